@@ -1,0 +1,153 @@
+//! The one error type.
+//!
+//! A [`Kind`] is named by its consequence, and [`Kind::disposition`] and [`Kind::exit_code`] are the only places
+//! that decide what an error does. A new kind must change one of the two.
+//!
+//! An error reads "what happened: to what: why", for example `connect to PostgreSQL at db:5432: connection refused`.
+//! Context is a present-tense verb and its object; neither context nor source ever holds a document's value or a
+//! password (G12).
+
+use std::{error::Error as StdError, fmt};
+
+/// `Result` with docrow's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What an error means for the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The command line, the configuration or a mapping file is wrong.
+    Usage,
+    /// MongoDB does not answer; it may again.
+    SourceAway,
+    /// MongoDB answers, and says no: credentials, privileges, version, topology.
+    SourceRefused,
+    /// PostgreSQL does not answer, or ended the connection or transaction; it may go on.
+    TargetAway,
+    /// PostgreSQL answers, and says no: credentials, privileges, version, a table that is not docrow's.
+    TargetRefused,
+    /// PostgreSQL refuses the rows of one transaction because of their content.
+    TargetRefusedRows,
+    /// The oplog no longer holds the position to resume from (G8).
+    HistoryLost,
+    /// Another process holds this pipeline (G9).
+    Fenced,
+    /// The state directory can't be used and can't be rebuilt.
+    StateCorrupt,
+    /// An invariant of docrow is broken.
+    Bug,
+}
+
+/// What the pipeline does about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// Reconnect, re-read the stored positions and go on from there, with backoff.
+    Retry,
+    /// End the process with the kind's exit code.
+    Halt,
+}
+
+impl Kind {
+    /// What the pipeline does about an error of this kind once it is running.
+    pub fn disposition(self) -> Disposition {
+        match self {
+            Kind::SourceAway | Kind::TargetAway => Disposition::Retry,
+            Kind::Usage
+            | Kind::SourceRefused
+            | Kind::TargetRefused
+            | Kind::TargetRefusedRows
+            | Kind::HistoryLost
+            | Kind::Fenced
+            | Kind::StateCorrupt
+            | Kind::Bug => Disposition::Halt,
+        }
+    }
+
+    /// The process's exit code, as documented in README.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Kind::Usage => 2,
+            Kind::SourceAway | Kind::SourceRefused => 3,
+            Kind::TargetAway | Kind::TargetRefused | Kind::TargetRefusedRows => 4,
+            Kind::HistoryLost => 5,
+            Kind::Fenced => 6,
+            Kind::StateCorrupt => 7,
+            Kind::Bug => 70,
+        }
+    }
+}
+
+/// An error with its consequence, what was being done, and its cause.
+#[derive(Debug)]
+pub struct Error {
+    kind: Kind,
+    context: String,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl Error {
+    /// An error with no further cause. `context` says what happened, to what, and what to do.
+    pub fn new(kind: Kind, context: impl Into<String>) -> Self {
+        Self { kind, context: context.into(), source: None }
+    }
+
+    /// An error caused by `source`, while doing `context`.
+    pub fn caused(
+        kind: Kind,
+        context: impl Into<String>,
+        source: impl Into<Box<dyn StdError + Send + Sync>>,
+    ) -> Self {
+        Self { kind, context: context.into(), source: Some(source.into()) }
+    }
+
+    /// Shorthand for an error of kind [`Kind::Usage`].
+    pub fn usage(context: impl Into<String>) -> Self {
+        Self::new(Kind::Usage, context)
+    }
+
+    /// Shorthand for an error of kind [`Kind::Bug`].
+    pub fn bug(context: impl Into<String>) -> Self {
+        Self::new(Kind::Bug, context)
+    }
+
+    /// What the error means for the program.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The same error, seen from one level up.
+    #[must_use]
+    pub fn within(self, context: impl fmt::Display) -> Self {
+        Self { context: format!("{context}: {}", self.context), ..self }
+    }
+}
+
+/// The whole chain on one line: context, then every cause that adds something to what was said before it.
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut said = self.context.clone();
+        let mut cause: Option<&(dyn StdError + 'static)> = self.source.as_deref().map(|e| e as _);
+        while let Some(error) = cause {
+            let text = error.to_string();
+            if !said.ends_with(&text) {
+                said.push_str(": ");
+                said.push_str(&text);
+            }
+            cause = error.source();
+        }
+        f.write_str(&said.replace('\n', " "))
+    }
+}
+
+/// The cause is part of [`fmt::Display`], so it is not offered a second time.
+impl StdError for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_the_whole_chain_once() {
+        let inner = Error::caused(Kind::TargetAway, "connect to db:5432", std::io::Error::other("refused"));
+        assert_eq!(inner.within("start").to_string(), "start: connect to db:5432: refused");
+    }
+}

@@ -1,0 +1,49 @@
+//! docrow ("documents to rows") replicates MongoDB into PostgreSQL: a snapshot by parallel binary `COPY`, then the
+//! change stream, applied in batches by workers partitioned by document, with the position in the rows' transaction.
+//!
+//! ```text
+//!            find(min, max, hint _id)           binary COPY, one chunk = one transaction
+//!  MongoDB ─┬─ snapshot chunks ─────► encode ─────────────────────────────► PostgreSQL
+//!           │                           ▲                                     ▲  rows + position,
+//!           └─ change stream ─► router ─┴─► partition workers ─► batch ─► upsert  one transaction
+//!                                 (hash of _id)     │
+//!                                                   └─► lookup of the current documents of a batch
+//! ```
+//!
+//! Data flows one way, `source → change → mapping → sink`, and only `pipeline` connects them: `source` does not know
+//! that PostgreSQL exists, `sink` does not know MongoDB, `mapping` and `schema` do no I/O. `tests/it/tidy.rs` holds
+//! the imports to it.
+//!
+//! # Reading order
+//!
+//! 1. [`change`], [`key`]: the nouns. A [`change::Change`] happened to the document with a [`key::DocumentKey`], at a
+//!    [`change::Position`] in the stream.
+//! 2. [`pipeline`]: how it all hangs together, and the arguments for why nothing is lost. Its pure parts decide:
+//!    `phase` (where a collection stands), `router` (which worker), `batch` (folding), `ahead` (when an event may be
+//!    applied as it stands), `watermark` (how far everything is).
+//! 3. [`source`]: reads MongoDB: chunks, change stream, lookups.
+//! 4. [`schema`] and [`mapping`]: mapping files and inference; the compiled mapping, which walks a raw document once
+//!    and encodes its rows in PostgreSQL's binary format.
+//! 5. [`sink`]: writes PostgreSQL: tables, chunks, batches, progress.
+//! 6. [`checkpoint`]: the state directory. [`verify`]: the proof. [`config`], [`error`], [`retry`], [`shutdown`],
+//!    [`telemetry`]: what every program has. [`cli`]: the commands. [`demo`]: throwaway servers and sample data.
+//!
+//! # Invariants
+//!
+//! - A batch's rows and the position they reach commit in one PostgreSQL transaction; so do a chunk's rows and its
+//!   marker. Nothing else is ever believed about what was written.
+//! - The start position is proven and stored before the first page of a snapshot is read.
+//! - All changes of a document pass through one partition, in order. An event is applied as it stands only if it is
+//!   newer than anything its row may show; else the document's current state is looked up.
+//! - Every value lands in its column, or exactly in `_extra`; a document that can't have rows becomes a dead letter.
+//! - No log line and no error holds a document's values or a password.
+//!
+//! # Deliberately absent
+//!
+//! No ORM, no query builder, no SQL text with values in it, no intermediate document structs on the hot path, no
+//! cache of documents, no second place that decides whether an error is worth a retry.
+
+pub mod change;
+pub mod error;
+pub mod key;
+pub mod number;
