@@ -46,4 +46,6 @@
 pub mod change;
 pub mod error;
 pub mod key;
+pub mod mapping;
 pub mod number;
+pub mod schema;

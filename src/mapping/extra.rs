@@ -1,0 +1,187 @@
+//! What no column holds: noted during the walk, written at its end as one flat JSON object, the root table's
+//! `extra`.
+//!
+//! - A key is the field's path: names joined by dots, elements of unfolded arrays by their index from 0:
+//!   `messages.3.foo`. In a name, a dot and a backslash are escaped by a backslash; a byte that is no valid
+//!   UTF-8 is `\x` and two hexadecimal digits.
+//! - A value is canonical Extended JSON as [`super::json`] writes it.
+//! - A field that occurs several times in one object is legal on the wire. The occurrence that counts has its
+//!   column, its rows or the plain key; the others have the key followed by `\1`, `\2`, … in the document's
+//!   order. Of values the last one counts, of objects and arrays with tables or columns of their own the
+//!   first.
+//! - Null, the empty array and the empty object are noted where no column or row says them, so that they
+//!   differ from a missing field.
+
+use std::ops::Range;
+
+use bytes::BytesMut;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{
+    bson::{Fault, Read},
+    json::{self, JsonWriter},
+};
+
+/// PostgreSQL takes a little less than 256 MB in one `jsonb` (`JENTRY_OFFLENMASK`).
+const MAX_JSON: usize = 0x0fff_0000;
+
+/// Scratch memory above this is given back after the document that needed it.
+const KEEP: usize = 1 << 20;
+
+/// A step on the way to a value.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Step {
+    /// Into a field: where in the document its name starts and ends.
+    Field(usize, usize),
+    /// Into an element of an array.
+    Element(usize),
+}
+
+/// The values that no column holds, by type and offset.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    /// The notes' paths, escaped as they stand between a JSON key's quotes.
+    paths: BytesMut,
+    notes: Vec<Note>,
+    order: Vec<usize>,
+}
+
+#[derive(Debug)]
+struct Note {
+    path: Range<usize>,
+    hash: u64,
+    kind: u8,
+    at: usize,
+    /// Another occurrence of the same field counts.
+    aside: bool,
+    /// Which of the occurrences that do not count; 0: the one that does.
+    copy: usize,
+}
+
+/// A value to be noted.
+pub(super) struct Noted<'a> {
+    /// The way to it, or to the object that holds it.
+    pub(super) trail: &'a [Step],
+    /// The rest of the way, rendered by [`render`]; may be empty.
+    pub(super) inner: &'a [u8],
+    pub(super) kind: u8,
+    pub(super) at: usize,
+    /// Whether another occurrence of the same field counts.
+    pub(super) aside: bool,
+}
+
+impl Notes {
+    pub(super) fn clear(&mut self) {
+        self.notes.clear();
+        self.paths.clear();
+        if self.paths.capacity() > KEEP {
+            self.paths = BytesMut::new();
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.notes.is_empty()
+    }
+
+    pub(super) fn add(&mut self, doc: &[u8], noted: Noted<'_>) -> Read<()> {
+        let Noted { trail, inner, kind, at, aside } = noted;
+        let start = self.paths.len();
+        render_trail(&mut self.paths, doc, trail);
+        if !inner.is_empty() {
+            if self.paths.len() > start {
+                self.paths.extend_from_slice(b".");
+            }
+            self.paths.extend_from_slice(inner);
+        }
+        if self.paths.len() > MAX_JSON {
+            return Err(Fault::TooLong);
+        }
+        let path = start..self.paths.len();
+        let hash = xxh3_64(self.paths.get(path.clone()).unwrap_or_default());
+        self.notes.push(Note { path, hash, kind, at, aside, copy: 0 });
+        Ok(())
+    }
+
+    /// Appends the JSON object of all notes.
+    pub(super) fn write(&mut self, out: &mut BytesMut, doc: &[u8], json: &mut JsonWriter) -> Read<()> {
+        self.number_copies();
+        let start = out.len();
+        out.extend_from_slice(b"{");
+        for (i, note) in self.notes.iter().enumerate() {
+            out.extend_from_slice(if i == 0 { b"\"" } else { b",\"" });
+            out.extend_from_slice(self.paths.get(note.path.clone()).unwrap_or_default());
+            if note.copy > 0 {
+                out.extend_from_slice(b"\\\\");
+                out.extend_from_slice(itoa::Buffer::new().format(note.copy).as_bytes());
+            }
+            out.extend_from_slice(b"\":");
+            json.write(out, doc, note.kind, note.at)?;
+            if out.len() - start > MAX_JSON {
+                return Err(Fault::TooLong);
+            }
+        }
+        out.extend_from_slice(b"}");
+        Ok(())
+    }
+
+    /// Finds notes of one path: the last one that counts keeps the plain key.
+    fn number_copies(&mut self) {
+        if self.notes.len() < 2 && self.notes.iter().all(|note| !note.aside) {
+            return;
+        }
+        let Self { paths, notes, order } = self;
+        let path = |note: &Note| paths.get(note.path.clone()).unwrap_or_default();
+        order.clear();
+        order.extend(0..notes.len());
+        let rank = |&at: &usize| notes.get(at).map(|note| (note.hash, path(note), at));
+        order.sort_unstable_by(|left, right| rank(left).cmp(&rank(right)));
+        let mut copy = 0;
+        for (i, &at) in order.iter().enumerate() {
+            let next = order.get(i + 1).and_then(|&next| notes.get(next));
+            let Some(note) = notes.get(at) else { continue };
+            let followed = next.is_some_and(|next| next.hash == note.hash && path(next) == path(note));
+            let counts = !note.aside && !followed;
+            copy += usize::from(!counts);
+            let number = if counts { 0 } else { copy };
+            if !followed {
+                copy = 0;
+            }
+            if let Some(note) = notes.get_mut(at) {
+                note.copy = number;
+            }
+        }
+    }
+}
+
+/// Appends the path of `trail`, as it stands between a JSON key's quotes.
+pub(super) fn render_trail(out: &mut BytesMut, doc: &[u8], trail: &[Step]) {
+    for (i, step) in trail.iter().enumerate() {
+        if i > 0 {
+            out.extend_from_slice(b".");
+        }
+        match *step {
+            Step::Field(start, end) => render(out, doc.get(start..end).unwrap_or_default()),
+            Step::Element(index) => out.extend_from_slice(itoa::Buffer::new().format(index).as_bytes()),
+        }
+    }
+}
+
+/// Appends one field's name, as it stands in a path between a JSON key's quotes.
+pub(super) fn render(out: &mut BytesMut, name: &[u8]) {
+    for chunk in name.utf8_chunks() {
+        let mut rest = chunk.valid();
+        while let Some(at) = rest.find(['.', '\\']) {
+            let (before, after) = rest.split_at(at);
+            let (special, after) = after.split_at(1);
+            json::escaped(out, before.as_bytes());
+            out.extend_from_slice(b"\\\\");
+            json::escaped(out, special.as_bytes());
+            rest = after;
+        }
+        json::escaped(out, rest.as_bytes());
+        for byte in chunk.invalid() {
+            out.extend_from_slice(b"\\\\x");
+            json::hex(out, &[*byte]);
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! A document's `_id` as the value of the key column: one value for equal `_id`s, another for every other.
+//!
+//! | key | takes |
+//! |---|---|
+//! | `bigint`, `integer` | every number that is a whole one in range |
+//! | `uuid` | binary of subtype 4 |
+//! | `bytea` | ObjectId; binary of subtype 0 that is not 12 bytes long |
+//! | `text` | everything |
+//!
+//! In a `text` key an ObjectId is its 24 hexadecimal digits, and a string stands as it is, unless it could be
+//! taken for something else: if it begins with `{` or `"`, is `null`, `true` or `false` or 24 hexadecimal
+//! digits, or holds a NUL, it is a JSON string with its quotes. Everything else is canonical Extended JSON;
+//! numbers in the canonical form of their value, whole ones as `$numberLong`.
+
+use bytes::BytesMut;
+
+use super::{
+    bson::{self, BINARY, DECIMAL, DOUBLE, Fault, INT32, INT64, OBJECT_ID, Read, STRING, SYMBOL},
+    json::{self, JsonWriter},
+    table::{ColumnType, Scalar},
+    value::{self, Fit},
+};
+use crate::number::{Decimal, Number};
+
+/// An entry of a B-tree index has at most 2,704 bytes; a child table's holds its ordinals, too.
+const MAX_LENGTH: usize = 2600;
+
+/// Appends the bytes of the key column, without their length.
+pub(super) fn key(
+    out: &mut BytesMut,
+    ty: Scalar,
+    (doc, kind, at): (&[u8], u8, usize),
+    json: &mut JsonWriter,
+) -> Read<Fit> {
+    let start = out.len();
+    let fit = match ty {
+        Scalar::Text => text(out, (doc, kind, at), json)?,
+        Scalar::Bytea if kind == BINARY && bson::binary(doc, at)?.1.len() == 12 => Fit::Misfit,
+        _ => match value::column(out, ColumnType::scalar(ty), (doc, kind, at), json)? {
+            Fit::Exact if kind == DOUBLE => Fit::Equal,
+            fit => fit,
+        },
+    };
+    match fit {
+        Fit::Misfit => Err(Fault::KeyMisfit),
+        _ if out.len() - start > MAX_LENGTH => Err(Fault::KeyTooLong),
+        fit => Ok(fit),
+    }
+}
+
+fn text(out: &mut BytesMut, (doc, kind, at): (&[u8], u8, usize), json: &mut JsonWriter) -> Read<Fit> {
+    match kind {
+        OBJECT_ID => json::hex(out, &bson::array_at::<12>(doc, at)?),
+        STRING => string(out, bson::text(doc, at)?),
+        SYMBOL => {
+            string(out, bson::text(doc, at)?);
+            return Ok(Fit::Equal);
+        }
+        INT64 => json::long(out, bson::int64(doc, at)?),
+        INT32 => {
+            json::long(out, bson::int32(doc, at)?.into());
+            return Ok(Fit::Equal);
+        }
+        DOUBLE => {
+            let value = bson::double(doc, at)?;
+            return Ok(number(out, value.into(), |form| matches!(form, Number::Double(_))));
+        }
+        DECIMAL => {
+            let value = Decimal::from_bytes(bson::array_at(doc, at)?);
+            return Ok(number(out, value.into(), |form| same(form, value)));
+        }
+        _ => json.write(out, doc, kind, at)?,
+    }
+    Ok(Fit::Exact)
+}
+
+/// Whether the canonical form of `value` says everything about it.
+fn same(form: Number, value: Decimal) -> bool {
+    let Number::Decimal { negative, coefficient, exponent } = form else { return false };
+    value == Decimal::Finite { negative, coefficient, exponent }
+}
+
+fn number(out: &mut BytesMut, form: Number, exact: impl Fn(Number) -> bool) -> Fit {
+    match form {
+        Number::Int(value) => json::long(out, value),
+        Number::Double(value) => json::double(out, value),
+        Number::Decimal { negative, coefficient, exponent } => {
+            json::decimal(out, Decimal::Finite { negative, coefficient, exponent });
+        }
+    }
+    if exact(form) { Fit::Exact } else { Fit::Equal }
+}
+
+fn string(out: &mut BytesMut, text: &[u8]) {
+    let valid = std::str::from_utf8(text).is_ok();
+    let nul = text.contains(&0);
+    if valid && !nul && !is_ambiguous(text) {
+        out.extend_from_slice(text);
+    } else if valid {
+        // Between quotes a NUL is six plain characters, which text can hold.
+        json::quoted(out, text);
+    } else {
+        json::string(out, text);
+    }
+}
+
+fn is_ambiguous(text: &[u8]) -> bool {
+    let hex = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    matches!(text, [b'{' | b'"', ..] | b"null" | b"true" | b"false")
+        || (text.len() == 24 && text.iter().all(hex))
+}

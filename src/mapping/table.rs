@@ -1,0 +1,188 @@
+//! The shape of what a mapping writes: tables, columns, types, and the buffers that rows are encoded into.
+
+use bytes::BytesMut;
+
+/// A table of a mapped collection. The first table of a mapping is its root: one row per document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// The table's name, unquoted, at most 63 bytes.
+    pub name: String,
+    /// All columns in the order in which rows are encoded. In the root: the key, the mapped columns, `extra`. In a
+    /// child: the parent's key, one `bigint` ordinal per array on the path, the mapped columns.
+    pub columns: Vec<Column>,
+    /// How many leading columns make the primary key.
+    pub key_columns: usize,
+}
+
+/// A column of a [`Table`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// The column's name, unquoted, at most 63 bytes.
+    pub name: String,
+    /// Its type.
+    pub ty: ColumnType,
+}
+
+/// A column's type: a scalar, or an array of one scalar type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ColumnType {
+    /// The type, or the type of the elements.
+    pub scalar: Scalar,
+    /// Whether the column holds an array.
+    pub array: bool,
+}
+
+/// The PostgreSQL types that docrow writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scalar {
+    /// `boolean`
+    Boolean,
+    /// `integer`
+    Integer,
+    /// `bigint`
+    Bigint,
+    /// `double precision`
+    Double,
+    /// `numeric`, unconstrained
+    Numeric,
+    /// `text`
+    Text,
+    /// `bytea`
+    Bytea,
+    /// `uuid`
+    Uuid,
+    /// `timestamptz`
+    Timestamptz,
+    /// `jsonb`
+    Jsonb,
+}
+
+impl Scalar {
+    /// Every scalar.
+    pub const ALL: [Scalar; 10] = [
+        Scalar::Boolean,
+        Scalar::Integer,
+        Scalar::Bigint,
+        Scalar::Double,
+        Scalar::Numeric,
+        Scalar::Text,
+        Scalar::Bytea,
+        Scalar::Uuid,
+        Scalar::Timestamptz,
+        Scalar::Jsonb,
+    ];
+
+    /// The name in SQL.
+    pub fn sql(self) -> &'static str {
+        match self {
+            Scalar::Boolean => "boolean",
+            Scalar::Integer => "integer",
+            Scalar::Bigint => "bigint",
+            Scalar::Double => "double precision",
+            Scalar::Numeric => "numeric",
+            Scalar::Text => "text",
+            Scalar::Bytea => "bytea",
+            Scalar::Uuid => "uuid",
+            Scalar::Timestamptz => "timestamptz",
+            Scalar::Jsonb => "jsonb",
+        }
+    }
+
+    /// The OIDs of the type and of its array type (fixed by PostgreSQL: `src/include/catalog/pg_type.dat`).
+    fn oids(self) -> (u32, u32) {
+        match self {
+            Scalar::Boolean => (16, 1000),
+            Scalar::Integer => (23, 1007),
+            Scalar::Bigint => (20, 1016),
+            Scalar::Double => (701, 1022),
+            Scalar::Numeric => (1700, 1231),
+            Scalar::Text => (25, 1009),
+            Scalar::Bytea => (17, 1001),
+            Scalar::Uuid => (2950, 2951),
+            Scalar::Timestamptz => (1184, 1185),
+            Scalar::Jsonb => (3802, 3807),
+        }
+    }
+
+    /// The type's OID.
+    pub fn oid(self) -> u32 {
+        self.oids().0
+    }
+}
+
+impl ColumnType {
+    /// A scalar type.
+    pub const fn scalar(scalar: Scalar) -> Self {
+        Self { scalar, array: false }
+    }
+
+    /// Reads a type as written in a mapping file, for example `double precision` or `text[]`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (name, array) = text.strip_suffix("[]").map_or((text, false), |name| (name, true));
+        let scalar = Scalar::ALL.into_iter().find(|scalar| scalar.sql() == name)?;
+        Some(Self { scalar, array })
+    }
+
+    /// The name in SQL.
+    pub fn sql(self) -> String {
+        format!("{}{}", self.scalar.sql(), if self.array { "[]" } else { "" })
+    }
+
+    /// The type's OID.
+    pub fn oid(self) -> u32 {
+        let (scalar, array) = self.scalar.oids();
+        if self.array { array } else { scalar }
+    }
+}
+
+/// How rows are laid out in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// Tuples of `COPY … WITH (FORMAT binary)`: an `i16` count of columns, then for each its `i32` length (-1: NULL)
+    /// and its bytes. Without the file's header and trailer.
+    Copy,
+    /// Elements of a binary array of a composite type: the `i32` length of the element, an `i32` count of columns,
+    /// then for each its type's `u32` OID, its `i32` length (-1: NULL) and its bytes. Without the array's header.
+    Composite,
+}
+
+/// Encoded rows, one buffer for each table of a mapping, in its order. Meant to be reused.
+#[derive(Debug, Default)]
+pub struct Rows {
+    /// One entry per table.
+    pub tables: Vec<TableRows>,
+}
+
+/// The encoded rows of one table.
+#[derive(Debug, Default)]
+pub struct TableRows {
+    /// The rows, one after the other.
+    pub bytes: BytesMut,
+    /// How many there are.
+    pub count: usize,
+}
+
+impl Rows {
+    /// Buffers for `tables` tables.
+    pub fn new(tables: usize) -> Self {
+        Self { tables: std::iter::repeat_with(TableRows::default).take(tables).collect() }
+    }
+
+    /// How many bytes are held.
+    pub fn byte_len(&self) -> usize {
+        self.tables.iter().map(|table| table.bytes.len()).sum()
+    }
+
+    /// How many rows are held.
+    pub fn row_count(&self) -> usize {
+        self.tables.iter().map(|table| table.count).sum()
+    }
+
+    /// Forgets the rows, keeps the memory.
+    pub fn clear(&mut self) {
+        for table in &mut self.tables {
+            table.bytes.clear();
+            table.count = 0;
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Where in a document a mapping's tables and columns lie: refuses a field that would be in two places.
+
+use std::collections::BTreeMap;
+
+use super::FieldPath;
+
+/// As deep as MongoDB nests (its limit for stored documents).
+const MAX_DEPTH: usize = 100;
+
+/// What a mapping takes a place in a document for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Object { table: bool },
+    Array,
+    Column,
+}
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    Field(String),
+    Element,
+}
+
+/// The places taken so far.
+#[derive(Default)]
+pub(super) struct Layout {
+    places: BTreeMap<Vec<Step>, Place>,
+}
+
+impl Layout {
+    /// Takes the place of a child table. The error says what is in the way.
+    pub(super) fn table(&mut self, path: &FieldPath) -> Result<(), String> {
+        self.take(path, Place::Object { table: true })
+    }
+
+    /// Takes the place of a column whose `path` is relative to `table`.
+    pub(super) fn column(&mut self, table: &FieldPath, path: &FieldPath) -> Result<(), String> {
+        if path.arrays() > 0 {
+            return Err("unfolds an array, which takes a table of its own".into());
+        }
+        self.take(&table.join(path), Place::Column)
+    }
+
+    fn take(&mut self, path: &FieldPath, place: Place) -> Result<(), String> {
+        let steps = steps(path);
+        if steps.len() > MAX_DEPTH {
+            return Err(format!("is deeper than {MAX_DEPTH} levels"));
+        }
+        if matches!(steps.first(), Some(Step::Field(name)) if name == "_id") {
+            return Err("_id is the document's key, which has its own column".into());
+        }
+        for end in 1..steps.len() {
+            let (before, after) = steps.split_at(end);
+            let inner = match after.first() {
+                Some(Step::Element) => Place::Array,
+                _ => Place::Object { table: false },
+            };
+            self.merge(before, inner, path)?;
+        }
+        self.merge(&steps, place, path)
+    }
+
+    fn merge(&mut self, steps: &[Step], place: Place, path: &FieldPath) -> Result<(), String> {
+        use Place::{Array, Column, Object};
+        let Some(there) = self.places.get_mut(steps) else {
+            self.places.insert(steps.to_vec(), place);
+            return Ok(());
+        };
+        *there = match (*there, place) {
+            (Array, Array) => Array,
+            (Object { table: false }, Object { table }) => Object { table },
+            (Object { table: true }, Object { table: false }) => Object { table: true },
+            (Column, Column) | (Object { table: true }, Object { table: true }) => {
+                return Err(format!("\"{path}\" is mapped twice"));
+            }
+            (Column, _) => return Err(format!("\"{path}\" lies in a field that is mapped to a column")),
+            (_, Column) => return Err(format!("parts of \"{path}\" are mapped elsewhere")),
+            (Array, Object { .. }) | (Object { .. }, Array) => {
+                return Err(format!(
+                    "\"{path}\" passes a field that is mapped both as an object and as an array"
+                ));
+            }
+        };
+        Ok(())
+    }
+}
+
+fn steps(path: &FieldPath) -> Vec<Step> {
+    let of = |segment: &super::Segment| {
+        let elements = std::iter::repeat_n(Step::Element, segment.arrays);
+        std::iter::once(Step::Field(segment.name.clone())).chain(elements).collect::<Vec<_>>()
+    };
+    path.segments().iter().flat_map(of).collect()
+}

@@ -1,0 +1,88 @@
+//! TOML errors in docrow's words: file, line, key and constraint on one line, and for an unknown key the
+//! nearest known one. For any struct that denies unknown fields.
+
+use crate::error::Error;
+
+/// The word among `known` that `word` is most likely meant to be, if any is near.
+pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let near = |known| (strsim::damerau_levenshtein(word, known), known);
+    let (distance, known) = known.into_iter().map(near).min_by_key(|&(distance, _)| distance)?;
+    (distance <= 1 + known.len() / 3).then_some(known)
+}
+
+/// The error of kind `Usage` for `error`, met in reading `text`, the content of `file`.
+pub fn toml_error(file: &str, text: &str, error: &toml::de::Error) -> Error {
+    let place = error.span().map_or_else(|| file.to_owned(), |span| place(file, text, span.start));
+    Error::usage(format!("{place}: {}", in_our_words(error.message())))
+}
+
+/// `file:line` of a byte of `text`.
+pub(super) fn place(file: &str, text: &str, offset: usize) -> String {
+    let before = text.as_bytes().iter().take(offset);
+    format!("{file}:{}", 1 + before.filter(|&&byte| byte == b'\n').count())
+}
+
+fn in_our_words(message: &str) -> String {
+    let mut names = message.split('`').skip(1).step_by(2);
+    let (Some(unknown), true) = (names.next(), message.starts_with("unknown field `")) else {
+        return message.replace('\n', ", ");
+    };
+    let known: Vec<_> = names.collect();
+    match nearest(unknown, known.iter().copied()) {
+        Some(meant) => format!("unknown key \"{unknown}\"; did you mean \"{meant}\"?"),
+        None => format!("unknown key \"{unknown}\"; known are {}", known.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only read")]
+    struct Sample {
+        include: Option<String>,
+        exclude: Option<String>,
+        nested: Option<Nested>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only read")]
+    struct Nested {
+        only: Option<u8>,
+    }
+
+    fn error(text: &str) -> String {
+        toml_error("docrow.toml", text, &toml::from_str::<Sample>(text).unwrap_err()).to_string()
+    }
+
+    /// Guards the format of serde's message, of which the known keys are read.
+    #[test]
+    fn names_the_nearest_key() {
+        assert_eq!(
+            error("include = \"a\"\nexlude = \"b\""),
+            "docrow.toml:2: unknown key \"exlude\"; did you mean \"exclude\"?"
+        );
+        assert_eq!(
+            error("\n[nested]\nony = 1"),
+            "docrow.toml:3: unknown key \"ony\"; did you mean \"only\"?"
+        );
+        assert_eq!(
+            error("colour = 1"),
+            "docrow.toml:1: unknown key \"colour\"; known are include, exclude, nested"
+        );
+    }
+
+    #[test]
+    fn names_file_and_line_of_other_errors() {
+        assert!(
+            error("include = 1").starts_with("docrow.toml:1: invalid type: integer `1`, expected a string")
+        );
+        assert!(error("\n\ninclude = ").starts_with("docrow.toml:3: "), "{}", error("\n\ninclude = "));
+        assert!(!error("[nested").contains('\n'));
+    }
+}
