@@ -48,4 +48,6 @@ pub mod error;
 pub mod key;
 pub mod mapping;
 pub mod number;
+pub mod retry;
 pub mod schema;
+pub mod source;

@@ -1,0 +1,255 @@
+//! Which collections are replicated: globs over `database.collection`, what there is, and how large it is.
+
+use futures_util::TryStreamExt;
+use globset::{GlobBuilder, GlobMatcher};
+use mongodb::{
+    bson::{Document, doc},
+    error::Result as DriverResult,
+};
+
+use super::Source;
+use crate::{
+    change::Namespace,
+    error::{Error, Kind, Result},
+};
+
+/// Databases of the server's own.
+const SYSTEM_DATABASES: [&str; 3] = ["admin", "config", "local"];
+/// How many names an error shows.
+const NAMES_SHOWN: usize = 10;
+
+/// A collection that can be replicated, and its size as the server estimates it.
+#[derive(Clone, Debug)]
+pub struct CollectionInfo {
+    /// Its name.
+    pub namespace: Namespace,
+    /// About how many documents it has. After a crash of the server this may be far off.
+    pub documents: u64,
+    /// About how many bytes of BSON they are.
+    pub bytes: u64,
+    /// Whether its `_id` index compares strings by a collation, so that its keys are no values.
+    pub(super) collated: bool,
+}
+
+impl Source {
+    /// The collections whose `database.collection` is matched by a glob of `include` and by none of `exclude`, sorted
+    /// by name. A `*` matches everything, dots too. Without `include`: those of the URI's database, or, if it names
+    /// none, all. Views, time-series and system collections are left out.
+    ///
+    /// Errors of [`Kind::Usage`]: a glob is malformed, nothing is matched, or one that can't be replicated is included
+    /// by its very name.
+    pub async fn collections(&self, include: &[String], exclude: &[String]) -> Result<Vec<CollectionInfo>> {
+        let include = self.include(include)?;
+        let exclude =
+            exclude.iter().map(|pattern| Pattern::new("exclude", pattern)).collect::<Result<Vec<_>>>()?;
+        let mut chosen = Vec::new();
+        let (mut seen, mut elsewhere) = (Vec::new(), Vec::new());
+        for database in self.databases().await? {
+            if !include.iter().any(|pattern| pattern.may_match_in(&database)) {
+                elsewhere.push(format!("{database}.*"));
+                continue;
+            }
+            for listed in self.listed(&database).await? {
+                let name = listed.namespace.to_string();
+                if include.iter().any(|p| p.matches(&name)) && !exclude.iter().any(|p| p.matches(&name)) {
+                    match listed.kind {
+                        CollectionKind::Stored => chosen.push(listed),
+                        CollectionKind::Other(kind) if include.iter().any(|p| p.text == name) => {
+                            return Err(Error::usage(format!(
+                                "include {name}: it is a {kind}, which has no change stream: remove it from include"
+                            )));
+                        }
+                        CollectionKind::Other(kind) => {
+                            tracing::info!("{name} is left out: it is a {kind}, which has no change stream");
+                        }
+                    }
+                }
+                seen.push(name);
+            }
+        }
+        if chosen.is_empty() {
+            seen.append(&mut elsewhere);
+            return Err(nothing_matched(self.hosts(), &include, seen));
+        }
+        warn_of_idle(&include, &chosen);
+        let mut collections = Vec::with_capacity(chosen.len());
+        for listed in chosen {
+            collections.push(self.measured(listed).await?);
+        }
+        collections.sort_by(|a, b| a.namespace.cmp(&b.namespace));
+        Ok(collections)
+    }
+
+    fn include(&self, include: &[String]) -> Result<Vec<Pattern>> {
+        match (include, &self.default_database) {
+            ([], Some(database)) => {
+                Ok(vec![Pattern::new("include", &format!("{}.*", globset::escape(database)))?])
+            }
+            ([], None) => Ok(vec![Pattern::new("include", "*.*")?]),
+            (patterns, _) => patterns.iter().map(|pattern| Pattern::new("include", pattern)).collect(),
+        }
+    }
+
+    async fn databases(&self) -> Result<Vec<String>> {
+        let request = self.request("list the databases", None);
+        let command = doc! { "listDatabases": 1, "nameOnly": true, "authorizedDatabases": true };
+        let reply = self.admin().run_command(command).await.map_err(|e| request.failed(&e))?;
+        let databases = reply.get_array("databases").map_err(|_| super::malformed_reply())?;
+        let name = |database: &bson::Bson| database.as_document()?.get_str("name").ok().map(str::to_owned);
+        let mut names: Vec<_> = databases.iter().filter_map(name).collect();
+        names.retain(|name| !SYSTEM_DATABASES.contains(&name.as_str()));
+        names.sort();
+        Ok(names)
+    }
+
+    async fn listed(&self, database: &str) -> Result<Vec<Listed>> {
+        let request = self.request(format!("list the collections of {database}"), Some(database));
+        let listed = async {
+            let cursor =
+                self.client.database(database).run_cursor_command(doc! { "listCollections": 1 }).await?;
+            cursor.try_collect::<Vec<Document>>().await
+        };
+        let listed: DriverResult<Vec<Document>> = listed.await;
+        let listed = listed.map_err(|e| request.failed(&e))?;
+        Ok(listed.iter().filter_map(|entry| Listed::new(database, entry)).collect())
+    }
+
+    async fn measured(&self, listed: Listed) -> Result<CollectionInfo> {
+        let Listed { namespace, collated, .. } = listed;
+        let request = self.request_on("measure", &namespace);
+        let measured = async {
+            let pipeline = [
+                doc! { "$collStats": { "storageStats": {} } },
+                doc! { "$project": {
+                    "documents": { "$toLong": "$storageStats.count" },
+                    "bytes": { "$toLong": "$storageStats.size" },
+                } },
+            ];
+            let database = self.client.database(&namespace.database);
+            let shards = database.collection::<Document>(&namespace.collection).aggregate(pipeline).await?;
+            shards.try_collect::<Vec<Document>>().await
+        };
+        let shards: DriverResult<Vec<Document>> = measured.await;
+        let shards = shards.map_err(|e| request.failed(&e))?;
+        let sum = |field| {
+            shards.iter().filter_map(|shard| u64::try_from(shard.get_i64(field).ok()?).ok()).sum::<u64>()
+        };
+        let (documents, bytes) = (sum("documents"), sum("bytes"));
+        Ok(CollectionInfo { namespace, documents, bytes, collated })
+    }
+}
+
+/// An entry of `listCollections`.
+struct Listed {
+    namespace: Namespace,
+    kind: CollectionKind,
+    collated: bool,
+}
+
+enum CollectionKind {
+    Stored,
+    Other(String),
+}
+
+impl Listed {
+    /// `None` for the server's own.
+    fn new(database: &str, entry: &Document) -> Option<Self> {
+        let name = entry.get_str("name").ok().filter(|name| !name.starts_with("system."))?;
+        let kind = match entry.get_str("type") {
+            Ok("timeseries") => CollectionKind::Other("time-series collection".to_owned()),
+            Ok(kind) if kind != "collection" => CollectionKind::Other(kind.to_owned()),
+            _ => CollectionKind::Stored,
+        };
+        let collated = entry.get_document("options").is_ok_and(|options| options.contains_key("collation"));
+        Some(Self { namespace: Namespace::new(database, name), kind, collated })
+    }
+}
+
+/// A glob over `database.collection`.
+struct Pattern {
+    text: String,
+    glob: GlobMatcher,
+}
+
+impl Pattern {
+    fn new(list: &str, text: &str) -> Result<Self> {
+        let wrong = |why: &str| Error::usage(format!("{list} {text:?}: {why}"));
+        if !text.contains('.') {
+            return Err(wrong(
+                "it names no collection: write database.collection, for example shop.orders or shop.*",
+            ));
+        }
+        let glob = GlobBuilder::new(text).build().map_err(|e| wrong(&e.kind().to_string()))?;
+        Ok(Self { text: text.to_owned(), glob: glob.compile_matcher() })
+    }
+
+    fn matches(&self, namespace: &str) -> bool {
+        self.glob.is_match(namespace)
+    }
+
+    /// Whether it is worth listing the collections of `database`, to which the user may have no access.
+    fn may_match_in(&self, database: &str) -> bool {
+        match self.text.split_once('.') {
+            Some((literal, _)) if !literal.contains(['*', '?', '[', '{', '\\']) => literal == database,
+            _ => true,
+        }
+    }
+}
+
+fn nothing_matched(hosts: &str, include: &[Pattern], mut seen: Vec<String>) -> Error {
+    let patterns = include.iter().map(|pattern| pattern.text.as_str()).collect::<Vec<_>>().join(", ");
+    let more = seen.len().saturating_sub(NAMES_SHOWN);
+    seen.truncate(NAMES_SHOWN);
+    let seen = match (seen.as_slice(), more) {
+        ([], _) => "there is none that this user may read".to_owned(),
+        (seen, 0) => format!("there are {}", seen.join(", ")),
+        (seen, more) => format!("there are {} and {more} more", seen.join(", ")),
+    };
+    Error::new(Kind::Usage, format!("include {patterns}: no collection of {hosts} is matched: {seen}"))
+}
+
+/// A pattern that matches nothing beside others that do is more often a slip than a plan.
+fn warn_of_idle(include: &[Pattern], chosen: &[Listed]) {
+    for pattern in include {
+        if !chosen.iter().any(|listed| pattern.matches(&listed.namespace.to_string())) {
+            tracing::warn!("include {}: no collection is matched by it", pattern.text);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matches(pattern: &str, namespace: &str) -> bool {
+        Pattern::new("include", pattern).unwrap().matches(namespace)
+    }
+
+    #[test]
+    fn a_star_matches_everything() {
+        assert!(matches("shop.*", "shop.orders"));
+        assert!(matches("shop.*", "shop.orders.2024/old"));
+        assert!(matches("*.orders", "shop.orders"));
+        assert!(matches("shop.order?", "shop.orders"));
+        assert!(matches("{shop,crm}.*", "crm.customers"));
+        assert!(!matches("shop.*", "shops.orders"));
+        assert!(!matches("shop.orders", "shop.orders2"));
+    }
+
+    #[test]
+    fn refuses_a_pattern_that_can_be_no_namespace() {
+        for pattern in ["shop", "shop.[a"] {
+            let error = Pattern::new("include", pattern).err().unwrap();
+            assert_eq!(error.kind(), Kind::Usage);
+            assert!(error.to_string().starts_with(&format!("include {pattern:?}: ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn lists_only_databases_that_may_match() {
+        let may = |pattern, database| Pattern::new("include", pattern).unwrap().may_match_in(database);
+        assert!(may("shop.*", "shop"));
+        assert!(!may("shop.*", "crm"));
+        assert!(may("s*.*", "crm"));
+    }
+}

@@ -1,0 +1,312 @@
+//! Connecting, and the checks before anything else: whatever is wrong is said at once, in one line, with what to do.
+//!
+//! A driver that finds no server says little about why. So when it finds none, each host of the URI is asked alone
+//! ([`diagnose`]): a replica set that was never initiated, or members whose names only resolve elsewhere, look to the
+//! driver just like a host that is down.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use mongodb::{
+    Client,
+    bson::{Bson, Document, doc},
+    error::ErrorKind,
+    options::{ClientOptions, ServerAddress},
+};
+use tokio::{net::TcpStream, time::timeout};
+
+use super::{
+    BEGINNING, Source,
+    error::{Request, io_error_in},
+};
+use crate::error::{Error, Kind, Result};
+
+/// How long a server is looked for, unless the URI says otherwise.
+const SELECTION_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a single host is given to explain itself, twice: the connection, then the handshake.
+const DIAGNOSIS_TIMEOUT: Duration = Duration::from_secs(2);
+/// The driver's own default is 10, less than the cursors that a wide snapshot holds at once.
+const CONNECTIONS: u32 = 100;
+/// The oldest server that docrow is made for.
+const OLDEST: (u32, u32) = (4, 4);
+
+const NOT_A_MEMBER: &str =
+    "is not a replica set member: change streams need one; start mongod with --replSet and run rs.initiate()";
+const NOT_INITIATED: &str =
+    "was started with --replSet, but its replica set is not initiated: run rs.initiate()";
+
+impl Source {
+    /// Connects to the deployment that `uri` names, with the URI's options for TLS and authentication, and checks that
+    /// it can be replicated from. Errors: the URI is wrong ([`Kind::Usage`]), nothing answers ([`Kind::SourceAway`]),
+    /// or what answers refuses the credentials, is too old or is no replica set ([`Kind::SourceRefused`]).
+    pub async fn connect(uri: &str) -> Result<Self> {
+        let options = options(uri).await?;
+        let hosts: Arc<str> = join(&options.hosts, ServerAddress::to_string).into();
+        let request = Request {
+            hosts: hosts.clone(),
+            what: "connect".to_owned(),
+            database: options.default_database.clone(),
+        };
+        let default_database = options.default_database.clone();
+        let client = Client::with_options(options.clone()).map_err(|e| request.failed(&e))?;
+        let source =
+            Self { client, hosts, default_database, sharded: false, seen: Arc::new(Mutex::new(BEGINNING)) };
+        let hello = match source.hello(&request).await {
+            Err(Refusal::NothingFound) => return Err(diagnose(&options, &request).await),
+            Err(Refusal::Said(error)) => return Err(error),
+            Ok(hello) => hello,
+        };
+        let sharded = match role_of(&hello) {
+            Role::Router => true,
+            Role::Member => false,
+            Role::Uninitiated => return Err(request.refused(NOT_INITIATED)),
+            Role::Standalone => return Err(request.refused(NOT_A_MEMBER)),
+        };
+        Ok(Self { sharded, ..source })
+    }
+
+    /// Asks who answers; on the way, whether it is new enough and lets this user in.
+    async fn hello(&self, request: &Request) -> Result<Document, Refusal> {
+        let ask = async |command: Document| {
+            self.admin().run_command(command).await.map_err(|error| match *error.kind {
+                ErrorKind::ServerSelection { .. } => Refusal::NothingFound,
+                _ => Refusal::Said(request.failed(&error)),
+            })
+        };
+        let build = ask(doc! { "buildInfo": 1 }).await?;
+        let version = build.get_str("version").unwrap_or_default();
+        if !is_supported(version) {
+            let text =
+                format!("is version {version}: docrow needs {}.{} or newer; upgrade it", OLDEST.0, OLDEST.1);
+            return Err(Refusal::Said(request.refused(&text)));
+        }
+        let hello = ask(doc! { "hello": 1 }).await?;
+        ask(doc! { "listDatabases": 1, "nameOnly": true, "authorizedDatabases": true }).await?;
+        Ok(hello)
+    }
+}
+
+/// Why there is no answer to go on with.
+enum Refusal {
+    NothingFound,
+    Said(Error),
+}
+
+impl Request {
+    /// `MongoDB at HOSTS` and what is wrong with it.
+    fn refused(&self, wrong: &str) -> Error {
+        Error::new(Kind::SourceRefused, format!("MongoDB at {} {wrong}", self.hosts))
+    }
+
+    fn unreachable(&self, why: &str) -> Error {
+        Error::new(Kind::SourceAway, format!("connect to MongoDB at {}: {why}", self.hosts))
+    }
+}
+
+async fn options(uri: &str) -> Result<ClientOptions> {
+    let mut options = ClientOptions::parse(uri).await.map_err(|error| match &*error.kind {
+        ErrorKind::DnsResolve { message, .. } => Error::new(
+            Kind::SourceAway,
+            format!("resolve the host of the source URI: {message}: check its name"),
+        ),
+        ErrorKind::InvalidArgument { message, .. } => Error::usage(wrong_uri(uri, message)),
+        _ => Error::usage(wrong_uri(uri, "it can't be read")),
+    })?;
+    options.app_name.get_or_insert_with(|| "docrow".to_owned());
+    options.server_selection_timeout.get_or_insert(SELECTION_TIMEOUT);
+    options.max_pool_size.get_or_insert(CONNECTIONS);
+    Ok(options)
+}
+
+/// The driver's message quotes what it could not read. Where a password was not escaped, that is part of the password:
+/// then the message is left out.
+fn wrong_uri(uri: &str, message: &str) -> String {
+    let rest = uri.split_once("://").map_or(uri, |(_, rest)| rest);
+    let message = match rest.rsplit_once('@') {
+        Some((user_info, _)) if user_info.contains(['/', '?', '#', '[', ']', '@']) => {
+            "user and password hold reserved characters"
+        }
+        // Where the host was forgotten, the password stands in the place of a port.
+        None if !has_ports(rest) => "it names no host, or a port that is no number",
+        _ => message,
+    };
+    format!(
+        "source URI: {message}: write mongodb://user:password@host:port/database?options, and in user and password \
+         %40 for @, %3A for :, %2F for /, %3F for ?, %25 for %"
+    )
+}
+
+/// Whether what follows the hosts' colons, where there is one, are numbers. `rest` begins with the hosts.
+fn has_ports(rest: &str) -> bool {
+    let hosts = rest.split(['/', '?']).next().unwrap_or_default();
+    let ports = hosts.split(',').filter_map(|host| host.rsplit_once(':'));
+    ports.into_iter().all(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Whether `version`, as `buildInfo` gives it, is new enough.
+fn is_supported(version: &str) -> bool {
+    let mut parts = version.split('.').map_while(|part| part.parse::<u32>().ok());
+    matches!((parts.next(), parts.next()), (Some(major), Some(minor)) if (major, minor) >= OLDEST)
+}
+
+/// What a server is, by its answer to `hello`.
+#[derive(Debug, PartialEq, Eq)]
+enum Role {
+    Router,
+    Member,
+    Uninitiated,
+    Standalone,
+}
+
+fn role_of(hello: &Document) -> Role {
+    if hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid") {
+        Role::Router
+    } else if hello.contains_key("setName") {
+        Role::Member
+    } else if hello.get_bool("isreplicaset").unwrap_or(false) {
+        Role::Uninitiated
+    } else {
+        Role::Standalone
+    }
+}
+
+/// What a host says when it is asked alone.
+enum Finding {
+    /// No connection to it: why.
+    Closed(String),
+    /// A connection, but no answer to the handshake: why.
+    Mute(String),
+    Answers(Document),
+}
+
+/// Says why no server was found.
+async fn diagnose(options: &ClientOptions, request: &Request) -> Error {
+    let findings = join_all(options.hosts.iter().map(|host| examine(options, host))).await;
+    conclude(&findings, options.repl_set_name.as_deref(), request)
+}
+
+/// The most telling of the findings, for people. `wanted` is the URI's `replicaSet`.
+fn conclude(findings: &[Finding], wanted: Option<&str>, request: &Request) -> Error {
+    let (mut refused, mut closed, mut mute) = (None, None, "no answer");
+    for finding in findings {
+        match finding {
+            Finding::Answers(hello) => match role_of(hello) {
+                Role::Member => return of_member(hello, wanted, request),
+                Role::Uninitiated => refused = Some(NOT_INITIATED),
+                Role::Standalone => refused = Some(NOT_A_MEMBER),
+                Role::Router => {}
+            },
+            Finding::Closed(why) => closed = Some(why),
+            Finding::Mute(why) => mute = why,
+        }
+    }
+    match (refused, closed) {
+        (Some(wrong), _) => request.refused(wrong),
+        (None, Some(why)) => {
+            request.unreachable(&format!("{why}: check host and port, and that mongod is running"))
+        }
+        (None, None) => request.unreachable(&format!(
+            "it takes connections, but the handshake fails ({mute}): check the port, tls=true or tls=false in the URI, \
+             and with TLS the certificates (tlsCAFile)"
+        )),
+    }
+}
+
+/// Why a member that answers was of no use.
+fn of_member(hello: &Document, wanted: Option<&str>, request: &Request) -> Error {
+    let set = hello.get_str("setName").unwrap_or_default();
+    if let Some(wanted) = wanted.filter(|wanted| *wanted != set) {
+        return request
+            .refused(&format!("is the replica set {set}, not {wanted}: mend replicaSet in the URI"));
+    }
+    let name = |host: &Bson| host.as_str().unwrap_or("?").to_owned();
+    let members = hello.get_array("hosts").map(|hosts| join(hosts, name)).unwrap_or_default();
+    request.unreachable(&format!(
+        "it answers, but the replica set {set} has no primary that can be reached by the names it gives its members \
+         ({members}): make these names resolve from here, or add directConnection=true to the URI"
+    ))
+}
+
+async fn examine(options: &ClientOptions, host: &ServerAddress) -> Finding {
+    if let ServerAddress::Tcp { host, port } = host {
+        match timeout(DIAGNOSIS_TIMEOUT, TcpStream::connect((host.as_str(), port.unwrap_or(27017)))).await {
+            Err(_) => return Finding::Closed("the connection is not answered".to_owned()),
+            Ok(Err(error)) => return Finding::Closed(error.to_string()),
+            Ok(Ok(_)) => {}
+        }
+    }
+    let mut alone = options.clone();
+    alone.hosts = vec![host.clone()];
+    alone.direct_connection = Some(true);
+    alone.repl_set_name = None;
+    alone.credential = None;
+    alone.server_selection_timeout = Some(DIAGNOSIS_TIMEOUT);
+    let answer =
+        async { Client::with_options(alone)?.database("admin").run_command(doc! { "hello": 1 }).await };
+    match answer.await {
+        Ok(hello) => Finding::Answers(hello),
+        Err(error) => match &*error.kind {
+            ErrorKind::ServerSelection { message, .. } => {
+                Finding::Mute(io_error_in(message).unwrap_or("no answer").to_owned())
+            }
+            _ => Finding::Mute("no answer".to_owned()),
+        },
+    }
+}
+
+fn join<T>(items: &[T], name: impl Fn(&T) -> String) -> String {
+    items.iter().map(name).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_which_versions_are_new_enough() {
+        for version in ["4.4.0", "4.4.29-rc0", "5.0.1", "6.0.5", "7.0", "10.0.0"] {
+            assert!(is_supported(version), "{version}");
+        }
+        for version in ["", "4", "4.2.24", "3.6.8", "x.y", "mongodb"] {
+            assert!(!is_supported(version), "{version}");
+        }
+    }
+
+    #[test]
+    fn tells_roles_apart() {
+        assert_eq!(role_of(&doc! { "msg": "isdbgrid" }), Role::Router);
+        assert_eq!(role_of(&doc! { "setName": "rs0", "secondary": true }), Role::Member);
+        assert_eq!(role_of(&doc! { "isreplicaset": true }), Role::Uninitiated);
+        assert_eq!(role_of(&doc! { "isWritablePrimary": true }), Role::Standalone);
+    }
+
+    #[test]
+    fn says_what_keeps_a_member_from_being_used() {
+        let request = Request { hosts: "db:27017".into(), what: String::new(), database: None };
+        let member =
+            || Finding::Answers(doc! { "setName": "rs0", "hosts": ["mongo-0:27017", "mongo-1:27017"] });
+        let findings = [Finding::Mute(String::new()), member(), Finding::Closed("refused".to_owned())];
+        let error = conclude(&findings, Some("rs0"), &request);
+        assert_eq!(error.kind(), Kind::SourceAway);
+        assert!(error.to_string().contains("rs0 has no primary"), "{error}");
+        assert!(error.to_string().contains("(mongo-0:27017,mongo-1:27017)"), "{error}");
+        assert_eq!(conclude(&findings, Some("rs1"), &request).kind(), Kind::SourceRefused);
+    }
+
+    /// G12: an unescaped password is quoted by the driver as a port, a host or an option.
+    #[tokio::test]
+    async fn quotes_no_password() {
+        for password in ["geh?eim", "geh/eim", "geh#eim", "geh@eim", "geh[eim", "geh%eim", "geh:eim"] {
+            for host in ["@localhost:27017", ""] {
+                let uri = format!("mongodb://user:{password}{host}/shop?x=y");
+                if let Err(error) = options(&uri).await {
+                    let text = error.to_string();
+                    assert!(!text.contains("geh") && !text.contains("eim"), "{text}");
+                }
+            }
+        }
+    }
+}

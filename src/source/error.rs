@@ -1,0 +1,208 @@
+//! What an error of the driver or of the server means: the one place that decides it.
+//!
+//! Messages name the hosts, what was asked, and what to do. They are put together from the server's code, its name
+//! and its message: the driver's own `Display` dumps its structure. Of a message of the server's only the part before
+//! anything that it quotes is shown: a query holds `_id`s, and so does a resume token (G12).
+
+use std::{error::Error as _, fmt, sync::Arc};
+
+use mongodb::error::{CommandError, Error as DriverError, ErrorKind};
+
+use crate::error::{Error, Kind};
+
+/// The oplog no longer holds the position: CappedPositionLost (older servers), ChangeStreamHistoryLost,
+/// ChangeStreamFatalError.
+const HISTORY_LOST: [i32; 3] = [464, 286, 280];
+/// InvalidResumeToken and the refusal of a token of another stream: history lost, but only while a stream is opened.
+const HISTORY_LOST_AT_OPEN: [i32; 2] = [260, 50811];
+/// Unauthorized.
+const UNAUTHORIZED: i32 = 13;
+/// UserNotFound, AuthenticationFailed, and Atlas's "bad auth".
+const BAD_CREDENTIALS: [i32; 3] = [11, 18, 8000];
+/// "The $changeStream stage is only supported on replica sets".
+const NOT_A_REPLICA_SET: i32 = 40573;
+/// What in a server's message comes before something quoted: a command, a query, a token, a value.
+const QUOTES: [&str; 5] = ["{", "[", "\"", "Tree:", " to execute command"];
+
+/// Something asked of MongoDB, for the message should it fail.
+#[derive(Clone, Debug)]
+pub(super) struct Request {
+    /// Where it goes to.
+    pub(super) hosts: Arc<str>,
+    /// A verb and its object, for example `read shop.orders`.
+    pub(super) what: String,
+    /// The database whose `read` role it takes; `None`: `readAnyDatabase`.
+    pub(super) database: Option<String>,
+}
+
+impl Request {
+    /// What the failure of this request means.
+    pub(super) fn failed(&self, error: &DriverError) -> Error {
+        self.error(error, false)
+    }
+
+    /// What the failure to open a change stream means.
+    pub(super) fn failed_to_open(&self, error: &DriverError) -> Error {
+        self.error(error, true)
+    }
+
+    fn error(&self, error: &DriverError, opening: bool) -> Error {
+        let kind = kind_of(error, opening);
+        let what = &self.what;
+        let text = match kind {
+            Kind::HistoryLost => format!(
+                "{what}: the oplog of {} no longer holds the position to go on from ({}): take a new snapshot, and \
+                 give the oplog a longer window",
+                self.hosts,
+                Code(error)
+            ),
+            _ => format!("{what}: {}{}", Said { error, hosts: &self.hosts }, self.advice(error)),
+        };
+        Error::new(kind, text)
+    }
+
+    fn advice(&self, error: &DriverError) -> String {
+        match (code_of(error), &*error.kind) {
+            (Some(UNAUTHORIZED), _) => {
+                let role = match &self.database {
+                    Some(database) => format!("read on the database {database}"),
+                    None => "readAnyDatabase on admin".to_owned(),
+                };
+                format!(": name a user in the URI and grant it the role {role}")
+            }
+            (Some(NOT_A_REPLICA_SET), _) => ": start mongod with --replSet and run rs.initiate()".to_owned(),
+            (Some(code), _) if !BAD_CREDENTIALS.contains(&code) => String::new(),
+            (Some(_), _) | (None, ErrorKind::Authentication { .. }) => {
+                ": check user, password and authSource in the URI".to_owned()
+            }
+            (None, _) => String::new(),
+        }
+    }
+}
+
+/// Every error not known here is taken for a passing one: it is retried with backoff. What the server says counts for
+/// more than where in the driver it came up: a server that shuts down also breaks off an authentication.
+fn kind_of(error: &DriverError, opening: bool) -> Kind {
+    match (code_of(error), &*error.kind) {
+        (Some(code), _) if HISTORY_LOST.contains(&code) => Kind::HistoryLost,
+        (Some(code), _) if opening && HISTORY_LOST_AT_OPEN.contains(&code) => Kind::HistoryLost,
+        (Some(code), _) if BAD_CREDENTIALS.contains(&code) => Kind::SourceRefused,
+        (Some(UNAUTHORIZED | NOT_A_REPLICA_SET), _) => Kind::SourceRefused,
+        (Some(_), _) => Kind::SourceAway,
+        (None, ErrorKind::Authentication { .. } | ErrorKind::IncompatibleServer { .. }) => {
+            Kind::SourceRefused
+        }
+        (None, ErrorKind::InvalidArgument { .. } | ErrorKind::Shutdown) => Kind::Bug,
+        (None, ErrorKind::InvalidTlsConfig { .. }) => Kind::Usage,
+        (None, _) => Kind::SourceAway,
+    }
+}
+
+/// The server's code, of the error or of the first of its causes that has one.
+pub(super) fn code_of(error: &DriverError) -> Option<i32> {
+    command_error(error).map(|command| command.code)
+}
+
+fn command_error(error: &DriverError) -> Option<&CommandError> {
+    match &*error.kind {
+        ErrorKind::Command(command) => Some(command),
+        _ => error.source()?.downcast_ref().and_then(command_error),
+    }
+}
+
+/// The server's code with its name.
+struct Code<'a>(&'a DriverError);
+
+impl fmt::Display for Code<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match command_error(self.0) {
+            Some(command) if command.code_name.is_empty() => write!(f, "code {}", command.code),
+            Some(command) => write!(f, "{}, code {}", command.code_name, command.code),
+            None => f.write_str("no code"),
+        }
+    }
+}
+
+/// What went wrong, in words.
+struct Said<'a> {
+    error: &'a DriverError,
+    hosts: &'a str,
+}
+
+impl fmt::Display for Said<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { error, hosts } = self;
+        if let Some(command) = command_error(error) {
+            return write!(f, "MongoDB at {hosts} says: {} ({})", unquoted(&command.message), Code(error));
+        }
+        match &*error.kind {
+            ErrorKind::Io(io) => write!(f, "the connection to MongoDB at {hosts} failed: {io}"),
+            ErrorKind::ConnectionPoolCleared { .. } => {
+                write!(f, "the connections to MongoDB at {hosts} were lost")
+            }
+            ErrorKind::ServerSelection { message, .. } => match io_error_in(message) {
+                Some(why) => write!(f, "no server at {hosts} answers in time: {why}"),
+                None => write!(f, "no server at {hosts} answers in time"),
+            },
+            ErrorKind::Authentication { .. } => write!(f, "MongoDB at {hosts} refuses the credentials"),
+            ErrorKind::DnsResolve { message, .. } => {
+                write!(f, "the name {hosts} can't be resolved: {message}")
+            }
+            ErrorKind::IncompatibleServer { message, .. } | ErrorKind::InvalidTlsConfig { message, .. } => {
+                f.write_str(message)
+            }
+            ErrorKind::SessionsNotSupported => write!(f, "MongoDB at {hosts} supports no sessions"),
+            ErrorKind::InvalidResponse { .. } => {
+                write!(f, "MongoDB at {hosts} gives an answer that can't be read")
+            }
+            _ => write!(f, "the driver of MongoDB at {hosts} failed"),
+        }
+    }
+}
+
+/// The innermost cause that the server's message tells of, up to anything it quotes.
+fn unquoted(message: &str) -> &str {
+    let cause = message.rsplit(":: caused by ::").next().unwrap_or(message);
+    let end = QUOTES.iter().filter_map(|quote| cause.find(quote)).min().unwrap_or(cause.len());
+    cause.get(..end).unwrap_or(cause).trim_matches([' ', '.', ':'])
+}
+
+/// The first reason in the driver's account of why it found no server, which is a dump of all it knows.
+pub(super) fn io_error_in(message: &str) -> Option<&str> {
+    Some(message.split_once("I/O error: ")?.1.split_once(", labels: ")?.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// G12: a query or a token in a message may hold a document's `_id`.
+    #[test]
+    fn quotes_nothing_of_what_a_server_quotes() {
+        for (message, shown) in [
+            ("Authentication failed.", "Authentication failed"),
+            ("not authorized on shop to execute command { find: \"orders\" }", "not authorized on shop"),
+            (
+                "error processing query: ns=shop.ordersTree: _id $eq 7",
+                "error processing query: ns=shop.orders",
+            ),
+            (
+                "PlanExecutor error :: caused by :: cannot resume stream; not found. {_data: \"82\"}",
+                "cannot resume stream; not found",
+            ),
+            ("cursor id 7 not found", "cursor id 7 not found"),
+            ("", ""),
+        ] {
+            assert_eq!(unquoted(message), shown);
+        }
+    }
+
+    #[test]
+    fn finds_the_reason_in_the_drivers_dump() {
+        let dump = "Server selection timeout: No available servers. Topology: { Type: Single, Servers: [ { Address: \
+                    localhost:1, Type: Unknown, Error: Kind: I/O error: tls handshake eof, labels: {\"RetryableError\"}, \
+                    source: None, server response: None } ] }";
+        assert_eq!(io_error_in(dump), Some("tls handshake eof"));
+        assert_eq!(io_error_in("Server selection timeout: No available servers"), None);
+    }
+}

@@ -1,0 +1,167 @@
+//! Everything that is read from MongoDB: which collections there are, their documents in chunks, their changes, and
+//! the present state of single documents.
+//!
+//! Reads are `majority` reads, so that nothing is read that a failover could roll back, and, where it matters,
+//! causally after a point in time that the caller names. Documents are handed on as the raw BSON that the server sent.
+//! What an error means is decided in `error.rs` alone. Only the change stream tries again by itself; everything else
+//! reports and leaves that to its caller.
+
+mod change_stream;
+mod collections;
+mod connect;
+mod error;
+mod event;
+mod lookup;
+mod sample;
+mod snapshot;
+mod split;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use mongodb::{
+    Client, Database,
+    bson::{RawBsonRef, RawDocument, RawDocumentBuf, Timestamp, rawdoc},
+    options::SelectionCriteria,
+    raw_batch_cursor::{RawBatch, RawBatchCursor},
+};
+
+use self::error::Request;
+pub use self::{
+    change_stream::{ChangeStream, StreamBatch, StreamStart},
+    collections::CollectionInfo,
+    event::Event,
+    lookup::Lookup,
+    snapshot::ChunkReader,
+    split::{CHUNK_BYTES, Chunk},
+};
+use crate::{
+    change::Namespace,
+    error::{Error, Kind, Result},
+};
+
+/// A MongoDB deployment: connected, checked, and cheap to clone.
+#[derive(Clone)]
+pub struct Source {
+    client: Client,
+    /// For messages: `host:port`, with commas.
+    hosts: Arc<str>,
+    default_database: Option<String>,
+    sharded: bool,
+    /// The latest time of the cluster that any answer stated.
+    seen: Arc<Mutex<Timestamp>>,
+}
+
+/// Without the driver's part, which knows the credentials.
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Source({})", self.hosts)
+    }
+}
+
+/// No cluster's time is before it.
+const BEGINNING: Timestamp = Timestamp { time: 0, increment: 0 };
+
+impl Source {
+    /// The hosts of the URI, for messages: `host:port`, with commas. Never credentials.
+    pub fn hosts(&self) -> &str {
+        &self.hosts
+    }
+
+    /// The cluster's present time: no event before it is still to come. Errors: the source is away.
+    pub async fn operation_time(&self) -> Result<Timestamp> {
+        let request = self.request("ask for the time", None);
+        let reply = self.admin().run_command(mongodb::bson::doc! { "ping": 1 }).await;
+        let reply = reply.map_err(|e| request.failed(&e))?;
+        let time = reply.get_timestamp("operationTime").map_err(|_| no_operation_time(&request))?;
+        Ok(self.saw(time))
+    }
+
+    fn saw(&self, time: Timestamp) -> Timestamp {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        *seen = time.max(*seen);
+        time
+    }
+
+    /// `readConcern: majority`, reading nothing older than `after`.
+    ///
+    /// The position of a stream that has come to its end is one tick past the cluster's time, and a server refuses to
+    /// read after a time that it has not come to. Nothing can have happened at such a time, so the cluster's time is as
+    /// good.
+    async fn majority_after(&self, after: Timestamp) -> Result<RawDocumentBuf> {
+        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let after = if after <= seen { after } else { after.min(self.operation_time().await?) };
+        Ok(rawdoc! { "level": "majority", "afterClusterTime": after })
+    }
+
+    fn admin(&self) -> Database {
+        self.client.database("admin")
+    }
+
+    fn request(&self, what: impl Into<String>, database: Option<&str>) -> Request {
+        Request { hosts: self.hosts.clone(), what: what.into(), database: database.map(str::to_owned) }
+    }
+
+    fn request_on(&self, verb: &str, namespace: &Namespace) -> Request {
+        self.request(format!("{verb} {namespace}"), Some(&namespace.database))
+    }
+
+    /// Where reads go to: the URI's `readPreference`, else the primary.
+    fn reads_from(&self) -> Option<SelectionCriteria> {
+        self.client.selection_criteria().cloned()
+    }
+
+    /// Opens a cursor by `command`, whose replies are handed on unread.
+    async fn cursor(
+        &self,
+        database: &str,
+        command: RawDocumentBuf,
+    ) -> mongodb::error::Result<RawBatchCursor> {
+        let database = self.client.database(database);
+        let cursor = database.run_raw_cursor_command(command).batch_size(DOCUMENTS_PER_REPLY);
+        match self.reads_from() {
+            Some(criteria) => cursor.selection_criteria(criteria).batch().await,
+            None => cursor.batch().await,
+        }
+    }
+}
+
+/// So many that it is the reply's limit of 16 MB that ends a reply.
+const DOCUMENTS_PER_REPLY: u32 = 1_000_000;
+
+fn no_operation_time(request: &Request) -> Error {
+    let Request { hosts, what, .. } = request;
+    let text =
+        format!("{what}: the answer of {hosts} has no operationTime: it is not a member of a replica set");
+    Error::new(Kind::SourceRefused, text)
+}
+
+/// One reply of the server: some raw documents.
+#[derive(Clone, Debug)]
+pub struct Documents(RawBatch);
+
+impl Documents {
+    /// The documents, in the order of the reply. Errors: the reply is not of the form that MongoDB gives.
+    pub fn iter(&self) -> Result<impl Iterator<Item = Result<&RawDocument>>> {
+        documents(&self.0)
+    }
+
+    /// The size of the whole reply in bytes.
+    pub fn byte_len(&self) -> usize {
+        self.0.as_raw_document().as_bytes().len()
+    }
+}
+
+fn documents(reply: &RawBatch) -> Result<impl Iterator<Item = Result<&RawDocument>>> {
+    let documents = reply.doc_slices().map_err(|_| malformed_reply())?;
+    Ok(documents.into_iter().map(|document| match document {
+        Ok(RawBsonRef::Document(document)) => Ok(document),
+        _ => Err(malformed_reply()),
+    }))
+}
+
+fn malformed_reply() -> Error {
+    Error::new(Kind::SourceAway, "read a reply of MongoDB: it is malformed")
+}

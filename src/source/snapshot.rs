@@ -1,0 +1,81 @@
+//! Reading a chunk: one scan of a range of the `_id` index, reply by reply.
+//!
+//! Every document that is in the chunk during the whole scan is read exactly once. What is written meanwhile may be
+//! seen or not, in any mixture: the change stream repeats it. The scan reads nothing older than the point in time it is
+//! given (`afterClusterTime`), so that document and stream leave no gap between them.
+//!
+//! A scan with `min` but without `max` ends before a document whose `_id` is MaxKey (seen on 6.0.5). The chunk at the
+//! end of a collection asks for it by itself.
+
+use futures_util::StreamExt;
+use mongodb::{
+    bson::{RawBson, RawDocumentBuf, Timestamp, cstr, rawdoc},
+    raw_batch_cursor::RawBatchCursor,
+};
+
+use super::{Chunk, Documents, Source, error::Request};
+use crate::{change::Namespace, error::Result};
+
+/// A scan of a chunk.
+pub struct ChunkReader {
+    cursor: RawBatchCursor,
+    /// The scan for MaxKey that follows.
+    then: Option<Next>,
+    request: Request,
+}
+
+struct Next {
+    source: Source,
+    database: String,
+    find: RawDocumentBuf,
+}
+
+impl Source {
+    /// Begins to read `chunk` of a collection as it is at `after` or later. Errors: the source is away or refuses; a
+    /// scan that ends in an error is to be begun anew.
+    pub async fn read_chunk(
+        &self,
+        namespace: &Namespace,
+        chunk: &Chunk,
+        after: Timestamp,
+    ) -> Result<ChunkReader> {
+        let request = self.request_on("read", namespace);
+        let read_concern = self.majority_after(after).await?;
+        let mut find = find(namespace, read_concern.clone());
+        find.append(cstr!("hint"), rawdoc! { "_id": 1 });
+        if let Some(min) = &chunk.min {
+            find.append(cstr!("min"), min.clone());
+        }
+        if let Some(max) = &chunk.max {
+            find.append(cstr!("max"), max.clone());
+        }
+        let then = (chunk.min.is_some() && chunk.max.is_none()).then(|| {
+            let mut find = self::find(namespace, read_concern);
+            find.append(cstr!("filter"), rawdoc! { "_id": RawBson::MaxKey });
+            Next { source: self.clone(), database: namespace.database.clone(), find }
+        });
+        let cursor = self.cursor(&namespace.database, find).await.map_err(|e| request.failed(&e))?;
+        Ok(ChunkReader { cursor, then, request })
+    }
+}
+
+fn find(namespace: &Namespace, read_concern: RawDocumentBuf) -> RawDocumentBuf {
+    rawdoc! {
+        "find": namespace.collection.as_str(),
+        "readConcern": read_concern,
+        "batchSize": i64::from(super::DOCUMENTS_PER_REPLY),
+    }
+}
+
+impl ChunkReader {
+    /// The next documents, at most 16 MB of them, or none at all; `None`: the chunk is read.
+    pub async fn next(&mut self) -> Result<Option<Documents>> {
+        loop {
+            if let Some(batch) = self.cursor.next().await {
+                return batch.map(|batch| Some(Documents(batch))).map_err(|e| self.request.failed(&e));
+            }
+            let Some(Next { source, database, find }) = self.then.take() else { return Ok(None) };
+            self.cursor = source.cursor(&database, find).await.map_err(|e| self.request.failed(&e))?;
+        }
+    }
+}
