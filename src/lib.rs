@@ -50,4 +50,5 @@ pub mod mapping;
 pub mod number;
 pub mod retry;
 pub mod schema;
+pub mod sink;
 pub mod source;

@@ -1,0 +1,106 @@
+//! `docrow.chunks`: the plan of each collection's snapshot, and which chunks of it are copied.
+//!
+//! A chunk's row is marked in the transaction that copies its documents, and the mark is set once only: a
+//! chunk cannot be copied twice (G2), and a restart re-reads no chunk that is marked (G5).
+
+use tokio_postgres::{Transaction, types::ToSql};
+
+use super::{
+    Session, failure,
+    progress::{self, StoredPosition},
+};
+use crate::error::{Error, Kind, Result};
+
+/// A chunk of a collection's snapshot. The bounds are the source's business: kept, given back, not looked
+/// into.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredChunk {
+    /// Its number within the collection.
+    pub number: u32,
+    /// The encoded lower bound, if there is one.
+    pub min: Option<Vec<u8>>,
+    /// The encoded upper bound, if there is one.
+    pub max: Option<Vec<u8>>,
+    /// How many documents it was found to hold, once copied.
+    pub copied: Option<u64>,
+}
+
+/// Marks a chunk as copied, in the transaction that copies it.
+#[derive(Clone, Copy, Debug)]
+pub struct Marker<'a> {
+    /// The collection, `database.collection`.
+    pub collection: &'a str,
+    /// The chunk's number.
+    pub number: u32,
+    /// How many documents it held.
+    pub documents: u64,
+}
+
+/// Stores the plan of a collection's snapshot, with the positions from which its stream starts, in one
+/// transaction. Replaces nothing: an error if there is a plan or a position already.
+pub async fn store(
+    session: &mut Session,
+    pipeline: &str,
+    collection: &str,
+    chunks: &[StoredChunk],
+    start: &[StoredPosition],
+) -> Result<()> {
+    let fail = |e| failure::of(format!("store the snapshot plan of {collection}"), &e);
+    let numbers: Vec<i64> = chunks.iter().map(|chunk| chunk.number.into()).collect();
+    let (mins, maxs): (Vec<_>, Vec<_>) =
+        chunks.iter().map(|chunk| (chunk.min.as_deref(), chunk.max.as_deref())).unzip();
+    let statement = "INSERT INTO docrow.chunks (pipeline, collection, chunk, min, max) \
+        SELECT $1, $2, n, a, b FROM unnest($3::bigint[], $4::bytea[], $5::bytea[]) AS r (n, a, b)";
+    let transaction = session.client.transaction().await.map_err(fail)?;
+    transaction.execute(statement, &[&pipeline, &collection, &numbers, &mins, &maxs]).await.map_err(fail)?;
+    progress::insert(&transaction, pipeline, start).await.map_err(fail)?;
+    transaction.commit().await.map_err(fail)
+}
+
+/// The plan of a collection's snapshot, in the order of the chunks' numbers; empty if there is none.
+pub async fn load(session: &Session, pipeline: &str, collection: &str) -> Result<Vec<StoredChunk>> {
+    let fail = |e| failure::of(format!("load the snapshot plan of {collection}"), &e);
+    let question = "SELECT chunk, min, max, CASE WHEN copied_at IS NOT NULL THEN coalesce(documents, 0) END \
+        FROM docrow.chunks WHERE pipeline = $1 AND collection = $2 ORDER BY chunk";
+    let rows = session.client.query(question, &[&pipeline, &collection]).await.map_err(fail)?;
+    rows.iter()
+        .map(|row| {
+            let number: i64 = row.try_get(0)?;
+            let copied: Option<i64> = row.try_get(3)?;
+            Ok(StoredChunk {
+                number: u32::try_from(number).unwrap_or_default(),
+                min: row.try_get(1)?,
+                max: row.try_get(2)?,
+                copied: copied.map(i64::unsigned_abs),
+            })
+        })
+        .collect::<Result<_, _>>()
+        .map_err(fail)
+}
+
+/// Marks a chunk within its transaction. Errors: [`Kind::TargetAway`] if it is marked already, which happens
+/// when the answer to an earlier COMMIT was lost and the plan was read before the server carried it out; this
+/// transaction is not to be committed then, and the plan to be read again. [`Kind::Bug`] if the chunk is not
+/// in the plan.
+pub(super) async fn mark(transaction: &Transaction<'_>, pipeline: &str, marker: Marker<'_>) -> Result<()> {
+    let Marker { collection, number, documents } = marker;
+    let doing = || format!("mark chunk {number} of {collection}");
+    let fail = |e| failure::of(doing(), &e);
+    let chunk: [&(dyn ToSql + Sync); 3] = [&pipeline, &collection, &i64::from(number)];
+    let [pipeline, collection, number] = chunk;
+    let update = "UPDATE docrow.chunks SET copied_at = now(), documents = $4 \
+        WHERE pipeline = $1 AND collection = $2 AND chunk = $3 AND copied_at IS NULL";
+    let documents = i64::try_from(documents).unwrap_or(i64::MAX);
+    let marked =
+        transaction.execute(update, &[pipeline, collection, number, &documents]).await.map_err(fail)?;
+    if marked == 1 {
+        return Ok(());
+    }
+    let select = "SELECT FROM docrow.chunks WHERE pipeline = $1 AND collection = $2 AND chunk = $3";
+    match transaction.query_opt(select, &chunk).await.map_err(fail)? {
+        Some(_) => {
+            Err(Error::new(Kind::TargetAway, format!("{}: copied already: reading the plan again", doing())))
+        }
+        None => Err(Error::bug(format!("{}: not in the plan", doing()))),
+    }
+}

@@ -1,0 +1,242 @@
+//! What an error of PostgreSQL, or of the way to it, means: the one place where SQLSTATEs become a [`Kind`].
+//!
+//! It also keeps values out of errors (G12): of what the server says, the message, the SQLSTATE and the names
+//! of table, column and constraint are repeated; never DETAIL or CONTEXT, which quote rows; and the message
+//! neither where it quotes a value (class 22) nor where a user's trigger wrote it.
+
+use std::{error::Error as StdError, fmt, io};
+
+use tokio_postgres::{Error as PgError, error::DbError};
+
+use crate::error::{Error, Kind};
+
+/// What was being done, where that changes the meaning of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doing {
+    /// Writing rows of documents: an error about their content is theirs, not the target's.
+    Rows,
+    /// Anything else.
+    Other,
+}
+
+/// The error of `context`, which was not about rows.
+pub(super) fn of(context: impl Into<String>, error: &PgError) -> Error {
+    explain(Doing::Other, context, error)
+}
+
+/// The error of `context`, which wrote rows of documents.
+pub(super) fn of_rows(context: impl Into<String>, error: &PgError) -> Error {
+    explain(Doing::Rows, context, error)
+}
+
+fn explain(doing: Doing, context: impl Into<String>, error: &PgError) -> Error {
+    match error.as_db_error() {
+        Some(answer) => Error::caused(kind_of(doing, answer), context, Answer::of(answer)),
+        None => Error::caused(kind_without_answer(doing, error), context, Way::of(error)),
+    }
+}
+
+fn kind_of(doing: Doing, answer: &DbError) -> Kind {
+    if is_stale_position(answer) {
+        return Kind::TargetAway;
+    }
+    kind_of_code(doing, answer.code().code())
+}
+
+/// The statement that writes a position sets it to NULL where it would move backwards (see `progress`).
+fn is_stale_position(answer: &DbError) -> bool {
+    answer.code().code() == "23502"
+        && answer.schema() == Some("docrow")
+        && answer.table() == Some("progress")
+        && answer.column() == Some("position")
+}
+
+/// SQLSTATEs: <https://www.postgresql.org/docs/15/errcodes-appendix.html>
+fn kind_of_code(doing: Doing, code: &str) -> Kind {
+    match code {
+        // Database dropped: it will not come back by waiting.
+        "57P04" => Kind::TargetRefused,
+        // Read-only: a standby that was, or is about to be, the primary. Cancelled; lock not available.
+        "25006" | "25P03" | "55P03" => Kind::TargetAway,
+        _ => match (code.get(..2).unwrap_or_default(), doing) {
+            // Connection; transaction rolled back (serialization, deadlock); resources; operator; system.
+            ("08" | "40" | "53" | "57" | "58", _) => Kind::TargetAway,
+            // Data; constraint; a view's CHECK OPTION; a user's trigger; program limit.
+            ("22" | "23" | "44" | "P0" | "54", Doing::Rows) => Kind::TargetRefusedRows,
+            _ => Kind::TargetRefused,
+        },
+    }
+}
+
+/// Errors of tokio-postgres have no public kind; their chain tells what they are.
+fn kind_without_answer(doing: Doing, error: &PgError) -> Kind {
+    let Some(io) = io_error(error) else {
+        return if error.is_closed() { Kind::TargetAway } else { Kind::TargetRefused };
+    };
+    match (io.kind(), doing) {
+        _ if is_tls(io) => Kind::TargetRefused,
+        // A message over the protocol's limit of 2 GiB.
+        (io::ErrorKind::InvalidInput, Doing::Rows) => Kind::TargetRefusedRows,
+        (io::ErrorKind::InvalidInput, Doing::Other) => Kind::TargetRefused,
+        _ => Kind::TargetAway,
+    }
+}
+
+fn io_error(error: &PgError) -> Option<&io::Error> {
+    error.source()?.downcast_ref()
+}
+
+/// What the server said, without values.
+#[derive(Debug)]
+struct Answer(String);
+
+impl Answer {
+    fn of(answer: &DbError) -> Self {
+        let code = answer.code().code();
+        let mut said = format!("{} (SQLSTATE {code})", message(code, answer.message(), answer.routine()));
+        if is_stale_position(answer) {
+            "another transaction has moved the position further: reading it again".clone_into(&mut said);
+        }
+        for (what, name) in
+            [("table", answer.table()), ("column", answer.column()), ("constraint", answer.constraint())]
+        {
+            if let Some(name) = name.filter(|name| !said.contains(*name)) {
+                said.push_str(&format!(", {what} \"{name}\""));
+            }
+        }
+        if let Some(advice) = advice(code) {
+            said.push_str(": ");
+            said.push_str(advice);
+        }
+        Self(said)
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl StdError for Answer {}
+
+fn message(code: &str, message: &str, routine: Option<&str>) -> String {
+    if code.starts_with("P0") || routine == Some("exec_stmt_raise") {
+        return "a trigger or function of the target raised an error".to_owned();
+    }
+    if !code.starts_with("22") {
+        return message.to_owned();
+    }
+    let Some((before, rest)) = message.split_once('"') else { return message.to_owned() };
+    let after = rest.rsplit_once('"').map_or("", |(_, after)| after);
+    let after = if after.starts_with(':') { "" } else { after };
+    format!("{before}\"…\"{after}")
+}
+
+fn advice(code: &str) -> Option<&'static str> {
+    Some(match code {
+        "28P01" => "check user and password in the target URI",
+        "28000" => "check the user in the target URI and the server's pg_hba.conf",
+        "3D000" => "create it with CREATE DATABASE, or name another in the target URI",
+        "42501" => "`docrow check` names the GRANT that is missing",
+        "25006" => "point the target URI at the primary",
+        "53300" => "raise max_connections, or lower [snapshot] parallelism and [stream] partitions",
+        _ => return None,
+    })
+}
+
+/// What went wrong on the way to the server.
+#[derive(Debug)]
+struct Way(String);
+
+impl Way {
+    fn of(error: &PgError) -> Self {
+        let mut said = match error.source() {
+            Some(cause) if cause.is::<io::Error>() => cause.to_string(),
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        };
+        if let Some(advice) = io_error(error).and_then(way_advice) {
+            said.push_str(": ");
+            said.push_str(advice);
+        }
+        Self(said)
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl StdError for Way {}
+
+fn way_advice(error: &io::Error) -> Option<&'static str> {
+    Some(match error.kind() {
+        _ if is_tls(error) => {
+            "name its authority with sslrootcert in the target URI, or ask for less with sslmode"
+        }
+        io::ErrorKind::ConnectionRefused => "is PostgreSQL running there, and listening on that address?",
+        io::ErrorKind::TimedOut => "no answer: check host, port and firewall",
+        io::ErrorKind::NotFound => "no such socket: check the host in the target URI",
+        _ => return None,
+    })
+}
+
+fn is_tls(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_means_what_follows_from_it() {
+        for (code, rows, other) in [
+            ("08006", Kind::TargetAway, Kind::TargetAway),
+            ("57P01", Kind::TargetAway, Kind::TargetAway),
+            ("57P03", Kind::TargetAway, Kind::TargetAway),
+            ("57P04", Kind::TargetRefused, Kind::TargetRefused),
+            ("53100", Kind::TargetAway, Kind::TargetAway),
+            ("40001", Kind::TargetAway, Kind::TargetAway),
+            ("40P01", Kind::TargetAway, Kind::TargetAway),
+            ("55P03", Kind::TargetAway, Kind::TargetAway),
+            ("25006", Kind::TargetAway, Kind::TargetAway),
+            ("28P01", Kind::TargetRefused, Kind::TargetRefused),
+            ("3D000", Kind::TargetRefused, Kind::TargetRefused),
+            ("42501", Kind::TargetRefused, Kind::TargetRefused),
+            ("42P01", Kind::TargetRefused, Kind::TargetRefused),
+            ("22P05", Kind::TargetRefusedRows, Kind::TargetRefused),
+            ("23514", Kind::TargetRefusedRows, Kind::TargetRefused),
+            ("54000", Kind::TargetRefusedRows, Kind::TargetRefused),
+            ("P0001", Kind::TargetRefusedRows, Kind::TargetRefused),
+        ] {
+            assert_eq!(kind_of_code(Doing::Rows, code), rows, "{code}");
+            assert_eq!(kind_of_code(Doing::Other, code), other, "{code}");
+        }
+    }
+
+    /// G12: no value of a document in an error.
+    #[test]
+    fn messages_lose_the_values_they_quote() {
+        let of = |code, text| message(code, text, None);
+        assert_eq!(
+            of("22P02", "invalid input syntax for type integer: \"sec\"ret\""),
+            "invalid input syntax for type integer: \"…\""
+        );
+        assert_eq!(
+            of("22003", "value \"99\" is out of range for type integer"),
+            "value \"…\" is out of range for type integer"
+        );
+        assert_eq!(
+            of("22021", "invalid byte sequence for encoding \"UTF8\": 0x00"),
+            "invalid byte sequence for encoding \"…\""
+        );
+        assert_eq!(of("22003", "integer out of range"), "integer out of range");
+        assert!(!of("P0001", "secret").contains("secret"));
+        assert!(!message("23514", "secret", Some("exec_stmt_raise")).contains("secret"));
+        assert!(of("23514", "new row for relation \"t\" violates check constraint \"c\"").contains("\"c\""));
+    }
+}

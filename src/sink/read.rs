@@ -1,0 +1,97 @@
+//! Gives rows back, as the server encodes them, for `docrow verify`.
+
+use std::collections::HashMap;
+
+use tokio_postgres::{Row, Statement};
+
+use super::{
+    Keys, RawValue, Session, Target,
+    array::Array,
+    failure,
+    sql::{self, quote},
+};
+use crate::{
+    error::{Error, Result},
+    mapping::Table,
+};
+
+/// A session that reads rows by document key. Prepares each table's statement once.
+#[derive(Debug)]
+pub struct Reader {
+    session: Session,
+    schema: String,
+    statements: HashMap<String, Statement>,
+    see: Option<Statement>,
+}
+
+impl Reader {
+    /// Reads over `session`.
+    pub fn new(session: Session, target: &Target) -> Self {
+        Self { session, schema: target.schema().to_owned(), statements: HashMap::new(), see: None }
+    }
+
+    /// The rows of the documents with these keys, in the order of the table's primary key. Read values with
+    /// [`value`].
+    pub async fn rows(&mut self, table: &Table, keys: &Keys) -> Result<Vec<Row>> {
+        let statement = self.prepare(&sql::select(&self.schema, table)).await?;
+        let rows = self.session.client.query(&statement, &[&Array::keys(keys)]).await;
+        rows.map_err(|e| failure::of(format!("read rows of {}", quote(&table.name)), &e))
+    }
+
+    /// Begins to remember keys, for [`Self::unseen`], forgetting those from before. `table` is one of the
+    /// collection's: all begin with the same type of key.
+    pub async fn forget_seen(&mut self, table: &Table) -> Result<()> {
+        let fail = |e| failure::of("prepare to remember keys", &e);
+        let ty = table.columns.first().map_or_else(String::new, |key| key.ty.sql());
+        let create =
+            format!("DROP TABLE IF EXISTS pg_temp.docrow_seen; CREATE TEMP TABLE docrow_seen (key {ty})");
+        self.session.client.batch_execute(&create).await.map_err(fail)?;
+        let insert = format!("INSERT INTO pg_temp.docrow_seen SELECT * FROM unnest($1::{ty}[])");
+        self.see = Some(self.session.client.prepare(&insert).await.map_err(fail)?);
+        Ok(())
+    }
+
+    /// Remembers keys.
+    pub async fn see(&mut self, keys: &Keys) -> Result<()> {
+        let statement = self.see.as_ref().ok_or_else(|| Error::bug("remember keys: before forget_seen"))?;
+        let seen = self.session.client.execute(statement, &[&Array::keys(keys)]).await;
+        seen.map(drop).map_err(|e| failure::of("remember keys", &e))
+    }
+
+    /// The keys in `table` that were never remembered, at most `limit`, each once.
+    pub async fn unseen(&mut self, table: &Table, limit: u32) -> Result<Keys> {
+        let doing = || format!("look for rows in {} that belong to no document", quote(&table.name));
+        let Some(key) = table.columns.first() else { return Ok(Keys::default()) };
+        let fail = |e| failure::of(doing(), &e);
+        self.session.client.batch_execute("ANALYZE pg_temp.docrow_seen").await.map_err(fail)?;
+        let (key, table) = (quote(&key.name), sql::qualified(&self.schema, &table.name));
+        let question = format!(
+            "SELECT DISTINCT t.{key} FROM {table} t \
+             WHERE NOT EXISTS (SELECT FROM pg_temp.docrow_seen s WHERE s.key = t.{key}) ORDER BY 1 LIMIT {limit}"
+        );
+        let rows = self.session.client.query(&question, &[]).await.map_err(fail)?;
+        let mut keys = Keys::default();
+        for row in &rows {
+            if let Some(bytes) = value(row, 0)? {
+                keys.push(bytes);
+            }
+        }
+        Ok(keys)
+    }
+
+    async fn prepare(&mut self, text: &str) -> Result<Statement> {
+        if let Some(statement) = self.statements.get(text) {
+            return Ok(statement.clone());
+        }
+        let prepared = self.session.client.prepare(text).await;
+        let statement = prepared.map_err(|e| failure::of("prepare to read rows", &e))?;
+        self.statements.insert(text.to_owned(), statement.clone());
+        Ok(statement)
+    }
+}
+
+/// A column's value as the server encoded it, `None` for NULL.
+pub fn value(row: &Row, column: usize) -> Result<Option<&[u8]>> {
+    let raw = row.try_get::<_, Option<RawValue<'_>>>(column);
+    raw.map(|value| value.map(|value| value.0)).map_err(|e| failure::of("read a column", &e))
+}

@@ -1,0 +1,227 @@
+//! One connection to PostgreSQL, and how to get it.
+//!
+//! A [`Session`] owns its connection's task: dropping it ends the connection, and the server rolls back what
+//! was open. Nothing of what the server sends by itself (notices, which may quote values) is logged.
+
+use std::{fmt, future, path::PathBuf, time::Duration};
+
+use tokio::{task::JoinSet, time::timeout};
+use tokio_postgres::{Client, Config, Connection, config::Host, tls::TlsStream};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::{
+    failure,
+    tls::{self, Proof},
+};
+use crate::error::{Error, Kind, Result};
+
+/// How long to wait for the server to accept a connection, unless the URI says `connect_timeout`.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A peer that answers no keepalive for this long (and, times three, for good) is gone. The driver's two
+/// hours would keep a pipeline waiting for a machine that died.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// What a URI looks like.
+const FORM: &str = "write it as postgresql://user:password@host:port/database";
+
+/// Limits that suit an application's short statements would end a replicator's long ones. And when docrow
+/// dies, alone or with its machine, its connections and what they lock shall not outlive it by more than a
+/// minute. Some servers do not know all of these, hence the form.
+const SETTINGS: &str = "SET default_transaction_isolation = 'read committed'; SET client_min_messages = 'error'; \
+    SELECT set_config(name, value, false) FROM pg_settings JOIN (VALUES \
+        ('statement_timeout', '0'), ('lock_timeout', '0'), ('idle_in_transaction_session_timeout', '0'), \
+        ('idle_session_timeout', '0'), ('transaction_timeout', '0'), ('client_connection_check_interval', '5s'), \
+        ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '10'), ('tcp_keepalives_count', '3') \
+    ) AS wanted (name, value) USING (name)";
+
+/// Where rows go: a server, a schema in it, and the name of the pipeline that writes.
+#[derive(Clone)]
+pub struct Target {
+    config: Config,
+    tls: MakeRustlsConnect,
+    address: String,
+    schema: String,
+    pipeline: String,
+}
+
+impl Target {
+    /// Reads a URI, `postgresql://user:password@host:port/database?option=value`. Options are those of
+    /// tokio-postgres, besides `sslmode` with all values of libpq but `allow`, and `sslrootcert`. Errors
+    /// never repeat the URI: it holds a password.
+    pub fn parse(uri: &str, schema: &str, pipeline: &str) -> Result<Self> {
+        let (uri, proof, roots) = split_tls(uri)?;
+        let mut config: Config = uri
+            .parse()
+            .map_err(|e| Error::usage(format!("{}: {FORM}", failure::of("read the target URI", &e))))?;
+        let address = address(&config)?;
+        config.application_name("docrow");
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(PATIENCE);
+        }
+        if !uri.contains("keepalives") {
+            config.keepalives_idle(KEEPALIVE).keepalives_interval(KEEPALIVE).keepalives_retries(3);
+        }
+        if config.get_tcp_user_timeout().is_none() {
+            config.tcp_user_timeout(KEEPALIVE * 4);
+        }
+        let tls = tls::connector(proof, roots.as_deref())?;
+        Ok(Self { config, tls, address, schema: schema.to_owned(), pipeline: pipeline.to_owned() })
+    }
+
+    /// The schema of the user's tables.
+    pub fn schema(&self) -> &str {
+        &self.schema
+    }
+
+    /// The pipeline's name.
+    pub fn pipeline(&self) -> &str {
+        &self.pipeline
+    }
+
+    /// `host:port`, for people.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Connects. Errors: [`Kind::TargetAway`] if there is no answer, [`Kind::TargetRefused`] if it is a no.
+    pub async fn connect(&self) -> Result<Session> {
+        let doing = || format!("connect to PostgreSQL at {}", self.address);
+        // The driver's own limit covers the TCP handshake alone: a server that accepts and then says nothing needs this.
+        let patience = self.config.get_connect_timeout().copied().unwrap_or(PATIENCE) * 2;
+        let (client, connection) = timeout(patience, self.config.connect(self.tls.clone()))
+            .await
+            .map_err(|_| {
+                Error::new(Kind::TargetAway, format!("{}: no answer: check host and port", doing()))
+            })?
+            .map_err(|e| failure::of(doing(), &e))?;
+        let session = Session::start(client, connection);
+        session.client.batch_execute(SETTINGS).await.map_err(|e| failure::of(doing(), &e))?;
+        Ok(session)
+    }
+}
+
+/// Without the password.
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Target({}, schema {}, pipeline {})", self.address, self.schema, self.pipeline)
+    }
+}
+
+/// One connection. Dropping it ends it, and rolls back what is open.
+#[derive(Debug)]
+pub struct Session {
+    pub(super) client: Client,
+    connection: JoinSet<()>,
+}
+
+impl Session {
+    fn start<T>(client: Client, mut messages: Connection<tokio_postgres::Socket, T>) -> Self
+    where
+        T: TlsStream + Unpin + Send + 'static,
+    {
+        let mut connection = JoinSet::new();
+        // How it ends is told to whoever waits for an answer.
+        connection.spawn(async move {
+            while let Some(Ok(_)) = future::poll_fn(|cx| messages.poll_message(cx)).await {}
+        });
+        Self { client, connection }
+    }
+
+    /// Returns once the connection has ended, from whichever side.
+    pub async fn closed(&mut self) {
+        self.connection.join_next().await;
+    }
+}
+
+/// Takes the options about certificates, which the driver does not know, out of a URI.
+fn split_tls(uri: &str) -> Result<(String, Proof, Option<PathBuf>)> {
+    if !uri.starts_with("postgres://") && !uri.starts_with("postgresql://") {
+        return Err(Error::usage(format!("the target is not a PostgreSQL URI: {FORM}")));
+    }
+    let (base, options) = uri.split_once('?').unwrap_or((uri, ""));
+    let (mut proof, mut roots, mut kept) = (Proof::None, None, Vec::new());
+    for option in options.split('&').filter(|option| !option.is_empty()) {
+        match option.split_once('=') {
+            Some(("sslrootcert", path)) => roots = Some(PathBuf::from(path)),
+            Some(("sslmode", "verify-ca")) => proof = Proof::Authority,
+            Some(("sslmode", "verify-full")) => proof = Proof::Host,
+            _ => kept.push(option),
+        }
+    }
+    if proof != Proof::None {
+        kept.push("sslmode=require");
+    } else if roots.is_some() {
+        // As libpq does: who names an authority wants it checked.
+        proof = Proof::Authority;
+    }
+    let uri = if kept.is_empty() { base.to_owned() } else { format!("{base}?{}", kept.join("&")) };
+    Ok((uri, proof, roots))
+}
+
+/// The servers that a configuration names, for people. Errors: there is none, or what stands there is part of
+/// a password that was not percent-encoded.
+fn address(config: &Config) -> Result<String> {
+    let ports = config.get_ports();
+    let mut addresses = Vec::new();
+    for (i, host) in config.get_hosts().iter().enumerate() {
+        let port = ports.get(i).or(ports.first()).copied().unwrap_or(5432);
+        match host {
+            Host::Tcp(host) if host.contains('@') => {
+                let advice =
+                    "percent-encode the special characters of the password (@ is %40, / is %2F, : is %3A)";
+                return Err(Error::usage(format!("the target URI has more than one @: {advice}")));
+            }
+            Host::Tcp(host) => addresses.push(format!("{host}:{port}")),
+            Host::Unix(path) => addresses.push(format!("{} (port {port})", path.display())),
+        }
+    }
+    if addresses.is_empty() {
+        return Err(Error::usage(format!("the target URI names no host: {FORM}")));
+    }
+    Ok(addresses.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_postgres::config::SslMode;
+
+    use super::*;
+
+    fn refusal(uri: &str) -> String {
+        Target::parse(uri, "public", "p").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_uri_is_read_without_repeating_its_password() {
+        let target = Target::parse("postgresql://u:secret@db:5433/x?connect_timeout=3", "s", "p").unwrap();
+        assert_eq!(target.address(), "db:5433");
+        assert!(!format!("{target:?}").contains("secret"));
+        for uri in [
+            "mysql://u:secret@db/x",
+            "postgresql://u:secret@db:port/x",
+            "postgresql://u:sec@secret@db/x",
+            "postgresql://u:secret@db/x?sslmode=sometimes",
+            "postgresql://u:secret@db/x?nonsense=1",
+            "postgresql:///x",
+        ] {
+            assert!(!refusal(uri).contains("secret"), "{}", refusal(uri));
+        }
+        assert!(refusal("postgresql://u@db/x?nonsense=1").contains("nonsense"));
+    }
+
+    #[test]
+    fn sslmode_decides_what_is_proved() {
+        let split = |options: &str| {
+            let (uri, proof, _) = split_tls(&format!("postgres://h/d{options}")).unwrap();
+            let config: Config = uri.parse().unwrap();
+            (config.get_ssl_mode(), proof)
+        };
+        assert_eq!(split(""), (SslMode::Prefer, Proof::None));
+        assert_eq!(split("?sslmode=disable"), (SslMode::Disable, Proof::None));
+        assert_eq!(split("?sslmode=require"), (SslMode::Require, Proof::None));
+        assert_eq!(split("?sslmode=require&sslrootcert=/ca.pem"), (SslMode::Require, Proof::Authority));
+        assert_eq!(split("?sslmode=verify-ca&connect_timeout=1"), (SslMode::Require, Proof::Authority));
+        assert_eq!(split("?connect_timeout=1&sslmode=verify-full"), (SslMode::Require, Proof::Host));
+    }
+}

@@ -1,0 +1,287 @@
+//! Applies batches of the change stream: one transaction per batch, sent in one go, with the positions it
+//! reaches.
+//!
+//! Every statement is prepared once per session, and of a batch every message is on its way before the first
+//! answer is awaited: a batch costs one round trip. For each collection, in this order: all rows of deleted
+//! documents are deleted, children first; root rows are inserted or, where they differ, updated; the child
+//! rows of a table are merged: deleted where they are no more, and inserted or updated likewise. Dead letters
+//! and positions come last.
+//!
+//! A COMMIT after a failed statement answers like any other, and does nothing. So a batch is applied if and
+//! only if *every* answer up to that of COMMIT is good.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    future::{Future, poll_fn},
+    pin::Pin,
+    task::Poll,
+};
+
+use tokio_postgres::{Client, Error as PgError, Statement};
+
+use super::{
+    Keys, Session, Target,
+    array::Array,
+    dead_letter::{self, DeadKey, DeadLetter},
+    failure,
+    progress::{self, Partition, Reached},
+    sql,
+};
+use crate::{
+    change::CollectionId,
+    error::{Error, Result},
+    mapping::{Rows, Table},
+};
+
+/// What to write in one transaction.
+#[derive(Debug, Default)]
+pub struct Batch<'a> {
+    /// The changes, no collection twice.
+    pub collections: Vec<CollectionBatch<'a>>,
+    /// Documents that could not be mapped or written, none twice.
+    pub dead_letters: &'a [DeadLetter],
+    /// Documents with a dead letter that are written now, or are gone: it is removed.
+    pub healed: &'a [DeadKey],
+    /// The positions reached; empty while a batch is applied in parts, but for the last.
+    pub reached: &'a [Reached<'a>],
+}
+
+/// The changes of one collection, at most one per document.
+#[derive(Clone, Copy, Debug)]
+pub struct CollectionBatch<'a> {
+    /// The collection.
+    pub collection: CollectionId,
+    /// The tables that its mapping writes, root first.
+    pub tables: &'a [Table],
+    /// The rows of all upserted documents in [`Framing::Composite`](crate::mapping::Framing::Composite), a
+    /// buffer per table.
+    pub rows: &'a Rows,
+    /// The keys of the documents that `rows` are of.
+    pub upserted: &'a Keys,
+    /// The keys of the documents that are gone.
+    pub deleted: &'a Keys,
+}
+
+/// What applying a batch did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Rows inserted and updated.
+    pub written: u64,
+    /// Rows deleted, besides those of arrays that became shorter but not empty.
+    pub deleted: u64,
+}
+
+/// A session that applies one partition's batches.
+#[derive(Debug)]
+pub struct Applier {
+    session: Session,
+    schema: String,
+    pipeline: String,
+    partition: Partition,
+    plans: HashMap<CollectionId, Plan>,
+    bookkeeping: Bookkeeping,
+    /// Counts the batches, which gives each a number of its own.
+    batches: u64,
+    /// Counts the row types, which gives each a name of its own.
+    row_types: usize,
+}
+
+#[derive(Debug)]
+struct Bookkeeping {
+    reach: Statement,
+    bury: Statement,
+    heal: Statement,
+}
+
+/// A collection's prepared statements, one entry per table.
+#[derive(Debug)]
+struct Plan {
+    tables: Vec<Table>,
+    statements: Vec<TableStatements>,
+}
+
+#[derive(Debug)]
+struct TableStatements {
+    delete: Statement,
+    /// [`sql::upsert`] for the root, [`sql::merge`] for a child.
+    write: Statement,
+}
+
+impl Applier {
+    /// Applies `partition`'s batches over `session`.
+    pub async fn new(session: Session, target: &Target, partition: Partition) -> Result<Self> {
+        let fail = |e| failure::of("prepare to apply changes", &e);
+        let client = &session.client;
+        // Every statement finds its rows by key: no plan is better than the index, and none needs making anew each time.
+        let settings = "SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan; SET jit = off; SET work_mem = '64MB'";
+        client.batch_execute(settings).await.map_err(fail)?;
+        let bookkeeping = Bookkeeping {
+            reach: progress::prepare(client).await.map_err(fail)?,
+            bury: client.prepare(dead_letter::INSERT).await.map_err(fail)?,
+            heal: client.prepare(dead_letter::REMOVE).await.map_err(fail)?,
+        };
+        let (schema, pipeline) = (target.schema().to_owned(), target.pipeline().to_owned());
+        let (plans, batches, row_types) = (HashMap::new(), 0, 0);
+        Ok(Self { session, schema, pipeline, partition, plans, bookkeeping, batches, row_types })
+    }
+
+    /// Applies a batch: once this returns `Ok`, its rows and positions are durable. Errors: with
+    /// [`Kind::TargetRefusedRows`](crate::error::Kind) nothing was written and the session stays usable, so
+    /// that the caller can apply halves of the batch to find the document; after any other see the contract
+    /// in [`super`].
+    pub async fn apply(&mut self, batch: &Batch<'_>) -> Result<Applied> {
+        for collection in &batch.collections {
+            self.plan(collection).await?;
+        }
+        self.batches += 1;
+        let number = self.batches.to_string();
+        let (begin, mut pipe) = (progress::begin(&number), Pipe::default());
+        let client = &self.session.client;
+        pipe.text(What::Begin, client, &begin);
+        for collection in &batch.collections {
+            let plan = self.plans.get(&collection.collection);
+            let plan = plan.ok_or_else(|| Error::bug("apply a batch: no plan for a collection"))?;
+            plan.add_to(&mut pipe, client, collection);
+        }
+        let Bookkeeping { reach, bury, heal } = &self.bookkeeping;
+        let pipeline = self.pipeline.as_str();
+        if !batch.dead_letters.is_empty() {
+            pipe.add(What::Bookkeeping, dead_letter::insert(client, bury, pipeline, batch.dead_letters));
+        }
+        if !batch.healed.is_empty() {
+            pipe.add(What::Bookkeeping, dead_letter::remove(client, heal, pipeline, batch.healed));
+        }
+        if !batch.reached.is_empty() {
+            let whose = (pipeline, self.partition, number.as_str());
+            pipe.add(What::Bookkeeping, progress::upsert(client, reach, whose, batch.reached));
+        }
+        pipe.text(What::Commit, client, "COMMIT");
+        pipe.run().await
+    }
+
+    /// Makes sure that the collection's statements are prepared, for these very tables.
+    async fn plan(&mut self, batch: &CollectionBatch<'_>) -> Result<()> {
+        if self.plans.get(&batch.collection).is_some_and(|plan| plan.tables == batch.tables) {
+            return Ok(());
+        }
+        let mut statements = Vec::with_capacity(batch.tables.len());
+        for (i, table) in batch.tables.iter().enumerate() {
+            let fail = |e| failure::of(What::Write(table).to_string(), &e);
+            let client = &self.session.client;
+            self.row_types += 1;
+            let row_type = format!("docrow_{}", self.row_types);
+            client.batch_execute(&sql::create_row_type(&row_type, table)).await.map_err(fail)?;
+            let write = if i == 0 { sql::upsert } else { sql::merge };
+            statements.push(TableStatements {
+                delete: client.prepare(&sql::delete(&self.schema, table)).await.map_err(fail)?,
+                write: client.prepare(&write(&self.schema, table, &row_type)).await.map_err(fail)?,
+            });
+        }
+        self.plans.insert(batch.collection, Plan { tables: batch.tables.to_vec(), statements });
+        Ok(())
+    }
+}
+
+impl Plan {
+    fn add_to<'a>(&'a self, pipe: &mut Pipe<'a>, client: &'a Client, batch: &'a CollectionBatch<'_>) {
+        let statements = || self.tables.iter().zip(&self.statements);
+        let (upserted, deleted) = (Array::keys(batch.upserted), Array::keys(batch.deleted));
+        for (table, statement) in statements().rev() {
+            pipe.array(What::Delete(table), client, &statement.delete, deleted);
+        }
+        for (i, ((table, statement), rows)) in statements().zip(&batch.rows.tables).enumerate() {
+            let TableStatements { delete, write } = statement;
+            let rows = Array::rows(rows);
+            if i == 0 {
+                pipe.array(What::Write(table), client, write, rows);
+            } else if rows.count() == 0 {
+                pipe.array(What::Delete(table), client, delete, upserted);
+            } else {
+                pipe.add(What::Write(table), async move { client.execute(write, &[&upserted, &rows]).await });
+            }
+        }
+    }
+}
+
+/// What a statement of a batch does.
+#[derive(Clone, Copy)]
+enum What<'a> {
+    Begin,
+    Delete(&'a Table),
+    Write(&'a Table),
+    Bookkeeping,
+    Commit,
+}
+
+impl What<'_> {
+    /// Only what touches user tables can be refused for the content of a row; COMMIT too, by a deferred
+    /// constraint.
+    fn failure(&self, error: &PgError) -> Error {
+        match self {
+            What::Delete(_) | What::Write(_) | What::Commit => failure::of_rows(self.to_string(), error),
+            What::Begin | What::Bookkeeping => failure::of(self.to_string(), error),
+        }
+    }
+}
+
+impl fmt::Display for What<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            What::Begin => f.write_str("begin a batch"),
+            What::Delete(table) => write!(f, "delete rows from {}", sql::quote(&table.name)),
+            What::Write(table) => write!(f, "write rows to {}", sql::quote(&table.name)),
+            What::Bookkeeping => f.write_str("write positions and dead letters"),
+            What::Commit => f.write_str("commit a batch"),
+        }
+    }
+}
+
+type Answer<'a> = Pin<Box<dyn Future<Output = Result<u64, PgError>> + Send + 'a>>;
+
+/// Statements whose messages are to be sent one after the other before any answer is awaited.
+#[derive(Default)]
+struct Pipe<'a> {
+    statements: Vec<(What<'a>, Answer<'a>)>,
+}
+
+impl<'a> Pipe<'a> {
+    fn text(&mut self, what: What<'a>, client: &'a Client, text: &'a str) {
+        self.add(what, async move { client.batch_execute(text).await.map(|()| 0) });
+    }
+
+    fn array(&mut self, what: What<'a>, client: &'a Client, statement: &'a Statement, array: Array<'a>) {
+        if array.count() > 0 {
+            self.add(what, async move { client.execute(statement, &[&array]).await });
+        }
+    }
+
+    fn add(&mut self, what: What<'a>, answer: impl Future<Output = Result<u64, PgError>> + Send + 'a) {
+        self.statements.push((what, Box::pin(answer)));
+    }
+
+    /// Sends everything, then awaits every answer up to the first that is an error. The driver encodes and
+    /// sends a prepared statement when its future is polled for the first time, and nothing here gives way to
+    /// another task before all are sent: dropping this future leaves no transaction open.
+    async fn run(self) -> Result<Applied> {
+        let mut sent = Vec::with_capacity(self.statements.len());
+        for (what, mut answer) in self.statements {
+            let early = poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await;
+            sent.push((what, answer, early));
+        }
+        let mut applied = Applied::default();
+        for (what, answer, early) in sent {
+            let answer = match early {
+                Poll::Ready(answer) => answer,
+                Poll::Pending => answer.await,
+            };
+            let count = answer.map_err(|e| what.failure(&e))?;
+            match what {
+                What::Write(_) => applied.written += count,
+                What::Delete(_) => applied.deleted += count,
+                What::Begin | What::Bookkeeping | What::Commit => {}
+            }
+        }
+        Ok(applied)
+    }
+}
