@@ -44,11 +44,19 @@
 //! cache of documents, no second place that decides whether an error is worth a retry.
 
 pub mod change;
+pub mod checkpoint;
+pub mod cli;
+pub mod config;
+pub mod demo;
 pub mod error;
 pub mod key;
 pub mod mapping;
 pub mod number;
+pub mod pipeline;
 pub mod retry;
 pub mod schema;
+pub mod shutdown;
 pub mod sink;
 pub mod source;
+pub mod telemetry;
+pub mod verify;

@@ -1,0 +1,20 @@
+//! `docrow backfill`: snapshot, catch up, exit.
+
+use super::Outcome;
+use crate::{
+    config::Config,
+    error::Result,
+    pipeline::{self, Until},
+    shutdown::Shutdown,
+    telemetry::Reporter,
+};
+
+pub(super) async fn execute(config: &Config, reporter: Reporter, shutdown: Shutdown) -> Result<Outcome> {
+    let done = pipeline::run(config, Until::CaughtUp, reporter, shutdown.clone()).await?;
+    if shutdown.is_requested() {
+        tracing::warn!("stopped before the end, start it again to go on: {done}");
+        return Ok(Outcome::Finding);
+    }
+    tracing::info!("done: {done}");
+    Ok(Outcome::Done)
+}

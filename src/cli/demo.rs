@@ -1,0 +1,271 @@
+//! `docrow demo`: the whole thing on throwaway servers, kill -9 included.
+//!
+//! The replication it shows is this very program, run as anybody would run it: `docrow run --config …` as a child
+//! process, killed and started again.
+
+use std::{
+    env, fmt, fs,
+    io::{self, Write},
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    sync::atomic::AtomicU64,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use indicatif::HumanCount;
+use mongodb::{
+    Client, Collection,
+    bson::{RawDocumentBuf, Timestamp},
+};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use super::{Outcome, verify::print};
+use crate::{
+    config::{Config, Overrides},
+    demo::{
+        samples,
+        servers::{Mongod, MongodOptions, Postgres, PostgresOptions},
+        users,
+        writer::Writer,
+    },
+    error::{Error, Kind, Result},
+    shutdown::Shutdown,
+    sink::{Session, Target, chunks, progress},
+    source::Source,
+    telemetry::Reporter,
+    verify,
+};
+
+const DATABASE: &str = "sample_db";
+const PIPELINE: &str = "demo";
+const SEED: u64 = 1;
+const CHANGES_PER_SECOND: u32 = 500;
+const POLL: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_secs(600);
+
+const QUERY: &str = "SELECT c.region, count(*) AS countries, round(avg(c.area)) AS mean_area, \
+    min(c.name_common) FILTER (WHERE c.landlocked) AS a_landlocked_one FROM countries c GROUP BY 1 ORDER BY 2 DESC";
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// How many generated users are copied, each of 6 KB and about 39 rows in 15 tables
+    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    users: i32,
+    /// How long changes are written while docrow follows
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    seconds: u64,
+    /// Leave the servers running at the end, until ^C
+    #[arg(long)]
+    keep: bool,
+}
+
+pub(super) async fn execute(options: Options, reporter: Reporter, shutdown: Shutdown) -> Result<Outcome> {
+    tokio::select! {
+        biased;
+        () = shutdown.requested() => {
+            say("stopped: the servers and their folders are gone")?;
+            Ok(Outcome::Finding)
+        }
+        shown = show(options, &reporter, &shutdown) => shown,
+    }
+}
+
+async fn show(options: Options, reporter: &Reporter, shutdown: &Shutdown) -> Result<Outcome> {
+    say(
+        "docrow demo: a MongoDB replica set and a PostgreSQL of its own, in temporary folders that are removed at the end",
+    )?;
+    let stage = Stage::set().await?;
+    let users = stage.load(options.users).await?;
+    say("\n$ docrow run")?;
+    let mut docrow = stage.docrow()?;
+    stage.until_copied(2).await?;
+    kill(&mut docrow, "in the middle of the snapshot").await?;
+
+    say("\n$ docrow run     # again, and changes are being written meanwhile")?;
+    let mut docrow = stage.docrow()?;
+    let mut writer = Writer::new(&stage.client, &users, SEED, 0..options.users);
+    let half = Duration::from_secs(options.seconds).div_f64(2.0);
+    writer.write().await?;
+    let began = stage.source.operation_time().await?;
+    tokio::try_join!(writer.write_for(half, CHANGES_PER_SECOND), async {
+        stage.until_applied(began).await?;
+        kill(&mut docrow, "in the middle of the stream").await
+    })?;
+
+    say("\n$ docrow run     # again")?;
+    let mut docrow = stage.docrow()?;
+    writer.write_for(half, CHANGES_PER_SECOND).await?;
+    let written = stage.source.operation_time().await?;
+    let waited = stage.until_applied(written).await?;
+    let deeds: Vec<_> = writer.deeds().iter().map(|(deed, count)| format!("{count} {deed}")).collect();
+    say(format!("written meanwhile: {}", deeds.join(", ")))?;
+    say(format!(
+        "PostgreSQL holds all of it, and says so, {:.1}s after the last write",
+        waited.as_secs_f64()
+    ))?;
+    stop(&mut docrow).await?;
+
+    say("\n$ docrow verify")?;
+    let compared = verify::run(&stage.config, reporter, shutdown).await?;
+    print(&compared, 20).map_err(unprintable)?;
+    let rows: u64 = compared.iter().map(|collection| collection.rows).sum();
+    let different: u64 = compared.iter().map(|collection| collection.different).sum();
+    say(format!("\n$ psql -c '{QUERY}'"))?;
+    stage.psql(QUERY).await?;
+    let verdict = match different {
+        0 => "verified: every row is as its document says, after two kill -9",
+        _ => "there are differences: this is a bug in docrow",
+    };
+    say(format!("{verdict}; {} rows", HumanCount(rows)))?;
+    if options.keep {
+        say(format!(
+            "\nMongoDB: {}\nPostgreSQL: {}\n^C ends both",
+            stage.mongod.uri(),
+            stage.postgres.uri("postgres")
+        ))?;
+        shutdown.requested().await;
+    }
+    Ok(if different == 0 { Outcome::Done } else { Outcome::Finding })
+}
+
+/// The servers, and how docrow is to connect them. Dropping it ends them and removes their folders.
+struct Stage {
+    mongod: Mongod,
+    postgres: Postgres,
+    folder: TempDir,
+    config: Config,
+    client: Client,
+    source: Source,
+    session: Session,
+}
+
+impl Stage {
+    async fn set() -> Result<Self> {
+        let started = Instant::now();
+        let mongod = Mongod::start(MongodOptions { cache_gb: 1.0, ..MongodOptions::default() }).await?;
+        let postgres = Postgres::start(PostgresOptions::default()).await?;
+        let folder =
+            TempDir::with_prefix("docrow-demo-").map_err(|e| caused("make a temporary folder", e))?;
+        let config =
+            write_config(&folder, &mongod, &postgres).map_err(|e| caused("write the configuration", e))?;
+        let config = Config::load(Overrides { file: Some(config), ..Overrides::default() })?;
+        let client = Client::with_uri_str(mongod.uri()).await.map_err(|e| caused("connect to mongod", e))?;
+        let source = Source::connect(config.source.expose()).await?;
+        let session = Target::parse(config.target.expose(), &config.schema, &config.name)?.connect().await?;
+        say(format!("mongod and PostgreSQL are up after {:.1}s", started.elapsed().as_secs_f64()))?;
+        Ok(Self { mongod, postgres, folder, config, client, source, session })
+    }
+
+    /// Loads the real documents and `count` generated users.
+    async fn load(&self, count: i32) -> Result<Collection<RawDocumentBuf>> {
+        let started = Instant::now();
+        let database = self.client.database(DATABASE);
+        samples::load(&database).await?;
+        let users = database.collection("users");
+        users::load(&users, SEED, 0..count, &AtomicU64::new(0)).await?;
+        let took = started.elapsed().as_secs_f64();
+        say(format!("loaded movies, countries and {count} users of about 6 KB in {took:.1}s"))?;
+        Ok(users)
+    }
+
+    /// `docrow run`, as a process of its own.
+    fn docrow(&self) -> Result<Child> {
+        let program = env::current_exe().map_err(|e| caused("find this program", e))?;
+        let mut command = Command::new(program);
+        command.arg("run").arg("--config").arg(self.folder.path().join("docrow.toml"));
+        command.stdin(Stdio::null()).kill_on_drop(true).spawn().map_err(|e| caused("start docrow run", e))
+    }
+
+    /// Waits until `count` chunks of the users are copied.
+    async fn until_copied(&self, count: usize) -> Result<()> {
+        let namespace = format!("{DATABASE}.users");
+        until("copy chunks", async || {
+            // Until docrow has made its tables the question can't be answered.
+            let plan = chunks::load(&self.session, PIPELINE, &namespace).await.unwrap_or_default();
+            let copied = plan.iter().filter(|chunk| chunk.copied.is_some()).count();
+            Ok(!plan.is_empty() && copied >= count.min(plan.len()))
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Waits until everything that was written up to `time` is applied.
+    async fn until_applied(&self, time: Timestamp) -> Result<Duration> {
+        until("apply the changes", async || {
+            let positions = progress::load(&self.session, PIPELINE).await?;
+            Ok(positions.iter().all(|stored| stored.position.is_past(time)))
+        })
+        .await
+    }
+
+    async fn psql(&self, query: &str) -> Result<()> {
+        let mut psql = Command::new("psql");
+        psql.args(["-X", "-q", "-c", query]).arg(self.postgres.uri("postgres"));
+        succeeded("psql", psql.status().await.map_err(|e| caused("run psql", e))?)
+    }
+}
+
+/// The configuration that the demo's `docrow run` reads, in the folder that also gets its state.
+fn write_config(folder: &TempDir, mongod: &Mongod, postgres: &Postgres) -> io::Result<PathBuf> {
+    let schemas = folder.path().join("schemas");
+    fs::create_dir(&schemas)?;
+    fs::write(schemas.join("users.toml"), include_str!("../../schemas/users.toml"))?;
+    let (schemas, state) = (schemas.display(), folder.path().join("state"));
+    let config = format!(
+        "name = \"{PIPELINE}\"\n\n[source]\nuri = \"{}\"\ninclude = [\"{DATABASE}.*\"]\n\n\
+         [target]\nuri = \"{}\"\n\n[mapping]\ndir = \"{schemas}\"\n\n[state]\ndir = \"{}\"\n",
+        mongod.uri(),
+        postgres.uri("postgres"),
+        state.display()
+    );
+    let file = folder.path().join("docrow.toml");
+    fs::write(&file, config)?;
+    Ok(file)
+}
+
+/// Asks until the answer is yes.
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> Result<bool>) -> Result<Duration> {
+    let started = Instant::now();
+    while started.elapsed() < PATIENCE {
+        if is_so().await? {
+            return Ok(started.elapsed());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    Err(Error::bug(format!("{what}: not done after {} minutes", PATIENCE.as_secs() / 60)))
+}
+
+async fn kill(docrow: &mut Child, when: &str) -> Result<()> {
+    docrow.kill().await.map_err(|e| caused("kill docrow", e))?;
+    say(format!("kill -9 of docrow, {when}"))
+}
+
+/// SIGTERM, and a clean end.
+async fn stop(docrow: &mut Child) -> Result<()> {
+    if let Some(pid) = docrow.id() {
+        let sent = Command::new("kill").arg(pid.to_string()).status().await;
+        succeeded("kill", sent.map_err(|e| caused("stop docrow", e))?)?;
+    }
+    succeeded("docrow run", docrow.wait().await.map_err(|e| caused("wait for docrow", e))?)
+}
+
+fn succeeded(program: &str, status: ExitStatus) -> Result<()> {
+    if status.success() {
+        return Ok(());
+    }
+    Err(Error::bug(format!("{program} ended with {status}")))
+}
+
+fn caused(doing: &str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::caused(Kind::Bug, doing, error)
+}
+
+fn unprintable(error: io::Error) -> Error {
+    caused("print", error)
+}
+
+fn say(line: impl fmt::Display) -> Result<()> {
+    writeln!(io::stdout().lock(), "{line}").map_err(unprintable)
+}

@@ -1,0 +1,396 @@
+//! The configuration: as written ([`RawConfig`]) and as it is used ([`Config`], which cannot be wrong).
+//!
+//! Every key of the file is known here. A key that this version does not serve is refused with "not supported yet",
+//! never ignored. Flags of the command line win over the file.
+
+use std::{env, fmt, fs, path::PathBuf, time::Duration};
+
+use serde::Deserialize;
+
+use crate::{
+    error::{Error, Result},
+    schema::toml_error,
+};
+
+/// Where the configuration is looked for when `--config` is not given.
+pub const DEFAULT_FILE: &str = "docrow.toml";
+
+/// A string that is never shown: a URI may carry a password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Hides `text`.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// A complete, valid configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The pipeline's name: identifies its state in the target. At most 63 bytes.
+    pub name: String,
+    /// MongoDB's connection string.
+    pub source: Secret,
+    /// Globs over `database.collection`. Empty: every collection of the URI's database, or of all of them.
+    pub include: Vec<String>,
+    /// Globs that take away from `include`.
+    pub exclude: Vec<String>,
+    /// PostgreSQL's connection string.
+    pub target: Secret,
+    /// The schema that the tables live in.
+    pub schema: String,
+    /// Where mapping files are looked for; it need not exist.
+    pub mapping_dir: PathBuf,
+    /// How many chunks are copied at once.
+    pub parallelism: usize,
+    /// How many workers apply changes.
+    pub partitions: u16,
+    /// The most documents that one transaction of a worker changes.
+    pub batch_rows: usize,
+    /// The longest a change waits for its batch to fill.
+    pub batch_age: Duration,
+    /// The state directory.
+    pub state_dir: PathBuf,
+}
+
+/// What the command line says of the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `--config`
+    pub file: Option<PathBuf>,
+    /// `--source`
+    pub source: Option<String>,
+    /// `--target`
+    pub target: Option<String>,
+    /// `--include`
+    pub include: Vec<String>,
+    /// `--state`
+    pub state: Option<PathBuf>,
+}
+
+/// The file as written. Field names are the keys.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawConfig {
+    name: Option<String>,
+    source: RawSource,
+    target: RawTarget,
+    mapping: RawMapping,
+    snapshot: RawSnapshot,
+    stream: RawStream,
+    state: RawState,
+    serve: RawServe,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawSource {
+    uri: Option<String>,
+    include: Vec<String>,
+    exclude: Vec<String>,
+    full_document: Option<String>,
+    on_history_lost: Option<String>,
+    on_drop: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawTarget {
+    uri: Option<String>,
+    schema: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawMapping {
+    dir: Option<PathBuf>,
+    default: Option<String>,
+    evolve: Option<String>,
+    json: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawSnapshot {
+    parallelism: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawStream {
+    partitions: Option<u16>,
+    batch_rows: Option<usize>,
+    batch_age: Option<String>,
+    order: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawState {
+    dir: Option<PathBuf>,
+    max_spool: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawServe {
+    listen: Option<String>,
+}
+
+impl Config {
+    /// Reads the file, if there is one, and lays the command line over it.
+    pub fn load(overrides: Overrides) -> Result<Self> {
+        let Some((file, text)) = read_file(&overrides)? else {
+            return RawConfig::default().validate("the command line", overrides);
+        };
+        let raw: RawConfig = toml::from_str(&text).map_err(|error| toml_error(&file, &text, &error))?;
+        raw.validate(&file, overrides)
+    }
+}
+
+/// The configuration file's name and text. The default file may be absent when the command line says enough.
+fn read_file(overrides: &Overrides) -> Result<Option<(String, String)>> {
+    let path = overrides.file.clone().unwrap_or_else(|| DEFAULT_FILE.into());
+    let name = path.display().to_string();
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(Some((name, text))),
+        Err(error) if overrides.file.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+            if overrides.source.is_some() && overrides.target.is_some() {
+                return Ok(None);
+            }
+            Err(Error::usage(format!(
+                "no {DEFAULT_FILE} in this directory: give --source and --target, or --config FILE"
+            )))
+        }
+        Err(error) => {
+            Err(Error::caused(crate::error::Kind::Usage, format!("read configuration {name}"), error))
+        }
+    }
+}
+
+impl RawConfig {
+    fn validate(self, file: &str, flags: Overrides) -> Result<Config> {
+        let Self { name, source, target, mapping, snapshot, stream, state, serve } = self;
+        let RawSource { uri: source_uri, include, exclude, full_document, on_history_lost, on_drop } = source;
+        let RawTarget { uri: target_uri, schema } = target;
+        let RawMapping { dir: mapping_dir, default, evolve, json } = mapping;
+        let RawSnapshot { parallelism } = snapshot;
+        let RawStream { partitions, batch_rows, batch_age, order } = stream;
+        let RawState { dir: state_dir, max_spool } = state;
+        let RawServe { listen } = serve;
+
+        let check = Check { file };
+        check.only(
+            full_document,
+            "source.full_document",
+            &["batch_lookup"],
+            &["update_lookup", "post_image"],
+        )?;
+        check.only(on_history_lost, "source.on_history_lost", &["stop"], &["resync"])?;
+        check.only(on_drop, "source.on_drop", &["keep"], &["truncate", "drop"])?;
+        check.only(default, "mapping.default", &["auto"], &["document"])?;
+        check.only(evolve, "mapping.evolve", &["freeze"], &["add"])?;
+        check.only(json, "mapping.json", &[], &["relaxed", "canonical"])?;
+        check.only(order, "stream.order", &["document"], &["commit"])?;
+        check.absent(max_spool, "state.max_spool")?;
+        check.absent(listen.filter(|listen| !listen.is_empty()), "serve.listen")?;
+
+        let source = check.uri(flags.source.or(source_uri), "source")?;
+        let target = check.uri(flags.target.or(target_uri), "target")?;
+        Ok(Config {
+            name: check.identifier(name, "name", "docrow")?,
+            source,
+            include: if flags.include.is_empty() {
+                check.expand_all(include, "source.include")?
+            } else {
+                flags.include
+            },
+            exclude: check.expand_all(exclude, "source.exclude")?,
+            target,
+            schema: check.identifier(schema, "target.schema", "public")?,
+            mapping_dir: mapping_dir.unwrap_or_else(|| "schemas".into()),
+            parallelism: check.between(parallelism, "snapshot.parallelism", 4, 64)?,
+            partitions: check.between(partitions, "stream.partitions", 4, 64)?,
+            batch_rows: check.between(batch_rows, "stream.batch_rows", 1000, 100_000)?,
+            batch_age: check.duration(batch_age, "stream.batch_age", Duration::from_millis(50))?,
+            state_dir: flags.state.or(state_dir).unwrap_or_else(|| "docrow-state".into()),
+        })
+    }
+}
+
+/// Checks of single values; every error names the file, the key and the constraint.
+struct Check<'a> {
+    file: &'a str,
+}
+
+impl Check<'_> {
+    fn error(&self, key: &str, constraint: impl fmt::Display) -> Error {
+        Error::usage(format!("{}: {key}: {constraint}", self.file))
+    }
+
+    /// One of `served`; those of `later` are known, and said to be.
+    fn only(&self, value: Option<String>, key: &str, served: &[&str], later: &[&str]) -> Result<()> {
+        match value.as_deref() {
+            None => Ok(()),
+            Some(value) if served.contains(&value) => Ok(()),
+            Some(value) if later.contains(&value) => {
+                Err(self.error(key, format!("\"{value}\" is not supported yet")))
+            }
+            Some(value) => {
+                let known: Vec<_> = served.iter().chain(later).map(|known| format!("\"{known}\"")).collect();
+                Err(self.error(key, format!("\"{value}\" is none of {}", known.join(", "))))
+            }
+        }
+    }
+
+    fn absent<T>(&self, value: Option<T>, key: &str) -> Result<()> {
+        value.map_or(Ok(()), |_| Err(self.error(key, "not supported yet")))
+    }
+
+    fn uri(&self, value: Option<String>, side: &str) -> Result<Secret> {
+        let key = format!("{side}.uri");
+        let text = value
+            .ok_or_else(|| self.error(&key, format!("missing: write it there, or give --{side} URI")))?;
+        self.expand(&text, &key).map(Secret)
+    }
+
+    fn identifier(&self, value: Option<String>, key: &str, default: &str) -> Result<String> {
+        let text = value.map_or_else(|| Ok(default.to_owned()), |text| self.expand(&text, key))?;
+        if text.is_empty() || text.len() > 63 || text.contains('\0') {
+            return Err(self.error(key, "must have 1 to 63 bytes"));
+        }
+        Ok(text)
+    }
+
+    fn between<N>(&self, value: Option<N>, key: &str, default: N, most: N) -> Result<N>
+    where
+        N: Copy + PartialOrd + From<u8> + fmt::Display,
+    {
+        match value.unwrap_or(default) {
+            value if (N::from(1)..=most).contains(&value) => Ok(value),
+            value => Err(self.error(key, format!("{value} is not between 1 and {most}"))),
+        }
+    }
+
+    fn duration(&self, value: Option<String>, key: &str, default: Duration) -> Result<Duration> {
+        let Some(text) = value else { return Ok(default) };
+        humantime::parse_duration(&text).map_err(|_| {
+            self.error(key, format!("\"{text}\" is no duration: write for example \"50ms\" or \"2s\""))
+        })
+    }
+
+    fn expand_all(&self, values: Vec<String>, key: &str) -> Result<Vec<String>> {
+        values.iter().map(|value| self.expand(value, key)).collect()
+    }
+
+    /// Replaces every `${NAME}` by the environment variable of that name.
+    fn expand(&self, text: &str, key: &str) -> Result<String> {
+        let mut expanded = String::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once("${") {
+            let (name, tail) =
+                after.split_once('}').ok_or_else(|| self.error(key, "\"${\" is not closed by \"}\""))?;
+            let value = env::var(name)
+                .map_err(|_| self.error(key, format!("environment variable {name} is not set")))?;
+            expanded.push_str(before);
+            expanded.push_str(&value);
+            rest = tail;
+        }
+        expanded.push_str(rest);
+        Ok(expanded)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("docrow.toml");
+        fs::write(&file, text).unwrap();
+        Config::load(Overrides { file: Some(file), ..Overrides::default() })
+    }
+
+    fn refused(text: &str) -> String {
+        load(text).unwrap_err().to_string()
+    }
+
+    const URIS: &str = "source.uri = 'mongodb://a'\ntarget.uri = 'postgres://b'\n";
+
+    #[test]
+    fn has_a_default_for_everything_but_the_uris() {
+        let config = load(URIS).unwrap();
+        assert_eq!((config.name.as_str(), config.schema.as_str()), ("docrow", "public"));
+        assert_eq!((config.parallelism, config.partitions, config.batch_rows), (4, 4, 1000));
+        assert!(refused("name = 'x'").contains("source.uri: missing"));
+    }
+
+    #[test]
+    fn refuses_unknown_keys_with_the_nearest_known_one() {
+        let error = refused(&format!("{URIS}stream.batch_row = 7"));
+        assert!(
+            error.contains("docrow.toml") && error.contains("batch_row") && error.contains("batch_rows"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn refuses_what_it_does_not_serve_yet() {
+        for line in [
+            "source.full_document = 'post_image'",
+            "source.on_history_lost = 'resync'",
+            "source.on_drop = 'drop'",
+            "mapping.default = 'document'",
+            "mapping.evolve = 'add'",
+            "mapping.json = 'canonical'",
+            "stream.order = 'commit'",
+            "state.max_spool = '1GiB'",
+            "serve.listen = '127.0.0.1:8745'",
+        ] {
+            let error = refused(&format!("{URIS}{line}"));
+            assert!(error.contains("not supported yet"), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn names_file_key_and_constraint() {
+        let error = refused(&format!("{URIS}stream.partitions = 0"));
+        assert!(error.ends_with("docrow.toml: stream.partitions: 0 is not between 1 and 64"), "{error}");
+        assert!(
+            refused(&format!("{URIS}stream.batch_age = 'soon'"))
+                .contains("stream.batch_age: \"soon\" is no duration")
+        );
+        assert!(refused(&format!("{URIS}stream.order = 'x'")).contains("none of \"document\", \"commit\""));
+    }
+
+    #[test]
+    fn takes_values_from_the_environment() {
+        let config = load(&format!("{URIS}name = 'at-${{CARGO_PKG_NAME}}'")).unwrap();
+        assert_eq!(config.name, "at-docrow");
+        assert!(
+            refused(&format!("{URIS}name = '${{DOCROW_NO_SUCH}}'")).contains("DOCROW_NO_SUCH is not set")
+        );
+    }
+
+    /// G12: a URI may carry a password.
+    #[test]
+    fn never_shows_a_uri() {
+        let config =
+            load("source.uri = 'mongodb://u:hunter2@a'\ntarget.uri = 'postgres://u:hunter2@b'").unwrap();
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,161 @@
+//! Brings every collection to the phase where it can be copied: a mapping, tables, a start position, a chunk plan.
+//!
+//! The order of the writes makes a crash between any two of them harmless: the mapping and its tables come in one
+//! transaction, then the plan and the start position in one. A collection counts as planned only with the latter; until
+//! then it is prepared again, with the mapping that is stored.
+
+use std::sync::Arc;
+
+use indicatif::HumanCount;
+use mongodb::bson::{RawArrayBuf, RawDocument, RawDocumentBuf, cstr};
+
+use super::{
+    Collection, Pipeline,
+    mappings::Mappings,
+    phase::{Evidence, Phase},
+};
+use crate::{
+    change::{Namespace, Position},
+    error::{Error, Kind, Result},
+    mapping::Mapping,
+    sink::{
+        Session,
+        chunks::{self, StoredChunk},
+        ddl,
+        progress::{Partition, StoredPosition},
+        schemas,
+    },
+    source::{CHUNK_BYTES, Chunk, CollectionInfo},
+};
+
+impl Pipeline<'_> {
+    /// All collections with their mappings. Those that were new have got their tables and their plan.
+    pub(super) async fn prepare(
+        &self,
+        session: &mut Session,
+        found: &[CollectionInfo],
+    ) -> Result<Arc<[Collection]>> {
+        let stored = schemas::load(session, self.target.pipeline()).await?;
+        let mut mappings = Mappings::load(&stored, &self.config.mapping_dir)?;
+        let mut collections = Vec::with_capacity(found.len());
+        for info in found {
+            let spec = mappings.of(&self.source, &info.namespace).await?;
+            let mapping = Arc::new(Mapping::compile(&spec));
+            let record =
+                schemas::Mapping { collection: info.namespace.to_string(), version: 1, text: spec.to_toml() };
+            ddl::create_tables(session, &self.target, &record, mapping.tables()).await?;
+            collections.push(Collection { info: info.clone(), mapping });
+        }
+        let namespaces: Vec<Namespace> = collections.iter().map(|c| c.namespace().clone()).collect();
+        // One for all that are new: taking it asks every collection.
+        let mut start = None;
+        for collection in &collections {
+            if self.phase(session, collection).await? == Phase::New {
+                let taken = match start.take() {
+                    Some(taken) => taken,
+                    None => self.source.start_position(&namespaces).await?,
+                };
+                self.plan(session, collection, &taken).await?;
+                start = Some(taken);
+            }
+        }
+        Ok(collections.into())
+    }
+
+    /// Where a collection stands, by what PostgreSQL says.
+    async fn phase(&self, session: &Session, collection: &Collection) -> Result<Phase> {
+        let name = collection.namespace().to_string();
+        let plan = chunks::load(session, self.target.pipeline(), &name).await?;
+        let missing = ddl::keys_missing(session, self.target.schema(), collection.mapping.tables()).await?;
+        Ok(Phase::of(Evidence {
+            planned: !plan.is_empty(),
+            chunks_left: plan.iter().filter(|chunk| chunk.copied.is_none()).count(),
+            keys_missing: missing.len(),
+        }))
+    }
+
+    /// Cuts the collection into chunks, then stores them with the start position, which was taken before.
+    async fn plan(&self, session: &mut Session, collection: &Collection, start: &Position) -> Result<()> {
+        let namespace = collection.namespace();
+        let chunks = self.cut(collection).await?;
+        let stored: Vec<_> = (0..).zip(&chunks).map(|(number, chunk)| to_stored(number, chunk)).collect();
+        let name = namespace.to_string();
+        let positions = start_positions(&name, start, self.config.partitions);
+        chunks::store(session, self.target.pipeline(), &name, &stored, &positions).await?;
+        let documents = HumanCount(collection.info.documents);
+        tracing::info!("{name}: about {documents} documents to copy (chunks: {})", chunks.len());
+        Ok(())
+    }
+
+    /// The chunks of a collection: those that were cut before a crash, for on a large collection that takes long. Old
+    /// chunks are as good as new ones: they cover all keys there can be.
+    async fn cut(&self, collection: &Collection) -> Result<Vec<Chunk>> {
+        let namespace = collection.namespace();
+        if let Some(plan) = self.checkpoint.plan(namespace)? {
+            return decode(&plan);
+        }
+        let chunks = self.source.split(&collection.info, CHUNK_BYTES).await?;
+        self.checkpoint.save_plan(namespace, encode(&chunks).as_bytes())?;
+        Ok(chunks)
+    }
+}
+
+fn start_positions(collection: &str, start: &Position, partitions: u16) -> Vec<StoredPosition> {
+    let stored = |number| StoredPosition {
+        partition: Partition(number),
+        collection: collection.to_owned(),
+        position: start.clone(),
+    };
+    (0..partitions).map(stored).collect()
+}
+
+fn to_stored(number: u32, chunk: &Chunk) -> StoredChunk {
+    let bytes = |bound: &Option<RawDocumentBuf>| bound.as_ref().map(|bound| bound.as_bytes().to_vec());
+    StoredChunk { number, min: bytes(&chunk.min), max: bytes(&chunk.max), copied: None }
+}
+
+/// `{bounds: […]}`: where one chunk ends and the next begins.
+fn encode(chunks: &[Chunk]) -> RawDocumentBuf {
+    let mut bounds = RawArrayBuf::new();
+    for bound in chunks.iter().filter_map(|chunk| chunk.max.clone()) {
+        bounds.push(bound);
+    }
+    let mut plan = RawDocumentBuf::new();
+    plan.append(cstr!("bounds"), bounds);
+    plan
+}
+
+fn decode(plan: &[u8]) -> Result<Vec<Chunk>> {
+    let corrupt = |e: bson::error::Error| Error::caused(Kind::StateCorrupt, "read a stored chunk plan", e);
+    let plan = RawDocument::from_bytes(plan).map_err(corrupt)?;
+    let bounds = plan.get_array("bounds").map_err(corrupt)?;
+    let mut chunks = Vec::new();
+    let mut min: Option<Vec<u8>> = None;
+    for bound in bounds {
+        let bound = bound.map_err(corrupt)?;
+        let max = bound.as_document().map(|bound| bound.as_bytes().to_vec());
+        chunks.push(Chunk::from_bytes(min.as_deref(), max.as_deref())?);
+        min = max;
+    }
+    chunks.push(Chunk::from_bytes(min.as_deref(), None)?);
+    Ok(chunks)
+}
+
+#[cfg(test)]
+mod tests {
+    use mongodb::bson::rawdoc;
+
+    use super::*;
+
+    #[test]
+    fn a_plan_reads_back() {
+        let bound = |id: i32| Some(rawdoc! { "_id": id });
+        let chunks = vec![
+            Chunk { min: None, max: bound(1) },
+            Chunk { min: bound(1), max: bound(5) },
+            Chunk { min: bound(5), max: None },
+        ];
+        assert_eq!(decode(encode(&chunks).as_bytes()).unwrap(), chunks);
+        assert_eq!(decode(encode(&[Chunk::whole()]).as_bytes()).unwrap(), [Chunk::whole()]);
+    }
+}

@@ -1,0 +1,296 @@
+//! The snapshot: copies the chunks that are left, several at once, each in one transaction with its mark (G5).
+//!
+//! A chunk whose rows PostgreSQL refuses is copied again document by document, each behind a savepoint, so that only
+//! the documents that are refused become dead letters (G10).
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use indicatif::{HumanCount, ProgressBar};
+use mongodb::bson::{RawDocument, Timestamp};
+use tokio::task::JoinSet;
+
+use super::{Collection, Counts, Pipeline, dead_letter_of};
+use crate::{
+    change::CollectionId,
+    error::{Error, Kind, Result},
+    mapping::{Encoder, Framing, Rows},
+    sink::{
+        Session,
+        chunks::{self, Marker},
+        copy::{ChunkWriter, Copier},
+        ddl,
+        dead_letter::DeadLetter,
+    },
+    source::{Chunk, Source},
+};
+
+/// Rows are sent when a chunk's buffers hold this many bytes, however large its documents are (G11).
+const BUFFER_BYTES: usize = 8 << 20;
+
+/// A chunk to be copied.
+struct Work {
+    collection: CollectionId,
+    number: u32,
+    chunk: Chunk,
+    copying: Arc<Copying>,
+}
+
+/// How far the copying of a collection is.
+struct Copying {
+    name: String,
+    bar: ProgressBar,
+    chunks_left: AtomicUsize,
+    rows: AtomicU64,
+}
+
+impl Copying {
+    fn add(&self, copied: &Copied) {
+        self.bar.inc(copied.documents);
+        let rows = self.rows.fetch_add(copied.rows, Ordering::Relaxed) + copied.rows;
+        if self.chunks_left.fetch_sub(1, Ordering::Relaxed) == 1 {
+            tracing::info!("{}: copied, {} rows in {:.1?}", self.name, HumanCount(rows), self.bar.elapsed());
+            self.bar.finish_and_clear();
+        }
+    }
+}
+
+type Queue = Arc<Mutex<VecDeque<Work>>>;
+
+impl Pipeline<'_> {
+    /// Copies the chunks that are not marked as copied. One that is cut off is rolled back, and left.
+    pub(super) async fn copy(&self, session: &Session, collections: &Arc<[Collection]>) -> Result<()> {
+        let queue = self.chunks_left(session, collections).await?;
+        if queue.is_empty() {
+            return Ok(());
+        }
+        let copiers = self.config.parallelism.min(queue.len());
+        let after = self.source.operation_time().await?;
+        let queue = Arc::new(Mutex::new(queue));
+        let mut running = JoinSet::new();
+        for _ in 0..copiers {
+            let copier = Copier::new(self.target.connect().await?, &self.target);
+            let worker = ChunkWorker {
+                source: self.source.clone(),
+                collections: collections.clone(),
+                queue: queue.clone(),
+                after,
+                counts: self.counts.clone(),
+            };
+            running.spawn(worker.run(copier));
+        }
+        while let Some(ended) = running.join_next().await {
+            ended.map_err(|e| Error::caused(Kind::Bug, "copying broke off", e))??;
+        }
+        Ok(())
+    }
+
+    async fn chunks_left(&self, session: &Session, collections: &[Collection]) -> Result<VecDeque<Work>> {
+        let mut queue = VecDeque::new();
+        for (id, collection) in collections.iter().enumerate() {
+            let name = collection.namespace().to_string();
+            let plan = chunks::load(session, self.target.pipeline(), &name).await?;
+            if plan.iter().all(|chunk| chunk.copied.is_some()) {
+                continue;
+            }
+            let copied = plan.iter().filter_map(|chunk| chunk.copied).sum();
+            let left: Vec<_> = plan.iter().filter(|chunk| chunk.copied.is_none()).collect();
+            if left.len() < plan.len() {
+                tracing::info!("{name}: going on, {} of {} chunks are left", left.len(), plan.len());
+            }
+            let copying = Arc::new(Copying {
+                bar: self.reporter.bar(name.clone(), collection.info.documents, copied, "documents"),
+                chunks_left: AtomicUsize::new(left.len()),
+                rows: AtomicU64::new(0),
+                name,
+            });
+            for stored in left {
+                let chunk = Chunk::from_bytes(stored.min.as_deref(), stored.max.as_deref())?;
+                let (collection, copying) = (CollectionId(id), copying.clone());
+                queue.push_back(Work { collection, number: stored.number, chunk, copying });
+            }
+        }
+        Ok(queue)
+    }
+
+    /// Builds the primary keys that are missing, several at once.
+    pub(super) async fn build_keys(&self, session: &Session, collections: &[Collection]) -> Result<()> {
+        let schema = self.target.schema();
+        let mut tables = Vec::new();
+        for collection in collections {
+            tables.extend(ddl::keys_missing(session, schema, collection.mapping.tables()).await?);
+        }
+        if tables.is_empty() {
+            return Ok(());
+        }
+        let total = u64::try_from(tables.len()).unwrap_or(0);
+        let bar = self.reporter.bar("building keys".to_owned(), total, 0, "tables");
+        let tables: VecDeque<_> = tables.into_iter().cloned().collect();
+        let queue = Arc::new(Mutex::new(tables));
+        let mut running = JoinSet::new();
+        for _ in 0..self.config.parallelism {
+            let (queue, bar, target) = (queue.clone(), bar.clone(), self.target.clone());
+            let mut session = target.connect().await?;
+            running.spawn(async move {
+                while let Some(table) = next(&queue) {
+                    ddl::build_key(&mut session, target.schema(), &table).await?;
+                    bar.inc(1);
+                }
+                Ok::<_, Error>(())
+            });
+        }
+        while let Some(ended) = running.join_next().await {
+            ended.map_err(|e| Error::caused(Kind::Bug, "building keys broke off", e))??;
+        }
+        bar.finish_and_clear();
+        tracing::info!("primary keys built in {:.1?}", bar.elapsed());
+        Ok(())
+    }
+}
+
+fn next<T>(queue: &Mutex<VecDeque<T>>) -> Option<T> {
+    queue.lock().ok()?.pop_front()
+}
+
+/// Copies chunks until none is left.
+struct ChunkWorker {
+    source: Source,
+    collections: Arc<[Collection]>,
+    queue: Queue,
+    /// Nothing older than this is read.
+    after: Timestamp,
+    counts: Arc<Counts>,
+}
+
+/// One collection's encoder and buffers, reused from chunk to chunk.
+struct Lane {
+    name: String,
+    encoder: Encoder,
+    rows: Rows,
+}
+
+/// How a chunk's rows are sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// Many documents at a time.
+    Together,
+    /// Each document behind a savepoint.
+    OneByOne,
+}
+
+/// What a chunk held.
+#[derive(Default)]
+struct Copied {
+    documents: u64,
+    rows: u64,
+    letters: Vec<DeadLetter>,
+}
+
+impl ChunkWorker {
+    async fn run(self, mut copier: Copier) -> Result<()> {
+        let mut lanes = HashMap::new();
+        while let Some(work) = next(&self.queue) {
+            let Some(collection) = self.collections.get(work.collection.0) else { continue };
+            let lane = lanes.entry(work.collection).or_insert_with(|| Lane {
+                name: collection.namespace().to_string(),
+                encoder: Encoder::new(collection.mapping.clone(), Framing::Copy),
+                rows: Rows::new(collection.mapping.tables().len()),
+            });
+            self.copy(&work, collection, lane, &mut copier).await?;
+        }
+        Ok(())
+    }
+
+    async fn copy(
+        &self,
+        work: &Work,
+        collection: &Collection,
+        lane: &mut Lane,
+        copier: &mut Copier,
+    ) -> Result<()> {
+        let copied = match self.attempt(work, collection, lane, copier, Manner::Together).await {
+            Err(error) if error.kind() == Kind::TargetRefusedRows => {
+                tracing::warn!(
+                    "{}: chunk {} is copied document by document: {error}",
+                    lane.name,
+                    work.number
+                );
+                self.attempt(work, collection, lane, copier, Manner::OneByOne).await?
+            }
+            copied => copied?,
+        };
+        Counts::add(&self.counts.documents, copied.documents);
+        Counts::add(&self.counts.rows, copied.rows);
+        Counts::add(&self.counts.dead_letters, u64::try_from(copied.letters.len()).unwrap_or(0));
+        work.copying.add(&copied);
+        Ok(())
+    }
+
+    /// Copies a chunk in one transaction.
+    async fn attempt(
+        &self,
+        work: &Work,
+        collection: &Collection,
+        lane: &mut Lane,
+        copier: &mut Copier,
+        manner: Manner,
+    ) -> Result<Copied> {
+        let mut copied = Copied::default();
+        lane.rows.clear();
+        let mut reader = self.source.read_chunk(collection.namespace(), &work.chunk, self.after).await?;
+        let mut writer = copier.begin(work.collection, collection.mapping.tables()).await?;
+        while let Some(documents) = reader.next().await? {
+            for document in documents.iter()? {
+                let document = document?;
+                copied.documents += 1;
+                lane.encode(document, &mut copied)?;
+                if manner == Manner::OneByOne {
+                    lane.send_alone(document, &mut writer, &mut copied).await?;
+                } else if lane.rows.byte_len() >= BUFFER_BYTES {
+                    copied.rows += writer.write(&mut lane.rows).await?;
+                }
+            }
+        }
+        copied.rows += writer.write(&mut lane.rows).await?;
+        writer.dead_letters(&copied.letters).await?;
+        let marker = Marker { collection: &lane.name, number: work.number, documents: copied.documents };
+        writer.commit(marker).await?;
+        Ok(copied)
+    }
+}
+
+impl Lane {
+    fn encode(&mut self, document: &RawDocument, copied: &mut Copied) -> Result<()> {
+        if let Err(unfit) = self.encoder.encode(document, &mut self.rows) {
+            copied.letters.push(dead_letter_of(&self.name, document, &unfit.path, unfit.reason)?);
+        }
+        Ok(())
+    }
+
+    /// Sends the rows of one document, or makes it a dead letter.
+    async fn send_alone(
+        &mut self,
+        document: &RawDocument,
+        writer: &mut ChunkWriter<'_>,
+        copied: &mut Copied,
+    ) -> Result<()> {
+        writer.savepoint().await?;
+        match writer.write(&mut self.rows).await {
+            Ok(rows) => {
+                copied.rows += rows;
+                writer.release_savepoint().await
+            }
+            Err(error) if error.kind() == Kind::TargetRefusedRows => {
+                writer.rollback_to_savepoint().await?;
+                copied.letters.push(dead_letter_of(&self.name, document, "", &error.to_string())?);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}

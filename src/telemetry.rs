@@ -1,0 +1,164 @@
+//! What a person sees while docrow works: log lines on standard error, and on a terminal a progress bar per collection.
+//!
+//! Both go through one [`Reporter`], so that a log line never tears a bar. Where there is no terminal, the bars are
+//! hidden and [`Reporter::narrate`] says the same in plain lines. Nothing here sees a document's values (G12).
+
+use std::{
+    fmt,
+    io::{self, IsTerminal, Write},
+    time::Duration,
+};
+
+use clap::ValueEnum;
+use indicatif::{
+    HumanCount, HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle,
+};
+use tracing::Level;
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry, filter::filter_fn, fmt::MakeWriter, layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How often [`Reporter::narrate`] speaks.
+const NARRATION: Duration = Duration::from_secs(5);
+
+/// Shows progress. Cheap to clone; all clones share one screen.
+#[derive(Clone, Debug)]
+pub struct Reporter {
+    screen: MultiProgress,
+    bars: std::sync::Arc<std::sync::Mutex<Vec<ProgressBar>>>,
+}
+
+impl Reporter {
+    /// Bars on standard error if it is a terminal, and nothing otherwise.
+    pub fn new() -> Self {
+        let screen = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+        Self { screen, bars: std::sync::Arc::default() }
+    }
+
+    /// A bar for `total` things, of which `done` are done already.
+    pub fn bar(&self, label: String, total: u64, done: u64, unit: &str) -> ProgressBar {
+        let template = format!(
+            "{{msg:24}} {{bar:30.cyan/blue}} {{human_pos}} of {{human_len}} {unit}, {{rate}}, {{eta}} left"
+        );
+        let bar = ProgressBar::new(total.max(done)).with_message(label).with_position(done);
+        bar.reset_eta();
+        self.show(bar, &template)
+    }
+
+    /// A line that counts without an end.
+    pub fn counter(&self, label: String) -> ProgressBar {
+        let template = "{spinner:.cyan} {msg}: {human_pos}, {rate}, for {elapsed}";
+        let bar = self.show(ProgressBar::new_spinner().with_message(label), template);
+        bar.enable_steady_tick(Duration::from_millis(200));
+        bar
+    }
+
+    fn show(&self, bar: ProgressBar, template: &str) -> ProgressBar {
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
+            let _ = write!(out, "{}/s", HumanCount(rounded(state.per_sec())));
+        });
+        let bar = self.screen.add(bar.with_style(style));
+        bar.tick();
+        if let Ok(mut bars) = self.bars.lock() {
+            bars.retain(|bar| !bar.is_finished());
+            bars.push(bar.clone());
+        }
+        bar
+    }
+
+    /// Takes every bar off the screen: what they counted is over, or begins anew.
+    pub fn clear(&self) {
+        let bars = self.bars.lock().map(|mut bars| std::mem::take(&mut *bars)).unwrap_or_default();
+        bars.iter().for_each(ProgressBar::finish_and_clear);
+    }
+
+    /// Says in plain log lines how far every bar is, when there is no terminal to draw on. Never ends.
+    pub async fn narrate(&self) {
+        let mut said = 0;
+        loop {
+            tokio::time::sleep(NARRATION).await;
+            if !self.screen.is_hidden() {
+                continue;
+            }
+            let bars = self.bars.lock().map(|bars| bars.clone()).unwrap_or_default();
+            let sum: u64 = bars.iter().map(ProgressBar::position).sum();
+            if sum != said {
+                said = sum;
+                bars.iter().filter(|bar| !bar.is_finished()).for_each(tell);
+            }
+        }
+    }
+
+    /// Starts logging. Errors are ignored: a second call in one process changes nothing.
+    pub fn start_logging(&self, format: LogFormat) {
+        let lines = tracing_subscriber::fmt::layer().with_writer(self.clone()).with_target(false);
+        match format {
+            LogFormat::Text => install(lines.with_ansi(io::stderr().is_terminal())),
+            LogFormat::Json => install(lines.json().flatten_event(true)),
+        }
+    }
+}
+
+impl Default for Reporter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn tell(bar: &ProgressBar) {
+    let (done, rate) = (HumanCount(bar.position()), HumanCount(rounded(bar.per_sec())));
+    match bar.length() {
+        Some(total) if total > 0 => tracing::info!(
+            "{}: {done} of {}, {rate}/s, {} left",
+            bar.message(),
+            HumanCount(total),
+            HumanDuration(bar.eta())
+        ),
+        _ => tracing::info!("{}: {done}, {rate}/s", bar.message()),
+    }
+}
+
+/// A rate for display: the saturating conversion is wanted.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn rounded(rate: f64) -> u64 {
+    rate.round() as u64
+}
+
+fn install(layer: impl Layer<Registry> + Send + Sync) {
+    // tokio-postgres writes parameter values at debug; that must not be switched on by accident.
+    let quiet =
+        filter_fn(|meta| !meta.target().starts_with("tokio_postgres") || *meta.level() <= Level::INFO);
+    let wanted = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,docrow=info"));
+    let _ = tracing_subscriber::registry().with(layer.with_filter(quiet)).with(wanted).try_init();
+}
+
+/// Log lines are written while the bars are off the screen.
+impl<'a> MakeWriter<'a> for Reporter {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+impl Write for Reporter {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.screen.suspend(|| io::stderr().write_all(line)).map(|()| line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}

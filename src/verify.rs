@@ -1,0 +1,306 @@
+//! The proof: compares every document of every included collection with its rows, in full.
+//!
+//! For each document it is computed anew which rows the mapping in force makes of it; they are compared with those in
+//! the tables column by column, by the bytes in which PostgreSQL sends them (`jsonb` by its content). Then every table is searched for rows that belong to no document. A document with a dead
+//! letter has no rows.
+//!
+//! Both sides are read while they live. What is written during the comparison may show as a difference: compare when the
+//! pipeline has caught up and writes are few, or compare again.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+};
+
+use bytes::BytesMut;
+use mongodb::bson::RawDocument;
+use tokio_postgres::Row;
+
+use crate::{
+    change::Namespace,
+    config::Config,
+    error::{Error, Result},
+    key,
+    mapping::{Encoder, Framing, Mapping, Rows, Scalar, Table, TableRows, Tuple, same_value},
+    schema::MappingSpec,
+    shutdown::Shutdown,
+    sink::{
+        Keys, Session, Target, dead_letter,
+        read::{self, Reader},
+        schemas,
+    },
+    source::{Chunk, CollectionInfo, Source},
+    telemetry::Reporter,
+};
+
+/// Documents that are compared at a time, and about how many bytes of rows they may make.
+const BATCH_DOCUMENTS: usize = 500;
+const BATCH_BYTES: usize = 8 << 20;
+/// Differences that are kept for the report; further ones are counted.
+const KEPT: usize = 1_000;
+
+/// What the comparison of a collection found.
+#[derive(Clone, Debug)]
+pub struct Compared {
+    /// The collection.
+    pub namespace: Namespace,
+    /// Documents read.
+    pub documents: u64,
+    /// Rows found, in all tables.
+    pub rows: u64,
+    /// Documents that are dead letters.
+    pub dead_letters: u64,
+    /// How many differences there are.
+    pub different: u64,
+    /// The first thousand of them.
+    pub differences: Vec<Difference>,
+}
+
+/// One difference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The table.
+    pub table: String,
+    /// The key of the document, as the table's first column shows it.
+    pub key: String,
+    /// What is different.
+    pub what: What,
+}
+
+/// What can be different.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// The document should have a row that is not there.
+    MissingRow,
+    /// There is a row that the document should not have.
+    ExtraRow,
+    /// There are rows of a document that does not exist.
+    NoDocument,
+    /// A row has another value in this column.
+    Column(String),
+    /// The document can't have rows, and has no dead letter.
+    NoDeadLetter,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { table, key, what } = self;
+        match what {
+            What::MissingRow => write!(f, "{table}, key {key}: a row is missing"),
+            What::ExtraRow => write!(f, "{table}, key {key}: a row too many"),
+            What::NoDocument => write!(f, "{table}, key {key}: no such document"),
+            What::Column(column) => write!(f, "{table}, key {key}: column {column} differs"),
+            What::NoDeadLetter => write!(f, "{table}, key {key}: can't have rows, and is no dead letter"),
+        }
+    }
+}
+
+/// Compares the included collections. Errors: a server is away or refuses; a collection has never been copied by this
+/// pipeline. Ends early, with what it has compared so far, when it is told to stop.
+pub async fn run(config: &Config, reporter: &Reporter, shutdown: &Shutdown) -> Result<Vec<Compared>> {
+    let source = Source::connect(config.source.expose()).await?;
+    let found = source.collections(&config.include, &config.exclude).await?;
+    let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
+    let session = target.connect().await?;
+    let mappings = mappings(&session, &target, &found).await?;
+    let dead = dead_letter::keys(&session, target.pipeline()).await?;
+    let mut reader = Reader::new(session, &target);
+    let mut compared = Vec::with_capacity(found.len());
+    for (info, mapping) in found.iter().zip(mappings) {
+        let name = info.namespace.to_string();
+        let dead = dead.iter().filter(|dead| dead.collection == name).map(|dead| dead.key.clone()).collect();
+        let mut comparison = Comparison::new(info, mapping, dead, &mut reader);
+        let bar = reporter.bar(format!("verifying {name}"), info.documents, 0, "documents");
+        comparison.run(&source, |documents| bar.inc(documents), shutdown).await?;
+        bar.finish_and_clear();
+        compared.push(comparison.compared);
+        if shutdown.is_requested() {
+            break;
+        }
+    }
+    Ok(compared)
+}
+
+/// The mapping in force of each collection.
+async fn mappings(session: &Session, target: &Target, found: &[CollectionInfo]) -> Result<Vec<Arc<Mapping>>> {
+    let pipeline = target.pipeline();
+    let stored = schemas::load(session, pipeline).await?;
+    let of = |info: &CollectionInfo| {
+        let name = info.namespace.to_string();
+        let mapping = stored.iter().find(|mapping| mapping.collection == name).ok_or_else(|| {
+            let advice = "copy it with docrow run or backfill, or name the collections by --include";
+            Error::usage(format!("{name} has not been copied by pipeline {pipeline}: {advice}"))
+        })?;
+        MappingSpec::parse(&mapping.text, "docrow.schemas").map(|spec| Arc::new(Mapping::compile(&spec)))
+    };
+    found.iter().map(of).collect()
+}
+
+/// The comparison of one collection.
+struct Comparison<'a> {
+    mapping: Arc<Mapping>,
+    encoder: Encoder,
+    reader: &'a mut Reader,
+    /// The keys of its dead letters.
+    dead: HashSet<String>,
+    /// The rows that there should be of the documents in `keys`.
+    expected: Rows,
+    keys: Keys,
+    key: BytesMut,
+    compared: Compared,
+}
+
+impl<'a> Comparison<'a> {
+    fn new(
+        info: &CollectionInfo,
+        mapping: Arc<Mapping>,
+        dead: HashSet<String>,
+        reader: &'a mut Reader,
+    ) -> Self {
+        let compared = Compared {
+            namespace: info.namespace.clone(),
+            documents: 0,
+            rows: 0,
+            dead_letters: 0,
+            different: 0,
+            differences: Vec::new(),
+        };
+        let encoder = Encoder::new(mapping.clone(), Framing::Copy);
+        let expected = Rows::new(mapping.tables().len());
+        Self {
+            mapping,
+            encoder,
+            reader,
+            dead,
+            expected,
+            keys: Keys::default(),
+            key: BytesMut::new(),
+            compared,
+        }
+    }
+
+    async fn run(&mut self, source: &Source, progress: impl Fn(u64), shutdown: &Shutdown) -> Result<()> {
+        let mapping = self.mapping.clone();
+        let [root, ..] = mapping.tables() else { return Ok(()) };
+        self.reader.forget_seen(root).await?;
+        let now = source.operation_time().await?;
+        let mut documents = source.read_chunk(&self.compared.namespace, &Chunk::whole(), now).await?;
+        while let Some(batch) = documents.next().await? {
+            for document in batch.iter()? {
+                self.expect(document?)?;
+                progress(1);
+                if self.keys.count >= BATCH_DOCUMENTS || self.expected.byte_len() >= BATCH_BYTES {
+                    self.compare().await?;
+                }
+            }
+            if shutdown.is_requested() {
+                return Ok(());
+            }
+        }
+        self.compare().await?;
+        for table in mapping.tables() {
+            let limit = u32::try_from(KEPT).unwrap_or(u32::MAX);
+            for key in self.reader.unseen(table, limit).await?.iter() {
+                self.compared.add(table, key, What::NoDocument);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the rows that there should be of a document.
+    fn expect(&mut self, document: &RawDocument) -> Result<()> {
+        self.compared.documents += 1;
+        let id = key::id_of(document)?;
+        self.key.clear();
+        let has_key = self.encoder.encode_key(id, &mut self.key).is_ok();
+        if has_key {
+            self.keys.push(&self.key);
+        }
+        let is_dead = !self.dead.is_empty() && self.dead.contains(&key::id_text(document)?);
+        if is_dead {
+            self.compared.dead_letters += 1;
+        } else if self.encoder.encode(document, &mut self.expected).is_err() {
+            let key = if has_key { self.key.to_vec() } else { key::id_text(document)?.into_bytes() };
+            if let Some(root) = self.mapping.tables().first() {
+                self.compared.add(root, &key, What::NoDeadLetter);
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares the rows of the documents in `keys`, and forgets them.
+    async fn compare(&mut self) -> Result<()> {
+        let mapping = self.mapping.clone();
+        for (table, expected) in mapping.tables().iter().zip(&self.expected.tables) {
+            let found = self.reader.rows(table, &self.keys).await?;
+            self.compared.compare(table, expected, &found)?;
+        }
+        self.reader.see(&self.keys).await?;
+        self.keys.clear();
+        self.expected.clear();
+        Ok(())
+    }
+}
+
+impl Compared {
+    fn compare(&mut self, table: &Table, expected: &TableRows, found: &[Row]) -> Result<()> {
+        let mut missing: HashMap<Vec<u8>, Tuple<'_>> = HashMap::with_capacity(expected.count);
+        for tuple in expected.tuples() {
+            missing.insert(primary_key(tuple.columns(), table), tuple);
+        }
+        for row in found {
+            self.rows += 1;
+            let values = (0..table.columns.len()).map(|column| read::value(row, column));
+            let values = values.collect::<Result<Vec<_>>>()?;
+            let key = values.first().copied().flatten().unwrap_or_default();
+            let Some(tuple) = missing.remove(&primary_key(values.iter().copied(), table)) else {
+                self.add(table, key, What::ExtraRow);
+                continue;
+            };
+            for ((column, wanted), is) in table.columns.iter().zip(tuple.columns()).zip(&values) {
+                if !same_value(column.ty, wanted, *is) {
+                    self.add(table, key, What::Column(column.name.clone()));
+                }
+            }
+        }
+        for tuple in missing.values() {
+            let key = tuple.columns().next().flatten().unwrap_or_default();
+            self.add(table, key, What::MissingRow);
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, table: &Table, key: &[u8], what: What) {
+        self.different += 1;
+        if self.differences.len() < KEPT {
+            let ty = table.columns.first().map(|column| column.ty.scalar);
+            self.differences.push(Difference { table: table.name.clone(), key: shown(key, ty), what });
+        }
+    }
+}
+
+/// The leading columns of a row in one piece.
+fn primary_key<'a>(columns: impl Iterator<Item = Option<&'a [u8]>>, table: &Table) -> Vec<u8> {
+    let mut key = Vec::new();
+    for column in columns.take(table.key_columns).map(Option::unwrap_or_default) {
+        key.extend_from_slice(&column.len().to_be_bytes());
+        key.extend_from_slice(column);
+    }
+    key
+}
+
+/// A key for a person to read.
+fn shown(key: &[u8], ty: Option<Scalar>) -> String {
+    let hex = || key.iter().map(|byte| format!("{byte:02x}")).collect();
+    match ty {
+        Some(Scalar::Bigint) => {
+            key.try_into().map_or_else(|_| hex(), |bytes| i64::from_be_bytes(bytes).to_string())
+        }
+        Some(Scalar::Integer) => {
+            key.try_into().map_or_else(|_| hex(), |bytes| i32::from_be_bytes(bytes).to_string())
+        }
+        Some(Scalar::Text) | None => String::from_utf8_lossy(key).into_owned(),
+        Some(_) => hex(),
+    }
+}
