@@ -1,0 +1,42 @@
+# What people do with docrow's source. `make demo` and `make test` work on a bare Debian or Ubuntu with a Rust toolchain.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+# Outside the clone, so that a fresh one needs not compile RocksDB again.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/docrow/target
+
+.PHONY: setup demo test bench lint release audit
+
+setup:
+	@.ci/setup
+	@[ -e "$(CARGO_TARGET_DIR)/release/deps" ] || \
+	    echo "The first build compiles RocksDB: about 12 minutes on 2 cores. Later ones take seconds."
+
+demo: setup
+	@cargo build --release
+	@"$(CARGO_TARGET_DIR)/release/docrow" demo
+
+# Cargo says a result for each binary; the last line here is their sum.
+test: setup
+	@cargo test --release --no-fail-fast 2>&1 | awk '{ print; fflush() } \
+	    /^test result:/ { passed += $$4; failed += $$6 } \
+	    END { printf "%d passed, %d failed\n", passed, failed; exit passed == 0 }'
+
+bench: setup
+	@cargo bench --bench backfill
+
+lint: setup
+	@cargo fmt --check
+	@cargo clippy --release --all-targets -- -D warnings
+
+release: setup
+	@cargo build --release
+	@mkdir -p dist
+	@strip -o dist/docrow "$(CARGO_TARGET_DIR)/release/docrow"
+	@echo "dist/docrow: $$(( $$(stat -c %s dist/docrow) / 1048576 )) MiB"
+
+# Licences, sources and known vulnerabilities of the dependencies; needs `cargo install cargo-deny`, and for the last of
+# them the internet. Not part of `lint`, because to compile cargo-deny takes longer than to compile docrow.
+audit:
+	@cargo deny check

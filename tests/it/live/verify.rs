@@ -1,0 +1,82 @@
+//! `docrow verify`: what differs is found, and named.
+
+use mongodb::bson::{Bson, doc};
+
+use crate::support::{Home, Place};
+
+/// The proof is only worth as much as what it would find. Every planted difference is found, with table, key and column.
+#[tokio::test]
+async fn planted_differences_are_found() {
+    let place = Place::shared("verify").await;
+    let orders = place.collection("orders");
+    // Of two types, so that every fifth value is in `_extra`.
+    let order = |id: i32| {
+        let note = if id % 5 == 0 { doc! { "is": 1 }.into() } else { Bson::from("plain") };
+        doc! { "_id": id, "total": 1.5, "note": note, "lines": [{ "item": "pen" }, { "item": "ink" }] }
+    };
+    orders.insert_many((0..1200).map(order)).await.unwrap();
+    place.collection("others").insert_one(doc! { "_id": 1 }).await.unwrap();
+    let home = Home::new(&place);
+    home.backfill().await;
+    let equal = place.assert_same(&home).await;
+    assert!(equal.out.contains("1,200") && !equal.out.contains("difference"), "{}", equal.out);
+
+    let orders = format!("{}.orders", place.name);
+    for (plant, found) in [
+        ("UPDATE orders SET total = total + 0.25 WHERE _id = 7", "orders, key 7: column total differs"),
+        ("UPDATE orders SET total = NULL WHERE _id = 7", "orders, key 7: column total differs"),
+        (
+            "UPDATE orders_lines SET item = 'Pen' WHERE _id = 8 AND _ord = 0",
+            "orders_lines, key 8: column item differs",
+        ),
+        (
+            "DELETE FROM orders_lines WHERE _id = 1199 AND _ord = 1",
+            "orders_lines, key 1199: a row is missing",
+        ),
+        ("INSERT INTO orders_lines VALUES (9, 2, 'more')", "orders_lines, key 9: a row too many"),
+        ("INSERT INTO orders_lines VALUES (7777, 0, 'orphan')", "orders_lines, key 7777: no such document"),
+        ("INSERT INTO orders (_id) VALUES (8888)", "orders, key 8888: no such document"),
+        ("DELETE FROM orders WHERE _id = 600", "orders, key 600: a row is missing"),
+        (
+            "UPDATE orders SET _extra = jsonb_set(_extra, '{more}', '1') WHERE _id = 10",
+            "orders, key 10: column _extra differs",
+        ),
+        ("UPDATE orders SET _extra = NULL WHERE _id = 15", "orders, key 15: column _extra differs"),
+    ] {
+        let session = place.postgres().await;
+        let save = "CREATE TABLE a AS TABLE orders; CREATE TABLE b AS TABLE orders_lines";
+        session.batch_execute(save).await.unwrap();
+        assert_eq!(session.execute(plant, &[]).await.unwrap(), 1, "{plant}");
+        let ended = home.finish(&["verify"]).await.with_code(1).quiet();
+        let lines: Vec<&str> = ended.out.lines().map(str::trim).collect();
+        assert!(lines.contains(&found), "{plant}: {}", ended.out);
+        assert!(
+            lines.iter().any(|line| line.starts_with(&orders) && line.ends_with("1 difference")),
+            "{}",
+            ended.out
+        );
+        let restore = "TRUNCATE orders, orders_lines; INSERT INTO orders TABLE a; INSERT INTO orders_lines TABLE b; \
+            DROP TABLE a, b";
+        session.batch_execute(restore).await.unwrap();
+    }
+    place.assert_same(&home).await;
+
+    // Many: all are counted, some are shown.
+    place.postgres().await.batch_execute("DELETE FROM orders_lines").await.unwrap();
+    let ended = home.finish(&["verify", "--limit", "3"]).await.with_code(1).quiet();
+    assert!(ended.out.contains("2,400 differences") && ended.out.contains("and 2,397 more"), "{}", ended.out);
+}
+
+/// What was never copied can't be compared, and the message says so.
+#[tokio::test]
+async fn what_was_never_copied_is_a_usage_error() {
+    let place = Place::shared("verify_nothing").await;
+    place.collection("orders").insert_one(doc! { "_id": 1 }).await.unwrap();
+    let home = Home::new(&place);
+    let ended = home.finish(&["verify"]).await.with_code(2);
+    assert!(ended.error().contains("copy it with docrow run or backfill"), "{}", ended.log);
+    home.backfill().await;
+    place.collection("later").insert_one(doc! { "_id": 1 }).await.unwrap();
+    let ended = home.finish(&["verify"]).await.with_code(2);
+    assert!(ended.error().contains(&format!("{}.later has not been copied", place.name)), "{}", ended.log);
+}

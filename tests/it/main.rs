@@ -1,0 +1,22 @@
+//! One integration binary, so that all its tests share two servers.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "a test may fail loudly"
+)]
+
+mod bad_input;
+mod compare;
+mod crash;
+mod demo;
+mod live;
+mod servers;
+mod support;
+mod tidy;

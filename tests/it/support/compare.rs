@@ -1,0 +1,341 @@
+//! The independent judge: puts every document together again from its rows and compares it with MongoDB's.
+//!
+//! It shares no code with docrow, and knows of a mapping only what its file says. A document is taken apart into leaves
+//! (`messages.0.subject` is "…"; null, `[]` and `{}` are leaves too), once as MongoDB has it and once as columns and
+//! `_extra` tell it. Numbers are compared by value, an ObjectId in a text column by its digits. Column types that no
+//! workload has are refused.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use mongodb::bson::{Bson, DateTime, Document, doc, oid::ObjectId};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::Place;
+
+/// Documents compared at a time.
+const BATCH: usize = 2000;
+
+/// What a mapping file says.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Mapping {
+    collection: String,
+    extra: String,
+    key: Key,
+    #[serde(flatten)]
+    root: Table,
+    #[serde(default)]
+    tables: Vec<Table>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Key {
+    column: String,
+    #[serde(rename = "type")]
+    ty: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Table {
+    table: String,
+    #[serde(default)]
+    path: String,
+    #[serde(default)]
+    parent: String,
+    #[serde(default)]
+    ordinals: Vec<String>,
+    #[serde(default)]
+    columns: BTreeMap<String, Column>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Column {
+    path: String,
+    #[serde(rename = "type")]
+    ty: String,
+}
+
+impl Mapping {
+    /// Reads a mapping file.
+    pub(crate) fn read(text: &str) -> Self {
+        toml::from_str(text).unwrap()
+    }
+
+    /// The mappings in force in `place`.
+    pub(crate) async fn in_force(place: &Place) -> Vec<Self> {
+        let question =
+            "SELECT DISTINCT ON (collection) mapping FROM docrow.schemas ORDER BY collection, version DESC";
+        let rows = place.postgres().await.query(question, &[]).await.unwrap();
+        rows.iter().map(|row| Self::read(row.get(0))).collect()
+    }
+
+    fn tables(&self) -> impl Iterator<Item = &Table> {
+        std::iter::once(&self.root).chain(&self.tables)
+    }
+
+    fn key_column<'a>(&'a self, table: &'a Table) -> &'a str {
+        if table.parent.is_empty() { &self.key.column } else { &table.parent }
+    }
+}
+
+impl Table {
+    /// Key and row, the row as JSON, of all rows with one of the keys. Floating-point numbers come as text, because
+    /// JSON parsers are known to round them.
+    fn question(&self, key: &str, key_type: &str) -> String {
+        let doubles = self.columns.iter().filter_map(|(name, column)| {
+            let array = column.ty.strip_prefix("double precision")?;
+            Some(format!("'{}', {}::text{array}", name.replace('\'', "''"), quote(name)))
+        });
+        let doubles: Vec<_> = doubles.collect();
+        format!(
+            "SELECT {key}::text, (to_jsonb(t) || jsonb_build_object({doubles}))::text FROM {table} t \
+             WHERE {key} = ANY($1::text[]::{key_type}[])",
+            key = quote(key),
+            doubles = doubles.join(", "),
+            table = quote(&self.table),
+        )
+    }
+}
+
+/// How many documents the collection has, and everything in which its tables differ from it.
+pub(crate) async fn compare(place: &Place, mapping: &Mapping) -> (usize, Vec<String>) {
+    let postgres = place.postgres().await;
+    let (database, collection) = mapping.collection.split_once('.').unwrap();
+    let collection = place.client.database(database).collection::<Document>(collection);
+    let mut differences = Vec::new();
+    let mut with_rows = HashSet::new();
+    let mut rows_read = vec![0; mapping.tables.len() + 1];
+
+    let question = format!("SELECT {}::text FROM {}", quote(&mapping.key.column), quote(&mapping.root.table));
+    let keys: Vec<String> =
+        postgres.query(&question, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    for keys in keys.chunks(BATCH) {
+        let mut rows: HashMap<String, Rebuilt> = HashMap::new();
+        for (table, read) in mapping.tables().zip(&mut rows_read) {
+            let question = table.question(mapping.key_column(table), &mapping.key.ty);
+            for row in postgres.query(&question, &[&keys]).await.unwrap() {
+                let json = serde_json::from_str(row.get(1)).unwrap();
+                rows.entry(row.get(0)).or_default().add(mapping, table, &json);
+                *read += 1;
+            }
+        }
+        let mut rebuilt: HashMap<String, (String, Rebuilt)> = HashMap::new();
+        for (key, rows) in rows {
+            rebuilt.insert(identity(&id_of(mapping, &key)), (key, rows));
+        }
+        let ids: Vec<_> = keys.iter().map(|key| id_of(mapping, key)).collect();
+        let mut documents = collection.find(doc! { "_id": { "$in": ids } }).await.unwrap();
+        while documents.advance().await.unwrap() {
+            let mut document = documents.deserialize_current().unwrap();
+            let id = document.remove("_id").unwrap();
+            if let Some((key, rows)) = rebuilt.remove(&identity(&id)) {
+                let told = rows.id.clone().unwrap_or_else(|| id_of(mapping, &key));
+                if exact(&told) != exact(&id) {
+                    differences.push(format!("document {key}: _id is {told:?}, not {id:?}"));
+                }
+                rows.differences(document, |what| differences.push(format!("document {key}: {what}")));
+            }
+            with_rows.insert(identity(&id));
+        }
+        differences.extend(rebuilt.values().map(|(key, _)| format!("rows without a document: {key}")));
+    }
+
+    for (table, read) in mapping.tables().zip(rows_read) {
+        let count = format!("SELECT count(*) FROM {}", quote(&table.table));
+        let count: i64 = postgres.query_one(&count, &[]).await.unwrap().get(0);
+        if count != read {
+            differences.push(format!("{}: {} rows too many", table.table, count - read));
+        }
+    }
+    let mut documents = 0;
+    let mut ids = collection.find(doc! {}).projection(doc! { "_id": 1 }).await.unwrap();
+    while ids.advance().await.unwrap() {
+        documents += 1;
+        let id = identity(ids.deserialize_current().unwrap().get("_id").unwrap());
+        if !with_rows.contains(&id) {
+            differences.push(format!("document without rows: {id}"));
+        }
+    }
+    (documents, differences)
+}
+
+/// A document as its rows tell it.
+#[derive(Default)]
+struct Rebuilt {
+    /// The `_id`, where the key column does not tell it exactly.
+    id: Option<Bson>,
+    leaves: BTreeMap<String, String>,
+    /// Objects that have a row: they are at least `{}`.
+    objects: BTreeSet<String>,
+    doubts: Vec<String>,
+}
+
+impl Rebuilt {
+    fn add(&mut self, mapping: &Mapping, table: &Table, row: &Value) {
+        let mut base = table.path.clone();
+        for ordinal in &table.ordinals {
+            base = base.replacen("[]", &format!(".{}", row[ordinal].as_i64().unwrap()), 1);
+        }
+        for (name, column) in &table.columns {
+            let path = join(&base, &column.path);
+            let value = if column.ty == "jsonb" {
+                from_extended(&row[name])
+            } else {
+                from_column(&column.ty, &row[name])
+            };
+            if !row[name].is_null() {
+                flatten(&path, &value, &mut |path, leaf| self.say(path, leaf));
+            }
+        }
+        if let Some(extra) = row.get(&mapping.extra).and_then(Value::as_object) {
+            for (path, value) in extra {
+                let value = from_extended(value);
+                if path == "_id" {
+                    self.id = Some(value);
+                } else {
+                    flatten(path, &value, &mut |path, leaf| self.say(path, leaf));
+                }
+            }
+        }
+        if !self.objects.insert(base.clone()) {
+            self.doubts.push(format!("{}: the same row twice", table.table));
+        }
+    }
+
+    /// A column and `_extra` may both tell a value, but not different ones.
+    fn say(&mut self, path: String, leaf: String) {
+        if self.leaves.get(&path).is_some_and(|said| *said != leaf) {
+            self.doubts.push(format!("{path} is told twice, differently"));
+        }
+        self.leaves.insert(path, leaf);
+    }
+
+    fn differences(mut self, document: Document, mut tell: impl FnMut(String)) {
+        self.objects.remove("");
+        for object in self.objects {
+            let inside = self.leaves.range(object.clone()..).next();
+            if inside.is_none_or(|(path, _)| *path != object && !path.starts_with(&format!("{object}."))) {
+                self.leaves.insert(object, "{}".to_owned());
+            }
+        }
+        self.doubts.into_iter().for_each(&mut tell);
+        for (name, value) in document {
+            flatten(&escape(&name), &value, &mut |path, expected| match self.leaves.remove(&path) {
+                None => tell(format!("{path} is lost: {expected}")),
+                Some(found) if found != expected => tell(format!("{path} is {found}, not {expected}")),
+                Some(_) => {}
+            });
+        }
+        self.leaves.into_iter().for_each(|(path, found)| tell(format!("{path} is too much: {found}")));
+    }
+}
+
+/// Takes a value apart.
+fn flatten(path: &str, value: &Bson, say: &mut impl FnMut(String, String)) {
+    match value {
+        Bson::Document(fields) if !fields.is_empty() => {
+            fields.iter().for_each(|(name, value)| flatten(&join(path, &escape(name)), value, say));
+        }
+        Bson::Array(elements) if !elements.is_empty() => {
+            elements.iter().enumerate().for_each(|(i, value)| flatten(&format!("{path}.{i}"), value, say));
+        }
+        _ => say(path.to_owned(), leaf(value)),
+    }
+}
+
+/// A value as text, equal for values that MongoDB takes for equal.
+fn leaf(value: &Bson) -> String {
+    match value {
+        Bson::Int32(value) => value.to_string(),
+        Bson::Int64(value) => value.to_string(),
+        Bson::Double(value) if value.fract() == 0.0 => format!("{:.0}", value + 0.0),
+        Bson::Double(value) => format!("{value:?}"),
+        Bson::Decimal128(value) => value.to_string(),
+        Bson::String(value) => format!("{value:?}"),
+        Bson::ObjectId(value) => format!("{:?}", value.to_hex()),
+        Bson::DateTime(value) => format!("at {}", value.timestamp_millis()),
+        Bson::Array(elements) if elements.is_empty() => "[]".to_owned(),
+        Bson::Document(fields) if fields.is_empty() => "{}".to_owned(),
+        other => format!("{other:?}"),
+    }
+}
+
+/// An `_id` as text, the same for those, and only those, that MongoDB takes for one.
+fn identity(id: &Bson) -> String {
+    match id {
+        Bson::Int32(value) => scientific(&value.to_string()),
+        Bson::Int64(value) => scientific(&value.to_string()),
+        // All the digits that a double can have.
+        Bson::Double(value) => scientific(&format!("{value:.1074}")),
+        Bson::Decimal128(value) => scientific(&value.to_string().replace("Infinity", "inf")),
+        Bson::String(value) | Bson::Symbol(value) => format!("{value:?}"),
+        other => format!("{other:?}"),
+    }
+}
+
+/// A number in its one shortest form, `-25e-1`.
+fn scientific(number: &str) -> String {
+    let (mantissa, exponent) = number.split_once('E').unwrap_or((number, "0"));
+    let (sign, mantissa) = mantissa.strip_prefix('-').map_or(("", mantissa), |rest| ("-", rest));
+    if !mantissa.starts_with(|c: char| c.is_ascii_digit()) {
+        return number.to_owned();
+    }
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = format!("{whole}{fraction}");
+    let short = digits.trim_end_matches('0');
+    let exponent =
+        exponent.parse::<i64>().unwrap() + (digits.len() - short.len()) as i64 - fraction.len() as i64;
+    let short = short.trim_start_matches('0');
+    if short.is_empty() { "0".to_owned() } else { format!("{sign}{short}e{exponent}") }
+}
+
+/// An `_id` with its type; of integers the width is not kept.
+fn exact(id: &Bson) -> String {
+    match id {
+        Bson::Int32(value) => format!("{:?}", Bson::Int64((*value).into())),
+        other => format!("{other:?}"),
+    }
+}
+
+fn from_column(ty: &str, value: &Value) -> Bson {
+    if let (Some(ty), Value::Array(elements)) = (ty.strip_suffix("[]"), value) {
+        return Bson::Array(elements.iter().map(|element| from_column(ty, element)).collect());
+    }
+    match (ty, value) {
+        (_, Value::Null) => Bson::Null,
+        ("bigint" | "integer", Value::Number(value)) => Bson::Int64(value.as_i64().unwrap()),
+        ("double precision", Value::String(value)) => Bson::Double(value.parse().unwrap()),
+        ("boolean", Value::Bool(value)) => Bson::Boolean(*value),
+        ("text", Value::String(value)) => Bson::String(value.clone()),
+        ("timestamptz", Value::String(value)) => Bson::DateTime(DateTime::parse_rfc3339_str(value).unwrap()),
+        _ => panic!("a {ty} column that holds {value} is more than this comparison knows"),
+    }
+}
+
+fn from_extended(json: &Value) -> Bson {
+    serde_json::from_value(json.clone()).unwrap()
+}
+
+/// The `_id` that a key column shows.
+fn id_of(mapping: &Mapping, key: &str) -> Bson {
+    match (&*mapping.key.ty, key) {
+        ("bigint" | "integer", _) => Bson::Int64(key.parse().unwrap()),
+        // Not by way of a `Value`, which sorts the fields.
+        ("text", "null" | "true" | "false") => serde_json::from_str(key).unwrap(),
+        ("text", _) if key.starts_with(['{', '"']) => serde_json::from_str(key).unwrap(),
+        ("text", _) => ObjectId::parse_str(key).map_or_else(|_| Bson::String(key.to_owned()), Bson::ObjectId),
+        (ty, _) => panic!("a key of type {ty} is more than this comparison knows"),
+    }
+}
+
+fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
+fn escape(name: &str) -> String {
+    name.replace('\\', "\\\\").replace('.', "\\.")
+}
+
+fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

@@ -1,0 +1,270 @@
+//! docrow as people run it: the binary as a child process, with a folder of its own.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    process::Stdio,
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
+};
+
+use mongodb::bson::{Document, doc};
+use tempfile::{NamedTempFile, TempDir};
+use tokio::{
+    process::{Child, Command},
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    Place,
+    compare::{self, Mapping},
+};
+
+/// How long anything that is waited for may take, on a machine with much else to do.
+const DEADLINE: Duration = Duration::from_secs(90);
+/// How often a condition is looked at.
+const POLL: Duration = Duration::from_millis(20);
+
+/// What an error that passes says.
+pub(crate) const RETRIES: &str = "trying again";
+
+/// A folder with what one pipeline needs: its configuration, mapping files, state directory. docrow is started there.
+pub(crate) struct Home {
+    folder: TempDir,
+    keys: BTreeMap<String, toml::Value>,
+}
+
+impl Home {
+    /// Replicates all of the place's database.
+    pub(crate) fn new(place: &Place) -> Self {
+        let folder = tempfile::Builder::new().prefix("docrow-home-").tempdir().unwrap();
+        let mut home = Self { folder, keys: BTreeMap::new() };
+        home.set("source.uri", place.mongodb_uri.as_str());
+        home.set("target.uri", place.postgres_uri.as_str());
+        home.set("source.include", vec![format!("{}.*", place.name)]);
+        home
+    }
+
+    /// Sets a key of the configuration file, given as `section.key`.
+    pub(crate) fn set(&mut self, key: &str, value: impl Into<toml::Value>) {
+        self.keys.insert(key.to_owned(), value.into());
+        let lines: String = self.keys.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+        fs::write(self.folder.path().join("docrow.toml"), lines).unwrap();
+    }
+
+    /// Adds a mapping file.
+    pub(crate) fn map(&self, file: &str, text: &str) {
+        let dir = self.folder.path().join("schemas");
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join(file), text).unwrap();
+    }
+
+    /// The folder.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.folder.path().to_owned()
+    }
+
+    /// The state directory.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.folder.path().join("docrow-state")
+    }
+
+    /// Starts docrow with these arguments. It is killed when the value is dropped, or when the test ends.
+    pub(crate) fn start(&self, arguments: &[&str]) -> Docrow {
+        let (out, log) = (NamedTempFile::new().unwrap(), NamedTempFile::new().unwrap());
+        let mut command = Command::new("setpriv");
+        command
+            .env("RUST_BACKTRACE", "1")
+            .args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_docrow")])
+            .args(arguments);
+        for name in ["DOCROW_SOURCE", "DOCROW_TARGET", "RUST_LOG"] {
+            command.env_remove(name);
+        }
+        command.current_dir(&self.folder).kill_on_drop(true).stdin(Stdio::null());
+        command.stdout(out.reopen().unwrap()).stderr(log.reopen().unwrap());
+        Docrow { child: command.spawn().unwrap(), out, log }
+    }
+
+    /// Starts `docrow run`.
+    pub(crate) fn run(&self) -> Docrow {
+        self.start(&["run"])
+    }
+
+    /// Runs docrow to its end.
+    pub(crate) async fn finish(&self, arguments: &[&str]) -> Ended {
+        self.start(arguments).ended().await
+    }
+
+    /// Runs `docrow backfill`, which must succeed without a warning.
+    pub(crate) async fn backfill(&self) -> Ended {
+        self.finish(&["backfill"]).await.with_code(0).quiet()
+    }
+}
+
+/// A running docrow.
+pub(crate) struct Docrow {
+    child: Child,
+    out: NamedTempFile,
+    log: NamedTempFile,
+}
+
+/// A docrow that has ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// The exit code; `None`: killed by a signal.
+    pub(crate) code: Option<i32>,
+    /// Standard output.
+    pub(crate) out: String,
+    /// Standard error: the log.
+    pub(crate) log: String,
+}
+
+impl Docrow {
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.log.path()).unwrap()
+    }
+
+    /// Waits until `condition` holds; docrow must not end meanwhile.
+    pub(crate) async fn until(&mut self, what: &str, mut condition: impl AsyncFnMut() -> bool) {
+        let deadline = Instant::now() + DEADLINE;
+        while !condition().await {
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none(), "docrow ended before {what}: {ended:?}\n{}", self.log());
+            assert!(Instant::now() < deadline, "waited {DEADLINE:?} until {what}\n{}", self.log());
+            sleep(POLL).await;
+        }
+    }
+
+    /// Waits until it has logged `text`.
+    pub(crate) async fn logs(&mut self, text: &str) {
+        let log = self.log.path().to_owned();
+        self.until(text, async || fs::read_to_string(&log).unwrap().contains(text)).await;
+    }
+
+    /// Sends `signal`, for example `TERM`.
+    pub(crate) async fn signal(&self, signal: &str) {
+        let pid = self.child.id().expect("it runs").to_string();
+        let sent =
+            Command::new("sh").args(["-c", "kill -s \"$1\" \"$2\"", "kill", signal, &pid]).status().await;
+        assert!(sent.unwrap().success());
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(mut self) -> Ended {
+        let Ok(status) = timeout(DEADLINE, self.child.wait()).await else {
+            panic!("docrow still runs after {DEADLINE:?}\n{}", self.log());
+        };
+        let out = fs::read_to_string(self.out.path()).unwrap();
+        Ended { code: status.unwrap().code(), out, log: self.log() }
+    }
+
+    /// Kills it with SIGKILL, and waits for its end.
+    pub(crate) async fn kill9(self) -> Ended {
+        self.signal("KILL").await;
+        self.ended().await.with_code(None)
+    }
+
+    /// Asks it to stop by SIGTERM: it must end well.
+    pub(crate) async fn stop(self) -> Ended {
+        self.signal("TERM").await;
+        self.ended().await.with_code(0)
+    }
+}
+
+impl Ended {
+    /// Asserts how it ended.
+    #[track_caller]
+    pub(crate) fn with_code(self, code: impl Into<Option<i32>>) -> Self {
+        assert_eq!(self.code, code.into(), "{}{}", self.out, self.log);
+        self
+    }
+
+    /// Asserts that it logged no warning and no error.
+    #[track_caller]
+    pub(crate) fn quiet(self) -> Self {
+        self.quiet_but(&[])
+    }
+
+    /// Asserts that it logged no warning and no error but those that hold one of these texts.
+    #[track_caller]
+    pub(crate) fn quiet_but(self, expected: &[&str]) -> Self {
+        let is_expected = |line: &str| expected.iter().any(|text| line.contains(text));
+        let unexpected = self.log.lines().find(|line| is_alarming(line) && !is_expected(line));
+        assert_eq!(unexpected, None, "{}", self.log);
+        assert!(!self.log.contains("panicked"), "{}", self.log);
+        self
+    }
+
+    /// The message of its only error, which must be its last line.
+    #[track_caller]
+    pub(crate) fn error(&self) -> &str {
+        let mut lines = self.log.lines().filter(|line| is_alarming(line));
+        let line = lines.next().unwrap_or_else(|| panic!("no error is logged\n{}", self.log));
+        assert_eq!(lines.next(), None, "{}", self.log);
+        let (_, message) = line.split_once(" ERROR ").unwrap_or_else(|| panic!("no error: {line}"));
+        assert_eq!(self.log.lines().last(), Some(line), "{}", self.log);
+        message
+    }
+}
+
+/// Whether a line of the log is a warning or an error: its level is the second word.
+fn is_alarming(line: &str) -> bool {
+    matches!(line.split_whitespace().nth(1), Some("WARN" | "ERROR"))
+}
+
+/// How many sentinels there are: enough for every partition to have some.
+pub(crate) const SENTINELS: i64 = 64;
+
+impl Place {
+    /// Adds the collection of sentinels, documents that are all changed by [`Self::settle`].
+    pub(crate) async fn add_sentinels(&self) {
+        let sentinels = (0..SENTINELS).map(|id| doc! { "_id": id, "round": 0_i64 });
+        self.database().collection::<Document>("sentinels").insert_many(sentinels).await.unwrap();
+    }
+
+    /// Waits until everything is copied, and everything that was written before is applied: changes all sentinels, and waits for them. Every
+    /// partition applies its changes in order, over all collections, and every partition has sentinels.
+    pub(crate) async fn settle(&self, docrow: &mut Docrow) {
+        static ROUND: AtomicI64 = AtomicI64::new(1);
+        // A sentinel that is changed before it is copied proves nothing.
+        self.copied(docrow).await;
+        let round = ROUND.fetch_add(1, Ordering::Relaxed);
+        let sentinels = self.database().collection::<Document>("sentinels");
+        sentinels.update_many(doc! {}, doc! { "$set": { "round": round } }).await.unwrap();
+        let question = format!("SELECT count(*) FROM sentinels WHERE round = {round}");
+        docrow
+            .until("all changes are applied", async || self.number(&question).await == Some(SENTINELS))
+            .await;
+    }
+
+    /// Waits until all chunks are copied. Whatever is written later comes by the stream.
+    pub(crate) async fn copied(&self, docrow: &mut Docrow) {
+        let left = "SELECT CASE WHEN count(*) > 0 THEN count(*) - count(copied_at) END FROM docrow.chunks";
+        docrow.until("all chunks are copied", async || self.number(left).await == Some(0)).await;
+    }
+
+    /// The number that `question` asks for; `None` if it can't be asked, because a table or the server is not there yet.
+    pub(crate) async fn number(&self, question: &str) -> Option<i64> {
+        self.try_postgres().await?.query_one(question, &[]).await.ok()?.try_get(0).ok()
+    }
+
+    /// Asserts that every collection equals its tables, twice: by an independent comparison, and by `docrow verify`.
+    pub(crate) async fn assert_same(&self, home: &Home) -> Ended {
+        let mut dead = self.number("SELECT count(*) FROM docrow.dead_letters").await.unwrap();
+        for mapping in Mapping::in_force(self).await {
+            let (_, mut differences) = compare::compare(self, &mapping).await;
+            // A dead letter is a document without rows.
+            differences.retain(|difference| {
+                let is_dead = dead > 0 && difference.starts_with("document without rows");
+                dead -= i64::from(is_dead);
+                !is_dead
+            });
+            let shown: Vec<_> = differences.iter().take(10).collect();
+            assert!(shown.is_empty(), "{} differences: {shown:#?}", differences.len());
+        }
+        assert_eq!(dead, 0, "dead letters of documents that have rows, or are gone");
+        home.finish(&["verify"]).await.with_code(0).quiet()
+    }
+}

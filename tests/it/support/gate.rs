@@ -1,0 +1,76 @@
+//! Places where docrow is held, so that a test can do something to it right there.
+//!
+//! A trigger takes an advisory lock that the test holds. Opening the gate lets everyone through.
+
+use docrow::sink::{Target, ddl};
+
+use super::{Docrow, Place};
+
+/// What the gate is in front of.
+pub(crate) enum Before<'a> {
+    /// Updates of a table of docrow's own, of rows `NEW` for which a condition holds.
+    Update(&'a str, &'a str),
+    /// Statements of this kind, for example `ALTER TABLE`, which builds the keys.
+    Statement(&'a str),
+}
+
+/// A closed gate, until it is opened or dropped.
+pub(crate) struct Gate {
+    /// Holds the lock.
+    holder: tokio_postgres::Client,
+    lock: u32,
+}
+
+impl Gate {
+    /// A closed gate in front of what docrow, which has not been started yet, will do. A place has one of each kind.
+    pub(crate) async fn close(place: &Place, before: Before<'_>) -> Self {
+        let target = Target::parse(&place.postgres_uri, "public", "gate").unwrap();
+        ddl::create_bookkeeping(&mut target.connect().await.unwrap(), "public").await.unwrap();
+        // The scope of an advisory lock is the database, and so the test.
+        let (lock, result, attach) = match before {
+            Before::Update(table, condition) => (
+                7001,
+                ("trigger", "NEW"),
+                format!("TRIGGER gate BEFORE UPDATE ON {table} FOR EACH ROW WHEN ({condition})"),
+            ),
+            Before::Statement(tag) => (
+                7002,
+                ("event_trigger", ""),
+                format!("EVENT TRIGGER gate ON ddl_command_start WHEN TAG IN ('{tag}')"),
+            ),
+        };
+        let (kind, value) = result;
+        let make = format!(
+            "CREATE FUNCTION docrow.gate_{lock}() RETURNS {kind} LANGUAGE plpgsql AS $$ \
+             BEGIN PERFORM pg_advisory_xact_lock_shared({lock}); RETURN {value}; END $$; \
+             CREATE {attach} EXECUTE FUNCTION docrow.gate_{lock}()"
+        );
+        place.postgres().await.batch_execute(&make).await.unwrap();
+        Self::hold(place, lock).await
+    }
+
+    /// The gate before updates, which was opened, closed again.
+    pub(crate) async fn close_again(place: &Place) -> Self {
+        Self::hold(place, 7001).await
+    }
+
+    async fn hold(place: &Place, lock: u32) -> Self {
+        let holder = place.postgres().await;
+        holder.batch_execute(&format!("SELECT pg_advisory_lock({lock})")).await.unwrap();
+        Self { holder, lock }
+    }
+
+    /// Waits until this many sessions of docrow are held by the gate, or by another one of them that is. Sessions of a
+    /// docrow that was killed stay there, too.
+    pub(crate) async fn reached(&self, docrow: &mut Docrow, sessions: i64) {
+        let question = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+             AND application_name = 'docrow' AND datname = current_database()";
+        let waiting = async || self.holder.query_one(question, &[]).await.unwrap().get::<_, i64>(0);
+        docrow.until("it stands before the gate", async || waiting().await >= sessions).await;
+    }
+
+    /// Lets everyone through, from now on.
+    pub(crate) async fn open(self) {
+        self.holder.batch_execute(&format!("SELECT pg_advisory_unlock({})", self.lock)).await.unwrap();
+    }
+}

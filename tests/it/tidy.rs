@@ -1,0 +1,191 @@
+//! What no compiler checks: the direction of imports, the purity of the pure modules, the length of files.
+
+use std::{fs, path::Path};
+
+/// What each module of `src/` may import of the others. `source` does not know `sink`, nor `sink` `source`; what connects
+/// them is `pipeline`, and nothing below it knows it. A new module is to be entered here, on purpose.
+const MAY_IMPORT: &[(&str, &str)] = &[
+    ("error", ""),
+    ("number", ""),
+    ("key", "error number"),
+    ("change", "error key"),
+    ("retry", "error"),
+    ("shutdown", "error"),
+    ("telemetry", "change error"),
+    ("schema", "change error mapping"),
+    ("mapping", "change error key number schema"),
+    ("config", "change error schema"),
+    ("source", "change error key retry"),
+    ("sink", "change error key mapping"),
+    ("checkpoint", "change error"),
+    ("pipeline", "change checkpoint config error key mapping retry schema shutdown sink source telemetry"),
+    ("verify", "change config error key mapping schema shutdown sink source telemetry"),
+    ("demo", "error"),
+    ("cli", "change config demo error pipeline schema shutdown sink source telemetry verify"),
+    ("lib", ""),
+    ("main", ""),
+];
+
+/// Text that a module's code must not contain, and why.
+const BANNED: &[(&str, &[&str], &str)] = &[
+    (
+        "schema mapping key number change",
+        &["tokio", "async ", ".await", "std::fs", "std::net", "std::time"],
+        "is pure",
+    ),
+    ("sink", &["mongodb::Client", "mongodb::{", "mongodb::options"], "does not know MongoDB, only BSON"),
+    ("source", &["tokio_postgres"], "does not know PostgreSQL"),
+];
+
+const MAX_LINES: usize = 800;
+
+/// Everything that is wrong with the file `path`, relative to the repository.
+fn faults(path: &str, text: &str) -> Vec<String> {
+    let mut faults = Vec::new();
+    let mut fault = |what: String| faults.push(format!("{path}: {what}"));
+    if !text.starts_with("//!") {
+        fault("does not begin with what it is for (`//!`)".to_owned());
+    }
+    let lines = text.lines().count();
+    if lines > MAX_LINES {
+        fault(format!("has {lines} lines, more than {MAX_LINES}"));
+    }
+    let code: String = text.lines().map(|line| format!("{}\n", line.split("//").next().unwrap())).collect();
+    // In two pieces, so that this file does not contain them.
+    for banned in [concat!("#[", "ignore"), concat!("todo", "!("), concat!("unimplemented", "!(")] {
+        if code.contains(banned) {
+            fault(format!("contains {banned}"));
+        }
+    }
+    let Some(module) = path.strip_prefix("src/").and_then(|path| path.split(['/', '.']).next()) else {
+        return faults;
+    };
+    for (modules, words, why) in BANNED {
+        for word in
+            words.iter().filter(|word| modules.split(' ').any(|name| name == module) && code.contains(**word))
+        {
+            fault(format!("contains `{}`, but `{module}` {why}", word.trim()));
+        }
+    }
+    let Some((_, allowed)) = MAY_IMPORT.iter().find(|(name, _)| *name == module) else {
+        fault(format!("`{module}` is not in the table of what may import what"));
+        return faults;
+    };
+    for import in imports(&code) {
+        if import != module && !allowed.split(' ').any(|name| name == import) {
+            fault(format!("imports `{import}`, which `{module}` may not"));
+        }
+    }
+    faults
+}
+
+/// The crate's modules that `code` names: by `crate::a` or in a list, `crate::{a, b::{c, d}}`.
+fn imports(code: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    for (at, start) in code.match_indices("crate::") {
+        let rest = &code[at + start.len()..];
+        if !rest.starts_with('{') {
+            found.push(name(rest));
+            continue;
+        }
+        let (mut depth, mut expected) = (0, false);
+        for (i, c) in rest.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            if depth == 0 {
+                break;
+            }
+            if depth == 1 && matches!(c, '{' | ',') {
+                expected = true;
+            } else if expected && !c.is_whitespace() {
+                found.push(name(&rest[i..]));
+                expected = false;
+            }
+        }
+    }
+    found.retain(|name| !name.is_empty());
+    found
+}
+
+fn name(text: &str) -> &str {
+    &text[..text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len())]
+}
+
+/// Whether the file is compiled: named by the module above it, or a target of Cargo's.
+fn is_reached(path: &Path) -> bool {
+    let (folder, stem) = (path.parent().unwrap(), path.file_stem().unwrap().to_str().unwrap());
+    let (folder, name) = match stem {
+        "main" | "lib" => return true,
+        "mod" => (folder.parent().unwrap(), folder.file_name().unwrap().to_str().unwrap()),
+        _ => (folder, stem),
+    };
+    let above = ["main.rs", "lib.rs", "mod.rs"].map(|file| folder.join(file)).into_iter();
+    let mut above =
+        above.chain([folder.with_extension("rs")]).filter_map(|path| fs::read_to_string(path).ok());
+    let declaration = format!("mod {name};");
+    let declared = |line: &str| line.strip_suffix(&*declaration).is_some_and(|before| !before.contains("//"));
+    folder.ends_with("benches") || above.any(|text| text.lines().any(declared))
+}
+
+fn for_each_file(folder: &Path, look: &mut impl FnMut(&Path)) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            for_each_file(&path, look);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            look(&path);
+        }
+    }
+}
+
+#[test]
+fn the_source_is_tidy() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (mut found, mut files) = (Vec::new(), 0);
+    for folder in
+        ["src", "tests", "benches"].map(|folder| root.join(folder)).iter().filter(|folder| folder.exists())
+    {
+        for_each_file(folder, &mut |path| {
+            files += 1;
+            let name = path.strip_prefix(root).unwrap().to_str().unwrap();
+            found.extend(faults(name, &fs::read_to_string(path).unwrap()));
+            found.extend(
+                (!is_reached(path)).then(|| format!("{name}: no `mod` names it, so it is never compiled")),
+            );
+        });
+    }
+    assert!(files > 30, "only {files} files were looked at");
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn what_is_untidy_is_found() {
+    let long = format!("//! Long.\n{}", "\n".repeat(MAX_LINES));
+    let cases = [
+        ("src/source/a.rs", "//! A.\nuse crate::sink::Session;", "imports `sink`"),
+        (
+            "src/sink/a.rs",
+            "//! A.\nuse crate::{\n    error::{Error, Kind},\n    source::Source,\n};",
+            "imports `source`",
+        ),
+        ("src/mapping/a.rs", "//! A.\nfn f() { crate::pipeline::run() }", "imports `pipeline`"),
+        ("src/schema/a.rs", "//! A.\npub async fn f() {}", "contains `async`"),
+        ("src/sink/a.rs", "//! A.\nuse mongodb::{Client, bson::doc};", "does not know MongoDB"),
+        ("src/source.rs", "//! A.\nuse tokio_postgres::Row;", "does not know PostgreSQL"),
+        ("src/helpers.rs", "//! A.", "not in the table"),
+        ("src/key.rs", "use std::fmt;", "does not begin"),
+        ("src/key.rs", &long, "has 801 lines"),
+        ("tests/it/a.rs", concat!("//! A.\n#[", "ignore]"), "contains #[ig"),
+        ("src/cli/a.rs", concat!("//! A.\nfn f() { todo", "!() }"), "contains todo"),
+    ];
+    for (path, text, message) in cases {
+        let found = faults(path, text);
+        assert!(found.len() == 1 && found[0].contains(message), "{path}: {text}: {found:?}");
+    }
+    assert!(!is_reached(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/nowhere.rs")));
+    let fine = "//! A.\n// crate::sink is not known here.\nuse crate::{change::{Change, Op}, error::Result};";
+    assert_eq!(faults("src/source/a.rs", fine), [""; 0]);
+}
