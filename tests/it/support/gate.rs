@@ -63,8 +63,10 @@ impl Gate {
     /// Waits until this many sessions of docrow are held by the gate, or by another one of them that is. Sessions of a
     /// docrow that was killed stay there, too.
     pub(crate) async fn reached(&self, docrow: &mut Docrow, sessions: i64) {
-        let question = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
-             AND application_name = 'docrow' AND datname = current_database()";
+        let question = "WITH RECURSIVE held (pid) AS ( \
+             SELECT pid FROM pg_stat_activity WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid)) \
+             UNION SELECT a.pid FROM pg_stat_activity a JOIN held h ON h.pid = ANY (pg_blocking_pids(a.pid))) \
+             SELECT count(*) FROM held";
         let waiting = async || self.holder.query_one(question, &[]).await.unwrap().get::<_, i64>(0);
         docrow.until("it stands before the gate", async || waiting().await >= sessions).await;
     }
