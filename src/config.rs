@@ -15,6 +15,9 @@ use crate::{
 /// Where the configuration is looked for when `--config` is not given.
 pub const DEFAULT_FILE: &str = "docrow.toml";
 
+/// The longest a change may be made to wait.
+const LONGEST: Duration = Duration::from_secs(60);
+
 /// A string that is never shown: a URI may carry a password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -287,9 +290,14 @@ impl Check<'_> {
 
     fn duration(&self, value: Option<String>, key: &str, default: Duration) -> Result<Duration> {
         let Some(text) = value else { return Ok(default) };
-        humantime::parse_duration(&text).map_err(|_| {
-            self.error(key, format!("\"{text}\" is no duration: write for example \"50ms\" or \"2s\""))
-        })
+        match humantime::parse_duration(&text) {
+            Ok(duration) if duration <= LONGEST => Ok(duration),
+            Ok(_) => Err(self.error(key, format!("\"{text}\" is more than a minute"))),
+            Err(_) => {
+                let example = "write for example \"50ms\" or \"2s\"";
+                Err(self.error(key, format!("\"{text}\" is no duration: {example}")))
+            }
+        }
     }
 
     fn expand_all(&self, values: Vec<String>, key: &str) -> Result<Vec<String>> {
@@ -374,6 +382,7 @@ mod tests {
             refused(&format!("{URIS}stream.batch_age = 'soon'"))
                 .contains("stream.batch_age: \"soon\" is no duration")
         );
+        assert!(refused(&format!("{URIS}stream.batch_age = '2h'")).contains("more than a minute"));
         assert!(refused(&format!("{URIS}stream.order = 'x'")).contains("none of \"document\", \"commit\""));
     }
 

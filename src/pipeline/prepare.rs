@@ -91,8 +91,8 @@ impl Pipeline<'_> {
     /// chunks are as good as new ones: they cover all keys there can be.
     async fn cut(&self, collection: &Collection) -> Result<Vec<Chunk>> {
         let namespace = collection.namespace();
-        if let Some(plan) = self.checkpoint.plan(namespace)? {
-            return decode(&plan);
+        if let Some(chunks) = self.checkpoint.plan(namespace)?.and_then(|plan| decode(&plan).ok()) {
+            return Ok(chunks);
         }
         let chunks = self.source.split(&collection.info, CHUNK_BYTES).await?;
         self.checkpoint.save_plan(namespace, encode(&chunks).as_bytes())?;
