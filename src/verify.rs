@@ -1,8 +1,8 @@
 //! The proof: compares every document of every included collection with its rows, in full.
 //!
 //! For each document it is computed anew which rows the mapping in force makes of it; they are compared with those in
-//! the tables column by column, by the bytes in which PostgreSQL sends them (`jsonb` by its content). Then every table is searched for rows that belong to no document. A document with a dead
-//! letter has no rows.
+//! the tables column by column, by the bytes in which PostgreSQL sends them (`jsonb` by its content). Then every table
+//! is searched for rows that belong to no document. A document with a dead letter has no rows.
 //!
 //! Both sides are read while they live. What is written during the comparison may show as a difference: compare when the
 //! pipeline has caught up and writes are few, or compare again.

@@ -7,7 +7,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use indicatif::ProgressBar;
-use mongodb::bson::{RawDocument, RawDocumentBuf};
+use mongodb::bson::RawDocumentBuf;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
@@ -22,8 +22,8 @@ use super::{
 };
 use crate::{
     change::{Change, CollectionId, Op, Position},
-    error::{Error, Kind, Result},
-    key::DocumentKey,
+    error::{Error, Result},
+    key::{DocumentKey, id_of},
     sink::progress::Partition,
     source::Source,
 };
@@ -158,7 +158,7 @@ impl Worker {
         while let Some(documents) = lookup.next().await? {
             for document in documents.iter()? {
                 let document = document?;
-                let key = key_of(document)?;
+                let key = DocumentKey::of(id_of(document)?);
                 let Some(document_key) = missing.remove(&key) else { continue };
                 self.ahead.looked_up(&key, lookup.operation_time());
                 found.push(Write { collection, document_key, document: Some(document.to_owned()) });
@@ -187,11 +187,4 @@ impl Worker {
 
 fn byte_len(writes: &[Write]) -> usize {
     writes.iter().map(Write::byte_len).sum()
-}
-
-fn key_of(document: &RawDocument) -> Result<DocumentKey> {
-    match document.get("_id") {
-        Ok(Some(id)) => Ok(DocumentKey::of(id)),
-        _ => Err(Error::new(Kind::SourceAway, "read a document that was looked up: it has no _id")),
-    }
 }

@@ -93,9 +93,9 @@ impl Writer {
         Ok(Self { applier, lanes, touched: HashSet::new(), dead, counts })
     }
 
-    /// Makes `writes`, at most one per document, and the position that is reached with them durable. They come in one transaction, unless one of
-    /// them is refused: then in halves, the position with the last of them, until the refused ones are alone and
-    /// become dead letters. Each try of a lone document asks less of the target, so that there is a last one.
+    /// Makes `writes`, at most one per document, and the position that is reached with them durable. They come in one
+    /// transaction, unless one of them is refused: then in halves, the position with the last of them, until the
+    /// refused ones are alone and become dead letters. Each try of a lone document asks less of the target, so that there is a last one.
     pub(super) async fn write(
         &mut self,
         writes: &[Write],
