@@ -130,11 +130,13 @@ fn shape(spec: &MappingSpec, table: &TableSpec, root: bool) -> Table {
     let key = column(&table.parent, spec.key().ty);
     let ordinals = table.ordinals.iter().map(|name| column(name, ColumnType::scalar(Scalar::Bigint)));
     let mapped = table.columns.iter().map(|mapped| column(&mapped.name, mapped.ty));
-    let extra = root.then(|| Column { name: spec.extra().to_owned(), ty: ColumnType::scalar(Scalar::Jsonb) });
+    let extra = spec.extra().filter(|_| root);
+    let extra = extra.map(|name| Column { name: name.to_owned(), ty: ColumnType::scalar(Scalar::Jsonb) });
     Table {
         name: table.table.clone(),
         columns: std::iter::once(key).chain(ordinals).chain(mapped).chain(extra).collect(),
         key_columns: 1 + table.ordinals.len(),
+        soft_delete: false,
     }
 }
 

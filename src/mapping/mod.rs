@@ -27,5 +27,5 @@ mod tests;
 
 pub use compile::Mapping;
 pub use encode::{Encoder, Unfit};
-pub use table::{Column, ColumnType, Framing, Rows, Scalar, Table, TableRows};
+pub use table::{Column, ColumnType, DELETED_AT, Framing, Reading, Rows, Scalar, Table, TableRows};
 pub use tuples::{Tuple, TupleColumns, Tuples, same_value};

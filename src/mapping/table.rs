@@ -12,7 +12,13 @@ pub struct Table {
     pub columns: Vec<Column>,
     /// How many leading columns make the primary key.
     pub key_columns: usize,
+    /// Whether the last column, [`DELETED_AT`], says when the document was deleted. Only in a root: its rows are
+    /// marked then, and stay.
+    pub soft_delete: bool,
 }
+
+/// The column that marks deleted documents where they stay: NULL in every row that is written.
+pub const DELETED_AT: &str = "_deleted_at";
 
 /// A column of a [`Table`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +36,23 @@ pub struct ColumnType {
     pub scalar: Scalar,
     /// Whether the column holds an array.
     pub array: bool,
+    /// As which BSON type its values read back.
+    pub reading: Reading,
+}
+
+/// As which BSON type a column's values read back, where several types have equal values. A value of another type is
+/// noted in `extra` besides, so that it reads back as what it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reading {
+    /// `integer` and `bigint`: an int32 if it is one, else an int64. `double precision`: a double. `numeric`: a
+    /// Decimal128. `text`: an ObjectId if it is 24 hexadecimal digits in lower case, else a string. `bytea`: an
+    /// ObjectId if it has 12 bytes, else a binary of subtype 0.
+    #[default]
+    Usual,
+    /// `integer` and `bigint`: an int64.
+    Long,
+    /// `double precision`, as JavaScript's drivers write numbers: an int32 if it is one (not -0), else a double.
+    Number,
 }
 
 /// The PostgreSQL types that docrow writes.
@@ -113,14 +136,14 @@ impl Scalar {
 impl ColumnType {
     /// A scalar type.
     pub const fn scalar(scalar: Scalar) -> Self {
-        Self { scalar, array: false }
+        Self { scalar, array: false, reading: Reading::Usual }
     }
 
     /// Reads a type as written in a mapping file, for example `double precision` or `text[]`.
     pub fn parse(text: &str) -> Option<Self> {
         let (name, array) = text.strip_suffix("[]").map_or((text, false), |name| (name, true));
         let scalar = Scalar::ALL.into_iter().find(|scalar| scalar.sql() == name)?;
-        Some(Self { scalar, array })
+        Some(Self { scalar, array, reading: Reading::Usual })
     }
 
     /// The name in SQL.

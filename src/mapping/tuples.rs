@@ -126,7 +126,7 @@ mod tests {
         let array = |json: &[u8]| {
             [&[0; 19][..], &[1], &u32::try_from(json.len()).unwrap().to_be_bytes(), json].concat()
         };
-        let ty = ColumnType { scalar: Scalar::Jsonb, array: true };
+        let ty = ColumnType { array: true, ..json };
         assert!(same_value(ty, Some(&array(b"\x01[1,2]")), Some(&array(b"\x01[1, 2]"))));
         assert!(!same_value(ty, Some(&array(b"\x01[1,2]")), Some(&array(b"\x01[2, 1]"))));
     }

@@ -21,7 +21,10 @@ use mongodb::bson::{
     spec::{BinarySubtype, ElementType},
 };
 
-use super::{ColumnSpec, FieldPath, KeySpec, MappingSpec, Names, Segment, TableSpec, spec::EXTRA};
+use super::{
+    ColumnSpec, FieldPath, KeySpec, MappingSpec, Names, Segment, TableSpec,
+    spec::{EXTRA, OnDelete, OnUnfit},
+};
 use crate::{
     change::Namespace,
     mapping::{ColumnType, Scalar},
@@ -133,7 +136,12 @@ impl Sample {
         let root_table = draft.table(root.clone(), Vec::new(), &self.documents);
         MappingSpec {
             collection: collection.clone(),
-            extra: EXTRA.to_owned(),
+            extra: Some(EXTRA.to_owned()),
+            on_unfit: OnUnfit::default(),
+            on_delete: OnDelete::default(),
+            foreign_keys: false,
+            document: None,
+            omit: Vec::new(),
             key: KeySpec { column: KEY.to_owned(), ty: ColumnType::scalar(key) },
             root: root_table,
             children: draft.children.into_iter().flatten().collect(),
@@ -298,7 +306,7 @@ fn shape(seen: &Seen) -> Shape<'_> {
             if elements.objects.is_map() { json } else { Shape::Table(&elements.objects) }
         }
         (Kinds::ARRAY, Some(elements)) => match elements.kinds.above(0).column() {
-            Some(scalar) => Shape::Column(ColumnType { scalar, array: true }),
+            Some(scalar) => Shape::Column(ColumnType { array: true, ..ColumnType::scalar(scalar) }),
             None => Shape::Extra,
         },
         (kinds, _) => kinds.column().map_or(Shape::Extra, |scalar| Shape::Column(ColumnType::scalar(scalar))),
@@ -342,7 +350,12 @@ impl Draft<'_> {
             match shape(seen) {
                 Shape::Column(ty) if table.columns.len() < MAX_COLUMNS => {
                     let name = names.claim(way.iter().map(|segment| &*segment.name));
-                    table.columns.push(ColumnSpec { name, path: FieldPath::new(way.clone()), ty });
+                    table.columns.push(ColumnSpec {
+                        name,
+                        path: FieldPath::new(way.clone()),
+                        ty,
+                        mask: None,
+                    });
                 }
                 Shape::Flat(objects) => self.fields(table, names, way, objects),
                 Shape::Table(objects) if self.children.len() < MAX_TABLES => self.child(table, way, objects),
@@ -433,7 +446,7 @@ mod tests {
         );
         assert_eq!(
             (spec.key().column.as_str(), spec.key().ty.sql().as_str(), spec.extra()),
-            ("_id", "bigint", "_extra")
+            ("_id", "bigint", Some("_extra"))
         );
     }
 

@@ -14,5 +14,7 @@ mod write;
 pub use infer::Sample;
 pub use naming::{MAX_NAME, Names};
 pub use path::{FieldPath, Segment};
-pub use spec::{ColumnSpec, KeySpec, MappingSpec, TableSpec};
+pub use spec::{
+    ColumnSpec, DocumentSpec, JsonForm, KeySpec, MappingSpec, Mask, OnDelete, OnUnfit, TableSpec,
+};
 pub use toml_error::{nearest, toml_error};

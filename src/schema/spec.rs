@@ -33,10 +33,65 @@ const KEY_TYPES: [Scalar; 5] = [Scalar::Bigint, Scalar::Integer, Scalar::Text, S
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MappingSpec {
     pub(super) collection: Namespace,
-    pub(super) extra: String,
+    pub(super) extra: Option<String>,
+    pub(super) on_unfit: OnUnfit,
+    pub(super) on_delete: OnDelete,
+    pub(super) foreign_keys: bool,
+    pub(super) document: Option<DocumentSpec>,
+    pub(super) omit: Vec<FieldPath>,
     pub(super) key: KeySpec,
     pub(super) root: TableSpec,
     pub(super) children: Vec<TableSpec>,
+}
+
+/// What becomes of a value that does not fit its column.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnUnfit {
+    /// It goes to `extra`.
+    #[default]
+    Extra,
+    /// The document becomes a dead letter.
+    DeadLetter,
+    /// The collection stops.
+    Fail,
+}
+
+/// What becomes of the rows of a deleted document.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnDelete {
+    /// They are deleted.
+    #[default]
+    Delete,
+    /// They stay; the root's is marked with the time.
+    Soft,
+}
+
+/// How a column hides its value before it leaves the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mask {
+    /// HMAC-SHA-256 with the key of the environment, in hexadecimal.
+    Sha256,
+    /// Nothing is left of it.
+    Redact,
+}
+
+/// The `jsonb` column that holds a whole document, in document mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DocumentSpec {
+    /// Its name.
+    pub column: String,
+    /// The form of Extended JSON.
+    pub json: JsonForm,
+}
+
+/// The forms of Extended JSON.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum JsonForm {
+    /// Numbers and dates as people write them; what that does not tell exactly is in `extra`.
+    #[default]
+    Relaxed,
+    /// Every type told apart.
+    Canonical,
 }
 
 /// The column that holds a document's `_id`.
@@ -72,6 +127,8 @@ pub struct ColumnSpec {
     pub path: FieldPath,
     /// The column's type.
     pub ty: ColumnType,
+    /// How its values are hidden.
+    pub mask: Option<Mask>,
 }
 
 impl MappingSpec {
@@ -107,9 +164,34 @@ impl MappingSpec {
         &self.key
     }
 
-    /// The name of the root table's `jsonb` column for what no other column holds.
-    pub fn extra(&self) -> &str {
-        &self.extra
+    /// The name of the root table's `jsonb` column for what no other column holds, if there is one.
+    pub fn extra(&self) -> Option<&str> {
+        self.extra.as_deref()
+    }
+
+    /// What becomes of a value that does not fit.
+    pub fn on_unfit(&self) -> OnUnfit {
+        self.on_unfit
+    }
+
+    /// What becomes of the rows of a deleted document.
+    pub fn on_delete(&self) -> OnDelete {
+        self.on_delete
+    }
+
+    /// Whether child tables refer to the root by foreign keys.
+    pub fn foreign_keys(&self) -> bool {
+        self.foreign_keys
+    }
+
+    /// The column of the whole document, in document mode.
+    pub fn document(&self) -> Option<&DocumentSpec> {
+        self.document.as_ref()
+    }
+
+    /// Fields that never leave the process.
+    pub fn omit(&self) -> &[FieldPath] {
+        &self.omit
     }
 }
 
@@ -195,7 +277,18 @@ impl Check<'_> {
         self.width(&table, 2 + columns.len())?;
         let children = tables.into_iter().map(|raw| self.table(raw, &mut table_names, &mut layout));
         let children = children.collect::<Result<_>>()?;
-        Ok(MappingSpec { collection: namespace, extra, key, root: TableSpec { columns, ..root }, children })
+        Ok(MappingSpec {
+            collection: namespace,
+            extra: Some(extra),
+            on_unfit: OnUnfit::Extra,
+            on_delete: OnDelete::Delete,
+            foreign_keys: false,
+            document: None,
+            omit: Vec::new(),
+            key,
+            root: TableSpec { columns, ..root },
+            children,
+        })
     }
 
     fn table(&self, raw: RawTable, table_names: &mut Names, layout: &mut Layout) -> Result<TableSpec> {
@@ -235,7 +328,7 @@ impl Check<'_> {
             }
             let path = self.path(&raw_path, &format!("{key}.path"))?;
             layout.column(table, &path).map_err(|e| self.error(&raw_path, &format!("{key}.path"), &e))?;
-            Ok(ColumnSpec { name, path, ty: self.column_type(&ty, &format!("{key}.type"))? })
+            Ok(ColumnSpec { name, path, ty: self.column_type(&ty, &format!("{key}.type"))?, mask: None })
         };
         raw.into_iter().map(column).collect()
     }
@@ -338,7 +431,7 @@ mod tests {
                         messages attachments social_media posts groups large_data";
         assert_eq!(tables, expected.split_whitespace().collect::<Vec<_>>());
         assert_eq!(spec.collection().to_string(), "sample_db.users");
-        assert_eq!(spec.extra(), "_extra");
+        assert_eq!(spec.extra(), Some("_extra"));
         let columns: Vec<_> = spec.root().columns.iter().map(|column| column.name.as_str()).collect();
         assert_eq!(
             columns,

@@ -14,7 +14,7 @@ impl MappingSpec {
             &[
                 ("collection", text(&collection)),
                 ("table", text(&self.root().table)),
-                ("extra", text(self.extra())),
+                ("extra", text(self.extra().unwrap_or_default())),
             ],
         );
         out.push_str("\n[key]\n");

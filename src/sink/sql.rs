@@ -151,7 +151,7 @@ mod tests {
     fn table(key_columns: usize, columns: &[(&str, Scalar)]) -> Table {
         let columns =
             columns.iter().map(|&(name, ty)| Column { name: name.into(), ty: ColumnType::scalar(ty) });
-        Table { name: "t".into(), columns: columns.collect(), key_columns }
+        Table { name: "t".into(), columns: columns.collect(), key_columns, soft_delete: false }
     }
 
     #[test]

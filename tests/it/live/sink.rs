@@ -90,7 +90,8 @@ fn column(name: &str, ty: Scalar) -> Column {
 
 /// `users (id, name, score, tags[])` and `messages (user_id, ord, body)`.
 fn users() -> Vec<Table> {
-    let tags = Column { name: "tags".into(), ty: ColumnType { scalar: Scalar::Text, array: true } };
+    let tags =
+        Column { name: "tags".into(), ty: ColumnType { array: true, ..ColumnType::scalar(Scalar::Text) } };
     vec![
         Table {
             name: "users".into(),
@@ -101,6 +102,7 @@ fn users() -> Vec<Table> {
                 tags,
             ],
             key_columns: 1,
+            soft_delete: false,
         },
         Table {
             name: "messages".into(),
@@ -110,6 +112,7 @@ fn users() -> Vec<Table> {
                 column("body", Scalar::Text),
             ],
             key_columns: 2,
+            soft_delete: false,
         },
     ]
 }
