@@ -35,6 +35,20 @@ impl Decimal {
         let coefficient = if coefficient > MAX_COEFFICIENT { 0 } else { coefficient };
         Self::Finite { negative, coefficient, exponent }
     }
+
+    /// The 16 bytes of a BSON element, in the one encoding that is canonical; of NaN the usual one.
+    pub(crate) fn to_bytes(self) -> [u8; 16] {
+        let sign = |negative: bool| u128::from(negative) << 127;
+        let bits = match self {
+            Self::Finite { negative, coefficient, exponent } => {
+                let biased = u128::try_from(exponent + EXPONENT_BIAS).unwrap_or(0);
+                sign(negative) | (biased << 113) | coefficient
+            }
+            Self::Infinite { negative } => sign(negative) | (0x1e << 122),
+            Self::NaN => 0x1f << 122,
+        };
+        bits.to_le_bytes()
+    }
 }
 
 /// A number in canonical form: two numbers are equal in MongoDB exactly when their canonical forms are
@@ -88,6 +102,13 @@ pub(crate) fn integer(value: f64) -> Option<i64> {
     let whole = value.trunc() == value && (-END..END).contains(&value);
     #[expect(clippy::cast_possible_truncation, reason = "whole and in range, so the conversion is exact")]
     whole.then_some(value as i64)
+}
+
+/// The int32 that `value` is in all but type, if there is one: none for -0.
+pub(crate) fn int32(value: f64) -> Option<i32> {
+    #[expect(clippy::cast_possible_truncation, reason = "a cast that changes the value is found out")]
+    let whole = value as i32;
+    (f64::from(whole).to_bits() == value.to_bits()).then_some(whole)
 }
 
 /// The double that equals `value`, if there is one.

@@ -16,7 +16,7 @@ use mongodb::bson::{RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr};
 use super::{
     bson::{self, ARRAY, DOCUMENT, Elements, Fault, INT32, INT64, OBJECT_ID, Read},
     compile::{Field, Mapping, Node, Object, SlotId},
-    extra::{Noted, Notes, Step, render_trail},
+    extra::{Noted, Notes, Occurrence, Step, render_trail},
     json::JsonWriter,
     key_column,
     table::{Framing, Rows, Scalar, TableRows},
@@ -110,7 +110,7 @@ impl Encoder {
     /// Appends the key column's bytes for `id` to `out`, without a length, in PostgreSQL's binary form of
     /// [`Mapping::key_type`]. On an error nothing is appended.
     pub fn encode_key(&mut self, id: RawBsonRef<'_>, out: &mut BytesMut) -> Result<(), Unfit> {
-        let ty = self.mapping.key_type().scalar;
+        let ty = self.mapping.key_type();
         let json = &mut self.scratch.json;
         let start = out.len();
         let encoded = match id {
@@ -162,9 +162,9 @@ impl<'a> Walk<'a> {
         let (kind, at) = self.id;
         let Scratch { key, json, .. } = &mut *self.scratch;
         key.clear();
-        let ty = self.mapping.key_type().scalar;
+        let ty = self.mapping.key_type();
         if key_column::key(key, ty, (self.doc, kind, at), json)? == Fit::Equal {
-            self.note(b"_id", Slot { kind, at }, false)?;
+            self.note(b"_id", Slot { kind, at }, Occurrence::Plain)?;
         }
         self.row(0, &self.mapping.root, 0)
     }
@@ -204,7 +204,7 @@ impl<'a> Walk<'a> {
             self.scratch.trail.push(Step::Field(name, name_end));
             match field {
                 Some(field) => self.field(field, value)?,
-                None => self.note(b"", value, false)?,
+                None => self.note(b"", value, Occurrence::Plain)?,
             }
             self.scratch.trail.pop();
         }
@@ -215,13 +215,15 @@ impl<'a> Walk<'a> {
         match &field.node {
             Node::Column => match self.fill(field.slot, value) {
                 Slot { kind: 0, .. } => Ok(()),
-                earlier => self.note(b"", earlier, true),
+                earlier => self.note(b"", earlier, Occurrence::Early),
             },
             Node::Key if value.at == self.id.1 => Ok(()),
-            Node::Key => self.note(b"", value, true),
+            Node::Key => self.note(b"", value, Occurrence::Late),
             node => {
-                let met = self.fill(field.slot, value).kind != 0;
-                if !met && self.unfold(node, value)? { Ok(()) } else { self.note(b"", value, met) }
+                if self.fill(field.slot, value).kind != 0 {
+                    return self.note(b"", value, Occurrence::Late);
+                }
+                if self.unfold(node, value)? { Ok(()) } else { self.note(b"", value, Occurrence::Plain) }
             }
         }
     }
@@ -257,7 +259,7 @@ impl<'a> Walk<'a> {
             self.scratch.trail.push(Step::Element(index));
             self.scratch.ordinals.push(i64::try_from(index).unwrap_or(i64::MAX));
             if !self.unfold(node, value)? {
-                self.note(b"", value, false)?;
+                self.note(b"", value, Occurrence::Plain)?;
             }
             self.scratch.ordinals.pop();
             self.scratch.trail.pop();
@@ -267,9 +269,9 @@ impl<'a> Walk<'a> {
     }
 
     /// Notes a value at the end of the trail and `inner`, a rendered path.
-    fn note(&mut self, inner: &[u8], Slot { kind, at }: Slot, aside: bool) -> Read<()> {
+    fn note(&mut self, inner: &[u8], Slot { kind, at }: Slot, occurrence: Occurrence) -> Read<()> {
         let Scratch { trail, notes, .. } = &mut *self.scratch;
-        notes.add(self.doc, Noted { trail, inner, kind, at, aside })
+        notes.add(self.doc, Noted { trail, inner, kind, at, occurrence })
     }
 
     /// Encodes the open row of `table`.
@@ -300,7 +302,8 @@ impl<'a> Walk<'a> {
                 _ => value::column(out, column.ty, (doc, kind, at), json)?,
             };
             if fit != Fit::Exact && kind != 0 {
-                notes.add(doc, Noted { trail, inner: &column.path, kind, at, aside: false })?;
+                let occurrence = Occurrence::Plain;
+                notes.add(doc, Noted { trail, inner: &column.path, kind, at, occurrence })?;
             }
             end_column(out, start, fit)?;
         }

@@ -6,8 +6,9 @@
 //!   UTF-8 is `\x` and two hexadecimal digits.
 //! - A value is canonical Extended JSON as [`super::json`] writes it.
 //! - A field that occurs several times in one object is legal on the wire. The occurrence that counts has its
-//!   column, its rows or the plain key; the others have the key followed by `\1`, `\2`, … in the document's
-//!   order. Of values the last one counts, of objects and arrays with tables or columns of their own the
+//!   column, its rows or the plain key; the others have the key followed by a backslash and their number among
+//!   all occurrences, from 1. The missing number is that of the one that counts: so the order can be told without
+//!   the mapping. Of values the last one counts, of objects and arrays with tables or columns of their own the
 //!   first.
 //! - Null, the empty array and the empty object are noted where no column or row says them, so that they
 //!   differ from a missing field.
@@ -19,7 +20,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     bson::{Fault, Read},
-    json::{self, JsonWriter},
+    forms,
+    json::JsonWriter,
 };
 
 /// PostgreSQL takes a little less than 256 MB in one `jsonb` (`JENTRY_OFFLENMASK`).
@@ -52,10 +54,20 @@ struct Note {
     hash: u64,
     kind: u8,
     at: usize,
-    /// Another occurrence of the same field counts.
-    aside: bool,
-    /// Which of the occurrences that do not count; 0: the one that does.
+    occurrence: Occurrence,
+    /// Which of the occurrences, if it is not the one that counts; that is 0.
     copy: usize,
+}
+
+/// Which of several fields of one name a value is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Occurrence {
+    /// The one that counts, unless it is noted again.
+    Plain,
+    /// A later one counts.
+    Early,
+    /// An earlier one counts.
+    Late,
 }
 
 /// A value to be noted.
@@ -66,8 +78,7 @@ pub(super) struct Noted<'a> {
     pub(super) inner: &'a [u8],
     pub(super) kind: u8,
     pub(super) at: usize,
-    /// Whether another occurrence of the same field counts.
-    pub(super) aside: bool,
+    pub(super) occurrence: Occurrence,
 }
 
 impl Notes {
@@ -84,7 +95,7 @@ impl Notes {
     }
 
     pub(super) fn add(&mut self, doc: &[u8], noted: Noted<'_>) -> Read<()> {
-        let Noted { trail, inner, kind, at, aside } = noted;
+        let Noted { trail, inner, kind, at, occurrence } = noted;
         let start = self.paths.len();
         render_trail(&mut self.paths, doc, trail);
         if !inner.is_empty() {
@@ -98,7 +109,7 @@ impl Notes {
         }
         let path = start..self.paths.len();
         let hash = xxh3_64(self.paths.get(path.clone()).unwrap_or_default());
-        self.notes.push(Note { path, hash, kind, at, aside, copy: 0 });
+        self.notes.push(Note { path, hash, kind, at, occurrence, copy: 0 });
         Ok(())
     }
 
@@ -124,9 +135,9 @@ impl Notes {
         Ok(())
     }
 
-    /// Finds notes of one path: the last one that counts keeps the plain key.
+    /// Finds notes of one path, and numbers those that do not count.
     fn number_copies(&mut self) {
-        if self.notes.len() < 2 && self.notes.iter().all(|note| !note.aside) {
+        if self.notes.len() < 2 && self.notes.iter().all(|note| note.occurrence == Occurrence::Plain) {
             return;
         }
         let Self { paths, notes, order } = self;
@@ -135,19 +146,23 @@ impl Notes {
         order.extend(0..notes.len());
         let rank = |&at: &usize| notes.get(at).map(|note| (note.hash, path(note), at));
         order.sort_unstable_by(|left, right| rank(left).cmp(&rank(right)));
-        let mut copy = 0;
+        let mut number = 0;
         for (i, &at) in order.iter().enumerate() {
             let next = order.get(i + 1).and_then(|&next| notes.get(next));
             let Some(note) = notes.get(at) else { continue };
-            let followed = next.is_some_and(|next| next.hash == note.hash && path(next) == path(note));
-            let counts = !note.aside && !followed;
-            copy += usize::from(!counts);
-            let number = if counts { 0 } else { copy };
-            if !followed {
-                copy = 0;
+            let next = next.filter(|next| next.hash == note.hash && path(next) == path(note));
+            if number == 0 && note.occurrence == Occurrence::Late {
+                // The one that counts is the first, and not noted.
+                number = 1;
+            }
+            number += 1;
+            let plain = |note: &Note| note.occurrence == Occurrence::Plain;
+            let copy = if plain(note) && !next.is_some_and(plain) { 0 } else { number };
+            if next.is_none() {
+                number = 0;
             }
             if let Some(note) = notes.get_mut(at) {
-                note.copy = number;
+                note.copy = copy;
             }
         }
     }
@@ -173,15 +188,15 @@ pub(super) fn render(out: &mut BytesMut, name: &[u8]) {
         while let Some(at) = rest.find(['.', '\\']) {
             let (before, after) = rest.split_at(at);
             let (special, after) = after.split_at(1);
-            json::escaped(out, before.as_bytes());
+            forms::escaped(out, before.as_bytes());
             out.extend_from_slice(b"\\\\");
-            json::escaped(out, special.as_bytes());
+            forms::escaped(out, special.as_bytes());
             rest = after;
         }
-        json::escaped(out, rest.as_bytes());
+        forms::escaped(out, rest.as_bytes());
         for byte in chunk.invalid() {
             out.extend_from_slice(b"\\\\x");
-            json::hex(out, &[*byte]);
+            forms::hex(out, &[*byte]);
         }
     }
 }

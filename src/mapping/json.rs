@@ -1,33 +1,34 @@
-//! Canonical Extended JSON (version 2), written straight from raw BSON, with a stack of its own: no depth of
-//! nesting can overflow the thread's.
+//! Canonical and relaxed Extended JSON (version 2), written straight from raw BSON, with a stack of its own: no
+//! depth of nesting can overflow the thread's. The values without fields are written by [`super::forms`].
 //!
-//! What JSON in PostgreSQL can't hold has a form of its own, all under the one key `$docrow`:
+//! A document that JSON would change or that would read as something else is
+//! `{"$docrow":{"document":"<its BSON in base64>"}}`: one with two fields of one name, with a field name of
+//! invalid UTF-8, and with one that begins with `$` and is no part of a DBRef.
 //!
-//! | BSON | JSON |
-//! |---|---|
-//! | a string with a NUL or invalid UTF-8 | `{"$docrow":{"string":"<its bytes in base64>"}}` |
-//! | a document that JSON would change or that would read as something else | `{"$docrow":{"document":"<its BSON in base64>"}}` |
-//!
-//! The latter are documents with two fields of one name, with a field name of invalid UTF-8, and with one
-//! that begins with `$` and is no part of a DBRef.
+//! Relaxed JSON is for people: what is within the scope of a code is canonical there, too, for no path leads
+//! into it. [`super::parse`] reads both back.
 
-use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::BytesMut;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::bson::{
-    self, ARRAY, BINARY, BOOLEAN, CODE, CODE_WITH_SCOPE, DATE, DB_POINTER, DECIMAL, DOCUMENT, DOUBLE,
-    Elements, Fault, INT32, INT64, MAX_KEY, MIN_KEY, NULL, OBJECT_ID, REGEX, Read, STRING, SYMBOL, TIMESTAMP,
-    UNDEFINED,
+use super::{
+    bson::{
+        self, ARRAY, BINARY, BOOLEAN, CODE, CODE_WITH_SCOPE, DATE, DB_POINTER, DECIMAL, DOCUMENT, DOUBLE,
+        Elements, Fault, INT32, INT64, MAX_KEY, MIN_KEY, NULL, OBJECT_ID, REGEX, Read, STRING, SYMBOL,
+        TIMESTAMP, UNDEFINED,
+    },
+    extra::Step,
+    forms,
 };
-use crate::number::Decimal;
 
-/// Writes values; keeps only the memory of its stack.
+/// Writes values; keeps only the memory of its stacks.
 #[derive(Debug, Default)]
 pub(super) struct JsonWriter {
     open: Vec<Open>,
     /// Hashes of the field names of one document.
     names: Vec<u64>,
+    /// The way to the value that is being written, where that is asked for.
+    trail: Vec<Step>,
 }
 
 /// A document or array that is being written.
@@ -36,15 +37,48 @@ struct Open {
     next: usize,
     end: usize,
     array: bool,
+    relaxed: bool,
+    /// How many elements have been written.
+    count: usize,
     /// What closes it: its own bracket, and that of what it is wrapped in.
     tail: &'static [u8],
 }
 
+/// A value to be written, by type and offset.
+#[derive(Clone, Copy)]
+struct Value {
+    kind: u8,
+    at: usize,
+    relaxed: bool,
+}
+
 impl JsonWriter {
-    /// Appends the value of type `kind` at `at`.
+    /// Appends the value of type `kind` at `at`, in canonical form.
     pub(super) fn write(&mut self, out: &mut BytesMut, doc: &[u8], kind: u8, at: usize) -> Read<()> {
+        self.run(out, doc, Value { kind, at, relaxed: false }, &mut |_, _, _| {})
+    }
+
+    /// Appends the whole document in relaxed form. Tells `inexact` the way to, the type and the offset of every
+    /// value that would not read back as itself: an int64 that is an int32 as well, and -0.
+    pub(super) fn relaxed(
+        &mut self,
+        out: &mut BytesMut,
+        doc: &[u8],
+        inexact: &mut dyn FnMut(&[Step], u8, usize),
+    ) -> Read<()> {
+        self.run(out, doc, Value { kind: DOCUMENT, at: 0, relaxed: true }, inexact)
+    }
+
+    fn run(
+        &mut self,
+        out: &mut BytesMut,
+        doc: &[u8],
+        value: Value,
+        inexact: &mut dyn FnMut(&[Step], u8, usize),
+    ) -> Read<()> {
         self.open.clear();
-        self.value(out, doc, kind, at)?;
+        self.trail.clear();
+        self.value(out, doc, value)?;
         while let Some(open) = self.open.last_mut() {
             let mut elements = Elements { next: open.next, end: open.end };
             let Some(element) = elements.advance(doc)? else {
@@ -53,48 +87,69 @@ impl JsonWriter {
                 continue;
             };
             open.next = elements.next;
-            if out.last() != Some(&b'{') && out.last() != Some(&b'[') {
+            if open.count > 0 {
                 out.extend_from_slice(b",");
             }
-            if !open.array {
-                quoted(out, doc.get(element.name.0..element.name.1).ok_or(Fault::Malformed)?);
+            let step = if open.array {
+                Step::Element(open.count)
+            } else {
+                forms::quoted(out, doc.get(element.name.0..element.name.1).ok_or(Fault::Malformed)?);
                 out.extend_from_slice(b":");
+                Step::Field(element.name.0, element.name.1)
+            };
+            open.count += 1;
+            let value = Value { kind: element.kind, at: element.at, relaxed: open.relaxed };
+            if value.relaxed {
+                self.trail.truncate(self.open.len() - 1);
+                self.trail.push(step);
+                if !reads_back(doc, value)? {
+                    inexact(&self.trail, value.kind, value.at);
+                }
             }
-            self.value(out, doc, element.kind, element.at)?;
+            self.value(out, doc, value)?;
         }
         Ok(())
     }
 
     /// Appends a value; of a document or array only the beginning.
-    fn value(&mut self, out: &mut BytesMut, doc: &[u8], kind: u8, at: usize) -> Read<()> {
+    fn value(&mut self, out: &mut BytesMut, doc: &[u8], value: Value) -> Read<()> {
+        let Value { kind, at, relaxed } = value;
         match kind {
-            DOCUMENT => self.open(out, doc, at, (b"{", b"}"))?,
-            ARRAY => self.open(out, doc, at, (b"[", b"]"))?,
-            STRING => string(out, bson::text(doc, at)?),
-            INT32 => wrapped_integer(out, b"{\"$numberInt\":\"", bson::int32(doc, at)?.into(), b"\"}"),
-            INT64 => long(out, bson::int64(doc, at)?),
-            DOUBLE => double(out, bson::double(doc, at)?),
-            DECIMAL => decimal(out, Decimal::from_bytes(bson::array_at(doc, at)?)),
+            DOCUMENT => self.open(out, doc, value, (b"{", b"}"))?,
+            ARRAY => self.open(out, doc, value, (b"[", b"]"))?,
+            STRING => forms::string(out, bson::text(doc, at)?),
+            INT32 if relaxed => forms::integer(out, bson::int32(doc, at)?.into()),
+            INT32 => forms::int(out, bson::int32(doc, at)?),
+            INT64 if relaxed => forms::integer(out, bson::int64(doc, at)?),
+            INT64 => forms::long(out, bson::int64(doc, at)?),
+            DOUBLE if relaxed => forms::relaxed_double(out, bson::double(doc, at)?),
+            DOUBLE => forms::double(out, bson::double(doc, at)?),
+            DECIMAL => forms::decimal_of(out, bson::array_at(doc, at)?),
             BOOLEAN if bson::boolean(doc, at)? => out.extend_from_slice(b"true"),
             BOOLEAN => out.extend_from_slice(b"false"),
             NULL => out.extend_from_slice(b"null"),
             UNDEFINED => out.extend_from_slice(b"{\"$undefined\":true}"),
             MIN_KEY => out.extend_from_slice(b"{\"$minKey\":1}"),
             MAX_KEY => out.extend_from_slice(b"{\"$maxKey\":1}"),
-            OBJECT_ID => object_id(out, bson::array_at(doc, at)?),
-            DATE => wrapped_integer(out, b"{\"$date\":{\"$numberLong\":\"", bson::int64(doc, at)?, b"\"}}"),
-            TIMESTAMP => timestamp(out, bson::array_at(doc, at)?),
-            BINARY => binary(out, bson::binary(doc, at)?),
-            REGEX => regex(out, doc, at)?,
-            CODE => wrapped_string(out, b"{\"$code\":", bson::text(doc, at)?),
-            SYMBOL => wrapped_string(out, b"{\"$symbol\":", bson::text(doc, at)?),
-            DB_POINTER => db_pointer(out, doc, at)?,
+            OBJECT_ID => forms::object_id(out, bson::array_at(doc, at)?),
+            DATE if relaxed => forms::relaxed_date(out, bson::int64(doc, at)?),
+            DATE => forms::date(out, bson::int64(doc, at)?),
+            TIMESTAMP => forms::timestamp(out, bson::array_at(doc, at)?),
+            BINARY => forms::binary(out, doc, at)?,
+            REGEX => forms::regex(out, doc, at)?,
+            CODE => forms::wrapped_string(out, b"{\"$code\":", bson::text(doc, at)?),
+            SYMBOL => forms::wrapped_string(out, b"{\"$symbol\":", bson::text(doc, at)?),
+            DB_POINTER => forms::db_pointer(out, doc, at)?,
             CODE_WITH_SCOPE => {
                 let code = bson::text(doc, at + 4)?;
+                let scope = Value { kind: DOCUMENT, at: at + 4 + 4 + code.len() + 1, relaxed: false };
+                if Elements::of(doc, scope.at)?.end + 1 != bson::end_of(kind, doc, at)? {
+                    return Err(Fault::Malformed);
+                }
                 out.extend_from_slice(b"{\"$code\":");
-                string(out, code);
+                forms::string(out, code);
                 out.extend_from_slice(b",\"$scope\":");
-                self.open(out, doc, at + 4 + 4 + code.len() + 1, (b"{", b"}}"))?;
+                self.open(out, doc, scope, (b"{", b"}}"))?;
             }
             _ => return Err(Fault::Malformed),
         }
@@ -105,24 +160,18 @@ impl JsonWriter {
         &mut self,
         out: &mut BytesMut,
         doc: &[u8],
-        at: usize,
+        Value { at, relaxed, .. }: Value,
         (head, tail): (&'static [u8], &'static [u8]),
     ) -> Read<()> {
         let Elements { next, end } = Elements::of(doc, at)?;
-        // A scope must end where the value around it does; only then is it sure to end within what surrounds
-        // that.
-        if self.open.last().is_some_and(|outer| end >= outer.next) {
-            return Err(Fault::Malformed);
-        }
         let array = head == b"[";
         if !array && !self.is_plain(doc, at)? {
-            out.extend_from_slice(b"{\"$docrow\":{\"document\":\"");
-            base64(out, doc.get(at..=end).ok_or(Fault::Malformed)?);
-            out.extend_from_slice(b"\"}");
-            out.extend_from_slice(tail);
+            forms::own(out, "document", doc.get(at..=end).ok_or(Fault::Malformed)?);
+            // What it is wrapped in; its own bracket it has not.
+            out.extend_from_slice(tail.get(1..).unwrap_or_default());
             return Ok(());
         }
-        self.open.push(Open { next, end, array, tail });
+        self.open.push(Open { next, end, array, relaxed, count: 0, tail });
         out.extend_from_slice(head);
         Ok(())
     }
@@ -145,175 +194,102 @@ impl JsonWriter {
     }
 }
 
-/// Appends a string, quoted and escaped, or in docrow's own form.
-pub(super) fn string(out: &mut BytesMut, text: &[u8]) {
-    if bson::is_text(text) {
-        return quoted(out, text);
-    }
-    out.extend_from_slice(b"{\"$docrow\":{\"string\":\"");
-    base64(out, text);
-    out.extend_from_slice(b"\"}}");
+/// Whether the relaxed form of a value without fields reads back as the value.
+fn reads_back(doc: &[u8], Value { kind, at, .. }: Value) -> Read<bool> {
+    Ok(match kind {
+        INT64 => i32::try_from(bson::int64(doc, at)?).is_err(),
+        // Numbers in jsonb have no negative zero.
+        DOUBLE => bson::double(doc, at)?.to_bits() != (-0.0_f64).to_bits(),
+        _ => true,
+    })
 }
 
-/// Appends valid UTF-8 between quotes.
-pub(super) fn quoted(out: &mut BytesMut, text: &[u8]) {
-    out.extend_from_slice(b"\"");
-    escaped(out, text);
-    out.extend_from_slice(b"\"");
-}
-
-/// Appends valid UTF-8 as it stands between quotes.
-pub(super) fn escaped(out: &mut BytesMut, text: &[u8]) {
-    let mut rest = text;
-    while let Some(plain) = rest.iter().position(|&byte| byte < 0x20 || byte == b'"' || byte == b'\\') {
-        let (before, after) = rest.split_at(plain);
-        out.extend_from_slice(before);
-        let Some((&byte, after)) = after.split_first() else { return };
-        match byte {
-            b'"' => out.extend_from_slice(b"\\\""),
-            b'\\' => out.extend_from_slice(b"\\\\"),
-            b'\n' => out.extend_from_slice(b"\\n"),
-            b'\t' => out.extend_from_slice(b"\\t"),
-            b'\r' => out.extend_from_slice(b"\\r"),
-            _ => {
-                out.extend_from_slice(b"\\u00");
-                hex(out, &[byte]);
-            }
-        }
-        rest = after;
-    }
-    out.extend_from_slice(rest);
-}
-
-pub(super) fn hex(out: &mut BytesMut, bytes: &[u8]) {
-    const DIGITS: [u8; 16] = *b"0123456789abcdef";
-    let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).copied().unwrap_or(b'0');
-    for byte in bytes {
-        out.extend_from_slice(&[digit(byte >> 4), digit(byte & 0xf)]);
-    }
-}
-
-fn base64(out: &mut BytesMut, bytes: &[u8]) {
-    let start = out.len();
-    out.resize(start + bytes.len().div_ceil(3) * 4, 0);
-    let target = out.get_mut(start..).unwrap_or_default();
-    let written = BASE64_STANDARD.encode_slice(bytes, target);
-    debug_assert_eq!(written, Ok(target.len()));
-}
-
-pub(super) fn long(out: &mut BytesMut, value: i64) {
-    wrapped_integer(out, b"{\"$numberLong\":\"", value, b"\"}");
-}
-
-pub(super) fn double(out: &mut BytesMut, value: f64) {
-    let mut buffer = ryu::Buffer::new();
-    let text = match value {
-        f64::INFINITY => "Infinity",
-        f64::NEG_INFINITY => "-Infinity",
-        value if value.is_nan() => "NaN",
-        value => buffer.format_finite(value),
+#[cfg(test)]
+mod tests {
+    use mongodb::bson::{
+        Binary, Bson, DateTime, JavaScriptCodeWithScope, RawDocumentBuf, doc, spec::BinarySubtype,
     };
-    wrapped(out, b"{\"$numberDouble\":\"", text.as_bytes(), b"\"}");
-}
 
-pub(super) fn decimal(out: &mut BytesMut, value: Decimal) {
-    out.extend_from_slice(b"{\"$numberDecimal\":\"");
-    match value {
-        Decimal::NaN => out.extend_from_slice(b"NaN"),
-        Decimal::Infinite { negative: false } => out.extend_from_slice(b"Infinity"),
-        Decimal::Infinite { negative: true } => out.extend_from_slice(b"-Infinity"),
-        Decimal::Finite { negative, coefficient, exponent } => finite(out, negative, coefficient, exponent),
-    }
-    out.extend_from_slice(b"\"}");
-}
+    use super::*;
+    use crate::mapping::extra::render_trail;
 
-/// The string form of the Decimal128 specification, which keeps coefficient and exponent apart.
-fn finite(out: &mut BytesMut, negative: bool, coefficient: u128, exponent: i32) {
-    let mut buffer = itoa::Buffer::new();
-    let digits = buffer.format(coefficient).as_bytes();
-    let count = i32::try_from(digits.len()).unwrap_or(0);
-    let scientific = exponent + count - 1;
-    if negative {
-        out.extend_from_slice(b"-");
+    /// The relaxed form, and the paths that it does not tell exactly.
+    fn relaxed(value: impl Into<Bson>) -> (String, Vec<String>) {
+        let document = RawDocumentBuf::try_from(&doc! { "a": value.into() }).unwrap();
+        let (mut out, mut noted) = (BytesMut::new(), Vec::new());
+        let mut note = |trail: &[Step], _, _| {
+            let mut path = BytesMut::new();
+            render_trail(&mut path, document.as_bytes(), trail);
+            noted.push(String::from_utf8(path.to_vec()).unwrap());
+        };
+        JsonWriter::default().relaxed(&mut out, document.as_bytes(), &mut note).unwrap();
+        let text = String::from_utf8(out.to_vec()).unwrap();
+        (text.strip_prefix("{\"a\":").unwrap().strip_suffix('}').unwrap().to_owned(), noted)
     }
-    if exponent > 0 || scientific < -6 {
-        let (first, rest) = digits.split_at(1);
-        out.extend_from_slice(first);
-        if !rest.is_empty() {
-            out.extend_from_slice(b".");
-            out.extend_from_slice(rest);
+
+    fn exactly(value: impl Into<Bson>, text: &str) {
+        assert_eq!(relaxed(value), (text.to_owned(), vec![]));
+    }
+
+    #[test]
+    fn relaxed_numbers_tell_their_types() {
+        exactly(5, "5");
+        exactly(1_i64 << 31, "2147483648");
+        exactly(i64::MIN, "-9223372036854775808");
+        exactly(5.0, "5.0");
+        exactly(0.1, "0.1");
+        exactly(-1e-7, "-1e-7");
+        exactly(1e16, "10000000000000000.0");
+        exactly(-1e22, "-10000000000000000000000.0");
+        exactly(f64::MAX, &format!("{}.0", f64::MAX));
+        exactly(f64::NAN, r#"{"$numberDouble":"NaN"}"#);
+        exactly(f64::NEG_INFINITY, r#"{"$numberDouble":"-Infinity"}"#);
+        exactly(f64::from_bits(0xfff8_0000_0000_0001), r#"{"$docrow":{"double":"AQAAAAAA+P8="}}"#);
+        assert_eq!(relaxed(5_i64), ("5".into(), vec!["a".into()]));
+        assert_eq!(relaxed(i64::from(i32::MIN)), ("-2147483648".into(), vec!["a".into()]));
+        assert_eq!(relaxed(-0.0), ("-0.0".into(), vec!["a".into()]));
+        assert_eq!(
+            relaxed(vec![doc! { "x.y": 5_i64, "z": [1, -0.0] }]),
+            (r#"[{"x.y":5,"z":[1,-0.0]}]"#.into(), vec![r"a.0.x\\.y".into(), "a.0.z.1".into()])
+        );
+    }
+
+    /// "Relaxed" of the Extended JSON v2 specification: ISO 8601 from 1970 to 9999, three decimals or none.
+    #[test]
+    fn relaxed_dates_are_for_people() {
+        let date = |millis| Bson::DateTime(DateTime::from_millis(millis));
+        exactly(date(0), r#"{"$date":"1970-01-01T00:00:00Z"}"#);
+        exactly(date(1_356_351_330_501), r#"{"$date":"2012-12-24T12:15:30.501Z"}"#);
+        exactly(date(951_782_400_007), r#"{"$date":"2000-02-29T00:00:00.007Z"}"#);
+        exactly(date(253_402_300_799_999), r#"{"$date":"9999-12-31T23:59:59.999Z"}"#);
+        exactly(date(-1), r#"{"$date":{"$numberLong":"-1"}}"#);
+        exactly(date(253_402_300_800_000), r#"{"$date":{"$numberLong":"253402300800000"}}"#);
+        for days in 0..3_000_000 {
+            let (year, month, day) = forms::civil(days);
+            let next = forms::civil(days + 1);
+            let same_month = next == (year, month, day + 1) && day < 31;
+            let next_month = next == (year, month + 1, 1) && (28..=31).contains(&day);
+            assert!(same_month || next_month || ((month, day), next) == ((12, 31), (year + 1, 1, 1)));
         }
-        out.extend_from_slice(if scientific < 0 { b"E" } else { b"E+" });
-        integer(out, scientific.into());
-    } else if exponent == 0 {
-        out.extend_from_slice(digits);
-    } else {
-        let whole = usize::try_from(count + exponent).unwrap_or(0);
-        let zeros = usize::try_from(-(count + exponent)).unwrap_or(0);
-        let (before, after) = digits.split_at(whole);
-        out.extend_from_slice(if before.is_empty() { b"0" } else { before });
-        out.extend_from_slice(b".");
-        out.resize(out.len() + zeros, b'0');
-        out.extend_from_slice(after);
     }
-}
 
-fn object_id(out: &mut BytesMut, id: [u8; 12]) {
-    out.extend_from_slice(b"{\"$oid\":\"");
-    hex(out, &id);
-    out.extend_from_slice(b"\"}");
-}
+    #[test]
+    fn a_scope_is_canonical() {
+        let scope = JavaScriptCodeWithScope { code: "c".into(), scope: doc! { "x": [5_i64], "y": 5 } };
+        exactly(
+            vec![Bson::from(scope), 1.into()],
+            r#"[{"$code":"c","$scope":{"x":[{"$numberLong":"5"}],"y":{"$numberInt":"5"}}},1]"#,
+        );
+    }
 
-fn timestamp(out: &mut BytesMut, [i0, i1, i2, i3, t0, t1, t2, t3]: [u8; 8]) {
-    wrapped_integer(out, b"{\"$timestamp\":{\"t\":", u32::from_le_bytes([t0, t1, t2, t3]).into(), b",\"i\":");
-    wrapped_integer(out, b"", u32::from_le_bytes([i0, i1, i2, i3]).into(), b"}}");
-}
-
-fn binary(out: &mut BytesMut, (subtype, bytes): (u8, &[u8])) {
-    out.extend_from_slice(b"{\"$binary\":{\"base64\":\"");
-    base64(out, bytes);
-    out.extend_from_slice(b"\",\"subType\":\"");
-    hex(out, &[subtype]);
-    out.extend_from_slice(b"\"}}");
-}
-
-fn regex(out: &mut BytesMut, doc: &[u8], at: usize) -> Read<()> {
-    let pattern_end = bson::c_string_end(doc, at)?;
-    let options_end = bson::c_string_end(doc, pattern_end + 1)?;
-    out.extend_from_slice(b"{\"$regularExpression\":{\"pattern\":");
-    string(out, doc.get(at..pattern_end).ok_or(Fault::Malformed)?);
-    out.extend_from_slice(b",\"options\":");
-    string(out, doc.get(pattern_end + 1..options_end).ok_or(Fault::Malformed)?);
-    out.extend_from_slice(b"}}");
-    Ok(())
-}
-
-fn db_pointer(out: &mut BytesMut, doc: &[u8], at: usize) -> Read<()> {
-    let namespace = bson::text(doc, at)?;
-    out.extend_from_slice(b"{\"$dbPointer\":{\"$ref\":");
-    string(out, namespace);
-    out.extend_from_slice(b",\"$id\":");
-    object_id(out, bson::array_at(doc, at + 4 + namespace.len() + 1)?);
-    out.extend_from_slice(b"}}");
-    Ok(())
-}
-
-fn wrapped_string(out: &mut BytesMut, head: &[u8], text: &[u8]) {
-    out.extend_from_slice(head);
-    string(out, text);
-    out.extend_from_slice(b"}");
-}
-
-fn wrapped_integer(out: &mut BytesMut, head: &[u8], value: i64, tail: &[u8]) {
-    wrapped(out, head, itoa::Buffer::new().format(value).as_bytes(), tail);
-}
-
-fn wrapped(out: &mut BytesMut, head: &[u8], text: &[u8], tail: &[u8]) {
-    out.extend_from_slice(head);
-    out.extend_from_slice(text);
-    out.extend_from_slice(tail);
-}
-
-pub(super) fn integer(out: &mut BytesMut, value: i64) {
-    wrapped_integer(out, b"", value, b"");
+    #[test]
+    fn an_old_binary_has_its_inner_length_left_out() {
+        let old = |bytes: &[u8]| Binary { subtype: BinarySubtype::BinaryOld, bytes: bytes.to_vec() };
+        exactly(old(b"abc"), r#"{"$binary":{"base64":"YWJj","subType":"02"}}"#);
+        let mut odd = RawDocumentBuf::try_from(&doc! { "a": old(b"abc") }).unwrap().into_bytes();
+        odd[4 + 3 + 5] = 2;
+        let mut out = BytesMut::new();
+        JsonWriter::default().write(&mut out, &odd, DOCUMENT, 0).unwrap();
+        assert_eq!(&out[..], br#"{"a":{"$docrow":{"binary":"BwAAAAICAAAAYWJj"}}}"#);
+    }
 }

@@ -8,15 +8,18 @@
 //! | `text` | everything |
 //!
 //! In a `text` key an ObjectId is its 24 hexadecimal digits, and a string stands as it is, unless it could be
-//! taken for something else: if it begins with `{` or `"`, is `null`, `true` or `false` or 24 hexadecimal
+//! taken for something else: if it begins with `{`, `[` or `"`, is `null`, `true` or `false` or 24 hexadecimal
 //! digits, or holds a NUL, it is a JSON string with its quotes. Everything else is canonical Extended JSON;
-//! numbers in the canonical form of their value, whole ones as `$numberLong`.
+//! numbers in the canonical form of their value, whole ones as `$numberLong`. What a key says but would read back as
+//! another type is noted besides, by [`Reading`](super::Reading) or, in a `text` key, where it is not what the JSON
+//! says.
 
 use bytes::BytesMut;
 
 use super::{
     bson::{self, BINARY, DECIMAL, DOUBLE, Fault, INT32, INT64, OBJECT_ID, Read, STRING, SYMBOL},
-    json::{self, JsonWriter},
+    forms,
+    json::JsonWriter,
     table::{ColumnType, Scalar},
     value::{self, Fit},
 };
@@ -28,16 +31,16 @@ const MAX_LENGTH: usize = 2600;
 /// Appends the bytes of the key column, without their length.
 pub(super) fn key(
     out: &mut BytesMut,
-    ty: Scalar,
+    ty: ColumnType,
     (doc, kind, at): (&[u8], u8, usize),
     json: &mut JsonWriter,
 ) -> Read<Fit> {
     let start = out.len();
-    let fit = match ty {
+    let fit = match ty.scalar {
         Scalar::Text => text(out, (doc, kind, at), json)?,
-        Scalar::Bytea if kind == BINARY && bson::binary(doc, at)?.1.len() == 12 => Fit::Misfit,
-        _ => match value::column(out, ColumnType::scalar(ty), (doc, kind, at), json)? {
-            Fit::Exact if kind == DOUBLE => Fit::Equal,
+        _ => match value::column(out, ty, (doc, kind, at), json)? {
+            // It would be an ObjectId's key.
+            Fit::Equal if kind == BINARY => Fit::Misfit,
             fit => fit,
         },
     };
@@ -50,20 +53,21 @@ pub(super) fn key(
 
 fn text(out: &mut BytesMut, (doc, kind, at): (&[u8], u8, usize), json: &mut JsonWriter) -> Read<Fit> {
     match kind {
-        OBJECT_ID => json::hex(out, &bson::array_at::<12>(doc, at)?),
+        OBJECT_ID => forms::hex(out, &bson::array_at::<12>(doc, at)?),
         STRING => string(out, bson::text(doc, at)?),
         SYMBOL => {
             string(out, bson::text(doc, at)?);
             return Ok(Fit::Equal);
         }
-        INT64 => json::long(out, bson::int64(doc, at)?),
+        INT64 => forms::long(out, bson::int64(doc, at)?),
         INT32 => {
-            json::long(out, bson::int32(doc, at)?.into());
+            forms::long(out, bson::int32(doc, at)?.into());
             return Ok(Fit::Equal);
         }
         DOUBLE => {
             let value = bson::double(doc, at)?;
-            return Ok(number(out, value.into(), |form| matches!(form, Number::Double(_))));
+            let same = |form| matches!(form, Number::Double(form) if form.to_bits() == value.to_bits());
+            return Ok(number(out, value.into(), same));
         }
         DECIMAL => {
             let value = Decimal::from_bytes(bson::array_at(doc, at)?);
@@ -82,10 +86,10 @@ fn same(form: Number, value: Decimal) -> bool {
 
 fn number(out: &mut BytesMut, form: Number, exact: impl Fn(Number) -> bool) -> Fit {
     match form {
-        Number::Int(value) => json::long(out, value),
-        Number::Double(value) => json::double(out, value),
+        Number::Int(value) => forms::long(out, value),
+        Number::Double(value) => forms::double(out, value),
         Number::Decimal { negative, coefficient, exponent } => {
-            json::decimal(out, Decimal::Finite { negative, coefficient, exponent });
+            forms::decimal(out, Decimal::Finite { negative, coefficient, exponent });
         }
     }
     if exact(form) { Fit::Exact } else { Fit::Equal }
@@ -98,14 +102,12 @@ fn string(out: &mut BytesMut, text: &[u8]) {
         out.extend_from_slice(text);
     } else if valid {
         // Between quotes a NUL is six plain characters, which text can hold.
-        json::quoted(out, text);
+        forms::quoted(out, text);
     } else {
-        json::string(out, text);
+        forms::string(out, text);
     }
 }
 
 fn is_ambiguous(text: &[u8]) -> bool {
-    let hex = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-    matches!(text, [b'{' | b'"', ..] | b"null" | b"true" | b"false")
-        || (text.len() == 24 && text.iter().all(hex))
+    matches!(text, [b'{' | b'[' | b'"', ..] | b"null" | b"true" | b"false") || value::is_object_id(text)
 }

@@ -8,13 +8,14 @@
 //!
 //! Pure: bytes in, bytes out. No I/O, no clock, no `async`; malformed bytes are an [`Unfit`], never a panic.
 //! Reading order: [`table`] (what is written), `compile` (the plan), `encode` (the walk), `value` (one value,
-//! one column), `key_column` (the `_id`), `extra` (what no column holds), `json` and `numeric` (forms),
+//! one column), `key_column` (the `_id`), `extra` (what no column holds), `json`, `forms` and `numeric` (forms),
 //! `bson` (bytes).
 
 mod bson;
 mod compile;
 mod encode;
 mod extra;
+mod forms;
 mod json;
 mod key_column;
 mod numeric;

@@ -192,16 +192,11 @@ fn values_that_fit() {
     let micros = |unix_millis: i64| ((unix_millis - 946_684_800_000) * 1000).to_be_bytes();
     fits("boolean", true, &[1]);
     fits("integer", -5, &(-5_i32).to_be_bytes());
-    fits("integer", -5_i64, &(-5_i32).to_be_bytes());
     fits("bigint", i64::MIN, &i64::MIN.to_be_bytes());
-    fits("bigint", 3.0, &3_i64.to_be_bytes());
     fits("double precision", 0.1, &0.1_f64.to_be_bytes());
     fits("double precision", f64::NEG_INFINITY, &f64::NEG_INFINITY.to_be_bytes());
-    fits("double precision", 1_i64 << 60, &1_152_921_504_606_846_976.0_f64.to_be_bytes());
     fits("numeric", decimal("1.50"), &[0, 2, 0, 0, 0, 0, 0, 2, 0, 1, 0x13, 0x88]);
     fits("numeric", decimal("NaN"), &[0, 0, 0, 0, 0xc0, 0, 0, 0]);
-    fits("numeric", -7, &[0, 1, 0, 0, 0x40, 0, 0, 0, 0, 7]);
-    fits("numeric", 0.5, &[0, 1, 0xff, 0xff, 0, 0, 0, 1, 0x13, 0x88]);
     fits("text", "é", "é".as_bytes());
     fits("text", ObjectId::from_bytes([0xab; 12]), b"abababababababababababab");
     fits("bytea", ObjectId::from_bytes([0xab; 12]), &[0xab; 12]);
@@ -424,10 +419,12 @@ fn duplicate_fields_are_all_kept() {
     assert_eq!(rows["m"].len(), 1);
     assert_eq!(
         extra(&mapping, &document),
-        json!({ r"m\1": [{ "x": { "y": wrapped(2) } }], r"_id\1": wrapped(2) })
+        json!({ r"m\2": [{ "x": { "y": wrapped(2) } }], r"_id\2": wrapped(2) })
     );
     let document = with_duplicates(&[("_id", int(1)), ("z", doc! {}.into()), ("z", doc! { "q": 1 }.into())]);
-    assert_eq!(extra(&mapping, &document), json!({ r"z\1": { "q": wrapped(1) } }));
+    assert_eq!(extra(&mapping, &document), json!({ r"z\2": { "q": wrapped(1) } }));
+    let document = with_duplicates(&[("_id", int(1)), ("z", int(1)), ("z", doc! {}.into()), ("z", int(2))]);
+    assert_eq!(extra(&mapping, &document), json!({ "z": wrapped(1), r"z\2": {}, r"z\3": wrapped(2) }));
 }
 
 #[test]
@@ -551,7 +548,8 @@ fn a_key_that_does_not_say_its_type_is_noted() {
     );
     let document = rawdoc! { "_id": 1.0 };
     assert_eq!(extra(&mapping(""), &document), json!({ "_id": { "$numberDouble": "1.0" } }));
-    assert_eq!(extra(&mapping(""), &rawdoc! { "_id": 1_i64 }), Value::Null);
+    assert_eq!(extra(&mapping(""), &rawdoc! { "_id": 1_i64 << 31 }), Value::Null);
+    assert_eq!(extra(&mapping(""), &rawdoc! { "_id": 1_i64 }), json!({ "_id": { "$numberLong": "1" } }));
 }
 
 #[test]

@@ -1,20 +1,22 @@
 //! From one BSON value to the bytes of one column: every type against every type.
 //!
-//! A value fits exactly, or is equal to what the column holds but more than that (the scale of `1E+3`, the
-//! sign of `-0`), or does not fit. Nothing is rounded, clamped or cut.
+//! A value fits exactly, or is equal to what the column holds but would read back as something else (as another
+//! type, without the scale of `1E+3` or the sign of `-0`), or does not fit. Nothing is rounded, clamped or cut.
 //!
-//! | column | takes |
-//! |---|---|
-//! | `boolean` | boolean |
-//! | `integer`, `bigint` | any number that is a whole one in range |
-//! | `double precision` | double; any other number that a double has exactly |
-//! | `numeric` | any number of at most 34 significant digits; no infinity (PostgreSQL 13 has none) |
-//! | `text` | string without NUL, in valid UTF-8; ObjectId as 24 hexadecimal digits |
-//! | `bytea` | binary of subtype 0; ObjectId as 12 bytes |
-//! | `uuid` | binary of subtype 4 and 16 bytes |
-//! | `timestamptz` | date from 4713 BC to 294276 |
-//! | `jsonb` | everything, as canonical Extended JSON; null as JSON's `null` |
-//! | an array | an array of such values and nulls |
+//! | column | takes | of these exactly |
+//! |---|---|---|
+//! | `boolean` | boolean | all |
+//! | `integer`, `bigint` | any number that is a whole one in range | int32, and int64 beyond an int32's range; with [`Reading::Long`] int64 |
+//! | `double precision` | double; any other number that a double has exactly | double; with [`Reading::Number`] int32, and double that is no int32 |
+//! | `numeric` | any number of at most 34 significant digits; no infinity (PostgreSQL 13 has none) | Decimal128 without a positive exponent, but -0 |
+//! | `text` | string without NUL, in valid UTF-8; ObjectId as 24 hexadecimal digits | ObjectId; string that does not look like one |
+//! | `bytea` | binary of subtype 0; ObjectId as 12 bytes | ObjectId; binary that is not 12 bytes long |
+//! | `uuid` | binary of subtype 4 and 16 bytes | all |
+//! | `timestamptz` | date from 4713 BC to 294276 | all |
+//! | `jsonb` | everything, as canonical Extended JSON; null as JSON's `null` | all |
+//! | an array | an array of such values and nulls | one of exact values |
+//!
+//! [`super::column`] reads them back.
 
 use bytes::{BufMut, BytesMut};
 
@@ -23,9 +25,10 @@ use super::{
         self, ARRAY, BINARY, BOOLEAN, DATE, DECIMAL, DOUBLE, Elements, Fault, INT32, INT64, NULL, OBJECT_ID,
         Read, STRING,
     },
-    json::{self, JsonWriter},
+    forms,
+    json::JsonWriter,
     numeric,
-    table::{ColumnType, Scalar},
+    table::{ColumnType, Reading, Scalar},
 };
 use crate::number::{self, Decimal, Number};
 
@@ -40,6 +43,8 @@ pub(super) enum Fit {
     Misfit,
 }
 
+const OBJECT_ID_BYTES: usize = 12;
+
 /// Appends the column's bytes, without their length.
 #[inline]
 pub(super) fn column(
@@ -48,32 +53,33 @@ pub(super) fn column(
     (doc, kind, at): (&[u8], u8, usize),
     json: &mut JsonWriter,
 ) -> Read<Fit> {
-    if ty.array {
-        array(out, ty, (doc, kind, at), json)
-    } else {
-        scalar(out, ty.scalar, (doc, kind, at), json)
-    }
+    if ty.array { array(out, ty, (doc, kind, at), json) } else { scalar(out, ty, (doc, kind, at), json) }
 }
 
 fn scalar(
     out: &mut BytesMut,
-    ty: Scalar,
+    ty: ColumnType,
     (doc, kind, at): (&[u8], u8, usize),
     json: &mut JsonWriter,
 ) -> Read<Fit> {
-    match (ty, kind) {
+    match (ty.scalar, kind) {
         (Scalar::Text, STRING) => {
             let text = bson::text(doc, at)?;
             if !bson::is_text(text) {
                 return Ok(Fit::Misfit);
             }
             out.extend_from_slice(text);
+            return Ok(exact_if(!is_object_id(text)));
         }
-        (Scalar::Text, OBJECT_ID) => json::hex(out, &bson::array_at::<12>(doc, at)?),
+        (Scalar::Text, OBJECT_ID) => forms::hex(out, &bson::array_at::<12>(doc, at)?),
         (Scalar::Bytea, OBJECT_ID) => out.extend_from_slice(&bson::array_at::<12>(doc, at)?),
-        (Scalar::Bytea | Scalar::Uuid, BINARY) => match (ty, bson::binary(doc, at)?) {
-            (Scalar::Bytea, (0, bytes)) => out.extend_from_slice(bytes),
-            (Scalar::Uuid, (4, bytes)) if bytes.len() == 16 => out.extend_from_slice(bytes),
+        (Scalar::Bytea, BINARY) => {
+            let (0, bytes) = bson::binary(doc, at)? else { return Ok(Fit::Misfit) };
+            out.extend_from_slice(bytes);
+            return Ok(exact_if(bytes.len() != OBJECT_ID_BYTES));
+        }
+        (Scalar::Uuid, BINARY) => match bson::binary(doc, at)? {
+            (4, bytes) if bytes.len() == 16 => out.extend_from_slice(bytes),
             _ => return Ok(Fit::Misfit),
         },
         (Scalar::Boolean, BOOLEAN) => out.put_u8(bson::boolean(doc, at)?.into()),
@@ -85,28 +91,22 @@ fn scalar(
             out.put_u8(1);
             json.write(out, doc, kind, at)?;
         }
-        (Scalar::Bigint, _) => match integer(doc, kind, at)? {
-            Some((value, fit)) => {
-                out.put_i64(value);
-                return Ok(fit);
-            }
-            None => return Ok(Fit::Misfit),
-        },
-        (Scalar::Integer, _) => match integer(doc, kind, at)?.map(|(value, fit)| (i32::try_from(value), fit))
-        {
-            Some((Ok(value), fit)) => {
-                out.put_i32(value);
-                return Ok(fit);
-            }
-            _ => return Ok(Fit::Misfit),
-        },
-        (Scalar::Double, _) => match double(doc, kind, at)? {
-            Some((value, fit)) => {
-                out.put_f64(value);
-                return Ok(fit);
-            }
-            None => return Ok(Fit::Misfit),
-        },
+        (Scalar::Bigint, _) => {
+            let Some((value, fit)) = integer(ty.reading, doc, kind, at)? else { return Ok(Fit::Misfit) };
+            out.put_i64(value);
+            return Ok(fit);
+        }
+        (Scalar::Integer, _) => {
+            let Some((value, fit)) = integer(ty.reading, doc, kind, at)? else { return Ok(Fit::Misfit) };
+            let Ok(value) = i32::try_from(value) else { return Ok(Fit::Misfit) };
+            out.put_i32(value);
+            return Ok(fit);
+        }
+        (Scalar::Double, _) => {
+            let Some((value, fit)) = double(ty.reading, doc, kind, at)? else { return Ok(Fit::Misfit) };
+            out.put_f64(value);
+            return Ok(fit);
+        }
         (Scalar::Numeric, _) => return numeric(out, doc, kind, at),
         _ => return Ok(Fit::Misfit),
     }
@@ -144,7 +144,7 @@ fn array(
             continue;
         }
         let start = begin(out);
-        match scalar(out, ty.scalar, (doc, element.kind, element.at), json)? {
+        match scalar(out, ty, (doc, element.kind, element.at), json)? {
             Fit::Exact => {}
             Fit::Equal => whole = Fit::Equal,
             Fit::Misfit => return Ok(Fit::Misfit),
@@ -187,19 +187,30 @@ fn postgres_micros(unix_millis: i64) -> Option<i64> {
     RANGE.contains(&micros).then_some(micros)
 }
 
+#[inline]
+fn exact_if(exact: bool) -> Fit {
+    if exact { Fit::Exact } else { Fit::Equal }
+}
+
+/// Whether `text` is what an ObjectId is in a text column.
+#[inline]
+pub(super) fn is_object_id(text: &[u8]) -> bool {
+    text.len() == 2 * OBJECT_ID_BYTES && text.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 fn decimal(doc: &[u8], at: usize) -> Read<Decimal> {
     bson::array_at(doc, at).map(Decimal::from_bytes)
 }
 
-fn integer(doc: &[u8], kind: u8, at: usize) -> Read<Option<(i64, Fit)>> {
+fn integer(reading: Reading, doc: &[u8], kind: u8, at: usize) -> Read<Option<(i64, Fit)>> {
+    let long = reading == Reading::Long;
     Ok(match kind {
-        INT32 => Some((bson::int32(doc, at)?.into(), Fit::Exact)),
-        INT64 => Some((bson::int64(doc, at)?, Fit::Exact)),
-        DOUBLE => {
-            let value = bson::double(doc, at)?;
-            let fit = if value == 0.0 && value.is_sign_negative() { Fit::Equal } else { Fit::Exact };
-            number::integer(value).map(|integer| (integer, fit))
+        INT32 => Some((bson::int32(doc, at)?.into(), exact_if(!long))),
+        INT64 => {
+            let value = bson::int64(doc, at)?;
+            Some((value, exact_if(long || i32::try_from(value).is_err())))
         }
+        DOUBLE => number::integer(bson::double(doc, at)?).map(|value| (value, Fit::Equal)),
         DECIMAL => match decimal(doc, at)?.into() {
             Number::Int(value) => Some((value, Fit::Equal)),
             _ => None,
@@ -208,11 +219,15 @@ fn integer(doc: &[u8], kind: u8, at: usize) -> Read<Option<(i64, Fit)>> {
     })
 }
 
-fn double(doc: &[u8], kind: u8, at: usize) -> Read<Option<(f64, Fit)>> {
+fn double(reading: Reading, doc: &[u8], kind: u8, at: usize) -> Read<Option<(f64, Fit)>> {
+    let number = reading == Reading::Number;
     Ok(match kind {
-        DOUBLE => Some((bson::double(doc, at)?, Fit::Exact)),
-        INT32 => Some((bson::int32(doc, at)?.into(), Fit::Exact)),
-        INT64 => number::double(bson::int64(doc, at)?).map(|value| (value, Fit::Exact)),
+        DOUBLE => {
+            let value = bson::double(doc, at)?;
+            Some((value, exact_if(!number || number::int32(value).is_none())))
+        }
+        INT32 => Some((bson::int32(doc, at)?.into(), exact_if(number))),
+        INT64 => number::double(bson::int64(doc, at)?).map(|value| (value, Fit::Equal)),
         DECIMAL => match decimal(doc, at)?.into() {
             Number::Int(value) => number::double(value).map(|value| (value, Fit::Equal)),
             Number::Double(value) => Some((value, Fit::Equal)),
@@ -223,33 +238,38 @@ fn double(doc: &[u8], kind: u8, at: usize) -> Read<Option<(f64, Fit)>> {
 }
 
 fn numeric(out: &mut BytesMut, doc: &[u8], kind: u8, at: usize) -> Read<Fit> {
-    let whole =
-        |out: &mut BytesMut, value: i64| numeric::finite(out, value < 0, value.unsigned_abs().into(), 0);
+    let whole = |out: &mut BytesMut, value: i64| {
+        numeric::finite(out, value < 0, value.unsigned_abs().into(), 0);
+        Ok(Fit::Equal)
+    };
     match kind {
         INT32 => whole(out, bson::int32(doc, at)?.into()),
         INT64 => whole(out, bson::int64(doc, at)?),
-        DECIMAL => match decimal(doc, at)? {
-            Decimal::Finite { negative, coefficient, exponent } => {
-                numeric::finite(out, negative, coefficient, exponent);
-                let lossy = exponent > 0 || (negative && coefficient == 0);
-                return Ok(if lossy { Fit::Equal } else { Fit::Exact });
-            }
-            Decimal::NaN => numeric::nan(out),
-            Decimal::Infinite { .. } => return Ok(Fit::Misfit),
-        },
+        DECIMAL => {
+            let bytes = bson::array_at(doc, at)?;
+            let value = Decimal::from_bytes(bytes);
+            let lossy = match value {
+                Decimal::Finite { negative, coefficient, exponent } => {
+                    numeric::finite(out, negative, coefficient, exponent);
+                    exponent > 0 || (negative && coefficient == 0)
+                }
+                Decimal::NaN => {
+                    numeric::nan(out);
+                    false
+                }
+                Decimal::Infinite { .. } => return Ok(Fit::Misfit),
+            };
+            Ok(exact_if(!lossy && value.to_bytes() == bytes))
+        }
         DOUBLE => {
             let value = bson::double(doc, at)?;
             match number::decimal(value) {
-                Some(_) if value == 0.0 && value.is_sign_negative() => {
-                    numeric::finite(out, false, 0, 0);
-                    return Ok(Fit::Equal);
-                }
                 Some((coefficient, exponent)) => numeric::finite(out, value < 0.0, coefficient, exponent),
                 None if value.is_nan() => numeric::nan(out),
                 None => return Ok(Fit::Misfit),
             }
+            Ok(Fit::Equal)
         }
-        _ => return Ok(Fit::Misfit),
+        _ => Ok(Fit::Misfit),
     }
-    Ok(Fit::Exact)
 }
