@@ -69,6 +69,29 @@ pub struct Config {
     pub state_dir: PathBuf,
 }
 
+/// The part of it that commands need which only read MongoDB: no target needs to be named for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SourceConfig {
+    /// As [`Config::source`].
+    pub source: Secret,
+    /// As [`Config::include`].
+    pub include: Vec<String>,
+    /// As [`Config::exclude`].
+    pub exclude: Vec<String>,
+    /// As [`Config::mapping_dir`].
+    pub mapping_dir: PathBuf,
+}
+
+impl SourceConfig {
+    /// As [`Config::load`].
+    pub fn load(overrides: Overrides) -> Result<Self> {
+        // Any text passes for a target here, and nobody gets to see it.
+        let overrides = Overrides { target: Some(String::new()), ..overrides };
+        let Config { source, include, exclude, mapping_dir, .. } = Config::load(overrides)?;
+        Ok(Self { source, include, exclude, mapping_dir })
+    }
+}
+
 /// What the command line says of the configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
@@ -393,6 +416,18 @@ mod tests {
         assert!(
             refused(&format!("{URIS}name = '${{DOCROW_NO_SUCH}}'")).contains("DOCROW_NO_SUCH is not set")
         );
+    }
+
+    #[test]
+    fn only_reading_takes_no_target() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("docrow.toml");
+        fs::write(&file, "source.uri = 'mongodb://a'\ntarget.uri = '${DOCROW_NO_SUCH}'\nmapping.dir = 'm'")
+            .unwrap();
+        let config = SourceConfig::load(Overrides { file: Some(file), ..Overrides::default() }).unwrap();
+        assert_eq!((config.source.expose(), config.mapping_dir), ("mongodb://a", "m".into()));
+        let flags = Overrides { source: Some("mongodb://b".into()), ..Overrides::default() };
+        assert_eq!(SourceConfig::load(flags).unwrap().source.expose(), "mongodb://b");
     }
 
     /// G12: a URI may carry a password.

@@ -14,7 +14,8 @@ pub(crate) enum Decimal {
     NaN,
 }
 
-const MAX_COEFFICIENT: u128 = 10_u128.pow(34) - 1;
+/// The largest coefficient: 34 digits.
+pub(crate) const MAX_COEFFICIENT: u128 = 10_u128.pow(34) - 1;
 const EXPONENT_BIAS: i32 = 6176;
 
 impl Decimal {

@@ -2,6 +2,7 @@
 
 mod backfill;
 mod demo;
+mod infer;
 mod run;
 mod verify;
 
@@ -10,7 +11,7 @@ use std::{future::Future, path::PathBuf, process::ExitCode, time::Duration};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    config::{Config, Overrides},
+    config::{Config, Overrides, SourceConfig},
     error::{Error, Kind, Result},
     shutdown::{self, Shutdown},
     telemetry::{LogFormat, Reporter},
@@ -57,6 +58,8 @@ enum Command {
     Run,
     /// Copy, catch up with the changes made meanwhile, and exit
     Backfill,
+    /// Look at documents and write a mapping file for each collection, with comments, to be edited; needs no target
+    Infer(infer::Options),
     /// Compare every collection with its tables, row by row; exit 1 if they differ
     Verify(verify::Options),
     /// Show it all on throwaway servers: copy, kill -9, go on, follow changes, verify, clean up
@@ -65,8 +68,16 @@ enum Command {
 
 impl Global {
     fn config(self) -> Result<Config> {
+        Config::load(self.overrides())
+    }
+
+    fn source(self) -> Result<SourceConfig> {
+        SourceConfig::load(self.overrides())
+    }
+
+    fn overrides(self) -> Overrides {
         let Self { config, source, target, include, state, log_format: _ } = self;
-        Config::load(Overrides { file: config, source, target, include, state })
+        Overrides { file: config, source, target, include, state }
     }
 }
 
@@ -103,6 +114,7 @@ async fn dispatch(
     match command {
         Command::Run => run::execute(&global.config()?, reporter, shutdown).await,
         Command::Backfill => backfill::execute(&global.config()?, reporter, shutdown).await,
+        Command::Infer(options) => infer::execute(global.source()?, options, shutdown).await,
         Command::Verify(options) => verify::execute(&global.config()?, options, reporter, shutdown).await,
         Command::Demo(options) => demo::execute(options, reporter, shutdown).await,
     }

@@ -1,9 +1,11 @@
-//! Raw BSON in place: where a value ends, what it holds. Every read is checked; bytes that are no BSON are a
-//! [`Fault`], never a panic.
+//! Raw BSON: in place, where a value ends and what it holds; and put together. Every read is checked; bytes that are no
+//! BSON are a [`Fault`], never a panic.
 //!
 //! Offsets are into the whole document, so that a value is named by its type and one offset. The
 //! specification is
 //! <https://bsonspec.org/spec.html>.
+
+use super::parse::Told;
 
 /// Why a document can't have rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +20,10 @@ pub(super) enum Fault {
     KeyTooLong,
     /// A value is longer than PostgreSQL takes.
     TooLong,
+    /// A value does not fit where the mapping has it, and may not go to `extra`.
+    Misfit,
+    /// Nothing holds a value, and there is no `extra`.
+    Unmapped,
 }
 
 impl Fault {
@@ -28,6 +34,8 @@ impl Fault {
             Fault::KeyMisfit => "the _id does not fit the type of the key column",
             Fault::KeyTooLong => "the _id is longer than the 2,600 bytes that a PostgreSQL index takes",
             Fault::TooLong => "a value is longer than the 256 MB that jsonb takes",
+            Fault::Misfit => "the value does not fit its column or table",
+            Fault::Unmapped => "no column holds the field, and the mapping has no extra column",
         }
     }
 }
@@ -196,6 +204,59 @@ impl Elements {
         self.next = end_of(kind, bytes, at)?;
         Ok(Some(Element { kind, name, at }))
     }
+}
+
+/// Appends a string's value, or a code's or symbol's.
+pub(super) fn put_text(out: &mut Vec<u8>, text: &[u8]) -> Option<()> {
+    out.extend_from_slice(&i32::try_from(text.len() + 1).ok()?.to_le_bytes());
+    out.extend_from_slice(text);
+    out.push(0);
+    Some(())
+}
+
+/// Appends a binary's value.
+pub(super) fn put_binary(out: &mut Vec<u8>, subtype: u8, bytes: &[u8]) -> Option<()> {
+    out.extend_from_slice(&i32::try_from(bytes.len()).ok()?.to_le_bytes());
+    out.push(subtype);
+    out.extend_from_slice(bytes);
+    Some(())
+}
+
+/// Leaves room for a length.
+pub(super) fn begin(out: &mut Vec<u8>) -> usize {
+    out.extend_from_slice(&[0; 4]);
+    out.len() - 4
+}
+
+/// Appends an element whose value `write` appends; nothing if it is withheld.
+pub(super) fn element(
+    out: &mut Vec<u8>,
+    name: &[u8],
+    write: impl FnOnce(&mut Vec<u8>) -> Option<Told>,
+) -> Option<Told> {
+    let start = out.len();
+    out.push(0);
+    out.extend_from_slice(name);
+    out.push(0);
+    let told = write(out)?;
+    match (told, out.get_mut(start)) {
+        (Told::Value(kind), Some(place)) => *place = kind,
+        _ => out.truncate(start),
+    }
+    Some(told)
+}
+
+/// Ends the document or array that began at `start`.
+pub(super) fn end(out: &mut Vec<u8>, start: usize) -> Option<()> {
+    out.push(0);
+    fill_in(out, start)
+}
+
+/// Fills in the length of what began at `start`, itself included.
+pub(super) fn fill_in(out: &mut [u8], start: usize) -> Option<()> {
+    let length = i32::try_from(out.len().checked_sub(start)?).ok()?;
+    out.get_mut(start..start + 4)?.copy_from_slice(&length.to_le_bytes());
+    Some(())
 }
 
 #[cfg(test)]

@@ -1,15 +1,19 @@
 //! A [`MappingSpec`] compiled: the tables it writes, and a trie of the paths it reads.
 //!
-//! In the trie a field is a column's, or an object or an array that holds mapped ones. Fields are in the
+//! In the trie a field is a column's, or omitted, or an object or an array that holds such ones. Fields are in the
 //! order in which the mapping names them, which is mostly the order in which documents have them.
 
 use bytes::BytesMut;
 
 use super::{
+    bson::{ARRAY, DOCUMENT, Elements, NULL, Read},
     extra::render,
-    table::{Column, ColumnType, Scalar, Table},
+    mask::MaskKey,
+    table::{Column, ColumnType, DELETED_AT, Scalar, Table},
 };
-use crate::schema::{FieldPath, MappingSpec, Segment, TableSpec};
+use crate::schema::{
+    ColumnSpec, FieldPath, JsonForm, MappingSpec, Mask, OnDelete, OnUnfit, Segment, TableSpec,
+};
 
 /// A compiled [`MappingSpec`]: immutable, to be shared by all tasks.
 #[derive(Debug)]
@@ -17,12 +21,18 @@ pub struct Mapping {
     tables: Vec<Table>,
     pub(super) plans: Vec<Plan>,
     pub(super) root: Object,
+    pub(super) on_unfit: OnUnfit,
+    /// Whether the root table has a column for what no other holds.
+    pub(super) extra: bool,
+    pub(super) mask_key: Option<MaskKey>,
+    document: Option<JsonForm>,
+    foreign_keys: bool,
 }
 
 /// How a table's rows are encoded.
 #[derive(Debug)]
 pub(super) struct Plan {
-    /// All columns, those of the key and `extra` included.
+    /// All columns, those that no field is mapped to included.
     pub(super) width: u16,
     pub(super) ordinals: usize,
     pub(super) columns: Vec<PlannedColumn>,
@@ -35,6 +45,7 @@ pub(super) struct Plan {
 pub(super) struct PlannedColumn {
     pub(super) ty: ColumnType,
     pub(super) oid: u32,
+    pub(super) mask: Option<Mask>,
     /// The path from the row's own object, as it stands in a key of `extra`.
     pub(super) path: Box<[u8]>,
 }
@@ -44,6 +55,12 @@ pub(super) struct PlannedColumn {
 pub(super) struct Object {
     /// The table of which it is a row.
     pub(super) table: Option<usize>,
+    /// Tells the object from all others of the mapping.
+    pub(super) id: u32,
+    /// Whether it is a row, or fields in it have columns or rows. Else all that is known of it is what to omit.
+    mapped: bool,
+    /// Whether a field in it, at any depth, is hidden.
+    pub(super) guarded: bool,
     fields: Vec<Field>,
     /// The fields by length and bytes of their names.
     sorted: Vec<usize>,
@@ -56,6 +73,8 @@ pub(super) struct Field {
     pub(super) node: Node,
     /// Where an open row notes the field's value, or that it has been met.
     pub(super) slot: SlotId,
+    /// Whether the value is masked or omitted: it may leave the process nowhere but in its own column.
+    pub(super) hidden: bool,
 }
 
 /// A slot of the open row of a table.
@@ -73,28 +92,39 @@ pub(super) enum Node {
     Object(Object),
     /// An array, and what its elements are.
     Array(Box<Node>),
+    /// Left out of everything.
+    Omitted,
 }
 
 impl Mapping {
     /// Compiles `spec`.
     pub fn compile(spec: &MappingSpec) -> Self {
         let mut root = Object { table: Some(0), ..Object::default() };
-        let key = Field { name: (*b"_id\0").into(), node: Node::Key, slot: SlotId::default() };
-        root.fields.push(key);
+        root.fields.push(Field::new("_id", Node::Key));
         let mut plans = Vec::new();
         for (table, spec) in spec.tables().enumerate() {
             let object = root.descend(spec.path.segments());
             object.table = Some(table);
             for (slot, column) in spec.columns.iter().enumerate() {
-                object.add_column(&column.path, SlotId { table, slot });
+                object.add_column(column, SlotId { table, slot });
             }
-            plans.push(plan(spec, table == 0));
+            plans.push(plan(spec));
         }
-        root.finish(0, &mut plans);
+        spec.omit().iter().for_each(|path| root.add_omitted(path));
+        root.finish(0, &mut plans, &mut 0);
+        let tables: Vec<_> = spec.tables().enumerate().map(|(i, table)| shape(spec, table, i == 0)).collect();
+        for (plan, table) in plans.iter_mut().zip(&tables) {
+            plan.width = u16::try_from(table.columns.len()).unwrap_or(u16::MAX);
+        }
         Self {
-            tables: spec.tables().enumerate().map(|(i, table)| shape(spec, table, i == 0)).collect(),
+            tables,
             plans,
             root,
+            on_unfit: spec.on_unfit(),
+            extra: spec.extra().is_some(),
+            mask_key: None,
+            document: spec.document().map(|document| document.json),
+            foreign_keys: spec.foreign_keys(),
         }
     }
 
@@ -108,17 +138,44 @@ impl Mapping {
         let key = self.tables.first().and_then(|root| root.columns.first());
         key.map_or(ColumnType::scalar(Scalar::Text), |key| key.ty)
     }
+
+    /// In document mode, how the root table's second column holds the whole document.
+    pub fn document(&self) -> Option<JsonForm> {
+        self.document
+    }
+
+    /// Whether the child tables refer to the root by foreign keys.
+    pub fn foreign_keys(&self) -> bool {
+        self.foreign_keys
+    }
+
+    /// Whether a column is masked by a hash, which takes a key.
+    pub fn needs_mask_key(&self) -> bool {
+        let mut columns = self.plans.iter().flat_map(|plan| &plan.columns);
+        columns.any(|column| column.mask == Some(Mask::Sha256))
+    }
+
+    /// The mapping with the key of its masks. Without one, a column masked by a hash is NULL.
+    #[must_use]
+    pub fn with_mask_key(self, key: MaskKey) -> Self {
+        Self { mask_key: Some(key), ..self }
+    }
+
+    /// Whether the root's rows are marked when their document is deleted.
+    pub(super) fn soft_delete(&self) -> bool {
+        self.tables.first().is_some_and(|root| root.soft_delete)
+    }
 }
 
-fn plan(spec: &TableSpec, root: bool) -> Plan {
-    let column = |column: &crate::schema::ColumnSpec| PlannedColumn {
+fn plan(spec: &TableSpec) -> Plan {
+    let column = |column: &ColumnSpec| PlannedColumn {
         ty: column.ty,
         oid: column.ty.oid(),
+        mask: column.mask,
         path: rendered(&column.path),
     };
-    let width = 1 + spec.ordinals.len() + spec.columns.len() + usize::from(root);
     Plan {
-        width: u16::try_from(width).unwrap_or(u16::MAX),
+        width: 0,
         ordinals: spec.ordinals.len(),
         columns: spec.columns.iter().map(column).collect(),
         slots: spec.columns.len(),
@@ -130,13 +187,17 @@ fn shape(spec: &MappingSpec, table: &TableSpec, root: bool) -> Table {
     let key = column(&table.parent, spec.key().ty);
     let ordinals = table.ordinals.iter().map(|name| column(name, ColumnType::scalar(Scalar::Bigint)));
     let mapped = table.columns.iter().map(|mapped| column(&mapped.name, mapped.ty));
-    let extra = spec.extra().filter(|_| root);
-    let extra = extra.map(|name| Column { name: name.to_owned(), ty: ColumnType::scalar(Scalar::Jsonb) });
+    let json = |name: &str| Column { name: name.to_owned(), ty: ColumnType::scalar(Scalar::Jsonb) };
+    let document = spec.document().filter(|_| root).map(|document| json(&document.column));
+    let extra = spec.extra().filter(|_| root).map(json);
+    let soft_delete = root && spec.on_delete() == OnDelete::Soft;
+    let deleted_at = Column { name: DELETED_AT.to_owned(), ty: ColumnType::scalar(Scalar::Timestamptz) };
+    let special = document.into_iter().chain(extra).chain(soft_delete.then_some(deleted_at));
     Table {
         name: table.table.clone(),
-        columns: std::iter::once(key).chain(ordinals).chain(mapped).chain(extra).collect(),
+        columns: std::iter::once(key).chain(ordinals).chain(mapped).chain(special).collect(),
         key_columns: 1 + table.ordinals.len(),
-        soft_delete: false,
+        soft_delete,
     }
 }
 
@@ -151,7 +212,19 @@ fn rendered(path: &FieldPath) -> Box<[u8]> {
     (*out).into()
 }
 
+impl Field {
+    /// The field's name.
+    pub(super) fn name(&self) -> &[u8] {
+        self.name.strip_suffix(b"\0").unwrap_or_default()
+    }
+}
+
 impl Object {
+    /// The mapped fields.
+    pub(super) fn fields(&self) -> &[Field] {
+        &self.fields
+    }
+
     /// The field whose name stands at `at`, and where the name's NUL is. `expected` is the index of the field
     /// to try first.
     #[inline]
@@ -179,26 +252,34 @@ impl Object {
         innermost(node).descend(rest)
     }
 
-    fn add_column(&mut self, path: &FieldPath, slot: SlotId) {
+    fn add_column(&mut self, column: &ColumnSpec, slot: SlotId) {
+        self.add(&column.path, Node::Column, slot, column.mask.is_some());
+    }
+
+    fn add_omitted(&mut self, path: &FieldPath) {
+        self.add(path, Node::Omitted, SlotId::default(), true);
+    }
+
+    fn add(&mut self, path: &FieldPath, node: Node, slot: SlotId, hidden: bool) {
         let Some((last, way)) = path.segments().split_last() else { return };
-        let object = self.descend(way);
-        object.fields.push(Field { name: terminated(&last.name), node: Node::Column, slot });
+        self.descend(way).fields.push(Field { slot, hidden, ..Field::new(&last.name, node) });
     }
 
     fn node(&mut self, name: &str, new: impl FnOnce() -> Node) -> &mut Node {
-        let name = terminated(name);
-        let there = self.fields.iter().position(|field| field.name == name);
+        let terminated = terminated(name);
+        let there = self.fields.iter().position(|field| field.name == terminated);
         let index = there.unwrap_or_else(|| {
-            self.fields.push(Field { name, node: new(), slot: SlotId::default() });
+            self.fields.push(Field::new(name, new()));
             self.fields.len() - 1
         });
         self.fields.get_mut(index).map(|field| &mut field.node).expect("the field is there or was just added")
     }
 
-    /// Sorts the fields, and gives those that are no column a slot in the row of `table` or of the object's
-    /// own.
-    fn finish(&mut self, table: usize, plans: &mut [Plan]) {
+    /// Sorts the fields, gives those that are no column a slot in the row of `table` or of the object's own, and
+    /// the object what is known only now.
+    fn finish(&mut self, table: usize, plans: &mut [Plan], ids: &mut u32) {
         let table = self.table.unwrap_or(table);
+        (self.id, *ids) = (*ids, *ids + 1);
         self.sorted = (0..self.fields.len()).collect();
         let fields = &self.fields;
         self.sorted
@@ -207,9 +288,63 @@ impl Object {
             if let (Node::Object(_) | Node::Array(_), Some(plan)) = (&field.node, plans.get_mut(table)) {
                 field.slot = SlotId { table, slot: plan.slots };
                 plan.slots += 1;
-                innermost(&mut field.node).finish(table, plans);
+                innermost(&mut field.node).finish(table, plans, ids);
             }
         }
+        self.guarded = self.fields.iter().any(|field| field.hidden || field.node.is_guarded());
+        self.mapped = self.table.is_some() || self.fields.iter().any(|field| field.node.is_mapped());
+    }
+
+    /// Whether nothing is in the object at `at` but what is hidden.
+    pub(super) fn is_bare(&self, doc: &[u8], at: usize) -> Read<bool> {
+        let mut elements = Elements::of(doc, at)?;
+        if !self.guarded {
+            return Ok(elements.is_empty());
+        }
+        while let Some(element) = elements.advance(doc)? {
+            let found = self.find(doc.get(element.name.0..=element.name.1).unwrap_or_default());
+            if !found.is_some_and(|(_, field)| field.hidden) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Field {
+    fn new(name: &str, node: Node) -> Self {
+        Self { name: terminated(name), node, slot: SlotId::default(), hidden: false }
+    }
+}
+
+impl Node {
+    /// Whether something in it, at any depth, has a column or rows.
+    pub(super) fn is_mapped(&self) -> bool {
+        match self {
+            Node::Object(object) => object.mapped,
+            Node::Array(element) => element.is_mapped(),
+            Node::Key | Node::Column => true,
+            Node::Omitted => false,
+        }
+    }
+
+    /// Whether something in it, at any depth, is hidden.
+    pub(super) fn is_guarded(&self) -> bool {
+        match self {
+            Node::Object(object) => object.guarded,
+            Node::Array(element) => element.is_guarded(),
+            Node::Key | Node::Column | Node::Omitted => false,
+        }
+    }
+
+    /// Whether a value where an object or an array is expected says nothing but that it is there.
+    pub(super) fn is_bare(&self, doc: &[u8], kind: u8, at: usize) -> Read<bool> {
+        Ok(match self {
+            _ if kind == NULL => true,
+            Node::Object(object) if kind == DOCUMENT => object.is_bare(doc, at)?,
+            Node::Array(_) if kind == ARRAY => Elements::of(doc, at)?.is_empty(),
+            _ => false,
+        })
     }
 }
 
@@ -219,7 +354,9 @@ fn innermost(node: &mut Node) -> &mut Object {
     match node {
         Node::Object(object) => object,
         Node::Array(element) => innermost(element),
-        Node::Key | Node::Column => unreachable!("a spec never passes through a column"),
+        Node::Key | Node::Column | Node::Omitted => {
+            unreachable!("a spec never passes through a column or an omitted field")
+        }
     }
 }
 

@@ -4,7 +4,8 @@
 //! - A key is the field's path: names joined by dots, elements of unfolded arrays by their index from 0:
 //!   `messages.3.foo`. In a name, a dot and a backslash are escaped by a backslash; a byte that is no valid
 //!   UTF-8 is `\x` and two hexadecimal digits.
-//! - A value is canonical Extended JSON as [`super::json`] writes it.
+//! - A value is canonical Extended JSON as [`super::json`] writes it, without its masked and omitted fields; if it
+//!   can't be taken apart, the form that says that it is withheld.
 //! - A field that occurs several times in one object is legal on the wire. The occurrence that counts has its
 //!   column, its rows or the plain key; the others have the key followed by a backslash and their number among
 //!   all occurrences, from 1. The missing number is that of the one that counts: so the order can be told without
@@ -20,8 +21,10 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     bson::{Fault, Read},
+    compile::Node,
     forms,
     json::JsonWriter,
+    mask::{Left, censored},
 };
 
 /// PostgreSQL takes a little less than 256 MB in one `jsonb` (`JENTRY_OFFLENMASK`).
@@ -46,12 +49,24 @@ pub(super) struct Notes {
     paths: BytesMut,
     notes: Vec<Note>,
     order: Vec<usize>,
+    /// The values that were taken apart.
+    censored: Vec<u8>,
+}
+
+/// Where a noted value is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Document,
+    Censored,
+    /// Nowhere: it is withheld.
+    Withheld,
 }
 
 #[derive(Debug)]
 struct Note {
     path: Range<usize>,
     hash: u64,
+    place: Place,
     kind: u8,
     at: usize,
     occurrence: Occurrence,
@@ -88,6 +103,10 @@ impl Notes {
         if self.paths.capacity() > KEEP {
             self.paths = BytesMut::new();
         }
+        self.censored.clear();
+        if self.censored.capacity() > KEEP {
+            self.censored = Vec::new();
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -95,6 +114,24 @@ impl Notes {
     }
 
     pub(super) fn add(&mut self, doc: &[u8], noted: Noted<'_>) -> Read<()> {
+        self.push(doc, noted, Place::Document)
+    }
+
+    /// Adds a value where the mapping has `node`, without what is hidden in it.
+    pub(super) fn add_censored(&mut self, doc: &[u8], noted: Noted<'_>, node: &Node) -> Read<()> {
+        let at = self.censored.len();
+        match censored(node, doc, (noted.kind, noted.at), &mut self.censored)? {
+            // Of a value without fields nothing was appended.
+            Left::Everything if self.censored.len() == at => self.push(doc, noted, Place::Document),
+            Left::Everything => self.push(doc, Noted { at, ..noted }, Place::Censored),
+            Left::Parts | Left::Nothing => {
+                self.censored.truncate(at);
+                self.push(doc, noted, Place::Withheld)
+            }
+        }
+    }
+
+    fn push(&mut self, doc: &[u8], noted: Noted<'_>, place: Place) -> Read<()> {
         let Noted { trail, inner, kind, at, occurrence } = noted;
         let start = self.paths.len();
         render_trail(&mut self.paths, doc, trail);
@@ -109,7 +146,7 @@ impl Notes {
         }
         let path = start..self.paths.len();
         let hash = xxh3_64(self.paths.get(path.clone()).unwrap_or_default());
-        self.notes.push(Note { path, hash, kind, at, occurrence, copy: 0 });
+        self.notes.push(Note { path, hash, place, kind, at, occurrence, copy: 0 });
         Ok(())
     }
 
@@ -126,7 +163,11 @@ impl Notes {
                 out.extend_from_slice(itoa::Buffer::new().format(note.copy).as_bytes());
             }
             out.extend_from_slice(b"\":");
-            json.write(out, doc, note.kind, note.at)?;
+            match note.place {
+                Place::Document => json.write(out, doc, note.kind, note.at)?,
+                Place::Censored => json.write(out, &self.censored, note.kind, note.at)?,
+                Place::Withheld => out.extend_from_slice(forms::WITHHELD),
+            }
             if out.len() - start > MAX_JSON {
                 return Err(Fault::TooLong);
             }
@@ -140,7 +181,7 @@ impl Notes {
         if self.notes.len() < 2 && self.notes.iter().all(|note| note.occurrence == Occurrence::Plain) {
             return;
         }
-        let Self { paths, notes, order } = self;
+        let Self { paths, notes, order, .. } = self;
         let path = |note: &Note| paths.get(note.path.clone()).unwrap_or_default();
         order.clear();
         order.extend(0..notes.len());

@@ -182,8 +182,7 @@ impl JsonWriter {
         let mut elements = Elements::of(doc, at)?;
         while let Some(element) = elements.advance(doc)? {
             let name = doc.get(element.name.0..element.name.1).ok_or(Fault::Malformed)?;
-            let reserved = name.first() == Some(&b'$') && !matches!(name, b"$ref" | b"$id" | b"$db");
-            if reserved || std::str::from_utf8(name).is_err() {
+            if is_reserved(name) || std::str::from_utf8(name).is_err() {
                 return Ok(false);
             }
             self.names.push(xxh3_64(name));
@@ -192,6 +191,11 @@ impl JsonWriter {
         self.names.sort_unstable();
         Ok(self.names.windows(2).all(|pair| pair.first() != pair.last()))
     }
+}
+
+/// Whether a field name is one that Extended JSON gives a meaning to, but for those of a DBRef, which is a document.
+pub(super) fn is_reserved(name: &[u8]) -> bool {
+    name.first() == Some(&b'$') && !matches!(name, b"$ref" | b"$id" | b"$db")
 }
 
 /// Whether the relaxed form of a value without fields reads back as the value.

@@ -18,8 +18,9 @@ use bytes::BytesMut;
 
 use super::{
     bson::{self, BINARY, DECIMAL, DOUBLE, Fault, INT32, INT64, OBJECT_ID, Read, STRING, SYMBOL},
-    forms,
+    column, forms,
     json::JsonWriter,
+    parse::{self, Told},
     table::{ColumnType, Scalar},
     value::{self, Fit},
 };
@@ -48,6 +49,16 @@ pub(super) fn key(
         Fit::Misfit => Err(Fault::KeyMisfit),
         _ if out.len() - start > MAX_LENGTH => Err(Fault::KeyTooLong),
         fit => Ok(fit),
+    }
+}
+
+/// Appends the bytes of the `_id` that a key column holds, unless it is noted otherwise.
+pub(super) fn read(out: &mut Vec<u8>, ty: ColumnType, bytes: &[u8]) -> Option<Told> {
+    match (ty.scalar, bytes) {
+        (Scalar::Text, [b'{' | b'[' | b'"', ..] | b"null" | b"true" | b"false") => {
+            parse::value(out, &parse::json(bytes)?)
+        }
+        _ => column::read(out, ty, bytes),
     }
 }
 

@@ -6,27 +6,39 @@
 //! raw document ──────► Encoder ──► Rows (one buffer per table: binary COPY, or elements of a composite array)
 //! ```
 //!
+//! [`Rebuilder`] goes the other way, from a document's rows back to the document.
+//!
 //! Pure: bytes in, bytes out. No I/O, no clock, no `async`; malformed bytes are an [`Unfit`], never a panic.
-//! Reading order: [`table`] (what is written), `compile` (the plan), `encode` (the walk), `value` (one value,
-//! one column), `key_column` (the `_id`), `extra` (what no column holds), `json`, `forms` and `numeric` (forms),
-//! `bson` (bytes).
+//! Reading order: [`table`] (what is written), `compile` (the plan), `encode` and `walk` (a document), `value` (one
+//! value, one column), `key_column` (the `_id`), `extra` (what no column holds), `mask` (what never leaves the
+//! process), `watch` (what the mapping does not know), `json`, `forms` and `numeric` (forms), `bson` (bytes).
+//! And back: `rebuild` and `tree`, `column` (one column, one value), `parse` (JSON).
 
 mod bson;
+mod column;
 mod compile;
 mod encode;
 mod extra;
 mod forms;
 mod json;
 mod key_column;
+mod mask;
 mod numeric;
+mod parse;
+mod rebuild;
 mod table;
+mod tree;
 mod tuples;
 mod value;
+mod walk;
+mod watch;
 
 #[cfg(test)]
 mod tests;
 
 pub use compile::Mapping;
 pub use encode::{Encoder, Unfit};
+pub use mask::MaskKey;
+pub use rebuild::{Corrupt, Rebuilder};
 pub use table::{Column, ColumnType, DELETED_AT, Framing, Reading, Rows, Scalar, Table, TableRows};
 pub use tuples::{Tuple, TupleColumns, Tuples, same_value};

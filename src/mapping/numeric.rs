@@ -3,6 +3,8 @@
 
 use bytes::{BufMut, BytesMut};
 
+use crate::number::{Decimal, MAX_COEFFICIENT};
+
 const NEGATIVE: u16 = 0x4000;
 const NAN: u16 = 0xc000;
 
@@ -44,6 +46,29 @@ pub(super) fn nan(out: &mut BytesMut) {
     head(out, 0, 0, NAN, 0);
 }
 
+/// Reads what [`finite`] and [`nan`] write.
+pub(super) fn read(bytes: &[u8]) -> Option<Decimal> {
+    let mut words = bytes.chunks(2).map(|pair| pair.try_into().map(u16::from_be_bytes).ok());
+    let mut word = || words.next().flatten();
+    let (count, weight, sign, scale) = (word()?, i32::from(word()?.cast_signed()), word()?, word()?);
+    if sign == NAN {
+        return Some(Decimal::NaN);
+    }
+    let mut coefficient = 0_u128;
+    for _ in 0..count {
+        coefficient = coefficient.checked_mul(10_000)?.checked_add(word()?.into())?;
+    }
+    // Where the last digit of the last group stands, seen from the last decimal.
+    let shift = 4 * (weight - i32::from(count) + 1) + i32::from(scale);
+    let power = 10_u128.checked_pow(if count == 0 { 0 } else { shift.unsigned_abs() })?;
+    let coefficient = match shift {
+        0.. => coefficient.checked_mul(power)?,
+        _ => coefficient.is_multiple_of(power).then(|| coefficient / power)?,
+    };
+    let known = sign & !NEGATIVE == 0 && coefficient <= MAX_COEFFICIENT;
+    known.then_some(Decimal::Finite { negative: sign == NEGATIVE, coefficient, exponent: -i32::from(scale) })
+}
+
 fn head(out: &mut BytesMut, groups: i16, weight: i16, sign: u16, scale: u16) {
     out.put_i16(groups);
     out.put_i16(weight);
@@ -59,6 +84,29 @@ mod tests {
         let mut out = BytesMut::new();
         finite(&mut out, negative, coefficient, exponent);
         out.chunks(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect()
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn reads_back(negative: bool, coefficient in 0..=MAX_COEFFICIENT, cut in 0_u32..38, exponent in -6176..=0_i32) {
+            let coefficient = coefficient / 10_u128.pow(cut);
+            let mut out = BytesMut::new();
+            finite(&mut out, negative, coefficient, exponent);
+            let negative = negative && coefficient != 0;
+            proptest::prop_assert_eq!(read(&out), Some(Decimal::Finite { negative, coefficient, exponent }));
+            proptest::prop_assert_eq!(read(&out[..out.len() - 2]), None);
+        }
+    }
+
+    #[test]
+    fn what_no_decimal_says_is_not_read() {
+        let read_words =
+            |words: &[u16]| read(&words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<_>>());
+        assert_eq!(read_words(&[0, 0, NAN, 0]), Some(Decimal::NaN));
+        assert_eq!(read_words(&[0, 0, 0xd000, 0]), None, "infinity");
+        assert_eq!(read_words(&[1, 100, 0, 0, 1]), None, "more than 34 digits");
+        assert_eq!(read_words(&[1, 0xffff, 0, 0, 1]), None, "more digits than its scale says");
+        assert_eq!(read_words(&[]), None);
     }
 
     /// As PostgreSQL 15 sends them: `select encode(numeric_send('…'), 'hex')`.

@@ -1,5 +1,8 @@
 //! The walk, from documents to decoded rows.
 
+mod hidden;
+mod options;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use mongodb::bson::{
@@ -24,7 +27,13 @@ fn mapping(columns: &str) -> Arc<Mapping> {
 }
 
 fn keyed(key: &str, columns: &str) -> Arc<Mapping> {
-    let head = format!("collection = \"a.b\"\ntable = \"t\"\n[key]\ncolumn = \"id\"\ntype = \"{key}\"\n");
+    mapped("extra = \"_extra\"", key, columns)
+}
+
+/// A mapping with these options and columns.
+fn mapped(options: &str, key: &str, columns: &str) -> Arc<Mapping> {
+    let head =
+        format!("collection = \"a.b\"\ntable = \"t\"\n{options}\n[key]\ncolumn = \"id\"\ntype = \"{key}\"\n");
     Arc::new(Mapping::compile(&MappingSpec::parse(&format!("{head}{columns}"), "t.toml").unwrap()))
 }
 
@@ -153,12 +162,10 @@ fn a_user_becomes_rows_of_15_tables() {
 }
 
 /// Both framings carry the same columns; the composite one says each column's type.
-#[test]
-fn framings_carry_the_same_rows() {
-    let mapping = Arc::new(Mapping::compile(&MappingSpec::parse(USERS, "users.toml").unwrap()));
-    let copied = encode(&mapping, &user(7)).unwrap();
+fn same_in_both_framings(mapping: &Arc<Mapping>, document: &RawDocument) {
+    let copied = encode(mapping, document).unwrap();
     let mut rows = Rows::new(mapping.tables().len());
-    Encoder::new(Arc::clone(&mapping), Framing::Composite).encode(&user(7), &mut rows).unwrap();
+    Encoder::new(Arc::clone(mapping), Framing::Composite).encode(document, &mut rows).unwrap();
     for (table, rows) in mapping.tables().iter().zip(&rows.tables) {
         let mut rest = &rows.bytes[..];
         let mut take = |count: usize| {
@@ -185,6 +192,12 @@ fn framings_carry_the_same_rows() {
         assert!(take(0).is_empty() && rest.is_empty());
         assert_eq!(decoded, copied[&table.name]);
     }
+}
+
+#[test]
+fn framings_carry_the_same_rows() {
+    let mapping = Arc::new(Mapping::compile(&MappingSpec::parse(USERS, "users.toml").unwrap()));
+    same_in_both_framings(&mapping, &user(7));
 }
 
 #[test]
@@ -606,7 +619,7 @@ fn an_unfit_document_leaves_nothing_behind() {
     bad[at - 1] = 0x7f;
     let bad = RawDocumentBuf::from_bytes(bad).unwrap();
     let unfit = encoder.encode(&bad, &mut rows).unwrap_err();
-    assert_eq!(unfit, Unfit { path: "m.1.x".into(), reason: "the bytes are not valid BSON" });
+    assert_eq!(unfit, Unfit { path: "m.1.x".into(), reason: "the bytes are not valid BSON", stops: false });
     assert_eq!(
         rows.tables.iter().map(|table| (table.bytes.to_vec(), table.count)).collect::<Vec<_>>(),
         before

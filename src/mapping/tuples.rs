@@ -1,30 +1,55 @@
 //! Reads encoded rows back, column by column.
 
-use super::table::{ColumnType, Scalar, TableRows};
+use bytes::BufMut;
+
+use super::{
+    column,
+    table::{ColumnType, Scalar, TableRows},
+};
 
 /// Whether a column's bytes, as encoded and as PostgreSQL sends them, are the same value. They are the same
 /// bytes, but for `jsonb`, which PostgreSQL writes with its own spaces and its own order of keys.
 pub fn same_value(ty: ColumnType, encoded: Option<&[u8]>, stored: Option<&[u8]>) -> bool {
     match (encoded, stored) {
         (Some(encoded), Some(stored)) if ty.scalar == Scalar::Jsonb && encoded != stored => {
-            let (encoded, stored) =
-                if ty.array { (elements(encoded), elements(stored)) } else { (vec![encoded], vec![stored]) };
-            encoded.len() == stored.len()
-                && encoded.iter().zip(stored).all(|(left, right)| same_json(left, right))
+            if !ty.array {
+                return same_json(encoded, stored);
+            }
+            let (Some(mut encoded), Some(mut stored)) = (elements(encoded), elements(stored)) else {
+                return false;
+            };
+            loop {
+                match (encoded.next(), stored.next()) {
+                    (None, None) => return true,
+                    (Some(Some(Some(left))), Some(Some(Some(right)))) if same_json(left, right) => {}
+                    _ => return false,
+                }
+            }
         }
         (encoded, stored) => encoded == stored,
     }
 }
 
 fn same_json(left: &[u8], right: &[u8]) -> bool {
-    let json = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes.get(1..)?).ok();
-    json(left).is_some_and(|left| json(right) == Some(left))
+    column::json(left).is_some_and(|left| column::json(right) == Some(left))
 }
 
-/// The elements of a binary array; those of `jsonb` are never NULL.
-fn elements(array: &[u8]) -> Vec<&[u8]> {
-    const HEAD: usize = 20;
-    TupleColumns { rest: array.get(HEAD..).unwrap_or_default(), left: u16::MAX }.flatten().collect()
+/// The elements of a binary array of one dimension or none: their bytes, `None` for NULL; a `None` in place of an
+/// element that is cut off.
+pub(super) fn elements(array: &[u8]) -> Option<impl Iterator<Item = Option<Option<&[u8]>>>> {
+    let (head, rest) = array.split_at_checked(12)?;
+    let (mut columns, left) = match head.first_chunk()? {
+        [0, 0, 0, 0] => (TupleColumns { rest, left: 0 }, 0),
+        [0, 0, 0, 1] => {
+            let (count, rest) = rest.split_first_chunk()?;
+            (TupleColumns { rest: rest.get(4..)?, left: 0 }, u32::from_be_bytes(*count))
+        }
+        _ => return None,
+    };
+    Some((0..left).map(move |_| {
+        columns.left = 1;
+        columns.next()
+    }))
 }
 
 /// The tuples of rows in [`super::Framing::Copy`].
@@ -50,6 +75,20 @@ impl TableRows {
     /// The rows, if they were encoded in [`super::Framing::Copy`].
     pub fn tuples(&self) -> Tuples<'_> {
         Tuples::of(&self.bytes)
+    }
+
+    /// Appends a row in [`super::Framing::Copy`]: the bytes of its columns, `None` for NULL. False, and nothing
+    /// appended, if there are more columns than a table has or more bytes than a value has.
+    pub fn push(&mut self, columns: &[Option<&[u8]>]) -> bool {
+        let lengths = columns.iter().flatten().all(|column| i32::try_from(column.len()).is_ok());
+        let (Ok(count), true) = (i16::try_from(columns.len()), lengths) else { return false };
+        self.bytes.put_i16(count);
+        for column in columns {
+            self.bytes.put_i32(column.map_or(-1, |column| i32::try_from(column.len()).unwrap_or(-1)));
+            self.bytes.put_slice(column.unwrap_or_default());
+        }
+        self.count += 1;
+        true
     }
 }
 
@@ -124,7 +163,15 @@ mod tests {
         assert!(!same_value(json, Some(b"\x01{}"), None));
         assert!(!same_value(ColumnType::scalar(Scalar::Text), Some(b"1 "), Some(b"1")));
         let array = |json: &[u8]| {
-            [&[0; 19][..], &[1], &u32::try_from(json.len()).unwrap().to_be_bytes(), json].concat()
+            [
+                &[0, 0, 0, 1][..],
+                &[0; 8],
+                &[0, 0, 0, 1],
+                &[0, 0, 0, 1],
+                &u32::try_from(json.len()).unwrap().to_be_bytes(),
+                json,
+            ]
+            .concat()
         };
         let ty = ColumnType { array: true, ..json };
         assert!(same_value(ty, Some(&array(b"\x01[1,2]")), Some(&array(b"\x01[1, 2]"))));

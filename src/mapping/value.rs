@@ -43,7 +43,7 @@ pub(super) enum Fit {
     Misfit,
 }
 
-const OBJECT_ID_BYTES: usize = 12;
+pub(super) const OBJECT_ID_BYTES: usize = 12;
 
 /// Appends the column's bytes, without their length.
 #[inline]
@@ -179,12 +179,19 @@ fn put_i32_at(out: &mut BytesMut, at: usize, value: i32) {
     }
 }
 
+/// 2000, as milliseconds since 1970.
+const EPOCH: i64 = 946_684_800_000;
+
 /// Microseconds since 2000, if PostgreSQL has that instant (`src/include/datatype/timestamp.h`).
 fn postgres_micros(unix_millis: i64) -> Option<i64> {
-    const EPOCH: i64 = 946_684_800_000;
     const RANGE: std::ops::Range<i64> = -211_813_488_000_000_000..9_223_371_331_200_000_000;
     let micros = unix_millis.checked_sub(EPOCH)?.checked_mul(1000)?;
     RANGE.contains(&micros).then_some(micros)
+}
+
+/// The other direction: for whole milliseconds.
+pub(super) fn unix_millis(postgres_micros: i64) -> Option<i64> {
+    (postgres_micros % 1000 == 0).then_some(postgres_micros / 1000 + EPOCH)
 }
 
 #[inline]

@@ -10,11 +10,8 @@ use crate::{
     error::{Error, Kind, Result},
     schema::{MappingSpec, Names, Sample},
     sink::schemas,
-    source::Source,
+    source::{SAMPLE_SIZE, Source},
 };
-
-/// How many documents an automatic mapping is made from.
-const SAMPLE: u32 = 2_000;
 
 /// The mappings of a pipeline.
 pub(super) struct Mappings {
@@ -65,7 +62,7 @@ impl Mappings {
             return Ok(spec.clone());
         }
         let mut sample = Sample::new();
-        source.sample_documents(collection, SAMPLE, |document| sample.observe(document)).await?;
+        source.sample_documents(collection, SAMPLE_SIZE, |document| sample.observe(document)).await?;
         let spec = sample.spec(collection, &mut self.tables);
         let tables: Vec<_> = table_names(&spec).collect();
         tracing::info!("{name}: mapped automatically to {}", tables.join(", "));

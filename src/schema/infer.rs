@@ -1,398 +1,179 @@
-//! Automatic mapping: from a sample of documents to a [`MappingSpec`].
+//! What the fields of a [`Sample`] become.
 //!
 //! - A field that had one type in the sample gets a column, of a wide type; integers and doubles together are
-//!   `double precision`, integers and decimals `numeric`. Of other types together only those count that at least one
-//!   value in twenty has: exceptions cost no field its column, they go to `extra`. A field that was always null, or of
-//!   several types all the same, gets none.
+//!   `double precision`, integers and decimals `numeric`, strings and ObjectIds `text`. Of other types together only
+//!   those count that at least one value in twenty has: exceptions cost no field its column, they go to `extra`. A
+//!   field that was always null, or of several types all the same, gets none.
+//! - A column's values read back as the BSON type that most of them have: what reads back as another is noted.
 //! - Objects are flattened: `address_city`. Arrays of objects become child tables, arrays of one scalar type
 //!   PostgreSQL arrays, other arrays stay in `extra`.
 //! - An object whose field names are data (more than [`MAX_KEYS`] of them, or many of which each object has
 //!   few) is one `jsonb` column, and so is an array of such objects.
-//! - A table gets at most [`MAX_COLUMNS`] columns, a collection [`MAX_TABLES`] tables, and objects are
-//!   followed [`MAX_DEPTH`] levels deep; `extra` holds the rest.
 //!
 //! A sample that misses a type loses nothing: what fits no column is in `extra`.
 
-use std::collections::HashMap;
+use super::sample::{Kind, Kinds, Objects, Seen, Tally};
+use crate::mapping::{ColumnType, Reading, Scalar};
 
-use mongodb::bson::{
-    RawDocument,
-    raw::RawElement,
-    spec::{BinarySubtype, ElementType},
-};
-
-use super::{
-    ColumnSpec, FieldPath, KeySpec, MappingSpec, Names, Segment, TableSpec,
-    spec::{EXTRA, OnDelete, OnUnfit},
-};
-use crate::{
-    change::Namespace,
-    mapping::{ColumnType, Scalar},
-};
-
-/// PostgreSQL moves no value of up to 24 bytes out of a row, and a row must fit a page of 8,160: so many
-/// always do.
-const MAX_COLUMNS: usize = 300;
-
-const MAX_TABLES: usize = 100;
-
-const MAX_DEPTH: usize = 8;
-
-/// An object with more different fields than these in the sample is a map from data to data.
+/// An object with more different fields than these is a map from data to data.
 const MAX_KEYS: usize = 200;
 
 /// So is one with more than these, of which an object has less than an eighth.
 const FEW_KEYS: usize = 16;
 
-/// The sample's memory is bounded: fields that first occur after so many are not followed.
-const MAX_FIELDS: usize = 20_000;
-
-/// Of a field's values in the sample, fewer than one in so many are exceptions.
+/// Of a field's values, fewer than one in so many are exceptions.
 const RARE: u32 = 20;
 
-/// The name of the key column of every table.
-const KEY: &str = "_id";
-
-/// What a sample of a collection's documents looks like.
-#[derive(Debug, Default)]
-pub struct Sample {
-    documents: Objects,
-    ids: Kinds,
-    fields: usize,
+/// What a field becomes.
+pub(super) enum Shape<'a> {
+    /// A column of its own.
+    Column(ColumnType),
+    /// Columns of the table that it is in.
+    Flat(&'a Objects),
+    /// A table with a row for each element.
+    Table(&'a Objects),
+    /// Nothing: it stays in `extra`.
+    Extra,
 }
 
-/// The objects that were met at one place.
-#[derive(Debug, Default)]
-struct Objects {
-    count: usize,
-    /// How many fields they have together.
-    occurrences: usize,
-    index: HashMap<String, usize>,
-    fields: Vec<(String, Seen)>,
-}
-
-/// The values that were met in one place.
-#[derive(Debug, Default)]
-struct Seen {
-    kinds: Tally,
-    objects: Objects,
-    elements: Option<Box<Seen>>,
-}
-
-/// How many values there are of each [`Kind`].
-#[derive(Debug, Default)]
-struct Tally([u32; Kind::COUNT]);
-
-/// A set of [`Kind`]s.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Kinds(u16);
-
-/// What a column's type depends on.
-#[derive(Clone, Copy)]
-enum Kind {
-    Integer,
-    Double,
-    Decimal,
-    Text,
-    ObjectId,
-    Boolean,
-    Date,
-    Uuid,
-    Bytes,
-    Object,
-    Array,
-    Other,
-}
-
-impl Kind {
-    const COUNT: usize = Self::Other as usize + 1;
-}
-
-impl Sample {
-    /// No document yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds one document to the sample.
-    pub fn observe(&mut self, document: &RawDocument) {
-        let Self { documents, ids, fields } = self;
-        documents.observe(document, 1, fields);
-        if let Some(id) = document.iter_elements().flatten().find(|element| element.key() == KEY) {
-            ids.insert(kind(&id).unwrap_or(Kind::Other));
+impl Seen {
+    /// What the field becomes if nothing is made of it yet.
+    pub(super) fn shape(&self) -> Shape<'_> {
+        let json = Shape::Column(ColumnType::scalar(Scalar::Jsonb));
+        match (self.kinds.deciding(), &self.elements) {
+            (Kinds::OBJECT, _) if self.objects.is_map(self.objects.width()) => json,
+            (Kinds::OBJECT, _) => Shape::Flat(&self.objects),
+            (Kinds::ARRAY, Some(elements)) if elements.kinds.deciding() == Kinds::OBJECT => {
+                match &elements.objects {
+                    objects if objects.is_map(objects.width()) => json,
+                    objects => Shape::Table(objects),
+                }
+            }
+            (Kinds::ARRAY, Some(elements)) => match elements.kinds.column(elements.kinds.kinds()) {
+                Some(ty) => Shape::Column(ColumnType { array: true, ..ty }),
+                None => Shape::Extra,
+            },
+            (kinds, _) => self.kinds.column(kinds).map_or(Shape::Extra, Shape::Column),
         }
     }
 
-    /// The mapping that suits the sample. `tables` is the scope in which its tables' names are unique: that
-    /// of the target's schema, shared by all collections.
-    pub fn spec(&self, collection: &Namespace, tables: &mut Names) -> MappingSpec {
-        let root = tables.claim([&*collection.collection]);
-        let key = match self.ids {
-            Kinds::INTEGER => Scalar::Bigint,
-            Kinds::UUID => Scalar::Uuid,
-            _ => Scalar::Text,
-        };
-        let mut draft = Draft { root: &root, names: tables, children: Vec::new() };
-        let root_table = draft.table(root.clone(), Vec::new(), &self.documents);
-        MappingSpec {
-            collection: collection.clone(),
-            extra: Some(EXTRA.to_owned()),
-            on_unfit: OnUnfit::default(),
-            on_delete: OnDelete::default(),
-            foreign_keys: false,
-            document: None,
-            omit: Vec::new(),
-            key: KeySpec { column: KEY.to_owned(), ty: ColumnType::scalar(key) },
-            root: root_table,
-            children: draft.children.into_iter().flatten().collect(),
-        }
+    /// What a column of type `ty` is widened to for these values, some of which it can't hold. Only where that is
+    /// sure to be a gain: an int64 would be noted beside its double, or not fit.
+    pub(super) fn widened(&self, ty: ColumnType) -> Option<ColumnType> {
+        let widens = ty == ColumnType::scalar(Scalar::Bigint)
+            && self.kinds.of(Kind::Double) > 0
+            && self.kinds.of(Kind::Long) == 0;
+        widens.then_some(ColumnType { reading: Reading::Number, ..ColumnType::scalar(Scalar::Double) })
     }
 }
 
 impl Objects {
-    fn observe(&mut self, object: &RawDocument, depth: usize, budget: &mut usize) {
-        self.count += 1;
-        for element in object.iter_elements().flatten() {
-            self.occurrences += 1;
-            let name = element.key().as_str();
-            let at = match self.index.get(name) {
-                Some(&at) => at,
-                None if *budget >= MAX_FIELDS || self.fields.len() > MAX_KEYS.max(MAX_COLUMNS) => continue,
-                None => {
-                    *budget += 1;
-                    self.index.insert(name.to_owned(), self.fields.len());
-                    self.fields.push((name.to_owned(), Seen::default()));
-                    self.fields.len() - 1
-                }
-            };
-            if let Some((_, seen)) = self.fields.get_mut(at) {
-                seen.observe(&element, depth, budget);
-            }
-        }
-    }
-
-    /// Whether the fields' names are data.
-    fn is_map(&self) -> bool {
-        let keys = self.fields.len();
+    /// Whether the fields' names are data, where `keys` different ones are known.
+    pub(super) fn is_map(&self, keys: usize) -> bool {
         keys > MAX_KEYS || (keys > FEW_KEYS && self.occurrences * 8 < keys * self.count)
     }
 }
 
-impl Seen {
-    fn observe(&mut self, element: &RawElement<'_>, depth: usize, budget: &mut usize) {
-        let Some(kind) = kind(element) else { return };
-        match (kind, element.value().ok()) {
-            (Kind::Object, Some(value)) if depth < MAX_DEPTH => {
-                self.kinds.insert(kind);
-                if let Some(object) = value.as_document() {
-                    self.objects.observe(object, depth + 1, budget);
-                }
-            }
-            (Kind::Array, Some(value)) => {
-                self.kinds.insert(kind);
-                let elements = self.elements.get_or_insert_default();
-                for element in value.as_array().into_iter().flat_map(|array| array.iter_elements()).flatten()
-                {
-                    match element.element_type() {
-                        ElementType::Array => elements.kinds.insert(Kind::Other),
-                        _ => elements.observe(&element, depth, budget),
-                    }
-                }
-            }
-            (Kind::Object | Kind::Array, _) => self.kinds.insert(Kind::Other),
-            _ => self.kinds.insert(kind),
-        }
-    }
-}
-
-/// The kind of a value; none for null.
-fn kind(element: &RawElement<'_>) -> Option<Kind> {
-    Some(match element.element_type() {
-        ElementType::Null => return None,
-        ElementType::Int32 | ElementType::Int64 => Kind::Integer,
-        ElementType::Double => Kind::Double,
-        ElementType::Decimal128 => Kind::Decimal,
-        ElementType::String => Kind::Text,
-        ElementType::ObjectId => Kind::ObjectId,
-        ElementType::Boolean => Kind::Boolean,
-        ElementType::DateTime => Kind::Date,
-        ElementType::EmbeddedDocument => Kind::Object,
-        ElementType::Array => Kind::Array,
-        ElementType::Binary => {
-            let value = element.value().ok();
-            match value.as_ref().and_then(|value| value.as_binary()).map(|binary| binary.subtype) {
-                Some(BinarySubtype::Uuid) => Kind::Uuid,
-                Some(BinarySubtype::Generic) => Kind::Bytes,
-                _ => Kind::Other,
-            }
-        }
-        _ => Kind::Other,
-    })
-}
-
 impl Tally {
-    fn insert(&mut self, kind: Kind) {
-        if let Some(count) = self.0.get_mut(kind as usize) {
-            *count = count.saturating_add(1);
+    /// The type of the key column.
+    pub(super) fn key(&self) -> ColumnType {
+        match self.column(self.kinds()) {
+            Some(ty @ ColumnType { scalar: Scalar::Bigint | Scalar::Uuid, .. }) => ty,
+            _ => ColumnType::scalar(Scalar::Text),
         }
-    }
-
-    /// The kinds that there are more than `least` of.
-    fn above(&self, least: u32) -> Kinds {
-        let of = |(bit, count): (usize, &u32)| if *count > least { 1 << bit } else { 0 };
-        Kinds(self.0.iter().enumerate().map(of).sum())
     }
 
     /// The kinds that decide what the field becomes: all of them if they go together, or else the common ones.
-    fn deciding(&self) -> Kinds {
-        let all = self.above(0);
+    pub(super) fn deciding(&self) -> Kinds {
+        let all = self.kinds();
         if all == Kinds::OBJECT || all == Kinds::ARRAY || all.column().is_some() {
             return all;
         }
-        self.above(self.0.iter().sum::<u32>() / RARE)
+        let least = self.total() / RARE;
+        let common = Kinds::FAMILIES.into_iter().filter(|&family| self.among(family) > least);
+        common.fold(Kinds::default(), |common, family| common.or(family.and(all)))
+    }
+
+    /// The type of a column for values of these kinds.
+    pub(super) fn column(&self, kinds: Kinds) -> Option<ColumnType> {
+        let scalar = kinds.column()?;
+        Some(ColumnType { reading: self.reading(scalar), ..ColumnType::scalar(scalar) })
+    }
+
+    /// The reading that needs fewer notes.
+    fn reading(&self, scalar: Scalar) -> Reading {
+        match scalar {
+            Scalar::Bigint if self.of(Kind::Int32) < self.of(Kind::ShortLong) => Reading::Long,
+            Scalar::Double if self.of(Kind::WholeDouble) < self.of(Kind::Int32) => Reading::Number,
+            _ => Reading::Usual,
+        }
     }
 }
 
 impl Kinds {
-    const INTEGER: Self = Self::of(&[Kind::Integer]);
-    const UUID: Self = Self::of(&[Kind::Uuid]);
     const OBJECT: Self = Self::of(&[Kind::Object]);
     const ARRAY: Self = Self::of(&[Kind::Array]);
+    const DECIMAL: Self = Self::of(&[Kind::Decimal]);
+    const OBJECT_ID: Self = Self::of(&[Kind::ObjectId]);
+    const BOOLEAN: Self = Self::of(&[Kind::Boolean]);
+    const DATE: Self = Self::of(&[Kind::Date]);
+    const UUID: Self = Self::of(&[Kind::Uuid]);
+    const BYTES: Self = Self::of(&[Kind::Bytes]);
 
-    const COLUMNS: [(Self, Scalar); 11] = [
-        (Self::INTEGER, Scalar::Bigint),
-        (Self::of(&[Kind::Double]), Scalar::Double),
-        (Self::of(&[Kind::Integer, Kind::Double]), Scalar::Double),
-        (Self::of(&[Kind::Decimal]), Scalar::Numeric),
-        (Self::of(&[Kind::Integer, Kind::Decimal]), Scalar::Numeric),
-        (Self::of(&[Kind::Text]), Scalar::Text),
-        (Self::of(&[Kind::ObjectId]), Scalar::Text),
-        (Self::of(&[Kind::Boolean]), Scalar::Boolean),
-        (Self::of(&[Kind::Date]), Scalar::Timestamptz),
-        (Self::UUID, Scalar::Uuid),
-        (Self::of(&[Kind::Bytes]), Scalar::Bytea),
+    /// The kinds as people tell types apart.
+    pub(super) const FAMILIES: [Self; 13] = [
+        Self::INTEGERS,
+        Self::DOUBLES,
+        Self::DECIMAL,
+        Self::TEXTS,
+        Self::OBJECT_ID,
+        Self::BOOLEAN,
+        Self::DATE,
+        Self::UUID,
+        Self::BYTES,
+        Self::OBJECT,
+        Self::of(&[Kind::DeepObject]),
+        Self::of(&[Kind::Array, Kind::InnerArray]),
+        Self::of(&[Kind::Other]),
     ];
 
-    const fn of(kinds: &[Kind]) -> Self {
-        match kinds {
-            [] => Self(0),
-            [first, rest @ ..] => Self(1 << *first as u16 | Self::of(rest).0),
-        }
-    }
+    /// Which kinds a column is for. The first that has them all is it.
+    const COLUMNS: [(Self, Scalar); 8] = [
+        (Self::INTEGERS, Scalar::Bigint),
+        (Self::INTEGERS.or(Self::DOUBLES), Scalar::Double),
+        (Self::INTEGERS.or(Self::DECIMAL), Scalar::Numeric),
+        (Self::TEXTS.or(Self::OBJECT_ID), Scalar::Text),
+        (Self::BOOLEAN, Scalar::Boolean),
+        (Self::DATE, Scalar::Timestamptz),
+        (Self::UUID, Scalar::Uuid),
+        (Self::BYTES, Scalar::Bytea),
+    ];
 
-    fn insert(&mut self, kind: Kind) {
-        self.0 |= Self::of(&[kind]).0;
+    /// The kinds that a column of this type is for.
+    pub(super) fn of_column(scalar: Scalar) -> Self {
+        let of = |(kinds, column)| (column == scalar).then_some(kinds);
+        Self::COLUMNS.into_iter().find_map(of).unwrap_or(Self::ALL)
     }
 
     fn column(self) -> Option<Scalar> {
-        Self::COLUMNS.into_iter().find_map(|(kinds, scalar)| (kinds == self).then_some(scalar))
+        let of = |(kinds, scalar)| self.are_among(kinds).then_some(scalar);
+        if self.is_empty() { None } else { Self::COLUMNS.into_iter().find_map(of) }
     }
-}
-
-/// What a field becomes.
-enum Shape<'a> {
-    Column(ColumnType),
-    Flat(&'a Objects),
-    Table(&'a Objects),
-    Extra,
-}
-
-fn shape(seen: &Seen) -> Shape<'_> {
-    let json = Shape::Column(ColumnType::scalar(Scalar::Jsonb));
-    match (seen.kinds.deciding(), &seen.elements) {
-        (Kinds::OBJECT, _) if seen.objects.is_map() => json,
-        (Kinds::OBJECT, _) => Shape::Flat(&seen.objects),
-        (Kinds::ARRAY, Some(elements)) if elements.kinds.deciding() == Kinds::OBJECT => {
-            if elements.objects.is_map() { json } else { Shape::Table(&elements.objects) }
-        }
-        (Kinds::ARRAY, Some(elements)) => match elements.kinds.above(0).column() {
-            Some(scalar) => Shape::Column(ColumnType { array: true, ..ColumnType::scalar(scalar) }),
-            None => Shape::Extra,
-        },
-        (kinds, _) => kinds.column().map_or(Shape::Extra, |scalar| Shape::Column(ColumnType::scalar(scalar))),
-    }
-}
-
-/// The tables made so far.
-struct Draft<'a> {
-    root: &'a str,
-    names: &'a mut Names,
-    /// A table stands before those within it: its place is taken before it is filled.
-    children: Vec<Option<TableSpec>>,
-}
-
-impl Draft<'_> {
-    /// The table of `objects`, which are at `path`.
-    fn table(&mut self, table: String, path: Vec<Segment>, objects: &Objects) -> TableSpec {
-        let path = FieldPath::new(path);
-        let ordinals: Vec<_> = (1..=path.arrays()).map(ordinal).collect();
-        let mut names = Names::of_columns();
-        for taken in ordinals.iter().map(String::as_str).chain([KEY, EXTRA]) {
-            names.reserve(taken);
-        }
-        let mut spec = TableSpec { table, path, parent: KEY.to_owned(), ordinals, columns: Vec::new() };
-        self.fields(&mut spec, &mut names, &mut Vec::new(), objects);
-        spec
-    }
-
-    /// Adds the fields of the objects at `way`, a path within the table's own.
-    fn fields(
-        &mut self,
-        table: &mut TableSpec,
-        names: &mut Names,
-        way: &mut Vec<Segment>,
-        objects: &Objects,
-    ) {
-        let document = way.is_empty() && table.path.segments().is_empty();
-        let unmapped = |name: &str| name.is_empty() || (document && name == KEY);
-        for (name, seen) in objects.fields.iter().filter(|(name, _)| !unmapped(name)) {
-            way.push(Segment { name: name.clone(), arrays: 0 });
-            match shape(seen) {
-                Shape::Column(ty) if table.columns.len() < MAX_COLUMNS => {
-                    let name = names.claim(way.iter().map(|segment| &*segment.name));
-                    table.columns.push(ColumnSpec {
-                        name,
-                        path: FieldPath::new(way.clone()),
-                        ty,
-                        mask: None,
-                    });
-                }
-                Shape::Flat(objects) => self.fields(table, names, way, objects),
-                Shape::Table(objects) if self.children.len() < MAX_TABLES => self.child(table, way, objects),
-                Shape::Column(_) | Shape::Table(_) | Shape::Extra => {}
-            }
-            way.pop();
-        }
-    }
-
-    fn child(&mut self, parent: &TableSpec, way: &[Segment], objects: &Objects) {
-        let mut path = [parent.path.segments(), way].concat();
-        if let Some(last) = path.last_mut() {
-            last.arrays = 1;
-        }
-        let words = std::iter::once(self.root).chain(path.iter().map(|segment| &*segment.name));
-        let name = self.names.claim(words);
-        let place = self.children.len();
-        self.children.push(None);
-        let child = self.table(name, path, objects);
-        if let Some(place) = self.children.get_mut(place) {
-            *place = Some(child);
-        }
-    }
-}
-
-fn ordinal(number: usize) -> String {
-    if number == 1 { "_ord".to_owned() } else { format!("_ord{number}") }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use mongodb::bson::{Binary, Bson, DateTime, Decimal128, Document, RawDocumentBuf, doc, oid::ObjectId};
+    use mongodb::bson::{
+        Binary, Bson, DateTime, Decimal128, Document, RawDocumentBuf, doc, oid::ObjectId, spec::BinarySubtype,
+    };
 
-    use super::*;
-    use crate::mapping::{Encoder, Framing, Mapping, Rows};
+    use crate::{
+        change::Namespace,
+        mapping::{Encoder, Framing, Mapping, Rows},
+        schema::{MappingSpec, Names, Sample, evolve::*},
+    };
 
     fn infer(documents: impl IntoIterator<Item = Document>) -> MappingSpec {
         let mut sample = Sample::new();

@@ -1,4 +1,5 @@
-//! Where in a document a mapping's tables and columns lie: refuses a field that would be in two places.
+//! Where in a document a mapping's tables, columns and omitted fields lie: refuses a field that would be in two
+//! places.
 
 use std::collections::BTreeMap;
 
@@ -13,6 +14,7 @@ enum Place {
     Object { table: bool },
     Array,
     Column,
+    Omitted,
 }
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,13 +43,25 @@ impl Layout {
         self.take(&table.join(path), Place::Column)
     }
 
+    /// Takes the place of a field that is left out.
+    pub(super) fn omitted(&mut self, path: &FieldPath) -> Result<(), String> {
+        if path.segments().last().is_some_and(|last| last.arrays > 0) {
+            return Err("must end with a field, which may be an array: without []".into());
+        }
+        self.take(path, Place::Omitted)
+    }
+
     fn take(&mut self, path: &FieldPath, place: Place) -> Result<(), String> {
         let steps = steps(path);
         if steps.len() > MAX_DEPTH {
             return Err(format!("is deeper than {MAX_DEPTH} levels"));
         }
         if matches!(steps.first(), Some(Step::Field(name)) if name == "_id") {
-            return Err("_id is the document's key, which has its own column".into());
+            let constraint = match place {
+                Place::Omitted => "_id is the document's key, which every row has",
+                _ => "_id is the document's key, which has its own column",
+            };
+            return Err(constraint.into());
         }
         for end in 1..steps.len() {
             let (before, after) = steps.split_at(end);
@@ -61,7 +75,7 @@ impl Layout {
     }
 
     fn merge(&mut self, steps: &[Step], place: Place, path: &FieldPath) -> Result<(), String> {
-        use Place::{Array, Column, Object};
+        use Place::{Array, Column, Object, Omitted};
         let Some(there) = self.places.get_mut(steps) else {
             self.places.insert(steps.to_vec(), place);
             return Ok(());
@@ -74,7 +88,11 @@ impl Layout {
                 return Err(format!("\"{path}\" is mapped twice"));
             }
             (Column, _) => return Err(format!("\"{path}\" lies in a field that is mapped to a column")),
-            (_, Column) => return Err(format!("parts of \"{path}\" are mapped elsewhere")),
+            (Omitted, Omitted) => return Err(format!("\"{path}\" is omitted twice")),
+            (Omitted, _) => return Err(format!("\"{path}\" lies in a field that is omitted")),
+            (_, Column | Omitted) => {
+                return Err(format!("parts of \"{path}\" are mapped or omitted elsewhere"));
+            }
             (Array, Object { .. }) | (Object { .. }, Array) => {
                 return Err(format!(
                     "\"{path}\" passes a field that is mapped both as an object and as an array"

@@ -1,19 +1,26 @@
 //! What a collection's tables look like: mapping files, read, checked and written; names; automatic mapping.
 //!
 //! Nothing here does I/O. A [`MappingSpec`] cannot be wrong: it comes from [`MappingSpec::parse`], which
-//! refuses with file, line, key and constraint, or from [`Sample::spec`], and compiling it cannot fail.
+//! refuses with file, line, key and constraint, from [`Sample::spec`] or from [`evolve`], by which it only grows; and
+//! compiling it cannot fail.
 
+mod check;
+mod describe;
+mod evolve;
 mod infer;
 mod layout;
 mod naming;
 mod path;
+mod remarks;
+mod sample;
 mod spec;
 mod toml_error;
 mod write;
 
-pub use infer::Sample;
+pub use evolve::evolve;
 pub use naming::{MAX_NAME, Names};
 pub use path::{FieldPath, Segment};
+pub use sample::Sample;
 pub use spec::{
     ColumnSpec, DocumentSpec, JsonForm, KeySpec, MappingSpec, Mask, OnDelete, OnUnfit, TableSpec,
 };

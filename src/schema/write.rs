@@ -2,52 +2,97 @@
 
 use std::fmt::Write;
 
-use super::{ColumnSpec, MappingSpec};
+use super::{
+    ColumnSpec, DocumentSpec, FieldPath, JsonForm, MappingSpec, Mask, OnDelete, OnUnfit,
+    remarks::{Remarks, comments},
+};
+use crate::mapping::{ColumnType, Reading};
 
 impl MappingSpec {
     /// The mapping file that reads back as this mapping.
     pub fn to_toml(&self) -> String {
+        self.to_toml_with(&Remarks::default())
+    }
+
+    /// The same, with remarks.
+    pub(super) fn to_toml_with(&self, remarks: &Remarks) -> String {
         let mut out = String::new();
-        let collection = self.collection().to_string();
-        pairs(
-            &mut out,
-            &[
-                ("collection", text(&collection)),
-                ("table", text(&self.root().table)),
-                ("extra", text(self.extra().unwrap_or_default())),
-            ],
-        );
-        out.push_str("\n[key]\n");
-        pairs(&mut out, &[("column", text(&self.key().column)), ("type", text(self.key().ty.sql()))]);
-        out.push_str("\n[columns]\n");
-        columns(&mut out, &self.root().columns);
-        for table in self.children() {
-            out.push_str("\n[[tables]]\n");
+        comments(&mut out, &remarks.head);
+        if !out.is_empty() {
+            out.push('\n');
+        }
+        self.head(&mut out);
+        out.push('\n');
+        comments(&mut out, &remarks.key);
+        out.push_str("[key]\n");
+        let mut key = vec![("column", text(&self.key().column)), ("type", text(self.key().ty.sql()))];
+        key.extend(bson(self.key().ty).map(|word| ("bson", text(word))));
+        pairs(&mut out, &key);
+        if let Some(DocumentSpec { column, json }) = self.document() {
+            let json = match json {
+                JsonForm::Relaxed => "relaxed",
+                JsonForm::Canonical => "canonical",
+            };
+            out.push_str("\n[document]\n");
+            pairs(&mut out, &[("column", text(column)), ("json", text(json))]);
+        } else {
+            out.push_str("\n[columns]\n");
+            remarks.columns(&mut out, self.root(), 0);
+        }
+        for (number, table) in (1..).zip(self.children()) {
+            out.push('\n');
+            remarks.head_of(&mut out, number);
+            out.push_str("[[tables]]\n");
             let mut head = vec![
                 ("table", text(&table.table)),
                 ("path", text(table.path.to_string())),
                 ("parent", text(&table.parent)),
             ];
             if !table.ordinals.is_empty() {
-                let names: Vec<_> = table.ordinals.iter().map(text).collect();
-                head.push(("ordinals", format!("[{}]", names.join(", "))));
+                head.push(("ordinals", list(&table.ordinals)));
             }
             pairs(&mut out, &head);
             out.push_str("\n[tables.columns]\n");
-            columns(&mut out, &table.columns);
+            remarks.columns(&mut out, table, number);
         }
         out
     }
+
+    fn head(&self, out: &mut String) {
+        let mut head =
+            vec![("collection", text(self.collection().to_string())), ("table", text(&self.root().table))];
+        head.extend(self.extra().map(|extra| ("extra", text(extra))));
+        match self.on_unfit() {
+            OnUnfit::Extra => {}
+            OnUnfit::DeadLetter => head.push(("on_unfit", text("dead_letter"))),
+            OnUnfit::Fail => head.push(("on_unfit", text("fail"))),
+        }
+        if self.on_delete() == OnDelete::Soft {
+            head.push(("on_delete", text("soft")));
+        }
+        if self.foreign_keys() {
+            head.push(("foreign_keys", "true".to_owned()));
+        }
+        if !self.omit().is_empty() {
+            head.push(("omit", list(self.omit().iter().map(FieldPath::to_string))));
+        }
+        pairs(out, &head);
+    }
 }
 
-fn columns(out: &mut String, columns: &[ColumnSpec]) {
-    let pair = |column: &ColumnSpec| {
-        let (path, ty) = (text(column.path.to_string()), text(column.ty.sql()));
-        (key(&column.name), format!("{{ path = {path}, type = {ty} }}"))
-    };
-    let rows: Vec<_> = columns.iter().map(pair).collect();
-    let rows: Vec<_> = rows.iter().map(|(name, value)| (&**name, value.clone())).collect();
-    pairs(out, &rows);
+/// A column's line in three pieces: `name`, `{ path = "…",` and `type = "…" }`.
+pub(super) fn pieces(column: &ColumnSpec) -> [String; 3] {
+    let ColumnSpec { name, path, ty, mask } = column;
+    let mut rest = format!("type = {}", text(ty.sql()));
+    if let Some(word) = bson(*ty) {
+        let _ = write!(rest, ", bson = {}", text(word));
+    }
+    match mask {
+        None => {}
+        Some(Mask::Sha256) => rest.push_str(", mask = \"sha256\""),
+        Some(Mask::Redact) => rest.push_str(", mask = \"redact\""),
+    }
+    [key(name), format!("{{ path = {},", text(path.to_string())), format!("{rest} }}")]
 }
 
 /// One line a pair, the equals signs below each other.
@@ -59,11 +104,30 @@ fn pairs(out: &mut String, pairs: &[(&str, String)]) {
     }
 }
 
-fn text(value: impl AsRef<str>) -> String {
-    toml::Value::from(value.as_ref()).to_string()
+/// The word for a reading that is not the usual one.
+fn bson(ty: ColumnType) -> Option<&'static str> {
+    match ty.reading {
+        Reading::Usual => None,
+        Reading::Long => Some("long"),
+        Reading::Number => Some("number"),
+    }
 }
 
+fn list(values: impl IntoIterator<Item = impl AsRef<str>>) -> String {
+    let values: Vec<_> = values.into_iter().map(text).collect();
+    format!("[{}]", values.join(", "))
+}
+
+/// A string on one line.
+fn text(value: impl AsRef<str>) -> String {
+    match value.as_ref() {
+        lines if lines.contains(['\n', '\r']) => key(lines),
+        line => toml::Value::from(line).to_string(),
+    }
+}
+
+/// A name as a key: in quotes on one line, where it needs any.
 fn key(name: &str) -> String {
-    let bare = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
-    if bare { name.to_owned() } else { text(name) }
+    let pair = toml::Table::from_iter([(name.to_owned(), true.into())]).to_string();
+    pair.trim_end().trim_end_matches(" = true").to_owned()
 }

@@ -34,6 +34,7 @@ pub use self::{
     collections::CollectionInfo,
     event::Event,
     lookup::Lookup,
+    sample::SAMPLE_SIZE,
     snapshot::ChunkReader,
     split::{CHUNK_BYTES, Chunk},
 };

@@ -1,7 +1,7 @@
-//! A random sample of a collection's documents, for automatic mapping.
+//! A random sample of a collection's documents, from which its mapping is made.
 
 use futures_util::StreamExt;
-use mongodb::bson::{RawDocument, rawdoc};
+use mongodb::bson::{RawDocument, RawDocumentBuf, rawdoc};
 
 use super::{Documents, Source};
 use crate::{change::Namespace, error::Result};
@@ -9,10 +9,13 @@ use crate::{change::Namespace, error::Result};
 /// A sample of large documents has fewer of them: no further reply is read once it has so many bytes.
 const BYTES_AT_MOST: usize = 256 << 20;
 
+/// How many documents a mapping is made from, unless another number is asked for.
+pub const SAMPLE_SIZE: u32 = 2_000;
+
 impl Source {
-    /// Shows `observe` about `size` documents, or all there are if they are fewer, and those with the least and the
-    /// greatest `_id`: an index is ordered by type, so these tell whether the `_id`s are of several types. One reply at
-    /// a time is held in memory.
+    /// Shows `observe` `size` documents, or all there are if they are fewer. First those with the least and the greatest
+    /// `_id`: an index is ordered by type, so these tell whether the `_id`s are of several types. One reply at a time is
+    /// held in memory.
     pub async fn sample_documents(
         &self,
         namespace: &Namespace,
@@ -26,9 +29,12 @@ impl Source {
             "aggregate": collection,
             "pipeline": [{ "$sample": { "size": i64::from(size) } }],
             "cursor": {},
+            // A sample of more than a twentieth of the collection is sorted, which takes memory.
+            "allowDiskUse": true,
         };
-        let mut read = 0;
-        for command in [outermost(1), outermost(-1), random] {
+        let (mut read, mut left) = (0, size);
+        let mut first: Vec<RawDocumentBuf> = Vec::new();
+        for (command, few) in [(outermost(1), true), (outermost(-1), true), (random, false)] {
             let cursor = self.cursor(&namespace.database, command).await;
             let mut cursor = cursor.map_err(|e| request.failed(&e))?;
             while read < BYTES_AT_MOST {
@@ -36,7 +42,13 @@ impl Source {
                 let documents = Documents(batch.map_err(|e| request.failed(&e))?);
                 read += documents.byte_len();
                 for document in documents.iter()? {
-                    observe(document?);
+                    let document = document?;
+                    if left == 0 || first.iter().any(|shown| shown.as_bytes() == document.as_bytes()) {
+                        continue;
+                    }
+                    observe(document);
+                    left -= 1;
+                    first.extend(few.then(|| document.to_owned()));
                 }
             }
         }

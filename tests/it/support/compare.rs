@@ -172,12 +172,14 @@ struct Rebuilt {
 
 impl Rebuilt {
     fn add(&mut self, mapping: &Mapping, table: &Table, row: &Value) {
-        let mut base = table.path.clone();
+        // Brackets that belong to a name are escaped in a mapping file, and nowhere else.
+        let mut base = table.path.replace("\\[]", "\0");
         for ordinal in &table.ordinals {
             base = base.replacen("[]", &format!(".{}", row[ordinal].as_i64().unwrap()), 1);
         }
+        let base = base.replace('\0', "[]");
         for (name, column) in &table.columns {
-            let path = join(&base, &column.path);
+            let path = join(&base, &column.path.replace("\\[]", "[]"));
             let value = if column.ty == "jsonb" {
                 from_extended(&row[name])
             } else {

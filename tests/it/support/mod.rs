@@ -4,6 +4,7 @@ pub(crate) mod compare;
 mod docrow;
 mod gate;
 mod ids;
+pub(crate) mod same;
 
 use ::docrow::demo::servers::{Mongod, MongodOptions, Postgres, PostgresOptions};
 use mongodb::{Client, Collection, bson::Document};

@@ -1,0 +1,169 @@
+//! `docrow infer`: a mapping file for each collection, made from a sample of its documents.
+//!
+//! It writes all files or, if anything is in the way, none, and never over one that is there unless told to. The files
+//! that are in the directory already count: their tables keep their names.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use indicatif::HumanCount;
+
+use super::Outcome;
+use crate::{
+    config::SourceConfig,
+    error::{Error, Kind, Result},
+    schema::{MappingSpec, Names, Sample},
+    shutdown::Shutdown,
+    source::{CollectionInfo, SAMPLE_SIZE, Source},
+};
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// Collections, as database.collection, globs allowed [default: all that are included]
+    #[arg(value_name = "NS")]
+    namespaces: Vec<String>,
+    /// How many documents of a collection are looked at, at most
+    #[arg(long, value_name = "N", default_value_t = SAMPLE_SIZE, value_parser = clap::value_parser!(u32).range(1..))]
+    size: u32,
+    /// Print the files instead of writing them
+    #[arg(long)]
+    print: bool,
+    /// Write over files that are there
+    #[arg(long, conflicts_with = "print")]
+    force: bool,
+}
+
+pub(super) async fn execute(config: SourceConfig, options: Options, shutdown: Shutdown) -> Result<Outcome> {
+    tokio::select! {
+        biased;
+        () = shutdown.requested() => {
+            tracing::warn!("stopped: nothing is written");
+            return Ok(Outcome::Finding);
+        }
+        drafts = draft(&config, &options) => {
+            let drafts = drafts?;
+            if options.print { print(&drafts) } else { write(&drafts, &config.mapping_dir, options.force) }
+        }
+    }
+    .map(|()| Outcome::Done)
+}
+
+/// A file to be written.
+struct Draft {
+    file: PathBuf,
+    spec: MappingSpec,
+    text: String,
+    sampled: usize,
+}
+
+async fn draft(config: &SourceConfig, options: &Options) -> Result<Vec<Draft>> {
+    let SourceConfig { source, include, exclude, mapping_dir } = config;
+    let mut present = present(mapping_dir)?;
+    let source = Source::connect(source.expose()).await?;
+    let collections = chosen(&source, &options.namespaces, include, exclude).await?;
+    let replaced = collections.keys().filter_map(|name| Some((name.clone(), present.remove(name)?.0)));
+    let replaced: BTreeMap<String, PathBuf> = replaced.collect();
+    if let (false, false, Some((name, file))) = (options.force, options.print, replaced.iter().next()) {
+        return Err(in_the_way(file, &format!("it maps {name}")));
+    }
+    let mut tables = Names::new();
+    for table in present.values().flat_map(|(_, spec)| spec.tables()) {
+        tables.reserve(&*table.table);
+    }
+    let mut drafts = Vec::new();
+    for (name, CollectionInfo { namespace, documents, .. }) in &collections {
+        let mut sample = Sample::new();
+        source.sample_documents(namespace, options.size, |document| sample.observe(document)).await?;
+        let (spec, text) = sample.mapping_file(namespace, *documents, &mut tables);
+        let file = replaced.get(name).cloned();
+        let file = file.unwrap_or_else(|| mapping_dir.join(format!("{}.toml", spec.root().table)));
+        if let Some(other) = present.iter().find_map(|(other, (path, _))| (*path == file).then_some(other)) {
+            let file = file.display();
+            return Err(Error::usage(format!("write {file} for {name}: it maps {other}: rename it")));
+        }
+        drafts.push(Draft { file, spec, text, sampled: sample.len() });
+    }
+    Ok(drafts)
+}
+
+/// The collections that are asked for, by name. Each of `namespaces` must match one.
+async fn chosen(
+    source: &Source,
+    namespaces: &[String],
+    include: &[String],
+    exclude: &[String],
+) -> Result<BTreeMap<String, CollectionInfo>> {
+    let mut chosen = Vec::new();
+    if namespaces.is_empty() {
+        chosen = source.collections(include, exclude).await?;
+    }
+    for namespace in namespaces {
+        chosen.append(&mut source.collections(std::slice::from_ref(namespace), exclude).await?);
+    }
+    Ok(chosen.into_iter().map(|info| (info.namespace.to_string(), info)).collect())
+}
+
+/// The mapping files that there are, by collection.
+fn present(dir: &Path) -> Result<BTreeMap<String, (PathBuf, MappingSpec)>> {
+    let unreadable = |e| failed("read the mapping files in", dir, e);
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        entries => entries.map_err(unreadable)?,
+    };
+    let mut present = BTreeMap::new();
+    for entry in entries {
+        let file = entry.map_err(unreadable)?.path();
+        if file.extension().is_some_and(|extension| extension == "toml") {
+            let text = fs::read_to_string(&file).map_err(unreadable)?;
+            let spec = MappingSpec::parse(&text, &file.display().to_string())?;
+            present.insert(spec.collection().to_string(), (file, spec));
+        }
+    }
+    Ok(present)
+}
+
+fn print(drafts: &[Draft]) -> Result<()> {
+    let texts: Vec<_> = drafts.iter().map(|draft| draft.text.as_str()).collect();
+    let printed = io::stdout().lock().write_all(texts.join("\n\n").as_bytes());
+    printed.map_err(|e| Error::caused(Kind::Bug, "print the mapping files", e))
+}
+
+fn write(drafts: &[Draft], dir: &Path, force: bool) -> Result<()> {
+    fs::create_dir_all(dir).map_err(|e| failed("make the directory", dir, e))?;
+    if let Some(draft) = drafts.iter().find(|draft| !force && draft.file.exists()) {
+        return Err(in_the_way(&draft.file, "it is there already"));
+    }
+    for Draft { file, spec, text, sampled } in drafts {
+        let mut options = OpenOptions::new();
+        let options = options.write(true).create_new(!force).create(force).truncate(force);
+        let written = options.open(file).and_then(|mut file: File| file.write_all(text.as_bytes()));
+        written.map_err(|e| failed("write", file, e))?;
+        let (file, name) = (file.display(), spec.collection());
+        let columns: usize = spec.tables().map(|table| table.columns.len()).sum();
+        match sampled {
+            0 => tracing::info!("{file}: {name} has no documents yet, so the file has no columns"),
+            _ => tracing::info!(
+                "{file}: {name}, {} documents sampled, {columns} columns, tables: {}",
+                HumanCount(u64::try_from(*sampled).unwrap_or(u64::MAX)),
+                spec.tables().count()
+            ),
+        }
+    }
+    Ok(())
+}
+
+fn in_the_way(file: &Path, why: &str) -> Error {
+    let file = file.display();
+    Error::usage(format!(
+        "write {file}: {why}: --force writes over it, --print only shows what would be written"
+    ))
+}
+
+fn failed(doing: &str, path: &Path, error: io::Error) -> Error {
+    Error::caused(Kind::Usage, format!("{doing} {}", path.display()), error)
+}

@@ -1,0 +1,262 @@
+//! From a document's rows back to the document.
+//!
+//! The rebuilt document has the fields of the one that was encoded, with their types and values bit by bit; the
+//! elements of arrays and the fields of one name are in their order. Not preserved are the order of fields of
+//! different names, which `jsonb` does not keep (but in an `_id` it is kept), and the names of the elements of arrays,
+//! which are numbered anew. What a mapping masks, omits or withholds is left out.
+//!
+//! Notes in `extra` win over columns. A column that is NULL and has no note is a field that is missing. So rows that
+//! were written by an earlier version of the mapping rebuild as well: their columns and child rows that there were not
+//! yet are NULL and absent, and what they would hold is noted.
+
+use std::fmt;
+
+use mongodb::bson::RawDocumentBuf;
+use serde_json::{Map, Value as Json};
+
+use super::{
+    column,
+    compile::{Mapping, Node, Object},
+    key_column, parse,
+    table::{Column, Rows, Table},
+    tree::{self, Shape, Spot, Tree},
+    tuples::Tuple,
+};
+
+/// What is wrong with rows from which no document can be made. Never a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Corrupt {
+    /// The table.
+    pub table: String,
+    /// The column, if it is one column's fault; else empty.
+    pub column: String,
+    /// What is wrong.
+    pub reason: &'static str,
+}
+
+impl fmt::Display for Corrupt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { table, column, reason } = self;
+        if column.is_empty() {
+            write!(f, "{table}: {reason}")
+        } else {
+            write!(f, "{table}.{column}: {reason}")
+        }
+    }
+}
+
+impl std::error::Error for Corrupt {}
+
+const NOT_OURS: &str = "holds what docrow does not write";
+const NO_PLACE: &str = "holds what has no place in the document";
+const NO_DOCUMENT: &str =
+    "has a row that makes no document with the others: elements of an array are missing";
+
+/// Rebuilds documents from the rows of one mapping.
+#[derive(Debug)]
+pub struct Rebuilder<'a> {
+    mapping: &'a Mapping,
+    places: Vec<Place<'a>>,
+}
+
+/// Where a table's rows and columns lie in a document.
+#[derive(Debug, Default)]
+struct Place<'a> {
+    steps: Vec<Step<'a>>,
+    /// For each mapped column the names on the way from the row's own object.
+    columns: Vec<Vec<&'a [u8]>>,
+    /// Which of them do not hold what the document has there.
+    masked: Vec<usize>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step<'a> {
+    Field(&'a [u8]),
+    Element,
+}
+
+impl<'a> Rebuilder<'a> {
+    /// For rows of `mapping`, or of an earlier version of it with fewer columns and tables.
+    pub fn new(mapping: &'a Mapping) -> Self {
+        let mut places: Vec<_> = mapping.plans.iter().map(|_| Place::default()).collect();
+        locate(&mapping.root, &mut Vec::new(), 0, &mut places);
+        Self { mapping, places }
+    }
+
+    /// The document whose rows are `rows`, laid out by [`super::Framing::Copy`].
+    pub fn document(&self, rows: &Rows) -> Result<RawDocumentBuf, Corrupt> {
+        let mut tables = self.mapping.tables().iter().zip(&rows.tables).zip(&self.places);
+        let Some(((table, root_rows), place)) = tables.next() else { return Err(missing_root(&[])) };
+        let Some(row) = root_rows.tuples().next() else { return Err(missing_root(self.mapping.tables())) };
+        let root = Row::of(table, row);
+        let mut special = table.key_columns + place.columns.len();
+        let mut tree = Tree::default();
+        if self.mapping.document().is_some() {
+            tree = root.whole(special)?;
+            special += 1;
+        }
+        if let Some((_, bytes)) = root.value(special).filter(|_| self.mapping.extra) {
+            let notes = column::json(bytes).ok_or_else(|| root.corrupt(special, NOT_OURS))?;
+            let Json::Object(notes) = notes else { return Err(root.corrupt(special, NOT_OURS)) };
+            self.notes(&mut tree, &notes).map_err(|reason| root.corrupt(special, reason))?;
+        }
+        root.key(&mut tree)?;
+        if self.mapping.document().is_none() {
+            root.columns(place, &mut tree)?;
+        }
+        for ((table, rows), place) in tables {
+            for row in rows.tuples() {
+                Row::of(table, row).put(place, &mut tree)?;
+            }
+        }
+        let bytes = tree.document().ok_or_else(|| root.fault(NO_DOCUMENT))?;
+        RawDocumentBuf::from_bytes(bytes).map_err(|_| root.fault(NO_DOCUMENT))
+    }
+
+    /// Puts every note in its place.
+    fn notes(&self, tree: &mut Tree, notes: &Map<String, Json>) -> Result<(), &'static str> {
+        for (path, json) in notes {
+            let (steps, copy) = tree::steps(path).ok_or(NOT_OURS)?;
+            let spot = tree.at(&steps, Shape::Object(&self.mapping.root)).ok_or(NO_PLACE)?;
+            let value = Tree::read(|out| parse::value(out, json)).ok_or(NOT_OURS)?;
+            match (copy, spot) {
+                (0, Spot::Field(field)) => field.value = value,
+                (0, Spot::Element(element)) => *element = value,
+                (_, Spot::Field(field)) => field.copies.push((copy, value)),
+                (_, Spot::Element(_)) => return Err(NO_PLACE),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn missing_root(tables: &[Table]) -> Corrupt {
+    let table = tables.first().map_or_else(String::new, |table| table.name.clone());
+    Corrupt { table, column: String::new(), reason: "has no row for the document" }
+}
+
+/// Finds the places of the tables and columns in `object`, which is at `way`; `base` of its steps lead to the row.
+fn locate<'a>(object: &'a Object, way: &mut Vec<Step<'a>>, base: usize, places: &mut [Place<'a>]) {
+    let base = match object.table.and_then(|table| places.get_mut(table)) {
+        Some(place) => {
+            place.steps.clone_from(way);
+            way.len()
+        }
+        None => base,
+    };
+    for field in object.fields() {
+        way.push(Step::Field(field.name()));
+        let before = way.len();
+        let mut node = &field.node;
+        while let Node::Array(element) = node {
+            way.push(Step::Element);
+            node = element;
+        }
+        match (node, places.get_mut(field.slot.table)) {
+            (Node::Object(object), _) => locate(object, way, base, places),
+            (Node::Column, Some(place)) => {
+                let name = |step: &Step<'a>| match *step {
+                    Step::Field(name) => name,
+                    Step::Element => &[],
+                };
+                let columns = place.columns.len().max(field.slot.slot + 1);
+                place.columns.resize(columns, Vec::new());
+                if field.hidden {
+                    place.masked.push(field.slot.slot);
+                }
+                if let Some(names) = place.columns.get_mut(field.slot.slot) {
+                    *names = way.iter().skip(base).map(name).collect();
+                }
+            }
+            _ => {}
+        }
+        way.truncate(before - 1);
+    }
+}
+
+/// One row and what its columns are.
+struct Row<'a> {
+    table: &'a Table,
+    values: Vec<Option<&'a [u8]>>,
+}
+
+impl<'a> Row<'a> {
+    fn of(table: &'a Table, tuple: Tuple<'a>) -> Self {
+        Self { table, values: tuple.columns().collect() }
+    }
+
+    fn fault(&self, reason: &'static str) -> Corrupt {
+        Corrupt { table: self.table.name.clone(), column: String::new(), reason }
+    }
+
+    fn corrupt(&self, column: usize, reason: &'static str) -> Corrupt {
+        let column = self.table.columns.get(column).map_or_else(String::new, |column| column.name.clone());
+        Corrupt { column, ..self.fault(reason) }
+    }
+
+    fn value(&self, column: usize) -> Option<(&'a Column, &'a [u8])> {
+        self.table.columns.get(column).zip(self.values.get(column).copied().flatten())
+    }
+
+    /// The document that a `jsonb` column holds.
+    fn whole(&self, column: usize) -> Result<Tree, Corrupt> {
+        let tree = self.value(column).and_then(|(_, bytes)| Tree::of(&column::json(bytes)?));
+        tree.filter(Tree::is_document).ok_or_else(|| self.corrupt(column, NOT_OURS))
+    }
+
+    /// Sets the `_id`, unless it is told already. Of a document, the key column tells the order of fields, too.
+    fn key(&self, tree: &mut Tree) -> Result<(), Corrupt> {
+        let field = tree.field(b"_id").filter(|field| matches!(field.value, Tree::Missing | Tree::Object(_)));
+        let Some(field) = field else { return Ok(()) };
+        let key = self
+            .value(0)
+            .and_then(|(column, bytes)| Tree::read(|out| key_column::read(out, column.ty, bytes)));
+        field.value = key.ok_or_else(|| self.corrupt(0, NOT_OURS))?;
+        Ok(())
+    }
+
+    /// Adds a child's row.
+    fn put(&self, place: &Place<'_>, mut tree: &mut Tree) -> Result<(), Corrupt> {
+        let mut ordinal = 0;
+        for step in &place.steps {
+            let next = match step {
+                Step::Field(name) => tree.field(name).map(|field| &mut field.value),
+                Step::Element => {
+                    ordinal += 1;
+                    let bytes =
+                        self.values.get(ordinal).copied().flatten().and_then(|bytes| bytes.try_into().ok());
+                    let index = bytes.and_then(|bytes| usize::try_from(i64::from_be_bytes(bytes)).ok());
+                    index.and_then(|index| tree.element(index))
+                }
+            };
+            tree = next.ok_or_else(|| self.fault(NO_PLACE))?;
+        }
+        self.columns(place, tree)
+    }
+
+    /// Adds the mapped columns to the row's own object.
+    fn columns(&self, place: &Place<'_>, tree: &mut Tree) -> Result<(), Corrupt> {
+        if !tree.is_object() {
+            return Err(self.fault(NO_PLACE));
+        }
+        for (i, names) in place.columns.iter().enumerate() {
+            let at = self.table.key_columns + i;
+            if place.masked.contains(&i) {
+                continue;
+            }
+            let Some((column, bytes)) = self.value(at) else { continue };
+            let mut field = &mut *tree;
+            for name in names {
+                field = field
+                    .field(name)
+                    .map(|field| &mut field.value)
+                    .ok_or_else(|| self.corrupt(at, NO_PLACE))?;
+            }
+            if matches!(field, Tree::Missing) {
+                let value = Tree::read(|out| column::read(out, column.ty, bytes));
+                *field = value.ok_or_else(|| self.corrupt(at, NOT_OURS))?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,287 @@
+//! A document that is being put together, piece by piece, in any order.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value as Json;
+
+use super::{
+    bson::{self, ARRAY, DOCUMENT},
+    compile::{Node, Object},
+    json::is_reserved,
+    parse::{self, Told},
+};
+
+/// A place in a document, and what is known of it.
+#[derive(Debug, Default)]
+pub(super) enum Tree {
+    /// Nothing yet.
+    #[default]
+    Missing,
+    /// A value of this type, by its bytes.
+    Value(u8, Vec<u8>),
+    /// Something that is to be left out.
+    Withheld,
+    Object(BTreeMap<Vec<u8>, Field>),
+    Array(BTreeMap<usize, Tree>),
+}
+
+/// What is known of the fields of one name.
+#[derive(Debug, Default)]
+pub(super) struct Field {
+    /// The one that counts.
+    pub(super) value: Tree,
+    /// The others, each with its number among all of them, from 1.
+    pub(super) copies: Vec<(usize, Tree)>,
+}
+
+/// Where a path of a note ends.
+pub(super) enum Spot<'a> {
+    Field(&'a mut Field),
+    Element(&'a mut Tree),
+}
+
+/// What a mapping says about a place that nothing is known of yet.
+#[derive(Clone, Copy)]
+pub(super) enum Shape<'a> {
+    Object(&'a Object),
+    Array(&'a Node),
+    /// No object or array that is taken apart.
+    Whole,
+}
+
+impl<'a> Shape<'a> {
+    fn of(node: &'a Node) -> Self {
+        match node {
+            Node::Object(object) => Self::Object(object),
+            Node::Array(element) => Self::Array(element),
+            _ => Self::Whole,
+        }
+    }
+
+    fn field(self, name: &[u8]) -> Self {
+        let Self::Object(object) = self else { return Self::Whole };
+        object.find(&[name, b"\0"].concat()).map_or(Self::Whole, |(_, field)| Self::of(&field.node))
+    }
+
+    fn element(self) -> Self {
+        if let Self::Array(element) = self { Self::of(element) } else { Self::Whole }
+    }
+}
+
+impl Tree {
+    /// What `read` appends and tells.
+    pub(super) fn read(read: impl FnOnce(&mut Vec<u8>) -> Option<Told>) -> Option<Self> {
+        let mut bytes = Vec::new();
+        Some(match read(&mut bytes)? {
+            Told::Value(kind) => Self::Value(kind, bytes),
+            Told::Withheld => Self::Withheld,
+        })
+    }
+
+    /// What `json` tells, its objects and arrays taken apart.
+    pub(super) fn of(json: &Json) -> Option<Self> {
+        Some(match json {
+            Json::Object(fields) if !fields.keys().any(|name| is_reserved(name.as_bytes())) => {
+                let field = |(name, json): (&String, &Json)| {
+                    let (value, copies) = (Self::of(json)?, Vec::new());
+                    Some((name.clone().into_bytes(), Field { value, copies }))
+                };
+                Self::Object(fields.iter().map(field).collect::<Option<_>>()?)
+            }
+            Json::Array(elements) => {
+                let elements = elements.iter().enumerate();
+                Self::Array(elements.map(|(i, json)| Some((i, Self::of(json)?))).collect::<Option<_>>()?)
+            }
+            _ => Self::read(|out| parse::value(out, json))?,
+        })
+    }
+
+    /// Whether this can be a whole document.
+    pub(super) fn is_document(&self) -> bool {
+        matches!(self, Self::Object(_) | Self::Value(DOCUMENT, _))
+    }
+
+    /// The fields of one name, if this is an object, or can become one.
+    pub(super) fn field(&mut self, name: &[u8]) -> Option<&mut Field> {
+        if !self.is_object() {
+            return None;
+        }
+        let Self::Object(fields) = self else { return None };
+        if !fields.contains_key(name) {
+            fields.insert(name.to_vec(), Field::default());
+        }
+        fields.get_mut(name)
+    }
+
+    /// The element with this index, if this is an array, or can become one.
+    pub(super) fn element(&mut self, index: usize) -> Option<&mut Self> {
+        if let Self::Missing = self {
+            *self = Self::Array(BTreeMap::new());
+        }
+        let Self::Array(elements) = self else { return None };
+        Some(elements.entry(index).or_default())
+    }
+
+    /// Whether this is an object; if nothing is known of it, it becomes one.
+    pub(super) fn is_object(&mut self) -> bool {
+        if let Self::Missing = self {
+            *self = Self::Object(BTreeMap::new());
+        }
+        matches!(self, Self::Object(_))
+    }
+
+    /// The place at the end of `path`. Whether a step is a field's name or an element's index, the tree says,
+    /// or where it says nothing `shape`.
+    pub(super) fn at(&mut self, path: &[Vec<u8>], shape: Shape<'_>) -> Option<Spot<'_>> {
+        let (name, rest) = path.split_first()?;
+        let is_array = match self {
+            Self::Array(_) => true,
+            Self::Object(_) => false,
+            _ => matches!(shape, Shape::Array(_)),
+        };
+        if is_array {
+            let element = self.element(index(name)?)?;
+            return if rest.is_empty() {
+                Some(Spot::Element(element))
+            } else {
+                element.at(rest, shape.element())
+            };
+        }
+        if matches!((&*self, shape), (Self::Missing, Shape::Whole)) {
+            return None;
+        }
+        let field = self.field(name)?;
+        if rest.is_empty() { Some(Spot::Field(field)) } else { field.value.at(rest, shape.field(name)) }
+    }
+
+    /// The bytes of the document, its `_id` first; `None` if elements of an array are missing, or it is too long.
+    pub(super) fn document(self) -> Option<Vec<u8>> {
+        let mut fields = match self {
+            Self::Object(fields) => fields,
+            Self::Value(DOCUMENT, bytes) => return Some(bytes),
+            _ => return None,
+        };
+        let mut out = Vec::new();
+        let start = bson::begin(&mut out);
+        let id = fields.remove_entry(&b"_id"[..]);
+        for (name, field) in id.into_iter().chain(fields) {
+            field.write(&mut out, &name)?;
+        }
+        bson::end(&mut out, start)?;
+        Some(out)
+    }
+
+    fn write(&self, out: &mut Vec<u8>) -> Option<Told> {
+        let start = out.len();
+        Some(Told::Value(match self {
+            Self::Missing | Self::Withheld => return Some(Told::Withheld),
+            Self::Value(kind, bytes) => {
+                out.extend_from_slice(bytes);
+                *kind
+            }
+            Self::Object(fields) => {
+                bson::begin(out);
+                for (name, field) in fields {
+                    field.write(out, name)?;
+                }
+                bson::end(out, start)?;
+                DOCUMENT
+            }
+            Self::Array(elements) => {
+                bson::begin(out);
+                let mut count = 0_usize;
+                for (expected, (index, element)) in elements.iter().enumerate() {
+                    if *index != expected {
+                        return None;
+                    }
+                    let mut name = itoa::Buffer::new();
+                    let told = bson::element(out, name.format(count).as_bytes(), |out| element.write(out))?;
+                    count += usize::from(told != Told::Withheld);
+                }
+                bson::end(out, start)?;
+                ARRAY
+            }
+        }))
+    }
+}
+
+impl Field {
+    /// Appends the fields in their order: the one that counts has the number that is missing.
+    fn write(&self, out: &mut Vec<u8>, name: &[u8]) -> Option<()> {
+        let mut all: Vec<_> = self.copies.iter().map(|(number, value)| (*number, value)).collect();
+        all.sort_unstable_by_key(|(number, _)| *number);
+        let before = all.iter().zip(1..).take_while(|((number, _), expected)| number == expected).count();
+        all.insert(before, (0, &self.value));
+        for (_, value) in all {
+            bson::element(out, name, |out| value.write(out))?;
+        }
+        Some(())
+    }
+}
+
+/// Takes a note's path apart: its steps, and the number of the field among those of its name, 0 for the one that
+/// counts. The other direction of [`super::extra::render`], after JSON's own escapes.
+pub(super) fn steps(path: &str) -> Option<(Vec<Vec<u8>>, usize)> {
+    let mut steps = vec![Vec::new()];
+    let mut rest = path.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let step = steps.last_mut()?;
+        rest = after;
+        match (byte, after) {
+            (b'.', _) => steps.push(Vec::new()),
+            (b'\\', [escaped @ (b'.' | b'\\'), after @ ..]) => {
+                step.push(*escaped);
+                rest = after;
+            }
+            (b'\\', [b'x', high, low, after @ ..]) => {
+                let digits = [*high, *low];
+                step.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
+                rest = after;
+            }
+            (b'\\', number) => return Some((steps, index(number).filter(|number| *number > 0)?)),
+            _ => step.push(byte),
+        }
+    }
+    Some((steps, 0))
+}
+
+/// A number as it is written in a path.
+fn index(digits: &[u8]) -> Option<usize> {
+    let plain = digits.iter().all(u8::is_ascii_digit) && (digits.len() == 1 || digits.first() != Some(&b'0'));
+    plain.then_some(digits).and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::mapping::extra::render;
+
+    #[test]
+    fn takes_paths_apart() {
+        let path = |names: &[&[u8]], copy| Some((names.iter().map(|name| name.to_vec()).collect(), copy));
+        assert_eq!(steps(""), path(&[b""], 0));
+        assert_eq!(steps("."), path(&[b"", b""], 0));
+        assert_eq!(steps(r"a.3.b\.c\\.d\xff"), path(&[b"a", b"3", b"b.c\\", b"d\xff"], 0));
+        assert_eq!(steps(r"a.b\12"), path(&[b"a", b"b"], 12));
+        for wrong in [r"a\", r"a\0", r"a\01", r"a\1.b", r"a\b", r"a\xg0", r"a\x1"] {
+            assert_eq!(steps(wrong), None, "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_rendered_is_taken_apart(names in prop::collection::vec(prop::collection::vec(prop_oneof![any::<u8>(), Just(b'.'), Just(b'\\'), Just(b'"')], 0..6), 1..4)) {
+            let mut path = BytesMut::new();
+            for (i, name) in names.iter().enumerate() {
+                path.extend_from_slice(if i == 0 { b"" } else { b"." });
+                render(&mut path, name);
+            }
+            let json = [b"\"", &path[..], b"\""].concat();
+            let path: String = serde_json::from_slice(&json).unwrap();
+            prop_assert_eq!(steps(&path), Some((names, 0)));
+        }
+    }
+}

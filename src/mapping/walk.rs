@@ -1,0 +1,399 @@
+//! One walk over a raw document, from which its rows fall into their tables' buffers.
+//!
+//! Walking only finds values: a mapped field's type and offset go into a slot of its table's open row; what
+//! is not mapped is skipped by its length and noted for `extra`. When a row closes, its columns are encoded
+//! in order, straight into the table's buffer. Nested rows close before the root's, whose last columns are
+//! `extra` and the mark of a deleted document.
+//!
+//! The invariant: every field of the document is in a column, or implied by a row, or noted, or hidden by the
+//! mapping; or the document is at fault. Without an `extra` column, null and empty are as good as missing, and equal
+//! is as good as exact.
+
+use bytes::{BufMut, BytesMut};
+
+use super::{
+    bson::{self, ARRAY, DOCUMENT, Elements, Fault, NULL, Read},
+    compile::{Field, Mapping, Node, Object, SlotId},
+    extra::{Noted, Notes, Occurrence, Step},
+    json::JsonWriter,
+    key_column,
+    mask::{Masker, censored_object},
+    table::{Framing, Rows, Scalar, TableRows},
+    value::{self, Fit},
+    watch::Watch,
+};
+use crate::schema::{JsonForm, OnUnfit};
+
+/// The memory of an encoder.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    /// The slots of each table's open row.
+    slots: Vec<Vec<Slot>>,
+    /// The way from the document to where the walk is.
+    pub(super) trail: Vec<Step>,
+    /// The rest of the way to the value at fault, if it is in a column.
+    pub(super) culprit: BytesMut,
+    /// The indexes of the arrays on that way.
+    ordinals: Vec<i64>,
+    /// The key column's bytes.
+    key: BytesMut,
+    notes: Notes,
+    pub(super) watch: Option<Watch>,
+    masker: Masker,
+    pub(super) json: JsonWriter,
+    /// In document mode, the document without what is omitted.
+    whole: Vec<u8>,
+}
+
+impl Scratch {
+    pub(super) fn new(mapping: &Mapping) -> Self {
+        let slots = mapping.plans.iter().map(|plan| vec![Slot::default(); plan.slots]).collect();
+        Self { slots, ..Self::default() }
+    }
+
+    fn clear(&mut self) {
+        self.trail.clear();
+        self.culprit.clear();
+        self.ordinals.clear();
+        self.key.clear();
+        self.notes.clear();
+        if let Some(watch) = &mut self.watch {
+            watch.discovered = false;
+        }
+    }
+}
+
+/// A value that was found, by type and offset. Type 0: none.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    kind: u8,
+    at: usize,
+}
+
+/// Appends the rows of the document `doc`. On an error, what was appended is to be taken back.
+pub(super) fn walk(
+    mapping: &Mapping,
+    framing: Framing,
+    doc: &[u8],
+    scratch: &mut Scratch,
+    rows: &mut Rows,
+) -> Read<()> {
+    scratch.clear();
+    if mapping.document().is_none() || !mapping.root.guarded {
+        let id = first_key(doc)?;
+        return Walk { mapping, framing, doc, id, scratch, rows }.document();
+    }
+    let mut whole = std::mem::take(&mut scratch.whole);
+    whole.clear();
+    let walked = censored_object(&mapping.root, doc, 0, &mut whole).and_then(|_| {
+        let id = first_key(&whole)?;
+        Walk { mapping, framing, doc: &whole, id, scratch, rows }.document()
+    });
+    scratch.whole = whole;
+    walked
+}
+
+/// The type and offset of the document's `_id`: mostly its first field.
+pub(super) fn first_key(doc: &[u8]) -> Read<(u8, usize)> {
+    let mut elements = Elements::of(doc, 0)?;
+    while let Some(element) = elements.advance(doc)? {
+        if doc.get(element.name.0..element.name.1) == Some(b"_id") {
+            return Ok((element.kind, element.at));
+        }
+    }
+    Err(Fault::NoKey)
+}
+
+struct Walk<'a> {
+    mapping: &'a Mapping,
+    framing: Framing,
+    doc: &'a [u8],
+    /// The type and offset of the `_id`.
+    id: (u8, usize),
+    scratch: &'a mut Scratch,
+    rows: &'a mut Rows,
+}
+
+impl<'a> Walk<'a> {
+    fn document(mut self) -> Read<()> {
+        let (kind, at) = self.id;
+        let Scratch { key, json, .. } = &mut *self.scratch;
+        let fit = key_column::key(key, self.mapping.key_type(), (self.doc, kind, at), json)?;
+        if self.mapping.document().is_some() {
+            // The whole document says what its key is.
+            return self.close(0);
+        }
+        if fit == Fit::Equal && self.mapping.extra {
+            self.note(b"_id", Slot { kind, at }, Occurrence::Plain)?;
+        }
+        self.row(0, &self.mapping.root, 0)
+    }
+
+    /// Reads the object at `at` into a row of `table`.
+    fn row(&mut self, table: usize, object: &'a Object, at: usize) -> Read<()> {
+        if let Some(slots) = self.scratch.slots.get_mut(table) {
+            slots.fill(Slot::default());
+        }
+        self.object(object, at)?;
+        self.close(table)
+    }
+
+    fn object(&mut self, object: &'a Object, at: usize) -> Read<()> {
+        let Elements { mut next, end } = Elements::of(self.doc, at)?;
+        let bytes = self.doc.get(..end).ok_or(Fault::Malformed)?;
+        let mut expected = 0;
+        while next < end {
+            let kind = *bytes.get(next).ok_or(Fault::Malformed)?;
+            let name = next + 1;
+            let (field, name_end) = match object.field(bytes, name, expected) {
+                Some((index, field, name_end)) => {
+                    expected = index + 1;
+                    (Some(field), name_end)
+                }
+                None => {
+                    let name_end = bson::c_string_end(bytes, name)?;
+                    let found = object.find(bytes.get(name..=name_end).unwrap_or_default());
+                    if let Some((index, _)) = found {
+                        expected = index + 1;
+                    }
+                    (found.map(|(_, field)| field), name_end)
+                }
+            };
+            let value = Slot { kind, at: name_end + 1 };
+            next = bson::end_of(kind, bytes, value.at)?;
+            self.scratch.trail.push(Step::Field(name, name_end));
+            match field {
+                Some(field) => self.field(field, value)?,
+                None => self.unknown(object, (name, name_end), value)?,
+            }
+            self.scratch.trail.pop();
+        }
+        Ok(())
+    }
+
+    fn field(&mut self, field: &'a Field, value: Slot) -> Read<()> {
+        match &field.node {
+            Node::Column => match self.fill(field.slot, value) {
+                earlier if earlier.kind == 0 || field.hidden => Ok(()),
+                earlier => self.note(b"", earlier, Occurrence::Early),
+            },
+            Node::Omitted => Ok(()),
+            Node::Key if value.at == self.id.1 => Ok(()),
+            Node::Key => self.note(b"", value, Occurrence::Late),
+            node => {
+                let met = self.fill(field.slot, value).kind != 0;
+                if !met && self.unfold(node, value)? { Ok(()) } else { self.left(node, value, met) }
+            }
+        }
+    }
+
+    /// A field that the mapping does not know.
+    fn unknown(&mut self, object: &Object, name: (usize, usize), value: Slot) -> Read<()> {
+        if let Some(watch) = &mut self.scratch.watch {
+            let name = self.doc.get(name.0..name.1).unwrap_or_default();
+            watch.field(object.id, name, self.doc, (value.kind, value.at))?;
+        }
+        self.note(b"", value, Occurrence::Plain)
+    }
+
+    /// Puts a value into a slot; what was there before.
+    fn fill(&mut self, SlotId { table, slot }: SlotId, value: Slot) -> Slot {
+        let slot = self.scratch.slots.get_mut(table).and_then(|slots| slots.get_mut(slot));
+        slot.map_or_else(Slot::default, |slot| std::mem::replace(slot, value))
+    }
+
+    /// Reads the mapped fields in an object or array; false if the value is something else, or no column and no row
+    /// says that it is there.
+    fn unfold(&mut self, node: &'a Node, Slot { kind, at }: Slot) -> Read<bool> {
+        match node {
+            Node::Object(object) if kind == DOCUMENT => match object.table {
+                Some(table) => self.row(table, object, at)?,
+                None if !node.is_mapped() => return Ok(false),
+                None => {
+                    let bare = object.is_bare(self.doc, at)?;
+                    self.object(object, at)?;
+                    return Ok(!bare);
+                }
+            },
+            Node::Array(element)
+                if kind == ARRAY && element.is_mapped() && !Elements::of(self.doc, at)?.is_empty() =>
+            {
+                self.elements(element, at)?;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn elements(&mut self, node: &'a Node, at: usize) -> Read<()> {
+        let mut elements = Elements::of(self.doc, at)?;
+        let mut index = 0;
+        while let Some(element) = elements.advance(self.doc)? {
+            let value = Slot { kind: element.kind, at: element.at };
+            self.scratch.trail.push(Step::Element(index));
+            self.scratch.ordinals.push(i64::try_from(index).unwrap_or(i64::MAX));
+            if !self.unfold(node, value)? {
+                self.left(node, value, false)?;
+            }
+            self.scratch.ordinals.pop();
+            self.scratch.trail.pop();
+            index += 1;
+        }
+        Ok(())
+    }
+
+    /// Notes a value that was not unfolded: of an unexpected type, bare, or `met`, not the first of its name.
+    fn left(&mut self, node: &Node, value: Slot, met: bool) -> Read<()> {
+        let Slot { kind, at } = value;
+        let bare = node.is_bare(self.doc, kind, at)?;
+        if !met && !bare && node.is_mapped() && self.mapping.on_unfit != OnUnfit::Extra {
+            return Err(Fault::Misfit);
+        }
+        if !met && bare && !self.mapping.extra {
+            return Ok(());
+        }
+        let occurrence = if met { Occurrence::Late } else { Occurrence::Plain };
+        if !node.is_guarded() || !self.mapping.extra {
+            return self.note(b"", value, occurrence);
+        }
+        let Scratch { trail, notes, .. } = &mut *self.scratch;
+        notes.add_censored(self.doc, Noted { trail, inner: b"", kind, at, occurrence }, node)
+    }
+
+    /// Notes a value at the end of the trail and `inner`, a rendered path.
+    fn note(&mut self, inner: &[u8], Slot { kind, at }: Slot, occurrence: Occurrence) -> Read<()> {
+        if !self.mapping.extra {
+            return Err(Fault::Unmapped);
+        }
+        let Scratch { trail, notes, .. } = &mut *self.scratch;
+        notes.add(self.doc, Noted { trail, inner, kind, at, occurrence })
+    }
+
+    /// Encodes the open row of `table`.
+    fn close(&mut self, table: usize) -> Read<()> {
+        let Self { mapping, framing, doc, scratch, rows, .. } = self;
+        let Scratch { slots, trail, culprit, ordinals, key, notes, watch, masker, json, .. } = &mut **scratch;
+        let found = mapping.plans.get(table).zip(slots.get(table)).zip(rows.tables.get_mut(table));
+        let Some(((plan, slots), TableRows { bytes: out, count })) = found else { return Ok(()) };
+        let row = begin_row(out, *framing, plan.width);
+        framing.header(out, mapping.key_type().oid());
+        out.put_i32(i32::try_from(key.len()).map_err(|_| Fault::KeyTooLong)?);
+        out.extend_from_slice(key);
+        for ordinal in ordinals.iter().take(plan.ordinals) {
+            framing.header(out, Scalar::Bigint.oid());
+            out.put_i32(8);
+            out.put_i64(*ordinal);
+        }
+        for (column, &Slot { kind, at }) in plan.columns.iter().zip(slots) {
+            framing.header(out, column.oid);
+            let start = value::begin(out);
+            let value = (*doc, kind, at);
+            let fit = match kind {
+                0 => Fit::Misfit,
+                _ if column.mask.is_some() => {
+                    masker.column(out, column, mapping.mask_key.as_ref(), value, json)?
+                }
+                _ => value::column(out, column.ty, value, json)?,
+            };
+            if fit != Fit::Exact && kind != 0 && column.mask.is_none() {
+                if fit == Fit::Misfit && kind != NULL {
+                    if let Some(watch) = watch {
+                        watch.misfit(table, column, kind);
+                    }
+                    if mapping.on_unfit != OnUnfit::Extra {
+                        culprit.extend_from_slice(&column.path);
+                        return Err(Fault::Misfit);
+                    }
+                }
+                if mapping.extra {
+                    let occurrence = Occurrence::Plain;
+                    notes.add(doc, Noted { trail, inner: &column.path, kind, at, occurrence })?;
+                }
+            }
+            end_column(out, start, fit)?;
+        }
+        if table == 0 {
+            special(mapping, *framing, doc, (notes, json), out)?;
+        }
+        if *framing == Framing::Composite {
+            value::end(out, row)?;
+        }
+        *count += 1;
+        Ok(())
+    }
+}
+
+/// Appends the root's columns that no field is mapped to.
+fn special(
+    mapping: &Mapping,
+    framing: Framing,
+    doc: &[u8],
+    (notes, json): (&mut Notes, &mut JsonWriter),
+    out: &mut BytesMut,
+) -> Read<()> {
+    if let Some(form) = mapping.document() {
+        framing.header(out, Scalar::Jsonb.oid());
+        let start = value::begin(out);
+        out.put_u8(1);
+        let mut noted = Ok(());
+        match form {
+            JsonForm::Canonical => json.write(out, doc, DOCUMENT, 0)?,
+            JsonForm::Relaxed => json.relaxed(out, doc, &mut |trail, kind, at| {
+                if mapping.extra && noted.is_ok() {
+                    let occurrence = Occurrence::Plain;
+                    noted = notes.add(doc, Noted { trail, inner: b"", kind, at, occurrence });
+                }
+            })?,
+        }
+        noted?;
+        value::end(out, start)?;
+    }
+    if mapping.extra {
+        framing.header(out, Scalar::Jsonb.oid());
+        let start = value::begin(out);
+        let fit = if notes.is_empty() { Fit::Misfit } else { Fit::Exact };
+        if fit == Fit::Exact {
+            out.put_u8(1);
+            notes.write(out, doc, json)?;
+        }
+        end_column(out, start, fit)?;
+    }
+    if mapping.soft_delete() {
+        framing.header(out, Scalar::Timestamptz.oid());
+        out.put_i32(-1);
+    }
+    Ok(())
+}
+
+impl Framing {
+    /// Appends what stands before a column's length.
+    #[inline]
+    fn header(self, out: &mut BytesMut, oid: u32) {
+        if self == Framing::Composite {
+            out.put_u32(oid);
+        }
+    }
+}
+
+fn begin_row(out: &mut BytesMut, framing: Framing, width: u16) -> usize {
+    let row = out.len();
+    match framing {
+        Framing::Copy => out.put_u16(width),
+        Framing::Composite => {
+            out.put_i32(0);
+            out.put_u32(width.into());
+        }
+    }
+    row
+}
+
+/// Fills in the length of a column, or makes it NULL.
+#[inline]
+fn end_column(out: &mut BytesMut, start: usize, fit: Fit) -> Read<()> {
+    if fit == Fit::Misfit {
+        out.truncate(start);
+        out.put_i32(-1);
+        return Ok(());
+    }
+    value::end(out, start)
+}

@@ -1,0 +1,28 @@
+//! Documents to rows and back: what G4 promises, for any document and through a real PostgreSQL.
+
+mod documents;
+mod round_trip;
+
+use std::sync::Arc;
+
+use docrow::{
+    mapping::{Encoder, Framing, Mapping, Rebuilder, Rows, Unfit},
+    schema::MappingSpec,
+};
+use mongodb::bson::{RawDocument, RawDocumentBuf};
+
+fn compile(text: &str) -> Arc<Mapping> {
+    let spec = MappingSpec::parse(text, "mapping.toml").unwrap_or_else(|e| panic!("{e}:\n{text}"));
+    Arc::new(Mapping::compile(&spec))
+}
+
+fn encode(mapping: &Arc<Mapping>, document: &RawDocument) -> Result<Rows, Unfit> {
+    let mut rows = Rows::new(mapping.tables().len());
+    Encoder::new(Arc::clone(mapping), Framing::Copy).encode(document, &mut rows)?;
+    Ok(rows)
+}
+
+#[track_caller]
+fn rebuild(mapping: &Mapping, rows: &Rows) -> RawDocumentBuf {
+    Rebuilder::new(mapping).document(rows).unwrap_or_else(|e| panic!("{e}"))
+}
