@@ -6,7 +6,7 @@ SHELL := /bin/bash
 # Outside the clone, so that a fresh one needs not compile RocksDB again.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/docrow/target
 
-.PHONY: setup demo test bench lint release audit
+.PHONY: setup demo test golden bench lint release audit
 
 setup:
 	@.ci/setup
@@ -22,6 +22,11 @@ test: setup
 	@cargo test --release --no-fail-fast 2>&1 | awk '{ print; fflush() } \
 	    /^test result:/ { passed += $$4; failed += $$6 } \
 	    END { printf "%d passed, %d failed\n", passed, failed; exit passed == 0 }'
+
+# Rewrites what docrow makes of the cases in testdata/mapping, to be read as a diff.
+golden: setup
+	@DOCROW_GOLDEN=rewrite cargo test --release --test it -- golden:: mapping::types
+	@git diff --stat -- testdata
 
 bench: setup
 	@cargo bench --bench backfill

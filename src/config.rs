@@ -9,11 +9,15 @@ use serde::Deserialize;
 
 use crate::{
     error::{Error, Result},
-    schema::toml_error,
+    mapping::{Mapping, MaskKey},
+    schema::{JsonForm, MappingSpec, toml_error},
 };
 
 /// Where the configuration is looked for when `--config` is not given.
 pub const DEFAULT_FILE: &str = "docrow.toml";
+
+/// The environment variable that holds the key of masks.
+pub const MASK_KEY: &str = "DOCROW_MASK_KEY";
 
 /// The longest a change may be made to wait.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -41,7 +45,7 @@ impl fmt::Debug for Secret {
 }
 
 /// A complete, valid configuration.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// The pipeline's name: identifies its state in the target. At most 63 bytes.
     pub name: String,
@@ -57,6 +61,14 @@ pub struct Config {
     pub schema: String,
     /// Where mapping files are looked for; it need not exist.
     pub mapping_dir: PathBuf,
+    /// How a collection without a mapping file is mapped.
+    pub default_mapping: DefaultMapping,
+    /// Whether automatic mappings get new columns and tables for new fields.
+    pub evolve: bool,
+    /// A collection with more dead letters than these is stopped.
+    pub max_dead_letters: u64,
+    /// The key of columns that are masked by `sha256`.
+    pub mask_key: Option<MaskKey>,
     /// How many chunks are copied at once.
     pub parallelism: usize,
     /// How many workers apply changes.
@@ -67,6 +79,15 @@ pub struct Config {
     pub batch_age: Duration,
     /// The state directory.
     pub state_dir: PathBuf,
+}
+
+/// How a collection without a mapping file is mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DefaultMapping {
+    /// To typed tables, by a sample of its documents.
+    Auto,
+    /// To one table with the whole document as `jsonb`.
+    Document(JsonForm),
 }
 
 /// The part of it that commands need which only read MongoDB: no target needs to be named for it.
@@ -89,6 +110,27 @@ impl SourceConfig {
         let overrides = Overrides { target: Some(String::new()), ..overrides };
         let Config { source, include, exclude, mapping_dir, .. } = Config::load(overrides)?;
         Ok(Self { source, include, exclude, mapping_dir })
+    }
+}
+
+/// The part of it that commands need which only use PostgreSQL: no source needs to be named for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TargetConfig {
+    /// As [`Config::name`].
+    pub name: String,
+    /// As [`Config::target`].
+    pub target: Secret,
+    /// As [`Config::schema`].
+    pub schema: String,
+}
+
+impl TargetConfig {
+    /// As [`Config::load`].
+    pub fn load(overrides: Overrides) -> Result<Self> {
+        // Any text passes for a source here, and nobody gets to see it.
+        let overrides = Overrides { source: Some(String::new()), ..overrides };
+        let Config { name, target, schema, .. } = Config::load(overrides)?;
+        Ok(Self { name, target, schema })
     }
 }
 
@@ -146,6 +188,7 @@ struct RawMapping {
     default: Option<String>,
     evolve: Option<String>,
     json: Option<String>,
+    max_dead_letters: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -185,6 +228,19 @@ impl Config {
         let raw: RawConfig = toml::from_str(&text).map_err(|error| toml_error(&file, &text, &error))?;
         raw.validate(&file, overrides)
     }
+
+    /// Compiles a mapping. Errors: it masks values, and there is no key to do it with.
+    pub fn compile(&self, spec: &MappingSpec) -> Result<Mapping> {
+        let mapping = Mapping::compile(spec);
+        match &self.mask_key {
+            Some(key) => Ok(mapping.with_mask_key(key.clone())),
+            None if mapping.needs_mask_key() => Err(Error::usage(format!(
+                "the mapping of {} masks values by sha256: set the environment variable {MASK_KEY} to a secret key",
+                spec.collection()
+            ))),
+            None => Ok(mapping),
+        }
+    }
 }
 
 /// The configuration file's name and text. The default file may be absent when the command line says enough.
@@ -212,7 +268,7 @@ impl RawConfig {
         let Self { name, source, target, mapping, snapshot, stream, state, serve } = self;
         let RawSource { uri: source_uri, include, exclude, full_document, on_history_lost, on_drop } = source;
         let RawTarget { uri: target_uri, schema } = target;
-        let RawMapping { dir: mapping_dir, default, evolve, json } = mapping;
+        let RawMapping { dir: mapping_dir, default, evolve, json, max_dead_letters } = mapping;
         let RawSnapshot { parallelism } = snapshot;
         let RawStream { partitions, batch_rows, batch_age, order } = stream;
         let RawState { dir: state_dir, max_spool } = state;
@@ -227,9 +283,12 @@ impl RawConfig {
         )?;
         check.only(on_history_lost, "source.on_history_lost", &["stop"], &["resync"])?;
         check.only(on_drop, "source.on_drop", &["keep"], &["truncate", "drop"])?;
-        check.only(default, "mapping.default", &["auto"], &["document"])?;
-        check.only(evolve, "mapping.evolve", &["freeze"], &["add"])?;
-        check.only(json, "mapping.json", &[], &["relaxed", "canonical"])?;
+        let json = check.one_of(
+            json,
+            "mapping.json",
+            [("relaxed", JsonForm::Relaxed), ("canonical", JsonForm::Canonical)],
+        )?;
+        let defaults = [("auto", DefaultMapping::Auto), ("document", DefaultMapping::Document(json))];
         check.only(order, "stream.order", &["document"], &["commit"])?;
         check.absent(max_spool, "state.max_spool")?;
         check.absent(listen.filter(|listen| !listen.is_empty()), "serve.listen")?;
@@ -248,6 +307,13 @@ impl RawConfig {
             target,
             schema: check.identifier(schema, "target.schema", "public")?,
             mapping_dir: mapping_dir.unwrap_or_else(|| "schemas".into()),
+            default_mapping: check.one_of(default, "mapping.default", defaults)?,
+            evolve: check.one_of(evolve, "mapping.evolve", [("add", true), ("freeze", false)])?,
+            max_dead_letters: max_dead_letters.unwrap_or(1000),
+            mask_key: env::var(MASK_KEY)
+                .ok()
+                .filter(|key| !key.is_empty())
+                .map(|key| MaskKey::new(key.as_bytes())),
             parallelism: check.between(parallelism, "snapshot.parallelism", 4, 64)?,
             partitions: check.between(partitions, "stream.partitions", 4, 64)?,
             batch_rows: check.between(batch_rows, "stream.batch_rows", 1000, 100_000)?,
@@ -280,6 +346,23 @@ impl Check<'_> {
                 Err(self.error(key, format!("\"{value}\" is none of {}", known.join(", "))))
             }
         }
+    }
+
+    /// One of `known`, of which the first is the default.
+    fn one_of<T: Copy, const N: usize>(
+        &self,
+        value: Option<String>,
+        key: &str,
+        known: [(&str, T); N],
+    ) -> Result<T> {
+        let found = match &value {
+            None => known.first(),
+            Some(value) => known.iter().find(|(name, _)| name == value),
+        };
+        found.map(|(_, meaning)| *meaning).ok_or_else(|| {
+            let known: Vec<_> = known.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+            self.error(key, format!("\"{}\" is none of {}", value.unwrap_or_default(), known.join(", ")))
+        })
     }
 
     fn absent<T>(&self, value: Option<T>, key: &str) -> Result<()> {
@@ -385,9 +468,6 @@ mod tests {
             "source.full_document = 'post_image'",
             "source.on_history_lost = 'resync'",
             "source.on_drop = 'drop'",
-            "mapping.default = 'document'",
-            "mapping.evolve = 'add'",
-            "mapping.json = 'canonical'",
             "stream.order = 'commit'",
             "state.max_spool = '1GiB'",
             "serve.listen = '127.0.0.1:8745'",
@@ -407,6 +487,7 @@ mod tests {
         );
         assert!(refused(&format!("{URIS}stream.batch_age = '2h'")).contains("more than a minute"));
         assert!(refused(&format!("{URIS}stream.order = 'x'")).contains("none of \"document\", \"commit\""));
+        assert!(refused(&format!("{URIS}mapping.evolve = 'x'")).contains("none of \"add\", \"freeze\""));
     }
 
     #[test]
@@ -428,6 +509,18 @@ mod tests {
         assert_eq!((config.source.expose(), config.mapping_dir), ("mongodb://a", "m".into()));
         let flags = Overrides { source: Some("mongodb://b".into()), ..Overrides::default() };
         assert_eq!(SourceConfig::load(flags).unwrap().source.expose(), "mongodb://b");
+    }
+
+    #[test]
+    fn only_the_target_takes_no_source() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("docrow.toml");
+        fs::write(&file, "name = 'n'\nsource.uri = '${DOCROW_NO_SUCH}'\ntarget.uri = 'postgres://b'")
+            .unwrap();
+        let config = TargetConfig::load(Overrides { file: Some(file), ..Overrides::default() }).unwrap();
+        assert_eq!((config.name.as_str(), config.target.expose()), ("n", "postgres://b"));
+        let flags = Overrides { target: Some("postgres://c".into()), ..Overrides::default() };
+        assert_eq!(TargetConfig::load(flags).unwrap().target.expose(), "postgres://c");
     }
 
     /// G12: a URI may carry a password.

@@ -5,13 +5,54 @@
 //! order matters, and numbers inside them keep their type. That is finer than the index, and harmless: a
 //! document keeps the `_id` it was inserted with, byte by byte, and all its events carry that.
 
-use mongodb::bson::{Bson, RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr, spec::ElementType};
+use mongodb::bson::{Bson, RawDocument, RawDocumentBuf, spec::ElementType};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     error::{Error, Kind, Result},
     number::{Decimal, Number},
 };
+
+/// An `_id` as it stands in a document, in whatever encoding its text is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Id<'a> {
+    /// Its type.
+    pub kind: ElementType,
+    /// Its bytes.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> Id<'a> {
+    /// The `_id` of a document, or of an event's `documentKey`.
+    pub fn of(document: &'a RawDocument) -> Result<Self> {
+        let missing = || Error::bug("read a document: it has no _id");
+        // A document begins with its length, an element with its type and name.
+        let mut at = 4;
+        for element in document.iter_elements() {
+            let element = element.map_err(|e| Error::caused(Kind::Bug, "read a document", e))?;
+            let start = at + 1 + element.key().as_str().len() + 1;
+            at = start + element.size();
+            if element.key().as_str() == "_id" {
+                let bytes = document.as_bytes().get(start..at).ok_or_else(missing)?;
+                return Ok(Self { kind: element.element_type(), bytes });
+            }
+        }
+        Err(missing())
+    }
+
+    /// A document with this `_id` and nothing else.
+    pub fn document(&self) -> Result<RawDocumentBuf> {
+        let element = [&[self.kind as u8], b"_id\0".as_slice(), self.bytes, &[0]].concat();
+        let too_long = |e| Error::caused(Kind::Bug, "keep an _id: it is too long", e);
+        let length = i32::try_from(4 + element.len()).map_err(too_long)?;
+        let document = RawDocumentBuf::from_bytes([&length.to_le_bytes(), &*element].concat());
+        document.map_err(|e| Error::caused(Kind::Bug, "keep an _id", e))
+    }
+
+    fn array<const N: usize>(&self) -> [u8; N] {
+        self.bytes.first_chunk().copied().unwrap_or([0; N])
+    }
+}
 
 /// A document's identity within its collection. Equal exactly when MongoDB's unique `_id` index says so: `1`,
 /// `1.0`, `NumberLong(1)` and `Decimal128("1.0")` are one key, `"1"` is another.
@@ -20,17 +61,18 @@ pub struct DocumentKey(Box<[u8]>);
 
 impl DocumentKey {
     /// The key of an `_id`.
-    pub fn of(id: RawBsonRef<'_>) -> Self {
-        match id {
-            RawBsonRef::ObjectId(id) => Self::new(ElementType::ObjectId, &id.bytes()),
-            RawBsonRef::String(text) | RawBsonRef::Symbol(text) => {
-                Self::new(ElementType::String, text.as_bytes())
+    pub fn of(id: Id<'_>) -> Self {
+        match id.kind {
+            ElementType::String | ElementType::Symbol => {
+                // Its length stands before the text, a NUL after it.
+                let text = id.bytes.get(4..id.bytes.len().saturating_sub(1)).unwrap_or_default();
+                Self::new(ElementType::String, text)
             }
-            RawBsonRef::Int32(value) => Self::number(Number::Int(value.into())),
-            RawBsonRef::Int64(value) => Self::number(Number::Int(value)),
-            RawBsonRef::Double(value) => Self::number(value.into()),
-            RawBsonRef::Decimal128(value) => Self::number(Decimal::from_bytes(value.bytes()).into()),
-            other => Self::new(other.element_type(), value_bytes(other).as_ref()),
+            ElementType::Int32 => Self::number(Number::Int(i32::from_le_bytes(id.array()).into())),
+            ElementType::Int64 => Self::number(Number::Int(i64::from_le_bytes(id.array()))),
+            ElementType::Double => Self::number(f64::from_le_bytes(id.array()).into()),
+            ElementType::Decimal128 => Self::number(Decimal::from_bytes(id.array()).into()),
+            kind => Self::new(kind, id.bytes),
         }
     }
 
@@ -66,25 +108,16 @@ impl DocumentKey {
     }
 }
 
-/// The value's bytes as they stand in a document.
-fn value_bytes(value: RawBsonRef<'_>) -> Box<[u8]> {
-    const BEFORE: usize = 6; // the document's length, the type, the empty name
-    let mut document = RawDocumentBuf::new();
-    document.append(cstr!(""), value);
-    let bytes = document.as_bytes();
-    bytes.get(BEFORE..bytes.len() - 1).unwrap_or_default().into()
-}
-
-/// The `_id` of a document, or of an event's `documentKey`.
-pub fn id_of(document: &RawDocument) -> Result<RawBsonRef<'_>> {
-    let missing = || Error::bug("read a document: it has no _id");
-    document.get("_id").ok().flatten().ok_or_else(missing)
-}
-
-/// An `_id` as text, readable and unique: in canonical Extended JSON.
+/// An `_id` as text, readable and unique: in canonical Extended JSON; of one that is not valid UTF-8, its bytes.
 pub fn id_text(document: &RawDocument) -> Result<String> {
-    let unreadable = |e| Error::caused(Kind::Bug, "read a document's _id", e);
-    Ok(Bson::try_from(id_of(document)?).map_err(unreadable)?.into_canonical_extjson().to_string())
+    let id = Id::of(document)?;
+    match document.get("_id").ok().flatten().map(Bson::try_from) {
+        Some(Ok(id)) => Ok(id.into_canonical_extjson().to_string()),
+        _ => {
+            let hex: String = id.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            Ok(format!("{{\"$docrow\":{{\"{:02x}\":\"{hex}\"}}}}", id.kind as u8))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -97,7 +130,7 @@ mod tests {
     use super::*;
 
     fn key(id: impl Into<RawBson>) -> DocumentKey {
-        DocumentKey::of(id.into().as_raw_bson_ref())
+        DocumentKey::of(Id::of(&rawdoc! { "x": "y", "_id": id.into() }).unwrap())
     }
 
     fn decimal(text: &str) -> Decimal128 {
@@ -157,6 +190,21 @@ mod tests {
             }
         }
         assert_eq!(key(RawBson::Symbol("a".into())), key("a"));
+    }
+
+    /// Trap: invalid UTF-8 in old data.
+    #[test]
+    fn ids_that_are_no_text_are_keys_too() {
+        let document = |byte: u8| {
+            let bytes =
+                [&[19, 0, 0, 0, 2][..], b"_id\0", &[5, 0, 0, 0, b'a', byte, 0xff, b'b', 0, 0]].concat();
+            RawDocumentBuf::from_bytes(bytes).unwrap()
+        };
+        let key = |byte| DocumentKey::of(Id::of(&document(byte)).unwrap());
+        assert_eq!(key(b'x').as_bytes(), b"\x02ax\xffb");
+        assert_ne!(key(b'x'), key(0xfe));
+        assert_eq!(Id::of(&document(b'x')).unwrap().document().unwrap(), document(b'x'));
+        assert_eq!(id_text(&document(b'x')).unwrap(), r#"{"$docrow":{"02":"050000006178ff6200"}}"#);
     }
 
     /// The partition of a document must not move between versions.

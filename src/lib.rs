@@ -20,10 +20,10 @@
 //!    [`change::Position`] in the stream.
 //! 2. [`pipeline`]: how it all hangs together, and the arguments for why nothing is lost. Its pure parts decide:
 //!    `phase` (where a collection stands), `router` (which worker), `batch` (folding), `ahead` (when an event may be
-//!    applied as it stands), `watermark` (how far everything is).
+//!    applied as it stands), `watermark` (how far everything is). `evolve` changes mappings while all that goes on.
 //! 3. [`source`]: reads MongoDB: chunks, change stream, lookups.
-//! 4. [`schema`] and [`mapping`]: mapping files and inference; the compiled mapping, which walks a raw document once
-//!    and encodes its rows in PostgreSQL's binary format.
+//! 4. [`schema`] and [`mapping`]: mapping files, inference and growth; the compiled mapping, which walks a raw document
+//!    once and encodes its rows in PostgreSQL's binary format, and the way back from rows to the document.
 //! 5. [`sink`]: writes PostgreSQL: tables, chunks, batches, progress.
 //! 6. [`checkpoint`]: the state directory. [`verify`]: the proof. [`config`], [`error`], [`retry`], [`shutdown`],
 //!    [`telemetry`]: what every program has. [`cli`]: the commands. [`demo`]: throwaway servers and sample data.
@@ -35,7 +35,9 @@
 //! - The start position is proven and stored before the first page of a snapshot is read.
 //! - All changes of a document pass through one partition, in order. An event is applied as it stands only if it is
 //!   newer than anything its row may show; else the document's current state is looked up.
-//! - Every value lands in its column, or exactly in `_extra`; a document that can't have rows becomes a dead letter.
+//! - Every value lands in its column, or exactly in `_extra`, so that the document can be rebuilt from its rows; a
+//!   document that can't have rows becomes a dead letter.
+//! - The rows of a transaction are of one mapping, and a mapping only ever grows.
 //! - No log line and no error holds a document's values or a password.
 //!
 //! # Deliberately absent

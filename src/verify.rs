@@ -2,19 +2,17 @@
 //!
 //! For each document it is computed anew which rows the mapping in force makes of it; they are compared with those in
 //! the tables column by column, by the bytes in which PostgreSQL sends them (`jsonb` by its content). Then every table
-//! is searched for rows that belong to no document. A document with a dead letter has no rows.
+//! is searched for rows that belong to no document. A document with a dead letter has no rows; nor, where deletes are soft,
+//! has one that was deleted: those that stay, marked in the root, do not count.
 //!
 //! Both sides are read while they live. What is written during the comparison may show as a difference: compare when the
 //! pipeline has caught up and writes are few, or compare again.
 
-use std::{
-    collections::{HashMap, HashSet},
-    fmt,
-    sync::Arc,
-};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use mongodb::bson::RawDocument;
+use tokio::time::{Instant, sleep};
 use tokio_postgres::Row;
 
 use crate::{
@@ -26,7 +24,8 @@ use crate::{
     schema::MappingSpec,
     shutdown::Shutdown,
     sink::{
-        Keys, Session, Target, dead_letter,
+        Keys, Session, Target,
+        dead_letter::{self, DeadKeys},
         read::{self, Reader},
         schemas,
     },
@@ -39,6 +38,8 @@ const BATCH_DOCUMENTS: usize = 500;
 const BATCH_BYTES: usize = 8 << 20;
 /// Differences that are kept for the report; further ones are counted.
 const KEPT: usize = 1_000;
+/// How long to wait for new columns to be filled.
+const FILLING: Duration = Duration::from_secs(30);
 
 /// What the comparison of a collection found.
 #[derive(Clone, Debug)]
@@ -103,18 +104,32 @@ pub async fn run(config: &Config, reporter: &Reporter, shutdown: &Shutdown) -> R
     let found = source.collections(&config.include, &config.exclude).await?;
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
     let session = target.connect().await?;
-    let mappings = mappings(&session, &target, &found).await?;
-    let dead = dead_letter::keys(&session, target.pipeline()).await?;
-    let mut reader = Reader::new(session, &target);
+    let mut reader = Reader::new(target.connect().await?, &target);
     let mut compared = Vec::with_capacity(found.len());
-    for (info, mapping) in found.iter().zip(mappings) {
+    for info in &found {
         let name = info.namespace.to_string();
-        let dead = dead.iter().filter(|dead| dead.collection == name).map(|dead| dead.key.clone()).collect();
-        let mut comparison = Comparison::new(info, mapping, dead, &mut reader);
-        let bar = reporter.bar(format!("verifying {name}"), info.documents, 0, "documents");
-        comparison.run(&source, |documents| bar.inc(documents), shutdown).await?;
-        bar.finish_and_clear();
-        compared.push(comparison.compared);
+        let mut in_force = mapping_of(&session, &target, &name).await?;
+        let dead = dead_letter::keys(&session, target.pipeline()).await?;
+        let finished = loop {
+            let spec = MappingSpec::parse(&in_force.text, "docrow.schemas")?;
+            let mapping = Arc::new(config.compile(&spec)?);
+            let mut comparison = Comparison::new(info, mapping, &dead, &mut reader);
+            let bar = reporter.bar(format!("verifying {name}"), info.documents, 0, "documents");
+            let run = comparison.run(&source, |documents| bar.inc(documents), shutdown).await;
+            bar.finish_and_clear();
+            let finished = comparison.compared;
+            let now = mapping_of(&session, &target, &name).await?;
+            // Rows of two versions, or values that are still to be moved into a new column, show as differences; a column
+            // whose type changes, as an error.
+            if now == in_force || shutdown.is_requested() || (run.is_ok() && finished.different == 0) {
+                run?;
+                break finished;
+            }
+            tracing::info!("{name}: was mapped anew meanwhile: comparing again");
+            in_force = now;
+            reader = Reader::new(target.connect().await?, &target);
+        };
+        compared.push(finished);
         if shutdown.is_requested() {
             break;
         }
@@ -122,28 +137,38 @@ pub async fn run(config: &Config, reporter: &Reporter, shutdown: &Shutdown) -> R
     Ok(compared)
 }
 
-/// The mapping in force of each collection.
-async fn mappings(session: &Session, target: &Target, found: &[CollectionInfo]) -> Result<Vec<Arc<Mapping>>> {
+/// The mapping in force of a collection. Waits for new columns that are just being filled, but not for ever: who fills
+/// them may have been killed.
+async fn mapping_of(session: &Session, target: &Target, collection: &str) -> Result<schemas::Mapping> {
     let pipeline = target.pipeline();
-    let stored = schemas::load(session, pipeline).await?;
-    let of = |info: &CollectionInfo| {
-        let name = info.namespace.to_string();
-        let mapping = stored.iter().find(|mapping| mapping.collection == name).ok_or_else(|| {
-            let advice = "copy it with docrow run or backfill, or name the collections by --include";
-            Error::usage(format!("{name} has not been copied by pipeline {pipeline}: {advice}"))
-        })?;
-        MappingSpec::parse(&mapping.text, "docrow.schemas").map(|spec| Arc::new(Mapping::compile(&spec)))
-    };
-    found.iter().map(of).collect()
+    let deadline = Instant::now() + FILLING;
+    loop {
+        let stored = schemas::load(session, pipeline).await?;
+        let mapping =
+            stored.into_iter().find(|mapping| mapping.collection == collection).ok_or_else(|| {
+                let advice = "copy it with docrow run or backfill, or name the collections by --include";
+                Error::usage(format!("{collection} has not been copied by pipeline {pipeline}: {advice}"))
+            })?;
+        if mapping.filled {
+            return Ok(mapping);
+        }
+        if Instant::now() > deadline {
+            tracing::warn!("{collection}: new columns are not filled yet; docrow run goes on with that");
+            return Ok(mapping);
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// The comparison of one collection.
 struct Comparison<'a> {
+    /// The collection's name.
+    name: String,
     mapping: Arc<Mapping>,
     encoder: Encoder,
     reader: &'a mut Reader,
-    /// The keys of its dead letters.
-    dead: HashSet<String>,
+    /// The documents with a dead letter, of all collections.
+    dead: &'a DeadKeys,
     /// The rows that there should be of the documents in `keys`.
     expected: Rows,
     keys: Keys,
@@ -152,12 +177,7 @@ struct Comparison<'a> {
 }
 
 impl<'a> Comparison<'a> {
-    fn new(
-        info: &CollectionInfo,
-        mapping: Arc<Mapping>,
-        dead: HashSet<String>,
-        reader: &'a mut Reader,
-    ) -> Self {
+    fn new(info: &CollectionInfo, mapping: Arc<Mapping>, dead: &'a DeadKeys, reader: &'a mut Reader) -> Self {
         let compared = Compared {
             namespace: info.namespace.clone(),
             documents: 0,
@@ -169,6 +189,7 @@ impl<'a> Comparison<'a> {
         let encoder = Encoder::new(mapping.clone(), Framing::Copy);
         let expected = Rows::new(mapping.tables().len());
         Self {
+            name: info.namespace.to_string(),
             mapping,
             encoder,
             reader,
@@ -201,7 +222,7 @@ impl<'a> Comparison<'a> {
         self.compare().await?;
         for table in mapping.tables() {
             let limit = u32::try_from(KEPT).unwrap_or(u32::MAX);
-            for key in self.reader.unseen(table, limit).await?.iter() {
+            for key in self.reader.unseen(root, table, limit).await?.iter() {
                 self.compared.add(table, key, What::NoDocument);
             }
         }
@@ -211,13 +232,13 @@ impl<'a> Comparison<'a> {
     /// Adds the rows that there should be of a document.
     fn expect(&mut self, document: &RawDocument) -> Result<()> {
         self.compared.documents += 1;
-        let id = key::id_of(document)?;
         self.key.clear();
-        let has_key = self.encoder.encode_key(id, &mut self.key).is_ok();
+        let has_key = self.encoder.encode_key(document, &mut self.key).is_ok();
         if has_key {
             self.keys.push(&self.key);
         }
-        let is_dead = !self.dead.is_empty() && self.dead.contains(&key::id_text(document)?);
+        let is_dead =
+            self.dead.count(&self.name) > 0 && self.dead.contains(&self.name, &key::id_text(document)?);
         if is_dead {
             self.compared.dead_letters += 1;
         } else if self.encoder.encode(document, &mut self.expected).is_err() {
@@ -232,8 +253,9 @@ impl<'a> Comparison<'a> {
     /// Compares the rows of the documents in `keys`, and forgets them.
     async fn compare(&mut self) -> Result<()> {
         let mapping = self.mapping.clone();
+        let [root, ..] = mapping.tables() else { return Ok(()) };
         for (table, expected) in mapping.tables().iter().zip(&self.expected.tables) {
-            let found = self.reader.rows(table, &self.keys).await?;
+            let found = self.reader.live_rows(root, table, &self.keys).await?;
             self.compared.compare(table, expected, &found)?;
         }
         self.reader.see(&self.keys).await?;

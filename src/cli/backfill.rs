@@ -16,5 +16,5 @@ pub(super) async fn execute(config: &Config, reporter: Reporter, shutdown: Shutd
         return Ok(Outcome::Finding);
     }
     tracing::info!("done: {done}");
-    Ok(Outcome::Done)
+    Ok(if done.stopped > 0 { Outcome::Finding } else { Outcome::Done })
 }

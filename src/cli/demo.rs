@@ -4,8 +4,7 @@
 //! process, killed and started again.
 
 use std::{
-    env, fmt, fs,
-    io::{self, Write},
+    env, fs, io,
     path::PathBuf,
     process::{ExitStatus, Stdio},
     sync::atomic::AtomicU64,
@@ -21,7 +20,11 @@ use mongodb::{
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use super::{Outcome, verify::print};
+use super::{
+    Outcome,
+    printable::{say, unprintable},
+    verify::print,
+};
 use crate::{
     config::{Config, Overrides},
     demo::{
@@ -260,12 +263,4 @@ fn succeeded(program: &str, status: ExitStatus) -> Result<()> {
 
 fn caused(doing: &str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::caused(Kind::Bug, doing, error)
-}
-
-fn unprintable(error: io::Error) -> Error {
-    caused("print", error)
-}
-
-fn say(line: impl fmt::Display) -> Result<()> {
-    writeln!(io::stdout().lock(), "{line}").map_err(unprintable)
 }

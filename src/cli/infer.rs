@@ -13,7 +13,7 @@ use std::{
 use clap::Args;
 use indicatif::HumanCount;
 
-use super::Outcome;
+use super::{Outcome, printable::unprintable};
 use crate::{
     config::SourceConfig,
     error::{Error, Kind, Result},
@@ -130,7 +130,7 @@ fn present(dir: &Path) -> Result<BTreeMap<String, (PathBuf, MappingSpec)>> {
 fn print(drafts: &[Draft]) -> Result<()> {
     let texts: Vec<_> = drafts.iter().map(|draft| draft.text.as_str()).collect();
     let printed = io::stdout().lock().write_all(texts.join("\n\n").as_bytes());
-    printed.map_err(|e| Error::caused(Kind::Bug, "print the mapping files", e))
+    printed.map_err(unprintable)
 }
 
 fn write(drafts: &[Draft], dir: &Path, force: bool) -> Result<()> {

@@ -1,8 +1,11 @@
 //! The command line: one small file per command.
 
 mod backfill;
+mod dead_letters;
 mod demo;
 mod infer;
+mod plan;
+mod printable;
 mod run;
 mod verify;
 
@@ -11,7 +14,7 @@ use std::{future::Future, path::PathBuf, process::ExitCode, time::Duration};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    config::{Config, Overrides, SourceConfig},
+    config::{Config, Overrides, SourceConfig, TargetConfig},
     error::{Error, Kind, Result},
     shutdown::{self, Shutdown},
     telemetry::{LogFormat, Reporter},
@@ -27,7 +30,7 @@ struct Cli {
     command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 a difference, or stopped before the end; 2 usage or configuration; 3 source unreachable or \
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 a difference or a finding, or stopped before the end; 2 usage or configuration; 3 source unreachable or \
 refused; 4 target unreachable or refused; 5 history lost; 6 held by another process; 7 state corrupt; 70 a bug.";
 
 #[derive(Debug, Args)]
@@ -60,8 +63,13 @@ enum Command {
     Backfill,
     /// Look at documents and write a mapping file for each collection, with comments, to be edited; needs no target
     Infer(infer::Options),
+    /// Show what a run would do to the target's tables, as a diff with its SQL; exit 1 if something is in the way
+    Plan(plan::Options),
     /// Compare every collection with its tables, row by row; exit 1 if they differ
     Verify(verify::Options),
+    /// List, show, try again or discard the documents that could not be written; needs no source
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Action),
     /// Show it all on throwaway servers: copy, kill -9, go on, follow changes, verify, clean up
     Demo(demo::Options),
 }
@@ -73,6 +81,10 @@ impl Global {
 
     fn source(self) -> Result<SourceConfig> {
         SourceConfig::load(self.overrides())
+    }
+
+    fn target(self) -> Result<TargetConfig> {
+        TargetConfig::load(self.overrides())
     }
 
     fn overrides(self) -> Overrides {
@@ -98,6 +110,8 @@ pub fn main() -> ExitCode {
     match finished {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Finding) => ExitCode::from(1),
+        // `docrow plan | head`: nobody reads on.
+        Err(error) if printable::is_unread(&error) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
             ExitCode::from(error.kind().exit_code())
@@ -115,7 +129,9 @@ async fn dispatch(
         Command::Run => run::execute(&global.config()?, reporter, shutdown).await,
         Command::Backfill => backfill::execute(&global.config()?, reporter, shutdown).await,
         Command::Infer(options) => infer::execute(global.source()?, options, shutdown).await,
+        Command::Plan(options) => plan::execute(&global.config()?, options).await,
         Command::Verify(options) => verify::execute(&global.config()?, options, reporter, shutdown).await,
+        Command::DeadLetters(action) => dead_letters::execute(&global.target()?, action, shutdown).await,
         Command::Demo(options) => demo::execute(options, reporter, shutdown).await,
     }
 }

@@ -8,10 +8,10 @@ use std::{
 use clap::Args;
 use indicatif::HumanCount;
 
-use super::Outcome;
+use super::{Outcome, printable::unprintable};
 use crate::{
     config::Config,
-    error::{Error, Kind, Result},
+    error::Result,
     shutdown::Shutdown,
     telemetry::Reporter,
     verify::{self, Compared},
@@ -32,7 +32,7 @@ pub(super) async fn execute(
 ) -> Result<Outcome> {
     let started = Instant::now();
     let compared = verify::run(config, &reporter, &shutdown).await?;
-    print(&compared, options.limit).map_err(|e| Error::caused(Kind::Bug, "print the result", e))?;
+    print(&compared, options.limit).map_err(unprintable)?;
     if shutdown.is_requested() {
         tracing::warn!("stopped before the end");
         return Ok(Outcome::Finding);

@@ -4,10 +4,10 @@
 use std::{fmt, sync::Arc};
 
 use bytes::BytesMut;
-use mongodb::bson::{RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr};
+use mongodb::bson::RawDocument;
 
 use super::{
-    bson::{Fault, INT32, INT64, OBJECT_ID},
+    bson::Fault,
     compile::Mapping,
     extra::render_trail,
     key_column,
@@ -93,23 +93,13 @@ impl Encoder {
         })
     }
 
-    /// Appends the key column's bytes for `id` to `out`, without a length, in PostgreSQL's binary form of
-    /// [`Mapping::key_type`]. On an error nothing is appended.
-    pub fn encode_key(&mut self, id: RawBsonRef<'_>, out: &mut BytesMut) -> Result<(), Unfit> {
-        let ty = self.mapping.key_type();
-        let json = &mut self.scratch.json;
+    /// Appends the key column's bytes for the `_id` of a document, or of an event's `documentKey`, to `out`, without a
+    /// length, in PostgreSQL's binary form of [`Mapping::key_type`]. On an error nothing is appended.
+    pub fn encode_key(&mut self, document: &RawDocument, out: &mut BytesMut) -> Result<(), Unfit> {
+        let (doc, json) = (document.as_bytes(), &mut self.scratch.json);
         let start = out.len();
-        let encoded = match id {
-            RawBsonRef::Int32(value) => key_column::key(out, ty, (&value.to_le_bytes(), INT32, 0), json),
-            RawBsonRef::Int64(value) => key_column::key(out, ty, (&value.to_le_bytes(), INT64, 0), json),
-            RawBsonRef::ObjectId(value) => key_column::key(out, ty, (&value.bytes(), OBJECT_ID, 0), json),
-            other => {
-                let mut document = RawDocumentBuf::new();
-                document.append(cstr!("_id"), other);
-                let doc = document.as_bytes();
-                first_key(doc).and_then(|(kind, at)| key_column::key(out, ty, (doc, kind, at), json))
-            }
-        };
+        let encoded = first_key(doc)
+            .and_then(|(kind, at)| key_column::key(out, self.mapping.key_type(), (doc, kind, at), json));
         encoded.map(|_| ()).map_err(|fault| {
             out.truncate(start);
             unfit(&self.mapping, String::new(), fault)

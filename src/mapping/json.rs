@@ -31,6 +31,13 @@ pub(super) struct JsonWriter {
     trail: Vec<Step>,
 }
 
+/// A document in canonical Extended JSON, as values stand in `extra`; `None` if its bytes are malformed.
+pub fn document_json(document: &[u8]) -> Option<String> {
+    let mut out = BytesMut::new();
+    JsonWriter::default().write(&mut out, document, DOCUMENT, 0).ok()?;
+    String::from_utf8(out.to_vec()).ok()
+}
+
 /// A document or array that is being written.
 #[derive(Debug)]
 struct Open {

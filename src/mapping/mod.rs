@@ -38,6 +38,7 @@ mod tests;
 
 pub use compile::Mapping;
 pub use encode::{Encoder, Unfit};
+pub use json::document_json;
 pub use mask::MaskKey;
 pub use rebuild::{Corrupt, Rebuilder};
 pub use table::{Column, ColumnType, DELETED_AT, Framing, Reading, Rows, Scalar, Table, TableRows};

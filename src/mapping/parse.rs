@@ -243,3 +243,84 @@ fn all<'a, const N: usize>(fields: &'a Map<String, Value>, names: [&str; N]) -> 
     }
     Some(names.map(|name| fields.get(name).unwrap_or(&Value::Null)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Option<(Told, Vec<u8>)> {
+        let mut out = Vec::new();
+        let told = value(&mut out, &json(text.as_bytes())?)?;
+        Some((told, out))
+    }
+
+    fn reads(text: &str, kind: u8, bytes: &[u8]) {
+        assert_eq!(read(text), Some((Told::Value(kind), bytes.to_vec())), "{text}");
+    }
+
+    #[test]
+    fn a_number_is_the_least_that_it_can_be() {
+        reads("5", INT32, &5_i32.to_le_bytes());
+        reads("-2147483648", INT32, &i32::MIN.to_le_bytes());
+        reads("2147483648", INT64, &(1_i64 << 31).to_le_bytes());
+        reads("9223372036854775807", INT64, &i64::MAX.to_le_bytes());
+        reads("9223372036854775808", DOUBLE, &9_223_372_036_854_775_808.0_f64.to_le_bytes());
+        reads("5.0", DOUBLE, &5.0_f64.to_le_bytes());
+        reads("0.1", DOUBLE, &0.1_f64.to_le_bytes());
+        // The nearest double, not the nearest but one.
+        reads("1.7976931348623157e308", DOUBLE, &f64::MAX.to_le_bytes());
+        reads("8.41e21", DOUBLE, &8.41e21_f64.to_le_bytes());
+    }
+
+    #[test]
+    fn keys_keep_their_order() {
+        let (_, bytes) = read(r#"{"b":1,"a":2}"#).unwrap();
+        assert_eq!(bytes, mongodb::bson::rawdoc! { "b": 1, "a": 2 }.as_bytes());
+    }
+
+    #[test]
+    fn what_is_withheld_is_left_out() {
+        let withheld = r#"{"$docrow":{"withheld":true}}"#;
+        assert_eq!(read(withheld), Some((Told::Withheld, vec![])));
+        let (_, bytes) = read(&format!(r#"{{"a":{withheld},"b":[{withheld},1]}}"#)).unwrap();
+        assert_eq!(bytes, mongodb::bson::rawdoc! { "b": [1] }.as_bytes());
+    }
+
+    #[test]
+    fn a_quoted_bracket_is_no_depth() {
+        assert_eq!(depth(br#"{"[[[\"[{":["\\",[]]}"#), 3);
+        assert!(json(format!("{}{}", "[".repeat(MAX_DEPTH), "]".repeat(MAX_DEPTH)).as_bytes()).is_some());
+        assert!(json(format!("[{}{}]", "[".repeat(MAX_DEPTH), "]".repeat(MAX_DEPTH)).as_bytes()).is_none());
+    }
+
+    #[test]
+    fn what_docrow_does_not_write_is_not_read() {
+        for text in [
+            "",
+            "{",
+            "1 2",
+            r#"{"$numberInt":5}"#,
+            r#"{"$numberInt":"2147483648"}"#,
+            r#"{"$numberLong":"1.5"}"#,
+            r#"{"$numberDouble":"x"}"#,
+            r#"{"$oid":"ab"}"#,
+            r#"{"$date":"yesterday"}"#,
+            r#"{"$timestamp":{"t":1}}"#,
+            r#"{"$timestamp":{"t":-1,"i":0}}"#,
+            r#"{"$binary":{"base64":"?","subType":"00"}}"#,
+            r#"{"$binary":{"base64":"","subType":"100"}}"#,
+            r#"{"$code":"f","$scope":1}"#,
+            r#"{"$code":"f","x":{}}"#,
+            r#"{"$regularExpression":{"pattern":"a"}}"#,
+            r#"{"$undefined":false}"#,
+            r#"{"$numberInt":"1","x":1}"#,
+            r#"{"$set":1}"#,
+            r#"{"$docrow":{}}"#,
+            r#"{"$docrow":{"int":"AA=="}}"#,
+            r#"{"$docrow":{"decimal":"AA=="}}"#,
+            r#"{"$docrow":{"binary":"AAAAAA=="}}"#,
+        ] {
+            assert_eq!(read(text), None, "{text}");
+        }
+    }
+}

@@ -260,3 +260,146 @@ impl<'a> Row<'a> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, thread};
+
+    use mongodb::bson::rawdoc;
+
+    use super::*;
+    use crate::{
+        mapping::{Encoder, Framing, same_value},
+        schema::MappingSpec,
+    };
+
+    const MAPPING: &str = "collection = \"a.b\"\ntable = \"t\"\nextra = \"x\"\n[key]\ncolumn = \"id\"\ntype = \"text\"\n\
+        [columns]\na = { path = \"a\", type = \"numeric\" }\nb = { path = \"o.b\", type = \"text\" }\n\
+        [[tables]]\ntable = \"m\"\npath = \"m[]\"\nparent = \"id\"\nordinals = [\"n\"]\n\
+        columns = { at = { path = \"at\", type = \"timestamptz\" } }\n";
+
+    fn mapping(text: &str) -> Arc<Mapping> {
+        Arc::new(Mapping::compile(&MappingSpec::parse(text, "t.toml").unwrap()))
+    }
+
+    fn rows(root: &[Option<&[u8]>], children: &[[Option<&[u8]>; 3]]) -> Rows {
+        let mut rows = Rows::new(2);
+        assert!(rows.tables[0].push(root));
+        assert!(children.iter().all(|child| rows.tables[1].push(child)));
+        rows
+    }
+
+    fn rebuilt(rows: &Rows) -> Result<RawDocumentBuf, String> {
+        Rebuilder::new(&mapping(MAPPING)).document(rows).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn columns_rows_and_notes_make_the_document() {
+        let first = 0_i64.to_be_bytes();
+        let extra = b"\x01{\"m.1\": 7, \"o.c.\\\\xff\": null}";
+        // `o.c` is no object of the mapping: nothing in it has a path of its own.
+        assert!(rebuilt(&rows(&[Some(b"k"), None, None, Some(extra)], &[])).is_err());
+        let extra = b"\x01{\"m.1\": {\"$numberInt\": \"7\"}, \"o.c\": null}";
+        let children = [[Some(&b"k"[..]), Some(&first[..]), None]];
+        let document = rebuilt(&rows(&[Some(b"k"), None, Some(b"x"), Some(extra)], &children)).unwrap();
+        assert_eq!(document, rawdoc! { "_id": "k", "m": [{}, 7], "o": { "b": "x", "c": null } });
+    }
+
+    /// G12: an error says where, and no value.
+    #[test]
+    fn rows_that_are_not_docrows_are_told_by_table_and_column() {
+        let ours =
+            |extra: &'static [u8]| rebuilt(&rows(&[Some(b"k"), None, None, Some(extra)], &[])).unwrap_err();
+        for extra in [
+            &b"{}"[..],
+            b"\x01",
+            b"\x01[]",
+            b"\x01{\"u\": {\"$numberInt\": \"x\"}}",
+            b"\x01{\"u\": {\"$what\": 1}}",
+            b"\x01{\"u\\\\\": 1}",
+            b"\x01{\"u\": {\"$docrow\": {\"double\": \"AAAA\"}}}",
+            b"\x01{\"u\": {\"$docrow\": {\"document\": \"AAAAAAA=\"}}}",
+        ] {
+            assert_eq!(ours(extra), "t.x: holds what docrow does not write", "{}", extra.escape_ascii());
+        }
+        for extra in
+            [&b"\x01{\"a.b\": 1}"[..], b"\x01{\"m.x\": 1}", b"\x01{\"m.-1\": 1}", b"\x01{\"m.0\\\\1\": 1}"]
+        {
+            assert_eq!(
+                ours(extra),
+                "t.x: holds what has no place in the document",
+                "{}",
+                extra.escape_ascii()
+            );
+        }
+        let message = |root: [Option<&[u8]>; 4], children: &[[Option<&[u8]>; 3]]| {
+            rebuilt(&rows(&root, children)).unwrap_err()
+        };
+        assert_eq!(message([Some(b"{"), None, None, None], &[]), "t.id: holds what docrow does not write");
+        assert_eq!(message([None; 4], &[]), "t.id: holds what docrow does not write");
+        assert_eq!(
+            message([Some(b"k"), Some(b"secret"), None, None], &[]),
+            "t.a: holds what docrow does not write"
+        );
+        let (first, third) = (0_i64.to_be_bytes(), 2_i64.to_be_bytes());
+        let infinity = i64::MAX.to_be_bytes();
+        let child = [Some(&b"k"[..]), Some(&first[..]), Some(&infinity[..])];
+        assert_eq!(
+            message([Some(b"k"), None, None, None], &[child]),
+            "m.at: holds what docrow does not write"
+        );
+        let gap = [Some(&b"k"[..]), Some(&third[..]), None];
+        assert!(
+            message([Some(b"k"), None, None, None], &[gap])
+                .starts_with("t: has a row that makes no document")
+        );
+        let taken = b"\x01{\"m\": \"no array\"}";
+        let first = [Some(&b"k"[..]), Some(&first[..]), None];
+        assert_eq!(
+            message([Some(b"k"), None, None, Some(taken)], &[first]),
+            "m: holds what has no place in the document"
+        );
+        assert_eq!(rebuilt(&Rows::new(2)).unwrap_err(), "t: has no row for the document");
+    }
+
+    /// Trap: deep nesting. MongoDB takes 200 levels; what is much deeper is refused, and never overflows the stack.
+    #[test]
+    fn deep_documents_come_back_and_hostile_ones_are_refused() {
+        let nested = |levels: usize| {
+            (0..levels).fold(rawdoc! { "x": 1 }, |inner, level| match level % 2 {
+                0 => rawdoc! { "a": inner },
+                _ => rawdoc! { "b": [inner] },
+            })
+        };
+        let whole = "collection = \"a.b\"\ntable = \"t\"\nextra = \"x\"\n[key]\ncolumn = \"id\"\ntype = \"text\"\n\
+            [document]\ncolumn = \"doc\"\n";
+        let small_stack = thread::Builder::new().stack_size(1 << 20);
+        let test = move || {
+            for text in [MAPPING, whole] {
+                let mapping = mapping(text);
+                let mut encoder = Encoder::new(Arc::clone(&mapping), Framing::Copy);
+                let mut pass = |document: &RawDocumentBuf| {
+                    let mut rows = Rows::new(mapping.tables().len());
+                    encoder.encode(document, &mut rows).unwrap();
+                    Rebuilder::new(&mapping).document(&rows)
+                };
+                let deep = rawdoc! { "_id": "k", "u": nested(300) };
+                assert_eq!(pass(&deep).unwrap(), deep);
+                assert!(pass(&rawdoc! { "_id": "k", "u": nested(5000) }).is_err());
+            }
+        };
+        small_stack.spawn(test).unwrap().join().unwrap();
+    }
+
+    /// What verify compares is no different for being deep.
+    #[test]
+    fn deep_json_is_compared_by_value() {
+        let json = |space: &str| {
+            let deep = format!("{}{space}1{}", "[".repeat(400), "]".repeat(400));
+            [&[1], deep.as_bytes()].concat()
+        };
+        let ty = mapping(MAPPING).tables()[0].columns[3].ty;
+        assert!(same_value(ty, Some(&json("")), Some(&json(" "))));
+        assert!(!same_value(ty, Some(&json("")), Some(&json("1"))));
+    }
+}

@@ -512,8 +512,7 @@ fn text_key(id: impl Into<Bson>) -> (String, Value) {
     let rows = encode(&mapping, &document).unwrap();
     let key = rows["t"][0][0].clone().unwrap();
     let mut alone = bytes::BytesMut::new();
-    let id = document.get("_id").unwrap().unwrap();
-    Encoder::new(Arc::clone(&mapping), Framing::Copy).encode_key(id, &mut alone).unwrap();
+    Encoder::new(Arc::clone(&mapping), Framing::Copy).encode_key(&document, &mut alone).unwrap();
     assert_eq!(&alone[..], key);
     (String::from_utf8(key).unwrap(), extra(&mapping, &document))
 }
@@ -719,7 +718,7 @@ proptest! {
     fn text_keys_are_injective(left in any_id(), right in any_id()) {
         let key = |id: &Bson| {
             let document = RawDocumentBuf::try_from(&doc! { "_id": id.clone() }).unwrap();
-            crate::key::DocumentKey::of(document.get("_id").unwrap().unwrap())
+            crate::key::DocumentKey::of(crate::key::Id::of(&document).unwrap())
         };
         prop_assert_eq!(key(&left) == key(&right), text_key(left).0 == text_key(right).0);
     }

@@ -181,8 +181,10 @@ impl<'a> Walk<'a> {
             Node::Key if value.at == self.id.1 => Ok(()),
             Node::Key => self.note(b"", value, Occurrence::Late),
             node => {
-                let met = self.fill(field.slot, value).kind != 0;
-                if !met && self.unfold(node, value)? { Ok(()) } else { self.left(node, value, met) }
+                if self.fill(field.slot, value).kind != 0 {
+                    return self.left(node, value, Occurrence::Late);
+                }
+                if self.unfold(node, value)? { Ok(()) } else { self.left(node, value, Occurrence::Plain) }
             }
         }
     }
@@ -233,7 +235,7 @@ impl<'a> Walk<'a> {
             self.scratch.trail.push(Step::Element(index));
             self.scratch.ordinals.push(i64::try_from(index).unwrap_or(i64::MAX));
             if !self.unfold(node, value)? {
-                self.left(node, value, false)?;
+                self.left(node, value, Occurrence::Plain)?;
             }
             self.scratch.ordinals.pop();
             self.scratch.trail.pop();
@@ -242,17 +244,17 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Notes a value that was not unfolded: of an unexpected type, bare, or `met`, not the first of its name.
-    fn left(&mut self, node: &Node, value: Slot, met: bool) -> Read<()> {
+    /// Notes a value that was not unfolded: of an unexpected type, bare, or not the first of its name.
+    fn left(&mut self, node: &Node, value: Slot, occurrence: Occurrence) -> Read<()> {
         let Slot { kind, at } = value;
+        let counts = occurrence == Occurrence::Plain;
         let bare = node.is_bare(self.doc, kind, at)?;
-        if !met && !bare && node.is_mapped() && self.mapping.on_unfit != OnUnfit::Extra {
+        if counts && !bare && node.is_mapped() && self.mapping.on_unfit != OnUnfit::Extra {
             return Err(Fault::Misfit);
         }
-        if !met && bare && !self.mapping.extra {
+        if counts && bare && !self.mapping.extra {
             return Ok(());
         }
-        let occurrence = if met { Occurrence::Late } else { Occurrence::Plain };
         if !node.is_guarded() || !self.mapping.extra {
             return self.note(b"", value, occurrence);
         }

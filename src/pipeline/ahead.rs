@@ -93,16 +93,17 @@ fn places(key: &DocumentKey) -> impl Iterator<Item = (usize, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use mongodb::bson::RawBsonRef;
+    use mongodb::bson::rawdoc;
 
     use super::*;
+    use crate::key::Id;
 
     fn at(time: u32) -> Timestamp {
         Timestamp { time, increment: 0 }
     }
 
     fn key(id: i32) -> DocumentKey {
-        DocumentKey::of(RawBsonRef::Int32(id))
+        DocumentKey::of(Id::of(&rawdoc! { "_id": id }).unwrap())
     }
 
     /// G3: before the start nothing is known, so nothing is applied as it stands.

@@ -80,9 +80,10 @@ fn size(change: &Change) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use mongodb::bson::{RawBsonRef, rawdoc};
+    use mongodb::bson::rawdoc;
 
     use super::*;
+    use crate::key::Id;
 
     fn position(n: u32) -> Position {
         Position::from_token(&rawdoc! { "_data": format!("82{n:08X}00000001") }).unwrap()
@@ -91,7 +92,7 @@ mod tests {
     fn change(id: i32, op: Op, at: u32) -> Change {
         Change {
             collection: CollectionId(0),
-            key: DocumentKey::of(RawBsonRef::Int32(id)),
+            key: DocumentKey::of(Id::of(&rawdoc! { "_id": id }).unwrap()),
             document_key: rawdoc! { "_id": id },
             op,
             position: position(at),

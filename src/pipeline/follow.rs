@@ -3,15 +3,22 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use mongodb::bson::Timestamp;
-use tokio::{sync::mpsc, task::JoinSet, time::Instant};
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, interval},
+};
 
 use super::{
-    Collection, Pipeline, Until,
+    Pipeline, Until,
     ahead::Ahead,
+    collection::Collection,
     positions,
+    retries::Retries,
     router::Router,
     watermark::Watermark,
     worker::{Limits, Routed, Worker},
@@ -31,6 +38,9 @@ use crate::{
 /// Replies of the stream that wait for a worker. A reply has at most 16 MB for all partitions together, so this many
 /// times that is the most that waits (G11).
 const WAITING: usize = 2;
+
+/// How often to look whether somebody asks for dead letters to be tried again.
+const ASKING: Duration = Duration::from_secs(1);
 
 /// Where a worker reports what is durable.
 #[derive(Clone)]
@@ -52,10 +62,10 @@ impl Pipeline<'_> {
     pub(super) async fn follow(
         &self,
         session: &mut Session,
-        collections: Arc<[Collection]>,
+        collections: &Arc<[Collection]>,
         until: Until,
     ) -> Result<()> {
-        let (stored, narrowed) = self.positions(session, &collections).await?;
+        let (stored, narrowed) = self.positions(session, collections).await?;
         let start =
             stored.values().min().cloned().ok_or_else(|| Error::bug("follow: there is no position"))?;
         let from =
@@ -63,18 +73,29 @@ impl Pipeline<'_> {
         self.checkpoint.save_token(&start)?;
         let namespaces: Vec<Namespace> = collections.iter().map(|c| c.namespace().clone()).collect();
         let now = self.source.operation_time().await?;
-        let (senders, mut workers) = self.start_workers(&collections, &stored, &start, now).await?;
+        let (senders, mut workers) = self.start_workers(collections, &stored, &start, now).await?;
         let router = Router::new(self.config.partitions, stored);
         let mut stream = self.source.change_stream(&namespaces, from);
+        let mut retries = Retries::new(collections, start.clone());
+        let mut tick = interval(ASKING);
         loop {
             let batch = tokio::select! {
                 biased;
                 () = self.shutdown.requested() => break,
                 Some(ended) = workers.join_next() => return Err(why(ended)),
+                _ = tick.tick() => {
+                    self.record_stopped(session, collections).await?;
+                    for (partition, changes) in retries.asked(session, &self.target, &router).await? {
+                        let Some(sender) = senders.get(usize::from(partition.0)) else { continue };
+                        let _ = sender.send(Routed { changes, reached: retries.reached.clone() }).await;
+                    }
+                    continue;
+                }
                 batch = stream.next() => batch?,
             };
             let (reached, at_end) = (batch.position.clone(), batch.at_end);
-            let changes = documents_of(batch, &collections, &router)?;
+            retries.reached = reached.clone();
+            let changes = documents_of(batch, collections, &router)?;
             for (sender, changes) in senders.iter().zip(router.route(changes)) {
                 // A worker that is gone has ended with an error, which the next round finds.
                 let _ = sender.send(Routed { changes, reached: reached.clone() }).await;
@@ -106,7 +127,7 @@ impl Pipeline<'_> {
     ) -> Result<(HashMap<(Partition, CollectionId), Position>, bool)> {
         let pipeline = self.target.pipeline();
         let ids: HashMap<String, CollectionId> =
-            (0..).map(CollectionId).zip(collections).map(|(id, c)| (c.namespace().to_string(), id)).collect();
+            (0..).map(CollectionId).zip(collections).map(|(id, c)| (c.name().to_owned(), id)).collect();
         let mut stored = progress::load(session, pipeline).await?;
         if !positions::are_of(&stored, self.config.partitions) {
             stored = positions::spread(&stored, self.config.partitions);
@@ -166,14 +187,15 @@ fn why(ended: Result<Result<()>, tokio::task::JoinError>) -> Error {
 
 /// The changes of documents in a batch of the stream. What happened to whole collections is said, or is an error.
 fn documents_of(batch: StreamBatch, collections: &[Collection], router: &Router) -> Result<Vec<Change>> {
-    let name =
-        |id: CollectionId| collections.get(id.0).map_or_else(String::new, |c| c.namespace().to_string());
+    let name = |id: CollectionId| collections.get(id.0).map_or("", Collection::name);
+    let is_stopped = |id: CollectionId| collections.get(id.0).is_some_and(|c| c.stopped().is_some());
     if batch.unknown > 0 {
         tracing::warn!("{} events of an unknown type were passed over", batch.unknown);
     }
     let mut changes = Vec::with_capacity(batch.events.len());
     for event in batch.events {
         match event {
+            Event::Change(change) if is_stopped(change.collection) => {}
             Event::Change(change) => changes.push(change),
             Event::Dropped { collection, position } => {
                 if !router.has_passed(collection, &position) {
@@ -183,7 +205,7 @@ fn documents_of(batch: StreamBatch, collections: &[Collection], router: &Router)
             Event::Renamed { from, to, position } => {
                 let hit = from.into_iter().chain(to).find(|id| !router.has_passed(*id, &position));
                 if let Some(collection) = hit {
-                    return Err(renamed(&name(collection)));
+                    return Err(renamed(name(collection)));
                 }
             }
             Event::DatabaseDropped { .. } | Event::Invalidated { .. } => {}

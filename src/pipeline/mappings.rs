@@ -1,48 +1,121 @@
-//! Which mapping a collection gets: the one in force, else the one in the mapping file, else an automatic one.
+//! Which mapping a collection gets: the one in force, what its mapping file adds to that, the mapping file's, or an
+//! automatic one.
 //!
-//! The mapping in force is stored in `docrow.schemas` when a collection is first prepared, so that a restart never
-//! guesses anew. All tables of a pipeline share one schema, so their names are unique across its collections.
+//! The mapping in force is stored in `docrow.schemas`, by versions, so that a restart never guesses anew. All tables of a
+//! pipeline share one schema, so their names are unique across its collections.
 
 use std::{collections::HashMap, fs, io, path::Path};
 
 use crate::{
     change::Namespace,
+    config::{Config, DefaultMapping},
     error::{Error, Kind, Result},
-    schema::{MappingSpec, Names, Sample},
+    schema::{FieldPath, MappingSpec, Names, Sample, additions},
     sink::schemas,
     source::{SAMPLE_SIZE, Source},
 };
 
+/// The first line of an automatic mapping as it is stored: it may evolve, one that somebody wrote does not.
+const AUTOMATIC: &str = "# Mapped automatically.\n";
+
+/// A mapping that is in force, or is to be.
+#[derive(Clone, Debug)]
+pub(super) struct InForce {
+    pub(super) spec: MappingSpec,
+    pub(super) version: u16,
+    /// Whether docrow made it.
+    pub(super) is_automatic: bool,
+    /// What its tables have not got yet out of `extra`.
+    pub(super) unfilled: Option<Unfilled>,
+}
+
+/// Values that a column or table exists for, and that are still in `extra` where they were before it did.
+#[derive(Clone, Debug)]
+pub(super) enum Unfilled {
+    /// Those of these fields.
+    Fields(Vec<FieldPath>),
+    /// It is not known of which.
+    All,
+}
+
+impl InForce {
+    /// The version as it is stored.
+    pub(super) fn record(&self) -> schemas::Mapping {
+        let head = if self.is_automatic { AUTOMATIC } else { "" };
+        schemas::Mapping {
+            collection: self.spec.collection().to_string(),
+            version: self.version,
+            text: format!("{head}{}", self.spec.to_toml()),
+            filled: self.unfilled.is_none(),
+            stopped: None,
+        }
+    }
+
+    fn read(stored: &schemas::Mapping) -> Result<Self> {
+        let spec = MappingSpec::parse(&stored.text, "docrow.schemas").map_err(|e| {
+            Error::new(Kind::StateCorrupt, format!("read the stored mapping of {}: {e}", stored.collection))
+        })?;
+        Ok(Self {
+            spec,
+            version: stored.version,
+            is_automatic: stored.text.starts_with(AUTOMATIC),
+            unfilled: (!stored.filled).then_some(Unfilled::All),
+        })
+    }
+
+    /// The mapping with what its file, changed since, adds to it. Errors: the file does more than add.
+    fn with_file(self, file: &MappingSpec) -> Result<Self> {
+        if self.spec == *file {
+            return Ok(Self { is_automatic: false, ..self });
+        }
+        let added = additions(&self.spec, file).map_err(|differences| {
+            Error::usage(format!(
+                "the mapping file of {} differs from the mapping that its tables were made with by more than new columns \
+                 and tables: restore it, or copy anew under another pipeline name and schema: {}",
+                self.spec.collection(),
+                differences.join("; ")
+            ))
+        })?;
+        let unfilled = match self.unfilled {
+            None if added.fields.is_empty() => None,
+            None => Some(Unfilled::Fields(added.fields)),
+            Some(_) => Some(Unfilled::All),
+        };
+        Ok(Self {
+            spec: file.clone(),
+            version: self.version.saturating_add(1),
+            is_automatic: false,
+            unfilled,
+        })
+    }
+}
+
 /// The mappings of a pipeline.
 pub(super) struct Mappings {
-    in_force: HashMap<String, MappingSpec>,
+    in_force: HashMap<String, InForce>,
     files: HashMap<String, MappingSpec>,
-    tables: Names,
+    /// The names of all tables.
+    pub(super) tables: Names,
+    default: DefaultMapping,
 }
 
 impl Mappings {
-    /// Reads the stored mappings and the mapping files in `dir`, which need not exist.
+    /// Reads the stored mappings and the mapping files, whose folder need not exist.
     ///
-    /// Errors: a file is wrong; a file differs from the mapping in force; two collections want one table.
-    pub(super) fn load(stored: &[schemas::Mapping], dir: &Path) -> Result<Self> {
+    /// Errors: a file is wrong; a file does more than add to the mapping in force; two collections want one table.
+    pub(super) fn load(stored: &[schemas::Mapping], config: &Config) -> Result<Self> {
+        let files = read_files(&config.mapping_dir)?;
         let mut in_force = HashMap::new();
-        for mapping in stored {
-            let spec =
-                MappingSpec::parse(&mapping.text, "docrow.schemas").map_err(|e| corrupt(mapping, &e))?;
-            in_force.insert(mapping.collection.clone(), spec);
-        }
-        let files = read_files(dir)?;
-        if let Some((collection, _)) =
-            files.iter().find(|(name, spec)| in_force.get(*name).is_some_and(|stored| stored != *spec))
-        {
-            return Err(Error::usage(format!(
-                "the mapping file of {collection} differs from the mapping that its tables were made with: changing it \
-                 is not supported yet; restore it, or copy anew under another pipeline name and schema"
-            )));
+        for stored in stored {
+            let mut mapping = InForce::read(stored)?;
+            if let Some(file) = files.get(&stored.collection) {
+                mapping = mapping.with_file(file)?;
+            }
+            in_force.insert(stored.collection.clone(), mapping);
         }
         let mut tables = Names::new();
-        let unstored = files.iter().filter(|(name, _)| !in_force.contains_key(*name)).map(|(_, spec)| spec);
-        for spec in in_force.values().chain(unstored) {
+        let new = files.iter().filter(|(name, _)| !in_force.contains_key(*name)).map(|(_, spec)| spec);
+        for spec in in_force.values().map(|mapping| &mapping.spec).chain(new) {
             for name in table_names(spec) {
                 if !tables.reserve(name) {
                     return Err(Error::usage(format!(
@@ -52,26 +125,33 @@ impl Mappings {
                 }
             }
         }
-        Ok(Self { in_force, files, tables })
+        Ok(Self { in_force, files, tables, default: config.default_mapping })
     }
 
     /// The mapping of a collection, made from a sample of its documents if nobody wrote one.
-    pub(super) async fn of(&mut self, source: &Source, collection: &Namespace) -> Result<MappingSpec> {
+    pub(super) async fn of(&mut self, source: &Source, collection: &Namespace) -> Result<InForce> {
         let name = collection.to_string();
-        if let Some(spec) = self.in_force.get(&name).or_else(|| self.files.get(&name)) {
-            return Ok(spec.clone());
+        if let Some(mapping) = self.in_force.get(&name) {
+            return Ok(mapping.clone());
+        }
+        let new = |spec, is_automatic| InForce { spec, version: 1, is_automatic, unfilled: None };
+        if let Some(spec) = self.files.get(&name) {
+            return Ok(new(spec.clone(), false));
         }
         let mut sample = Sample::new();
         source.sample_documents(collection, SAMPLE_SIZE, |document| sample.observe(document)).await?;
-        let spec = sample.spec(collection, &mut self.tables);
+        let spec = match self.default {
+            DefaultMapping::Auto => sample.spec(collection, &mut self.tables),
+            DefaultMapping::Document(json) => sample.document_spec(collection, json, &mut self.tables),
+        };
         let tables: Vec<_> = table_names(&spec).collect();
         tracing::info!("{name}: mapped automatically to {}", tables.join(", "));
-        Ok(spec)
+        Ok(new(spec, true))
     }
 }
 
 fn table_names(spec: &MappingSpec) -> impl Iterator<Item = &str> {
-    std::iter::once(spec.root()).chain(spec.children()).map(|table| table.table.as_str())
+    spec.tables().map(|table| table.table.as_str())
 }
 
 /// The mapping files of a directory, by collection.
@@ -101,8 +181,4 @@ fn read_files(dir: &Path) -> Result<HashMap<String, MappingSpec>> {
         }
     }
     Ok(files)
-}
-
-fn corrupt(mapping: &schemas::Mapping, error: &Error) -> Error {
-    Error::new(Kind::StateCorrupt, format!("read the stored mapping of {}: {error}", mapping.collection))
 }

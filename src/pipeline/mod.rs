@@ -12,6 +12,9 @@
 //! 4. Build the primary keys that are missing.
 //! 5. Follow the change stream from the least position that any partition has stored for any collection. ([`follow`])
 //!
+//! Meanwhile mappings may evolve ([`evolve`]): a collection's tables change between two transactions of docrow, never
+//! during one.
+//!
 //! # Why nothing is lost (G1, G2, G3)
 //!
 //! A chunk is read at some time after the start position, so whatever changes after it was read has an event after the
@@ -24,11 +27,16 @@
 
 mod ahead;
 mod batch;
+mod collection;
+mod evolve;
+mod fill;
 mod follow;
 mod mappings;
 mod phase;
+mod plan;
 mod positions;
 mod prepare;
+mod retries;
 mod router;
 mod snapshot;
 mod watermark;
@@ -47,8 +55,9 @@ use std::{
 use indicatif::HumanCount;
 use mongodb::bson::RawDocument;
 
+pub use self::plan::plan;
+use self::{collection::Collection, evolve::Evolution, prepare::Prepared};
 use crate::{
-    change::Namespace,
     checkpoint::Checkpoint,
     config::Config,
     error::{Disposition, Error, Kind, Result},
@@ -56,7 +65,7 @@ use crate::{
     mapping::Mapping,
     retry::Retry,
     shutdown::Shutdown,
-    sink::{self, Session, Target, dead_letter::DeadLetter, fence::Fence},
+    sink::{self, Session, Target, dead_letter::DeadLetter, fence::Fence, schemas},
     source::{CollectionInfo, Source},
     telemetry::Reporter,
 };
@@ -81,13 +90,15 @@ pub struct Summary {
     pub changes: u64,
     /// Documents that became dead letters.
     pub dead_letters: u64,
+    /// Collections that were stopped because too much of them can't be written.
+    pub stopped: u64,
     /// How long it took.
     pub elapsed: Duration,
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { documents, rows, changes, dead_letters, elapsed } = *self;
+        let Self { documents, rows, changes, dead_letters, stopped, elapsed } = *self;
         write!(
             f,
             "{} documents copied as {} rows, {} changes applied, in {:.1}s",
@@ -99,9 +110,12 @@ impl fmt::Display for Summary {
         if dead_letters > 0 {
             write!(
                 f,
-                "; {} documents could not be written: see docrow.dead_letters",
+                "; {} documents could not be written: see docrow dead-letters list",
                 HumanCount(dead_letters)
             )?;
+        }
+        if stopped > 0 {
+            write!(f, "; {} collections are stopped", HumanCount(stopped))?;
         }
         Ok(())
     }
@@ -114,6 +128,7 @@ struct Counts {
     rows: AtomicU64,
     changes: AtomicU64,
     dead_letters: AtomicU64,
+    stopped: AtomicU64,
 }
 
 impl Counts {
@@ -128,21 +143,9 @@ impl Counts {
             rows: read(&self.rows),
             changes: read(&self.changes),
             dead_letters: read(&self.dead_letters),
+            stopped: read(&self.stopped),
             elapsed,
         }
-    }
-}
-
-/// A collection with its mapping. Its place in the list is its [`CollectionId`](crate::change::CollectionId).
-#[derive(Clone, Debug)]
-struct Collection {
-    info: CollectionInfo,
-    mapping: Arc<Mapping>,
-}
-
-impl Collection {
-    fn namespace(&self) -> &Namespace {
-        &self.info.namespace
     }
 }
 
@@ -216,34 +219,86 @@ impl Pipeline<'_> {
 
     async fn work(&self, found: &[CollectionInfo], until: Until) -> Result<()> {
         let mut session = self.target.connect().await?;
-        let collections = tokio::select! {
+        let Prepared { collections, in_force, tables, wake } = tokio::select! {
             biased;
             // What this cuts off is rolled back, and done again by the next run.
             () = self.shutdown.requested() => return Ok(()),
-            ready = self.make_ready(&mut session, found) => ready?,
+            prepared = self.make_ready(&mut session, found) => prepared?,
         };
-        self.follow(&mut session, collections, until).await
+        let evolution = Evolution::new(self, collections.clone(), in_force, tables, wake);
+        tokio::select! {
+            biased;
+            failed = evolution.run() => failed.map(|never| match never {}),
+            finished = self.replicate(&mut session, &evolution, until) => finished,
+        }?;
+        self.record_stopped(&session, &collections).await
     }
 
-    /// Everything up to the point where changes can be applied.
-    async fn make_ready(&self, session: &mut Session, found: &[CollectionInfo]) -> Result<Arc<[Collection]>> {
+    /// Everything up to the point where documents can be copied.
+    async fn make_ready(&self, session: &mut Session, found: &[CollectionInfo]) -> Result<Prepared> {
         sink::ddl::create_bookkeeping(session, self.target.schema()).await?;
         let life = format!("{:016x}", fastrand::u64(..));
         let life = sink::progress::register(session, self.target.pipeline(), &life).await?;
         self.checkpoint.reconcile(&life)?;
-        let collections = self.prepare(session, found).await?;
-        self.copy(session, &collections).await?;
-        self.build_keys(session, &collections).await?;
-        Ok(collections)
+        self.prepare(session, found).await
+    }
+
+    async fn replicate(&self, session: &mut Session, evolution: &Evolution<'_>, until: Until) -> Result<()> {
+        tokio::select! {
+            biased;
+            // As above.
+            () = self.shutdown.requested() => return Ok(()),
+            complete = self.complete(session, evolution) => complete?,
+        }
+        self.follow(session, evolution.collections(), until).await?;
+        if until == Until::CaughtUp {
+            evolution.turn().await?;
+        }
+        Ok(())
+    }
+
+    /// Everything up to the point where changes can be applied.
+    async fn complete(&self, session: &mut Session, evolution: &Evolution<'_>) -> Result<()> {
+        let collections = evolution.collections();
+        self.copy(session, collections).await?;
+        evolution.turn().await?;
+        let paused = evolution.pause().await;
+        self.build_keys(session, collections).await?;
+        evolution.live(paused).await?;
+        self.record_stopped(session, collections).await
+    }
+
+    /// Stores why collections are stopped, and counts them.
+    async fn record_stopped(&self, session: &Session, collections: &[Collection]) -> Result<()> {
+        let mut stopped = 0;
+        for collection in collections {
+            if let Some(reason) = collection.stopped() {
+                stopped += 1;
+                let reason = Some(reason);
+                schemas::set_stopped(session, self.target.pipeline(), collection.name(), reason).await?;
+            }
+        }
+        self.counts.stopped.store(stopped, Ordering::Relaxed);
+        if stopped > 0 && stopped == u64::try_from(collections.len()).unwrap_or(0) {
+            return Err(Error::usage("every collection is stopped: there is nothing left to do"));
+        }
+        Ok(())
     }
 }
 
-fn dead_letter_of(collection: &str, document: &RawDocument, path: &str, reason: &str) -> Result<DeadLetter> {
+/// The dead letter of a document that `mapping` hides parts of, if it says so.
+fn dead_letter_of(
+    collection: &Collection,
+    mapping: &Mapping,
+    document: &RawDocument,
+    (path, reason): (&str, &str),
+) -> Result<DeadLetter> {
     Ok(DeadLetter {
-        collection: collection.to_owned(),
+        collection: collection.name().to_owned(),
         key: key::id_text(document)?,
+        document_key: key::Id::of(document)?.document()?.into_bytes(),
         path: (!path.is_empty()).then(|| path.replace('\0', "")),
         reason: reason.replace('\0', ""),
-        document: document.as_bytes().to_vec(),
+        document: mapping.censored(document),
     })
 }

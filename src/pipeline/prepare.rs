@@ -8,48 +8,63 @@ use std::sync::Arc;
 
 use indicatif::HumanCount;
 use mongodb::bson::{RawArrayBuf, RawDocument, RawDocumentBuf, cstr};
+use tokio::sync::Notify;
 
 use super::{
     Collection, Pipeline,
-    mappings::Mappings,
+    mappings::{InForce, Mappings},
     phase::{Evidence, Phase},
 };
 use crate::{
     change::{Namespace, Position},
     error::{Error, Kind, Result},
-    mapping::Mapping,
+    schema::Names,
     sink::{
         Session,
         chunks::{self, StoredChunk},
-        ddl,
+        ddl, dead_letter,
         progress::{Partition, StoredPosition},
         schemas,
     },
     source::{CHUNK_BYTES, Chunk, CollectionInfo},
 };
 
+/// The collections, with their tables and plans made, and the mappings they have.
+pub(super) struct Prepared {
+    pub(super) collections: Arc<[Collection]>,
+    pub(super) in_force: Vec<InForce>,
+    /// The names of all tables.
+    pub(super) tables: Names,
+    /// What discoveries notify.
+    pub(super) wake: Arc<Notify>,
+}
+
 impl Pipeline<'_> {
-    /// All collections with their mappings. Those that were new have got their tables and their plan.
-    pub(super) async fn prepare(
-        &self,
-        session: &mut Session,
-        found: &[CollectionInfo],
-    ) -> Result<Arc<[Collection]>> {
-        let stored = schemas::load(session, self.target.pipeline()).await?;
-        let mut mappings = Mappings::load(&stored, &self.config.mapping_dir)?;
-        let mut collections = Vec::with_capacity(found.len());
+    /// All collections with their mappings. Those that were new have got their tables and their plan; those whose mapping
+    /// file was changed, their new tables and columns.
+    pub(super) async fn prepare(&self, session: &mut Session, found: &[CollectionInfo]) -> Result<Prepared> {
+        let pipeline = self.target.pipeline();
+        let stored = schemas::load(session, pipeline).await?;
+        let mut mappings = Mappings::load(&stored, self.config)?;
+        let dead = dead_letter::keys(session, pipeline).await?;
+        let wake = Arc::new(Notify::new());
+        let (mut collections, mut in_force) =
+            (Vec::with_capacity(found.len()), Vec::with_capacity(found.len()));
         for info in found {
-            let spec = mappings.of(&self.source, &info.namespace).await?;
-            let mapping = Arc::new(Mapping::compile(&spec));
-            let record =
-                schemas::Mapping { collection: info.namespace.to_string(), version: 1, text: spec.to_toml() };
-            ddl::create_tables(session, &self.target, &record, mapping.tables()).await?;
-            collections.push(Collection { info: info.clone(), mapping });
+            let wanted = mappings.of(&self.source, &info.namespace).await?;
+            let mapping = self.config.compile(&wanted.spec)?;
+            ddl::change_tables(session, &self.target, &wanted.record(), mapping.tables()).await?;
+            let dead = u64::try_from(dead.count(&info.namespace.to_string())).unwrap_or(u64::MAX);
+            let collection = Collection::new(info.clone(), mapping, dead, self.config.max_dead_letters);
+            let evolves = wanted.is_automatic && self.config.evolve;
+            collections.push(if evolves { collection.evolving(wake.clone()) } else { collection });
+            in_force.push(wanted);
         }
         let namespaces: Vec<Namespace> = collections.iter().map(|c| c.namespace().clone()).collect();
         // One for all that are new: taking it asks every collection.
         let mut start = None;
         for collection in &collections {
+            schemas::set_stopped(session, pipeline, collection.name(), None).await?;
             if self.phase(session, collection).await? == Phase::New {
                 let taken = match start.take() {
                     Some(taken) => taken,
@@ -59,14 +74,14 @@ impl Pipeline<'_> {
                 start = Some(taken);
             }
         }
-        Ok(collections.into())
+        Ok(Prepared { collections: collections.into(), in_force, tables: mappings.tables, wake })
     }
 
     /// Where a collection stands, by what PostgreSQL says.
     async fn phase(&self, session: &Session, collection: &Collection) -> Result<Phase> {
-        let name = collection.namespace().to_string();
-        let plan = chunks::load(session, self.target.pipeline(), &name).await?;
-        let missing = ddl::keys_missing(session, self.target.schema(), collection.mapping.tables()).await?;
+        let plan = chunks::load(session, self.target.pipeline(), collection.name()).await?;
+        let mapping = collection.hold().await;
+        let missing = ddl::keys_missing(session, self.target.schema(), mapping.tables()).await?;
         Ok(Phase::of(Evidence {
             planned: !plan.is_empty(),
             chunks_left: plan.iter().filter(|chunk| chunk.copied.is_none()).count(),
@@ -76,12 +91,10 @@ impl Pipeline<'_> {
 
     /// Cuts the collection into chunks, then stores them with the start position, which was taken before.
     async fn plan(&self, session: &mut Session, collection: &Collection, start: &Position) -> Result<()> {
-        let namespace = collection.namespace();
-        let chunks = self.cut(collection).await?;
+        let (name, chunks) = (collection.name(), self.cut(collection).await?);
         let stored: Vec<_> = (0..).zip(&chunks).map(|(number, chunk)| to_stored(number, chunk)).collect();
-        let name = namespace.to_string();
-        let positions = start_positions(&name, start, self.config.partitions);
-        chunks::store(session, self.target.pipeline(), &name, &stored, &positions).await?;
+        let positions = start_positions(name, start, self.config.partitions);
+        chunks::store(session, self.target.pipeline(), name, &stored, &positions).await?;
         let documents = HumanCount(collection.info.documents);
         tracing::info!("{name}: about {documents} documents to copy (chunks: {})", chunks.len());
         Ok(())

@@ -47,7 +47,8 @@ impl Router {
         (0..self.partitions).all(|partition| reached(partition).is_some_and(|reached| position <= reached))
     }
 
-    fn partition(&self, key: &DocumentKey) -> Partition {
+    /// The worker of a document.
+    pub(super) fn partition(&self, key: &DocumentKey) -> Partition {
         let partition = key.hash64() % u64::from(self.partitions.max(1));
         Partition(u16::try_from(partition).unwrap_or(0))
     }
@@ -59,11 +60,12 @@ impl Router {
 
 #[cfg(test)]
 mod tests {
-    use mongodb::bson::{RawBsonRef, rawdoc};
+    use mongodb::bson::rawdoc;
     use proptest::prelude::*;
 
     use super::*;
     use crate::change::Op;
+    use crate::key::Id;
 
     fn position(n: u32) -> Position {
         Position::from_token(&rawdoc! { "_data": format!("82{n:08X}00000001") }).unwrap()
@@ -72,7 +74,7 @@ mod tests {
     fn change(id: i32, at: u32) -> Change {
         Change {
             collection: CollectionId(0),
-            key: DocumentKey::of(RawBsonRef::Int32(id)),
+            key: DocumentKey::of(Id::of(&rawdoc! { "_id": id }).unwrap()),
             document_key: rawdoc! { "_id": id },
             op: Op::Update,
             position: position(at),

@@ -15,11 +15,11 @@ use indicatif::{HumanCount, ProgressBar};
 use mongodb::bson::{RawDocument, Timestamp};
 use tokio::task::JoinSet;
 
-use super::{Collection, Counts, Pipeline, dead_letter_of};
+use super::{Counts, Pipeline, collection::Collection, dead_letter_of};
 use crate::{
     change::CollectionId,
     error::{Error, Kind, Result},
-    mapping::{Encoder, Framing, Rows},
+    mapping::{Encoder, Framing, Mapping, Rows, Table},
     sink::{
         Session,
         chunks::{self, Marker},
@@ -93,7 +93,7 @@ impl Pipeline<'_> {
     async fn chunks_left(&self, session: &Session, collections: &[Collection]) -> Result<VecDeque<Work>> {
         let mut queue = VecDeque::new();
         for (id, collection) in collections.iter().enumerate() {
-            let name = collection.namespace().to_string();
+            let name = collection.name().to_owned();
             let plan = chunks::load(session, self.target.pipeline(), &name).await?;
             if plan.iter().all(|chunk| chunk.copied.is_some()) {
                 continue;
@@ -118,19 +118,31 @@ impl Pipeline<'_> {
         Ok(queue)
     }
 
-    /// Builds the primary keys that are missing, several at once.
-    pub(super) async fn build_keys(&self, session: &Session, collections: &[Collection]) -> Result<()> {
+    /// Builds the primary keys that are missing, several at once, then the foreign keys.
+    pub(super) async fn build_keys(&self, session: &mut Session, collections: &[Collection]) -> Result<()> {
         let schema = self.target.schema();
-        let mut tables = Vec::new();
-        for collection in collections {
-            tables.extend(ddl::keys_missing(session, schema, collection.mapping.tables()).await?);
+        let mut tables = VecDeque::new();
+        let complete = || collections.iter().filter(|collection| collection.stopped().is_none());
+        for collection in complete() {
+            let mapping = collection.hold().await;
+            tables.extend(ddl::keys_missing(session, schema, mapping.tables()).await?.into_iter().cloned());
         }
+        self.build_primary_keys(tables).await?;
+        for collection in complete() {
+            let mapping = collection.hold().await;
+            if mapping.foreign_keys() {
+                ddl::add_foreign_keys(session, schema, mapping.tables()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn build_primary_keys(&self, tables: VecDeque<Table>) -> Result<()> {
         if tables.is_empty() {
             return Ok(());
         }
         let total = u64::try_from(tables.len()).unwrap_or(0);
         let bar = self.reporter.bar("building keys".to_owned(), total, 0, "tables");
-        let tables: VecDeque<_> = tables.into_iter().cloned().collect();
         let queue = Arc::new(Mutex::new(tables));
         let mut running = JoinSet::new();
         for _ in 0..self.config.parallelism {
@@ -167,9 +179,10 @@ struct ChunkWorker {
     counts: Arc<Counts>,
 }
 
-/// One collection's encoder and buffers, reused from chunk to chunk.
-struct Lane {
-    name: String,
+/// One collection's encoder and buffers, reused from chunk to chunk as long as its mapping stays.
+struct Lane<'a> {
+    collection: &'a Collection,
+    mapping: Arc<Mapping>,
     encoder: Encoder,
     rows: Rows,
 }
@@ -193,57 +206,55 @@ struct Copied {
 
 impl ChunkWorker {
     async fn run(self, mut copier: Copier) -> Result<()> {
-        let mut lanes = HashMap::new();
+        let mut lanes: HashMap<CollectionId, Lane<'_>> = HashMap::new();
         while let Some(work) = next(&self.queue) {
             let Some(collection) = self.collections.get(work.collection.0) else { continue };
-            let lane = lanes.entry(work.collection).or_insert_with(|| Lane {
-                name: collection.namespace().to_string(),
-                encoder: Encoder::new(collection.mapping.clone(), Framing::Copy),
-                rows: Rows::new(collection.mapping.tables().len()),
-            });
-            self.copy(&work, collection, lane, &mut copier).await?;
+            let mapping = collection.hold().await;
+            let lane = match lanes.remove(&work.collection) {
+                Some(lane) if Arc::ptr_eq(&lane.mapping, &mapping) => lane,
+                _ => Lane::new(collection, &mapping),
+            };
+            let lane = lanes.entry(work.collection).insert_entry(lane).into_mut();
+            self.copy(&work, lane, &mut copier).await?;
         }
         Ok(())
     }
 
-    async fn copy(
-        &self,
-        work: &Work,
-        collection: &Collection,
-        lane: &mut Lane,
-        copier: &mut Copier,
-    ) -> Result<()> {
-        let copied = match self.attempt(work, collection, lane, copier, Manner::Together).await {
+    async fn copy(&self, work: &Work, lane: &mut Lane<'_>, copier: &mut Copier) -> Result<()> {
+        let copied = match self.attempt(work, lane, copier, Manner::Together).await {
             Err(error) if error.kind() == Kind::TargetRefusedRows => {
-                tracing::warn!(
-                    "{}: chunk {} is copied document by document: {error}",
-                    lane.name,
-                    work.number
-                );
-                self.attempt(work, collection, lane, copier, Manner::OneByOne).await?
+                let (name, number) = (lane.collection.name(), work.number);
+                tracing::warn!("{name}: chunk {number} is copied document by document: {error}");
+                self.attempt(work, lane, copier, Manner::OneByOne).await?
             }
             copied => copied?,
         };
+        let Some(copied) = copied else { return Ok(()) };
+        let letters = u64::try_from(copied.letters.len()).unwrap_or(0);
         Counts::add(&self.counts.documents, copied.documents);
         Counts::add(&self.counts.rows, copied.rows);
-        Counts::add(&self.counts.dead_letters, u64::try_from(copied.letters.len()).unwrap_or(0));
+        Counts::add(&self.counts.dead_letters, letters);
+        lane.collection.died(letters, copied.letters.last().map_or("", |letter| &letter.reason));
         work.copying.add(&copied);
         Ok(())
     }
 
-    /// Copies a chunk in one transaction.
+    /// Copies a chunk in one transaction. `None`: its collection is stopped, the chunk is rolled back.
     async fn attempt(
         &self,
         work: &Work,
-        collection: &Collection,
-        lane: &mut Lane,
+        lane: &mut Lane<'_>,
         copier: &mut Copier,
         manner: Manner,
-    ) -> Result<Copied> {
+    ) -> Result<Option<Copied>> {
+        let (collection, mapping) = (lane.collection, lane.mapping.clone());
         let mut copied = Copied::default();
         lane.rows.clear();
+        if collection.stopped().is_some() {
+            return Ok(None);
+        }
         let mut reader = self.source.read_chunk(collection.namespace(), &work.chunk, self.after).await?;
-        let mut writer = copier.begin(work.collection, collection.mapping.tables()).await?;
+        let mut writer = copier.begin(work.collection, mapping.tables()).await?;
         while let Some(documents) = reader.next().await? {
             for document in documents.iter()? {
                 let document = document?;
@@ -255,19 +266,46 @@ impl ChunkWorker {
                     copied.rows += writer.write(&mut lane.rows).await?;
                 }
             }
+            if collection.stopped().is_some() {
+                return Ok(None);
+            }
         }
         copied.rows += writer.write(&mut lane.rows).await?;
         writer.dead_letters(&copied.letters).await?;
-        let marker = Marker { collection: &lane.name, number: work.number, documents: copied.documents };
+        let marker =
+            Marker { collection: collection.name(), number: work.number, documents: copied.documents };
         writer.commit(marker).await?;
-        Ok(copied)
+        Ok(Some(copied))
     }
 }
 
-impl Lane {
+impl<'a> Lane<'a> {
+    fn new(collection: &'a Collection, mapping: &Arc<Mapping>) -> Self {
+        let encoder = collection.encoder(mapping, Framing::Copy);
+        Self { collection, mapping: mapping.clone(), encoder, rows: Rows::new(mapping.tables().len()) }
+    }
+
     fn encode(&mut self, document: &RawDocument, copied: &mut Copied) -> Result<()> {
-        if let Err(unfit) = self.encoder.encode(document, &mut self.rows) {
-            copied.letters.push(dead_letter_of(&self.name, document, &unfit.path, unfit.reason)?);
+        let encoded = self.encoder.encode(document, &mut self.rows);
+        if self.encoder.discovered() {
+            self.collection.discovered(document);
+        }
+        match encoded {
+            Ok(()) => {}
+            Err(unfit) if unfit.stops => self.collection.stop(&format!("{unfit} (on_unfit = \"fail\")")),
+            Err(unfit) => self.bury(document, (&unfit.path, unfit.reason), copied)?,
+        }
+        Ok(())
+    }
+
+    /// Makes a document a dead letter. One too many, and the collection stops: this chunk's are not stored then, but they
+    /// come again with the next run, unless its mapping is mended.
+    fn bury(&self, document: &RawDocument, (path, reason): (&str, &str), copied: &mut Copied) -> Result<()> {
+        copied.letters.push(dead_letter_of(self.collection, &self.mapping, document, (path, reason))?);
+        if self.collection.would_stop(copied.letters.len()) {
+            let place = if path.is_empty() { String::new() } else { format!("{path}: ") };
+            let letters = u64::try_from(copied.letters.len()).unwrap_or(u64::MAX);
+            self.collection.died(letters, &format!("{place}{reason}"));
         }
         Ok(())
     }
@@ -287,8 +325,7 @@ impl Lane {
             }
             Err(error) if error.kind() == Kind::TargetRefusedRows => {
                 writer.rollback_to_savepoint().await?;
-                copied.letters.push(dead_letter_of(&self.name, document, "", &error.to_string())?);
-                Ok(())
+                self.bury(document, ("", &error.to_string()), copied)
             }
             Err(error) => Err(error),
         }

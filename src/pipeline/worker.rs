@@ -14,16 +14,17 @@ use tokio::{
 };
 
 use super::{
-    Collection, Counts,
+    Counts,
     ahead::Ahead,
     batch::Batch,
+    collection::Collection,
     follow::Acknowledge,
     write::{Reach, Write, Writer},
 };
 use crate::{
     change::{Change, CollectionId, Op, Position},
     error::{Error, Result},
-    key::{DocumentKey, id_of},
+    key::{DocumentKey, Id},
     sink::progress::Partition,
     source::Source,
 };
@@ -158,7 +159,7 @@ impl Worker {
         while let Some(documents) = lookup.next().await? {
             for document in documents.iter()? {
                 let document = document?;
-                let key = DocumentKey::of(id_of(document)?);
+                let key = DocumentKey::of(Id::of(document)?);
                 let Some(document_key) = missing.remove(&key) else { continue };
                 self.ahead.looked_up(&key, lookup.operation_time());
                 found.push(Write { collection, document_key, document: Some(document.to_owned()) });

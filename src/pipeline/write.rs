@@ -1,22 +1,26 @@
 //! Writes changed documents through one partition's session: encodes them, and finds the one that is refused.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
 use bytes::BytesMut;
 use mongodb::bson::{RawDocument, RawDocumentBuf};
 
-use super::{Collection, Counts, dead_letter_of};
+use super::{
+    Counts,
+    collection::{Collection, Held},
+    dead_letter_of,
+};
 use crate::{
     change::{CollectionId, Position},
     error::{Error, Kind, Result},
     key,
-    mapping::{Encoder, Framing, Rows},
+    mapping::{Encoder, Framing, Mapping, Rows},
     sink::{
         Keys, Target,
-        dead_letter::{self, DeadKey, DeadLetter},
+        dead_letter::{self, DeadKey, DeadKeys, DeadLetter},
         progress::{Partition, Reached},
         upsert::{Applier, Batch, CollectionBatch},
     },
@@ -53,16 +57,17 @@ pub(super) struct Writer {
     applier: Applier,
     lanes: Vec<Lane>,
     /// The collections that were written to since a position was stored.
-    touched: HashSet<CollectionId>,
+    touched: BTreeSet<CollectionId>,
     /// The documents that have a dead letter, which is to be removed once they can be written.
-    dead: HashSet<DeadKey>,
+    dead: DeadKeys,
     counts: Arc<Counts>,
 }
 
-/// One collection's encoder and buffers, reused from batch to batch.
+/// One collection's encoder and buffers, reused from batch to batch as long as its mapping stays.
 struct Lane {
-    collection: Collection,
-    name: String,
+    collections: Arc<[Collection]>,
+    id: CollectionId,
+    mapping: Arc<Mapping>,
     encoder: Encoder,
     rows: Rows,
     upserted: Keys,
@@ -75,22 +80,30 @@ struct Lane {
     reaches: bool,
 }
 
+/// What is written of documents besides their rows.
+#[derive(Default)]
+struct Letters {
+    new: Vec<DeadLetter>,
+    healed: Vec<DeadKey>,
+}
+
 impl Writer {
     /// A writer with a session of its own. `stored` is how far all partitions have come.
     pub(super) async fn start(
         target: &Target,
         partition: Partition,
-        collections: &[Collection],
+        collections: &Arc<[Collection]>,
         stored: &HashMap<(Partition, CollectionId), Position>,
         counts: Arc<Counts>,
     ) -> Result<Self> {
         let session = target.connect().await?;
-        let dead = dead_letter::keys(&session, target.pipeline()).await?.into_iter().collect();
+        let dead = dead_letter::keys(&session, target.pipeline()).await?;
         let applier = Applier::new(session, target, partition).await?;
-        let stored = |id| stored.get(&(partition, id)).cloned();
-        let lanes =
-            (0..).map(CollectionId).zip(collections).map(|(id, c)| Lane::new(c, stored(id))).collect();
-        Ok(Self { applier, lanes, touched: HashSet::new(), dead, counts })
+        let mut lanes = Vec::with_capacity(collections.len());
+        for id in (0..collections.len()).map(CollectionId) {
+            lanes.push(Lane::new(collections, id, stored.get(&(partition, id)).cloned()).await);
+        }
+        Ok(Self { applier, lanes, touched: BTreeSet::new(), dead, counts })
     }
 
     /// Makes `writes`, at most one per document, and the position that is reached with them durable. They come in one
@@ -101,14 +114,17 @@ impl Writer {
         writes: &[Write],
         reached: Option<(&Position, Reach)>,
     ) -> Result<()> {
-        self.touched.extend(writes.iter().map(|write| write.collection));
+        let concerned: BTreeSet<_> = writes.iter().map(|write| write.collection).collect();
+        let _held = self.hold(&concerned).await;
+        self.touched.extend(concerned);
         let mut parts = vec![(writes, Refused::Not)];
         while let Some((part, refused)) = parts.pop() {
             let reached = reached.filter(|_| parts.is_empty());
             match self.apply(part, &refused, reached).await {
                 Err(error) if error.kind() == Kind::TargetRefusedRows => match (part, refused) {
                     ([write], Refused::Not) => {
-                        let name = self.name(write.collection);
+                        let name =
+                            self.lanes.get(write.collection.0).map_or("", |lane| lane.collection().name());
                         tracing::warn!("{name}: a document becomes a dead letter: {error}");
                         parts.push((part, Refused::once(write, &error)));
                     }
@@ -128,6 +144,20 @@ impl Writer {
         Ok(())
     }
 
+    /// Holds the mappings of these collections, and brings their lanes up to date with them. In the order of the
+    /// collections, so that two workers can't wait for each other.
+    async fn hold(&mut self, concerned: &BTreeSet<CollectionId>) -> Vec<Held> {
+        let mut held = Vec::with_capacity(concerned.len());
+        for id in concerned {
+            if let Some(lane) = self.lanes.get_mut(id.0) {
+                let mapping = lane.collection().hold().await;
+                lane.follow(&mapping);
+                held.push(mapping);
+            }
+        }
+        held
+    }
+
     /// One transaction. `refused` is of the only document in `writes`.
     async fn apply(
         &mut self,
@@ -136,47 +166,79 @@ impl Writer {
         reached: Option<(&Position, Reach)>,
     ) -> Result<()> {
         self.lanes.iter_mut().for_each(Lane::clear);
-        let (mut letters, mut healed) = (Vec::new(), Vec::new());
-        for write in writes {
-            let Some(lane) = self.lanes.get_mut(write.collection.0) else { continue };
-            let unfit = lane.add(write, refused)?;
-            if unfit.is_some() || !self.dead.is_empty() {
-                let key = DeadKey { collection: lane.name.clone(), key: key::id_text(&write.document_key)? };
-                match unfit {
-                    Some(letter) => letters.push(letter),
-                    None if self.dead.contains(&key) => healed.push(key),
-                    None => {}
-                }
-            }
-        }
-        for (id, lane) in self.lanes.iter_mut().enumerate() {
+        let letters = self.encode(writes, refused)?;
+        for lane in &mut self.lanes {
             lane.reaches = reached.is_some_and(|(position, reach)| {
-                let concerned = reach == Reach::All || self.touched.contains(&CollectionId(id));
-                concerned && lane.stored.as_ref().is_none_or(|stored| stored < position)
+                let concerned = reach == Reach::All || self.touched.contains(&lane.id);
+                concerned
+                    && lane.collection().stopped().is_none()
+                    && lane.stored.as_ref().is_none_or(|stored| stored < position)
             });
         }
         let positions: Vec<Reached<'_>> = reached.map_or_else(Vec::new, |(position, _)| {
             let lanes = self.lanes.iter().filter(|lane| lane.reaches);
-            lanes.map(|lane| Reached { collection: &lane.name, position }).collect()
+            lanes.map(|lane| Reached { collection: lane.collection().name(), position }).collect()
         });
-        let collections: Vec<_> = (0..).map(CollectionId).zip(&self.lanes).filter_map(Lane::batch).collect();
-        if collections.is_empty() && letters.is_empty() && healed.is_empty() && positions.is_empty() {
+        let collections: Vec<_> = self.lanes.iter().filter_map(Lane::batch).collect();
+        let Letters { new, healed } = &letters;
+        if collections.is_empty() && new.is_empty() && healed.is_empty() && positions.is_empty() {
             return Ok(());
         }
-        let batch = Batch { collections, dead_letters: &letters, healed: &healed, reached: &positions };
+        let batch = Batch { collections, dead_letters: new, healed, reached: &positions };
         self.applier.apply(&batch).await?;
         if let Some((position, _)) = reached {
             let moved = self.lanes.iter_mut().filter(|lane| lane.reaches);
             moved.for_each(|lane| lane.stored = Some(position.clone()));
         }
-        Counts::add(&self.counts.dead_letters, u64::try_from(letters.len()).unwrap_or(0));
-        self.dead.retain(|key| !healed.contains(key));
-        self.dead.extend(letters.into_iter().map(|l| DeadKey { collection: l.collection, key: l.key }));
+        self.count(letters);
         Ok(())
     }
 
-    fn name(&self, id: CollectionId) -> &str {
-        self.lanes.get(id.0).map_or("", |lane| &lane.name)
+    /// Encodes the writes into their lanes. What belongs to a collection that is stopped, or is stopped by this, is left
+    /// out.
+    fn encode(&mut self, writes: &[Write], refused: &Refused) -> Result<Letters> {
+        let mut letters = Letters::default();
+        for write in writes {
+            let Some(lane) = self.lanes.get_mut(write.collection.0) else { continue };
+            if lane.collection().stopped().is_some() {
+                continue;
+            }
+            match lane.add(write, refused)? {
+                Some(letter) => letters.new.push(letter),
+                None if self.dead.is_empty() => {}
+                None => {
+                    let collection = lane.collection().name().to_owned();
+                    let key = DeadKey { collection, key: key::id_text(&write.document_key)? };
+                    if self.dead.contains(&key.collection, &key.key) {
+                        letters.healed.push(key);
+                    }
+                }
+            }
+        }
+        for lane in &mut self.lanes {
+            if lane.collection().stopped().is_some() {
+                lane.clear();
+                letters.new.retain(|letter| letter.collection != lane.collection().name());
+                letters.healed.retain(|key| key.collection != lane.collection().name());
+            }
+        }
+        Ok(letters)
+    }
+
+    /// Counts what was written of dead letters. Too many stop their collection.
+    fn count(&mut self, letters: Letters) {
+        Counts::add(&self.counts.dead_letters, u64::try_from(letters.new.len()).unwrap_or(0));
+        let of = |name: &str| self.lanes.iter().map(Lane::collection).find(|c| c.name() == name);
+        for key in letters.healed {
+            self.dead.remove(&key);
+            of(&key.collection).into_iter().for_each(|collection| collection.healed(1));
+        }
+        for DeadLetter { collection, key, reason, .. } in letters.new {
+            if let (false, Some(collection)) = (self.dead.contains(&collection, &key), of(&collection)) {
+                collection.died(1, &reason);
+            }
+            self.dead.insert(DeadKey { collection, key });
+        }
     }
 }
 
@@ -201,12 +263,27 @@ impl Refused {
 }
 
 impl Lane {
-    fn new(collection: &Collection, stored: Option<Position>) -> Self {
-        let (collection, name) = (collection.clone(), collection.namespace().to_string());
-        let encoder = Encoder::new(collection.mapping.clone(), Framing::Composite);
-        let rows = Rows::new(collection.mapping.tables().len());
+    async fn new(collections: &Arc<[Collection]>, id: CollectionId, stored: Option<Position>) -> Self {
+        let collections = collections.clone();
+        let collection = of(&collections, id);
+        let mapping = collection.hold().await.clone();
+        let encoder = collection.encoder(&mapping, Framing::Composite);
+        let rows = Rows::new(mapping.tables().len());
         let (upserted, deleted, key) = (Keys::default(), Keys::default(), BytesMut::new());
-        Self { collection, name, encoder, rows, upserted, deleted, key, stored, reaches: false }
+        Self { collections, id, mapping, encoder, rows, upserted, deleted, key, stored, reaches: false }
+    }
+
+    fn collection(&self) -> &Collection {
+        of(&self.collections, self.id)
+    }
+
+    /// Encodes by `mapping` from now on, which must be held.
+    fn follow(&mut self, mapping: &Arc<Mapping>) {
+        if !Arc::ptr_eq(&self.mapping, mapping) {
+            self.encoder = self.collection().encoder(mapping, Framing::Composite);
+            self.rows = Rows::new(mapping.tables().len());
+            self.mapping = mapping.clone();
+        }
     }
 
     fn clear(&mut self) {
@@ -221,15 +298,13 @@ impl Lane {
         // Of a document that is gone there is only the key left.
         let whole = write.document.as_ref().unwrap_or(&write.document_key);
         if let Refused::Removal(reason) = refused {
-            return dead_letter_of(&self.name, whole, "", reason).map(Some);
+            return self.letter(whole, ("", reason)).map(Some);
         }
         self.key.clear();
-        let encoded = self.encoder.encode_key(key::id_of(&write.document_key)?, &mut self.key);
+        let encoded = self.encoder.encode_key(&write.document_key, &mut self.key);
         let letter = match (&write.document, refused) {
             (None, _) => None,
-            (Some(document), Refused::Rows(reason)) => {
-                Some(dead_letter_of(&self.name, document, "", reason)?)
-            }
+            (Some(document), Refused::Rows(reason)) => Some(self.letter(document, ("", reason))?),
             (Some(document), _) => self.encode(document)?,
         };
         if encoded.is_ok() {
@@ -241,22 +316,37 @@ impl Lane {
     }
 
     fn encode(&mut self, document: &RawDocument) -> Result<Option<DeadLetter>> {
-        match self.encoder.encode(document, &mut self.rows) {
+        let encoded = self.encoder.encode(document, &mut self.rows);
+        if self.encoder.discovered() {
+            self.collection().discovered(document);
+        }
+        match encoded {
             Ok(()) => Ok(None),
-            Err(unfit) => dead_letter_of(&self.name, document, &unfit.path, unfit.reason).map(Some),
+            Err(unfit) if unfit.stops => {
+                self.collection().stop(&format!("{unfit} (on_unfit = \"fail\")"));
+                Ok(None)
+            }
+            Err(unfit) => self.letter(document, (&unfit.path, unfit.reason)).map(Some),
         }
     }
 
+    fn letter(&self, document: &RawDocument, why: (&str, &str)) -> Result<DeadLetter> {
+        dead_letter_of(self.collection(), &self.mapping, document, why)
+    }
+
     /// What there is to apply, if anything.
-    fn batch((collection, lane): (CollectionId, &Lane)) -> Option<CollectionBatch<'_>> {
-        let Lane { rows, upserted, deleted, .. } = lane;
-        let tables = lane.collection.mapping.tables();
+    fn batch(&self) -> Option<CollectionBatch<'_>> {
+        let Self { id, mapping, rows, upserted, deleted, .. } = self;
         (!upserted.is_empty() || !deleted.is_empty()).then_some(CollectionBatch {
-            collection,
-            tables,
+            collection: *id,
+            tables: mapping.tables(),
             rows,
             upserted,
             deleted,
         })
     }
+}
+
+fn of(collections: &[Collection], id: CollectionId) -> &Collection {
+    collections.get(id.0).expect("a lane is of a collection in the list")
 }

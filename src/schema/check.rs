@@ -107,7 +107,8 @@ impl Check<'_> {
         let on_unfit = self.on_unfit(on_unfit.as_ref())?;
         let on_delete = self.on_delete(on_delete.as_ref())?;
         if extra.is_none() && on_unfit != OnUnfit::Fail {
-            let constraint = "a mapping without this column must have on_unfit = \"fail\"";
+            let constraint =
+                "write extra = \"_extra\": a mapping without this column must have on_unfit = \"fail\"";
             return Err(self.error(&table, "extra", constraint));
         }
         let namespace = Namespace::parse(collection.get_ref())

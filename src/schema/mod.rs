@@ -4,8 +4,10 @@
 //! refuses with file, line, key and constraint, from [`Sample::spec`] or from [`evolve`], by which it only grows; and
 //! compiling it cannot fail.
 
+mod change;
 mod check;
 mod describe;
+mod document;
 mod evolve;
 mod infer;
 mod layout;
@@ -17,6 +19,7 @@ mod spec;
 mod toml_error;
 mod write;
 
+pub use change::{Additions, additions};
 pub use evolve::evolve;
 pub use naming::{MAX_NAME, Names};
 pub use path::{FieldPath, Segment};

@@ -383,7 +383,7 @@ mod tests {
         let parse = |rest: &str| MappingSpec::parse(&format!("{without}{rest}"), "users.toml");
         assert_eq!(
             parse("on_unfit = \"dead_letter\"").unwrap_err().to_string(),
-            "users.toml:2: extra: a mapping without this column must have on_unfit = \"fail\""
+            "users.toml:2: extra: write extra = \"_extra\": a mapping without this column must have on_unfit = \"fail\""
         );
         assert_eq!(parse("on_unfit = \"fail\"").unwrap().extra(), None);
     }

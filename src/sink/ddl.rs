@@ -6,7 +6,8 @@
 use tokio_postgres::{Error as PgError, GenericClient};
 
 use super::{
-    Session, Target, failure,
+    Session, Target, catalog, failure,
+    plan::{Plan, Wanted, When},
     schemas::{self, Mapping},
     sql::{self, quote},
 };
@@ -18,6 +19,9 @@ use crate::{
 /// Held while creating the bookkeeping schema: `IF NOT EXISTS` is no protection from a second process doing
 /// the same.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(7233163017226)";
+
+/// Behind a change that waits for somebody's long query, all other queries of the table wait too: not for long.
+const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '5s'";
 
 /// The bookkeeping schema. A position is stored as the token itself, to resume from, and as its keystring,
 /// which sorts in the order of the stream. A dead letter is found by a hash of its key, for a key may be too
@@ -47,16 +51,29 @@ CREATE TABLE IF NOT EXISTS docrow.dead_letters (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     pipeline text NOT NULL, collection text NOT NULL, key text NOT NULL, key_hash uuid NOT NULL,
     path text, reason text NOT NULL,
-    document bytea,
+    document bytea, document_key bytea,
     at timestamptz NOT NULL DEFAULT now(),
+    retry_at timestamptz,
     UNIQUE (pipeline, collection, key_hash)
 );
 CREATE TABLE IF NOT EXISTS docrow.schemas (
     pipeline text, collection text, version integer,
     mapping text NOT NULL,
+    tables text[],
+    filled boolean NOT NULL DEFAULT true,
+    stopped text,
     created_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (pipeline, collection, version)
 )";
+
+/// Columns that the tables of an earlier docrow lack.
+const LATER: [(&str, &str, &str); 5] = [
+    ("docrow.schemas", "tables", "text[]"),
+    ("docrow.schemas", "filled", "boolean NOT NULL DEFAULT true"),
+    ("docrow.schemas", "stopped", "text"),
+    ("docrow.dead_letters", "document_key", "bytea"),
+    ("docrow.dead_letters", "retry_at", "timestamptz"),
+];
 
 /// Creates the bookkeeping schema, and the user tables' schema if it is missing.
 pub async fn create_bookkeeping(session: &mut Session, schema: &str) -> Result<()> {
@@ -64,6 +81,14 @@ pub async fn create_bookkeeping(session: &mut Session, schema: &str) -> Result<(
     let transaction = session.client.transaction().await.map_err(fail)?;
     transaction.batch_execute(LOCK).await.map_err(fail)?;
     transaction.batch_execute(BOOKKEEPING).await.map_err(fail)?;
+    for (table, column, definition) in LATER {
+        // `ADD COLUMN IF NOT EXISTS` keeps everyone else out even where there is nothing to add.
+        let exists = "SELECT FROM pg_attribute WHERE attrelid = $1::text::regclass AND attname = $2";
+        if transaction.query_opt(exists, &[&table, &column]).await.map_err(fail)?.is_none() {
+            let add = format!("ALTER TABLE {table} ADD COLUMN {column} {definition}");
+            transaction.batch_execute(&add).await.map_err(fail)?;
+        }
+    }
     // `CREATE SCHEMA IF NOT EXISTS` asks for the privilege to create it even where it exists.
     let exists = "SELECT 1 FROM pg_namespace WHERE nspname = $1";
     if transaction.query_opt(exists, &[&schema]).await.map_err(fail)?.is_none() {
@@ -73,40 +98,71 @@ pub async fn create_bookkeeping(session: &mut Session, schema: &str) -> Result<(
     transaction.commit().await.map_err(fail)
 }
 
-/// Creates a collection's tables, bare, and stores its mapping, in one transaction: a table exists only if
-/// the mapping it belongs to is known. Does nothing where this pipeline has a mapping for the collection
-/// already, except that a missing table is created. Errors: [`Kind::TargetRefused`] if one of the tables
-/// exists and is not this pipeline's.
-pub async fn create_tables(
+/// What there is to do for a collection's tables. Changes nothing. Errors: [`Kind::TargetAway`] if somebody keeps one of
+/// the tables locked.
+pub async fn plan(
+    session: &mut Session,
+    target: &Target,
+    collection: &str,
+    wanted: Wanted<'_>,
+) -> Result<Plan> {
+    let fail = |e| failure::of(format!("look for the tables of {collection}"), &e);
+    let transaction = session.client.transaction().await.map_err(fail)?;
+    transaction.batch_execute(LOCK_TIMEOUT).await.map_err(fail)?;
+    let found = catalog::look(&transaction, target, collection, wanted.tables).await.map_err(fail)?;
+    Ok(Plan::of(target.schema(), wanted, &found))
+}
+
+/// Creates a collection's tables, or adds to them what this version of its mapping adds, and stores the mapping, in one
+/// transaction: a table or column exists only if the mapping it belongs to is known. Of a version that is stored already
+/// only what is missing is added, so that it may be repeated. Says what was to be done; of that, what is to be done
+/// [`AfterCopy`](When::AfterCopy) is left to [`build_key`] and [`add_foreign_keys`].
+///
+/// Errors: [`Kind::TargetRefused`] if something stands in the way, saying what; [`Kind::TargetAway`] if somebody keeps one
+/// of the tables locked.
+pub async fn change_tables(
     session: &mut Session,
     target: &Target,
     mapping: &Mapping,
     tables: &[Table],
-) -> Result<()> {
-    let doing = || format!("create the tables of {}", mapping.collection);
+) -> Result<Plan> {
+    let doing = || format!("prepare the tables of {}", mapping.collection);
     let fail = |e| failure::of(doing(), &e);
+    let wanted = Wanted { tables, foreign_keys: false };
     let transaction = session.client.transaction().await.map_err(fail)?;
     transaction.batch_execute(LOCK).await.map_err(fail)?;
-    let is_ours = !schemas::insert(&transaction, target.pipeline(), mapping).await.map_err(fail)?;
-    if !is_ours {
-        let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
-        let existing = "SELECT relname::text FROM pg_class WHERE relname = ANY($2::text[]) \
-            AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1) ORDER BY relname LIMIT 1";
-        if let Some(row) = transaction.query_opt(existing, &[&target.schema(), &names]).await.map_err(fail)? {
-            let name: String = row.try_get(0).map_err(fail)?;
-            let name = sql::qualified(target.schema(), &name);
-            let advice =
-                "rename or drop it, or choose another table name in a mapping file, or another target schema";
-            return Err(Error::new(
-                Kind::TargetRefused,
-                format!("{}: {name} exists already and is not this pipeline's: {advice}", doing()),
-            ));
-        }
+    transaction.batch_execute(LOCK_TIMEOUT).await.map_err(fail)?;
+    let look = async || {
+        let found = catalog::look(&transaction, target, &mapping.collection, tables).await.map_err(fail)?;
+        Ok(Plan::of(target.schema(), wanted, &found))
+    };
+    let mut plan = look().await?;
+    let changed: Vec<&str> = plan.changed().collect();
+    if !changed.is_empty() {
+        // What was found of them may have changed meanwhile.
+        let lock = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", changed.join(", "));
+        transaction.batch_execute(&lock).await.map_err(fail)?;
+        plan = look().await?;
     }
-    for table in tables {
-        transaction.batch_execute(&sql::create_table(target.schema(), table)).await.map_err(fail)?;
+    if let Some(refusal) = plan.refusal() {
+        return Err(Error::new(Kind::TargetRefused, format!("{}: {refusal}", doing())));
     }
-    transaction.commit().await.map_err(fail)
+    for step in plan.steps(When::AtOnce) {
+        transaction.batch_execute(&step.sql).await.map_err(fail)?;
+    }
+    let names: Vec<String> = plan.tables.iter().map(|table| table.name.clone()).collect();
+    schemas::insert(&transaction, target.pipeline(), mapping, &names).await.map_err(fail)?;
+    transaction.commit().await.map_err(fail)?;
+    Ok(plan)
+}
+
+/// The names that are taken in a schema, whoever took them: of tables, views, indexes and sequences.
+pub async fn relations(session: &Session, schema: &str) -> Result<Vec<String>> {
+    let fail = |e| failure::of(format!("look at schema {}", quote(schema)), &e);
+    let question = "SELECT relname::text FROM pg_class \
+        WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)";
+    let rows = session.client.query(question, &[&schema]).await.map_err(fail)?;
+    rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fail)
 }
 
 /// Which of the tables have no primary key yet.
@@ -143,4 +199,24 @@ pub async fn build_key(session: &mut Session, schema: &str, table: &Table) -> Re
     }
     transaction.commit().await.map_err(fail)?;
     session.client.batch_execute(&sql::analyze(schema, table)).await.map_err(fail)
+}
+
+/// Makes the child tables refer to the root, the first of `tables`, where they do not yet. Their primary keys must be
+/// built.
+pub async fn add_foreign_keys(session: &mut Session, schema: &str, tables: &[Table]) -> Result<()> {
+    let Some((root, children)) = tables.split_first() else { return Ok(()) };
+    for child in children {
+        let fail =
+            |e| failure::of(format!("add the foreign key of {}", sql::qualified(schema, &child.name)), &e);
+        let transaction = session.client.transaction().await.map_err(fail)?;
+        // As when a key is built.
+        transaction.batch_execute(&sql::lock(schema, child)).await.map_err(fail)?;
+        let references = catalog::references(&transaction, schema, root).await.map_err(fail)?;
+        if !references.iter().any(|reference| reference.is_of(child)) {
+            let add = sql::add_foreign_key(schema, child, root);
+            transaction.batch_execute(&add).await.map_err(fail)?;
+        }
+        transaction.commit().await.map_err(fail)?;
+    }
+    Ok(())
 }

@@ -1,10 +1,19 @@
 //! `docrow.dead_letters`: documents that could not be written, whole, with the reason (G10).
+//!
+//! A letter is found by a hash of its document's key. Somebody may ask for another try (`retry_at`): whoever runs the
+//! pipeline looks the document up and writes it, which removes the letter; or it stays dead, which answers too.
 
-use tokio_postgres::{Error as PgError, GenericClient, ToStatement};
+use std::{
+    collections::{HashMap, HashSet},
+    time::SystemTime,
+};
+
+use mongodb::bson::{RawDocument, RawDocumentBuf};
+use tokio_postgres::{Error as PgError, GenericClient, ToStatement, types::ToSql};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{Session, failure};
-use crate::error::Result;
+use super::{RawValue, Session, failure};
+use crate::{error::Result, key::Id};
 
 /// A document that could not be written. Neither text may hold U+0000, which `text` can't.
 #[derive(Clone, Debug)]
@@ -13,12 +22,14 @@ pub struct DeadLetter {
     pub collection: String,
     /// The document's `_id`, readable and unique.
     pub key: String,
+    /// The same as raw BSON, `{_id: …}`: what the document is looked up by.
+    pub document_key: Vec<u8>,
     /// Where in the document the trouble is, if that is known.
     pub path: Option<String>,
     /// What the trouble is.
     pub reason: String,
-    /// The document as raw BSON.
-    pub document: Vec<u8>,
+    /// The document as raw BSON, if it may be stored.
+    pub document: Option<Vec<u8>>,
 }
 
 /// The key of a document that has a dead letter, or had.
@@ -30,24 +41,66 @@ pub struct DeadKey {
     pub key: String,
 }
 
-/// The keys of all documents of a pipeline that have a dead letter.
-pub async fn keys(session: &Session, pipeline: &str) -> Result<Vec<DeadKey>> {
-    let fail = |e| failure::of("load the keys of dead letters", &e);
-    let question = "SELECT collection, key FROM docrow.dead_letters WHERE pipeline = $1";
-    let rows = session.client.query(question, &[&pipeline]).await.map_err(fail)?;
-    rows.iter()
-        .map(|row| Ok(DeadKey { collection: row.try_get(0)?, key: row.try_get(1)? }))
-        .collect::<Result<_, _>>()
-        .map_err(fail)
+/// Which documents have a dead letter: by 16 bytes each, however long their keys are.
+#[derive(Clone, Debug, Default)]
+pub struct DeadKeys {
+    collections: HashMap<String, HashSet<[u8; 16]>>,
 }
 
-/// Stores dead letters; the latest of a document replaces the one before.
+impl DeadKeys {
+    /// Whether there are none at all.
+    pub fn is_empty(&self) -> bool {
+        self.collections.is_empty()
+    }
+
+    /// How many there are of a collection.
+    pub fn count(&self, collection: &str) -> usize {
+        self.collections.get(collection).map_or(0, HashSet::len)
+    }
+
+    /// Whether the document of `collection` with this `key`, as in [`DeadLetter::key`], has one.
+    pub fn contains(&self, collection: &str, key: &str) -> bool {
+        self.collections.get(collection).is_some_and(|keys| keys.contains(&hash(key)))
+    }
+
+    /// Notes one more.
+    pub fn insert(&mut self, DeadKey { collection, key }: DeadKey) {
+        self.collections.entry(collection).or_default().insert(hash(&key));
+    }
+
+    /// Forgets one.
+    pub fn remove(&mut self, DeadKey { collection, key }: &DeadKey) {
+        if let Some(keys) = self.collections.get_mut(collection) {
+            keys.remove(&hash(key));
+            if keys.is_empty() {
+                self.collections.remove(collection);
+            }
+        }
+    }
+}
+
+/// The keys of all documents of a pipeline that have a dead letter.
+pub async fn keys(session: &Session, pipeline: &str) -> Result<DeadKeys> {
+    let fail = |e| failure::of("load the keys of dead letters", &e);
+    let question = "SELECT collection, key_hash FROM docrow.dead_letters WHERE pipeline = $1";
+    let rows = session.client.query(question, &[&pipeline]).await.map_err(fail)?;
+    let mut keys = DeadKeys::default();
+    for row in &rows {
+        let hash: RawValue<'_> = row.try_get(1).map_err(fail)?;
+        let collection = row.try_get(0).map_err(fail)?;
+        keys.collections.entry(collection).or_default().extend(<[u8; 16]>::try_from(hash.0));
+    }
+    Ok(keys)
+}
+
+/// Stores dead letters; the latest of a document replaces the one before, and answers who asked for another try.
 pub(super) const INSERT: &str = "INSERT INTO docrow.dead_letters AS d \
-        (pipeline, collection, key, key_hash, path, reason, document) \
-    SELECT $1, c, k, encode(h, 'hex')::uuid, p, r, b \
-    FROM unnest($2::text[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::bytea[]) AS l (c, k, h, p, r, b) \
-    ON CONFLICT (pipeline, collection, key_hash) DO UPDATE SET \
-        path = EXCLUDED.path, reason = EXCLUDED.reason, document = EXCLUDED.document, at = now()";
+        (pipeline, collection, key, key_hash, document_key, path, reason, document) \
+    SELECT $1, c, k, encode(h, 'hex')::uuid, i, p, r, b \
+    FROM unnest($2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::text[], $7::text[], $8::bytea[]) \
+        AS l (c, k, h, i, p, r, b) \
+    ON CONFLICT (pipeline, collection, key_hash) DO UPDATE SET document_key = EXCLUDED.document_key, \
+        path = EXCLUDED.path, reason = EXCLUDED.reason, document = EXCLUDED.document, at = now(), retry_at = NULL";
 
 /// Removes the dead letters of documents that are written by now.
 pub(super) const REMOVE: &str = "DELETE FROM docrow.dead_letters d USING unnest($2::text[], $3::bytea[]) AS k (c, h) \
@@ -62,11 +115,15 @@ pub(super) async fn insert<S: ToStatement + Sync + Send + ?Sized>(
 ) -> Result<u64, PgError> {
     let collections: Vec<&str> = letters.iter().map(|letter| letter.collection.as_str()).collect();
     let keys: Vec<&str> = letters.iter().map(|letter| letter.key.as_str()).collect();
-    let hashes: Vec<Vec<u8>> = keys.iter().map(|key| hash(key)).collect();
+    let hashes: Vec<_> = keys.iter().map(|key| hash(key)).collect();
+    let hashes: Vec<&[u8]> = hashes.iter().map(<[u8; 16]>::as_slice).collect();
+    let document_keys: Vec<&[u8]> = letters.iter().map(|letter| letter.document_key.as_slice()).collect();
     let paths: Vec<Option<&str>> = letters.iter().map(|letter| letter.path.as_deref()).collect();
     let reasons: Vec<&str> = letters.iter().map(|letter| letter.reason.as_str()).collect();
-    let documents: Vec<&[u8]> = letters.iter().map(|letter| letter.document.as_slice()).collect();
-    client.execute(statement, &[&pipeline, &collections, &keys, &hashes, &paths, &reasons, &documents]).await
+    let documents: Vec<Option<&[u8]>> = letters.iter().map(|letter| letter.document.as_deref()).collect();
+    let parameters: &[&(dyn ToSql + Sync)] =
+        &[&pipeline, &collections, &keys, &hashes, &document_keys, &paths, &reasons, &documents];
+    client.execute(statement, parameters).await
 }
 
 /// Runs [`REMOVE`], given as text or prepared.
@@ -77,10 +134,54 @@ pub(super) async fn remove<S: ToStatement + Sync + Send + ?Sized>(
     keys: &[DeadKey],
 ) -> Result<u64, PgError> {
     let collections: Vec<&str> = keys.iter().map(|dead| dead.collection.as_str()).collect();
-    let hashes: Vec<Vec<u8>> = keys.iter().map(|dead| hash(&dead.key)).collect();
+    let hashes: Vec<_> = keys.iter().map(|dead| hash(&dead.key)).collect();
+    let hashes: Vec<&[u8]> = hashes.iter().map(<[u8; 16]>::as_slice).collect();
     client.execute(statement, &[&pipeline, &collections, &hashes]).await
 }
 
-fn hash(key: &str) -> Vec<u8> {
-    xxh3_128(key.as_bytes()).to_be_bytes().to_vec()
+fn hash(key: &str) -> [u8; 16] {
+    xxh3_128(key.as_bytes()).to_be_bytes()
+}
+
+/// A letter that somebody asks another try for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Asked {
+    /// The letter's number.
+    pub id: i64,
+    /// The collection, `database.collection`.
+    pub collection: String,
+    /// What the document is to be looked up by, `{_id: …}`.
+    pub document_key: RawDocumentBuf,
+    /// When it was asked for: another time means asked once more.
+    pub at: SystemTime,
+}
+
+/// The letters that another try is asked for, those first that have waited longest, at most a thousand. Looking a document
+/// up and writing it, or deleting its rows where it is gone, answers, whether or not it is dead again; what can't even be
+/// looked up is to be [`answered`].
+pub async fn asked(session: &Session, pipeline: &str) -> Result<Vec<Asked>> {
+    let fail = |e| failure::of("look for dead letters to be tried again", &e);
+    // An earlier docrow did not store the key apart from the document.
+    let question = "SELECT id, collection, coalesce(document_key, document), retry_at FROM docrow.dead_letters \
+        WHERE pipeline = $1 AND retry_at IS NOT NULL AND coalesce(document_key, document) IS NOT NULL \
+        ORDER BY retry_at, id LIMIT 1000";
+    let rows = session.client.query(question, &[&pipeline]).await.map_err(fail)?;
+    let mut asked = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let bytes: &[u8] = row.try_get(2).map_err(fail)?;
+        if let Some(document_key) =
+            RawDocument::from_bytes(bytes).ok().and_then(|found| Id::of(found).ok()?.document().ok())
+        {
+            let (id, collection) = (row.try_get(0).map_err(fail)?, row.try_get(1).map_err(fail)?);
+            asked.push(Asked { id, collection, document_key, at: row.try_get(3).map_err(fail)? });
+        }
+    }
+    Ok(asked)
+}
+
+/// Notes that these letters have had their try, and stay dead.
+pub async fn answered(session: &Session, pipeline: &str, ids: &[i64]) -> Result<()> {
+    let fail = |e| failure::of("note that dead letters were tried again", &e);
+    let statement = "UPDATE docrow.dead_letters SET retry_at = NULL WHERE pipeline = $1 AND id = ANY($2)";
+    session.client.execute(statement, &[&pipeline, &ids]).await.map(drop).map_err(fail)
 }

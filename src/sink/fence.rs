@@ -28,7 +28,7 @@ impl Fence {
         let session = target.connect().await?;
         let pipeline = target.pipeline();
         let fail = |e| failure::of(format!("lock pipeline {pipeline}"), &e);
-        let key = xxh3_64(format!("docrow pipeline {pipeline}").as_bytes()).cast_signed();
+        let key = key_of(pipeline);
         let question = "SELECT pg_try_advisory_lock($1)";
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -46,15 +46,8 @@ impl Fence {
             }
             sleep(POLL).await;
         }
-        let question = "SELECT format('process %s, client %s, since %s', a.pid, \
-                coalesce(host(a.client_addr), 'on a local socket'), a.backend_start::timestamptz(0)) \
-            FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
-            WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
-            AND (l.classid::bigint << 32 | l.objid::bigint) = $1 \
-            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
-        let row = session.client.query_opt(question, &[&key]).await.map_err(fail)?;
-        let holder: Option<String> = row.map(|row| row.try_get(0)).transpose().map_err(fail)?;
-        let holder = holder.map_or_else(String::new, |holder| format!(" (PostgreSQL {holder})"));
+        let holder = holder(&session, pipeline).await?;
+        let holder = holder.map_or_else(String::new, |holder| format!(" ({holder})"));
         let advice = "stop the other process, or give this pipeline another name";
         Err(Error::new(Kind::Fenced, format!("another docrow runs pipeline {pipeline}{holder}: {advice}")))
     }
@@ -63,4 +56,22 @@ impl Fence {
     pub async fn lost(&mut self) {
         self.session.closed().await;
     }
+}
+
+/// The connection that holds a pipeline's lock, for a person to read; `None`: nobody runs it.
+pub async fn holder(session: &Session, pipeline: &str) -> Result<Option<String>> {
+    let fail = |e| failure::of(format!("ask who runs pipeline {pipeline}"), &e);
+    // Of another user's process nothing but its number is shown to everybody.
+    let question = "SELECT concat('PostgreSQL process ', a.pid, ', client ' || \
+            coalesce(host(a.client_addr), 'on a local socket'), ', since ' || a.backend_start::timestamptz(0)) \
+        FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
+        WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
+        AND (l.classid::bigint << 32 | l.objid::bigint) = $1 \
+        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let row = session.client.query_opt(question, &[&key_of(pipeline)]).await.map_err(fail)?;
+    row.map(|row| row.try_get(0)).transpose().map_err(fail)
+}
+
+fn key_of(pipeline: &str) -> i64 {
+    xxh3_64(format!("docrow pipeline {pipeline}").as_bytes()).cast_signed()
 }

@@ -17,24 +17,28 @@
 //! # Files
 //!
 //! `session` (with `tls`) connects; `preflight` asks whether the target will do; `failure` says what an error of the
-//! server means; `sql` holds the text of all SQL about user tables; `ddl` creates those and the bookkeeping schema
-//! `docrow`; `progress`, `chunks`, `schemas` and `dead_letter` each own one bookkeeping table; `copy` writes snapshot
+//! server means; `sql` holds the text of all SQL about user tables; `catalog` looks at those that are there, `plan` decides
+//! what is to be done about them, `ddl` does it and creates the bookkeeping schema `docrow`; `progress`, `chunks`, `schemas` and `dead_letter` each own one bookkeeping table; `copy` writes snapshot
 //! chunks, `upsert` batches of the stream, `array` encodes their parameters; `read` gives rows back for verification;
-//! `fence` keeps a second process out.
+//! `letterbox` is what people do with dead letters; `fence` keeps a second process out.
 //!
 //! The sink sees encoded rows only. What a document is, where rows come from and when to try again are
 //! others' concern.
 
 mod array;
+mod catalog;
 pub mod chunks;
 pub mod copy;
 pub mod ddl;
 pub mod dead_letter;
 mod failure;
 pub mod fence;
+pub mod letterbox;
+pub mod plan;
 mod preflight;
 pub mod progress;
 pub mod read;
+pub mod scan;
 pub mod schemas;
 mod session;
 pub mod sql;

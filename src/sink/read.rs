@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use bytes::{BufMut, BytesMut};
 use tokio_postgres::{Row, Statement};
 
 use super::{
@@ -30,10 +31,19 @@ impl Reader {
         Self { session, schema: target.schema().to_owned(), statements: HashMap::new(), see: None }
     }
 
-    /// The rows of the documents with these keys, in the order of the table's primary key. Read values with
-    /// [`value`].
+    /// The rows of the documents with these keys, in the order of the table's primary key, also of documents that were
+    /// deleted and whose rows stay. Read values with [`value`].
     pub async fn rows(&mut self, table: &Table, keys: &Keys) -> Result<Vec<Row>> {
-        let statement = self.prepare(&sql::select(&self.schema, table)).await?;
+        self.select(table, "true", keys).await
+    }
+
+    /// The same without the rows of deleted documents. `root` is the first of the collection's tables.
+    pub async fn live_rows(&mut self, root: &Table, table: &Table, keys: &Keys) -> Result<Vec<Row>> {
+        self.select(table, &sql::is_live(&self.schema, root, table), keys).await
+    }
+
+    async fn select(&mut self, table: &Table, condition: &str, keys: &Keys) -> Result<Vec<Row>> {
+        let statement = self.prepare(&sql::select(&self.schema, table, condition)).await?;
         let rows = self.session.client.query(&statement, &[&Array::keys(keys)]).await;
         rows.map_err(|e| failure::of(format!("read rows of {}", quote(&table.name)), &e))
     }
@@ -58,16 +68,19 @@ impl Reader {
         seen.map(drop).map_err(|e| failure::of("remember keys", &e))
     }
 
-    /// The keys in `table` that were never remembered, at most `limit`, each once.
-    pub async fn unseen(&mut self, table: &Table, limit: u32) -> Result<Keys> {
+    /// The keys in `table` that were never remembered, at most `limit`, each once; without those of deleted documents
+    /// whose rows stay. `root` is the first of the collection's tables.
+    pub async fn unseen(&mut self, root: &Table, table: &Table, limit: u32) -> Result<Keys> {
         let doing = || format!("look for rows in {} that belong to no document", quote(&table.name));
         let Some(key) = table.columns.first() else { return Ok(Keys::default()) };
         let fail = |e| failure::of(doing(), &e);
         self.session.client.batch_execute("ANALYZE pg_temp.docrow_seen").await.map_err(fail)?;
+        let live = sql::is_live(&self.schema, root, table);
         let (key, table) = (quote(&key.name), sql::qualified(&self.schema, &table.name));
         let question = format!(
             "SELECT DISTINCT t.{key} FROM {table} t \
-             WHERE NOT EXISTS (SELECT FROM pg_temp.docrow_seen s WHERE s.key = t.{key}) ORDER BY 1 LIMIT {limit}"
+             WHERE NOT EXISTS (SELECT FROM pg_temp.docrow_seen s WHERE s.key = t.{key}) AND {live} \
+             ORDER BY 1 LIMIT {limit}"
         );
         let rows = self.session.client.query(&question, &[]).await.map_err(fail)?;
         let mut keys = Keys::default();
@@ -94,4 +107,16 @@ impl Reader {
 pub fn value(row: &Row, column: usize) -> Result<Option<&[u8]>> {
     let raw = row.try_get::<_, Option<RawValue<'_>>>(column);
     raw.map(|value| value.map(|value| value.0)).map_err(|e| failure::of("read a column", &e))
+}
+
+/// Appends a row as a tuple of [`Framing::Copy`](crate::mapping::Framing::Copy).
+pub fn tuple(row: &Row, out: &mut BytesMut) -> Result<()> {
+    out.put_u16(u16::try_from(row.len()).unwrap_or(u16::MAX));
+    for column in 0..row.len() {
+        let bytes = value(row, column)?;
+        // A value has less than 1 GiB.
+        out.put_i32(bytes.map_or(-1, |bytes| i32::try_from(bytes.len()).unwrap_or(i32::MAX)));
+        out.put_slice(bytes.unwrap_or_default());
+    }
+    Ok(())
 }

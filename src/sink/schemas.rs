@@ -1,8 +1,9 @@
-//! `docrow.schemas`: the mapping in force of every collection, so that a restart never guesses anew.
+//! `docrow.schemas`: the mapping of every collection, in all its versions, so that a restart never guesses anew, and which
+//! tables are whose.
 
-use tokio_postgres::GenericClient;
+use tokio_postgres::{Error as PgError, GenericClient, Row};
 
-use super::{Session, failure};
+use super::{Session, failure, plan::Whose};
 use crate::error::Result;
 
 /// A stored mapping.
@@ -14,18 +15,39 @@ pub struct Mapping {
     pub version: u16,
     /// The mapping file's text.
     pub text: String,
+    /// Whether all rows have been written with this version: false while what it adds is still to be filled back.
+    pub filled: bool,
+    /// Why the collection is stopped, if it is.
+    pub stopped: Option<String>,
+}
+
+impl Mapping {
+    /// The first version of a collection's mapping.
+    pub fn first(collection: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { collection: collection.into(), version: 1, text: text.into(), filled: true, stopped: None }
+    }
+
+    /// The version after this one, to be filled back.
+    #[must_use]
+    pub fn next(&self, text: impl Into<String>) -> Self {
+        let version = self.version.saturating_add(1);
+        Self { version, text: text.into(), filled: false, stopped: None, ..self.clone() }
+    }
 }
 
 /// The mapping in force of each of the pipeline's collections; none in a database that docrow has never written to.
 pub async fn load(session: &Session, pipeline: &str) -> Result<Vec<Mapping>> {
     let fail = |e| failure::of("load the mappings in force", &e);
-    let exists = "SELECT to_regclass('docrow.schemas') IS NOT NULL";
-    if !session.client.query_one(exists, &[]).await.and_then(|row| row.try_get(0)).map_err(fail)? {
-        return Ok(Vec::new());
-    }
-    let question = "SELECT DISTINCT ON (collection) collection, version, mapping FROM docrow.schemas \
-        WHERE pipeline = $1 ORDER BY collection, version DESC";
-    let rows = session.client.query(question, &[&pipeline]).await.map_err(fail)?;
+    let later = match form(&session.client).await.map_err(fail)? {
+        Form::Missing => return Ok(Vec::new()),
+        Form::Earlier => "true, NULL::text",
+        Form::Complete => "filled, stopped",
+    };
+    let question = format!(
+        "SELECT DISTINCT ON (collection) collection, version, mapping, {later} \
+         FROM docrow.schemas WHERE pipeline = $1 ORDER BY collection, version DESC"
+    );
+    let rows = session.client.query(&question, &[&pipeline]).await.map_err(fail)?;
     rows.iter()
         .map(|row| {
             let version: i32 = row.try_get(1)?;
@@ -33,20 +55,133 @@ pub async fn load(session: &Session, pipeline: &str) -> Result<Vec<Mapping>> {
                 collection: row.try_get(0)?,
                 version: u16::try_from(version).unwrap_or(u16::MAX),
                 text: row.try_get(2)?,
+                filled: row.try_get(3)?,
+                stopped: row.try_get(4)?,
             })
         })
         .collect::<Result<_, _>>()
         .map_err(fail)
 }
 
-/// Stores a mapping. Says whether it is new: false if this version is stored already.
+/// Notes that all rows of a collection are written with this version of its mapping.
+pub async fn set_filled(session: &Session, pipeline: &str, collection: &str, version: u16) -> Result<()> {
+    let fail = |e| failure::of(format!("note that {collection} is filled back"), &e);
+    let statement = "UPDATE docrow.schemas SET filled = true \
+        WHERE pipeline = $1 AND collection = $2 AND version <= $3 AND NOT filled";
+    let done = session.client.execute(statement, &[&pipeline, &collection, &i32::from(version)]).await;
+    done.map(drop).map_err(fail)
+}
+
+/// Notes why a collection is stopped, or that it goes on.
+pub async fn set_stopped(
+    session: &Session,
+    pipeline: &str,
+    collection: &str,
+    reason: Option<&str>,
+) -> Result<()> {
+    let fail = |e| failure::of(format!("note whether {collection} is stopped"), &e);
+    let statement = "UPDATE docrow.schemas SET stopped = $3 WHERE pipeline = $1 AND collection = $2 AND version = \
+        (SELECT max(version) FROM docrow.schemas WHERE pipeline = $1 AND collection = $2) \
+        AND stopped IS DISTINCT FROM $3";
+    let reason = reason.map(|reason| reason.replace('\0', ""));
+    session.client.execute(statement, &[&pipeline, &collection, &reason]).await.map(drop).map_err(fail)
+}
+
+/// Stores a mapping, with the tables, named with their schema, that it writes. Changes nothing where this version is
+/// stored already, but that the tables are added where an earlier docrow has not stored them.
 pub(super) async fn insert(
     client: &impl GenericClient,
     pipeline: &str,
     mapping: &Mapping,
-) -> Result<bool, tokio_postgres::Error> {
-    let Mapping { collection, version, text } = mapping;
-    let statement = "INSERT INTO docrow.schemas (pipeline, collection, version, mapping) VALUES ($1, $2, $3, $4) \
-        ON CONFLICT DO NOTHING";
-    Ok(client.execute(statement, &[&pipeline, collection, &i32::from(*version), text]).await? > 0)
+    tables: &[String],
+) -> Result<(), PgError> {
+    let Mapping { collection, version, text, filled, stopped } = mapping;
+    let statement = "INSERT INTO docrow.schemas AS s (pipeline, collection, version, mapping, filled, stopped, tables) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7) \
+        ON CONFLICT (pipeline, collection, version) DO UPDATE SET tables = EXCLUDED.tables WHERE s.tables IS NULL";
+    let version = i32::from(*version);
+    client
+        .execute(statement, &[&pipeline, collection, &version, text, filled, stopped, &tables])
+        .await
+        .map(drop)
+}
+
+/// Which tables belong to which collection of which pipeline.
+pub(super) struct Owners(Vec<Owner>);
+
+struct Owner {
+    pipeline: String,
+    collection: String,
+    /// The tables with their schemas. `None`: not stored by an earlier docrow.
+    tables: Option<Vec<String>>,
+}
+
+/// Reads who owns which of `tables`, named with their schema, and what else a collection of a pipeline owns.
+pub(super) async fn owners(
+    client: &impl GenericClient,
+    (pipeline, collection): (&str, &str),
+    tables: &[String],
+) -> Result<Owners, PgError> {
+    let (owned, condition) = match form(client).await? {
+        Form::Missing => return Ok(Owners(Vec::new())),
+        Form::Earlier => ("NULL::text[]", "$3::text[] IS NULL"),
+        Form::Complete => ("tables", "tables && $3::text[]"),
+    };
+    let question = format!(
+        "SELECT pipeline, collection, {owned} FROM docrow.schemas \
+         WHERE pipeline = $1 AND collection = $2 OR {condition} ORDER BY version"
+    );
+    let rows = client.query(&question, &[&pipeline, &collection, &tables]).await?;
+    let owner = |row: &Row| {
+        Ok(Owner { pipeline: row.try_get(0)?, collection: row.try_get(1)?, tables: row.try_get(2)? })
+    };
+    rows.iter().map(owner).collect::<Result<_, _>>().map(Owners)
+}
+
+impl Owners {
+    /// Whose a table, named with its schema, is, for a pipeline and a collection of it.
+    pub(super) fn of(&self, table: &str, mine: (&str, &str)) -> Whose {
+        let has = |owner: &&Owner| {
+            owner.tables.as_ref().is_some_and(|tables| tables.iter().any(|own| own == table))
+        };
+        if self.all_of(mine).any(|owner| owner.tables.is_none() || has(&owner)) {
+            return Whose::Own;
+        }
+        self.0.iter().find(has).map_or(Whose::Nobody, |owner| {
+            Whose::Other(format!("collection {} of pipeline {}", owner.collection, owner.pipeline))
+        })
+    }
+
+    /// All tables of all versions of a collection's mapping.
+    pub(super) fn tables(&self, mine: (&str, &str)) -> Vec<String> {
+        let mut tables: Vec<_> =
+            self.all_of(mine).filter_map(|owner| owner.tables.clone()).flatten().collect();
+        tables.sort_unstable();
+        tables.dedup();
+        tables
+    }
+
+    fn all_of<'a>(&'a self, (pipeline, collection): (&'a str, &'a str)) -> impl Iterator<Item = &'a Owner> {
+        self.0.iter().filter(move |owner| owner.pipeline == pipeline && owner.collection == collection)
+    }
+}
+
+/// In which form `docrow.schemas` is there.
+enum Form {
+    /// Not at all: docrow has never written to this database.
+    Missing,
+    /// As an earlier docrow made it.
+    Earlier,
+    /// With all its columns.
+    Complete,
+}
+
+async fn form(client: &impl GenericClient) -> Result<Form, PgError> {
+    let question = "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = t AND attname = 'tables') \
+        FROM to_regclass('docrow.schemas') AS t WHERE t IS NOT NULL";
+    Ok(match client.query_opt(question, &[]).await? {
+        None => Form::Missing,
+        Some(row) if row.try_get(0)? => Form::Complete,
+        Some(_) => Form::Earlier,
+    })
 }

@@ -128,6 +128,11 @@ impl Session {
         Self { client, connection }
     }
 
+    /// Whether the connection has ended.
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
     /// Returns once the connection has ended, from whichever side.
     pub async fn closed(&mut self) {
         self.connection.join_next().await;

@@ -1,6 +1,6 @@
 //! The text of every SQL statement about user tables. Pure. Names reach SQL through [`quote`] alone.
 
-use crate::mapping::{Column, Table};
+use crate::mapping::{Column, DELETED_AT, Table};
 
 /// An identifier, quoted: whatever it contains, it is a name and nothing else.
 pub fn quote(name: &str) -> String {
@@ -12,13 +12,54 @@ pub fn qualified(schema: &str, table: &str) -> String {
     format!("{}.{}", quote(schema), quote(table))
 }
 
-/// Creates the bare table: no keys, no indexes; the columns of the later primary key are `NOT NULL`.
-pub fn create_table(schema: &str, table: &Table) -> String {
-    let columns = list(table.columns.iter().enumerate().map(|(i, column)| {
-        let constraint = if i < table.key_columns { " NOT NULL" } else { "" };
-        format!("{} {}{constraint}", quote(&column.name), column.ty.sql())
-    }));
-    format!("CREATE TABLE IF NOT EXISTS {} ({columns})", qualified(schema, &table.name))
+/// A change of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action<'a> {
+    /// This column is added, NULL in the rows that are there.
+    Add(&'a Column),
+    /// This column gets this type, which changes no value.
+    Widen(&'a Column),
+}
+
+/// Creates the table, without indexes, on several lines. Bare, `keyed` is false: then the columns of the later primary
+/// key are only `NOT NULL`.
+pub fn create_table(schema: &str, table: &Table, keyed: bool) -> String {
+    let columns = table.columns.iter().enumerate().map(|(i, column)| {
+        format!("{}{}", definition(column), if i < table.key_columns { " NOT NULL" } else { "" })
+    });
+    let key = keyed.then(|| format!("PRIMARY KEY ({})", names("", key(table))));
+    let lines: Vec<String> = columns.chain(key).collect();
+    format!("CREATE TABLE {} (\n    {}\n)", qualified(schema, &table.name), lines.join(",\n    "))
+}
+
+/// Changes columns.
+pub fn alter_table(schema: &str, table: &Table, actions: &[Action<'_>]) -> String {
+    let action = |action: &Action<'_>| match action {
+        Action::Add(column) => format!("ADD COLUMN {}", definition(column)),
+        Action::Widen(column) => format!("ALTER COLUMN {} TYPE {}", quote(&column.name), column.ty.sql()),
+    };
+    format!("ALTER TABLE {} {}", qualified(schema, &table.name), list(actions.iter().map(action)))
+}
+
+/// Makes the first column of a child table refer to that of the root.
+pub fn add_foreign_key(schema: &str, child: &Table, root: &Table) -> String {
+    let first = |table: &Table| names("", table.columns.get(..1).unwrap_or_default());
+    let (table, referenced) = (qualified(schema, &child.name), qualified(schema, &root.name));
+    format!(
+        "ALTER TABLE {table} ADD FOREIGN KEY ({}) REFERENCES {referenced} ({})",
+        first(child),
+        first(root)
+    )
+}
+
+/// A column's name and type.
+pub fn definition(column: &Column) -> String {
+    format!("{} {}", quote(&column.name), column.ty.sql())
+}
+
+/// Names, quoted, in a list.
+pub fn quoted(names: impl IntoIterator<Item = impl AsRef<str>>) -> String {
+    list(names.into_iter().map(|name| quote(name.as_ref())))
 }
 
 /// Waits until no other transaction writes to the table, or changes it, and keeps it so.
@@ -45,8 +86,7 @@ pub fn copy_in(schema: &str, table: &Table) -> String {
 /// Creates the session's composite type for rows of a table. The table's own row type would do until someone
 /// adds a column to the table.
 pub fn create_row_type(row_type: &str, table: &Table) -> String {
-    let columns =
-        list(table.columns.iter().map(|column| format!("{} {}", quote(&column.name), column.ty.sql())));
+    let columns = list(table.columns.iter().map(definition));
     format!("CREATE TYPE pg_temp.{} AS ({columns})", quote(row_type))
 }
 
@@ -104,10 +144,32 @@ pub fn delete(schema: &str, table: &Table) -> String {
     format!("DELETE FROM {} WHERE {}", qualified(schema, &table.name), of_keys(table))
 }
 
-/// `$1`: an array of document keys. All columns of their rows, in the order of the primary key.
-pub fn select(schema: &str, table: &Table) -> String {
+/// `$1`: an array of document keys. Marks the rows of deleted documents, which stay; those marked keep their time.
+pub fn mark_deleted(schema: &str, root: &Table) -> String {
+    let (table, mark) = (qualified(schema, &root.name), quote(DELETED_AT));
+    format!("UPDATE {table} SET {mark} = now() WHERE {} AND {mark} IS NULL", of_keys(root))
+}
+
+/// A condition on the rows `t` of a table: they are not of a document that was deleted and whose rows stay.
+pub fn is_live(schema: &str, root: &Table, table: &Table) -> String {
+    let [Some(key), Some(own)] = [root, table].map(|table| table.columns.first()) else {
+        return "true".to_owned();
+    };
+    if !root.soft_delete {
+        return "true".to_owned();
+    }
+    let (root, key, own) = (qualified(schema, &root.name), quote(&key.name), quote(&own.name));
     format!(
-        "SELECT {} FROM {} WHERE {} ORDER BY {}",
+        "NOT EXISTS (SELECT FROM {root} d WHERE d.{key} = t.{own} AND d.{} IS NOT NULL)",
+        quote(DELETED_AT)
+    )
+}
+
+/// `$1`: an array of document keys. All columns of their rows, in the order of the primary key, for which `condition`
+/// holds; in it, the table is `t`.
+pub fn select(schema: &str, table: &Table, condition: &str) -> String {
+    format!(
+        "SELECT {} FROM {} AS t WHERE {} AND {condition} ORDER BY {}",
         names("", &table.columns),
         qualified(schema, &table.name),
         of_keys(table),
@@ -163,8 +225,18 @@ mod tests {
     #[test]
     fn tables_are_created_bare() {
         assert_eq!(
-            create_table("s", &table(1, &[("_id", Scalar::Bigint), ("n", Scalar::Text)])),
-            r#"CREATE TABLE IF NOT EXISTS "s"."t" ("_id" bigint NOT NULL, "n" text)"#
+            create_table("s", &table(1, &[("_id", Scalar::Bigint), ("n", Scalar::Text)]), false),
+            "CREATE TABLE \"s\".\"t\" (\n    \"_id\" bigint NOT NULL,\n    \"n\" text\n)"
+        );
+    }
+
+    #[test]
+    fn columns_are_added_and_widened_in_one_statement() {
+        let table = table(1, &[("_id", Scalar::Bigint), ("a", Scalar::Text), ("b", Scalar::Double)]);
+        let actions = [Action::Add(&table.columns[1]), Action::Widen(&table.columns[2])];
+        assert_eq!(
+            alter_table("s", &table, &actions),
+            r#"ALTER TABLE "s"."t" ADD COLUMN "a" text, ALTER COLUMN "b" TYPE double precision"#
         );
     }
 
@@ -195,6 +267,22 @@ mod tests {
             r#"ON CONFLICT ("p", "_ord") DO UPDATE SET ("n") = ROW(EXCLUDED."n")"#,
         ];
         assert_eq!(merge("s", &child, "r1"), expected.join(" "));
+    }
+
+    #[test]
+    fn deleted_documents_are_marked_once_where_their_rows_stay() {
+        let mut root = table(1, &[("k", Scalar::Text), (DELETED_AT, Scalar::Timestamptz)]);
+        let child = Table { name: "c".into(), ..table(2, &[("p", Scalar::Text), ("_ord", Scalar::Bigint)]) };
+        assert_eq!(is_live("s", &root, &child), "true");
+        root.soft_delete = true;
+        assert_eq!(
+            mark_deleted("s", &root),
+            r#"UPDATE "s"."t" SET "_deleted_at" = now() WHERE "k" = ANY($1::text[]) AND "_deleted_at" IS NULL"#
+        );
+        assert_eq!(
+            is_live("s", &root, &child),
+            r#"NOT EXISTS (SELECT FROM "s"."t" d WHERE d."k" = t."p" AND d."_deleted_at" IS NOT NULL)"#
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! Every statement is prepared once per session, and of a batch every message is on its way before the first
 //! answer is awaited: a batch costs one round trip. For each collection, in this order: all rows of deleted
-//! documents are deleted, children first; root rows are inserted or, where they differ, updated; the child
+//! documents are deleted, children first, or, with soft deletes, their root rows are marked; root rows are inserted or, where they differ, updated; the child
 //! rows of a table are merged: deleted where they are no more, and inserted or updated likewise. Dead letters
 //! and positions come last.
 //!
@@ -68,7 +68,7 @@ pub struct CollectionBatch<'a> {
 pub struct Applied {
     /// Rows inserted and updated.
     pub written: u64,
-    /// Rows deleted, besides those of arrays that became shorter but not empty.
+    /// Rows deleted, or marked as deleted, besides those of arrays that became shorter but not empty.
     pub deleted: u64,
 }
 
@@ -103,6 +103,7 @@ struct Plan {
 
 #[derive(Debug)]
 struct TableStatements {
+    /// [`sql::delete`], or, for a root with soft deletes, [`sql::mark_deleted`].
     delete: Statement,
     /// [`sql::upsert`] for the root, [`sql::merge`] for a child.
     write: Statement,
@@ -173,8 +174,9 @@ impl Applier {
             let row_type = format!("docrow_{}", self.row_types);
             client.batch_execute(&sql::create_row_type(&row_type, table)).await.map_err(fail)?;
             let write = if i == 0 { sql::upsert } else { sql::merge };
+            let delete = if table.soft_delete { sql::mark_deleted } else { sql::delete };
             statements.push(TableStatements {
-                delete: client.prepare(&sql::delete(&self.schema, table)).await.map_err(fail)?,
+                delete: client.prepare(&delete(&self.schema, table)).await.map_err(fail)?,
                 write: client.prepare(&write(&self.schema, table, &row_type)).await.map_err(fail)?,
             });
         }
@@ -187,7 +189,8 @@ impl Plan {
     fn add_to<'a>(&'a self, pipe: &mut Pipe<'a>, client: &'a Client, batch: &'a CollectionBatch<'_>) {
         let statements = || self.tables.iter().zip(&self.statements);
         let (upserted, deleted) = (Array::keys(batch.upserted), Array::keys(batch.deleted));
-        for (table, statement) in statements().rev() {
+        let soft = self.tables.first().is_some_and(|root| root.soft_delete);
+        for (table, statement) in statements().rev().filter(|(table, _)| !soft || table.soft_delete) {
             pipe.array(What::Delete(table), client, &statement.delete, deleted);
         }
         for (i, ((table, statement), rows)) in statements().zip(&batch.rows.tables).enumerate() {

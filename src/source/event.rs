@@ -8,7 +8,7 @@ use mongodb::bson::RawDocument;
 use crate::{
     change::{Change, CollectionId, Namespace, Op, Position},
     error::{Error, Result},
-    key::DocumentKey,
+    key::{DocumentKey, Id},
 };
 
 /// What a change stream brings.
@@ -118,7 +118,7 @@ impl<'a> Fields<'a> {
 
     fn change(self, collection: CollectionId, op: Op) -> Result<Event> {
         let document_key = self.document_key.ok_or_else(|| malformed("documentKey"))?;
-        let id = document_key.get("_id").ok().flatten().ok_or_else(|| malformed("documentKey._id"))?;
+        let id = Id::of(document_key).map_err(|_| malformed("documentKey._id"))?;
         Ok(Event::Change(Change {
             collection,
             key: DocumentKey::of(id),

@@ -12,7 +12,7 @@
 
 use futures_util::StreamExt;
 use mongodb::{
-    bson::{RawArrayBuf, RawDocument, Timestamp, rawdoc},
+    bson::{RawDocument, RawDocumentBuf, Timestamp, rawdoc},
     raw_batch_cursor::RawBatchCursor,
 };
 
@@ -20,6 +20,7 @@ use super::{Documents, Source, error::Request, no_operation_time};
 use crate::{
     change::Namespace,
     error::{Error, Kind, Result},
+    key::Id,
 };
 
 /// A lookup, whose replies are yet to be read.
@@ -39,9 +40,11 @@ impl Source {
         after: Timestamp,
     ) -> Result<Lookup> {
         let request = self.request_on("look up documents of", namespace);
+        let ids = ids(keys)?;
+        let ids = ids.get_array("ids").map_err(|e| Error::caused(Kind::Bug, "look up documents", e))?;
         let find = rawdoc! {
             "find": namespace.collection.as_str(),
-            "filter": { "_id": { "$in": ids(keys)? } },
+            "filter": { "_id": { "$in": ids.to_owned() } },
             "readConcern": self.majority_after(after).await?,
             "batchSize": i64::from(super::DOCUMENTS_PER_REPLY),
         };
@@ -66,15 +69,27 @@ impl Lookup {
     }
 }
 
-fn ids<'a>(keys: impl IntoIterator<Item = &'a RawDocument>) -> Result<RawArrayBuf> {
-    let mut ids = RawArrayBuf::new();
-    for key in keys {
-        match key.get("_id") {
-            Ok(Some(id)) => ids.push(id),
-            _ => return Err(Error::new(Kind::Bug, "look up a document: its key has no _id")),
+/// `{ids: […]}`. Byte by byte: what stands there need not be valid UTF-8.
+fn ids<'a>(keys: impl IntoIterator<Item = &'a RawDocument>) -> Result<RawDocumentBuf> {
+    const HEAD: &[u8] = b"\0\0\0\0\x04ids\0\0\0\0\0";
+    let mut bytes = HEAD.to_vec();
+    for (number, key) in keys.into_iter().enumerate() {
+        let id = Id::of(key)?;
+        bytes.push(id.kind as u8);
+        bytes.extend_from_slice(number.to_string().as_bytes());
+        bytes.push(0);
+        bytes.extend_from_slice(id.bytes);
+    }
+    bytes.extend_from_slice(&[0, 0]);
+    let too_long = |e| Error::caused(Kind::Bug, "look up documents: their keys are too long", e);
+    let array = i32::try_from(bytes.len() - 4 - 6).map_err(too_long)?;
+    let whole = i32::try_from(bytes.len()).map_err(too_long)?;
+    for (at, length) in [(0, whole), (HEAD.len() - 4, array)] {
+        if let Some(place) = bytes.get_mut(at..at + 4) {
+            place.copy_from_slice(&length.to_le_bytes());
         }
     }
-    Ok(ids)
+    RawDocumentBuf::from_bytes(bytes).map_err(|e| Error::caused(Kind::Bug, "look up documents", e))
 }
 
 fn operation_time(documents: &Documents, request: &Request) -> Result<Timestamp> {

@@ -172,8 +172,6 @@ async fn what_is_not_supported_yet() {
         ("source.on_history_lost", "resync"),
         ("source.on_drop", "truncate"),
         ("source.on_drop", "drop"),
-        ("mapping.default", "document"),
-        ("mapping.json", "canonical"),
         ("stream.order", "commit"),
         ("state.max_spool", "1GiB"),
         ("serve.listen", "127.0.0.1:8745"),

@@ -15,10 +15,15 @@
 mod bad_input;
 mod compare;
 mod crash;
+mod dead_letters;
 mod demo;
+mod evolve;
+mod golden;
 mod infer;
 mod live;
 mod mapping;
+mod plan;
+mod rules;
 mod servers;
 mod support;
 mod tidy;

@@ -50,7 +50,7 @@ fn unfit_values_stop_the_collection() {
     assert_eq!(unfit(&mapping, rawdoc! { "_id": 1, "a": "x" }), (format!("a: {reason}"), true));
     assert!(unfit(&mapping, rawdoc! { "_id": "x" }).1);
     let mut out = bytes::BytesMut::new();
-    let key = Encoder::new(Arc::clone(&mapping), Framing::Copy).encode_key("x".into(), &mut out);
+    let key = Encoder::new(Arc::clone(&mapping), Framing::Copy).encode_key(&rawdoc! { "_id": "x" }, &mut out);
     assert!(key.unwrap_err().stops);
     assert_eq!(extra(&mapping, &rawdoc! { "_id": 1, "u": true }), json!({ "u": true }));
 }

@@ -13,7 +13,7 @@ use docrow::{
         copy::Copier,
         ddl,
         dead_letter::{self, DeadKey, DeadLetter},
-        fence::Fence,
+        fence::{Fence, holder},
         preflight,
         progress::{self, Partition, Reached, StoredPosition},
         read::{self, Reader},
@@ -25,47 +25,64 @@ use mongodb::bson::rawdoc;
 
 use crate::support::{self, connect};
 
-const USERS: CollectionId = CollectionId(0);
-const NS: &str = "shop.users";
+pub(super) const USERS: CollectionId = CollectionId(0);
+pub(super) const NS: &str = "shop.users";
 
 /// A database of its own, and docrow's target in it.
-struct Place {
-    target: Target,
+pub(super) struct Place {
+    pub(super) target: Target,
     uri: String,
 }
 
 impl Place {
-    async fn new(name: &str) -> Self {
+    pub(super) async fn new(name: &str) -> Self {
         let uri = support::Place::shared(&format!("sink_{name}")).await.postgres_uri;
         Self { target: Target::parse(&uri, "public", "p").unwrap(), uri }
     }
 
-    async fn session(&self) -> Session {
+    pub(super) async fn session(&self) -> Session {
         self.target.connect().await.unwrap()
     }
 
+    /// A session of another user.
+    pub(super) async fn session_as(&self, user: &str) -> Session {
+        let (_, server) = self.uri.rsplit_once('@').unwrap();
+        let uri = format!("postgresql://{user}@{server}");
+        Target::parse(&uri, "public", "p").unwrap().connect().await.unwrap()
+    }
+
+    /// Another pipeline or schema in the same database.
+    pub(super) fn target_of(&self, schema: &str, pipeline: &str) -> Target {
+        Target::parse(&self.uri, schema, pipeline).unwrap()
+    }
+
+    /// A client of the test's own.
+    pub(super) async fn client(&self) -> tokio_postgres::Client {
+        connect(&self.uri).await
+    }
+
     /// Runs statements as the superuser, returns the first column of the last rows as text.
-    async fn query(&self, text: &str) -> Vec<String> {
+    pub(super) async fn query(&self, text: &str) -> Vec<String> {
         query(&self.uri, text).await
     }
 
     /// With bookkeeping, and the tables of users, without keys.
-    async fn with_users(name: &str, tables: &[Table]) -> Self {
+    pub(super) async fn with_users(name: &str, tables: &[Table]) -> Self {
         let place = Self::new(name).await;
         let mut session = place.session().await;
         ddl::create_bookkeeping(&mut session, "public").await.unwrap();
-        ddl::create_tables(&mut session, &place.target, &mapping(), tables).await.unwrap();
+        ddl::change_tables(&mut session, &place.target, &mapping(), tables).await.unwrap();
         place
     }
 
-    async fn build_keys(&self, tables: &[Table]) {
+    pub(super) async fn build_keys(&self, tables: &[Table]) {
         let mut session = self.session().await;
         for table in tables {
             ddl::build_key(&mut session, "public", table).await.unwrap();
         }
     }
 
-    async fn applier(&self) -> Applier {
+    pub(super) async fn applier(&self) -> Applier {
         Applier::new(self.session().await, &self.target, Partition(0)).await.unwrap()
     }
 }
@@ -80,16 +97,16 @@ async fn query(uri: &str, text: &str) -> Vec<String> {
     messages.into_iter().filter_map(first).collect()
 }
 
-fn mapping() -> Mapping {
-    Mapping { collection: NS.into(), version: 1, text: "collection = \"shop.users\"".into() }
+pub(super) fn mapping() -> Mapping {
+    Mapping::first(NS, "collection = \"shop.users\"")
 }
 
-fn column(name: &str, ty: Scalar) -> Column {
+pub(super) fn column(name: &str, ty: Scalar) -> Column {
     Column { name: name.into(), ty: ColumnType::scalar(ty) }
 }
 
 /// `users (id, name, score, tags[])` and `messages (user_id, ord, body)`.
-fn users() -> Vec<Table> {
+pub(super) fn users() -> Vec<Table> {
     let tags =
         Column { name: "tags".into(), ty: ColumnType { array: true, ..ColumnType::scalar(Scalar::Text) } };
     vec![
@@ -118,7 +135,7 @@ fn users() -> Vec<Table> {
 }
 
 /// Encodes a row.
-fn push(rows: &mut Rows, framing: Framing, table: &Table, at: usize, values: &[Option<Vec<u8>>]) {
+pub(super) fn push(rows: &mut Rows, framing: Framing, table: &Table, at: usize, values: &[Option<Vec<u8>>]) {
     let out = &mut rows.tables[at];
     let mut row = Vec::new();
     match framing {
@@ -144,11 +161,11 @@ fn push(rows: &mut Rows, framing: Framing, table: &Table, at: usize, values: &[O
     out.count += 1;
 }
 
-fn bigint(value: i64) -> Option<Vec<u8>> {
+pub(super) fn bigint(value: i64) -> Option<Vec<u8>> {
     Some(value.to_be_bytes().to_vec())
 }
 
-fn text(value: &str) -> Option<Vec<u8>> {
+pub(super) fn text(value: &str) -> Option<Vec<u8>> {
     Some(value.as_bytes().to_vec())
 }
 
@@ -173,14 +190,14 @@ fn text_array(values: &[&str]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-fn keys(ids: impl IntoIterator<Item = i64>) -> Keys {
+pub(super) fn keys(ids: impl IntoIterator<Item = i64>) -> Keys {
     let mut keys = Keys::default();
     ids.into_iter().for_each(|id| keys.push(&id.to_be_bytes()));
     keys
 }
 
 /// Users `ids` named `name`, each with `messages` messages.
-fn documents(framing: Framing, ids: &[i64], name: &str, messages: i64) -> Rows {
+pub(super) fn documents(framing: Framing, ids: &[i64], name: &str, messages: i64) -> Rows {
     let (tables, mut rows) = (users(), Rows::new(2));
     for &id in ids {
         push(&mut rows, framing, &tables[0], 0, &[bigint(id), text(name), one(1), text_array(&["a", "b"])]);
@@ -201,7 +218,7 @@ fn stored(partition: u16, increment: u32) -> StoredPosition {
 }
 
 /// Applies upserts and deletes of users, reaching a position.
-async fn apply(
+pub(super) async fn apply(
     applier: &mut Applier,
     rows: &Rows,
     (upserted, deleted): (&Keys, &Keys),
@@ -261,7 +278,7 @@ async fn a_missing_database_and_a_missing_privilege_are_named() {
     // All that docrow needs, as that user.
     let mut session = poor.connect().await.unwrap();
     ddl::create_bookkeeping(&mut session, "another").await.unwrap();
-    ddl::create_tables(&mut session, &poor, &mapping(), &users()).await.unwrap();
+    ddl::change_tables(&mut session, &poor, &mapping(), &users()).await.unwrap();
     let tables = users();
     for table in &tables {
         ddl::build_key(&mut session, "public", table).await.unwrap();
@@ -286,7 +303,7 @@ async fn processes_that_start_at_once_do_not_collide() {
         tasks.spawn(async move {
             let mut session = target.connect().await.unwrap();
             ddl::create_bookkeeping(&mut session, "fresh").await.unwrap();
-            ddl::create_tables(&mut session, &target, &mapping(), &users()).await.unwrap();
+            ddl::change_tables(&mut session, &target, &mapping(), &users()).await.unwrap();
         });
     }
     assert_eq!(tasks.join_all().await.len(), 8);
@@ -299,9 +316,12 @@ async fn a_table_of_someone_else_is_left_alone() {
     place.query("CREATE TABLE messages (body text); INSERT INTO messages VALUES ('mine')").await;
     let mut session = place.session().await;
     ddl::create_bookkeeping(&mut session, "public").await.unwrap();
-    let error = ddl::create_tables(&mut session, &place.target, &mapping(), &users()).await.unwrap_err();
+    let error = ddl::change_tables(&mut session, &place.target, &mapping(), &users()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::TargetRefused);
-    assert!(error.to_string().contains(r#""public"."messages" exists already"#), "{error}");
+    assert!(
+        error.to_string().contains(r#""public"."messages": rows where an empty table is wanted"#),
+        "{error}"
+    );
     // Nothing half written: neither the other table nor the mapping.
     assert_eq!(schemas::load(&session, "p").await.unwrap(), []);
     assert_eq!(place.query("SELECT to_regclass('public.users') IS NULL").await, ["t"]);
@@ -328,6 +348,9 @@ async fn a_second_process_is_fenced_off_until_the_first_ends() {
     let error = Fence::acquire(&place.target).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Fenced);
     assert!(error.to_string().contains("PostgreSQL process"), "{error}");
+    let session = place.session().await;
+    assert!(holder(&session, "p").await.unwrap().unwrap().contains("PostgreSQL process"));
+    assert_eq!(holder(&session, "q").await.unwrap(), None);
     let other = Target::parse(&place.uri, "public", "another").unwrap();
     Fence::acquire(&other).await.unwrap();
 
@@ -424,8 +447,9 @@ fn letter(id: i64, reason: &str) -> DeadLetter {
         collection: NS.into(),
         key: id.to_string(),
         path: None,
+        document_key: rawdoc! { "_id": id }.into_bytes(),
         reason: reason.into(),
-        document: vec![1, 2, 3],
+        document: Some(vec![1, 2, 3]),
     }
 }
 
@@ -521,9 +545,10 @@ async fn a_refused_row_undoes_its_batch() {
     }
     assert_eq!(position_of(&session).await, position(2));
     let dead = dead_letter::keys(&session, "p").await.unwrap();
-    assert_eq!(dead, [DeadKey { collection: NS.into(), key: "2".into() }]);
-    applier.apply(&Batch { healed: &dead, ..Batch::default() }).await.unwrap();
-    assert_eq!(dead_letter::keys(&session, "p").await.unwrap(), []);
+    assert!(dead.count(NS) == 1 && dead.contains(NS, "2") && !dead.contains(NS, "1"));
+    let healed = [DeadKey { collection: NS.into(), key: "2".into() }];
+    applier.apply(&Batch { healed: &healed, ..Batch::default() }).await.unwrap();
+    assert!(dead_letter::keys(&session, "p").await.unwrap().is_empty());
 }
 
 /// A process that was killed may have a transaction that commits late.
@@ -619,7 +644,7 @@ async fn hostile_names_are_names() {
     for table in &tables {
         assert_eq!(reader.rows(table, &keys([1, 2])).await.unwrap().len(), 1);
         reader.forget_seen(table).await.unwrap();
-        assert_eq!(reader.unseen(table, 9).await.unwrap().count, 1);
+        assert_eq!(reader.unseen(&tables[0], table, 9).await.unwrap().count, 1);
     }
 }
 
@@ -650,7 +675,7 @@ async fn a_dead_letter_with_a_long_key_is_stored() {
     let key: String = std::iter::repeat_with(fastrand::alphanumeric).take(20_000).collect();
     let letters = [DeadLetter { key: key.clone(), ..letter(0, "too long") }];
     place.applier().await.apply(&Batch { dead_letters: &letters, ..Batch::default() }).await.unwrap();
-    assert_eq!(dead_letter::keys(&place.session().await, "p").await.unwrap()[0].key, key);
+    assert_eq!(place.query("SELECT key FROM docrow.dead_letters").await, [key]);
 }
 
 /// A batch is sent whole or not at all: giving up waiting leaves no transaction open.
@@ -706,7 +731,7 @@ async fn rows_are_read_back_by_key() {
         reader.forget_seen(table).await.unwrap();
         reader.see(&keys([1])).await.unwrap();
         reader.see(&keys([3, 4])).await.unwrap();
-        let unseen = reader.unseen(table, 10).await.unwrap();
+        let unseen = reader.unseen(&tables[0], table, 10).await.unwrap();
         assert_eq!(unseen.iter().collect::<Vec<_>>(), [2_i64.to_be_bytes()]);
     }
 }

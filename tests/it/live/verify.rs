@@ -67,6 +67,53 @@ async fn planted_differences_are_found() {
     assert!(ended.out.contains("2,400 differences") && ended.out.contains("and 2,397 more"), "{}", ended.out);
 }
 
+/// Where deletes are soft, rows of deleted documents are no difference; marks that are wrong are.
+#[tokio::test]
+async fn marks_of_deleted_documents_are_verified() {
+    let place = Place::shared("verify_soft").await;
+    place.add_sentinels().await;
+    let order = |id: i32| doc! { "_id": id, "lines": [{ "item": "pen" }, { "item": "ink" }] };
+    let orders = place.collection("orders");
+    orders.insert_many((0..30).map(order)).await.unwrap();
+    let home = Home::new(&place);
+    let mapping = format!(
+        "collection = '{}.orders'\ntable = 'orders'\nextra = '_extra'\non_delete = 'soft'\n\n\
+         [key]\ncolumn = 'id'\ntype = 'bigint'\n\n\
+         [[tables]]\ntable = 'lines'\npath = 'lines[]'\nparent = 'order_id'\nordinals = ['line']\n\
+         columns = {{ item = {{ path = 'item', type = 'text' }} }}\n",
+        place.name
+    );
+    home.map("orders.toml", &mapping);
+    let mut docrow = home.run();
+    place.settle(&mut docrow).await;
+    orders.delete_many(doc! { "_id": { "$lt": 10 } }).await.unwrap();
+    place.settle(&mut docrow).await;
+    docrow.stop().await.quiet();
+    assert_eq!(place.number("SELECT count(*) FROM lines").await, Some(60));
+    home.finish(&["verify"]).await.with_code(0).quiet();
+    let session = place.postgres().await;
+    for (plant, differences, found) in [
+        (
+            "UPDATE orders SET _deleted_at = NULL WHERE id = 5",
+            "2 differences",
+            "orders, key 5: no such document",
+        ),
+        (
+            "UPDATE orders SET _deleted_at = now() WHERE id = 15",
+            "3 differences",
+            "orders, key 15: a row is missing",
+        ),
+        ("DELETE FROM orders WHERE id = 6", "1 difference", "lines, key 6: no such document"),
+    ] {
+        session.batch_execute("CREATE TABLE a AS TABLE orders").await.unwrap();
+        assert_eq!(session.execute(plant, &[]).await.unwrap(), 1, "{plant}");
+        let ended = home.finish(&["verify"]).await.with_code(1).quiet();
+        assert!(ended.out.contains(differences) && ended.out.contains(found), "{plant}: {}", ended.out);
+        session.batch_execute("TRUNCATE orders; INSERT INTO orders TABLE a; DROP TABLE a").await.unwrap();
+    }
+    home.finish(&["verify"]).await.with_code(0).quiet();
+}
+
 /// What was never copied can't be compared, and the message says so.
 #[tokio::test]
 async fn what_was_never_copied_is_a_usage_error() {

@@ -283,6 +283,8 @@ fn field(columns: &[&str]) -> impl Strategy<Value = Field> + use<> {
 fn id() -> impl Strategy<Value = Value> {
     prop_oneof![
         3 => scalar(),
+        3 => leaf(0x07, any::<[u8; 12]>(), |value| value.to_vec()),
+        1 => leaf(0x05, any::<[u8; 16]>(), |value| [&[16, 0, 0, 0, 4][..], &value].concat()),
         1 => vec((name(), scalar()), 0..3).prop_map(Value::Document),
         1 => (-3..4_i32).prop_map(|id| Value::Leaf(0x10, id.to_le_bytes().to_vec())),
     ]

@@ -1,7 +1,11 @@
 //! Documents to rows and back: what G4 promises, for any document and through a real PostgreSQL.
 
+mod corpus;
 mod documents;
 mod round_trip;
+pub(crate) mod stored;
+mod through_postgres;
+mod types;
 
 use std::sync::Arc;
 
@@ -11,12 +15,12 @@ use docrow::{
 };
 use mongodb::bson::{RawDocument, RawDocumentBuf};
 
-fn compile(text: &str) -> Arc<Mapping> {
+pub(crate) fn compile(text: &str) -> Arc<Mapping> {
     let spec = MappingSpec::parse(text, "mapping.toml").unwrap_or_else(|e| panic!("{e}:\n{text}"));
     Arc::new(Mapping::compile(&spec))
 }
 
-fn encode(mapping: &Arc<Mapping>, document: &RawDocument) -> Result<Rows, Unfit> {
+pub(crate) fn encode(mapping: &Arc<Mapping>, document: &RawDocument) -> Result<Rows, Unfit> {
     let mut rows = Rows::new(mapping.tables().len());
     Encoder::new(Arc::clone(mapping), Framing::Copy).encode(document, &mut rows)?;
     Ok(rows)

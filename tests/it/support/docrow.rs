@@ -16,9 +16,12 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
+use ::docrow::{schema::MappingSpec, sink::Target};
+
 use super::{
     Place,
     compare::{self, Mapping},
+    exact,
 };
 
 /// How long anything that is waited for may take, on a machine with much else to do.
@@ -33,13 +36,14 @@ pub(crate) const RETRIES: &str = "trying again";
 pub(crate) struct Home {
     folder: TempDir,
     keys: BTreeMap<String, toml::Value>,
+    environment: BTreeMap<String, String>,
 }
 
 impl Home {
     /// Replicates all of the place's database.
     pub(crate) fn new(place: &Place) -> Self {
         let folder = tempfile::Builder::new().prefix("docrow-home-").tempdir().unwrap();
-        let mut home = Self { folder, keys: BTreeMap::new() };
+        let mut home = Self { folder, keys: BTreeMap::new(), environment: BTreeMap::new() };
         home.set("source.uri", place.mongodb_uri.as_str());
         home.set("target.uri", place.postgres_uri.as_str());
         home.set("source.include", vec![format!("{}.*", place.name)]);
@@ -51,6 +55,11 @@ impl Home {
         self.keys.insert(key.to_owned(), value.into());
         let lines: String = self.keys.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
         fs::write(self.folder.path().join("docrow.toml"), lines).unwrap();
+    }
+
+    /// Sets an environment variable of docrow.
+    pub(crate) fn env(&mut self, name: &str, value: &str) {
+        self.environment.insert(name.to_owned(), value.to_owned());
     }
 
     /// Adds a mapping file.
@@ -81,6 +90,7 @@ impl Home {
         for name in ["DOCROW_SOURCE", "DOCROW_TARGET", "RUST_LOG"] {
             command.env_remove(name);
         }
+        command.env_remove("DOCROW_MASK_KEY").envs(&self.environment);
         command.current_dir(&self.folder).kill_on_drop(true).stdin(Stdio::null());
         command.stdout(out.reopen().unwrap()).stderr(log.reopen().unwrap());
         Docrow { child: command.spawn().unwrap(), out, log }
@@ -139,8 +149,13 @@ impl Docrow {
 
     /// Waits until it has logged `text`.
     pub(crate) async fn logs(&mut self, text: &str) {
+        self.logs_times(text, 1).await;
+    }
+
+    /// Waits until it has logged `text` so many times.
+    pub(crate) async fn logs_times(&mut self, text: &str, times: usize) {
         let log = self.log.path().to_owned();
-        self.until(text, async || fs::read_to_string(&log).unwrap().contains(text)).await;
+        self.until(text, async || fs::read_to_string(&log).unwrap().matches(text).count() >= times).await;
     }
 
     /// Sends `signal`, for example `TERM`.
@@ -233,7 +248,11 @@ impl Place {
         let round = ROUND.fetch_add(1, Ordering::Relaxed);
         let sentinels = self.database().collection::<Document>("sentinels");
         sentinels.update_many(doc! {}, doc! { "$set": { "round": round } }).await.unwrap();
-        let question = format!("SELECT count(*) FROM sentinels WHERE round = {round}");
+        // In document mode they are in `doc`, relaxed or canonical.
+        let question = format!(
+            "SELECT count(*) FROM sentinels t WHERE to_jsonb(t) @> '{{\"round\": {round}}}' \
+             OR to_jsonb(t)->'doc'->>'round' IN ('{round}', '{{\"$numberLong\": \"{round}\"}}')"
+        );
         docrow
             .until("all changes are applied", async || self.number(&question).await == Some(SENTINELS))
             .await;
@@ -250,9 +269,48 @@ impl Place {
         self.try_postgres().await?.query_one(question, &[]).await.ok()?.try_get(0).ok()
     }
 
-    /// Asserts that every collection equals its tables, twice: by an independent comparison, and by `docrow verify`.
+    /// Asserts that every collection equals its tables, three times: by an independent comparison of what is said, by
+    /// rebuilding every document, and by `docrow verify`.
     pub(crate) async fn assert_same(&self, home: &Home) -> Ended {
+        self.steady(async || self.told().await).await;
+        self.assert_exact().await;
+        home.finish(&["verify"]).await.with_code(0).quiet()
+    }
+
+    /// Asserts that every document is rebuilt from its rows as it is, byte by byte but for the order of its fields.
+    pub(crate) async fn assert_exact(&self) {
+        let target = Target::parse(&self.postgres_uri, "public", "docrow").unwrap();
+        self.steady(async || {
+            let session = target.connect().await.unwrap();
+            let mut differences = Vec::new();
+            for stored in exact::in_force(&session, &target).await {
+                let spec = MappingSpec::parse(&stored.text, "stored").unwrap();
+                differences.extend(exact::compare(self, &target, &spec).await);
+            }
+            differences
+        })
+        .await;
+    }
+
+    /// Asserts that there are no differences. Mappings may evolve meanwhile: then it is looked for them again.
+    async fn steady(&self, differences: impl AsyncFn() -> Vec<String>) {
+        let versions =
+            "SELECT sum(version * CASE WHEN filled THEN 1000 ELSE 1 END)::bigint FROM docrow.schemas";
+        loop {
+            let before = self.number(versions).await;
+            let found = differences().await;
+            if before == self.number(versions).await {
+                let shown: Vec<_> = found.iter().take(10).collect();
+                assert!(shown.is_empty(), "{} differences: {shown:#?}", found.len());
+                return;
+            }
+        }
+    }
+
+    /// What the independent comparison finds.
+    async fn told(&self) -> Vec<String> {
         let mut dead = self.number("SELECT count(*) FROM docrow.dead_letters").await.unwrap();
+        let mut found = Vec::new();
         for mapping in Mapping::in_force(self).await {
             let (_, mut differences) = compare::compare(self, &mapping).await;
             // A dead letter is a document without rows.
@@ -261,10 +319,11 @@ impl Place {
                 dead -= i64::from(is_dead);
                 !is_dead
             });
-            let shown: Vec<_> = differences.iter().take(10).collect();
-            assert!(shown.is_empty(), "{} differences: {shown:#?}", differences.len());
+            found.extend(differences);
         }
-        assert_eq!(dead, 0, "dead letters of documents that have rows, or are gone");
-        home.finish(&["verify"]).await.with_code(0).quiet()
+        if dead != 0 {
+            found.push("dead letters of documents that have rows, or are gone".to_owned());
+        }
+        found
     }
 }

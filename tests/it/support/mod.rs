@@ -2,6 +2,7 @@
 
 pub(crate) mod compare;
 mod docrow;
+pub(crate) mod exact;
 mod gate;
 mod ids;
 pub(crate) mod same;
@@ -118,4 +119,22 @@ fn with_database(uri: &str, database: &str) -> String {
     let (server, _) =
         address.rsplit_once('/').filter(|(server, _)| !server.ends_with('/')).unwrap_or((address, ""));
     format!("{server}/{database}{query}")
+}
+
+/// Compares with what a file of `testdata` holds, or puts it there if `DOCROW_GOLDEN` is `rewrite`.
+#[track_caller]
+pub(crate) fn golden(file: &str, found: &str) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(file);
+    if std::env::var("DOCROW_GOLDEN").is_ok_and(|mode| mode == "rewrite") {
+        return std::fs::write(path, found).unwrap();
+    }
+    let expected = std::fs::read_to_string(path).unwrap_or_default();
+    let mut lines = expected.lines().zip(found.lines()).enumerate();
+    if let Some((at, (expected, found))) = lines.find(|(_, (expected, found))| expected != found) {
+        panic!(
+            "testdata/{file}:{}:\nexpected: {expected}\n   found: {found}\n`make golden` rewrites it",
+            at + 1
+        );
+    }
+    assert!(expected == found, "testdata/{file} has another number of lines; `make golden` rewrites it");
 }

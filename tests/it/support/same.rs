@@ -3,24 +3,14 @@
 //! What the rows of a document do not keep is taken out of both first: the order of fields of different names, and the
 //! names of the elements of arrays.
 
-/// Panics if the documents are not the same.
-#[track_caller]
-pub(crate) fn assert_same(rebuilt: &[u8], original: &[u8], what: &str) {
-    assert!(
-        is_same(rebuilt, original),
-        "{what}\n rebuilt: {}\noriginal: {}",
-        shown(&normal(0x03, rebuilt)),
-        shown(&normal(0x03, original)),
-    );
-}
-
-/// Whether the documents are the same.
-pub(crate) fn is_same(rebuilt: &[u8], original: &[u8]) -> bool {
-    normal(0x03, rebuilt) == normal(0x03, original)
+/// What is different, if the documents are not the same.
+pub(crate) fn difference(rebuilt: &[u8], original: &[u8]) -> Option<String> {
+    let (rebuilt, original) = (normal(0x03, rebuilt), normal(0x03, original));
+    (rebuilt != original).then(|| format!("rebuilt:  {}\noriginal: {}", shown(&rebuilt), shown(&original)))
 }
 
 /// Bytes as text that a person can find a difference in.
-pub(crate) fn shown(bytes: &[u8]) -> String {
+fn shown(bytes: &[u8]) -> String {
     bytes.escape_ascii().to_string()
 }
 
@@ -92,6 +82,7 @@ fn size(kind: u8, bytes: &[u8]) -> usize {
 #[test]
 fn what_is_not_kept_makes_no_difference_and_all_else_does() {
     use mongodb::bson::{Bson, Document, doc};
+    let is_same = |left: &[u8], right: &[u8]| difference(left, right).is_none();
     let bytes = |document: Document| document.to_vec().unwrap();
     let document = bytes(doc! { "a": 1, "b": [1, { "x": 1, "y": 2 }], "c": "x" });
     assert!(is_same(&document, &bytes(doc! { "c": "x", "b": [1, { "y": 2, "x": 1 }], "a": 1 })));

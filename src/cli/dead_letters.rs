@@ -1,0 +1,357 @@
+//! `docrow dead-letters`: shows the documents that could not be written, asks for another try, discards them.
+
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
+
+use clap::{Args, Subcommand};
+use indicatif::HumanCount;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    Outcome,
+    printable::{printable, say, shortened, unprintable},
+};
+use crate::{
+    config::TargetConfig,
+    error::{Error, Result},
+    mapping::document_json,
+    shutdown::Shutdown,
+    sink::{
+        Target,
+        letterbox::{Group, Letter, Letterbox, Which},
+    },
+};
+
+/// How long the outcome of a retry is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(200);
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Action {
+    /// The latest, and how many there are by collection and reason
+    List {
+        /// Those of one collection, as database.collection
+        #[arg(long, value_name = "NS")]
+        collection: Option<String>,
+        /// How many are listed
+        #[arg(long, value_name = "N", default_value_t = 50)]
+        limit: u32,
+        /// As one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// All there is to one of them, with the document in canonical Extended JSON
+    Show {
+        /// Its number, as listed
+        id: i64,
+        /// As one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Have the documents' current states written; do it when what kept them out is mended
+    Retry(Selection),
+    /// Forget them; the documents stay without rows until they change
+    Discard(Selection),
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct Selection {
+    /// Their numbers, as listed
+    #[arg(value_name = "ID")]
+    ids: Vec<i64>,
+    /// All of one collection, as database.collection
+    #[arg(long, value_name = "NS")]
+    collection: Option<String>,
+    /// All of them
+    #[arg(long)]
+    all: bool,
+}
+
+impl From<Selection> for Which {
+    fn from(Selection { ids, collection, all }: Selection) -> Self {
+        match collection {
+            _ if all => Self::All,
+            Some(collection) => Self::Collection(collection),
+            None => Self::Ids(ids),
+        }
+    }
+}
+
+pub(super) async fn execute(config: &TargetConfig, action: Action, shutdown: Shutdown) -> Result<Outcome> {
+    let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
+    let letterbox = Letterbox::open(&target).await?;
+    match action {
+        Action::List { collection, limit, json } => {
+            let which = collection.map_or(Which::All, Which::Collection);
+            let (letters, (groups, total)) = match letterbox {
+                Some(letterbox) => (letterbox.list(&which, limit).await?, letterbox.groups(&which).await?),
+                None => (Vec::new(), (Vec::new(), 0)),
+            };
+            if json { say(list_json(&letters, &groups, total)) } else { print_list(&letters, &groups, total) }
+        }
+        Action::Show { id, json } => {
+            let found = match letterbox {
+                Some(letterbox) => letterbox.find(id).await?,
+                None => None,
+            };
+            let (letter, document) = found.ok_or_else(|| none(id))?;
+            let document = document.map(|bytes| document_json(&bytes).ok_or(bytes));
+            if json { say(show_json(&letter, document)) } else { say(show(&letter, document)) }
+        }
+        Action::Retry(selection) => {
+            let pipeline = target.pipeline();
+            let Some(letterbox) = letterbox else { return say("no dead letters").map(|()| Outcome::Done) };
+            return retry(&letterbox, pipeline, &selection.into(), shutdown).await;
+        }
+        Action::Discard(selection) => {
+            let Some(letterbox) = letterbox else { return say("no dead letters").map(|()| Outcome::Done) };
+            return discard(&letterbox, &selection.into()).await;
+        }
+    }
+    .map(|()| Outcome::Done)
+}
+
+async fn retry(letterbox: &Letterbox, pipeline: &str, which: &Which, shutdown: Shutdown) -> Result<Outcome> {
+    let asked = letterbox.ask(which).await?;
+    let complete = tell_missing(which, &asked)?;
+    if asked.is_empty() {
+        say("no dead letters to try again")?;
+        return Ok(complete);
+    }
+    let count = asked.len();
+    let Some(runner) = letterbox.runner().await? else {
+        say(format!(
+            "the next `docrow run` of pipeline {pipeline}, which nobody runs now, tries {count} again"
+        ))?;
+        return Ok(complete);
+    };
+    say(format!("asked the docrow that runs pipeline {pipeline} ({runner}) to try {count} again"))?;
+    let asked = Which::Ids(asked);
+    let deadline = Instant::now() + PATIENCE;
+    let mut waiting = letterbox.waiting(&asked).await?;
+    while waiting > 0 && Instant::now() < deadline && !shutdown.is_requested() {
+        tokio::select! {
+            biased;
+            () = shutdown.requested() => {}
+            () = sleep(POLL) => {}
+        }
+        waiting = letterbox.waiting(&asked).await?;
+    }
+    let (groups, left) = letterbox.groups(&asked).await?;
+    let left = usize::try_from(left).unwrap_or(0);
+    say(format!("{} written, or gone in MongoDB", count.saturating_sub(left)))?;
+    if left == 0 {
+        return Ok(complete);
+    }
+    if waiting > 0 {
+        say(format!("{waiting} not tried yet: `docrow dead-letters list` tells when they are"))?;
+    }
+    print_groups(&groups, "still dead").map_err(unprintable)?;
+    Ok(Outcome::Finding)
+}
+
+async fn discard(letterbox: &Letterbox, which: &Which) -> Result<Outcome> {
+    if let Which::Ids(ids) = which {
+        // Before they are gone.
+        let there: Vec<i64> = letterbox.existing(ids).await?;
+        let complete = tell_missing(which, &there)?;
+        say(format!("{} discarded", letterbox.discard(which).await?))?;
+        return Ok(complete);
+    }
+    say(format!("{} discarded", letterbox.discard(which).await?))?;
+    Ok(Outcome::Done)
+}
+
+/// Names the numbers that no letter has.
+fn tell_missing(which: &Which, there: &[i64]) -> Result<Outcome> {
+    let Which::Ids(ids) = which else { return Ok(Outcome::Done) };
+    let mut outcome = Outcome::Done;
+    for id in ids.iter().filter(|id| !there.contains(id)) {
+        say(format!("there is no dead letter {id}"))?;
+        outcome = Outcome::Finding;
+    }
+    Ok(outcome)
+}
+
+fn none(id: i64) -> Error {
+    Error::usage(format!("there is no dead letter {id}: `docrow dead-letters list` names those there are"))
+}
+
+fn print_list(letters: &[Letter], groups: &[Group], total: i64) -> Result<()> {
+    if total == 0 {
+        return say("no dead letters");
+    }
+    let mut rows = vec![["id", "collection", "key", "path", "reason", "at", "retry"].map(str::to_owned)];
+    for Letter { id, collection, key, path, reason, at, retry_at } in letters {
+        rows.push([
+            id.to_string(),
+            shortened(collection, 40),
+            shortened(key, 40),
+            shortened(path.as_deref().unwrap_or("-"), 30),
+            shortened(reason, 60),
+            at.clone(),
+            if retry_at.is_some() { "asked" } else { "" }.to_owned(),
+        ]);
+    }
+    print_table(&rows).map_err(unprintable)?;
+    say("")?;
+    print_groups(groups, "dead letters").map_err(unprintable)?;
+    let shown = i64::try_from(letters.len()).unwrap_or(total);
+    if shown < total {
+        let total = HumanCount(total.unsigned_abs());
+        say(format!(
+            "\nthe latest {shown} of {total}: --limit lists more, `docrow dead-letters show ID` shows one"
+        ))?;
+    }
+    Ok(())
+}
+
+fn print_groups(groups: &[Group], what: &str) -> io::Result<()> {
+    let mut rows = vec![[what, "collection", "reason"].map(str::to_owned)];
+    for Group { collection, reason, count } in groups {
+        let count = HumanCount(count.unsigned_abs()).to_string();
+        rows.push([count, shortened(collection, 40), shortened(reason, 100)]);
+    }
+    print_table(&rows)
+}
+
+/// Rows in columns, the last of them as wide as it may be.
+fn print_table<const N: usize>(rows: &[[String; N]]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    let mut widths = [0; N];
+    for (width, column) in widths.iter_mut().zip(0..) {
+        *width =
+            rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    }
+    for row in rows {
+        let cells: Vec<String> =
+            row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        writeln!(out, "{}", cells.join("  ").trim_end())?;
+    }
+    Ok(())
+}
+
+fn list_json(letters: &[Letter], groups: &[Group], total: i64) -> Value {
+    let group = |Group { collection, reason, count }: &Group| json!({ "collection": collection, "reason": reason, "count": count });
+    json!({
+        "letters": letters.iter().map(letter_json).collect::<Vec<_>>(),
+        "counts": groups.iter().map(group).collect::<Vec<_>>(),
+        "total": total,
+    })
+}
+
+/// The key as the Extended JSON that it is.
+fn letter_json(Letter { id, collection, key, path, reason, at, retry_at }: &Letter) -> Value {
+    let key = serde_json::from_str(key).unwrap_or_else(|_| Value::String(key.clone()));
+    json!({ "id": id, "collection": collection, "key": key, "path": path, "reason": reason, "at": at, "retry_at": retry_at })
+}
+
+/// A document as text, as bytes that are no document, or not stored.
+type Document = Option<Result<String, Vec<u8>>>;
+
+fn show_json(letter: &Letter, document: Document) -> String {
+    let letter = letter_json(letter).to_string();
+    // The document as text: no depth of nesting is too deep for it.
+    let (name, document) = match document {
+        Some(Ok(json)) => ("document", json),
+        Some(Err(bytes)) => ("bson", Value::String(base64(&bytes)).to_string()),
+        None => ("document", Value::Null.to_string()),
+    };
+    let letter = letter.strip_suffix('}').unwrap_or(&letter);
+    format!("{letter},\"{name}\":{document}}}")
+}
+
+fn show(letter: &Letter, document: Document) -> String {
+    let Letter { id, collection, key, path, reason, at, retry_at } = letter;
+    let mut lines = vec![format!("dead letter {id} of {}", printable(collection))];
+    let mut line = |name: &str, text: &str| lines.push(format!("{name:8}  {}", printable(text)));
+    line("key", key);
+    line("path", path.as_deref().unwrap_or("(the document itself, or not known)"));
+    line("reason", reason);
+    line("at", at);
+    if let Some(retry_at) = retry_at {
+        line("retry", &format!("asked for at {retry_at}"));
+    }
+    lines.push(match document {
+        Some(Ok(json)) => indented(&printable(&json)),
+        Some(Err(bytes)) => format!("document  malformed; its bytes in base64:\n{}", base64(&bytes)),
+        None => "document  not stored: it may hold fields that must not leave MongoDB".to_owned(),
+    });
+    lines.join("\n")
+}
+
+fn base64(bytes: &[u8]) -> String {
+    use base64::Engine;
+    base64::prelude::BASE64_STANDARD.encode(bytes)
+}
+
+/// JSON without spaces, over several lines; but an object whose first name begins with `$`, a value that JSON has no form
+/// for, stays on its line.
+fn indented(json: &str) -> String {
+    let mut out = String::with_capacity(json.len() * 2);
+    let (mut depth, mut inline, mut quoted, mut escaped) = (0_usize, 0_usize, false, false);
+    let mut rest = json.chars();
+    while let Some(c) = rest.next() {
+        let after = rest.as_str();
+        if quoted {
+            quoted = escaped || c != '"';
+            escaped = c == '\\' && !escaped;
+            out.push(c);
+            continue;
+        }
+        if matches!(c, '}' | ']') && inline == 0 {
+            depth = depth.saturating_sub(1);
+            if !out.ends_with(['{', '[']) {
+                new_line(&mut out, depth);
+            }
+        }
+        out.push(c);
+        match c {
+            '"' => quoted = true,
+            ':' => out.push(' '),
+            ',' if inline > 0 => out.push(' '),
+            ',' => new_line(&mut out, depth),
+            '{' | '[' if inline > 0 || after.starts_with("\"$") => inline += 1,
+            '{' | '[' => {
+                depth += 1;
+                if !after.starts_with(['}', ']']) {
+                    new_line(&mut out, depth);
+                }
+            }
+            '}' | ']' => inline = inline.saturating_sub(1),
+            _ => {}
+        }
+    }
+    out
+}
+
+fn new_line(out: &mut String, depth: usize) {
+    out.push('\n');
+    out.extend(std::iter::repeat_n("  ", depth));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_indented_and_values_stay_on_their_line() {
+        let json = r#"{"_id":{"$numberInt":"1"},"a":[{"b":"x:{,}\"\\"},[],{}],"c":{"$binary":{"base64":"","subType":"00"}}}"#;
+        let expected = r#"{
+  "_id": {"$numberInt": "1"},
+  "a": [
+    {
+      "b": "x:{,}\"\\"
+    },
+    [],
+    {}
+  ],
+  "c": {"$binary": {"base64": "", "subType": "00"}}
+}"#;
+        assert_eq!(indented(json), expected);
+    }
+}

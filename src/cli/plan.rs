@@ -1,0 +1,78 @@
+//! `docrow plan`: the DDL that a run would execute, as a diff against what is there.
+
+use clap::Args;
+
+use super::{
+    Outcome,
+    printable::{printable, say},
+};
+use crate::{
+    config::Config,
+    error::Result,
+    pipeline,
+    sink::plan::{Origin, Plan, TablePlan, When},
+};
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// Execute it, and store the mappings; `docrow run` goes on from there
+    #[arg(long)]
+    apply: bool,
+}
+
+pub(super) async fn execute(config: &Config, Options { apply }: Options) -> Result<Outcome> {
+    let plans = pipeline::plan(config, apply).await?;
+    let mut obstacles = 0;
+    for (namespace, plan) in &plans {
+        for line in lines(&namespace.to_string(), plan) {
+            say(printable(&line))?;
+        }
+        obstacles += plan.obstacles().count();
+    }
+    if obstacles > 0 {
+        say(format!("\nwhat stands in the way: {obstacles}; nothing is executed until it is gone"))?;
+        return Ok(Outcome::Finding);
+    }
+    if apply {
+        say("\nexecuted, but for what comes after the copy, which is `docrow run`'s")?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// The diff: `+` before what is executed, `!` before what stands in the way, `=` before what is there and kept.
+fn lines(collection: &str, plan: &Plan) -> Vec<String> {
+    let steps = [When::AtOnce, When::AfterCopy].map(|when| plan.steps(when).count());
+    if steps == [0, 0] && plan.obstacles().next().is_none() {
+        return vec![format!("= {collection}: nothing to do")];
+    }
+    let mut lines = vec![collection.to_owned()];
+    plan.tables.iter().for_each(|table| table_lines(table, &mut lines));
+    for step in plan.steps(When::AfterCopy) {
+        lines.push(format!("+ {}; -- after the copy", step.sql));
+    }
+    for name in &plan.left {
+        lines.push(format!("= {name} stays: an earlier version of the mapping wrote to it"));
+    }
+    lines
+}
+
+fn table_lines(table: &TablePlan, lines: &mut Vec<String>) {
+    let TablePlan { name, origin, steps, obstacles, others } = table;
+    let steps = steps.iter().filter(|step| step.when == When::AtOnce);
+    match origin {
+        _ if !obstacles.is_empty() => lines.push(format!("! {name} does not fit")),
+        Origin::Created => {}
+        Origin::Adopted => lines.push(format!("= {name} is adopted: it is empty and fits")),
+        Origin::Own if steps.clone().next().is_none() => lines.push(format!("= {name} is as it should be")),
+        Origin::Own => lines.push(format!("= {name} stays, and is changed")),
+    }
+    for obstacle in obstacles {
+        lines.push(format!("!     wanted is {}; there is {}", obstacle.wanted, obstacle.there));
+    }
+    for step in steps {
+        lines.extend(format!("{};", step.sql).lines().map(|line| format!("+ {line}")));
+    }
+    for other in others {
+        lines.push(format!("=     {other} stays: it is not in the mapping"));
+    }
+}

@@ -1,0 +1,165 @@
+//! A replicated collection: what is known of it, its mapping in force, and whether it is stopped.
+//!
+//! The mapping in force may change while documents are written ([`evolve`](super::evolve)). Whoever writes holds it,
+//! from the encoding of a transaction's first document to its commit; whoever changes it waits until nobody does. So the
+//! rows of a transaction are of one mapping, and it is still in force when they are committed.
+//!
+//! A collection that is stopped is written to no more in this run: its positions stay where they are, so that the next
+//! run, with a mended mapping, goes on from there. Other collections do not notice.
+
+use std::sync::{
+    Arc, Mutex, OnceLock,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use mongodb::bson::RawDocument;
+use tokio::sync::{Notify, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+
+use crate::{
+    change::Namespace,
+    mapping::{Encoder, Framing, Mapping},
+    schema::Sample,
+    source::CollectionInfo,
+};
+
+/// A collection. Its place in the list is its [`CollectionId`](crate::change::CollectionId).
+#[derive(Debug)]
+pub(super) struct Collection {
+    pub(super) info: CollectionInfo,
+    name: String,
+    in_force: Arc<RwLock<Arc<Mapping>>>,
+    evidence: Option<Evidence>,
+    /// How many dead letters it has, and may have.
+    dead: AtomicU64,
+    most_dead: u64,
+    stopped: OnceLock<String>,
+}
+
+/// What documents have shown that the mapping does not know.
+#[derive(Debug)]
+struct Evidence {
+    sample: Mutex<Sample>,
+    is_fresh: AtomicBool,
+    /// Tells whoever evolves mappings.
+    wake: Arc<Notify>,
+}
+
+impl Collection {
+    /// A collection with a mapping that stays as it is. It has `dead` dead letters; more than `most_dead` stop it.
+    pub(super) fn new(info: CollectionInfo, mapping: Mapping, dead: u64, most_dead: u64) -> Self {
+        let name = info.namespace.to_string();
+        let in_force = Arc::new(RwLock::new(Arc::new(mapping)));
+        let (dead, stopped) = (AtomicU64::new(dead), OnceLock::new());
+        Self { info, name, in_force, evidence: None, dead, most_dead, stopped }
+    }
+
+    /// The same, with a mapping that evolves: `wake` is notified of every discovery.
+    pub(super) fn evolving(mut self, wake: Arc<Notify>) -> Self {
+        self.evidence = Some(Evidence { sample: Mutex::default(), is_fresh: AtomicBool::new(false), wake });
+        self
+    }
+
+    pub(super) fn namespace(&self) -> &Namespace {
+        &self.info.namespace
+    }
+
+    /// `database.collection`.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The mapping in force, which stays so until the guard is dropped.
+    pub(super) async fn hold(&self) -> Held {
+        self.in_force.clone().read_owned().await
+    }
+
+    /// The mapping in force, to be changed: waits until nobody holds it.
+    pub(super) async fn change(&self) -> OwnedRwLockWriteGuard<Arc<Mapping>> {
+        self.in_force.clone().write_owned().await
+    }
+
+    /// An encoder for `mapping`, which must be held.
+    pub(super) fn encoder(&self, mapping: &Arc<Mapping>, framing: Framing) -> Encoder {
+        let mut encoder = Encoder::new(mapping.clone(), framing);
+        if self.evidence.is_some() {
+            encoder.watch();
+        }
+        encoder
+    }
+
+    /// Notes a document that has something that the mapping does not know.
+    pub(super) fn discovered(&self, document: &RawDocument) {
+        if let Some(evidence) = &self.evidence {
+            self.observe(document);
+            evidence.is_fresh.store(true, Ordering::Release);
+            evidence.wake.notify_one();
+        }
+    }
+
+    /// Adds a document to the evidence.
+    pub(super) fn observe(&self, document: &RawDocument) {
+        if let Some(Ok(mut sample)) = self.evidence.as_ref().map(|evidence| evidence.sample.lock()) {
+            sample.observe(document);
+        }
+    }
+
+    /// Gives the evidence to `weigh`, if there is any that it has not seen.
+    pub(super) fn weigh<T>(&self, weigh: impl FnOnce(&Sample) -> Option<T>) -> Option<T> {
+        let sample = self.evidence.as_ref()?.sample.lock().ok()?;
+        weigh(&sample)
+    }
+
+    /// Whether there were discoveries since this was last asked.
+    pub(super) fn take_discoveries(&self) -> bool {
+        self.evidence.as_ref().is_some_and(|evidence| evidence.is_fresh.swap(false, Ordering::AcqRel))
+    }
+
+    /// Asks to be weighed again: it could not be acted on what was found.
+    pub(super) fn keep_discoveries(&self) {
+        if let Some(evidence) = &self.evidence {
+            evidence.is_fresh.store(true, Ordering::Release);
+            evidence.wake.notify_one();
+        }
+    }
+
+    /// Counts new dead letters; `reason` is the last one's. Too many stop the collection.
+    pub(super) fn died(&self, letters: u64, reason: &str) {
+        if letters > 0 && self.dead.fetch_add(letters, Ordering::Relaxed) + letters > self.most_dead {
+            self.stop(&format!(
+                "more than {} documents can't be written (mapping.max_dead_letters), the last because: {reason}",
+                self.most_dead
+            ));
+        }
+    }
+
+    /// Whether `letters` more would stop it.
+    pub(super) fn would_stop(&self, letters: usize) -> bool {
+        let letters = u64::try_from(letters).unwrap_or(u64::MAX);
+        letters > 0 && self.dead.load(Ordering::Relaxed).saturating_add(letters) > self.most_dead
+    }
+
+    /// Counts dead letters that are none any more.
+    pub(super) fn healed(&self, letters: u64) {
+        let _ = self
+            .dead
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |dead| Some(dead.saturating_sub(letters)));
+    }
+
+    /// Stops it for this run.
+    pub(super) fn stop(&self, reason: &str) {
+        if self.stopped.set(reason.to_owned()).is_ok() {
+            tracing::error!(
+                "{} is stopped, other collections go on: {reason}: mend its mapping, then start docrow again",
+                self.name
+            );
+        }
+    }
+
+    /// Why it is stopped, if it is.
+    pub(super) fn stopped(&self) -> Option<&str> {
+        self.stopped.get().map(String::as_str)
+    }
+}
+
+/// A mapping that is held.
+pub(super) type Held = OwnedRwLockReadGuard<Arc<Mapping>>;

@@ -1,0 +1,67 @@
+//! Dead letters that somebody asked to be tried again.
+//!
+//! A letter is tried by giving its document to its worker as if it had been updated just now: the worker looks up its
+//! current state, as for any update, and writes it, or its dead letter anew. So a retry can't take a row backwards (G3).
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::SystemTime,
+};
+
+use super::{collection::Collection, router::Router};
+use crate::{
+    change::{Change, CollectionId, Op, Position},
+    error::Result,
+    key::{DocumentKey, Id},
+    sink::{Session, Target, dead_letter, progress::Partition},
+};
+
+/// Hands dead letters to the workers.
+pub(super) struct Retries {
+    ids: HashMap<String, CollectionId>,
+    /// Letters that a worker has, by their ids and when they were asked for, which they are until it is done.
+    given: HashSet<(i64, SystemTime)>,
+    /// Where the stream is.
+    pub(super) reached: Position,
+}
+
+impl Retries {
+    pub(super) fn new(collections: &[Collection], reached: Position) -> Self {
+        let ids = (0..).map(CollectionId).zip(collections).map(|(id, c)| (c.name().to_owned(), id)).collect();
+        Self { ids, given: HashSet::new(), reached }
+    }
+
+    /// What is asked for and not under way yet, by partition.
+    pub(super) async fn asked(
+        &mut self,
+        session: &Session,
+        target: &Target,
+        router: &Router,
+    ) -> Result<BTreeMap<Partition, Vec<Change>>> {
+        let asked = dead_letter::asked(session, target.pipeline()).await?;
+        let times: HashSet<_> = asked.iter().map(|letter| (letter.id, letter.at)).collect();
+        self.given.retain(|given| times.contains(given));
+        let mut unknown = Vec::new();
+        let mut changes: BTreeMap<Partition, Vec<Change>> = BTreeMap::new();
+        for letter in asked {
+            let Some(&collection) = self.ids.get(&letter.collection) else {
+                unknown.push(letter.id);
+                continue;
+            };
+            if !self.given.insert((letter.id, letter.at)) {
+                continue;
+            }
+            let document_key = letter.document_key;
+            let key = DocumentKey::of(Id::of(&document_key)?);
+            let position = self.reached.clone();
+            let partition = router.partition(&key);
+            let change = Change { collection, key, document_key, op: Op::Update, position };
+            changes.entry(partition).or_default().push(change);
+        }
+        // Those of a collection that is no longer included stay dead, and do not keep the others waiting.
+        if !unknown.is_empty() {
+            dead_letter::answered(session, target.pipeline(), &unknown).await?;
+        }
+        Ok(changes)
+    }
+}

@@ -1,0 +1,187 @@
+//! What people do with dead letters: look at them, ask for another try, discard them. Only whoever runs the pipeline
+//! writes documents.
+
+use tokio_postgres::Row;
+
+use super::{Session, Target, ddl, failure, fence};
+use crate::error::Result;
+
+/// How many groups of letters are told.
+const GROUPS: i64 = 100;
+
+/// A dead letter without its document.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Letter {
+    /// Its number.
+    pub id: i64,
+    /// The collection, `database.collection`.
+    pub collection: String,
+    /// The document's `_id` in canonical Extended JSON.
+    pub key: String,
+    /// Where in the document the trouble is, if that is known.
+    pub path: Option<String>,
+    /// What the trouble is.
+    pub reason: String,
+    /// When it was written, or last replaced, in ISO 8601.
+    pub at: String,
+    /// When another try was asked for, if it has not been made yet.
+    pub retry_at: Option<String>,
+}
+
+/// Letters of one collection with one reason.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Group {
+    /// The collection, `database.collection`.
+    pub collection: String,
+    /// What the trouble is.
+    pub reason: String,
+    /// How many there are.
+    pub count: i64,
+}
+
+/// Which letters something is done with.
+#[derive(Clone, Debug)]
+pub enum Which {
+    /// Those with these numbers.
+    Ids(Vec<i64>),
+    /// Those of a collection.
+    Collection(String),
+    /// All of the pipeline.
+    All,
+}
+
+impl Which {
+    /// As parameters of [`CONDITION`].
+    fn parameters(&self) -> (Option<&[i64]>, Option<&str>) {
+        match self {
+            Self::Ids(ids) => (Some(ids), None),
+            Self::Collection(collection) => (None, Some(collection)),
+            Self::All => (None, None),
+        }
+    }
+}
+
+/// `$1`: the pipeline; `$2`: numbers; `$3`: a collection.
+const CONDITION: &str =
+    "pipeline = $1 AND ($2::bigint[] IS NULL OR id = ANY($2)) AND ($3::text IS NULL OR collection = $3)";
+
+/// A [`Letter`]'s columns.
+const LETTER: &str = "id, collection, key, path, reason, \
+    to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), \
+    to_char(retry_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')";
+
+/// The dead letters of a pipeline.
+#[derive(Debug)]
+pub struct Letterbox {
+    session: Session,
+    pipeline: String,
+}
+
+impl Letterbox {
+    /// Opens it; `None` where docrow has never written to the target.
+    pub async fn open(target: &Target) -> Result<Option<Self>> {
+        let mut session = target.connect().await?;
+        let fail = |e| failure::of("look for docrow.dead_letters", &e);
+        let question = "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = t AND attname = 'retry_at') \
+            FROM to_regclass('docrow.dead_letters') AS t WHERE t IS NOT NULL";
+        let complete = session.client.query_opt(question, &[]).await.map_err(fail)?;
+        let Some(row) = complete else { return Ok(None) };
+        if !row.try_get::<_, bool>(0).map_err(fail)? {
+            ddl::create_bookkeeping(&mut session, target.schema()).await?;
+        }
+        Ok(Some(Self { session, pipeline: target.pipeline().to_owned() }))
+    }
+
+    /// The latest letters, of one collection or of all.
+    pub async fn list(&self, which: &Which, limit: u32) -> Result<Vec<Letter>> {
+        let fail = |e| failure::of("list dead letters", &e);
+        let question = format!(
+            "SELECT {LETTER} FROM docrow.dead_letters WHERE {CONDITION} ORDER BY at DESC, id DESC LIMIT $4"
+        );
+        let (ids, collection) = which.parameters();
+        let limit = i64::from(limit);
+        let rows = self.session.client.query(&question, &[&self.pipeline, &ids, &collection, &limit]).await;
+        let rows = rows.map_err(fail)?;
+        rows.iter().map(letter).collect::<Result<_, _>>().map_err(fail)
+    }
+
+    /// How many there are by collection and reason, the most first: up to a hundred groups; and of all.
+    pub async fn groups(&self, which: &Which) -> Result<(Vec<Group>, i64)> {
+        let fail = |e| failure::of("count dead letters", &e);
+        let question = format!(
+            "SELECT collection, reason, count(*), (sum(count(*)) OVER ())::bigint FROM docrow.dead_letters \
+             WHERE {CONDITION} GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2 LIMIT {GROUPS}"
+        );
+        let (ids, collection) = which.parameters();
+        let rows = self.session.client.query(&question, &[&self.pipeline, &ids, &collection]).await;
+        let (mut groups, mut total) = (Vec::new(), 0);
+        for row in &rows.map_err(fail)? {
+            let get = |column| row.try_get(column).map_err(fail);
+            groups.push(Group { collection: get(0)?, reason: get(1)?, count: row.try_get(2).map_err(fail)? });
+            total = row.try_get(3).map_err(fail)?;
+        }
+        Ok((groups, total))
+    }
+
+    /// One letter with its document as raw BSON, which may not have been stored.
+    pub async fn find(&self, id: i64) -> Result<Option<(Letter, Option<Vec<u8>>)>> {
+        let fail = |e| failure::of(format!("read dead letter {id}"), &e);
+        let question =
+            format!("SELECT {LETTER}, document FROM docrow.dead_letters WHERE pipeline = $1 AND id = $2");
+        let row = self.session.client.query_opt(&question, &[&self.pipeline, &id]).await.map_err(fail)?;
+        row.map(|row| Ok((letter(&row)?, row.try_get(7)?))).transpose().map_err(fail)
+    }
+
+    /// Asks for another try of letters. Their numbers.
+    pub async fn ask(&self, which: &Which) -> Result<Vec<i64>> {
+        let fail = |e| failure::of("ask for another try of dead letters", &e);
+        let statement =
+            format!("UPDATE docrow.dead_letters SET retry_at = now() WHERE {CONDITION} RETURNING id");
+        let (ids, collection) = which.parameters();
+        let rows = self.session.client.query(&statement, &[&self.pipeline, &ids, &collection]).await;
+        rows.map_err(fail)?.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fail)
+    }
+
+    /// How many letters still wait for the try that was asked for.
+    pub async fn waiting(&self, which: &Which) -> Result<i64> {
+        let fail = |e| failure::of("ask how many dead letters are left", &e);
+        let question =
+            format!("SELECT count(*) FROM docrow.dead_letters WHERE {CONDITION} AND retry_at IS NOT NULL");
+        let (ids, collection) = which.parameters();
+        let row = self.session.client.query_one(&question, &[&self.pipeline, &ids, &collection]).await;
+        row.and_then(|row| row.try_get(0)).map_err(fail)
+    }
+
+    /// Which of these numbers letters have.
+    pub async fn existing(&self, ids: &[i64]) -> Result<Vec<i64>> {
+        let fail = |e| failure::of("look for dead letters", &e);
+        let question = "SELECT id FROM docrow.dead_letters WHERE pipeline = $1 AND id = ANY($2)";
+        let rows = self.session.client.query(question, &[&self.pipeline, &ids]).await.map_err(fail)?;
+        rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fail)
+    }
+
+    /// Removes letters. How many.
+    pub async fn discard(&self, which: &Which) -> Result<u64> {
+        let fail = |e| failure::of("discard dead letters", &e);
+        let (ids, collection) = which.parameters();
+        let statement = format!("DELETE FROM docrow.dead_letters WHERE {CONDITION}");
+        self.session.client.execute(&statement, &[&self.pipeline, &ids, &collection]).await.map_err(fail)
+    }
+
+    /// Who runs the pipeline, if anybody does.
+    pub async fn runner(&self) -> Result<Option<String>> {
+        fence::holder(&self.session, &self.pipeline).await
+    }
+}
+
+fn letter(row: &Row) -> Result<Letter, tokio_postgres::Error> {
+    Ok(Letter {
+        id: row.try_get(0)?,
+        collection: row.try_get(1)?,
+        key: row.try_get(2)?,
+        path: row.try_get(3)?,
+        reason: row.try_get(4)?,
+        at: row.try_get(5)?,
+        retry_at: row.try_get(6)?,
+    })
+}

@@ -1,0 +1,341 @@
+//! Automatic mappings that follow their documents, and mapping files that were added to.
+//!
+//! Every test ends in the comparison of every document with what its rows rebuild.
+
+use mongodb::bson::{Bson, Document, doc};
+
+use crate::support::{Before, Docrow, Gate, Home, Place};
+
+/// The columns of a table, as `name type`, without `_id` and `_extra`.
+async fn columns(place: &Place, table: &str) -> Vec<String> {
+    let question = "SELECT attname || ' ' || format_type(atttypid, atttypmod) FROM pg_attribute \
+        WHERE attrelid = to_regclass($1) AND attnum > 0 AND attname NOT IN ('_id', '_extra') ORDER BY attnum";
+    let rows = place.postgres().await.query(question, &[&table]).await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// Waits until a table has a column, and all columns are filled.
+async fn until_there(place: &Place, docrow: &mut Docrow, table: &str, column: &str) {
+    let question = format!(
+        "SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass('{table}') AND attname = '{column}' \
+         AND (SELECT bool_and(filled) FROM docrow.schemas)"
+    );
+    let what = format!("{table} has {column}");
+    docrow.until(&what, async || place.number(&question).await == Some(1)).await;
+}
+
+/// Two partitions, both of which meet what is new.
+fn home_of(place: &Place) -> Home {
+    let mut home = Home::new(place);
+    home.set("stream.partitions", 2);
+    home
+}
+
+/// Fifty people of whom little is known, and the sentinels.
+async fn fill(place: &Place) {
+    place.add_sentinels().await;
+    let people = (0..50).map(|id| doc! { "_id": id, "name": format!("p{id}"), "age": id, "tag": "x" });
+    place.collection("people").insert_many(people).await.unwrap();
+}
+
+/// Acceptance 2, during the stream: fields, objects, arrays of scalars and of objects appear, nested ones in them later;
+/// what was written before a column was made is filled back into it. A restart guesses nothing anew.
+#[tokio::test]
+async fn fields_that_appear_become_columns_and_tables() {
+    let place = Place::shared("evolve_appear").await;
+    fill(&place).await;
+    let home = home_of(&place);
+    let mut docrow = home.run();
+    place.settle(&mut docrow).await;
+    assert_eq!(columns(&place, "people").await, ["name text", "age bigint", "tag text"]);
+
+    let people = place.collection("people");
+    let new = doc! { "nick": "n", "home": { "city": "Lima", "zip": 1 }, "tags": ["a", null], "pets": [{ "kind": "cat" }] };
+    people.update_many(doc! { "_id": { "$lt": 40 } }, doc! { "$set": new }).await.unwrap();
+    until_there(&place, &mut docrow, "people_pets", "kind").await;
+    place.settle(&mut docrow).await;
+    place.assert_same(&home).await;
+    assert_eq!(
+        columns(&place, "people").await,
+        [
+            "name text",
+            "age bigint",
+            "tag text",
+            "home_city text",
+            "home_zip bigint",
+            "nick text",
+            "tags text[]"
+        ]
+    );
+    assert_eq!(place.number("SELECT count(*) FROM people WHERE _extra IS NOT NULL").await, Some(0));
+    assert_eq!(place.number("SELECT count(*) FROM people_pets WHERE kind = 'cat'").await, Some(40));
+
+    // Deeper: in the new object, in the elements of the new array, an array in them.
+    let deeper = doc! { "home.geo": { "lat": 1.5 }, "pets.0.age": 3, "pets.0.toys": [{ "name": "ball" }] };
+    people.update_many(doc! { "_id": { "$lt": 20 } }, doc! { "$set": deeper }).await.unwrap();
+    until_there(&place, &mut docrow, "people_pets_toys", "name").await;
+    place.settle(&mut docrow).await;
+    place.assert_same(&home).await;
+    assert_eq!(place.number("SELECT count(*) FROM people_pets_toys").await, Some(20));
+    assert_eq!(place.number("SELECT count(*) FROM people WHERE _extra IS NOT NULL").await, Some(0));
+    docrow.stop().await.quiet();
+
+    let versions = place.number("SELECT max(version)::bigint FROM docrow.schemas").await;
+    let mut docrow = home.run();
+    place.settle(&mut docrow).await;
+    place.assert_same(&home).await;
+    assert_eq!(place.number("SELECT max(version)::bigint FROM docrow.schemas").await, versions);
+    docrow.stop().await.quiet();
+}
+
+/// Acceptance 2: what a field is changes, back and forth; it vanishes. Whole numbers become fractions, and their column
+/// with them; whatever else does not fit is a misfit.
+#[tokio::test]
+async fn types_that_change_are_followed() {
+    let place = Place::shared("evolve_types").await;
+    fill(&place).await;
+    let people = place.collection("people");
+    let more = doc! { "list": [{ "n": 1 }], "words": ["a"], "where": { "x": 1 } };
+    people.update_many(doc! {}, doc! { "$set": more }).await.unwrap();
+    let home = home_of(&place);
+    let mut docrow = home.run();
+    place.settle(&mut docrow).await;
+
+    people.update_many(doc! { "_id": { "$lt": 3 } }, doc! { "$set": { "age": 1.5 } }).await.unwrap();
+    let wide = "SELECT count(*) FROM people WHERE age = 1.5";
+    docrow.until("age is wide", async || place.number(wide).await == Some(3)).await;
+    place.settle(&mut docrow).await;
+    place.assert_same(&home).await;
+
+    let values: [Bson; 9] = [
+        Bson::Double(1.5),
+        Bson::Int64(1 << 40),
+        Bson::String("ten".into()),
+        Bson::Null,
+        Bson::Array(vec![]),
+        Bson::Array(vec![doc! { "n": 2, "m": "new" }.into(), 7.into()]),
+        Bson::Array(vec!["b".into(), 8.into()]),
+        Bson::Document(doc! { "x": "other", "y": 2 }),
+        Bson::Boolean(true),
+    ];
+    for (id, field) in (0..).zip(["age", "tag", "list", "words", "where"]) {
+        for (i, value) in (0..).zip(&values) {
+            let ids = doc! { "_id": { "$in": [i * 5 + id, 45 + id % 5] } };
+            people.update_many(ids, doc! { "$set": { field: value } }).await.unwrap();
+        }
+        place.settle(&mut docrow).await;
+        place.assert_same(&home).await;
+    }
+    until_there(&place, &mut docrow, "people_list", "m").await;
+    assert_eq!(columns(&place, "people").await[..3], ["name text", "age double precision", "tag text"]);
+
+    people
+        .update_many(doc! {}, doc! { "$unset": { "age": "", "list": "", "where": "", "words": "" } })
+        .await
+        .unwrap();
+    place.settle(&mut docrow).await;
+    place.assert_same(&home).await;
+    assert_eq!(place.number("SELECT count(*) FROM people_list").await, Some(0));
+    docrow.stop().await.quiet();
+}
+
+/// Acceptance 2, during the snapshot: documents that are copied after the mapping was made have what it does not know.
+#[tokio::test]
+async fn fields_that_appear_during_the_snapshot() {
+    let place = Place::shared("evolve_snapshot").await;
+    place.add_sentinels().await;
+    let pad = "x".repeat(300_000);
+    // Enough for several chunks, and little for a sample.
+    let documents: Vec<_> = (0..600).map(|id| doc! { "_id": id, "pad": &pad, "v": id }).collect();
+    place.collection("large").insert_many(documents).await.unwrap();
+    let mut home = home_of(&place);
+    home.set("snapshot.parallelism", 1);
+    let condition = "NEW.collection LIKE '%.large' AND NEW.chunk = 0";
+    let gate = Gate::close(&place, Before::Update("docrow.chunks", condition)).await;
+    let mut docrow = home.run();
+    gate.reached(&mut docrow, 1).await;
+    let large = place.collection("large");
+    let change = doc! { "$set": { "late": "yes", "v": 0.5, "parts": [{ "n": 1 }, { "n": 2 }] } };
+    large.update_many(doc! { "_id": { "$gte": 10, "$mod": [10, 0] } }, change).await.unwrap();
+    gate.open().await;
+    until_there(&place, &mut docrow, "large_parts", "n").await;
+    place.settle(&mut docrow).await;
+    place.assert_same(&home).await;
+    let expected = ["pad text", "v double precision", "late text"];
+    assert_eq!(columns(&place, "large").await, expected);
+    assert_eq!(
+        place.number("SELECT count(*) FROM large WHERE late = 'yes' AND _extra IS NULL").await,
+        Some(59)
+    );
+    assert_eq!(place.number("SELECT count(*) FROM large_parts").await, Some(2 * 59));
+    docrow.stop().await.quiet();
+}
+
+/// A backfill ends with all columns made and filled.
+#[tokio::test]
+async fn a_backfill_leaves_nothing_unfilled() {
+    let place = Place::shared("evolve_backfill").await;
+    let usual = (0..4000).map(|id| doc! { "_id": id, "a": 1 });
+    place.collection("c").insert_many(usual).await.unwrap();
+    // Too rare for the sample to be sure to meet them.
+    let rare = (4000..4010).map(|id| doc! { "_id": id, "a": 1, "rare": { "b": ["x"] } });
+    place.collection("c").insert_many(rare).await.unwrap();
+    let home = home_of(&place);
+    home.backfill().await;
+    assert_eq!(columns(&place, "c").await, ["a bigint", "rare_b text[]"]);
+    assert_eq!(
+        place.number("SELECT count(*) FROM c WHERE rare_b = '{x}' AND _extra IS NULL").await,
+        Some(10)
+    );
+    place.assert_same(&home).await;
+}
+
+/// `evolve = "freeze"`: what is new stays in `_extra`.
+#[tokio::test]
+async fn a_frozen_mapping_stays() {
+    let place = Place::shared("evolve_freeze").await;
+    fill(&place).await;
+    let mut home = home_of(&place);
+    home.set("mapping.evolve", "freeze");
+    let mut docrow = home.run();
+    place.settle(&mut docrow).await;
+    let people = place.collection("people");
+    people.update_many(doc! {}, doc! { "$set": { "nick": "n", "age": 0.5 } }).await.unwrap();
+    place.settle(&mut docrow).await;
+    place.assert_same(&home).await;
+    docrow.stop().await.quiet();
+    assert_eq!(columns(&place, "people").await, ["name text", "age bigint", "tag text"]);
+}
+
+/// A version that is stored, but not filled because docrow died, is filled by the next start.
+#[tokio::test]
+async fn docrow_killed_between_a_new_column_and_its_filling() {
+    let place = Place::shared("evolve_killed").await;
+    fill(&place).await;
+    let home = home_of(&place);
+    let mut docrow = home.run();
+    place.settle(&mut docrow).await;
+    docrow.stop().await.quiet();
+    let gate =
+        Gate::close(&place, Before::Update("people", "OLD._extra IS NOT NULL AND NEW._extra IS NULL")).await;
+    let mut docrow = home.run();
+    let people = place.collection("people");
+    people.update_many(doc! {}, doc! { "$set": { "nick": "n" } }).await.unwrap();
+    gate.reached(&mut docrow, 1).await;
+    docrow.kill9().await.quiet();
+    gate.open().await;
+    assert_eq!(place.number("SELECT count(*) FROM docrow.schemas WHERE NOT filled").await, Some(1));
+    let mut docrow = home.run();
+    place.settle(&mut docrow).await;
+    until_there(&place, &mut docrow, "people", "nick").await;
+    assert_eq!(
+        place.number("SELECT count(*) FROM people WHERE nick = 'n' AND _extra IS NULL").await,
+        Some(50)
+    );
+    place.assert_same(&home).await;
+    docrow.stop().await.quiet();
+}
+
+/// A table of the user's own that has the name which a new one would get is left alone.
+#[tokio::test]
+async fn a_name_that_is_taken_is_not_taken_again() {
+    let place = Place::shared("evolve_taken").await;
+    fill(&place).await;
+    let home = home_of(&place);
+    let mut docrow = home.run();
+    place.settle(&mut docrow).await;
+    place.postgres().await.batch_execute("CREATE TABLE people_pets (mine text)").await.unwrap();
+    let new = doc! { "nick": "n", "pets": [{ "kind": "cat" }] };
+    place.collection("people").update_many(doc! {}, doc! { "$set": new }).await.unwrap();
+    until_there(&place, &mut docrow, "people", "nick").await;
+    place.settle(&mut docrow).await;
+    place.assert_same(&home).await;
+    assert_eq!(columns(&place, "people_pets").await, ["mine text"]);
+    let other = "SELECT count(*) FROM pg_class WHERE relkind = 'r' AND relname LIKE 'people_pets_%'";
+    assert_eq!(place.number(other).await, Some(1));
+    docrow.stop().await.quiet();
+}
+
+/// Somebody's lock on a table keeps it from getting new columns, and nothing else: changes are followed meanwhile.
+#[tokio::test]
+async fn a_lock_on_a_table_delays_its_columns_only() {
+    let place = Place::shared("evolve_locked").await;
+    fill(&place).await;
+    let home = home_of(&place);
+    let mut docrow = home.run();
+    place.settle(&mut docrow).await;
+    let reader = place.postgres().await;
+    reader.batch_execute("BEGIN; LOCK TABLE people IN ACCESS SHARE MODE").await.unwrap();
+    let people = place.collection("people");
+    people.update_many(doc! {}, doc! { "$set": { "nick": "n" } }).await.unwrap();
+    docrow.logs("new columns wait").await;
+    place.settle(&mut docrow).await;
+    place.assert_same(&home).await;
+    reader.batch_execute("COMMIT").await.unwrap();
+    until_there(&place, &mut docrow, "people", "nick").await;
+    place.assert_same(&home).await;
+    docrow.stop().await.quiet_but(&["new columns wait"]);
+}
+
+const FILE: &str = "collection = \"docrow_test_evolve_file.people\"\ntable = \"people\"\nextra = \"_extra\"\n[key]\ncolumn = \"_id\"\n\
+    type = \"bigint\"\n[columns]\nname = { path = \"name\", type = \"text\" }\n";
+
+/// A mapping file that adds columns, tables and width is taken up; one that takes away is refused with what differs.
+#[tokio::test]
+async fn a_mapping_file_may_be_added_to() {
+    let place = Place::shared("evolve_file").await;
+    fill(&place).await;
+    let people = place.collection("people");
+    people.update_many(doc! {}, doc! { "$set": { "pets": [{ "kind": "cat" }] } }).await.unwrap();
+    let home = home_of(&place);
+    let narrow = format!("{FILE}age = {{ path = \"age\", type = \"integer\" }}\n");
+    home.map("people.toml", &narrow);
+    let mut docrow = home.run();
+    place.settle(&mut docrow).await;
+    people.update_many(doc! { "_id": 7 }, doc! { "$set": { "age": 1_i64 << 40 } }).await.unwrap();
+    place.settle(&mut docrow).await;
+    place.assert_same(&home).await;
+    docrow.stop().await.quiet();
+
+    let wide = format!(
+        "{FILE}age = {{ path = \"age\", type = \"bigint\" }}\ntag = {{ path = \"tag\", type = \"text\" }}\n[[tables]]\n\
+         table = \"pets\"\npath = \"pets[]\"\nparent = \"person\"\nordinals = [\"n\"]\n\
+         columns = {{ kind = {{ path = \"kind\", type = \"text\" }} }}\n"
+    );
+    home.map("people.toml", &wide);
+    let mut docrow = home.run();
+    until_there(&place, &mut docrow, "pets", "kind").await;
+    place.settle(&mut docrow).await;
+    place.assert_same(&home).await;
+    assert_eq!(place.number("SELECT count(*) FROM people WHERE _extra IS NOT NULL").await, Some(0));
+    assert_eq!(place.number("SELECT age FROM people WHERE _id = 7").await, Some(1 << 40));
+    assert_eq!(place.number("SELECT count(*) FROM pets").await, Some(50));
+    docrow.stop().await.quiet();
+
+    home.map("people.toml", &narrow);
+    let ended = home.finish(&["run"]).await.with_code(2);
+    for difference in
+        ["column people.age: its type was bigint", "column people.tag is gone", "table pets is gone"]
+    {
+        assert!(ended.log.contains(difference), "{}", ended.log);
+    }
+}
+
+/// Both partitions, and the copiers, meet the same new fields at once: there is one version, not one for each.
+#[tokio::test]
+async fn a_field_met_by_several_workers_is_one_version() {
+    let place = Place::shared("evolve_race").await;
+    fill(&place).await;
+    let mut home = home_of(&place);
+    home.set("stream.partitions", 8);
+    home.set("stream.batch_rows", 3);
+    let mut docrow = home.run();
+    place.settle(&mut docrow).await;
+    let new: Document = (0..20).map(|n| (format!("f{n}"), Bson::Int32(n))).collect();
+    place.collection("people").update_many(doc! {}, doc! { "$set": new }).await.unwrap();
+    until_there(&place, &mut docrow, "people", "f19").await;
+    place.settle(&mut docrow).await;
+    place.assert_same(&home).await;
+    assert_eq!(place.number("SELECT max(version)::bigint FROM docrow.schemas").await, Some(2));
+    docrow.stop().await.quiet();
+}
