@@ -5,7 +5,7 @@
 //! get into a column. It is done for some hundred documents at a time while nobody else writes to the collection, so
 //! that no row goes backwards (G3); which documents these are is found beforehand, while others write.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use indicatif::HumanCount;
 use mongodb::bson::RawDocumentBuf;
@@ -19,7 +19,7 @@ use crate::{
     sink::{
         Keys,
         progress::Partition,
-        read::{self, Reader},
+        read::Reader,
         scan::Scan,
         upsert::{Applier, Batch, CollectionBatch},
     },
@@ -99,20 +99,8 @@ impl Filler {
     /// Reads the documents with these keys, and writes them anew. How many bytes their rows had.
     async fn fill(&mut self, collection: &Collection, keys: &Keys) -> Result<usize> {
         let mapping = collection.change().await;
-        let mut found: HashMap<Vec<u8>, Rows> = HashMap::new();
-        let mut bytes = 0;
-        for (number, table) in mapping.tables().iter().enumerate() {
-            for row in self.reader.rows(table, keys).await? {
-                let key = read::value(&row, 0)?.unwrap_or_default();
-                let rows = found.entry(key.to_vec()).or_insert_with(|| Rows::new(mapping.tables().len()));
-                if let Some(rows) = rows.tables.get_mut(number) {
-                    let before = rows.bytes.len();
-                    read::tuple(&row, &mut rows.bytes)?;
-                    rows.count += 1;
-                    bytes += rows.bytes.len() - before;
-                }
-            }
-        }
+        let found = self.reader.documents(mapping.tables(), keys).await?;
+        let bytes = found.values().map(Rows::byte_len).sum();
         let mut documents = Vec::with_capacity(found.len());
         let rebuilder = Rebuilder::new(&mapping);
         for (key, rows) in found {

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use bytes::{BufMut, BytesMut};
 use tokio_postgres::{Row, Statement};
 
 use super::{
@@ -13,7 +12,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    mapping::Table,
+    mapping::{Rows, Table},
 };
 
 /// A session that reads rows by document key. Prepares each table's statement once.
@@ -46,6 +45,24 @@ impl Reader {
         let statement = self.prepare(&sql::select(&self.schema, table, condition)).await?;
         let rows = self.session.client.query(&statement, &[&Array::keys(keys)]).await;
         rows.map_err(|e| failure::of(format!("read rows of {}", quote(&table.name)), &e))
+    }
+
+    /// All rows of the documents with these keys, by the bytes of the key, in
+    /// [`Framing::Copy`](crate::mapping::Framing::Copy): what a [`Rebuilder`](crate::mapping::Rebuilder) takes. `tables`
+    /// are those of a mapping.
+    pub async fn documents(&mut self, tables: &[Table], keys: &Keys) -> Result<HashMap<Vec<u8>, Rows>> {
+        let mut documents: HashMap<Vec<u8>, Rows> = HashMap::new();
+        for (number, table) in tables.iter().enumerate() {
+            for row in self.rows(table, keys).await? {
+                let columns: Vec<_> = (0..row.len()).map(|i| value(&row, i)).collect::<Result<_>>()?;
+                let key = columns.first().copied().flatten().unwrap_or_default();
+                let rows = documents.entry(key.to_vec()).or_insert_with(|| Rows::new(tables.len()));
+                if !rows.tables.get_mut(number).is_some_and(|rows| rows.push(&columns)) {
+                    return Err(Error::bug(format!("read a row of {}: it is too large", quote(&table.name))));
+                }
+            }
+        }
+        Ok(documents)
     }
 
     /// Begins to remember keys, for [`Self::unseen`], forgetting those from before. `table` is one of the
@@ -107,16 +124,4 @@ impl Reader {
 pub fn value(row: &Row, column: usize) -> Result<Option<&[u8]>> {
     let raw = row.try_get::<_, Option<RawValue<'_>>>(column);
     raw.map(|value| value.map(|value| value.0)).map_err(|e| failure::of("read a column", &e))
-}
-
-/// Appends a row as a tuple of [`Framing::Copy`](crate::mapping::Framing::Copy).
-pub fn tuple(row: &Row, out: &mut BytesMut) -> Result<()> {
-    out.put_u16(u16::try_from(row.len()).unwrap_or(u16::MAX));
-    for column in 0..row.len() {
-        let bytes = value(row, column)?;
-        // A value has less than 1 GiB.
-        out.put_i32(bytes.map_or(-1, |bytes| i32::try_from(bytes.len()).unwrap_or(i32::MAX)));
-        out.put_slice(bytes.unwrap_or_default());
-    }
-    Ok(())
 }

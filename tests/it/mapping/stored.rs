@@ -1,7 +1,7 @@
 //! Documents through a real PostgreSQL: copied in as a snapshot does it, applied as a change stream's batch does it, read
 //! back and rebuilt.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use docrow::{
     change::CollectionId,
@@ -12,7 +12,7 @@ use docrow::{
         copy::Copier,
         ddl,
         progress::Partition,
-        read::{self, Reader},
+        read::Reader,
         sql,
         upsert::{Applier, Batch, CollectionBatch},
     },
@@ -61,7 +61,7 @@ impl Store {
             ddl::build_key(&mut session, &schema, table).await.unwrap();
         }
         apply(&target, mapping, &kept, &keys).await;
-        let rows = rows(session, &target, mapping, &keys).await;
+        let rows = Reader::new(session, &target).documents(mapping.tables(), &keys).await.unwrap();
         let documents = of.iter().map(|key| Some(rebuild(mapping, rows.get(key.as_ref()?).unwrap())));
         Stored { documents: documents.collect(), schema }
     }
@@ -125,19 +125,4 @@ async fn apply(target: &Target, mapping: &Arc<Mapping>, documents: &[&RawDocumen
     };
     let applied = applier.apply(&Batch { collections: vec![batch], ..Batch::default() }).await.unwrap();
     assert_eq!((applied.written, applied.deleted), (0, 0), "COPY and upsert write different rows");
-}
-
-/// The rows as the server has them, by document key.
-async fn rows(session: Session, target: &Target, mapping: &Mapping, keys: &Keys) -> HashMap<Vec<u8>, Rows> {
-    let mut reader = Reader::new(session, target);
-    let mut found: HashMap<Vec<u8>, Rows> = HashMap::new();
-    for (at, table) in mapping.tables().iter().enumerate() {
-        for row in reader.rows(table, keys).await.unwrap() {
-            let values: Vec<_> = (0..table.columns.len()).map(|i| read::value(&row, i).unwrap()).collect();
-            let of =
-                found.entry(values[0].unwrap().to_vec()).or_insert_with(|| Rows::new(mapping.tables().len()));
-            assert!(of.tables[at].push(&values));
-        }
-    }
-    found
 }

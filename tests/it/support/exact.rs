@@ -5,43 +5,16 @@ use std::{collections::HashMap, sync::Arc};
 
 use bytes::BytesMut;
 use docrow::{
-    mapping::{Encoder, Framing, Mapping, Rebuilder, Rows},
+    mapping::{Encoder, Framing, Mapping, Rebuilder},
     schema::MappingSpec,
-    sink::{
-        Keys, Session, Target, dead_letter,
-        read::{self, Reader},
-        schemas,
-    },
+    sink::{Keys, Session, Target, dead_letter, read::Reader, schemas},
 };
 use mongodb::bson::{RawDocument, RawDocumentBuf, doc};
 
-use super::Place;
+use super::{Place, same};
 
 /// Documents compared at a time.
 const BATCH: usize = 500;
-
-/// All fields in one order, those of one name in their own.
-pub(crate) fn sorted(document: &RawDocument) -> Vec<u8> {
-    let mut elements: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-    let mut at = 4;
-    for element in document.iter_elements() {
-        let element = element.unwrap();
-        let name = element.key().as_str().as_bytes().to_vec();
-        let start = at + 1 + name.len() + 1;
-        let kind = element.element_type() as u8;
-        at = start + element.size();
-        let bytes = &document.as_bytes()[start..at];
-        let value = match kind {
-            3 | 4 => sorted(RawDocument::from_bytes(bytes).unwrap()),
-            _ => bytes.to_vec(),
-        };
-        elements.push((name, [&[kind], &*value].concat()));
-    }
-    elements.sort_by(|left, right| left.0.cmp(&right.0));
-    let parts =
-        elements.iter().map(|(name, value)| [&name.len().to_be_bytes(), name.as_slice(), value].concat());
-    parts.collect::<Vec<_>>().concat()
-}
 
 /// Everything in which the documents that `mapping` rebuilds differ from the collection's.
 pub(crate) async fn compare(place: &Place, target: &Target, spec: &MappingSpec) -> Vec<String> {
@@ -66,10 +39,10 @@ pub(crate) async fn compare(place: &Place, target: &Target, spec: &MappingSpec) 
             for document in documents.drain(..) {
                 match rebuilt.remove(&key_of(&mapping, &document)) {
                     None => missing += 1,
-                    Some(found) if sorted(&found) != sorted(&document) => {
-                        differences.push(format!("{namespace}: {found:?} is not {document:?}"));
+                    Some(found) => {
+                        let difference = same::difference(found.as_bytes(), document.as_bytes());
+                        differences.extend(difference.map(|text| format!("{namespace}: {text}")));
                     }
-                    Some(_) => {}
                 }
             }
         }
@@ -90,15 +63,7 @@ async fn rebuild_all(
 ) -> HashMap<Vec<u8>, RawDocumentBuf> {
     let mut keys = Keys::default();
     documents.iter().for_each(|document| keys.push(&key_of(mapping, document)));
-    let mut found: HashMap<Vec<u8>, Rows> = HashMap::new();
-    for (number, table) in mapping.tables().iter().enumerate() {
-        for row in reader.rows(table, &keys).await.unwrap() {
-            let key = read::value(&row, 0).unwrap().unwrap().to_vec();
-            let rows = found.entry(key).or_insert_with(|| Rows::new(mapping.tables().len()));
-            read::tuple(&row, &mut rows.tables[number].bytes).unwrap();
-            rows.tables[number].count += 1;
-        }
-    }
+    let found = reader.documents(mapping.tables(), &keys).await.unwrap();
     let rebuilder = Rebuilder::new(mapping);
     found.into_iter().map(|(key, rows)| (key, rebuilder.document(&rows).unwrap())).collect()
 }
