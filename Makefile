@@ -28,7 +28,9 @@ golden: setup
 	@DOCROW_GOLDEN=rewrite cargo test --release --test it -- golden:: mapping::types
 	@git diff --stat -- testdata
 
+# The mapping alone, in a few seconds (`cargo bench --bench mapping` takes its time), then a backfill.
 bench: setup
+	@cargo bench --bench mapping -- --quick
 	@cargo bench --bench backfill
 
 lint: setup

@@ -686,33 +686,6 @@ proptest! {
         }
     }
 
-    #[test]
-    fn malformed_bytes_never_panic(document in anything(), position in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<prop::sample::Index>()) {
-        let mut encoder = Encoder::new(mapping(NESTED), Framing::Copy);
-        let mut rows = Rows::new(3);
-        let mut flipped = document.clone().into_bytes();
-        let at = position.index(flipped.len());
-        flipped[at] = byte;
-        let mut truncated = document.into_bytes();
-        truncated.truncate(5.max(cut.index(truncated.len())));
-        let length = i32::try_from(truncated.len()).unwrap();
-        truncated[..4].copy_from_slice(&length.to_le_bytes());
-        *truncated.last_mut().unwrap() = 0;
-        for bytes in [flipped, truncated] {
-            if let Ok(document) = RawDocumentBuf::from_bytes(bytes) {
-                let _ = encoder.encode(&document, &mut rows);
-            }
-        }
-    }
-
-    #[test]
-    fn noise_never_panics(noise in prop::collection::vec(any::<u8>(), 0..200)) {
-        let length = i32::try_from(noise.len() + 5 + 9).unwrap();
-        let bytes = [&length.to_le_bytes()[..], b"\x10_id\0\x01\0\0\0", &noise, b"\0"].concat();
-        let document = RawDocumentBuf::from_bytes(bytes).unwrap();
-        let _ = Encoder::new(mapping(NESTED), Framing::Composite).encode(&document, &mut Rows::new(3));
-    }
-
     /// Two text keys are equal exactly when the documents' keys are.
     #[test]
     fn text_keys_are_injective(left in any_id(), right in any_id()) {

@@ -372,7 +372,7 @@ impl Framing {
     #[inline]
     fn header(self, out: &mut BytesMut, oid: u32) {
         if self == Framing::Composite {
-            out.put_u32(oid);
+            out.extend_from_slice(&oid.to_be_bytes());
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Documents to rows and back: what G4 promises, for any document and through a real PostgreSQL.
 
+mod allocations;
+mod any_bytes;
 mod corpus;
+mod damaged;
 mod documents;
 mod round_trip;
 pub(crate) mod stored;
