@@ -139,14 +139,19 @@ async fn types_that_change_are_followed() {
     docrow.stop().await.quiet();
 }
 
-/// Acceptance 2, during the snapshot: documents that are copied after the mapping was made have what it does not know.
+/// Acceptance 2, during the snapshot: documents that are copied after the mapping was made have what it does not know, and
+/// other types; fields became arrays, and arrays became fields; fields are gone.
 #[tokio::test]
-async fn fields_that_appear_during_the_snapshot() {
+async fn documents_that_change_during_the_snapshot() {
     let place = Place::shared("evolve_snapshot").await;
     place.add_sentinels().await;
     let pad = "x".repeat(300_000);
     // Enough for several chunks, and little for a sample.
-    let documents: Vec<_> = (0..600).map(|id| doc! { "_id": id, "pad": &pad, "v": id }).collect();
+    let documents: Vec<_> = (0..600)
+        .map(
+            |id| doc! { "_id": id, "pad": &pad, "v": id, "w": [1, 2], "parts": [{ "n": 1 }], "gone": "soon" },
+        )
+        .collect();
     place.collection("large").insert_many(documents).await.unwrap();
     let mut home = home_of(&place);
     home.set("snapshot.parallelism", 1);
@@ -155,19 +160,26 @@ async fn fields_that_appear_during_the_snapshot() {
     let mut docrow = home.run();
     gate.reached(&mut docrow, 1).await;
     let large = place.collection("large");
-    let change = doc! { "$set": { "late": "yes", "v": 0.5, "parts": [{ "n": 1 }, { "n": 2 }] } };
-    large.update_many(doc! { "_id": { "$gte": 10, "$mod": [10, 0] } }, change).await.unwrap();
+    for (remainder, change) in (0..).zip([
+        doc! { "$set": { "late": "yes", "v": 0.5, "lines": [{ "n": 1 }, { "n": 2 }], "parts.0.m": "x" } },
+        doc! { "$unset": { "gone": "", "w": "", "parts": "" } },
+        doc! { "$set": { "v": [1, { "a": 2 }], "gone": ["x"], "parts": 7 } },
+        doc! { "$set": { "w": "scalar", "v": "text", "parts": { "n": 1 } } },
+        doc! { "$set": { "w": [{ "x": 1 }], "gone": { "x": 1 }, "parts": [1, { "n": "y" }] } },
+    ]) {
+        let ids = doc! { "_id": { "$gte": 10, "$mod": [10, remainder] } };
+        large.update_many(ids, change).await.unwrap();
+    }
     gate.open().await;
-    until_there(&place, &mut docrow, "large_parts", "n").await;
+    until_there(&place, &mut docrow, "large_lines", "n").await;
     place.settle(&mut docrow).await;
     place.assert_same(&home).await;
-    let expected = ["pad text", "v double precision", "late text"];
+    let expected = ["pad text", "v double precision", "w bigint[]", "gone text", "late text"];
     assert_eq!(columns(&place, "large").await, expected);
-    assert_eq!(
-        place.number("SELECT count(*) FROM large WHERE late = 'yes' AND _extra IS NULL").await,
-        Some(59)
-    );
-    assert_eq!(place.number("SELECT count(*) FROM large_parts").await, Some(2 * 59));
+    let late = "SELECT count(*) FROM large WHERE late = 'yes' AND v = 0.5 AND _extra IS NULL";
+    assert_eq!(place.number(late).await, Some(59));
+    assert_eq!(place.number("SELECT count(*) FROM large_lines").await, Some(2 * 59));
+    assert_eq!(place.number("SELECT count(*) FROM large_parts WHERE m = 'x'").await, Some(59));
     docrow.stop().await.quiet();
 }
 
