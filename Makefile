@@ -6,7 +6,7 @@ SHELL := /bin/bash
 # Outside the clone, so that a fresh one needs not compile RocksDB again.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/docrow/target
 
-.PHONY: setup demo test golden bench lint release audit
+.PHONY: setup demo test golden bench fuzz lint release audit
 
 setup:
 	@.ci/setup
@@ -32,6 +32,12 @@ golden: setup
 bench: setup
 	@cargo bench --bench mapping -- --quick
 	@cargo bench --bench backfill
+
+# Fuzzes the mapping; needs `cargo install cargo-fuzz`, and compiles what it needs for itself (a few minutes, once). What it
+# finds is in fuzz/artifacts, what it goes on with the next time in fuzz/corpus.
+SECONDS ?= 600
+fuzz:
+	@cargo fuzz run --sanitizer none mapping -- -max_total_time=$(SECONDS) -max_len=65536 -timeout=10 -rss_limit_mb=2048
 
 lint: setup
 	@cargo fmt --check

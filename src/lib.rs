@@ -25,8 +25,9 @@
 //! 4. [`schema`] and [`mapping`]: mapping files, inference and growth; the compiled mapping, which walks a raw document
 //!    once and encodes its rows in PostgreSQL's binary format, and the way back from rows to the document.
 //! 5. [`sink`]: writes PostgreSQL: tables, chunks, batches, progress.
-//! 6. [`checkpoint`]: the state directory. [`verify`]: the proof. [`config`], [`error`], [`retry`], [`shutdown`],
-//!    [`telemetry`]: what every program has. [`cli`]: the commands. [`demo`]: throwaway servers and sample data.
+//! 6. [`checkpoint`]: the state directory. [`mapping_files`]: the folder of mapping files. [`verify`]: the proof.
+//!    [`config`], [`error`], [`retry`], [`shutdown`], [`telemetry`]: what every program has. [`cli`]: the commands.
+//!    [`demo`]: throwaway servers and sample data.
 //!
 //! # Invariants
 //!
@@ -53,6 +54,7 @@ pub mod demo;
 pub mod error;
 pub mod key;
 pub mod mapping;
+pub mod mapping_files;
 pub mod number;
 pub mod pipeline;
 pub mod retry;

@@ -241,11 +241,11 @@ impl<'a> Comparison<'a> {
             self.dead.count(&self.name) > 0 && self.dead.contains(&self.name, &key::id_text(document)?);
         if is_dead {
             self.compared.dead_letters += 1;
-        } else if self.encoder.encode(document, &mut self.expected).is_err() {
-            let key = if has_key { self.key.to_vec() } else { key::id_text(document)?.into_bytes() };
-            if let Some(root) = self.mapping.tables().first() {
-                self.compared.add(root, &key, What::NoDeadLetter);
-            }
+        } else if self.encoder.encode(document, &mut self.expected).is_err()
+            && let Some(root) = self.mapping.tables().first()
+        {
+            let key = if has_key { shown(&self.key, key_of(root)) } else { key::id_text(document)? };
+            self.compared.add_shown(root, key, What::NoDeadLetter);
         }
         Ok(())
     }
@@ -294,12 +294,19 @@ impl Compared {
     }
 
     fn add(&mut self, table: &Table, key: &[u8], what: What) {
+        self.add_shown(table, shown(key, key_of(table)), what);
+    }
+
+    fn add_shown(&mut self, table: &Table, key: String, what: What) {
         self.different += 1;
         if self.differences.len() < KEPT {
-            let ty = table.columns.first().map(|column| column.ty.scalar);
-            self.differences.push(Difference { table: table.name.clone(), key: shown(key, ty), what });
+            self.differences.push(Difference { table: table.name.clone(), key, what });
         }
     }
+}
+
+fn key_of(table: &Table) -> Option<Scalar> {
+    table.columns.first().map(|column| column.ty.scalar)
 }
 
 /// The leading columns of a row in one piece.

@@ -17,6 +17,7 @@ use super::{Outcome, printable::unprintable};
 use crate::{
     config::SourceConfig,
     error::{Error, Kind, Result},
+    mapping_files,
     schema::{MappingSpec, Names, Sample},
     shutdown::Shutdown,
     source::{CollectionInfo, SAMPLE_SIZE, Source},
@@ -63,7 +64,7 @@ struct Draft {
 
 async fn draft(config: &SourceConfig, options: &Options) -> Result<Vec<Draft>> {
     let SourceConfig { source, include, exclude, mapping_dir } = config;
-    let mut present = present(mapping_dir)?;
+    let mut present = mapping_files::read(mapping_dir)?;
     let source = Source::connect(source.expose()).await?;
     let collections = chosen(&source, &options.namespaces, include, exclude).await?;
     let replaced = collections.keys().filter_map(|name| Some((name.clone(), present.remove(name)?.0)));
@@ -106,25 +107,6 @@ async fn chosen(
         chosen.append(&mut source.collections(std::slice::from_ref(namespace), exclude).await?);
     }
     Ok(chosen.into_iter().map(|info| (info.namespace.to_string(), info)).collect())
-}
-
-/// The mapping files that there are, by collection.
-fn present(dir: &Path) -> Result<BTreeMap<String, (PathBuf, MappingSpec)>> {
-    let unreadable = |e| failed("read the mapping files in", dir, e);
-    let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        entries => entries.map_err(unreadable)?,
-    };
-    let mut present = BTreeMap::new();
-    for entry in entries {
-        let file = entry.map_err(unreadable)?.path();
-        if file.extension().is_some_and(|extension| extension == "toml") {
-            let text = fs::read_to_string(&file).map_err(unreadable)?;
-            let spec = MappingSpec::parse(&text, &file.display().to_string())?;
-            present.insert(spec.collection().to_string(), (file, spec));
-        }
-    }
-    Ok(present)
 }
 
 fn print(drafts: &[Draft]) -> Result<()> {

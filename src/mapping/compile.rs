@@ -144,6 +144,12 @@ impl Mapping {
         self.document
     }
 
+    /// The root table's column for what no other holds, if there is one.
+    pub fn extra(&self) -> Option<&Column> {
+        let columns = &self.tables.first()?.columns;
+        columns.iter().nth_back(usize::from(self.soft_delete())).filter(|_| self.extra)
+    }
+
     /// Whether the child tables refer to the root by foreign keys.
     pub fn foreign_keys(&self) -> bool {
         self.foreign_keys

@@ -33,6 +33,20 @@ const MAX_JSON: usize = 0x0fff_0000;
 /// Scratch memory above this is given back after the document that needed it.
 const KEEP: usize = 1 << 20;
 
+/// Empties scratch memory, and gives back what is too much.
+pub(super) fn clear<T>(scratch: &mut Vec<T>) {
+    scratch.clear();
+    scratch.shrink_to(KEEP / size_of::<T>().max(1));
+}
+
+/// The same.
+pub(super) fn clear_bytes(scratch: &mut BytesMut) {
+    scratch.clear();
+    if scratch.capacity() > KEEP {
+        *scratch = BytesMut::new();
+    }
+}
+
 /// A step on the way to a value.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Step {
@@ -98,15 +112,10 @@ pub(super) struct Noted<'a> {
 
 impl Notes {
     pub(super) fn clear(&mut self) {
-        self.notes.clear();
-        self.paths.clear();
-        if self.paths.capacity() > KEEP {
-            self.paths = BytesMut::new();
-        }
-        self.censored.clear();
-        if self.censored.capacity() > KEEP {
-            self.censored = Vec::new();
-        }
+        clear_bytes(&mut self.paths);
+        clear(&mut self.notes);
+        clear(&mut self.order);
+        clear(&mut self.censored);
     }
 
     pub(super) fn is_empty(&self) -> bool {

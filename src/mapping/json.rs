@@ -17,7 +17,7 @@ use super::{
         Elements, Fault, INT32, INT64, MAX_KEY, MIN_KEY, NULL, OBJECT_ID, REGEX, Read, STRING, SYMBOL,
         TIMESTAMP, UNDEFINED,
     },
-    extra::Step,
+    extra::{Step, clear},
     forms,
 };
 
@@ -83,8 +83,8 @@ impl JsonWriter {
         value: Value,
         inexact: &mut dyn FnMut(&[Step], u8, usize),
     ) -> Read<()> {
-        self.open.clear();
-        self.trail.clear();
+        clear(&mut self.open);
+        clear(&mut self.trail);
         self.value(out, doc, value)?;
         while let Some(open) = self.open.last_mut() {
             let mut elements = Elements { next: open.next, end: open.end };
@@ -185,7 +185,7 @@ impl JsonWriter {
 
     /// Whether JSON says all there is to say about the names of the document's fields.
     fn is_plain(&mut self, doc: &[u8], at: usize) -> Read<bool> {
-        self.names.clear();
+        clear(&mut self.names);
         let mut elements = Elements::of(doc, at)?;
         while let Some(element) = elements.advance(doc)? {
             let name = doc.get(element.name.0..element.name.1).ok_or(Fault::Malformed)?;

@@ -17,6 +17,7 @@ use sha2::Sha256;
 use super::{
     bson::{self, ARRAY, DOCUMENT, Element, Elements, Fault, NULL, OBJECT_ID, Read, STRING},
     compile::{Mapping, Node, Object, PlannedColumn},
+    extra::clear_bytes,
     forms,
     json::JsonWriter,
     table::Scalar,
@@ -29,9 +30,6 @@ const REDACTED: &[u8] = b"***";
 
 /// The document `{"$docrow": {"withheld": true}}`.
 const WITHHELD: &[u8] = b"\x1e\0\0\0\x03$docrow\0\x10\0\0\0\x08withheld\0\x01\0\0";
-
-/// Scratch memory above this is given back.
-const KEEP: usize = 1 << 20;
 
 /// The key of a mapping's hashes.
 #[derive(Clone)]
@@ -80,15 +78,12 @@ impl Masker {
             (Some(Mask::Sha256), Some(key)) => match kind {
                 STRING => key.hash(out, bson::text(doc, at)?),
                 _ => {
-                    self.text.clear();
                     match kind {
                         OBJECT_ID => forms::hex(&mut self.text, &bson::array_at::<12>(doc, at)?),
                         _ => json.write(&mut self.text, doc, kind, at)?,
                     }
                     key.hash(out, &self.text);
-                    if self.text.capacity() > KEEP {
-                        self.text = BytesMut::new();
-                    }
+                    clear_bytes(&mut self.text);
                 }
             },
             (Some(Mask::Sha256), None) | (None, _) => return Ok(Fit::Misfit),

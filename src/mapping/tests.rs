@@ -1,6 +1,7 @@
 //! The walk, from documents to decoded rows.
 
 mod hidden;
+mod limits;
 mod options;
 
 use std::{collections::BTreeMap, sync::Arc};

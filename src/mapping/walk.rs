@@ -14,7 +14,7 @@ use bytes::{BufMut, BytesMut};
 use super::{
     bson::{self, ARRAY, DOCUMENT, Elements, Fault, NULL, Read},
     compile::{Field, Mapping, Node, Object, SlotId},
-    extra::{Noted, Notes, Occurrence, Step},
+    extra::{Noted, Notes, Occurrence, Step, clear, clear_bytes},
     json::JsonWriter,
     key_column,
     mask::{Masker, censored_object},
@@ -52,10 +52,10 @@ impl Scratch {
     }
 
     fn clear(&mut self) {
-        self.trail.clear();
+        clear(&mut self.trail);
         self.culprit.clear();
-        self.ordinals.clear();
-        self.key.clear();
+        clear(&mut self.ordinals);
+        clear_bytes(&mut self.key);
         self.notes.clear();
         if let Some(watch) = &mut self.watch {
             watch.discovered = false;
@@ -84,7 +84,7 @@ pub(super) fn walk(
         return Walk { mapping, framing, doc, id, scratch, rows }.document();
     }
     let mut whole = std::mem::take(&mut scratch.whole);
-    whole.clear();
+    clear(&mut whole);
     let walked = censored_object(&mapping.root, doc, 0, &mut whole).and_then(|_| {
         let id = first_key(&whole)?;
         Walk { mapping, framing, doc: &whole, id, scratch, rows }.document()

@@ -38,6 +38,9 @@ const REST: u32 = 10;
 /// How long to leave a table alone on which somebody else holds a lock.
 const LOCKED: Duration = Duration::from_secs(10);
 
+/// How many new fields the log names.
+const LISTED: usize = 20;
+
 /// Changes the mappings of a pipeline's collections.
 pub(super) struct Evolution<'a> {
     pipeline: &'a Pipeline<'a>,
@@ -87,6 +90,18 @@ fn next_version(in_force: &InForce, spec: MappingSpec) -> Result<(InForce, Vec<S
     };
     let version = in_force.version.saturating_add(1);
     Ok((InForce { spec, version, is_automatic: true, unfilled: Some(unfilled) }, fields))
+}
+
+/// Names for the log: not all of them where they are many, each on the line whatever is in it.
+fn listed(fields: &[String]) -> String {
+    let escaped = |name: &String| -> String {
+        let char = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+        name.chars().map(char).collect()
+    };
+    let shown: Vec<_> = fields.iter().take(LISTED).map(escaped).collect();
+    let more = fields.len().saturating_sub(LISTED);
+    let more = if more == 0 { String::new() } else { format!(", and {more} more") };
+    format!("{}{more}", shown.join(", "))
 }
 
 impl<'a> Evolution<'a> {
@@ -175,14 +190,17 @@ impl<'a> Evolution<'a> {
         for name in ddl::relations(&session, self.pipeline.target.schema()).await? {
             names.reserve(name);
         }
-        let evolved = collection.weigh(|sample| evolve(&in_force.spec, sample, &mut names));
+        // Columns that somebody has added keep their values.
+        let tables_there = collection.hold().await.tables().to_vec();
+        let there = ddl::columns(&session, self.pipeline.target.schema(), &tables_there).await?;
+        let evolved = collection.weigh(|sample| evolve(&in_force.spec, sample, &mut names, &there));
         let Some(mut spec) = evolved else { return Ok(Evolved::Not) };
         loop {
             let (next, fields) = next_version(in_force, spec)?;
             match self.put_in_force(&mut session, collection, &next).await {
                 Ok(Put::Done) => {
                     let (name, version) = (collection.name(), next.version);
-                    tracing::info!("{name}: mapped anew (version {version}): {}", fields.join(", "));
+                    tracing::info!("{name}: mapped anew (version {version}): {}", listed(&fields));
                     *in_force = next;
                     *tables = names;
                     return Ok(Evolved::Yes);
@@ -237,5 +255,17 @@ impl<'a> Evolution<'a> {
         schemas::set_filled(&session, pipeline, collection.name(), in_force.version).await?;
         in_force.unfilled = None;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_names_some_fields_on_one_line() {
+        let fields = |count| (0..count).map(|n| format!("é\n{n}")).collect::<Vec<_>>();
+        assert_eq!(listed(&fields(2)), r"é\n0, é\n1");
+        assert!(listed(&fields(LISTED + 3)).ends_with(", and 3 more"));
     }
 }

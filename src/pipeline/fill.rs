@@ -29,6 +29,8 @@ use crate::{
 const FIRST_PAGE: u16 = 10;
 const LARGEST_PAGE: u16 = 500;
 const PAGE_BYTES: usize = 8 << 20;
+/// What is read of documents of which one may be much larger than those before: more, and they are taken in halves.
+const MOST_BYTES: usize = 2 * PAGE_BYTES;
 
 impl Pipeline<'_> {
     /// Fills the tables of a collection, which must have their keys.
@@ -39,13 +41,13 @@ impl Pipeline<'_> {
         };
         let mut scanning = self.target.connect().await?;
         let held = collection.hold().await;
-        let Some(root) = held.tables().first().cloned() else { return Ok(()) };
+        let places =
+            held.tables().first().zip(held.extra()).map(|(root, extra)| (root.clone(), extra.clone()));
         drop(held);
-        let Some(mut scan) =
-            Scan::of_extra(&mut scanning, self.target.schema(), &root, pattern.as_deref()).await?
-        else {
-            return Ok(());
-        };
+        // A mapping without `extra` has nothing in it to be taken out.
+        let Some((root, extra)) = places else { return Ok(()) };
+        let schema = self.target.schema();
+        let mut scan = Scan::of_extra(&mut scanning, schema, (&root, &extra), pattern.as_deref()).await?;
         let mut filler = Filler {
             reader: Reader::new(self.target.connect().await?, &self.target),
             applier: Applier::new(self.target.connect().await?, &self.target, Partition(0)).await?,
@@ -59,8 +61,7 @@ impl Pipeline<'_> {
             if keys.is_empty() {
                 break;
             }
-            let bytes = filler.fill(collection, &keys).await?;
-            page = next_page(keys.count, bytes);
+            page = filler.fill(collection, keys).await?;
             bar.set_position(filler.filled);
         }
         bar.finish_and_clear();
@@ -96,10 +97,26 @@ struct Filler {
 type Keyed = (Vec<u8>, RawDocumentBuf);
 
 impl Filler {
-    /// Reads the documents with these keys, and writes them anew. How many bytes their rows had.
-    async fn fill(&mut self, collection: &Collection, keys: &Keys) -> Result<usize> {
+    /// Reads the documents with these keys, and writes them anew. How many to take next.
+    async fn fill(&mut self, collection: &Collection, keys: Keys) -> Result<u16> {
+        let (mut parts, mut page) = (vec![keys], LARGEST_PAGE);
+        while let Some(part) = parts.pop() {
+            match self.fill_part(collection, &part).await? {
+                Some(bytes) => page = next_page(part.count, bytes),
+                None => {
+                    let [first, rest] = part.halves();
+                    parts.extend([rest, first]);
+                }
+            }
+        }
+        Ok(page)
+    }
+
+    /// The same for some of them: how many bytes their rows had. `None`: too many, nothing was done.
+    async fn fill_part(&mut self, collection: &Collection, keys: &Keys) -> Result<Option<usize>> {
         let mapping = collection.change().await;
-        let found = self.reader.documents(mapping.tables(), keys).await?;
+        let most = if keys.count > 1 { MOST_BYTES } else { usize::MAX };
+        let Some(found) = self.reader.documents(mapping.tables(), keys, most).await? else { return Ok(None) };
         let bytes = found.values().map(Rows::byte_len).sum();
         let mut documents = Vec::with_capacity(found.len());
         let rebuilder = Rebuilder::new(&mapping);
@@ -111,7 +128,7 @@ impl Filler {
             }
         }
         self.write(&mapping, &documents).await?;
-        Ok(bytes)
+        Ok(Some(bytes))
     }
 
     /// Writes documents; in halves, where one of them is refused, until that is alone.

@@ -4,12 +4,13 @@
 //! The mapping in force is stored in `docrow.schemas`, by versions, so that a restart never guesses anew. All tables of a
 //! pipeline share one schema, so their names are unique across its collections.
 
-use std::{collections::HashMap, fs, io, path::Path};
+use std::collections::HashMap;
 
 use crate::{
     change::Namespace,
     config::{Config, DefaultMapping},
     error::{Error, Kind, Result},
+    mapping_files,
     schema::{FieldPath, MappingSpec, Names, Sample, additions},
     sink::schemas,
     source::{SAMPLE_SIZE, Source},
@@ -104,7 +105,8 @@ impl Mappings {
     ///
     /// Errors: a file is wrong; a file does more than add to the mapping in force; two collections want one table.
     pub(super) fn load(stored: &[schemas::Mapping], config: &Config) -> Result<Self> {
-        let files = read_files(&config.mapping_dir)?;
+        let files = mapping_files::read(&config.mapping_dir)?;
+        let files: HashMap<_, _> = files.into_iter().map(|(name, (_, spec))| (name, spec)).collect();
         let mut in_force = HashMap::new();
         for stored in stored {
             let mut mapping = InForce::read(stored)?;
@@ -152,33 +154,4 @@ impl Mappings {
 
 fn table_names(spec: &MappingSpec) -> impl Iterator<Item = &str> {
     spec.tables().map(|table| table.table.as_str())
-}
-
-/// The mapping files of a directory, by collection.
-fn read_files(dir: &Path) -> Result<HashMap<String, MappingSpec>> {
-    let unreadable = |error: io::Error| {
-        Error::caused(Kind::Usage, format!("read the mapping files in {}", dir.display()), error)
-    };
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HashMap::new()),
-        Err(error) => return Err(unreadable(error)),
-    };
-    let mut files = HashMap::new();
-    for entry in entries {
-        let path = entry.map_err(unreadable)?.path();
-        if path.extension().is_none_or(|extension| extension != "toml") {
-            continue;
-        }
-        let text = fs::read_to_string(&path).map_err(unreadable)?;
-        let spec = MappingSpec::parse(&text, &path.display().to_string())?;
-        let collection = spec.collection().to_string();
-        if files.insert(collection.clone(), spec).is_some() {
-            return Err(Error::usage(format!(
-                "{}: {collection} has another mapping file too",
-                path.display()
-            )));
-        }
-    }
-    Ok(files)
 }

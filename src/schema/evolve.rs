@@ -47,22 +47,35 @@ impl Sample {
             root,
             children: Vec::new(),
         };
-        evolve(&empty, self, tables).unwrap_or(empty)
+        evolve(&empty, self, tables, &[]).unwrap_or(empty)
     }
 }
 
 /// What `spec` becomes when the documents of `sample` are seen; `None` if it stays as it is. `tables` is the scope of
-/// [`Sample::spec`]; the names of new tables are taken there.
+/// [`Sample::spec`]; the names of new tables are taken there. `there` are columns, each with its table, that are in the
+/// target already, be it that somebody added them: a new column gets another name.
 ///
 /// The same mapping and sample give the same result, and the result does not change with the same sample.
-pub fn evolve(spec: &MappingSpec, sample: &Sample, tables: &mut Names) -> Option<MappingSpec> {
+pub fn evolve(
+    spec: &MappingSpec,
+    sample: &Sample,
+    tables: &mut Names,
+    there: &[(String, String)],
+) -> Option<MappingSpec> {
     if spec.document.is_some() {
         return None;
     }
     for table in spec.tables() {
         tables.reserve(&*table.table);
     }
-    let columns = spec.tables().map(|table| columns_of(table, spec.extra())).collect();
+    let columns = spec.tables().map(|table| {
+        let mut names = columns_of(table, spec.extra());
+        for (_, column) in there.iter().filter(|(of, _)| *of == table.table) {
+            names.reserve(&**column);
+        }
+        names
+    });
+    let columns = columns.collect();
     let mut growth = Growth { spec: spec.clone(), tables, columns, grown: false };
     growth.fields(0, &mut Vec::new(), &Known::of(spec), &sample.documents);
     growth.grown.then_some(growth.spec)
@@ -313,7 +326,7 @@ mod tests {
     /// The columns `table.column path type` of what the first documents' mapping becomes when the second come.
     fn grown(before: &[Document], after: &[Document]) -> Vec<String> {
         let (spec, mut names) = first(before);
-        let grown = evolve(&spec, &sample(after), &mut names);
+        let grown = evolve(&spec, &sample(after), &mut names, &[]);
         grown.as_ref().map_or(Vec::new(), all_columns)
     }
 
@@ -377,7 +390,7 @@ mod tests {
     fn integers_widen_where_that_is_a_gain() {
         let widens = |before: Bson, after: Bson| {
             let (spec, mut names) = first(&[doc! { "_id": 1, "n": before }]);
-            let grown = evolve(&spec, &sample(&[doc! { "n": after }]), &mut names)?;
+            let grown = evolve(&spec, &sample(&[doc! { "n": after }]), &mut names, &[])?;
             Some(grown.root().columns[0].ty)
         };
         let double = ColumnType { reading: Reading::Number, ..ColumnType::scalar(Scalar::Double) };
@@ -398,19 +411,19 @@ mod tests {
         };
         let number = |_| Bson::Int32(1);
         let (mut spec, mut names) = first(&[named(0, 250, &number)]);
-        spec = evolve(&spec, &sample(&[named(250, 100, &number)]), &mut names).unwrap();
+        spec = evolve(&spec, &sample(&[named(250, 100, &number)]), &mut names, &[]).unwrap();
         assert_eq!(spec.root().columns.len(), MAX_COLUMNS);
-        assert_eq!(evolve(&spec, &sample(&[named(400, 100, &number)]), &mut names), None);
+        assert_eq!(evolve(&spec, &sample(&[named(400, 100, &number)]), &mut names, &[]), None);
 
         let list = |_| Bson::Array(vec![doc! { "x": 1 }.into()]);
         let (mut spec, mut names) = first(&[named(0, 80, &list)]);
-        spec = evolve(&spec, &sample(&[named(80, 80, &list)]), &mut names).unwrap();
+        spec = evolve(&spec, &sample(&[named(80, 80, &list)]), &mut names, &[]).unwrap();
         assert_eq!(spec.children().len(), MAX_TABLES);
 
         let (spec, mut names) = first(&[doc! { "_id": 1, "scores": named(0, 150, &number) }]);
         let more = |count| sample(&[doc! { "_id": 1, "scores": named(150, count, &number) }]);
-        assert_eq!(evolve(&spec, &more(51), &mut names), None, "a map has no columns for its keys");
-        assert!(evolve(&spec, &more(50), &mut names).is_some());
+        assert_eq!(evolve(&spec, &more(51), &mut names, &[]), None, "a map has no columns for its keys");
+        assert!(evolve(&spec, &more(50), &mut names, &[]).is_some());
     }
 
     proptest! {
@@ -418,12 +431,12 @@ mod tests {
         #[test]
         fn a_mapping_only_grows(before in documents(), after in documents()) {
             let (old, mut names) = first(&before);
-            prop_assert_eq!(evolve(&old, &sample(&before), &mut names), None);
+            prop_assert_eq!(evolve(&old, &sample(&before), &mut names, &[]), None);
             let seen = sample(&after);
-            let new = evolve(&old, &seen, &mut names.clone());
-            prop_assert_eq!(&evolve(&old, &seen, &mut names), &new);
+            let new = evolve(&old, &seen, &mut names.clone(), &[]);
+            prop_assert_eq!(&evolve(&old, &seen, &mut names, &[]), &new);
             let Some(new) = new else { return Ok(()) };
-            prop_assert_eq!(evolve(&new, &seen, &mut names), None);
+            prop_assert_eq!(evolve(&new, &seen, &mut names, &[]), None);
             prop_assert_eq!(&MappingSpec::parse(&new.to_toml(), "grown").unwrap(), &new);
 
             prop_assert!(new.children().len() >= old.children().len());
@@ -443,7 +456,7 @@ mod tests {
         #[test]
         fn rows_stay_rows(before in documents(), after in documents()) {
             let (old, mut names) = first(&before);
-            let Some(new) = evolve(&old, &sample(&after), &mut names) else { return Ok(()) };
+            let Some(new) = evolve(&old, &sample(&after), &mut names, &[]) else { return Ok(()) };
             let (old_mapping, new_mapping) = (Arc::new(Mapping::compile(&old)), Arc::new(Mapping::compile(&new)));
             let rebuilder = Rebuilder::new(&new_mapping);
             for document in before.iter().chain(&after) {

@@ -40,6 +40,16 @@ impl Keys {
         })
     }
 
+    /// The first half of them, and the rest.
+    pub fn halves(&self) -> [Self; 2] {
+        let mut halves = [Self::default(), Self::default()];
+        for (number, key) in self.iter().enumerate() {
+            let [first, rest] = &mut halves;
+            if number < self.count / 2 { first.push(key) } else { rest.push(key) }
+        }
+        halves
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.count == 0

@@ -165,6 +165,17 @@ pub async fn relations(session: &Session, schema: &str) -> Result<Vec<String>> {
     rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fail)
 }
 
+/// The columns of these tables, whoever made them, each with its table.
+pub async fn columns(session: &Session, schema: &str, tables: &[Table]) -> Result<Vec<(String, String)>> {
+    let fail = |e| failure::of(format!("look for the columns of schema {}", quote(schema)), &e);
+    let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
+    let question = "SELECT relname::text, attname::text FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid \
+        WHERE relname = ANY($2::text[]) AND attnum > 0 AND NOT attisdropped \
+        AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)";
+    let rows = session.client.query(question, &[&schema, &names]).await.map_err(fail)?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, _>>().map_err(fail)
+}
+
 /// Which of the tables have no primary key yet.
 pub async fn keys_missing<'a>(
     session: &Session,

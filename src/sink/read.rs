@@ -1,7 +1,8 @@
 //! Gives rows back, as the server encodes them, for `docrow verify`.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, pin::pin};
 
+use futures_util::TryStreamExt;
 use tokio_postgres::{Row, Statement};
 
 use super::{
@@ -36,7 +37,7 @@ impl Reader {
         self.select(table, "true", keys).await
     }
 
-    /// The same without the rows of deleted documents. `root` is the first of the collection's tables.
+    /// As [`Self::rows`], without the rows of deleted documents. `root` is the first of the collection's tables.
     pub async fn live_rows(&mut self, root: &Table, table: &Table, keys: &Keys) -> Result<Vec<Row>> {
         self.select(table, &sql::is_live(&self.schema, root, table), keys).await
     }
@@ -49,11 +50,26 @@ impl Reader {
 
     /// All rows of the documents with these keys, by the bytes of the key, in
     /// [`Framing::Copy`](crate::mapping::Framing::Copy): what a [`Rebuilder`](crate::mapping::Rebuilder) takes. `tables`
-    /// are those of a mapping.
-    pub async fn documents(&mut self, tables: &[Table], keys: &Keys) -> Result<HashMap<Vec<u8>, Rows>> {
+    /// are those of a mapping. `None` as soon as they have more than `most` bytes.
+    pub async fn documents(
+        &mut self,
+        tables: &[Table],
+        keys: &Keys,
+        most: usize,
+    ) -> Result<Option<HashMap<Vec<u8>, Rows>>> {
         let mut documents: HashMap<Vec<u8>, Rows> = HashMap::new();
+        let mut bytes = 0;
         for (number, table) in tables.iter().enumerate() {
-            for row in self.rows(table, keys).await? {
+            let fail = |e| failure::of(format!("read rows of {}", quote(&table.name)), &e);
+            let statement = self.prepare(&sql::select(&self.schema, table, "true")).await?;
+            let stream =
+                self.session.client.query_raw(&statement, [Array::keys(keys)]).await.map_err(fail)?;
+            let mut stream = pin!(stream);
+            while let Some(row) = stream.try_next().await.map_err(fail)? {
+                bytes += row.raw_size_bytes();
+                if bytes > most {
+                    return Ok(None);
+                }
                 let columns: Vec<_> = (0..row.len()).map(|i| value(&row, i)).collect::<Result<_>>()?;
                 let key = columns.first().copied().flatten().unwrap_or_default();
                 let rows = documents.entry(key.to_vec()).or_insert_with(|| Rows::new(tables.len()));
@@ -62,7 +78,7 @@ impl Reader {
                 }
             }
         }
-        Ok(documents)
+        Ok(Some(documents))
     }
 
     /// Begins to remember keys, for [`Self::unseen`], forgetting those from before. `table` is one of the

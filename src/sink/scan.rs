@@ -8,8 +8,8 @@ use super::{
     sql::{self, quote},
 };
 use crate::{
-    error::Result,
-    mapping::{Scalar, Table},
+    error::{Error, Result},
+    mapping::{Column, Table},
 };
 
 /// The keys of documents as they were when the scan began. Holds no lock that keeps anyone from writing.
@@ -19,19 +19,16 @@ pub struct Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    /// The documents of `root` that have something in `extra`, of which a key matches the regular expression `pattern` if
-    /// there is one. `None`: the table has no such column.
+    /// The documents of `root` that have something in its column `extra`, of which a key matches the regular expression
+    /// `pattern` if there is one.
     pub async fn of_extra(
         session: &'a mut Session,
         schema: &str,
-        root: &Table,
+        (root, extra): (&Table, &Column),
         pattern: Option<&str>,
-    ) -> Result<Option<Self>> {
-        let last = root.columns.len() - usize::from(root.soft_delete);
-        let extra = root.columns.get(..last).and_then(<[_]>::last);
-        let (Some(key), Some(extra)) = (root.columns.first(), extra.filter(|e| e.ty.scalar == Scalar::Jsonb))
-        else {
-            return Ok(None);
+    ) -> Result<Self> {
+        let Some(key) = root.columns.first() else {
+            return Err(Error::bug("look for documents: no key column"));
         };
         let fail = |e| failure::of(format!("look for documents in {}", quote(&root.name)), &e);
         let (key, extra, table) = (quote(&key.name), quote(&extra.name), sql::qualified(schema, &root.name));
@@ -41,7 +38,7 @@ impl<'a> Scan<'a> {
         );
         let transaction = session.client.transaction().await.map_err(fail)?;
         let portal = transaction.bind(&question, &[&pattern]).await.map_err(fail)?;
-        Ok(Some(Self { transaction, portal }))
+        Ok(Self { transaction, portal })
     }
 
     /// At most `most` further keys; none: that was all.

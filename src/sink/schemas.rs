@@ -72,7 +72,8 @@ pub async fn set_filled(session: &Session, pipeline: &str, collection: &str, ver
     done.map(drop).map_err(fail)
 }
 
-/// Notes why a collection is stopped, or that it goes on.
+/// Notes why a collection is stopped, or that it goes on: with a later version of its mapping than it was stopped with,
+/// perhaps.
 pub async fn set_stopped(
     session: &Session,
     pipeline: &str,
@@ -80,8 +81,9 @@ pub async fn set_stopped(
     reason: Option<&str>,
 ) -> Result<()> {
     let fail = |e| failure::of(format!("note whether {collection} is stopped"), &e);
-    let statement = "UPDATE docrow.schemas SET stopped = $3 WHERE pipeline = $1 AND collection = $2 AND version = \
-        (SELECT max(version) FROM docrow.schemas WHERE pipeline = $1 AND collection = $2) \
+    let statement = "UPDATE docrow.schemas SET stopped = $3 WHERE pipeline = $1 AND collection = $2 \
+        AND ($3::text IS NULL OR version = \
+            (SELECT max(version) FROM docrow.schemas WHERE pipeline = $1 AND collection = $2)) \
         AND stopped IS DISTINCT FROM $3";
     let reason = reason.map(|reason| reason.replace('\0', ""));
     session.client.execute(statement, &[&pipeline, &collection, &reason]).await.map(drop).map_err(fail)

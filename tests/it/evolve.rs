@@ -268,6 +268,27 @@ async fn a_name_that_is_taken_is_not_taken_again() {
     docrow.stop().await.quiet();
 }
 
+/// So is a column of the user's own in docrow's table, of whatever type: a new field gets another name.
+#[tokio::test]
+async fn a_column_that_is_taken_is_not_taken_again() {
+    let place = Place::shared("evolve_column_taken").await;
+    fill(&place).await;
+    let home = home_of(&place);
+    let mut docrow = home.run();
+    place.settle(&mut docrow).await;
+    let mine = "ALTER TABLE people ADD COLUMN color text, ADD COLUMN size integer; UPDATE people SET color = 'mine', size = 7";
+    place.postgres().await.batch_execute(mine).await.unwrap();
+    let new = doc! { "color": "red", "size": "big", "nick": "n" };
+    place.collection("people").update_many(doc! { "_id": { "$lt": 5 } }, doc! { "$set": new }).await.unwrap();
+    until_there(&place, &mut docrow, "people", "nick").await;
+    place.settle(&mut docrow).await;
+    place.assert_same(&home).await;
+    let kept = "SELECT count(*) FROM people WHERE color = 'mine' AND size = 7";
+    assert_eq!(place.number(kept).await, place.number("SELECT count(*) FROM people").await);
+    assert_eq!(place.number("SELECT count(*) FROM people WHERE _extra IS NOT NULL").await, Some(0));
+    docrow.stop().await.quiet();
+}
+
 /// Somebody's lock on a table keeps it from getting new columns, and nothing else: changes are followed meanwhile.
 #[tokio::test]
 async fn a_lock_on_a_table_delays_its_columns_only() {
@@ -331,6 +352,60 @@ async fn a_mapping_file_may_be_added_to() {
     {
         assert!(ended.log.contains(difference), "{}", ended.log);
     }
+}
+
+/// A mapping without `_extra`, whose last column is any `jsonb`, may be added to as well: there is nothing to fill from.
+#[tokio::test]
+async fn a_mapping_file_without_extra_may_be_added_to() {
+    let place = Place::shared("evolve_bare").await;
+    place.add_sentinels().await;
+    let list = doc! { "_id": 1, "list": [1, 2] };
+    place.collection("people").insert_one(list).await.unwrap();
+    let home = home_of(&place);
+    let file = |columns: &str| {
+        format!(
+            "collection = \"{}.people\"\ntable = \"people\"\non_unfit = \"fail\"\n[key]\ncolumn = \"_id\"\n\
+             type = \"bigint\"\n[columns]\n{columns}list = {{ path = \"list\", type = \"jsonb\" }}\n",
+            place.name
+        )
+    };
+    home.map("people.toml", &file(""));
+    home.finish(&["backfill"]).await.with_code(0);
+    home.map("people.toml", &file("age = { path = \"age\", type = \"bigint\" }\n"));
+    let mut docrow = home.run();
+    until_there(&place, &mut docrow, "people", "age").await;
+    let update = doc! { "$set": { "age": 5 } };
+    place.collection("people").update_one(doc! { "_id": 1 }, update).await.unwrap();
+    place.settle(&mut docrow).await;
+    assert_eq!(place.number("SELECT age FROM people").await, Some(5));
+    docrow.stop().await.quiet();
+}
+
+/// G11: bounded memory, by bytes. Columns are filled in many small documents, then in large ones: as many large ones at once
+/// as there were small ones would take more than a gigabyte.
+#[tokio::test]
+async fn large_documents_among_small_ones_are_filled() {
+    let place = Place::shared("evolve_large").await;
+    place.add_sentinels().await;
+    let people = place.collection("people");
+    people.insert_many((0..2000).map(|id| doc! { "_id": id, "tag": "x" })).await.unwrap();
+    for id in 0..20 {
+        let large =
+            (0..10).map(|n| doc! { "_id": 5000 + 10 * id + n, "tag": "x", "text": "y".repeat(1 << 20) });
+        people.insert_many(large).await.unwrap();
+    }
+    let mut home = home_of(&place);
+    home.set("snapshot.parallelism", 1);
+    let file = FILE.replace("docrow_test_evolve_file", &place.name);
+    home.map("people.toml", &file);
+    home.finish(&["backfill"]).await.with_code(0);
+    home.map("people.toml", &format!("{file}tag = {{ path = \"tag\", type = \"text\" }}\n"));
+    let mut docrow = home.run();
+    docrow.logs("filled in 2,200 documents").await;
+    assert!(docrow.peak_memory() < 400 << 20, "{} bytes", docrow.peak_memory());
+    place.settle(&mut docrow).await;
+    place.assert_same(&home).await;
+    docrow.stop().await.quiet();
 }
 
 /// Both partitions, and the copiers, meet the same new fields at once: there is one version, not one for each.

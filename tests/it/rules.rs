@@ -86,6 +86,8 @@ async fn a_misfit_may_stop_the_collection() {
     assert_rebuilt(&place, &home).await;
     assert_eq!(place.number("SELECT count(*) FROM people WHERE name = 'later'").await, Some(20));
     assert_eq!(place.number("SELECT age FROM people WHERE id = 3").await, Some(1 << 40));
+    let stopped = "SELECT count(*) FROM docrow.schemas WHERE stopped IS NOT NULL";
+    assert_eq!(place.number(stopped).await, Some(0), "of no version");
     docrow.stop().await.quiet();
 }
 

@@ -15,13 +15,20 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("schema", "change error mapping"),
     ("mapping", "change error key number schema"),
     ("config", "change error mapping schema"),
+    ("mapping_files", "error schema"),
     ("source", "change error key retry"),
     ("sink", "change error key mapping"),
     ("checkpoint", "change error"),
-    ("pipeline", "change checkpoint config error key mapping retry schema shutdown sink source telemetry"),
+    (
+        "pipeline",
+        "change checkpoint config error key mapping mapping_files retry schema shutdown sink source telemetry",
+    ),
     ("verify", "change config error key mapping schema shutdown sink source telemetry"),
     ("demo", "error"),
-    ("cli", "change config demo error mapping pipeline schema shutdown sink source telemetry verify"),
+    (
+        "cli",
+        "change config demo error mapping mapping_files pipeline schema shutdown sink source telemetry verify",
+    ),
     ("lib", ""),
     ("main", ""),
 ];

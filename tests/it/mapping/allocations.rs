@@ -9,7 +9,7 @@ use docrow::{
     mapping::{Encoder, Framing, Mapping, MaskKey, Rows},
     schema::MappingSpec,
 };
-use mongodb::bson::{RawDocumentBuf, rawdoc};
+use mongodb::bson::{Bson, Document, RawDocumentBuf, doc, rawdoc};
 use proptest::{
     strategy::{Strategy, ValueTree},
     test_runner::TestRunner,
@@ -115,6 +115,41 @@ fn encoding_allocates_nothing() {
             let count = allocations(&mut encoder, documents, &mut rows);
             assert_eq!(count, 0, "{name}, {framing:?}, watching: {watch}");
         }
+    }
+}
+
+/// G11: "bounded memory". What a large document needed is given back when the next one is encoded.
+#[test]
+fn large_documents_leave_no_memory_behind() {
+    let field = |i: i32| (format!("f{i}"), Bson::from(i));
+    let wide: Document =
+        [("_id".to_owned(), Bson::from(1))].into_iter().chain((0..300_000).map(field)).collect();
+    let mut deep = rawdoc! { "x": 5_i64 };
+    for _ in 0..1000 {
+        deep = rawdoc! { "x": deep };
+    }
+    let large = [
+        RawDocumentBuf::try_from(&wide).unwrap(),
+        RawDocumentBuf::try_from(&doc! { "_id": 1, "x": wide.clone() }).unwrap(),
+        rawdoc! { "_id": 1, "email": rawdoc! { "x": "x".repeat(5_000_000) } },
+        rawdoc! { "_id": "x".repeat(5_000_000) },
+        rawdoc! { "_id": 1, "x": deep },
+    ];
+    let small = users::user(1, 1);
+    let omitting = format!("omit = [\"x.y\"]\n{}", whole("relaxed"));
+    for mapping in [compile(&everything("text")), secretive(), compile(&whole("relaxed")), compile(&omitting)]
+    {
+        let mut encoder = None;
+        let left = measure(|| {
+            let encoder = encoder.insert(Encoder::new(Arc::clone(&mapping), Framing::Copy));
+            let mut rows = Rows::new(mapping.tables().len());
+            for document in &large {
+                let _ = encoder.encode(document, &mut rows);
+                rows.clear();
+            }
+            encoder.encode(&small, &mut rows).unwrap();
+        });
+        assert!(left.bytes_max > 5_000_000 && left.bytes_current < 8_000_000, "{left:?}");
     }
 }
 

@@ -169,7 +169,7 @@ fn check_sample(document: &RawDocument) {
     assert_eq!(described, spec);
     assert_eq!(MappingSpec::parse(&file, "any.toml").unwrap(), spec);
     check_under(&Arc::new(Mapping::compile(&spec)), true, document);
-    if let Some(grown) = evolve(&automatic(), &sample, &mut Names::new()) {
+    if let Some(grown) = evolve(&automatic(), &sample, &mut Names::new(), &[]) {
         check_under(&Arc::new(Mapping::compile(&grown)), true, document);
     }
 }

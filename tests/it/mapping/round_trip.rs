@@ -184,7 +184,7 @@ proptest! {
     ) {
         let mut names = Names::new();
         let old = sampled(&before).spec(&Namespace::new("a", "t"), &mut names);
-        let Some(new) = evolve(&old, &sampled(&after), &mut names) else { return Ok(()) };
+        let Some(new) = evolve(&old, &sampled(&after), &mut names, &[]) else { return Ok(()) };
         let (old, new) = (Arc::new(Mapping::compile(&old)), Mapping::compile(&new));
         for document in before.iter().chain(&after) {
             let Ok(rows) = encode(&old, document) else { continue };

@@ -61,7 +61,11 @@ impl Store {
             ddl::build_key(&mut session, &schema, table).await.unwrap();
         }
         apply(&target, mapping, &kept, &keys).await;
-        let rows = Reader::new(session, &target).documents(mapping.tables(), &keys).await.unwrap();
+        let rows = Reader::new(session, &target)
+            .documents(mapping.tables(), &keys, usize::MAX)
+            .await
+            .unwrap()
+            .unwrap();
         let documents = of.iter().map(|key| Some(rebuild(mapping, rows.get(key.as_ref()?).unwrap())));
         Stored { documents: documents.collect(), schema }
     }

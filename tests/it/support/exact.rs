@@ -63,7 +63,7 @@ async fn rebuild_all(
 ) -> HashMap<Vec<u8>, RawDocumentBuf> {
     let mut keys = Keys::default();
     documents.iter().for_each(|document| keys.push(&key_of(mapping, document)));
-    let found = reader.documents(mapping.tables(), &keys).await.unwrap();
+    let found = reader.documents(mapping.tables(), &keys, usize::MAX).await.unwrap().unwrap();
     let rebuilder = Rebuilder::new(mapping);
     found.into_iter().map(|(key, rows)| (key, rebuilder.document(&rows).unwrap())).collect()
 }

@@ -1,0 +1,53 @@
+//! Any bytes under mappings of every kind. The first byte chooses the mapping, and whether the rest is a document's bytes
+//! or what [`grown`] grows one from.
+
+#![no_main]
+#![allow(dead_code, unused_imports, reason = "docrow's own modules, of which this uses parts")]
+
+extern crate self as docrow;
+
+#[path = "../../tests/it/mapping/any_bytes.rs"]
+mod any_bytes;
+#[path = "../../src/change.rs"]
+mod change;
+#[path = "../../src/error.rs"]
+mod error;
+mod grown;
+#[path = "../../src/key.rs"]
+mod key;
+#[path = "../../src/mapping/mod.rs"]
+mod mapping;
+#[path = "../../src/number.rs"]
+mod number;
+#[path = "../../tests/it/support/same.rs"]
+mod same;
+#[path = "../../src/schema/mod.rs"]
+mod schema;
+mod seeds;
+#[path = "../../src/demo/users.rs"]
+mod users;
+
+mod support {
+    pub(crate) use crate::same;
+}
+
+use libfuzzer_sys::fuzz_target;
+
+/// Set in the first byte, if the rest is not a document itself.
+const GROWN: u8 = 0x80;
+
+fuzz_target!(init: seeds::plant(), |data: &[u8]| {
+    let Some((&choice, rest)) = data.split_first() else { return };
+    let number = usize::from(choice & !GROWN);
+    if choice & GROWN == 0 {
+        any_bytes::check(number, &framed(rest));
+    } else {
+        any_bytes::check(number, &grown::document(rest));
+    }
+});
+
+/// The bytes as a document's elements: with the length and the end that all documents have.
+fn framed(elements: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(elements.len() + 5).unwrap_or_default().to_le_bytes();
+    [&length, elements, b"\0"].concat()
+}
