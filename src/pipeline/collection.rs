@@ -149,7 +149,8 @@ impl Collection {
     pub(super) fn stop(&self, reason: &str) {
         if self.stopped.set(reason.to_owned()).is_ok() {
             tracing::error!(
-                "{} is stopped, other collections go on: {reason}: mend its mapping, then start docrow again",
+                "{} is stopped, other collections go on: {reason}: mend its mapping file (what is more than an addition takes another \
+                 pipeline name and schema) or the documents, then start docrow again",
                 self.name
             );
         }

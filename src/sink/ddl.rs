@@ -115,11 +115,10 @@ pub async fn plan(
 
 /// Creates a collection's tables, or adds to them what this version of its mapping adds, and stores the mapping, in one
 /// transaction: a table or column exists only if the mapping it belongs to is known. Of a version that is stored already
-/// only what is missing is added, so that it may be repeated. Says what was to be done; of that, what is to be done
-/// [`AfterCopy`](When::AfterCopy) is left to [`build_key`] and [`add_foreign_keys`].
+/// nothing is made again. Says what was to be done; of that, what is to be done [`AfterCopy`](When::AfterCopy) is left to [`build_key`] and [`add_foreign_keys`].
 ///
-/// Errors: [`Kind::TargetRefused`] if something stands in the way, saying what; [`Kind::TargetAway`] if somebody keeps one
-/// of the tables locked.
+/// Errors: [`Kind::TargetRefused`] if something stands in the way, or was dropped, saying what; [`Kind::TargetAway`] if
+/// somebody keeps one of the tables locked.
 pub async fn change_tables(
     session: &mut Session,
     target: &Target,
@@ -147,6 +146,13 @@ pub async fn change_tables(
     if let Some(refusal) = plan.refusal() {
         return Err(Error::new(Kind::TargetRefused, format!("{}: {refusal}", doing())));
     }
+    // What this version needs was made with it.
+    let lost = plan.steps(When::AtOnce).next();
+    if let Some(lost) = lost
+        && schemas::is_stored(&transaction, target.pipeline(), mapping).await.map_err(fail)?
+    {
+        return Err(dropped(&doing(), &lost.sql));
+    }
     for step in plan.steps(When::AtOnce) {
         transaction.batch_execute(&step.sql).await.map_err(fail)?;
     }
@@ -154,6 +160,14 @@ pub async fn change_tables(
     schemas::insert(&transaction, target.pipeline(), mapping, &names).await.map_err(fail)?;
     transaction.commit().await.map_err(fail)?;
     Ok(plan)
+}
+
+/// Somebody has dropped a table or a column of a collection that is copied already.
+fn dropped(doing: &str, sql: &str) -> Error {
+    let place = sql.split(" (").next().unwrap_or_default();
+    let advice =
+        "what it held is not copied again: restore it, or copy anew under another pipeline name and schema";
+    Error::new(Kind::TargetRefused, format!("{doing}: what `{place}` makes was dropped since: {advice}"))
 }
 
 /// The names that are taken in a schema, whoever took them: of tables, views, indexes and sequences.

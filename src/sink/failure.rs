@@ -138,7 +138,7 @@ fn advice(code: &str) -> Option<&'static str> {
         "28P01" => "check user and password in the target URI",
         "28000" => "check the user in the target URI and the server's pg_hba.conf",
         "3D000" => "create it with CREATE DATABASE, or name another in the target URI",
-        "42501" => "`docrow check` names the GRANT that is missing",
+        "42501" => "GRANT it to the user in the target URI (README says what docrow needs)",
         "25006" => "point the target URI at the primary",
         "53300" => "raise max_connections, or lower [snapshot] parallelism and [stream] partitions",
         _ => return None,

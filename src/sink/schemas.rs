@@ -4,7 +4,7 @@
 use tokio_postgres::{Error as PgError, GenericClient, Row};
 
 use super::{Session, failure, plan::Whose};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 
 /// A stored mapping.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,32 +35,41 @@ impl Mapping {
     }
 }
 
-/// The mapping in force of each of the pipeline's collections; none in a database that docrow has never written to.
+/// The mapping in force of each of the pipeline's collections; none in a database that docrow has never written to. Errors:
+/// an earlier docrow wrote them, whose rows do not tell exactly of which type a value was.
 pub async fn load(session: &Session, pipeline: &str) -> Result<Vec<Mapping>> {
     let fail = |e| failure::of("load the mappings in force", &e);
     let later = match form(&session.client).await.map_err(fail)? {
         Form::Missing => return Ok(Vec::new()),
-        Form::Earlier => "true, NULL::text",
-        Form::Complete => "filled, stopped",
+        Form::Earlier => "true, NULL::text, true",
+        Form::Complete => "filled, stopped, tables IS NULL",
     };
     let question = format!(
         "SELECT DISTINCT ON (collection) collection, version, mapping, {later} \
          FROM docrow.schemas WHERE pipeline = $1 ORDER BY collection, version DESC"
     );
     let rows = session.client.query(&question, &[&pipeline]).await.map_err(fail)?;
-    rows.iter()
-        .map(|row| {
-            let version: i32 = row.try_get(1)?;
-            Ok(Mapping {
-                collection: row.try_get(0)?,
-                version: u16::try_from(version).unwrap_or(u16::MAX),
-                text: row.try_get(2)?,
-                filled: row.try_get(3)?,
-                stopped: row.try_get(4)?,
-            })
-        })
-        .collect::<Result<_, _>>()
-        .map_err(fail)
+    let mut mappings = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let version: i32 = row.try_get(1).map_err(fail)?;
+        let mapping = Mapping {
+            collection: row.try_get(0).map_err(fail)?,
+            version: u16::try_from(version).unwrap_or(u16::MAX),
+            text: row.try_get(2).map_err(fail)?,
+            filled: row.try_get(3).map_err(fail)?,
+            stopped: row.try_get(4).map_err(fail)?,
+        };
+        if row.try_get(5).map_err(fail)? {
+            return Err(earlier(&mapping.collection));
+        }
+        mappings.push(mapping);
+    }
+    Ok(mappings)
+}
+
+fn earlier(collection: &str) -> Error {
+    let advice = "its rows do not tell every type exactly: copy anew under another pipeline name and schema";
+    Error::new(Kind::TargetRefused, format!("{collection} was copied by an earlier docrow: {advice}"))
 }
 
 /// Notes that all rows of a collection are written with this version of its mapping.
@@ -87,6 +96,17 @@ pub async fn set_stopped(
         AND stopped IS DISTINCT FROM $3";
     let reason = reason.map(|reason| reason.replace('\0', ""));
     session.client.execute(statement, &[&pipeline, &collection, &reason]).await.map(drop).map_err(fail)
+}
+
+/// Whether this version of a mapping is stored.
+pub(super) async fn is_stored(
+    client: &impl GenericClient,
+    pipeline: &str,
+    mapping: &Mapping,
+) -> Result<bool, PgError> {
+    let question = "SELECT 1 FROM docrow.schemas WHERE pipeline = $1 AND collection = $2 AND version = $3";
+    let version = i32::from(mapping.version);
+    Ok(client.query_opt(question, &[&pipeline, &mapping.collection, &version]).await?.is_some())
 }
 
 /// Stores a mapping, with the tables, named with their schema, that it writes. Changes nothing where this version is

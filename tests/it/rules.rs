@@ -110,6 +110,9 @@ async fn too_many_dead_letters_stop_their_collection() {
     let stopped = "SELECT count(*) FROM docrow.schemas WHERE stopped LIKE 'more than 5 documents%'";
     assert_eq!(place.number(stopped).await, Some(1));
 
+    let verified = home.finish(&["verify"]).await.with_code(1);
+    assert!(verified.out.contains("people, key \"p1\": can't have rows"), "{}", verified.out);
+
     // A few more than there are is enough for it to be done, with all of them dead.
     home.set("mapping.max_dead_letters", 50);
     let ended = home.finish(&["backfill"]).await.with_code(0);

@@ -296,7 +296,7 @@ async fn a_plan_changes_nothing() {
     assert_eq!(after.steps(When::AtOnce).count() + after.steps(When::AfterCopy).count(), 0);
 }
 
-/// The bookkeeping of an earlier docrow gets the columns that it lacks.
+/// The bookkeeping of an earlier docrow gets the columns that it lacks. What was copied by that docrow is not gone on with.
 #[tokio::test]
 async fn earlier_bookkeeping_is_completed() {
     let place = Place::with_users("earlier", &users()).await;
@@ -306,19 +306,29 @@ async fn earlier_bookkeeping_is_completed() {
              ALTER TABLE docrow.dead_letters DROP COLUMN retry_at, DROP COLUMN document_key",
         )
         .await;
-    assert_eq!(place.stored().await, mapping());
-    let mut session = place.session().await;
-    let tables = users();
-    let wanted = Wanted { tables: &tables, foreign_keys: false };
-    let plan = ddl::plan(&mut session, &place.target, NS, wanted).await.unwrap();
-    assert_eq!(origins(&plan), [Origin::Own, Origin::Own]);
     for _ in 0..2 {
+        let error = schemas::load(&place.session().await, "p").await.unwrap_err();
+        assert_eq!(error.kind(), Kind::TargetRefused);
+        assert!(error.to_string().contains("was copied by an earlier docrow"), "{error}");
         ddl::create_bookkeeping(&mut place.session().await, "public").await.unwrap();
     }
-    assert_eq!(origins(&place.change(&mapping(), &users()).await.unwrap()), [Origin::Own, Origin::Own]);
-    assert_eq!(place.query("SELECT tables[1] FROM docrow.schemas").await, [r#""public"."users""#]);
-    schemas::set_stopped(&session, "p", NS, Some("too many")).await.unwrap();
-    assert_eq!(place.stored().await.stopped.as_deref(), Some("too many"));
-    schemas::set_stopped(&session, "p", NS, None).await.unwrap();
-    assert_eq!(place.stored().await.stopped, None);
+    assert_eq!(schemas::load(&place.session().await, "another").await.unwrap(), []);
+    let columns = "SELECT count(*) FROM pg_attribute WHERE attname IN ('tables', 'filled', 'stopped', 'retry_at', 'document_key') \
+        AND attrelid IN ('docrow.schemas'::regclass, 'docrow.dead_letters'::regclass)";
+    assert_eq!(place.query(columns).await, ["5"]);
+}
+
+/// What somebody has dropped is not made again without its rows, as if nothing were missing.
+#[tokio::test]
+async fn what_was_dropped_is_not_made_again() {
+    for (name, drop, made) in [
+        ("dropped_table", "DROP TABLE messages", r#"CREATE TABLE "public"."messages""#),
+        ("dropped_column", "ALTER TABLE users DROP COLUMN score", r#"ADD COLUMN "score""#),
+    ] {
+        let place = Place::with_users(name, &users()).await;
+        place.query(drop).await;
+        let error = place.change(&mapping(), &users()).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::TargetRefused, "{error}");
+        assert!(error.to_string().contains(made) && error.to_string().contains("restore it"), "{error}");
+    }
 }
