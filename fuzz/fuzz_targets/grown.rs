@@ -97,13 +97,23 @@ impl Bytes<'_> {
                 i64::from(self.next().cast_signed()).to_le_bytes().to_vec()
             }
             0x01 | 0x09 | 0x11 | 0x12 => self.take::<8>().to_vec(),
+            0x13 if self.next() & 1 == 0 => {
+                let [coefficient, exponent, sign] = self.take();
+                let exponent = (6176 + i128::from(exponent.cast_signed())) << 113;
+                let sign = i128::from(sign & 1) << 127;
+                (i128::from(coefficient) | exponent | sign).to_le_bytes().to_vec()
+            }
             0x13 => self.take::<16>().to_vec(),
             _ => Vec::new(),
         }
     }
 
     fn text(&mut self) -> Vec<u8> {
-        let text = self.some(30);
+        let mut text = self.some(30);
+        if text.len() == 24 {
+            // Like an ObjectId.
+            text.iter_mut().for_each(|byte| *byte = b"0123456789abcdef"[usize::from(*byte % 16)]);
+        }
         [&length(text.len() + 1)[..], &text, b"\0"].concat()
     }
 }
