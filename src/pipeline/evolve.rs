@@ -79,31 +79,6 @@ enum Put {
     Locked,
 }
 
-/// The version after `in_force`, and the fields that it has places for.
-fn next_version(in_force: &InForce, spec: MappingSpec) -> Result<(InForce, Vec<String>)> {
-    let added = additions(&in_force.spec, &spec)
-        .map_err(|_| Error::bug("evolve a mapping: it does more than add"))?;
-    let fields = added.fields.iter().map(ToString::to_string).collect();
-    let unfilled = match in_force.unfilled {
-        None => Unfilled::Fields(added.fields),
-        Some(_) => Unfilled::All,
-    };
-    let version = in_force.version.saturating_add(1);
-    Ok((InForce { spec, version, is_automatic: true, unfilled: Some(unfilled) }, fields))
-}
-
-/// Names for the log: not all of them where they are many, each on the line whatever is in it.
-fn listed(fields: &[String]) -> String {
-    let escaped = |name: &String| -> String {
-        let char = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-        name.chars().map(char).collect()
-    };
-    let shown: Vec<_> = fields.iter().take(LISTED).map(escaped).collect();
-    let more = fields.len().saturating_sub(LISTED);
-    let more = if more == 0 { String::new() } else { format!(", and {more} more") };
-    format!("{}{more}", shown.join(", "))
-}
-
 impl<'a> Evolution<'a> {
     /// `in_force` are the collections' mappings, `tables` the names that are taken. `wake` is what discoveries notify.
     pub(super) fn new(
@@ -256,6 +231,31 @@ impl<'a> Evolution<'a> {
         in_force.unfilled = None;
         Ok(())
     }
+}
+
+/// The version after `in_force`, and the fields that it has places for.
+fn next_version(in_force: &InForce, spec: MappingSpec) -> Result<(InForce, Vec<String>)> {
+    let added = additions(&in_force.spec, &spec)
+        .map_err(|_| Error::bug("evolve a mapping: it does more than add"))?;
+    let fields = added.fields.iter().map(ToString::to_string).collect();
+    let unfilled = match in_force.unfilled {
+        None => Unfilled::Fields(added.fields),
+        Some(_) => Unfilled::All,
+    };
+    let version = in_force.version.saturating_add(1);
+    Ok((InForce { spec, version, is_automatic: true, unfilled: Some(unfilled) }, fields))
+}
+
+/// Names for the log: not all of them where they are many, each on the line whatever is in it.
+fn listed(fields: &[String]) -> String {
+    let escaped = |name: &String| -> String {
+        let char = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+        name.chars().map(char).collect()
+    };
+    let shown: Vec<_> = fields.iter().take(LISTED).map(escaped).collect();
+    let more = fields.len().saturating_sub(LISTED);
+    let more = if more == 0 { String::new() } else { format!(", and {more} more") };
+    format!("{}{more}", shown.join(", "))
 }
 
 #[cfg(test)]
