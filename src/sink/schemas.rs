@@ -110,7 +110,7 @@ pub(super) async fn is_stored(
 }
 
 /// Stores a mapping, with the tables, named with their schema, that it writes. Changes nothing where this version is
-/// stored already, but that the tables are added where an earlier docrow has not stored them.
+/// stored already.
 pub(super) async fn insert(
     client: &impl GenericClient,
     pipeline: &str,
@@ -118,9 +118,8 @@ pub(super) async fn insert(
     tables: &[String],
 ) -> Result<(), PgError> {
     let Mapping { collection, version, text, filled, stopped } = mapping;
-    let statement = "INSERT INTO docrow.schemas AS s (pipeline, collection, version, mapping, filled, stopped, tables) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7) \
-        ON CONFLICT (pipeline, collection, version) DO UPDATE SET tables = EXCLUDED.tables WHERE s.tables IS NULL";
+    let statement = "INSERT INTO docrow.schemas (pipeline, collection, version, mapping, filled, stopped, tables) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
     let version = i32::from(*version);
     client
         .execute(statement, &[&pipeline, collection, &version, text, filled, stopped, &tables])
