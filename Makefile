@@ -6,7 +6,7 @@ SHELL := /bin/bash
 # Outside the clone, so that a fresh one needs not compile RocksDB again.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/docrow/target
 
-.PHONY: setup demo test golden bench fuzz lint release audit
+.PHONY: setup demo test chaos golden bench fuzz lint release audit
 
 setup:
 	@.ci/setup
@@ -17,15 +17,22 @@ demo: setup
 	@cargo build --release
 	@"$(CARGO_TARGET_DIR)/release/docrow" demo
 
-# Cargo says a result for each binary; the last line here is their sum.
+# With the places where tests end the process, which no other build has. Cargo says a result for each binary; the last line here is their sum.
 test: setup
-	@cargo test --release --no-fail-fast 2>&1 | awk '{ print; fflush() } \
+	@cargo test --release --features failpoints --no-fail-fast 2>&1 | awk '{ print; fflush() } \
 	    /^test result:/ { passed += $$4; failed += $$6 } \
 	    END { printf "%d passed, %d failed\n", passed, failed; exit passed == 0 }'
 
+# Kills docrow, mongod and PostgreSQL by turns under live writes, and compares after each round. The same seed makes the
+# same schedule: what happens, to whom, and after which time; what the programs are just doing then is never the same.
+ROUNDS ?= 30
+SEED ?= 1
+chaos: setup
+	@cargo test --release --features failpoints --test chaos -- $(ROUNDS) $(SEED)
+
 # Rewrites what docrow makes of the cases in testdata/mapping, to be read as a diff.
 golden: setup
-	@DOCROW_GOLDEN=rewrite cargo test --release --test it -- golden:: mapping::types
+	@DOCROW_GOLDEN=rewrite cargo test --release --features failpoints --test it -- golden:: mapping::types
 	@git diff --stat -- testdata
 
 # The mapping alone, in a few seconds (`cargo bench --bench mapping` takes its time), then a backfill.
@@ -41,7 +48,8 @@ fuzz:
 
 lint: setup
 	@cargo fmt --check
-	@cargo clippy --release --all-targets -- -D warnings
+	@cargo clippy --release --all-targets --features failpoints -- -D warnings
+	@cargo clippy --release --features failpoints --test chaos -- -D warnings
 
 release: setup
 	@cargo build --release

@@ -27,7 +27,7 @@
 //! 5. [`sink`]: writes PostgreSQL: tables, chunks, batches, progress.
 //! 6. [`checkpoint`]: the state directory. [`mapping_files`]: the folder of mapping files. [`verify`]: the proof.
 //!    [`config`], [`error`], [`retry`], [`shutdown`], [`telemetry`]: what every program has. [`cli`]: the commands.
-//!    [`demo`]: throwaway servers and sample data.
+//!    [`demo`]: throwaway servers and sample data. [`failpoint`]: where tests end the process.
 //!
 //! # Invariants
 //!
@@ -52,6 +52,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod error;
+pub mod failpoint;
 pub mod key;
 pub mod mapping;
 pub mod mapping_files;

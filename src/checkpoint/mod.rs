@@ -22,6 +22,7 @@ use rocksdb::{DB, DBCompressionType, ErrorKind, Options, WriteBatch, WriteOption
 use crate::{
     change::{Namespace, Position},
     error::{Error, Kind, Result},
+    failpoint::{self, Failpoint},
 };
 
 const IDENTITY: &[u8] = b"identity";
@@ -77,7 +78,10 @@ impl Checkpoint {
 
     /// Stores the position that everything in the target has reached. Not synced: an older one is as safe.
     pub fn save_token(&self, position: &Position) -> Result<()> {
-        self.db.put(TOKEN, position.as_bytes()).map_err(|e| broken("write", e))
+        failpoint::reach(Failpoint::TokenBeforeSave);
+        self.db.put(TOKEN, position.as_bytes()).map_err(|e| broken("write", e))?;
+        failpoint::reach(Failpoint::TokenSaved);
+        Ok(())
     }
 
     /// A collection's chunk plan, as it was saved.

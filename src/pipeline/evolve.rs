@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
+    failpoint::{self, Failpoint},
     schema::{MappingSpec, Names, additions, evolve},
     sink::{Session, ddl, schemas},
     source::SAMPLE_SIZE,
@@ -210,6 +211,7 @@ impl<'a> Evolution<'a> {
             Err(error) if error.kind() == Kind::TargetAway && !session.is_closed() => return Ok(Put::Locked),
             changed => drop(changed?),
         }
+        failpoint::reach(Failpoint::VersionCommitted);
         *held = mapping;
         Ok(Put::Done)
     }
@@ -227,7 +229,9 @@ impl<'a> Evolution<'a> {
         self.pipeline.fill(collection, unfilled).await?;
         let session: Session = self.pipeline.target.connect().await?;
         let pipeline = self.pipeline.target.pipeline();
+        failpoint::reach(Failpoint::FilledBeforeNoted);
         schemas::set_filled(&session, pipeline, collection.name(), in_force.version).await?;
+        failpoint::reach(Failpoint::FilledNoted);
         in_force.unfilled = None;
         Ok(())
     }

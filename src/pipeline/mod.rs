@@ -61,6 +61,7 @@ use crate::{
     checkpoint::Checkpoint,
     config::Config,
     error::{Disposition, Error, Kind, Result},
+    failpoint::{self, Failpoint},
     key,
     mapping::Mapping,
     retry::Retry,
@@ -210,6 +211,7 @@ impl Pipeline<'_> {
     async fn attempt(&self, found: &[CollectionInfo], until: Until, held: &mut bool) -> Result<()> {
         let mut fence = Fence::acquire(&self.target).await?;
         *held = true;
+        failpoint::reach(Failpoint::FenceTaken);
         tokio::select! {
             biased;
             () = fence.lost() => Err(Error::new(Kind::TargetAway, "hold the pipeline's lock: the connection ended")),
@@ -237,9 +239,12 @@ impl Pipeline<'_> {
     /// Everything up to the point where documents can be copied.
     async fn make_ready(&self, session: &mut Session, found: &[CollectionInfo]) -> Result<Prepared> {
         sink::ddl::create_bookkeeping(session, self.target.schema()).await?;
+        failpoint::reach(Failpoint::BookkeepingCreated);
         let life = format!("{:016x}", fastrand::u64(..));
         let life = sink::progress::register(session, self.target.pipeline(), &life).await?;
+        failpoint::reach(Failpoint::PipelineRegistered);
         self.checkpoint.reconcile(&life)?;
+        failpoint::reach(Failpoint::StateReconciled);
         self.prepare(session, found).await
     }
 
@@ -276,6 +281,7 @@ impl Pipeline<'_> {
                 stopped += 1;
                 let reason = Some(reason);
                 schemas::set_stopped(session, self.target.pipeline(), collection.name(), reason).await?;
+                failpoint::reach(Failpoint::StopNoted);
             }
         }
         self.counts.stopped.store(stopped, Ordering::Relaxed);

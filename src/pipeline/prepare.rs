@@ -18,6 +18,7 @@ use super::{
 use crate::{
     change::{Namespace, Position},
     error::{Error, Kind, Result},
+    failpoint::{self, Failpoint},
     schema::Names,
     sink::{
         Session,
@@ -70,6 +71,7 @@ impl Pipeline<'_> {
                     Some(taken) => taken,
                     None => self.source.start_position(&namespaces).await?,
                 };
+                failpoint::reach(Failpoint::StartTaken);
                 self.plan(session, collection, &taken).await?;
                 start = Some(taken);
             }
@@ -109,6 +111,7 @@ impl Pipeline<'_> {
         }
         let chunks = self.source.split(&collection.info, CHUNK_BYTES).await?;
         self.checkpoint.save_plan(namespace, encode(&chunks).as_bytes())?;
+        failpoint::reach(Failpoint::CutSaved);
         Ok(chunks)
     }
 }

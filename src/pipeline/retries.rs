@@ -12,6 +12,7 @@ use super::{collection::Collection, router::Router};
 use crate::{
     change::{Change, CollectionId, Op, Position},
     error::Result,
+    failpoint::{self, Failpoint},
     key::{DocumentKey, Id},
     sink::{Session, Target, dead_letter, progress::Partition},
 };
@@ -61,6 +62,7 @@ impl Retries {
         // Those of a collection that is no longer included stay dead, and do not keep the others waiting.
         if !unknown.is_empty() {
             dead_letter::answered(session, target.pipeline(), &unknown).await?;
+            failpoint::reach(Failpoint::LettersAnswered);
         }
         Ok(changes)
     }

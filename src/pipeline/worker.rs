@@ -24,6 +24,7 @@ use super::{
 use crate::{
     change::{Change, CollectionId, Op, Position},
     error::{Error, Result},
+    failpoint::{self, Failpoint},
     key::{DocumentKey, Id},
     sink::progress::Partition,
     source::Source,
@@ -120,7 +121,10 @@ impl Worker {
         self.ahead.passed(position.cluster_time());
         self.counter.inc(events);
         Counts::add(&self.counts.changes, events);
-        self.acknowledge.durable(self.partition, position)
+        failpoint::reach(Failpoint::BatchBeforeAcknowledge);
+        self.acknowledge.durable(self.partition, position)?;
+        failpoint::reach(Failpoint::BatchAcknowledged);
+        Ok(())
     }
 
     /// What changed documents are to be, where the event says it, and the changes for which they must be looked up.
@@ -164,6 +168,7 @@ impl Worker {
                 self.ahead.looked_up(&key, lookup.operation_time());
                 found.push(Write { collection, document_key, document: Some(document.to_owned()) });
             }
+            drop(documents);
             // A reply has up to 16 MB, so this is looked at often enough.
             if byte_len(&found) >= HELD_BYTES {
                 self.writer.write(&found, None).await?;

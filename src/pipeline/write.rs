@@ -16,6 +16,7 @@ use super::{
 use crate::{
     change::{CollectionId, Position},
     error::{Error, Kind, Result},
+    failpoint::{self, Failpoint},
     key,
     mapping::{Encoder, Framing, Mapping, Rows},
     sink::{
@@ -126,6 +127,7 @@ impl Writer {
                         let name =
                             self.lanes.get(write.collection.0).map_or("", |lane| lane.collection().name());
                         tracing::warn!("{name}: a document becomes a dead letter: {error}");
+                        failpoint::reach(Failpoint::DocumentRefused);
                         parts.push((part, Refused::once(write, &error)));
                     }
                     ([_, ..], Refused::Not) => {
@@ -186,6 +188,9 @@ impl Writer {
         }
         let batch = Batch { collections, dead_letters: new, healed, reached: &positions };
         self.applier.apply(&batch).await?;
+        if !new.is_empty() {
+            failpoint::reach(Failpoint::LetterCommitted);
+        }
         if let Some((position, _)) = reached {
             let moved = self.lanes.iter_mut().filter(|lane| lane.reaches);
             moved.for_each(|lane| lane.stored = Some(position.clone()));

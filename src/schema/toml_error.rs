@@ -25,13 +25,21 @@ pub(super) fn place(file: &str, text: &str, offset: usize) -> String {
 fn in_our_words(message: &str) -> String {
     let mut names = message.split('`').skip(1).step_by(2);
     let (Some(unknown), true) = (names.next(), message.starts_with("unknown field `")) else {
-        return message.replace('\n', ", ");
+        return without_string(message).replace('\n', ", ");
     };
     let known: Vec<_> = names.collect();
     match nearest(unknown, known.iter().copied()) {
         Some(meant) => format!("unknown key \"{unknown}\"; did you mean \"{meant}\"?"),
         None => format!("unknown key \"{unknown}\"; known are {}", known.join(", ")),
     }
+}
+
+/// serde quotes a string that stands where something else should, and that may be a URI with a password.
+fn without_string(message: &str) -> String {
+    let Some((before, rest)) = message.split_once(": string \"") else { return message.to_owned() };
+    let expected = rest.rsplit_once("\", expected ").map_or("something else", |(_, expected)| expected);
+    let expected = if expected.starts_with("struct ") { "a table" } else { expected };
+    format!("{before}: a string, expected {expected}")
 }
 
 #[cfg(test)]
@@ -74,6 +82,19 @@ mod tests {
         assert_eq!(
             error("colour = 1"),
             "docrow.toml:1: unknown key \"colour\"; known are include, exclude, nested"
+        );
+    }
+
+    /// G12: it may be a URI that was written in the wrong place.
+    #[test]
+    fn quotes_no_string() {
+        assert_eq!(
+            error(r#"nested = "x://u:secret\", expected \"@h""#),
+            "docrow.toml:1: invalid type: a string, expected a table"
+        );
+        assert_eq!(
+            error("[nested]\nonly = \"secret\""),
+            "docrow.toml:2: invalid type: a string, expected u8"
         );
     }
 

@@ -9,7 +9,10 @@ use super::{
     Session, failure,
     progress::{self, StoredPosition},
 };
-use crate::error::{Error, Kind, Result};
+use crate::{
+    error::{Error, Kind, Result},
+    failpoint::{self, Failpoint},
+};
 
 /// A chunk of a collection's snapshot. The bounds are the source's business: kept, given back, not looked
 /// into.
@@ -54,7 +57,10 @@ pub async fn store(
     let transaction = session.client.transaction().await.map_err(fail)?;
     transaction.execute(statement, &[&pipeline, &collection, &numbers, &mins, &maxs]).await.map_err(fail)?;
     progress::insert(&transaction, pipeline, start).await.map_err(fail)?;
-    transaction.commit().await.map_err(fail)
+    failpoint::reach(Failpoint::PlanBeforeCommit);
+    transaction.commit().await.map_err(fail)?;
+    failpoint::reach(Failpoint::PlanCommitted);
+    Ok(())
 }
 
 /// The plan of a collection's snapshot, in the order of the chunks' numbers; empty if there is none.

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     change::CollectionId,
     error::Result,
+    failpoint::{self, Failpoint},
     mapping::{Rows, Table},
 };
 
@@ -139,8 +140,11 @@ impl ChunkWriter<'_> {
     pub async fn commit(self, marker: Marker<'_>) -> Result<()> {
         let doing = || format!("commit chunk {} of {}", marker.number, marker.collection);
         chunks::mark(&self.transaction, self.pipeline, marker).await.map_err(|e| e.within(doing()))?;
+        failpoint::reach(Failpoint::ChunkBeforeCommit);
         // The mark was set, so the transaction is sound, and COMMIT can't mean ROLLBACK.
-        self.transaction.commit().await.map_err(|e| failure::of_rows(doing(), &e))
+        self.transaction.commit().await.map_err(|e| failure::of_rows(doing(), &e))?;
+        failpoint::reach(Failpoint::ChunkCommitted);
+        Ok(())
     }
 
     async fn run(&mut self, doing: &str, statement: &str) -> Result<()> {

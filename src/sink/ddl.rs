@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
+    failpoint::{self, Failpoint},
     mapping::Table,
 };
 
@@ -158,7 +159,9 @@ pub async fn change_tables(
     }
     let names: Vec<String> = plan.tables.iter().map(|table| table.name.clone()).collect();
     schemas::insert(&transaction, target.pipeline(), mapping, &names).await.map_err(fail)?;
+    failpoint::reach(Failpoint::TablesBeforeCommit);
     transaction.commit().await.map_err(fail)?;
+    failpoint::reach(Failpoint::TablesCommitted);
     Ok(plan)
 }
 
@@ -222,7 +225,9 @@ pub async fn build_key(session: &mut Session, schema: &str, table: &Table) -> Re
         transaction.batch_execute("SET LOCAL maintenance_work_mem = '256MB'").await.map_err(fail)?;
         transaction.batch_execute(&sql::add_primary_key(schema, table)).await.map_err(fail)?;
     }
+    failpoint::reach(Failpoint::KeyBeforeCommit);
     transaction.commit().await.map_err(fail)?;
+    failpoint::reach(Failpoint::KeyCommitted);
     session.client.batch_execute(&sql::analyze(schema, table)).await.map_err(fail)
 }
 
@@ -241,7 +246,9 @@ pub async fn add_foreign_keys(session: &mut Session, schema: &str, tables: &[Tab
             let add = sql::add_foreign_key(schema, child, root);
             transaction.batch_execute(&add).await.map_err(fail)?;
         }
+        failpoint::reach(Failpoint::ForeignKeyBeforeCommit);
         transaction.commit().await.map_err(fail)?;
+        failpoint::reach(Failpoint::ForeignKeyCommitted);
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use super::{Session, failure};
 use crate::{
     change::Position,
     error::{Error, Kind, Result},
+    failpoint::{self, Failpoint},
 };
 
 /// One of the workers among which a pipeline's documents are divided.
@@ -77,7 +78,10 @@ pub async fn reset(session: &mut Session, pipeline: &str, positions: &[StoredPos
     let delete = "DELETE FROM docrow.progress WHERE pipeline = $1";
     transaction.execute(delete, &[&pipeline]).await.map_err(fail)?;
     insert(&transaction, pipeline, positions).await.map_err(fail)?;
-    transaction.commit().await.map_err(fail)
+    failpoint::reach(Failpoint::PositionsBeforeReset);
+    transaction.commit().await.map_err(fail)?;
+    failpoint::reach(Failpoint::PositionsReset);
+    Ok(())
 }
 
 /// Adds positions.

@@ -31,6 +31,7 @@ use super::{
 use crate::{
     change::CollectionId,
     error::{Error, Result},
+    failpoint::{self, Failpoint},
     mapping::{Rows, Table},
 };
 
@@ -269,9 +270,13 @@ impl<'a> Pipe<'a> {
     async fn run(self) -> Result<Applied> {
         let mut sent = Vec::with_capacity(self.statements.len());
         for (what, mut answer) in self.statements {
+            if matches!(what, What::Commit) {
+                failpoint::reach(Failpoint::BatchBeforeCommit);
+            }
             let early = poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await;
             sent.push((what, answer, early));
         }
+        failpoint::reach(Failpoint::BatchSent);
         let mut applied = Applied::default();
         for (what, answer, early) in sent {
             let answer = match early {
@@ -285,6 +290,7 @@ impl<'a> Pipe<'a> {
                 What::Begin | What::Bookkeeping | What::Commit => {}
             }
         }
+        failpoint::reach(Failpoint::BatchCommitted);
         Ok(applied)
     }
 }

@@ -13,11 +13,13 @@
 )]
 
 mod bad_input;
+mod chaos;
 mod compare;
 mod crash;
 mod dead_letters;
 mod demo;
 mod evolve;
+mod faults;
 mod golden;
 mod infer;
 mod live;

@@ -6,6 +6,7 @@ use std::{fs, path::Path};
 /// them is `pipeline`, and nothing below it knows it. A new module is to be entered here, on purpose.
 const MAY_IMPORT: &[(&str, &str)] = &[
     ("error", ""),
+    ("failpoint", ""),
     ("number", ""),
     ("key", "error number"),
     ("change", "error key"),
@@ -17,11 +18,11 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("config", "change error mapping schema"),
     ("mapping_files", "error schema"),
     ("source", "change error key retry"),
-    ("sink", "change error key mapping"),
-    ("checkpoint", "change error"),
+    ("sink", "change error failpoint key mapping"),
+    ("checkpoint", "change error failpoint"),
     (
         "pipeline",
-        "change checkpoint config error key mapping mapping_files retry schema shutdown sink source telemetry",
+        "change checkpoint config error failpoint key mapping mapping_files retry schema shutdown sink source telemetry",
     ),
     ("verify", "change config error key mapping schema shutdown sink source telemetry"),
     ("demo", "error"),
@@ -134,7 +135,7 @@ fn is_reached(path: &Path) -> bool {
         above.chain([folder.with_extension("rs")]).filter_map(|path| fs::read_to_string(path).ok());
     let declaration = format!("mod {name};");
     let declared = |line: &str| line.strip_suffix(&*declaration).is_some_and(|before| !before.contains("//"));
-    folder.ends_with("benches") || above.any(|text| text.lines().any(declared))
+    folder.ends_with("benches") || folder.ends_with("tests") || above.any(|text| text.lines().any(declared))
 }
 
 fn for_each_file(folder: &Path, look: &mut impl FnMut(&Path)) {

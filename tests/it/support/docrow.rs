@@ -183,6 +183,11 @@ impl Docrow {
         Ended { code: status.unwrap().code(), out, log: self.log() }
     }
 
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Kills it with SIGKILL, and waits for its end.
     pub(crate) async fn kill9(self) -> Ended {
         self.signal("KILL").await;
@@ -280,39 +285,45 @@ impl Place {
     /// Asserts that every collection equals its tables, three times: by an independent comparison of what is said, by
     /// rebuilding every document, and by `docrow verify`.
     pub(crate) async fn assert_same(&self, home: &Home) -> Ended {
-        self.steady(async || self.told().await).await;
-        self.assert_exact().await;
+        none(&self.differences().await);
         home.finish(&["verify"]).await.with_code(0).quiet()
     }
 
     /// Asserts that every document is rebuilt from its rows as it is, byte by byte but for the order of its fields.
     pub(crate) async fn assert_exact(&self) {
-        let target = Target::parse(&self.postgres_uri, "public", "docrow").unwrap();
-        self.steady(async || {
-            let session = target.connect().await.unwrap();
-            let mut differences = Vec::new();
-            for stored in exact::in_force(&session, &target).await {
-                let spec = MappingSpec::parse(&stored.text, "stored").unwrap();
-                differences.extend(exact::compare(self, &target, &spec).await);
-            }
-            differences
-        })
-        .await;
+        none(&self.steady(async || self.rebuilt().await).await);
     }
 
-    /// Asserts that there are no differences. Mappings may evolve meanwhile: then it is looked for them again.
-    async fn steady(&self, differences: impl AsyncFn() -> Vec<String>) {
+    /// Everything that the independent comparison finds, and everything in which rebuilt documents differ.
+    pub(crate) async fn differences(&self) -> Vec<String> {
+        let mut found = self.steady(async || self.told().await).await;
+        found.extend(self.steady(async || self.rebuilt().await).await);
+        found
+    }
+
+    /// What is found wrong. Mappings may evolve meanwhile: then it is looked again.
+    async fn steady(&self, differences: impl AsyncFn() -> Vec<String>) -> Vec<String> {
         let versions =
             "SELECT sum(version * CASE WHEN filled THEN 1000 ELSE 1 END)::bigint FROM docrow.schemas";
         loop {
             let before = self.number(versions).await;
             let found = differences().await;
             if before == self.number(versions).await {
-                let shown: Vec<_> = found.iter().take(10).collect();
-                assert!(shown.is_empty(), "{} differences: {shown:#?}", found.len());
-                return;
+                return found;
             }
         }
+    }
+
+    /// What is different about rebuilt documents.
+    async fn rebuilt(&self) -> Vec<String> {
+        let target = Target::parse(&self.postgres_uri, "public", "docrow").unwrap();
+        let session = target.connect().await.unwrap();
+        let mut differences = Vec::new();
+        for stored in exact::in_force(&session, &target).await {
+            let spec = MappingSpec::parse(&stored.text, "stored").unwrap();
+            differences.extend(exact::compare(self, &target, &spec).await);
+        }
+        differences
     }
 
     /// What the independent comparison finds.
@@ -334,4 +345,10 @@ impl Place {
         }
         found
     }
+}
+
+#[track_caller]
+fn none(differences: &[String]) {
+    let shown: Vec<_> = differences.iter().take(10).collect();
+    assert!(shown.is_empty(), "{} differences: {shown:#?}", differences.len());
 }

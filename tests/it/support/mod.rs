@@ -5,6 +5,7 @@ mod docrow;
 pub(crate) mod exact;
 mod gate;
 mod ids;
+mod proxy;
 pub(crate) mod same;
 
 use ::docrow::demo::servers::{Mongod, MongodOptions, Postgres, PostgresOptions};
@@ -12,7 +13,7 @@ use mongodb::{Client, Collection, bson::Document};
 use tokio::sync::OnceCell;
 use tokio_postgres::NoTls;
 
-pub(crate) use self::{docrow::*, gate::*, ids::*};
+pub(crate) use self::{docrow::*, gate::*, ids::*, proxy::*};
 
 /// The servers that tests share unless they stop or break them: those of `DOCROW_TEST_MONGODB_URI` and
 /// `DOCROW_TEST_POSTGRES_URI` (a user who may create databases), else started here once and ended with the process.

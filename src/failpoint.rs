@@ -1,0 +1,144 @@
+//! Places where a test ends the process, at once and without a destructor, as if it had been killed right there.
+//!
+//! There is one before and after whatever is committed, stored or acknowledged: between two such places nothing happens
+//! that a restart could find. With the feature `failpoints`, `DOCROW_FAILPOINT=ChunkCommitted:2` makes docrow abort when
+//! it comes to that place for the second time. Without the feature [`reach`] is empty, and nothing of this is compiled.
+//!
+//! `tests/it/faults/failpoints.rs` walks [`Failpoint::ALL`]: each must be reached, and what comes after must converge.
+
+/// Declares the failpoints, and [`Failpoint::ALL`], so that none can be missing there.
+macro_rules! failpoints {
+    ($($(#[$doc:meta])+ $name:ident,)+) => {
+        /// A place where a test ends the process.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Failpoint { $($(#[$doc])+ $name,)+ }
+
+        impl Failpoint {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+        }
+    };
+}
+
+failpoints! {
+    /// The pipeline's lock is taken.
+    FenceTaken,
+    /// The schema `docrow` exists, the pipeline is not registered yet.
+    BookkeepingCreated,
+    /// The pipeline's life is stored in the target, and not in the state directory.
+    PipelineRegistered,
+    /// It is in both.
+    StateReconciled,
+    /// Tables are made or changed and the mapping is stored, in a transaction that is still open.
+    TablesBeforeCommit,
+    /// The same, committed.
+    TablesCommitted,
+    /// The start position is taken, and stored nowhere.
+    StartTaken,
+    /// The state directory has the chunk plan.
+    CutSaved,
+    /// Plan and start position are written, in a transaction that is still open.
+    PlanBeforeCommit,
+    /// The same, committed.
+    PlanCommitted,
+    /// A chunk's rows are written and it is marked, in a transaction that is still open.
+    ChunkBeforeCommit,
+    /// The same, committed.
+    ChunkCommitted,
+    /// A primary key is built, in a transaction that is still open.
+    KeyBeforeCommit,
+    /// The same, committed; the table is not analysed.
+    KeyCommitted,
+    /// A foreign key is added, in a transaction that is still open.
+    ForeignKeyBeforeCommit,
+    /// The same, committed.
+    ForeignKeyCommitted,
+    /// A new version of a mapping is stored, its tables are changed, and everyone still writes by the version before.
+    VersionCommitted,
+    /// New columns are filled, which is not noted.
+    FilledBeforeNoted,
+    /// New columns are filled, and that is noted.
+    FilledNoted,
+    /// The positions of another number of partitions are written, in a transaction that is still open.
+    PositionsBeforeReset,
+    /// The same, committed.
+    PositionsReset,
+    /// A batch is on its way to the server, but for its COMMIT.
+    BatchBeforeCommit,
+    /// Its COMMIT is on its way, too; no answer is awaited.
+    BatchSent,
+    /// A batch is durable, which the answers say; nothing in this process knows it.
+    BatchCommitted,
+    /// A partition's position is durable, and not acknowledged.
+    BatchBeforeAcknowledge,
+    /// The same, acknowledged.
+    BatchAcknowledged,
+    /// The position that everything has reached is about to be stored in the state directory.
+    TokenBeforeSave,
+    /// It is stored there.
+    TokenSaved,
+    /// A document was refused, nothing of its batch is written.
+    DocumentRefused,
+    /// A dead letter is durable.
+    LetterCommitted,
+    /// It is noted why a collection is stopped.
+    StopNoted,
+    /// Dead letters that can't be tried again are marked as such.
+    LettersAnswered,
+}
+
+/// Ends the process if `DOCROW_FAILPOINT` names this place.
+#[cfg(feature = "failpoints")]
+pub fn reach(point: Failpoint) {
+    armed::reach(point);
+}
+
+/// Does nothing.
+#[cfg(not(feature = "failpoints"))]
+#[inline]
+pub fn reach(_: Failpoint) {}
+
+#[cfg(feature = "failpoints")]
+mod armed {
+    use std::{
+        env,
+        io::{self, Write},
+        process,
+        sync::{
+            LazyLock,
+            atomic::{AtomicU64, Ordering},
+        },
+    };
+
+    use super::Failpoint;
+
+    /// The name of the place, and which time it is the end.
+    static ARMED: LazyLock<Option<(String, u64)>> = LazyLock::new(|| {
+        let armed = env::var("DOCROW_FAILPOINT").ok()?;
+        let (name, nth) = armed.split_once(':').unwrap_or((&armed, "1"));
+        Some((name.to_owned(), nth.parse().unwrap_or(1)))
+    });
+    static TIMES: AtomicU64 = AtomicU64::new(0);
+
+    pub(super) fn reach(point: Failpoint) {
+        let Some((name, nth)) = &*ARMED else { return };
+        let reached = format!("{point:?}");
+        if *name == reached && TIMES.fetch_add(1, Ordering::SeqCst) + 1 == *nth {
+            // Nothing is left to be done about an error here.
+            let _ = writeln!(io::stderr(), "failpoint {reached} is reached for the {nth}. time");
+            process::abort();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_have_names_of_their_own() {
+        let names: std::collections::BTreeSet<_> = Failpoint::ALL.iter().map(|p| format!("{p:?}")).collect();
+        assert_eq!(names.len(), Failpoint::ALL.len());
+        assert!(!names.is_empty());
+    }
+}
