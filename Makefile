@@ -6,6 +6,9 @@ SHELL := /bin/bash
 # Outside the clone, so that a fresh one needs not compile RocksDB again.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/docrow/target
 
+# Tests mostly wait for servers.
+export RUST_TEST_THREADS ?= 4
+
 .PHONY: setup demo test chaos golden bench fuzz lint release audit
 
 setup:

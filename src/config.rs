@@ -5,6 +5,7 @@
 
 use std::{env, fmt, fs, path::PathBuf, time::Duration};
 
+use bytesize::ByteSize;
 use serde::Deserialize;
 
 use crate::{
@@ -18,6 +19,9 @@ pub const DEFAULT_FILE: &str = "docrow.toml";
 
 /// The environment variable that holds the key of masks.
 pub const MASK_KEY: &str = "DOCROW_MASK_KEY";
+
+/// The least room for the spool: what the stream brings while workers are handed over must fit.
+const LEAST_SPOOL: ByteSize = ByteSize::mib(64);
 
 /// The longest a change may be made to wait.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -55,6 +59,10 @@ pub struct Config {
     pub include: Vec<String>,
     /// Globs that take away from `include`.
     pub exclude: Vec<String>,
+    /// What to do when the oplog no longer holds what a collection would go on from.
+    pub on_history_lost: OnHistoryLost,
+    /// What becomes of the rows of a collection that is dropped.
+    pub on_drop: OnDrop,
     /// PostgreSQL's connection string.
     pub target: Secret,
     /// The schema that the tables live in.
@@ -73,12 +81,45 @@ pub struct Config {
     pub parallelism: usize,
     /// How many workers apply changes.
     pub partitions: u16,
+    /// In which order changes show.
+    pub order: Order,
     /// The most documents that one transaction of a worker changes.
     pub batch_rows: usize,
     /// The longest a change waits for its batch to fill.
     pub batch_age: Duration,
     /// The state directory.
     pub state_dir: PathBuf,
+    /// The most bytes that the spool in it takes.
+    pub max_spool: u64,
+}
+
+/// What to do when history is lost (G8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnHistoryLost {
+    /// End with an error.
+    Stop,
+    /// Copy the collection anew, in place.
+    Resync,
+}
+
+/// What becomes of the rows of a collection that is dropped in MongoDB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDrop {
+    /// They stay.
+    Keep,
+    /// They go, the tables stay.
+    Truncate,
+    /// They go, with the tables that docrow has made.
+    Drop,
+}
+
+/// In which order changes show in PostgreSQL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Those of a document in order; those of different documents as they come.
+    Document,
+    /// All of them in MongoDB's order, a transaction's at once.
+    Commit,
 }
 
 /// How a collection without a mapping file is mapped.
@@ -281,16 +322,19 @@ impl RawConfig {
             &["batch_lookup"],
             &["update_lookup", "post_image"],
         )?;
-        check.only(on_history_lost, "source.on_history_lost", &["stop"], &["resync"])?;
-        check.only(on_drop, "source.on_drop", &["keep"], &["truncate", "drop"])?;
+        let history = [("stop", OnHistoryLost::Stop), ("resync", OnHistoryLost::Resync)];
+        let drops = [("keep", OnDrop::Keep), ("truncate", OnDrop::Truncate), ("drop", OnDrop::Drop)];
         let json = check.one_of(
             json,
             "mapping.json",
             [("relaxed", JsonForm::Relaxed), ("canonical", JsonForm::Canonical)],
         )?;
         let defaults = [("auto", DefaultMapping::Auto), ("document", DefaultMapping::Document(json))];
-        check.only(order, "stream.order", &["document"], &["commit"])?;
-        check.absent(max_spool, "state.max_spool")?;
+        let order = check.one_of(
+            order,
+            "stream.order",
+            [("document", Order::Document), ("commit", Order::Commit)],
+        )?;
         check.absent(listen.filter(|listen| !listen.is_empty()), "serve.listen")?;
 
         let source = check.uri(flags.source.or(source_uri), "source")?;
@@ -304,6 +348,8 @@ impl RawConfig {
                 flags.include
             },
             exclude: check.expand_all(exclude, "source.exclude")?,
+            on_history_lost: check.one_of(on_history_lost, "source.on_history_lost", history)?,
+            on_drop: check.one_of(on_drop, "source.on_drop", drops)?,
             target,
             schema: check.identifier(schema, "target.schema", "public")?,
             mapping_dir: mapping_dir.unwrap_or_else(|| "schemas".into()),
@@ -315,10 +361,12 @@ impl RawConfig {
                 .filter(|key| !key.is_empty())
                 .map(|key| MaskKey::new(key.as_bytes())),
             parallelism: check.between(parallelism, "snapshot.parallelism", 4, 64)?,
-            partitions: check.between(partitions, "stream.partitions", 4, 64)?,
+            partitions: check.partitions(partitions, order)?,
+            order,
             batch_rows: check.between(batch_rows, "stream.batch_rows", 1000, 100_000)?,
             batch_age: check.duration(batch_age, "stream.batch_age", Duration::from_millis(50))?,
             state_dir: flags.state.or(state_dir).unwrap_or_else(|| "docrow-state".into()),
+            max_spool: check.size(max_spool, "state.max_spool", ByteSize::gib(10), LEAST_SPOOL)?,
         })
     }
 }
@@ -394,6 +442,31 @@ impl Check<'_> {
         }
     }
 
+    /// In the order of commits there is one.
+    fn partitions(&self, value: Option<u16>, order: Order) -> Result<u16> {
+        let key = "stream.partitions";
+        match (order, value) {
+            (Order::Document, value) => self.between(value, key, 4, 64),
+            (Order::Commit, None | Some(1)) => Ok(1),
+            (Order::Commit, Some(other)) => {
+                let advice = "leave it away, or write 1";
+                Err(self.error(
+                    key,
+                    format!("{other} is too many for stream.order = \"commit\", which has one: {advice}"),
+                ))
+            }
+        }
+    }
+
+    fn size(&self, value: Option<String>, key: &str, default: ByteSize, least: ByteSize) -> Result<u64> {
+        let Some(text) = value else { return Ok(default.as_u64()) };
+        match text.parse::<ByteSize>() {
+            Ok(size) if size >= least => Ok(size.as_u64()),
+            Ok(_) => Err(self.error(key, format!("\"{text}\" is less than {}", least.display().iec()))),
+            Err(_) => Err(self.error(key, format!("\"{text}\" is no size: write for example \"10GiB\""))),
+        }
+    }
+
     fn duration(&self, value: Option<String>, key: &str, default: Duration) -> Result<Duration> {
         let Some(text) = value else { return Ok(default) };
         match humantime::parse_duration(&text) {
@@ -464,14 +537,7 @@ mod tests {
 
     #[test]
     fn refuses_what_it_does_not_serve_yet() {
-        for line in [
-            "source.full_document = 'post_image'",
-            "source.on_history_lost = 'resync'",
-            "source.on_drop = 'drop'",
-            "stream.order = 'commit'",
-            "state.max_spool = '1GiB'",
-            "serve.listen = '127.0.0.1:8745'",
-        ] {
+        for line in ["source.full_document = 'post_image'", "serve.listen = '127.0.0.1:8745'"] {
             let error = refused(&format!("{URIS}{line}"));
             assert!(error.contains("not supported yet"), "{line}: {error}");
         }
@@ -488,6 +554,39 @@ mod tests {
         assert!(refused(&format!("{URIS}stream.batch_age = '2h'")).contains("more than a minute"));
         assert!(refused(&format!("{URIS}stream.order = 'x'")).contains("none of \"document\", \"commit\""));
         assert!(refused(&format!("{URIS}mapping.evolve = 'x'")).contains("none of \"add\", \"freeze\""));
+    }
+
+    #[test]
+    fn reads_what_to_do_in_which_case() {
+        let config = load(URIS).unwrap();
+        assert_eq!((config.on_history_lost, config.on_drop), (OnHistoryLost::Stop, OnDrop::Keep));
+        assert_eq!((config.order, config.max_spool), (Order::Document, 10 << 30));
+        let config = load(&format!(
+            "{URIS}source.on_history_lost = 'resync'\nsource.on_drop = 'truncate'\nstate.max_spool = '1.5 GiB'"
+        ));
+        let config = config.unwrap();
+        assert_eq!((config.on_history_lost, config.on_drop), (OnHistoryLost::Resync, OnDrop::Truncate));
+        assert_eq!(config.max_spool, 3 << 29);
+        assert_eq!(load(&format!("{URIS}state.max_spool = '64MiB'")).unwrap().max_spool, 64 << 20);
+        assert!(refused(&format!("{URIS}source.on_drop = 'x'")).contains("\"keep\", \"truncate\", \"drop\""));
+        assert!(refused(&format!("{URIS}state.max_spool = '1MB'")).contains("\"1MB\" is less than 64.0 MiB"));
+        for size in ["", "much", "-1GB", "10 XB"] {
+            assert!(
+                refused(&format!("{URIS}state.max_spool = '{size}'"))
+                    .contains("is no size: write for example")
+            );
+        }
+    }
+
+    #[test]
+    fn the_order_of_commits_has_one_partition() {
+        let config = load(&format!("{URIS}stream.order = 'commit'")).unwrap();
+        assert_eq!((config.order, config.partitions), (Order::Commit, 1));
+        let commit =
+            |partitions| load(&format!("{URIS}stream = {{ order = 'commit', partitions = {partitions} }}"));
+        assert_eq!(commit(1).unwrap().partitions, 1);
+        let error = commit(4).unwrap_err().to_string();
+        assert!(error.contains("stream.partitions: 4 is too many for stream.order = \"commit\""), "{error}");
     }
 
     #[test]

@@ -31,6 +31,10 @@ pub enum Kind {
     HistoryLost,
     /// Another process holds this pipeline (G9).
     Fenced,
+    /// The state directory was corrupt and is made anew: what it held is to be read again, from where PostgreSQL is (G7).
+    StateRebuilt,
+    /// There is no space left for the state directory; there may be again.
+    StateFull,
     /// The state directory can't be used and can't be rebuilt.
     StateCorrupt,
     /// An invariant of docrow is broken.
@@ -50,7 +54,7 @@ impl Kind {
     /// What the pipeline does about an error of this kind once it is running.
     pub fn disposition(self) -> Disposition {
         match self {
-            Kind::SourceAway | Kind::TargetAway => Disposition::Retry,
+            Kind::SourceAway | Kind::TargetAway | Kind::StateRebuilt | Kind::StateFull => Disposition::Retry,
             Kind::Usage
             | Kind::SourceRefused
             | Kind::TargetRefused
@@ -70,7 +74,7 @@ impl Kind {
             Kind::TargetAway | Kind::TargetRefused | Kind::TargetRefusedRows => 4,
             Kind::HistoryLost => 5,
             Kind::Fenced => 6,
-            Kind::StateCorrupt => 7,
+            Kind::StateRebuilt | Kind::StateFull | Kind::StateCorrupt => 7,
             Kind::Bug => 70,
         }
     }

@@ -73,10 +73,28 @@ failpoints! {
     BatchBeforeAcknowledge,
     /// The same, acknowledged.
     BatchAcknowledged,
-    /// The position that everything has reached is about to be stored in the state directory.
-    TokenBeforeSave,
-    /// It is stored there.
-    TokenSaved,
+    /// Changes are about to be written to the spool.
+    SpoolBeforeWrite,
+    /// They are written, and nothing in this process knows it.
+    SpoolWritten,
+    /// All that waited of a collection is handed to the workers.
+    SpoolDrained,
+    /// All that waited of a collection is applied, and the spool has forgotten it.
+    SpoolClosed,
+    /// What was applied is forgotten in the spool.
+    SpoolTrimmed,
+    /// It is written down in the target that a collection is to be copied anew.
+    ResyncNoted,
+    /// The plan and start position of a resync are written, in a transaction that is still open.
+    ResyncBeforeCommit,
+    /// The same, committed.
+    ResyncCommitted,
+    /// A chunk's documents are replaced, and it is not marked.
+    ChunkReplaced,
+    /// Rows of documents that are no more are swept away, which is not noted.
+    SweptBeforeNoted,
+    /// It is noted.
+    SweptNoted,
     /// A document was refused, nothing of its batch is written.
     DocumentRefused,
     /// A dead letter is durable.

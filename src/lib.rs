@@ -4,10 +4,11 @@
 //! ```text
 //!            find(min, max, hint _id)           binary COPY, one chunk = one transaction
 //!  MongoDB ─┬─ snapshot chunks ─────► encode ─────────────────────────────► PostgreSQL
-//!           │                           ▲                                     ▲  rows + position,
-//!           └─ change stream ─► router ─┴─► partition workers ─► batch ─► upsert  one transaction
-//!                                 (hash of _id)     │
-//!                                                   └─► lookup of the current documents of a batch
+//!           │                           ▲                                     ▲  rows + positions,
+//!           └─ change stream ─► intake ─┴─► partition workers ─► batch ─► upsert  one transaction
+//!                                │ ▲                │
+//!                                ▼ │                └─► lookup of the current documents of a batch
+//!                        spool (RocksDB): while a snapshot runs, or PostgreSQL is away or slow
 //! ```
 //!
 //! Data flows one way, `source → change → mapping → sink`, and only `pipeline` connects them: `source` does not know
@@ -19,13 +20,14 @@
 //! 1. [`change`], [`key`]: the nouns. A [`change::Change`] happened to the document with a [`key::DocumentKey`], at a
 //!    [`change::Position`] in the stream.
 //! 2. [`pipeline`]: how it all hangs together, and the arguments for why nothing is lost. Its pure parts decide:
-//!    `phase` (where a collection stands), `router` (which worker), `batch` (folding), `ahead` (when an event may be
-//!    applied as it stands), `watermark` (how far everything is). `evolve` changes mappings while all that goes on.
+//!    `flow` (straight to the workers, or through the spool), `phase` (where a collection stands), `router` (which worker),
+//!    `batch` (folding), `ahead` (when an event may be applied as it stands), `watermark` (how far everything is);
+//!    `simulation` plays them through thousands of crashes. `evolve` changes mappings while all that goes on.
 //! 3. [`source`]: reads MongoDB: chunks, change stream, lookups.
 //! 4. [`schema`] and [`mapping`]: mapping files, inference and growth; the compiled mapping, which walks a raw document
 //!    once and encodes its rows in PostgreSQL's binary format, and the way back from rows to the document.
-//! 5. [`sink`]: writes PostgreSQL: tables, chunks, batches, progress.
-//! 6. [`checkpoint`]: the state directory. [`mapping_files`]: the folder of mapping files. [`verify`]: the proof.
+//! 5. [`sink`]: writes PostgreSQL: tables, chunks, batches, progress; and keeps a second writer out.
+//! 6. [`checkpoint`]: the state directory, with the spool. [`mapping_files`]: the folder of mapping files. [`verify`]: the proof.
 //!    [`config`], [`error`], [`retry`], [`shutdown`], [`telemetry`]: what every program has. [`cli`]: the commands.
 //!    [`demo`]: throwaway servers and sample data. [`failpoint`]: where tests end the process.
 //!
@@ -33,6 +35,9 @@
 //!
 //! - A batch's rows and the position they reach commit in one PostgreSQL transaction; so do a chunk's rows and its
 //!   marker. Nothing else is ever believed about what was written.
+//! - Every transaction that writes checks, in the server, that the pipeline is still this process's.
+//! - What the stream brought is in the spool, durably, before anything says that it has been read; what is applied,
+//!   PostgreSQL alone says.
 //! - The start position is proven and stored before the first page of a snapshot is read.
 //! - All changes of a document pass through one partition, in order. An event is applied as it stands only if it is
 //!   newer than anything its row may show; else the document's current state is looked up.

@@ -96,7 +96,8 @@ impl Reporter {
             let sum: u64 = bars.iter().map(ProgressBar::position).sum();
             if sum != said {
                 said = sum;
-                bars.iter().filter(|bar| !bar.is_finished()).for_each(tell);
+                let begun = |bar: &&ProgressBar| bar.length().is_some() || bar.position() > 0;
+                bars.iter().filter(|bar| !bar.is_finished()).filter(begun).for_each(tell);
             }
         }
     }

@@ -37,7 +37,7 @@ use crate::{
 const BATCH_DOCUMENTS: usize = 500;
 const BATCH_BYTES: usize = 8 << 20;
 /// Differences that are kept for the report; further ones are counted.
-const KEPT: usize = 1_000;
+const KEPT: u16 = 1_000;
 /// How long to wait for new columns to be filled.
 const FILLING: Duration = Duration::from_secs(30);
 
@@ -221,8 +221,7 @@ impl<'a> Comparison<'a> {
         }
         self.compare().await?;
         for table in mapping.tables() {
-            let limit = u32::try_from(KEPT).unwrap_or(u32::MAX);
-            for key in self.reader.unseen(root, table, limit).await?.iter() {
+            for key in self.reader.unseen(root, table).await?.next(KEPT).await?.iter() {
                 self.compared.add(table, key, What::NoDocument);
             }
         }
@@ -299,7 +298,7 @@ impl Compared {
 
     fn add_shown(&mut self, table: &Table, key: String, what: What) {
         self.different += 1;
-        if self.differences.len() < KEPT {
+        if self.differences.len() < usize::from(KEPT) {
             self.differences.push(Difference { table: table.name.clone(), key, what });
         }
     }

@@ -1,37 +1,63 @@
 //! The state directory: what docrow keeps beside PostgreSQL, in RocksDB.
 //!
-//! It holds the resume token that everything in the target has reached, and each collection's chunk plan. It is
-//! expendable (G7): PostgreSQL's `docrow` schema is the truth for what was applied. On every start
-//! [`Checkpoint::reconcile`] forgets a directory that was made for another target, and the token is overwritten with
-//! the position that PostgreSQL says; so one that is lost, corrupt or old costs nothing but reading.
+//! It holds what was read ahead ([`spool`]), and each collection's chunk plan. It is expendable (G7): PostgreSQL's
+//! `docrow` schema is the truth for what was applied, and what is here is believed only as far as it continues that. So a
+//! directory that is lost, corrupt or old costs nothing but reading, and where the oplog has moved on, G8 applies.
+//! [`Checkpoint::reconcile`] forgets one that was made for another target.
 //!
 //! ```text
 //! docrow-state/
 //!   pipeline     the pipeline's name: a directory serves one pipeline
-//!   db/          RocksDB: identity, token, plan/<namespace>
+//!   db/          RocksDB: identity, plan/<namespace>, and the spool
+//!   db.corrupt/  the last database that was found corrupt
+//!   reserve      space put by for when there is none left
 //! ```
+
+mod book;
+mod reserve;
+mod spool;
+mod store;
+#[cfg(test)]
+mod world;
 
 use std::{
     fs, io,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
-    path::Path,
+    path::{Path, PathBuf},
+    sync::{PoisonError, RwLock},
 };
 
-use rocksdb::{DB, DBCompressionType, ErrorKind, Options, WriteBatch, WriteOptions};
+use rocksdb::WriteBatch;
 
+use self::{
+    book::Book,
+    reserve::Reserve,
+    store::{Failure, LIFE, Store, is_locked, set_aside},
+};
+pub use self::{
+    book::Span,
+    spool::{SpoolWrite, Waiting},
+};
 use crate::{
-    change::{Namespace, Position},
+    change::Namespace,
     error::{Error, Kind, Result},
-    failpoint::{self, Failpoint},
 };
 
 const IDENTITY: &[u8] = b"identity";
-const TOKEN: &[u8] = b"token";
 
 /// An open state directory. RocksDB's own lock keeps a second process out.
+///
+/// - A database that proves corrupt is set aside and made anew; what found out fails with [`Kind::StateRebuilt`], and so
+///   does what still counts on the old one. The remedy is to begin again from what PostgreSQL says.
+/// - Where there is no space left, a write fails with [`Kind::StateFull`], and can be repeated until it succeeds. Reading
+///   and trimming go on, with the space of a file that was put by for that: else a spool that has filled the disk could
+///   not be drained.
 #[derive(Debug)]
 pub struct Checkpoint {
-    db: DB,
+    dir: PathBuf,
+    /// `None`: it could not be opened again. Each use tries to.
+    store: RwLock<Option<Store>>,
+    reserve: Reserve,
 }
 
 impl Checkpoint {
@@ -40,91 +66,137 @@ impl Checkpoint {
     /// Errors: it can't be written; it belongs to another pipeline; another process has it open.
     pub fn open(dir: &Path, pipeline: &str) -> Result<Self> {
         claim(dir, pipeline)?;
-        let path = dir.join("db");
-        let opened = DB::open(&options(), &path);
-        let db = match opened {
-            Err(error) if error.kind() == ErrorKind::Corruption => {
-                set_aside(&path, &error)?;
-                DB::open(&options(), &path)
-            }
-            opened => opened,
-        };
-        let db = db.map_err(|error| refused(dir, error))?;
-        Ok(Self { db })
+        let reserve = Reserve::new(dir);
+        let store = RwLock::new(Some(open_database(dir, &reserve)?));
+        Ok(Self { dir: dir.to_owned(), store, reserve })
     }
 
     /// Forgets everything if the directory belongs to another life of the pipeline than `identity`, which the target
     /// made when its `docrow` schema was created.
     pub fn reconcile(&self, identity: &str) -> Result<()> {
-        let known = self.get(IDENTITY)?;
-        if known.as_deref() == Some(identity.as_bytes()) {
-            return Ok(());
-        }
-        if known.is_some() {
-            tracing::warn!("the state directory was made for another target database: starting it anew");
-        }
-        let mut batch = WriteBatch::default();
-        for entry in self.db.iterator(rocksdb::IteratorMode::Start) {
-            batch.delete(entry.map_err(|e| broken("read", e))?.0);
-        }
-        batch.put(IDENTITY, identity);
-        self.write(batch)
-    }
-
-    /// The position that everything in the target has reached.
-    pub fn token(&self) -> Result<Option<Position>> {
-        self.get(TOKEN)?.map(|bytes| Position::from_bytes(&bytes)).transpose()
-    }
-
-    /// Stores the position that everything in the target has reached. Not synced: an older one is as safe.
-    pub fn save_token(&self, position: &Position) -> Result<()> {
-        failpoint::reach(Failpoint::TokenBeforeSave);
-        self.db.put(TOKEN, position.as_bytes()).map_err(|e| broken("write", e))?;
-        failpoint::reach(Failpoint::TokenSaved);
-        Ok(())
+        self.with("read", |store| {
+            let known = store.db.get(IDENTITY)?;
+            if known.as_deref() == Some(identity.as_bytes()) {
+                return Ok(());
+            }
+            if known.is_some() {
+                tracing::warn!("the state directory was made for another target database: starting it anew");
+            }
+            let mut batch = WriteBatch::default();
+            batch.delete_range([].as_slice(), &[0xFF]);
+            batch.put(IDENTITY, identity);
+            let life = fastrand::i64(..);
+            batch.put(LIFE, life.to_le_bytes());
+            let mut book = store.book();
+            store.write_synced(batch)?;
+            *book = Book::default();
+            book.life = life;
+            Ok(())
+        })
     }
 
     /// A collection's chunk plan, as it was saved.
     pub fn plan(&self, namespace: &Namespace) -> Result<Option<Vec<u8>>> {
-        self.get(&plan_key(namespace))
+        self.with("read", |store| Ok(store.db.get(plan_key(namespace))?))
     }
 
     /// Stores a collection's chunk plan, synced.
     pub fn save_plan(&self, namespace: &Namespace, plan: &[u8]) -> Result<()> {
-        let mut batch = WriteBatch::default();
-        batch.put(plan_key(namespace), plan);
-        self.write(batch)
+        self.with("write", |store| {
+            let mut batch = WriteBatch::default();
+            batch.put(plan_key(namespace), plan);
+            store.write_synced(batch)
+        })
     }
 
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.db.get(key).map_err(|e| broken("read", e))
+    /// Does `what` with the database, and what its failure asks for.
+    fn with<T>(&self, verb: &str, what: impl Fn(&Store) -> store::Result<T>) -> Result<T> {
+        let (failure, failed) = loop {
+            if let Some(store) = &*self.store.read().unwrap_or_else(PoisonError::into_inner) {
+                match what(store) {
+                    Ok(value) => return Ok(value),
+                    Err(failure) => break (failure, store.id),
+                }
+            }
+            let mut store = self.store.write().unwrap_or_else(PoisonError::into_inner);
+            if store.is_none() {
+                *store = Some(open_database(&self.dir, &self.reserve)?);
+            }
+        };
+        Err(self.mend(verb, failure, failed))
     }
 
-    fn write(&self, batch: WriteBatch) -> Result<()> {
-        let mut synced = WriteOptions::default();
-        synced.set_sync(true);
-        self.db.write_opt(batch, &synced).map_err(|e| broken("write", e))
+    /// Does what there is to do about a failure of the database that was opened as `failed`.
+    fn mend(&self, verb: &str, failure: Failure, failed: u64) -> Error {
+        let error = |kind, why: &str| {
+            Error::new(kind, format!("{verb} the state directory {}: {why}", self.dir.display()))
+        };
+        match failure {
+            Failure::Said(error) => error,
+            Failure::Gone(namespace) => {
+                error(Kind::StateRebuilt, &format!("the spool holds nothing of {namespace} from there on"))
+            }
+            Failure::Full(cause) => {
+                // After a failed write RocksDB writes no more before it is opened again, which needs space itself.
+                let has_space = self.reserve.release() || self.reserve.make().is_ok();
+                if let Err(error) = if has_space { self.reopen(failed, None) } else { Ok(()) } {
+                    tracing::warn!("{error}");
+                }
+                error(Kind::StateFull, &format!("there is no space left ({cause})"))
+            }
+            Failure::Refused(cause) => error(Kind::StateCorrupt, cause.as_ref()),
+            Failure::Broken(_) | Failure::Inconsistent(_) => {
+                match self.reopen(failed, Some(failure.to_string())) {
+                    Ok(()) => error(Kind::StateRebuilt, "it was corrupt, and is made anew"),
+                    Err(error) => error,
+                }
+            }
+        }
     }
+
+    /// Opens the database again, unless another thread has done so since it was opened as `failed`; made anew if it is
+    /// `corrupt`.
+    fn reopen(&self, failed: u64, corrupt: Option<String>) -> Result<()> {
+        let mut store = self.store.write().unwrap_or_else(PoisonError::into_inner);
+        if store.as_ref().is_some_and(|store| store.id == failed) {
+            *store = None;
+            if let Some(why) = corrupt {
+                set_aside(&database_of(&self.dir), &why)?;
+            }
+            *store = Some(open_database(&self.dir, &self.reserve)?);
+        }
+        Ok(())
+    }
+}
+
+fn database_of(dir: &Path) -> PathBuf {
+    dir.join("db")
+}
+
+/// Opens the database; makes it anew if it is corrupt.
+fn open_database(dir: &Path, reserve: &Reserve) -> Result<Store> {
+    let path = database_of(dir);
+    let mut opened = Store::open(&path);
+    if matches!(opened, Err(Failure::Full(_))) && reserve.release() {
+        opened = Store::open(&path);
+    }
+    if let Err(failure) = &opened
+        && failure.is_corruption()
+    {
+        set_aside(&path, &failure.to_string())?;
+        opened = Store::open(&path);
+    }
+    opened.map_err(|failure| refused(dir, failure))
 }
 
 fn plan_key(namespace: &Namespace) -> Vec<u8> {
     format!("plan/{namespace}").into_bytes()
 }
 
-fn options() -> Options {
-    let mut options = Options::default();
-    options.create_if_missing(true);
-    options.set_compression_type(DBCompressionType::Lz4);
-    options.set_keep_log_file_num(2);
-    options
-}
-
 /// Creates the directory and writes the pipeline's name into it, or checks the name that is there.
 fn claim(dir: &Path, pipeline: &str) -> Result<()> {
-    let refused = |error: io::Error| {
-        let what = format!("write to the state directory {}", dir.display());
-        Error::caused(Kind::Usage, format!("{what}: make it writable or give another by --state"), error)
-    };
+    let refused =
+        |error: io::Error| reserve::failed(&format!("write to the state directory {}", dir.display()), error);
     if !dir.exists() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(refused)?;
     }
@@ -148,52 +220,34 @@ fn claim(dir: &Path, pipeline: &str) -> Result<()> {
     Ok(())
 }
 
-/// Moves a corrupt database out of the way, over the one set aside before.
-fn set_aside(path: &Path, error: &rocksdb::Error) -> Result<()> {
-    let aside = path.with_extension("corrupt");
-    tracing::warn!(
-        "the state directory is corrupt ({error}): rebuilding it from PostgreSQL, the old one is kept as {}",
-        aside.display()
-    );
-    let moved = || -> io::Result<()> {
-        if aside.exists() {
-            fs::remove_dir_all(&aside)?;
-        }
-        fs::rename(path, &aside)
-    };
-    moved().map_err(|e| Error::caused(Kind::StateCorrupt, format!("set aside {}", path.display()), e))
-}
-
-fn refused(dir: &Path, error: rocksdb::Error) -> Error {
+/// What it means that the database can't be opened.
+fn refused(dir: &Path, failure: Failure) -> Error {
     let dir = dir.display();
-    if is_locked(error.as_ref()) {
-        return Error::new(
+    match failure {
+        Failure::Said(error) => error,
+        Failure::Full(cause) => Error::caused(
+            Kind::StateFull,
+            format!("open the state directory {dir}: make space for it"),
+            cause,
+        ),
+        Failure::Refused(error) if is_locked(error.as_ref()) => Error::new(
             Kind::Fenced,
             format!(
                 "the state directory {dir} is in use by another docrow process: stop it, or give another by --state"
             ),
-        );
+        ),
+        failure => Error::new(
+            Kind::Usage,
+            format!("open the state directory {dir}: make it writable or give another by --state: {failure}"),
+        ),
     }
-    Error::caused(
-        Kind::Usage,
-        format!("open the state directory {dir}: make it writable or give another by --state"),
-        error,
-    )
-}
-
-/// Whether RocksDB says that someone has the database open: another process, or this one. Other messages name the lock's
-/// file as well, for one the refusal to create it.
-fn is_locked(message: &str) -> bool {
-    message.contains("While lock file: ") || message.contains("lock hold by current process")
-}
-
-fn broken(verb: &str, error: rocksdb::Error) -> Error {
-    Error::caused(Kind::StateCorrupt, format!("{verb} the state directory"), error)
 }
 
 #[cfg(test)]
 mod tests {
     use mongodb::bson::rawdoc;
+
+    use crate::change::Position;
 
     use super::*;
 
@@ -209,7 +263,7 @@ mod tests {
         {
             let state = Checkpoint::open(dir.path(), "shop").unwrap();
             state.reconcile("one").unwrap();
-            state.save_token(&at).unwrap();
+            state.spool(&SpoolWrite { token: Some(&at), ..SpoolWrite::default() }).unwrap();
             state.save_plan(&orders, b"plan").unwrap();
         }
         let state = Checkpoint::open(dir.path(), "shop").unwrap();
@@ -224,7 +278,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = Checkpoint::open(dir.path(), "shop").unwrap();
         state.reconcile("one").unwrap();
-        state.save_token(&position("8263F1C2A5000000022B")).unwrap();
+        let at = position("8263F1C2A5000000022B");
+        state.spool(&SpoolWrite { token: Some(&at), ..SpoolWrite::default() }).unwrap();
         state.reconcile("two").unwrap();
         assert!(state.token().unwrap().is_none());
     }
@@ -254,16 +309,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let _first = Checkpoint::open(dir.path(), "shop").unwrap();
         assert_eq!(Checkpoint::open(dir.path(), "shop").unwrap_err().kind(), Kind::Fenced);
-    }
-
-    #[test]
-    fn only_a_held_lock_is_someone_elses() {
-        let unwritable = "IO error: While open a file for lock: /state/db/LOCK: Permission denied";
-        assert!(!is_locked(unwritable));
-        assert!(!is_locked(
-            "IO error: No space left on device: While appending to file: /blocks/db/000004.log"
-        ));
-        assert!(is_locked("IO error: While lock file: /state/db/LOCK: Resource temporarily unavailable"));
     }
 
     /// Killed while claiming the directory.

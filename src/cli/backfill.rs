@@ -6,11 +6,12 @@ use crate::{
     error::Result,
     pipeline::{self, Until},
     shutdown::Shutdown,
+    sink::fence::Manner,
     telemetry::Reporter,
 };
 
 pub(super) async fn execute(config: &Config, reporter: Reporter, shutdown: Shutdown) -> Result<Outcome> {
-    let done = pipeline::run(config, Until::CaughtUp, reporter, shutdown.clone()).await?;
+    let done = pipeline::run(config, Until::CaughtUp, Manner::Refuse, reporter, shutdown.clone()).await?;
     if shutdown.is_requested() {
         tracing::warn!("stopped before the end, start it again to go on: {done}");
         return Ok(Outcome::Finding);

@@ -6,6 +6,7 @@ mod demo;
 mod infer;
 mod plan;
 mod printable;
+mod resync;
 mod run;
 mod verify;
 
@@ -58,7 +59,7 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Copy what has no copy yet, then follow changes until SIGTERM or SIGINT
-    Run,
+    Run(run::Options),
     /// Copy, catch up with the changes made meanwhile, and exit
     Backfill,
     /// Look at documents and write a mapping file for each collection, with comments, to be edited; needs no target
@@ -67,6 +68,8 @@ enum Command {
     Plan(plan::Options),
     /// Compare every collection with its tables, row by row; exit 1 if they differ
     Verify(verify::Options),
+    /// Have collections copied anew in place, by whoever runs the pipeline; readers never see an empty table; needs no source
+    Resync(resync::Options),
     /// List, show, try again or discard the documents that could not be written; needs no source
     #[command(subcommand)]
     DeadLetters(dead_letters::Action),
@@ -126,11 +129,12 @@ async fn dispatch(
     shutdown: Shutdown,
 ) -> Result<Outcome> {
     match command {
-        Command::Run => run::execute(&global.config()?, reporter, shutdown).await,
+        Command::Run(options) => run::execute(&global.config()?, options, reporter, shutdown).await,
         Command::Backfill => backfill::execute(&global.config()?, reporter, shutdown).await,
         Command::Infer(options) => infer::execute(global.source()?, options, shutdown).await,
         Command::Plan(options) => plan::execute(&global.config()?, options).await,
         Command::Verify(options) => verify::execute(&global.config()?, options, reporter, shutdown).await,
+        Command::Resync(options) => resync::execute(&global.target()?, options).await,
         Command::DeadLetters(action) => dead_letters::execute(&global.target()?, action, shutdown).await,
         Command::Demo(options) => demo::execute(options, reporter, shutdown).await,
     }

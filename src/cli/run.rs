@@ -1,16 +1,32 @@
 //! `docrow run`: snapshot what has none yet, then follow until told to stop.
 
+use clap::Args;
+
 use super::Outcome;
 use crate::{
     config::Config,
     error::Result,
     pipeline::{self, Until},
     shutdown::Shutdown,
+    sink::fence::Manner,
     telemetry::Reporter,
 };
 
-pub(super) async fn execute(config: &Config, reporter: Reporter, shutdown: Shutdown) -> Result<Outcome> {
-    let done = pipeline::run(config, Until::Stopped, reporter, shutdown).await?;
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// While another process runs the pipeline, wait, and take over when that one ends, dies or falls silent
+    #[arg(long)]
+    standby: bool,
+}
+
+pub(super) async fn execute(
+    config: &Config,
+    Options { standby }: Options,
+    reporter: Reporter,
+    shutdown: Shutdown,
+) -> Result<Outcome> {
+    let manner = if standby { Manner::StandBy } else { Manner::Refuse };
+    let done = pipeline::run(config, Until::Stopped, manner, reporter, shutdown).await?;
     tracing::info!("stopped: {done}");
     Ok(Outcome::Done)
 }

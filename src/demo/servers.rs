@@ -40,7 +40,7 @@ pub struct MongodOptions {
     pub initiated: bool,
     /// WiredTiger's cache, in GB; at least 0.25.
     pub cache_gb: f32,
-    /// The oplog's size, in MB; by default 5 % of the free disk.
+    /// The oplog's size, in MB; by default 5 % of the free disk. If given, it is kept to that within seconds.
     pub oplog_mb: Option<u32>,
     /// If given, clients must log in as `postgres` with this password.
     pub password: Option<String>,
@@ -209,7 +209,10 @@ fn mongod_arguments(options: &MongodOptions, port: u16, data: &Path, key: &Path)
         "--setParameter=periodicNoopIntervalSecs=1".to_owned(),
     ];
     arguments.extend(options.replica_set.then(|| "--replSet=docrow".to_owned()));
-    arguments.extend(options.oplog_mb.map(|size| format!("--oplogSize={size}")));
+    if let Some(size) = options.oplog_mb {
+        // What is newer than the last checkpoint is never removed; by default there is one a minute.
+        arguments.extend([format!("--oplogSize={size}"), "--syncdelay=1".to_owned()]);
+    }
     arguments.extend(options.password.as_ref().map(|_| "--auth".to_owned()));
     if options.replica_set && options.password.is_some() {
         arguments.push(format!("--keyFile={}", key.display()));

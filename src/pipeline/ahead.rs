@@ -46,9 +46,24 @@ impl Ahead {
         Self { all_until: now, older: none(), younger: none() }
     }
 
+    /// Notes that every row may show a state as of `time`.
+    pub(super) fn raise(&mut self, time: Timestamp) {
+        self.all_until = time.max(self.all_until);
+    }
+
+    /// Up to here every row may be ahead.
+    pub(super) fn all_until(&self) -> Timestamp {
+        self.all_until
+    }
+
+    /// Whether every row may show a newer state than an event at `time`.
+    pub(super) fn all_may_be(&self, time: Timestamp) -> bool {
+        time <= self.all_until
+    }
+
     /// Whether the row of `key` may show a newer state than an event at `time`.
     pub(super) fn may_be(&self, key: &DocumentKey, time: Timestamp) -> bool {
-        time <= self.all_until || self.older.may_be(key, time) || self.younger.may_be(key, time)
+        self.all_may_be(time) || self.older.may_be(key, time) || self.younger.may_be(key, time)
     }
 
     /// Notes that the row of `key` is about to show a state as of `read_at` at the latest.
@@ -112,6 +127,16 @@ mod tests {
         let ahead = Ahead::new(at(10));
         assert!(ahead.may_be(&key(1), at(10)));
         assert!(!ahead.may_be(&key(1), at(11)));
+    }
+
+    /// G3: rows that were copied while the stream went on are ahead of it.
+    #[test]
+    fn everything_may_be_ahead_until_its_copy_was_complete() {
+        let mut ahead = Ahead::new(at(10));
+        ahead.raise(at(20));
+        ahead.raise(at(15));
+        assert!(ahead.may_be(&key(1), at(20)));
+        assert!(!ahead.may_be(&key(1), at(21)));
     }
 
     /// G3: a document looked up at 20 must not be overwritten by its state at 15.

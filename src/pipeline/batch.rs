@@ -1,9 +1,11 @@
-//! What one transaction of a worker will change: the last event of each document, and the position reached. Pure.
+//! What one transaction of a worker will change: the last event of each document, and the positions reached. Pure.
 //!
 //! A document that changed many times is written once, as it was last (and a row is never hit twice in one statement,
 //! which PostgreSQL refuses with SQLSTATE 21000).
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::collections::{BTreeMap, HashMap, hash_map::Entry};
+
+use mongodb::bson::Timestamp;
 
 use crate::{
     change::{Change, CollectionId, Op, Position},
@@ -14,13 +16,31 @@ use crate::{
 const MOST_BYTES: usize = 8 << 20;
 
 /// Changes, folded to the last one of each document.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Batch {
     changes: Vec<Change>,
     places: HashMap<(CollectionId, DocumentKey), usize>,
     events: u64,
     bytes: usize,
-    position: Option<Position>,
+    positions: Positions,
+    /// The time of its last change.
+    latest: Timestamp,
+}
+
+/// How far a batch reaches in each collection.
+pub(super) type Positions = BTreeMap<CollectionId, Position>;
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            changes: Vec::new(),
+            places: HashMap::new(),
+            events: 0,
+            bytes: 0,
+            positions: Positions::new(),
+            latest: Timestamp { time: 0, increment: 0 },
+        }
+    }
 }
 
 impl Batch {
@@ -28,7 +48,8 @@ impl Batch {
     pub(super) fn push(&mut self, change: Change) {
         self.events += 1;
         self.bytes += size(&change);
-        self.position = Some(change.position.clone());
+        self.reach(change.collection, &change.position);
+        self.latest = change.position.cluster_time().max(self.latest);
         match self.places.entry((change.collection, change.key.clone())) {
             Entry::Vacant(place) => {
                 place.insert(self.changes.len());
@@ -43,9 +64,13 @@ impl Batch {
         }
     }
 
-    /// Notes that the stream has reached `position` without a further change for this worker.
-    pub(super) fn reach(&mut self, position: Position) {
-        self.position = Some(position);
+    /// Notes that a collection has reached `position` without a further change for this worker.
+    pub(super) fn reach(&mut self, collection: CollectionId, position: &Position) {
+        match self.positions.get_mut(&collection) {
+            Some(reached) if *reached < *position => *reached = position.clone(),
+            Some(_) => {}
+            None => drop(self.positions.insert(collection, position.clone())),
+        }
     }
 
     /// Whether it should be written now, `most` documents being the limit.
@@ -53,9 +78,19 @@ impl Batch {
         self.changes.len() >= most || self.bytes >= MOST_BYTES
     }
 
+    /// Whether all its changes are from before `time`.
+    pub(super) fn ends_before(&self, time: Timestamp) -> bool {
+        self.latest < time
+    }
+
     /// Whether there is no change in it (it may have a position all the same).
     pub(super) fn is_empty(&self) -> bool {
         self.changes.is_empty()
+    }
+
+    /// The time of its last change.
+    pub(super) fn latest(&self) -> Timestamp {
+        self.latest
     }
 
     /// How many events went in.
@@ -63,10 +98,10 @@ impl Batch {
         self.events
     }
 
-    /// The documents' last changes, and the position that is reached once they are durable.
-    pub(super) fn take(&mut self) -> (Vec<Change>, Option<Position>) {
-        let Self { changes, position, .. } = std::mem::take(self);
-        (changes, position)
+    /// The documents' last changes, and the positions that are reached once they are durable.
+    pub(super) fn take(&mut self) -> (Vec<Change>, Positions) {
+        let Self { changes, positions, .. } = std::mem::take(self);
+        (changes, positions)
     }
 }
 
@@ -110,11 +145,25 @@ mod tests {
         batch.push(change(2, Op::Update, 2));
         batch.push(change(1, Op::Delete, 3));
         assert_eq!(batch.events(), 3);
-        let (changes, position_reached) = batch.take();
+        let (changes, positions) = batch.take();
         let ops: Vec<_> = changes.iter().map(|change| matches!(change.op, Op::Delete)).collect();
         assert_eq!(ops, [true, false]);
-        assert_eq!(position_reached, Some(position(3)));
+        assert_eq!(positions, Positions::from([(CollectionId(0), position(3))]));
         assert!(batch.is_empty() && batch.events() == 0);
+    }
+
+    /// G2: a document that is tried again brings no position of its own.
+    #[test]
+    fn a_position_never_goes_back() {
+        let mut batch = Batch::default();
+        batch.reach(CollectionId(0), &position(5));
+        batch.push(change(1, Op::Update, 3));
+        batch.reach(CollectionId(1), &position(4));
+        let (_, positions) = batch.take();
+        assert_eq!(
+            positions,
+            Positions::from([(CollectionId(0), position(5)), (CollectionId(1), position(4))])
+        );
     }
 
     #[test]

@@ -8,8 +8,8 @@
 //! run, with a mended mapping, goes on from there. Other collections do not notice.
 
 use std::sync::{
-    Arc, Mutex, OnceLock,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+    atomic::{AtomicBool, Ordering},
 };
 
 use mongodb::bson::RawDocument;
@@ -17,8 +17,11 @@ use tokio::sync::{Notify, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use crate::{
     change::Namespace,
+    error::Result,
+    key,
     mapping::{Encoder, Framing, Mapping},
     schema::Sample,
+    sink::dead_letter::{DeadKey, DeadKeys, DeadLetter},
     source::CollectionInfo,
 };
 
@@ -29,9 +32,9 @@ pub(super) struct Collection {
     name: String,
     in_force: Arc<RwLock<Arc<Mapping>>>,
     evidence: Option<Evidence>,
-    /// How many dead letters it has, and may have.
-    dead: AtomicU64,
-    most_dead: u64,
+    /// The documents of all collections that have a dead letter, and how many of this one may.
+    dead: Arc<Mutex<DeadKeys>>,
+    most_dead: usize,
     stopped: OnceLock<String>,
 }
 
@@ -45,11 +48,16 @@ struct Evidence {
 }
 
 impl Collection {
-    /// A collection with a mapping that stays as it is. It has `dead` dead letters; more than `most_dead` stop it.
-    pub(super) fn new(info: CollectionInfo, mapping: Mapping, dead: u64, most_dead: u64) -> Self {
+    /// A collection with a mapping that stays as it is. More than `most_dead` dead letters stop it.
+    pub(super) fn new(
+        info: CollectionInfo,
+        mapping: Mapping,
+        dead: Arc<Mutex<DeadKeys>>,
+        most_dead: usize,
+    ) -> Self {
         let name = info.namespace.to_string();
         let in_force = Arc::new(RwLock::new(Arc::new(mapping)));
-        let (dead, stopped) = (AtomicU64::new(dead), OnceLock::new());
+        let stopped = OnceLock::new();
         Self { info, name, in_force, evidence: None, dead, most_dead, stopped }
     }
 
@@ -122,27 +130,49 @@ impl Collection {
         }
     }
 
-    /// Counts new dead letters; `reason` is the last one's. Too many stop the collection.
-    pub(super) fn died(&self, letters: u64, reason: &str) {
-        if letters > 0 && self.dead.fetch_add(letters, Ordering::Relaxed) + letters > self.most_dead {
-            self.stop(&format!(
-                "more than {} documents can't be written (mapping.max_dead_letters), the last because: {reason}",
-                self.most_dead
-            ));
+    /// Notes dead letters that are stored. Too many stop the collection.
+    pub(super) fn died<'a>(&self, letters: impl IntoIterator<Item = &'a DeadLetter>) {
+        let (mut dead, mut last) = (self.dead(), None);
+        for letter in letters {
+            let DeadLetter { collection, key, .. } = letter;
+            dead.insert(DeadKey { collection: collection.clone(), key: key.clone() });
+            last = Some(letter);
+        }
+        if let Some(letter) = last.filter(|_| dead.count(&self.name) > self.most_dead) {
+            self.stop_for_letters(&letter.reason);
         }
     }
 
     /// Whether `letters` more would stop it.
     pub(super) fn would_stop(&self, letters: usize) -> bool {
-        let letters = u64::try_from(letters).unwrap_or(u64::MAX);
-        letters > 0 && self.dead.load(Ordering::Relaxed).saturating_add(letters) > self.most_dead
+        letters > 0 && self.dead().count(&self.name).saturating_add(letters) > self.most_dead
     }
 
-    /// Counts dead letters that are none any more.
-    pub(super) fn healed(&self, letters: u64) {
-        let _ = self
-            .dead
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |dead| Some(dead.saturating_sub(letters)));
+    /// Stops it because of too many dead letters, the last of which has this reason.
+    pub(super) fn stop_for_letters(&self, reason: &str) {
+        self.stop(&format!(
+            "more than {} documents can't be written (mapping.max_dead_letters), the last because: {reason}",
+            self.most_dead
+        ));
+    }
+
+    /// The key of a document, if it has a dead letter.
+    pub(super) fn dead_key(&self, document_key: &RawDocument) -> Result<Option<DeadKey>> {
+        let dead = self.dead();
+        if dead.count(&self.name) == 0 {
+            return Ok(None);
+        }
+        let key = DeadKey { collection: self.name.clone(), key: key::id_text(document_key)? };
+        Ok(dead.contains(&key.collection, &key.key).then_some(key))
+    }
+
+    /// Notes that a dead letter is none any more.
+    pub(super) fn healed(&self, key: &DeadKey) {
+        self.dead().remove(key);
+    }
+
+    fn dead(&self) -> MutexGuard<'_, DeadKeys> {
+        self.dead.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Stops it for this run.

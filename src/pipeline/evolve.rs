@@ -22,8 +22,10 @@ use tokio::{
 use super::{
     Collection, Pipeline,
     mappings::{InForce, Unfilled},
+    prepare::Prepared,
 };
 use crate::{
+    change::CollectionId,
     error::{Error, Kind, Result},
     failpoint::{self, Failpoint},
     schema::{MappingSpec, Names, additions, evolve},
@@ -54,14 +56,14 @@ pub(super) struct Evolution<'a> {
 pub(super) struct State {
     known: Vec<Known>,
     tables: Names,
-    /// Whether the tables have their keys.
-    live: bool,
 }
 
 struct Known {
     in_force: InForce,
     /// Whether the evidence holds a sample of the collection.
     sampled: bool,
+    /// Whether the tables have their keys.
+    keyed: bool,
 }
 
 /// What came of a discovery.
@@ -81,16 +83,16 @@ enum Put {
 }
 
 impl<'a> Evolution<'a> {
-    /// `in_force` are the collections' mappings, `tables` the names that are taken. `wake` is what discoveries notify.
-    pub(super) fn new(
-        pipeline: &'a Pipeline<'a>,
-        collections: Arc<[Collection]>,
-        in_force: Vec<InForce>,
-        tables: Names,
-        wake: Arc<Notify>,
-    ) -> Self {
-        let known = in_force.into_iter().map(|in_force| Known { in_force, sampled: false }).collect();
-        Self { pipeline, collections, wake, state: Mutex::new(State { known, tables, live: false }) }
+    /// Evolves the mappings of the collections that are prepared.
+    pub(super) fn new(pipeline: &'a Pipeline<'a>, prepared: Prepared) -> Self {
+        let Prepared { collections, in_force, tables, wake, live } = prepared;
+        let ids = (0..).map(CollectionId);
+        let known = ids.zip(in_force).map(|(id, in_force)| Known {
+            in_force,
+            sampled: false,
+            keyed: live.contains(&id),
+        });
+        Self { pipeline, collections, wake, state: Mutex::new(State { known: known.collect(), tables }) }
     }
 
     /// The collections.
@@ -127,7 +129,7 @@ impl<'a> Evolution<'a> {
 
     /// Notes that the tables have their keys, and fills what is to be filled.
     pub(super) async fn live(&self, mut state: MutexGuard<'_, State>) -> Result<()> {
-        state.live = true;
+        state.known.iter_mut().for_each(|known| known.keyed = true);
         for id in 0..self.collections.len() {
             self.fill(id, &mut state).await?;
         }
@@ -155,7 +157,7 @@ impl<'a> Evolution<'a> {
 
     async fn evolve(&self, id: usize, collection: &Collection, state: &mut State) -> Result<Evolved> {
         let State { known, tables, .. } = state;
-        let Some(Known { in_force, sampled }) = known.get_mut(id) else { return Ok(Evolved::Not) };
+        let Some(Known { in_force, sampled, .. }) = known.get_mut(id) else { return Ok(Evolved::Not) };
         if !*sampled {
             let source = &self.pipeline.source;
             source.sample_documents(collection.namespace(), SAMPLE_SIZE, |d| collection.observe(d)).await?;
@@ -218,19 +220,18 @@ impl<'a> Evolution<'a> {
 
     /// Takes out of `extra` what there are columns and tables for now.
     async fn fill(&self, id: usize, state: &mut State) -> Result<()> {
-        let live = state.live;
-        let Some(Known { in_force, .. }) = state.known.get_mut(id) else { return Ok(()) };
+        let Some(Known { in_force, keyed, .. }) = state.known.get_mut(id) else { return Ok(()) };
         let (Some(unfilled), Some(collection)) = (&in_force.unfilled, self.collections.get(id)) else {
             return Ok(());
         };
-        if !live || collection.stopped().is_some() {
+        if !*keyed || collection.stopped().is_some() {
             return Ok(());
         }
         self.pipeline.fill(collection, unfilled).await?;
-        let session: Session = self.pipeline.target.connect().await?;
+        let mut session: Session = self.pipeline.target.connect().await?;
         let pipeline = self.pipeline.target.pipeline();
         failpoint::reach(Failpoint::FilledBeforeNoted);
-        schemas::set_filled(&session, pipeline, collection.name(), in_force.version).await?;
+        schemas::set_filled(&mut session, pipeline, collection.name(), in_force.version).await?;
         failpoint::reach(Failpoint::FilledNoted);
         in_force.unfilled = None;
         Ok(())

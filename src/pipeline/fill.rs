@@ -50,7 +50,7 @@ impl Pipeline<'_> {
         let mut scan = Scan::of_extra(&mut scanning, schema, (&root, &extra), pattern.as_deref()).await?;
         let mut filler = Filler {
             reader: Reader::new(self.target.connect().await?, &self.target),
-            applier: Applier::new(self.target.connect().await?, &self.target, Partition(0)).await?,
+            applier: Applier::new(self.target.connect().await?, &self.target, Partition(0), 0).await?,
             filled: 0,
             refused: 0,
         };

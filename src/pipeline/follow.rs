@@ -1,8 +1,12 @@
-//! Following the change stream: reads it, spreads it over the partitions' workers, and ends when it is time.
+//! The side of PostgreSQL: completes the collections that are not, while workers apply the changes of those that are.
+//!
+//! It says to the [`intake`](super::intake) what it can take, and deals with what happens to whole collections: that is
+//! written down in PostgreSQL, and dealt with at the beginning of the next turn ([`prepare`](super::prepare)), for which this one ends.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex},
+    collections::{BTreeMap, HashMap},
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -10,13 +14,15 @@ use mongodb::bson::Timestamp;
 use tokio::{
     sync::mpsc,
     task::JoinSet,
-    time::{Instant, interval},
+    time::{Instant, MissedTickBehavior, interval},
 };
 
 use super::{
     Pipeline, Until,
     ahead::Ahead,
     collection::Collection,
+    evolve::Evolution,
+    intake::{Demand, Workers},
     positions,
     retries::Retries,
     router::Router,
@@ -25,133 +31,244 @@ use super::{
     write::Writer,
 };
 use crate::{
-    change::{Change, CollectionId, Namespace, Position},
-    checkpoint::Checkpoint,
-    error::{Error, Kind, Result},
+    change::{CollectionId, Position},
+    config::Order,
+    error::{Disposition, Error, Kind, Result},
+    shutdown::Shutdown,
     sink::{
         Session,
         progress::{self, Partition},
+        resyncs,
     },
-    source::{Event, StreamBatch, StreamStart},
+    source::Source,
 };
 
 /// Replies of the stream that wait for a worker. A reply has at most 16 MB for all partitions together, so this many
 /// times that is the most that waits (G11).
 const WAITING: usize = 2;
 
-/// How often to look whether somebody asks for dead letters to be tried again.
+/// How often to look whether somebody asks for something.
 const ASKING: Duration = Duration::from_secs(1);
+
+/// How often to look for new collections.
+const LISTING: Duration = Duration::from_secs(10);
+
+/// Why a turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// All is done, or it was told to stop.
+    Done,
+    /// There is something to prepare: a new collection, or one that is to be copied anew.
+    Again,
+}
 
 /// Where a worker reports what is durable.
 #[derive(Clone)]
-pub(super) struct Acknowledge {
-    watermark: Arc<Mutex<Watermark>>,
-    checkpoint: Arc<Checkpoint>,
-}
+pub(super) struct Acknowledge(Arc<Mutex<Watermark>>);
 
 impl Acknowledge {
-    /// Notes that `partition` is durable up to `position`, and stores the token when that moves the least position.
-    pub(super) fn durable(&self, partition: Partition, position: Position) -> Result<()> {
-        let Ok(mut watermark) = self.watermark.lock() else { return Ok(()) };
-        watermark.advance(partition, position).map_or(Ok(()), |least| self.checkpoint.save_token(least))
+    /// Notes which positions a partition has stored.
+    pub(super) fn stored(&self, partition: Partition, positions: &[(CollectionId, Position)]) {
+        let mut watermark = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        positions.iter().for_each(|(id, position)| watermark.advance(partition, *id, position));
     }
+}
+
+/// The positions that are stored.
+pub(super) struct Stored {
+    pub(super) positions: Arc<HashMap<(Partition, CollectionId), Position>>,
+    /// Of the stream that new ones will be of.
+    fingerprint: i64,
 }
 
 impl Pipeline<'_> {
-    /// Applies changes until told to stop, or until what was written before this call is applied.
+    /// Applies changes, and completes what is not complete, until told to stop, or until everything that was written
+    /// before it was complete is applied.
     pub(super) async fn follow(
         &self,
         session: &mut Session,
-        collections: &Arc<[Collection]>,
+        evolution: &Evolution<'_>,
+        (stored, live): (Stored, Vec<CollectionId>),
         until: Until,
-    ) -> Result<()> {
-        let (stored, narrowed) = self.positions(session, collections).await?;
-        let start =
-            stored.values().min().cloned().ok_or_else(|| Error::bug("follow: there is no position"))?;
-        let from =
-            if narrowed { StreamStart::At(start.cluster_time()) } else { StreamStart::After(start.clone()) };
-        self.checkpoint.save_token(&start)?;
-        let namespaces: Vec<Namespace> = collections.iter().map(|c| c.namespace().clone()).collect();
-        let now = self.source.operation_time().await?;
-        let (senders, mut workers) = self.start_workers(collections, &stored, &start, now).await?;
-        let router = Router::new(self.config.partitions, stored);
-        let mut stream = self.source.change_stream(&namespaces, from);
-        let mut retries = Retries::new(collections, start.clone());
-        let mut tick = interval(ASKING);
-        loop {
-            let batch = tokio::select! {
+    ) -> Result<Turn> {
+        let collections = evolution.collections();
+        let ahead = self.ahead(session).await?;
+        let (workers, mut running) = self.start_workers(collections, &stored, ahead).await?;
+        let workers = Arc::new(workers);
+        let mut retries = Retries::new(collections, stored.positions.clone());
+        self.demand.send_modify(|demand| {
+            demand.workers = Some(workers.clone());
+            demand.ready = Arc::new(live.into_iter().map(|id| (id, ahead)).collect());
+        });
+        let attempt = self.demand.borrow().attempt;
+        let (mut happened, mut arrived) = (self.notices.subscribe(), self.notices.subscribe());
+        let (mut completing, mut is_complete) = (pin!(self.complete(evolution)), false);
+        let mut asking = interval(ASKING);
+        asking.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut listed = Instant::now();
+        let turn = loop {
+            tokio::select! {
                 biased;
-                () = self.shutdown.requested() => break,
-                Some(ended) = workers.join_next() => return Err(why(ended)),
-                _ = tick.tick() => {
-                    self.record_stopped(session, collections).await?;
-                    for (partition, changes) in retries.asked(session, &self.target, &router).await? {
-                        let Some(sender) = senders.get(usize::from(partition.0)) else { continue };
-                        let _ = sender.send(Routed { changes, reached: retries.reached.clone() }).await;
+                () = self.shutdown.requested() => break Turn::Done,
+                Some(ended) = running.join_next() => return Err(why(ended)),
+                lost = happened.wait_for(|n| n.attempt == attempt && (n.is_lost || !n.anew.is_empty())) => {
+                    if lost.is_ok_and(|notices| notices.is_lost) {
+                        return Err(Error::new(Kind::StateRebuilt, "follow: what had been read ahead is lost"));
                     }
-                    continue;
+                    break Turn::Again;
                 }
-                batch = stream.next() => batch?,
-            };
-            let (reached, at_end) = (batch.position.clone(), batch.at_end);
-            retries.reached = reached.clone();
-            let changes = documents_of(batch, collections, &router)?;
-            for (sender, changes) in senders.iter().zip(router.route(changes)) {
-                // A worker that is gone has ended with an error, which the next round finds.
-                let _ = sender.send(Routed { changes, reached: reached.clone() }).await;
+                completed = &mut completing, if !is_complete => {
+                    completed?;
+                    is_complete = true;
+                    self.all_are_ready(session, collections, until).await?;
+                }
+                _ = arrived.wait_for(|n| n.attempt == attempt && n.arrived) => break Turn::Done,
+                _ = asking.tick() => {
+                    self.record_stopped(session, collections).await?;
+                    for (partition, changes) in retries.asked(session, &self.target, &workers.router).await? {
+                        let Some(sender) = workers.senders.get(usize::from(partition.0)) else { continue };
+                        // A worker that is gone has ended with an error, which the next round finds.
+                        let _ = sender.send(Routed { changes, reached: None }).await;
+                    }
+                    if self.is_resync_asked(session, collections).await? {
+                        break Turn::Again;
+                    }
+                    if listed.elapsed() >= LISTING {
+                        listed = Instant::now();
+                        if self.is_anything_new(collections).await? {
+                            break Turn::Again;
+                        }
+                    }
+                }
             }
-            // The start position itself says nothing about the events of its time.
-            let arrived = at_end && reached > start && reached.cluster_time() >= now;
-            if until == Until::CaughtUp && (arrived || reached.is_past(now)) {
-                break;
-            }
-        }
-        drop(senders);
-        while let Some(ended) = workers.join_next().await {
+        };
+        self.take_no_more();
+        // Not only by dropping the senders: the intake may be held up with one.
+        workers.stop.request();
+        drop(workers);
+        while let Some(ended) = running.join_next().await {
             ended.map_err(|e| Error::caused(Kind::Bug, "a partition's worker broke off", e))??;
         }
-        Ok(())
+        Ok(turn)
     }
 
-    /// The stored position of each partition in each collection. Where they were stored by another number of
-    /// partitions, every partition begins at the least of them.
-    ///
-    /// And whether some of them may be events of a collection that is not replicated any more, because it is excluded or
-    /// dropped: the server does not find such a position in a stream without that collection, and takes that for lost
-    /// history (error 280). The stream is to begin at the position's time then; what comes twice is dropped by the
-    /// [`Router`].
-    async fn positions(
+    /// Up to when the rows of live collections may be ahead of the stored positions: for all that is known, up to now.
+    /// In the order of commits rows and positions are of one time, and since when is stored.
+    async fn ahead(&self, session: &mut Session) -> Result<Timestamp> {
+        let (now, pipeline) = (self.source.operation_time().await?, self.target.pipeline());
+        if self.config.order == Order::Document {
+            progress::set_ahead(session, pipeline, None).await?;
+            return Ok(now);
+        }
+        if let Some(ahead) = progress::ahead(session, pipeline).await? {
+            return Ok(ahead);
+        }
+        progress::set_ahead(session, pipeline, Some(now)).await?;
+        Ok(now)
+    }
+
+    /// The rows of collections that were not complete may be ahead of the stored positions up to now. In the order of
+    /// commits that is to be stored before they count as complete.
+    pub(super) async fn note_ahead(
         &self,
         session: &mut Session,
         collections: &[Collection],
-    ) -> Result<(HashMap<(Partition, CollectionId), Position>, bool)> {
+    ) -> Result<Timestamp> {
+        let now = self.source.operation_time().await?;
+        if self.config.order == Order::Commit && self.demand.borrow().ready.len() < collections.len() {
+            progress::set_ahead(session, self.target.pipeline(), Some(now)).await?;
+        }
+        Ok(now)
+    }
+
+    /// Lets the workers have the changes of all collections.
+    async fn all_are_ready(
+        &self,
+        session: &mut Session,
+        collections: &[Collection],
+        until: Until,
+    ) -> Result<()> {
+        let now = self.note_ahead(session, collections).await?;
+        self.demand.send_modify(|demand| {
+            let mut ready = BTreeMap::clone(&demand.ready);
+            for id in (0..collections.len()).map(CollectionId) {
+                ready.entry(id).or_insert(now);
+            }
+            demand.ready = Arc::new(ready);
+            demand.until = (until == Until::CaughtUp).then_some(now);
+        });
+        Ok(())
+    }
+
+    /// Tells the intake that nobody takes changes any more.
+    pub(super) fn take_no_more(&self) {
+        self.demand.send_modify(|demand| demand.workers = None);
+    }
+
+    async fn is_resync_asked(&self, session: &Session, collections: &[Collection]) -> Result<bool> {
+        let asked = resyncs::asked(session, self.target.pipeline()).await?;
+        Ok(asked.iter().any(|(name, _)| collections.iter().any(|collection| collection.name() == name)))
+    }
+
+    async fn is_anything_new(&self, collections: &[Collection]) -> Result<bool> {
+        let names = match self.source.names(&self.config.include, &self.config.exclude).await {
+            // The stream waits for the source, too; there is time to look.
+            Err(error) if error.kind().disposition() == Disposition::Retry => return Ok(false),
+            names => names?,
+        };
+        Ok(names.iter().any(|name| !collections.iter().any(|collection| collection.namespace() == name)))
+    }
+
+    /// The stored position of each partition in each collection, which from now on is where the intake reads from. Where
+    /// they were stored by another number of partitions, every partition begins at the least of them.
+    pub(super) async fn positions(
+        &self,
+        session: &mut Session,
+        collections: &Arc<[Collection]>,
+    ) -> Result<Stored> {
         let pipeline = self.target.pipeline();
-        let ids: HashMap<String, CollectionId> =
-            (0..).map(CollectionId).zip(collections).map(|(id, c)| (c.name().to_owned(), id)).collect();
+        let namespaces: Vec<_> = collections.iter().map(|c| c.namespace().clone()).collect();
+        let fingerprint = Source::fingerprint(&namespaces);
+        let ids: HashMap<String, CollectionId> = (0..)
+            .map(CollectionId)
+            .zip(collections.iter())
+            .map(|(id, c)| (c.name().to_owned(), id))
+            .collect();
         let mut stored = progress::load(session, pipeline).await?;
         if !positions::are_of(&stored, self.config.partitions) {
             stored = positions::spread(&stored, self.config.partitions);
             progress::reset(session, pipeline, &stored).await?;
         }
-        let narrowed = stored.iter().any(|position| !ids.contains_key(&position.collection));
+        stored.retain(|position| ids.contains_key(&position.collection));
+        // The server may not find a position in a stream of other collections, and takes that for lost history (error
+        // 280): the stream is to begin at the position's time then. What comes twice is dropped.
+        let foreign = stored.iter().any(|position| position.fingerprint != Some(fingerprint));
         let known =
             stored.into_iter().filter_map(|p| Some(((p.partition, *ids.get(&p.collection)?), p.position)));
-        Ok((known.collect(), narrowed))
+        let positions = Arc::new(known.collect::<HashMap<_, _>>());
+        self.demand.send_modify(|demand| {
+            *demand = Demand {
+                attempt: demand.attempt + 1,
+                collections: collections.clone(),
+                stored: positions.clone(),
+                foreign,
+                ..Demand::default()
+            };
+        });
+        Ok(Stored { positions, fingerprint })
     }
 
     async fn start_workers(
         &self,
         collections: &Arc<[Collection]>,
-        stored: &HashMap<(Partition, CollectionId), Position>,
-        start: &Position,
-        now: Timestamp,
-    ) -> Result<(Vec<mpsc::Sender<Routed>>, JoinSet<Result<()>>)> {
-        let acknowledge = Acknowledge {
-            watermark: Arc::new(Mutex::new(Watermark::new(self.config.partitions, start))),
-            checkpoint: self.checkpoint.clone(),
-        };
+        stored: &Stored,
+        ahead: Timestamp,
+    ) -> Result<(Workers, JoinSet<Result<()>>)> {
+        let positions = &stored.positions;
+        let known = positions.iter().map(|(place, position)| (*place, position.clone()));
+        let watermark = Arc::new(Mutex::new(Watermark::new(known)));
         let counter = self.reporter.counter("following, changes applied".to_owned());
-        let mut workers = JoinSet::new();
+        let (mut workers, stop) = (JoinSet::new(), Shutdown::default());
         let mut senders = Vec::new();
         for partition in (0..self.config.partitions).map(Partition) {
             let (sender, incoming) = mpsc::channel(WAITING);
@@ -159,12 +276,13 @@ impl Pipeline<'_> {
                 partition,
                 source: self.source.clone(),
                 collections: collections.clone(),
-                writer: Writer::start(&self.target, partition, collections, stored, self.counts.clone())
-                    .await?,
-                ahead: Ahead::new(now),
+                writer: self.writer(partition, collections, stored).await?,
+                ahead: Ahead::new(ahead),
+                order: self.config.order,
                 limits: Limits { rows: self.config.batch_rows, age: self.config.batch_age },
                 incoming,
-                acknowledge: acknowledge.clone(),
+                stop: stop.clone(),
+                acknowledge: Acknowledge(watermark.clone()),
                 counts: self.counts.clone(),
                 counter: counter.clone(),
                 stored_for_all: Instant::now(),
@@ -172,7 +290,18 @@ impl Pipeline<'_> {
             workers.spawn(worker.run());
             senders.push(sender);
         }
-        Ok((senders, workers))
+        let router = Router::new(self.config.partitions, HashMap::clone(positions));
+        Ok((Workers { senders, stop, router, watermark }, workers))
+    }
+
+    async fn writer(
+        &self,
+        partition: Partition,
+        collections: &Arc<[Collection]>,
+        stored: &Stored,
+    ) -> Result<Writer> {
+        let places = (stored.fingerprint, &*stored.positions);
+        Writer::start(&self.target, partition, collections, places, self.counts.clone()).await
     }
 }
 
@@ -183,42 +312,4 @@ fn why(ended: Result<Result<()>, tokio::task::JoinError>) -> Error {
         Ok(Err(error)) => error,
         Err(error) => Error::caused(Kind::Bug, "a partition's worker broke off", error),
     }
-}
-
-/// The changes of documents in a batch of the stream. What happened to whole collections is said, or is an error.
-fn documents_of(batch: StreamBatch, collections: &[Collection], router: &Router) -> Result<Vec<Change>> {
-    let name = |id: CollectionId| collections.get(id.0).map_or("", Collection::name);
-    let is_stopped = |id: CollectionId| collections.get(id.0).is_some_and(|c| c.stopped().is_some());
-    if batch.unknown > 0 {
-        tracing::warn!("{} events of an unknown type were passed over", batch.unknown);
-    }
-    let mut changes = Vec::with_capacity(batch.events.len());
-    for event in batch.events {
-        match event {
-            Event::Change(change) if is_stopped(change.collection) => {}
-            Event::Change(change) => changes.push(change),
-            Event::Dropped { collection, position } => {
-                if !router.has_passed(collection, &position) {
-                    tracing::warn!("{} was dropped in MongoDB: its rows are kept", name(collection));
-                }
-            }
-            Event::Renamed { from, to, position } => {
-                let hit = from.into_iter().chain(to).find(|id| !router.has_passed(*id, &position));
-                if let Some(collection) = hit {
-                    return Err(renamed(name(collection)));
-                }
-            }
-            Event::DatabaseDropped { .. } | Event::Invalidated { .. } => {}
-        }
-    }
-    Ok(changes)
-}
-
-fn renamed(collection: &str) -> Error {
-    let advice = "docrow can't follow that yet: drop its tables, delete its rows in docrow.schemas, docrow.chunks and \
-                  docrow.progress, and start again to copy it anew";
-    Error::new(
-        Kind::SourceRefused,
-        format!("{collection} was renamed or replaced as a whole in MongoDB: {advice}"),
-    )
 }

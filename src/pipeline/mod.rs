@@ -2,18 +2,23 @@
 //!
 //! # From nothing to live
 //!
-//! One [`attempt`](Pipeline::attempt) does everything, always from what PostgreSQL says, so a first start, a start
-//! after a crash and a reconnection are the same code:
+//! Two sides run beside each other. The [`intake`] reads the change stream for as long as the run lasts. An
+//! [`attempt`](Pipeline::attempt) does everything that has to do with PostgreSQL, always from what PostgreSQL says, so a
+//! first start, a start after a crash and a reconnection are the same code:
 //!
 //! 1. Take the pipeline for this process (G9).
-//! 2. For every collection that is new: take the start position of the change stream, prove that the server accepts it,
-//!    and store it together with the chunk plan, before the first page is read. ([`prepare`])
-//! 3. Copy the chunks that are not marked as copied; a chunk's rows and its mark commit together (G5). ([`snapshot`])
-//! 4. Build the primary keys that are missing.
-//! 5. Follow the change stream from the least position that any partition has stored for any collection. ([`follow`])
+//! 2. For every collection that is new, or is to be copied anew: take the start position of the change stream, prove that
+//!    the server accepts it, and store it together with the chunk plan, before the first page is read. ([`prepare`])
+//! 3. Read all positions, and have the intake begin at the least of them. Have workers apply the changes of the collections that
+//!    are live; those of the others wait in the spool. ([`follow`])
+//! 4. Meanwhile, copy the chunks that are not marked as copied, a chunk's rows and its mark together (G5), and build the
+//!    primary keys that are missing. ([`snapshot`]) Where a collection is copied anew, its rows are replaced, and those
+//!    of documents that are no more are swept away. ([`anew`])
+//! 5. Have the workers apply what has waited, and from then on everything.
 //!
 //! Meanwhile mappings may evolve ([`evolve`]): a collection's tables change between two transactions of docrow, never
-//! during one.
+//! during one. What happens to a whole collection (it is new, dropped, renamed, replaced, its history is lost) is
+//! dealt with by going back to 2.
 //!
 //! # Why nothing is lost (G1, G2, G3)
 //!
@@ -21,16 +26,19 @@
 //! start position, and whatever changed before is in the chunk. The stream is applied from the start position on; an
 //! event that is older than what the chunk holds is not applied as it stands but looked up ([`ahead`]), so that
 //! replaying it is harmless. The same argument holds for a replay after a crash: every change is at or before a stored
-//! position, and then its rows are committed, or after it, and then it is read again.
+//! position, and then its rows are committed, or after it, and then it is read again, from the spool or from the stream ([`flow`]).
 //!
 //! An error that may pass ([`Disposition::Retry`]) ends the attempt, and after a while there is another one.
 
 mod ahead;
+mod anew;
 mod batch;
 mod collection;
 mod evolve;
 mod fill;
+mod flow;
 mod follow;
+mod intake;
 mod mappings;
 mod phase;
 mod plan;
@@ -38,6 +46,8 @@ mod positions;
 mod prepare;
 mod retries;
 mod router;
+#[cfg(test)]
+mod simulation;
 mod snapshot;
 mod watermark;
 mod worker;
@@ -46,7 +56,7 @@ mod write;
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -54,20 +64,32 @@ use std::{
 
 use indicatif::HumanCount;
 use mongodb::bson::RawDocument;
+use tokio::sync::watch;
 
 pub use self::plan::plan;
-use self::{collection::Collection, evolve::Evolution, prepare::Prepared};
+use self::{
+    collection::Collection,
+    evolve::Evolution,
+    follow::Turn,
+    intake::{Demand, Intake, Notices},
+    prepare::Prepared,
+};
 use crate::{
     checkpoint::Checkpoint,
-    config::Config,
+    config::{Config, Order},
     error::{Disposition, Error, Kind, Result},
     failpoint::{self, Failpoint},
     key,
     mapping::Mapping,
     retry::Retry,
     shutdown::Shutdown,
-    sink::{self, Session, Target, dead_letter::DeadLetter, fence::Fence, schemas},
-    source::{CollectionInfo, Source},
+    sink::{
+        self, Session, Target,
+        dead_letter::DeadLetter,
+        fence::{Fence, Holder, Manner},
+        schemas,
+    },
+    source::Source,
     telemetry::Reporter,
 };
 
@@ -137,6 +159,11 @@ impl Counts {
         counter.fetch_add(count, Ordering::Relaxed);
     }
 
+    /// Grows with all that is written.
+    fn written(&self) -> u64 {
+        self.documents.load(Ordering::Relaxed).saturating_add(self.changes.load(Ordering::Relaxed))
+    }
+
     fn summary(&self, elapsed: Duration) -> Summary {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Summary {
@@ -151,50 +178,89 @@ impl Counts {
 }
 
 /// What all stages of a run share.
+#[derive(Clone)]
 struct Pipeline<'a> {
     config: &'a Config,
     source: Source,
     target: Target,
-    checkpoint: Arc<Checkpoint>,
+    holder: Arc<Holder>,
+    manner: Manner,
+    /// Opened once the pipeline is this process's.
+    checkpoint: Arc<OnceLock<Arc<Checkpoint>>>,
     counts: Arc<Counts>,
     reporter: Reporter,
     shutdown: Shutdown,
+    /// To the intake, and from it.
+    demand: watch::Sender<Demand>,
+    notices: Arc<watch::Sender<Notices>>,
 }
 
 /// Replicates until `until`, or until `shutdown` is requested; then what was taken up is committed.
 ///
 /// Errors: as [`Kind`](crate::error::Kind) says. What can't be right at the start (a host, a password, a privilege) is
 /// an error at once, before anything is written; later on, what may pass is tried again.
-pub async fn run(config: &Config, until: Until, reporter: Reporter, shutdown: Shutdown) -> Result<Summary> {
+pub async fn run(
+    config: &Config,
+    until: Until,
+    manner: Manner,
+    reporter: Reporter,
+    shutdown: Shutdown,
+) -> Result<Summary> {
     let started = Instant::now();
     let source = Source::connect(config.source.expose()).await?;
-    let found = source.collections(&config.include, &config.exclude).await?;
+    source.collections(&config.include, &config.exclude).await?;
+    if config.order == Order::Commit {
+        source.require_states_of_the_past()?;
+    }
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
     sink::preflight(&target.connect().await?, target.schema()).await?;
-    let checkpoint = Arc::new(Checkpoint::open(&config.state_dir, &config.name)?);
+    let checkpoint = Arc::new(OnceLock::new());
     let counts = Arc::new(Counts::default());
-    let pipeline = Pipeline { config, source, target, checkpoint, counts, reporter, shutdown };
-    pipeline.until_done(found, until).await?;
+    let (demand, demanded) = watch::channel(Demand::default());
+    let notices = Arc::new(watch::Sender::default());
+    let intake = Intake::new((source.clone(), checkpoint.clone()), config, demanded, notices.clone());
+    let holder = Arc::new(Holder::new());
+    let pipeline = Pipeline {
+        config,
+        source,
+        target,
+        holder,
+        manner,
+        checkpoint,
+        counts,
+        reporter,
+        shutdown,
+        demand,
+        notices,
+    };
+    if manner == Manner::Refuse {
+        // What is wrong with the state directory is said before anything is written to the target.
+        pipeline.checkpoint()?;
+    }
+    tokio::select! {
+        biased;
+        failed = intake.run() => failed.map(|never| match never {}),
+        done = pipeline.until_done(until) => done,
+    }?;
     Ok(pipeline.counts.summary(started.elapsed()))
 }
 
 impl Pipeline<'_> {
     /// Attempts until one succeeds, or fails for good.
-    async fn until_done(&self, found: Vec<CollectionInfo>, until: Until) -> Result<()> {
+    async fn until_done(&self, until: Until) -> Result<()> {
         let mut retry = Retry::new();
-        let mut held = false;
         loop {
-            let began = Instant::now();
-            let attempted = self.attempt(&found, until, &mut held).await;
+            let before = self.counts.written();
+            let attempted = self.attempt(until).await;
+            self.take_no_more();
             self.reporter.clear();
             let error = match attempted {
                 Err(error) if error.kind().disposition() == Disposition::Retry => error,
-                // The lock was this process's: the server may not have noticed yet that the connection ended which held
-                // it. Or a standby has taken over; then this is the standby now.
-                Err(error) if held && error.kind() == Kind::Fenced => error,
+                // Another process has taken over; then this is the standby now.
+                Err(error) if self.manner == Manner::StandBy && error.kind() == Kind::Fenced => error,
                 finished => return finished,
             };
-            if began.elapsed() > Duration::from_secs(60) {
+            if self.counts.written() > before {
                 retry.succeeded();
             }
             let delay = retry.after_failure();
@@ -207,74 +273,92 @@ impl Pipeline<'_> {
         }
     }
 
-    /// Everything, from what PostgreSQL says to the end. `held`: whether the pipeline has been this process's.
-    async fn attempt(&self, found: &[CollectionInfo], until: Until, held: &mut bool) -> Result<()> {
-        let mut fence = Fence::acquire(&self.target).await?;
-        *held = true;
-        failpoint::reach(Failpoint::FenceTaken);
-        tokio::select! {
+    /// Everything, from what PostgreSQL says to the end.
+    async fn attempt(&self, until: Until) -> Result<()> {
+        let mut fence = tokio::select! {
             biased;
-            () = fence.lost() => Err(Error::new(Kind::TargetAway, "hold the pipeline's lock: the connection ended")),
-            finished = self.work(found, until) => finished,
-        }
-    }
-
-    async fn work(&self, found: &[CollectionInfo], until: Until) -> Result<()> {
-        let mut session = self.target.connect().await?;
-        let Prepared { collections, in_force, tables, wake } = tokio::select! {
-            biased;
-            // What this cuts off is rolled back, and done again by the next run.
             () = self.shutdown.requested() => return Ok(()),
-            prepared = self.make_ready(&mut session, found) => prepared?,
+            taken = Fence::acquire(&self.target, &self.holder, self.manner) => taken?,
         };
-        let evolution = Evolution::new(self, collections.clone(), in_force, tables, wake);
+        failpoint::reach(Failpoint::FenceTaken);
+        // The same, with a target that can be written to.
+        let held = Self { target: fence.target().clone(), ..self.clone() };
         tokio::select! {
             biased;
-            failed = evolution.run() => failed.map(|never| match never {}),
-            finished = self.replicate(&mut session, &evolution, until) => finished,
-        }?;
-        self.record_stopped(&session, &collections).await
-    }
-
-    /// Everything up to the point where documents can be copied.
-    async fn make_ready(&self, session: &mut Session, found: &[CollectionInfo]) -> Result<Prepared> {
-        sink::ddl::create_bookkeeping(session, self.target.schema()).await?;
-        failpoint::reach(Failpoint::BookkeepingCreated);
-        let life = format!("{:016x}", fastrand::u64(..));
-        let life = sink::progress::register(session, self.target.pipeline(), &life).await?;
-        failpoint::reach(Failpoint::PipelineRegistered);
-        self.checkpoint.reconcile(&life)?;
-        failpoint::reach(Failpoint::StateReconciled);
-        self.prepare(session, found).await
-    }
-
-    async fn replicate(&self, session: &mut Session, evolution: &Evolution<'_>, until: Until) -> Result<()> {
-        tokio::select! {
-            biased;
-            // As above.
-            () = self.shutdown.requested() => return Ok(()),
-            complete = self.complete(session, evolution) => complete?,
+            lost = fence.hold() => Err(lost),
+            finished = held.work(until) => finished,
         }
-        self.follow(session, evolution.collections(), until).await?;
-        if until == Until::CaughtUp {
-            evolution.turn().await?;
+    }
+
+    fn checkpoint(&self) -> Result<Arc<Checkpoint>> {
+        if let Some(open) = self.checkpoint.get() {
+            return Ok(open.clone());
+        }
+        let opened = Arc::new(Checkpoint::open(&self.config.state_dir, &self.config.name)?);
+        Ok(self.checkpoint.get_or_init(|| opened).clone())
+    }
+
+    async fn work(&self, until: Until) -> Result<()> {
+        while self.turn(until).await? == Turn::Again {
+            self.reporter.clear();
         }
         Ok(())
     }
 
-    /// Everything up to the point where changes can be applied.
-    async fn complete(&self, session: &mut Session, evolution: &Evolution<'_>) -> Result<()> {
+    /// Everything, until there is something new to prepare.
+    async fn turn(&self, until: Until) -> Result<Turn> {
+        let mut session = self.target.connect().await?;
+        let prepared = tokio::select! {
+            biased;
+            // What this cuts off is rolled back, and done again by the next run.
+            () = self.shutdown.requested() => return Ok(Turn::Done),
+            prepared = self.make_ready(&mut session) => prepared?,
+        };
+        let stored = self.positions(&mut session, &prepared.collections).await?;
+        let collections = prepared.collections.clone();
+        let live = prepared.live.clone();
+        let evolution = Evolution::new(self, prepared);
+        let turn = tokio::select! {
+            biased;
+            failed = evolution.run() => failed.map(|never| match never {}),
+            turn = self.follow(&mut session, &evolution, (stored, live), until) => turn,
+        }?;
+        if until == Until::CaughtUp && turn == Turn::Done && !self.shutdown.is_requested() {
+            evolution.turn().await?;
+        }
+        self.record_stopped(&mut session, &collections).await?;
+        Ok(turn)
+    }
+
+    /// Everything up to the point where documents can be copied.
+    async fn make_ready(&self, session: &mut Session) -> Result<Prepared> {
+        let life = format!("{:016x}", fastrand::u64(..));
+        let life = sink::progress::register(session, self.target.pipeline(), &life).await?;
+        failpoint::reach(Failpoint::PipelineRegistered);
+        self.checkpoint()?.reconcile(&life)?;
+        failpoint::reach(Failpoint::StateReconciled);
+        self.write_down(session).await?;
+        self.prepare(session).await
+    }
+
+    /// Completes the collections that are not.
+    async fn complete(&self, evolution: &Evolution<'_>) -> Result<()> {
+        let mut session = self.target.connect().await?;
         let collections = evolution.collections();
-        self.copy(session, collections).await?;
+        // Rows are replaced by their keys.
+        self.build_keys_of_replaced(&mut session, collections).await?;
+        self.copy(&session, collections).await?;
+        self.note_ahead(&mut session, collections).await?;
         evolution.turn().await?;
         let paused = evolution.pause().await;
-        self.build_keys(session, collections).await?;
+        self.build_keys(&mut session, collections).await?;
         evolution.live(paused).await?;
-        self.record_stopped(session, collections).await
+        self.sweep(&mut session, collections).await?;
+        self.record_stopped(&mut session, collections).await
     }
 
     /// Stores why collections are stopped, and counts them.
-    async fn record_stopped(&self, session: &Session, collections: &[Collection]) -> Result<()> {
+    async fn record_stopped(&self, session: &mut Session, collections: &[Collection]) -> Result<()> {
         let mut stopped = 0;
         for collection in collections {
             if let Some(reason) = collection.stopped() {

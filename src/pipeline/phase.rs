@@ -2,7 +2,8 @@
 //!
 //! A phase is not stored: it follows from what is in PostgreSQL, so it can't disagree with it.
 
-/// A collection's phase. Each is entered from the one before it.
+/// A collection's phase. Each is entered from one before it, but for a collection that is copied anew, which goes back to
+/// `Copying` from any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// Nothing is known of it: it has no chunk plan. Entered when it is first included.
@@ -11,6 +12,8 @@ pub(super) enum Phase {
     Copying,
     /// All chunks are copied; primary keys are missing.
     Indexing,
+    /// All chunks are copied over rows that were there before; those of documents that are no more are still there.
+    Sweeping,
     /// The tables are complete; changes are applied.
     Live,
 }
@@ -24,6 +27,8 @@ pub(super) struct Evidence {
     pub chunks_left: usize,
     /// How many of its tables have no primary key.
     pub keys_missing: usize,
+    /// Whether its chunks replace rows that were there before, and these are not swept yet.
+    pub replaces: bool,
 }
 
 impl Phase {
@@ -33,6 +38,7 @@ impl Phase {
             Evidence { planned: false, .. } => Phase::New,
             Evidence { chunks_left: 1.., .. } => Phase::Copying,
             Evidence { keys_missing: 1.., .. } => Phase::Indexing,
+            Evidence { replaces: true, .. } => Phase::Sweeping,
             Evidence { .. } => Phase::Live,
         }
     }
@@ -44,11 +50,14 @@ mod tests {
 
     #[test]
     fn follows_from_the_evidence() {
-        let phase =
-            |planned, chunks_left, keys_missing| Phase::of(Evidence { planned, chunks_left, keys_missing });
-        assert_eq!(phase(false, 0, 0), Phase::New);
-        assert_eq!(phase(true, 2, 3), Phase::Copying);
-        assert_eq!(phase(true, 0, 3), Phase::Indexing);
-        assert_eq!(phase(true, 0, 0), Phase::Live);
+        let phase = |planned, chunks_left, keys_missing, replaces| {
+            Phase::of(Evidence { planned, chunks_left, keys_missing, replaces })
+        };
+        assert_eq!(phase(false, 0, 0, false), Phase::New);
+        assert_eq!(phase(true, 2, 3, false), Phase::Copying);
+        assert_eq!(phase(true, 2, 0, true), Phase::Copying);
+        assert_eq!(phase(true, 0, 3, true), Phase::Indexing);
+        assert_eq!(phase(true, 0, 0, true), Phase::Sweeping);
+        assert_eq!(phase(true, 0, 0, false), Phase::Live);
     }
 }

@@ -5,13 +5,14 @@ use crate::{
     change::Namespace,
     config::Config,
     error::Result,
+    mapping::Mapping,
     sink::{
-        self, Target, ddl,
-        fence::Fence,
+        self, Session, Target, ddl,
+        fence::{Fence, Holder, Manner},
         plan::{Plan, Wanted},
         schemas,
     },
-    source::Source,
+    source::{CollectionInfo, Source},
 };
 
 /// The plan of every included collection. With `apply` it is carried out, and the mappings are stored, if nothing stands
@@ -24,24 +25,44 @@ pub async fn plan(config: &Config, apply: bool) -> Result<Vec<(Namespace, Plan)>
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
     let mut session = target.connect().await?;
     sink::preflight(&session, target.schema()).await?;
-    // A process that runs the pipeline changes its tables itself.
-    let _fence = if apply { Some(Fence::acquire(&target).await?) } else { None };
-    let stored = schemas::load(&session, target.pipeline()).await?;
-    let mut mappings = Mappings::load(&stored, config)?;
-    let (mut plans, mut changes) = (Vec::with_capacity(found.len()), Vec::with_capacity(found.len()));
-    for info in found {
-        let in_force = mappings.of(&source, &info.namespace).await?;
-        let mapping = config.compile(&in_force.spec)?;
-        let wanted = Wanted { tables: mapping.tables(), foreign_keys: in_force.spec.foreign_keys() };
-        let record = in_force.record();
-        plans.push((info.namespace, ddl::plan(&mut session, &target, &record.collection, wanted).await?));
-        changes.push((record, mapping));
-    }
-    if apply && plans.iter().all(|(_, plan)| plan.obstacles().next().is_none()) {
-        ddl::create_bookkeeping(&mut session, target.schema()).await?;
-        for (record, mapping) in &changes {
-            ddl::change_tables(&mut session, &target, record, mapping.tables()).await?;
+    let look = async |session: &mut Session| look(config, &source, &found, &target, session).await;
+    let (mut plans, _) = look(&mut session).await?;
+    let is_free =
+        |plans: &[(Namespace, Plan)]| plans.iter().all(|(_, plan)| plan.obstacles().next().is_none());
+    if apply && is_free(&plans) {
+        // A process that runs the pipeline changes its tables itself.
+        let fence = Fence::acquire(&target, &Holder::new(), Manner::Refuse).await?;
+        let mut session = fence.target().connect().await?;
+        let changes;
+        (plans, changes) = look(&mut session).await?;
+        if is_free(&plans) {
+            for (record, mapping) in &changes {
+                ddl::change_tables(&mut session, &target, record, mapping.tables()).await?;
+            }
         }
     }
     Ok(plans)
+}
+
+/// The plans, and what is to be stored when they are carried out.
+async fn look(
+    config: &Config,
+    source: &Source,
+    found: &[CollectionInfo],
+    target: &Target,
+    session: &mut Session,
+) -> Result<(Vec<(Namespace, Plan)>, Vec<(schemas::Mapping, Mapping)>)> {
+    let stored = schemas::load(session, target.pipeline()).await?;
+    let mut mappings = Mappings::load(&stored, config)?;
+    let (mut plans, mut changes) = (Vec::with_capacity(found.len()), Vec::with_capacity(found.len()));
+    for info in found {
+        let in_force = mappings.of(source, &info.namespace).await?;
+        let mapping = config.compile(&in_force.spec)?;
+        let wanted = Wanted { tables: mapping.tables(), foreign_keys: in_force.spec.foreign_keys() };
+        let record = in_force.record();
+        let plan = ddl::plan(session, target, &record.collection, wanted).await?;
+        plans.push((info.namespace.clone(), plan));
+        changes.push((record, mapping));
+    }
+    Ok((plans, changes))
 }

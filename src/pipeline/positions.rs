@@ -5,10 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{
-    change::Position,
-    sink::progress::{Partition, StoredPosition},
-};
+use crate::sink::progress::{Partition, StoredPosition};
 
 /// Whether every collection's positions were stored by exactly `partitions` partitions.
 pub(super) fn are_of(stored: &[StoredPosition], partitions: u16) -> bool {
@@ -21,17 +18,16 @@ pub(super) fn are_of(stored: &[StoredPosition], partitions: u16) -> bool {
 
 /// The least position of each collection, for every one of `partitions`.
 pub(super) fn spread(stored: &[StoredPosition], partitions: u16) -> Vec<StoredPosition> {
-    let mut least: BTreeMap<&str, &Position> = BTreeMap::new();
-    for StoredPosition { collection, position, .. } in stored {
-        let known = least.entry(collection).or_insert(position);
-        *known = position.min(*known);
+    let mut least: BTreeMap<&str, &StoredPosition> = BTreeMap::new();
+    for position in stored {
+        let known = least.entry(&position.collection).or_insert(position);
+        if position.position < known.position {
+            *known = position;
+        }
     }
-    let of = |partition| {
-        least.iter().map(move |(&collection, &position)| StoredPosition {
-            partition: Partition(partition),
-            collection: collection.to_owned(),
-            position: position.clone(),
-        })
+    let of = |number| {
+        let partition = Partition(number);
+        least.values().map(move |&position| StoredPosition { partition, ..position.clone() })
     };
     (0..partitions).flat_map(of).collect()
 }
@@ -41,10 +37,16 @@ mod tests {
     use mongodb::bson::rawdoc;
 
     use super::*;
+    use crate::change::Position;
 
     fn stored(partition: u16, collection: &str, at: u32) -> StoredPosition {
         let position = Position::from_token(&rawdoc! { "_data": format!("82{at:08X}00000001") }).unwrap();
-        StoredPosition { partition: Partition(partition), collection: collection.to_owned(), position }
+        StoredPosition {
+            partition: Partition(partition),
+            collection: collection.to_owned(),
+            position,
+            fingerprint: None,
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -22,20 +23,23 @@ pub(super) struct Retries {
     ids: HashMap<String, CollectionId>,
     /// Letters that a worker has, by their ids and when they were asked for, which they are until it is done.
     given: HashSet<(i64, SystemTime)>,
-    /// Where the stream is.
-    pub(super) reached: Position,
+    /// Where each partition stood at the start: a letter brings no position of its own.
+    stored: Arc<HashMap<(Partition, CollectionId), Position>>,
 }
 
 impl Retries {
-    pub(super) fn new(collections: &[Collection], reached: Position) -> Self {
+    pub(super) fn new(
+        collections: &[Collection],
+        stored: Arc<HashMap<(Partition, CollectionId), Position>>,
+    ) -> Self {
         let ids = (0..).map(CollectionId).zip(collections).map(|(id, c)| (c.name().to_owned(), id)).collect();
-        Self { ids, given: HashSet::new(), reached }
+        Self { ids, given: HashSet::new(), stored }
     }
 
     /// What is asked for and not under way yet, by partition.
     pub(super) async fn asked(
         &mut self,
-        session: &Session,
+        session: &mut Session,
         target: &Target,
         router: &Router,
     ) -> Result<BTreeMap<Partition, Vec<Change>>> {
@@ -54,8 +58,8 @@ impl Retries {
             }
             let document_key = letter.document_key;
             let key = DocumentKey::of(Id::of(&document_key)?);
-            let position = self.reached.clone();
             let partition = router.partition(&key);
+            let Some(position) = self.stored.get(&(partition, collection)).cloned() else { continue };
             let change = Change { collection, key, document_key, op: Op::Update, position };
             changes.entry(partition).or_default().push(change);
         }

@@ -40,13 +40,6 @@ impl Router {
         routed
     }
 
-    /// Whether every partition had passed `position` in a collection before this run: what happened to it until then has
-    /// been dealt with, if only by copying it anew.
-    pub(super) fn has_passed(&self, collection: CollectionId, position: &Position) -> bool {
-        let reached = |partition| self.durable.get(&(Partition(partition), collection));
-        (0..self.partitions).all(|partition| reached(partition).is_some_and(|reached| position <= reached))
-    }
-
     /// The worker of a document.
     pub(super) fn partition(&self, key: &DocumentKey) -> Partition {
         let partition = key.hash64() % u64::from(self.partitions.max(1));
@@ -106,15 +99,5 @@ mod tests {
         let router = Router::new(1, durable);
         let left = router.route((1..=8).map(|at| change(1, at))).concat();
         assert_eq!(left.iter().map(|c| c.position.clone()).collect::<Vec<_>>(), [6, 7, 8].map(position));
-    }
-
-    /// What happened to a whole collection is dealt with only when all partitions are past it.
-    #[test]
-    fn a_collection_has_passed_when_all_its_partitions_have() {
-        let at = |partition, at| ((Partition(partition), CollectionId(0)), position(at));
-        let router = Router::new(2, HashMap::from([at(0, 5), at(1, 3)]));
-        assert!(router.has_passed(CollectionId(0), &position(3)));
-        assert!(!router.has_passed(CollectionId(0), &position(4)));
-        assert!(!router.has_passed(CollectionId(1), &position(1)));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! A chunk whose rows PostgreSQL refuses is copied again document by document, each behind a savepoint, so that only
 //! the documents that are refused become dead letters (G10).
+//! Chunks that replace rows are for [`anew`](super::anew).
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -21,7 +22,7 @@ use crate::{
     error::{Error, Kind, Result},
     mapping::{Encoder, Framing, Mapping, Rows, Table},
     sink::{
-        Session,
+        Session, Target,
         chunks::{self, Marker},
         copy::{ChunkWriter, Copier},
         ddl,
@@ -34,15 +35,17 @@ use crate::{
 const BUFFER_BYTES: usize = 8 << 20;
 
 /// A chunk to be copied.
-struct Work {
-    collection: CollectionId,
-    number: u32,
-    chunk: Chunk,
-    copying: Arc<Copying>,
+pub(super) struct Work {
+    pub(super) collection: CollectionId,
+    pub(super) number: u32,
+    pub(super) chunk: Chunk,
+    /// Whether its documents may have rows already.
+    replaces: bool,
+    pub(super) copying: Arc<Copying>,
 }
 
 /// How far the copying of a collection is.
-struct Copying {
+pub(super) struct Copying {
     name: String,
     bar: ProgressBar,
     chunks_left: AtomicUsize,
@@ -50,7 +53,7 @@ struct Copying {
 }
 
 impl Copying {
-    fn add(&self, copied: &Copied) {
+    pub(super) fn add(&self, copied: &Copied) {
         self.bar.inc(copied.documents);
         let rows = self.rows.fetch_add(copied.rows, Ordering::Relaxed) + copied.rows;
         if self.chunks_left.fetch_sub(1, Ordering::Relaxed) == 1 {
@@ -77,6 +80,7 @@ impl Pipeline<'_> {
             let copier = Copier::new(self.target.connect().await?, &self.target);
             let worker = ChunkWorker {
                 source: self.source.clone(),
+                target: self.target.clone(),
                 collections: collections.clone(),
                 queue: queue.clone(),
                 after,
@@ -112,10 +116,29 @@ impl Pipeline<'_> {
             for stored in left {
                 let chunk = Chunk::from_bytes(stored.min.as_deref(), stored.max.as_deref())?;
                 let (collection, copying) = (CollectionId(id), copying.clone());
-                queue.push_back(Work { collection, number: stored.number, chunk, copying });
+                let (number, replaces) = (stored.number, stored.replaces);
+                queue.push_back(Work { collection, number, chunk, replaces, copying });
             }
         }
         Ok(queue)
+    }
+
+    /// Builds the primary keys of tables whose rows are to be replaced: their first copy was cut off.
+    pub(super) async fn build_keys_of_replaced(
+        &self,
+        session: &mut Session,
+        collections: &[Collection],
+    ) -> Result<()> {
+        let mut tables = VecDeque::new();
+        for collection in collections {
+            let plan = chunks::load(session, self.target.pipeline(), collection.name()).await?;
+            if plan.iter().any(|chunk| chunk.replaces) {
+                let (mapping, schema) = (collection.hold().await, self.target.schema());
+                tables
+                    .extend(ddl::keys_missing(session, schema, mapping.tables()).await?.into_iter().cloned());
+            }
+        }
+        self.build_primary_keys(tables).await
     }
 
     /// Builds the primary keys that are missing, several at once, then the foreign keys.
@@ -170,13 +193,14 @@ fn next<T>(queue: &Mutex<VecDeque<T>>) -> Option<T> {
 }
 
 /// Copies chunks until none is left.
-struct ChunkWorker {
-    source: Source,
-    collections: Arc<[Collection]>,
+pub(super) struct ChunkWorker {
+    pub(super) source: Source,
+    pub(super) target: Target,
+    pub(super) collections: Arc<[Collection]>,
     queue: Queue,
     /// Nothing older than this is read.
-    after: Timestamp,
-    counts: Arc<Counts>,
+    pub(super) after: Timestamp,
+    pub(super) counts: Arc<Counts>,
 }
 
 /// One collection's encoder and buffers, reused from chunk to chunk as long as its mapping stays.
@@ -198,17 +222,26 @@ enum Manner {
 
 /// What a chunk held.
 #[derive(Default)]
-struct Copied {
-    documents: u64,
-    rows: u64,
+pub(super) struct Copied {
+    pub(super) documents: u64,
+    pub(super) rows: u64,
     letters: Vec<DeadLetter>,
 }
 
 impl ChunkWorker {
     async fn run(self, mut copier: Copier) -> Result<()> {
         let mut lanes: HashMap<CollectionId, Lane<'_>> = HashMap::new();
+        let mut writer = None;
         while let Some(work) = next(&self.queue) {
             let Some(collection) = self.collections.get(work.collection.0) else { continue };
+            if work.replaces {
+                let writer = match &mut writer {
+                    Some(writer) => writer,
+                    none => none.insert(self.writer().await?),
+                };
+                self.replace(&work, collection, writer, &mut copier).await?;
+                continue;
+            }
             let mapping = collection.hold().await;
             let lane = match lanes.remove(&work.collection) {
                 Some(lane) if Arc::ptr_eq(&lane.mapping, &mapping) => lane,
@@ -234,7 +267,7 @@ impl ChunkWorker {
         Counts::add(&self.counts.documents, copied.documents);
         Counts::add(&self.counts.rows, copied.rows);
         Counts::add(&self.counts.dead_letters, letters);
-        lane.collection.died(letters, copied.letters.last().map_or("", |letter| &letter.reason));
+        lane.collection.died(&copied.letters);
         work.copying.add(&copied);
         Ok(())
     }
@@ -304,8 +337,7 @@ impl<'a> Lane<'a> {
         copied.letters.push(dead_letter_of(self.collection, &self.mapping, document, (path, reason))?);
         if self.collection.would_stop(copied.letters.len()) {
             let place = if path.is_empty() { String::new() } else { format!("{path}: ") };
-            let letters = u64::try_from(copied.letters.len()).unwrap_or(u64::MAX);
-            self.collection.died(letters, &format!("{place}{reason}"));
+            self.collection.stop_for_letters(&format!("{place}{reason}"));
         }
         Ok(())
     }

@@ -1,31 +1,33 @@
-//! How far everything is: the least of all partitions' durable positions. Pure.
+//! How far each collection is: the least of its partitions' stored positions. Pure.
 
-use crate::{change::Position, sink::progress::Partition};
+use std::collections::BTreeMap;
 
-/// The durable position of every partition.
-#[derive(Debug)]
-pub(super) struct Watermark(Vec<Position>);
+use crate::{
+    change::{CollectionId, Position},
+    sink::progress::Partition,
+};
+
+/// The stored position of every partition in every collection.
+#[derive(Debug, Default)]
+pub(super) struct Watermark(BTreeMap<(CollectionId, Partition), Position>);
 
 impl Watermark {
-    /// All `partitions` start at `start`.
-    pub(super) fn new(partitions: u16, start: &Position) -> Self {
-        Self(vec![start.clone(); partitions.into()])
+    /// What is stored at the start.
+    pub(super) fn new(stored: impl IntoIterator<Item = ((Partition, CollectionId), Position)>) -> Self {
+        Self(stored.into_iter().map(|((partition, id), position)| ((id, partition), position)).collect())
     }
 
-    /// Notes that `partition` is durable up to `position`, and returns the least position if that moved it. A
-    /// partition never goes back.
-    pub(super) fn advance(&mut self, partition: Partition, position: Position) -> Option<&Position> {
-        let before = self.least()?.clone();
-        let reached = self.0.get_mut(usize::from(partition.0))?;
-        if position > *reached {
-            *reached = position;
+    /// Notes a stored position. A partition never goes back.
+    pub(super) fn advance(&mut self, partition: Partition, id: CollectionId, position: &Position) {
+        if let Some(reached) = self.0.get_mut(&(id, partition)).filter(|reached| **reached < *position) {
+            *reached = position.clone();
         }
-        self.least().filter(|least| **least > before)
     }
 
-    /// Everything up to and including this is durable.
-    pub(super) fn least(&self) -> Option<&Position> {
-        self.0.iter().min()
+    /// Everything of the collection up to and including this is durable.
+    pub(super) fn least(&self, id: CollectionId) -> Option<&Position> {
+        let partitions = (id, Partition(0))..=(id, Partition(u16::MAX));
+        self.0.range(partitions).map(|(_, position)| position).min()
     }
 }
 
@@ -39,13 +41,19 @@ mod tests {
         Position::from_token(&rawdoc! { "_data": format!("82{n:08X}00000001") }).unwrap()
     }
 
-    /// G2: the stream is never resumed from beyond what some partition still has to write.
+    /// G2: a collection is never resumed from beyond what some partition still has to write.
     #[test]
-    fn is_the_least_of_all_partitions_and_never_goes_back() {
-        let mut watermark = Watermark::new(2, &position(1));
-        assert_eq!(watermark.advance(Partition(0), position(9)), None);
-        assert_eq!(watermark.advance(Partition(1), position(4)), Some(&position(4)));
-        assert_eq!(watermark.advance(Partition(1), position(2)), None);
-        assert_eq!(watermark.least(), Some(&position(4)));
+    fn is_the_least_of_a_collections_partitions_and_never_goes_back() {
+        let id = CollectionId(1);
+        let stored = |partition, id, n| ((Partition(partition), CollectionId(id)), position(n));
+        let mut watermark =
+            Watermark::new([stored(0, 1, 1), stored(1, 1, 2), stored(0, 0, 0), stored(0, 2, 0)]);
+        assert_eq!(watermark.least(id), Some(&position(1)));
+        watermark.advance(Partition(0), id, &position(9));
+        assert_eq!(watermark.least(id), Some(&position(2)));
+        watermark.advance(Partition(1), id, &position(4));
+        watermark.advance(Partition(1), id, &position(3));
+        assert_eq!(watermark.least(id), Some(&position(4)));
+        assert_eq!(watermark.least(CollectionId(3)), None);
     }
 }

@@ -7,7 +7,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use indicatif::ProgressBar;
-use mongodb::bson::RawDocumentBuf;
+use mongodb::bson::{RawDocumentBuf, Timestamp};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
@@ -23,11 +23,13 @@ use super::{
 };
 use crate::{
     change::{Change, CollectionId, Op, Position},
+    config::Order,
     error::{Error, Result},
     failpoint::{self, Failpoint},
     key::{DocumentKey, Id},
+    shutdown::Shutdown,
     sink::progress::Partition,
-    source::Source,
+    source::{Lookup, Source},
 };
 
 /// How long the position of a partition may go without being stored for collections that don't change. Without it an
@@ -37,13 +39,22 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// The most that a worker holds of documents that were looked up, besides the reply that they come in (G11).
 const HELD_BYTES: usize = 8 << 20;
 
-/// One reply of the change stream, as far as it concerns one partition.
+/// Changes for one partition.
 #[derive(Debug)]
 pub(super) struct Routed {
-    /// The partition's changes, in order.
+    /// In order.
     pub(super) changes: Vec<Change>,
     /// What is reached with them.
-    pub(super) reached: Position,
+    pub(super) reached: Option<Reached>,
+}
+
+/// How far some collections are.
+#[derive(Clone, Debug)]
+pub(super) struct Reached {
+    pub(super) collections: Arc<[CollectionId]>,
+    pub(super) position: Position,
+    /// Their rows may show states up to here.
+    pub(super) ahead_until: Timestamp,
 }
 
 /// What a batch is limited by.
@@ -60,8 +71,11 @@ pub(super) struct Worker {
     pub(super) collections: Arc<[Collection]>,
     pub(super) writer: Writer,
     pub(super) ahead: Ahead,
+    pub(super) order: Order,
     pub(super) limits: Limits,
     pub(super) incoming: mpsc::Receiver<Routed>,
+    /// Asks it to end when it has done what it has been sent.
+    pub(super) stop: Shutdown,
     pub(super) acknowledge: Acknowledge,
     pub(super) counts: Arc<Counts>,
     pub(super) counter: ProgressBar,
@@ -77,6 +91,10 @@ impl Worker {
         loop {
             let routed = tokio::select! {
                 biased;
+                () = self.stop.requested(), if !self.incoming.is_closed() => {
+                    self.incoming.close();
+                    continue;
+                }
                 () = sleep_until(due) => None,
                 routed = self.incoming.recv() => match routed {
                     Some(routed) => Some(routed),
@@ -88,28 +106,47 @@ impl Worker {
                 due = Instant::now() + HEARTBEAT;
                 continue;
             };
+            if let Some(reached) = &reached {
+                self.ahead.raise(reached.ahead_until);
+            }
             for change in changes {
+                if batch.is_full(self.limits.rows) && self.may_end(&batch, &change) {
+                    self.flush(&mut batch).await?;
+                    due = Instant::now() + HEARTBEAT;
+                }
                 if batch.is_empty() {
                     due = Instant::now() + self.limits.age;
                 }
                 batch.push(change);
-                if batch.is_full(self.limits.rows) {
-                    self.flush(&mut batch).await?;
-                    due = Instant::now() + HEARTBEAT;
-                }
             }
-            batch.reach(reached);
+            if let Some(Reached { collections, position, .. }) = reached {
+                collections.iter().for_each(|id| batch.reach(*id, &position));
+            }
+            if batch.is_full(self.limits.rows) {
+                self.flush(&mut batch).await?;
+                due = Instant::now() + HEARTBEAT;
+            }
         }
         self.flush(&mut batch).await
     }
 
-    /// Makes the batch durable, changes and position, or the position alone.
+    /// Whether a transaction of PostgreSQL may end between the batch and `next`.
+    fn may_end(&self, batch: &Batch, next: &Change) -> bool {
+        match self.order {
+            Order::Document => true,
+            // All changes of a transaction of MongoDB bear one time.
+            Order::Commit => batch.ends_before(next.position.cluster_time()),
+        }
+    }
+
+    /// Makes the batch durable, changes and positions, or the positions alone.
     async fn flush(&mut self, batch: &mut Batch) -> Result<()> {
-        let events = batch.events();
-        let (changes, Some(position)) = batch.take() else { return Ok(()) };
+        let (events, changed) = (batch.events(), batch.latest());
+        let (changes, positions) = batch.take();
+        let Some(latest) = positions.values().map(Position::cluster_time).max() else { return Ok(()) };
         let (mut writes, unknown) = self.sort(changes);
         for (collection, changes) in unknown {
-            self.look_up(collection, changes, &position, &mut writes).await?;
+            self.look_up(collection, changes, changed, &mut writes).await?;
         }
         let reach = if events == 0 || self.stored_for_all.elapsed() >= HEARTBEAT {
             self.stored_for_all = Instant::now();
@@ -117,12 +154,16 @@ impl Worker {
         } else {
             Reach::Touched
         };
-        self.writer.write(&writes, Some((&position, reach))).await?;
-        self.ahead.passed(position.cluster_time());
+        let stored = self.writer.write(&writes, Some((&positions, reach))).await?;
+        if reach == Reach::Touched {
+            // The others are stored with the next batch, or when nothing comes: the spool waits for them.
+            positions.iter().for_each(|(id, position)| batch.reach(*id, position));
+        }
+        self.ahead.passed(latest);
         self.counter.inc(events);
         Counts::add(&self.counts.changes, events);
         failpoint::reach(Failpoint::BatchBeforeAcknowledge);
-        self.acknowledge.durable(self.partition, position)?;
+        self.acknowledge.stored(self.partition, &stored);
         failpoint::reach(Failpoint::BatchAcknowledged);
         Ok(())
     }
@@ -151,12 +192,10 @@ impl Worker {
         &mut self,
         collection: CollectionId,
         changes: Vec<Change>,
-        until: &Position,
+        until: Timestamp,
         writes: &mut Vec<Write>,
     ) -> Result<()> {
-        let namespace = self.collection(collection)?.namespace();
-        let keys = changes.iter().map(|change| &*change.document_key);
-        let mut lookup = self.source.lookup(namespace, keys, until.cluster_time()).await?;
+        let (mut lookup, is_past) = self.begin_to_look_up(collection, &changes, until).await?;
         let mut missing: HashMap<DocumentKey, RawDocumentBuf> =
             changes.into_iter().map(|change| (change.key, change.document_key)).collect();
         let mut found = Vec::new();
@@ -170,20 +209,46 @@ impl Worker {
             }
             drop(documents);
             // A reply has up to 16 MB, so this is looked at often enough.
-            if byte_len(&found) >= HELD_BYTES {
+            if self.order == Order::Document && byte_len(&found) >= HELD_BYTES {
                 self.writer.write(&found, None).await?;
                 found.clear();
             }
+        }
+        if self.order == Order::Commit && !is_past {
+            // Noted before it is true.
+            self.writer.note_ahead(lookup.operation_time()).await?;
+            self.ahead.raise(lookup.operation_time());
         }
         for (key, document_key) in missing {
             self.ahead.looked_up(&key, lookup.operation_time());
             found.push(Write { collection, document_key, document: None });
         }
-        if byte_len(&found) + byte_len(writes) >= 2 * HELD_BYTES {
-            return self.writer.write(&found, None).await;
+        if self.order == Order::Document && byte_len(&found) + byte_len(writes) >= 2 * HELD_BYTES {
+            return self.writer.write(&found, None).await.map(drop);
         }
         writes.append(&mut found);
         Ok(())
+    }
+
+    /// The documents as they are now; in the order of commits as they were at `until`, so that what is written together
+    /// is of one time. Where rows may be ahead of that, as they were at the time up to which all may be, so that none goes
+    /// back (G3), and none gets further ahead: once the stream is there, all rows are of one time. If the server does not
+    /// reach back so far any more, then as they are now, which is said by `false`: rows are ahead up to the present.
+    async fn begin_to_look_up(
+        &mut self,
+        collection: CollectionId,
+        changes: &[Change],
+        until: Timestamp,
+    ) -> Result<(Lookup, bool)> {
+        let namespace = self.collection(collection)?.namespace().clone();
+        let keys = || changes.iter().map(|change| &*change.document_key);
+        if self.order == Order::Commit {
+            let at = self.ahead.all_until().max(until);
+            if let Some(lookup) = self.source.lookup_at(&namespace, keys(), at).await? {
+                return Ok((lookup, true));
+            }
+        }
+        Ok((self.source.lookup(&namespace, keys(), until).await?, false))
     }
 
     fn collection(&self, id: CollectionId) -> Result<&Collection> {

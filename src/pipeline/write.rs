@@ -6,10 +6,11 @@ use std::{
 };
 
 use bytes::BytesMut;
-use mongodb::bson::{RawDocument, RawDocumentBuf};
+use mongodb::bson::{RawDocument, RawDocumentBuf, Timestamp};
 
 use super::{
     Counts,
+    batch::Positions,
     collection::{Collection, Held},
     dead_letter_of,
 };
@@ -17,11 +18,10 @@ use crate::{
     change::{CollectionId, Position},
     error::{Error, Kind, Result},
     failpoint::{self, Failpoint},
-    key,
     mapping::{Encoder, Framing, Mapping, Rows},
     sink::{
         Keys, Target,
-        dead_letter::{self, DeadKey, DeadKeys, DeadLetter},
+        dead_letter::{DeadKey, DeadLetter},
         progress::{Partition, Reached},
         upsert::{Applier, Batch, CollectionBatch},
     },
@@ -59,9 +59,9 @@ pub(super) struct Writer {
     lanes: Vec<Lane>,
     /// The collections that were written to since a position was stored.
     touched: BTreeSet<CollectionId>,
-    /// The documents that have a dead letter, which is to be removed once they can be written.
-    dead: DeadKeys,
     counts: Arc<Counts>,
+    /// Rows that were written.
+    written: u64,
 }
 
 /// One collection's encoder and buffers, reused from batch to batch as long as its mapping stays.
@@ -77,8 +77,6 @@ struct Lane {
     /// The position that is stored. After a restart it may be further on than the stream, which begins at the least of
     /// all; it is left alone until the stream has come there.
     stored: Option<Position>,
-    /// Whether the transaction that is being made moves it.
-    reaches: bool,
 }
 
 /// What is written of documents besides their rows.
@@ -89,35 +87,47 @@ struct Letters {
 }
 
 impl Writer {
-    /// A writer with a session of its own. `stored` is how far all partitions have come.
+    /// A writer with a session of its own. `stored` is how far all partitions have come, and the fingerprint of the stream
+    /// that further positions are of.
     pub(super) async fn start(
         target: &Target,
         partition: Partition,
         collections: &Arc<[Collection]>,
-        stored: &HashMap<(Partition, CollectionId), Position>,
+        (fingerprint, stored): (i64, &HashMap<(Partition, CollectionId), Position>),
         counts: Arc<Counts>,
     ) -> Result<Self> {
         let session = target.connect().await?;
-        let dead = dead_letter::keys(&session, target.pipeline()).await?;
-        let applier = Applier::new(session, target, partition).await?;
+        let applier = Applier::new(session, target, partition, fingerprint).await?;
         let mut lanes = Vec::with_capacity(collections.len());
         for id in (0..collections.len()).map(CollectionId) {
             lanes.push(Lane::new(collections, id, stored.get(&(partition, id)).cloned()).await);
         }
-        Ok(Self { applier, lanes, touched: BTreeSet::new(), dead, counts })
+        Ok(Self { applier, lanes, touched: BTreeSet::new(), counts, written: 0 })
     }
 
-    /// Makes `writes`, at most one per document, and the position that is reached with them durable. They come in one
+    /// Stores that rows are about to show states as of `time`, ahead of the positions.
+    pub(super) async fn note_ahead(&mut self, time: Timestamp) -> Result<()> {
+        self.applier.note_ahead(time).await
+    }
+
+    /// How many rows were written since this was last asked.
+    pub(super) fn take_written(&mut self) -> u64 {
+        std::mem::take(&mut self.written)
+    }
+
+    /// Makes `writes`, at most one per document, and the positions that are reached with them durable, and says which
+    /// were stored. They come in one
     /// transaction, unless one of them is refused: then in halves, the position with the last of them, until the
     /// refused ones are alone and become dead letters. Each try of a lone document asks less of the target, so that there is a last one.
     pub(super) async fn write(
         &mut self,
         writes: &[Write],
-        reached: Option<(&Position, Reach)>,
-    ) -> Result<()> {
+        reached: Option<(&Positions, Reach)>,
+    ) -> Result<Vec<(CollectionId, Position)>> {
         let concerned: BTreeSet<_> = writes.iter().map(|write| write.collection).collect();
         let _held = self.hold(&concerned).await;
         self.touched.extend(concerned);
+        let mut stored = Vec::new();
         let mut parts = vec![(writes, Refused::Not)];
         while let Some((part, refused)) = parts.pop() {
             let reached = reached.filter(|_| parts.is_empty());
@@ -137,13 +147,13 @@ impl Writer {
                     ([_, ..], Refused::Rows(reason)) => parts.push((part, Refused::Removal(reason))),
                     ([], _) | (_, Refused::Removal(_)) => return Err(error),
                 },
-                applied => applied?,
+                applied => stored = applied?,
             }
         }
         if reached.is_some() {
             self.touched.clear();
         }
-        Ok(())
+        Ok(stored)
     }
 
     /// Holds the mappings of these collections, and brings their lanes up to date with them. In the order of the
@@ -165,38 +175,39 @@ impl Writer {
         &mut self,
         writes: &[Write],
         refused: &Refused,
-        reached: Option<(&Position, Reach)>,
-    ) -> Result<()> {
+        reached: Option<(&Positions, Reach)>,
+    ) -> Result<Vec<(CollectionId, Position)>> {
         self.lanes.iter_mut().for_each(Lane::clear);
         let letters = self.encode(writes, refused)?;
-        for lane in &mut self.lanes {
-            lane.reaches = reached.is_some_and(|(position, reach)| {
-                let concerned = reach == Reach::All || self.touched.contains(&lane.id);
-                concerned
-                    && lane.collection().stopped().is_none()
-                    && lane.stored.as_ref().is_none_or(|stored| stored < position)
-            });
-        }
-        let positions: Vec<Reached<'_>> = reached.map_or_else(Vec::new, |(position, _)| {
-            let lanes = self.lanes.iter().filter(|lane| lane.reaches);
-            lanes.map(|lane| Reached { collection: lane.collection().name(), position }).collect()
+        let moved: Vec<(CollectionId, Position)> = reached.map_or_else(Vec::new, |(positions, reach)| {
+            let concerned = |id| reach == Reach::All || self.touched.contains(&id);
+            let moves = |(id, position): &(CollectionId, &Position)| {
+                let lane = self.lanes.get(id.0).filter(|_| concerned(*id));
+                lane.is_some_and(|lane| lane.may_reach(position))
+            };
+            let positions = positions.iter().map(|(id, position)| (*id, position));
+            positions.filter(moves).map(|(id, position)| (id, position.clone())).collect()
         });
+        let name = |id: &CollectionId| self.lanes.get(id.0).map_or("", |lane| lane.collection().name());
+        let positions: Vec<Reached<'_>> =
+            moved.iter().map(|(id, position)| Reached { collection: name(id), position }).collect();
         let collections: Vec<_> = self.lanes.iter().filter_map(Lane::batch).collect();
         let Letters { new, healed } = &letters;
         if collections.is_empty() && new.is_empty() && healed.is_empty() && positions.is_empty() {
-            return Ok(());
+            return Ok(moved);
         }
         let batch = Batch { collections, dead_letters: new, healed, reached: &positions };
-        self.applier.apply(&batch).await?;
+        self.written += self.applier.apply(&batch).await?.written;
         if !new.is_empty() {
             failpoint::reach(Failpoint::LetterCommitted);
         }
-        if let Some((position, _)) = reached {
-            let moved = self.lanes.iter_mut().filter(|lane| lane.reaches);
-            moved.for_each(|lane| lane.stored = Some(position.clone()));
+        for (id, position) in &moved {
+            if let Some(lane) = self.lanes.get_mut(id.0) {
+                lane.stored = Some(position.clone());
+            }
         }
-        self.count(letters);
-        Ok(())
+        self.count(&letters);
+        Ok(moved)
     }
 
     /// Encodes the writes into their lanes. What belongs to a collection that is stopped, or is stopped by this, is left
@@ -210,14 +221,7 @@ impl Writer {
             }
             match lane.add(write, refused)? {
                 Some(letter) => letters.new.push(letter),
-                None if self.dead.is_empty() => {}
-                None => {
-                    let collection = lane.collection().name().to_owned();
-                    let key = DeadKey { collection, key: key::id_text(&write.document_key)? };
-                    if self.dead.contains(&key.collection, &key.key) {
-                        letters.healed.push(key);
-                    }
-                }
+                None => letters.healed.extend(lane.collection().dead_key(&write.document_key)?),
             }
         }
         for lane in &mut self.lanes {
@@ -230,19 +234,15 @@ impl Writer {
         Ok(letters)
     }
 
-    /// Counts what was written of dead letters. Too many stop their collection.
-    fn count(&mut self, letters: Letters) {
-        Counts::add(&self.counts.dead_letters, u64::try_from(letters.new.len()).unwrap_or(0));
+    /// Notes what was written of dead letters. Too many stop their collection.
+    fn count(&self, Letters { new, healed }: &Letters) {
+        Counts::add(&self.counts.dead_letters, u64::try_from(new.len()).unwrap_or(0));
         let of = |name: &str| self.lanes.iter().map(Lane::collection).find(|c| c.name() == name);
-        for key in letters.healed {
-            self.dead.remove(&key);
-            of(&key.collection).into_iter().for_each(|collection| collection.healed(1));
+        for key in healed {
+            of(&key.collection).into_iter().for_each(|collection| collection.healed(key));
         }
-        for DeadLetter { collection, key, reason, .. } in letters.new {
-            if let (false, Some(collection)) = (self.dead.contains(&collection, &key), of(&collection)) {
-                collection.died(1, &reason);
-            }
-            self.dead.insert(DeadKey { collection, key });
+        for letter in new {
+            of(&letter.collection).into_iter().for_each(|collection| collection.died([letter]));
         }
     }
 }
@@ -275,11 +275,16 @@ impl Lane {
         let encoder = collection.encoder(&mapping, Framing::Composite);
         let rows = Rows::new(mapping.tables().len());
         let (upserted, deleted, key) = (Keys::default(), Keys::default(), BytesMut::new());
-        Self { collections, id, mapping, encoder, rows, upserted, deleted, key, stored, reaches: false }
+        Self { collections, id, mapping, encoder, rows, upserted, deleted, key, stored }
     }
 
     fn collection(&self) -> &Collection {
         of(&self.collections, self.id)
+    }
+
+    /// Whether `position` is to be stored: that of a stopped collection stays where it is.
+    fn may_reach(&self, position: &Position) -> bool {
+        self.collection().stopped().is_none() && self.stored.as_ref().is_none_or(|stored| stored < position)
     }
 
     /// Encodes by `mapping` from now on, which must be held.

@@ -2,8 +2,10 @@
 //!
 //! A chunk's row is marked in the transaction that copies its documents, and the mark is set once only: a
 //! chunk cannot be copied twice (G2), and a restart re-reads no chunk that is marked (G5).
+//!
+//! The chunks of a resync replace rows that are there.
 
-use tokio_postgres::{Transaction, types::ToSql};
+use tokio_postgres::{Error as PgError, Transaction, types::ToSql};
 
 use super::{
     Session, failure,
@@ -26,6 +28,8 @@ pub struct StoredChunk {
     pub max: Option<Vec<u8>>,
     /// How many documents it was found to hold, once copied.
     pub copied: Option<u64>,
+    /// Whether there may be rows already: the chunk is of a resync.
+    pub replaces: bool,
 }
 
 /// Marks a chunk as copied, in the transaction that copies it.
@@ -48,14 +52,10 @@ pub async fn store(
     chunks: &[StoredChunk],
     start: &[StoredPosition],
 ) -> Result<()> {
-    let fail = |e| failure::of(format!("store the snapshot plan of {collection}"), &e);
-    let numbers: Vec<i64> = chunks.iter().map(|chunk| chunk.number.into()).collect();
-    let (mins, maxs): (Vec<_>, Vec<_>) =
-        chunks.iter().map(|chunk| (chunk.min.as_deref(), chunk.max.as_deref())).unzip();
-    let statement = "INSERT INTO docrow.chunks (pipeline, collection, chunk, min, max) \
-        SELECT $1, $2, n, a, b FROM unnest($3::bigint[], $4::bytea[], $5::bytea[]) AS r (n, a, b)";
-    let transaction = session.client.transaction().await.map_err(fail)?;
-    transaction.execute(statement, &[&pipeline, &collection, &numbers, &mins, &maxs]).await.map_err(fail)?;
+    let doing = format!("store the snapshot plan of {collection}");
+    let fail = |e| failure::of(&*doing, &e);
+    let transaction = session.enter(&doing).await?;
+    insert(&transaction, pipeline, collection, chunks).await.map_err(fail)?;
     progress::insert(&transaction, pipeline, start).await.map_err(fail)?;
     failpoint::reach(Failpoint::PlanBeforeCommit);
     transaction.commit().await.map_err(fail)?;
@@ -63,11 +63,72 @@ pub async fn store(
     Ok(())
 }
 
+/// Begins a resync: in one transaction the collection's plan and positions are replaced by these, and what was asked
+/// for is forgotten. The collection's rows stay as they are. The caller runs nothing else for the collection.
+pub async fn replace(
+    session: &mut Session,
+    pipeline: &str,
+    collection: &str,
+    chunks: &[StoredChunk],
+    start: &[StoredPosition],
+) -> Result<()> {
+    let doing = format!("store the plan of the resync of {collection}");
+    let fail = |e| failure::of(&*doing, &e);
+    let transaction = session.enter(&doing).await?;
+    forget(&transaction, pipeline, collection).await.map_err(fail)?;
+    let chunks: Vec<_> = chunks.iter().map(|chunk| StoredChunk { replaces: true, ..chunk.clone() }).collect();
+    insert(&transaction, pipeline, collection, &chunks).await.map_err(fail)?;
+    progress::insert(&transaction, pipeline, start).await.map_err(fail)?;
+    failpoint::reach(Failpoint::ResyncBeforeCommit);
+    transaction.commit().await.map_err(fail)?;
+    failpoint::reach(Failpoint::ResyncCommitted);
+    Ok(())
+}
+
+/// Notes that a resync is complete: nothing is left of the rows that were there before.
+pub async fn swept(session: &mut Session, pipeline: &str, collection: &str) -> Result<()> {
+    let doing = format!("note that {collection} is swept");
+    let fail = |e| failure::of(&*doing, &e);
+    let transaction = session.enter(&doing).await?;
+    let update = "UPDATE docrow.chunks SET replaces = false WHERE pipeline = $1 AND collection = $2";
+    transaction.execute(update, &[&pipeline, &collection]).await.map_err(fail)?;
+    transaction.commit().await.map_err(fail)
+}
+
+/// Forgets the plan, the positions and the asked-for resync of a collection: it counts as never copied.
+pub(super) async fn forget(
+    transaction: &Transaction<'_>,
+    pipeline: &str,
+    collection: &str,
+) -> Result<(), PgError> {
+    for table in ["docrow.chunks", "docrow.progress", "docrow.resyncs"] {
+        let delete = format!("DELETE FROM {table} WHERE pipeline = $1 AND collection = $2");
+        transaction.execute(&delete, &[&pipeline, &collection]).await?;
+    }
+    Ok(())
+}
+
+async fn insert(
+    transaction: &Transaction<'_>,
+    pipeline: &str,
+    collection: &str,
+    chunks: &[StoredChunk],
+) -> Result<u64, PgError> {
+    let numbers: Vec<i64> = chunks.iter().map(|chunk| chunk.number.into()).collect();
+    let replaces: Vec<bool> = chunks.iter().map(|chunk| chunk.replaces).collect();
+    let (mins, maxs): (Vec<_>, Vec<_>) =
+        chunks.iter().map(|chunk| (chunk.min.as_deref(), chunk.max.as_deref())).unzip();
+    let statement = "INSERT INTO docrow.chunks (pipeline, collection, chunk, min, max, replaces) \
+        SELECT $1, $2, n, a, b, r \
+        FROM unnest($3::bigint[], $4::bytea[], $5::bytea[], $6::boolean[]) AS c (n, a, b, r)";
+    transaction.execute(statement, &[&pipeline, &collection, &numbers, &mins, &maxs, &replaces]).await
+}
+
 /// The plan of a collection's snapshot, in the order of the chunks' numbers; empty if there is none.
 pub async fn load(session: &Session, pipeline: &str, collection: &str) -> Result<Vec<StoredChunk>> {
     let fail = |e| failure::of(format!("load the snapshot plan of {collection}"), &e);
-    let question = "SELECT chunk, min, max, CASE WHEN copied_at IS NOT NULL THEN coalesce(documents, 0) END \
-        FROM docrow.chunks WHERE pipeline = $1 AND collection = $2 ORDER BY chunk";
+    let question = "SELECT chunk, min, max, CASE WHEN copied_at IS NOT NULL THEN coalesce(documents, 0) END, \
+            replaces FROM docrow.chunks WHERE pipeline = $1 AND collection = $2 ORDER BY chunk";
     let rows = session.client.query(question, &[&pipeline, &collection]).await.map_err(fail)?;
     rows.iter()
         .map(|row| {
@@ -78,6 +139,7 @@ pub async fn load(session: &Session, pipeline: &str, collection: &str) -> Result
                 min: row.try_get(1)?,
                 max: row.try_get(2)?,
                 copied: copied.map(i64::unsigned_abs),
+                replaces: row.try_get(4)?,
             })
         })
         .collect::<Result<_, _>>()

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     change::CollectionId,
-    error::Result,
+    error::{Error, Kind, Result},
     failpoint::{self, Failpoint},
     mapping::{Rows, Table},
 };
@@ -43,12 +43,13 @@ pub struct Copier {
 
 #[derive(Debug)]
 struct Plan {
+    schema: String,
     tables: Vec<Table>,
     statements: Vec<Statement>,
 }
 
 impl Copier {
-    /// Copies over `session`.
+    /// Copies over `session`, which must be one of a fence's target.
     pub fn new(session: Session, target: &Target) -> Self {
         let (schema, pipeline) = (target.schema().to_owned(), target.pipeline().to_owned());
         Self { session, schema, pipeline, plans: HashMap::new() }
@@ -62,8 +63,7 @@ impl Copier {
             _ => Plan::prepare(session, schema, tables).await?,
         };
         let plan = plans.entry(collection).insert_entry(plan).into_mut();
-        let transaction =
-            session.client.transaction().await.map_err(|e| failure::of("begin to copy a chunk", &e))?;
+        let transaction = session.enter("begin to copy a chunk").await?;
         Ok(ChunkWriter { transaction, plan, pipeline })
     }
 }
@@ -75,7 +75,7 @@ impl Plan {
             let prepared = session.client.prepare(&sql::copy_in(schema, table)).await;
             statements.push(prepared.map_err(|e| failure::of(copying(table), &e))?);
         }
-        Ok(Self { tables: tables.to_vec(), statements })
+        Ok(Self { schema: schema.to_owned(), tables: tables.to_vec(), statements })
     }
 }
 
@@ -129,8 +129,8 @@ impl ChunkWriter<'_> {
 
     /// Stores dead letters with the chunk, no document twice.
     pub async fn dead_letters(&mut self, letters: &[DeadLetter]) -> Result<()> {
-        let stored =
-            dead_letter::insert(&self.transaction, dead_letter::INSERT, self.pipeline, letters).await;
+        let statement = dead_letter::insert_statement();
+        let stored = dead_letter::insert(&self.transaction, &statement, self.pipeline, letters).await;
         stored.map(drop).map_err(|e| failure::of("store dead letters", &e))
     }
 
@@ -139,12 +139,36 @@ impl ChunkWriter<'_> {
     /// refused (see [`chunks`]): nothing is copied twice.
     pub async fn commit(self, marker: Marker<'_>) -> Result<()> {
         let doing = || format!("commit chunk {} of {}", marker.number, marker.collection);
+        self.check_types().await.map_err(|e| e.within(doing()))?;
         chunks::mark(&self.transaction, self.pipeline, marker).await.map_err(|e| e.within(doing()))?;
         failpoint::reach(Failpoint::ChunkBeforeCommit);
         // The mark was set, so the transaction is sound, and COMMIT can't mean ROLLBACK.
         self.transaction.commit().await.map_err(|e| failure::of_rows(doing(), &e))?;
         failpoint::reach(Failpoint::ChunkCommitted);
         Ok(())
+    }
+
+    /// Refuses columns that have got another type: COPY takes any bytes for a value of it. The rows that are written
+    /// keep anyone from changing it now.
+    async fn check_types(&self) -> Result<()> {
+        let plan = self.plan;
+        let columns = || plan.tables.iter().flat_map(|table| table.columns.iter().map(move |c| (table, c)));
+        let names: Vec<String> =
+            columns().map(|(table, _)| sql::qualified(&plan.schema, &table.name)).collect();
+        let (attributes, types): (Vec<&str>, Vec<u32>) =
+            columns().map(|(_, c)| (&*c.name, c.ty.oid())).unzip();
+        let question = "SELECT t || ', column ' || quote_ident(c) || ', is of type ' || format_type(a.atttypid, a.atttypmod) \
+            FROM unnest($1::text[], $2::text[], $3::oid[]) AS wanted (t, c, o) \
+            JOIN pg_attribute a ON attrelid = to_regclass(t) AND attname = c WHERE atttypid <> o LIMIT 1";
+        let fail = |e| failure::of("check the types of columns", &e);
+        match self.transaction.query_opt(question, &[&names, &attributes, &types]).await.map_err(fail)? {
+            None => Ok(()),
+            Some(row) => {
+                let found: String = row.try_get(0).map_err(fail)?;
+                let advice = "it was changed while docrow copied: change it back";
+                Err(Error::new(Kind::TargetRefused, format!("{found} now: {advice}")))
+            }
+        }
     }
 
     async fn run(&mut self, doing: &str, statement: &str) -> Result<()> {

@@ -1,12 +1,15 @@
-//! Creates tables: the bookkeeping schema `docrow` and the user's tables.
+//! Creates, changes and drops the user's tables.
 //!
-//! User tables are created bare and get their primary keys after the snapshot, which makes both faster.
-//! Everything here can be repeated: what exists is left alone.
+//! They are created bare and get their primary keys after the snapshot, which makes both faster. Everything here can
+//! be repeated: what exists is left alone, and what is gone is not missed.
 
 use tokio_postgres::{Error as PgError, GenericClient};
 
+pub use super::bookkeeping::create as create_bookkeeping;
 use super::{
-    Session, Target, catalog, failure,
+    Session, Target,
+    bookkeeping::LOCK,
+    catalog, chunks, failure,
     plan::{Plan, Wanted, When},
     schemas::{self, Mapping},
     sql::{self, quote},
@@ -17,87 +20,8 @@ use crate::{
     mapping::Table,
 };
 
-/// Held while creating the bookkeeping schema: `IF NOT EXISTS` is no protection from a second process doing
-/// the same.
-const LOCK: &str = "SELECT pg_advisory_xact_lock(7233163017226)";
-
 /// Behind a change that waits for somebody's long query, all other queries of the table wait too: not for long.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '5s'";
-
-/// The bookkeeping schema. A position is stored as the token itself, to resume from, and as its keystring,
-/// which sorts in the order of the stream. A dead letter is found by a hash of its key, for a key may be too
-/// long for an index.
-const BOOKKEEPING: &str = "CREATE SCHEMA IF NOT EXISTS docrow;
-CREATE TABLE IF NOT EXISTS docrow.pipelines (
-    pipeline text PRIMARY KEY,
-    state_id text NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now()
-);
-CREATE TABLE IF NOT EXISTS docrow.progress (
-    pipeline text, partition integer, collection text,
-    position text COLLATE \"C\" NOT NULL,
-    token bytea NOT NULL,
-    cluster_time timestamptz NOT NULL,
-    updated_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (pipeline, partition, collection)
-) WITH (fillfactor = 50);
-CREATE TABLE IF NOT EXISTS docrow.chunks (
-    pipeline text, collection text, chunk bigint,
-    min bytea, max bytea,
-    documents bigint,
-    copied_at timestamptz,
-    PRIMARY KEY (pipeline, collection, chunk)
-);
-CREATE TABLE IF NOT EXISTS docrow.dead_letters (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    pipeline text NOT NULL, collection text NOT NULL, key text NOT NULL, key_hash uuid NOT NULL,
-    path text, reason text NOT NULL,
-    document bytea, document_key bytea,
-    at timestamptz NOT NULL DEFAULT now(),
-    retry_at timestamptz,
-    UNIQUE (pipeline, collection, key_hash)
-);
-CREATE TABLE IF NOT EXISTS docrow.schemas (
-    pipeline text, collection text, version integer,
-    mapping text NOT NULL,
-    tables text[],
-    filled boolean NOT NULL DEFAULT true,
-    stopped text,
-    created_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (pipeline, collection, version)
-)";
-
-/// Columns that the tables of an earlier docrow lack.
-const LATER: [(&str, &str, &str); 5] = [
-    ("docrow.schemas", "tables", "text[]"),
-    ("docrow.schemas", "filled", "boolean NOT NULL DEFAULT true"),
-    ("docrow.schemas", "stopped", "text"),
-    ("docrow.dead_letters", "document_key", "bytea"),
-    ("docrow.dead_letters", "retry_at", "timestamptz"),
-];
-
-/// Creates the bookkeeping schema, and the user tables' schema if it is missing.
-pub async fn create_bookkeeping(session: &mut Session, schema: &str) -> Result<()> {
-    let fail = |e| failure::of("create the schema docrow", &e);
-    let transaction = session.client.transaction().await.map_err(fail)?;
-    transaction.batch_execute(LOCK).await.map_err(fail)?;
-    transaction.batch_execute(BOOKKEEPING).await.map_err(fail)?;
-    for (table, column, definition) in LATER {
-        // `ADD COLUMN IF NOT EXISTS` keeps everyone else out even where there is nothing to add.
-        let exists = "SELECT FROM pg_attribute WHERE attrelid = $1::text::regclass AND attname = $2";
-        if transaction.query_opt(exists, &[&table, &column]).await.map_err(fail)?.is_none() {
-            let add = format!("ALTER TABLE {table} ADD COLUMN {column} {definition}");
-            transaction.batch_execute(&add).await.map_err(fail)?;
-        }
-    }
-    // `CREATE SCHEMA IF NOT EXISTS` asks for the privilege to create it even where it exists.
-    let exists = "SELECT 1 FROM pg_namespace WHERE nspname = $1";
-    if transaction.query_opt(exists, &[&schema]).await.map_err(fail)?.is_none() {
-        let create = format!("CREATE SCHEMA {}", quote(schema));
-        transaction.batch_execute(&create).await.map_err(fail)?;
-    }
-    transaction.commit().await.map_err(fail)
-}
 
 /// What there is to do for a collection's tables. Changes nothing. Errors: [`Kind::TargetAway`] if somebody keeps one of
 /// the tables locked.
@@ -129,7 +53,7 @@ pub async fn change_tables(
     let doing = || format!("prepare the tables of {}", mapping.collection);
     let fail = |e| failure::of(doing(), &e);
     let wanted = Wanted { tables, foreign_keys: false };
-    let transaction = session.client.transaction().await.map_err(fail)?;
+    let transaction = session.enter(&doing()).await?;
     transaction.batch_execute(LOCK).await.map_err(fail)?;
     transaction.batch_execute(LOCK_TIMEOUT).await.map_err(fail)?;
     let look = async || {
@@ -157,8 +81,7 @@ pub async fn change_tables(
     for step in plan.steps(When::AtOnce) {
         transaction.batch_execute(&step.sql).await.map_err(fail)?;
     }
-    let names: Vec<String> = plan.tables.iter().map(|table| table.name.clone()).collect();
-    schemas::insert(&transaction, target.pipeline(), mapping, &names).await.map_err(fail)?;
+    schemas::insert(&transaction, target.pipeline(), mapping, &plan.tables).await.map_err(fail)?;
     failpoint::reach(Failpoint::TablesBeforeCommit);
     transaction.commit().await.map_err(fail)?;
     failpoint::reach(Failpoint::TablesCommitted);
@@ -216,10 +139,9 @@ async fn keyed(client: &impl GenericClient, schema: &str, tables: &[Table]) -> R
 /// Builds a table's primary key if it has none, then gathers its statistics. For several tables, run it over
 /// several sessions.
 pub async fn build_key(session: &mut Session, schema: &str, table: &Table) -> Result<()> {
-    let doing = || format!("build the primary key of {}", sql::qualified(schema, &table.name));
-    let fail = |e| failure::of(doing(), &e);
-    let transaction = session.client.transaction().await.map_err(fail)?;
-    // A process that was killed may still be building it: look again after waiting for its end.
+    let doing = format!("build the primary key of {}", sql::qualified(schema, &table.name));
+    let fail = |e| failure::of(&*doing, &e);
+    let transaction = session.enter(&doing).await?;
     transaction.batch_execute(&sql::lock(schema, table)).await.map_err(fail)?;
     if keyed(&transaction, schema, std::slice::from_ref(table)).await.map_err(fail)?.is_empty() {
         transaction.batch_execute("SET LOCAL maintenance_work_mem = '256MB'").await.map_err(fail)?;
@@ -236,10 +158,9 @@ pub async fn build_key(session: &mut Session, schema: &str, table: &Table) -> Re
 pub async fn add_foreign_keys(session: &mut Session, schema: &str, tables: &[Table]) -> Result<()> {
     let Some((root, children)) = tables.split_first() else { return Ok(()) };
     for child in children {
-        let fail =
-            |e| failure::of(format!("add the foreign key of {}", sql::qualified(schema, &child.name)), &e);
-        let transaction = session.client.transaction().await.map_err(fail)?;
-        // As when a key is built.
+        let doing = format!("add the foreign key of {}", sql::qualified(schema, &child.name));
+        let fail = |e| failure::of(&*doing, &e);
+        let transaction = session.enter(&doing).await?;
         transaction.batch_execute(&sql::lock(schema, child)).await.map_err(fail)?;
         let references = catalog::references(&transaction, schema, root).await.map_err(fail)?;
         if !references.iter().any(|reference| reference.is_of(child)) {
@@ -251,4 +172,55 @@ pub async fn add_foreign_keys(session: &mut Session, schema: &str, tables: &[Tab
         failpoint::reach(Failpoint::ForeignKeyCommitted);
     }
     Ok(())
+}
+
+/// Empties a collection's tables, in one transaction.
+///
+/// Errors: [`Kind::TargetAway`] if somebody keeps one of them locked.
+pub async fn empty_tables(session: &mut Session, target: &Target, collection: &str) -> Result<()> {
+    let doing = format!("empty the tables of {collection}");
+    let fail = |e| failure::of(&*doing, &e);
+    let transaction = session.enter(&doing).await?;
+    transaction.batch_execute(LOCK_TIMEOUT).await.map_err(fail)?;
+    let (made, given) = schemas::tables(&transaction, target.pipeline(), collection).await.map_err(fail)?;
+    let tables: Vec<String> = made.into_iter().chain(given).collect();
+    if !tables.is_empty() {
+        let statement = format!("TRUNCATE TABLE {}", tables.join(", "));
+        transaction.batch_execute(&statement).await.map_err(fail)?;
+    }
+    transaction.commit().await.map_err(fail)
+}
+
+/// Drops the tables that docrow has made for a collection, empties those that it was given, and forgets all there is about
+/// the collection, in one transaction.
+///
+/// Errors: [`Kind::TargetRefused`] if something of somebody's depends on a table, saying what; [`Kind::TargetAway`] if
+/// somebody keeps one of them locked.
+pub async fn drop_tables(session: &mut Session, target: &Target, collection: &str) -> Result<()> {
+    let doing = format!("drop the tables of {collection}");
+    let fail = |e| failure::of(&*doing, &e);
+    let pipeline = target.pipeline();
+    let transaction = session.enter(&doing).await?;
+    transaction.batch_execute(LOCK).await.map_err(fail)?;
+    transaction.batch_execute(LOCK_TIMEOUT).await.map_err(fail)?;
+    let (made, given) = schemas::tables(&transaction, pipeline, collection).await.map_err(fail)?;
+    // What was given may refer to what was made.
+    let references = "SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname) FROM pg_constraint \
+        WHERE contype = 'f' AND conrelid = ANY ($1::text[]::regclass[]) AND confrelid = ANY ($2::text[]::regclass[])";
+    for row in transaction.query(references, &[&given, &made]).await.map_err(fail)? {
+        transaction.batch_execute(row.try_get(0).map_err(fail)?).await.map_err(fail)?;
+    }
+    // All at once, for they may refer to each other.
+    for (what, tables) in [("DROP", made), ("TRUNCATE", given)] {
+        if !tables.is_empty() {
+            let statement = format!("{what} TABLE {}", tables.join(", "));
+            transaction.batch_execute(&statement).await.map_err(fail)?;
+        }
+    }
+    for table in ["docrow.schemas", "docrow.dead_letters"] {
+        let delete = format!("DELETE FROM {table} WHERE pipeline = $1 AND collection = $2");
+        transaction.execute(&delete, &[&pipeline, &collection]).await.map_err(fail)?;
+    }
+    chunks::forget(&transaction, pipeline, collection).await.map_err(fail)?;
+    transaction.commit().await.map_err(fail)
 }

@@ -9,10 +9,10 @@ use std::{
 };
 
 use mongodb::bson::{RawDocument, RawDocumentBuf};
-use tokio_postgres::{Error as PgError, GenericClient, ToStatement, types::ToSql};
+use tokio_postgres::{Error as PgError, GenericClient, Statement, ToStatement, types::ToSql};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{RawValue, Session, failure};
+use super::{RawValue, Session, failure, sql::ENTERED};
 use crate::{error::Result, key::Id};
 
 /// A document that could not be written. Neither text may hold U+0000, which `text` can't.
@@ -94,19 +94,27 @@ pub async fn keys(session: &Session, pipeline: &str) -> Result<DeadKeys> {
 }
 
 /// Stores dead letters; the latest of a document replaces the one before, and answers who asked for another try.
-pub(super) const INSERT: &str = "INSERT INTO docrow.dead_letters AS d \
-        (pipeline, collection, key, key_hash, document_key, path, reason, document) \
-    SELECT $1, c, k, encode(h, 'hex')::uuid, i, p, r, b \
-    FROM unnest($2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::text[], $7::text[], $8::bytea[]) \
-        AS l (c, k, h, i, p, r, b) \
-    ON CONFLICT (pipeline, collection, key_hash) DO UPDATE SET document_key = EXCLUDED.document_key, \
-        path = EXCLUDED.path, reason = EXCLUDED.reason, document = EXCLUDED.document, at = now(), retry_at = NULL";
+pub(super) fn insert_statement() -> String {
+    format!(
+        "INSERT INTO docrow.dead_letters AS d \
+            (pipeline, collection, key, key_hash, document_key, path, reason, document) \
+        SELECT $1, c, k, encode(h, 'hex')::uuid, i, p, r, b \
+        FROM unnest($2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::text[], $7::text[], $8::bytea[]) \
+            AS l (c, k, h, i, p, r, b) WHERE {ENTERED} \
+        ON CONFLICT (pipeline, collection, key_hash) DO UPDATE SET document_key = EXCLUDED.document_key, \
+            path = EXCLUDED.path, reason = EXCLUDED.reason, document = EXCLUDED.document, at = now(), retry_at = NULL"
+    )
+}
 
 /// Removes the dead letters of documents that are written by now.
-pub(super) const REMOVE: &str = "DELETE FROM docrow.dead_letters d USING unnest($2::text[], $3::bytea[]) AS k (c, h) \
-    WHERE d.pipeline = $1 AND d.collection = c AND d.key_hash = encode(h, 'hex')::uuid";
+pub(super) fn remove_statement() -> String {
+    format!(
+        "DELETE FROM docrow.dead_letters d USING unnest($2::text[], $3::bytea[]) AS k (c, h) \
+        WHERE d.pipeline = $1 AND d.collection = c AND d.key_hash = encode(h, 'hex')::uuid AND {ENTERED}"
+    )
+}
 
-/// Runs [`INSERT`], given as text or prepared. No document may be among the letters twice.
+/// Runs [`insert_statement`], given as text or prepared. No document may be among the letters twice.
 pub(super) async fn insert<S: ToStatement + Sync + Send + ?Sized>(
     client: &impl GenericClient,
     statement: &S,
@@ -126,10 +134,10 @@ pub(super) async fn insert<S: ToStatement + Sync + Send + ?Sized>(
     client.execute(statement, parameters).await
 }
 
-/// Runs [`REMOVE`], given as text or prepared.
-pub(super) async fn remove<S: ToStatement + Sync + Send + ?Sized>(
+/// Runs [`remove_statement`], prepared.
+pub(super) async fn remove(
     client: &impl GenericClient,
-    statement: &S,
+    statement: &Statement,
     pipeline: &str,
     keys: &[DeadKey],
 ) -> Result<u64, PgError> {
@@ -180,8 +188,11 @@ pub async fn asked(session: &Session, pipeline: &str) -> Result<Vec<Asked>> {
 }
 
 /// Notes that these letters have had their try, and stay dead.
-pub async fn answered(session: &Session, pipeline: &str, ids: &[i64]) -> Result<()> {
-    let fail = |e| failure::of("note that dead letters were tried again", &e);
+pub async fn answered(session: &mut Session, pipeline: &str, ids: &[i64]) -> Result<()> {
+    let doing = "note that dead letters were tried again";
+    let fail = |e| failure::of(doing, &e);
+    let transaction = session.enter(doing).await?;
     let statement = "UPDATE docrow.dead_letters SET retry_at = NULL WHERE pipeline = $1 AND id = ANY($2)";
-    session.client.execute(statement, &[&pipeline, &ids]).await.map(drop).map_err(fail)
+    transaction.execute(statement, &[&pipeline, &ids]).await.map_err(fail)?;
+    transaction.commit().await.map_err(fail)
 }

@@ -1,8 +1,9 @@
 //! What an error of PostgreSQL, or of the way to it, means: the one place where SQLSTATEs become a [`Kind`].
 //!
 //! It also keeps values out of errors (G12): of what the server says, the message, the SQLSTATE and the names
-//! of table, column and constraint are repeated; never DETAIL or CONTEXT, which quote rows; and the message
-//! neither where it quotes a value (class 22) nor where a user's trigger wrote it.
+//! of table, column and constraint are repeated; never CONTEXT, nor DETAIL, which quote rows, but for that of SQLSTATE
+//! 2BP01, which names what depends on a table; and the message neither where it quotes a value (class 22) nor where a
+//! user's trigger wrote it.
 
 use std::{error::Error as StdError, fmt, io};
 
@@ -51,13 +52,18 @@ fn is_stale_position(answer: &DbError) -> bool {
         && answer.column() == Some("position")
 }
 
+/// What `docrow.enter` raises where the pipeline is another process's.
+const TAKEN: &str = "ZD001";
+
 /// SQLSTATEs: <https://www.postgresql.org/docs/15/errcodes-appendix.html>
 fn kind_of_code(doing: Doing, code: &str) -> Kind {
     match code {
+        // docrow.enter: another process has taken the pipeline.
+        TAKEN => Kind::Fenced,
         // Database dropped: it will not come back by waiting.
         "57P04" => Kind::TargetRefused,
-        // Read-only: a standby that was, or is about to be, the primary. Cancelled; lock not available.
-        "25006" | "25P03" | "55P03" => Kind::TargetAway,
+        // Read-only: a standby that was, or is about to be, the primary. Idle or open for too long; lock not available.
+        "25006" | "25P03" | "25P04" | "55P03" => Kind::TargetAway,
         _ => match (code.get(..2).unwrap_or_default(), doing) {
             // Connection; transaction rolled back (serialization, deadlock); resources; operator; system.
             ("08" | "40" | "53" | "57" | "58", _) => Kind::TargetAway,
@@ -97,12 +103,18 @@ impl Answer {
         if is_stale_position(answer) {
             "another transaction has moved the position further: reading it again".clone_into(&mut said);
         }
+        if code == TAKEN {
+            return Self("another process has taken the pipeline over".to_owned());
+        }
         for (what, name) in
             [("table", answer.table()), ("column", answer.column()), ("constraint", answer.constraint())]
         {
             if let Some(name) = name.filter(|name| !said.contains(*name)) {
                 said.push_str(&format!(", {what} \"{name}\""));
             }
+        }
+        if let Some(detail) = answer.detail().filter(|_| code == "2BP01") {
+            said.push_str(&format!(": {detail}"));
         }
         if let Some(advice) = advice(code) {
             said.push_str(": ");
@@ -140,6 +152,14 @@ fn advice(code: &str) -> Option<&'static str> {
         "3D000" => "create it with CREATE DATABASE, or name another in the target URI",
         "42501" => "GRANT it to the user in the target URI (README says what docrow needs)",
         "25006" => "point the target URI at the primary",
+        "2BP01" => "drop that first",
+        "42P01" | "42703" | "3F000" => {
+            "it was dropped or renamed while docrow used it: restore it with what it held, which is not copied again, or \
+             copy anew under another pipeline name and schema"
+        }
+        "42804" => "the column's type was changed while docrow used it: change it back",
+        "42P10" => "the table's primary key was dropped: start docrow again, which builds it",
+        "53100" => "free or add disk space at the PostgreSQL server",
         "53300" => "raise max_connections, or lower [snapshot] parallelism and [stream] partitions",
         _ => return None,
     })
@@ -199,15 +219,30 @@ mod tests {
             ("57P01", Kind::TargetAway, Kind::TargetAway),
             ("57P03", Kind::TargetAway, Kind::TargetAway),
             ("57P04", Kind::TargetRefused, Kind::TargetRefused),
+            // Disk full, out of memory, an I/O error.
             ("53100", Kind::TargetAway, Kind::TargetAway),
+            ("53200", Kind::TargetAway, Kind::TargetAway),
+            ("58030", Kind::TargetAway, Kind::TargetAway),
+            // Serialization failure, deadlock.
             ("40001", Kind::TargetAway, Kind::TargetAway),
             ("40P01", Kind::TargetAway, Kind::TargetAway),
+            // Cancelled, as by a statement timeout; a lock timeout; a transaction timeout.
+            ("57014", Kind::TargetAway, Kind::TargetAway),
             ("55P03", Kind::TargetAway, Kind::TargetAway),
+            ("25P04", Kind::TargetAway, Kind::TargetAway),
+            // Read-only after a failover.
             ("25006", Kind::TargetAway, Kind::TargetAway),
+            // docrow.enter.
+            ("ZD001", Kind::Fenced, Kind::Fenced),
             ("28P01", Kind::TargetRefused, Kind::TargetRefused),
             ("3D000", Kind::TargetRefused, Kind::TargetRefused),
             ("42501", Kind::TargetRefused, Kind::TargetRefused),
+            // A table, a column, a key that was dropped; a column of another type; something that depends on a table.
             ("42P01", Kind::TargetRefused, Kind::TargetRefused),
+            ("42703", Kind::TargetRefused, Kind::TargetRefused),
+            ("42P10", Kind::TargetRefused, Kind::TargetRefused),
+            ("42804", Kind::TargetRefused, Kind::TargetRefused),
+            ("2BP01", Kind::TargetRefused, Kind::TargetRefused),
             ("22P05", Kind::TargetRefusedRows, Kind::TargetRefused),
             ("23514", Kind::TargetRefusedRows, Kind::TargetRefused),
             ("54000", Kind::TargetRefusedRows, Kind::TargetRefused),

@@ -3,7 +3,7 @@
 
 use tokio_postgres::Row;
 
-use super::{Session, Target, ddl, failure, fence};
+use super::{Session, Target, bookkeeping, failure, fence};
 use crate::error::Result;
 
 /// How many groups of letters are told.
@@ -80,16 +80,8 @@ pub struct Letterbox {
 impl Letterbox {
     /// Opens it; `None` where docrow has never written to the target.
     pub async fn open(target: &Target) -> Result<Option<Self>> {
-        let mut session = target.connect().await?;
-        let fail = |e| failure::of("look for docrow.dead_letters", &e);
-        let question = "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = t AND attname = 'retry_at') \
-            FROM to_regclass('docrow.dead_letters') AS t WHERE t IS NOT NULL";
-        let complete = session.client.query_opt(question, &[]).await.map_err(fail)?;
-        let Some(row) = complete else { return Ok(None) };
-        if !row.try_get::<_, bool>(0).map_err(fail)? {
-            ddl::create_bookkeeping(&mut session, target.schema()).await?;
-        }
-        Ok(Some(Self { session, pipeline: target.pipeline().to_owned() }))
+        let session = bookkeeping::open(target).await?;
+        Ok(session.map(|session| Self { session, pipeline: target.pipeline().to_owned() }))
     }
 
     /// The latest letters, of one collection or of all.

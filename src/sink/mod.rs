@@ -11,21 +11,25 @@
 //!   caller drops the [`Session`], connects anew and reads positions and chunk markers again
 //!   ([`progress::load`], [`chunks::load`]). The one exception is [`Kind::TargetRefusedRows`](crate::error::Kind): the
 //!   transaction is known to be rolled back and the session stays usable.
+//! - Only whoever holds the pipeline commits (G9): every transaction that writes to it begins by entering it, and fails
+//!   if another process has taken it ([`fence`]).
 //! - A position never moves backwards: the statement that writes it makes its transaction fail when the stored one is
-//!   already further, as it is when a transaction of a process that was killed commits late.
+//!   already further.
 //!
 //! # Files
 //!
 //! `session` (with `tls`) connects; `preflight` asks whether the target will do; `failure` says what an error of the
-//! server means; `sql` holds the text of all SQL about user tables; `catalog` looks at those that are there, `plan` decides
-//! what is to be done about them, `ddl` does it and creates the bookkeeping schema `docrow`; `progress`, `chunks`, `schemas` and `dead_letter` each own one bookkeeping table; `copy` writes snapshot
-//! chunks, `upsert` batches of the stream, `array` encodes their parameters; `read` gives rows back for verification;
-//! `letterbox` is what people do with dead letters; `fence` keeps a second process out.
+//! server means; `fence` keeps a second process out; `sql` holds the text of all SQL about user tables; `catalog` looks at
+//! those that are there, `plan` decides what is to be done about them, `ddl` does it; `bookkeeping` creates the schema
+//! `docrow`, of which `progress`, `chunks`, `resyncs`, `schemas` and `dead_letter` each own one table; `copy` writes
+//! snapshot chunks, `upsert` batches of the stream, `array` encodes their parameters; `read` and `scan` give rows back;
+//! `letterbox` is what people do with dead letters.
 //!
 //! The sink sees encoded rows only. What a document is, where rows come from and when to try again are
 //! others' concern.
 
 mod array;
+mod bookkeeping;
 mod catalog;
 pub mod chunks;
 pub mod copy;
@@ -38,6 +42,7 @@ pub mod plan;
 mod preflight;
 pub mod progress;
 pub mod read;
+pub mod resyncs;
 pub mod scan;
 pub mod schemas;
 mod session;

@@ -2,13 +2,19 @@
 //! collection.
 //!
 //! A position never moves backwards. The statement that writes it compares it with the stored one and, where
-//! that is further, writes NULL into a column that takes none, so that the whole transaction fails. This
-//! happens when a process was killed and its last transaction commits late, beside its successor: whichever
-//! comes second fails, reads the positions again and goes on from there.
+//! that is further, writes NULL into a column that takes none, so that the whole transaction fails. The fence keeps
+//! two processes from getting there; this holds for what one process does, too.
+//!
+//! With a position goes the fingerprint of the stream that its token came from: in another stream the server may not
+//! find it.
 
-use tokio_postgres::{Client, Error as PgError, GenericClient, Statement, types::Type};
+use mongodb::bson::Timestamp;
+use tokio_postgres::{
+    Client, Error as PgError, GenericClient, Statement,
+    types::{ToSql, Type},
+};
 
-use super::{Session, failure};
+use super::{Session, failure, sql::ENTERED};
 use crate::{
     change::Position,
     error::{Error, Kind, Result},
@@ -28,6 +34,8 @@ pub struct StoredPosition {
     pub collection: String,
     /// The position.
     pub position: Position,
+    /// The fingerprint of the stream that it is a position in, if it is known.
+    pub fingerprint: Option<i64>,
 }
 
 /// A position that a partition reaches in a collection with a batch.
@@ -49,11 +57,35 @@ pub async fn register(session: &Session, pipeline: &str, state_id: &str) -> Resu
     session.client.query_one(select, &[&pipeline]).await.and_then(|row| row.try_get(0)).map_err(fail)
 }
 
+/// Up to which cluster time rows may show states that the stored positions have not reached. `None`: it is not known.
+pub async fn ahead(session: &Session, pipeline: &str) -> Result<Option<Timestamp>> {
+    let fail = |e| failure::of("ask how far rows may be ahead", &e);
+    let select = "SELECT ahead FROM docrow.pipelines WHERE pipeline = $1";
+    let row = session.client.query_opt(select, &[&pipeline]).await.map_err(fail)?;
+    let ahead = row.map(|row| row.try_get::<_, Option<i64>>(0)).transpose().map_err(fail)?.flatten();
+    let halves = ahead.map(i64::cast_unsigned).map(u64::to_be_bytes);
+    Ok(halves.map(|[a, b, c, d, e, f, g, h]| Timestamp {
+        time: u32::from_be_bytes([a, b, c, d]),
+        increment: u32::from_be_bytes([e, f, g, h]),
+    }))
+}
+
+/// Stores what [`ahead`] gives, unless that is later already.
+pub async fn set_ahead(session: &mut Session, pipeline: &str, ahead: Option<Timestamp>) -> Result<()> {
+    let doing = "note how far rows may be ahead";
+    let fail = |e| failure::of(doing, &e);
+    let both = |at: Timestamp| (u64::from(at.time) << 32 | u64::from(at.increment)).cast_signed();
+    let transaction = session.enter(doing).await?;
+    let update = "UPDATE docrow.pipelines SET ahead = CASE WHEN $2::bigint IS NOT NULL THEN greatest(ahead, $2) END \
+        WHERE pipeline = $1 AND ahead IS DISTINCT FROM $2";
+    transaction.execute(update, &[&pipeline, &ahead.map(both)]).await.map_err(fail)?;
+    transaction.commit().await.map_err(fail)
+}
+
 /// All positions of a pipeline.
 pub async fn load(session: &Session, pipeline: &str) -> Result<Vec<StoredPosition>> {
     let fail = |e| failure::of("load the stored positions", &e);
-    let question =
-        "SELECT partition, collection, token FROM docrow.progress WHERE pipeline = $1 ORDER BY 1, 2";
+    let question = "SELECT partition, collection, token, fingerprint FROM docrow.progress WHERE pipeline = $1 ORDER BY 1, 2";
     let rows = session.client.query(question, &[&pipeline]).await.map_err(fail)?;
     let mut positions = Vec::with_capacity(rows.len());
     for row in &rows {
@@ -65,16 +97,19 @@ pub async fn load(session: &Session, pipeline: &str) -> Result<Vec<StoredPositio
             })?),
             collection: row.try_get(1).map_err(fail)?,
             position: Position::from_bytes(token)?,
+            fingerprint: row.try_get(3).map_err(fail)?,
         });
     }
     Ok(positions)
 }
 
-/// Replaces all positions of a pipeline, for example because the number of partitions changed. Unlike all
-/// else here it can move positions backwards: the caller holds the fence and runs nothing else.
+/// Replaces all positions of a pipeline, for example because the number of partitions changed. This, and
+/// [`chunks::replace`](super::chunks::replace) for one collection, can move positions backwards: the caller runs nothing
+/// else meanwhile.
 pub async fn reset(session: &mut Session, pipeline: &str, positions: &[StoredPosition]) -> Result<()> {
-    let fail = |e| failure::of("replace the stored positions", &e);
-    let transaction = session.client.transaction().await.map_err(fail)?;
+    let doing = "replace the stored positions";
+    let fail = |e| failure::of(doing, &e);
+    let transaction = session.enter(doing).await?;
     let delete = "DELETE FROM docrow.progress WHERE pipeline = $1";
     transaction.execute(delete, &[&pipeline]).await.map_err(fail)?;
     insert(&transaction, pipeline, positions).await.map_err(fail)?;
@@ -91,46 +126,47 @@ pub(super) async fn insert(
     positions: &[StoredPosition],
 ) -> Result<u64, PgError> {
     let partitions: Vec<i32> = positions.iter().map(|stored| stored.partition.0.into()).collect();
+    let fingerprints: Vec<Option<i64>> = positions.iter().map(|stored| stored.fingerprint).collect();
     let columns = Columns::of(positions.iter().map(|stored| (stored.collection.as_str(), &stored.position)));
-    let statement = "INSERT INTO docrow.progress (pipeline, partition, collection, position, token, cluster_time) \
-        SELECT $1, p, c, d, t, to_timestamp(s) \
-        FROM unnest($2::int[], $3::text[], $4::text[], $5::bytea[], $6::float8[]) AS r (p, c, d, t, s)";
+    let statement = "INSERT INTO docrow.progress \
+            (pipeline, partition, collection, position, token, cluster_time, fingerprint) \
+        SELECT $1, p, c, d, t, to_timestamp(s), f \
+        FROM unnest($2::int[], $3::text[], $4::text[], $5::bytea[], $6::float8[], $7::bigint[]) \
+            AS r (p, c, d, t, s, f)";
     let Columns { collections, data, tokens, seconds } = &columns;
-    client.execute(statement, &[&pipeline, &partitions, collections, data, tokens, seconds]).await
+    let parameters: &[&(dyn ToSql + Sync)] =
+        &[&pipeline, &partitions, collections, data, tokens, seconds, &fingerprints];
+    client.execute(statement, parameters).await
 }
 
 /// Writes, in a batch's transaction, the positions that it reaches.
-///
-/// `$1`: the batch's number, as set by [`begin`]. A transaction whose `BEGIN` failed would run each of its
-/// statements by itself; the number is not set then, and no position is written.
-const UPSERT: &str = "INSERT INTO docrow.progress AS p \
-        (pipeline, partition, collection, position, token, cluster_time, updated_at) \
-    SELECT $2, $3, c, CASE WHEN current_setting('docrow.batch', true) = $1 THEN d END, t, to_timestamp(s), now() \
-    FROM unnest($4::text[], $5::text[], $6::bytea[], $7::float8[]) AS r (c, d, t, s) \
-    ON CONFLICT (pipeline, partition, collection) DO UPDATE SET \
-        position = CASE WHEN p.position <= EXCLUDED.position THEN EXCLUDED.position END, \
-        token = EXCLUDED.token, cluster_time = EXCLUDED.cluster_time, updated_at = EXCLUDED.updated_at";
-
-/// Begins the transaction of the batch with this number.
-pub(super) fn begin(batch: &str) -> String {
-    format!("BEGIN; SET LOCAL docrow.batch = '{batch}'")
-}
-
 pub(super) async fn prepare(client: &Client) -> Result<Statement, PgError> {
-    client.prepare_typed(UPSERT, &[Type::TEXT, Type::TEXT, Type::INT4]).await
+    let upsert = format!(
+        "INSERT INTO docrow.progress AS p \
+            (pipeline, partition, collection, position, token, cluster_time, updated_at, fingerprint) \
+        SELECT $1, $2, c, d, t, to_timestamp(s), now(), $3 \
+        FROM unnest($4::text[], $5::text[], $6::bytea[], $7::float8[]) AS r (c, d, t, s) WHERE {ENTERED} \
+        ON CONFLICT (pipeline, partition, collection) DO UPDATE SET \
+            position = CASE WHEN p.position <= EXCLUDED.position THEN EXCLUDED.position END, \
+            token = EXCLUDED.token, cluster_time = EXCLUDED.cluster_time, updated_at = EXCLUDED.updated_at, \
+            fingerprint = EXCLUDED.fingerprint"
+    );
+    client.prepare_typed(&upsert, &[Type::TEXT, Type::INT4, Type::INT8]).await
 }
 
 /// Runs what [`prepare`] prepared.
 pub(super) async fn upsert(
     client: &Client,
     statement: &Statement,
-    (pipeline, partition, batch): (&str, Partition, &str),
+    (pipeline, partition, fingerprint): (&str, Partition, i64),
     reached: &[Reached<'_>],
 ) -> Result<u64, PgError> {
     let columns = Columns::of(reached.iter().map(|reached| (reached.collection, reached.position)));
     let Columns { collections, data, tokens, seconds } = &columns;
     let partition = i32::from(partition.0);
-    client.execute(statement, &[&batch, &pipeline, &partition, collections, data, tokens, seconds]).await
+    client
+        .execute(statement, &[&pipeline, &partition, &fingerprint, collections, data, tokens, seconds])
+        .await
 }
 
 /// Positions, column by column.

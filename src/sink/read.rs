@@ -3,7 +3,7 @@
 use std::{collections::HashMap, pin::pin};
 
 use futures_util::TryStreamExt;
-use tokio_postgres::{Row, Statement};
+use tokio_postgres::{Portal, Row, Statement, Transaction};
 
 use super::{
     Keys, RawValue, Session, Target,
@@ -94,35 +94,33 @@ impl Reader {
         Ok(())
     }
 
-    /// Remembers keys.
+    /// Remembers keys. Some thousand at a time cost least.
     pub async fn see(&mut self, keys: &Keys) -> Result<()> {
         let statement = self.see.as_ref().ok_or_else(|| Error::bug("remember keys: before forget_seen"))?;
         let seen = self.session.client.execute(statement, &[&Array::keys(keys)]).await;
         seen.map(drop).map_err(|e| failure::of("remember keys", &e))
     }
 
-    /// The keys in `table` that were never remembered, at most `limit`, each once; without those of deleted documents
-    /// whose rows stay. `root` is the first of the collection's tables.
-    pub async fn unseen(&mut self, root: &Table, table: &Table, limit: u32) -> Result<Keys> {
-        let doing = || format!("look for rows in {} that belong to no document", quote(&table.name));
-        let Some(key) = table.columns.first() else { return Ok(Keys::default()) };
-        let fail = |e| failure::of(doing(), &e);
-        self.session.client.batch_execute("ANALYZE pg_temp.docrow_seen").await.map_err(fail)?;
+    /// Looks for the keys in `table` that were never remembered, each once; without those of deleted documents whose
+    /// rows stay. `root` is the first of the collection's tables. Costs one reading of the table, in however many pages.
+    pub async fn unseen(&mut self, root: &Table, table: &Table) -> Result<Unseen<'_>> {
+        let Some(key) = table.columns.first() else {
+            return Err(Error::bug("look for rows that belong to no document: no key column"));
+        };
+        let fail = |e| failure::of(looking(&table.name), &e);
         let live = sql::is_live(&self.schema, root, table);
-        let (key, table) = (quote(&key.name), sql::qualified(&self.schema, &table.name));
+        let (key, name) = (quote(&key.name), sql::qualified(&self.schema, &table.name));
+        // Of the root, there is one row with a key.
+        let distinct = if table.key_columns == 1 { "" } else { "DISTINCT " };
         let question = format!(
-            "SELECT DISTINCT t.{key} FROM {table} t \
-             WHERE NOT EXISTS (SELECT FROM pg_temp.docrow_seen s WHERE s.key = t.{key}) AND {live} \
-             ORDER BY 1 LIMIT {limit}"
+            "SELECT {distinct}t.{key} FROM {name} t \
+             WHERE NOT EXISTS (SELECT FROM pg_temp.docrow_seen s WHERE s.key = t.{key}) AND {live}"
         );
-        let rows = self.session.client.query(&question, &[]).await.map_err(fail)?;
-        let mut keys = Keys::default();
-        for row in &rows {
-            if let Some(bytes) = value(row, 0)? {
-                keys.push(bytes);
-            }
-        }
-        Ok(keys)
+        let transaction = self.session.client.transaction().await.map_err(fail)?;
+        let prepare = "ANALYZE pg_temp.docrow_seen; SET LOCAL work_mem = '64MB'";
+        transaction.batch_execute(prepare).await.map_err(fail)?;
+        let portal = transaction.bind(&question, &[]).await.map_err(fail)?;
+        Ok(Unseen { transaction, portal, table: table.name.clone() })
     }
 
     async fn prepare(&mut self, text: &str) -> Result<Statement> {
@@ -134,6 +132,37 @@ impl Reader {
         self.statements.insert(text.to_owned(), statement.clone());
         Ok(statement)
     }
+}
+
+/// The keys in a table that belong to no document, as they were when it was looked for them. Holds no lock that keeps
+/// anyone from writing: they can be deleted over another session meanwhile.
+pub struct Unseen<'a> {
+    transaction: Transaction<'a>,
+    portal: Portal,
+    table: String,
+}
+
+impl Unseen<'_> {
+    /// At most `most` further keys; none: that was all.
+    pub async fn next(&mut self, most: u16) -> Result<Keys> {
+        let rows = self.transaction.query_portal(&self.portal, most.into()).await;
+        first_column(&rows.map_err(|e| failure::of(looking(&self.table), &e))?)
+    }
+}
+
+fn looking(table: &str) -> String {
+    format!("look for rows in {} that belong to no document", quote(table))
+}
+
+/// The values in the first column that are not NULL.
+pub(super) fn first_column(rows: &[Row]) -> Result<Keys> {
+    let mut keys = Keys::default();
+    for row in rows {
+        if let Some(bytes) = value(row, 0)? {
+            keys.push(bytes);
+        }
+    }
+    Ok(keys)
 }
 
 /// A column's value as the server encoded it, `None` for NULL.

@@ -4,7 +4,7 @@ use tokio_postgres::{Portal, Transaction};
 
 use super::{
     Keys, Session, failure,
-    read::value,
+    read::first_column,
     sql::{self, quote},
 };
 use crate::{
@@ -44,13 +44,6 @@ impl<'a> Scan<'a> {
     /// At most `most` further keys; none: that was all.
     pub async fn next(&mut self, most: u16) -> Result<Keys> {
         let rows = self.transaction.query_portal(&self.portal, most.into()).await;
-        let rows = rows.map_err(|e| failure::of("look for documents", &e))?;
-        let mut keys = Keys::default();
-        for row in &rows {
-            if let Some(bytes) = value(row, 0)? {
-                keys.push(bytes);
-            }
-        }
-        Ok(keys)
+        first_column(&rows.map_err(|e| failure::of("look for documents", &e))?)
     }
 }

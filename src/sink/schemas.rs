@@ -1,9 +1,12 @@
 //! `docrow.schemas`: the mapping of every collection, in all its versions, so that a restart never guesses anew, and which
 //! tables are whose.
 
-use tokio_postgres::{Error as PgError, GenericClient, Row};
+use tokio_postgres::{Error as PgError, GenericClient, Row, types::ToSql};
 
-use super::{Session, failure, plan::Whose};
+use super::{
+    Session, failure,
+    plan::{Origin, TablePlan, Whose},
+};
 use crate::error::{Error, Kind, Result};
 
 /// A stored mapping.
@@ -73,29 +76,34 @@ fn earlier(collection: &str) -> Error {
 }
 
 /// Notes that all rows of a collection are written with this version of its mapping.
-pub async fn set_filled(session: &Session, pipeline: &str, collection: &str, version: u16) -> Result<()> {
-    let fail = |e| failure::of(format!("note that {collection} is filled back"), &e);
+pub async fn set_filled(session: &mut Session, pipeline: &str, collection: &str, version: u16) -> Result<()> {
+    let doing = format!("note that {collection} is filled back");
+    let fail = |e| failure::of(&*doing, &e);
+    let transaction = session.enter(&doing).await?;
     let statement = "UPDATE docrow.schemas SET filled = true \
         WHERE pipeline = $1 AND collection = $2 AND version <= $3 AND NOT filled";
-    let done = session.client.execute(statement, &[&pipeline, &collection, &i32::from(version)]).await;
-    done.map(drop).map_err(fail)
+    transaction.execute(statement, &[&pipeline, &collection, &i32::from(version)]).await.map_err(fail)?;
+    transaction.commit().await.map_err(fail)
 }
 
 /// Notes why a collection is stopped, or that it goes on: with a later version of its mapping than it was stopped with,
 /// perhaps.
 pub async fn set_stopped(
-    session: &Session,
+    session: &mut Session,
     pipeline: &str,
     collection: &str,
     reason: Option<&str>,
 ) -> Result<()> {
-    let fail = |e| failure::of(format!("note whether {collection} is stopped"), &e);
+    let doing = format!("note whether {collection} is stopped");
+    let fail = |e| failure::of(&*doing, &e);
+    let transaction = session.enter(&doing).await?;
     let statement = "UPDATE docrow.schemas SET stopped = $3 WHERE pipeline = $1 AND collection = $2 \
         AND ($3::text IS NULL OR version = \
             (SELECT max(version) FROM docrow.schemas WHERE pipeline = $1 AND collection = $2)) \
         AND stopped IS DISTINCT FROM $3";
     let reason = reason.map(|reason| reason.replace('\0', ""));
-    session.client.execute(statement, &[&pipeline, &collection, &reason]).await.map(drop).map_err(fail)
+    transaction.execute(statement, &[&pipeline, &collection, &reason]).await.map_err(fail)?;
+    transaction.commit().await.map_err(fail)
 }
 
 /// Whether this version of a mapping is stored.
@@ -109,22 +117,41 @@ pub(super) async fn is_stored(
     Ok(client.query_opt(question, &[&pipeline, &mapping.collection, &version]).await?.is_some())
 }
 
-/// Stores a mapping, with the tables, named with their schema, that it writes. Changes nothing where this version is
-/// stored already.
+/// Stores a mapping, with the tables that it writes. Changes nothing where this version is stored already.
 pub(super) async fn insert(
     client: &impl GenericClient,
     pipeline: &str,
     mapping: &Mapping,
-    tables: &[String],
+    tables: &[TablePlan],
 ) -> Result<(), PgError> {
     let Mapping { collection, version, text, filled, stopped } = mapping;
-    let statement = "INSERT INTO docrow.schemas (pipeline, collection, version, mapping, filled, stopped, tables) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
+    let statement = "INSERT INTO docrow.schemas \
+            (pipeline, collection, version, mapping, filled, stopped, tables, adopted) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING";
     let version = i32::from(*version);
-    client
-        .execute(statement, &[&pipeline, collection, &version, text, filled, stopped, &tables])
-        .await
-        .map(drop)
+    let adopted = tables.iter().filter(|table| table.origin == Origin::Adopted);
+    let [tables, adopted]: [Vec<&str>; 2] =
+        [tables.iter().map(|table| &*table.name).collect(), adopted.map(|table| &*table.name).collect()];
+    let parameters: &[&(dyn ToSql + Sync)] =
+        &[&pipeline, collection, &version, text, filled, stopped, &tables, &adopted];
+    client.execute(statement, parameters).await.map(drop)
+}
+
+/// All tables of a collection that are there, named with their schema: those that docrow has made, and those that it was
+/// given.
+pub(super) async fn tables(
+    client: &impl GenericClient,
+    pipeline: &str,
+    collection: &str,
+) -> Result<(Vec<String>, Vec<String>), PgError> {
+    let question = "SELECT t, bool_or(t = ANY (adopted)) FROM docrow.schemas, unnest(tables) AS t \
+        WHERE pipeline = $1 AND collection = $2 AND to_regclass(t) IS NOT NULL GROUP BY t ORDER BY t";
+    let rows = client.query(question, &[&pipeline, &collection]).await?;
+    let (mut made, mut given) = (Vec::new(), Vec::new());
+    for row in &rows {
+        if row.try_get(1)? { given.push(row.try_get(0)?) } else { made.push(row.try_get(0)?) }
+    }
+    Ok((made, given))
 }
 
 /// Which tables belong to which collection of which pipeline.

@@ -2,15 +2,21 @@
 //!
 //! A [`Session`] owns its connection's task: dropping it ends the connection, and the server rolls back what
 //! was open. Nothing of what the server sends by itself (notices, which may quote values) is logged.
+//!
+//! A session that a [`Fence`](super::fence::Fence)'s target has connected can write to the pipeline, by
+//! [`Session::enter`]; any other one can only read.
 
 use std::{fmt, future, path::PathBuf, time::Duration};
 
 use tokio::{task::JoinSet, time::timeout};
-use tokio_postgres::{Client, Config, Connection, config::Host, tls::TlsStream};
+use tokio_postgres::{
+    Client, Config, Connection, Error as PgError, GenericClient, Statement, Transaction, config::Host,
+    tls::TlsStream,
+};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
-    failure,
+    failure, fence,
     tls::{self, Proof},
 };
 use crate::error::{Error, Kind, Result};
@@ -43,6 +49,8 @@ pub struct Target {
     address: String,
     schema: String,
     pipeline: String,
+    /// What whoever holds the pipeline writes by.
+    epoch: Option<i64>,
 }
 
 impl Target {
@@ -66,7 +74,8 @@ impl Target {
             config.tcp_user_timeout(KEEPALIVE * 4);
         }
         let tls = tls::connector(proof, roots.as_deref())?;
-        Ok(Self { config, tls, address, schema: schema.to_owned(), pipeline: pipeline.to_owned() })
+        let (schema, pipeline) = (schema.to_owned(), pipeline.to_owned());
+        Ok(Self { config, tls, address, schema, pipeline, epoch: None })
     }
 
     /// The schema of the user's tables.
@@ -84,6 +93,18 @@ impl Target {
         &self.address
     }
 
+    /// The same, whose sessions write by `epoch`.
+    pub(super) fn at(&self, epoch: i64) -> Self {
+        Self { epoch: Some(epoch), ..self.clone() }
+    }
+
+    /// Connects under a name that others see in `pg_stat_activity`.
+    pub(super) async fn connect_as(&self, name: &str) -> Result<Session> {
+        let mut target = self.clone();
+        target.config.application_name(name);
+        target.connect().await
+    }
+
     /// Connects. Errors: [`Kind::TargetAway`] if there is no answer, [`Kind::TargetRefused`] if it is a no.
     pub async fn connect(&self) -> Result<Session> {
         let doing = || format!("connect to PostgreSQL at {}", self.address);
@@ -95,8 +116,12 @@ impl Target {
                 Error::new(Kind::TargetAway, format!("{}: no answer: check host and port", doing()))
             })?
             .map_err(|e| failure::of(doing(), &e))?;
-        let session = Session::start(client, connection);
+        let mut session = Session::start(client, connection);
         session.client.batch_execute(SETTINGS).await.map_err(|e| failure::of(doing(), &e))?;
+        if let Some(epoch) = self.epoch {
+            let entry = Entry::prepare(&session.client, &self.pipeline, epoch).await;
+            session.entry = Some(entry.map_err(|e| failure::of(doing(), &e))?);
+        }
         Ok(session)
     }
 }
@@ -113,6 +138,29 @@ impl fmt::Debug for Target {
 pub struct Session {
     pub(super) client: Client,
     connection: JoinSet<()>,
+    entry: Option<Entry>,
+}
+
+/// The prepared statement that lets a transaction write to the pipeline, or makes it fail.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    statement: Statement,
+    pipeline: String,
+    epoch: i64,
+    lock: i64,
+}
+
+impl Entry {
+    async fn prepare(client: &Client, pipeline: &str, epoch: i64) -> Result<Self, PgError> {
+        let statement = client.prepare("SELECT docrow.enter($1, $2, $3)").await?;
+        let lock = fence::lock_of_writers(pipeline);
+        Ok(Self { statement, pipeline: pipeline.to_owned(), epoch, lock })
+    }
+
+    /// To be the first statement of a transaction.
+    pub(super) async fn enter(&self, client: &impl GenericClient) -> Result<u64, PgError> {
+        client.execute(&self.statement, &[&self.pipeline, &self.epoch, &self.lock]).await
+    }
 }
 
 impl Session {
@@ -125,7 +173,28 @@ impl Session {
         connection.spawn(async move {
             while let Some(Ok(_)) = future::poll_fn(|cx| messages.poll_message(cx)).await {}
         });
-        Self { client, connection }
+        Self { client, connection, entry: None }
+    }
+
+    /// How transactions of this session enter the pipeline. Errors: [`Kind::Bug`] if they may not.
+    pub(super) fn entry(&self) -> Result<&Entry> {
+        self.entry.as_ref().ok_or_else(|| Error::bug("write to the pipeline: this session may only read"))
+    }
+
+    /// Begins a transaction that writes to the pipeline. Errors: [`Kind::Fenced`] if another process has taken it.
+    pub(super) async fn enter(&mut self, doing: &str) -> Result<Transaction<'_>> {
+        let entry = self.entry()?.clone();
+        let transaction = self.client.transaction().await.map_err(|e| failure::of(doing, &e))?;
+        entry.enter(&transaction).await.map_err(|e| failure::of(doing, &e))?;
+        Ok(transaction)
+    }
+
+    /// As [`Self::enter`], or, for somebody who does not hold the pipeline, without entering it.
+    pub(super) async fn enter_if_fenced(&mut self, doing: &str) -> Result<Transaction<'_>> {
+        match self.entry {
+            Some(_) => self.enter(doing).await,
+            None => self.client.transaction().await.map_err(|e| failure::of(doing, &e)),
+        }
     }
 
     /// Whether the connection has ended.

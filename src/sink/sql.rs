@@ -2,6 +2,11 @@
 
 use crate::mapping::{Column, DELETED_AT, Table};
 
+/// A condition that holds only in a transaction that has entered the pipeline (`docrow.enter`, see `fence`). Of
+/// statements that are sent together, each would run by itself if the one that begins their transaction failed; with
+/// this they do nothing then.
+pub(super) const ENTERED: &str = "current_setting('docrow.entered', true) <> ''";
+
 /// An identifier, quoted: whatever it contains, it is a name and nothing else.
 pub fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
@@ -127,8 +132,8 @@ pub fn merge(schema: &str, table: &Table, row_type: &str) -> String {
     };
     let first = names("c.", table.columns.get(..1).unwrap_or_default());
     format!(
-        "WITH r AS MATERIALIZED (SELECT * FROM unnest($2::pg_temp.{}[])), \
-         gone AS (DELETE FROM {target} AS c WHERE {} AND NOT EXISTS (SELECT FROM r WHERE {same_key})) \
+        "WITH r AS MATERIALIZED (SELECT * FROM unnest($2::pg_temp.{}[]) WHERE {ENTERED}), \
+         gone AS (DELETE FROM {target} AS c WHERE {} AND {ENTERED} AND NOT EXISTS (SELECT FROM r WHERE {same_key})) \
          INSERT INTO {target} AS t ({}) SELECT {} FROM r LEFT JOIN {target} AS c ON {same_key} \
          WHERE {first} IS NULL{differs} ON CONFLICT ({}) DO {update}",
         quote(row_type),
@@ -141,13 +146,13 @@ pub fn merge(schema: &str, table: &Table, row_type: &str) -> String {
 
 /// `$1`: an array of document keys. Deletes their rows.
 pub fn delete(schema: &str, table: &Table) -> String {
-    format!("DELETE FROM {} WHERE {}", qualified(schema, &table.name), of_keys(table))
+    format!("DELETE FROM {} WHERE {} AND {ENTERED}", qualified(schema, &table.name), of_keys(table))
 }
 
 /// `$1`: an array of document keys. Marks the rows of deleted documents, which stay; those marked keep their time.
 pub fn mark_deleted(schema: &str, root: &Table) -> String {
     let (table, mark) = (qualified(schema, &root.name), quote(DELETED_AT));
-    format!("UPDATE {table} SET {mark} = now() WHERE {} AND {mark} IS NULL", of_keys(root))
+    format!("UPDATE {table} SET {mark} = now() WHERE {} AND {mark} IS NULL AND {ENTERED}", of_keys(root))
 }
 
 /// A condition on the rows `t` of a table: they are not of a document that was deleted and whose rows stay.
@@ -179,7 +184,7 @@ pub fn select(schema: &str, table: &Table, condition: &str) -> String {
 
 fn insert(schema: &str, table: &Table, row_type: &str) -> String {
     format!(
-        "INSERT INTO {} AS t ({}) SELECT {} FROM unnest($1::pg_temp.{}[]) AS r",
+        "INSERT INTO {} AS t ({}) SELECT {} FROM unnest($1::pg_temp.{}[]) AS r WHERE {ENTERED}",
         qualified(schema, &table.name),
         names("", &table.columns),
         names("r.", &table.columns),
@@ -246,6 +251,7 @@ mod tests {
             upsert("s", &table(1, &[("k", Scalar::Text), ("n", Scalar::Numeric)]), "r1"),
             r#"INSERT INTO "s"."t" AS t ("k", "n") SELECT r."k", r."n" FROM unnest($1::pg_temp."r1"[]) AS r "#
                 .to_owned()
+                + &format!("WHERE {ENTERED} ")
                 + r#"ON CONFLICT ("k") DO UPDATE SET ("n") = ROW(EXCLUDED."n") "#
                 + r#"WHERE ROW(t."n")::record OPERATOR(pg_catalog.*<>) ROW(EXCLUDED."n")::record"#
         );
@@ -258,8 +264,10 @@ mod tests {
     fn a_merge_deletes_what_is_no_more_and_writes_what_differs() {
         let child = table(2, &[("p", Scalar::Text), ("_ord", Scalar::Bigint), ("n", Scalar::Text)]);
         let expected = [
-            r#"WITH r AS MATERIALIZED (SELECT * FROM unnest($2::pg_temp."r1"[])),"#,
+            r#"WITH r AS MATERIALIZED (SELECT * FROM unnest($2::pg_temp."r1"[]) WHERE"#,
+            &format!("{ENTERED}),"),
             r#"gone AS (DELETE FROM "s"."t" AS c WHERE "p" = ANY($1::text[])"#,
+            &format!("AND {ENTERED}"),
             r#"AND NOT EXISTS (SELECT FROM r WHERE ROW(c."p", c."_ord") = ROW(r."p", r."_ord")))"#,
             r#"INSERT INTO "s"."t" AS t ("p", "_ord", "n") SELECT r."p", r."_ord", r."n" FROM r"#,
             r#"LEFT JOIN "s"."t" AS c ON ROW(c."p", c."_ord") = ROW(r."p", r."_ord")"#,
@@ -277,7 +285,9 @@ mod tests {
         root.soft_delete = true;
         assert_eq!(
             mark_deleted("s", &root),
-            r#"UPDATE "s"."t" SET "_deleted_at" = now() WHERE "k" = ANY($1::text[]) AND "_deleted_at" IS NULL"#
+            r#"UPDATE "s"."t" SET "_deleted_at" = now() WHERE "k" = ANY($1::text[]) AND "_deleted_at" IS NULL AND "#
+                .to_owned()
+                + ENTERED
         );
         assert_eq!(
             is_live("s", &root, &child),
@@ -289,7 +299,7 @@ mod tests {
     fn rows_are_found_by_document_key() {
         assert_eq!(
             delete("s", &table(2, &[("p", Scalar::Uuid), ("_ord", Scalar::Bigint)])),
-            r#"DELETE FROM "s"."t" WHERE "p" = ANY($1::uuid[])"#
+            format!(r#"DELETE FROM "s"."t" WHERE "p" = ANY($1::uuid[]) AND {ENTERED}"#)
         );
     }
 }

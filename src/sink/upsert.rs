@@ -2,7 +2,8 @@
 //! reaches.
 //!
 //! Every statement is prepared once per session, and of a batch every message is on its way before the first
-//! answer is awaited: a batch costs one round trip. For each collection, in this order: all rows of deleted
+//! answer is awaited: a batch costs one round trip. First the transaction enters the pipeline, which fails if another
+//! process has taken it. Then, for each collection, in this order: all rows of deleted
 //! documents are deleted, children first, or, with soft deletes, their root rows are marked; root rows are inserted or, where they differ, updated; the child
 //! rows of a table are merged: deleted where they are no more, and inserted or updated likewise. Dead letters
 //! and positions come last.
@@ -18,6 +19,7 @@ use std::{
     task::Poll,
 };
 
+use mongodb::bson::Timestamp;
 use tokio_postgres::{Client, Error as PgError, Statement};
 
 use super::{
@@ -26,6 +28,7 @@ use super::{
     dead_letter::{self, DeadKey, DeadLetter},
     failure,
     progress::{self, Partition, Reached},
+    session::Entry,
     sql,
 };
 use crate::{
@@ -80,16 +83,16 @@ pub struct Applier {
     schema: String,
     pipeline: String,
     partition: Partition,
+    fingerprint: i64,
     plans: HashMap<CollectionId, Plan>,
     bookkeeping: Bookkeeping,
-    /// Counts the batches, which gives each a number of its own.
-    batches: u64,
     /// Counts the row types, which gives each a name of its own.
     row_types: usize,
 }
 
 #[derive(Debug)]
 struct Bookkeeping {
+    entry: Entry,
     reach: Statement,
     bury: Statement,
     heal: Statement,
@@ -111,21 +114,28 @@ struct TableStatements {
 }
 
 impl Applier {
-    /// Applies `partition`'s batches over `session`.
-    pub async fn new(session: Session, target: &Target, partition: Partition) -> Result<Self> {
+    /// Applies `partition`'s batches over `session`, which must be one of a fence's target. The positions it stores are
+    /// in the stream with this `fingerprint`.
+    pub async fn new(
+        session: Session,
+        target: &Target,
+        partition: Partition,
+        fingerprint: i64,
+    ) -> Result<Self> {
         let fail = |e| failure::of("prepare to apply changes", &e);
         let client = &session.client;
         // Every statement finds its rows by key: no plan is better than the index, and none needs making anew each time.
         let settings = "SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan; SET jit = off; SET work_mem = '64MB'";
         client.batch_execute(settings).await.map_err(fail)?;
         let bookkeeping = Bookkeeping {
+            entry: session.entry()?.clone(),
             reach: progress::prepare(client).await.map_err(fail)?,
-            bury: client.prepare(dead_letter::INSERT).await.map_err(fail)?,
-            heal: client.prepare(dead_letter::REMOVE).await.map_err(fail)?,
+            bury: client.prepare(&dead_letter::insert_statement()).await.map_err(fail)?,
+            heal: client.prepare(&dead_letter::remove_statement()).await.map_err(fail)?,
         };
         let (schema, pipeline) = (target.schema().to_owned(), target.pipeline().to_owned());
-        let (plans, batches, row_types) = (HashMap::new(), 0, 0);
-        Ok(Self { session, schema, pipeline, partition, plans, bookkeeping, batches, row_types })
+        let (plans, row_types) = (HashMap::new(), 0);
+        Ok(Self { session, schema, pipeline, partition, fingerprint, plans, bookkeeping, row_types })
     }
 
     /// Applies a batch: once this returns `Ok`, its rows and positions are durable. Errors: with
@@ -136,17 +146,15 @@ impl Applier {
         for collection in &batch.collections {
             self.plan(collection).await?;
         }
-        self.batches += 1;
-        let number = self.batches.to_string();
-        let (begin, mut pipe) = (progress::begin(&number), Pipe::default());
-        let client = &self.session.client;
-        pipe.text(What::Begin, client, &begin);
+        let Bookkeeping { entry, reach, bury, heal } = &self.bookkeeping;
+        let (client, mut pipe) = (&self.session.client, Pipe::default());
+        pipe.text(What::Begin, client, "BEGIN");
+        pipe.add(What::Begin, entry.enter(client));
         for collection in &batch.collections {
             let plan = self.plans.get(&collection.collection);
             let plan = plan.ok_or_else(|| Error::bug("apply a batch: no plan for a collection"))?;
             plan.add_to(&mut pipe, client, collection);
         }
-        let Bookkeeping { reach, bury, heal } = &self.bookkeeping;
         let pipeline = self.pipeline.as_str();
         if !batch.dead_letters.is_empty() {
             pipe.add(What::Bookkeeping, dead_letter::insert(client, bury, pipeline, batch.dead_letters));
@@ -155,11 +163,16 @@ impl Applier {
             pipe.add(What::Bookkeeping, dead_letter::remove(client, heal, pipeline, batch.healed));
         }
         if !batch.reached.is_empty() {
-            let whose = (pipeline, self.partition, number.as_str());
+            let whose = (pipeline, self.partition, self.fingerprint);
             pipe.add(What::Bookkeeping, progress::upsert(client, reach, whose, batch.reached));
         }
         pipe.text(What::Commit, client, "COMMIT");
         pipe.run().await
+    }
+
+    /// Stores up to when rows may be ahead of the positions.
+    pub async fn note_ahead(&mut self, time: Timestamp) -> Result<()> {
+        progress::set_ahead(&mut self.session, &self.pipeline, Some(time)).await
     }
 
     /// Makes sure that the collection's statements are prepared, for these very tables.

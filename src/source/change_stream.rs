@@ -1,13 +1,18 @@
 //! Following the changes of the replicated collections: one change stream, kept open.
 //!
-//! The stream is opened over the database of the collections, or over the whole deployment where they are in several,
-//! narrowed by collection name (`ns: {$in}` would be ten times slower than `ns.coll: {$in}`). Events are bare: no
-//! `updateLookup`, and only the fields that are read (which makes an update's reply 40 % smaller, at no cost for the
-//! server).
-//!
 //! The position moves with every reply, also with an empty one, so that it never grows old in a quiet stream. Whatever
 //! happens to the cursor, the stream is opened again after the last position that was handed out: nothing is left
 //! out, and at most what was never handed out is read twice.
+//!
+//! # Events that are larger than a reply may be
+//!
+//! An event holds its document's `_id` three times (in the token as hexadecimal digits), besides the document itself. A
+//! document of 16 MB fits with an `_id` of up to some kilobytes (the server allows itself 16 KB more than a client);
+//! beyond that, 6.0.5 answers with BSONObjectTooLarge (10334), or, if it is only the whole reply that is too large, cuts
+//! the connection. Then the stream is opened without documents, for one reply: every event in it is as good as an
+//! update, whose document is looked up. As that is always right, it is also tried when the stream was lost twice in a
+//! row for whatever reason. (`$changeStreamSplitLargeEvent`, which newer servers have, is not needed for this.) An
+//! `_id` of more than three megabytes does not fit even so: that is an error.
 //!
 //! [`ChangeStream::next`] may be dropped at any point: all that it has begun is kept here, not in its future.
 
@@ -15,7 +20,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, future::BoxFuture};
 use mongodb::{
-    bson::{RawArrayBuf, RawDocument, RawDocumentBuf, Timestamp, cstr, rawdoc},
+    bson::{RawDocument, Timestamp},
     error::{Error as DriverError, Result as DriverResult},
     raw_batch_cursor::{RawBatch, RawBatchCursor},
 };
@@ -23,9 +28,10 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     Source, documents,
-    error::Request,
+    error::{self, Request},
     event::{self, Event, Included, Read},
     malformed_reply,
+    scope::{EVENTS_PER_REPLY, Events, Scope, StreamStart},
 };
 use crate::{
     change::{Namespace, Position},
@@ -35,20 +41,14 @@ use crate::{
 
 /// How long the server waits for an event before it answers with none: how often an idle stream's position moves.
 const AWAIT: Duration = Duration::from_millis(500);
-/// Bounds a reply of small events: such an event takes several times its own size once read.
-const EVENTS_PER_REPLY: u32 = 10_000;
 
 /// An outage is told of once, and then again as often as this: about every two minutes.
 const FAILURES_PER_WARNING: u32 = 10;
+/// After so many failures without a success the stream is opened without documents.
+const FAILURES_WITH_DOCUMENTS: u32 = 2;
 
-/// Where a stream begins.
-#[derive(Clone, Debug)]
-pub enum StreamStart {
-    /// After this position, which may be one that ended a stream.
-    After(Position),
-    /// With the first event at this cluster time.
-    At(Timestamp),
-}
+const ID_TOO_LARGE: &str = "has an event that is larger than a reply may be, even without its document: the document's \
+                            _id has more than 3 MB, and can't be followed";
 
 /// One reply of a stream.
 #[derive(Debug)]
@@ -70,6 +70,8 @@ pub struct StreamBatch {
 pub struct ChangeStream {
     watch: Watch,
     from: StreamStart,
+    /// What it is, or was last, opened with.
+    events: Events,
     state: State,
     retry: Retry,
     lost: u64,
@@ -79,9 +81,7 @@ pub struct ChangeStream {
 struct Watch {
     source: Source,
     included: Included,
-    /// `None`: the whole deployment.
-    database: Option<String>,
-    collections: RawArrayBuf,
+    scope: Scope,
     request: Request,
 }
 
@@ -121,6 +121,7 @@ impl Source {
         ChangeStream {
             watch,
             from: start,
+            events: Events::WithDocuments,
             state: State::Waiting(Instant::now()),
             retry: Retry::new(),
             lost: 0,
@@ -137,24 +138,25 @@ impl ChangeStream {
             match &mut self.state {
                 State::Waiting(until) => {
                     sleep_until(*until).await;
-                    self.state = State::Opening(self.watch.open(Some(&self.from)));
+                    let again = self.retry.failures() >= FAILURES_WITH_DOCUMENTS;
+                    self.open(if again { Events::WithoutDocuments } else { Events::WithDocuments });
                 }
                 State::Opening(opening) => match opening.await {
                     Ok(cursor) => self.state = State::Reading { cursor: Box::new(cursor), replies: 0 },
-                    Err(error) => self.lost(self.watch.request.failed_to_open(&error))?,
+                    Err(error) => self.failed(&error, 0)?,
                 },
                 State::Reading { cursor, replies } => match cursor.next().await {
                     Some(Ok(reply)) => {
                         *replies += 1;
-                        let proven = *replies > 1;
+                        let first = *replies == 1;
                         match self.watch.read(&reply) {
-                            Ok(batch) => return Ok(self.received(batch, proven)),
+                            Ok(batch) => return Ok(self.received(batch, first)),
                             Err(error) => self.lost(error)?,
                         }
                     }
                     Some(Err(error)) => {
-                        let error = self.watch.error(&error, *replies);
-                        self.lost(error)?;
+                        let replies = *replies;
+                        self.failed(&error, replies)?;
                     }
                     None => self.ended()?,
                 },
@@ -167,18 +169,46 @@ impl ChangeStream {
         self.lost
     }
 
-    /// `proven`: the stream was not only opened, but has brought something since.
-    fn received(&mut self, batch: StreamBatch, proven: bool) -> StreamBatch {
+    fn open(&mut self, events: Events) {
+        self.events = events;
+        self.state = State::Opening(self.watch.open(Some(&self.from), events));
+    }
+
+    /// `first`: the stream was only just opened, so unless that brought something it proves nothing.
+    fn received(&mut self, batch: StreamBatch, first: bool) -> StreamBatch {
+        // A router may answer before it has heard of its shards.
+        let moved = match &self.from {
+            StreamStart::After(position) => batch.position > *position,
+            StreamStart::At(_) => false,
+        };
         self.from = StreamStart::After(batch.position.clone());
-        if proven && self.retry.failures() > 0 {
+        if (!first || !batch.at_end) && self.retry.failures() > 0 {
             tracing::info!("{}: back after {} failures", self.watch.request.what, self.retry.failures());
             self.retry.succeeded();
         }
-        if let Some(Event::Invalidated { .. }) = batch.events.last() {
-            // The server ends the stream after this event, and lets it be opened again after it.
-            self.state = State::Opening(self.watch.open(Some(&self.from)));
+        // The server ends the stream after this event, and lets it be opened again after it.
+        let invalidated = matches!(batch.events.last(), Some(Event::Invalidated { .. }));
+        let past_it = self.events == Events::WithoutDocuments && (moved || !batch.at_end);
+        if invalidated || past_it {
+            self.open(Events::WithDocuments);
         }
         batch
+    }
+
+    fn failed(&mut self, error: &DriverError, replies: usize) -> Result<()> {
+        if error::code_of(error) != Some(error::TOO_LARGE) {
+            return self.lost(self.watch.error(error, replies));
+        }
+        if self.events == Events::WithoutDocuments {
+            return Err(self.watch.request.refused(ID_TOO_LARGE));
+        }
+        tracing::info!(
+            "{}: an event is larger than a reply may be: its document is looked up",
+            self.watch.request.what
+        );
+        self.lost += 1;
+        self.open(Events::WithoutDocuments);
+        Ok(())
     }
 
     fn ended(&mut self) -> Result<()> {
@@ -204,26 +234,19 @@ impl ChangeStream {
 
 impl Watch {
     fn new(source: Source, namespaces: &[Namespace]) -> Self {
-        let mut databases: Vec<_> = namespaces.iter().map(|namespace| namespace.database.as_str()).collect();
-        databases.sort_unstable();
-        databases.dedup();
-        let database = match databases.as_slice() {
-            [database] => Some((*database).to_owned()),
-            _ => None,
-        };
-        let mut names: Vec<_> = namespaces.iter().map(|namespace| namespace.collection.as_str()).collect();
-        names.sort_unstable();
-        names.dedup();
-        let collections = RawArrayBuf::from_iter(names);
-        let over =
-            database.as_deref().map_or("all databases".to_owned(), |name| format!("the database {name}"));
-        let request = source.request(format!("follow the changes of {over}"), database.as_deref());
-        Self { source, included: Included::new(namespaces), database, collections, request }
+        let scope = Scope::new(namespaces);
+        let over = scope.database().map_or("all databases".to_owned(), |name| format!("the database {name}"));
+        let request = source.request(format!("follow the changes of {over}"), scope.database());
+        Self { source, included: Included::new(namespaces), scope, request }
     }
 
-    fn open(&self, start: Option<&StreamStart>) -> BoxFuture<'static, DriverResult<RawBatchCursor>> {
-        let command = self.command(start);
-        let database = self.source.client.database(self.database.as_deref().unwrap_or("admin"));
+    fn open(
+        &self,
+        start: Option<&StreamStart>,
+        events: Events,
+    ) -> BoxFuture<'static, DriverResult<RawBatchCursor>> {
+        let command = self.scope.command(start, events);
+        let database = self.source.client.database(self.scope.database().unwrap_or("admin"));
         let reads_from = self.source.reads_from();
         Box::pin(async move {
             let cursor =
@@ -235,40 +258,10 @@ impl Watch {
         })
     }
 
-    fn command(&self, start: Option<&StreamStart>) -> RawDocumentBuf {
-        let mut stream = RawDocumentBuf::new();
-        match start {
-            Some(StreamStart::After(position)) => {
-                stream.append(cstr!("startAfter"), position.token().to_owned())
-            }
-            Some(StreamStart::At(time)) => stream.append(cstr!("startAtOperationTime"), *time),
-            None => {}
-        }
-        if self.database.is_none() {
-            stream.append(cstr!("allChangesForCluster"), true);
-        }
-        let names = || rawdoc! { "$in": self.collections.clone() };
-        let of_all = ["dropDatabase", "invalidate"];
-        rawdoc! {
-            "aggregate": 1,
-            "pipeline": [
-                { "$changeStream": stream },
-                { "$match": { "$or": [
-                    { "ns.coll": names() },
-                    { "to.coll": names() },
-                    { "operationType": { "$in": RawArrayBuf::from_iter(of_all) } },
-                ] } },
-                { "$project": { "operationType": 1, "ns": 1, "to": 1, "documentKey": 1, "fullDocument": 1 } },
-            ],
-            "cursor": { "batchSize": i64::from(EVENTS_PER_REPLY) },
-            "readConcern": { "level": "majority" },
-        }
-    }
-
     /// The answer to the opening of a stream, which is left again at once.
     async fn first_reply(&self, start: Option<&StreamStart>) -> Result<RawBatch> {
         let failed = |error: DriverError| self.request.failed_to_open(&error);
-        let mut cursor = self.open(start).await.map_err(failed)?;
+        let mut cursor = self.open(start, Events::WithoutDocuments).await.map_err(failed)?;
         cursor.next().await.ok_or_else(malformed_reply)?.map_err(failed)
     }
 

@@ -7,7 +7,7 @@ use mongodb::{
     error::Result as DriverResult,
 };
 
-use super::Source;
+use super::{Source, error};
 use crate::{
     change::Namespace,
     error::{Error, Kind, Result},
@@ -36,48 +36,76 @@ impl Source {
     /// by name. A `*` matches everything, dots too. Without `include`: those of the URI's database, or, if it names
     /// none, all. Views, time-series and system collections are left out.
     ///
-    /// Errors of [`Kind::Usage`]: a glob is malformed, nothing is matched, or one that can't be replicated is included
-    /// by its very name.
+    /// For the beginning of a run, when a person looks on: what is odd is warned of, and it is an error of
+    /// [`Kind::Usage`] if a glob is malformed, nothing is matched, or one that can't be replicated is included by its
+    /// very name.
     pub async fn collections(&self, include: &[String], exclude: &[String]) -> Result<Vec<CollectionInfo>> {
-        let include = self.include(include)?;
-        let exclude =
-            exclude.iter().map(|pattern| Pattern::new("exclude", pattern)).collect::<Result<Vec<_>>>()?;
-        let mut chosen = Vec::new();
-        let (mut seen, mut elsewhere) = (Vec::new(), Vec::new());
-        for database in self.databases().await? {
-            if !include.iter().any(|pattern| pattern.may_match_in(&database)) {
+        let choice = self.choice(include, exclude)?;
+        let found = self.find(&choice, Listing::Whole).await?;
+        for Listed { namespace, kind, .. } in &found.chosen {
+            let CollectionKind::Other(kind) = kind else { continue };
+            if choice.include.iter().any(|pattern| pattern.text == namespace.to_string()) {
+                return Err(Error::usage(format!(
+                    "include {namespace}: it is a {kind}, which has no change stream: remove it from include"
+                )));
+            }
+            tracing::info!("{namespace} is left out: it is a {kind}, which has no change stream");
+        }
+        if !found.chosen.iter().any(Listed::is_stored) {
+            return Err(nothing_matched(self.hosts(), &choice.include, found.others));
+        }
+        warn_of_idle(&choice.include, &found.chosen);
+        self.measured(found.chosen).await
+    }
+
+    /// The same collections later in the run: there may be none any more, or none for a while, and nothing is said.
+    pub async fn collections_now(
+        &self,
+        include: &[String],
+        exclude: &[String],
+    ) -> Result<Vec<CollectionInfo>> {
+        let found = self.find(&self.choice(include, exclude)?, Listing::Whole).await?;
+        self.measured(found.chosen).await
+    }
+
+    /// Their names alone, which costs the server next to nothing: to be asked every few seconds.
+    pub async fn names(&self, include: &[String], exclude: &[String]) -> Result<Vec<Namespace>> {
+        let found = self.find(&self.choice(include, exclude)?, Listing::Names).await?;
+        let stored = found.chosen.into_iter().filter(Listed::is_stored);
+        let mut names: Vec<_> = stored.map(|listed| listed.namespace).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Whether a collection of this name would be among them.
+    pub fn includes(&self, include: &[String], exclude: &[String], name: &str) -> Result<bool> {
+        Ok(self.choice(include, exclude)?.matches(name))
+    }
+
+    fn choice(&self, include: &[String], exclude: &[String]) -> Result<Choice> {
+        let exclude = exclude.iter().map(|pattern| Pattern::new("exclude", pattern));
+        Ok(Choice { include: self.include(include)?, exclude: exclude.collect::<Result<_>>()? })
+    }
+
+    async fn find(&self, choice: &Choice, listing: Listing) -> Result<Found> {
+        let mut found = Found { chosen: Vec::new(), others: Vec::new() };
+        let mut elsewhere = Vec::new();
+        for database in self.databases(choice).await? {
+            if !choice.may_match_in(&database) {
                 elsewhere.push(format!("{database}.*"));
                 continue;
             }
-            for listed in self.listed(&database).await? {
+            for listed in self.listed(&database, listing).await? {
                 let name = listed.namespace.to_string();
-                if include.iter().any(|p| p.matches(&name)) && !exclude.iter().any(|p| p.matches(&name)) {
-                    match listed.kind {
-                        CollectionKind::Stored => chosen.push(listed),
-                        CollectionKind::Other(kind) if include.iter().any(|p| p.text == name) => {
-                            return Err(Error::usage(format!(
-                                "include {name}: it is a {kind}, which has no change stream: remove it from include"
-                            )));
-                        }
-                        CollectionKind::Other(kind) => {
-                            tracing::info!("{name} is left out: it is a {kind}, which has no change stream");
-                        }
-                    }
+                if choice.matches(&name) {
+                    found.chosen.push(listed);
+                } else {
+                    found.others.push(name);
                 }
-                seen.push(name);
             }
         }
-        if chosen.is_empty() {
-            seen.append(&mut elsewhere);
-            return Err(nothing_matched(self.hosts(), &include, seen));
-        }
-        warn_of_idle(&include, &chosen);
-        let mut collections = Vec::with_capacity(chosen.len());
-        for listed in chosen {
-            collections.push(self.measured(listed).await?);
-        }
-        collections.sort_by(|a, b| a.namespace.cmp(&b.namespace));
-        Ok(collections)
+        found.others.append(&mut elsewhere);
+        Ok(found)
     }
 
     fn include(&self, include: &[String]) -> Result<Vec<Pattern>> {
@@ -90,31 +118,50 @@ impl Source {
         }
     }
 
-    async fn databases(&self) -> Result<Vec<String>> {
+    /// The databases that this user may read, and those that `choice` names, so that it is an error if it may not read
+    /// one of them: without any right to it the server would not even list it, as if all in it were dropped.
+    async fn databases(&self, choice: &Choice) -> Result<Vec<String>> {
         let request = self.request("list the databases", None);
         let command = doc! { "listDatabases": 1, "nameOnly": true, "authorizedDatabases": true };
         let reply = self.admin().run_command(command).await.map_err(|e| request.failed(&e))?;
         let databases = reply.get_array("databases").map_err(|_| super::malformed_reply())?;
         let name = |database: &bson::Bson| database.as_document()?.get_str("name").ok().map(str::to_owned);
         let mut names: Vec<_> = databases.iter().filter_map(name).collect();
+        names.extend(choice.include.iter().filter_map(Pattern::database).map(str::to_owned));
         names.retain(|name| !SYSTEM_DATABASES.contains(&name.as_str()));
         names.sort();
+        names.dedup();
         Ok(names)
     }
 
-    async fn listed(&self, database: &str) -> Result<Vec<Listed>> {
+    async fn listed(&self, database: &str, listing: Listing) -> Result<Vec<Listed>> {
         let request = self.request(format!("list the collections of {database}"), Some(database));
         let listed = async {
-            let cursor =
-                self.client.database(database).run_cursor_command(doc! { "listCollections": 1 }).await?;
+            let command = doc! { "listCollections": 1, "nameOnly": listing == Listing::Names };
+            let cursor = self.client.database(database).run_cursor_command(command).await?;
             cursor.try_collect::<Vec<Document>>().await
         };
         let listed: DriverResult<Vec<Document>> = listed.await;
-        let listed = listed.map_err(|e| request.failed(&e))?;
+        let listed = match listed {
+            // It is no name of a database at all, and so there is none.
+            Err(error) if error::code_of(&error) == Some(error::INVALID_NAMESPACE) => Vec::new(),
+            listed => listed.map_err(|e| request.failed(&e))?,
+        };
         Ok(listed.iter().filter_map(|entry| Listed::new(database, entry)).collect())
     }
 
-    async fn measured(&self, listed: Listed) -> Result<CollectionInfo> {
+    /// The sizes of those that can be replicated, sorted by name.
+    async fn measured(&self, listed: Vec<Listed>) -> Result<Vec<CollectionInfo>> {
+        let mut collections = Vec::with_capacity(listed.len());
+        for listed in listed.into_iter().filter(Listed::is_stored) {
+            collections.extend(self.measure(listed).await?);
+        }
+        collections.sort_by(|a, b| a.namespace.cmp(&b.namespace));
+        Ok(collections)
+    }
+
+    /// `None`: it was dropped since it was listed.
+    async fn measure(&self, listed: Listed) -> Result<Option<CollectionInfo>> {
         let Listed { namespace, collated, .. } = listed;
         let request = self.request_on("measure", &namespace);
         let measured = async {
@@ -130,12 +177,48 @@ impl Source {
             shards.try_collect::<Vec<Document>>().await
         };
         let shards: DriverResult<Vec<Document>> = measured.await;
-        let shards = shards.map_err(|e| request.failed(&e))?;
+        let shards = match shards {
+            Err(error) if error::code_of(&error) == Some(error::NAMESPACE_NOT_FOUND) => return Ok(None),
+            shards => shards.map_err(|e| request.failed(&e))?,
+        };
         let sum = |field| {
             shards.iter().filter_map(|shard| u64::try_from(shard.get_i64(field).ok()?).ok()).sum::<u64>()
         };
         let (documents, bytes) = (sum("documents"), sum("bytes"));
-        Ok(CollectionInfo { namespace, documents, bytes, collated })
+        Ok(Some(CollectionInfo { namespace, documents, bytes, collated }))
+    }
+}
+
+/// How much is asked of the collections that are listed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Listing {
+    Whole,
+    /// Without their options, for which the server would have to look into each of them.
+    Names,
+}
+
+/// What a listing found.
+struct Found {
+    /// What the globs match, of every kind.
+    chosen: Vec<Listed>,
+    /// What they don't, for the error that nothing is matched: names, or, not looked into, `database.*`.
+    others: Vec<String>,
+}
+
+/// The globs that choose what is replicated.
+struct Choice {
+    include: Vec<Pattern>,
+    exclude: Vec<Pattern>,
+}
+
+impl Choice {
+    fn matches(&self, namespace: &str) -> bool {
+        let any = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(namespace));
+        any(&self.include) && !any(&self.exclude)
+    }
+
+    fn may_match_in(&self, database: &str) -> bool {
+        self.include.iter().any(|pattern| pattern.may_match_in(database))
     }
 }
 
@@ -152,6 +235,10 @@ enum CollectionKind {
 }
 
 impl Listed {
+    fn is_stored(&self) -> bool {
+        matches!(self.kind, CollectionKind::Stored)
+    }
+
     /// `None` for the server's own.
     fn new(database: &str, entry: &Document) -> Option<Self> {
         let name = entry.get_str("name").ok().filter(|name| !name.starts_with("system."))?;
@@ -189,10 +276,13 @@ impl Pattern {
 
     /// Whether it is worth listing the collections of `database`, to which the user may have no access.
     fn may_match_in(&self, database: &str) -> bool {
-        match self.text.split_once('.') {
-            Some((literal, _)) if !literal.contains(['*', '?', '[', '{', '\\']) => literal == database,
-            _ => true,
-        }
+        self.database().is_none_or(|literal| literal == database)
+    }
+
+    /// The only database that it matches in, if there is only one.
+    fn database(&self) -> Option<&str> {
+        let (database, _) = self.text.split_once('.')?;
+        (!database.contains(['*', '?', '[', '{', '\\'])).then_some(database)
     }
 }
 
@@ -211,7 +301,8 @@ fn nothing_matched(hosts: &str, include: &[Pattern], mut seen: Vec<String>) -> E
 /// A pattern that matches nothing beside others that do is more often a slip than a plan.
 fn warn_of_idle(include: &[Pattern], chosen: &[Listed]) {
     for pattern in include {
-        if !chosen.iter().any(|listed| pattern.matches(&listed.namespace.to_string())) {
+        let matches = |listed: &Listed| listed.is_stored() && pattern.matches(&listed.namespace.to_string());
+        if !chosen.iter().any(matches) {
             tracing::warn!("include {}: no collection is matched by it", pattern.text);
         }
     }

@@ -52,12 +52,12 @@ impl Source {
         };
         let default_database = options.default_database.clone();
         let client = Client::with_options(options.clone()).map_err(|e| request.failed(&e))?;
-        let source =
-            Self { client, hosts, default_database, sharded: false, seen: Arc::new(Mutex::new(BEGINNING)) };
-        let hello = match source.hello(&request).await {
+        let seen = Arc::new(Mutex::new(BEGINNING));
+        let source = Self { client, hosts, default_database, version: OLDEST, sharded: false, seen };
+        let (version, hello) = match source.hello(&request).await {
             Err(Refusal::NothingFound) => return Err(diagnose(&options, &request).await),
             Err(Refusal::Said(error)) => return Err(error),
-            Ok(hello) => hello,
+            Ok(answers) => answers,
         };
         let sharded = match role_of(&hello) {
             Role::Router => true,
@@ -65,11 +65,11 @@ impl Source {
             Role::Uninitiated => return Err(request.refused(NOT_INITIATED)),
             Role::Standalone => return Err(request.refused(NOT_A_MEMBER)),
         };
-        Ok(Self { sharded, ..source })
+        Ok(Self { version, sharded, ..source })
     }
 
-    /// Asks who answers; on the way, whether it is new enough and lets this user in.
-    async fn hello(&self, request: &Request) -> Result<Document, Refusal> {
+    /// Asks who answers; on the way, whether it is new enough and lets this user in. Its version, and what it says.
+    async fn hello(&self, request: &Request) -> Result<((u32, u32), Document), Refusal> {
         let ask = async |command: Document| {
             self.admin().run_command(command).await.map_err(|error| match *error.kind {
                 ErrorKind::ServerSelection { .. } => Refusal::NothingFound,
@@ -77,15 +77,15 @@ impl Source {
             })
         };
         let build = ask(doc! { "buildInfo": 1 }).await?;
-        let version = build.get_str("version").unwrap_or_default();
-        if !is_supported(version) {
+        let said = build.get_str("version").unwrap_or_default();
+        let Some(version) = version(said).filter(|version| *version >= OLDEST) else {
             let text =
-                format!("is version {version}: docrow needs {}.{} or newer; upgrade it", OLDEST.0, OLDEST.1);
+                format!("is version {said}: docrow needs {}.{} or newer; upgrade it", OLDEST.0, OLDEST.1);
             return Err(Refusal::Said(request.refused(&text)));
-        }
+        };
         let hello = ask(doc! { "hello": 1 }).await?;
         ask(doc! { "listDatabases": 1, "nameOnly": true, "authorizedDatabases": true }).await?;
-        Ok(hello)
+        Ok((version, hello))
     }
 }
 
@@ -96,11 +96,6 @@ enum Refusal {
 }
 
 impl Request {
-    /// `MongoDB at HOSTS` and what is wrong with it.
-    fn refused(&self, wrong: &str) -> Error {
-        Error::new(Kind::SourceRefused, format!("MongoDB at {} {wrong}", self.hosts))
-    }
-
     fn unreachable(&self, why: &str) -> Error {
         Error::new(Kind::SourceAway, format!("connect to MongoDB at {}: {why}", self.hosts))
     }
@@ -146,10 +141,10 @@ fn has_ports(rest: &str) -> bool {
     ports.into_iter().all(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Whether `version`, as `buildInfo` gives it, is new enough.
-fn is_supported(version: &str) -> bool {
-    let mut parts = version.split('.').map_while(|part| part.parse::<u32>().ok());
-    matches!((parts.next(), parts.next()), (Some(major), Some(minor)) if (major, minor) >= OLDEST)
+/// Major and minor of a version as `buildInfo` gives it.
+fn version(text: &str) -> Option<(u32, u32)> {
+    let mut parts = text.split('.').map_while(|part| part.parse().ok());
+    Some((parts.next()?, parts.next()?))
 }
 
 /// What a server is, by its answer to `hello`.
@@ -267,11 +262,11 @@ mod tests {
 
     #[test]
     fn knows_which_versions_are_new_enough() {
-        for version in ["4.4.0", "4.4.29-rc0", "5.0.1", "6.0.5", "7.0", "10.0.0"] {
-            assert!(is_supported(version), "{version}");
+        for text in ["4.4.0", "4.4.29-rc0", "5.0.1", "6.0.5", "7.0", "10.0.0"] {
+            assert!(version(text).is_some_and(|version| version >= OLDEST), "{text}");
         }
-        for version in ["", "4", "4.2.24", "3.6.8", "x.y", "mongodb"] {
-            assert!(!is_supported(version), "{version}");
+        for text in ["", "4", "4.2.24", "3.6.8", "x.y", "mongodb"] {
+            assert!(version(text).is_none_or(|version| version < OLDEST), "{text}");
         }
     }
 

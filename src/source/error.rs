@@ -10,17 +10,27 @@ use mongodb::error::{CommandError, Error as DriverError, ErrorKind};
 
 use crate::error::{Error, Kind};
 
-/// The oplog no longer holds the position: CappedPositionLost (older servers), ChangeStreamHistoryLost,
-/// ChangeStreamFatalError.
-const HISTORY_LOST: [i32; 3] = [464, 286, 280];
+/// The oplog no longer holds the position: ChangeStreamHistoryLost, ChangeStreamFatalError, and ShardRemovedError, which
+/// took its part of the oplog along. These are the codes that the server itself labels `NonResumableChangeStreamError`.
+const HISTORY_LOST: [i32; 3] = [286, 280, 464];
 /// InvalidResumeToken and the refusal of a token of another stream: history lost, but only while a stream is opened.
 const HISTORY_LOST_AT_OPEN: [i32; 2] = [260, 50811];
 /// Unauthorized.
-const UNAUTHORIZED: i32 = 13;
+pub(super) const UNAUTHORIZED: i32 = 13;
 /// UserNotFound, AuthenticationFailed, and Atlas's "bad auth".
 const BAD_CREDENTIALS: [i32; 3] = [11, 18, 8000];
 /// "The $changeStream stage is only supported on replica sets".
 const NOT_A_REPLICA_SET: i32 = 40573;
+/// SnapshotTooOld, SnapshotUnavailable: a state of the past that the server can't tell any more.
+pub(super) const STATE_GONE: [i32; 2] = [239, 246];
+/// CappedPositionLost: what a scan of a capped collection had come to was removed.
+pub(super) const CAPPED_POSITION_LOST: i32 = 136;
+/// BSONObjectTooLarge.
+pub(super) const TOO_LARGE: i32 = 10334;
+/// The collection does not exist.
+pub(super) const NAMESPACE_NOT_FOUND: i32 = 26;
+/// No collection and no database could have such a name.
+pub(super) const INVALID_NAMESPACE: i32 = 73;
 /// What in a server's message comes before something quoted: a command, a query, a token, a value.
 const QUOTES: [&str; 5] = ["{", "[", "\"", "Tree:", " to execute command"];
 
@@ -44,6 +54,11 @@ impl Request {
     /// What the failure to open a change stream means.
     pub(super) fn failed_to_open(&self, error: &DriverError) -> Error {
         self.error(error, true)
+    }
+
+    /// `MongoDB at HOSTS` and what is wrong with it.
+    pub(super) fn refused(&self, wrong: &str) -> Error {
+        Error::new(Kind::SourceRefused, format!("MongoDB at {} {wrong}", self.hosts))
     }
 
     fn error(&self, error: &DriverError, opening: bool) -> Error {
@@ -174,7 +189,77 @@ pub(super) fn io_error_in(message: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use mongodb::bson::{deserialize_from_document, doc};
+
     use super::*;
+
+    fn command(code: i32) -> DriverError {
+        let answer = doc! { "code": code, "codeName": "Name", "errmsg": "it failed" };
+        ErrorKind::Command(deserialize_from_document(answer).unwrap()).into()
+    }
+
+    fn kinds(code: i32) -> [Kind; 2] {
+        let request = Request { hosts: "db:27017".into(), what: "follow".to_owned(), database: None };
+        [request.failed(&command(code)), request.failed_to_open(&command(code))].map(|error| error.kind())
+    }
+
+    /// Trap: retryable errors mistaken for lost history, and a full copy for nothing.
+    #[test]
+    fn passing_errors_are_retried() {
+        let of_the_network = [6, 7, 89, 9001, 317, 384];
+        let of_time = [24, 50, 202, 262, 290];
+        let of_the_state_of_a_member =
+            [91, 133, 134, 189, 10058, 10107, 11600, 11601, 11602, 13435, 13436, 16986];
+        let of_the_state_of_a_cluster = [63, 70, 150, 249, 250, 13388, 15, 185];
+        // Of a cursor, and of a scan that the oplog's end overtook: what it means is found out by opening again.
+        let of_a_cursor = [43, 136, 175, 234, 237, 239, 246, 279, 361];
+        let of_no_name = [1, 8, 123_456, -1];
+        for code in [
+            &of_the_network[..],
+            &of_time,
+            &of_the_state_of_a_member,
+            &of_the_state_of_a_cluster,
+            &of_a_cursor,
+            &of_no_name,
+        ]
+        .concat()
+        {
+            assert_eq!(kinds(code), [Kind::SourceAway; 2], "{code}");
+        }
+    }
+
+    /// G8: 286, 280, 464 always; 260, 50811 only at open.
+    #[test]
+    fn lost_history_is_known_by_its_codes() {
+        for code in [286, 280, 464] {
+            assert_eq!(kinds(code), [Kind::HistoryLost; 2], "{code}");
+        }
+        for code in [260, 50811] {
+            assert_eq!(kinds(code), [Kind::SourceAway, Kind::HistoryLost], "{code}");
+        }
+    }
+
+    /// A person has to do something.
+    #[test]
+    fn refusals_are_not_retried() {
+        for code in [11, 13, 18, 8000, 40573] {
+            assert_eq!(kinds(code), [Kind::SourceRefused; 2], "{code}");
+        }
+    }
+
+    #[test]
+    fn says_what_to_do() {
+        let request = Request {
+            hosts: "db:27017".into(),
+            what: "read shop.orders".to_owned(),
+            database: Some("shop".to_owned()),
+        };
+        let said = |code| request.failed(&command(code)).to_string();
+        assert_eq!(said(91), "read shop.orders: MongoDB at db:27017 says: it failed (Name, code 91)");
+        assert!(said(13).ends_with("grant it the role read on the database shop"), "{}", said(13));
+        assert!(said(18).ends_with("check user, password and authSource in the URI"), "{}", said(18));
+        assert!(said(286).ends_with("give the oplog a longer window"), "{}", said(286));
+    }
 
     /// G12: a query or a token in a message may hold a document's `_id`.
     #[test]

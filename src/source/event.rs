@@ -47,6 +47,19 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// The event's place in the stream.
+    pub fn position(&self) -> &Position {
+        match self {
+            Event::Change(change) => &change.position,
+            Event::Dropped { position, .. }
+            | Event::Renamed { position, .. }
+            | Event::DatabaseDropped { position, .. }
+            | Event::Invalidated { position } => position,
+        }
+    }
+}
+
 /// The collections that are replicated, by name.
 #[derive(Debug)]
 pub(super) struct Included(Vec<(Namespace, CollectionId)>);
@@ -227,6 +240,20 @@ mod tests {
         for operation in ["insert", "update", "delete", "drop"] {
             assert!(matches!(read_one(&event(operation, "carts")), Read::Foreign));
         }
-        assert!(matches!(read_one(&event("shardCollection", "orders")), Read::Unknown));
+        for operation in [
+            "create",
+            "createIndexes",
+            "dropIndexes",
+            "modify",
+            "shardCollection",
+            "refineCollectionShardKey",
+            "reshardCollection",
+            "endOfTransaction",
+            "to be invented",
+        ] {
+            assert!(matches!(read_one(&event(operation, "orders")), Read::Unknown), "{operation}");
+        }
+        // Of which nothing but its type is known.
+        assert!(matches!(read_one(&rawdoc! { "operationType": "to be invented" }), Read::Unknown));
     }
 }

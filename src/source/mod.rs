@@ -13,6 +13,7 @@ mod error;
 mod event;
 mod lookup;
 mod sample;
+mod scope;
 mod snapshot;
 mod split;
 
@@ -23,18 +24,19 @@ use std::{
 
 use mongodb::{
     Client, Database,
-    bson::{RawBsonRef, RawDocument, RawDocumentBuf, Timestamp, rawdoc},
+    bson::{Bson, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc},
     options::SelectionCriteria,
     raw_batch_cursor::{RawBatch, RawBatchCursor},
 };
 
 use self::error::Request;
 pub use self::{
-    change_stream::{ChangeStream, StreamBatch, StreamStart},
+    change_stream::{ChangeStream, StreamBatch},
     collections::CollectionInfo,
     event::Event,
     lookup::Lookup,
     sample::SAMPLE_SIZE,
+    scope::StreamStart,
     snapshot::ChunkReader,
     split::{CHUNK_BYTES, Chunk},
 };
@@ -50,6 +52,8 @@ pub struct Source {
     /// For messages: `host:port`, with commas.
     hosts: Arc<str>,
     default_database: Option<String>,
+    /// The server's version when it was connected to: major, minor.
+    version: (u32, u32),
     sharded: bool,
     /// The latest time of the cluster that any answer stated.
     seen: Arc<Mutex<Timestamp>>,
@@ -74,10 +78,35 @@ impl Source {
     /// The cluster's present time: no event before it is still to come. Errors: the source is away.
     pub async fn operation_time(&self) -> Result<Timestamp> {
         let request = self.request("ask for the time", None);
-        let reply = self.admin().run_command(mongodb::bson::doc! { "ping": 1 }).await;
+        let reply = self.admin().run_command(doc! { "ping": 1 }).await;
         let reply = reply.map_err(|e| request.failed(&e))?;
         let time = reply.get_timestamp("operationTime").map_err(|_| no_operation_time(&request))?;
         Ok(self.saw(time))
+    }
+
+    /// The time of the oplog's first entry: history goes back to it. `None`: it can't be told, because the user has not
+    /// got the role `read` on the database `local`, or because this is a sharded cluster, where each shard has its own.
+    pub async fn oplog_start(&self) -> Result<Option<Timestamp>> {
+        if self.sharded {
+            return Ok(None);
+        }
+        let request = self.request("read the oplog's first entry", Some("local"));
+        let find =
+            doc! { "find": "oplog.rs", "sort": { "$natural": 1 }, "limit": 1, "projection": { "ts": 1 } };
+        loop {
+            let reply = self.client.database("local").run_command(find.clone()).await;
+            let code = reply.as_ref().err().and_then(error::code_of);
+            let first = match (reply, code) {
+                (Ok(reply), _) => reply,
+                (Err(_), Some(error::UNAUTHORIZED)) => return Ok(None),
+                // The first entry went while it was looked at; there is another one now.
+                (Err(_), Some(error::CAPPED_POSITION_LOST)) => continue,
+                (Err(error), _) => return Err(request.failed(&error)),
+            };
+            let first = first.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
+            let entry = first.map_err(|_| malformed_reply())?.first().and_then(Bson::as_document);
+            return Ok(entry.and_then(|entry| entry.get_timestamp("ts").ok()));
+        }
     }
 
     fn saw(&self, time: Timestamp) -> Timestamp {

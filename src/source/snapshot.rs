@@ -5,7 +5,7 @@
 //! given (`afterClusterTime`), so that document and stream leave no gap between them.
 //!
 //! A scan with `min` but without `max` ends before a document whose `_id` is MaxKey (seen on 6.0.5). The chunk at the
-//! end of a collection asks for it by itself.
+//! end of a collection asks for it by itself. One without any bound has it (seen there, too).
 
 use futures_util::StreamExt;
 use mongodb::{
@@ -56,6 +56,18 @@ impl Source {
         });
         let cursor = self.cursor(&namespace.database, find).await.map_err(|e| request.failed(&e))?;
         Ok(ChunkReader { cursor, then, request })
+    }
+
+    /// Begins to read the `_id`s of all documents of a collection, and nothing else of them, as it is at `after` or
+    /// later, by the same rules as [`Self::read_chunk`]. The server takes them from the `_id` index, without looking at
+    /// the documents (unless it has a collation, or is clustered).
+    pub async fn read_ids(&self, namespace: &Namespace, after: Timestamp) -> Result<ChunkReader> {
+        let request = self.request_on("read the _ids of", namespace);
+        let mut find = find(namespace, self.majority_after(after).await?);
+        find.append(cstr!("hint"), rawdoc! { "_id": 1 });
+        find.append(cstr!("projection"), rawdoc! { "_id": 1 });
+        let cursor = self.cursor(&namespace.database, find).await.map_err(|e| request.failed(&e))?;
+        Ok(ChunkReader { cursor, then: None, request })
     }
 }
 

@@ -169,11 +169,6 @@ async fn what_is_not_supported_yet() {
     for (key, value) in [
         ("source.full_document", "update_lookup"),
         ("source.full_document", "post_image"),
-        ("source.on_history_lost", "resync"),
-        ("source.on_drop", "truncate"),
-        ("source.on_drop", "drop"),
-        ("stream.order", "commit"),
-        ("state.max_spool", "1GiB"),
         ("serve.listen", "127.0.0.1:8745"),
     ] {
         let mut home = Home::new(&place);

@@ -4,7 +4,7 @@
 use docrow::sink::{
     Target,
     dead_letter::{self, DeadKey, DeadLetter},
-    fence::Fence,
+    fence::{Fence, Holder, Manner},
     progress::Partition,
     upsert::{Applier, Batch},
 };
@@ -137,7 +137,10 @@ async fn what_is_asked_for_is_there_for_the_next_run() {
     );
     let ended = home.finish(&["dead-letters", "list"]).await.with_code(0);
     assert_eq!(ended.out.lines().filter(|line| line.ends_with("asked")).count(), 1, "{}", ended.out);
-    dead_letter::answered(&session, "docrow", &[asked[0].id]).await.unwrap();
+    let fence = Fence::acquire(&target, &Holder::new(), Manner::Refuse).await.unwrap();
+    let mut writing = fence.target().connect().await.unwrap();
+    dead_letter::answered(&mut writing, "docrow", &[asked[0].id]).await.unwrap();
+    drop((fence, writing));
     assert_eq!(dead_letter::asked(&session, "docrow").await.unwrap(), []);
 
     // A letter of an earlier docrow has no key apart from its document.
@@ -164,8 +167,9 @@ async fn what_is_asked_for_is_there_for_the_next_run() {
 async fn the_outcome_is_told_while_the_pipeline_runs() {
     let (place, home) = place("running").await;
     let target = Target::parse(&place.postgres_uri, "public", "docrow").unwrap();
-    let _fence = Fence::acquire(&target).await.unwrap();
-    let session = target.connect().await.unwrap();
+    let fence = Fence::acquire(&target, &Holder::new(), Manner::Refuse).await.unwrap();
+    let target = fence.target();
+    let mut session = target.connect().await.unwrap();
     let mut command = home.start(&["dead-letters", "retry", "--all"]);
     let mut asked = Vec::new();
     command
@@ -175,7 +179,7 @@ async fn the_outcome_is_told_while_the_pipeline_runs() {
         })
         .await;
     // One is written, one is dead again, of one nothing can be found out.
-    let mut applier = Applier::new(target.connect().await.unwrap(), &target, Partition(0)).await.unwrap();
+    let mut applier = Applier::new(target.connect().await.unwrap(), target, Partition(0), 0).await.unwrap();
     let collection = format!("{}.orders", place.name);
     let healed = [DeadKey { collection: collection.clone(), key: r#"{"$numberDouble":"2.5"}"#.into() }];
     let letters = [DeadLetter {
@@ -189,10 +193,10 @@ async fn the_outcome_is_told_while_the_pipeline_runs() {
     applier.apply(&Batch { healed: &healed, dead_letters: &letters, ..Batch::default() }).await.unwrap();
     let left = dead_letter::asked(&session, "docrow").await.unwrap();
     assert_eq!(left.len(), 1, "who is buried again has been answered");
-    dead_letter::answered(&session, "docrow", &[left[0].id]).await.unwrap();
+    dead_letter::answered(&mut session, "docrow", &[left[0].id]).await.unwrap();
     let ended = command.ended().await.with_code(1).quiet();
     assert!(
-        ended.out.contains("(PostgreSQL process ") && ended.out.contains("to try 3 again"),
+        ended.out.contains("PostgreSQL process ") && ended.out.contains("to try 3 again"),
         "{}",
         ended.out
     );

@@ -23,6 +23,10 @@ enum Scenario {
     Refusal,
     /// Stop a collection.
     Stop,
+    /// Copy everything anew in place.
+    Resync,
+    /// Follow while a collection is replaced as a whole.
+    Replace,
     /// Be asked to try letters again whose collection is not included any more.
     Letters,
 }
@@ -51,8 +55,17 @@ fn scenario(point: Failpoint) -> (Scenario, u32) {
         | F::ChunkCommitted
         | F::KeyBeforeCommit
         | F::KeyCommitted
-        | F::TokenBeforeSave
-        | F::TokenSaved => (Scenario::Start, 2),
+        | F::SpoolBeforeWrite
+        | F::SpoolWritten
+        | F::SpoolDrained
+        | F::SpoolClosed => (Scenario::Start, 2),
+        F::SpoolTrimmed => (Scenario::Start, 1),
+        F::ResyncNoted => (Scenario::Replace, 1),
+        F::ResyncBeforeCommit
+        | F::ResyncCommitted
+        | F::ChunkReplaced
+        | F::SweptBeforeNoted
+        | F::SweptNoted => (Scenario::Resync, 2),
         F::BatchBeforeCommit
         | F::BatchSent
         | F::BatchCommitted
@@ -118,6 +131,11 @@ async fn prepare(place: &Place, scenario: Scenario) -> Home {
     place.settle(&mut docrow).await;
     match scenario {
         Scenario::Start => {}
+        Scenario::Replace => drop(docrow.stop().await.quiet()),
+        Scenario::Resync => {
+            docrow.stop().await.quiet();
+            home.finish(&["resync", "*.*"]).await.with_code(0).quiet();
+        }
         Scenario::Repartition => {
             docrow.stop().await.quiet();
             home.set("stream.partitions", 3);
@@ -157,7 +175,11 @@ async fn letter(place: &Place, docrow: &mut Docrow) {
 /// What leads to the failpoint, and writes that do not end.
 async fn provoke(writes: &mut Writes<'_>, scenario: Scenario) {
     match scenario {
-        Scenario::Start | Scenario::Repartition | Scenario::Letters => {}
+        Scenario::Start | Scenario::Resync | Scenario::Repartition | Scenario::Letters => {}
+        Scenario::Replace => {
+            let out = [doc! { "$match": { "_id": { "$lt": 40 } } }, doc! { "$out": "orders" }];
+            drop(writes.place.collection("things").aggregate(out).await.unwrap());
+        }
         Scenario::Refusal => make_negative(writes.place).await,
         Scenario::Stop => {
             let unfit = doc! { "$set": { "n": "no number" } };
@@ -183,7 +205,11 @@ async fn go_on(writes: &mut Writes<'_>, home: &mut Home, scenario: Scenario) {
     match scenario {
         Scenario::Stop => drop(place.collection("orders").delete_one(doc! { "_id": 49 }).await.unwrap()),
         Scenario::Letters => home.set("source.exclude", Vec::<String>::new()),
-        Scenario::Start | Scenario::Repartition | Scenario::Refusal => {}
+        Scenario::Start
+        | Scenario::Resync
+        | Scenario::Replace
+        | Scenario::Repartition
+        | Scenario::Refusal => {}
     }
     writes.write().await;
     let mut docrow = home.run();

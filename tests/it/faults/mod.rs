@@ -4,10 +4,18 @@ mod disk;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod memory;
+mod order;
 mod quiet;
 mod restored;
+mod resync;
+mod source;
+mod spool;
+mod state;
 mod tables;
 mod target;
+mod whole;
+mod writer;
+mod writes;
 
 use mongodb::bson::{Document, doc};
 

@@ -69,7 +69,7 @@ async fn a_soft_delete_marks_the_root_until_the_document_is_written_again() {
         let rows = reader.live_rows(&tables[0], table, &keys([1, 3])).await.unwrap();
         assert_eq!(rows.len(), live);
         assert_eq!(reader.rows(table, &keys([1, 3])).await.unwrap().len(), 2 * live);
-        let unseen = reader.unseen(&tables[0], table, 9).await.unwrap();
+        let unseen = reader.unseen(&tables[0], table).await.unwrap().next(9).await.unwrap();
         assert_eq!(unseen.iter().collect::<Vec<_>>(), [3_i64.to_be_bytes()]);
     }
 

@@ -1,6 +1,8 @@
 //! Tests against real servers.
 
 mod deletes;
+mod fence;
+mod resync;
 mod sink;
 mod snapshot;
 mod source;

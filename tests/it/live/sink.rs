@@ -1,7 +1,5 @@
 //! The sink against a real PostgreSQL.
 
-use std::time::Duration;
-
 use bytes::BufMut;
 use docrow::{
     change::{CollectionId, Position},
@@ -13,7 +11,7 @@ use docrow::{
         copy::Copier,
         ddl,
         dead_letter::{self, DeadKey, DeadLetter},
-        fence::{Fence, holder},
+        fence::{Fence, Holder, Manner},
         preflight,
         progress::{self, Partition, Reached, StoredPosition},
         read::{self, Reader},
@@ -26,29 +24,64 @@ use mongodb::bson::rawdoc;
 use crate::support::{self, connect};
 
 pub(super) const USERS: CollectionId = CollectionId(0);
+pub(super) const FINGERPRINT: i64 = -7;
 pub(super) const NS: &str = "shop.users";
 
 /// A database of its own, and docrow's target in it.
 pub(super) struct Place {
     pub(super) target: Target,
-    uri: String,
+    pub(super) uri: String,
+    /// Who writes.
+    fence: Option<Fence>,
 }
 
 impl Place {
     pub(super) async fn new(name: &str) -> Self {
         let uri = support::Place::shared(&format!("sink_{name}")).await.postgres_uri;
-        Self { target: Target::parse(&uri, "public", "p").unwrap(), uri }
+        Self { target: Target::parse(&uri, "public", "p").unwrap(), uri, fence: None }
+    }
+
+    /// With bookkeeping, and a target that can be written to.
+    pub(super) async fn held(name: &str) -> Self {
+        let mut place = Self::new(name).await;
+        place.hold().await;
+        place
+    }
+
+    /// Takes the pipeline, by the same user or another one.
+    pub(super) async fn hold(&mut self) {
+        self.fence = None;
+        let fence = fence(&self.target).await;
+        self.target = fence.target().clone();
+        self.fence = Some(fence);
     }
 
     pub(super) async fn session(&self) -> Session {
         self.target.connect().await.unwrap()
     }
 
-    /// A session of another user.
-    pub(super) async fn session_as(&self, user: &str) -> Session {
+    /// A target that nothing can be written to.
+    pub(super) fn plain(&self) -> Target {
+        Target::parse(&self.uri, "public", "p").unwrap()
+    }
+
+    /// The same, not held, and what held it.
+    pub(super) fn freed(mut self) -> (Self, Fence) {
+        let fence = self.fence.take().expect("it is held");
+        (Self { target: self.plain(), ..self }, fence)
+    }
+
+    /// The same, held by another user.
+    pub(super) async fn held_by(mut self, user: &str) -> Self {
+        self.target = self.target_as(user);
+        self.hold().await;
+        self
+    }
+
+    /// A target for another user, that nothing can be written to.
+    pub(super) fn target_as(&self, user: &str) -> Target {
         let (_, server) = self.uri.rsplit_once('@').unwrap();
-        let uri = format!("postgresql://{user}@{server}");
-        Target::parse(&uri, "public", "p").unwrap().connect().await.unwrap()
+        Target::parse(&format!("postgresql://{user}@{server}"), "public", "p").unwrap()
     }
 
     /// Another pipeline or schema in the same database.
@@ -68,9 +101,8 @@ impl Place {
 
     /// With bookkeeping, and the tables of users, without keys.
     pub(super) async fn with_users(name: &str, tables: &[Table]) -> Self {
-        let place = Self::new(name).await;
+        let place = Self::held(name).await;
         let mut session = place.session().await;
-        ddl::create_bookkeeping(&mut session, "public").await.unwrap();
         ddl::change_tables(&mut session, &place.target, &mapping(), tables).await.unwrap();
         place
     }
@@ -83,8 +115,13 @@ impl Place {
     }
 
     pub(super) async fn applier(&self) -> Applier {
-        Applier::new(self.session().await, &self.target, Partition(0)).await.unwrap()
+        Applier::new(self.session().await, &self.target, Partition(0), FINGERPRINT).await.unwrap()
     }
+}
+
+/// Takes a pipeline as a process of its own.
+pub(super) async fn fence(target: &Target) -> Fence {
+    Fence::acquire(target, &Holder::new(), Manner::Refuse).await.unwrap()
 }
 
 async fn query(uri: &str, text: &str) -> Vec<String> {
@@ -208,13 +245,18 @@ pub(super) fn documents(framing: Framing, ids: &[i64], name: &str, messages: i64
     rows
 }
 
-fn position(increment: u32) -> Position {
+pub(super) fn position(increment: u32) -> Position {
     Position::from_token(&rawdoc! { "_data": format!("8265000000{increment:08X}2B"), "_typeBits": 1 })
         .unwrap()
 }
 
 fn stored(partition: u16, increment: u32) -> StoredPosition {
-    StoredPosition { partition: Partition(partition), collection: NS.into(), position: position(increment) }
+    StoredPosition {
+        partition: Partition(partition),
+        collection: NS.into(),
+        position: position(increment),
+        fingerprint: None,
+    }
 }
 
 /// Applies upserts and deletes of users, reaching a position.
@@ -276,21 +318,23 @@ async fn a_missing_database_and_a_missing_privilege_are_named() {
     preflight(&poor.connect().await.unwrap(), "public").await.unwrap();
     assert_eq!(place.query("SELECT nspname FROM pg_namespace WHERE nspname = 'docrow'").await, [""; 0]);
     // All that docrow needs, as that user.
+    ddl::create_bookkeeping(&mut poor.connect().await.unwrap(), "another").await.unwrap();
+    let fence = fence(&poor).await;
+    let poor = fence.target();
     let mut session = poor.connect().await.unwrap();
-    ddl::create_bookkeeping(&mut session, "another").await.unwrap();
-    ddl::change_tables(&mut session, &poor, &mapping(), &users()).await.unwrap();
+    ddl::change_tables(&mut session, poor, &mapping(), &users()).await.unwrap();
     let tables = users();
     for table in &tables {
         ddl::build_key(&mut session, "public", table).await.unwrap();
     }
     let rows = documents(Framing::Composite, &[1], "n", 2);
-    let mut applier = Applier::new(session, &poor, Partition(0)).await.unwrap();
+    let mut applier = Applier::new(session, poor, Partition(0), FINGERPRINT).await.unwrap();
     apply(&mut applier, &rows, (&keys([1]), &keys([])), 1).await.unwrap();
-    let mut copier = Copier::new(poor.connect().await.unwrap(), &poor);
+    let mut copier = Copier::new(poor.connect().await.unwrap(), poor);
     let mut writer = copier.begin(USERS, &tables).await.unwrap();
     writer.write(&mut documents(Framing::Copy, &[2], "n", 1)).await.unwrap();
     drop(writer);
-    drop((applier, copier));
+    drop((applier, copier, fence));
     place.query("DROP OWNED BY docrow_poor CASCADE; DROP ROLE docrow_poor").await;
 }
 
@@ -301,8 +345,16 @@ async fn processes_that_start_at_once_do_not_collide() {
     for _ in 0..8 {
         let target = place.target.clone();
         tasks.spawn(async move {
+            ddl::create_bookkeeping(&mut target.connect().await.unwrap(), "fresh").await.unwrap();
+        });
+    }
+    assert_eq!(tasks.join_all().await.len(), 8);
+    let fence = fence(&place.target).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let target = fence.target().clone();
+        tasks.spawn(async move {
             let mut session = target.connect().await.unwrap();
-            ddl::create_bookkeeping(&mut session, "fresh").await.unwrap();
             ddl::change_tables(&mut session, &target, &mapping(), &users()).await.unwrap();
         });
     }
@@ -312,10 +364,9 @@ async fn processes_that_start_at_once_do_not_collide() {
 
 #[tokio::test]
 async fn a_table_of_someone_else_is_left_alone() {
-    let place = Place::new("foreign").await;
+    let place = Place::held("foreign").await;
     place.query("CREATE TABLE messages (body text); INSERT INTO messages VALUES ('mine')").await;
     let mut session = place.session().await;
-    ddl::create_bookkeeping(&mut session, "public").await.unwrap();
     let error = ddl::change_tables(&mut session, &place.target, &mapping(), &users()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::TargetRefused);
     assert!(
@@ -340,39 +391,19 @@ async fn keys_are_built_once() {
     assert!(ddl::keys_missing(&session, "public", &tables).await.unwrap().is_empty());
 }
 
-/// G9: a pipeline is fenced.
-#[tokio::test]
-async fn a_second_process_is_fenced_off_until_the_first_ends() {
-    let place = Place::new("fence").await;
-    let mut first = Fence::acquire(&place.target).await.unwrap();
-    let error = Fence::acquire(&place.target).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Fenced);
-    assert!(error.to_string().contains("PostgreSQL process"), "{error}");
-    let session = place.session().await;
-    assert!(holder(&session, "p").await.unwrap().unwrap().contains("PostgreSQL process"));
-    assert_eq!(holder(&session, "q").await.unwrap(), None);
-    let other = Target::parse(&place.uri, "public", "another").unwrap();
-    Fence::acquire(&other).await.unwrap();
-
-    let end = "SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_database d ON d.oid = l.database \
-        WHERE locktype = 'advisory' AND datname = current_database()";
-    place.query(end).await;
-    tokio::time::timeout(Duration::from_secs(10), first.lost()).await.unwrap();
-    let second = Fence::acquire(&place.target).await.unwrap();
-    drop(second);
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-    while Fence::acquire(&place.target).await.is_err() {
-        assert!(tokio::time::Instant::now() < deadline, "dropping a fence frees it");
-    }
-}
-
 /// G2, G5: rows and marker commit together; no chunk is copied twice.
 #[tokio::test]
 async fn a_chunk_is_copied_whole_and_once() {
     let place = Place::with_users("chunks", &users()).await;
     let (tables, mut session) = (users(), place.session().await);
     let plan: Vec<StoredChunk> = (0..3)
-        .map(|n| StoredChunk { number: n, min: (n > 0).then(|| vec![0, 1]), max: None, copied: None })
+        .map(|n| StoredChunk {
+            number: n,
+            min: (n > 0).then(|| vec![0, 1]),
+            max: None,
+            copied: None,
+            replaces: false,
+        })
         .collect();
     chunks::store(&mut session, "p", NS, &plan, &[stored(0, 1), stored(1, 1)]).await.unwrap();
     assert_eq!(chunks::load(&session, "p", NS).await.unwrap(), plan);
@@ -419,7 +450,7 @@ async fn a_refused_document_leaves_the_rest_of_its_chunk() {
     let place = Place::with_users("savepoint", &users()).await;
     place.query("ALTER TABLE messages ADD CONSTRAINT polite CHECK (body <> 'rude')").await;
     let (tables, mut session) = (users(), place.session().await);
-    let plan = [StoredChunk { number: 0, min: None, max: None, copied: None }];
+    let plan = [StoredChunk { number: 0, min: None, max: None, copied: None, replaces: false }];
     chunks::store(&mut session, "p", NS, &plan, &[]).await.unwrap();
     let mut copier = Copier::new(session, &place.target);
     let mut writer = copier.begin(USERS, &tables).await.unwrap();
@@ -576,8 +607,8 @@ async fn positions_are_replaced_when_partitions_change() {
     progress::reset(&mut session, "p", &fewer).await.unwrap();
     assert_eq!(progress::load(&session, "p").await.unwrap(), fewer);
     assert_eq!(progress::load(&session, "q").await.unwrap(), []);
-    assert_eq!(progress::register(&session, "p", "a").await.unwrap(), "a");
-    assert_eq!(progress::register(&session, "p", "b").await.unwrap(), "a");
+    assert_eq!(progress::register(&session, "q", "a").await.unwrap(), "a");
+    assert_eq!(progress::register(&session, "q", "b").await.unwrap(), "a");
 }
 
 #[tokio::test]
@@ -624,7 +655,7 @@ async fn hostile_names_are_names() {
     tables[0].columns[0].name = r#"a"b"#.into();
     tables[1].columns[2].name = "$1 'ü' %s {}".into();
     let place = Place::with_users("names", &tables).await;
-    let plan = [StoredChunk { number: 0, min: None, max: None, copied: None }];
+    let plan = [StoredChunk { number: 0, min: None, max: None, copied: None, replaces: false }];
     chunks::store(&mut place.session().await, "p", NS, &plan, &[]).await.unwrap();
     let mut copier = Copier::new(place.session().await, &place.target);
     let mut writer = copier.begin(USERS, &tables).await.unwrap();
@@ -644,7 +675,7 @@ async fn hostile_names_are_names() {
     for table in &tables {
         assert_eq!(reader.rows(table, &keys([1, 2])).await.unwrap().len(), 1);
         reader.forget_seen(table).await.unwrap();
-        assert_eq!(reader.unseen(&tables[0], table, 9).await.unwrap().count, 1);
+        assert_eq!(reader.unseen(&tables[0], table).await.unwrap().next(9).await.unwrap().count, 1);
     }
 }
 
@@ -731,7 +762,7 @@ async fn rows_are_read_back_by_key() {
         reader.forget_seen(table).await.unwrap();
         reader.see(&keys([1])).await.unwrap();
         reader.see(&keys([3, 4])).await.unwrap();
-        let unseen = reader.unseen(&tables[0], table, 10).await.unwrap();
+        let unseen = reader.unseen(&tables[0], table).await.unwrap().next(10).await.unwrap();
         assert_eq!(unseen.iter().collect::<Vec<_>>(), [2_i64.to_be_bytes()]);
     }
 }

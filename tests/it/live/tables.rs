@@ -6,8 +6,11 @@ use docrow::{
     error::Kind,
     mapping::{Framing, Rows, Scalar, Table},
     sink::{
+        chunks::{self, Marker, StoredChunk},
+        copy::Copier,
         ddl,
         plan::{Origin, Plan, Wanted, When},
+        resyncs,
         schemas::{self, Mapping},
         upsert::{Batch, CollectionBatch},
     },
@@ -33,9 +36,7 @@ impl Place {
     }
 
     async fn with_bookkeeping(name: &str) -> Self {
-        let place = Self::new(name).await;
-        ddl::create_bookkeeping(&mut place.session().await, "public").await.unwrap();
-        place
+        Self::held(name).await
     }
 }
 
@@ -135,10 +136,8 @@ async fn a_table_without_the_privilege_is_refused_with_the_grant() {
     place.query(MESSAGES_DDL).await;
     place.query("GRANT ALL ON SCHEMA docrow, public TO docrow_adopter").await;
     place.query("GRANT ALL ON ALL TABLES IN SCHEMA docrow TO docrow_adopter").await;
-    let change = async || {
-        let mut session = place.session_as("docrow_adopter").await;
-        ddl::change_tables(&mut session, &place.target, &mapping(), &users()).await
-    };
+    let place = place.held_by("docrow_adopter").await;
+    let change = async || place.change(&mapping(), &users()).await;
     place.query("ALTER ROLE docrow_adopter NOSUPERUSER").await;
     let said = change().await.unwrap_err().to_string();
     let grant = r#"GRANT SELECT, INSERT, UPDATE, DELETE ON "public"."users" TO "docrow_adopter""#;
@@ -178,7 +177,7 @@ async fn a_next_version_adds_and_widens() {
     // Again: nothing.
     let plan = place.change(&second, &tables).await.unwrap();
     assert_eq!(plan.steps(When::AtOnce).count(), 0);
-    schemas::set_filled(&place.session().await, "p", NS, 2).await.unwrap();
+    schemas::set_filled(&mut place.session().await, "p", NS, 2).await.unwrap();
     assert!(place.stored().await.filled);
 
     // Small integers widen; an earlier table is left.
@@ -260,7 +259,9 @@ async fn a_table_has_one_collection() {
     assert!(error.to_string().contains(there), "{error}");
     let q = place.target_of("elsewhere", "q");
     place.query("CREATE SCHEMA elsewhere").await;
-    ddl::change_tables(&mut place.session().await, &q, &mapping(), &users()).await.unwrap();
+    let fence = super::sink::fence(&q).await;
+    let mut session = fence.target().connect().await.unwrap();
+    ddl::change_tables(&mut session, fence.target(), &mapping(), &users()).await.unwrap();
     // In another schema than its rows are, a pipeline would go on with empty tables.
     let moved = place.target_of("elsewhere", "p");
     place.query("DROP SCHEMA elsewhere CASCADE; CREATE SCHEMA elsewhere; DELETE FROM docrow.schemas WHERE pipeline = 'q'").await;
@@ -303,15 +304,27 @@ async fn earlier_bookkeeping_is_completed() {
     place
         .query(
             "ALTER TABLE docrow.schemas DROP COLUMN tables, DROP COLUMN filled, DROP COLUMN stopped; \
-             ALTER TABLE docrow.dead_letters DROP COLUMN retry_at, DROP COLUMN document_key",
+             ALTER TABLE docrow.schemas DROP COLUMN adopted; DROP TABLE docrow.resyncs; \
+             ALTER TABLE docrow.dead_letters DROP COLUMN retry_at, DROP COLUMN document_key; \
+             ALTER TABLE docrow.pipelines DROP COLUMN epoch, DROP COLUMN holder, DROP COLUMN seen_at; \
+             ALTER TABLE docrow.progress DROP COLUMN fingerprint; ALTER TABLE docrow.chunks DROP COLUMN replaces; \
+             DROP FUNCTION docrow.enter(text, bigint, bigint)",
         )
         .await;
     for _ in 0..2 {
-        let error = schemas::load(&place.session().await, "p").await.unwrap_err();
+        let error = schemas::load(&place.plain().connect().await.unwrap(), "p").await.unwrap_err();
         assert_eq!(error.kind(), Kind::TargetRefused);
         assert!(error.to_string().contains("was copied by an earlier docrow"), "{error}");
-        ddl::create_bookkeeping(&mut place.session().await, "public").await.unwrap();
+        let several = [(); 4].map(|()| async {
+            ddl::create_bookkeeping(&mut place.plain().connect().await.unwrap(), "public").await.unwrap();
+        });
+        futures_util::future::join_all(several).await;
     }
+    // The pipeline's row is as it was, and it can be taken.
+    assert_eq!(place.query("SELECT epoch FROM docrow.pipelines").await, ["0"]);
+    let place = place.freed().0;
+    let fence = super::sink::fence(&place.target).await;
+    assert_eq!(resyncs::asked(&fence.target().connect().await.unwrap(), "p").await.unwrap(), []);
     assert_eq!(schemas::load(&place.session().await, "another").await.unwrap(), []);
     let columns = "SELECT count(*) FROM pg_attribute WHERE attname IN ('tables', 'filled', 'stopped', 'retry_at', 'document_key') \
         AND attrelid IN ('docrow.schemas'::regclass, 'docrow.dead_letters'::regclass)";
@@ -331,4 +344,62 @@ async fn what_was_dropped_is_not_made_again() {
         assert_eq!(error.kind(), Kind::TargetRefused, "{error}");
         assert!(error.to_string().contains(made) && error.to_string().contains("restore it"), "{error}");
     }
+}
+
+/// Somebody changes tables while docrow writes to them: it is said what, and what to do. What can't be told by the server,
+/// that COPY takes any bytes for a value of a column's new type, is looked for.
+#[tokio::test]
+async fn what_is_dropped_or_changed_meanwhile_is_said() {
+    let place = Place::with_users("meanwhile", &users()).await;
+    place.build_keys(&users()).await;
+    let none = keys([]);
+    for (change, back, words) in [
+        (
+            "ALTER TABLE users DROP COLUMN score",
+            "ALTER TABLE users ADD COLUMN score numeric",
+            ["column \"score\"", "restore it"],
+        ),
+        (
+            "ALTER TABLE messages RENAME TO elsewhere",
+            "ALTER TABLE elsewhere RENAME TO messages",
+            ["messages\" does not exist", "restore it"],
+        ),
+        (
+            "ALTER TABLE users ALTER score TYPE boolean USING true",
+            "ALTER TABLE users ALTER score TYPE numeric USING 1",
+            ["\"score\" is of type boolean", "change it back"],
+        ),
+        (
+            "ALTER TABLE users DROP CONSTRAINT users_pkey",
+            "ALTER TABLE users ADD PRIMARY KEY (id)",
+            ["write rows to \"users\"", "start docrow again"],
+        ),
+    ] {
+        let mut applier = place.applier().await;
+        let rows = documents(Framing::Composite, &[1], "first", 1);
+        apply(&mut applier, &rows, (&keys([1]), &none), 1).await.unwrap();
+        place.query(change).await;
+        let rows = documents(Framing::Composite, &[1], "second", 1);
+        let error = apply(&mut applier, &rows, (&keys([1]), &none), 2).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::TargetRefused, "{change}: {error}");
+        for words in words {
+            assert!(error.to_string().contains(words), "{change}: {error}");
+        }
+        place.query(back).await;
+    }
+
+    let chunk = StoredChunk { number: 0, min: None, max: None, copied: None, replaces: false };
+    let mut session = place.session().await;
+    chunks::store(&mut session, "p", NS, &[chunk], &[]).await.unwrap();
+    let mut copier = Copier::new(session, &place.target);
+    let tables = users();
+    drop(copier.begin(USERS, &tables).await.unwrap());
+    place.query("ALTER TABLE messages ALTER body TYPE bytea USING body::bytea").await;
+    let mut writer = copier.begin(USERS, &tables).await.unwrap();
+    writer.write(&mut documents(Framing::Copy, &[7], "n", 1)).await.unwrap();
+    let error = writer.commit(Marker { collection: NS, number: 0, documents: 1 }).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::TargetRefused);
+    let said = r#"commit chunk 0 of shop.users: "public"."messages", column body, is of type bytea now"#;
+    assert!(error.to_string().starts_with(said), "{error}");
+    assert_eq!(place.query("SELECT count(*) FROM users WHERE id = 7").await, ["0"]);
 }

@@ -7,10 +7,11 @@ use docrow::{
     change::CollectionId,
     mapping::{Encoder, Framing, Mapping, Rows},
     sink::{
-        Keys, Session, Target,
+        Keys, Target,
         chunks::{self, Marker, StoredChunk},
         copy::Copier,
         ddl,
+        fence::{Fence, Holder, Manner},
         progress::Partition,
         read::Reader,
         sql,
@@ -50,8 +51,10 @@ impl Store {
         self.schemas += 1;
         let schema = format!("s{}", self.schemas);
         let target = Target::parse(&self.uri, &schema, "p").unwrap();
+        let fence = Fence::acquire(&target, &Holder::new(), Manner::Refuse).await.unwrap();
+        let target = fence.target().clone();
         let mut session = target.connect().await.unwrap();
-        create(&mut session, &self.uri, &schema, mapping).await;
+        create(&self.uri, &schema, mapping).await;
         let (keys, of) = keys(mapping, documents);
         let kept =
             documents.iter().zip(&of).filter(|(_, key)| key.is_some()).map(|(document, _)| &**document);
@@ -71,8 +74,7 @@ impl Store {
     }
 }
 
-async fn create(session: &mut Session, uri: &str, schema: &str, mapping: &Mapping) {
-    ddl::create_bookkeeping(session, schema).await.unwrap();
+async fn create(uri: &str, schema: &str, mapping: &Mapping) {
     let client = crate::support::connect(uri).await;
     for table in mapping.tables() {
         client.batch_execute(&sql::create_table(schema, table, false)).await.unwrap();
@@ -106,7 +108,7 @@ fn encode(mapping: &Arc<Mapping>, framing: Framing, documents: &[&RawDocument]) 
 
 async fn copy(target: &Target, schema: &str, mapping: &Arc<Mapping>, documents: &[&RawDocument]) {
     let mut session = target.connect().await.unwrap();
-    let chunk = StoredChunk { number: 0, min: None, max: None, copied: None };
+    let chunk = StoredChunk { number: 0, min: None, max: None, copied: None, replaces: false };
     chunks::store(&mut session, "p", schema, &[chunk], &[]).await.unwrap();
     let mut copier = Copier::new(session, target);
     let mut writer = copier.begin(CollectionId(0), mapping.tables()).await.unwrap();
@@ -118,7 +120,7 @@ async fn copy(target: &Target, schema: &str, mapping: &Arc<Mapping>, documents: 
 /// Applies the same documents once more, which changes nothing, bit by bit.
 async fn apply(target: &Target, mapping: &Arc<Mapping>, documents: &[&RawDocument], keys: &Keys) {
     let session = target.connect().await.unwrap();
-    let mut applier = Applier::new(session, target, Partition(0)).await.unwrap();
+    let mut applier = Applier::new(session, target, Partition(0), 0).await.unwrap();
     let rows = encode(mapping, Framing::Composite, documents);
     let batch = CollectionBatch {
         collection: CollectionId(0),

@@ -61,10 +61,10 @@ impl Mapping {
         toml::from_str(text).unwrap()
     }
 
-    /// The mappings in force in `place`.
+    /// The mappings in force in `place`, but those of collections that are gone and whose rows are kept.
     pub(crate) async fn in_force(place: &Place) -> Vec<Self> {
-        let question =
-            "SELECT DISTINCT ON (collection) mapping FROM docrow.schemas ORDER BY collection, version DESC";
+        let question = "SELECT DISTINCT ON (collection) mapping FROM docrow.schemas \
+            WHERE collection NOT IN (SELECT collection FROM docrow.resyncs) ORDER BY collection, version DESC";
         let rows = place.postgres().await.query(question, &[]).await.unwrap();
         rows.iter().map(|row| Self::read(row.get(0))).collect()
     }

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use docrow::{
     mapping::{Encoder, Framing, Mapping, Rebuilder},
     schema::MappingSpec,
-    sink::{Keys, Session, Target, dead_letter, read::Reader, schemas},
+    sink::{Keys, Session, Target, dead_letter, read::Reader, resyncs, schemas},
 };
 use mongodb::bson::{RawDocument, RawDocumentBuf, doc};
 
@@ -75,13 +75,16 @@ fn key_of(mapping: &Arc<Mapping>, document: &RawDocument) -> Vec<u8> {
     key.to_vec()
 }
 
-/// The mappings in force, once nothing is left to be filled.
+/// The mappings in force, once nothing is left to be filled, but those of collections that are gone and whose rows are
+/// kept.
 pub(crate) async fn in_force(session: &Session, target: &Target) -> Vec<schemas::Mapping> {
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
     loop {
         let mappings = schemas::load(session, target.pipeline()).await.unwrap();
         if mappings.iter().all(|mapping| mapping.filled) {
-            return mappings;
+            let gone = resyncs::asked(session, target.pipeline()).await.unwrap();
+            let is_there = |name: &String| !gone.iter().any(|(gone, _)| gone == name);
+            return mappings.into_iter().filter(|mapping| is_there(&mapping.collection)).collect();
         }
         assert!(tokio::time::Instant::now() < deadline, "new columns are never filled");
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;

@@ -5,6 +5,7 @@ mod docrow;
 pub(crate) mod exact;
 mod gate;
 mod ids;
+mod oplog;
 mod proxy;
 pub(crate) mod same;
 
@@ -13,7 +14,7 @@ use mongodb::{Client, Collection, bson::Document};
 use tokio::sync::OnceCell;
 use tokio_postgres::NoTls;
 
-pub(crate) use self::{docrow::*, gate::*, ids::*, proxy::*};
+pub(crate) use self::{docrow::*, gate::*, ids::*, oplog::*, proxy::*};
 
 /// The servers that tests share unless they stop or break them: those of `DOCROW_TEST_MONGODB_URI` and
 /// `DOCROW_TEST_POSTGRES_URI` (a user who may create databases), else started here once and ended with the process.

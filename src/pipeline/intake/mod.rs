@@ -1,0 +1,456 @@
+//! The intake: reads the change stream for as long as the run lasts, whatever becomes of PostgreSQL (G6).
+//!
+//! Changes go straight to the workers, or into the spool and from there to the workers; which way, and why nothing is left out or
+//! taken twice, is decided in [`flow`](super::flow). This file does what is decided there: it owns the stream, is the only
+//! one to write to the spool, and hands changes out.
+//!
+//! The other side, an attempt at PostgreSQL, says by a [`Demand`] what it has and wants; it is replaced as a whole and
+//! looked at between two steps, so that an attempt may fail at any time. What happens to whole collections, which is the
+//! other side's to deal with, goes back by [`Notices`].
+//!
+//! What waits in the spool is not what documents became, but which documents changed. They are looked up when they are
+//! taken out. So the spool stays small, and a document that changed a thousand times meanwhile is written once.
+
+mod drain;
+mod spool;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    convert::Infallible,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use futures_util::future::try_join_all;
+use mongodb::bson::Timestamp;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, Interval, MissedTickBehavior, interval, timeout},
+};
+
+use self::spool::{Spool, TENDING};
+use super::{
+    collection::Collection,
+    flow::{Flow, Way},
+    router::Router,
+    watermark::Watermark,
+    worker::{Reached, Routed},
+};
+use crate::{
+    change::{Change, CollectionId, Namespace, Position},
+    checkpoint::Checkpoint,
+    config::{Config, OnHistoryLost, Order},
+    error::{Error, Kind, Result},
+    shutdown::Shutdown,
+    sink::{progress::Partition, resyncs::Reason},
+    source::{ChangeStream, Event, Source, StreamBatch, StreamStart},
+};
+
+/// How long the workers may have no room before changes go into the spool: longer than a few large batches take, for what
+/// comes out of the spool is looked up once more.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the side of PostgreSQL has and wants.
+#[derive(Clone, Default)]
+pub(super) struct Demand {
+    /// Counts how often positions were read.
+    pub(super) attempt: u64,
+    pub(super) collections: Arc<[Collection]>,
+    /// The positions that were read.
+    pub(super) stored: Arc<HashMap<(Partition, CollectionId), Position>>,
+    /// Whether they may be of another stream, which had other collections: the server may not find them in this one.
+    pub(super) foreign: bool,
+    /// `None`: nobody takes changes.
+    pub(super) workers: Option<Arc<Workers>>,
+    /// The collections whose changes can be applied, and up to when their rows may be ahead of the stream.
+    pub(super) ready: Arc<BTreeMap<CollectionId, Timestamp>>,
+    /// Notice is to be given when everything up to then is handed out.
+    pub(super) until: Option<Timestamp>,
+}
+
+/// The workers of an attempt.
+pub(super) struct Workers {
+    pub(super) senders: Vec<mpsc::Sender<Routed>>,
+    /// Has them end when they have done what they have been sent.
+    pub(super) stop: Shutdown,
+    pub(super) router: Router,
+    pub(super) watermark: Arc<Mutex<Watermark>>,
+}
+
+/// What the intake has to say.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Notices {
+    /// The [`Demand::attempt`] that it is said to.
+    pub(super) attempt: u64,
+    /// Collections that must be copied anew.
+    pub(super) anew: BTreeMap<Namespace, Reason>,
+    /// Everything up to [`Demand::until`] is handed out.
+    pub(super) arrived: bool,
+    /// The spool is lost: the attempt is to end.
+    pub(super) is_lost: bool,
+}
+
+/// Reads the stream.
+pub(super) struct Intake {
+    source: Source,
+    checkpoint: Arc<OnceLock<Arc<Checkpoint>>>,
+    on_history_lost: OnHistoryLost,
+    order: Order,
+    budget: u64,
+    demand: watch::Receiver<Demand>,
+    notices: Arc<watch::Sender<Notices>>,
+    /// What was last seen of `demand`.
+    now: Demand,
+    /// The attempt whose workers were found to be gone.
+    gone: Option<u64>,
+    /// Of the stream.
+    fingerprint: i64,
+    flow: Flow,
+    stream: Option<ChangeStream>,
+    start: Option<Position>,
+    /// In the order of commits: changes of a transaction of which more may come.
+    tail: Vec<Change>,
+    spool: Spool,
+}
+
+/// Whether the workers can take more.
+enum Room {
+    Yes(Vec<mpsc::OwnedPermit<Routed>>),
+    /// Not for a while.
+    No,
+    /// They are gone.
+    Gone,
+}
+
+impl Intake {
+    pub(super) fn new(
+        (source, checkpoint): (Source, Arc<OnceLock<Arc<Checkpoint>>>),
+        config: &Config,
+        demand: watch::Receiver<Demand>,
+        notices: Arc<watch::Sender<Notices>>,
+    ) -> Self {
+        Self {
+            source,
+            checkpoint,
+            on_history_lost: config.on_history_lost,
+            order: config.order,
+            budget: config.max_spool,
+            demand,
+            notices,
+            now: Demand::default(),
+            gone: None,
+            fingerprint: 0,
+            flow: Flow::resume([], None).0,
+            stream: None,
+            start: None,
+            tail: Vec::new(),
+            spool: Spool {
+                life: None,
+                tenths: 0,
+                written: Instant::now(),
+                last: CollectionId(0),
+                taken: BTreeMap::new(),
+            },
+        }
+    }
+
+    /// Reads for as long as it is polled. Ends with an error only: the source refuses, or history is lost and that is to
+    /// stop the pipeline.
+    pub(super) async fn run(mut self) -> Result<Infallible> {
+        let mut tending = interval(TENDING);
+        tending.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            match self.step(&mut tending).await {
+                Err(error) if error.kind() == Kind::StateRebuilt => self.begin_anew(&error).await?,
+                done => done?,
+            }
+        }
+    }
+
+    async fn step(&mut self, tending: &mut Interval) -> Result<()> {
+        self.obey().await?;
+        let workers = self.now.workers.clone().filter(|_| self.flow.any_on(Way::Draining));
+        tokio::select! {
+            changed = self.demand.changed() => {
+                changed.map_err(|_| Error::bug("read the stream: nobody wants it"))
+            }
+            _ = tending.tick() => self.tend().await,
+            room = room(workers.as_deref()), if workers.is_some() => match room {
+                Room::Yes(permits) => self.drain(permits).await,
+                Room::No | Room::Gone => self.rewind().await,
+            },
+            batch = next(&mut self.stream), if self.reads_on() => match batch {
+                Err(error) if self.may_resync(&error) => {
+                    self.lose_history(&error);
+                    Ok(())
+                }
+                batch => self.take(batch?).await,
+            },
+        }
+    }
+
+    /// Whether there is room for more; for the rest of a transaction there always is, for it is what the workers wait for.
+    fn reads_on(&self) -> bool {
+        self.spool.tenths < 10 || !self.tail.is_empty()
+    }
+
+    /// Does what was demanded since the last time.
+    async fn obey(&mut self) -> Result<()> {
+        let mut demand = self.demand.borrow_and_update().clone();
+        if self.gone == Some(demand.attempt) {
+            demand.workers = None;
+        }
+        let before = std::mem::replace(&mut self.now, demand);
+        if self.now.attempt != before.attempt {
+            let applied = least_of(&self.now);
+            self.resume(applied).await?;
+        } else if let (Some(workers), None) = (before.workers, &self.now.workers) {
+            self.resume(applied_by(&workers, &self.now)).await?;
+        }
+        if self.now.workers.is_some() {
+            self.now.ready.keys().for_each(|id| self.flow.release(*id));
+        }
+        Ok(())
+    }
+
+    /// Begins anew: the spool is lost. What the workers have been given was given for good, so that they are replaced,
+    /// too.
+    async fn begin_anew(&mut self, error: &Error) -> Result<()> {
+        tracing::warn!("{error}: what it held is read again");
+        let attempt = self.now.attempt;
+        self.notices.send_modify(|notices| (notices.attempt, notices.is_lost) = (attempt, true));
+        self.gone = Some(attempt);
+        match self.now.workers.take() {
+            Some(workers) => self.resume(applied_by(&workers, &self.now)).await,
+            None => self.resume(least_of(&self.now)).await,
+        }
+    }
+
+    /// Begins anew: the workers are gone, and what was handed to them counts for nothing.
+    async fn rewind(&mut self) -> Result<()> {
+        let Some(workers) = self.now.workers.take() else { return Ok(()) };
+        self.gone = Some(self.now.attempt);
+        self.resume(applied_by(&workers, &self.now)).await
+    }
+
+    /// Begins from what is durable: in PostgreSQL, as `applied` says, and in the spool.
+    async fn resume(&mut self, applied: Vec<Position>) -> Result<()> {
+        let namespaces: Vec<Namespace> = self.now.collections.iter().map(|c| c.namespace().clone()).collect();
+        if applied.len() != namespaces.len() {
+            return Err(Error::bug("read the stream: a collection has no position"));
+        }
+        self.fingerprint = Source::fingerprint(&namespaces);
+        self.spool.life = Some(self.with_spool(Checkpoint::life).await?);
+        let (mut spans, token, stored) =
+            self.with_spool(|spool| Ok((spool.spans()?, spool.token()?, spool.fingerprint()?))).await?;
+        let known: Vec<_> =
+            applied.into_iter().zip(namespaces.iter().map(|name| spans.remove(name))).collect();
+        let (flow, worthless) = Flow::resume(known, token.as_ref());
+        self.flow = flow;
+        // An open span of a collection whose changes do not come any more would claim to hold them.
+        let left = spans.into_keys().map(|name| (name, None)).collect();
+        self.save(worthless, left).await?;
+        let attempt = self.now.attempt;
+        // What is still to be dealt with is met again on the way from there.
+        self.notices.send_if_modified(|notices| {
+            let is_new = notices.attempt != attempt;
+            if is_new {
+                *notices = Notices { attempt, ..Notices::default() };
+            }
+            is_new
+        });
+        self.tail.clear();
+        self.spool.taken.clear();
+        self.start = self.flow.start().cloned();
+        let foreign = self.now.foreign || stored.is_some_and(|stored| stored != self.fingerprint);
+        self.stream = self.start.clone().map(|start| {
+            let from =
+                if foreign { StreamStart::At(start.cluster_time()) } else { StreamStart::After(start) };
+            self.source.change_stream(&namespaces, from)
+        });
+        Ok(())
+    }
+
+    /// A reply of the stream.
+    async fn take(&mut self, batch: StreamBatch) -> Result<()> {
+        let StreamBatch { events, position, at_end, unknown, .. } = batch;
+        if unknown > 0 {
+            tracing::info!("{unknown} events of types that do not matter here were passed over");
+        }
+        let mut changes = std::mem::take(&mut self.tail);
+        for event in events {
+            match event {
+                Event::Change(change) => changes.push(change),
+                event => self.notice(&event).await?,
+            }
+        }
+        self.abandon_stopped().await?;
+        let permits = match self.room().await {
+            Room::Yes(permits) => permits,
+            Room::Gone => return self.rewind().await,
+            Room::No => {
+                tracing::info!("PostgreSQL does not keep up: the stream goes on into the state directory");
+                let direct: Vec<_> = self.flow.on(Way::Direct).collect();
+                direct.into_iter().for_each(|id| self.flow.turn_away(id));
+                Vec::new()
+            }
+        };
+        changes.retain(|change| {
+            let is_wanted = self.flow.way(change.collection) != Way::Nowhere;
+            is_wanted && self.flow.is_new(change.collection, &change.position)
+        });
+        let is_spooled = |change: &&Change| self.flow.is_spooled(change.collection);
+        let spooled = changes.iter().filter(is_spooled).cloned().collect();
+        self.put(spooled, &position).await?;
+        changes.retain(|change| self.flow.way(change.collection) == Way::Direct);
+        self.hand_out(changes, permits, (&position, at_end));
+        self.tell_arrival(&position, at_end);
+        Ok(())
+    }
+
+    /// Lets the changes of collections that are stopped go by.
+    async fn abandon_stopped(&mut self) -> Result<()> {
+        let collections = self.now.collections.clone();
+        let stopped = (0..).map(CollectionId).zip(collections.iter()).filter(|(_, c)| c.stopped().is_some());
+        let saved: Vec<_> = stopped.filter_map(|(id, _)| self.flow.abandon(id)).collect();
+        self.save(saved, Vec::new()).await
+    }
+
+    /// Waits for room for one more reply. Where nothing goes direct, none is needed.
+    async fn room(&mut self) -> Room {
+        let Some(workers) = self.now.workers.clone().filter(|_| self.flow.any_on(Way::Direct)) else {
+            return Room::Yes(Vec::new());
+        };
+        match timeout(PATIENCE, room(Some(&workers))).await {
+            Ok(room) => room,
+            Err(_) => Room::No,
+        }
+    }
+
+    /// Hands changes to the workers, and how far the collections that go direct are.
+    fn hand_out(
+        &mut self,
+        mut changes: Vec<Change>,
+        permits: Vec<mpsc::OwnedPermit<Routed>>,
+        (position, at_end): (&Position, bool),
+    ) {
+        let mut position = position.clone();
+        if self.order == Order::Commit && !at_end {
+            // More may come of the transaction at the end, whose changes all bear one time.
+            let time = position.cluster_time();
+            let complete = changes.partition_point(|change| change.position.cluster_time() < time);
+            self.tail = changes.split_off(complete);
+            if !self.tail.is_empty() {
+                let Some(last) = changes.last() else { return };
+                position = last.position.clone();
+            }
+        }
+        let collections: Arc<[CollectionId]> = self.flow.reached(&position).collect();
+        if !collections.is_empty() {
+            self.send(changes, permits, collections, &position);
+            self.flow.pass(&position);
+        }
+    }
+
+    fn send(
+        &self,
+        changes: Vec<Change>,
+        permits: Vec<mpsc::OwnedPermit<Routed>>,
+        collections: Arc<[CollectionId]>,
+        position: &Position,
+    ) {
+        let Some(workers) = &self.now.workers else { return };
+        let times = collections.iter().filter_map(|id| self.now.ready.get(id));
+        let ahead_until = times.max().copied().unwrap_or(Timestamp { time: 0, increment: 0 });
+        let reached = Reached { collections, position: position.clone(), ahead_until };
+        for (permit, changes) in permits.into_iter().zip(workers.router.route(changes)) {
+            permit.send(Routed { changes, reached: Some(reached.clone()) });
+        }
+    }
+
+    fn tell_arrival(&self, position: &Position, at_end: bool) {
+        let Some(until) = self.now.until else { return };
+        // The start position itself says nothing about the events of its time.
+        let is_new = self.start.as_ref().is_some_and(|start| position > start);
+        let is_there = position.is_past(until) || (at_end && is_new && position.cluster_time() >= until);
+        let ids = (0..self.now.collections.len()).map(CollectionId);
+        let is_handed_out = |id| matches!(self.flow.way(id), Way::Direct | Way::Nowhere);
+        if is_there && self.tail.is_empty() && ids.into_iter().all(is_handed_out) {
+            self.notices.send_modify(|notices| notices.arrived = true);
+        }
+    }
+
+    /// Something that happened to a whole collection. Its changes from here on go by: it is to be copied anew.
+    async fn notice(&mut self, event: &Event) -> Result<()> {
+        let (happened, position) = match event {
+            Event::Dropped { collection, position } => (vec![(*collection, Reason::Dropped)], position),
+            Event::Renamed { from, to, position } => {
+                let from = from.map(|id| (id, Reason::Dropped));
+                let to = to.map(|id| (id, Reason::Replaced));
+                (from.into_iter().chain(to).collect(), position)
+            }
+            Event::Change(_) | Event::DatabaseDropped { .. } | Event::Invalidated { .. } => return Ok(()),
+        };
+        let mut saved = Vec::new();
+        for (id, reason) in happened {
+            if let Some(collection) =
+                self.now.collections.get(id.0).filter(|_| self.flow.is_new(id, position))
+            {
+                let namespace = collection.namespace().clone();
+                saved.extend(self.flow.hold(id));
+                self.must_be_copied_anew(namespace, reason);
+            }
+        }
+        self.save(saved, Vec::new()).await
+    }
+
+    fn must_be_copied_anew(&self, namespace: Namespace, reason: Reason) {
+        self.notices.send_modify(|notices| {
+            notices.anew.insert(namespace, reason);
+        });
+    }
+
+    fn may_resync(&self, error: &Error) -> bool {
+        error.kind() == Kind::HistoryLost && self.on_history_lost == OnHistoryLost::Resync
+    }
+
+    /// Everything is to be copied anew. Until then there is nothing to read.
+    fn lose_history(&mut self, error: &Error) {
+        tracing::warn!("{error}: all collections are copied anew, in place (on_history_lost = \"resync\")");
+        self.stream = None;
+        for collection in self.now.collections.iter() {
+            let namespace = collection.namespace().clone();
+            self.must_be_copied_anew(namespace, Reason::HistoryLost);
+        }
+    }
+}
+
+/// Room for something for every worker.
+async fn room(workers: Option<&Workers>) -> Room {
+    let Some(workers) = workers else { return std::future::pending().await };
+    match try_join_all(workers.senders.iter().map(|sender| sender.clone().reserve_owned())).await {
+        Ok(permits) => Room::Yes(permits),
+        Err(_) => Room::Gone,
+    }
+}
+
+async fn next(stream: &mut Option<ChangeStream>) -> Result<StreamBatch> {
+    match stream {
+        Some(stream) => stream.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The least stored position of each collection.
+fn least_of(demand: &Demand) -> Vec<Position> {
+    let stored = demand.stored.iter().map(|(place, position)| (*place, position.clone()));
+    least(&Watermark::new(stored), demand)
+}
+
+fn applied_by(workers: &Workers, demand: &Demand) -> Vec<Position> {
+    least(&workers.watermark.lock().unwrap_or_else(PoisonError::into_inner), demand)
+}
+
+fn least(watermark: &Watermark, demand: &Demand) -> Vec<Position> {
+    (0..demand.collections.len()).filter_map(|id| watermark.least(CollectionId(id)).cloned()).collect()
+}

@@ -1,0 +1,536 @@
+//! What [`intake`](super::super::intake) does, in the same order, with the models of the stream and of the spool. A step of it
+//! is what happens between two points where another task may come in between.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap, VecDeque},
+    rc::Rc,
+    sync::Arc,
+};
+
+use mongodb::bson::Timestamp;
+
+use super::{
+    super::{
+        flow::{Flow, Saved, Trim, Way},
+        watermark::Watermark,
+        worker::{Reached, Routed},
+    },
+    Bug, Error, World,
+    source::{Event, Name, Reply, Start, doc_of},
+    spool,
+    worker::Crew,
+};
+use crate::{
+    change::{Change, CollectionId, Op, Position},
+    checkpoint::Span,
+    config::Order,
+    sink::{progress::Partition, resyncs::Reason},
+};
+
+/// See [`Demand`](super::super::intake::Demand).
+#[derive(Clone, Default)]
+pub(super) struct Demand {
+    pub(super) attempt: u64,
+    pub(super) names: Rc<[Name]>,
+    pub(super) stored: Rc<HashMap<(Partition, CollectionId), Position>>,
+    pub(super) foreign: bool,
+    pub(super) crew: Option<Rc<RefCell<Crew>>>,
+    pub(super) ready: BTreeMap<CollectionId, Timestamp>,
+}
+
+/// See [`Notices`](super::super::intake::Notices).
+#[derive(Clone, Debug, Default)]
+pub(super) struct Notices {
+    pub(super) attempt: u64,
+    pub(super) anew: BTreeMap<Name, Reason>,
+    pub(super) is_lost: bool,
+}
+
+pub(super) struct Intake {
+    pub(super) now: Demand,
+    gone: Option<u64>,
+    fingerprint: i64,
+    pub(super) flow: Flow,
+    pub(super) stream: Option<Start>,
+    tail: Vec<Change>,
+    is_full: bool,
+    life: u64,
+    is_due: bool,
+    last: CollectionId,
+    /// A reply that waits for room.
+    reply: Option<Reply>,
+    /// What is to be done next, one by one.
+    effects: VecDeque<Effect>,
+    /// Whether the last step was done without a look at the demand.
+    blind: bool,
+}
+
+enum Effect {
+    Write(spool::Write),
+    Send(Rc<RefCell<Crew>>, Vec<Routed>),
+}
+
+#[derive(PartialEq)]
+enum Room {
+    Yes,
+    No,
+    Gone,
+}
+
+pub(super) fn fingerprint(names: &[Name]) -> i64 {
+    names.iter().map(|name| 1 << name).sum()
+}
+
+impl Intake {
+    pub(super) fn new() -> Self {
+        Self {
+            now: Demand::default(),
+            gone: None,
+            fingerprint: 0,
+            flow: Flow::resume([], None).0,
+            stream: None,
+            tail: Vec::new(),
+            is_full: false,
+            life: 0,
+            is_due: false,
+            last: CollectionId(0),
+            reply: None,
+            effects: VecDeque::new(),
+            blind: false,
+        }
+    }
+
+    /// Whether there is nothing under way.
+    pub(super) fn rests(&self) -> bool {
+        let all_direct = (0..self.now.names.len()).all(|id| self.flow.way(CollectionId(id)) == Way::Direct);
+        self.reply.is_none() && self.effects.is_empty() && self.tail.is_empty() && all_direct
+    }
+}
+
+pub(super) fn least(watermark: &Watermark, demand: &Demand) -> Vec<Position> {
+    (0..demand.names.len()).filter_map(|id| watermark.least(CollectionId(id)).cloned()).collect()
+}
+
+pub(super) fn least_of(demand: &Demand) -> Vec<Position> {
+    least(&Watermark::new(demand.stored.iter().map(|(place, position)| (*place, position.clone()))), demand)
+}
+
+impl World {
+    pub(super) fn step_intake(&mut self) -> Result<(), Error> {
+        match self.try_intake() {
+            Err(Error::Rebuilt) => self.begin_anew(),
+            done => done,
+        }
+    }
+
+    fn try_intake(&mut self) -> Result<(), Error> {
+        if let Some(effect) = self.run.intake.effects.pop_front() {
+            return self.perform(effect);
+        }
+        if let Some(reply) = self.run.intake.reply.take() {
+            return self.take(reply);
+        }
+        // The demand may change right after it was looked at.
+        self.run.intake.blind = !self.run.intake.blind && self.rng.u8(..4) == 0;
+        if !self.run.intake.blind {
+            self.obey()?;
+            if !self.run.intake.effects.is_empty() {
+                return Ok(());
+            }
+        }
+        let intake = &self.run.intake;
+        let room = match &intake.now.crew {
+            Some(crew) if intake.flow.any_on(Way::Draining) => {
+                Some(self.room(crew)).filter(|room| *room != Room::No)
+            }
+            _ => None,
+        };
+        let reads = (!intake.is_full || !intake.tail.is_empty()) && intake.stream.is_some();
+        match (self.rng.u8(..6), room) {
+            (0, _) => self.tend(),
+            (1..4, Some(Room::Yes)) => self.drain(),
+            (1..4, Some(Room::Gone)) => self.rewind(),
+            _ if reads => self.receive(),
+            _ => Ok(()),
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) -> Result<(), Error> {
+        match effect {
+            Effect::Write(write) => {
+                if self.has(Bug::TokenWithoutChanges) && !write.changes.is_empty() {
+                    let (changes, life) = (write.changes.clone(), write.life);
+                    let rest = spool::Write { changes, life, ..spool::Write::default() };
+                    self.run.intake.effects.push_front(Effect::Write(rest));
+                    return self.spool.write(&spool::Write { changes: Vec::new(), ..write });
+                }
+                self.say(|_| format!("the intake writes to the spool: {write:?}"));
+                self.spool.write(&write)
+            }
+            Effect::Send(crew, parcels) => {
+                for (worker, parcel) in crew.borrow_mut().workers.iter_mut().zip(parcels) {
+                    worker.receive(parcel);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn room(&self, crew: &Rc<RefCell<Crew>>) -> Room {
+        let crew = crew.borrow();
+        match () {
+            () if crew.is_gone() => Room::Gone,
+            () if crew.workers.iter().all(|worker| worker.waiting() < self.set.capacity) => Room::Yes,
+            () => Room::No,
+        }
+    }
+
+    fn obey(&mut self) -> Result<(), Error> {
+        let mut demand = self.run.demand.clone();
+        if self.run.intake.gone == Some(demand.attempt) {
+            demand.crew = None;
+        }
+        let before = std::mem::replace(&mut self.run.intake.now, demand);
+        let now = &self.run.intake.now;
+        if now.attempt != before.attempt {
+            if self.has(Bug::DroppedWhenGone) && before.names == now.names {
+                return Ok(());
+            }
+            let applied = least_of(now);
+            self.resume(applied)?;
+        } else if let (Some(crew), None) = (before.crew, &now.crew) {
+            let applied = least(&crew.borrow().watermark, now);
+            self.resume(applied)?;
+        }
+        let intake = &mut self.run.intake;
+        if intake.now.crew.is_some() {
+            for id in intake.now.ready.keys() {
+                intake.flow.release(*id);
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_anew(&mut self) -> Result<(), Error> {
+        if !self.excused.spool {
+            return Err(Error::wrong("the intake finds the spool lost, which it was not"));
+        }
+        self.say(|_| "the intake begins anew: the spool is lost".to_owned());
+        let attempt = self.run.intake.now.attempt;
+        (self.run.notices.attempt, self.run.notices.is_lost) = (attempt, true);
+        self.run.intake.gone = Some(attempt);
+        let crew = self.run.intake.now.crew.take();
+        let applied = crew.map_or_else(
+            || least_of(&self.run.intake.now),
+            |crew| least(&crew.borrow().watermark, &self.run.intake.now),
+        );
+        self.resume(applied)
+    }
+
+    fn rewind(&mut self) -> Result<(), Error> {
+        let Some(crew) = self.run.intake.now.crew.take() else { return Ok(()) };
+        self.run.intake.gone = Some(self.run.intake.now.attempt);
+        if self.has(Bug::DroppedWhenGone) {
+            return Ok(());
+        }
+        let applied = least(&crew.borrow().watermark, &self.run.intake.now);
+        self.resume(applied)
+    }
+
+    fn resume(&mut self, applied: Vec<Position>) -> Result<(), Error> {
+        let names = self.run.intake.now.names.clone();
+        if applied.len() != names.len() {
+            return Err(Error::wrong("the intake: a collection has no position"));
+        }
+        (self.run.intake.reply, self.run.intake.effects) = (None, VecDeque::new());
+        let (mut spans, token, stored) = self.spool.read()?;
+        self.run.intake.life = self.spool.life;
+        let known = applied.into_iter().zip(names.iter().map(|name| spans.remove(name)));
+        let known: Vec<_> = if self.has(Bug::SpanBelieved) {
+            let believed = |(applied, span): (Position, Option<Span>)| match span {
+                Some(span) => (applied.max(span.from.clone()), Some(span)),
+                None => (applied, None),
+            };
+            known.map(believed).collect()
+        } else {
+            known.collect()
+        };
+        let (flow, worthless) = Flow::resume(known, token.as_ref());
+        let left = spans.into_keys().map(|name| (name, None));
+        let spans: Vec<_> = left.chain(self.named(worthless)).collect();
+        self.save(spans);
+        let (intake, notices) = (&mut self.run.intake, &mut self.run.notices);
+        intake.flow = flow;
+        intake.fingerprint = fingerprint(&names);
+        if notices.attempt != intake.now.attempt {
+            *notices = Notices { attempt: intake.now.attempt, ..Notices::default() };
+        }
+        intake.tail.clear();
+        let foreign = intake.now.foreign || stored.is_some_and(|stored| stored != intake.fingerprint);
+        intake.stream = intake.flow.start().cloned().map(|start| match foreign {
+            true => Start::At(start.cluster_time().time),
+            false => Start::After(start),
+        });
+        self.say(|world| format!("the intake resumes: {:?}", world.run.intake.flow));
+        Ok(())
+    }
+
+    fn receive(&mut self) -> Result<(), Error> {
+        let intake = &mut self.run.intake;
+        let Some(start) = &intake.stream else { return Ok(()) };
+        let Some(reply) = self.source.read(&mut self.rng, &intake.now.names, start) else {
+            return self.lose_history();
+        };
+        // The server takes its time before it says that there is nothing: that does not keep workers busy.
+        let is_busy = |crew: &Rc<RefCell<Crew>>| crew.borrow().workers.iter().any(|worker| !worker.rests());
+        if self.is_calm && reply.at_end && intake.now.crew.as_ref().is_some_and(is_busy) {
+            return Ok(());
+        }
+        intake.stream = Some(Start::After(reply.position.clone()));
+        self.say(|_| {
+            let changes = reply.events.iter().map(|event| match event {
+                Event::Change(c) => {
+                    format!("{:?} of #{}/{}", c.position, c.collection.0, doc_of(&c.document_key))
+                }
+                Event::Whole(id, reason, position) => format!("{position:?}: #{} {reason:?}", id.0),
+            });
+            let changes: Vec<_> = changes.collect();
+            format!("the intake reads up to {}: {changes:?}", reply.position.data())
+        });
+        for event in &reply.events {
+            if let Event::Whole(id, reason, position) = event
+                && self.run.intake.flow.is_new(*id, position)
+            {
+                let intake = &mut self.run.intake;
+                let saved = intake.flow.hold(*id);
+                self.run.notices.anew.insert(intake.now.names[id.0], *reason);
+                let spans = self.named(saved.into_iter().collect());
+                let life = self.run.intake.life;
+                let write = spool::Write { spans, life, ..spool::Write::default() };
+                self.run.intake.effects.push_back(Effect::Write(write));
+            }
+        }
+        self.take(reply)
+    }
+
+    fn lose_history(&mut self) -> Result<(), Error> {
+        if !self.excused.history {
+            return Err(Error::wrong("history is lost, though the log forgot only what is durable"));
+        }
+        if !self.set.resyncs {
+            return Err(Error::HistoryLost);
+        }
+        self.say(|_| "the intake: history is lost, everything is to be copied anew".to_owned());
+        self.run.intake.stream = None;
+        for name in self.run.intake.now.names.iter() {
+            self.run.notices.anew.insert(*name, Reason::HistoryLost);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, reply: Reply) -> Result<(), Error> {
+        let stopped = self.run.stopped.clone();
+        let saved = stopped.iter().filter_map(|id| self.run.intake.flow.abandon(*id)).collect();
+        let saved = self.named(saved);
+        self.save(saved);
+        let room = match &self.run.intake.now.crew {
+            Some(crew) if self.run.intake.flow.any_on(Way::Direct) => self.room(crew),
+            _ => Room::Yes,
+        };
+        match room {
+            Room::Yes => {}
+            Room::Gone => return self.rewind(),
+            Room::No if self.rng.u8(..4) > 0 => {
+                self.run.intake.reply = Some(reply);
+                return Ok(());
+            }
+            Room::No => {
+                self.say(|_| "the intake: the workers have no room".to_owned());
+                let intake = &mut self.run.intake;
+                let direct: Vec<_> = intake.flow.on(Way::Direct).collect();
+                direct.into_iter().for_each(|id| intake.flow.turn_away(id));
+                intake.is_due = true;
+            }
+        }
+        let intake = &mut self.run.intake;
+        let mut changes = std::mem::take(&mut intake.tail);
+        changes.extend(reply.events.into_iter().filter_map(|event| match event {
+            Event::Change(change) => Some(change),
+            Event::Whole(..) => None,
+        }));
+        changes.retain(|change| {
+            let is_wanted = intake.flow.way(change.collection) != Way::Nowhere;
+            is_wanted && intake.flow.is_new(change.collection, &change.position)
+        });
+        let is_spooled = |change: &&Change| intake.flow.is_spooled(change.collection);
+        let spooled = changes.iter().filter(is_spooled).cloned().collect();
+        changes.retain(|change| intake.flow.way(change.collection) == Way::Direct);
+        self.put(spooled, &reply.position);
+        self.hand_out(changes, &reply.position, reply.at_end);
+        Ok(())
+    }
+
+    fn put(&mut self, changes: Vec<Change>, position: &Position) {
+        let intake = &mut self.run.intake;
+        let any = intake.flow.any_is_spooled();
+        let is_due = std::mem::take(&mut intake.is_due) || self.rng.bool();
+        if !any || (changes.is_empty() && !is_due) {
+            return;
+        }
+        let spans = intake.flow.spool(position);
+        let of = |c: Change| (intake.now.names[c.collection.0], c.position, doc_of(&c.document_key));
+        let write = spool::Write {
+            changes: changes.into_iter().map(of).collect(),
+            token: Some(position.clone()),
+            spans: self.named(spans),
+            fingerprint: Some(self.run.intake.fingerprint),
+            life: self.run.intake.life,
+        };
+        self.run.intake.effects.push_back(Effect::Write(write));
+    }
+
+    fn hand_out(&mut self, mut changes: Vec<Change>, position: &Position, at_end: bool) {
+        let intake = &mut self.run.intake;
+        let mut position = position.clone();
+        if self.set.order == Order::Commit && !at_end {
+            let time = position.cluster_time();
+            let complete = changes.partition_point(|change| change.position.cluster_time() < time);
+            intake.tail = changes.split_off(complete);
+            if !intake.tail.is_empty() {
+                let Some(last) = changes.last() else { return };
+                position = last.position.clone();
+            }
+        }
+        let collections: Arc<[CollectionId]> = intake.flow.reached(&position).collect();
+        if !collections.is_empty() {
+            self.send(changes, collections, &position);
+            self.run.intake.flow.pass(&position);
+        }
+    }
+
+    fn send(&mut self, changes: Vec<Change>, collections: Arc<[CollectionId]>, position: &Position) {
+        let intake = &mut self.run.intake;
+        let Some(crew) = &intake.now.crew else { return };
+        let times = collections.iter().filter_map(|id| intake.now.ready.get(id));
+        let ahead_until = times.max().copied().unwrap_or(Timestamp { time: 0, increment: 0 });
+        let reached = Reached { collections, position: position.clone(), ahead_until };
+        let parcels = crew.borrow().router.route(changes).into_iter();
+        let parcels = parcels.map(|changes| Routed { changes, reached: Some(reached.clone()) }).collect();
+        intake.effects.push_back(Effect::Send(crew.clone(), parcels));
+    }
+
+    fn drain(&mut self) -> Result<(), Error> {
+        match self.set.order {
+            Order::Document => self.drain_one(),
+            Order::Commit => self.drain_all(),
+        }
+    }
+
+    fn drain_one(&mut self) -> Result<(), Error> {
+        let intake = &mut self.run.intake;
+        let draining: Vec<_> = intake.flow.on(Way::Draining).collect();
+        let next = draining.iter().find(|id| **id > intake.last).or(draining.first());
+        let Some(&id) = next else { return Ok(()) };
+        intake.last = id;
+        let (changes, mut is_all) = self.waiting(id, self.set.window)?;
+        is_all |= self.has(Bug::DirectTooEarly);
+        let last = changes.last().map(|change| change.position.clone());
+        let position = if is_all { self.run.intake.flow.known(id).cloned() } else { last };
+        let Some(position) = position else { return Ok(()) };
+        self.say(|_| format!("the intake drains {} of #{}, all: {is_all}", changes.len(), id.0));
+        self.send(changes, Arc::new([id]), &position);
+        self.run.intake.flow.give(id, &position);
+        if is_all {
+            self.run.intake.flow.drained(id);
+        }
+        Ok(())
+    }
+
+    fn drain_all(&mut self) -> Result<(), Error> {
+        let draining: Vec<_> = self.run.intake.flow.on(Way::Draining).collect();
+        let mut most = self.set.window;
+        loop {
+            let (mut changes, mut horizon, mut all) = (Vec::new(), None::<Position>, true);
+            for &id in &draining {
+                let (waiting, is_all) = self.waiting(id, most)?;
+                let known = self.run.intake.flow.known(id).cloned();
+                let end = if is_all { known } else { waiting.last().map(|c| c.position.clone()) };
+                horizon = horizon.into_iter().chain(end).min();
+                all &= is_all;
+                changes.extend(waiting);
+            }
+            all |= self.has(Bug::DirectTooEarly);
+            let Some(horizon) = horizon else { return Ok(()) };
+            changes.sort_by(|a, b| a.position.cmp(&b.position));
+            let whole = changes.partition_point(|c| c.position.cluster_time() < horizon.cluster_time());
+            let is_empty = all && whole == changes.len();
+            changes.truncate(whole);
+            let Some(position) = changes.last().map(|change| change.position.clone()) else {
+                if is_empty {
+                    draining.iter().for_each(|id| self.run.intake.flow.drained(*id));
+                } else if all {
+                    self.run.intake.is_full = false;
+                } else {
+                    most *= 2;
+                    continue;
+                }
+                return Ok(());
+            };
+            self.say(|_| format!("the intake drains {} of all, empty: {is_empty}", changes.len()));
+            self.send(changes, draining.as_slice().into(), &position);
+            draining.iter().for_each(|id| self.run.intake.flow.give(*id, &position));
+            if is_empty {
+                draining.iter().for_each(|id| self.run.intake.flow.drained(*id));
+            }
+            return Ok(());
+        }
+    }
+
+    fn waiting(&mut self, id: CollectionId, most: usize) -> Result<(Vec<Change>, bool), Error> {
+        let intake = &self.run.intake;
+        let Some(given) = intake.flow.given(id) else { return Ok((Vec::new(), true)) };
+        let waiting = self.spool.waiting(intake.now.names[id.0], given, most)?;
+        let is_all = waiting.len() < most;
+        let changes = waiting.into_iter().map(|(position, doc)| {
+            let (key, document_key) = self.source.key(doc).clone();
+            Change { collection: id, key, document_key, op: Op::Update, position }
+        });
+        Ok((changes.collect(), is_all))
+    }
+
+    fn tend(&mut self) -> Result<(), Error> {
+        if let Some(crew) = self.run.intake.now.crew.clone() {
+            for (id, name) in self.run.intake.now.names.clone().iter().enumerate() {
+                let id = CollectionId(id);
+                let Some(least) = crew.borrow().watermark.least(id).cloned() else { continue };
+                let Some(trim) = self.run.intake.flow.trim(id, &least) else { continue };
+                self.say(|_| format!("the intake trims #{}: {trim:?}", id.0));
+                match trim {
+                    Trim::All => self.spool.write(&spool::Write {
+                        spans: vec![(*name, None)],
+                        life: self.run.intake.life,
+                        ..spool::Write::default()
+                    })?,
+                    Trim::Until(position) => self.spool.trim(*name, &position)?,
+                }
+            }
+        }
+        self.run.intake.is_full = self.spool.len() >= self.set.budget;
+        Ok(())
+    }
+
+    fn named(&self, spans: Vec<Saved>) -> Vec<(Name, Option<Span>)> {
+        spans.into_iter().map(|(id, span)| (self.run.intake.now.names[id.0], span)).collect()
+    }
+
+    fn save(&mut self, spans: Vec<(Name, Option<Span>)>) {
+        if !spans.is_empty() {
+            self.run.intake.effects.push_back(Effect::Write(spool::Write {
+                spans,
+                life: self.run.intake.life,
+                ..spool::Write::default()
+            }));
+        }
+    }
+}

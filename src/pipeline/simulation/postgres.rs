@@ -1,0 +1,92 @@
+//! The model of PostgreSQL: rows and bookkeeping, changed by transactions that are atomic, and may be carried out though
+//! their answer is lost. It may be away for a while, and be set back to an earlier copy of itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mongodb::bson::Timestamp;
+
+use super::{
+    super::phase::{Evidence, Phase},
+    source::{Doc, Name, State},
+};
+use crate::{
+    change::Position,
+    sink::{progress::Partition, resyncs::Reason},
+};
+
+/// All that is in the database.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Contents {
+    pub(super) life: Option<u64>,
+    /// The collections that have tables.
+    pub(super) known: BTreeSet<Name>,
+    pub(super) keyed: BTreeSet<Name>,
+    /// What each row shows.
+    pub(super) rows: BTreeMap<(Name, Doc), i32>,
+    pub(super) positions: BTreeMap<(Partition, Name), (Position, i64)>,
+    pub(super) plans: BTreeMap<Name, Plan>,
+    pub(super) resyncs: BTreeMap<Name, Reason>,
+    pub(super) ahead: Option<Timestamp>,
+    /// Not docrow's: of each row the place of its state among all that the document had, at the least.
+    pub(super) floors: BTreeMap<(Name, Doc), usize>,
+    /// Not docrow's: in the order of commits, that the rows are of one time.
+    pub(super) settled: bool,
+}
+
+/// The chunks of a collection.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) copied: Vec<bool>,
+    pub(super) replaces: bool,
+    /// Not docrow's: the first start position.
+    pub(super) start: Position,
+}
+
+impl Contents {
+    pub(super) fn phase(&self, name: Name) -> Phase {
+        let plan = self.plans.get(&name);
+        Phase::of(Evidence {
+            planned: plan.is_some(),
+            chunks_left: plan.map_or(0, |plan| plan.copied.iter().filter(|copied| !**copied).count()),
+            keys_missing: usize::from(!self.keyed.contains(&name)),
+            replaces: plan.is_some_and(|plan| plan.replaces),
+        })
+    }
+
+    pub(super) fn put(&mut self, name: Name, doc: Doc, state: State) {
+        match state {
+            Some(version) => self.rows.insert((name, doc), version),
+            None => self.rows.remove(&(name, doc)),
+        };
+    }
+
+    /// Stores a plan and start positions in place of what there is.
+    pub(super) fn plan(&mut self, name: Name, plan: Plan, partitions: u16, start: &(Position, i64)) {
+        self.resyncs.remove(&name);
+        self.plans.insert(name, plan);
+        self.positions.retain(|(_, of), _| *of != name);
+        for partition in (0..partitions).map(Partition) {
+            self.positions.insert((partition, name), start.clone());
+        }
+    }
+
+    /// The least position of a collection.
+    pub(super) fn least(&self, name: Name) -> Option<&Position> {
+        self.positions.iter().filter(|((_, of), _)| *of == name).map(|(_, (position, _))| position).min()
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Postgres {
+    pub(super) now: Contents,
+    pub(super) copies: Vec<Contents>,
+    pub(super) is_up: bool,
+    /// Counts how often all connections were lost.
+    pub(super) starts: u32,
+}
+
+impl Postgres {
+    pub(super) fn new() -> Self {
+        Self { now: Contents::default(), copies: vec![Contents::default()], is_up: true, starts: 0 }
+    }
+}

@@ -1,0 +1,288 @@
+//! The model of MongoDB: a log of events, and the state of every document at any time.
+//!
+//! An event's position is its cluster time and its number within it, since the events of a transaction share their time. A
+//! reply that has come to the end of the log may bear a position without an event: one tick past the present, or the
+//! present, which stands before the events of its time.
+
+use fastrand::Rng;
+use mongodb::bson::{RawDocumentBuf, Timestamp, rawdoc};
+
+use crate::{
+    change::{Change, CollectionId, Op, Position},
+    key::{DocumentKey, Id},
+    sink::resyncs::Reason,
+};
+
+/// A collection. In which place it is in the list of a run is its [`CollectionId`].
+pub(super) type Name = usize;
+pub(super) type Doc = usize;
+/// What a document, or a row, shows. No two states of a document have the same, but for its absence.
+pub(super) type State = Option<i32>;
+
+pub(super) fn at(time: u32) -> Timestamp {
+    Timestamp { time, increment: 0 }
+}
+
+fn position(time: u32, kind: u8, number: usize) -> Position {
+    Position::from_token(&rawdoc! { "_data": format!("82{time:08X}00000000{kind:02X}{number:04X}") }).unwrap()
+}
+
+/// A position without an event: before all events of its time.
+pub(super) fn tick(time: u32) -> Position {
+    position(time, 0, 0)
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+enum Happened {
+    Changed(Doc, Op),
+    /// To the whole collection, which has no events for its documents then.
+    Whole(Reason),
+}
+
+#[derive(Debug)]
+struct Entry {
+    position: Position,
+    time: u32,
+    name: Name,
+    happened: Happened,
+}
+
+/// A state of a document, since when, and the event that tells of it.
+#[derive(Clone, Debug)]
+pub(super) struct Shown {
+    pub(super) time: u32,
+    pub(super) state: State,
+    pub(super) event: Option<Position>,
+}
+
+#[derive(Debug, Default)]
+struct Collection {
+    exists: bool,
+    /// When it was last created, dropped or exchanged.
+    since: u32,
+    /// Of each document.
+    shown: Vec<Vec<Shown>>,
+    /// What happened to it as a whole.
+    wholes: Vec<Position>,
+}
+
+/// An event, as it comes in a reply.
+#[derive(Clone, Debug)]
+pub(super) enum Event {
+    Change(Change),
+    Whole(CollectionId, Reason, Position),
+}
+
+/// A reply of the stream.
+#[derive(Clone, Debug)]
+pub(super) struct Reply {
+    pub(super) events: Vec<Event>,
+    pub(super) position: Position,
+    pub(super) at_end: bool,
+}
+
+/// Where a stream goes on.
+#[derive(Clone, Debug)]
+pub(super) enum Start {
+    After(Position),
+    At(u32),
+}
+
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) now: u32,
+    /// The log has forgotten what happened until then.
+    pub(super) cut: u32,
+    keys: Vec<(DocumentKey, RawDocumentBuf)>,
+    log: Vec<Entry>,
+    collections: Vec<Collection>,
+    versions: i32,
+}
+
+impl Source {
+    pub(super) fn new(rng: &mut Rng, collections: usize, docs: usize) -> Self {
+        let keys = (0..docs).map(|doc| {
+            let key = rawdoc! { "_id": i32::try_from(doc).unwrap() };
+            (DocumentKey::of(Id::of(&key).unwrap()), key)
+        });
+        let beginning = Shown { time: 0, state: None, event: None };
+        let collection =
+            || Collection { shown: vec![vec![beginning.clone()]; docs], ..Collection::default() };
+        let mut source = Self {
+            now: 1,
+            cut: 0,
+            keys: keys.collect(),
+            log: Vec::new(),
+            collections: (0..collections).map(|_| collection()).collect(),
+            versions: 0,
+        };
+        for _ in 0..rng.usize(0..=2 * docs) {
+            source.write(rng);
+        }
+        source
+    }
+
+    pub(super) fn docs(&self) -> std::ops::Range<Doc> {
+        0..self.keys.len()
+    }
+
+    pub(super) fn names(&self) -> std::ops::Range<Name> {
+        0..self.collections.len()
+    }
+
+    pub(super) fn exists(&self, name: Name) -> bool {
+        self.collections[name].exists
+    }
+
+    pub(super) fn key(&self, doc: Doc) -> &(DocumentKey, RawDocumentBuf) {
+        &self.keys[doc]
+    }
+
+    /// All states of a document, in order.
+    pub(super) fn shown(&self, name: Name, doc: Doc) -> &[Shown] {
+        &self.collections[name].shown[doc]
+    }
+
+    pub(super) fn state(&self, name: Name, doc: Doc, time: u32) -> State {
+        self.shown(name, doc).iter().rev().find(|shown| shown.time <= time).and_then(|shown| shown.state)
+    }
+
+    /// The last time that something happened to the whole collection.
+    pub(super) fn last_whole(&self, name: Name) -> Option<&Position> {
+        self.collections[name].wholes.last()
+    }
+
+    /// Whether states of a collection at `time` can still be told.
+    pub(super) fn remembers(&self, name: Name, time: u32) -> bool {
+        !self.collections[name].exists || self.collections[name].since <= time
+    }
+
+    /// Writes something to one document, or in a transaction to several. Says what.
+    pub(super) fn write(&mut self, rng: &mut Rng) -> String {
+        self.now += 1;
+        let writes = if rng.u8(..3) == 0 { rng.usize(2..=4) } else { 1 };
+        let mut said = format!("at {}:", self.now);
+        for number in 0..writes {
+            let (name, doc) = (rng.usize(self.names()), rng.usize(self.docs()));
+            let exists = self.shown(name, doc).last().unwrap().state.is_some();
+            self.versions += 1;
+            let whole = Op::Whole(rawdoc! { "_id": i32::try_from(doc).unwrap(), "v": self.versions });
+            let (op, state) = match (exists, rng.u8(..6)) {
+                (false, _) | (true, 0) => (whole, Some(self.versions)),
+                (true, 1..4) => (Op::Update, Some(self.versions)),
+                (true, _) => (Op::Delete, None),
+            };
+            said += &format!(" c{name}/{doc} is {}", word(state));
+            let collection = &mut self.collections[name];
+            if !collection.exists {
+                (collection.exists, collection.since) = (true, self.now);
+            }
+            let event = position(self.now, 1, number);
+            collection.shown[doc].push(Shown { time: self.now, state, event: Some(event.clone()) });
+            let happened = Happened::Changed(doc, op);
+            self.log.push(Entry { position: event, time: self.now, name, happened });
+        }
+        said
+    }
+
+    /// Drops a collection, or puts another in its place.
+    pub(super) fn whole(&mut self, rng: &mut Rng) -> String {
+        self.now += 1;
+        let (name, drops) = (rng.usize(self.names()), rng.bool());
+        let event = position(self.now, 1, 0);
+        let collection = &mut self.collections[name];
+        if !collection.exists {
+            return format!("at {}: nothing", self.now);
+        }
+        (collection.exists, collection.since) = (!drops, self.now);
+        for shown in &mut collection.shown {
+            self.versions += 1;
+            let state = Some(self.versions).filter(|_| !drops && rng.bool());
+            shown.push(Shown { time: self.now, state, event: None });
+        }
+        collection.wholes.push(event.clone());
+        let reason = if drops { Reason::Dropped } else { Reason::Replaced };
+        self.log.push(Entry { position: event, time: self.now, name, happened: Happened::Whole(reason) });
+        format!("at {}: c{name} is {reason:?}", self.now)
+    }
+
+    /// The present end of a stream that is only begun: nothing that has happened comes after it.
+    pub(super) fn start(&self, rng: &mut Rng) -> Position {
+        let is_quiet = self.log.last().is_none_or(|entry| entry.time < self.now);
+        if is_quiet { self.end(rng) } else { tick(self.now + 1) }
+    }
+
+    /// The present end of the stream.
+    pub(super) fn end(&self, rng: &mut Rng) -> Position {
+        tick(self.now + u32::from(rng.bool()))
+    }
+
+    /// Whether the log reaches back to before `start`.
+    pub(super) fn reaches(&self, start: &Start) -> bool {
+        match start {
+            Start::After(position) => position.cluster_time().time > self.cut,
+            Start::At(time) => *time > self.cut,
+        }
+    }
+
+    /// The next reply of a stream of these collections. `None`: history is lost.
+    pub(super) fn read(&self, rng: &mut Rng, names: &[Name], start: &Start) -> Option<Reply> {
+        if !self.reaches(start) {
+            return None;
+        }
+        let first = match start {
+            Start::After(position) => self.log.partition_point(|entry| entry.position <= *position),
+            Start::At(time) => self.log.partition_point(|entry| entry.time < *time),
+        };
+        let mut coming = self.log[first..].iter().filter_map(|entry| {
+            let id = CollectionId(names.iter().position(|name| *name == entry.name)?);
+            Some((id, entry))
+        });
+        let some: Vec<_> = coming.by_ref().take(rng.usize(1..=3)).collect();
+        let events = some.iter().map(|(id, entry)| self.event(*id, entry)).collect();
+        let last = some.last().map(|(_, entry)| entry.position.clone());
+        let from = match start {
+            Start::After(position) => position.clone(),
+            Start::At(time) => tick(*time),
+        };
+        let at_end = last.is_none();
+        let mut position = last.unwrap_or_else(|| self.end(rng).max(from));
+        if coming.next().is_none() && rng.u8(..4) == 0 {
+            position = self.end(rng).max(position);
+        }
+        Some(Reply { events, position, at_end })
+    }
+
+    fn event(&self, collection: CollectionId, entry: &Entry) -> Event {
+        let position = entry.position.clone();
+        match entry.happened.clone() {
+            Happened::Changed(doc, op) => {
+                let (key, document_key) = self.key(doc).clone();
+                Event::Change(Change { collection, key, document_key, op, position })
+            }
+            Happened::Whole(reason) => Event::Whole(collection, reason, position),
+        }
+    }
+
+    /// Whether any event of a collection comes after `position`.
+    pub(super) fn goes_on(&self, name: Name, position: &Position) -> bool {
+        let first = self.log.partition_point(|entry| entry.position <= *position);
+        self.log[first..].iter().any(|entry| entry.name == name)
+    }
+
+    /// Whether any event of a collection comes after the one, and not after the other.
+    pub(super) fn has_between(&self, name: Name, after: &Position, until: &Position) -> bool {
+        let first = self.log.partition_point(|entry| entry.position <= *after);
+        self.log[first..].iter().any(|entry| entry.name == name && entry.position <= *until)
+    }
+}
+
+pub(super) fn word(state: State) -> String {
+    state.map_or("gone".to_owned(), |version| format!("v{version}"))
+}
+
+/// The document of a key that [`Source::key`] gave.
+pub(super) fn doc_of(document_key: &RawDocumentBuf) -> Doc {
+    usize::try_from(document_key.get_i32("_id").unwrap()).unwrap()
+}

@@ -1,0 +1,213 @@
+//! The model of the state directory: what `checkpoint` promises of it. A write is atomic and synced; a trim is not, so that
+//! a crash may undo it. All of it may be lost, or be an older copy of itself.
+
+use std::collections::{BTreeMap, HashMap};
+
+use fastrand::Rng;
+
+use super::{
+    Error,
+    source::{Doc, Name},
+};
+use crate::{change::Position, checkpoint::Span};
+
+#[derive(Clone, Debug, Default)]
+struct Contents {
+    identity: Option<u64>,
+    token: Option<Position>,
+    fingerprint: Option<i64>,
+    records: BTreeMap<Name, Record>,
+}
+
+#[derive(Clone, Debug)]
+struct Record {
+    span: Span,
+    last: Option<Position>,
+    changes: BTreeMap<Position, Doc>,
+}
+
+/// One write, as [`SpoolWrite`](crate::checkpoint::SpoolWrite).
+#[derive(Clone, Debug, Default)]
+pub(super) struct Write {
+    pub(super) changes: Vec<(Name, Position, Doc)>,
+    pub(super) token: Option<Position>,
+    pub(super) spans: Vec<(Name, Option<Span>)>,
+    pub(super) fingerprint: Option<i64>,
+    pub(super) life: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Spool {
+    /// Which one it is.
+    pub(super) life: u64,
+    now: Contents,
+    /// What a crash may bring back: since the last synced write.
+    unsynced: Vec<Contents>,
+    /// Somebody's copies.
+    copies: Vec<Contents>,
+    /// Its files are damaged, which the next use finds.
+    damaged: bool,
+}
+
+/// What a collection without a span, or with another one than is thought, means.
+fn gone<T>() -> Result<T, Error> {
+    Err(Error::Rebuilt)
+}
+
+impl Spool {
+    fn used(&mut self) -> Result<&mut Contents, Error> {
+        if std::mem::take(&mut self.damaged) {
+            let (life, copies) = (self.life + 1, std::mem::take(&mut self.copies));
+            *self = Self { life, copies, ..Self::default() };
+            return Err(Error::Rebuilt);
+        }
+        Ok(&mut self.now)
+    }
+
+    pub(super) fn reconcile(&mut self, identity: u64) -> Result<(), Error> {
+        if self.used()?.identity != Some(identity) {
+            self.now = Contents { identity: Some(identity), ..Contents::default() };
+            self.unsynced.clear();
+            self.life += 1;
+        }
+        Ok(())
+    }
+
+    /// Spans, token and fingerprint.
+    #[expect(clippy::type_complexity, reason = "it is taken apart at once")]
+    pub(super) fn read(&mut self) -> Result<(HashMap<Name, Span>, Option<Position>, Option<i64>), Error> {
+        let Contents { token, fingerprint, records, .. } = self.used()?;
+        let spans = records.iter().map(|(name, record)| (*name, record.span.clone())).collect();
+        Ok((spans, token.clone(), *fingerprint))
+    }
+
+    pub(super) fn write(&mut self, write: &Write) -> Result<(), Error> {
+        let mut next = self.used()?.clone();
+        if write.life != self.life {
+            return gone();
+        }
+        let mut back: Option<Position> = None;
+        for (name, span) in &write.spans {
+            match span {
+                None => drop(next.records.remove(name)),
+                Some(span) => {
+                    let reached = next.open(*name, span, self.now.token.as_ref())?;
+                    back = back.into_iter().chain(reached).min();
+                }
+            }
+        }
+        for (name, position, doc) in &write.changes {
+            let Some(Record { span, last, changes }) = next.records.get_mut(name) else { return gone() };
+            if *position <= span.from || last.as_ref().is_some_and(|last| position <= last) {
+                continue;
+            }
+            if span.to.as_ref().is_some_and(|to| position > to) {
+                return Err(Error::wrong(format!("c{name}: a change comes after the end of its span")));
+            }
+            *last = Some(position.clone());
+            changes.insert(position.clone(), *doc);
+        }
+        if let Some(given) =
+            write.token.as_ref().filter(|given| back.is_some() || Some(*given) >= next.token.as_ref())
+        {
+            next.token = Some(given.clone());
+            next.fingerprint = write.fingerprint.or(next.fingerprint);
+        } else if back.is_some() {
+            next.token = back;
+        }
+        self.now = next;
+        self.unsynced.clear();
+        Ok(())
+    }
+
+    /// The next changes that wait; fewer than `most` only if there are no more.
+    pub(super) fn waiting(
+        &mut self,
+        name: Name,
+        after: &Position,
+        most: usize,
+    ) -> Result<Vec<(Position, Doc)>, Error> {
+        match self.used()?.records.get(&name) {
+            Some(record) if *after >= record.span.from => {
+                let changes = record.changes.iter().filter(|(position, _)| *position > after);
+                Ok(changes.take(most).map(|(position, doc)| (position.clone(), *doc)).collect())
+            }
+            _ => gone(),
+        }
+    }
+
+    pub(super) fn trim(&mut self, name: Name, until: &Position) -> Result<(), Error> {
+        let before = self.used()?.clone();
+        if let Some(record) = self.now.records.get_mut(&name).filter(|record| *until > record.span.from) {
+            record.span.from = until.clone();
+            record.changes.retain(|position, _| position > until);
+            self.unsynced.push(before);
+        }
+        Ok(())
+    }
+
+    /// How many changes are in it.
+    pub(super) fn len(&self) -> usize {
+        self.now.records.values().map(|record| record.changes.len()).sum()
+    }
+
+    /// What is certain to be there after a crash.
+    pub(super) fn durable(&self) -> (HashMap<Name, Span>, Option<Position>) {
+        let Contents { token, records, .. } = self.unsynced.first().unwrap_or(&self.now);
+        (records.iter().map(|(name, record)| (*name, record.span.clone())).collect(), token.clone())
+    }
+
+    pub(super) fn present(&self) -> (HashMap<Name, Span>, Option<Position>) {
+        let Contents { token, records, .. } = &self.now;
+        (records.iter().map(|(name, record)| (*name, record.span.clone())).collect(), token.clone())
+    }
+
+    /// The machine stops: of what was not synced, the last is lost.
+    pub(super) fn crash(&mut self, rng: &mut Rng) {
+        let kept = rng.usize(..=self.unsynced.len());
+        if let Some(kept) = self.unsynced.get(kept) {
+            self.now = kept.clone();
+        }
+        self.unsynced.clear();
+    }
+
+    pub(super) fn damage(&mut self) {
+        self.damaged = true;
+    }
+
+    pub(super) fn copy(&mut self) {
+        self.copies.push(self.now.clone());
+    }
+
+    /// Another one is put in its place: a copy, or none.
+    pub(super) fn exchange(&mut self, rng: &mut Rng) {
+        let copy = rng.usize(..=self.copies.len());
+        self.now = self.copies.get(copy).cloned().unwrap_or_default();
+        self.unsynced.clear();
+    }
+}
+
+impl Contents {
+    /// Opens or closes a span. Returns how far it is known to reach, if the token is ahead of that.
+    fn open(&mut self, name: Name, span: &Span, token: Option<&Position>) -> Result<Option<Position>, Error> {
+        let old = self.records.get(&name);
+        let reach = match old {
+            None => Some(&span.from),
+            Some(old) => old.span.to.as_ref().or(token).max(Some(&old.span.from)),
+        };
+        if old.is_some_and(|old| span.from < old.span.from || Some(&span.from) > reach) {
+            return Err(Error::wrong(format!(
+                "c{name}: its span is to begin where the old one does not reach"
+            )));
+        }
+        let back = reach.filter(|reach| span.to.is_none() && Some(*reach) < token).cloned();
+        let record = match old {
+            None => Record { span: span.clone(), last: None, changes: BTreeMap::new() },
+            Some(old) => {
+                Record { span: Span { from: old.span.from.clone(), to: span.to.clone() }, ..old.clone() }
+            }
+        };
+        self.records.insert(name, record);
+        Ok(back)
+    }
+}

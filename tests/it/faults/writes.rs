@@ -1,0 +1,140 @@
+//! What applications may write to MongoDB, at any moment: large transactions, large documents; and what they may
+//! change about its collections that changes no document.
+
+use mongodb::bson::{Document, doc};
+
+use super::{Phase, Scene};
+use crate::support::{Home, Place};
+
+/// The largest document that there can be.
+const MAX: usize = 16 << 20;
+
+async fn held(place: Place, phase: Phase) -> Scene {
+    let mut home = Home::new(&place);
+    home.set("snapshot.parallelism", 1);
+    Scene::held(place, home, phase).await
+}
+
+/// 5,000 documents of two collections in one transaction, of more than 16 MB, so that it spans several oplog entries;
+/// one that is given up and leaves nothing; and one that begins before docrow goes on, and commits after that.
+async fn transactions(test: &str, phase: Phase) {
+    let mut scene = held(Place::shared(test).await, phase).await;
+    let place = &scene.place;
+    let collections = ["things", "z_last"].map(|name| place.collection(name));
+    let documents = |from: i32, count: i32| {
+        let padding = "x".repeat(5_000);
+        (from..from + count)
+            .map(move |id| doc! { "_id": id, "n": 0, "name": &padding, "list": [{ "n": id }] })
+    };
+    let mut session = place.client.start_session().await.unwrap();
+    let mut late = place.client.start_session().await.unwrap();
+    for round in 0..3 {
+        let session = if round == 2 { &mut late } else { &mut session };
+        session.start_transaction().await.unwrap();
+        for collection in &collections {
+            let new = documents(20_000 + 10_000 * round, 2_500);
+            collection.insert_many(new).session(&mut *session).await.unwrap();
+            let mine = doc! { "_id": { "$gte": 100 + round * 20, "$lt": 110 + round * 20 } };
+            let change = doc! { "$set": { "n": 7, "list": [] } };
+            collection.update_many(mine, change).session(&mut *session).await.unwrap();
+            let one = doc! { "_id": 110 + round * 20 };
+            collection.delete_one(one).session(&mut *session).await.unwrap();
+        }
+        match round {
+            0 => session.commit_transaction().await.unwrap(),
+            1 => session.abort_transaction().await.unwrap(),
+            _ => {}
+        }
+    }
+    scene.open().await;
+    scene.change().await;
+    late.commit_transaction().await.unwrap();
+    let of_aborted = doc! { "_id": { "$gte": 30_000, "$lt": 40_000 } };
+    let things = scene.place.collection("things");
+    assert_eq!(things.count_documents(of_aborted).await.unwrap(), 0);
+    scene.converges(&[]).await;
+}
+
+#[tokio::test]
+async fn large_transactions_during_snapshot() {
+    transactions("transactions_snapshot", Phase::Snapshot).await;
+}
+
+#[tokio::test]
+async fn large_transactions_during_hand_over() {
+    transactions("transactions_hand_over", Phase::HandOver).await;
+}
+
+#[tokio::test]
+async fn large_transactions_during_stream() {
+    transactions("transactions_stream", Phase::Stream).await;
+}
+
+/// A document of 16 MB.
+fn huge(id: i32, letter: &str) -> Document {
+    let mut document = doc! { "_id": id, "n": 0, "padding": "" };
+    let rest = MAX - document.to_vec().unwrap().len();
+    document.insert("padding", letter.repeat(rest));
+    document
+}
+
+/// Documents as large as there can be, inserted, updated, replaced, deleted.
+async fn documents_of_16_mb(test: &str, phase: Phase) {
+    let place = Place::shared(test).await;
+    place.collection("y_huge").insert_many((0..4).map(|id| huge(id, "a"))).await.unwrap();
+    let mut scene = held(place, phase).await;
+    for (id, letter) in [(10, "b"), (20, "c")] {
+        let collection = scene.place.collection("y_huge");
+        collection.insert_one(huge(id, letter)).await.unwrap();
+        collection.replace_one(doc! { "_id": 0 }, huge(0, letter)).await.unwrap();
+        let padding = huge(1, letter).get_str("padding").unwrap().to_owned();
+        collection.update_one(doc! { "_id": 1 }, doc! { "$set": { "padding": padding } }).await.unwrap();
+        collection.update_one(doc! { "_id": 2 }, doc! { "$inc": { "n": 1 } }).await.unwrap();
+        collection.delete_one(doc! { "_id": id - 7 }).await.unwrap();
+        scene.open().await;
+    }
+    scene.converges(&[]).await;
+}
+
+#[tokio::test]
+async fn documents_of_16_mb_during_snapshot() {
+    documents_of_16_mb("huge_snapshot", Phase::Snapshot).await;
+}
+
+#[tokio::test]
+async fn documents_of_16_mb_during_stream() {
+    documents_of_16_mb("huge_stream", Phase::Stream).await;
+}
+
+/// Indexes, validators, views and the like are none of docrow's: it does not even notice.
+async fn changes_of_no_document(test: &str, phase: Phase) {
+    let mut scene = held(Place::shared(test).await, phase).await;
+    for round in 0..2 {
+        let name = format!("by_name_{round}");
+        let index = doc! { "key": { "name": 1, "n": 1 }, "name": &name };
+        for command in [
+            doc! { "createIndexes": "things", "indexes": [index] },
+            doc! { "collMod": "things", "index": { "name": &name, "hidden": true } },
+            doc! { "collMod": "things", "validator": { "n": { "$exists": true } }, "validationAction": "warn" },
+            doc! { "collMod": "z_last", "changeStreamPreAndPostImages": { "enabled": round == 0 } },
+            doc! { "dropIndexes": "things", "index": &name },
+            doc! { "create": format!("view_{round}"), "viewOn": "things", "pipeline": [] },
+            doc! { "compact": "things", "force": true },
+        ] {
+            scene.place.database().run_command(command).await.unwrap();
+        }
+        scene.change().await;
+        scene.open().await;
+    }
+    scene.converges(&[]).await;
+}
+
+#[tokio::test]
+async fn changes_of_no_document_during_snapshot() {
+    changes_of_no_document("no_document_snapshot", Phase::Snapshot).await;
+}
+
+#[tokio::test]
+async fn changes_of_no_document_during_stream() {
+    changes_of_no_document("no_document_stream", Phase::Stream).await;
+}
