@@ -27,6 +27,7 @@ const WORDS: usize = 1 << 14;
 pub(super) struct Ahead {
     /// Up to here every document may be ahead.
     all_until: Timestamp,
+    noted: Timestamp,
     older: LookedUp,
     younger: LookedUp,
 }
@@ -43,17 +44,18 @@ impl Ahead {
     /// Nothing is known about rows before `now`, the source's cluster time when this process began to write.
     pub(super) fn new(now: Timestamp) -> Self {
         let none = || LookedUp { until: now, filter: vec![0; WORDS] };
-        Self { all_until: now, older: none(), younger: none() }
+        Self { all_until: now, noted: now, older: none(), younger: none() }
     }
 
     /// Notes that every row may show a state as of `time`.
     pub(super) fn raise(&mut self, time: Timestamp) {
         self.all_until = time.max(self.all_until);
+        self.noted = time.max(self.noted);
     }
 
-    /// Up to here every row may be ahead.
-    pub(super) fn all_until(&self) -> Timestamp {
-        self.all_until
+    /// Up to when rows may be ahead, as it was told: what the stream has passed since does not count.
+    pub(super) fn noted(&self) -> Timestamp {
+        self.noted
     }
 
     /// Whether every row may show a newer state than an event at `time`.
@@ -79,7 +81,7 @@ impl Ahead {
 
     /// Notes that the stream has passed `time`: what was looked up before it is ahead no more.
     pub(super) fn passed(&mut self, time: Timestamp) {
-        let Self { all_until, older, younger } = self;
+        let Self { all_until, older, younger, .. } = self;
         if time > older.until && younger.until > *all_until {
             // No event up to there is to come; should one come, it is looked up.
             *all_until = older.until.max(*all_until);

@@ -88,11 +88,6 @@ impl Batch {
         self.changes.is_empty()
     }
 
-    /// The time of its last change.
-    pub(super) fn latest(&self) -> Timestamp {
-        self.latest
-    }
-
     /// How many events went in.
     pub(super) fn events(&self) -> u64 {
         self.events

@@ -154,7 +154,8 @@ impl Flow {
     /// Spools a collection that went direct, because the workers have no room.
     pub(super) fn turn_away(&mut self, id: CollectionId) {
         if let Some(course) = self.0.get_mut(id.0).filter(|course| course.way == Way::Direct) {
-            (course.way, course.given) = (Way::Draining, course.known.clone());
+            course.way = Way::Draining;
+            course.give(&course.known.clone());
             // What was handed out and not spooled is in no span: this is the beginning of a new one.
             course.begun = course.span.is_none();
             course.span.get_or_insert(Span { from: course.known.clone(), to: None });
@@ -205,18 +206,18 @@ impl Flow {
         stored.map(|course| &course.given)
     }
 
-    /// Notes that what waited up to `position` is handed to the workers. It may be further already: those that are drained
-    /// together begin at different positions.
+    /// Notes that what waited up to `position` is handed to the workers.
     pub(super) fn give(&mut self, id: CollectionId, position: &Position) {
-        if let Some(course) = self.0.get_mut(id.0).filter(|course| course.given < *position) {
-            course.given = position.clone();
+        if let Some(course) = self.0.get_mut(id.0) {
+            course.give(position);
         }
     }
 
     /// Notes that all that waited is handed to the workers: the collection goes direct.
     pub(super) fn drained(&mut self, id: CollectionId) {
         if let Some(course) = self.0.get_mut(id.0) {
-            (course.way, course.given) = (Way::Direct, course.known.clone());
+            course.way = Way::Direct;
+            course.give(&course.known.clone());
         }
     }
 
@@ -253,6 +254,14 @@ impl Flow {
 }
 
 impl Course {
+    /// It may have been further already: those that are drained together begin at different positions, and there may be more in
+    /// the spool than is known, if the token has gone back since.
+    fn give(&mut self, position: &Position) {
+        if self.given < *position {
+            self.given = position.clone();
+        }
+    }
+
     fn is_spooled(&self) -> bool {
         match self.way {
             Way::Held | Way::Draining => true,

@@ -141,12 +141,12 @@ impl Worker {
 
     /// Makes the batch durable, changes and positions, or the positions alone.
     async fn flush(&mut self, batch: &mut Batch) -> Result<()> {
-        let (events, changed) = (batch.events(), batch.latest());
+        let events = batch.events();
         let (changes, positions) = batch.take();
         let Some(latest) = positions.values().map(Position::cluster_time).max() else { return Ok(()) };
         let (mut writes, unknown) = self.sort(changes);
         for (collection, changes) in unknown {
-            self.look_up(collection, changes, changed, &mut writes).await?;
+            self.look_up(collection, changes, &mut writes).await?;
         }
         let reach = if events == 0 || self.stored_for_all.elapsed() >= HEARTBEAT {
             self.stored_for_all = Instant::now();
@@ -192,10 +192,9 @@ impl Worker {
         &mut self,
         collection: CollectionId,
         changes: Vec<Change>,
-        until: Timestamp,
         writes: &mut Vec<Write>,
     ) -> Result<()> {
-        let (mut lookup, is_past) = self.begin_to_look_up(collection, &changes, until).await?;
+        let (mut lookup, is_past) = self.begin_to_look_up(collection, &changes).await?;
         let mut missing: HashMap<DocumentKey, RawDocumentBuf> =
             changes.into_iter().map(|change| (change.key, change.document_key)).collect();
         let mut found = Vec::new();
@@ -230,20 +229,23 @@ impl Worker {
         Ok(())
     }
 
-    /// The documents as they are now; in the order of commits as they were at `until`, so that what is written together
-    /// is of one time. Where rows may be ahead of that, as they were at the time up to which all may be, so that none goes
-    /// back (G3), and none gets further ahead: once the stream is there, all rows are of one time. If the server does not
-    /// reach back so far any more, then as they are now, which is said by `false`: rows are ahead up to the present.
+    /// The documents as they are now; in the order of commits as they were at the last of the changes, so that what is
+    /// written together is of one time. (Of another collection that may be another time: up to the batch's end there is no
+    /// change after it, unless this one comes out of the spool, and is behind.) Where rows may be ahead of that, as they
+    /// were at the time up to which all may be, so that none goes back (G3), and none gets further ahead: once the stream
+    /// is there, all rows are of one time. If the server does not reach back so far any more, then as they are now, which
+    /// is said by `false`: rows are ahead up to the present.
     async fn begin_to_look_up(
         &mut self,
         collection: CollectionId,
         changes: &[Change],
-        until: Timestamp,
     ) -> Result<(Lookup, bool)> {
+        let times = changes.iter().map(|change| change.position.cluster_time());
+        let until = times.max().unwrap_or(Timestamp { time: 0, increment: 0 });
         let namespace = self.collection(collection)?.namespace().clone();
         let keys = || changes.iter().map(|change| &*change.document_key);
         if self.order == Order::Commit {
-            let at = self.ahead.all_until().max(until);
+            let at = self.ahead.noted().max(until);
             if let Some(lookup) = self.source.lookup_at(&namespace, keys(), at).await? {
                 return Ok((lookup, true));
             }

@@ -263,7 +263,10 @@ impl World {
     }
 
     fn following(&mut self, names: Rc<[Name]>, completing: Completing) -> Result<Stage, Error> {
-        if self.run.crew.as_ref().is_some_and(|crew| crew.borrow().is_gone()) {
+        let is_gone = self.run.crew.as_ref().is_some_and(|crew| crew.borrow().is_gone());
+        // The connection that holds the pipeline is lost, too.
+        let is_lost = self.pg.starts != self.run.session && self.rng.bool();
+        if is_gone || is_lost {
             return Err(Error::Away);
         }
         let notices = &self.run.notices;

@@ -73,8 +73,6 @@ struct Flush {
     events: u64,
     positions: Positions,
     latest: Timestamp,
-    /// The time of the last change.
-    changed: Timestamp,
     writes: Vec<Write>,
     unknown: Vec<(CollectionId, Vec<Change>)>,
     /// What was stored, of which nobody knows yet.
@@ -186,7 +184,7 @@ impl World {
 
     fn begin_flush(&mut self, worker: &mut Worker) {
         worker.has_positions = false;
-        let (events, changed) = (worker.batch.events(), worker.batch.latest());
+        let events = worker.batch.events();
         let (changes, positions) = worker.batch.take();
         let Some(latest) = positions.values().map(Position::cluster_time).max() else { return };
         let mut writes = Vec::new();
@@ -202,7 +200,7 @@ impl World {
         }
         let unknown = unknown.into_iter().collect();
         let (stored, split) = (None, false);
-        worker.flush = Some(Flush { events, positions, latest, changed, writes, unknown, stored, split });
+        worker.flush = Some(Flush { events, positions, latest, writes, unknown, stored, split });
     }
 
     /// The next step of a flush: a lookup, the transaction, or that it is made known.
@@ -239,10 +237,10 @@ impl World {
         flush: &mut Flush,
     ) -> Result<(), Error> {
         let name = crew.borrow().names[collection.0];
-        let until = flush.changed;
+        let until = changes.iter().map(|change| change.position.cluster_time()).max().unwrap();
         let mut past = None;
         if self.set.order == Order::Commit {
-            let at = worker.ahead().all_until().max(until).time;
+            let at = worker.ahead().noted().max(until).time;
             if at > self.source.now {
                 return Err(Error::wrong(format!("c{name} is looked up at {at}, which has not come")));
             }
