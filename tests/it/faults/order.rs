@@ -118,7 +118,8 @@ async fn docrow_killed_during_the_stream_in_the_order_of_commits() {
         docrow
     };
     let (transactions, mut docrow) = tokio::join!(transfer(&place, 3, &done), kill);
-    assert!(transactions > 10);
+    // Each time something newer was applied.
+    assert!(transactions >= 4, "{transactions} transactions");
     place.settle(&mut docrow).await;
     place.assert_same(&home).await;
     docrow.stop().await.quiet();
