@@ -13,6 +13,7 @@ use mongodb::bson::{RawDocument, RawDocumentBuf, Timestamp};
 use crate::{
     error::{Error, Result},
     key::DocumentKey,
+    patch::Patch,
 };
 
 /// A collection's full name.
@@ -155,7 +156,9 @@ pub struct Change {
 pub enum Op {
     /// An insert or a replace: the event carries the document as it was then.
     Whole(RawDocumentBuf),
-    /// An update: the event says what changed; the document is to be looked up.
+    /// An update of some fields.
+    Patch(Patch),
+    /// An update of whatever: the document is to be looked up.
     Update,
     /// The document is gone.
     Delete,

@@ -17,8 +17,8 @@
 //!
 //! # Reading order
 //!
-//! 1. [`change`], [`key`]: the nouns. A [`change::Change`] happened to the document with a [`key::DocumentKey`], at a
-//!    [`change::Position`] in the stream.
+//! 1. [`change`], [`key`], [`patch`]: the nouns. A [`change::Change`] happened to the document with a
+//!    [`key::DocumentKey`], at a [`change::Position`] in the stream; an update's [`patch::Patch`] says to which fields.
 //! 2. [`pipeline`]: how it all hangs together, and the arguments for why nothing is lost. Its pure parts decide:
 //!    `flow` (straight to the workers, or through the spool), `phase` (where a collection stands), `router` (which worker),
 //!    `batch` (folding), `ahead` (when an event may be applied as it stands), `watermark` (how far everything is);
@@ -62,6 +62,7 @@ pub mod key;
 pub mod mapping;
 pub mod mapping_files;
 pub mod number;
+pub mod patch;
 pub mod pipeline;
 pub mod retry;
 pub mod schema;

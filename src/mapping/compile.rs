@@ -18,6 +18,7 @@ use crate::schema::{
 /// A compiled [`MappingSpec`]: immutable, to be shared by all tasks.
 #[derive(Debug)]
 pub struct Mapping {
+    spec: MappingSpec,
     tables: Vec<Table>,
     pub(super) plans: Vec<Plan>,
     pub(super) root: Object,
@@ -117,6 +118,7 @@ impl Mapping {
             plan.width = u16::try_from(table.columns.len()).unwrap_or(u16::MAX);
         }
         Self {
+            spec: spec.clone(),
             tables,
             plans,
             root,
@@ -126,6 +128,15 @@ impl Mapping {
             document: spec.document().map(|document| document.json),
             foreign_keys: spec.foreign_keys(),
         }
+    }
+
+    /// The part of it that is about these top-level fields, by which rows are encoded from these fields alone: its root
+    /// has fewer columns, and of its other tables some are missing. `None`: there is no such part, for a document counts
+    /// only as a whole.
+    pub fn of_fields(&self, fields: &[Box<str>]) -> Option<Self> {
+        let in_parts = self.extra && self.on_unfit == OnUnfit::Extra && self.document.is_none();
+        let part = in_parts.then(|| Self::compile(&self.spec.of_fields(fields)))?;
+        Some(Self { mask_key: self.mask_key.clone(), ..part })
     }
 
     /// The tables: the root first, then the children in the order of the spec.

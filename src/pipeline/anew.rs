@@ -62,6 +62,8 @@ impl ChunkWorker {
             for document in documents.iter()? {
                 let document = document?;
                 writes.push(Write {
+                    fields: None,
+                    at: self.after,
                     collection: work.collection,
                     document_key: Id::of(document)?.document()?,
                     document: Some(document.to_owned()),

@@ -3,13 +3,17 @@
 //! A document that changed many times is written once, as it was last (and a row is never hit twice in one statement,
 //! which PostgreSQL refuses with SQLSTATE 21000).
 
-use std::collections::{BTreeMap, HashMap, hash_map::Entry};
+use std::{
+    collections::{BTreeMap, HashMap, hash_map::Entry},
+    mem,
+};
 
 use mongodb::bson::Timestamp;
 
 use crate::{
     change::{Change, CollectionId, Op, Position},
     key::DocumentKey,
+    patch::Patch,
 };
 
 /// A batch's documents may hold this many bytes; beyond, it is full (G11).
@@ -47,18 +51,20 @@ impl Batch {
     /// Adds the stream's next change.
     pub(super) fn push(&mut self, change: Change) {
         self.events += 1;
-        self.bytes += size(&change);
         self.reach(change.collection, &change.position);
         self.latest = change.position.cluster_time().max(self.latest);
         match self.places.entry((change.collection, change.key.clone())) {
             Entry::Vacant(place) => {
                 place.insert(self.changes.len());
+                self.bytes += size(&change);
                 self.changes.push(change);
             }
             Entry::Occupied(place) => {
                 if let Some(earlier) = self.changes.get_mut(*place.get()) {
                     self.bytes -= size(earlier);
-                    *earlier = change;
+                    earlier.op = fold(mem::replace(&mut earlier.op, Op::Update), change.op);
+                    earlier.position = change.position;
+                    self.bytes += size(earlier);
                 }
             }
         }
@@ -95,14 +101,23 @@ impl Batch {
 
     /// The documents' last changes, and the positions that are reached once they are durable.
     pub(super) fn take(&mut self) -> (Vec<Change>, Positions) {
-        let Self { changes, positions, .. } = std::mem::take(self);
+        let Self { changes, positions, .. } = mem::take(self);
         (changes, positions)
+    }
+}
+
+/// Two changes of one document, as one.
+fn fold(earlier: Op, later: Op) -> Op {
+    match (earlier, later) {
+        (Op::Patch(earlier), Op::Patch(later)) => earlier.then(&later).map_or(Op::Update, Op::Patch),
+        (_, Op::Patch(_)) => Op::Update,
+        (_, later) => later,
     }
 }
 
 fn size(change: &Change) -> usize {
     let document = match &change.op {
-        Op::Whole(document) => document.as_bytes().len(),
+        Op::Whole(document) | Op::Patch(Patch { document, .. }) => document.as_bytes().len(),
         Op::Update | Op::Delete => 0,
     };
     change.document_key.as_bytes().len() + document
@@ -110,7 +125,7 @@ fn size(change: &Change) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use mongodb::bson::rawdoc;
+    use mongodb::bson::{raw::CString, rawdoc};
 
     use super::*;
     use crate::key::Id;
@@ -145,6 +160,29 @@ mod tests {
         assert_eq!(ops, [true, false]);
         assert_eq!(positions, Positions::from([(CollectionId(0), position(3))]));
         assert!(batch.is_empty() && batch.events() == 0);
+    }
+
+    /// What an update says of some fields is believed together with what an earlier one said, and with nothing else.
+    #[test]
+    fn patches_are_folded_into_patches_only() {
+        let patch = |field: &str| {
+            let field = CString::try_from(field).unwrap();
+            let description = rawdoc! { "updatedFields": { field: 1 } };
+            Op::Patch(Patch::of_event(&description, &rawdoc! { "_id": 1 }).unwrap())
+        };
+        let folded = |earlier: Op, later: Op| {
+            let mut batch = Batch::default();
+            batch.push(change(1, earlier, 1));
+            batch.push(change(1, later, 2));
+            batch.take().0.remove(0).op
+        };
+        let Op::Patch(both) = folded(patch("a"), patch("b")) else { panic!() };
+        assert_eq!(both.document, rawdoc! { "_id": 1, "a": 1, "b": 1 });
+        for earlier in [whole(1), Op::Delete, Op::Update] {
+            assert!(matches!(folded(earlier, patch("a")), Op::Update));
+        }
+        assert!(matches!(folded(patch("a"), Op::Delete), Op::Delete));
+        assert!(matches!(folded(patch("a"), Op::Update), Op::Update));
     }
 
     /// G2: a document that is tried again brings no position of its own.

@@ -40,6 +40,7 @@ mod flow;
 mod follow;
 mod intake;
 mod mappings;
+mod parts;
 mod phase;
 mod plan;
 mod positions;

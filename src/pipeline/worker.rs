@@ -19,7 +19,7 @@ use super::{
     batch::Batch,
     collection::Collection,
     follow::Acknowledge,
-    write::{Reach, Write, Writer},
+    write::{Reach, Write, Writer, Written},
 };
 use crate::{
     change::{Change, CollectionId, Op, Position},
@@ -27,6 +27,7 @@ use crate::{
     error::{Error, Result},
     failpoint::{self, Failpoint},
     key::{DocumentKey, Id},
+    patch::Patch,
     shutdown::Shutdown,
     sink::progress::Partition,
     source::{Lookup, Source},
@@ -38,6 +39,9 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// The most that a worker holds of documents that were looked up, besides the reply that they come in (G11).
 const HELD_BYTES: usize = 8 << 20;
+
+/// Where the changed fields of a document are larger, it is written whole.
+const PART_BYTES: usize = 64 << 10;
 
 /// Changes for one partition.
 #[derive(Debug)]
@@ -63,6 +67,18 @@ pub(super) struct Limits {
     pub(super) rows: usize,
     pub(super) age: Duration,
 }
+
+/// A document that is to be looked up.
+struct Wanted {
+    key: DocumentKey,
+    document_key: RawDocumentBuf,
+    /// When it changed.
+    at: Timestamp,
+    /// What changed, if not all of it may have.
+    patch: Option<Patch>,
+}
+
+type Unknown = HashMap<CollectionId, Vec<Wanted>>;
 
 /// A partition's worker.
 pub(super) struct Worker {
@@ -144,17 +160,22 @@ impl Worker {
         let events = batch.events();
         let (changes, positions) = batch.take();
         let Some(latest) = positions.values().map(Position::cluster_time).max() else { return Ok(()) };
-        let (mut writes, unknown) = self.sort(changes);
-        for (collection, changes) in unknown {
-            self.look_up(collection, changes, &mut writes).await?;
-        }
+        let (mut writes, mut unknown) = self.sort(changes);
         let reach = if events == 0 || self.stored_for_all.elapsed() >= HEARTBEAT {
             self.stored_for_all = Instant::now();
             Reach::All
         } else {
             Reach::Touched
         };
-        let stored = self.writer.write(&writes, Some((&positions, reach))).await?;
+        let stored = loop {
+            for (collection, wanted) in unknown {
+                self.look_up(collection, wanted, &mut writes).await?;
+            }
+            match self.writer.write(&writes, Some((&positions, reach))).await? {
+                Written::All(stored) => break stored,
+                Written::WholeOnly(numbers) => unknown = take(&mut writes, &numbers)?,
+            }
+        };
         if reach == Reach::Touched {
             // The others are stored with the next batch, or when nothing comes: the spool waits for them.
             positions.iter().for_each(|(id, position)| batch.reach(*id, position));
@@ -168,20 +189,26 @@ impl Worker {
         Ok(())
     }
 
-    /// What changed documents are to be, where the event says it, and the changes for which they must be looked up.
-    fn sort(&self, changes: Vec<Change>) -> (Vec<Write>, HashMap<CollectionId, Vec<Change>>) {
+    /// What changed documents are to be, where the event says it, and those that must be looked up.
+    fn sort(&self, changes: Vec<Change>) -> (Vec<Write>, Unknown) {
         let mut writes = Vec::with_capacity(changes.len());
-        let mut unknown: HashMap<CollectionId, Vec<Change>> = HashMap::new();
-        for change in changes {
-            let newest = !self.ahead.may_be(&change.key, change.position.cluster_time());
-            let Change { collection, document_key, op, .. } = change;
-            match op {
-                Op::Whole(document) if newest => {
-                    writes.push(Write { collection, document_key, document: Some(document) });
+        let mut unknown = Unknown::new();
+        for Change { collection, key, document_key, op, position } in changes {
+            let at = position.cluster_time();
+            let newest = !self.ahead.may_be(&key, at);
+            let (document, fields) = match op {
+                Op::Whole(document) if newest => (Some(document), None),
+                Op::Delete if newest => (None, None),
+                Op::Patch(Patch { fields, document, is_complete: true }) if newest => {
+                    (Some(document), Some(fields))
                 }
-                Op::Delete if newest => writes.push(Write { collection, document_key, document: None }),
-                op => unknown.entry(collection).or_default().push(Change { document_key, op, ..change }),
-            }
+                op => {
+                    let patch = if let Op::Patch(patch) = op { Some(patch) } else { None };
+                    unknown.entry(collection).or_default().push(Wanted { key, document_key, at, patch });
+                    continue;
+                }
+            };
+            writes.push(Write { collection, document_key, document, fields, at });
         }
         (writes, unknown)
     }
@@ -191,26 +218,35 @@ impl Worker {
     async fn look_up(
         &mut self,
         collection: CollectionId,
-        changes: Vec<Change>,
+        wanted: Vec<Wanted>,
         writes: &mut Vec<Write>,
     ) -> Result<()> {
-        let (mut lookup, is_past) = self.begin_to_look_up(collection, &changes).await?;
-        let mut missing: HashMap<DocumentKey, RawDocumentBuf> =
-            changes.into_iter().map(|change| (change.key, change.document_key)).collect();
+        let (mut lookup, is_past) = self.begin_to_look_up(collection, &wanted).await?;
+        let mut missing: HashMap<DocumentKey, (RawDocumentBuf, Timestamp, Option<Patch>)> = wanted
+            .into_iter()
+            .map(|wanted| (wanted.key, (wanted.document_key, wanted.at, wanted.patch)))
+            .collect();
         let mut found = Vec::new();
         while let Some(documents) = lookup.next().await? {
             for document in documents.iter()? {
                 let document = document?;
                 let key = DocumentKey::of(Id::of(document)?);
-                let Some(document_key) = missing.remove(&key) else { continue };
+                let Some((document_key, at, patch)) = missing.remove(&key) else { continue };
                 self.ahead.looked_up(&key, lookup.operation_time());
-                found.push(Write { collection, document_key, document: Some(document.to_owned()) });
+                let part = patch.and_then(|patch| {
+                    let part = patch.of_document(document)?;
+                    (part.as_bytes().len() <= PART_BYTES).then_some((part, patch.fields))
+                });
+                let (document, fields) = match part {
+                    Some((part, fields)) => (part, Some(fields)),
+                    None => (document.to_owned(), None),
+                };
+                found.push(Write { collection, document_key, document: Some(document), fields, at });
             }
             drop(documents);
             // A reply has up to 16 MB, so this is looked at often enough.
             if self.order == Order::Document && byte_len(&found) >= HELD_BYTES {
-                self.writer.write(&found, None).await?;
-                found.clear();
+                self.write_whole(&mut found).await?;
             }
         }
         if self.order == Order::Commit && !is_past {
@@ -218,15 +254,21 @@ impl Worker {
             self.writer.note_ahead(lookup.operation_time()).await?;
             self.ahead.raise(lookup.operation_time());
         }
-        for (key, document_key) in missing {
+        for (key, (document_key, at, _)) in missing {
             self.ahead.looked_up(&key, lookup.operation_time());
-            found.push(Write { collection, document_key, document: None });
+            found.push(Write { collection, document_key, document: None, fields: None, at });
         }
         if self.order == Order::Document && byte_len(&found) + byte_len(writes) >= 2 * HELD_BYTES {
-            return self.writer.write(&found, None).await.map(drop);
+            self.write_whole(&mut found).await?;
         }
         writes.append(&mut found);
         Ok(())
+    }
+
+    /// Writes, without a position, and takes out, what is not a part of a document: parts are small.
+    async fn write_whole(&mut self, found: &mut Vec<Write>) -> Result<()> {
+        let whole: Vec<_> = found.extract_if(.., |write| write.fields.is_none()).collect();
+        self.writer.write(&whole, None).await.map(drop)
     }
 
     /// The documents as they are now; in the order of commits as they were at the last of the changes, so that what is
@@ -238,12 +280,12 @@ impl Worker {
     async fn begin_to_look_up(
         &mut self,
         collection: CollectionId,
-        changes: &[Change],
+        wanted: &[Wanted],
     ) -> Result<(Lookup, bool)> {
-        let times = changes.iter().map(|change| change.position.cluster_time());
+        let times = wanted.iter().map(|wanted| wanted.at);
         let until = times.max().unwrap_or(Timestamp { time: 0, increment: 0 });
         let namespace = self.collection(collection)?.namespace().clone();
-        let keys = || changes.iter().map(|change| &*change.document_key);
+        let keys = || wanted.iter().map(|wanted| &*wanted.document_key);
         if self.order == Order::Commit {
             let at = self.ahead.noted().max(until);
             if let Some(lookup) = self.source.lookup_at(&namespace, keys(), at).await? {
@@ -256,6 +298,17 @@ impl Worker {
     fn collection(&self, id: CollectionId) -> Result<&Collection> {
         self.collections.get(id.0).ok_or_else(|| Error::bug("find a collection by its number: there is none"))
     }
+}
+
+/// Takes writes out of the list, as documents to be looked up, and written whole.
+fn take(writes: &mut Vec<Write>, numbers: &[usize]) -> Result<Unknown> {
+    let mut unknown = Unknown::new();
+    for number in numbers.iter().rev() {
+        let Write { collection, document_key, at, .. } = writes.swap_remove(*number);
+        let key = DocumentKey::of(Id::of(&document_key)?);
+        unknown.entry(collection).or_default().push(Wanted { key, document_key, at, patch: None });
+    }
+    Ok(unknown)
 }
 
 fn byte_len(writes: &[Write]) -> usize {

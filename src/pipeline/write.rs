@@ -13,6 +13,7 @@ use super::{
     batch::Positions,
     collection::{Collection, Held},
     dead_letter_of,
+    parts::Parts,
 };
 use crate::{
     change::{CollectionId, Position},
@@ -35,6 +36,19 @@ pub(super) struct Write {
     pub(super) document_key: RawDocumentBuf,
     /// `None`: gone.
     pub(super) document: Option<RawDocumentBuf>,
+    /// The only fields that are in `document` and are to be written, unless that is all of it.
+    pub(super) fields: Option<Vec<Box<str>>>,
+    /// When it changed.
+    pub(super) at: Timestamp,
+}
+
+/// What became of writes.
+#[derive(Debug)]
+pub(super) enum Written {
+    /// They are durable, and these positions are stored.
+    All(Vec<(CollectionId, Position)>),
+    /// Nothing is written: these, of which there are only some fields, must be written whole.
+    WholeOnly(Vec<usize>),
 }
 
 impl Write {
@@ -73,6 +87,7 @@ struct Lane {
     rows: Rows,
     upserted: Keys,
     deleted: Keys,
+    parts: Parts,
     key: BytesMut,
     /// The position that is stored. After a restart it may be further on than the stream, which begins at the least of
     /// all; it is left alone until the stream has come there.
@@ -115,23 +130,29 @@ impl Writer {
         std::mem::take(&mut self.written)
     }
 
-    /// Makes `writes`, at most one per document, and the positions that are reached with them durable, and says which
-    /// were stored. They come in one
+    /// Makes `writes`, at most one per document, and the positions that are reached with them durable. They come in one
     /// transaction, unless one of them is refused: then in halves, the position with the last of them, until the
-    /// refused ones are alone and become dead letters. Each try of a lone document asks less of the target, so that there is a last one.
+    /// refused ones are alone and become dead letters. Each try of a lone document asks less of the target, so that there
+    /// is a last one. Where there are only some fields of documents, that is tried first, and nothing else.
     pub(super) async fn write(
         &mut self,
         writes: &[Write],
         reached: Option<(&Positions, Reach)>,
-    ) -> Result<Vec<(CollectionId, Position)>> {
+    ) -> Result<Written> {
         let concerned: BTreeSet<_> = writes.iter().map(|write| write.collection).collect();
         let _held = self.hold(&concerned).await;
         self.touched.extend(concerned);
-        let mut stored = Vec::new();
+        let in_parts = writes.iter().any(|write| write.fields.is_some());
+        let mut stored = Written::All(Vec::new());
         let mut parts = vec![(writes, Refused::Not)];
         while let Some((part, refused)) = parts.pop() {
             let reached = reached.filter(|_| parts.is_empty());
             match self.apply(part, &refused, reached).await {
+                Err(error) if error.kind() == Kind::TargetRefusedRows && in_parts => {
+                    tracing::debug!("documents are written whole: {error}");
+                    let with_fields = writes.iter().enumerate().filter(|(_, write)| write.fields.is_some());
+                    return Ok(Written::WholeOnly(with_fields.map(|(number, _)| number).collect()));
+                }
                 Err(error) if error.kind() == Kind::TargetRefusedRows => match (part, refused) {
                     ([write], Refused::Not) => {
                         let name =
@@ -150,7 +171,7 @@ impl Writer {
                 applied => stored = applied?,
             }
         }
-        if reached.is_some() {
+        if let (Some(_), Written::All(_)) = (reached, &stored) {
             self.touched.clear();
         }
         Ok(stored)
@@ -176,9 +197,12 @@ impl Writer {
         writes: &[Write],
         refused: &Refused,
         reached: Option<(&Positions, Reach)>,
-    ) -> Result<Vec<(CollectionId, Position)>> {
+    ) -> Result<Written> {
         self.lanes.iter_mut().for_each(Lane::clear);
-        let letters = self.encode(writes, refused)?;
+        let (letters, whole_only) = self.encode(writes, refused)?;
+        if !whole_only.is_empty() {
+            return Ok(Written::WholeOnly(whole_only));
+        }
         let moved: Vec<(CollectionId, Position)> = reached.map_or_else(Vec::new, |(positions, reach)| {
             let concerned = |id| reach == Reach::All || self.touched.contains(&id);
             let moves = |(id, position): &(CollectionId, &Position)| {
@@ -192,11 +216,17 @@ impl Writer {
         let positions: Vec<Reached<'_>> =
             moved.iter().map(|(id, position)| Reached { collection: name(id), position }).collect();
         let collections: Vec<_> = self.lanes.iter().filter_map(Lane::batch).collect();
+        let parts: Vec<_> = self.lanes.iter().flat_map(|lane| lane.parts.batches(lane.id)).collect();
         let Letters { new, healed } = &letters;
-        if collections.is_empty() && new.is_empty() && healed.is_empty() && positions.is_empty() {
-            return Ok(moved);
+        if collections.is_empty()
+            && parts.is_empty()
+            && new.is_empty()
+            && healed.is_empty()
+            && positions.is_empty()
+        {
+            return Ok(Written::All(moved));
         }
-        let batch = Batch { collections, dead_letters: new, healed, reached: &positions };
+        let batch = Batch { collections, parts, dead_letters: new, healed, reached: &positions };
         self.written += self.applier.apply(&batch).await?.written;
         if !new.is_empty() {
             failpoint::reach(Failpoint::LetterCommitted);
@@ -207,16 +237,22 @@ impl Writer {
             }
         }
         self.count(&letters);
-        Ok(moved)
+        Ok(Written::All(moved))
     }
 
-    /// Encodes the writes into their lanes. What belongs to a collection that is stopped, or is stopped by this, is left
-    /// out.
-    fn encode(&mut self, writes: &[Write], refused: &Refused) -> Result<Letters> {
-        let mut letters = Letters::default();
-        for write in writes {
+    /// Encodes the writes into their lanes, and says which can't be written unless they are whole. What belongs to a
+    /// collection that is stopped, or is stopped by this, is left out.
+    fn encode(&mut self, writes: &[Write], refused: &Refused) -> Result<(Letters, Vec<usize>)> {
+        let (mut letters, mut whole_only) = (Letters::default(), Vec::new());
+        for (number, write) in writes.iter().enumerate() {
             let Some(lane) = self.lanes.get_mut(write.collection.0) else { continue };
             if lane.collection().stopped().is_some() {
+                continue;
+            }
+            if let (Some(fields), Some(document)) = (&write.fields, &write.document) {
+                if !lane.add_part(&write.document_key, fields, document)? {
+                    whole_only.push(number);
+                }
                 continue;
             }
             match lane.add(write, refused)? {
@@ -231,7 +267,7 @@ impl Writer {
                 letters.healed.retain(|key| key.collection != lane.collection().name());
             }
         }
-        Ok(letters)
+        Ok((letters, whole_only))
     }
 
     /// Notes what was written of dead letters. Too many stop their collection.
@@ -275,7 +311,8 @@ impl Lane {
         let encoder = collection.encoder(&mapping, Framing::Composite);
         let rows = Rows::new(mapping.tables().len());
         let (upserted, deleted, key) = (Keys::default(), Keys::default(), BytesMut::new());
-        Self { collections, id, mapping, encoder, rows, upserted, deleted, key, stored }
+        let parts = Parts::default();
+        Self { collections, id, mapping, encoder, rows, upserted, deleted, parts, key, stored }
     }
 
     fn collection(&self) -> &Collection {
@@ -292,11 +329,13 @@ impl Lane {
         if !Arc::ptr_eq(&self.mapping, mapping) {
             self.encoder = self.collection().encoder(mapping, Framing::Composite);
             self.rows = Rows::new(mapping.tables().len());
+            self.parts = Parts::default();
             self.mapping = mapping.clone();
         }
     }
 
     fn clear(&mut self) {
+        self.parts.clear();
         self.rows.clear();
         self.upserted.clear();
         self.deleted.clear();
@@ -323,6 +362,17 @@ impl Lane {
             keys.push(&self.key);
         }
         Ok(letter)
+    }
+
+    /// Encodes some fields of a document. False: it must be written whole, as one that has no rows.
+    fn add_part(&mut self, key: &RawDocument, fields: &[Box<str>], document: &RawDocument) -> Result<bool> {
+        self.key.clear();
+        if self.collection().dead_key(key)?.is_some() || self.encoder.encode_key(key, &mut self.key).is_err()
+        {
+            return Ok(false);
+        }
+        let Self { collections, id, mapping, parts, key, .. } = self;
+        Ok(parts.add((of(collections, *id), mapping), fields, document, key))
     }
 
     fn encode(&mut self, document: &RawDocument) -> Result<Option<DeadLetter>> {

@@ -172,6 +172,19 @@ impl MappingSpec {
     pub fn omit(&self) -> &[FieldPath] {
         &self.omit
     }
+
+    /// The part of it that is about these top-level fields.
+    #[must_use]
+    pub fn of_fields(&self, fields: &[Box<str>]) -> Self {
+        let concerns = |path: &FieldPath| {
+            path.segments().first().is_some_and(|first| fields.iter().any(|field| **field == first.name))
+        };
+        let mut part = self.clone();
+        part.root.columns.retain(|column| concerns(&column.path));
+        part.children.retain(|table| concerns(&table.path));
+        part.omit.retain(concerns);
+        part
+    }
 }
 
 #[cfg(test)]

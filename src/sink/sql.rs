@@ -113,6 +113,44 @@ pub fn upsert(schema: &str, table: &Table, row_type: &str) -> String {
     )
 }
 
+/// `$1`: an array of rows of a root, each with the columns of these fields of its document; `$2`: how many. Updates those
+/// columns. A row that is missing or marked as deleted, or with something of the fields in its column `extra`, can't be
+/// brought up to date so: then the statement fails, by a division by zero.
+pub fn patch(
+    schema: &str,
+    root: &Table,
+    row_type: &str,
+    (extra, fields): (Option<&str>, &[Box<str>]),
+) -> String {
+    let (target, row_type) = (qualified(schema, &root.name), quote(row_type));
+    let special = |column: &&Column| Some(column.name.as_str()) == extra || column.name == DELETED_AT;
+    let columns = root.columns.iter().skip(root.key_columns).filter(|column| !special(column));
+    let columns: Vec<_> = columns.cloned().collect();
+    let key = names("", key(root));
+    let marked =
+        if root.soft_delete { format!(" AND t.{} IS NULL", quote(DELETED_AT)) } else { String::new() };
+    let of_field = |field: &Box<str>| {
+        let name = |end: &str| format!("'{}{end}'", field.replace('\'', "''"));
+        format!("k = {} OR starts_with(k, {}) OR starts_with(k, {})", name(""), name("."), name("\\"))
+    };
+    let in_extra = extra.map_or_else(String::new, |extra| {
+        let (extra, of_fields) = (quote(extra), fields.iter().map(of_field).collect::<Vec<_>>().join(" OR "));
+        let keys = format!("SELECT FROM jsonb_object_keys(t.{extra}) AS k WHERE {of_fields}");
+        format!(" AND (t.{extra} IS NULL OR NOT EXISTS ({keys}))")
+    });
+    let found = format!("t.{key} = r.{key}{marked}{in_extra}");
+    let rows = format!("unnest($1::pg_temp.{row_type}[]) AS r");
+    let written = if columns.is_empty() {
+        format!("SELECT FROM {rows} JOIN {target} AS t ON {found}")
+    } else {
+        let (old, new) = (names("", &columns), names("r.", &columns));
+        format!(
+            "UPDATE {target} AS t SET ({old}) = ROW({new}) FROM {rows} WHERE {found} AND {ENTERED} RETURNING 1"
+        )
+    };
+    format!("WITH written AS ({written}) SELECT 1 / (count(*) = $2::bigint)::integer FROM written")
+}
+
 /// `$1`: an array of document keys; `$2`: an array of all rows that those documents have in this child table,
 /// no key twice. Deletes the rows that are no more, inserts those that are new, updates those that differ.
 /// Most arrays of most updated documents are as they were, and comparing costs much less than deleting and

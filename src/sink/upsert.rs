@@ -43,6 +43,8 @@ use crate::{
 pub struct Batch<'a> {
     /// The changes, no collection twice.
     pub collections: Vec<CollectionBatch<'a>>,
+    /// The changes to some fields of documents, of which there are no others; no part twice.
+    pub parts: Vec<PartBatch<'a>>,
     /// Documents that could not be mapped or written, none twice.
     pub dead_letters: &'a [DeadLetter],
     /// Documents with a dead letter that are written now, or are gone: it is removed.
@@ -67,6 +69,23 @@ pub struct CollectionBatch<'a> {
     pub deleted: &'a Keys,
 }
 
+/// Changes to the same fields of some documents, at most one per document.
+#[derive(Clone, Copy, Debug)]
+pub struct PartBatch<'a> {
+    /// The collection, and a number that tells its parts from each other.
+    pub part: (CollectionId, usize),
+    /// The names of the fields.
+    pub fields: &'a [Box<str>],
+    /// The tables of the fields, as far as they are theirs, root first.
+    pub tables: &'a [Table],
+    /// The root's column for what no other holds, if it has one. It is not written.
+    pub extra: Option<&'a str>,
+    /// The rows in [`Framing::Composite`](crate::mapping::Framing::Composite), a buffer per table.
+    pub rows: &'a Rows,
+    /// The keys of the documents.
+    pub keys: &'a Keys,
+}
+
 /// What applying a batch did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
@@ -85,6 +104,7 @@ pub struct Applier {
     partition: Partition,
     fingerprint: i64,
     plans: HashMap<CollectionId, Plan>,
+    parts: HashMap<(CollectionId, usize), Plan>,
     bookkeeping: Bookkeeping,
     /// Counts the row types, which gives each a name of its own.
     row_types: usize,
@@ -109,7 +129,7 @@ struct Plan {
 struct TableStatements {
     /// [`sql::delete`], or, for a root with soft deletes, [`sql::mark_deleted`].
     delete: Statement,
-    /// [`sql::upsert`] for the root, [`sql::merge`] for a child.
+    /// [`sql::upsert`] for the root, or [`sql::patch`] for that of a part; [`sql::merge`] for a child.
     write: Statement,
 }
 
@@ -134,8 +154,8 @@ impl Applier {
             heal: client.prepare(&dead_letter::remove_statement()).await.map_err(fail)?,
         };
         let (schema, pipeline) = (target.schema().to_owned(), target.pipeline().to_owned());
-        let (plans, row_types) = (HashMap::new(), 0);
-        Ok(Self { session, schema, pipeline, partition, fingerprint, plans, bookkeeping, row_types })
+        let (plans, parts, row_types) = (HashMap::new(), HashMap::new(), 0);
+        Ok(Self { session, schema, pipeline, partition, fingerprint, plans, parts, bookkeeping, row_types })
     }
 
     /// Applies a batch: once this returns `Ok`, its rows and positions are durable. Errors: with
@@ -146,6 +166,9 @@ impl Applier {
         for collection in &batch.collections {
             self.plan(collection).await?;
         }
+        for part in &batch.parts {
+            self.plan_part(part).await?;
+        }
         let Bookkeeping { entry, reach, bury, heal } = &self.bookkeeping;
         let (client, mut pipe) = (&self.session.client, Pipe::default());
         pipe.text(What::Begin, client, "BEGIN");
@@ -154,6 +177,11 @@ impl Applier {
             let plan = self.plans.get(&collection.collection);
             let plan = plan.ok_or_else(|| Error::bug("apply a batch: no plan for a collection"))?;
             plan.add_to(&mut pipe, client, collection);
+        }
+        for part in &batch.parts {
+            let plan =
+                self.parts.get(&part.part).ok_or_else(|| Error::bug("apply a batch: no plan for a part"))?;
+            plan.add_part_to(&mut pipe, client, part);
         }
         let pipeline = self.pipeline.as_str();
         if !batch.dead_letters.is_empty() {
@@ -180,22 +208,47 @@ impl Applier {
         if self.plans.get(&batch.collection).is_some_and(|plan| plan.tables == batch.tables) {
             return Ok(());
         }
-        let mut statements = Vec::with_capacity(batch.tables.len());
-        for (i, table) in batch.tables.iter().enumerate() {
+        let plan = self.prepare(batch.tables, sql::upsert).await?;
+        self.plans.insert(batch.collection, plan);
+        Ok(())
+    }
+
+    async fn plan_part(&mut self, batch: &PartBatch<'_>) -> Result<()> {
+        if self.parts.get(&batch.part).is_some_and(|plan| plan.tables == batch.tables) {
+            return Ok(());
+        }
+        let patch = |schema: &str, table: &Table, row_type: &str| {
+            sql::patch(schema, table, row_type, (batch.extra, batch.fields))
+        };
+        let plan = self.prepare(batch.tables, patch).await?;
+        self.parts.insert(batch.part, plan);
+        Ok(())
+    }
+
+    /// Prepares a plan whose root is written by `write_root`.
+    async fn prepare(
+        &mut self,
+        tables: &[Table],
+        write_root: impl Fn(&str, &Table, &str) -> String,
+    ) -> Result<Plan> {
+        let mut statements = Vec::with_capacity(tables.len());
+        for (i, table) in tables.iter().enumerate() {
             let fail = |e| failure::of(What::Write(table).to_string(), &e);
             let client = &self.session.client;
             self.row_types += 1;
             let row_type = format!("docrow_{}", self.row_types);
             client.batch_execute(&sql::create_row_type(&row_type, table)).await.map_err(fail)?;
-            let write = if i == 0 { sql::upsert } else { sql::merge };
+            let write = match i {
+                0 => write_root(&self.schema, table, &row_type),
+                _ => sql::merge(&self.schema, table, &row_type),
+            };
             let delete = if table.soft_delete { sql::mark_deleted } else { sql::delete };
             statements.push(TableStatements {
                 delete: client.prepare(&delete(&self.schema, table)).await.map_err(fail)?,
-                write: client.prepare(&write(&self.schema, table, &row_type)).await.map_err(fail)?,
+                write: client.prepare(&write).await.map_err(fail)?,
             });
         }
-        self.plans.insert(batch.collection, Plan { tables: batch.tables.to_vec(), statements });
-        Ok(())
+        Ok(Plan { tables: tables.to_vec(), statements })
     }
 }
 
@@ -207,15 +260,37 @@ impl Plan {
         for (table, statement) in statements().rev().filter(|(table, _)| !soft || table.soft_delete) {
             pipe.array(What::Delete(table), client, &statement.delete, deleted);
         }
-        for (i, ((table, statement), rows)) in statements().zip(&batch.rows.tables).enumerate() {
-            let TableStatements { delete, write } = statement;
+        if let (Some((root, statement)), Some(rows)) = (statements().next(), batch.rows.tables.first()) {
+            pipe.array(What::Write(root), client, &statement.write, Array::rows(rows));
+        }
+        self.add_children_to(pipe, client, (upserted, batch.rows));
+    }
+
+    /// A patch must find all of its rows as they were written: else the batch fails, and is to be tried otherwise.
+    fn add_part_to<'a>(&'a self, pipe: &mut Pipe<'a>, client: &'a Client, batch: &'a PartBatch<'_>) {
+        let keys = Array::keys(batch.keys);
+        let root = self.tables.first().zip(self.statements.first()).zip(batch.rows.tables.first());
+        if let Some(((root, TableStatements { write, .. }), rows)) = root {
+            let (rows, wanted) = (Array::rows(rows), i64::try_from(keys.count()).unwrap_or(-1));
+            pipe.add(What::Write(root), async move { client.execute(write, &[&rows, &wanted]).await });
+        }
+        self.add_children_to(pipe, client, (keys, batch.rows));
+    }
+
+    /// Merges the child rows that the documents with these keys have.
+    fn add_children_to<'a>(
+        &'a self,
+        pipe: &mut Pipe<'a>,
+        client: &'a Client,
+        (keys, rows): (Array<'a>, &'a Rows),
+    ) {
+        let tables = self.tables.iter().zip(&self.statements).zip(&rows.tables);
+        for ((table, TableStatements { delete, write }), rows) in tables.skip(1) {
             let rows = Array::rows(rows);
-            if i == 0 {
-                pipe.array(What::Write(table), client, write, rows);
-            } else if rows.count() == 0 {
-                pipe.array(What::Delete(table), client, delete, upserted);
-            } else {
-                pipe.add(What::Write(table), async move { client.execute(write, &[&upserted, &rows]).await });
+            if rows.count() == 0 {
+                pipe.array(What::Delete(table), client, delete, keys);
+            } else if keys.count() > 0 {
+                pipe.add(What::Write(table), async move { client.execute(write, &[&keys, &rows]).await });
             }
         }
     }

@@ -9,6 +9,7 @@ use crate::{
     change::{Change, CollectionId, Namespace, Op, Position},
     error::{Error, Result},
     key::{DocumentKey, Id},
+    patch::Patch,
 };
 
 /// What a change stream brings.
@@ -95,6 +96,7 @@ struct Fields<'a> {
     to: Option<&'a RawDocument>,
     document_key: Option<&'a RawDocument>,
     full_document: Option<&'a RawDocument>,
+    description: Option<&'a RawDocument>,
 }
 
 /// What became of an event.
@@ -119,6 +121,7 @@ impl<'a> Fields<'a> {
                 "to" => fields.to = value()?.as_document(),
                 "documentKey" => fields.document_key = value()?.as_document(),
                 "fullDocument" => fields.full_document = value()?.as_document(),
+                "updateDescription" => fields.description = value()?.as_document(),
                 _ => {}
             }
         }
@@ -149,7 +152,12 @@ pub(super) fn read(event: &RawDocument, included: &Included) -> Result<Read> {
     let op = match fields.operation.ok_or_else(|| malformed("operationType"))? {
         // An event whose document the server leaves out is as good as an update: the document is looked up.
         "insert" | "replace" => fields.full_document.map_or(Op::Update, |whole| Op::Whole(whole.to_owned())),
-        "update" => Op::Update,
+        "update" => {
+            let patch = fields.description.zip(fields.document_key);
+            patch
+                .and_then(|(description, key)| Patch::of_event(description, key))
+                .map_or(Op::Update, Op::Patch)
+        }
         "delete" => Op::Delete,
         "drop" => {
             let Some(collection) = collection() else { return Ok(Read::Foreign) };

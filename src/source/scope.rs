@@ -98,6 +98,7 @@ impl Scope {
         let mut fields = rawdoc! { "operationType": 1, "ns": 1, "to": 1, "documentKey": 1 };
         if events == Events::WithDocuments {
             fields.append(cstr!("fullDocument"), 1);
+            fields.append(cstr!("updateDescription"), 1);
         }
         rawdoc! {
             "aggregate": 1,

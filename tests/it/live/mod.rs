@@ -2,6 +2,7 @@
 
 mod deletes;
 mod fence;
+mod patches;
 mod resync;
 mod sink;
 mod snapshot;

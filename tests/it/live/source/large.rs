@@ -36,7 +36,7 @@ async fn looked_up(source: &Source, namespace: &Namespace, key: &RawDocument) ->
 fn told(change: &Change) -> String {
     match &change.op {
         Op::Whole(whole) => format!("whole {}", whole.as_bytes().len()),
-        Op::Update => "update".to_owned(),
+        Op::Patch(_) | Op::Update => "update".to_owned(),
         Op::Delete => "delete".to_owned(),
     }
 }

@@ -1,0 +1,134 @@
+//! Updates of some fields: they write these and nothing else, or else the whole document.
+
+use mongodb::bson::{Bson, Document, doc};
+
+use crate::support::{Docrow, Home, Place};
+
+fn order(id: i32) -> Document {
+    doc! {
+        "_id": id, "status": "new", "total": 1.5, "ship": { "city": "Lima", "zip": "01" },
+        "tags": ["a", "b"], "lines": [{ "item": "pen", "parts": [{ "n": 1 }] }, { "item": "ink" }],
+    }
+}
+
+async fn start(test: &str, documents: i32) -> (Place, Home, Docrow) {
+    let place = Place::shared(test).await;
+    place.add_sentinels().await;
+    place.collection("orders").insert_many((0..documents).map(order)).await.unwrap();
+    let home = Home::new(&place);
+    let mut docrow = home.run();
+    place.settle(&mut docrow).await;
+    (place, home, docrow)
+}
+
+/// Columns and tables of other fields are not even looked at: what somebody planted there stays.
+#[tokio::test]
+async fn an_update_writes_what_it_changed_and_nothing_else() {
+    let (place, home, mut docrow) = start("patches", 10).await;
+    let (postgres, orders) = (place.postgres().await, place.collection("orders"));
+    let plant = "UPDATE orders SET total = -1; UPDATE orders_lines_parts SET n = -1";
+    postgres.batch_execute(plant).await.unwrap();
+    let planted = "SELECT (SELECT count(*) FROM orders WHERE total = -1) + (SELECT count(*) FROM orders_lines_parts WHERE n = -1)";
+    for (change, seen) in [
+        (doc! { "$set": { "status": "paid" } }, "SELECT count(*) FROM orders WHERE status = 'paid'"),
+        (doc! { "$unset": { "status": "" } }, "SELECT count(*) FROM orders WHERE status IS NULL"),
+        (doc! { "$set": { "ship.city": "Quito" } }, "SELECT count(*) FROM orders WHERE ship_city = 'Quito'"),
+        (doc! { "$push": { "tags": "c" } }, "SELECT count(*) FROM orders WHERE tags = '{a,b,c}'"),
+        (doc! { "$pop": { "tags": 1 } }, "SELECT count(*) FROM orders WHERE tags = '{a,b}'"),
+        (doc! { "$set": { "ship": { "zip": "02" } } }, "SELECT count(*) FROM orders WHERE ship_zip = '02'"),
+    ] {
+        orders.update_many(doc! {}, change).await.unwrap();
+        docrow.until("the change is seen", async || place.number(seen).await == Some(10)).await;
+        assert_eq!(place.number(planted).await, Some(20), "{seen}");
+    }
+    // The lines, with their parts, and nothing else.
+    orders.update_many(doc! {}, doc! { "$push": { "lines": { "item": "cap" } } }).await.unwrap();
+    let lines = "SELECT count(*) FROM orders_lines WHERE item = 'cap'";
+    docrow.until("the lines are seen", async || place.number(lines).await == Some(10)).await;
+    assert_eq!(place.number(planted).await, Some(10));
+    orders.update_many(doc! {}, doc! { "$set": { "total": 3.5 } }).await.unwrap();
+    place.settle(&mut docrow).await;
+    place.assert_same(&home).await;
+    docrow.stop().await.quiet();
+}
+
+/// Trap: a part of a document that has no row, a field whose name has a dot, a value that stood in `_extra`.
+#[tokio::test]
+async fn what_no_part_can_mend_is_written_whole() {
+    let (place, home, mut docrow) = start("patches_whole", 10).await;
+    let (postgres, orders) = (place.postgres().await, place.collection("orders"));
+    // No row: somebody removed it.
+    let remove = "DELETE FROM orders WHERE _id < 3; DELETE FROM orders_lines WHERE _id < 3";
+    postgres.batch_execute(remove).await.unwrap();
+    orders.update_many(doc! {}, doc! { "$set": { "status": "paid" } }).await.unwrap();
+    place.settle(&mut docrow).await;
+    place.assert_same(&home).await;
+    // In `_extra`, and out of it again.
+    for value in [Bson::from(vec![1]), "text".into(), Bson::from(doc! { "x": 1 }), Bson::Null, "text".into()]
+    {
+        let change = doc! { "$set": { "status": value, "total": 2.5 } };
+        orders.update_many(doc! { "_id": { "$lt": 5 } }, change).await.unwrap();
+        place.settle(&mut docrow).await;
+        place.assert_same(&home).await;
+    }
+    // Names with dots: beside the path that they look like, changed, and removed.
+    let set = |name: &str, value: Bson| {
+        let field =
+            doc! { "$setField": { "field": { "$literal": name }, "input": "$$ROOT", "value": value } };
+        vec![doc! { "$replaceWith": field }]
+    };
+    for value in [Bson::from(1), "two".into(), Bson::from("$$REMOVE"), 3.into()] {
+        orders.update_many(doc! {}, set("ship.city", value.clone())).await.unwrap();
+        orders.update_many(doc! {}, set("lines.0", value)).await.unwrap();
+        place.settle(&mut docrow).await;
+        place.assert_same(&home).await;
+        orders
+            .update_many(doc! {}, doc! { "$set": { "ship.city": "Quito" }, "$push": { "tags": "c" } })
+            .await
+            .unwrap();
+        place.settle(&mut docrow).await;
+        place.assert_same(&home).await;
+    }
+    docrow.stop().await.quiet();
+}
+
+/// G1: updates of all kinds, in any order, many of one document at a time; replayed after a kill, too.
+#[tokio::test]
+async fn any_updates_are_followed() {
+    let (place, home, mut docrow) = start("patches_any", 40).await;
+    let orders = place.collection("orders");
+    let mut random = fastrand::Rng::with_seed(7);
+    for round in 0..3 {
+        for _ in 0..400 {
+            let id = random.i32(0..40);
+            let n = random.i32(0..5);
+            let changes = [
+                doc! { "$set": { "status": format!("s{n}") } },
+                doc! { "$set": { "total": f64::from(n) + 0.5, "status": "both" } },
+                doc! { "$set": { "total": "much" } },
+                doc! { "$unset": { "total": "", "ship.zip": "" } },
+                doc! { "$set": { "ship": { "city": format!("c{n}") } } },
+                doc! { "$set": { "ship.city": n, "note": n } },
+                doc! { "$push": { "lines": { "$each": [{ "item": "x", "parts": [{ "n": n }] }], "$slice": -4 } } },
+                doc! { "$set": { "lines": [{ "item": "y" }] } },
+                doc! { "$push": { "tags": { "$each": [format!("t{n}")], "$slice": -3 } } },
+                doc! { "$set": { "tags": ["z", format!("{n}")] } },
+            ];
+            let change = changes[random.usize(0..changes.len())].clone();
+            // A path through what is no object is refused by the server.
+            let _ = orders.update_one(doc! { "_id": id }, change).await;
+            match random.i32(0..40) {
+                0 => drop(orders.delete_one(doc! { "_id": id }).await.unwrap()),
+                1 => drop(orders.replace_one(doc! { "_id": id }, order(id)).upsert(true).await.unwrap()),
+                _ => {}
+            }
+        }
+        if round == 1 {
+            docrow.kill9().await.quiet();
+            docrow = home.run();
+        }
+        place.settle(&mut docrow).await;
+        place.assert_same(&home).await;
+    }
+    docrow.stop().await.quiet();
+}
