@@ -41,7 +41,7 @@ golden: setup
 # The mapping alone, in a few seconds (`cargo bench --bench mapping` takes its time), then a backfill.
 bench: setup
 	@cargo bench --bench mapping -- --quick
-	@cargo bench --bench backfill
+	@cargo bench --bench end_to_end
 
 # Fuzzes the mapping; needs `cargo install cargo-fuzz`, and compiles what it needs for itself (a few minutes, once). What it
 # finds is in fuzz/artifacts, what it goes on with the next time in fuzz/corpus.

@@ -1,0 +1,106 @@
+//! The figures that count, and the bars that docrow is to meet. Pure.
+//!
+//! A bar is missed if the median of the rounds is beyond its limit, and missed for sure if it is beyond by more than the
+//! run's own noise: half of the spread between its rounds, (high - low) / 2.
+
+/// What a figure is to be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Limit {
+    AtMost(f64),
+    AtLeast(f64),
+    Within(f64, f64),
+    /// Only to be looked at.
+    Anything,
+}
+
+/// A figure, and its limit.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bar {
+    pub(crate) name: &'static str,
+    pub(crate) limit: Limit,
+    pub(crate) aim: Option<f64>,
+}
+
+/// How a bar turned out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Met,
+    /// By less than the noise.
+    MissedWithinNoise,
+    Missed,
+    /// There is no limit.
+    Shown,
+}
+
+/// What the rounds gave.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Figure {
+    pub(crate) median: f64,
+    pub(crate) low: f64,
+    pub(crate) high: f64,
+}
+
+pub(crate) const USERS: &str = "users: backfill / reload";
+pub(crate) const USERS_CPU: &str = "users: docrow's CPU / Postgres's CPU";
+pub(crate) const FLAT: &str = "flat: backfill / reload";
+pub(crate) const DOCUMENT: &str = "document: backfill / reload";
+pub(crate) const SCALAR: &str = "stream: scalar updates / bare drain";
+pub(crate) const PUSH: &str = "stream: array pushes / bare drain";
+pub(crate) const REPLACE: &str = "stream: replaces / bare drain";
+pub(crate) const INSERT: &str = "stream: inserts / bare drain";
+pub(crate) const DELETE: &str = "stream: deletes / bare drain";
+pub(crate) const P50: &str = "latency: p50, ms";
+pub(crate) const P99: &str = "latency: p99, ms";
+pub(crate) const RATE: &str = "latency: writes/s acknowledged";
+pub(crate) const GROWTH: &str = "growth: time for 10 x the documents";
+pub(crate) const GROWTH_MEMORY: &str = "growth: memory for 10 x the documents";
+pub(crate) const PEAK: &str = "peak memory of any docrow, MB";
+
+/// In the order in which they are printed.
+pub(crate) const BARS: &[Bar] = &[
+    bar(USERS, Limit::AtMost(1.5), Some(1.2)),
+    bar(USERS_CPU, Limit::AtMost(0.4), None),
+    bar(FLAT, Limit::AtMost(1.6), None),
+    bar(DOCUMENT, Limit::Anything, None),
+    bar(SCALAR, Limit::AtLeast(0.25), Some(0.4)),
+    bar(PUSH, Limit::AtLeast(0.10), None),
+    bar(REPLACE, Limit::AtLeast(0.10), None),
+    bar(INSERT, Limit::Anything, None),
+    bar(DELETE, Limit::Anything, None),
+    bar(P50, Limit::AtMost(10.0), None),
+    bar(P99, Limit::AtMost(50.0), None),
+    bar(RATE, Limit::Anything, None),
+    bar(GROWTH, Limit::Within(9.0, 11.0), None),
+    bar(GROWTH_MEMORY, Limit::AtMost(1.1), None),
+    bar(PEAK, Limit::AtMost(250.0), None),
+];
+
+const fn bar(name: &'static str, limit: Limit, aim: Option<f64>) -> Bar {
+    Bar { name, limit, aim }
+}
+
+impl Figure {
+    pub(crate) fn of(rounds: &[f64]) -> Self {
+        let mut sorted = rounds.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        Self { median: sorted[sorted.len() / 2], low: sorted[0], high: sorted[sorted.len() - 1] }
+    }
+}
+
+impl Bar {
+    pub(crate) fn verdict(&self, figure: Figure) -> Verdict {
+        let beyond = match self.limit {
+            Limit::AtMost(most) => figure.median - most,
+            Limit::AtLeast(least) => least - figure.median,
+            Limit::Within(least, most) => (figure.median - most).max(least - figure.median),
+            Limit::Anything => return Verdict::Shown,
+        };
+        if beyond <= 0.0 {
+            Verdict::Met
+        } else if beyond <= (figure.high - figure.low) / 2.0 {
+            Verdict::MissedWithinNoise
+        } else {
+            Verdict::Missed
+        }
+    }
+}

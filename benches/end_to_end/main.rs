@@ -1,0 +1,67 @@
+//! `make bench`: how fast docrow is, beside the least that its work could cost on the same machine in the same run.
+//!
+//! Workloads, each on throwaway servers of its own; those named on the command line, or all:
+//! `users`, `flat`, `document` (a backfill beside `psql`'s reload of the same rows, the floor), `stream` (changes applied
+//! beside the bare drain of the change stream, the ceiling), `latency`, `growth`.
+//!
+//! What is compared takes turns, three rounds of it, and what counts are the ratios: their median and spread. The bars are
+//! those of [`bars`]. With `--check` a bar that is missed by more than the noise that was measured, half of the spread
+//! between its rounds, makes the run fail. `DOCROW_BENCH_SCALE=0.1` tries it out with a tenth of the documents; nothing is
+//! judged then. JSON lines go to `DOCROW_BENCH_JSON`, or `bench.jsonl` in the target folder.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a benchmark may fail loudly"
+)]
+
+mod bars;
+mod cost;
+mod events;
+mod process;
+mod report;
+mod stage;
+mod stream;
+
+use std::{env, process::ExitCode};
+
+use report::Report;
+
+/// Of everything that is compared.
+const ROUNDS: i32 = 3;
+
+const WORKLOADS: [&str; 1] = ["stream"];
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    // Cargo adds `--bench`.
+    let (flags, named): (Vec<_>, Vec<_>) =
+        env::args().skip(1).filter(|argument| argument != "--bench").partition(|a| a.starts_with("--"));
+    let unknown = named.iter().find(|name| !WORKLOADS.contains(&name.as_str()));
+    if let Some(unknown) = unknown.or(flags.iter().find(|flag| *flag != "--check")) {
+        eprintln!("{unknown} is none of --check, {}", WORKLOADS.join(", "));
+        return ExitCode::from(2);
+    }
+    let scale = env::var("DOCROW_BENCH_SCALE").map_or(1.0, |scale| scale.parse().unwrap());
+    let mut report = Report::new(scale);
+    let all = async {
+        for workload in WORKLOADS.into_iter().filter(|w| named.is_empty() || named.iter().any(|n| n == w)) {
+            match workload {
+                _ => stream::run(&mut report).await,
+            }
+        }
+    };
+    // So that ^C leaves nothing behind either.
+    tokio::select! {
+        biased;
+        _ = tokio::signal::ctrl_c() => return ExitCode::from(130),
+        () = all => {}
+    }
+    let is_well = report.finish();
+    if flags.is_empty() || is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

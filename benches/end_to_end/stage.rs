@@ -1,0 +1,153 @@
+//! What a workload runs on: a MongoDB and a PostgreSQL of its own, and a folder. All are gone when it is dropped.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::atomic::AtomicU64,
+};
+
+use docrow::demo::{
+    servers::{Mongod, MongodOptions, Postgres, PostgresOptions},
+    users,
+};
+use mongodb::{
+    Client, Collection, Database,
+    bson::{RawDocumentBuf, doc},
+    options::{ClientOptions, WriteConcern},
+};
+use tokio::process::Command;
+
+use super::{
+    cost::Servers,
+    process::{Cost, Docrow},
+};
+
+/// The database in MongoDB.
+pub(crate) const DATABASE: &str = "sample_db";
+/// Of the users.
+pub(crate) const SEED: u64 = 1;
+/// Connections of a client, if needed: as many writes may be under way.
+const CONNECTIONS: u32 = 100;
+
+/// How documents become rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mapping {
+    /// By the mapping files of this repository.
+    Files,
+    /// By a sample.
+    Auto,
+    /// The whole document as `jsonb`.
+    Document,
+}
+
+pub(crate) struct Stage {
+    mongod: Mongod,
+    postgres: Postgres,
+    folder: tempfile::TempDir,
+    pub(crate) client: Client,
+}
+
+impl Stage {
+    pub(crate) async fn set() -> Self {
+        let mongod =
+            Mongod::start(MongodOptions { cache_gb: 2.0, ..MongodOptions::default() }).await.unwrap();
+        let settings = vec!["shared_buffers=1GB".to_owned(), "max_wal_size=8GB".to_owned()];
+        let postgres =
+            Postgres::start(PostgresOptions { settings, ..PostgresOptions::default() }).await.unwrap();
+        let folder = tempfile::Builder::new().prefix("docrow-bench-").tempdir().unwrap();
+        // The PostgreSQL server writes the dumps, perhaps as another user.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let mut options = ClientOptions::parse(mongod.uri()).await.unwrap();
+        options.max_pool_size = Some(CONNECTIONS);
+        let client = Client::with_options(options).unwrap();
+        Self { mongod, postgres, folder, client }
+    }
+
+    pub(crate) fn database(&self) -> Database {
+        self.client.database(DATABASE)
+    }
+
+    pub(crate) fn collection(&self, name: &str) -> Collection<RawDocumentBuf> {
+        self.database().collection(name)
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn uri(&self, target: &str) -> String {
+        self.postgres.uri(target)
+    }
+
+    /// Inserts users.
+    pub(crate) async fn load_users(&self, ids: std::ops::Range<i32>) {
+        users::load(&self.collection("users"), SEED, ids, &AtomicU64::new(0)).await.unwrap();
+        self.until_majority().await;
+    }
+
+    /// Waits until everything that was written has reached a majority: docrow reads nothing else.
+    pub(crate) async fn until_majority(&self) {
+        let barrier = self.client.database("bench").collection("barrier");
+        barrier.insert_one(doc! {}).write_concern(WriteConcern::majority()).await.unwrap();
+    }
+
+    /// Makes a new, empty target database.
+    pub(crate) async fn create(&self, target: &str) {
+        self.psql("postgres", &format!("CREATE DATABASE {target}")).await;
+    }
+
+    pub(crate) async fn drop(&self, target: &str) {
+        self.psql("postgres", &format!("DROP DATABASE {target}")).await;
+    }
+
+    /// What was done before is not to be paid by what is measured next.
+    pub(crate) async fn settle(&self) {
+        self.psql("postgres", "CHECKPOINT").await;
+    }
+
+    /// A configuration that has nothing but what it needs: defaults are what is measured.
+    pub(crate) fn config(&self, target: &str, collection: &str, mapping: Mapping) -> PathBuf {
+        let file = self.folder().join(format!("{target}.toml"));
+        let mapping = match mapping {
+            Mapping::Files => format!("dir = '{}/schemas'", env!("CARGO_MANIFEST_DIR")),
+            Mapping::Auto => format!("dir = '{}/none'", self.folder().display()),
+            Mapping::Document => format!("dir = '{}/none', default = 'document'", self.folder().display()),
+        };
+        let config = format!(
+            "source = {{ uri = '{}', include = ['{DATABASE}.{collection}'] }}\ntarget.uri = '{}'\n\
+             mapping = {{ {mapping} }}\nstate.dir = '{}'\n",
+            self.mongod.uri(),
+            self.postgres.uri(target),
+            self.folder().join(target).display()
+        );
+        fs::write(&file, config).unwrap();
+        file
+    }
+
+    /// `docrow backfill` into a new database, and what it costs the servers meanwhile.
+    pub(crate) async fn backfill(&self, target: &str, collection: &str, mapping: Mapping) -> (Cost, Servers) {
+        self.create(target).await;
+        let config = self.config(target, collection, mapping);
+        self.settle().await;
+        let before = self.servers();
+        let cost = Docrow::start(&config, "backfill").ended().await;
+        (cost, self.servers() - before)
+    }
+
+    /// The CPU time of both servers so far.
+    pub(crate) fn servers(&self) -> Servers {
+        Servers::now(self.mongod.pid().unwrap(), self.postgres.pid().unwrap())
+    }
+
+    pub(crate) async fn psql(&self, target: &str, command: &str) -> String {
+        psql(&self.uri(target), command).await
+    }
+}
+
+pub(crate) async fn psql(uri: &str, command: &str) -> String {
+    let arguments = ["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", command, uri];
+    let output = Command::new("psql").args(arguments).output().await.unwrap();
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
