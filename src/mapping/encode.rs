@@ -93,11 +93,6 @@ impl Encoder {
         })
     }
 
-    /// Whether something of the document encoded last is in `extra`, besides its key.
-    pub fn has_extra(&self) -> bool {
-        self.scratch.has_notes()
-    }
-
     /// Appends the key column's bytes for the `_id` of a document, or of an event's `documentKey`, to `out`, without a
     /// length, in PostgreSQL's binary form of [`Mapping::key_type`]. On an error nothing is appended.
     pub fn encode_key(&mut self, document: &RawDocument, out: &mut BytesMut) -> Result<(), Unfit> {

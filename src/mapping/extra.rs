@@ -122,10 +122,6 @@ impl Notes {
         self.notes.is_empty()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.notes.len()
-    }
-
     pub(super) fn add(&mut self, doc: &[u8], noted: Noted<'_>) -> Read<()> {
         self.push(doc, noted, Place::Document)
     }

@@ -38,7 +38,6 @@ pub(super) struct Scratch {
     /// The key column's bytes.
     key: BytesMut,
     notes: Notes,
-    key_is_noted: bool,
     pub(super) watch: Option<Watch>,
     masker: Masker,
     pub(super) json: JsonWriter,
@@ -52,18 +51,12 @@ impl Scratch {
         Self { slots, ..Self::default() }
     }
 
-    /// Whether there are notes of other fields than the key.
-    pub(super) fn has_notes(&self) -> bool {
-        self.notes.len() > usize::from(self.key_is_noted)
-    }
-
     fn clear(&mut self) {
         clear(&mut self.trail);
         self.culprit.clear();
         clear(&mut self.ordinals);
         clear_bytes(&mut self.key);
         self.notes.clear();
-        self.key_is_noted = false;
         if let Some(watch) = &mut self.watch {
             watch.discovered = false;
         }
@@ -132,7 +125,6 @@ impl<'a> Walk<'a> {
         }
         if fit == Fit::Equal && self.mapping.extra {
             self.note(b"_id", Slot { kind, at }, Occurrence::Plain)?;
-            self.scratch.key_is_noted = true;
         }
         self.row(0, &self.mapping.root, 0)
     }

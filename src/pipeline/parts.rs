@@ -45,16 +45,11 @@ impl Parts {
         key: &BytesMut,
     ) -> bool {
         let Some(part) = self.part(collection, mapping, fields) else { return false };
-        let marks: Vec<_> = part.rows.tables.iter().map(|table| (table.bytes.len(), table.count)).collect();
         let encoded = part.encoder.encode(document, &mut part.rows);
         if part.encoder.discovered() {
             collection.discovered(document);
         }
-        if encoded.is_err() || part.encoder.has_extra() {
-            for (table, (bytes, count)) in part.rows.tables.iter_mut().zip(marks) {
-                table.bytes.truncate(bytes);
-                table.count = count;
-            }
+        if encoded.is_err() {
             return false;
         }
         part.keys.push(key);
@@ -91,7 +86,7 @@ impl Parts {
             part: (collection, number),
             fields: &part.fields,
             tables: part.mapping.tables(),
-            extra: part.mapping.extra().map(|column| column.name.as_str()),
+            extra: part.mapping.extra().map_or("", |column| &column.name),
             rows: &part.rows,
             keys: &part.keys,
         })

@@ -114,41 +114,48 @@ pub fn upsert(schema: &str, table: &Table, row_type: &str) -> String {
 }
 
 /// `$1`: an array of rows of a root, each with the columns of these fields of its document; `$2`: how many. Updates those
-/// columns. A row that is missing or marked as deleted, or with something of the fields in its column `extra`, can't be
-/// brought up to date so: then the statement fails, by a division by zero.
-pub fn patch(
-    schema: &str,
-    root: &Table,
-    row_type: &str,
-    (extra, fields): (Option<&str>, &[Box<str>]),
-) -> String {
-    let (target, row_type) = (qualified(schema, &root.name), quote(row_type));
-    let special = |column: &&Column| Some(column.name.as_str()) == extra || column.name == DELETED_AT;
-    let columns = root.columns.iter().skip(root.key_columns).filter(|column| !special(column));
-    let columns: Vec<_> = columns.cloned().collect();
-    let key = names("", key(root));
+/// columns, and what the column `extra` has of those fields. Where a row is missing or marked as deleted the statement
+/// fails, by a division by zero.
+pub fn patch(schema: &str, root: &Table, row_type: &str, (extra, fields): (&str, &[Box<str>])) -> String {
+    let columns: Vec<_> = root.columns.iter().skip(root.key_columns).cloned().collect();
+    let columns: Vec<_> = columns.into_iter().filter(|c| c.name != extra && c.name != DELETED_AT).collect();
+    let (target, key, extra) = (qualified(schema, &root.name), names("", key(root)), quote(extra));
+    let row = format!("unnest($1::pg_temp.{}[]) AS r", quote(row_type));
     let marked =
         if root.soft_delete { format!(" AND t.{} IS NULL", quote(DELETED_AT)) } else { String::new() };
-    let of_field = |field: &Box<str>| {
-        let name = |end: &str| format!("'{}{end}'", field.replace('\'', "''"));
-        format!("k = {} OR starts_with(k, {}) OR starts_with(k, {})", name(""), name("."), name("\\"))
-    };
-    let in_extra = extra.map_or_else(String::new, |extra| {
-        let (extra, of_fields) = (quote(extra), fields.iter().map(of_field).collect::<Vec<_>>().join(" OR "));
-        let keys = format!("SELECT FROM jsonb_object_keys(t.{extra}) AS k WHERE {of_fields}");
-        format!(" AND (t.{extra} IS NULL OR NOT EXISTS ({keys}))")
-    });
-    let found = format!("t.{key} = r.{key}{marked}{in_extra}");
-    let rows = format!("unnest($1::pg_temp.{row_type}[]) AS r");
-    let written = if columns.is_empty() {
-        format!("SELECT FROM {rows} JOIN {target} AS t ON {found}")
-    } else {
-        let (old, new) = (names("", &columns), names("r.", &columns));
-        format!(
-            "UPDATE {target} AS t SET ({old}) = ROW({new}) FROM {rows} WHERE {found} AND {ENTERED} RETURNING 1"
-        )
-    };
-    format!("WITH written AS ({written}) SELECT 1 / (count(*) = $2::bigint)::integer FROM written")
+    let found = format!("t.{key} = r.{key}{marked}");
+    let of_fields = fields.iter().map(|field| is_of_field(field)).collect::<Vec<_>>().join(" OR ");
+    let new_extra = format!(
+        "CASE WHEN t.{extra} IS NULL THEN r.{extra} \
+         WHEN r.{extra} IS NULL AND NOT EXISTS (SELECT FROM jsonb_object_keys(t.{extra}) AS k WHERE {of_fields}) THEN t.{extra} \
+         ELSE nullif(coalesce((SELECT jsonb_object_agg(k, v) FROM jsonb_each(t.{extra}) AS e (k, v) WHERE NOT ({of_fields})), \
+         '{{}}') || coalesce(r.{extra}, '{{}}'), '{{}}') END"
+    );
+    let assert = "SELECT 1 / (count(*) = $2::bigint)::integer FROM found";
+    if columns.is_empty() {
+        return format!(
+            "WITH found AS (SELECT FROM {row} JOIN {target} AS t ON {found}), \
+             written AS (UPDATE {target} AS t SET {extra} = {new_extra} FROM {row} \
+             WHERE {found} AND t.{extra} IS DISTINCT FROM {new_extra} AND {ENTERED}) {assert}"
+        );
+    }
+    let (old, new) = (names("", &columns), names("r.", &columns));
+    format!(
+        "WITH found AS (UPDATE {target} AS t SET ({old}, {extra}) = ROW({new}, {new_extra}) FROM {row} \
+         WHERE {found} AND {ENTERED} RETURNING 1) {assert}"
+    )
+}
+
+/// Whether `k`, a key of an `extra` object, is of this top-level field: itself, something in it, or another occurrence.
+fn is_of_field(field: &str) -> String {
+    // In E'…' a backslash is doubled, whatever the server's settings.
+    let name = |end: &str| format!("E'{}{end}'", field.replace('\'', "''"));
+    format!(
+        "k = {} OR starts_with(k, {}) OR starts_with(k, {copy}) AND ascii(substr(k, length({copy}) + 1)) BETWEEN 48 AND 57",
+        name(""),
+        name("."),
+        copy = name(r"\\"),
+    )
 }
 
 /// `$1`: an array of document keys; `$2`: an array of all rows that those documents have in this child table,

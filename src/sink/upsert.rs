@@ -78,8 +78,8 @@ pub struct PartBatch<'a> {
     pub fields: &'a [Box<str>],
     /// The tables of the fields, as far as they are theirs, root first.
     pub tables: &'a [Table],
-    /// The root's column for what no other holds, if it has one. It is not written.
-    pub extra: Option<&'a str>,
+    /// The root's column for what no other holds.
+    pub extra: &'a str,
     /// The rows in [`Framing::Composite`](crate::mapping::Framing::Composite), a buffer per table.
     pub rows: &'a Rows,
     /// The keys of the documents.
@@ -266,7 +266,7 @@ impl Plan {
         self.add_children_to(pipe, client, (upserted, batch.rows));
     }
 
-    /// A patch must find all of its rows as they were written: else the batch fails, and is to be tried otherwise.
+    /// A patch must find all of its rows: else the batch fails, and is to be tried otherwise.
     fn add_part_to<'a>(&'a self, pipe: &mut Pipe<'a>, client: &'a Client, batch: &'a PartBatch<'_>) {
         let keys = Array::keys(batch.keys);
         let root = self.tables.first().zip(self.statements.first()).zip(batch.rows.tables.first());

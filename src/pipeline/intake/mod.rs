@@ -108,6 +108,8 @@ pub(super) struct Intake {
     flow: Flow,
     stream: Option<ChangeStream>,
     start: Option<Position>,
+    /// When it began to read from there.
+    since: Instant,
     /// In the order of commits: changes of a transaction of which more may come.
     tail: Vec<Change>,
     spool: Spool,
@@ -143,6 +145,7 @@ impl Intake {
             flow: Flow::resume([], None).0,
             stream: None,
             start: None,
+            since: Instant::now(),
             tail: Vec::new(),
             spool: Spool {
                 life: None,
@@ -190,8 +193,10 @@ impl Intake {
     }
 
     /// Whether there is room for more; for the rest of a transaction there always is, for it is what the workers wait for.
+    /// Workers that are about to come are waited for: what goes to them directly need not be looked up.
     fn reads_on(&self) -> bool {
-        self.spool.tenths < 10 || !self.tail.is_empty()
+        let for_somebody = self.now.workers.is_some() || self.since.elapsed() >= PATIENCE;
+        for_somebody && self.spool.tenths < 10 || !self.tail.is_empty()
     }
 
     /// Does what was demanded since the last time.
@@ -260,6 +265,7 @@ impl Intake {
             is_new
         });
         self.tail.clear();
+        self.since = Instant::now();
         self.spool.taken.clear();
         self.start = self.flow.start().cloned();
         let foreign = self.now.foreign || stored.is_some_and(|stored| stored != self.fingerprint);
