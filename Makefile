@@ -9,7 +9,7 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/docrow/target
 # Tests mostly wait for servers.
 export RUST_TEST_THREADS ?= 4
 
-.PHONY: setup demo test chaos golden bench fuzz lint release audit
+.PHONY: setup demo test chaos golden bench bench-check fuzz lint release audit
 
 setup:
 	@.ci/setup
@@ -38,10 +38,17 @@ golden: setup
 	@DOCROW_GOLDEN=rewrite cargo test --release --features failpoints --test it -- golden:: mapping::types
 	@git diff --stat -- testdata
 
-# The mapping alone, in a few seconds (`cargo bench --bench mapping` takes its time), then a backfill.
+# The mapping alone, in a few seconds (`cargo bench --bench mapping` takes its time), then everything end to end, in about
+# ten minutes during which the machine should have nothing else to do. WORKLOADS="users stream" picks some of them.
+WORKLOADS ?=
 bench: setup
 	@cargo bench --bench mapping -- --quick
-	@cargo bench --bench end_to_end
+	@cargo bench --bench end_to_end -- $(WORKLOADS)
+
+# The same, and fails if a bar is missed by more than the noise that was measured.
+bench-check: setup
+	@cargo bench --bench mapping -- --quick
+	@cargo bench --bench end_to_end -- --check $(WORKLOADS)
 
 # Fuzzes the mapping; needs `cargo install cargo-fuzz`, and compiles what it needs for itself (a few minutes, once). What it
 # finds is in fuzz/artifacts, what it goes on with the next time in fuzz/corpus.

@@ -20,9 +20,14 @@
     reason = "a benchmark may fail loudly"
 )]
 
+mod backfill;
 mod bars;
 mod cost;
 mod events;
+mod flat;
+mod floor;
+mod growth;
+mod latency;
 mod process;
 mod report;
 mod stage;
@@ -35,7 +40,7 @@ use report::Report;
 /// Of everything that is compared.
 const ROUNDS: i32 = 3;
 
-const WORKLOADS: [&str; 1] = ["stream"];
+const WORKLOADS: [&str; 6] = ["users", "flat", "document", "stream", "latency", "growth"];
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -52,7 +57,12 @@ async fn main() -> ExitCode {
     let all = async {
         for workload in WORKLOADS.into_iter().filter(|w| named.is_empty() || named.iter().any(|n| n == w)) {
             match workload {
-                _ => stream::run(&mut report).await,
+                "users" => backfill::users(&mut report).await,
+                "flat" => backfill::flat(&mut report).await,
+                "document" => backfill::document(&mut report).await,
+                "stream" => stream::run(&mut report).await,
+                "latency" => latency::run(&mut report).await,
+                _ => growth::run(&mut report).await,
             }
         }
     };

@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::oneshot;
+
 use super::cost;
 
 /// How often a running docrow is looked at.
@@ -18,7 +20,7 @@ const POLL: Duration = Duration::from_millis(5);
 pub(crate) struct Docrow {
     pid: u32,
     pub(crate) started: Instant,
-    watcher: thread::JoinHandle<Cost>,
+    over: oneshot::Receiver<Cost>,
     log: PathBuf,
 }
 
@@ -43,22 +45,19 @@ impl Docrow {
             docrow.env_remove(name);
         }
         let (say, said) = mpsc::channel();
+        let (report, over) = oneshot::channel();
         let started = Instant::now();
-        let watcher = thread::spawn(move || {
+        thread::spawn(move || {
             let child = docrow.spawn().unwrap();
             say.send(child.id()).unwrap();
-            watch(child, started)
+            // Nobody may wait for it any more.
+            let _ = report.send(watch(child, started));
         });
-        Self { pid: said.recv().unwrap(), started, watcher, log }
-    }
-
-    /// Its CPU time so far.
-    pub(crate) fn cpu(&self) -> Duration {
-        cost::cpu(self.pid)
+        Self { pid: said.recv().unwrap(), started, over, log }
     }
 
     pub(crate) fn is_over(&self) -> bool {
-        self.watcher.is_finished()
+        cost::is_over(self.pid)
     }
 
     /// SIGTERM, and its end.
@@ -70,9 +69,8 @@ impl Docrow {
 
     /// Waits for its end, which must be a good one.
     pub(crate) async fn ended(self) -> Cost {
-        let log = self.log.clone();
-        let cost = tokio::task::spawn_blocking(move || self.watcher.join().unwrap()).await.unwrap();
-        let log = fs::read_to_string(log).unwrap();
+        let cost = self.over.await.unwrap();
+        let log = fs::read_to_string(&self.log).unwrap();
         assert!(cost.ended_well, "docrow failed: {log}");
         eprint!("{log}");
         cost

@@ -97,12 +97,15 @@ impl Stage {
         self.psql("postgres", &format!("CREATE DATABASE {target}")).await;
     }
 
+    /// Removes it, with docrow's state.
     pub(crate) async fn drop(&self, target: &str) {
         self.psql("postgres", &format!("DROP DATABASE {target}")).await;
+        fs::remove_dir_all(self.folder().join(target)).unwrap();
     }
 
-    /// What was done before is not to be paid by what is measured next.
+    /// What was done before is not to be paid by what is measured next: both servers write down what they have put off.
     pub(crate) async fn settle(&self) {
+        self.client.database("admin").run_command(doc! { "fsync": 1 }).await.unwrap();
         self.psql("postgres", "CHECKPOINT").await;
     }
 

@@ -1,8 +1,8 @@
 //! `stream`: how fast changes of users are applied that have waited in the oplog, beside how fast they can be read.
 //!
-//! A round writes the events of a kind, then reads them by the bare drain (the ceiling), then starts `docrow run` and takes
-//! the time from its start until every position that it has stored is at the last event. All rounds go on the same
-//! replica, which at the end must be equal to its source.
+//! A round writes the events of a kind, then reads them by the bare drain (the ceiling, the faster of two), then starts
+//! `docrow run` and takes the time from its start until every position that it has stored is at the last event. All rounds
+//! go on the same replica, which at the end must be equal to its source.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use super::{
     ROUNDS, bars,
     events::{self, Kind},
     process::Docrow,
-    report::{Report, seconds},
+    report::{Report, rounded, seconds},
     stage::{DATABASE, Mapping, Stage},
 };
 
@@ -22,6 +22,8 @@ const TARGET: &str = "stream";
 const EVENTS: i32 = 100_000;
 /// Above all users there are.
 const NEW_IDS: i32 = 10_000_000;
+/// Of which the fastest counts.
+const DRAINS: usize = 2;
 const POLL: Duration = Duration::from_millis(5);
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -71,7 +73,13 @@ async fn measure(
     // What no document's field has had before: ages begin at 18, and each kind has values of its own.
     let value = 1000 * round + kind as i32;
     let written = events::write(stage, kind, ids, value).await;
-    let drained = events::drain(stage, before, count).await;
+    stage.settle().await;
+    // A drain that something has disturbed would be no ceiling.
+    let mut drains = Vec::new();
+    for _ in 0..DRAINS {
+        drains.push(events::drain(stage, before.clone(), count).await);
+    }
+    let drained = drains.into_iter().min_by_key(|drained| drained.wall).unwrap();
 
     let config = stage.config(TARGET, "users", Mapping::Files);
     stage.settle().await;
@@ -93,7 +101,7 @@ async fn measure(
     let figures = json!({
         "bench": "stream", "what": kind.name(), "round": round, "events": count,
         "written_seconds": seconds(written), "drain_seconds": seconds(drained.wall), "seconds": seconds(applied),
-        "drain_per_second": rate(drained.wall).round(), "per_second": rate(applied).round(), "ratio": ratio,
+        "drain_per_second": rate(drained.wall).round(), "per_second": rate(applied).round(), "ratio": rounded(ratio),
     });
     report.docrow(&line, figures, cost, servers);
 }
