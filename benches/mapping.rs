@@ -1,4 +1,5 @@
-//! How fast the mapping is: documents of the users workload, one core, no servers. Throughput is in bytes of BSON.
+//! How fast the mapping is: documents of the users workload, one core, no servers. Throughput is in bytes of BSON; of one
+//! document, in documents.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark may fail loudly")]
 
@@ -100,5 +101,16 @@ fn mapping(criterion: &mut Criterion) {
     rebuild(&mut group, &documents, &file);
 }
 
-criterion_group!(benches, mapping);
+/// One document over and over: the encoder's own work, with everything in the caches.
+fn encoding(criterion: &mut Criterion) {
+    let (document, mapping) = ([users::user(1, 1)], compile(USERS));
+    let mut group = criterion.benchmark_group("one user");
+    group.throughput(Throughput::Elements(1));
+    for (name, framing) in [("copy", Framing::Copy), ("composite", Framing::Composite)] {
+        let encoder = Encoder::new(Arc::clone(&mapping), framing);
+        encode(&mut group, name, &document, encoder, mapping.tables().len());
+    }
+}
+
+criterion_group!(benches, mapping, encoding);
 criterion_main!(benches);

@@ -20,9 +20,10 @@
 //! 1. [`change`], [`key`], [`patch`]: the nouns. A [`change::Change`] happened to the document with a
 //!    [`key::DocumentKey`], at a [`change::Position`] in the stream; an update's [`patch::Patch`] says to which fields.
 //! 2. [`pipeline`]: how it all hangs together, and the arguments for why nothing is lost. Its pure parts decide:
-//!    `flow` (straight to the workers, or through the spool), `phase` (where a collection stands), `router` (which worker),
-//!    `batch` (folding), `ahead` (when an event may be applied as it stands), `watermark` (how far everything is);
-//!    `simulation` plays them through thousands of crashes. `evolve` changes mappings while all that goes on.
+//!    `flow` (straight to the workers, or through the spool), `phase` (where a collection stands),
+//!    [`router`](pipeline::router) (which worker), [`batch`](pipeline::batch) (folding), `ahead` (when an event may be
+//!    applied as it stands), `watermark` (how far everything is); `simulation` plays them through thousands of crashes.
+//!    `evolve` changes mappings while all that goes on.
 //! 3. [`source`]: reads MongoDB: chunks, change stream, lookups.
 //! 4. [`schema`] and [`mapping`]: mapping files, inference and growth; the compiled mapping, which walks a raw document
 //!    once and encodes its rows in PostgreSQL's binary format, and the way back from rows to the document.

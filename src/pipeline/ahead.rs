@@ -6,7 +6,8 @@
 //! looked up again, which always gives a newer state, and which makes a replay after a restart harmless too.
 //!
 //! A row may be ahead of the stream for two reasons. Before this process started (or reconnected), by whatever was
-//! written then: so every event up to the cluster time of the start counts as behind. Since then, by a lookup: so the
+//! written then: how far that goes is stored with the positions, in each transaction that writes rows (or before it, where
+//! it stores no position), and every event up to there counts as behind. Since then, by a lookup: so the
 //! hashes of the documents that were looked up are remembered, in Bloom filters of fixed size, until the stream has
 //! passed the time of their lookup. A false positive costs one lookup and nothing else.
 //!
@@ -41,10 +42,10 @@ struct LookedUp {
 }
 
 impl Ahead {
-    /// Nothing is known about rows before `now`, the source's cluster time when this process began to write.
-    pub(super) fn new(now: Timestamp) -> Self {
-        let none = || LookedUp { until: now, filter: vec![0; WORDS] };
-        Self { all_until: now, noted: now, older: none(), younger: none() }
+    /// Rows may show states up to `shown`: what was stored of that, or else the present.
+    pub(super) fn new(shown: Timestamp) -> Self {
+        let none = || LookedUp { until: shown, filter: vec![0; WORDS] };
+        Self { all_until: shown, noted: shown, older: none(), younger: none() }
     }
 
     /// Notes that every row may show a state as of `time`.
@@ -56,6 +57,11 @@ impl Ahead {
     /// Up to when rows may be ahead, as it was told: what the stream has passed since does not count.
     pub(super) fn noted(&self) -> Timestamp {
         self.noted
+    }
+
+    /// The latest state that any row may show, apart from what the stream brought.
+    pub(super) fn latest(&self) -> Timestamp {
+        self.noted.max(self.older.until).max(self.younger.until)
     }
 
     /// Whether every row may show a newer state than an event at `time`.

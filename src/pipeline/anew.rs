@@ -70,7 +70,7 @@ impl ChunkWorker {
                 });
             }
             for writes in writes.chunks(TOGETHER) {
-                writer.write(writes, None).await?;
+                writer.write(writes, None, None).await?;
             }
             copied.documents += u64::try_from(writes.len()).unwrap_or(0);
             if collection.stopped().is_some() {

@@ -21,7 +21,7 @@ const MOST_BYTES: usize = 8 << 20;
 
 /// Changes, folded to the last one of each document.
 #[derive(Debug)]
-pub(super) struct Batch {
+pub struct Batch {
     changes: Vec<Change>,
     places: HashMap<(CollectionId, DocumentKey), usize>,
     events: u64,
@@ -32,7 +32,7 @@ pub(super) struct Batch {
 }
 
 /// How far a batch reaches in each collection.
-pub(super) type Positions = BTreeMap<CollectionId, Position>;
+pub type Positions = BTreeMap<CollectionId, Position>;
 
 impl Default for Batch {
     fn default() -> Self {
@@ -49,7 +49,7 @@ impl Default for Batch {
 
 impl Batch {
     /// Adds the stream's next change.
-    pub(super) fn push(&mut self, change: Change) {
+    pub fn push(&mut self, change: Change) {
         self.events += 1;
         self.reach(change.collection, &change.position);
         self.latest = change.position.cluster_time().max(self.latest);
@@ -80,7 +80,7 @@ impl Batch {
     }
 
     /// Whether it should be written now, `most` documents being the limit.
-    pub(super) fn is_full(&self, most: usize) -> bool {
+    pub fn is_full(&self, most: usize) -> bool {
         self.changes.len() >= most || self.bytes >= MOST_BYTES
     }
 
@@ -100,8 +100,10 @@ impl Batch {
     }
 
     /// The documents' last changes, and the positions that are reached once they are durable.
-    pub(super) fn take(&mut self) -> (Vec<Change>, Positions) {
-        let Self { changes, positions, .. } = mem::take(self);
+    pub fn take(&mut self) -> (Vec<Change>, Positions) {
+        let mut places = mem::take(&mut self.places);
+        places.clear();
+        let Self { changes, positions, .. } = mem::replace(self, Self { places, ..Self::default() });
         (changes, positions)
     }
 }

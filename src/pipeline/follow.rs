@@ -152,13 +152,13 @@ impl Pipeline<'_> {
         Ok(turn)
     }
 
-    /// Up to when the rows of live collections may be ahead of the stored positions: for all that is known, up to now.
+    /// Up to when the rows of live collections may be ahead of the stored positions: if it is not stored, up to now.
     /// In the order of commits rows and positions are of one time, and since when is stored.
     async fn ahead(&self, session: &mut Session) -> Result<Timestamp> {
         let (now, pipeline) = (self.source.operation_time().await?, self.target.pipeline());
         if self.config.order == Order::Document {
             progress::set_ahead(session, pipeline, None).await?;
-            return Ok(now);
+            return Ok(progress::shown(session, pipeline).await?.unwrap_or(now));
         }
         if let Some(ahead) = progress::ahead(session, pipeline).await? {
             return Ok(ahead);
@@ -286,6 +286,7 @@ impl Pipeline<'_> {
                 counts: self.counts.clone(),
                 counter: counter.clone(),
                 stored_for_all: Instant::now(),
+                took: Duration::ZERO,
             };
             workers.spawn(worker.run());
             senders.push(sender);

@@ -32,7 +32,7 @@
 
 mod ahead;
 mod anew;
-mod batch;
+pub mod batch;
 mod collection;
 mod evolve;
 mod fill;
@@ -46,7 +46,7 @@ mod plan;
 mod positions;
 mod prepare;
 mod retries;
-mod router;
+pub mod router;
 #[cfg(test)]
 mod simulation;
 mod snapshot;

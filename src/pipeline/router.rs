@@ -13,19 +13,19 @@ use crate::{
 
 /// Routes changes by document, and drops those that are durable already.
 #[derive(Debug)]
-pub(super) struct Router {
+pub struct Router {
     partitions: u16,
     durable: HashMap<(Partition, CollectionId), Position>,
 }
 
 impl Router {
     /// A router over `partitions` workers, of which each has reached what `durable` says.
-    pub(super) fn new(partitions: u16, durable: HashMap<(Partition, CollectionId), Position>) -> Self {
+    pub fn new(partitions: u16, durable: HashMap<(Partition, CollectionId), Position>) -> Self {
         Self { partitions, durable }
     }
 
     /// Spreads a batch of the stream over the partitions, each keeping the stream's order.
-    pub(super) fn route(&self, changes: impl IntoIterator<Item = Change>) -> Vec<Vec<Change>> {
+    pub fn route(&self, changes: impl IntoIterator<Item = Change>) -> Vec<Vec<Change>> {
         let mut routed: Vec<Vec<Change>> =
             std::iter::repeat_with(Vec::new).take(self.partitions.into()).collect();
         for change in changes {

@@ -97,6 +97,9 @@ pub(super) struct Worker {
     pub(super) counter: ProgressBar,
     /// When the position was last stored for every collection.
     pub(super) stored_for_all: Instant,
+    /// How long it took to write the last batch. A change waits for others about as long: hardly at all where there is
+    /// little to do, and where there is much, transactions are large.
+    pub(super) took: Duration,
 }
 
 impl Worker {
@@ -131,7 +134,7 @@ impl Worker {
                     due = Instant::now() + HEARTBEAT;
                 }
                 if batch.is_empty() {
-                    due = Instant::now() + self.limits.age;
+                    due = Instant::now() + self.limits.age.min(self.took);
                 }
                 batch.push(change);
             }
@@ -159,6 +162,7 @@ impl Worker {
     async fn flush(&mut self, batch: &mut Batch) -> Result<()> {
         let events = batch.events();
         let (changes, positions) = batch.take();
+        let began = Instant::now();
         let Some(latest) = positions.values().map(Position::cluster_time).max() else { return Ok(()) };
         let (mut writes, mut unknown) = self.sort(changes);
         let reach = if events == 0 || self.stored_for_all.elapsed() >= HEARTBEAT {
@@ -171,7 +175,8 @@ impl Worker {
             for (collection, wanted) in unknown {
                 self.look_up(collection, wanted, &mut writes).await?;
             }
-            match self.writer.write(&writes, Some((&positions, reach))).await? {
+            let shown = self.shown(latest);
+            match self.writer.write(&writes, Some((&positions, reach)), shown).await? {
                 Written::All(stored) => break stored,
                 Written::WholeOnly(numbers) => unknown = take(&mut writes, &numbers)?,
             }
@@ -180,6 +185,7 @@ impl Worker {
             // The others are stored with the next batch, or when nothing comes: the spool waits for them.
             positions.iter().for_each(|(id, position)| batch.reach(*id, position));
         }
+        self.took = if events == 0 { self.took } else { began.elapsed() };
         self.ahead.passed(latest);
         self.counter.inc(events);
         Counts::add(&self.counts.changes, events);
@@ -268,7 +274,14 @@ impl Worker {
     /// Writes, without a position, and takes out, what is not a part of a document: parts are small.
     async fn write_whole(&mut self, found: &mut Vec<Write>) -> Result<()> {
         let whole: Vec<_> = found.extract_if(.., |write| write.fields.is_none()).collect();
-        self.writer.write(&whole, None).await.map(drop)
+        let shown = whole.iter().map(|write| write.at).max().and_then(|latest| self.shown(latest));
+        self.writer.write(&whole, None, shown).await.map(drop)
+    }
+
+    /// Up to when rows will show states, once events up to `latest` and what was looked up are written. In the order of
+    /// commits that is noted before it is true.
+    fn shown(&self, latest: Timestamp) -> Option<Timestamp> {
+        (self.order == Order::Document).then(|| self.ahead.latest().max(latest))
     }
 
     /// The documents as they are now; in the order of commits as they were at the last of the changes, so that what is

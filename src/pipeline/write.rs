@@ -74,6 +74,8 @@ pub(super) struct Writer {
     /// The collections that were written to since a position was stored.
     touched: BTreeSet<CollectionId>,
     counts: Arc<Counts>,
+    /// Up to when rows may show states, as was stored without a position.
+    noted: Timestamp,
     /// Rows that were written.
     written: u64,
 }
@@ -117,7 +119,14 @@ impl Writer {
         for id in (0..collections.len()).map(CollectionId) {
             lanes.push(Lane::new(collections, id, stored.get(&(partition, id)).cloned()).await);
         }
-        Ok(Self { applier, lanes, touched: BTreeSet::new(), counts, written: 0 })
+        Ok(Self {
+            applier,
+            lanes,
+            touched: BTreeSet::new(),
+            counts,
+            noted: Timestamp { time: 0, increment: 0 },
+            written: 0,
+        })
     }
 
     /// Stores that rows are about to show states as of `time`, ahead of the positions.
@@ -134,10 +143,13 @@ impl Writer {
     /// transaction, unless one of them is refused: then in halves, the position with the last of them, until the
     /// refused ones are alone and become dead letters. Each try of a lone document asks less of the target, so that there
     /// is a last one. Where there are only some fields of documents, that is tried first, and nothing else.
+    ///
+    /// `shown`: up to when rows show states afterwards.
     pub(super) async fn write(
         &mut self,
         writes: &[Write],
         reached: Option<(&Positions, Reach)>,
+        shown: Option<Timestamp>,
     ) -> Result<Written> {
         let concerned: BTreeSet<_> = writes.iter().map(|write| write.collection).collect();
         let _held = self.hold(&concerned).await;
@@ -147,7 +159,7 @@ impl Writer {
         let mut parts = vec![(writes, Refused::Not)];
         while let Some((part, refused)) = parts.pop() {
             let reached = reached.filter(|_| parts.is_empty());
-            match self.apply(part, &refused, reached).await {
+            match self.apply(part, &refused, reached, shown).await {
                 Err(error) if error.kind() == Kind::TargetRefusedRows && in_parts => {
                     tracing::debug!("documents are written whole: {error}");
                     let with_fields = writes.iter().enumerate().filter(|(_, write)| write.fields.is_some());
@@ -197,6 +209,7 @@ impl Writer {
         writes: &[Write],
         refused: &Refused,
         reached: Option<(&Positions, Reach)>,
+        shown: Option<Timestamp>,
     ) -> Result<Written> {
         self.lanes.iter_mut().for_each(Lane::clear);
         let (letters, whole_only) = self.encode(writes, refused)?;
@@ -212,6 +225,13 @@ impl Writer {
             let positions = positions.iter().map(|(id, position)| (*id, position));
             positions.filter(moves).map(|(id, position)| (id, position.clone())).collect()
         });
+        let told = |id| moved.iter().any(|(moved, _)| *moved == id);
+        if let Some(shown) = shown.filter(|shown| *shown > self.noted) {
+            if writes.iter().any(|write| !told(write.collection)) {
+                self.applier.note_shown(shown).await?;
+                self.noted = shown;
+            }
+        }
         let name = |id: &CollectionId| self.lanes.get(id.0).map_or("", |lane| lane.collection().name());
         let positions: Vec<Reached<'_>> =
             moved.iter().map(|(id, position)| Reached { collection: name(id), position }).collect();
@@ -226,7 +246,7 @@ impl Writer {
         {
             return Ok(Written::All(moved));
         }
-        let batch = Batch { collections, parts, dead_letters: new, healed, reached: &positions };
+        let batch = Batch { collections, parts, dead_letters: new, healed, reached: &positions, shown };
         self.written += self.applier.apply(&batch).await?.written;
         if !new.is_empty() {
             failpoint::reach(Failpoint::LetterCommitted);

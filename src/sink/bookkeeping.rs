@@ -22,7 +22,8 @@ const TABLES: &str = "CREATE TABLE IF NOT EXISTS docrow.pipelines (
     epoch bigint NOT NULL DEFAULT 0,
     holder text,
     seen_at timestamptz,
-    ahead bigint
+    ahead bigint,
+    shown bigint
 );
 CREATE TABLE IF NOT EXISTS docrow.progress (
     pipeline text, partition integer, collection text,
@@ -31,6 +32,7 @@ CREATE TABLE IF NOT EXISTS docrow.progress (
     cluster_time timestamptz NOT NULL,
     updated_at timestamptz NOT NULL DEFAULT now(),
     fingerprint bigint,
+    shown bigint,
     PRIMARY KEY (pipeline, partition, collection)
 ) WITH (fillfactor = 50);
 CREATE TABLE IF NOT EXISTS docrow.chunks (
@@ -68,7 +70,9 @@ CREATE TABLE IF NOT EXISTS docrow.schemas (
 )";
 
 /// Columns that the tables of an earlier docrow lack.
-const LATER: [(&str, &str, &str); 12] = [
+const LATER: [(&str, &str, &str); 14] = [
+    ("docrow.pipelines", "shown", "bigint"),
+    ("docrow.progress", "shown", "bigint"),
     ("docrow.pipelines", "ahead", "bigint"),
     ("docrow.schemas", "tables", "text[]"),
     ("docrow.schemas", "filled", "boolean NOT NULL DEFAULT true"),

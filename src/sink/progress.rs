@@ -5,7 +5,7 @@
 //! that is further, writes NULL into a column that takes none, so that the whole transaction fails. The fence keeps
 //! two processes from getting there; this holds for what one process does, too.
 //!
-//! With a position goes the fingerprint of the stream that its token came from: in another stream the server may not
+//! With a position goes up to when rows may show states, for they may be ahead of it; and the fingerprint of the stream that its token came from: in another stream the server may not
 //! find it.
 
 use mongodb::bson::Timestamp;
@@ -63,22 +63,46 @@ pub async fn ahead(session: &Session, pipeline: &str) -> Result<Option<Timestamp
     let select = "SELECT ahead FROM docrow.pipelines WHERE pipeline = $1";
     let row = session.client.query_opt(select, &[&pipeline]).await.map_err(fail)?;
     let ahead = row.map(|row| row.try_get::<_, Option<i64>>(0)).transpose().map_err(fail)?.flatten();
-    let halves = ahead.map(i64::cast_unsigned).map(u64::to_be_bytes);
-    Ok(halves.map(|[a, b, c, d, e, f, g, h]| Timestamp {
-        time: u32::from_be_bytes([a, b, c, d]),
-        increment: u32::from_be_bytes([e, f, g, h]),
-    }))
+    Ok(ahead.map(timestamp))
+}
+
+fn timestamp(both_halves: i64) -> Timestamp {
+    let [a, b, c, d, e, f, g, h] = both_halves.to_be_bytes();
+    Timestamp { time: u32::from_be_bytes([a, b, c, d]), increment: u32::from_be_bytes([e, f, g, h]) }
+}
+
+fn both_halves(at: Timestamp) -> i64 {
+    (u64::from(at.time) << 32 | u64::from(at.increment)).cast_signed()
+}
+
+/// Up to which cluster time rows may show states, as it was stored with the positions. `None`: it is not known of all.
+pub async fn shown(session: &Session, pipeline: &str) -> Result<Option<Timestamp>> {
+    let fail = |e| failure::of("ask how far rows may be ahead", &e);
+    let select = "SELECT CASE WHEN bool_and(shown IS NOT NULL) THEN \
+            greatest(max(shown), (SELECT shown FROM docrow.pipelines WHERE pipeline = $1)) END \
+        FROM docrow.progress WHERE pipeline = $1";
+    let row = session.client.query_one(select, &[&pipeline]).await.map_err(fail)?;
+    Ok(row.try_get::<_, Option<i64>>(0).map_err(fail)?.map(timestamp))
+}
+
+/// Stores, for [`shown`], what is about to be written without a position.
+pub(super) async fn note_shown(session: &mut Session, pipeline: &str, shown: Timestamp) -> Result<()> {
+    let doing = "note how far rows may be ahead";
+    let fail = |e| failure::of(doing, &e);
+    let transaction = session.enter(doing).await?;
+    let update = "UPDATE docrow.pipelines SET shown = greatest(shown, $2) WHERE pipeline = $1";
+    transaction.execute(update, &[&pipeline, &both_halves(shown)]).await.map_err(fail)?;
+    transaction.commit().await.map_err(fail)
 }
 
 /// Stores what [`ahead`] gives, unless that is later already.
 pub async fn set_ahead(session: &mut Session, pipeline: &str, ahead: Option<Timestamp>) -> Result<()> {
     let doing = "note how far rows may be ahead";
     let fail = |e| failure::of(doing, &e);
-    let both = |at: Timestamp| (u64::from(at.time) << 32 | u64::from(at.increment)).cast_signed();
     let transaction = session.enter(doing).await?;
     let update = "UPDATE docrow.pipelines SET ahead = CASE WHEN $2::bigint IS NOT NULL THEN greatest(ahead, $2) END \
         WHERE pipeline = $1 AND ahead IS DISTINCT FROM $2";
-    transaction.execute(update, &[&pipeline, &ahead.map(both)]).await.map_err(fail)?;
+    transaction.execute(update, &[&pipeline, &ahead.map(both_halves)]).await.map_err(fail)?;
     transaction.commit().await.map_err(fail)
 }
 
@@ -143,15 +167,15 @@ pub(super) async fn insert(
 pub(super) async fn prepare(client: &Client) -> Result<Statement, PgError> {
     let upsert = format!(
         "INSERT INTO docrow.progress AS p \
-            (pipeline, partition, collection, position, token, cluster_time, updated_at, fingerprint) \
-        SELECT $1, $2, c, d, t, to_timestamp(s), now(), $3 \
-        FROM unnest($4::text[], $5::text[], $6::bytea[], $7::float8[]) AS r (c, d, t, s) WHERE {ENTERED} \
+            (pipeline, partition, collection, position, token, cluster_time, updated_at, fingerprint, shown) \
+        SELECT $1, $2, c, d, t, to_timestamp(s), now(), $3, $4 \
+        FROM unnest($5::text[], $6::text[], $7::bytea[], $8::float8[]) AS r (c, d, t, s) WHERE {ENTERED} \
         ON CONFLICT (pipeline, partition, collection) DO UPDATE SET \
             position = CASE WHEN p.position <= EXCLUDED.position THEN EXCLUDED.position END, \
             token = EXCLUDED.token, cluster_time = EXCLUDED.cluster_time, updated_at = EXCLUDED.updated_at, \
-            fingerprint = EXCLUDED.fingerprint"
+            fingerprint = EXCLUDED.fingerprint, shown = EXCLUDED.shown"
     );
-    client.prepare_typed(&upsert, &[Type::TEXT, Type::INT4, Type::INT8]).await
+    client.prepare_typed(&upsert, &[Type::TEXT, Type::INT4, Type::INT8, Type::INT8]).await
 }
 
 /// Runs what [`prepare`] prepared.
@@ -159,13 +183,17 @@ pub(super) async fn upsert(
     client: &Client,
     statement: &Statement,
     (pipeline, partition, fingerprint): (&str, Partition, i64),
-    reached: &[Reached<'_>],
+    (reached, shown): (&[Reached<'_>], Option<Timestamp>),
 ) -> Result<u64, PgError> {
+    let shown = shown.map(both_halves);
     let columns = Columns::of(reached.iter().map(|reached| (reached.collection, reached.position)));
     let Columns { collections, data, tokens, seconds } = &columns;
     let partition = i32::from(partition.0);
     client
-        .execute(statement, &[&pipeline, &partition, &fingerprint, collections, data, tokens, seconds])
+        .execute(
+            statement,
+            &[&pipeline, &partition, &fingerprint, &shown, collections, data, tokens, seconds],
+        )
         .await
 }
 

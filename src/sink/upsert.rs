@@ -51,6 +51,8 @@ pub struct Batch<'a> {
     pub healed: &'a [DeadKey],
     /// The positions reached; empty while a batch is applied in parts, but for the last.
     pub reached: &'a [Reached<'a>],
+    /// Up to which cluster time rows may show states once it is applied, if that is known.
+    pub shown: Option<Timestamp>,
 }
 
 /// The changes of one collection, at most one per document.
@@ -192,7 +194,8 @@ impl Applier {
         }
         if !batch.reached.is_empty() {
             let whose = (pipeline, self.partition, self.fingerprint);
-            pipe.add(What::Bookkeeping, progress::upsert(client, reach, whose, batch.reached));
+            let reached = (batch.reached, batch.shown);
+            pipe.add(What::Bookkeeping, progress::upsert(client, reach, whose, reached));
         }
         pipe.text(What::Commit, client, "COMMIT");
         pipe.run().await
@@ -201,6 +204,11 @@ impl Applier {
     /// Stores up to when rows may be ahead of the positions.
     pub async fn note_ahead(&mut self, time: Timestamp) -> Result<()> {
         progress::set_ahead(&mut self.session, &self.pipeline, Some(time)).await
+    }
+
+    /// Stores up to when rows are about to show states, for batches without a position.
+    pub async fn note_shown(&mut self, time: Timestamp) -> Result<()> {
+        progress::note_shown(&mut self.session, &self.pipeline, time).await
     }
 
     /// Makes sure that the collection's statements are prepared, for these very tables.

@@ -63,11 +63,11 @@ impl Event {
 
 /// The collections that are replicated, by name.
 #[derive(Debug)]
-pub(super) struct Included(Vec<(Namespace, CollectionId)>);
+pub struct Included(Vec<(Namespace, CollectionId)>);
 
 impl Included {
     /// The place of a namespace in the list is its [`CollectionId`].
-    pub(super) fn new(namespaces: &[Namespace]) -> Self {
+    pub fn new(namespaces: &[Namespace]) -> Self {
         let mut included: Vec<_> = namespaces.iter().cloned().zip((0..).map(CollectionId)).collect();
         included.sort();
         Self(included)
@@ -100,7 +100,8 @@ struct Fields<'a> {
 }
 
 /// What became of an event.
-pub(super) enum Read {
+pub enum Read {
+    /// It is for docrow.
     Event(Event),
     /// It is of a collection that is not replicated.
     Foreign,
@@ -145,8 +146,9 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Reads an event of a stream over the `included` collections, and maybe more.
-pub(super) fn read(event: &RawDocument, included: &Included) -> Result<Read> {
+/// Reads an event of a stream over the `included` collections, and maybe more. Errors: it is not of the form that
+/// MongoDB gives.
+pub fn read(event: &RawDocument, included: &Included) -> Result<Read> {
     let fields = Fields::of(event)?;
     let collection = || fields.namespace.and_then(|namespace| id_of(namespace, included));
     let op = match fields.operation.ok_or_else(|| malformed("operationType"))? {

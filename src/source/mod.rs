@@ -10,7 +10,7 @@ mod change_stream;
 mod collections;
 mod connect;
 mod error;
-mod event;
+pub mod event;
 mod lookup;
 mod sample;
 mod scope;
