@@ -28,7 +28,7 @@ async fn the_stream_begins_at_the_start_position() {
     assert_eq!(ids(&events), [1, 0, 1, 0, 3]);
     let changes: Vec<_> = events.iter().map(change).collect();
     assert!(matches!(&changes[0].op, Op::Whole(whole) if whole.get_i32("a").unwrap() == 1));
-    assert!(matches!(&changes[1].op, Op::Update));
+    assert!(matches!(&changes[1].op, Op::Patch(_)));
     assert!(matches!(&changes[2].op, Op::Whole(whole) if whole.get_i32("a").unwrap() == 3));
     assert!(matches!(&changes[3].op, Op::Delete));
     let collections: Vec<_> = changes.iter().map(|change| change.collection.0).collect();
