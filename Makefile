@@ -61,10 +61,11 @@ lint: setup
 	@cargo clippy --release --all-targets --features failpoints -- -D warnings
 	@cargo clippy --release --features failpoints --test chaos -- -D warnings
 
+# The names of functions stay: `--profile` needs them.
 release: setup
 	@cargo build --release
 	@mkdir -p dist
-	@strip -o dist/docrow "$(CARGO_TARGET_DIR)/release/docrow"
+	@strip --strip-debug -o dist/docrow "$(CARGO_TARGET_DIR)/release/docrow"
 	@echo "dist/docrow: $$(( $$(stat -c %s dist/docrow) / 1048576 )) MiB"
 
 # Licences, sources and known vulnerabilities of the dependencies; needs `cargo install cargo-deny`, and for the last of

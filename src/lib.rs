@@ -30,6 +30,7 @@
 //! 5. [`sink`]: writes PostgreSQL: tables, chunks, batches, progress; and keeps a second writer out.
 //! 6. [`checkpoint`]: the state directory, with the spool. [`mapping_files`]: the folder of mapping files. [`verify`]: the proof.
 //!    [`config`], [`error`], [`retry`], [`shutdown`], [`telemetry`]: what every program has. [`cli`]: the commands.
+//!    [`profile`]: where the CPU time of a run went.
 //!    [`demo`]: throwaway servers and sample data. [`failpoint`]: where tests end the process.
 //!
 //! # Invariants
@@ -65,6 +66,7 @@ pub mod mapping_files;
 pub mod number;
 pub mod patch;
 pub mod pipeline;
+pub mod profile;
 pub mod retry;
 pub mod schema;
 pub mod shutdown;

@@ -1,6 +1,8 @@
 //! `docrow backfill`: snapshot, catch up, exit.
 
-use super::Outcome;
+use clap::Args;
+
+use super::{Outcome, profiling::Profiling};
 use crate::{
     config::Config,
     error::Result,
@@ -10,8 +12,20 @@ use crate::{
     telemetry::Reporter,
 };
 
-pub(super) async fn execute(config: &Config, reporter: Reporter, shutdown: Shutdown) -> Result<Outcome> {
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    #[command(flatten)]
+    pub(super) profiling: Profiling,
+}
+
+pub(super) async fn execute(
+    config: &Config,
+    Options { profiling }: Options,
+    reporter: Reporter,
+    shutdown: Shutdown,
+) -> Result<Outcome> {
     let done = pipeline::run(config, Until::CaughtUp, Manner::Refuse, reporter, shutdown.clone()).await?;
+    profiling.note(done);
     if shutdown.is_requested() {
         tracing::warn!("stopped before the end, start it again to go on: {done}");
         return Ok(Outcome::Finding);

@@ -6,6 +6,7 @@ mod demo;
 mod infer;
 mod plan;
 mod printable;
+mod profiling;
 mod resync;
 mod run;
 mod verify;
@@ -14,6 +15,7 @@ use std::{future::Future, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
+use self::profiling::Profiling;
 use crate::{
     config::{Config, Overrides, SourceConfig, TargetConfig},
     error::{Error, Kind, Result},
@@ -61,7 +63,7 @@ enum Command {
     /// Copy what has no copy yet, then follow changes until SIGTERM or SIGINT
     Run(run::Options),
     /// Copy, catch up with the changes made meanwhile, and exit
-    Backfill,
+    Backfill(backfill::Options),
     /// Look at documents and write a mapping file for each collection, with comments, to be edited; needs no target
     Infer(infer::Options),
     /// Show what a run would do to the target's tables, as a diff with its SQL; exit 1 if something is in the way
@@ -104,15 +106,37 @@ enum Outcome {
     Finding,
 }
 
+impl Outcome {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Finding => 1,
+        }
+    }
+}
+
+impl Command {
+    /// Its name, and how it is to be profiled.
+    fn profiling(&self) -> (&'static str, Profiling) {
+        match self {
+            Self::Run(options) => ("run", options.profiling.clone()),
+            Self::Backfill(options) => ("backfill", options.profiling.clone()),
+            _ => ("", Profiling::default()),
+        }
+    }
+}
+
 /// Parses the arguments, runs the command, and returns the process's exit code.
 pub fn main() -> ExitCode {
     let Cli { global, command } = Cli::parse();
     let reporter = Reporter::new();
     reporter.start_logging(global.log_format);
-    let finished = block_on(&reporter, |shutdown| dispatch(global, command, reporter.clone(), shutdown));
+    let (name, profiling) = command.profiling();
+    let finished = profiling.around(name, || {
+        block_on(&reporter, |shutdown| dispatch(global, command, reporter.clone(), shutdown))
+    });
     match finished {
-        Ok(Outcome::Done) => ExitCode::SUCCESS,
-        Ok(Outcome::Finding) => ExitCode::from(1),
+        Ok(outcome) => ExitCode::from(outcome.exit_code()),
         // `docrow plan | head`: nobody reads on.
         Err(error) if printable::is_unread(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -130,7 +154,7 @@ async fn dispatch(
 ) -> Result<Outcome> {
     match command {
         Command::Run(options) => run::execute(&global.config()?, options, reporter, shutdown).await,
-        Command::Backfill => backfill::execute(&global.config()?, reporter, shutdown).await,
+        Command::Backfill(options) => backfill::execute(&global.config()?, options, reporter, shutdown).await,
         Command::Infer(options) => infer::execute(global.source()?, options, shutdown).await,
         Command::Plan(options) => plan::execute(&global.config()?, options).await,
         Command::Verify(options) => verify::execute(&global.config()?, options, reporter, shutdown).await,

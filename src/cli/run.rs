@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::Outcome;
+use super::{Outcome, profiling::Profiling};
 use crate::{
     config::Config,
     error::Result,
@@ -17,16 +17,19 @@ pub(super) struct Options {
     /// While another process runs the pipeline, wait, and take over when that one ends, dies or falls silent
     #[arg(long)]
     standby: bool,
+    #[command(flatten)]
+    pub(super) profiling: Profiling,
 }
 
 pub(super) async fn execute(
     config: &Config,
-    Options { standby }: Options,
+    Options { standby, profiling }: Options,
     reporter: Reporter,
     shutdown: Shutdown,
 ) -> Result<Outcome> {
     let manner = if standby { Manner::StandBy } else { Manner::Refuse };
     let done = pipeline::run(config, Until::Stopped, manner, reporter, shutdown).await?;
+    profiling.note(done);
     tracing::info!("stopped: {done}");
     Ok(Outcome::Done)
 }

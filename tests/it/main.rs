@@ -25,6 +25,7 @@ mod infer;
 mod live;
 mod mapping;
 mod plan;
+mod profile;
 mod rules;
 mod servers;
 mod support;

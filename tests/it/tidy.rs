@@ -25,11 +25,12 @@ const MAY_IMPORT: &[(&str, &str)] = &[
         "pipeline",
         "change checkpoint config error failpoint key mapping mapping_files patch retry schema shutdown sink source telemetry",
     ),
+    ("profile", "error pipeline"),
     ("verify", "change config error key mapping schema shutdown sink source telemetry"),
     ("demo", "error"),
     (
         "cli",
-        "change config demo error mapping mapping_files pipeline schema shutdown sink source telemetry verify",
+        "change config demo error mapping mapping_files pipeline profile schema shutdown sink source telemetry verify",
     ),
     ("lib", ""),
     ("main", ""),

@@ -1,0 +1,46 @@
+//! `--profile DIR`, for the commands that have it.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
+
+use clap::Args;
+
+use super::Outcome;
+use crate::{error::Result, pipeline::Summary, profile::Profile};
+
+/// The flag, and what its report wants to know of the command. Clones are one.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct Profiling {
+    /// Sample docrow's CPU meanwhile; at the end DIR has flamegraph.svg, and report.md: CPU by stage, top functions, rates
+    #[arg(long = "profile", value_name = "DIR")]
+    folder: Option<PathBuf>,
+    #[arg(skip)]
+    summary: Arc<OnceLock<Summary>>,
+}
+
+impl Profiling {
+    /// Says what the command did.
+    pub(super) fn note(&self, done: Summary) {
+        // It is said once, at the end.
+        let _ = self.summary.set(done);
+    }
+
+    /// Runs `command`, profiled if that is asked for. It decides about the outcome alone: a profile that can't be written
+    /// then is a warning.
+    pub(super) fn around(
+        &self,
+        name: &'static str,
+        command: impl FnOnce() -> Result<Outcome>,
+    ) -> Result<Outcome> {
+        let Some(folder) = &self.folder else { return command() };
+        let profile = Profile::begin(folder, name)?;
+        let finished = command();
+        let exit_code = finished.as_ref().map_or_else(|error| error.kind().exit_code(), Outcome::exit_code);
+        if let Err(error) = profile.end(exit_code, self.summary.get().copied()) {
+            tracing::warn!("{error}");
+        }
+        finished
+    }
+}

@@ -1,0 +1,302 @@
+//! Which stage of docrow a sample belongs to. Pure.
+//!
+//! A stack is read from its innermost function outwards, and the first function that [`BY_PREFIX`] knows decides. What it
+//! does not know (the standard library, libc, TLS, compression, futures' combinators, tokio's sockets) works for whoever
+//! called it, and so does the kernel, which shows as libc's wrapper of the system call. The allocator alone has a stage
+//! of its own, whoever called it; the copying of bytes outside of it counts where it is called.
+
+use std::fmt;
+
+/// What docrow does with its CPU time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Stage {
+    /// Gets bytes from MongoDB.
+    Read,
+    /// Finds events and documents in them.
+    Decode,
+    /// Decides which change goes where, and folds them into batches.
+    Route,
+    /// Walks documents by their mapping.
+    Map,
+    /// Writes rows in PostgreSQL's format.
+    Encode,
+    /// Gets rows to PostgreSQL.
+    Send,
+    /// Keeps changes and positions in the state directory.
+    Spool,
+    /// Runs tasks, and waits.
+    Runtime,
+    /// Gets and returns memory.
+    Allocation,
+    /// All the rest.
+    Other,
+}
+
+impl Stage {
+    /// All of them, along the way of the data.
+    pub(super) const ALL: [Self; 10] = [
+        Self::Read,
+        Self::Decode,
+        Self::Route,
+        Self::Map,
+        Self::Encode,
+        Self::Send,
+        Self::Spool,
+        Self::Runtime,
+        Self::Allocation,
+        Self::Other,
+    ];
+
+    /// What counts as it.
+    pub(super) fn counts(self) -> &'static str {
+        match self {
+            Self::Read => {
+                "receiving from MongoDB: the driver, its sockets, TLS and decompression, `docrow::source`"
+            }
+            Self::Decode => "taking replies apart: the `bson` crate, `docrow::source::event`",
+            Self::Route => {
+                "which change goes to which worker, folding, batches: `docrow::pipeline`, `change`, `key`"
+            }
+            Self::Map => {
+                "walking documents along their mapping: `docrow::mapping` but what encodes; `docrow::schema`"
+            }
+            Self::Encode => {
+                "rows in PostgreSQL's format: closing a row, `docrow::mapping::value`, `json`, `extra`, …"
+            }
+            Self::Send => "sending to PostgreSQL: `docrow::sink`, `tokio_postgres`, its sockets and TLS",
+            Self::Spool => "the state directory: `docrow::checkpoint`, RocksDB",
+            Self::Runtime => "tokio: scheduling, wake-ups, timers, channels, going to sleep",
+            Self::Allocation => "jemalloc and `malloc`, whoever calls them, with the kernel's part in it",
+            Self::Other => "logging, progress bars, start and end, and what none of the lines above claims",
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Read => "read",
+            Self::Decode => "decode",
+            Self::Route => "route",
+            Self::Map => "map",
+            Self::Encode => "encode",
+            Self::Send => "send",
+            Self::Spool => "spool",
+            Self::Runtime => "runtime",
+            Self::Allocation => "allocation",
+            Self::Other => "other",
+        })
+    }
+}
+
+/// The stage of the functions whose path begins so; of several the longest decides. `None`: of its caller's stage.
+const BY_PREFIX: &[(&str, Option<Stage>)] = &[
+    ("docrow::", Some(Stage::Other)),
+    ("docrow::change", Some(Stage::Route)),
+    ("docrow::checkpoint", Some(Stage::Spool)),
+    ("docrow::key", Some(Stage::Route)),
+    ("docrow::mapping", Some(Stage::Map)),
+    ("docrow::mapping::encode", Some(Stage::Encode)),
+    ("docrow::mapping::extra", Some(Stage::Encode)),
+    ("docrow::mapping::forms", Some(Stage::Encode)),
+    ("docrow::mapping::json", Some(Stage::Encode)),
+    ("docrow::mapping::key_column", Some(Stage::Encode)),
+    ("docrow::mapping::mask", Some(Stage::Encode)),
+    ("docrow::mapping::numeric", Some(Stage::Encode)),
+    ("docrow::mapping::value", Some(Stage::Encode)),
+    // A row is encoded when it is complete.
+    ("docrow::mapping::walk::Walk::close", Some(Stage::Encode)),
+    ("docrow::mapping::walk::begin_row", Some(Stage::Encode)),
+    ("docrow::mapping::walk::end_column", Some(Stage::Encode)),
+    ("docrow::number", Some(Stage::Encode)),
+    ("docrow::pipeline", Some(Stage::Route)),
+    ("docrow::schema", Some(Stage::Map)),
+    ("docrow::sink", Some(Stage::Send)),
+    ("docrow::source", Some(Stage::Read)),
+    ("docrow::source::event", Some(Stage::Decode)),
+    ("bson::", Some(Stage::Decode)),
+    ("hickory_", Some(Stage::Read)),
+    ("mongodb::", Some(Stage::Read)),
+    ("postgres_protocol::", Some(Stage::Send)),
+    ("postgres_types::", Some(Stage::Send)),
+    ("rocksdb", Some(Stage::Spool)),
+    ("tokio_postgres", Some(Stage::Send)),
+    ("indicatif::", Some(Stage::Other)),
+    ("pprof::", Some(Stage::Other)),
+    ("tracing_subscriber::", Some(Stage::Other)),
+    ("tokio::", Some(Stage::Runtime)),
+    ("mio::poll", Some(Stage::Runtime)),
+    // Sockets and files are read and written for somebody.
+    ("tokio::fs", None),
+    ("tokio::io", None),
+    ("tokio::net", None),
+    ("tokio::runtime::io::registration", None),
+    ("tokio::task::coop", None),
+    // Jemalloc under its own names, Rust's way there, and libc's for C++.
+    ("_rjem_", Some(Stage::Allocation)),
+    ("rjem_", Some(Stage::Allocation)),
+    ("tikv_jemalloc", Some(Stage::Allocation)),
+    ("__rust_alloc", Some(Stage::Allocation)),
+    ("__rust_dealloc", Some(Stage::Allocation)),
+    ("__rust_realloc", Some(Stage::Allocation)),
+    ("__rustc::__rust_", Some(Stage::Allocation)),
+    ("alloc::alloc::", Some(Stage::Allocation)),
+    ("alloc::raw_vec::", Some(Stage::Allocation)),
+    ("operator new", Some(Stage::Allocation)),
+    ("operator delete", Some(Stage::Allocation)),
+];
+
+/// The allocator's functions that have no telling prefix.
+const ALLOCATORS: &[&str] = &[
+    "malloc",
+    "calloc",
+    "realloc",
+    "free",
+    "cfree",
+    "aligned_alloc",
+    "posix_memalign",
+    "memalign",
+    "mallocx",
+    "rallocx",
+    "xallocx",
+    "sdallocx",
+    "dallocx",
+    "nallocx",
+];
+
+/// The stage that `function` says its samples belong to, if it says one.
+pub(super) fn stage_of(function: &str) -> Option<Stage> {
+    if ALLOCATORS.contains(&function) {
+        return Some(Stage::Allocation);
+    }
+    // `<a::B as c::D>::e` is B's, and so is `<&mut a::B>::e`.
+    let path = function.trim_start_matches(['<', '&', '*']);
+    let path = ["mut ", "dyn ", "const ", "impl "]
+        .into_iter()
+        .fold(path, |path, word| path.trim_start_matches(word));
+    let longest = BY_PREFIX
+        .iter()
+        .filter(|(prefix, _)| path.starts_with(prefix))
+        .max_by_key(|(prefix, _)| prefix.len());
+    longest.and_then(|(_, stage)| *stage)
+}
+
+/// The stage of a stack, innermost function first.
+pub(super) fn stage<'a>(stack: impl IntoIterator<Item = &'a str>) -> Stage {
+    stack.into_iter().find_map(stage_of).unwrap_or(Stage::Other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As a backfill shows them, shortened; innermost first.
+    #[test]
+    fn stacks_have_the_stage_of_the_innermost_function_that_says_one() {
+        let cases: &[(Stage, &[&str])] = &[
+            (
+                Stage::Read,
+                &[
+                    "__libc_recv",
+                    "<&std::net::tcp::TcpStream as std::io::Read>::read",
+                    "tokio::runtime::io::registration::Registration::poll_io",
+                    "tokio::net::tcp::stream::TcpStream::poll_read_priv",
+                    "rustls::conn::ConnectionCommon<T>::read_tls",
+                    "<mongodb::runtime::stream::AsyncStream as tokio::io::async_read::AsyncRead>::poll_read",
+                    "docrow::source::snapshot::<impl docrow::source::Source>::read_chunk",
+                    "docrow::pipeline::snapshot::ChunkWorker::run",
+                    "tokio::runtime::task::harness::Harness<T,S>::poll",
+                ],
+            ),
+            (
+                Stage::Decode,
+                &["[libc.so.6]", "bson::raw::iter::RawIter::next", "mongodb::cursor::raw_batch::Batch"],
+            ),
+            (Stage::Decode, &["docrow::source::event::read", "docrow::source::change_stream::Watch::read"]),
+            (
+                Stage::Route,
+                &["docrow::pipeline::batch::Batch::fold", "docrow::pipeline::worker::Worker::sort"],
+            ),
+            (
+                Stage::Map,
+                &[
+                    "core::slice::cmp::memcmp",
+                    "docrow::mapping::walk::Walk::object",
+                    "docrow::mapping::encode::Encoder::encode",
+                    "docrow::pipeline::snapshot::ChunkWorker::attempt",
+                ],
+            ),
+            (
+                Stage::Encode,
+                &[
+                    "[libc.so.6]",
+                    "bytes::bytes_mut::BytesMut::put_slice",
+                    "docrow::mapping::walk::Walk::close",
+                ],
+            ),
+            (
+                Stage::Encode,
+                &["docrow::mapping::json::JsonWriter::value", "docrow::mapping::extra::Extra::write"],
+            ),
+            (
+                Stage::Send,
+                &[
+                    "__libc_send",
+                    "tokio::net::tcp::stream::TcpStream::poll_write_vectored",
+                    "<tokio_postgres::connection::Connection<S,T> as core::future::future::Future>::poll",
+                    "docrow::sink::session::Target::connect",
+                ],
+            ),
+            (Stage::Send, &["<docrow::sink::copy::Copier as futures_sink::Sink>::poll_ready", "main"]),
+            (
+                Stage::Spool,
+                &["fdatasync", "rocksdb::DBImpl::WriteToWAL", "docrow::checkpoint::spool::Spool::append"],
+            ),
+            (
+                Stage::Runtime,
+                &["epoll_wait", "mio::poll::Poll::poll", "tokio::runtime::io::driver::Driver::turn", "main"],
+            ),
+            (
+                Stage::Runtime,
+                &[
+                    "syscall",
+                    "tokio::sync::mpsc::chan::Tx<T,S>::send",
+                    "docrow::pipeline::intake::Intake::run",
+                ],
+            ),
+            (Stage::Other, &["write", "tracing_subscriber::fmt::Layer::on_event", "docrow::pipeline::run"]),
+            (Stage::Other, &["[vdso]", "std::rt::lang_start"]),
+            (Stage::Other, &[]),
+        ];
+        for (expected, stack) in cases {
+            assert_eq!(stage(stack.iter().copied()), *expected, "{stack:?}");
+        }
+    }
+
+    #[test]
+    fn the_allocator_is_a_stage_and_copying_is_not() {
+        let grows =
+            ["_rjem_je_large_ralloc", "alloc::raw_vec::finish_grow", "docrow::mapping::walk::Walk::close"];
+        assert_eq!(stage(grows), Stage::Allocation);
+        assert_eq!(
+            stage(["[libc.so.6]", "_rjem_je_arena_ralloc", "docrow::sink::copy::Copier::write"]),
+            Stage::Allocation
+        );
+        assert_eq!(stage(["[libc.so.6]", "docrow::sink::copy::Copier::write"]), Stage::Send);
+        assert_eq!(stage(["[libc.so.6]", "malloc", "rocksdb::Arena::AllocateNewBlock"]), Stage::Allocation);
+        // Not the allocator's: a name that only begins like one of its.
+        assert_eq!(stage(["freeaddrinfo", "mongodb::client::Client::new"]), Stage::Read);
+    }
+
+    #[test]
+    fn every_prefix_decides() {
+        for (prefix, expected) in BY_PREFIX {
+            assert_eq!(stage_of(&format!("{prefix}x")), *expected, "{prefix}");
+            assert_eq!(
+                stage_of(&format!("<&mut {prefix}x as core::fmt::Debug>::fmt")),
+                *expected,
+                "{prefix}"
+            );
+        }
+    }
+}
