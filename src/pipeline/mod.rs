@@ -243,6 +243,7 @@ pub async fn run(
         failed = intake.run() => failed.map(|never| match never {}),
         done = pipeline.until_done(until) => done,
     }?;
+    pipeline.source.close().await;
     Ok(pipeline.counts.summary(started.elapsed()))
 }
 

@@ -116,7 +116,7 @@ pub async fn columns(session: &Session, schema: &str, tables: &[Table]) -> Resul
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, _>>().map_err(fail)
 }
 
-/// Which of the tables have no primary key yet.
+/// Which of the tables have no primary key yet, the largest first, so that no long work is left for the end.
 pub async fn keys_missing<'a>(
     session: &Session,
     schema: &str,
@@ -124,7 +124,15 @@ pub async fn keys_missing<'a>(
 ) -> Result<Vec<&'a Table>> {
     let fail = |e| failure::of(format!("look for the keys of schema {}", quote(schema)), &e);
     let keyed = keyed(&session.client, schema, tables).await.map_err(fail)?;
-    Ok(tables.iter().filter(|table| !keyed.contains(&table.name)).collect())
+    let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
+    let question = "SELECT coalesce(pg_relation_size(to_regclass(quote_ident($1) || '.' || quote_ident(name))), 0) \
+        FROM unnest($2::text[]) WITH ORDINALITY AS t (name, n) ORDER BY n";
+    let sizes = session.client.query(question, &[&schema, &names]).await.map_err(fail)?;
+    let sizes: Vec<i64> = sizes.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fail)?;
+    let missing = tables.iter().zip(sizes).filter(|(table, _)| !keyed.contains(&table.name));
+    let mut missing: Vec<_> = missing.collect();
+    missing.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
+    Ok(missing.into_iter().map(|(table, _)| table).collect())
 }
 
 /// The names of those that have one.

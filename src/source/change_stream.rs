@@ -39,8 +39,9 @@ use crate::{
     retry::Retry,
 };
 
-/// How long the server waits for an event before it answers with none: how often an idle stream's position moves.
-const AWAIT: Duration = Duration::from_millis(500);
+/// How long the server waits for an event before it answers with none: how often an idle stream's position moves, and how
+/// long it may take to see that everything has come.
+const AWAIT: Duration = Duration::from_millis(100);
 
 /// An outage is told of once, and then again as often as this: about every two minutes.
 const FAILURES_PER_WARNING: u32 = 10;

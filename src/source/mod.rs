@@ -59,6 +59,13 @@ pub struct Source {
     seen: Arc<Mutex<Timestamp>>,
 }
 
+impl Source {
+    /// Takes leave of the server. Nothing can be read afterwards, also by clones of this.
+    pub async fn close(&self) {
+        self.client.clone().shutdown().immediate(true).await;
+    }
+}
+
 /// Without the driver's part, which knows the credentials.
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
