@@ -360,7 +360,7 @@ impl RawConfig {
                 .ok()
                 .filter(|key| !key.is_empty())
                 .map(|key| MaskKey::new(key.as_bytes())),
-            parallelism: check.between(parallelism, "snapshot.parallelism", 4, 64)?,
+            parallelism: check.between(parallelism, "snapshot.parallelism", default_parallelism(), 64)?,
             partitions: check.partitions(partitions, order)?,
             order,
             batch_rows: check.between(batch_rows, "stream.batch_rows", 1000, 100_000)?,
@@ -501,6 +501,12 @@ impl Check<'_> {
     }
 }
 
+/// One chunk more at a time than there are processors, for each waits for a server now and then. More would only get in
+/// each other's way: the servers have the larger part of the work, perhaps on the same machine.
+fn default_parallelism() -> usize {
+    std::thread::available_parallelism().map_or(4, |cores| (cores.get() + 1).clamp(2, 8))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -522,7 +528,7 @@ mod tests {
     fn has_a_default_for_everything_but_the_uris() {
         let config = load(URIS).unwrap();
         assert_eq!((config.name.as_str(), config.schema.as_str()), ("docrow", "public"));
-        assert_eq!((config.parallelism, config.partitions, config.batch_rows), (4, 4, 1000));
+        assert_eq!((config.partitions, config.batch_rows), (4, 1000));
         assert!(refused("name = 'x'").contains("source.uri: missing"));
     }
 

@@ -164,6 +164,7 @@ async fn mapping_of(session: &Session, target: &Target, collection: &str) -> Res
 struct Comparison<'a> {
     /// The collection's name.
     name: String,
+    documents_per_reply: u32,
     mapping: Arc<Mapping>,
     encoder: Encoder,
     reader: &'a mut Reader,
@@ -190,6 +191,7 @@ impl<'a> Comparison<'a> {
         let expected = Rows::new(mapping.tables().len());
         Self {
             name: info.namespace.to_string(),
+            documents_per_reply: info.documents_per_reply(),
             mapping,
             encoder,
             reader,
@@ -206,7 +208,9 @@ impl<'a> Comparison<'a> {
         let [root, ..] = mapping.tables() else { return Ok(()) };
         self.reader.forget_seen(root).await?;
         let now = source.operation_time().await?;
-        let mut documents = source.read_chunk(&self.compared.namespace, &Chunk::whole(), now).await?;
+        let mut documents = source
+            .read_chunk(&self.compared.namespace, &Chunk::whole(), now, self.documents_per_reply)
+            .await?;
         while let Some(batch) = documents.next().await? {
             for document in batch.iter()? {
                 self.expect(document?)?;

@@ -286,7 +286,15 @@ impl ChunkWorker {
         if collection.stopped().is_some() {
             return Ok(None);
         }
-        let mut reader = self.source.read_chunk(collection.namespace(), &work.chunk, self.after).await?;
+        let mut reader = self
+            .source
+            .read_chunk(
+                collection.namespace(),
+                &work.chunk,
+                self.after,
+                collection.info.documents_per_reply(),
+            )
+            .await?;
         let mut writer = copier.begin(work.collection, mapping.tables()).await?;
         while let Some(documents) = reader.next().await? {
             for document in documents.iter()? {

@@ -31,6 +31,14 @@ pub struct CollectionInfo {
     pub(super) collated: bool,
 }
 
+impl CollectionInfo {
+    /// How many documents make a reply of a good size.
+    pub fn documents_per_reply(&self) -> u32 {
+        let bytes = (self.bytes / self.documents.max(1)).max(1);
+        u32::try_from((super::REPLY_BYTES / bytes).max(1)).unwrap_or(super::DOCUMENTS_PER_REPLY)
+    }
+}
+
 impl Source {
     /// The collections whose `database.collection` is matched by a glob of `include` and by none of `exclude`, sorted
     /// by name. A `*` matches everything, dots too. Without `include`: those of the URI's database, or, if it names

@@ -156,8 +156,17 @@ impl Source {
         database: &str,
         command: RawDocumentBuf,
     ) -> mongodb::error::Result<RawBatchCursor> {
+        self.cursor_of(database, command, DOCUMENTS_PER_REPLY).await
+    }
+
+    async fn cursor_of(
+        &self,
+        database: &str,
+        command: RawDocumentBuf,
+        documents_per_reply: u32,
+    ) -> mongodb::error::Result<RawBatchCursor> {
         let database = self.client.database(database);
-        let cursor = database.run_raw_cursor_command(command).batch_size(DOCUMENTS_PER_REPLY);
+        let cursor = database.run_raw_cursor_command(command).batch_size(documents_per_reply);
         match self.reads_from() {
             Some(criteria) => cursor.selection_criteria(criteria).batch().await,
             None => cursor.batch().await,
@@ -167,6 +176,8 @@ impl Source {
 
 /// So many that it is the reply's limit of 16 MB that ends a reply.
 const DOCUMENTS_PER_REPLY: u32 = 1_000_000;
+/// What a reply of a scan should have. Buffers from 8 MB on the allocator gives back at once and gets anew each time.
+const REPLY_BYTES: u64 = 4 << 20;
 
 fn no_operation_time(request: &Request) -> Error {
     let Request { hosts, what, .. } = request;

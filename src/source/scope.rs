@@ -12,7 +12,7 @@ use super::Source;
 use crate::change::{Namespace, Position};
 
 /// Bounds a reply of small events: such an event takes several times its own size once read.
-pub(super) const EVENTS_PER_REPLY: u32 = 10_000;
+pub(super) const EVENTS_PER_REPLY: u32 = 1_000;
 
 /// Where a stream begins.
 #[derive(Clone, Debug)]

@@ -13,7 +13,7 @@ use mongodb::{
     raw_batch_cursor::RawBatchCursor,
 };
 
-use super::{Chunk, Documents, Source, error::Request};
+use super::{Chunk, DOCUMENTS_PER_REPLY, Documents, Source, error::Request};
 use crate::{change::Namespace, error::Result};
 
 /// A scan of a chunk.
@@ -32,16 +32,17 @@ struct Next {
 
 impl Source {
     /// Begins to read `chunk` of a collection as it is at `after` or later. Errors: the source is away or refuses; a
-    /// scan that ends in an error is to be begun anew.
+    /// scan that ends in an error is to be begun anew. A reply has at most so many documents.
     pub async fn read_chunk(
         &self,
         namespace: &Namespace,
         chunk: &Chunk,
         after: Timestamp,
+        documents_per_reply: u32,
     ) -> Result<ChunkReader> {
         let request = self.request_on("read", namespace);
         let read_concern = self.majority_after(after).await?;
-        let mut find = find(namespace, read_concern.clone());
+        let mut find = find(namespace, read_concern.clone(), documents_per_reply);
         find.append(cstr!("hint"), rawdoc! { "_id": 1 });
         if let Some(min) = &chunk.min {
             find.append(cstr!("min"), min.clone());
@@ -50,11 +51,12 @@ impl Source {
             find.append(cstr!("max"), max.clone());
         }
         let then = (chunk.min.is_some() && chunk.max.is_none()).then(|| {
-            let mut find = self::find(namespace, read_concern);
+            let mut find = self::find(namespace, read_concern, documents_per_reply);
             find.append(cstr!("filter"), rawdoc! { "_id": RawBson::MaxKey });
             Next { source: self.clone(), database: namespace.database.clone(), find }
         });
-        let cursor = self.cursor(&namespace.database, find).await.map_err(|e| request.failed(&e))?;
+        let cursor = self.cursor_of(&namespace.database, find, documents_per_reply).await;
+        let cursor = cursor.map_err(|e| request.failed(&e))?;
         Ok(ChunkReader { cursor, then, request })
     }
 
@@ -63,7 +65,7 @@ impl Source {
     /// the documents (unless it has a collation, or is clustered).
     pub async fn read_ids(&self, namespace: &Namespace, after: Timestamp) -> Result<ChunkReader> {
         let request = self.request_on("read the _ids of", namespace);
-        let mut find = find(namespace, self.majority_after(after).await?);
+        let mut find = find(namespace, self.majority_after(after).await?, DOCUMENTS_PER_REPLY);
         find.append(cstr!("hint"), rawdoc! { "_id": 1 });
         find.append(cstr!("projection"), rawdoc! { "_id": 1 });
         let cursor = self.cursor(&namespace.database, find).await.map_err(|e| request.failed(&e))?;
@@ -71,11 +73,11 @@ impl Source {
     }
 }
 
-fn find(namespace: &Namespace, read_concern: RawDocumentBuf) -> RawDocumentBuf {
+fn find(namespace: &Namespace, read_concern: RawDocumentBuf, documents_per_reply: u32) -> RawDocumentBuf {
     rawdoc! {
         "find": namespace.collection.as_str(),
         "readConcern": read_concern,
-        "batchSize": i64::from(super::DOCUMENTS_PER_REPLY),
+        "batchSize": i64::from(documents_per_reply),
     }
 }
 

@@ -189,7 +189,7 @@ async fn what_breaks_off_is_no_end() {
     for error in [doc! { "errorCode": 43 }, doc! { "errorCode": 262 }, doc! { "closeConnection": true }] {
         let fail = doc! { "failCommands": ["getMore"], "namespace": namespace.to_string() };
         let fail: Document = fail.into_iter().chain(error).collect();
-        let chunk = server.source.read_chunk(&namespace, &Chunk::whole(), after).await.unwrap();
+        let chunk = server.source.read_chunk(&namespace, &Chunk::whole(), after, 1000).await.unwrap();
         let ids = server.source.read_ids(&namespace, after).await.unwrap();
         for mut reader in [chunk, ids] {
             assert!(reader.next().await.unwrap().is_some());

@@ -75,7 +75,7 @@ impl Server {
         let after = self.source.operation_time().await.unwrap();
         let mut ids = Vec::new();
         for chunk in chunks {
-            let mut reader = self.source.read_chunk(&self.namespace(name), chunk, after).await.unwrap();
+            let mut reader = self.source.read_chunk(&self.namespace(name), chunk, after, 1000).await.unwrap();
             while let Some(documents) = reader.next().await.unwrap() {
                 ids.extend(documents.iter().unwrap().map(|document| id_of(document.unwrap())));
             }
