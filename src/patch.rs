@@ -8,7 +8,7 @@
 //!
 //! A dot may also belong to a field's name (since MongoDB 5.0), which the event does not tell. The rule: a document that
 //! is looked up and has such a name is written whole ([`Patch::of_document`] says no); and so is one from which a path with
-//! dots was removed, for then the name need not be there any more.
+//! dots was removed, or that has nothing where such a path begins, for then the name need not be there any more.
 
 use mongodb::bson::{RawDocument, RawDocumentBuf};
 
@@ -89,9 +89,10 @@ impl Patch {
         Some(Self { document: document.finish()?, is_complete, ..self })
     }
 
-    /// The patched fields as they are in `document`. `None`: a field's name has a dot.
+    /// The patched fields as they are in `document`. `None`: a field's name has a dot, or may have had one.
     pub fn of_document(&self, document: &RawDocument) -> Option<RawDocumentBuf> {
         let mut fields = Fields::of(document)?;
+        let mut found = 0;
         for element in elements(document) {
             let (name, bytes) = element?;
             if name.contains('.') {
@@ -99,9 +100,10 @@ impl Patch {
             }
             if self.has(name) {
                 fields.add(bytes);
+                found += 1;
             }
         }
-        fields.finish()
+        (self.is_complete || found == self.fields.len()).then(|| fields.finish())?
     }
 
     fn has(&self, name: &str) -> bool {
@@ -206,9 +208,10 @@ mod tests {
         let told = patch(&rawdoc! { "updatedFields": { "a.x": 2, "c": 1 } }).unwrap();
         let of = |document: &RawDocument| told.of_document(document);
         assert_eq!(
-            of(&rawdoc! { "b": 1, "a": { "x": 2, "y.z": 1 }, "_id": 7 }),
-            Some(rawdoc! { "_id": 7, "a": { "x": 2, "y.z": 1 } })
+            of(&rawdoc! { "b": 1, "a": { "x": 2, "y.z": 1 }, "_id": 7, "c": 1 }),
+            Some(rawdoc! { "_id": 7, "a": { "x": 2, "y.z": 1 }, "c": 1 })
         );
-        assert_eq!(of(&rawdoc! { "_id": 7, "a": { "x": 2 }, "q.r": 1 }), None);
+        assert_eq!(of(&rawdoc! { "_id": 7, "a": { "x": 2 }, "c": 1, "q.r": 1 }), None);
+        assert_eq!(of(&rawdoc! { "_id": 7, "c": 1 }), None, "a.x may have been a name");
     }
 }

@@ -63,7 +63,10 @@ impl Batch {
                 if let Some(earlier) = self.changes.get_mut(*place.get()) {
                     self.bytes -= size(earlier);
                     earlier.op = fold(mem::replace(&mut earlier.op, Op::Update), change.op);
-                    earlier.position = change.position;
+                    // A document that is tried again comes with a position of the past.
+                    if earlier.position < change.position {
+                        earlier.position = change.position;
+                    }
                     self.bytes += size(earlier);
                 }
             }
@@ -185,6 +188,17 @@ mod tests {
         }
         assert!(matches!(folded(patch("a"), Op::Delete), Op::Delete));
         assert!(matches!(folded(patch("a"), Op::Update), Op::Update));
+    }
+
+    /// G3: a document that is tried again does not make the change before it an older one.
+    #[test]
+    fn a_change_never_becomes_older() {
+        let mut batch = Batch::default();
+        batch.push(change(1, whole(1), 5));
+        batch.push(change(1, Op::Update, 3));
+        let (changes, _) = batch.take();
+        assert_eq!(changes[0].position, position(5));
+        assert!(matches!(changes[0].op, Op::Update));
     }
 
     /// G2: a document that is tried again brings no position of its own.

@@ -287,6 +287,7 @@ impl Pipeline<'_> {
                 counter: counter.clone(),
                 stored_for_all: Instant::now(),
                 took: Duration::ZERO,
+                changed: HashMap::new(),
             };
             workers.spawn(worker.run());
             senders.push(sender);

@@ -100,6 +100,8 @@ pub(super) struct Worker {
     /// How long it took to write the last batch. A change waits for others about as long: hardly at all where there is
     /// little to do, and where there is much, transactions are large.
     pub(super) took: Duration,
+    /// In the order of commits, when each collection last changed.
+    pub(super) changed: HashMap<CollectionId, Timestamp>,
 }
 
 impl Worker {
@@ -196,11 +198,15 @@ impl Worker {
     }
 
     /// What changed documents are to be, where the event says it, and those that must be looked up.
-    fn sort(&self, changes: Vec<Change>) -> (Vec<Write>, Unknown) {
+    fn sort(&mut self, changes: Vec<Change>) -> (Vec<Write>, Unknown) {
         let mut writes = Vec::with_capacity(changes.len());
         let mut unknown = Unknown::new();
         for Change { collection, key, document_key, op, position } in changes {
             let at = position.cluster_time();
+            if self.order == Order::Commit {
+                let changed = self.changed.entry(collection).or_insert(at);
+                *changed = at.max(*changed);
+            }
             let newest = !self.ahead.may_be(&key, at);
             let (document, fields) = match op {
                 Op::Whole(document) if newest => (Some(document), None),
@@ -284,8 +290,8 @@ impl Worker {
         (self.order == Order::Document).then(|| self.ahead.latest().max(latest))
     }
 
-    /// The documents as they are now; in the order of commits as they were at the last of the changes, so that what is
-    /// written together is of one time. (Of another collection that may be another time: up to the batch's end there is no
+    /// The documents as they are now; in the order of commits as they were at the last of their collection's changes, so
+    /// that what is written together is of one time, and what is tried again is not of the past. (Of another collection that may be another time: up to the batch's end there is no
     /// change after it, unless this one comes out of the spool, and is behind.) Where rows may be ahead of that, as they
     /// were at the time up to which all may be, so that none goes back (G3), and none gets further ahead: once the stream
     /// is there, all rows are of one time. If the server does not reach back so far any more, then as they are now, which
@@ -300,7 +306,8 @@ impl Worker {
         let namespace = self.collection(collection)?.namespace().clone();
         let keys = || wanted.iter().map(|wanted| &*wanted.document_key);
         if self.order == Order::Commit {
-            let at = self.ahead.noted().max(until);
+            let at = self.changed.get(&collection).map_or(until, |changed| until.max(*changed));
+            let at = self.ahead.noted().max(at);
             if let Some(lookup) = self.source.lookup_at(&namespace, keys(), at).await? {
                 return Ok((lookup, true));
             }

@@ -144,7 +144,7 @@ impl Writer {
     /// refused ones are alone and become dead letters. Each try of a lone document asks less of the target, so that there
     /// is a last one. Where there are only some fields of documents, that is tried first, and nothing else.
     ///
-    /// `shown`: up to when rows show states afterwards.
+    /// `shown`: up to when rows show states afterwards; `None` in the order of commits.
     pub(super) async fn write(
         &mut self,
         writes: &[Write],
@@ -226,11 +226,8 @@ impl Writer {
             positions.filter(moves).map(|(id, position)| (id, position.clone())).collect()
         });
         let told = |id| moved.iter().any(|(moved, _)| *moved == id);
-        if let Some(shown) = shown.filter(|shown| *shown > self.noted) {
-            if writes.iter().any(|write| !told(write.collection)) {
-                self.applier.note_shown(shown).await?;
-                self.noted = shown;
-            }
+        if let Some(at) = writes.iter().filter(|write| !told(write.collection)).map(|write| write.at).max() {
+            self.note(shown, at).await?;
         }
         let name = |id: &CollectionId| self.lanes.get(id.0).map_or("", |lane| lane.collection().name());
         let positions: Vec<Reached<'_>> =
@@ -258,6 +255,21 @@ impl Writer {
         }
         self.count(&letters);
         Ok(Written::All(moved))
+    }
+
+    /// Notes how far rows are about to be ahead of their positions; in the order of commits that is `at`, since when their
+    /// documents have not changed.
+    async fn note(&mut self, shown: Option<Timestamp>, at: Timestamp) -> Result<()> {
+        let until = shown.unwrap_or(at);
+        if until <= self.noted {
+            return Ok(());
+        }
+        match shown {
+            Some(shown) => self.applier.note_shown(shown).await?,
+            None => self.applier.note_ahead(at).await?,
+        }
+        self.noted = until;
+        Ok(())
     }
 
     /// Encodes the writes into their lanes, and says which can't be written unless they are whole. What belongs to a

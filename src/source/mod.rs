@@ -122,14 +122,15 @@ impl Source {
         time
     }
 
-    /// `readConcern: majority`, reading nothing older than `after`.
+    /// `readConcern: majority`, reading nothing older than `after`, nor than what any answer has told: another member may
+    /// be asked than before, which lags behind it.
     ///
     /// The position of a stream that has come to its end is one tick past the cluster's time, and a server refuses to
     /// read after a time that it has not come to. Nothing can have happened at such a time, so the cluster's time is as
     /// good.
     async fn majority_after(&self, after: Timestamp) -> Result<RawDocumentBuf> {
         let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let after = if after <= seen { after } else { after.min(self.operation_time().await?) };
+        let after = if after <= seen { seen } else { after.min(self.operation_time().await?) };
         Ok(rawdoc! { "level": "majority", "afterClusterTime": after })
     }
 

@@ -282,3 +282,27 @@ async fn a_retry_brings_the_current_document_in() {
     place.assert_same(&home).await;
     docrow.stop().await.quiet();
 }
+
+/// G3: in the order of commits, too, a retry brings the document in as it is, not as it was when the run began.
+#[tokio::test]
+async fn a_retry_in_the_order_of_commits_brings_nothing_of_the_past() {
+    let place = Place::shared("dead_commit").await;
+    place.add_sentinels().await;
+    let orders = place.collection("orders");
+    orders.insert_one(doc! { "_id": 1, "kind": "good" }).await.unwrap();
+    let mut home = Home::new(&place);
+    home.set("stream.order", "commit");
+    let mut docrow = home.run();
+    place.settle(&mut docrow).await;
+    let session = place.postgres().await;
+    session.batch_execute("ALTER TABLE orders ADD CONSTRAINT good CHECK (kind <> 'bad')").await.unwrap();
+    orders.update_one(doc! { "_id": 1 }, doc! { "$set": { "kind": "bad" } }).await.unwrap();
+    place.settle(&mut docrow).await;
+    assert_eq!(place.number("SELECT count(*) FROM docrow.dead_letters").await, Some(1));
+    session.batch_execute("ALTER TABLE orders DROP CONSTRAINT good").await.unwrap();
+    let ended = home.finish(&["dead-letters", "retry", "--all"]).await.with_code(0).quiet();
+    assert!(ended.out.contains("1 written, or gone in MongoDB"), "{}", ended.out);
+    assert_eq!(place.number("SELECT count(*) FROM orders WHERE kind = 'bad'").await, Some(1));
+    place.assert_same(&home).await;
+    docrow.stop().await.quiet_but(&["a document becomes a dead letter"]);
+}

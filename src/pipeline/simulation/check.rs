@@ -1,13 +1,18 @@
 //! What must hold after each transaction, and at the end.
 
 use super::{
-    super::phase::Phase,
+    super::{flow::Way, phase::Phase},
     Error, World,
+    document::{Fields, State, word},
     postgres::Contents,
     side::{Completing, Stage},
-    source::{Doc, Name, State, word},
+    source::{Doc, Name, Shown},
 };
-use crate::{change::Position, config::Order, sink::progress::Partition};
+use crate::{
+    change::{CollectionId, Position},
+    config::Order,
+    sink::progress::Partition,
+};
 
 impl World {
     /// Whether `next` may follow what is in PostgreSQL. Keeps account of the rows.
@@ -23,24 +28,57 @@ impl World {
                 self.check_position(next, name, doc)?;
             }
         }
-        if self.set.order == Order::Commit {
-            self.check_commits(next)?;
+        match self.set.order {
+            Order::Commit => self.check_commits(next),
+            Order::Document => Self::check_shown(next),
         }
-        Ok(())
     }
 
-    /// G3: a row never shows an older state after a newer one.
-    fn check_order(&self, next: &mut Contents, name: Name, doc: Doc) -> Result<(), Error> {
-        let (shown, row) = (self.source.shown(name, doc), shows(next, name, doc));
-        let floor = next.floors.entry((name, doc)).or_default();
-        match shown[*floor..].iter().position(|shown| shown.state == row) {
-            Some(further) => *floor += further,
-            None => {
-                let before = word(shows(&self.pg.now, name, doc));
-                return Err(Error::wrong(format!("c{name}/{doc} goes back from {before} to {}", word(row))));
-            }
+    /// G3: were docrow killed now, it would not take for news what rows are ahead of.
+    fn check_shown(next: &Contents) -> Result<(), Error> {
+        match next.shown() {
+            Some(shown) if shown.time < next.latest => Err(Error::wrong(format!(
+                "rows show states up to {}, and {} is stored",
+                next.latest, shown.time
+            ))),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// G3: a row never shows an older state after a newer one, and no field of a row does that was written as of several
+    /// times.
+    fn check_order(&self, next: &mut Contents, name: Name, doc: Doc) -> Result<(), Error> {
+        let (row, is_mixed) = (shows(next, name, doc), self.is_mixed(next, name, doc));
+        if is_removed(next, name, doc) {
+            return Ok(());
+        }
+        let shown = self.source.shown(name, doc);
+        let floors = next.floors.entry((name, doc)).or_default();
+        let is_further = match row.filter(|_| is_mixed) {
+            Some(fields) => (0..fields.len()).all(|field| {
+                let further = shown[floors[field]..].iter().position(|shown| has(shown, &fields, field));
+                floors[field] += further.unwrap_or(0);
+                further.is_some()
+            }),
+            None => {
+                let least = floors.iter().copied().max().unwrap_or(0);
+                let further = shown[least..].iter().position(|shown| shown.state == row);
+                floors.fill(least + further.unwrap_or(0));
+                further.is_some()
+            }
+        };
+        if is_further {
+            return Ok(());
+        }
+        let before = word(shows(&self.pg.now, name, doc));
+        Err(Error::wrong(format!("c{name}/{doc} goes back from {before} to {}", word(row))))
+    }
+
+    /// Whether a row may still show fields as of several times: until the stream has passed them.
+    fn is_mixed(&self, next: &Contents, name: Name, doc: Doc) -> bool {
+        let position = self.position(next, name, doc);
+        let until = next.mixed.get(&(name, doc));
+        until.zip(position).is_some_and(|(until, position)| position.cluster_time().time <= *until)
     }
 
     /// G2: what is at or before a stored position is in the rows.
@@ -48,6 +86,9 @@ impl World {
         let Some(position) = self.position(next, name, doc) else {
             return Err(Error::wrong(format!("c{name} is live without a position")));
         };
+        if is_removed(next, name, doc) {
+            return Ok(());
+        }
         let shown = self.source.shown(name, doc);
         // What was before the start is in the copied chunks, or has an event after it.
         let start = &next.plans[&name].start;
@@ -55,7 +96,14 @@ impl World {
             |event: &Option<Position>| event.as_ref().is_some_and(|event| event > start && event <= position);
         let Some(last) = shown.iter().rposition(|shown| is_before(&shown.event)) else { return Ok(()) };
         let row = shows(next, name, doc);
-        if shown[last..].iter().any(|shown| shown.state == row) {
+        let is_there = match row.filter(|_| self.is_mixed(next, name, doc)) {
+            Some(fields) => (0..fields.len()).all(|field| {
+                let last = shown.windows(2).rposition(|two| is_before(&two[1].event) && differ(two, field));
+                last.is_none_or(|last| shown[last + 1..].iter().any(|shown| has(shown, &fields, field)))
+            }),
+            None => shown[last..].iter().any(|shown| shown.state == row),
+        };
+        if is_there {
             return Ok(());
         }
         let (should, is) = (word(shown[last].state), word(row));
@@ -100,31 +148,36 @@ impl World {
                 position.is_some_and(|position| Some(position.cluster_time()) > next.ahead)
             };
             let is_ahead = next.ahead.is_some() && self.run.stopped.is_empty();
-            if names.is_empty() || !is_ahead || !names.iter().all(passed) {
-                return Ok(());
-            }
-            let furthest = names.iter().filter_map(|name| next.least(*name)).max().cloned();
-            let lags = |name: &Name| {
-                let (least, furthest) = (next.least(*name), furthest.as_ref());
-                least
-                    .zip(furthest)
-                    .is_none_or(|(least, furthest)| self.source.has_between(*name, least, furthest))
-            };
-            if names.iter().any(lags) {
+            let furthest = names.iter().filter_map(|name| next.least(*name)).max();
+            let has_come = |name: &Name| passed(name) && self.is_level(next, *name, furthest);
+            if names.is_empty() || !is_ahead || !names.iter().all(has_come) {
                 return Ok(());
             }
             next.settled = true;
         }
         let is_at = |time: u32| {
             names.iter().all(|name| {
-                self.source.docs().all(|doc| self.source.state(*name, doc, time) == shows(next, *name, doc))
+                self.source.docs().all(|doc| {
+                    let row = shows(next, *name, doc);
+                    self.source.state(*name, doc, time) == row || is_removed(next, *name, doc)
+                })
             })
         };
         if (0..=self.source.now).rev().any(is_at) {
             return Ok(());
         }
-        let rows: Vec<_> = next.rows.iter().map(|((name, doc), v)| format!("c{name}/{doc} v{v}")).collect();
+        let rows = next.rows.iter().map(|((name, doc), row)| format!("c{name}/{doc} {}", word(Some(*row))));
+        let rows: Vec<_> = rows.collect();
         Err(Error::wrong(format!("the rows are of no one time: {rows:?}")))
+    }
+
+    /// Whether a collection goes direct, and all is applied of it that the workers were given, and up to `furthest`.
+    fn is_level(&self, next: &Contents, name: Name, furthest: Option<&Position>) -> bool {
+        let intake = &self.run.intake;
+        let id = intake.now.names.iter().position(|of| *of == name).map(CollectionId);
+        let Some(id) = id.filter(|id| intake.flow.way(*id) == Way::Direct) else { return false };
+        let until = intake.flow.known(id).max(furthest);
+        next.least(name).zip(until).is_some_and(|(least, until)| !self.source.has_between(name, least, until))
     }
 
     /// Whether there is nothing left to do.
@@ -158,7 +211,8 @@ impl World {
             for doc in self.source.docs() {
                 let (should, is) =
                     (self.source.state(name, doc, self.source.now), shows(&self.pg.now, name, doc));
-                let is_kept = !self.source.exists(name) && !self.set.truncates;
+                let is_kept =
+                    !self.source.exists(name) && !self.set.truncates || is_removed(&self.pg.now, name, doc);
                 if should != is && !is_kept {
                     let (is, should) = (word(is), word(should));
                     return Err(Error::wrong(format!(
@@ -173,4 +227,19 @@ impl World {
 
 fn shows(contents: &Contents, name: Name, doc: Doc) -> State {
     contents.rows.get(&(name, doc)).copied()
+}
+
+/// Whether somebody has removed the row.
+fn is_removed(contents: &Contents, name: Name, doc: Doc) -> bool {
+    contents.removed.contains(&(name, doc))
+}
+
+/// Whether this field changed from one to the other.
+fn differ(two: &[Shown], field: usize) -> bool {
+    two[0].state.map(|state| state[field]) != two[1].state.map(|state| state[field])
+}
+
+/// Whether a document had this field then.
+fn has(shown: &Shown, fields: &Fields, field: usize) -> bool {
+    shown.state.is_some_and(|state| state[field] == fields[field])
 }

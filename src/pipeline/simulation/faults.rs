@@ -1,14 +1,18 @@
 //! What goes wrong, and what may follow from it.
 
 use super::{
-    super::flow::{Flow, Way},
+    super::{
+        flow::{Flow, Way},
+        phase::Phase,
+        worker::Routed,
+    },
     Process, World,
     intake::{least, least_of},
     settings::Faults,
     source::Start,
 };
 use crate::{
-    change::{CollectionId, Position},
+    change::{Change, CollectionId, Op, Position},
     config::Order,
 };
 
@@ -24,14 +28,29 @@ pub(super) struct Excused {
 impl World {
     /// Something may go wrong.
     pub(super) fn fail(&mut self) {
-        let Faults { kill, stop, away, set_back, damage, forget, lose, whole, refuse, .. } = self.set.faults;
+        let Faults {
+            kill,
+            stop,
+            away,
+            set_back,
+            damage,
+            forget,
+            lose,
+            whole,
+            refuse,
+            remove,
+            retry,
+            bad_moment,
+            ..
+        } = self.set.faults;
         let mut roll = self.rng.u32(..1000);
         let mut happens = |rate: u32| {
             let happens = roll < rate;
             roll = if happens { u32::MAX } else { roll.wrapping_sub(rate) };
             happens
         };
-        if happens(kill) {
+        let is_bad_moment = std::mem::take(&mut self.is_bad_moment);
+        if happens(if is_bad_moment { bad_moment } else { kill }) {
             self.crash();
         } else if happens(stop) {
             self.run.stops = true;
@@ -61,12 +80,52 @@ impl World {
             self.excused.history = true;
             self.pg.now.settled = false;
             self.say(|_| format!("#{} is stopped", id.0));
+        } else if happens(remove) {
+            self.remove();
+        } else if happens(retry) {
+            self.retry();
         } else if happens(10) {
             self.source.now += 1;
         } else if happens(10) {
             self.pg.copies.push(self.pg.now.clone());
             self.spool.copy();
         }
+    }
+
+    /// Somebody removes a row.
+    fn remove(&mut self) {
+        let pg = &self.pg.now;
+        let rows: Vec<_> =
+            pg.rows.keys().copied().filter(|(name, _)| pg.phase(*name) == Phase::Live).collect();
+        let Some(row) = self.rng.choice(rows) else { return };
+        self.pg.now.rows.remove(&row);
+        self.pg.now.removed.insert(row);
+        self.say(|_| format!("somebody removes the row c{}/{}", row.0, row.1));
+    }
+
+    /// Somebody wants a document to be written again, as if it were a dead letter.
+    fn retry(&mut self) {
+        let demand = &self.run.demand;
+        let Some(crew) = demand.crew.clone() else { return };
+        let has_begun = |id: &&CollectionId| {
+            let name = demand.names[id.0];
+            let plan = self.pg.now.plans.get(&name);
+            self.pg.now.least(name) > plan.map(|plan| &plan.start)
+        };
+        let ready: Vec<_> = demand.ready.keys().filter(has_begun).copied().collect();
+        let (Some(collection), doc) = (self.rng.choice(ready), self.rng.usize(self.source.docs())) else {
+            return;
+        };
+        let (key, document_key) = self.source.key(doc).clone();
+        let partition = crew.borrow().router.partition(&key);
+        let stored = self.run.demand.stored.get(&(partition, collection)).cloned();
+        // A position may be of a time that has not come. By the time that anybody asks, it has.
+        let has_come = |position: &Position| position.cluster_time().time <= self.source.now;
+        let Some(position) = stored.filter(has_come) else { return };
+        self.say(|_| format!("#{}/{doc} is tried again", collection.0));
+        let change = Change { collection, key, document_key, op: Op::Update, position };
+        let worker = &mut crew.borrow_mut().workers[usize::from(partition.0)];
+        worker.receive(Routed { changes: vec![change], reached: None });
     }
 
     /// An earlier copy of PostgreSQL takes its place.

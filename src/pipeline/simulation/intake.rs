@@ -146,12 +146,13 @@ impl World {
             }
             _ => None,
         };
-        let reads = (!intake.is_full || !intake.tail.is_empty()) && intake.stream.is_some();
+        let for_somebody = intake.now.crew.is_some() || self.rng.u8(..self.set.patience) == 0;
+        let reads = for_somebody && !intake.is_full || !intake.tail.is_empty();
         match (self.rng.u8(..6), room) {
             (0, _) => self.tend(),
             (1..4, Some(Room::Yes)) => self.drain(),
             (1..4, Some(Room::Gone)) => self.rewind(),
-            _ if reads => self.receive(),
+            _ if reads && self.run.intake.stream.is_some() => self.receive(),
             _ => Ok(()),
         }
     }
@@ -288,6 +289,7 @@ impl World {
             return Ok(());
         }
         intake.stream = Some(Start::After(reply.position.clone()));
+        self.run.seen = reply.position.cluster_time().time.min(self.source.now).max(self.run.seen);
         self.say(|_| {
             let changes = reply.events.iter().map(|event| match event {
                 Event::Change(c) => {
@@ -341,7 +343,7 @@ impl World {
         match room {
             Room::Yes => {}
             Room::Gone => return self.rewind(),
-            Room::No if self.rng.u8(..4) > 0 => {
+            Room::No if self.rng.u8(..self.set.patience) > 0 => {
                 self.run.intake.reply = Some(reply);
                 return Ok(());
             }

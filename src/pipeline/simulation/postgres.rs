@@ -7,7 +7,8 @@ use mongodb::bson::Timestamp;
 
 use super::{
     super::phase::{Evidence, Phase},
-    source::{Doc, Name, State},
+    document::{Fields, NAMES, State},
+    source::{Doc, Name},
 };
 use crate::{
     change::Position,
@@ -22,13 +23,22 @@ pub(super) struct Contents {
     pub(super) known: BTreeSet<Name>,
     pub(super) keyed: BTreeSet<Name>,
     /// What each row shows.
-    pub(super) rows: BTreeMap<(Name, Doc), i32>,
+    pub(super) rows: BTreeMap<(Name, Doc), Fields>,
     pub(super) positions: BTreeMap<(Partition, Name), (Position, i64)>,
+    /// Up to when rows may show states, as stored with the positions, and besides them.
+    pub(super) shown: BTreeMap<(Partition, Name), Timestamp>,
+    pub(super) noted: Option<Timestamp>,
     pub(super) plans: BTreeMap<Name, Plan>,
     pub(super) resyncs: BTreeMap<Name, Reason>,
     pub(super) ahead: Option<Timestamp>,
-    /// Not docrow's: of each row the place of its state among all that the document had, at the least.
-    pub(super) floors: BTreeMap<(Name, Doc), usize>,
+    /// Not docrow's: of each field of a row the place of its state among all that the document had, at the least.
+    pub(super) floors: BTreeMap<(Name, Doc), [usize; NAMES.len()]>,
+    /// Not docrow's: the rows that were written as of several times, up to which time.
+    pub(super) mixed: BTreeMap<(Name, Doc), u32>,
+    /// Not docrow's: the latest state that workers have written.
+    pub(super) latest: u32,
+    /// Not docrow's: the rows that somebody removed.
+    pub(super) removed: BTreeSet<(Name, Doc)>,
     /// Not docrow's: in the order of commits, that the rows are of one time.
     pub(super) settled: bool,
 }
@@ -55,9 +65,39 @@ impl Contents {
 
     pub(super) fn put(&mut self, name: Name, doc: Doc, state: State) {
         match state {
-            Some(version) => self.rows.insert((name, doc), version),
+            Some(fields) => self.rows.insert((name, doc), fields),
             None => self.rows.remove(&(name, doc)),
         };
+        self.mixed.remove(&(name, doc));
+        self.removed.remove(&(name, doc));
+    }
+
+    /// Writes some fields of a row, as of `read_at` if they were looked up. False: there is none.
+    pub(super) fn patch(
+        &mut self,
+        (name, doc): (Name, Doc),
+        fields: &[Box<str>],
+        part: &Fields,
+        read_at: Option<u32>,
+    ) -> bool {
+        let Some(row) = self.rows.get_mut(&(name, doc)) else { return false };
+        for (number, of) in NAMES.iter().enumerate() {
+            if fields.iter().any(|field| **field == *of.as_str()) {
+                row[number] = part[number];
+            }
+        }
+        if let Some(read_at) = read_at {
+            let until = self.mixed.entry((name, doc)).or_default();
+            *until = read_at.max(*until);
+        }
+        true
+    }
+
+    /// Up to when rows may show states, if it is stored of all.
+    pub(super) fn shown(&self) -> Option<Timestamp> {
+        let of_all = self.positions.keys().map(|place| self.shown.get(place).copied());
+        let shown = of_all.collect::<Option<Vec<_>>>()?.into_iter().max()?;
+        Some(shown).max(self.noted)
     }
 
     /// Stores a plan and start positions in place of what there is.
@@ -65,6 +105,10 @@ impl Contents {
         self.resyncs.remove(&name);
         self.plans.insert(name, plan);
         self.positions.retain(|(_, of), _| *of != name);
+        self.shown.retain(|(_, of), _| *of != name);
+        // Rows that are not copied anew stay as they are, until an event replaces or removes them.
+        let mixed = self.mixed.iter_mut().filter(|((of, _), _)| *of == name);
+        mixed.for_each(|(_, until)| *until = u32::MAX);
         for partition in (0..partitions).map(Partition) {
             self.positions.insert((partition, name), start.clone());
         }

@@ -23,6 +23,8 @@ pub(super) enum Focus {
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     pub(super) kill: u32,
+    /// When it is most telling.
+    pub(super) bad_moment: u32,
     pub(super) stop: u32,
     pub(super) away: u32,
     pub(super) answer: u32,
@@ -33,12 +35,15 @@ pub(super) struct Faults {
     pub(super) lose: u32,
     pub(super) whole: u32,
     pub(super) refuse: u32,
+    pub(super) remove: u32,
+    pub(super) retry: u32,
 }
 
 impl Faults {
-    fn of(rng: &mut Rng, focus: Focus) -> Self {
+    fn of(rng: &mut Rng, focus: Focus, are_rare: bool) -> Self {
         let mut faults = Self { forget: 20, ..Self::default() };
         let mut of = |some: &[Focus], most: u32| {
+            let most = if are_rare { most.div_ceil(5) } else { most };
             if some.contains(&focus) || focus == Focus::All { rng.u32(..=most) } else { 0 }
         };
         let (docrow, postgres, state, source) = (Focus::Docrow, Focus::Postgres, Focus::State, Focus::Source);
@@ -52,6 +57,9 @@ impl Faults {
         faults.lose = of(&[source], 10);
         faults.whole = of(&[source], 20);
         faults.refuse = of(&[source], 6);
+        faults.remove = of(&[docrow, postgres], 6);
+        faults.retry = of(&[docrow, postgres], 6);
+        faults.bad_moment = if faults.kill > 0 && rng.bool() { 700 } else { faults.kill };
         faults
     }
 }
@@ -63,6 +71,8 @@ pub(super) struct Settings {
     pub(super) partitions: u16,
     /// Parcels that wait for a worker.
     pub(super) capacity: usize,
+    /// For how many steps the intake waits for workers, on average.
+    pub(super) patience: u8,
     /// Documents in a batch.
     pub(super) rows: usize,
     /// Changes that are taken out of the spool at a time.
@@ -74,6 +84,8 @@ pub(super) struct Settings {
     pub(super) resyncs: bool,
     /// Whether a collection that is dropped is emptied.
     pub(super) truncates: bool,
+    /// Whether everything comes to rest first, and less goes wrong afterwards: else changes hardly ever go the direct way.
+    pub(super) warms_up: bool,
     /// How many steps are taken before everything comes to rest, and how many of a thousand are writes.
     pub(super) steps: usize,
     pub(super) writes: u32,
@@ -84,20 +96,23 @@ pub(super) struct Settings {
 
 impl Settings {
     pub(super) fn of(rng: &mut Rng, focus: Focus, order: Order) -> Self {
+        let are_rare = rng.bool();
         Self {
             order,
+            warms_up: are_rare,
             partitions: if order == Order::Commit { 1 } else { rng.u16(1..=3) },
             capacity: rng.usize(1..=2),
+            patience: if rng.bool() { 4 } else { 100 },
             rows: rng.usize(1..=3),
             window: rng.usize(1..=4),
             chunks: rng.usize(1..=3),
             budget: if rng.u8(..4) == 0 { rng.usize(2..=8) } else { usize::MAX },
             resyncs: rng.u8(..4) > 0,
             truncates: rng.bool(),
-            steps: rng.usize(30..=350),
+            steps: if are_rare { rng.usize(100..=500) } else { rng.usize(30..=350) },
             writes: rng.u32(20..=200),
             pace: [rng.usize(1..=4), rng.usize(1..=4), rng.usize(1..=4)],
-            faults: Faults::of(rng, focus),
+            faults: Faults::of(rng, focus, are_rare),
         }
     }
 }

@@ -12,9 +12,10 @@ use mongodb::bson::Timestamp;
 use super::{
     super::{phase::Phase, positions, router::Router, watermark::Watermark},
     Bug, Error, World,
+    document::State,
     intake::{Demand, fingerprint},
     postgres::{Contents, Plan},
-    source::{Doc, Name, State, at},
+    source::{Doc, Name, at},
     worker::{Crew, End, Worker},
 };
 use crate::{
@@ -217,7 +218,7 @@ impl World {
             };
             let reset = stored.iter().map(of).collect();
             self.commit(|pg| {
-                pg.positions = reset;
+                (pg.positions, pg.shown) = (reset, BTreeMap::new());
                 Ok(())
             })?;
         }
@@ -238,14 +239,17 @@ impl World {
 
     fn follow(&mut self, names: Rc<[Name]>, live: &[CollectionId]) -> Result<Stage, Error> {
         let now = at(self.operation_time());
-        let mut ahead = now;
-        match (self.set.order, self.pg.now.ahead) {
-            (Order::Commit, Some(stored)) => ahead = stored,
-            (order, _) => self.commit(|pg| {
-                pg.ahead = (order == Order::Commit).then_some(now);
-                Ok(())
-            })?,
-        }
+        let ahead = match (self.set.order, self.pg.now.ahead) {
+            (Order::Commit, Some(stored)) => stored,
+            (order, _) => {
+                self.commit(|pg| {
+                    pg.ahead = (order == Order::Commit).then_some(now);
+                    Ok(())
+                })?;
+                self.pg.now.shown().filter(|_| order == Order::Document).unwrap_or(now)
+            }
+        };
+        self.say(|_| format!("rows may be ahead up to {ahead:?}"));
         let stored = self.run.demand.stored.clone();
         let partitions = (0..self.set.partitions).map(Partition);
         let crew = Rc::new(RefCell::new(Crew {

@@ -5,8 +5,9 @@
 //! present, which stands before the events of its time.
 
 use fastrand::Rng;
-use mongodb::bson::{RawDocumentBuf, Timestamp, rawdoc};
+use mongodb::bson::{RawDocument, RawDocumentBuf, Timestamp, rawdoc};
 
+use super::document::{self, State, word};
 use crate::{
     change::{Change, CollectionId, Op, Position},
     key::{DocumentKey, Id},
@@ -16,8 +17,6 @@ use crate::{
 /// A collection. In which place it is in the list of a run is its [`CollectionId`].
 pub(super) type Name = usize;
 pub(super) type Doc = usize;
-/// What a document, or a row, shows. No two states of a document have the same, but for its absence.
-pub(super) type State = Option<i32>;
 
 pub(super) fn at(time: u32) -> Timestamp {
     Timestamp { time, increment: 0 }
@@ -165,14 +164,9 @@ impl Source {
         let mut said = format!("at {}:", self.now);
         for number in 0..writes {
             let (name, doc) = (rng.usize(self.names()), rng.usize(self.docs()));
-            let exists = self.shown(name, doc).last().unwrap().state.is_some();
+            let before = self.shown(name, doc).last().unwrap().state;
             self.versions += 1;
-            let whole = Op::Whole(rawdoc! { "_id": i32::try_from(doc).unwrap(), "v": self.versions });
-            let (op, state) = match (exists, rng.u8(..6)) {
-                (false, _) | (true, 0) => (whole, Some(self.versions)),
-                (true, 1..4) => (Op::Update, Some(self.versions)),
-                (true, _) => (Op::Delete, None),
-            };
+            let (op, state) = document::write(rng, &self.key(doc).1, before, self.versions);
             said += &format!(" c{name}/{doc} is {}", word(state));
             let collection = &mut self.collections[name];
             if !collection.exists {
@@ -198,7 +192,7 @@ impl Source {
         (collection.exists, collection.since) = (!drops, self.now);
         for shown in &mut collection.shown {
             self.versions += 1;
-            let state = Some(self.versions).filter(|_| !drops && rng.bool());
+            let state = Some([self.versions; 4]).filter(|_| !drops && rng.bool());
             shown.push(Shown { time: self.now, state, event: None });
         }
         collection.wholes.push(event.clone());
@@ -239,7 +233,7 @@ impl Source {
             let id = CollectionId(names.iter().position(|name| *name == entry.name)?);
             Some((id, entry))
         });
-        let some: Vec<_> = coming.by_ref().take(rng.usize(1..=3)).collect();
+        let some: Vec<_> = coming.by_ref().take(rng.usize(1..=6)).collect();
         let events = some.iter().map(|(id, entry)| self.event(*id, entry)).collect();
         let last = some.last().map(|(_, entry)| entry.position.clone());
         let from = match start {
@@ -271,18 +265,14 @@ impl Source {
         self.log[first..].iter().any(|entry| entry.name == name)
     }
 
-    /// Whether any event of a collection comes after the one, and not after the other.
+    /// Whether any event of a collection comes after the one, and is not of a later time than the other.
     pub(super) fn has_between(&self, name: Name, after: &Position, until: &Position) -> bool {
         let first = self.log.partition_point(|entry| entry.position <= *after);
-        self.log[first..].iter().any(|entry| entry.name == name && entry.position <= *until)
+        self.log[first..].iter().any(|entry| entry.name == name && entry.time <= until.cluster_time().time)
     }
 }
 
-pub(super) fn word(state: State) -> String {
-    state.map_or("gone".to_owned(), |version| format!("v{version}"))
-}
-
 /// The document of a key that [`Source::key`] gave.
-pub(super) fn doc_of(document_key: &RawDocumentBuf) -> Doc {
+pub(super) fn doc_of(document_key: &RawDocument) -> Doc {
     usize::try_from(document_key.get_i32("_id").unwrap()).unwrap()
 }

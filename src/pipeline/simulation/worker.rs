@@ -1,5 +1,4 @@
-//! What a partition's [`worker`](super::super::worker) and its [`Writer`](super::super::write::Writer) do, in the same order, with
-//! the models of the source and of PostgreSQL.
+//! What a partition's [`worker`](super::super::worker) does, in the same order, with the models of the source and of PostgreSQL.
 
 use std::{
     cell::RefCell,
@@ -18,11 +17,14 @@ use super::{
         worker::{Reached, Routed},
     },
     Bug, Error, World,
-    source::{Doc, Name, State, at, doc_of, word},
+    document::{document, fields_of},
+    source::{Doc, Name, at, doc_of},
+    write::Write,
 };
 use crate::{
     change::{Change, CollectionId, Op, Position},
     config::Order,
+    patch::Patch,
     sink::progress::Partition,
 };
 
@@ -53,35 +55,47 @@ pub(super) enum End {
 
 #[derive(Default)]
 pub(super) struct Worker {
-    partition: u16,
+    pub(super) partition: u16,
     incoming: VecDeque<Routed>,
     /// What is left of the parcel that was taken.
     taken: VecDeque<Change>,
     reached: Option<Reached>,
-    batch: Batch,
+    pub(super) batch: Batch,
+    /// When each collection last changed.
+    changed: BTreeMap<CollectionId, Timestamp>,
+    /// What is wrongly made of changes on purpose.
+    wrongly: BTreeMap<(CollectionId, Doc), Op>,
     /// Whether there is something in the batch, if only a position.
-    has_positions: bool,
+    pub(super) has_positions: bool,
     ahead: Option<Ahead>,
-    stored: BTreeMap<CollectionId, Position>,
-    touched: BTreeSet<CollectionId>,
+    pub(super) stored: BTreeMap<CollectionId, Position>,
+    pub(super) touched: BTreeSet<CollectionId>,
+    /// Up to when rows may show states, as was noted.
+    pub(super) noted: Option<Timestamp>,
     flush: Option<Flush>,
     pub(super) end: Option<End>,
 }
 
 /// A batch on its way.
-struct Flush {
-    events: u64,
-    positions: Positions,
-    latest: Timestamp,
-    writes: Vec<Write>,
-    unknown: Vec<(CollectionId, Vec<Change>)>,
+pub(super) struct Flush {
+    pub(super) positions: Positions,
+    /// Whether they are stored of all collections.
+    pub(super) all: bool,
+    pub(super) latest: Timestamp,
+    pub(super) writes: Vec<Write>,
+    pub(super) unknown: Vec<(CollectionId, Vec<Wanted>)>,
     /// What was stored, of which nobody knows yet.
     stored: Option<Vec<(CollectionId, Position)>>,
-    /// The positions are stored already, which they must not be.
-    split: bool,
+    /// The positions that are stored already, which they must not be.
+    early: Option<Vec<(CollectionId, Position)>>,
 }
 
-type Write = (CollectionId, Doc, State);
+/// A document that is to be looked up.
+pub(super) struct Wanted {
+    pub(super) doc: Doc,
+    pub(super) at: Timestamp,
+    pub(super) patch: Option<Patch>,
+}
 
 impl Worker {
     pub(super) fn new(
@@ -114,7 +128,7 @@ impl Worker {
         self.batch.is_empty() && !self.has_positions
     }
 
-    fn ahead(&mut self) -> &mut Ahead {
+    pub(super) fn ahead(&mut self) -> &mut Ahead {
         self.ahead.as_mut().unwrap()
     }
 }
@@ -164,7 +178,13 @@ impl World {
                 self.begin_flush(worker);
                 return Ok(());
             }
-            worker.taken.pop_front().into_iter().for_each(|change| worker.batch.push(change));
+            let Some(change) = worker.taken.pop_front() else { break };
+            if self.has(Bug::PatchOntoWhole) {
+                let place = (change.collection, doc_of(&change.document_key));
+                let op = fold_wrongly(worker.wrongly.remove(&place), change.op.clone());
+                worker.wrongly.insert(place, op);
+            }
+            worker.batch.push(change);
         }
         if let Some(Reached { collections, position, .. }) = worker.reached.take() {
             collections.iter().for_each(|id| worker.batch.reach(*id, &position));
@@ -186,44 +206,60 @@ impl World {
         worker.has_positions = false;
         let events = worker.batch.events();
         let (changes, positions) = worker.batch.take();
+        let mut wrongly = std::mem::take(&mut worker.wrongly);
         let Some(latest) = positions.values().map(Position::cluster_time).max() else { return };
         let mut writes = Vec::new();
-        let mut unknown: BTreeMap<CollectionId, Vec<Change>> = BTreeMap::new();
-        for change in changes {
-            let newest = !worker.ahead().may_be(&change.key, change.position.cluster_time());
-            let write = |state| (change.collection, doc_of(&change.document_key), state);
-            match &change.op {
-                Op::Whole(document) if newest => writes.push(write(document.get_i32("v").ok())),
-                Op::Delete if newest => writes.push(write(None)),
-                _ => unknown.entry(change.collection).or_default().push(change),
+        let mut unknown: BTreeMap<CollectionId, Vec<Wanted>> = BTreeMap::new();
+        for Change { collection, key, document_key, op, position } in changes {
+            let (doc, at) = (doc_of(&document_key), position.cluster_time());
+            if !self.has(Bug::TriedAgainAsItWas) {
+                let changed = worker.changed.entry(collection).or_insert(at);
+                *changed = at.max(*changed);
             }
+            let newest = !worker.ahead().may_be(&key, at);
+            let (state, fields) = match wrongly.remove(&(collection, doc)).unwrap_or(op) {
+                Op::Whole(document) if newest => (Some(fields_of(&document)), None),
+                Op::Delete if newest => (None, None),
+                Op::Patch(Patch { fields, document, is_complete: true })
+                    if newest || self.has(Bug::PatchOfThePast) =>
+                {
+                    (Some(fields_of(&document)), Some(fields))
+                }
+                op => {
+                    let patch = if let Op::Patch(patch) = op { Some(patch) } else { None };
+                    unknown.entry(collection).or_default().push(Wanted { doc, at, patch });
+                    continue;
+                }
+            };
+            writes.push(Write { collection, doc, state, fields, at, read_at: None });
         }
         let unknown = unknown.into_iter().collect();
-        let (stored, split) = (None, false);
-        worker.flush = Some(Flush { events, positions, latest, writes, unknown, stored, split });
+        let all = events == 0 || self.rng.bool();
+        let (stored, early) = (None, None);
+        worker.flush = Some(Flush { positions, all, latest, writes, unknown, stored, early });
     }
 
-    /// The next step of a flush: a lookup, the transaction, or that it is made known.
+    /// The next step of a flush: a lookup, a transaction, or that it is made known.
     fn flush(
         &mut self,
         crew: &Rc<RefCell<Crew>>,
         worker: &mut Worker,
         mut flush: Flush,
     ) -> Result<(), Error> {
-        if let Some((collection, changes)) = flush.unknown.pop() {
-            self.look_up(crew, worker, (collection, changes), &mut flush)?;
+        if let Some((collection, wanted)) = flush.unknown.pop() {
+            self.look_up(crew, worker, (collection, wanted), &mut flush)?;
         } else if let Some(stored) = flush.stored {
             worker.ahead().passed(flush.latest);
             let partition = Partition(worker.partition);
             stored.iter().for_each(|(id, at)| crew.borrow_mut().watermark.advance(partition, *id, at));
             return Ok(());
-        } else if self.has(Bug::PositionBeforeRows) && !flush.split {
-            let reached = Some((&flush.positions, flush.events));
-            self.store(crew, worker, &[], reached)?;
-            flush.split = true;
+        } else if self.has(Bug::PositionBeforeRows) && flush.early.is_none() {
+            let (reached, shown) = ((&flush.positions, flush.all), Some(flush.latest));
+            flush.early = Some(self.store(crew, worker, &[], Some(reached), shown)?);
         } else {
-            let reached = (!flush.split).then_some((&flush.positions, flush.events));
-            flush.stored = Some(self.store(crew, worker, &flush.writes, reached)?);
+            let stored = self.write(crew, worker, &mut flush)?;
+            flush.stored =
+                stored.map(|stored| flush.early.take().into_iter().flatten().chain(stored).collect());
         }
         worker.flush = Some(flush);
         Ok(())
@@ -233,24 +269,34 @@ impl World {
         &mut self,
         crew: &Rc<RefCell<Crew>>,
         worker: &mut Worker,
-        (collection, changes): (CollectionId, Vec<Change>),
+        (collection, wanted): (CollectionId, Vec<Wanted>),
         flush: &mut Flush,
     ) -> Result<(), Error> {
         let name = crew.borrow().names[collection.0];
-        let until = changes.iter().map(|change| change.position.cluster_time()).max().unwrap();
+        let until = wanted.iter().map(|wanted| wanted.at).max().unwrap();
         let mut past = None;
         if self.set.order == Order::Commit {
-            let at = worker.ahead().noted().max(until).time;
+            let changed = worker.changed.get(&collection).copied();
+            let at = worker.ahead().noted().max(until).max(changed.unwrap_or(until)).time;
             if at > self.source.now {
                 return Err(Error::wrong(format!("c{name} is looked up at {at}, which has not come")));
             }
             past = Some(at).filter(|at| self.source.remembers(name, *at) && self.rng.u8(..20) != 0);
         }
         let mut found = Vec::new();
-        for change in &changes {
+        for Wanted { doc, at, patch } in &wanted {
             let time = past.unwrap_or_else(|| self.read_time(until.time));
-            let doc = doc_of(&change.document_key);
-            found.push((collection, doc, self.source.state(name, doc, time)));
+            let state = self.source.state(name, *doc, time);
+            let part = patch.as_ref().zip(state).and_then(|(patch, state)| {
+                let part = patch.of_document(&document(&self.source.key(*doc).1, &state))?;
+                Some((fields_of(&part), patch.fields.clone()))
+            });
+            // Where its part is large, it is written whole.
+            let (state, fields) = match part.filter(|_| self.rng.u8(..8) > 0) {
+                Some((part, fields)) => (Some(part), Some(fields)),
+                None => (state, None),
+            };
+            found.push(Write { collection, doc: *doc, state, fields, at: *at, read_at: Some(time) });
         }
         let read_at = past.unwrap_or_else(|| self.read_until());
         if self.set.order == Order::Commit && past.is_none() {
@@ -261,70 +307,27 @@ impl World {
             })?;
             worker.ahead().raise(at(read_at));
         }
-        changes.iter().for_each(|change| worker.ahead().looked_up(&change.key, at(read_at)));
+        for Wanted { doc, .. } in &wanted {
+            worker.ahead().looked_up(&self.source.key(*doc).0, at(read_at));
+        }
         self.say(|_| format!("worker {} looks up {found:?} at {read_at}, past: {past:?}", worker.partition));
         // What is too much to be held is written on the way.
-        if self.set.order == Order::Document && self.rng.u8(..8) == 0 {
-            self.store(crew, worker, &found, None)?;
-        } else {
-            flush.writes.append(&mut found);
+        if self.set.order == Order::Document && self.rng.u8(..4) == 0 {
+            let whole: Vec<_> = found.extract_if(.., |write| write.fields.is_none()).collect();
+            let shown = whole.iter().map(|write| write.at).max().and_then(|at| self.shown(worker, at));
+            self.store(crew, worker, &whole, None, shown)?;
+            self.is_bad_moment = true;
         }
+        flush.writes.append(&mut found);
         Ok(())
     }
+}
 
-    /// One transaction.
-    fn store(
-        &mut self,
-        crew: &Rc<RefCell<Crew>>,
-        worker: &mut Worker,
-        writes: &[Write],
-        reached: Option<(&Positions, u64)>,
-    ) -> Result<Vec<(CollectionId, Position)>, Error> {
-        let (names, session, partition) =
-            (crew.borrow().names.clone(), crew.borrow().session, Partition(worker.partition));
-        worker.touched.extend(writes.iter().map(|(id, ..)| *id));
-        let mut moved = Vec::new();
-        if let Some((positions, events)) = reached {
-            let all = events == 0 || self.rng.bool();
-            if !all {
-                positions.iter().for_each(|(id, position)| worker.batch.reach(*id, position));
-                worker.has_positions = true;
-            }
-            for (id, position) in positions {
-                let concerned = all || worker.touched.contains(id);
-                let moves = worker.stored.get(id).is_none_or(|stored| stored < position);
-                if concerned && moves && !self.run.stopped.contains(id) {
-                    moved.push((*id, position.clone()));
-                }
-            }
-        }
-        let stopped = self.run.stopped.clone();
-        let writes: Vec<_> = writes.iter().filter(|(id, ..)| !stopped.contains(id)).collect();
-        if !writes.is_empty() || !moved.is_empty() {
-            let fingerprint = super::intake::fingerprint(&names);
-            self.say(|_| {
-                let rows = writes.iter().map(|(id, doc, state)| format!("#{}/{doc} {}", id.0, word(*state)));
-                let rows: Vec<_> = rows.collect();
-                format!("worker {} stores {rows:?} {moved:?}", partition.0)
-            });
-            self.transaction(session, |pg| {
-                for (id, doc, state) in &writes {
-                    pg.put(names[id.0], *doc, *state);
-                }
-                for (id, position) in &moved {
-                    let stored = (position.clone(), fingerprint);
-                    let before = pg.positions.insert((partition, names[id.0]), stored);
-                    if before.is_some_and(|(before, _)| before > *position) {
-                        return Err(Error::Away);
-                    }
-                }
-                Ok(())
-            })?;
-        }
-        if reached.is_some() {
-            worker.touched.clear();
-        }
-        worker.stored.extend(moved.iter().cloned());
-        Ok(moved)
+/// As a batch must not do it: what came before a patch is forgotten.
+fn fold_wrongly(earlier: Option<Op>, later: Op) -> Op {
+    match (earlier, later) {
+        (Some(Op::Patch(earlier)), Op::Patch(later)) => earlier.then(&later).map_or(Op::Update, Op::Patch),
+        (Some(Op::Update | Op::Delete), Op::Patch(_)) => Op::Update,
+        (_, later) => later,
     }
 }

@@ -1,0 +1,78 @@
+//! What documents are, and rows show: versions of a few fields; and what an event says of a write to one.
+//!
+//! All that decides over patches is the program's own ([`patch`](crate::patch)), and works on documents as they are. Of the
+//! fields, one is mostly written by a path with dots, and one has a dot in its name.
+
+use fastrand::Rng;
+use mongodb::bson::{
+    RawArrayBuf, RawDocument, RawDocumentBuf,
+    raw::{CStr, cstr},
+    rawdoc,
+};
+
+use crate::{change::Op, patch::Patch};
+
+/// The names of the fields.
+pub(super) const NAMES: [&CStr; 4] = [cstr!("a"), cstr!("b"), cstr!("c"), cstr!("d.e")];
+
+/// The version of each field. Zero: it is not there; else it is given only once.
+pub(super) type Fields = [i32; NAMES.len()];
+
+/// What a document, or a row, shows. `None`: there is none.
+pub(super) type State = Option<Fields>;
+
+/// A document.
+pub(super) fn document(key: &RawDocument, fields: &Fields) -> RawDocumentBuf {
+    let mut document = key.to_owned();
+    let there = NAMES.iter().zip(fields).filter(|(_, version)| **version > 0);
+    there.for_each(|(name, version)| document.append(name, *version));
+    document
+}
+
+/// The fields that are in a document.
+pub(super) fn fields_of(document: &RawDocument) -> Fields {
+    NAMES.map(|name| document.get_i32(name).unwrap_or(0))
+}
+
+/// Writes `version` to a document: what an event says, and what it becomes.
+pub(super) fn write(rng: &mut Rng, key: &RawDocument, before: State, version: i32) -> (Op, State) {
+    let Some(fields) = before else { return whole(rng, key, version) };
+    match rng.u8(..10) {
+        0 | 1 => whole(rng, key, version),
+        2 | 3 => (Op::Delete, None),
+        _ => update(rng, key, fields, version),
+    }
+}
+
+fn whole(rng: &mut Rng, key: &RawDocument, version: i32) -> (Op, State) {
+    let fields = [4, 4, 4, 1].map(|of_five| if rng.u8(..5) < of_five { version } else { 0 });
+    (Op::Whole(document(key, &fields)), Some(fields))
+}
+
+fn update(rng: &mut Rng, key: &RawDocument, mut fields: Fields, version: i32) -> (Op, State) {
+    let (mut updated, mut removed) = (RawDocumentBuf::new(), RawArrayBuf::new());
+    let one = rng.usize(..3);
+    for (number, (name, field)) in NAMES.iter().zip(&mut fields).enumerate() {
+        let rarity = if number < 3 { 4 } else { 16 };
+        if number != one && rng.u8(..rarity) > 0 {
+            continue;
+        }
+        if *field > 0 && rng.u8(..6) == 0 {
+            *field = 0;
+            removed.push(name.as_str());
+        } else {
+            let in_it = *name == cstr!("c") && *field > 0;
+            updated.append(if in_it { cstr!("c.x") } else { name }, version);
+            *field = version;
+        }
+    }
+    let description = rawdoc! { "updatedFields": updated, "removedFields": removed };
+    let patch = Patch::of_event(&description, key).filter(|_| rng.u8(..8) > 0);
+    (patch.map_or(Op::Update, Op::Patch), Some(fields))
+}
+
+pub(super) fn word(state: State) -> String {
+    let Some(fields) = state else { return "gone".to_owned() };
+    let there = NAMES.iter().zip(fields).filter(|(_, version)| *version > 0);
+    there.map(|(name, version)| format!("{}{version}", name.as_str())).collect::<Vec<_>>().join(",")
+}
