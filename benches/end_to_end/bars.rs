@@ -8,7 +8,6 @@
 pub(crate) enum Limit {
     AtMost(f64),
     AtLeast(f64),
-    Within(f64, f64),
     /// Only to be looked at.
     Anything,
 }
@@ -76,7 +75,8 @@ pub(crate) const BARS: &[Bar] = &[
     bar(P99, Limit::AtMost(50.0), None),
     bar(WORST, Limit::Anything, None),
     bar(WRITES, Limit::Anything, None),
-    bar(GROWTH, Limit::Within(9.0, 11.0), None),
+    // What starting costs is not ten times as much: less than ten times the time is no fault.
+    bar(GROWTH, Limit::AtMost(11.0), None),
     bar(GROWTH_MEMORY, Limit::AtMost(1.1), None),
     bar(PEAK, Limit::AtMost(250.0), None),
 ];
@@ -98,7 +98,6 @@ impl Bar {
         let beyond = match self.limit {
             Limit::AtMost(most) => figure.median - most,
             Limit::AtLeast(least) => least - figure.median,
-            Limit::Within(least, most) => (figure.median - most).max(least - figure.median),
             Limit::Anything => return Verdict::Shown,
         };
         if beyond <= 0.0 {

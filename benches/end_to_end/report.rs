@@ -90,7 +90,6 @@ fn print(bar: &Bar, figure: Figure, verdict: Verdict) {
     let limit = match bar.limit {
         Limit::AtMost(most) => format!("<= {most}"),
         Limit::AtLeast(least) => format!(">= {least}"),
-        Limit::Within(least, most) => format!("{least} to {most}"),
         Limit::Anything => String::new(),
     };
     let aim = bar.aim.map(|aim| aim.to_string()).unwrap_or_default();
@@ -109,7 +108,6 @@ fn line_of(bar: &Bar, figure: Figure, verdict: Verdict) -> Value {
     let limit = match bar.limit {
         Limit::AtMost(most) => json!({ "at_most": most }),
         Limit::AtLeast(least) => json!({ "at_least": least }),
-        Limit::Within(least, most) => json!({ "at_least": least, "at_most": most }),
         Limit::Anything => Value::Null,
     };
     let met = match verdict {

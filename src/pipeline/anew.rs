@@ -55,15 +55,7 @@ impl ChunkWorker {
         writer: &mut Writer,
         copier: &mut Copier,
     ) -> Result<()> {
-        let mut reader = self
-            .source
-            .read_chunk(
-                collection.namespace(),
-                &work.chunk,
-                self.after,
-                collection.info.documents_per_reply(),
-            )
-            .await?;
+        let mut reader = self.read(work, collection).await?;
         let mut copied = Copied::default();
         while let Some(documents) = reader.next().await? {
             let mut writes = Vec::new();

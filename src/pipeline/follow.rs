@@ -287,6 +287,7 @@ impl Pipeline<'_> {
                 counter: counter.clone(),
                 stored_for_all: Instant::now(),
                 took: Duration::ZERO,
+                unacknowledged: BTreeMap::new(),
                 changed: HashMap::new(),
             };
             workers.spawn(worker.run());

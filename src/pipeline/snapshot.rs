@@ -28,7 +28,7 @@ use crate::{
         ddl,
         dead_letter::DeadLetter,
     },
-    source::{Chunk, Source},
+    source::{Chunk, ChunkReader, Source},
 };
 
 /// Rows are sent when a chunk's buffers hold this many bytes, however large its documents are (G11).
@@ -272,6 +272,12 @@ impl ChunkWorker {
         Ok(())
     }
 
+    /// Begins to read a chunk.
+    pub(super) async fn read(&self, work: &Work, collection: &Collection) -> Result<ChunkReader> {
+        let documents = collection.info.documents_per_reply();
+        self.source.read_chunk(collection.namespace(), &work.chunk, self.after, documents).await
+    }
+
     /// Copies a chunk in one transaction. `None`: its collection is stopped, the chunk is rolled back.
     async fn attempt(
         &self,
@@ -286,15 +292,7 @@ impl ChunkWorker {
         if collection.stopped().is_some() {
             return Ok(None);
         }
-        let mut reader = self
-            .source
-            .read_chunk(
-                collection.namespace(),
-                &work.chunk,
-                self.after,
-                collection.info.documents_per_reply(),
-            )
-            .await?;
+        let mut reader = self.read(work, collection).await?;
         let mut writer = copier.begin(work.collection, mapping.tables()).await?;
         while let Some(documents) = reader.next().await? {
             for document in documents.iter()? {

@@ -2,9 +2,15 @@
 //!
 //! The order of one batch: fold; look up the documents of events that don't carry them, or that may be older than what
 //! the row shows ([`Ahead`]); encode; write rows and position in one transaction; only then report the position as
-//! durable. A document that PostgreSQL refuses is found by halving the batch, and becomes a dead letter (G10).
+//! durable. Transactions do not wait for PostgreSQL's disk (`synchronous_commit = off`), but for one a second, and positions
+//! are reported after that: then everything before it is on the disk, too. What PostgreSQL forgets when it crashes, rows and
+//! positions alike, has not been reported, and is read again. A document that PostgreSQL refuses is found by halving the batch, and becomes a dead letter (G10).
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use indicatif::ProgressBar;
 use mongodb::bson::{RawDocumentBuf, Timestamp};
@@ -100,6 +106,8 @@ pub(super) struct Worker {
     /// How long it took to write the last batch. A change waits for others about as long: hardly at all where there is
     /// little to do, and where there is much, transactions are large.
     pub(super) took: Duration,
+    /// What is stored and may not yet be on PostgreSQL's disk.
+    pub(super) unacknowledged: BTreeMap<CollectionId, Position>,
     /// In the order of commits, when each collection last changed.
     pub(super) changed: HashMap<CollectionId, Timestamp>,
 }
@@ -148,6 +156,8 @@ impl Worker {
                 due = Instant::now() + HEARTBEAT;
             }
         }
+        self.flush(&mut batch).await?;
+        // The positions that are left, and makes all durable.
         self.flush(&mut batch).await
     }
 
@@ -192,7 +202,11 @@ impl Worker {
         self.counter.inc(events);
         Counts::add(&self.counts.changes, events);
         failpoint::reach(Failpoint::BatchBeforeAcknowledge);
-        self.acknowledge.stored(self.partition, &stored);
+        self.unacknowledged.extend(stored);
+        if !self.writer.is_forgettable() {
+            let durable: Vec<_> = std::mem::take(&mut self.unacknowledged).into_iter().collect();
+            self.acknowledge.stored(self.partition, &durable);
+        }
         failpoint::reach(Failpoint::BatchAcknowledged);
         Ok(())
     }

@@ -74,6 +74,7 @@ pub(super) struct Writer {
     /// The collections that were written to since a position was stored.
     touched: BTreeSet<CollectionId>,
     counts: Arc<Counts>,
+    is_forgettable: bool,
     /// Up to when rows may show states, as was stored without a position.
     noted: Timestamp,
     /// Rows that were written.
@@ -124,6 +125,7 @@ impl Writer {
             lanes,
             touched: BTreeSet::new(),
             counts,
+            is_forgettable: false,
             noted: Timestamp { time: 0, increment: 0 },
             written: 0,
         })
@@ -132,6 +134,11 @@ impl Writer {
     /// Stores that rows are about to show states as of `time`, ahead of the positions.
     pub(super) async fn note_ahead(&mut self, time: Timestamp) -> Result<()> {
         self.applier.note_ahead(time).await
+    }
+
+    /// Whether a crash of the server may undo what was written last.
+    pub(super) fn is_forgettable(&self) -> bool {
+        self.is_forgettable
     }
 
     /// How many rows were written since this was last asked.
@@ -216,11 +223,14 @@ impl Writer {
         if !whole_only.is_empty() {
             return Ok(Written::WholeOnly(whole_only));
         }
+        let is_durable = matches!(reached, Some((_, Reach::All)));
+        // A position that is stored again makes a transaction of it, which brings all before it to the disk.
+        let again = is_durable && self.is_forgettable;
         let moved: Vec<(CollectionId, Position)> = reached.map_or_else(Vec::new, |(positions, reach)| {
             let concerned = |id| reach == Reach::All || self.touched.contains(&id);
             let moves = |(id, position): &(CollectionId, &Position)| {
                 let lane = self.lanes.get(id.0).filter(|_| concerned(*id));
-                lane.is_some_and(|lane| lane.may_reach(position))
+                lane.is_some_and(|lane| lane.may_reach(position) || again && lane.is_at(position))
             };
             let positions = positions.iter().map(|(id, position)| (*id, position));
             positions.filter(moves).map(|(id, position)| (id, position.clone())).collect()
@@ -243,8 +253,10 @@ impl Writer {
         {
             return Ok(Written::All(moved));
         }
-        let batch = Batch { collections, parts, dead_letters: new, healed, reached: &positions, shown };
+        let batch =
+            Batch { collections, parts, dead_letters: new, healed, reached: &positions, shown, is_durable };
         self.written += self.applier.apply(&batch).await?.written;
+        self.is_forgettable = !is_durable;
         if !new.is_empty() {
             failpoint::reach(Failpoint::LetterCommitted);
         }
@@ -354,6 +366,11 @@ impl Lane {
     /// Whether `position` is to be stored: that of a stopped collection stays where it is.
     fn may_reach(&self, position: &Position) -> bool {
         self.collection().stopped().is_none() && self.stored.as_ref().is_none_or(|stored| stored < position)
+    }
+
+    /// Whether `position` is what is stored.
+    fn is_at(&self, position: &Position) -> bool {
+        self.collection().stopped().is_none() && self.stored.as_ref() == Some(position)
     }
 
     /// Encodes by `mapping` from now on, which must be held.

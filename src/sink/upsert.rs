@@ -5,8 +5,9 @@
 //! answer is awaited: a batch costs one round trip. First the transaction enters the pipeline, which fails if another
 //! process has taken it. Then, for each collection, in this order: all rows of deleted
 //! documents are deleted, children first, or, with soft deletes, their root rows are marked; root rows are inserted or, where they differ, updated; the child
-//! rows of a table are merged: deleted where they are no more, and inserted or updated likewise. Dead letters
-//! and positions come last.
+//! rows of a table are merged: deleted where they are no more, and inserted or updated likewise. Of documents of which
+//! only some fields changed, the columns and tables of these alone are written; one that has no row makes the batch fail, and
+//! the caller writes it whole. Dead letters and positions come last.
 //!
 //! A COMMIT after a failed statement answers like any other, and does nothing. So a batch is applied if and
 //! only if *every* answer up to that of COMMIT is good.
@@ -53,6 +54,9 @@ pub struct Batch<'a> {
     pub reached: &'a [Reached<'a>],
     /// Up to which cluster time rows may show states once it is applied, if that is known.
     pub shown: Option<Timestamp>,
+    /// Whether it is to be on the server's disk, with all that this session wrote before it, when it is applied. Else it
+    /// is seen at once, but a server that crashes within the next moments forgets it, rows and positions alike.
+    pub is_durable: bool,
 }
 
 /// The changes of one collection, at most one per document.
@@ -160,7 +164,7 @@ impl Applier {
         Ok(Self { session, schema, pipeline, partition, fingerprint, plans, parts, bookkeeping, row_types })
     }
 
-    /// Applies a batch: once this returns `Ok`, its rows and positions are durable. Errors: with
+    /// Applies a batch: once this returns `Ok`, its rows and positions are to be seen, and, if it is so asked, durable. Errors: with
     /// [`Kind::TargetRefusedRows`](crate::error::Kind) nothing was written and the session stays usable, so
     /// that the caller can apply halves of the batch to find the document; after any other see the contract
     /// in [`super`].
@@ -173,7 +177,8 @@ impl Applier {
         }
         let Bookkeeping { entry, reach, bury, heal } = &self.bookkeeping;
         let (client, mut pipe) = (&self.session.client, Pipe::default());
-        pipe.text(What::Begin, client, "BEGIN");
+        let begin = if batch.is_durable { "BEGIN" } else { "BEGIN; SET LOCAL synchronous_commit = off" };
+        pipe.text(What::Begin, client, begin);
         pipe.add(What::Begin, entry.enter(client));
         for collection in &batch.collections {
             let plan = self.plans.get(&collection.collection);

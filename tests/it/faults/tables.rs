@@ -90,6 +90,9 @@ async fn column_dropped(test: &str, phase: Phase) {
     user.batch_execute(&drop).await.unwrap();
     scene.open().await;
     scene.change().await;
+    // What an update did not change is not written, and a column that is missing there not missed.
+    let rename = doc! { "$set": { "name": "another" } };
+    scene.place.collection(table).update_one(doc! { "_id": 3 }, rename).await.unwrap();
     let ended = scene.docrow.ended().await.with_code(4);
     assert!(ended.error().contains("name"), "{}", ended.log);
     let ended = scene.home.finish(&["run"]).await.with_code(4);

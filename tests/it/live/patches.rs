@@ -132,3 +132,37 @@ async fn any_updates_are_followed() {
     }
     docrow.stop().await.quiet();
 }
+
+/// What happened while docrow was stopped is applied as it comes: how far rows may be ahead of it is stored, and where an
+/// event says all that it changed nothing is looked up. A change does not wait for others where none come.
+#[tokio::test]
+async fn what_events_say_is_not_looked_up() {
+    let (place, mut home, docrow) = start("patches_by_value", 10).await;
+    docrow.stop().await.quiet();
+    let orders = place.collection("orders");
+    place.database().run_command(doc! { "profile": 2 }).await.unwrap();
+    orders.update_many(doc! {}, doc! { "$set": { "status": "paid" } }).await.unwrap();
+    orders
+        .update_many(doc! {}, doc! { "$set": { "total": 7.5, "ship": { "city": "Quito" } } })
+        .await
+        .unwrap();
+    orders.replace_one(doc! { "_id": 1 }, order(1)).await.unwrap();
+    orders.insert_one(order(10)).await.unwrap();
+    orders.delete_one(doc! { "_id": 2 }).await.unwrap();
+    home.set("stream.batch_age", "1min");
+    let mut docrow = home.run();
+    place.settle(&mut docrow).await;
+    let looked_up = doc! { "command.find": "orders", "command.filter._id.$in": { "$exists": true } };
+    let profile = place.collection("system.profile");
+    let first = profile.find_one(looked_up.clone()).await.unwrap();
+    assert!(first.is_none(), "{first:?}");
+    place.assert_same(&home).await;
+    // A path with dots says less.
+    let looked_up = async || profile.count_documents(looked_up.clone()).await.unwrap();
+    let before = looked_up().await;
+    orders.update_one(doc! { "_id": 3 }, doc! { "$set": { "ship.city": "Lima" } }).await.unwrap();
+    docrow.until("it is looked up", async || looked_up().await > before).await;
+    place.settle(&mut docrow).await;
+    place.assert_same(&home).await;
+    docrow.stop().await.quiet();
+}
