@@ -286,6 +286,7 @@ impl Pipeline<'_> {
                 counts: self.counts.clone(),
                 counter: counter.clone(),
                 stored_for_all: Instant::now(),
+                lasting: Instant::now(),
                 took: Duration::ZERO,
                 unacknowledged: BTreeMap::new(),
                 changed: HashMap::new(),

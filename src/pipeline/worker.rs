@@ -2,7 +2,7 @@
 //!
 //! The order of one batch: fold; look up the documents of events that don't carry them, or that may be older than what
 //! the row shows ([`Ahead`]); encode; write rows and position in one transaction; only then report the position as
-//! durable. Transactions do not wait for PostgreSQL's disk (`synchronous_commit = off`), but for one a second, and positions
+//! durable. Transactions do not wait for PostgreSQL's disk (`synchronous_commit = off`), but for one now and then, and positions
 //! are reported after that: then everything before it is on the disk, too. What PostgreSQL forgets when it crashes, rows and
 //! positions alike, has not been reported, and is read again. A document that PostgreSQL refuses is found by halving the batch, and becomes a dead letter (G10).
 
@@ -42,6 +42,9 @@ use crate::{
 /// How long the position of a partition may go without being stored for collections that don't change. Without it an
 /// idle collection's position would age out of the oplog.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// How often a transaction waits for PostgreSQL's disk while there is always something to write. Then changes wait, too.
+const LASTING: Duration = Duration::from_secs(5);
 
 /// The most that a worker holds of documents that were looked up, besides the reply that they come in (G11).
 const HELD_BYTES: usize = 8 << 20;
@@ -103,6 +106,8 @@ pub(super) struct Worker {
     pub(super) counter: ProgressBar,
     /// When the position was last stored for every collection.
     pub(super) stored_for_all: Instant,
+    /// When what is written was last known to be on PostgreSQL's disk.
+    pub(super) lasting: Instant,
     /// How long it took to write the last batch. A change waits for others about as long: hardly at all where there is
     /// little to do, and where there is much, transactions are large.
     pub(super) took: Duration,
@@ -177,8 +182,9 @@ impl Worker {
         let began = Instant::now();
         let Some(latest) = positions.values().map(Position::cluster_time).max() else { return Ok(()) };
         let (mut writes, mut unknown) = self.sort(changes);
-        let reach = if events == 0 || self.stored_for_all.elapsed() >= HEARTBEAT {
-            self.stored_for_all = Instant::now();
+        let reach = if events == 0 || self.lasting.elapsed() >= LASTING {
+            Reach::Lasting
+        } else if self.stored_for_all.elapsed() >= HEARTBEAT {
             Reach::All
         } else {
             Reach::Touched
@@ -193,11 +199,20 @@ impl Worker {
                 Written::WholeOnly(numbers) => unknown = take(&mut writes, &numbers)?,
             }
         };
-        if reach == Reach::Touched {
-            // The others are stored with the next batch, or when nothing comes: the spool waits for them.
+        let now = Instant::now();
+        if reach != Reach::Touched {
+            self.stored_for_all = now;
+        }
+        if reach == Reach::Lasting {
+            self.lasting = now;
+        } else {
+            // They are stored, again perhaps, with a later batch, or when nothing comes: the spool waits for them.
             positions.iter().for_each(|(id, position)| batch.reach(*id, position));
         }
-        self.took = if events == 0 { self.took } else { began.elapsed() };
+        if events > 0 {
+            // One that took long by chance does not count in full.
+            self.took = (now - began).min(2 * self.took + Duration::from_millis(1));
+        }
         self.ahead.passed(latest);
         self.counter.inc(events);
         Counts::add(&self.counts.changes, events);

@@ -65,6 +65,8 @@ pub(super) enum Reach {
     Touched,
     /// All.
     All,
+    /// All, and these and what was written before are to be on PostgreSQL's disk.
+    Lasting,
 }
 
 /// Writes one partition's batches.
@@ -223,11 +225,11 @@ impl Writer {
         if !whole_only.is_empty() {
             return Ok(Written::WholeOnly(whole_only));
         }
-        let is_durable = matches!(reached, Some((_, Reach::All)));
+        let is_durable = matches!(reached, Some((_, Reach::Lasting)));
         // A position that is stored again makes a transaction of it, which brings all before it to the disk.
         let again = is_durable && self.is_forgettable;
         let moved: Vec<(CollectionId, Position)> = reached.map_or_else(Vec::new, |(positions, reach)| {
-            let concerned = |id| reach == Reach::All || self.touched.contains(&id);
+            let concerned = |id| reach != Reach::Touched || self.touched.contains(&id);
             let moves = |(id, position): &(CollectionId, &Position)| {
                 let lane = self.lanes.get(id.0).filter(|_| concerned(*id));
                 lane.is_some_and(|lane| lane.may_reach(position) || again && lane.is_at(position))
