@@ -31,7 +31,10 @@ use crate::{
     source::{Chunk, ChunkReader, Source},
 };
 
-/// Rows are sent when a chunk's buffers hold this many bytes, however large its documents are (G11).
+/// Rows are sent when a chunk's buffers hold this many bytes for each of its tables, so that a COPY is worth its round trip,
+/// or this many in all, however large its documents are (G11). Of larger ones the allocator keeps more the longer it is
+/// copied.
+const TABLE_BYTES: usize = 1 << 20;
 const BUFFER_BYTES: usize = 8 << 20;
 
 /// A chunk to be copied.
@@ -288,6 +291,7 @@ impl ChunkWorker {
     ) -> Result<Option<Copied>> {
         let (collection, mapping) = (lane.collection, lane.mapping.clone());
         let mut copied = Copied::default();
+        let enough = (mapping.tables().len() * TABLE_BYTES).min(BUFFER_BYTES);
         lane.rows.clear();
         if collection.stopped().is_some() {
             return Ok(None);
@@ -301,7 +305,7 @@ impl ChunkWorker {
                 lane.encode(document, &mut copied)?;
                 if manner == Manner::OneByOne {
                     lane.send_alone(document, &mut writer, &mut copied).await?;
-                } else if lane.rows.byte_len() >= BUFFER_BYTES {
+                } else if lane.rows.byte_len() >= enough {
                     copied.rows += writer.write(&mut lane.rows).await?;
                 }
             }
