@@ -8,8 +8,9 @@ use super::{
     stage::{Mapping, Stage},
 };
 
-const FEW: (&str, i32) = ("few", 400_000);
-const MANY: (&str, i32) = ("many", 4_000_000);
+/// So many that all buffers have been filled, each in every thread that may.
+const FEW: (&str, i32) = ("few", 1_000_000);
+const MANY: (&str, i32) = ("many", 10_000_000);
 
 pub(crate) async fn run(report: &mut Report) {
     let stage = Stage::set().await;

@@ -50,8 +50,10 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) async fn set() -> Self {
+        // Less than it would take by itself on a machine with room for the largest workload, but so much that writes at
+        // random do not fill a fifth of it, at which it has writers and readers wait while it writes to the disk.
         let mongod =
-            Mongod::start(MongodOptions { cache_gb: 2.0, ..MongodOptions::default() }).await.unwrap();
+            Mongod::start(MongodOptions { cache_gb: 6.0, ..MongodOptions::default() }).await.unwrap();
         let settings = vec!["shared_buffers=1GB".to_owned(), "max_wal_size=8GB".to_owned()];
         let postgres =
             Postgres::start(PostgresOptions { settings, ..PostgresOptions::default() }).await.unwrap();
