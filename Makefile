@@ -9,7 +9,7 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/docrow/target
 # Tests mostly wait for servers.
 export RUST_TEST_THREADS ?= 4
 
-.PHONY: setup demo test chaos golden bench bench-check fuzz lint release audit
+.PHONY: setup demo test chaos golden bench bench-check fuzz screenshots lint release
 
 setup:
 	@.ci/setup
@@ -35,8 +35,8 @@ chaos: setup
 
 # Rewrites what docrow makes of the cases in testdata/mapping, to be read as a diff.
 golden: setup
-	@DOCROW_GOLDEN=rewrite cargo test --release --features failpoints --test it -- golden:: mapping::types
-	@git diff --stat -- testdata
+	@DOCROW_GOLDEN=rewrite cargo test --release --features failpoints --test it -- golden:: errors:: mapping::types metrics::files::the_documentation
+	@git diff --stat -- testdata docs
 
 # The mapping alone, in a few seconds (`cargo bench --bench mapping` takes its time), then everything end to end, in about
 # ten minutes during which the machine should have nothing else to do. WORKLOADS="users stream" picks some of them.
@@ -56,19 +56,19 @@ SECONDS ?= 600
 fuzz:
 	@cargo fuzz run --sanitizer none mapping -- -max_total_time=$(SECONDS) -max_len=65536 -timeout=10 -rss_limit_mb=2048
 
+# Pictures of the dashboard in its five states, for docs/screenshots: of a docrow and servers that really are in them, in
+# about four minutes.
+screenshots: setup
+	@cargo test --release --features failpoints --test screenshots
+
+# Licences and sources of the dependencies are looked at without the internet; what is known against them needs RustSec's
+# database, which is not to be had everywhere: then it says so, and does not fail.
 lint: setup
 	@cargo fmt --check
 	@cargo clippy --release --all-targets --features failpoints -- -D warnings
 	@cargo clippy --release --features failpoints --test chaos -- -D warnings
+	@.ci/audit
 
-# The names of functions stay: `--profile` needs them.
+# What is shipped, in dist/: the binary, manual pages, completions, a tarball of them, a .deb, and checksums.
 release: setup
-	@cargo build --release
-	@mkdir -p dist
-	@strip --strip-debug -o dist/docrow "$(CARGO_TARGET_DIR)/release/docrow"
-	@echo "dist/docrow: $$(( $$(stat -c %s dist/docrow) / 1048576 )) MiB"
-
-# Licences, sources and known vulnerabilities of the dependencies; needs `cargo install cargo-deny`, and for the last of
-# them the internet. Not part of `lint`, because to compile cargo-deny takes longer than to compile docrow.
-audit:
-	@cargo deny check
+	@packaging/release

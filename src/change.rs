@@ -11,7 +11,7 @@ use std::{cmp::Ordering, fmt, sync::Arc};
 use mongodb::bson::{RawDocument, RawDocumentBuf, Timestamp};
 
 use crate::{
-    error::{Error, Result},
+    error::{Code, Error, Result},
     key::DocumentKey,
     patch::Patch,
 };
@@ -71,7 +71,7 @@ impl Position {
     /// Reads back what [`Self::as_bytes`] gave.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let token = RawDocument::from_bytes(bytes)
-            .map_err(|e| Error::caused(crate::error::Kind::StateCorrupt, "read a stored resume token", e))?;
+            .map_err(|e| Error::caused(Code::StoredUnreadable, "read a stored resume token", e))?;
         Self::from_token(token)
     }
 

@@ -1,21 +1,37 @@
 //! The configuration: as written ([`RawConfig`]) and as it is used ([`Config`], which cannot be wrong).
 //!
 //! Every key of the file is known here. A key that this version does not serve is refused with "not supported yet",
-//! never ignored. Flags of the command line win over the file.
+//! never ignored. Flags of the command line win over the file, and the environment too. Where a [`Secret`] may come from
+//! is said in docs/security.md.
 
-use std::{env, fmt, fs, path::PathBuf, time::Duration};
+mod listen;
+
+use std::{
+    env, fmt, fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use bytesize::ByteSize;
 use serde::Deserialize;
 
+pub use self::listen::{DEFAULT_PORT, ServeConfig};
 use crate::{
-    error::{Error, Result},
+    error::{Code, Error, Result},
     mapping::{Mapping, MaskKey},
     schema::{JsonForm, MappingSpec, toml_error},
+    secret::{self, Secret},
 };
 
 /// Where the configuration is looked for when `--config` is not given.
 pub const DEFAULT_FILE: &str = "docrow.toml";
+
+/// The environment variable that holds MongoDB's connection string. It may be given by a file, as all of these may:
+/// [`secret::from_environment`].
+pub const SOURCE: &str = "DOCROW_SOURCE";
+
+/// The environment variable that holds PostgreSQL's connection string.
+pub const TARGET: &str = "DOCROW_TARGET";
 
 /// The environment variable that holds the key of masks.
 pub const MASK_KEY: &str = "DOCROW_MASK_KEY";
@@ -25,28 +41,6 @@ const LEAST_SPOOL: ByteSize = ByteSize::mib(64);
 
 /// The longest a change may be made to wait.
 const LONGEST: Duration = Duration::from_secs(60);
-
-/// A string that is never shown: a URI may carry a password.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Hides `text`.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
 
 /// A complete, valid configuration.
 #[derive(Clone, Debug)]
@@ -91,6 +85,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// The most bytes that the spool in it takes.
     pub max_spool: u64,
+    /// What is served over HTTP, if anything.
+    pub serve: Option<ServeConfig>,
 }
 
 /// What to do when history is lost (G8).
@@ -148,7 +144,7 @@ impl SourceConfig {
     /// As [`Config::load`].
     pub fn load(overrides: Overrides) -> Result<Self> {
         // Any text passes for a target here, and nobody gets to see it.
-        let overrides = Overrides { target: Some(String::new()), ..overrides };
+        let overrides = Overrides { target: Some(Secret::default()), serves_nothing: true, ..overrides };
         let Config { source, include, exclude, mapping_dir, .. } = Config::load(overrides)?;
         Ok(Self { source, include, exclude, mapping_dir })
     }
@@ -169,7 +165,7 @@ impl TargetConfig {
     /// As [`Config::load`].
     pub fn load(overrides: Overrides) -> Result<Self> {
         // Any text passes for a source here, and nobody gets to see it.
-        let overrides = Overrides { source: Some(String::new()), ..overrides };
+        let overrides = Overrides { source: Some(Secret::default()), serves_nothing: true, ..overrides };
         let Config { name, target, schema, .. } = Config::load(overrides)?;
         Ok(Self { name, target, schema })
     }
@@ -181,13 +177,15 @@ pub struct Overrides {
     /// `--config`
     pub file: Option<PathBuf>,
     /// `--source`
-    pub source: Option<String>,
+    pub source: Option<Secret>,
     /// `--target`
-    pub target: Option<String>,
+    pub target: Option<Secret>,
     /// `--include`
     pub include: Vec<String>,
     /// `--state`
     pub state: Option<PathBuf>,
+    /// Whether nothing is served, whatever the file says: its token need not be known then.
+    pub serves_nothing: bool,
 }
 
 /// The file as written. Field names are the keys.
@@ -207,7 +205,8 @@ struct RawConfig {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RawSource {
-    uri: Option<String>,
+    uri: Option<Secret>,
+    password: Option<Secret>,
     include: Vec<String>,
     exclude: Vec<String>,
     full_document: Option<String>,
@@ -218,7 +217,8 @@ struct RawSource {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RawTarget {
-    uri: Option<String>,
+    uri: Option<Secret>,
+    password: Option<Secret>,
     schema: Option<String>,
 }
 
@@ -258,6 +258,7 @@ struct RawState {
 #[serde(deny_unknown_fields, default)]
 struct RawServe {
     listen: Option<String>,
+    token: Option<String>,
 }
 
 impl Config {
@@ -275,11 +276,29 @@ impl Config {
         let mapping = Mapping::compile(spec);
         match &self.mask_key {
             Some(key) => Ok(mapping.with_mask_key(key.clone())),
-            None if mapping.needs_mask_key() => Err(Error::usage(format!(
-                "the mapping of {} masks values by sha256: set the environment variable {MASK_KEY} to a secret key",
-                spec.collection()
-            ))),
+            None if mapping.needs_mask_key() => Err(Error::new(
+                Code::MissingMaskKey,
+                format!(
+                    "the mapping of {} masks values by sha256: set the environment variable {MASK_KEY} to a secret key",
+                    spec.collection()
+                ),
+            )),
             None => Ok(mapping),
+        }
+    }
+
+    /// Checks that hashes which are there, by the fingerprint of their key, and those to come are of one key: equal values
+    /// are to have equal hashes. Without any key, [`Self::compile`] refuses.
+    pub fn check_mask_key(&self, collection: &str, masked_by: Option<&str>) -> Result<()> {
+        match (&self.mask_key, masked_by) {
+            (Some(key), Some(masked_by)) if key.fingerprint() != masked_by => Err(Error::new(
+                Code::MaskKeyChanged,
+                format!(
+                    "the rows of {collection} are masked by another key than {MASK_KEY} holds now: set it back, or, for a \
+                     new key, copy anew under another pipeline name and schema"
+                ),
+            )),
+            _ => Ok(()),
         }
     }
 }
@@ -291,15 +310,17 @@ fn read_file(overrides: &Overrides) -> Result<Option<(String, String)>> {
     match fs::read_to_string(&path) {
         Ok(text) => Ok(Some((name, text))),
         Err(error) if overrides.file.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
-            if overrides.source.is_some() && overrides.target.is_some() {
+            let given = |flag: &Option<Secret>, name| flag.is_some() || secret::is_filed(name);
+            if given(&overrides.source, SOURCE) && given(&overrides.target, TARGET) {
                 return Ok(None);
             }
-            Err(Error::usage(format!(
-                "no {DEFAULT_FILE} in this directory: give --source and --target, or --config FILE"
-            )))
+            Err(Error::new(
+                Code::NoConfiguration,
+                format!("no {DEFAULT_FILE} in this directory: give --source and --target, or --config FILE"),
+            ))
         }
         Err(error) => {
-            Err(Error::caused(crate::error::Kind::Usage, format!("read configuration {name}"), error))
+            Err(Error::caused(Code::ConfigurationUnreadable, format!("read configuration {name}"), error))
         }
     }
 }
@@ -307,13 +328,14 @@ fn read_file(overrides: &Overrides) -> Result<Option<(String, String)>> {
 impl RawConfig {
     fn validate(self, file: &str, flags: Overrides) -> Result<Config> {
         let Self { name, source, target, mapping, snapshot, stream, state, serve } = self;
-        let RawSource { uri: source_uri, include, exclude, full_document, on_history_lost, on_drop } = source;
-        let RawTarget { uri: target_uri, schema } = target;
+        let RawSource { uri, password, include, exclude, full_document, on_history_lost, on_drop } = source;
+        let source = Endpoint { side: "source", variable: SOURCE, flag: flags.source, uri, password };
+        let RawTarget { uri, password, schema } = target;
+        let target = Endpoint { side: "target", variable: TARGET, flag: flags.target, uri, password };
         let RawMapping { dir: mapping_dir, default, evolve, json, max_dead_letters } = mapping;
         let RawSnapshot { parallelism } = snapshot;
         let RawStream { partitions, batch_rows, batch_age, order } = stream;
         let RawState { dir: state_dir, max_spool } = state;
-        let RawServe { listen } = serve;
 
         let check = Check { file };
         check.only(
@@ -335,13 +357,10 @@ impl RawConfig {
             "stream.order",
             [("document", Order::Document), ("commit", Order::Commit)],
         )?;
-        check.absent(listen.filter(|listen| !listen.is_empty()), "serve.listen")?;
 
-        let source = check.uri(flags.source.or(source_uri), "source")?;
-        let target = check.uri(flags.target.or(target_uri), "target")?;
         Ok(Config {
             name: check.identifier(name, "name", "docrow")?,
-            source,
+            source: check.uri(source)?,
             include: if flags.include.is_empty() {
                 check.expand_all(include, "source.include")?
             } else {
@@ -350,16 +369,13 @@ impl RawConfig {
             exclude: check.expand_all(exclude, "source.exclude")?,
             on_history_lost: check.one_of(on_history_lost, "source.on_history_lost", history)?,
             on_drop: check.one_of(on_drop, "source.on_drop", drops)?,
-            target,
+            target: check.uri(target)?,
             schema: check.identifier(schema, "target.schema", "public")?,
             mapping_dir: mapping_dir.unwrap_or_else(|| "schemas".into()),
             default_mapping: check.one_of(default, "mapping.default", defaults)?,
             evolve: check.one_of(evolve, "mapping.evolve", [("add", true), ("freeze", false)])?,
             max_dead_letters: max_dead_letters.unwrap_or(1000),
-            mask_key: env::var(MASK_KEY)
-                .ok()
-                .filter(|key| !key.is_empty())
-                .map(|key| MaskKey::new(key.as_bytes())),
+            mask_key: secret::from_environment(MASK_KEY)?.map(|key| MaskKey::new(key.expose().as_bytes())),
             parallelism: check.between(parallelism, "snapshot.parallelism", default_parallelism(), 64)?,
             partitions: check.partitions(partitions, order)?,
             order,
@@ -367,8 +383,20 @@ impl RawConfig {
             batch_age: check.duration(batch_age, "stream.batch_age", Duration::from_millis(50))?,
             state_dir: flags.state.or(state_dir).unwrap_or_else(|| "docrow-state".into()),
             max_spool: check.size(max_spool, "state.max_spool", ByteSize::gib(10), LEAST_SPOOL)?,
+            serve: if flags.serves_nothing { None } else { check.serve(serve)? },
         })
     }
+}
+
+/// How one of the two servers is named.
+struct Endpoint {
+    side: &'static str,
+    /// The environment variable for the URI.
+    variable: &'static str,
+    /// What the command line says, or that environment variable. Empty: nobody asks for this side.
+    flag: Option<Secret>,
+    uri: Option<Secret>,
+    password: Option<Secret>,
 }
 
 /// Checks of single values; every error names the file, the key and the constraint.
@@ -378,7 +406,7 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn error(&self, key: &str, constraint: impl fmt::Display) -> Error {
-        Error::usage(format!("{}: {key}: {constraint}", self.file))
+        Error::new(Code::BadValue, format!("{}: {key}: {constraint}", self.file))
     }
 
     /// One of `served`; those of `later` are known, and said to be.
@@ -386,9 +414,9 @@ impl Check<'_> {
         match value.as_deref() {
             None => Ok(()),
             Some(value) if served.contains(&value) => Ok(()),
-            Some(value) if later.contains(&value) => {
-                Err(self.error(key, format!("\"{value}\" is not supported yet")))
-            }
+            Some(value) if later.contains(&value) => Err(self
+                .error(key, format!("\"{value}\" is not supported yet"))
+                .with_code(Code::NotSupportedYet)),
             Some(value) => {
                 let known: Vec<_> = served.iter().chain(later).map(|known| format!("\"{known}\"")).collect();
                 Err(self.error(key, format!("\"{value}\" is none of {}", known.join(", "))))
@@ -413,15 +441,39 @@ impl Check<'_> {
         })
     }
 
-    fn absent<T>(&self, value: Option<T>, key: &str) -> Result<()> {
-        value.map_or(Ok(()), |_| Err(self.error(key, "not supported yet")))
+    /// The connection string of one side, with its password.
+    fn uri(&self, endpoint: Endpoint) -> Result<Secret> {
+        let Endpoint { side, variable, flag, uri, password } = endpoint;
+        if flag.as_ref().is_some_and(|flag| flag.expose().is_empty()) {
+            return Ok(Secret::default());
+        }
+        let (key, password_key) = (format!("{side}.uri"), format!("{side}.password"));
+        let from_environment = secret::from_environment(&format!("{variable}_PASSWORD"))?;
+        let (uri, password) = match (flag, secret::from_environment(variable)?, uri) {
+            (Some(flag), ..) => (self.expand(flag.expose(), &key)?.into(), None),
+            (None, Some(filed), _) => (filed, None),
+            (None, None, Some(uri)) => {
+                self.warn_of_secrets_in_file(&uri, password.as_ref());
+                let password = password.map(|text| self.expand(text.expose(), &password_key)).transpose()?;
+                (self.expand(uri.expose(), &key)?.into(), password.map(Secret::from))
+            }
+            (None, None, None) => {
+                let missing = format!("missing: write it there, set {variable}, or give --{side} URI");
+                return Err(self.error(&key, missing).with_code(Code::MissingUri));
+            }
+        };
+        match from_environment.or(password) {
+            Some(password) => uri.with_password(&password).map_err(|wrong| self.error(&password_key, wrong)),
+            None => Ok(uri),
+        }
     }
 
-    fn uri(&self, value: Option<String>, side: &str) -> Result<Secret> {
-        let key = format!("{side}.uri");
-        let text = value
-            .ok_or_else(|| self.error(&key, format!("missing: write it there, or give --{side} URI")))?;
-        self.expand(&text, &key).map(Secret)
+    /// The file is as secret as what is written out in it.
+    fn warn_of_secrets_in_file(&self, uri: &Secret, password: Option<&Secret>) {
+        let written = |text: &Secret| !text.expose().contains("${");
+        if password.is_some_and(written) || uri.has_password() && written(uri) {
+            secret::warn_if_open(Path::new(self.file));
+        }
     }
 
     fn identifier(&self, value: Option<String>, key: &str, default: &str) -> Result<String> {
@@ -483,17 +535,28 @@ impl Check<'_> {
         values.iter().map(|value| self.expand(value, key)).collect()
     }
 
-    /// Replaces every `${NAME}` by the environment variable of that name.
+    /// Replaces every `${NAME}` by the environment variable of that name, and every `${file:PATH}` by what is in that file.
     fn expand(&self, text: &str, key: &str) -> Result<String> {
         let mut expanded = String::new();
         let mut rest = text;
         while let Some((before, after)) = rest.split_once("${") {
             let (name, tail) =
                 after.split_once('}').ok_or_else(|| self.error(key, "\"${\" is not closed by \"}\""))?;
-            let value = env::var(name)
-                .map_err(|_| self.error(key, format!("environment variable {name} is not set")))?;
             expanded.push_str(before);
-            expanded.push_str(&value);
+            match name.strip_prefix("file:") {
+                Some(path) => {
+                    let read = secret::read(Path::new(path));
+                    let content = read.map_err(|e| e.within(format!("{}: {key}", self.file)))?;
+                    expanded.push_str(content.expose());
+                }
+                None => {
+                    let value = env::var(name).map_err(|_| {
+                        self.error(key, format!("environment variable {name} is not set"))
+                            .with_code(Code::MissingVariable)
+                    })?;
+                    expanded.push_str(&value);
+                }
+            }
             rest = tail;
         }
         expanded.push_str(rest);
@@ -543,10 +606,8 @@ mod tests {
 
     #[test]
     fn refuses_what_it_does_not_serve_yet() {
-        for line in ["source.full_document = 'post_image'", "serve.listen = '127.0.0.1:8745'"] {
-            let error = refused(&format!("{URIS}{line}"));
-            assert!(error.contains("not supported yet"), "{line}: {error}");
-        }
+        let error = refused(&format!("{URIS}source.full_document = 'post_image'"));
+        assert!(error.contains("not supported yet"), "{error}");
     }
 
     #[test]
@@ -626,6 +687,43 @@ mod tests {
         assert_eq!((config.name.as_str(), config.target.expose()), ("n", "postgres://b"));
         let flags = Overrides { target: Some("postgres://c".into()), ..Overrides::default() };
         assert_eq!(TargetConfig::load(flags).unwrap().target.expose(), "postgres://c");
+    }
+
+    /// A password needs no percent-encoding where it has a key of its own, and may be in a file.
+    #[test]
+    fn takes_secrets_from_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        fs::write(path("password"), "p@ss/w${rd\n").unwrap();
+        fs::write(path("uri"), "postgres://u:x@b\n").unwrap();
+        let text = |password: &str| {
+            let (source, uri) = ("source = { uri = 'mongodb://u@a/x'", path("uri"));
+            format!("{source}, password = '{password}' }}\ntarget.uri = '${{file:{uri}}}'")
+        };
+        let config = load(&text(&format!("${{file:{}}}", path("password")))).unwrap();
+        assert_eq!(config.source.expose(), "mongodb://u:p%40ss%2Fw%24%7Brd@a/x");
+        assert_eq!(config.target.expose(), "postgres://u:x@b");
+        assert_eq!(load(&text("a:b")).unwrap().source.expose(), "mongodb://u:a%3Ab@a/x");
+        let error = refused(&text(&format!("${{file:{}}}", path("absent"))));
+        assert!(
+            error.contains("docrow.toml: source.password: read ") && error.contains("No such file"),
+            "{error}"
+        );
+        let error = refused(&format!("{URIS}source.password = 'hunter2'"));
+        assert!(error.contains("docrow.toml: source.password: the URI names no user"), "{error}");
+        let error = refused(
+            "source.uri = 'mongodb://a'\ntarget = { uri = 'postgres://u:p@b', password = 'hunter2' }",
+        );
+        assert!(
+            error.contains("target.password: the URI has a password") && !error.contains("hunter2"),
+            "{error}"
+        );
+        // A URI of the command line is another server's, perhaps.
+        let file = dir.path().join("docrow.toml");
+        fs::write(&file, text("hunter2")).unwrap();
+        let flags =
+            Overrides { file: Some(file), source: Some("mongodb://c".into()), ..Overrides::default() };
+        assert_eq!(Config::load(flags).unwrap().source.expose(), "mongodb://c");
     }
 
     /// G12: a URI may carry a password.

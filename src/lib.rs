@@ -29,7 +29,10 @@
 //!    once and encodes its rows in PostgreSQL's binary format, and the way back from rows to the document.
 //! 5. [`sink`]: writes PostgreSQL: tables, chunks, batches, progress; and keeps a second writer out.
 //! 6. [`checkpoint`]: the state directory, with the spool. [`mapping_files`]: the folder of mapping files. [`verify`]: the proof.
-//!    [`config`], [`error`], [`retry`], [`shutdown`], [`telemetry`]: what every program has. [`cli`]: the commands.
+//!    [`vitals`]: what only the running process knows of itself; [`status`]: how a pipeline is doing, as one document;
+//!    [`serve`]: the dashboard, that document and the probes over HTTP. [`moment`]: times as they are written there.
+//!    [`check`]: the preflight. [`config`], [`secret`], [`error`], [`retry`], [`shutdown`], [`telemetry`]: what every program has.
+//!    [`metrics`]: what is counted. [`cli`]: the commands.
 //!    [`profile`]: where the CPU time of a run went.
 //!    [`demo`]: throwaway servers and sample data. [`failpoint`]: where tests end the process.
 //!
@@ -54,6 +57,7 @@
 //! cache of documents, no second place that decides whether an error is worth a retry.
 
 pub mod change;
+pub mod check;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
@@ -63,14 +67,20 @@ pub mod failpoint;
 pub mod key;
 pub mod mapping;
 pub mod mapping_files;
+pub mod metrics;
+pub mod moment;
 pub mod number;
 pub mod patch;
 pub mod pipeline;
 pub mod profile;
 pub mod retry;
 pub mod schema;
+pub mod secret;
+pub mod serve;
 pub mod shutdown;
 pub mod sink;
 pub mod source;
+pub mod status;
 pub mod telemetry;
 pub mod verify;
+pub mod vitals;

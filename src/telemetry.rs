@@ -1,11 +1,13 @@
 //! What a person sees while docrow works: log lines on standard error, and on a terminal a progress bar per collection.
 //!
 //! Both go through one [`Reporter`], so that a log line never tears a bar. Where there is no terminal, the bars are
-//! hidden and [`Reporter::narrate`] says the same in plain lines. Nothing here sees a document's values (G12).
+//! hidden and [`Reporter::narrate`] says the same in plain lines. docrow's warnings and errors are kept among its
+//! [`Vitals`], too. Nothing here sees a document's values (G12).
 
 use std::{
     fmt,
     io::{self, IsTerminal, Write},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,11 +15,20 @@ use clap::ValueEnum;
 use indicatif::{
     HumanCount, HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle,
 };
-use tracing::Level;
+use tracing::{
+    Event, Level, Subscriber,
+    field::{Field, Visit},
+};
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry, filter::filter_fn, fmt::MakeWriter, layer::SubscriberExt,
+    EnvFilter, Layer, Registry,
+    field::RecordFields,
+    filter::filter_fn,
+    fmt::{FormatFields, MakeWriter, format::Writer},
+    layer::{Context, SubscriberExt},
     util::SubscriberInitExt,
 };
+
+use crate::vitals::{Gravity, Vitals};
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -36,14 +47,20 @@ const NARRATION: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct Reporter {
     screen: MultiProgress,
-    bars: std::sync::Arc<std::sync::Mutex<Vec<ProgressBar>>>,
+    bars: Arc<std::sync::Mutex<Vec<ProgressBar>>>,
+    vitals: Arc<Vitals>,
 }
 
 impl Reporter {
     /// Bars on standard error if it is a terminal, and nothing otherwise.
     pub fn new() -> Self {
         let screen = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
-        Self { screen, bars: std::sync::Arc::default() }
+        Self { screen, bars: Arc::default(), vitals: Arc::default() }
+    }
+
+    /// The process's vital signs.
+    pub fn vitals(&self) -> &Arc<Vitals> {
+        &self.vitals
     }
 
     /// A bar for `total` things, of which `done` are done already.
@@ -106,9 +123,21 @@ impl Reporter {
     pub fn start_logging(&self, format: LogFormat) {
         let lines = tracing_subscriber::fmt::layer().with_writer(self.clone()).with_target(false);
         match format {
-            LogFormat::Text => install(lines.with_ansi(io::stderr().is_terminal())),
-            LogFormat::Json => install(lines.json().flatten_event(true)),
+            LogFormat::Text => {
+                self.install(lines.fmt_fields(CodeFirst).with_ansi(io::stderr().is_terminal()))
+            }
+            LogFormat::Json => self.install(lines.json().flatten_event(true)),
         }
+    }
+
+    fn install(&self, layer: impl Layer<Registry> + Send + Sync) {
+        // tokio-postgres writes parameter values at debug; that must not be switched on by accident.
+        let quiet =
+            filter_fn(|meta| !meta.target().starts_with("tokio_postgres") || *meta.level() <= Level::INFO);
+        let wanted = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,docrow=info"));
+        let notes = Notes(self.vitals.clone());
+        let _ =
+            tracing_subscriber::registry().with(layer.with_filter(quiet)).with(notes).with(wanted).try_init();
     }
 }
 
@@ -137,12 +166,61 @@ fn rounded(rate: f64) -> u64 {
     rate.round() as u64
 }
 
-fn install(layer: impl Layer<Registry> + Send + Sync) {
-    // tokio-postgres writes parameter values at debug; that must not be switched on by accident.
-    let quiet =
-        filter_fn(|meta| !meta.target().starts_with("tokio_postgres") || *meta.level() <= Level::INFO);
-    let wanted = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,docrow=info"));
-    let _ = tracing_subscriber::registry().with(layer.with_filter(quiet)).with(wanted).try_init();
+/// Keeps docrow's own warnings and errors.
+struct Notes(Arc<Vitals>);
+
+impl<S: Subscriber> Layer<S> for Notes {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let meta = event.metadata();
+        let gravity = match *meta.level() {
+            Level::ERROR => Gravity::Error,
+            Level::WARN => Gravity::Warning,
+            _ => return,
+        };
+        if meta.target().starts_with("docrow") {
+            let mut said = Said::default();
+            event.record(&mut said);
+            let code = said.code.map(|code| format!("[{code}] ")).unwrap_or_default();
+            self.0.note(gravity, code + &said.message);
+        }
+    }
+}
+
+/// How the fields of a line are written for people: `[DRW-3201] the message`, and what else there is.
+struct CodeFirst;
+
+impl<'w> FormatFields<'w> for CodeFirst {
+    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'w>, fields: R) -> fmt::Result {
+        let mut said = Said::default();
+        fields.record(&mut said);
+        let Said { code, message, rest } = said;
+        match code {
+            Some(code) if writer.has_ansi_escapes() => write!(writer, "\u{1b}[1m[{code}]\u{1b}[0m ")?,
+            Some(code) => write!(writer, "[{code}] ")?,
+            None => {}
+        }
+        write!(writer, "{message}{rest}")
+    }
+}
+
+/// The fields of a line.
+#[derive(Default)]
+struct Said {
+    code: Option<String>,
+    message: String,
+    rest: String,
+}
+
+impl Visit for Said {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        match field.name() {
+            "code" => self.code = Some(format!("{value:?}")),
+            "message" => self.message = format!("{value:?}"),
+            // What a line of the `log` crate's says of its origin.
+            name if name.starts_with("log.") => {}
+            name => self.rest.push_str(&format!(" {name}={value:?}")),
+        }
+    }
 }
 
 /// Log lines are written while the bars are off the screen.

@@ -10,7 +10,7 @@ extern crate self as docrow;
 mod any_bytes;
 #[path = "../../src/change.rs"]
 mod change;
-#[path = "../../src/error.rs"]
+#[path = "../../src/error/mod.rs"]
 mod error;
 mod grown;
 #[path = "../../src/key.rs"]

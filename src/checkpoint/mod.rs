@@ -40,16 +40,16 @@ pub use self::{
 };
 use crate::{
     change::Namespace,
-    error::{Error, Kind, Result},
+    error::{Code, Error, Result},
 };
 
 const IDENTITY: &[u8] = b"identity";
 
 /// An open state directory. RocksDB's own lock keeps a second process out.
 ///
-/// - A database that proves corrupt is set aside and made anew; what found out fails with [`Kind::StateRebuilt`], and so
+/// - A database that proves corrupt is set aside and made anew; what found out fails with [`Kind::StateRebuilt`](crate::error::Kind), and so
 ///   does what still counts on the old one. The remedy is to begin again from what PostgreSQL says.
-/// - Where there is no space left, a write fails with [`Kind::StateFull`], and can be repeated until it succeeds. Reading
+/// - Where there is no space left, a write fails with [`Kind::StateFull`](crate::error::Kind), and can be repeated until it succeeds. Reading
 ///   and trimming go on, with the space of a file that was put by for that: else a spool that has filled the disk could
 ///   not be drained.
 #[derive(Debug)]
@@ -128,26 +128,26 @@ impl Checkpoint {
 
     /// Does what there is to do about a failure of the database that was opened as `failed`.
     fn mend(&self, verb: &str, failure: Failure, failed: u64) -> Error {
-        let error = |kind, why: &str| {
-            Error::new(kind, format!("{verb} the state directory {}: {why}", self.dir.display()))
+        let error = |code: Code, why: &str| {
+            Error::new(code, format!("{verb} the state directory {}: {why}", self.dir.display()))
         };
         match failure {
             Failure::Said(error) => error,
             Failure::Gone(namespace) => {
-                error(Kind::StateRebuilt, &format!("the spool holds nothing of {namespace} from there on"))
+                error(Code::SpoolLost, &format!("the spool holds nothing of {namespace} from there on"))
             }
             Failure::Full(cause) => {
                 // After a failed write RocksDB writes no more before it is opened again, which needs space itself.
                 let has_space = self.reserve.release() || self.reserve.make().is_ok();
                 if let Err(error) = if has_space { self.reopen(failed, None) } else { Ok(()) } {
-                    tracing::warn!("{error}");
+                    tracing::warn!(code = %error.code(), "{error}");
                 }
-                error(Kind::StateFull, &format!("there is no space left ({cause})"))
+                error(Code::StateFull, &format!("there is no space left ({cause})"))
             }
-            Failure::Refused(cause) => error(Kind::StateCorrupt, cause.as_ref()),
+            Failure::Refused(cause) => error(Code::StateRefused, cause.as_ref()),
             Failure::Broken(_) | Failure::Inconsistent(_) => {
                 match self.reopen(failed, Some(failure.to_string())) {
-                    Ok(()) => error(Kind::StateRebuilt, "it was corrupt, and is made anew"),
+                    Ok(()) => error(Code::StateRebuilt, "it was corrupt, and is made anew"),
                     Err(error) => error,
                 }
             }
@@ -205,11 +205,14 @@ fn claim(dir: &Path, pipeline: &str) -> Result<()> {
         Ok(name) if name.trim_end() == pipeline => {}
         // Empty: the process was killed between making the file and filling it.
         Ok(name) if !name.is_empty() => {
-            return Err(Error::usage(format!(
-                "the state directory {} belongs to pipeline \"{}\", not \"{pipeline}\": give another by --state",
-                dir.display(),
-                name.trim_end()
-            )));
+            return Err(Error::new(
+                Code::StateOfAnother,
+                format!(
+                    "the state directory {} belongs to pipeline \"{}\", not \"{pipeline}\": give another by --state",
+                    dir.display(),
+                    name.trim_end()
+                ),
+            ));
         }
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(refused(error)),
         Ok(_) | Err(_) => {
@@ -226,18 +229,18 @@ fn refused(dir: &Path, failure: Failure) -> Error {
     match failure {
         Failure::Said(error) => error,
         Failure::Full(cause) => Error::caused(
-            Kind::StateFull,
+            Code::StateFull,
             format!("open the state directory {dir}: make space for it"),
             cause,
         ),
         Failure::Refused(error) if is_locked(error.as_ref()) => Error::new(
-            Kind::Fenced,
+            Code::StateInUse,
             format!(
                 "the state directory {dir} is in use by another docrow process: stop it, or give another by --state"
             ),
         ),
         failure => Error::new(
-            Kind::Usage,
+            Code::StateUnwritable,
             format!("open the state directory {dir}: make it writable or give another by --state: {failure}"),
         ),
     }
@@ -299,7 +302,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         drop(Checkpoint::open(dir.path(), "shop").unwrap());
         let error = Checkpoint::open(dir.path(), "crm").unwrap_err();
-        assert_eq!(error.kind(), Kind::Usage);
+        assert_eq!(error.code(), Code::StateOfAnother);
         assert!(error.to_string().contains("belongs to pipeline \"shop\""), "{error}");
     }
 
@@ -308,7 +311,7 @@ mod tests {
     fn refuses_a_second_process() {
         let dir = tempfile::tempdir().unwrap();
         let _first = Checkpoint::open(dir.path(), "shop").unwrap();
-        assert_eq!(Checkpoint::open(dir.path(), "shop").unwrap_err().kind(), Kind::Fenced);
+        assert_eq!(Checkpoint::open(dir.path(), "shop").unwrap_err().code(), Code::StateInUse);
     }
 
     /// Killed while claiming the directory.
@@ -317,7 +320,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("pipeline"), "").unwrap();
         drop(Checkpoint::open(dir.path(), "shop").unwrap());
-        assert_eq!(Checkpoint::open(dir.path(), "crm").unwrap_err().kind(), Kind::Usage);
+        assert_eq!(Checkpoint::open(dir.path(), "crm").unwrap_err().code(), Code::StateOfAnother);
     }
 
     /// G12: others on the machine can't read it.

@@ -8,7 +8,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Code, Error, Result};
 
 /// Enough to open RocksDB with a full log and a full write buffer, and to write down that changes were applied.
 const SIZE: u64 = 16 << 20;
@@ -59,11 +59,11 @@ impl Reserve {
 pub(super) fn failed(what: &str, error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            Error::caused(Kind::StateFull, what, error)
+            Error::caused(Code::StateFull, what, error)
         }
         _ => {
             let remedy = "make the state directory writable or give another by --state";
-            Error::caused(Kind::Usage, format!("{what}: {remedy}"), error)
+            Error::caused(Code::StateUnwritable, format!("{what}: {remedy}"), error)
         }
     }
 }

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     change::{Namespace, Position},
-    error::{self, Error, Kind},
+    error::{self, Code, Error, Kind},
 };
 
 /// The space of so many deleted changes, some megabytes, is given back at once. Few in tests, as all sizes: so a few
@@ -111,7 +111,7 @@ impl Checkpoint {
             let mut book = store.book();
             if write.life.is_some_and(|life| life != book.life) {
                 return Err(Failure::Said(Error::new(
-                    Kind::StateRebuilt,
+                    Code::SpoolLost,
                     "write to the spool: it was made anew meanwhile",
                 )));
             }
@@ -167,6 +167,15 @@ impl Checkpoint {
             if sweeps { Ok(store.db.delete_file_in_range(whole.0, whole.1)?) } else { Ok(()) }
         });
         trimmed.or_else(|error| if error.kind() == Kind::StateFull { Ok(()) } else { Err(error) })
+    }
+
+    /// How many changes are in the spool that are not known to be applied.
+    pub fn spool_entries(&self) -> error::Result<u64> {
+        self.with("read", |store| {
+            let book = store.book();
+            let waiting = book.records.values().map(|record| record.next.saturating_sub(record.first));
+            Ok(waiting.filter_map(|waiting| u64::try_from(waiting).ok()).sum())
+        })
     }
 
     /// About how many bytes the spool takes on disk.

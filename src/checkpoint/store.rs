@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     change::Namespace,
-    error::{Error, Kind},
+    error::{Code, Error},
 };
 
 pub(super) type Result<T, E = Failure> = std::result::Result<T, E>;
@@ -196,7 +196,7 @@ pub(super) fn set_aside(path: &Path, why: &str) -> Result<(), Error> {
         }
         fs::rename(path, &aside)
     };
-    moved().map_err(|e| Error::caused(Kind::StateCorrupt, format!("set aside {}", path.display()), e))
+    moved().map_err(|e| Error::caused(Code::StateCorrupt, format!("set aside {}", path.display()), e))
 }
 
 #[cfg(test)]

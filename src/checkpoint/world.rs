@@ -423,7 +423,7 @@ fn outcome(dir: &Path, world: &World) -> Outcome {
     };
     if let Err(error) = spool.spool(&write) {
         // What nobody asked for is damaged, and was to be compacted.
-        assert_eq!(error.kind(), Kind::StateRebuilt, "{error}");
+        assert_eq!(error.kind(), crate::error::Kind::StateRebuilt, "{error}");
         spool.spool(&write).unwrap();
     }
     assert_eq!(spool.waiting(&name, &position(5000), 10).unwrap().len(), 1);
@@ -453,7 +453,7 @@ fn tells_the_truth(
                     found.extend(waiting);
                 }
                 Err(error) => {
-                    assert_eq!(error.kind(), Kind::StateRebuilt, "{error}");
+                    assert_eq!(error.kind(), crate::error::Kind::StateRebuilt, "{error}");
                     return false;
                 }
             }

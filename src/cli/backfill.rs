@@ -7,6 +7,7 @@ use crate::{
     config::Config,
     error::Result,
     pipeline::{self, Until},
+    serve,
     shutdown::Shutdown,
     sink::fence::Manner,
     telemetry::Reporter,
@@ -24,7 +25,9 @@ pub(super) async fn execute(
     reporter: Reporter,
     shutdown: Shutdown,
 ) -> Result<Outcome> {
-    let done = pipeline::run(config, Until::CaughtUp, Manner::Refuse, reporter, shutdown.clone()).await?;
+    let vitals = reporter.vitals().clone();
+    let work = pipeline::run(config, Until::CaughtUp, Manner::Refuse, reporter, shutdown.clone());
+    let done = serve::beside(config, &vitals, work).await?;
     profiling.note(done);
     if shutdown.is_requested() {
         tracing::warn!("stopped before the end, start it again to go on: {done}");

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     config::TargetConfig,
-    error::{Error, Result},
+    error::{Code, Error, Result},
     mapping::document_json,
     shutdown::Shutdown,
     sink::{
@@ -178,7 +178,10 @@ fn tell_missing(which: &Which, there: &[i64]) -> Result<Outcome> {
 }
 
 fn none(id: i64) -> Error {
-    Error::usage(format!("there is no dead letter {id}: `docrow dead-letters list` names those there are"))
+    Error::new(
+        Code::UnknownDeadLetter,
+        format!("there is no dead letter {id}: `docrow dead-letters list` names those there are"),
+    )
 }
 
 fn print_list(letters: &[Letter], groups: &[Group], total: i64) -> Result<()> {

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     config::{Config, Overrides},
     demo::{
-        samples,
+        free_port, samples,
         servers::{Mongod, MongodOptions, Postgres, PostgresOptions},
         users,
         writer::Writer,
@@ -59,7 +59,7 @@ pub(super) struct Options {
     /// How long changes are written while docrow follows
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     seconds: u64,
-    /// Leave the servers running at the end, until ^C
+    /// Leave docrow and the servers running at the end, until ^C
     #[arg(long)]
     keep: bool,
 }
@@ -83,6 +83,7 @@ async fn show(options: Options, reporter: &Reporter, shutdown: &Shutdown) -> Res
     let users = stage.load(options.users).await?;
     say("\n$ docrow run")?;
     let mut docrow = stage.docrow()?;
+    say(format!("dashboard, while docrow runs: {}", stage.dashboard))?;
     stage.until_copied(2).await?;
     kill(&mut docrow, "in the middle of the snapshot").await?;
 
@@ -111,26 +112,28 @@ async fn show(options: Options, reporter: &Reporter, shutdown: &Shutdown) -> Res
     stop(&mut docrow).await?;
 
     say("\n$ docrow verify")?;
-    let compared = verify::run(&stage.config, reporter, shutdown).await?;
-    print(&compared, 20).map_err(unprintable)?;
-    let rows: u64 = compared.iter().map(|collection| collection.rows).sum();
-    let different: u64 = compared.iter().map(|collection| collection.different).sum();
+    let report = verify::run(&stage.config, &verify::Options::default(), reporter, shutdown).await?;
+    print(&report, 20).map_err(unprintable)?;
+    let rows: u64 = report.collections.iter().map(|collection| collection.rows).sum();
     say(format!("\n$ psql -c '{QUERY}'"))?;
     stage.psql(QUERY).await?;
-    let verdict = match different {
-        0 => "verified: every row is as its document says, after two kill -9",
-        _ => "there are differences: this is a bug in docrow",
+    let verdict = if report.is_equal() {
+        "verified: every row is as its document says, after two kill -9"
+    } else {
+        "there are differences: this is a bug in docrow"
     };
     say(format!("{verdict}; {} rows", HumanCount(rows)))?;
     if options.keep {
+        let _docrow = stage.docrow()?;
         say(format!(
-            "\nMongoDB: {}\nPostgreSQL: {}\n^C ends both",
+            "\nMongoDB: {}\nPostgreSQL: {}\ndashboard: {}\n^C ends all of it",
             stage.mongod.uri(),
-            stage.postgres.uri("postgres")
+            stage.postgres.uri("postgres"),
+            stage.dashboard
         ))?;
         shutdown.requested().await;
     }
-    Ok(if different == 0 { Outcome::Done } else { Outcome::Finding })
+    Ok(if report.is_equal() { Outcome::Done } else { Outcome::Finding })
 }
 
 /// The servers, and how docrow is to connect them. Dropping it ends them and removes their folders.
@@ -138,6 +141,8 @@ struct Stage {
     mongod: Mongod,
     postgres: Postgres,
     folder: TempDir,
+    /// The page that docrow serves when it runs.
+    dashboard: String,
     config: Config,
     client: Client,
     source: Source,
@@ -151,14 +156,16 @@ impl Stage {
         let postgres = Postgres::start(PostgresOptions::default()).await?;
         let folder =
             TempDir::with_prefix("docrow-demo-").map_err(|e| caused("make a temporary folder", e))?;
-        let config =
-            write_config(&folder, &mongod, &postgres).map_err(|e| caused("write the configuration", e))?;
+        let port = free_port().map_err(|e| caused("find a free port", e))?;
+        let config = write_config(&folder, &mongod, &postgres, port)
+            .map_err(|e| caused("write the configuration", e))?;
+        let dashboard = format!("http://127.0.0.1:{port}/");
         let config = Config::load(Overrides { file: Some(config), ..Overrides::default() })?;
         let client = Client::with_uri_str(mongod.uri()).await.map_err(|e| caused("connect to mongod", e))?;
         let source = Source::connect(config.source.expose()).await?;
         let session = Target::parse(config.target.expose(), &config.schema, &config.name)?.connect().await?;
         say(format!("mongod and PostgreSQL are up after {:.1}s", started.elapsed().as_secs_f64()))?;
-        Ok(Self { mongod, postgres, folder, config, client, source, session })
+        Ok(Self { mongod, postgres, folder, dashboard, config, client, source, session })
     }
 
     /// Loads the real documents and `count` generated users.
@@ -211,14 +218,15 @@ impl Stage {
 }
 
 /// The configuration that the demo's `docrow run` reads, in the folder that also gets its state.
-fn write_config(folder: &TempDir, mongod: &Mongod, postgres: &Postgres) -> io::Result<PathBuf> {
+fn write_config(folder: &TempDir, mongod: &Mongod, postgres: &Postgres, port: u16) -> io::Result<PathBuf> {
     let schemas = folder.path().join("schemas");
     fs::create_dir(&schemas)?;
     fs::write(schemas.join("users.toml"), include_str!("../../schemas/users.toml"))?;
     let (schemas, state) = (schemas.display(), folder.path().join("state"));
     let config = format!(
         "name = \"{PIPELINE}\"\n\n[source]\nuri = \"{}\"\ninclude = [\"{DATABASE}.*\"]\n\n\
-         [target]\nuri = \"{}\"\n\n[mapping]\ndir = \"{schemas}\"\n\n[state]\ndir = \"{}\"\n",
+         [target]\nuri = \"{}\"\n\n[mapping]\ndir = \"{schemas}\"\n\n[state]\ndir = \"{}\"\n\n\
+         [serve]\nlisten = \"127.0.0.1:{port}\"\n",
         mongod.uri(),
         postgres.uri("postgres"),
         state.display()

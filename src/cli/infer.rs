@@ -16,7 +16,7 @@ use indicatif::HumanCount;
 use super::{Outcome, printable::unprintable};
 use crate::{
     config::SourceConfig,
-    error::{Error, Kind, Result},
+    error::{Code, Error, Result},
     mapping_files,
     schema::{MappingSpec, Names, Sample},
     shutdown::Shutdown,
@@ -85,7 +85,10 @@ async fn draft(config: &SourceConfig, options: &Options) -> Result<Vec<Draft>> {
         let file = file.unwrap_or_else(|| mapping_dir.join(format!("{}.toml", spec.root().table)));
         if let Some(other) = present.iter().find_map(|(other, (path, _))| (*path == file).then_some(other)) {
             let file = file.display();
-            return Err(Error::usage(format!("write {file} for {name}: it maps {other}: rename it")));
+            return Err(Error::new(
+                Code::FileInTheWay,
+                format!("write {file} for {name}: it maps {other}: rename it"),
+            ));
         }
         drafts.push(Draft { file, spec, text, sampled: sample.len() });
     }
@@ -141,11 +144,12 @@ fn write(drafts: &[Draft], dir: &Path, force: bool) -> Result<()> {
 
 fn in_the_way(file: &Path, why: &str) -> Error {
     let file = file.display();
-    Error::usage(format!(
-        "write {file}: {why}: --force writes over it, --print only shows what would be written"
-    ))
+    Error::new(
+        Code::FileInTheWay,
+        format!("write {file}: {why}: --force writes over it, --print only shows what would be written"),
+    )
 }
 
 fn failed(doing: &str, path: &Path, error: io::Error) -> Error {
-    Error::caused(Kind::Usage, format!("{doing} {}", path.display()), error)
+    Error::caused(Code::FileUnwritable, format!("{doing} {}", path.display()), error)
 }

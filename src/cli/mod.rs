@@ -1,24 +1,36 @@
 //! The command line: one small file per command.
 
+mod assets;
 mod backfill;
+mod check;
 mod dead_letters;
 mod demo;
+mod explain;
 mod infer;
 mod plan;
 mod printable;
 mod profiling;
 mod resync;
 mod run;
+mod status;
+mod status_table;
 mod verify;
 
-use std::{future::Future, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    future::Future,
+    io::{self, IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource};
 
 use self::profiling::Profiling;
 use crate::{
-    config::{Config, Overrides, SourceConfig, TargetConfig},
-    error::{Error, Kind, Result},
+    config::{self, Config, Overrides, SourceConfig, TargetConfig},
+    error::{Code, Error, Kind, Result},
+    secret::Secret,
     shutdown::{self, Shutdown},
     telemetry::{LogFormat, Reporter},
 };
@@ -42,11 +54,11 @@ struct Global {
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// MongoDB's connection string, e.g. mongodb://host/shop?replicaSet=rs0
-    #[arg(long, global = true, value_name = "URI", env = "DOCROW_SOURCE", hide_env_values = true)]
-    source: Option<String>,
+    #[arg(long, global = true, value_name = "URI", env = config::SOURCE, hide_env_values = true)]
+    source: Option<Secret>,
     /// PostgreSQL's connection string, e.g. postgres://user@host/warehouse
-    #[arg(long, global = true, value_name = "URI", env = "DOCROW_TARGET", hide_env_values = true)]
-    target: Option<String>,
+    #[arg(long, global = true, value_name = "URI", env = config::TARGET, hide_env_values = true)]
+    target: Option<Secret>,
     /// Collections to replicate, as database.collection, globs allowed; repeatable [default: all of the URI's database]
     #[arg(long, global = true, value_name = "NS")]
     include: Vec<String>,
@@ -64,19 +76,28 @@ enum Command {
     Run(run::Options),
     /// Copy, catch up with the changes made meanwhile, and exit
     Backfill(backfill::Options),
+    /// Look at both sides for all that a run would meet, and say what to do about it; exit 1 if there is a problem
+    Check(check::Options),
     /// Look at documents and write a mapping file for each collection, with comments, to be edited; needs no target
     Infer(infer::Options),
     /// Show what a run would do to the target's tables, as a diff with its SQL; exit 1 if something is in the way
     Plan(plan::Options),
-    /// Compare every collection with its tables, row by row; exit 1 if they differ
+    /// Compare every collection with its tables, in full, while both are written to; exit 1 if they differ
     Verify(verify::Options),
+    /// Show how the pipeline is doing: phase, lag, rates, spool, dead letters; from anywhere, running or not; needs no source
+    Status(status::Options),
     /// Have collections copied anew in place, by whoever runs the pipeline; readers never see an empty table; needs no source
     Resync(resync::Options),
     /// List, show, try again or discard the documents that could not be written; needs no source
     #[command(subcommand)]
     DeadLetters(dead_letters::Action),
+    /// Say what an error means and what to do about it, by its code; without one, list all codes
+    Explain(explain::Options),
     /// Show it all on throwaway servers: copy, kill -9, go on, follow changes, verify, clean up
     Demo(demo::Options),
+    /// Write manual pages and completions for shells
+    #[command(hide = true)]
+    Assets(assets::Options),
 }
 
 impl Global {
@@ -92,9 +113,23 @@ impl Global {
         TargetConfig::load(self.overrides())
     }
 
+    /// What stands on the command line is in the list of processes, and in the shell's history.
+    fn warn_of_shown_passwords(&self, matches: &ArgMatches) {
+        let sides = [("source", config::SOURCE, &self.source), ("target", config::TARGET, &self.target)];
+        for (name, variable, uri) in sides {
+            let written = matches.value_source(name) == Some(ValueSource::CommandLine);
+            if written && uri.as_ref().is_some_and(Secret::has_password) {
+                tracing::warn!(
+                    "--{name} has a password, which every user of this machine can see in the list of processes: set \
+                     {variable}, {variable}_FILE or {variable}_PASSWORD_FILE instead"
+                );
+            }
+        }
+    }
+
     fn overrides(self) -> Overrides {
         let Self { config, source, target, include, state, log_format: _ } = self;
-        Overrides { file: config, source, target, include, state }
+        Overrides { file: config, source, target, include, state, serves_nothing: false }
     }
 }
 
@@ -126,11 +161,22 @@ impl Command {
     }
 }
 
+fn parse() -> Result<(ArgMatches, Cli), clap::Error> {
+    let matches = Cli::command().try_get_matches()?;
+    let parsed = Cli::from_arg_matches(&matches)?;
+    Ok((matches, parsed))
+}
+
 /// Parses the arguments, runs the command, and returns the process's exit code.
 pub fn main() -> ExitCode {
-    let Cli { global, command } = Cli::parse();
+    let (matches, Cli { global, command }) = match parse() {
+        Ok(parsed) => parsed,
+        Err(error) => return misunderstood(&error),
+    };
+    let log_format = global.log_format;
     let reporter = Reporter::new();
     reporter.start_logging(global.log_format);
+    global.warn_of_shown_passwords(&matches);
     let (name, profiling) = command.profiling();
     let finished = profiling.around(name, || {
         block_on(&reporter, |shutdown| dispatch(global, command, reporter.clone(), shutdown))
@@ -140,10 +186,28 @@ pub fn main() -> ExitCode {
         // `docrow plan | head`: nobody reads on.
         Err(error) if printable::is_unread(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error}");
+            tracing::error!(code = %error.code(), "{error}");
+            if log_format == LogFormat::Text {
+                let more = format!("  more: docrow explain {}\n", error.code());
+                // Where standard error is closed, nobody is told.
+                let _ = reporter.clone().write_all(more.as_bytes());
+            }
             ExitCode::from(error.kind().exit_code())
         }
     }
+}
+
+/// What the parser has to say: help, a version, or, with its code, what is wrong.
+fn misunderstood(said: &clap::Error) -> ExitCode {
+    if !said.use_stderr() {
+        let _ = said.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = said.render();
+    let text = if io::stderr().is_terminal() { text.ansi().to_string() } else { text.to_string() };
+    let text = text.replacen("error:", &format!("error [{}]:", Code::CommandLine), 1);
+    let _ = io::stderr().write_all(text.as_bytes());
+    ExitCode::from(Code::CommandLine.kind().exit_code())
 }
 
 async fn dispatch(
@@ -155,12 +219,16 @@ async fn dispatch(
     match command {
         Command::Run(options) => run::execute(&global.config()?, options, reporter, shutdown).await,
         Command::Backfill(options) => backfill::execute(&global.config()?, options, reporter, shutdown).await,
+        Command::Check(options) => check::execute(&global.config()?, options, shutdown).await,
         Command::Infer(options) => infer::execute(global.source()?, options, shutdown).await,
         Command::Plan(options) => plan::execute(&global.config()?, options).await,
         Command::Verify(options) => verify::execute(&global.config()?, options, reporter, shutdown).await,
+        Command::Status(options) => status::execute(global.overrides(), options, shutdown).await,
         Command::Resync(options) => resync::execute(&global.target()?, options).await,
         Command::DeadLetters(action) => dead_letters::execute(&global.target()?, action, shutdown).await,
+        Command::Explain(options) => explain::execute(&options),
         Command::Demo(options) => demo::execute(options, reporter, shutdown).await,
+        Command::Assets(options) => assets::execute(&options),
     }
 }
 

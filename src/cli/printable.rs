@@ -6,7 +6,7 @@ use std::{
     io::{self, Write as _},
 };
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Code, Error, Result};
 
 /// Prints a line.
 pub(super) fn say(line: impl fmt::Display) -> Result<()> {
@@ -15,7 +15,7 @@ pub(super) fn say(line: impl fmt::Display) -> Result<()> {
 
 /// That standard output does not take it.
 pub(super) fn unprintable(error: io::Error) -> Error {
-    Error::caused(Kind::Bug, "print", error)
+    Error::caused(Code::Output, "print", error)
 }
 
 /// `text` with every character that a terminal would act on written as JSON escapes it, `\u001b`.
@@ -52,8 +52,8 @@ fn acts(c: char) -> bool {
 
 /// Whether `error` is that whoever read standard output is gone.
 pub(super) fn is_unread(error: &Error) -> bool {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
-    error.kind() == Kind::Bug && cause.is_some_and(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+    let cause = error.cause().and_then(|cause| cause.downcast_ref::<io::Error>());
+    error.code() == Code::Output && cause.is_some_and(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
 }
 
 #[cfg(test)]

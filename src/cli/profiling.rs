@@ -39,7 +39,7 @@ impl Profiling {
         let finished = command();
         let exit_code = finished.as_ref().map_or_else(|error| error.kind().exit_code(), Outcome::exit_code);
         if let Err(error) = profile.end(exit_code, self.summary.get().copied()) {
-            tracing::warn!("{error}");
+            tracing::warn!(code = %error.code(), "{error}");
         }
         finished
     }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     config::TargetConfig,
-    error::{Error, Result},
+    error::{Code, Error, Result},
     sink::{Target, resyncs::Desk},
 };
 
@@ -49,17 +49,19 @@ pub(super) async fn execute(config: &TargetConfig, Options { collections }: Opti
 
 fn nothing(pipeline: &str) -> Error {
     let advice = "check name and target in the configuration";
-    Error::usage(format!(
-        "pipeline {pipeline} has copied nothing yet: there is nothing to copy anew: {advice}"
-    ))
+    Error::new(
+        Code::NotCopied,
+        format!("pipeline {pipeline} has copied nothing yet: there is nothing to copy anew: {advice}"),
+    )
 }
 
 /// The known collections that are meant, each once. Errors: one of the patterns means none.
 fn chosen(patterns: &[String], known: &[String]) -> Result<Vec<String>> {
     let mut is_chosen = vec![false; known.len()];
     for pattern in patterns {
-        let wrong = |why: String| Error::usage(format!("resync {pattern:?}: {why}"));
-        let glob = GlobBuilder::new(pattern).build().map_err(|e| wrong(e.kind().to_string()))?;
+        let wrong = |code: Code, why: String| Error::new(code, format!("resync {pattern:?}: {why}"));
+        let glob =
+            GlobBuilder::new(pattern).build().map_err(|e| wrong(Code::BadPattern, e.kind().to_string()))?;
         let glob = glob.compile_matcher();
         let mut any = false;
         for (name, is_chosen) in known.iter().zip(&mut is_chosen) {
@@ -69,10 +71,10 @@ fn chosen(patterns: &[String], known: &[String]) -> Result<Vec<String>> {
             }
         }
         if !any {
-            return Err(wrong(format!(
-                "no collection of the pipeline is matched: there are {}",
-                listed(known)
-            )));
+            return Err(wrong(
+                Code::NothingMatched,
+                format!("no collection of the pipeline is matched: there are {}", listed(known)),
+            ));
         }
     }
     Ok(known.iter().zip(is_chosen).filter(|(_, chosen)| *chosen).map(|(name, _)| name.clone()).collect())

@@ -7,6 +7,7 @@ use crate::{
     config::Config,
     error::Result,
     pipeline::{self, Until},
+    serve,
     shutdown::Shutdown,
     sink::fence::Manner,
     telemetry::Reporter,
@@ -28,7 +29,9 @@ pub(super) async fn execute(
     shutdown: Shutdown,
 ) -> Result<Outcome> {
     let manner = if standby { Manner::StandBy } else { Manner::Refuse };
-    let done = pipeline::run(config, Until::Stopped, manner, reporter, shutdown).await?;
+    let vitals = reporter.vitals().clone();
+    let work = pipeline::run(config, Until::Stopped, manner, reporter, shutdown);
+    let done = serve::beside(config, &vitals, work).await?;
     profiling.note(done);
     tracing::info!("stopped: {done}");
     Ok(Outcome::Done)

@@ -2,26 +2,67 @@
 
 use std::{
     io::{self, Write},
-    time::Instant,
+    time::Duration,
 };
 
 use clap::Args;
 use indicatif::HumanCount;
+use serde_json::{Map, Value, json};
 
-use super::{Outcome, printable::unprintable};
+use super::{
+    Outcome,
+    printable::{printable, say, unprintable},
+};
 use crate::{
     config::Config,
     error::Result,
     shutdown::Shutdown,
     telemetry::Reporter,
-    verify::{self, Compared},
+    verify::{self, Compared, Difference, Report, Sample, SampleSize, Standing},
 };
 
+/// How many differences of a collection are shown.
+const SHOWN: usize = 20;
+const SHOWN_TO_SCRIPTS: usize = 1_000;
+
 #[derive(Debug, Args)]
+#[command(after_help = EXIT_CODE)]
 pub(super) struct Options {
-    /// How many differences of a collection are printed
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    limit: usize,
+    /// Only these of the included collections, as database.collection, globs allowed; repeatable
+    #[arg(long, value_name = "NS")]
+    collection: Vec<String>,
+    /// Only a random sample: a number of documents of each collection, or a percentage, 2.5%
+    #[arg(long, value_name = "N|P%")]
+    sample: Option<SampleSize>,
+    /// The same seed makes the same sample
+    #[arg(long, value_name = "N", requires = "sample")]
+    seed: Option<u64>,
+    /// At most so many documents a second
+    #[arg(long, value_name = "DOCS/S", value_parser = rate)]
+    max_rate: Option<f64>,
+    /// How long docrow run is waited for where documents changed just now
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    patience: u64,
+    /// Have what differs written anew, by docrow run, or here if none runs, then compare it again
+    #[arg(long)]
+    repair: bool,
+    /// How many differences of a collection are shown [default: 20; as JSON 1000]
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Show the values that differ, too
+    #[arg(long)]
+    show_values: bool,
+    /// As one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+const EXIT_CODE: &str = "Exit code: 0 if every row is as its document says, with --repair: by now; 1 if there is a difference (left), \
+    if something could not be told, because it changed and docrow run did not get there, or if stopped before the end.";
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate: Option<f64> = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
+    rate.ok_or_else(|| "write a number of documents per second, more than 0".to_owned())
 }
 
 pub(super) async fn execute(
@@ -30,45 +71,189 @@ pub(super) async fn execute(
     reporter: Reporter,
     shutdown: Shutdown,
 ) -> Result<Outcome> {
-    let started = Instant::now();
-    let compared = verify::run(config, &reporter, &shutdown).await?;
-    print(&compared, options.limit).map_err(unprintable)?;
-    if shutdown.is_requested() {
-        tracing::warn!("stopped before the end");
-        return Ok(Outcome::Finding);
+    let limit = options.limit.unwrap_or(if options.json { SHOWN_TO_SCRIPTS } else { SHOWN });
+    let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
+    let wanted = verify::Options {
+        collections: options.collection,
+        sample: options.sample.map(|size| Sample { size, seed }),
+        max_rate: options.max_rate,
+        limit,
+        values: options.show_values,
+        patience: Duration::from_secs(options.patience),
+        repair: options.repair,
+    };
+    let report = verify::run(config, &wanted, &reporter, &shutdown).await?;
+    if options.json {
+        say(format!("{:#}", document(&report)))?;
+    } else {
+        print(&report, limit).map_err(unprintable)?;
     }
-    tracing::info!("compared in {:.1}s", started.elapsed().as_secs_f64());
-    let equal = compared.iter().all(|collection| collection.different == 0);
-    Ok(if equal { Outcome::Done } else { Outcome::Finding })
+    if report.stopped {
+        tracing::warn!("stopped before the end");
+    } else {
+        tracing::info!("compared in {:.1}s", report.elapsed.as_secs_f64());
+    }
+    Ok(if report.is_equal() { Outcome::Done } else { Outcome::Finding })
 }
 
-/// One line per collection, and under it its differences.
-pub(super) fn print(compared: &[Compared], limit: usize) -> io::Result<()> {
+/// A table with a line for each collection; under it the differences, and what else there is to say.
+pub(super) fn print(report: &Report, limit: usize) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    let width = compared.iter().map(|c| c.namespace.to_string().len()).max().unwrap_or(0).max(10);
-    writeln!(
-        out,
-        "{:width$}  {:>12}  {:>12}  {:>12}  result",
-        "collection", "documents", "rows", "dead letters"
-    )?;
-    for collection in compared {
-        let Compared { namespace, documents, rows, dead_letters, different, differences } = collection;
-        let result = match different {
-            0 => "equal".to_owned(),
-            1 => "1 difference".to_owned(),
-            n => format!("{} differences", HumanCount(*n)),
+    if let Some(Sample { size, seed }) = report.sample {
+        let size = match size {
+            SampleSize::Documents(documents) => {
+                format!("about {} documents of each collection", HumanCount(documents))
+            }
+            SampleSize::Percent(percent) => format!("about {percent}% of the documents"),
         };
-        let counts = [documents, rows, dead_letters].map(|n| HumanCount(*n).to_string());
-        let [documents, rows, dead_letters] = &counts;
-        let name = namespace.to_string();
-        writeln!(out, "{name:width$}  {documents:>12}  {rows:>12}  {dead_letters:>12}  {result}")?;
-        for difference in differences.iter().take(limit) {
-            writeln!(out, "    {difference}")?;
+        writeln!(out, "a sample: {size}, seed {seed}")?;
+    }
+    let head = [
+        "collection",
+        "documents",
+        "rows",
+        "dead letters",
+        "looked at twice",
+        "time",
+        "documents/s",
+        "result",
+    ];
+    let mut rows = vec![head.map(str::to_owned)];
+    for collection in &report.collections {
+        let Compared { namespace, documents, rows: found, dead_letters, rechecked, elapsed, .. } = collection;
+        let count = |n: &u64| HumanCount(*n).to_string();
+        // For display: saturating is wanted.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let rate = collection.rate() as u64;
+        rows.push([
+            printable(&namespace.to_string()),
+            count(documents),
+            count(found),
+            count(dead_letters),
+            count(rechecked),
+            format!("{:.1}s", elapsed.as_secs_f64()),
+            count(&rate),
+            result(collection),
+        ]);
+    }
+    let width = |column: usize| rows.iter().filter_map(|row| Some(row.get(column)?.chars().count())).max();
+    let widths: [usize; 8] = std::array::from_fn(|column| width(column).unwrap_or(0));
+    for (row, of) in rows.iter().zip(std::iter::once(None).chain(report.collections.iter().map(Some))) {
+        for (number, (cell, width)) in row.iter().zip(widths).enumerate() {
+            match number {
+                0 => write!(out, "{cell:width$}")?,
+                7 => writeln!(out, "  {cell}")?,
+                _ => write!(out, "  {cell:>width$}")?,
+            }
         }
-        let left = different.saturating_sub(u64::try_from(limit.min(differences.len())).unwrap_or(0));
+        let Some(of) = of else { continue };
+        for difference in of.differences.iter().take(limit) {
+            writeln!(out, "    {}", printable(&difference.to_string()))?;
+        }
+        let left = of.different.saturating_sub(u64::try_from(limit.min(of.differences.len())).unwrap_or(0));
         if left > 0 {
             writeln!(out, "    and {} more", HumanCount(left))?;
         }
+        for remark in &of.remarks {
+            writeln!(out, "  {}", printable(remark))?;
+        }
     }
     Ok(())
+}
+
+/// The last word on a collection.
+fn result(collection: &Compared) -> String {
+    let Compared { standing, different, mended, unsettled, .. } = collection;
+    let mut words = Vec::new();
+    match (different, mended) {
+        (0, _) => {}
+        (n, m) if n == m => words.push(format!("{} mended", differences(*n))),
+        (n, 0) => words.push(differences(*n)),
+        (n, m) => words.push(format!("{}, {} of them mended", differences(*n), HumanCount(*m))),
+    }
+    match unsettled {
+        0 => {}
+        n => words.push(format!("{} not settled", HumanCount(*n))),
+    }
+    match standing {
+        Standing::Compared if words.is_empty() => "equal".to_owned(),
+        Standing::Compared => words.join(", "),
+        Standing::Copying => "is being copied".to_owned(),
+        Standing::Incomplete => format!("not compared: {}", words.join(", ")),
+    }
+}
+
+fn differences(count: u64) -> String {
+    if count == 1 { "1 difference".to_owned() } else { format!("{} differences", HumanCount(count)) }
+}
+
+/// The report as docs/verify.md has it.
+fn document(report: &Report) -> Value {
+    let sample = report.sample.map(|Sample { size, seed }| match size {
+        SampleSize::Documents(documents) => json!({ "documents": documents, "seed": seed }),
+        SampleSize::Percent(percent) => json!({ "percent": percent, "seed": seed }),
+    });
+    let differences = report.collections.iter().flat_map(|of| {
+        of.differences.iter().map(|difference| {
+            let mut told = Map::new();
+            told.insert("collection".to_owned(), of.namespace.to_string().into());
+            tell(difference, &mut told);
+            Value::Object(told)
+        })
+    });
+    let differences: Vec<Value> = differences.collect();
+    let told = u64::try_from(differences.len()).unwrap_or(0);
+    json!({
+        "pipeline": report.pipeline,
+        "equal": report.is_equal(),
+        "stopped": report.stopped,
+        "repair": report.repaired,
+        "sample": sample,
+        "seconds": rounded(report.elapsed.as_secs_f64()),
+        "collections": report.collections.iter().map(collection).collect::<Vec<_>>(),
+        "differences": differences,
+        "differences_left_out": report.different().saturating_sub(told),
+    })
+}
+
+fn collection(of: &Compared) -> Value {
+    json!({
+        "collection": of.namespace.to_string(),
+        "state": match of.standing {
+            Standing::Compared => "compared",
+            Standing::Copying => "copying",
+            Standing::Incomplete => "incomplete",
+        },
+        "equal": of.is_equal(),
+        "documents": of.documents,
+        "rows": of.rows,
+        "dead_letters": of.dead_letters,
+        "rechecked": of.rechecked,
+        "differences": of.different,
+        "mended": of.mended,
+        "unsettled": of.unsettled,
+        "seconds": rounded(of.elapsed.as_secs_f64()),
+        "documents_per_second": rounded(of.rate()),
+        "remarks": of.remarks,
+    })
+}
+
+fn tell(difference: &Difference, told: &mut Map<String, Value>) {
+    let Difference { table, key, row, what, expected, actual, mended } = difference;
+    told.insert("table".to_owned(), table.as_str().into());
+    told.insert("key".to_owned(), key.clone().into());
+    let row: Map<String, Value> =
+        row.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
+    told.insert("row".to_owned(), row.into());
+    told.insert("kind".to_owned(), what.kind().into());
+    told.insert("column".to_owned(), what.column().into());
+    if expected.is_some() || actual.is_some() {
+        told.insert("expected".to_owned(), expected.clone().into());
+        told.insert("actual".to_owned(), actual.clone().into());
+    }
+    told.insert("mended".to_owned(), (*mended).into());
+}
+
+fn rounded(number: f64) -> f64 {
+    (number * 1000.0).round() / 1000.0
 }

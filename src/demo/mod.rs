@@ -8,3 +8,5 @@ pub mod samples;
 pub mod servers;
 pub mod users;
 pub mod writer;
+
+pub use self::process::free_port;

@@ -22,7 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Code, Error, Kind, Result};
 
 /// How long a server may take to start or to stop before that counts as an error.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -48,7 +48,7 @@ impl Account {
         let account = ["postgres", "nobody"].iter().find_map(|name| Self::parse(&users, name));
         account
             .map(Some)
-            .ok_or_else(|| Error::new(Kind::TargetAway, format!("{doing}: create user `postgres`")))
+            .ok_or_else(|| Error::new(Code::DemoPostgres, format!("{doing}: create user `postgres`")))
     }
 
     fn parse(users: &str, name: &str) -> Option<Self> {
@@ -276,7 +276,7 @@ pub(super) fn spawn(command: Command) -> io::Result<Child> {
 ///
 /// Below the ephemeral range (32768 and up), because a client that retries a port of that range while its server is
 /// down may be given that very port as its own and connect to itself.
-pub(super) fn free_port() -> io::Result<u16> {
+pub fn free_port() -> io::Result<u16> {
     let mut tries = 100;
     loop {
         match TcpListener::bind((Ipv4Addr::LOCALHOST, fastrand::u16(20_000..32_000))) {

@@ -14,12 +14,11 @@ use std::{
 use mongodb::{
     Client,
     bson::{Document, doc},
-    options::{ClientOptions, ServerAddress},
 };
 use tokio_postgres::{NoTls, error::SqlState};
 
 use super::process::{Account, Program, Scratch, Server, free_port, send_signal, spawn};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Code, Error, Kind, Result};
 
 /// How often a start is tried before its error is believed: between choosing a free port and the server's taking it,
 /// someone else may.
@@ -46,6 +45,10 @@ pub struct MongodOptions {
     pub password: Option<String>,
     /// Server parameters, `name=value`.
     pub parameters: Vec<String>,
+    /// Further arguments, as `--tlsMode=requireTLS`.
+    pub arguments: Vec<String>,
+    /// What clients need in their URI with them, as `tls=true&tlsCAFile=…`; may be empty.
+    pub uri_options: String,
 }
 
 impl Default for MongodOptions {
@@ -57,6 +60,8 @@ impl Default for MongodOptions {
             oplog_mb: None,
             password: None,
             parameters: Vec::new(),
+            arguments: Vec::new(),
+            uri_options: String::new(),
         }
     }
 }
@@ -111,7 +116,14 @@ impl Mongod {
     pub fn uri(&self) -> String {
         let login =
             self.options.password.as_ref().map(|password| format!("{ADMIN}:{password}@")).unwrap_or_default();
-        let query = if self.options.replica_set { "?replicaSet=docrow" } else { "" };
+        self.uri_with(&login, if self.options.replica_set { "replicaSet=docrow" } else { "" })
+    }
+
+    /// `login` ends in `@`, if there is one.
+    fn uri_with(&self, login: &str, option: &str) -> String {
+        let options = [option, &self.options.uri_options];
+        let options: Vec<_> = options.into_iter().filter(|option| !option.is_empty()).collect();
+        let query = if options.is_empty() { String::new() } else { format!("?{}", options.join("&")) };
         format!("mongodb://{login}127.0.0.1:{}/{query}", self.port)
     }
 
@@ -144,12 +156,12 @@ impl Mongod {
     pub async fn restart(&mut self) -> Result<()> {
         self.stop().await?;
         self.server.start(self.port).await?;
-        self.wait_until_primary(&self.direct_client()?).await
+        self.wait_until_primary(&self.direct_client().await?).await
     }
 
     /// Makes a fresh server what the options say; without a user yet, the localhost exception lets us.
     async fn set_up(&self) -> Result<()> {
-        let client = self.direct_client()?;
+        let client = self.direct_client().await?;
         let admin = client.database("admin");
         if !self.options.initiated {
             return Ok(());
@@ -186,10 +198,9 @@ impl Mongod {
     }
 
     /// A client that does not log in and does not ask for a primary.
-    fn direct_client(&self) -> Result<Client> {
-        let address = ServerAddress::Tcp { host: "127.0.0.1".to_owned(), port: Some(self.port) };
-        let options = ClientOptions::builder().hosts(vec![address]).direct_connection(true).build();
-        Client::with_options(options).map_err(|e| Error::caused(Kind::SourceAway, "connect to mongod", e))
+    async fn direct_client(&self) -> Result<Client> {
+        let connected = Client::with_uri_str(self.uri_with("", "directConnection=true")).await;
+        connected.map_err(|e| Error::caused(Kind::SourceAway, "connect to mongod", e))
     }
 }
 
@@ -218,6 +229,7 @@ fn mongod_arguments(options: &MongodOptions, port: u16, data: &Path, key: &Path)
         arguments.push(format!("--keyFile={}", key.display()));
     }
     arguments.extend(options.parameters.iter().map(|parameter| format!("--setParameter={parameter}")));
+    arguments.extend(options.arguments.iter().cloned());
     arguments
 }
 
@@ -400,7 +412,7 @@ fn find_mongod() -> Result<PathBuf> {
     let unpacked = cache.map(|folder| folder.join("mongod-6.0.5/mongod"));
     let found = given.or(unpacked.filter(|path| path.exists())).or_else(|| on_path("mongod"));
     let remedy = "find mongod: run `make setup`, or set DOCROW_MONGOD to the program's path";
-    found.filter(|path| path.exists()).ok_or_else(|| Error::new(Kind::SourceAway, remedy))
+    found.filter(|path| path.exists()).ok_or_else(|| Error::new(Code::DemoMongod, remedy))
 }
 
 /// `$DOCROW_POSTGRES_BIN`, else the folder of the `postgres` on the `PATH`, else Debian's newest.
@@ -410,7 +422,7 @@ fn find_postgres() -> Result<PathBuf> {
     let found = given.or_else(on_path).or_else(newest_of_debian);
     let remedy =
         "find PostgreSQL: run `make setup`, or set DOCROW_POSTGRES_BIN to the folder that holds `initdb`";
-    found.filter(|path| path.join("initdb").exists()).ok_or_else(|| Error::new(Kind::TargetAway, remedy))
+    found.filter(|path| path.join("initdb").exists()).ok_or_else(|| Error::new(Code::DemoPostgres, remedy))
 }
 
 fn on_path(program: &str) -> Option<PathBuf> {

@@ -64,6 +64,33 @@ pub(super) const DECIMAL: u8 = 0x13;
 pub(super) const MAX_KEY: u8 = 0x7f;
 pub(super) const MIN_KEY: u8 = 0xff;
 
+/// What the server calls a type, in `$type`.
+pub(super) fn type_name(kind: u8) -> &'static str {
+    match kind {
+        DOUBLE => "double",
+        STRING => "string",
+        DOCUMENT => "object",
+        ARRAY => "array",
+        BINARY => "binData",
+        UNDEFINED => "undefined",
+        OBJECT_ID => "objectId",
+        BOOLEAN => "bool",
+        DATE => "date",
+        NULL => "null",
+        REGEX => "regex",
+        DB_POINTER => "dbPointer",
+        CODE | CODE_WITH_SCOPE => "javascript",
+        SYMBOL => "symbol",
+        INT32 => "int",
+        TIMESTAMP => "timestamp",
+        INT64 => "long",
+        DECIMAL => "decimal",
+        MAX_KEY => "maxKey",
+        MIN_KEY => "minKey",
+        _ => "unknown",
+    }
+}
+
 /// The offset after the value at `at`, within `bytes`.
 #[inline]
 pub(super) fn end_of(kind: u8, bytes: &[u8], at: usize) -> Read<usize> {

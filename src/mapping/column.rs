@@ -1,6 +1,8 @@
 //! From the bytes of one column back to a BSON value: the other direction of [`super::value`]. Bytes that docrow does
 //! not write are `None`.
 
+use mongodb::bson::{Bson, RawDocumentBuf};
+
 use super::{
     bson::{self, ARRAY, BINARY, BOOLEAN, DATE, DECIMAL, DOUBLE, INT32, INT64, NULL, OBJECT_ID, STRING},
     numeric,
@@ -34,6 +36,31 @@ fn scalar(out: &mut Vec<u8>, ty: ColumnType, bytes: &[u8]) -> Option<Told> {
         Scalar::Jsonb => return parse::value(out, &json(bytes)?),
     };
     Some(Told::Value(kind))
+}
+
+/// A column's value for a person to read: in relaxed Extended JSON, `jsonb` as it stands; bytes that docrow does not write
+/// in hexadecimal.
+pub fn value_text(ty: ColumnType, bytes: &[u8]) -> String {
+    if let (Scalar::Jsonb, false, Some(json)) = (ty.scalar, ty.array, bytes.strip_prefix(b"\x01")) {
+        return String::from_utf8_lossy(json).into_owned();
+    }
+    let told = || {
+        let document = single(b"v", |out| read(out, ty, bytes))?;
+        Some(Bson::try_from(document.get("v").ok()??).ok()?.into_relaxed_extjson().to_string())
+    };
+    told().unwrap_or_else(|| bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// A document with one field, whose value `write` appends.
+pub(super) fn single(
+    name: &[u8],
+    write: impl FnOnce(&mut Vec<u8>) -> Option<Told>,
+) -> Option<RawDocumentBuf> {
+    let mut out = Vec::new();
+    let start = bson::begin(&mut out);
+    bson::element(&mut out, name, write)?;
+    bson::end(&mut out, start)?;
+    RawDocumentBuf::from_bytes(out).ok()
 }
 
 /// The JSON in a `jsonb`, whose binary form begins with a version.

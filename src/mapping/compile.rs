@@ -178,6 +178,11 @@ impl Mapping {
         Self { mask_key: Some(key), ..self }
     }
 
+    /// The fingerprint of the key that its hashes are made with, if there are any.
+    pub fn masked_by(&self) -> Option<String> {
+        self.mask_key.as_ref().filter(|_| self.needs_mask_key()).map(MaskKey::fingerprint)
+    }
+
     /// Whether the root's rows are marked when their document is deleted.
     pub(super) fn soft_delete(&self) -> bool {
         self.tables.first().is_some_and(|root| root.soft_delete)

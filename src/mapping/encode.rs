@@ -69,12 +69,19 @@ impl Encoder {
         self.scratch.watch.as_ref().is_some_and(|watch| watch.discovered)
     }
 
+    /// How many values of the documents encoded since this was last asked did not fit their column or table, and are kept in
+    /// `extra`.
+    pub fn take_misfits(&mut self) -> u64 {
+        std::mem::take(&mut self.scratch.misfits)
+    }
+
     /// Appends the rows of `document` to `rows`, which has one buffer for each table of the mapping. On an
     /// error nothing is appended.
     pub fn encode(&mut self, document: &RawDocument, rows: &mut Rows) -> Result<(), Unfit> {
         let Self { mapping, framing, scratch, marks } = self;
         let doc = document.as_bytes();
         debug_assert_eq!(rows.tables.len(), mapping.plans.len());
+        let misfits = scratch.misfits;
         marks.clear();
         marks.extend(rows.tables.iter().map(|table| (table.bytes.len(), table.count)));
         let walked = walk(mapping, *framing, doc, scratch, rows);
@@ -83,6 +90,7 @@ impl Encoder {
                 table.bytes.truncate(bytes);
                 table.count = count;
             }
+            scratch.misfits = misfits;
             let mut path = BytesMut::new();
             render_trail(&mut path, doc, &scratch.trail);
             if !path.is_empty() && !scratch.culprit.is_empty() {

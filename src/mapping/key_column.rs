@@ -15,14 +15,18 @@
 //! says.
 
 use bytes::BytesMut;
+use mongodb::bson::RawDocumentBuf;
 
 use super::{
     bson::{self, BINARY, DECIMAL, DOUBLE, Fault, INT32, INT64, OBJECT_ID, Read, STRING, SYMBOL},
-    column, forms,
+    column,
+    compile::Mapping,
+    forms,
     json::JsonWriter,
     parse::{self, Told},
     table::{ColumnType, Scalar},
     value::{self, Fit},
+    walk::first_key,
 };
 use crate::number::{Decimal, Number};
 
@@ -59,6 +63,19 @@ pub(super) fn read(out: &mut Vec<u8>, ty: ColumnType, bytes: &[u8]) -> Option<To
             parse::value(out, &parse::json(bytes)?)
         }
         _ => column::read(out, ty, bytes),
+    }
+}
+
+impl Mapping {
+    /// The `_id` of the documents with this key, as `{_id: …}`: they all count as one for MongoDB. `None`: no document has
+    /// such a key.
+    pub fn id_of_key(&self, bytes: &[u8]) -> Option<RawDocumentBuf> {
+        let ty = self.key_type();
+        let document = column::single(b"_id", |out| read(out, ty, bytes))?;
+        let (mut again, mut json) = (BytesMut::new(), JsonWriter::default());
+        let (kind, at) = first_key(document.as_bytes()).ok()?;
+        key(&mut again, ty, (document.as_bytes(), kind, at), &mut json).ok()?;
+        (*again == *bytes).then_some(document)
     }
 }
 

@@ -11,7 +11,7 @@
 //! Pure: bytes in, bytes out. No I/O, no clock, no `async`; malformed bytes are an [`Unfit`], never a panic.
 //! Reading order: [`table`] (what is written), `compile` (the plan), `encode` and `walk` (a document), `value` (one
 //! value, one column), `key_column` (the `_id`), `extra` (what no column holds), `mask` (what never leaves the
-//! process), `watch` (what the mapping does not know), `json`, `forms` and `numeric` (forms), `bson` (bytes).
+//! process), `watch` (what the mapping does not know), `trial` (a dry run), `json`, `forms` and `numeric` (forms), `bson` (bytes).
 //! And back: `rebuild` and `tree`, `column` (one column, one value), `parse` (JSON).
 
 mod bson;
@@ -28,6 +28,7 @@ mod parse;
 mod rebuild;
 mod table;
 mod tree;
+mod trial;
 mod tuples;
 mod value;
 mod walk;
@@ -36,10 +37,12 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
+pub use column::value_text;
 pub use compile::Mapping;
 pub use encode::{Encoder, Unfit};
 pub use json::document_json;
 pub use mask::MaskKey;
 pub use rebuild::{Corrupt, Rebuilder};
 pub use table::{Column, ColumnType, DELETED_AT, Framing, Reading, Rows, Scalar, Table, TableRows};
+pub use trial::{Left, Tally, Trial, Tried};
 pub use tuples::{Tuple, TupleColumns, Tuples, same_value};

@@ -39,6 +39,8 @@ pub(super) struct Scratch {
     key: BytesMut,
     notes: Notes,
     pub(super) watch: Option<Watch>,
+    /// How many values did not fit, and are noted; of all documents, until somebody asks.
+    pub(super) misfits: u64,
     masker: Masker,
     pub(super) json: JsonWriter,
     /// In document mode, the document without what is omitted.
@@ -249,8 +251,11 @@ impl<'a> Walk<'a> {
         let Slot { kind, at } = value;
         let counts = occurrence == Occurrence::Plain;
         let bare = node.is_bare(self.doc, kind, at)?;
-        if counts && !bare && node.is_mapped() && self.mapping.on_unfit != OnUnfit::Extra {
-            return Err(Fault::Misfit);
+        if counts && !bare && node.is_mapped() {
+            if self.mapping.on_unfit != OnUnfit::Extra {
+                return Err(Fault::Misfit);
+            }
+            self.scratch.misfits += 1;
         }
         if counts && bare && !self.mapping.extra {
             return Ok(());
@@ -274,7 +279,8 @@ impl<'a> Walk<'a> {
     /// Encodes the open row of `table`.
     fn close(&mut self, table: usize) -> Read<()> {
         let Self { mapping, framing, doc, scratch, rows, .. } = self;
-        let Scratch { slots, trail, culprit, ordinals, key, notes, watch, masker, json, .. } = &mut **scratch;
+        let Scratch { slots, trail, culprit, ordinals, key, notes, watch, misfits, masker, json, .. } =
+            &mut **scratch;
         let found = mapping.plans.get(table).zip(slots.get(table)).zip(rows.tables.get_mut(table));
         let Some(((plan, slots), TableRows { bytes: out, count })) = found else { return Ok(()) };
         let row = begin_row(out, *framing, plan.width);
@@ -306,6 +312,7 @@ impl<'a> Walk<'a> {
                         culprit.extend_from_slice(&column.path);
                         return Err(Fault::Misfit);
                     }
+                    *misfits += 1;
                 }
                 if mapping.extra {
                     let occurrence = Occurrence::Plain;

@@ -24,6 +24,7 @@ use crate::{
     failpoint::{self, Failpoint},
     key::Id,
     mapping::{Framing, Mapping, Rows},
+    metrics,
     sink::{
         Keys, Session,
         chunks::{self, Marker},
@@ -84,6 +85,7 @@ impl ChunkWorker {
         copied.rows = writer.take_written();
         Counts::add(&self.counts.documents, copied.documents);
         Counts::add(&self.counts.rows, copied.rows);
+        metrics::DOCUMENTS_COPIED.of(&[collection.name()]).increment(copied.documents);
         work.copying.add(&copied);
         Ok(())
     }
@@ -96,6 +98,7 @@ impl Pipeline<'_> {
             if collection.stopped().is_some() || self.phase(session, collection).await? != Phase::Sweeping {
                 continue;
             }
+            collection.enter(Phase::Sweeping);
             let mapping = collection.hold().await.clone();
             let swept = self.sweep_one(collection, &mapping).await?;
             failpoint::reach(Failpoint::SweptBeforeNoted);

@@ -15,11 +15,13 @@ use std::sync::{
 use mongodb::bson::RawDocument;
 use tokio::sync::{Notify, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
+use super::phase::Phase;
 use crate::{
     change::Namespace,
-    error::Result,
+    error::{Code, Result},
     key,
     mapping::{Encoder, Framing, Mapping},
+    metrics,
     schema::Sample,
     sink::dead_letter::{DeadKey, DeadKeys, DeadLetter},
     source::CollectionInfo,
@@ -58,6 +60,7 @@ impl Collection {
         let name = info.namespace.to_string();
         let in_force = Arc::new(RwLock::new(Arc::new(mapping)));
         let stopped = OnceLock::new();
+        metrics::begin(&name);
         Self { info, name, in_force, evidence: None, dead, most_dead, stopped }
     }
 
@@ -132,12 +135,15 @@ impl Collection {
 
     /// Notes dead letters that are stored. Too many stop the collection.
     pub(super) fn died<'a>(&self, letters: impl IntoIterator<Item = &'a DeadLetter>) {
-        let (mut dead, mut last) = (self.dead(), None);
+        let (mut dead, mut last, mut count) = (self.dead(), None, 0);
         for letter in letters {
+            count += 1;
             let DeadLetter { collection, key, .. } = letter;
             dead.insert(DeadKey { collection: collection.clone(), key: key.clone() });
             last = Some(letter);
         }
+        metrics::DEAD_LETTERS.of(&[&self.name]).increment(count);
+        self.show_dead(dead.count(&self.name));
         if let Some(letter) = last.filter(|_| dead.count(&self.name) > self.most_dead) {
             self.stop_for_letters(&letter.reason);
         }
@@ -166,9 +172,30 @@ impl Collection {
         Ok(dead.contains(&key.collection, &key.key).then_some(key))
     }
 
+    /// Notes that a document was found to have a dead letter.
+    pub(super) fn found_dead(&self, key: DeadKey) {
+        self.dead().insert(key);
+    }
+
     /// Notes that a dead letter is none any more.
     pub(super) fn healed(&self, key: &DeadKey) {
-        self.dead().remove(key);
+        let mut dead = self.dead();
+        dead.remove(key);
+        self.show_dead(dead.count(&self.name));
+    }
+
+    /// Shows how many dead letters it has.
+    pub(super) fn show_dead(&self, count: usize) {
+        metrics::DEAD_LETTERS_STORED
+            .of(&[&self.name])
+            .set(metrics::figure(u64::try_from(count).unwrap_or(0)));
+    }
+
+    /// Shows the phase that it is in.
+    pub(super) fn enter(&self, phase: Phase) {
+        if self.stopped().is_none() {
+            metrics::set_phase(&self.name, phase.label());
+        }
     }
 
     fn dead(&self) -> MutexGuard<'_, DeadKeys> {
@@ -178,7 +205,9 @@ impl Collection {
     /// Stops it for this run.
     pub(super) fn stop(&self, reason: &str) {
         if self.stopped.set(reason.to_owned()).is_ok() {
+            metrics::set_phase(&self.name, "stopped");
             tracing::error!(
+                code = %Code::CollectionStopped,
                 "{} is stopped, other collections go on: {reason}: mend its mapping file (what is more than an addition takes another \
                  pipeline name and schema) or the documents, then start docrow again",
                 self.name

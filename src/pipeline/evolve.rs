@@ -28,6 +28,7 @@ use crate::{
     change::CollectionId,
     error::{Error, Kind, Result},
     failpoint::{self, Failpoint},
+    metrics,
     schema::{MappingSpec, Names, additions, evolve},
     sink::{Session, ddl, schemas},
     source::SAMPLE_SIZE,
@@ -177,6 +178,7 @@ impl<'a> Evolution<'a> {
             let (next, fields) = next_version(in_force, spec)?;
             match self.put_in_force(&mut session, collection, &next).await {
                 Ok(Put::Done) => {
+                    metrics::MAPPING_CHANGES.of(&[collection.name()]).increment(1);
                     let (name, version) = (collection.name(), next.version);
                     tracing::info!("{name}: mapped anew (version {version}): {}", listed(&fields));
                     *in_force = next;
@@ -189,7 +191,7 @@ impl<'a> Evolution<'a> {
                     match in_force.spec.unwidened(&next.spec) {
                         Some(narrower) if narrower != next.spec => spec = narrower,
                         _ => {
-                            tracing::warn!("{}: new fields stay in extra: {error}", collection.name());
+                            tracing::warn!(code = %error.code(), "{}: new fields stay in extra: {error}", collection.name());
                             return Ok(Evolved::Not);
                         }
                     }
@@ -209,7 +211,7 @@ impl<'a> Evolution<'a> {
         let Pipeline { config, target, .. } = self.pipeline;
         let mapping = Arc::new(config.compile(&next.spec)?);
         let mut held = collection.change().await;
-        match ddl::change_tables(session, target, &next.record(), mapping.tables()).await {
+        match ddl::change_tables(session, target, &next.record(&mapping), mapping.tables()).await {
             Err(error) if error.kind() == Kind::TargetAway && !session.is_closed() => return Ok(Put::Locked),
             changed => drop(changed?),
         }

@@ -20,9 +20,12 @@ use tokio::{
 use super::{
     Pipeline, Until,
     ahead::Ahead,
+    batch::Positions,
     collection::Collection,
     evolve::Evolution,
+    gauges::Gauges,
     intake::{Demand, Workers},
+    phase::Phase,
     positions,
     retries::Retries,
     router::Router,
@@ -33,14 +36,15 @@ use super::{
 use crate::{
     change::{CollectionId, Position},
     config::Order,
-    error::{Disposition, Error, Kind, Result},
+    error::{Code, Disposition, Error, Kind, Result},
     shutdown::Shutdown,
     sink::{
-        Session,
+        Session, dead_letter,
         progress::{self, Partition},
         resyncs,
     },
     source::Source,
+    vitals::Stage,
 };
 
 /// Replies of the stream that wait for a worker. A reply has at most 16 MB for all partitions together, so this many
@@ -64,13 +68,21 @@ pub(super) enum Turn {
 
 /// Where a worker reports what is durable.
 #[derive(Clone)]
-pub(super) struct Acknowledge(Arc<Mutex<Watermark>>);
+pub(super) struct Acknowledge {
+    watermark: Arc<Mutex<Watermark>>,
+    gauges: Arc<Gauges>,
+}
 
 impl Acknowledge {
     /// Notes which positions a partition has stored.
     pub(super) fn stored(&self, partition: Partition, positions: &[(CollectionId, Position)]) {
-        let mut watermark = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watermark = self.watermark.lock().unwrap_or_else(PoisonError::into_inner);
         positions.iter().for_each(|(id, position)| watermark.advance(partition, *id, position));
+    }
+
+    /// Notes how far a partition has committed, for people.
+    pub(super) fn committed(&self, partition: Partition, positions: &Positions) {
+        self.gauges.committed(partition, positions);
     }
 }
 
@@ -96,6 +108,9 @@ impl Pipeline<'_> {
         let (workers, mut running) = self.start_workers(collections, &stored, ahead).await?;
         let workers = Arc::new(workers);
         let mut retries = Retries::new(collections, stored.positions.clone());
+        if live.len() < collections.len() {
+            self.reporter.vitals().enter(Stage::Copying, None);
+        }
         self.demand.send_modify(|demand| {
             demand.workers = Some(workers.clone());
             demand.ready = Arc::new(live.into_iter().map(|id| (id, ahead)).collect());
@@ -113,7 +128,7 @@ impl Pipeline<'_> {
                 Some(ended) = running.join_next() => return Err(why(ended)),
                 lost = happened.wait_for(|n| n.attempt == attempt && (n.is_lost || !n.anew.is_empty())) => {
                     if lost.is_ok_and(|notices| notices.is_lost) {
-                        return Err(Error::new(Kind::StateRebuilt, "follow: what had been read ahead is lost"));
+                        return Err(Error::new(Code::SpoolLost, "follow: what had been read ahead is lost"));
                     }
                     break Turn::Again;
                 }
@@ -121,20 +136,24 @@ impl Pipeline<'_> {
                     completed?;
                     is_complete = true;
                     self.all_are_ready(session, collections, until).await?;
+                    self.reporter.vitals().enter(Stage::Live, None);
                 }
                 _ = arrived.wait_for(|n| n.attempt == attempt && n.arrived) => break Turn::Done,
                 _ = asking.tick() => {
                     self.record_stopped(session, collections).await?;
-                    for (partition, changes) in retries.asked(session, &self.target, &workers.router).await? {
+                    let asked = retries.asked(session, &self.target, &workers.router).await?;
+                    let repairs = self.repairs(session, collections, (&retries, &workers.router)).await?;
+                    for (partition, changes) in asked.into_iter().chain(repairs) {
                         let Some(sender) = workers.senders.get(usize::from(partition.0)) else { continue };
                         // A worker that is gone has ended with an error, which the next round finds.
-                        let _ = sender.send(Routed { changes, reached: None }).await;
+                        let _ = sender.send(Routed { changes, reached: None, oldest: None }).await;
                     }
                     if self.is_resync_asked(session, collections).await? {
                         break Turn::Again;
                     }
                     if listed.elapsed() >= LISTING {
                         listed = Instant::now();
+                        self.show_dead(session, collections).await?;
                         if self.is_anything_new(collections).await? {
                             break Turn::Again;
                         }
@@ -189,6 +208,7 @@ impl Pipeline<'_> {
         until: Until,
     ) -> Result<()> {
         let now = self.note_ahead(session, collections).await?;
+        self.enter(Phase::Live, collections);
         self.demand.send_modify(|demand| {
             let mut ready = BTreeMap::clone(&demand.ready);
             for id in (0..collections.len()).map(CollectionId) {
@@ -203,6 +223,16 @@ impl Pipeline<'_> {
     /// Tells the intake that nobody takes changes any more.
     pub(super) fn take_no_more(&self) {
         self.demand.send_modify(|demand| demand.workers = None);
+    }
+
+    /// Shows how many dead letters there are: somebody may have discarded some.
+    async fn show_dead(&self, session: &Session, collections: &[Collection]) -> Result<()> {
+        let counts = dead_letter::counts(session, self.target.pipeline()).await?;
+        for collection in collections {
+            let count = counts.get(collection.name()).copied().unwrap_or(0);
+            collection.show_dead(usize::try_from(count).unwrap_or(usize::MAX));
+        }
+        Ok(())
     }
 
     async fn is_resync_asked(&self, session: &Session, collections: &[Collection]) -> Result<bool> {
@@ -266,6 +296,7 @@ impl Pipeline<'_> {
     ) -> Result<(Workers, JoinSet<Result<()>>)> {
         let positions = &stored.positions;
         let known = positions.iter().map(|(place, position)| (*place, position.clone()));
+        self.gauges.begin(collections, Watermark::new(known.clone()));
         let watermark = Arc::new(Mutex::new(Watermark::new(known)));
         let counter = self.reporter.counter("following, changes applied".to_owned());
         let (mut workers, stop) = (JoinSet::new(), Shutdown::default());
@@ -282,13 +313,14 @@ impl Pipeline<'_> {
                 limits: Limits { rows: self.config.batch_rows, age: self.config.batch_age },
                 incoming,
                 stop: stop.clone(),
-                acknowledge: Acknowledge(watermark.clone()),
+                acknowledge: Acknowledge { watermark: watermark.clone(), gauges: self.gauges.clone() },
                 counts: self.counts.clone(),
                 counter: counter.clone(),
                 stored_for_all: Instant::now(),
                 lasting: Instant::now(),
                 took: Duration::ZERO,
                 unacknowledged: BTreeMap::new(),
+                oldest: None,
                 changed: HashMap::new(),
             };
             workers.spawn(worker.run());

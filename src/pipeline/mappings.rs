@@ -9,7 +9,8 @@ use std::collections::HashMap;
 use crate::{
     change::Namespace,
     config::{Config, DefaultMapping},
-    error::{Error, Kind, Result},
+    error::{Code, Error, Result},
+    mapping::Mapping,
     mapping_files,
     schema::{FieldPath, MappingSpec, Names, Sample, additions},
     sink::schemas,
@@ -40,8 +41,8 @@ pub(super) enum Unfilled {
 }
 
 impl InForce {
-    /// The version as it is stored.
-    pub(super) fn record(&self) -> schemas::Mapping {
+    /// The version as it is stored, which is `compiled`.
+    pub(super) fn record(&self, compiled: &Mapping) -> schemas::Mapping {
         let head = if self.is_automatic { AUTOMATIC } else { "" };
         schemas::Mapping {
             collection: self.spec.collection().to_string(),
@@ -49,12 +50,16 @@ impl InForce {
             text: format!("{head}{}", self.spec.to_toml()),
             filled: self.unfilled.is_none(),
             stopped: None,
+            masked_by: compiled.masked_by(),
         }
     }
 
     fn read(stored: &schemas::Mapping) -> Result<Self> {
         let spec = MappingSpec::parse(&stored.text, "docrow.schemas").map_err(|e| {
-            Error::new(Kind::StateCorrupt, format!("read the stored mapping of {}: {e}", stored.collection))
+            Error::new(
+                Code::StoredUnreadable,
+                format!("read the stored mapping of {}: {e}", stored.collection),
+            )
         })?;
         Ok(Self {
             spec,
@@ -70,7 +75,7 @@ impl InForce {
             return Ok(Self { is_automatic: false, ..self });
         }
         let added = additions(&self.spec, file).map_err(|differences| {
-            Error::usage(format!(
+            Error::new(Code::MappingChanged, format!(
                 "the mapping file of {} differs from the mapping that its tables were made with by more than new columns \
                  and tables: restore it, or copy anew under another pipeline name and schema: {}",
                 self.spec.collection(),
@@ -103,12 +108,14 @@ pub(super) struct Mappings {
 impl Mappings {
     /// Reads the stored mappings and the mapping files, whose folder need not exist.
     ///
-    /// Errors: a file is wrong; a file does more than add to the mapping in force; two collections want one table.
+    /// Errors: a file is wrong; a file does more than add to the mapping in force; two collections want one table; values
+    /// were masked by another key.
     pub(super) fn load(stored: &[schemas::Mapping], config: &Config) -> Result<Self> {
         let files = mapping_files::read(&config.mapping_dir)?;
         let files: HashMap<_, _> = files.into_iter().map(|(name, (_, spec))| (name, spec)).collect();
         let mut in_force = HashMap::new();
         for stored in stored {
+            config.check_mask_key(&stored.collection, stored.masked_by.as_deref())?;
             let mut mapping = InForce::read(stored)?;
             if let Some(file) = files.get(&stored.collection) {
                 mapping = mapping.with_file(file)?;
@@ -120,10 +127,13 @@ impl Mappings {
         for spec in in_force.values().map(|mapping| &mapping.spec).chain(new) {
             for name in table_names(spec) {
                 if !tables.reserve(name) {
-                    return Err(Error::usage(format!(
-                        "table {name} of {}: another collection has a table of that name: rename one of them",
-                        spec.collection()
-                    )));
+                    return Err(Error::new(
+                        Code::TableShared,
+                        format!(
+                            "table {name} of {}: another collection has a table of that name: rename one of them",
+                            spec.collection()
+                        ),
+                    ));
                 }
             }
         }

@@ -28,23 +28,28 @@
 //! replaying it is harmless. The same argument holds for a replay after a crash: every change is at or before a stored
 //! position, and then its rows are committed, or after it, and then it is read again, from the spool or from the stream ([`flow`]).
 //!
+//! How it goes is told by [`chronicle`], which nothing else depends on.
+//!
 //! An error that may pass ([`Disposition::Retry`]) ends the attempt, and after a while there is another one.
 
 mod ahead;
 mod anew;
 pub mod batch;
+mod chronicle;
 mod collection;
 mod evolve;
 mod fill;
 mod flow;
 mod follow;
+mod gauges;
 mod intake;
 mod mappings;
 mod parts;
-mod phase;
+pub mod phase;
 mod plan;
 mod positions;
 mod prepare;
+mod repair;
 mod retries;
 pub mod router;
 #[cfg(test)]
@@ -57,7 +62,7 @@ mod write;
 use std::{
     fmt,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -67,21 +72,27 @@ use indicatif::HumanCount;
 use mongodb::bson::RawDocument;
 use tokio::sync::watch;
 
-pub use self::plan::plan;
 use self::{
     collection::Collection,
     evolve::Evolution,
     follow::Turn,
+    gauges::{Gauges, Leading},
     intake::{Demand, Intake, Notices},
+    phase::Phase,
     prepare::Prepared,
+};
+pub use self::{
+    plan::{Preview, plan, preview},
+    repair::repair,
 };
 use crate::{
     checkpoint::Checkpoint,
     config::{Config, Order},
-    error::{Disposition, Error, Kind, Result},
+    error::{Code, Disposition, Error, Kind, Result},
     failpoint::{self, Failpoint},
     key,
     mapping::Mapping,
+    metrics,
     retry::Retry,
     shutdown::Shutdown,
     sink::{
@@ -92,6 +103,7 @@ use crate::{
     },
     source::Source,
     telemetry::Reporter,
+    vitals::Stage,
 };
 
 /// When a run is over.
@@ -186,9 +198,12 @@ struct Pipeline<'a> {
     target: Target,
     holder: Arc<Holder>,
     manner: Manner,
+    /// The target, with what was held last, to be written to as long as nobody else holds it.
+    held: Arc<Mutex<Option<Target>>>,
     /// Opened once the pipeline is this process's.
     checkpoint: Arc<OnceLock<Arc<Checkpoint>>>,
     counts: Arc<Counts>,
+    gauges: Arc<Gauges>,
     reporter: Reporter,
     shutdown: Shutdown,
     /// To the intake, and from it.
@@ -208,6 +223,8 @@ pub async fn run(
     shutdown: Shutdown,
 ) -> Result<Summary> {
     let started = Instant::now();
+    metrics::install();
+    metrics::SPOOL_LIMIT.set(metrics::figure(config.max_spool));
     let source = Source::connect(config.source.expose()).await?;
     source.collections(&config.include, &config.exclude).await?;
     if config.order == Order::Commit {
@@ -216,10 +233,12 @@ pub async fn run(
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
     sink::preflight(&target.connect().await?, target.schema()).await?;
     let checkpoint = Arc::new(OnceLock::new());
-    let counts = Arc::new(Counts::default());
+    let (counts, gauges) = (Arc::new(Counts::default()), Arc::new(Gauges::default()));
     let (demand, demanded) = watch::channel(Demand::default());
     let notices = Arc::new(watch::Sender::default());
-    let intake = Intake::new((source.clone(), checkpoint.clone()), config, demanded, notices.clone());
+    let vitals = reporter.vitals().clone();
+    let intake =
+        Intake::new((source.clone(), checkpoint.clone()), config, demanded, notices.clone(), gauges.clone());
     let holder = Arc::new(Holder::new());
     let pipeline = Pipeline {
         config,
@@ -227,8 +246,10 @@ pub async fn run(
         target,
         holder,
         manner,
+        held: Arc::default(),
         checkpoint,
         counts,
+        gauges,
         reporter,
         shutdown,
         demand,
@@ -238,11 +259,16 @@ pub async fn run(
         // What is wrong with the state directory is said before anything is written to the target.
         pipeline.checkpoint()?;
     }
-    tokio::select! {
+    let finished = tokio::select! {
         biased;
         failed = intake.run() => failed.map(|never| match never {}),
+        never = pipeline.gauges.show(&pipeline.source) => match never {},
+        never = pipeline.chronicle() => match never {},
         done = pipeline.until_done(until) => done,
-    }?;
+    };
+    vitals.enter(Stage::Ended, finished.as_ref().err().map(ToString::to_string));
+    pipeline.say_last().await;
+    finished?;
     pipeline.source.close().await;
     Ok(pipeline.counts.summary(started.elapsed()))
 }
@@ -250,6 +276,7 @@ pub async fn run(
 impl Pipeline<'_> {
     /// Attempts until one succeeds, or fails for good.
     async fn until_done(&self, until: Until) -> Result<()> {
+        metrics::LEADER.of(&[self.target.pipeline()]).set(0.0);
         let mut retry = Retry::new();
         loop {
             let before = self.counts.written();
@@ -262,11 +289,16 @@ impl Pipeline<'_> {
                 Err(error) if self.manner == Manner::StandBy && error.kind() == Kind::Fenced => error,
                 finished => return finished,
             };
+            metrics::retried(error.kind());
+            if error.kind() == Kind::Fenced {
+                self.gauges.end();
+            }
             if self.counts.written() > before {
                 retry.succeeded();
             }
             let delay = retry.after_failure();
-            tracing::warn!("{error}: trying again in {:.1}s", delay.as_secs_f64());
+            self.reporter.vitals().enter(Stage::Retrying, Some(error.to_string()));
+            tracing::warn!(code = %error.code(), "{error}: trying again in {:.1}s", delay.as_secs_f64());
             tokio::select! {
                 biased;
                 () = self.shutdown.requested() => return Ok(()),
@@ -277,14 +309,20 @@ impl Pipeline<'_> {
 
     /// Everything, from what PostgreSQL says to the end.
     async fn attempt(&self, until: Until) -> Result<()> {
+        if self.manner == Manner::StandBy {
+            self.reporter.vitals().enter(Stage::StandingBy, None);
+        }
         let mut fence = tokio::select! {
             biased;
             () = self.shutdown.requested() => return Ok(()),
             taken = Fence::acquire(&self.target, &self.holder, self.manner) => taken?,
         };
+        let _leading = Leading::begin(self.target.pipeline());
         failpoint::reach(Failpoint::FenceTaken);
         // The same, with a target that can be written to.
         let held = Self { target: fence.target().clone(), ..self.clone() };
+        held.take_hold();
+        self.reporter.vitals().enter(Stage::Preparing, None);
         tokio::select! {
             biased;
             lost = fence.hold() => Err(lost),
@@ -350,6 +388,7 @@ impl Pipeline<'_> {
         // Rows are replaced by their keys.
         self.build_keys_of_replaced(&mut session, collections).await?;
         self.copy(&session, collections).await?;
+        self.enter(Phase::Indexing, collections);
         self.note_ahead(&mut session, collections).await?;
         evolution.turn().await?;
         let paused = evolution.pause().await;
@@ -372,7 +411,10 @@ impl Pipeline<'_> {
         }
         self.counts.stopped.store(stopped, Ordering::Relaxed);
         if stopped > 0 && stopped == u64::try_from(collections.len()).unwrap_or(0) {
-            return Err(Error::usage("every collection is stopped: there is nothing left to do"));
+            return Err(Error::new(
+                Code::AllStopped,
+                "every collection is stopped: there is nothing left to do",
+            ));
         }
         Ok(())
     }

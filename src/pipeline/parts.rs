@@ -72,6 +72,16 @@ impl Parts {
         self.parts.get_mut(number)
     }
 
+    /// How many documents there are.
+    pub(super) fn documents(&self) -> usize {
+        self.parts.iter().map(|part| part.keys.count).sum()
+    }
+
+    /// How many values did not fit since this was last asked.
+    pub(super) fn take_misfits(&mut self) -> u64 {
+        self.parts.iter_mut().map(|part| part.encoder.take_misfits()).sum()
+    }
+
     pub(super) fn clear(&mut self) {
         for part in &mut self.parts {
             part.rows.clear();

@@ -1,11 +1,15 @@
 //! Where a collection stands. Pure.
 //!
-//! A phase is not stored: it follows from what is in PostgreSQL, so it can't disagree with it.
+//! A phase is not stored: it follows from what is in PostgreSQL, so it can't disagree with it. Whoever asks there, the
+//! pipeline or a status, comes to the same.
+
+use serde::Serialize;
 
 /// A collection's phase. Each is entered from one before it, but for a collection that is copied anew, which goes back to
 /// `Copying` from any.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
     /// Nothing is known of it: it has no chunk plan. Entered when it is first included.
     New,
     /// It has a plan, tables and a start position, and chunks left to copy.
@@ -18,9 +22,22 @@ pub(super) enum Phase {
     Live,
 }
 
+impl Phase {
+    /// As the value of a label.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Phase::New => "new",
+            Phase::Copying => "copying",
+            Phase::Indexing => "indexing",
+            Phase::Sweeping => "sweeping",
+            Phase::Live => "live",
+        }
+    }
+}
+
 /// What PostgreSQL says of a collection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Evidence {
+pub struct Evidence {
     /// Whether a chunk plan is stored.
     pub planned: bool,
     /// How many of its chunks are not copied.
@@ -33,7 +50,7 @@ pub(super) struct Evidence {
 
 impl Phase {
     /// The phase that the evidence speaks for.
-    pub(super) fn of(evidence: Evidence) -> Self {
+    pub fn of(evidence: Evidence) -> Self {
         match evidence {
             Evidence { planned: false, .. } => Phase::New,
             Evidence { chunks_left: 1.., .. } => Phase::Copying,

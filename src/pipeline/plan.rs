@@ -1,5 +1,7 @@
 //! What a run would do to the tables of the included collections, and doing just that.
 
+use std::sync::Arc;
+
 use super::mappings::Mappings;
 use crate::{
     change::Namespace,
@@ -59,10 +61,55 @@ async fn look(
         let in_force = mappings.of(source, &info.namespace).await?;
         let mapping = config.compile(&in_force.spec)?;
         let wanted = Wanted { tables: mapping.tables(), foreign_keys: in_force.spec.foreign_keys() };
-        let record = in_force.record();
+        let record = in_force.record(&mapping);
         let plan = ddl::plan(session, target, &record.collection, wanted).await?;
         plans.push((info.namespace.clone(), plan));
         changes.push((record, mapping));
     }
     Ok((plans, changes))
+}
+
+/// What a run would make of a collection.
+#[derive(Debug)]
+pub struct Preview {
+    /// The mapping that it would have.
+    pub mapping: Arc<Mapping>,
+    /// Whether docrow would make it, or has made it.
+    pub is_automatic: bool,
+    /// What would be done to its tables. `None`: the target was not asked.
+    pub plan: Option<Result<Plan>>,
+}
+
+/// What a run would make of each of these collections; without a target, of those that have none in force yet. Writes
+/// nothing, and what is wrong with one collection does not hide the others.
+///
+/// Errors: mappings can't be read at all, or contradict each other.
+pub async fn preview(
+    config: &Config,
+    source: &Source,
+    found: &[CollectionInfo],
+    mut target: Option<(&Target, &mut Session)>,
+) -> Result<Vec<Result<Preview>>> {
+    let stored = match &target {
+        Some((target, session)) => schemas::load(session, target.pipeline()).await?,
+        None => Vec::new(),
+    };
+    let mut mappings = Mappings::load(&stored, config)?;
+    let mut previews = Vec::with_capacity(found.len());
+    for info in found {
+        let preview = async {
+            let in_force = mappings.of(source, &info.namespace).await?;
+            let mapping = config.compile(&in_force.spec)?;
+            let wanted = Wanted { tables: mapping.tables(), foreign_keys: in_force.spec.foreign_keys() };
+            let plan = match &mut target {
+                Some((target, session)) => {
+                    Some(ddl::plan(session, target, &info.namespace.to_string(), wanted).await)
+                }
+                None => None,
+            };
+            Ok(Preview { mapping: Arc::new(mapping), is_automatic: in_force.is_automatic, plan })
+        };
+        previews.push(preview.await);
+    }
+    Ok(previews)
 }

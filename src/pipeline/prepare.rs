@@ -23,8 +23,9 @@ use super::{
 use crate::{
     change::{CollectionId, Namespace, Position},
     config::OnDrop,
-    error::{Error, Kind, Result},
+    error::{Code, Error, Result},
     failpoint::{self, Failpoint},
+    metrics,
     schema::Names,
     sink::{
         Session,
@@ -79,8 +80,11 @@ impl Pipeline<'_> {
         for info in &found {
             let wanted = mappings.of(&self.source, &info.namespace).await?;
             let mapping = self.config.compile(&wanted.spec)?;
-            ddl::change_tables(session, &self.target, &wanted.record(), mapping.tables()).await?;
+            let record = wanted.record(&mapping);
+            ddl::change_tables(session, &self.target, &record, mapping.tables()).await?;
+            schemas::note_mask_key(session, pipeline, &record).await?;
             let collection = Collection::new(info.clone(), mapping, dead.clone(), most_dead);
+            collection.show_dead(dead.lock().map_or(0, |dead| dead.count(collection.name())));
             let evolves = wanted.is_automatic && self.config.evolve;
             collections.push(if evolves { collection.evolving(wake.clone()) } else { collection });
             in_force.push(wanted);
@@ -100,7 +104,9 @@ impl Pipeline<'_> {
         for (id, collection) in (0..).map(CollectionId).zip(collections) {
             schemas::set_stopped(session, pipeline, collection.name(), None).await?;
             let reason = asked.iter().find(|(name, _)| name == collection.name()).map(|(_, reason)| *reason);
-            let purpose = match (self.phase(session, collection).await?, reason) {
+            let phase = self.phase(session, collection).await?;
+            collection.enter(phase);
+            let purpose = match (phase, reason) {
                 (Phase::New, _) => Purpose::Copy,
                 (_, Some(reason)) => Purpose::Replace(reason),
                 (Phase::Live, None) => {
@@ -116,6 +122,7 @@ impl Pipeline<'_> {
             failpoint::reach(Failpoint::StartTaken);
             let fingerprint = Source::fingerprint(&namespaces);
             self.plan(session, collection, purpose, (&taken, fingerprint)).await?;
+            collection.enter(Phase::Copying);
             start = Some(taken);
         }
         Ok(live)
@@ -204,6 +211,7 @@ impl Pipeline<'_> {
             }
             Purpose::Replace(reason) => {
                 chunks::replace(session, pipeline, name, &stored, &positions).await?;
+                metrics::RESYNCS.add_to(reason.label(), 1);
                 tracing::info!("{name}: about {documents} documents to copy anew, in place: {reason}");
             }
         }
@@ -252,7 +260,8 @@ fn encode(chunks: &[Chunk]) -> RawDocumentBuf {
 }
 
 fn decode(plan: &[u8]) -> Result<Vec<Chunk>> {
-    let corrupt = |e: bson::error::Error| Error::caused(Kind::StateCorrupt, "read a stored chunk plan", e);
+    let corrupt =
+        |e: bson::error::Error| Error::caused(Code::StoredUnreadable, "read a stored chunk plan", e);
     let plan = RawDocument::from_bytes(plan).map_err(corrupt)?;
     let bounds = plan.get_array("bounds").map_err(corrupt)?;
     let mut chunks = Vec::new();

@@ -9,6 +9,8 @@ use std::{
     time::SystemTime,
 };
 
+use mongodb::bson::RawDocumentBuf;
+
 use super::{collection::Collection, router::Router};
 use crate::{
     change::{Change, CollectionId, Op, Position},
@@ -56,12 +58,9 @@ impl Retries {
             if !self.given.insert((letter.id, letter.at)) {
                 continue;
             }
-            let document_key = letter.document_key;
-            let key = DocumentKey::of(Id::of(&document_key)?);
-            let partition = router.partition(&key);
-            let Some(position) = self.stored.get(&(partition, collection)).cloned() else { continue };
-            let change = Change { collection, key, document_key, op: Op::Update, position };
-            changes.entry(partition).or_default().push(change);
+            if let Some((partition, change)) = self.update(collection, letter.document_key, router)? {
+                changes.entry(partition).or_default().push(change);
+            }
         }
         // Those of a collection that is no longer included stay dead, and do not keep the others waiting.
         if !unknown.is_empty() {
@@ -69,5 +68,24 @@ impl Retries {
             failpoint::reach(Failpoint::LettersAnswered);
         }
         Ok(changes)
+    }
+
+    /// The number of a collection.
+    pub(super) fn collection(&self, name: &str) -> Option<CollectionId> {
+        self.ids.get(name).copied()
+    }
+
+    /// That a document was updated just now, and whose it is.
+    pub(super) fn update(
+        &self,
+        collection: CollectionId,
+        document_key: RawDocumentBuf,
+        router: &Router,
+    ) -> Result<Option<(Partition, Change)>> {
+        let key = DocumentKey::of(Id::of(&document_key)?);
+        let partition = router.partition(&key);
+        let position = self.stored.get(&(partition, collection)).cloned();
+        let change = |position| Change { collection, key, document_key, op: Op::Update, position };
+        Ok(position.map(|position| (partition, change(position))))
     }
 }

@@ -21,6 +21,7 @@ use crate::{
     change::CollectionId,
     error::{Error, Kind, Result},
     mapping::{Encoder, Framing, Mapping, Rows, Table},
+    metrics,
     sink::{
         Session, Target,
         chunks::{self, Marker},
@@ -29,6 +30,7 @@ use crate::{
         dead_letter::DeadLetter,
     },
     source::{Chunk, ChunkReader, Source},
+    vitals::Vitals,
 };
 
 /// Rows are sent when a chunk's buffers hold this many bytes for each of its tables, so that a COPY is worth its round trip,
@@ -51,6 +53,8 @@ pub(super) struct Work {
 pub(super) struct Copying {
     name: String,
     bar: ProgressBar,
+    vitals: Arc<Vitals>,
+    done: ::metrics::Gauge,
     chunks_left: AtomicUsize,
     rows: AtomicU64,
 }
@@ -58,6 +62,8 @@ pub(super) struct Copying {
 impl Copying {
     pub(super) fn add(&self, copied: &Copied) {
         self.bar.inc(copied.documents);
+        self.vitals.copied(&self.name, copied.documents);
+        self.done.increment(metrics::figure(copied.documents));
         let rows = self.rows.fetch_add(copied.rows, Ordering::Relaxed) + copied.rows;
         if self.chunks_left.fetch_sub(1, Ordering::Relaxed) == 1 {
             tracing::info!("{}: copied, {} rows in {:.1?}", self.name, HumanCount(rows), self.bar.elapsed());
@@ -102,16 +108,25 @@ impl Pipeline<'_> {
         for (id, collection) in collections.iter().enumerate() {
             let name = collection.name().to_owned();
             let plan = chunks::load(session, self.target.pipeline(), &name).await?;
+            let copied = plan.iter().filter_map(|chunk| chunk.copied).sum();
+            let done = metrics::SNAPSHOT_DONE.of(&[&name]);
+            done.set(metrics::figure(copied));
+            let estimated = metrics::SNAPSHOT_ESTIMATED.of(&[&name]);
             if plan.iter().all(|chunk| chunk.copied.is_some()) {
+                estimated.set(metrics::figure(copied));
                 continue;
             }
-            let copied = plan.iter().filter_map(|chunk| chunk.copied).sum();
+            estimated.set(metrics::figure(copied.max(collection.info.documents)));
             let left: Vec<_> = plan.iter().filter(|chunk| chunk.copied.is_none()).collect();
             if left.len() < plan.len() {
                 tracing::info!("{name}: going on, {} of {} chunks are left", left.len(), plan.len());
             }
+            let vitals = self.reporter.vitals().clone();
+            vitals.copying(&name, collection.info.documents, copied);
             let copying = Arc::new(Copying {
+                vitals,
                 bar: self.reporter.bar(name.clone(), collection.info.documents, copied, "documents"),
+                done,
                 chunks_left: AtomicUsize::new(left.len()),
                 rows: AtomicU64::new(0),
                 name,
@@ -259,8 +274,9 @@ impl ChunkWorker {
     async fn copy(&self, work: &Work, lane: &mut Lane<'_>, copier: &mut Copier) -> Result<()> {
         let copied = match self.attempt(work, lane, copier, Manner::Together).await {
             Err(error) if error.kind() == Kind::TargetRefusedRows => {
+                metrics::retried(error.kind());
                 let (name, number) = (lane.collection.name(), work.number);
-                tracing::warn!("{name}: chunk {number} is copied document by document: {error}");
+                tracing::warn!(code = %error.code(), "{name}: chunk {number} is copied document by document: {error}");
                 self.attempt(work, lane, copier, Manner::OneByOne).await?
             }
             copied => copied?,
@@ -271,6 +287,9 @@ impl ChunkWorker {
         Counts::add(&self.counts.rows, copied.rows);
         Counts::add(&self.counts.dead_letters, letters);
         lane.collection.died(&copied.letters);
+        let name = [lane.collection.name()];
+        metrics::DOCUMENTS_COPIED.of(&name).increment(copied.documents);
+        metrics::MISFITS.of(&name).increment(lane.encoder.take_misfits());
         work.copying.add(&copied);
         Ok(())
     }
@@ -293,6 +312,7 @@ impl ChunkWorker {
         let mut copied = Copied::default();
         let enough = (mapping.tables().len() * TABLE_BYTES).min(BUFFER_BYTES);
         lane.rows.clear();
+        lane.encoder.take_misfits();
         if collection.stopped().is_some() {
             return Ok(None);
         }

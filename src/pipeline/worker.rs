@@ -13,7 +13,7 @@ use std::{
 };
 
 use indicatif::ProgressBar;
-use mongodb::bson::{RawDocumentBuf, Timestamp};
+use mongodb::bson::{DateTime, RawDocumentBuf, Timestamp};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
@@ -33,6 +33,7 @@ use crate::{
     error::{Error, Result},
     failpoint::{self, Failpoint},
     key::{DocumentKey, Id},
+    metrics,
     patch::Patch,
     shutdown::Shutdown,
     sink::progress::Partition,
@@ -59,6 +60,8 @@ pub(super) struct Routed {
     pub(super) changes: Vec<Change>,
     /// What is reached with them.
     pub(super) reached: Option<Reached>,
+    /// When the oldest of them happened, if that is known.
+    pub(super) oldest: Option<DateTime>,
 }
 
 /// How far some collections are.
@@ -113,6 +116,8 @@ pub(super) struct Worker {
     pub(super) took: Duration,
     /// What is stored and may not yet be on PostgreSQL's disk.
     pub(super) unacknowledged: BTreeMap<CollectionId, Position>,
+    /// When the oldest change of the batch at hand happened.
+    pub(super) oldest: Option<DateTime>,
     /// In the order of commits, when each collection last changed.
     pub(super) changed: HashMap<CollectionId, Timestamp>,
 }
@@ -135,7 +140,7 @@ impl Worker {
                     None => break,
                 },
             };
-            let Some(Routed { changes, reached }) = routed else {
+            let Some(Routed { changes, reached, oldest }) = routed else {
                 self.flush(&mut batch).await?;
                 due = Instant::now() + HEARTBEAT;
                 continue;
@@ -150,6 +155,7 @@ impl Worker {
                 }
                 if batch.is_empty() {
                     due = Instant::now() + self.limits.age.min(self.took);
+                    self.oldest = oldest;
                 }
                 batch.push(change);
             }
@@ -214,8 +220,8 @@ impl Worker {
             self.took = (now - began).min(2 * self.took + Duration::from_millis(1));
         }
         self.ahead.passed(latest);
-        self.counter.inc(events);
-        Counts::add(&self.counts.changes, events);
+        self.count(events, now - began);
+        self.acknowledge.committed(self.partition, &positions);
         failpoint::reach(Failpoint::BatchBeforeAcknowledge);
         self.unacknowledged.extend(stored);
         if !self.writer.is_forgettable() {
@@ -224,6 +230,19 @@ impl Worker {
         }
         failpoint::reach(Failpoint::BatchAcknowledged);
         Ok(())
+    }
+
+    fn count(&mut self, events: u64, took: Duration) {
+        self.counter.inc(events);
+        Counts::add(&self.counts.changes, events);
+        if events > 0 {
+            metrics::BATCH_EVENTS.record(metrics::figure(events));
+            metrics::BATCH_DURATION.record(took.as_secs_f64());
+        }
+        if let Some(oldest) = self.oldest.take() {
+            metrics::END_TO_END.record(self.source.elapsed_since(oldest).as_secs_f64());
+        }
+        metrics::EVENTS_APPLIED.add(events);
     }
 
     /// What changed documents are to be, where the event says it, and those that must be looked up.
@@ -262,6 +281,8 @@ impl Worker {
         wanted: Vec<Wanted>,
         writes: &mut Vec<Write>,
     ) -> Result<()> {
+        let began = Instant::now();
+        metrics::LOOKUPS.add(u64::try_from(wanted.len()).unwrap_or(0));
         let (mut lookup, is_past) = self.begin_to_look_up(collection, &wanted).await?;
         let mut missing: HashMap<DocumentKey, (RawDocumentBuf, Timestamp, Option<Patch>)> = wanted
             .into_iter()
@@ -290,6 +311,8 @@ impl Worker {
                 self.write_whole(&mut found).await?;
             }
         }
+        metrics::LOOKUP_DURATION.record(began.elapsed().as_secs_f64());
+        metrics::LOOKUPS_MISSING.add(u64::try_from(missing.len()).unwrap_or(0));
         if self.order == Order::Commit && !is_past {
             // Noted before it is true.
             self.writer.note_ahead(lookup.operation_time()).await?;

@@ -20,6 +20,7 @@ use crate::{
     error::{Error, Kind, Result},
     failpoint::{self, Failpoint},
     mapping::{Encoder, Framing, Mapping, Rows},
+    metrics,
     sink::{
         Keys, Target,
         dead_letter::{DeadKey, DeadLetter},
@@ -93,6 +94,8 @@ struct Lane {
     upserted: Keys,
     deleted: Keys,
     parts: Parts,
+    counted: ::metrics::Counter,
+    misfits: ::metrics::Counter,
     key: BytesMut,
     /// The position that is stored. After a restart it may be further on than the stream, which begins at the least of
     /// all; it is left alone until the stream has come there.
@@ -174,21 +177,26 @@ impl Writer {
                     let with_fields = writes.iter().enumerate().filter(|(_, write)| write.fields.is_some());
                     return Ok(Written::WholeOnly(with_fields.map(|(number, _)| number).collect()));
                 }
-                Err(error) if error.kind() == Kind::TargetRefusedRows => match (part, refused) {
-                    ([write], Refused::Not) => {
-                        let name =
-                            self.lanes.get(write.collection.0).map_or("", |lane| lane.collection().name());
-                        tracing::warn!("{name}: a document becomes a dead letter: {error}");
-                        failpoint::reach(Failpoint::DocumentRefused);
-                        parts.push((part, Refused::once(write, &error)));
+                Err(error) if error.kind() == Kind::TargetRefusedRows => {
+                    metrics::retried(error.kind());
+                    match (part, refused) {
+                        ([write], Refused::Not) => {
+                            let name = self
+                                .lanes
+                                .get(write.collection.0)
+                                .map_or("", |lane| lane.collection().name());
+                            tracing::warn!(code = %error.code(), "{name}: a document becomes a dead letter: {error}");
+                            failpoint::reach(Failpoint::DocumentRefused);
+                            parts.push((part, Refused::once(write, &error)));
+                        }
+                        ([_, ..], Refused::Not) => {
+                            let (first, second) = part.split_at(part.len() / 2);
+                            parts.extend([(second, Refused::Not), (first, Refused::Not)]);
+                        }
+                        ([_, ..], Refused::Rows(reason)) => parts.push((part, Refused::Removal(reason))),
+                        ([], _) | (_, Refused::Removal(_)) => return Err(error),
                     }
-                    ([_, ..], Refused::Not) => {
-                        let (first, second) = part.split_at(part.len() / 2);
-                        parts.extend([(second, Refused::Not), (first, Refused::Not)]);
-                    }
-                    ([_, ..], Refused::Rows(reason)) => parts.push((part, Refused::Removal(reason))),
-                    ([], _) | (_, Refused::Removal(_)) => return Err(error),
-                },
+                }
                 applied => stored = applied?,
             }
         }
@@ -267,6 +275,7 @@ impl Writer {
                 lane.stored = Some(position.clone());
             }
         }
+        self.lanes.iter_mut().for_each(Lane::count);
         self.count(&letters);
         Ok(Written::All(moved))
     }
@@ -358,7 +367,22 @@ impl Lane {
         let rows = Rows::new(mapping.tables().len());
         let (upserted, deleted, key) = (Keys::default(), Keys::default(), BytesMut::new());
         let parts = Parts::default();
-        Self { collections, id, mapping, encoder, rows, upserted, deleted, parts, key, stored }
+        let name = [of(&collections, id).name()];
+        let (counted, misfits) = (metrics::DOCUMENTS_WRITTEN.of(&name), metrics::MISFITS.of(&name));
+        Self {
+            collections,
+            id,
+            mapping,
+            encoder,
+            rows,
+            upserted,
+            deleted,
+            parts,
+            counted,
+            misfits,
+            key,
+            stored,
+        }
     }
 
     fn collection(&self) -> &Collection {
@@ -385,7 +409,18 @@ impl Lane {
         }
     }
 
+    /// Counts what was written since it was cleared.
+    fn count(&mut self) {
+        let documents = self.upserted.count + self.deleted.count + self.parts.documents();
+        if documents > 0 {
+            self.counted.increment(u64::try_from(documents).unwrap_or(0));
+            self.misfits.increment(self.encoder.take_misfits() + self.parts.take_misfits());
+        }
+    }
+
     fn clear(&mut self) {
+        self.encoder.take_misfits();
+        self.parts.take_misfits();
         self.parts.clear();
         self.rows.clear();
         self.upserted.clear();

@@ -35,7 +35,7 @@ use self::{
     symbols::Symbols,
 };
 use crate::{
-    error::{Error, Kind, Result},
+    error::{Code, Error, Kind, Result},
     pipeline::Summary,
 };
 
@@ -56,8 +56,13 @@ pub struct Profile {
 impl Profile {
     /// Begins to sample `command`, a name. Errors: `folder` can't be made or written to.
     pub fn begin(folder: &Path, command: &'static str) -> Result<Self> {
-        let refused =
-            |e| Error::caused(Kind::Usage, format!("--profile: write to the folder {}", folder.display()), e);
+        let refused = |e| {
+            Error::caused(
+                Code::ProfileFolder,
+                format!("--profile: write to the folder {}", folder.display()),
+                e,
+            )
+        };
         fs::create_dir_all(folder).map_err(refused)?;
         tempfile::tempfile_in(folder).and_then(|mut file| file.write_all(b"docrow")).map_err(refused)?;
         let memory = Usage::now().memory;
@@ -95,8 +100,9 @@ impl Profile {
             svg.flush()
         })();
         let place = folder.display();
-        written
-            .map_err(|e| Error::caused(Kind::Usage, format!("--profile: write to the folder {place}"), e))?;
+        written.map_err(|e| {
+            Error::caused(Code::ProfileFolder, format!("--profile: write to the folder {place}"), e)
+        })?;
         tracing::info!("profile: {place}/report.md and {place}/flamegraph.svg");
         Ok(())
     }

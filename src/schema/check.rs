@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     change::Namespace,
-    error::{Error, Result},
+    error::{Code, Error, Result},
     mapping::{ColumnType, DELETED_AT, Reading, Scalar},
 };
 
@@ -109,7 +109,7 @@ impl Check<'_> {
         if extra.is_none() && on_unfit != OnUnfit::Fail {
             let constraint =
                 "write extra = \"_extra\": a mapping without this column must have on_unfit = \"fail\"";
-            return Err(self.error(&table, "extra", constraint));
+            return Err(self.error(&table, "extra", constraint).with_code(Code::MappingWithoutExtra));
         }
         let namespace = Namespace::parse(collection.get_ref())
             .ok_or_else(|| self.error(&collection, "collection", "must be \"database.collection\""))?;
@@ -177,7 +177,7 @@ impl Check<'_> {
         let column = columns.values().map(|column| (column.span().start, "columns"));
         let table = tables.iter().map(|table| (table.table.span().start, "tables"));
         match column.chain(table).min() {
-            Some((at, key)) => Err(self.error_at(at, key, constraint)),
+            Some((at, key)) => Err(self.error_at(at, key, constraint).with_code(Code::MappingOfWhole)),
             None => Ok(()),
         }
     }
@@ -192,7 +192,7 @@ impl Check<'_> {
             let constraint = format!("\"{path}\" takes {} ordinals, one for each []", path.arrays());
             return Err(self.error(&raw.path, &format!("{key}.ordinals"), &constraint));
         }
-        layout.table(&path).map_err(|e| self.error(&raw.path, &format!("{key}.path"), &e))?;
+        layout.table(&path).map_err(|e| self.wrong_path(&raw.path, &format!("{key}.path"), &e))?;
         let ordinal = |raw| self.name(raw, &format!("{key}.ordinals"), &mut names);
         let ordinals: Vec<_> = raw.ordinals.iter().map(ordinal).collect::<Result<_>>()?;
         let columns = self.columns(&format!("{key}.columns"), raw.columns, &path, (&mut names, layout))?;
@@ -215,7 +215,9 @@ impl Check<'_> {
             let name = self.name(&Spanned::new(column.span(), name), &key, names)?;
             let RawColumn { path: raw_path, ty, bson, mask } = column.into_inner();
             let path = self.path(&raw_path, &format!("{key}.path"))?;
-            layout.column(table, &path).map_err(|e| self.error(&raw_path, &format!("{key}.path"), &e))?;
+            layout
+                .column(table, &path)
+                .map_err(|e| self.wrong_path(&raw_path, &format!("{key}.path"), &e))?;
             let ty = self.column_type(&ty, &format!("{key}.type"))?;
             let ty = ColumnType { reading: self.reading(bson.as_ref(), &format!("{key}.bson"), ty)?, ..ty };
             Ok(ColumnSpec { name, path, ty, mask: self.mask(mask.as_ref(), &format!("{key}.mask"), ty)? })
@@ -225,7 +227,7 @@ impl Check<'_> {
 
     fn omitted(&self, raw: &Spanned<String>, layout: &mut Layout) -> Result<FieldPath> {
         let path = self.path(raw, "omit")?;
-        layout.omitted(&path).map_err(|e| self.error(raw, "omit", &e))?;
+        layout.omitted(&path).map_err(|e| self.wrong_path(raw, "omit", &e))?;
         Ok(path)
     }
 
@@ -242,11 +244,11 @@ impl Check<'_> {
         } else {
             return Ok(text.clone());
         };
-        Err(self.error(name, key, &constraint))
+        Err(self.error(name, key, &constraint).with_code(Code::MappingName))
     }
 
     fn path(&self, path: &Spanned<String>, key: &str) -> Result<FieldPath> {
-        FieldPath::parse(path.get_ref()).map_err(|constraint| self.error(path, key, constraint))
+        FieldPath::parse(path.get_ref()).map_err(|constraint| self.wrong_path(path, key, constraint))
     }
 
     fn column_type(&self, ty: &Spanned<String>, key: &str) -> Result<ColumnType> {
@@ -258,6 +260,7 @@ impl Check<'_> {
                 |meant| format!("did you mean \"{meant}\"?"),
             );
             self.error(ty, key, &format!("\"{text}\" is not a supported type; {hint}"))
+                .with_code(Code::MappingType)
         })
     }
 
@@ -265,7 +268,9 @@ impl Check<'_> {
         let ty = self.column_type(&raw.ty, "key.type")?;
         if ty.array || !KEY_TYPES.contains(&ty.scalar) {
             let known = KEY_TYPES.map(Scalar::sql).join(", ");
-            return Err(self.error(&raw.ty, "key.type", &format!("a key is one of {known}")));
+            return Err(self
+                .error(&raw.ty, "key.type", &format!("a key is one of {known}"))
+                .with_code(Code::MappingType));
         }
         Ok(ColumnType { reading: self.reading(raw.bson.as_ref(), "key.bson", ty)?, ..ty })
     }
@@ -281,7 +286,9 @@ impl Check<'_> {
             Reading::Number => (ty.scalar == Scalar::Double, "double precision"),
         };
         let constraint = || format!("\"{}\" is for {columns}, not for {}", raw.get_ref(), ty.sql());
-        suits.then_some(reading).ok_or_else(|| self.error(raw, key, &constraint()))
+        suits
+            .then_some(reading)
+            .ok_or_else(|| self.error(raw, key, &constraint()).with_code(Code::MappingType))
     }
 
     fn mask(&self, raw: Option<&Spanned<String>>, key: &str, ty: ColumnType) -> Result<Option<Mask>> {
@@ -289,7 +296,7 @@ impl Check<'_> {
         match raw {
             Some(raw) if mask == Some(Mask::Sha256) && (ty.array || ty.scalar != Scalar::Text) => {
                 let constraint = format!("\"sha256\" is for text, not for {}", ty.sql());
-                Err(self.error(raw, key, &constraint))
+                Err(self.error(raw, key, &constraint).with_code(Code::MappingType))
             }
             _ => Ok(mask),
         }
@@ -298,7 +305,8 @@ impl Check<'_> {
     fn width(&self, table: &Spanned<String>, columns: usize) -> Result<()> {
         let constraint = || format!("a table has at most {MAX_COLUMNS} columns, this one {columns}");
         let fits = columns <= MAX_COLUMNS;
-        fits.then_some(()).ok_or_else(|| self.error(table, table.get_ref(), &constraint()))
+        fits.then_some(())
+            .ok_or_else(|| self.error(table, table.get_ref(), &constraint()).with_code(Code::MappingTooWide))
     }
 
     /// What a word among `known` stands for.
@@ -316,12 +324,19 @@ impl Check<'_> {
         })
     }
 
+    fn wrong_path(&self, value: &Spanned<String>, key: &str, constraint: &str) -> Error {
+        self.error(value, key, constraint).with_code(Code::MappingPath)
+    }
+
     fn error<T>(&self, value: &Spanned<T>, key: &str, constraint: &str) -> Error {
         self.error_at(value.span().start, key, constraint)
     }
 
     fn error_at(&self, offset: usize, key: &str, constraint: &str) -> Error {
-        Error::usage(format!("{}: {key}: {constraint}", place(self.file, self.text, offset)))
+        Error::new(
+            Code::MappingValue,
+            format!("{}: {key}: {constraint}", place(self.file, self.text, offset)),
+        )
     }
 }
 

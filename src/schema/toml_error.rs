@@ -1,7 +1,10 @@
 //! TOML errors in docrow's words: file, line, key and constraint on one line, and for an unknown key the
 //! nearest known one. For any struct that denies unknown fields.
 
-use crate::error::Error;
+use crate::error::{Code, Error};
+
+/// How serde's message about an unknown key begins.
+const UNKNOWN: &str = "unknown field `";
 
 /// The word among `known` that `word` is most likely meant to be, if any is near.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
@@ -13,7 +16,8 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 /// The error of kind `Usage` for `error`, met in reading `text`, the content of `file`.
 pub fn toml_error(file: &str, text: &str, error: &toml::de::Error) -> Error {
     let place = error.span().map_or_else(|| file.to_owned(), |span| place(file, text, span.start));
-    Error::usage(format!("{place}: {}", in_our_words(error.message())))
+    let code = if error.message().starts_with(UNKNOWN) { Code::UnknownKey } else { Code::Syntax };
+    Error::new(code, format!("{place}: {}", in_our_words(error.message())))
 }
 
 /// `file:line` of a byte of `text`.
@@ -24,7 +28,7 @@ pub(super) fn place(file: &str, text: &str, offset: usize) -> String {
 
 fn in_our_words(message: &str) -> String {
     let mut names = message.split('`').skip(1).step_by(2);
-    let (Some(unknown), true) = (names.next(), message.starts_with("unknown field `")) else {
+    let (Some(unknown), true) = (names.next(), message.starts_with(UNKNOWN)) else {
         return without_string(message).replace('\n', ", ");
     };
     let known: Vec<_> = names.collect();

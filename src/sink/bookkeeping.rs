@@ -49,6 +49,12 @@ CREATE TABLE IF NOT EXISTS docrow.resyncs (
     asked_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (pipeline, collection)
 );
+CREATE TABLE IF NOT EXISTS docrow.repairs (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    pipeline text NOT NULL, collection text NOT NULL,
+    document_key bytea, key bytea,
+    asked_at timestamptz NOT NULL DEFAULT now()
+);
 CREATE TABLE IF NOT EXISTS docrow.dead_letters (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     pipeline text NOT NULL, collection text NOT NULL, key text NOT NULL, key_hash uuid NOT NULL,
@@ -65,18 +71,26 @@ CREATE TABLE IF NOT EXISTS docrow.schemas (
     adopted text[] NOT NULL DEFAULT '{}',
     filled boolean NOT NULL DEFAULT true,
     stopped text,
+    masked_by text,
     created_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (pipeline, collection, version)
-)";
+);
+CREATE TABLE IF NOT EXISTS docrow.reports (
+    pipeline text PRIMARY KEY,
+    reported_at timestamptz NOT NULL,
+    report jsonb NOT NULL,
+    details jsonb NOT NULL
+) WITH (fillfactor = 20)";
 
 /// Columns that the tables of an earlier docrow lack.
-const LATER: [(&str, &str, &str); 14] = [
+const LATER: [(&str, &str, &str); 15] = [
     ("docrow.pipelines", "shown", "bigint"),
     ("docrow.progress", "shown", "bigint"),
     ("docrow.pipelines", "ahead", "bigint"),
     ("docrow.schemas", "tables", "text[]"),
     ("docrow.schemas", "filled", "boolean NOT NULL DEFAULT true"),
     ("docrow.schemas", "stopped", "text"),
+    ("docrow.schemas", "masked_by", "text"),
     ("docrow.schemas", "adopted", "text[] NOT NULL DEFAULT '{}'"),
     ("docrow.dead_letters", "document_key", "bytea"),
     ("docrow.dead_letters", "retry_at", "timestamptz"),
@@ -119,8 +133,9 @@ pub(super) enum Extent {
 /// Looks how much there is, without waiting for anybody.
 pub(super) async fn extent(session: &Session) -> Result<Extent> {
     let fail = |e| failure::of("look for the schema docrow", &e);
-    let resyncs = [("docrow.resyncs", "reason")].into_iter();
-    let wanted = LATER.iter().map(|(table, column, _)| (*table, *column)).chain(resyncs);
+    let tables =
+        [("docrow.resyncs", "reason"), ("docrow.repairs", "key"), ("docrow.reports", "details")].into_iter();
+    let wanted = LATER.iter().map(|(table, column, _)| (*table, *column)).chain(tables);
     let (tables, columns): (Vec<_>, Vec<_>) = wanted.unzip();
     let question = "SELECT to_regclass('docrow.pipelines') IS NOT NULL, \
         to_regprocedure('docrow.enter(text, bigint, bigint)') IS NOT NULL AND bool_and(EXISTS ( \

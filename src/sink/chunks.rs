@@ -12,7 +12,7 @@ use super::{
     progress::{self, StoredPosition},
 };
 use crate::{
-    error::{Error, Kind, Result},
+    error::{Code, Error, Result},
     failpoint::{self, Failpoint},
 };
 
@@ -146,9 +146,37 @@ pub async fn load(session: &Session, pipeline: &str, collection: &str) -> Result
         .map_err(fail)
 }
 
-/// Marks a chunk within its transaction. Errors: [`Kind::TargetAway`] if it is marked already, which happens
+/// How far the copying of a collection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// How many chunks there are.
+    pub chunks: i64,
+    /// How many of them are copied.
+    pub copied: i64,
+    /// Whether there may be rows of before a resync.
+    pub replaces: bool,
+}
+
+impl Extent {
+    /// Whether the rows are all there, and no others.
+    pub fn is_complete(self) -> bool {
+        self.chunks > 0 && self.copied == self.chunks && !self.replaces
+    }
+}
+
+/// How far the copying of a collection is.
+pub async fn extent(session: &Session, pipeline: &str, collection: &str) -> Result<Extent> {
+    let fail = |e| failure::of(format!("ask how far {collection} is copied"), &e);
+    let question = "SELECT count(*), count(copied_at), coalesce(bool_or(replaces), false) FROM docrow.chunks \
+        WHERE pipeline = $1 AND collection = $2";
+    let row = session.client.query_one(question, &[&pipeline, &collection]).await.map_err(fail)?;
+    let get = |column| row.try_get(column).map_err(fail);
+    Ok(Extent { chunks: get(0)?, copied: get(1)?, replaces: row.try_get(2).map_err(fail)? })
+}
+
+/// Marks a chunk within its transaction. Errors: [`Kind::TargetAway`](crate::error::Kind) if it is marked already, which happens
 /// when the answer to an earlier COMMIT was lost and the plan was read before the server carried it out; this
-/// transaction is not to be committed then, and the plan to be read again. [`Kind::Bug`] if the chunk is not
+/// transaction is not to be committed then, and the plan to be read again. [`Kind::Bug`](crate::error::Kind) if the chunk is not
 /// in the plan.
 pub(super) async fn mark(transaction: &Transaction<'_>, pipeline: &str, marker: Marker<'_>) -> Result<()> {
     let Marker { collection, number, documents } = marker;
@@ -166,9 +194,10 @@ pub(super) async fn mark(transaction: &Transaction<'_>, pipeline: &str, marker: 
     }
     let select = "SELECT FROM docrow.chunks WHERE pipeline = $1 AND collection = $2 AND chunk = $3";
     match transaction.query_opt(select, &chunk).await.map_err(fail)? {
-        Some(_) => {
-            Err(Error::new(Kind::TargetAway, format!("{}: copied already: reading the plan again", doing())))
-        }
+        Some(_) => Err(Error::new(
+            Code::TargetOvertaken,
+            format!("{}: copied already: reading the plan again", doing()),
+        )),
         None => Err(Error::bug(format!("{}: not in the plan", doing()))),
     }
 }

@@ -20,9 +20,10 @@ use super::{
 };
 use crate::{
     change::CollectionId,
-    error::{Error, Kind, Result},
+    error::{Code, Error, Result},
     failpoint::{self, Failpoint},
     mapping::{Rows, Table},
+    metrics,
 };
 
 /// What a binary COPY begins with: signature, flags, length of the header's extension.
@@ -64,7 +65,7 @@ impl Copier {
         };
         let plan = plans.entry(collection).insert_entry(plan).into_mut();
         let transaction = session.enter("begin to copy a chunk").await?;
-        Ok(ChunkWriter { transaction, plan, pipeline })
+        Ok(ChunkWriter { transaction, plan, pipeline, sent: Sent::default() })
     }
 }
 
@@ -88,6 +89,14 @@ pub struct ChunkWriter<'a> {
     transaction: Transaction<'a>,
     plan: &'a Plan,
     pipeline: &'a str,
+    sent: Sent,
+}
+
+/// What is in the transaction.
+#[derive(Clone, Copy, Default)]
+struct Sent {
+    rows: u64,
+    bytes: u64,
 }
 
 impl ChunkWriter<'_> {
@@ -97,19 +106,24 @@ impl ChunkWriter<'_> {
     /// [`Self::rollback_to_savepoint`] or drop.
     pub async fn write(&mut self, rows: &mut Rows) -> Result<u64> {
         let plans = self.plan.tables.iter().zip(&self.plan.statements);
-        let mut written = 0;
+        let mut sent = Sent::default();
         let mut refused = None;
         for (rows, (table, statement)) in rows.tables.iter_mut().zip(plans) {
             let bytes = rows.bytes.split().freeze();
+            let length = u64::try_from(bytes.len()).unwrap_or(0);
             if rows.count > 0 && refused.is_none() {
                 match copy(&self.transaction, statement, bytes).await {
-                    Ok(count) => written += count,
+                    Ok(rows) => sent = Sent { rows: sent.rows + rows, bytes: sent.bytes + length },
                     Err(e) => refused = Some(failure::of_rows(copying(table), &e)),
                 }
             }
             rows.count = 0;
         }
-        refused.map_or(Ok(written), Err)
+        if let Some(error) = refused {
+            return Err(error);
+        }
+        self.sent = Sent { rows: self.sent.rows + sent.rows, bytes: self.sent.bytes + sent.bytes };
+        Ok(sent.rows)
     }
 
     /// Sets the savepoint, in place of an earlier one.
@@ -144,6 +158,9 @@ impl ChunkWriter<'_> {
         failpoint::reach(Failpoint::ChunkBeforeCommit);
         // The mark was set, so the transaction is sound, and COMMIT can't mean ROLLBACK.
         self.transaction.commit().await.map_err(|e| failure::of_rows(doing(), &e))?;
+        metrics::ROWS_WRITTEN.add_to("copy", self.sent.rows);
+        metrics::WRITTEN_BYTES.add_to("copy", self.sent.bytes);
+        metrics::LAST_COMMIT.set(metrics::unix_seconds());
         failpoint::reach(Failpoint::ChunkCommitted);
         Ok(())
     }
@@ -166,7 +183,7 @@ impl ChunkWriter<'_> {
             Some(row) => {
                 let found: String = row.try_get(0).map_err(fail)?;
                 let advice = "it was changed while docrow copied: change it back";
-                Err(Error::new(Kind::TargetRefused, format!("{found} now: {advice}")))
+                Err(Error::new(Code::ColumnChanged, format!("{found} now: {advice}")))
             }
         }
     }

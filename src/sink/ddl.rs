@@ -11,11 +11,12 @@ use super::{
     bookkeeping::LOCK,
     catalog, chunks, failure,
     plan::{Plan, Wanted, When},
+    resyncs,
     schemas::{self, Mapping},
     sql::{self, quote},
 };
 use crate::{
-    error::{Error, Kind, Result},
+    error::{Code, Error, Result},
     failpoint::{self, Failpoint},
     mapping::Table,
 };
@@ -23,7 +24,7 @@ use crate::{
 /// Behind a change that waits for somebody's long query, all other queries of the table wait too: not for long.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '5s'";
 
-/// What there is to do for a collection's tables. Changes nothing. Errors: [`Kind::TargetAway`] if somebody keeps one of
+/// What there is to do for a collection's tables. Changes nothing. Errors: [`Kind::TargetAway`](crate::error::Kind) if somebody keeps one of
 /// the tables locked.
 pub async fn plan(
     session: &mut Session,
@@ -40,9 +41,9 @@ pub async fn plan(
 
 /// Creates a collection's tables, or adds to them what this version of its mapping adds, and stores the mapping, in one
 /// transaction: a table or column exists only if the mapping it belongs to is known. Of a version that is stored already
-/// nothing is made again. Says what was to be done; of that, what is to be done [`AfterCopy`](When::AfterCopy) is left to [`build_key`] and [`add_foreign_keys`].
+/// nothing is made again, unless a resync is asked for. Says what was to be done; of that, what is to be done [`AfterCopy`](When::AfterCopy) is left to [`build_key`] and [`add_foreign_keys`].
 ///
-/// Errors: [`Kind::TargetRefused`] if something stands in the way, or was dropped, saying what; [`Kind::TargetAway`] if
+/// Errors: [`Kind::TargetRefused`](crate::error::Kind) if something stands in the way, or was dropped, saying what; [`Kind::TargetAway`](crate::error::Kind) if
 /// somebody keeps one of the tables locked.
 pub async fn change_tables(
     session: &mut Session,
@@ -69,14 +70,15 @@ pub async fn change_tables(
         plan = look().await?;
     }
     if let Some(refusal) = plan.refusal() {
-        return Err(Error::new(Kind::TargetRefused, format!("{}: {refusal}", doing())));
+        return Err(Error::new(Code::TableInTheWay, format!("{}: {refusal}", doing())));
     }
-    // What this version needs was made with it.
+    // What this version needs was made with it. It is made again only where every row is about to be written anew.
     let lost = plan.steps(When::AtOnce).next();
     if let Some(lost) = lost
         && schemas::is_stored(&transaction, target.pipeline(), mapping).await.map_err(fail)?
+        && !resyncs::is_asked(&transaction, target.pipeline(), &mapping.collection).await.map_err(fail)?
     {
-        return Err(dropped(&doing(), &lost.sql));
+        return Err(dropped(&doing(), &mapping.collection, &lost.sql));
     }
     for step in plan.steps(When::AtOnce) {
         transaction.batch_execute(&step.sql).await.map_err(fail)?;
@@ -89,11 +91,13 @@ pub async fn change_tables(
 }
 
 /// Somebody has dropped a table or a column of a collection that is copied already.
-fn dropped(doing: &str, sql: &str) -> Error {
+fn dropped(doing: &str, collection: &str, sql: &str) -> Error {
     let place = sql.split(" (").next().unwrap_or_default();
-    let advice =
-        "what it held is not copied again: restore it, or copy anew under another pipeline name and schema";
-    Error::new(Kind::TargetRefused, format!("{doing}: what `{place}` makes was dropped since: {advice}"))
+    let advice = format!(
+        "restore it with what it held, or have it made again and all rows written anew: docrow resync '{collection}', \
+         then start docrow again"
+    );
+    Error::new(Code::TableDropped, format!("{doing}: what `{place}` makes was dropped since: {advice}"))
 }
 
 /// The names that are taken in a schema, whoever took them: of tables, views, indexes and sequences.
@@ -184,7 +188,7 @@ pub async fn add_foreign_keys(session: &mut Session, schema: &str, tables: &[Tab
 
 /// Empties a collection's tables, in one transaction.
 ///
-/// Errors: [`Kind::TargetAway`] if somebody keeps one of them locked.
+/// Errors: [`Kind::TargetAway`](crate::error::Kind) if somebody keeps one of them locked.
 pub async fn empty_tables(session: &mut Session, target: &Target, collection: &str) -> Result<()> {
     let doing = format!("empty the tables of {collection}");
     let fail = |e| failure::of(&*doing, &e);
@@ -202,7 +206,7 @@ pub async fn empty_tables(session: &mut Session, target: &Target, collection: &s
 /// Drops the tables that docrow has made for a collection, empties those that it was given, and forgets all there is about
 /// the collection, in one transaction.
 ///
-/// Errors: [`Kind::TargetRefused`] if something of somebody's depends on a table, saying what; [`Kind::TargetAway`] if
+/// Errors: [`Kind::TargetRefused`](crate::error::Kind) if something of somebody's depends on a table, saying what; [`Kind::TargetAway`](crate::error::Kind) if
 /// somebody keeps one of them locked.
 pub async fn drop_tables(session: &mut Session, target: &Target, collection: &str) -> Result<()> {
     let doing = format!("drop the tables of {collection}");

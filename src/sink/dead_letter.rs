@@ -93,6 +93,45 @@ pub async fn keys(session: &Session, pipeline: &str) -> Result<DeadKeys> {
     Ok(keys)
 }
 
+/// Which of the documents of `collection` with these `keys`, as in [`DeadLetter::key`], have a dead letter.
+pub async fn among(session: &Session, pipeline: &str, collection: &str, keys: &[String]) -> Result<DeadKeys> {
+    let fail = |e| failure::of("look for dead letters", &e);
+    let hashes: Vec<_> = keys.iter().map(|key| hash(key)).collect();
+    let hashes: Vec<&[u8]> = hashes.iter().map(<[u8; 16]>::as_slice).collect();
+    let question = "SELECT key_hash FROM docrow.dead_letters JOIN unnest($3::bytea[]) AS h \
+        ON key_hash = encode(h, 'hex')::uuid WHERE pipeline = $1 AND collection = $2";
+    let rows = session.client.query(question, &[&pipeline, &collection, &hashes]).await.map_err(fail)?;
+    let mut found = DeadKeys::default();
+    for row in &rows {
+        let hash: RawValue<'_> = row.try_get(0).map_err(fail)?;
+        found.collections.entry(collection.to_owned()).or_default().extend(<[u8; 16]>::try_from(hash.0));
+    }
+    Ok(found)
+}
+
+/// The documents of `collection` with a dead letter, by what they are looked up by, `{_id: …}`, in pages: at most a thousand
+/// whose letters have a number after `after`, with those numbers.
+pub async fn document_keys(
+    session: &Session,
+    pipeline: &str,
+    collection: &str,
+    after: i64,
+) -> Result<Vec<(i64, RawDocumentBuf)>> {
+    let fail = |e| failure::of("list dead letters", &e);
+    let question = "SELECT id, coalesce(document_key, document) FROM docrow.dead_letters \
+        WHERE pipeline = $1 AND collection = $2 AND id > $3 \
+        AND coalesce(document_key, document) IS NOT NULL ORDER BY id LIMIT 1000";
+    let rows = session.client.query(question, &[&pipeline, &collection, &after]).await.map_err(fail)?;
+    let mut keys = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let bytes: &[u8] = row.try_get(1).map_err(fail)?;
+        let document_key =
+            RawDocument::from_bytes(bytes).ok().and_then(|found| Id::of(found).ok()?.document().ok());
+        keys.extend(document_key.map(|key| row.try_get(0).map(|id| (id, key))).transpose().map_err(fail)?);
+    }
+    Ok(keys)
+}
+
 /// Stores dead letters; the latest of a document replaces the one before, and answers who asked for another try.
 pub(super) fn insert_statement() -> String {
     format!(
@@ -185,6 +224,19 @@ pub async fn asked(session: &Session, pipeline: &str) -> Result<Vec<Asked>> {
         }
     }
     Ok(asked)
+}
+
+/// How many letters there are of each collection that has some.
+pub async fn counts(session: &Session, pipeline: &str) -> Result<HashMap<String, u64>> {
+    let fail = |e| failure::of("count dead letters", &e);
+    let question = "SELECT collection, count(*) FROM docrow.dead_letters WHERE pipeline = $1 GROUP BY 1";
+    let rows = session.client.query(question, &[&pipeline]).await.map_err(fail)?;
+    let mut counts = HashMap::with_capacity(rows.len());
+    for row in &rows {
+        let count: i64 = row.try_get(1).map_err(fail)?;
+        counts.insert(row.try_get(0).map_err(fail)?, u64::try_from(count).unwrap_or(0));
+    }
+    Ok(counts)
 }
 
 /// Notes that these letters have had their try, and stay dead.

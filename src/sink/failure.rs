@@ -1,4 +1,4 @@
-//! What an error of PostgreSQL, or of the way to it, means: the one place where SQLSTATEs become a [`Kind`].
+//! What an error of PostgreSQL, or of the way to it, means: the one place where SQLSTATEs become a [`Code`], and so a [`Kind`](crate::error::Kind).
 //!
 //! It also keeps values out of errors (G12): of what the server says, the message, the SQLSTATE and the names
 //! of table, column and constraint are repeated; never CONTEXT, nor DETAIL, which quote rows, but for that of SQLSTATE
@@ -9,7 +9,8 @@ use std::{error::Error as StdError, fmt, io};
 
 use tokio_postgres::{Error as PgError, error::DbError};
 
-use crate::error::{Error, Kind};
+use super::tls;
+use crate::error::{Code, Error};
 
 /// What was being done, where that changes the meaning of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,16 +33,16 @@ pub(super) fn of_rows(context: impl Into<String>, error: &PgError) -> Error {
 
 fn explain(doing: Doing, context: impl Into<String>, error: &PgError) -> Error {
     match error.as_db_error() {
-        Some(answer) => Error::caused(kind_of(doing, answer), context, Answer::of(answer)),
-        None => Error::caused(kind_without_answer(doing, error), context, Way::of(error)),
+        Some(answer) => Error::caused(meaning_of(doing, answer), context, Answer::of(answer)),
+        None => Error::caused(meaning_without_answer(doing, error), context, Way::of(error)),
     }
 }
 
-fn kind_of(doing: Doing, answer: &DbError) -> Kind {
+fn meaning_of(doing: Doing, answer: &DbError) -> Code {
     if is_stale_position(answer) {
-        return Kind::TargetAway;
+        return Code::TargetOvertaken;
     }
-    kind_of_code(doing, answer.code().code())
+    meaning_of_state(doing, answer.code().code())
 }
 
 /// The statement that writes a position sets it to NULL where it would move backwards (see `progress`).
@@ -56,35 +57,72 @@ fn is_stale_position(answer: &DbError) -> bool {
 const TAKEN: &str = "ZD001";
 
 /// SQLSTATEs: <https://www.postgresql.org/docs/15/errcodes-appendix.html>
-fn kind_of_code(doing: Doing, code: &str) -> Kind {
-    match code {
+fn meaning_of_state(doing: Doing, state: &str) -> Code {
+    match state {
         // docrow.enter: another process has taken the pipeline.
-        TAKEN => Kind::Fenced,
+        TAKEN => Code::PipelineTaken,
+        "3D000" => Code::TargetDatabase,
+        "42501" => Code::TargetPrivilege,
+        "42P01" | "42703" | "3F000" => Code::TableDropped,
+        "42804" => Code::ColumnChanged,
+        "42P10" => Code::KeyDropped,
+        "2BP01" => Code::TableInUse,
         // Database dropped: it will not come back by waiting.
-        "57P04" => Kind::TargetRefused,
-        // Read-only: a standby that was, or is about to be, the primary. Idle or open for too long; lock not available.
-        "25006" | "25P03" | "25P04" | "55P03" => Kind::TargetAway,
-        _ => match (code.get(..2).unwrap_or_default(), doing) {
-            // Connection; transaction rolled back (serialization, deadlock); resources; operator; system.
-            ("08" | "40" | "53" | "57" | "58", _) => Kind::TargetAway,
-            // Data; constraint; a view's CHECK OPTION; a user's trigger; program limit.
-            ("22" | "23" | "44" | "P0" | "54", Doing::Rows) => Kind::TargetRefusedRows,
-            _ => Kind::TargetRefused,
+        "57P04" => Code::TargetDropped,
+        "57P01" | "57P02" | "57P03" => Code::TargetRestarting,
+        "57014" => Code::TargetCancelled,
+        "53100" => Code::TargetDiskFull,
+        "53200" => Code::TargetOutOfMemory,
+        "53300" => Code::TargetTooManyConnections,
+        // Read-only: a standby that was, or is about to be, the primary.
+        "25006" => Code::TargetStandby,
+        // Idle or open for too long.
+        "25P03" | "25P04" => Code::TargetCancelled,
+        "55P03" => Code::TargetLocked,
+        _ => match (state.get(..2).unwrap_or_default(), doing) {
+            ("08", _) => Code::TargetLost,
+            ("28", _) => Code::TargetCredentials,
+            // Transaction rolled back: serialization, deadlock.
+            ("40", _) => Code::TargetConflict,
+            // Resources; operator.
+            ("53" | "57", _) => Code::TargetAway,
+            // System.
+            ("58", _) => Code::TargetIo,
+            ("22", Doing::Rows) => Code::RowValue,
+            // A constraint; a view's CHECK OPTION.
+            ("23" | "44", Doing::Rows) => Code::RowConstraint,
+            ("P0", Doing::Rows) => Code::RowTrigger,
+            ("54", Doing::Rows) => Code::RowTooLarge,
+            _ => Code::TargetRefused,
         },
     }
 }
 
 /// Errors of tokio-postgres have no public kind; their chain tells what they are.
-fn kind_without_answer(doing: Doing, error: &PgError) -> Kind {
+fn meaning_without_answer(doing: Doing, error: &PgError) -> Code {
     let Some(io) = io_error(error) else {
-        return if error.is_closed() { Kind::TargetAway } else { Kind::TargetRefused };
+        return if error.is_closed() { Code::TargetLost } else { refusal(error) };
     };
     match (io.kind(), doing) {
-        _ if is_tls(io) => Kind::TargetRefused,
+        _ if tls_error(io).is_some() => Code::TargetTls,
         // A message over the protocol's limit of 2 GiB.
-        (io::ErrorKind::InvalidInput, Doing::Rows) => Kind::TargetRefusedRows,
-        (io::ErrorKind::InvalidInput, Doing::Other) => Kind::TargetRefused,
-        _ => Kind::TargetAway,
+        (io::ErrorKind::InvalidInput, Doing::Rows) => Code::RowTooLarge,
+        (io::ErrorKind::InvalidInput, Doing::Other) => Code::TargetRefused,
+        (io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound, _) => Code::TargetUnreachable,
+        (io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable, _) => Code::TargetUnreachable,
+        (io::ErrorKind::TimedOut, _) => Code::TargetSilent,
+        _ if io.to_string().contains("failed to lookup address") => Code::TargetName,
+        _ => Code::TargetLost,
+    }
+}
+
+/// There was no answer, but the connection stands.
+fn refusal(error: &PgError) -> Code {
+    match error.to_string().as_str() {
+        "error performing TLS handshake" => Code::TargetTls,
+        // "invalid configuration": the server wants a password, and there is none.
+        "authentication error" | "invalid configuration" => Code::TargetCredentials,
+        _ => Code::TargetRefused,
     }
 }
 
@@ -116,7 +154,7 @@ impl Answer {
         if let Some(detail) = answer.detail().filter(|_| code == "2BP01") {
             said.push_str(&format!(": {detail}"));
         }
-        if let Some(advice) = advice(code) {
+        if let Some(advice) = login_advice(code, answer.message()).or_else(|| advice(code)) {
             said.push_str(": ");
             said.push_str(advice);
         }
@@ -145,6 +183,22 @@ fn message(code: &str, message: &str, routine: Option<&str>) -> String {
     format!("{before}\"…\"{after}")
 }
 
+/// What SQLSTATE 28000 says in its message alone.
+fn login_advice(code: &str, message: &str) -> Option<&'static str> {
+    if code != "28000" {
+        None
+    } else if message.contains("certificate") {
+        Some(
+            "name a certificate with sslcert and sslkey in the target URI: of an authority that the server trusts, for \
+             this user (its CN, or as pg_ident.conf has it)",
+        )
+    } else if message.contains("no encryption") {
+        Some("the server wants TLS: write sslmode=require or stronger in the target URI")
+    } else {
+        None
+    }
+}
+
 fn advice(code: &str) -> Option<&'static str> {
     Some(match code {
         "28P01" => "check user and password in the target URI",
@@ -154,8 +208,8 @@ fn advice(code: &str) -> Option<&'static str> {
         "25006" => "point the target URI at the primary",
         "2BP01" => "drop that first",
         "42P01" | "42703" | "3F000" => {
-            "it was dropped or renamed while docrow used it: restore it with what it held, which is not copied again, or \
-             copy anew under another pipeline name and schema"
+            "it was dropped or renamed while docrow used it: restore it with what it held, or have it made again and all rows \
+             written anew: docrow resync, then start docrow again"
         }
         "42804" => "the column's type was changed while docrow used it: change it back",
         "42P10" => "the table's primary key was dropped: start docrow again, which builds it",
@@ -172,11 +226,16 @@ struct Way(String);
 impl Way {
     fn of(error: &PgError) -> Self {
         let mut said = match error.source() {
-            Some(cause) if cause.is::<io::Error>() => cause.to_string(),
+            // The TLS library refers to a page about an end that was not announced.
+            Some(cause) if cause.is::<io::Error>() => {
+                let said = cause.to_string();
+                said.split(": https://").next().unwrap_or(&said).to_owned()
+            }
             Some(cause) => format!("{error}: {cause}"),
             None => error.to_string(),
         };
-        if let Some(advice) = io_error(error).and_then(way_advice) {
+        let advice = io_error(error).map_or_else(|| driver_advice(&said), way_advice);
+        if let Some(advice) = advice {
             said.push_str(": ");
             said.push_str(advice);
         }
@@ -192,11 +251,32 @@ impl fmt::Display for Way {
 
 impl StdError for Way {}
 
+/// Where the driver itself gives up, its words tell why.
+fn driver_advice(said: &str) -> Option<&'static str> {
+    const ADVICE: [(&str, &str); 4] = [
+        ("server does not support TLS", "set ssl = on there, or ask for less with sslmode in the target URI"),
+        (
+            "password missing",
+            "the server asks for one: write it into the target URI, or give it by DOCROW_TARGET_PASSWORD or \
+             DOCROW_TARGET_PASSWORD_FILE (PGPASSWORD and .pgpass are not read)",
+        ),
+        (
+            "did not use channel binding",
+            "with channel_binding=require the server must ask for a password by scram-sha-256, over TLS: see its pg_hba.conf",
+        ),
+        (
+            "unsupported authentication method",
+            "docrow logs in by password or by certificate: choose scram-sha-256 or cert in the server's pg_hba.conf",
+        ),
+    ];
+    ADVICE.iter().find(|(words, _)| said.contains(words)).map(|(_, advice)| *advice)
+}
+
 fn way_advice(error: &io::Error) -> Option<&'static str> {
+    if let Some(error) = tls_error(error) {
+        return Some(tls::advice(error));
+    }
     Some(match error.kind() {
-        _ if is_tls(error) => {
-            "name its authority with sslrootcert in the target URI, or ask for less with sslmode"
-        }
         io::ErrorKind::ConnectionRefused => "is PostgreSQL running there, and listening on that address?",
         io::ErrorKind::TimedOut => "no answer: check host, port and firewall",
         io::ErrorKind::NotFound => "no such socket: check the host in the target URI",
@@ -204,13 +284,14 @@ fn way_advice(error: &io::Error) -> Option<&'static str> {
     })
 }
 
-fn is_tls(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
 
     #[test]
     fn a_code_means_what_follows_from_it() {
@@ -248,8 +329,8 @@ mod tests {
             ("54000", Kind::TargetRefusedRows, Kind::TargetRefused),
             ("P0001", Kind::TargetRefusedRows, Kind::TargetRefused),
         ] {
-            assert_eq!(kind_of_code(Doing::Rows, code), rows, "{code}");
-            assert_eq!(kind_of_code(Doing::Other, code), other, "{code}");
+            assert_eq!(meaning_of_state(Doing::Rows, code).kind(), rows, "{code}");
+            assert_eq!(meaning_of_state(Doing::Other, code).kind(), other, "{code}");
         }
     }
 

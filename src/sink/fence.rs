@@ -39,7 +39,7 @@ use tokio_postgres::{Error as PgError, Statement, error::SqlState};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Session, Target, bookkeeping, failure};
-use crate::error::{Disposition, Error, Kind, Result};
+use crate::error::{Code, Disposition, Error, Kind, Result};
 
 /// How long a living holder is waited for, unless it is stood by for: a server under load takes a moment to notice that
 /// a process was killed.
@@ -114,7 +114,7 @@ impl Fence {
             };
             let is_away = error.kind() != Kind::Fenced;
             if is_away && !claim.away {
-                tracing::warn!("{error}: standing by until that is over");
+                tracing::warn!(code = %error.code(), "{error}: standing by until that is over");
             }
             claim.away |= is_away;
             sleep(AWAY_POLL).await;
@@ -154,7 +154,10 @@ impl Heart {
             match self.beat(beat % BEATS_NOTED == 0).await {
                 Ok(Some(epoch)) if epoch == self.epoch => {}
                 Ok(_) => {
-                    return Error::new(Kind::Fenced, format!("{doing}: another process has taken it over"));
+                    return Error::new(
+                        Code::PipelineTaken,
+                        format!("{doing}: another process has taken it over"),
+                    );
                 }
                 Err(error) => return failure::of(doing, &error),
             }
@@ -296,7 +299,7 @@ impl Claim<'_> {
         let advice =
             "stop the other process, give this pipeline another name, or stand by with docrow run --standby";
         Error::new(
-            Kind::Fenced,
+            Code::PipelineHeld,
             format!("another docrow runs pipeline {} ({words}): {advice}", self.target.pipeline()),
         )
     }
@@ -312,7 +315,7 @@ impl Claim<'_> {
             Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
                 let advice = "run both as one PostgreSQL user, or GRANT pg_signal_backend to this one";
                 let error = self.failed(&error);
-                tracing::warn!("{error}: the connections of the process before can't be ended: {advice}");
+                tracing::warn!(code = %error.code(), "{error}: the connections of the process before can't be ended: {advice}");
                 Ok(())
             }
             ended => {

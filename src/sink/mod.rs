@@ -21,9 +21,9 @@
 //! `session` (with `tls`) connects; `preflight` asks whether the target will do; `failure` says what an error of the
 //! server means; `fence` keeps a second process out; `sql` holds the text of all SQL about user tables; `catalog` looks at
 //! those that are there, `plan` decides what is to be done about them, `ddl` does it; `bookkeeping` creates the schema
-//! `docrow`, of which `progress`, `chunks`, `resyncs`, `schemas` and `dead_letter` each own one table; `copy` writes
-//! snapshot chunks, `upsert` batches of the stream, `array` encodes their parameters; `read` and `scan` give rows back;
-//! `letterbox` is what people do with dead letters.
+//! `docrow`, of which `progress`, `chunks`, `resyncs`, `repairs`, `schemas`, `reports` and `dead_letter` each own one table;
+//! `copy` writes snapshot chunks, `upsert` batches of the stream, `array` encodes their parameters; `read` and `scan` give
+//! rows back; `letterbox` is what people do with dead letters, `survey` what a status is made of.
 //!
 //! The sink sees encoded rows only. What a document is, where rows come from and when to try again are
 //! others' concern.
@@ -39,16 +39,20 @@ mod failure;
 pub mod fence;
 pub mod letterbox;
 pub mod plan;
-mod preflight;
+pub mod preflight;
 pub mod progress;
 pub mod read;
+pub mod repairs;
+pub mod reports;
 pub mod resyncs;
 pub mod scan;
 pub mod schemas;
 mod session;
 pub mod sql;
+pub mod survey;
 mod tls;
 pub mod upsert;
+mod uri;
 
 pub use array::{Keys, RawValue};
 pub use preflight::preflight;

@@ -1,12 +1,23 @@
 //! Whether the target will do, asked before anything is written to it.
+//!
+//! [`preflight`] is for a run, and says the first thing that is wrong; [`inspect`] is for a person, and says all of them.
+//! Both ask the same question, so that what the one lets pass the other does.
 
-use super::{Session, failure, sql::quote};
-use crate::error::{Error, Kind, Result};
+use tokio_postgres::Row;
+
+use super::{
+    Session, Target,
+    bookkeeping::{self, Extent},
+    failure, fence,
+    sql::quote,
+};
+use crate::error::{Code, Error, Kind, Result};
 
 /// The oldest server that is supported, as in `server_version_num`.
 const OLDEST: i32 = 130_000;
 
-/// A NULL privilege is that on a schema which does not exist.
+/// A NULL privilege is that on a schema which does not exist. `docrow.enter` can be called by everybody unless somebody
+/// saw to it.
 const QUESTION: &str = "SELECT current_setting('server_version_num')::int, current_setting('server_version'), \
     current_setting('server_encoding'), current_setting('transaction_read_only')::bool, \
     current_user::text, current_database()::text, \
@@ -14,28 +25,130 @@ const QUESTION: &str = "SELECT current_setting('server_version_num')::int, curre
     (SELECT has_schema_privilege(oid, 'USAGE') AND has_schema_privilege(oid, 'CREATE') \
      FROM pg_namespace WHERE nspname = 'docrow'), \
     (SELECT has_schema_privilege(oid, 'USAGE') AND has_schema_privilege(oid, 'CREATE') \
-     FROM pg_namespace WHERE nspname = $1)";
+     FROM pg_namespace WHERE nspname = $1), \
+    (SELECT coalesce(bool_and(has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') \
+         AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE')), true) \
+     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+     WHERE n.nspname = 'docrow' AND c.relkind = 'r'), \
+    (SELECT coalesce(bool_and(has_function_privilege(p.oid, 'EXECUTE')), true) \
+     FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'docrow')";
+
+/// Something that stands in the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Objection {
+    /// Which error it is.
+    pub code: Code,
+    /// What is wrong.
+    pub what: String,
+    /// What to do about it.
+    pub remedy: Remedy,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// In words.
+    Words(String),
+    /// To run this statement, as somebody who may.
+    Statement(String),
+}
+
+impl Objection {
+    fn new(code: Code, what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { code, what: what.into(), remedy: Remedy::Words(remedy.into()) }
+    }
+
+    fn granted_by(what: impl Into<String>, statement: String) -> Self {
+        Self { code: Code::TargetPrivilege, what: what.into(), remedy: Remedy::Statement(statement) }
+    }
+
+    /// On one line.
+    fn sentence(&self) -> String {
+        let Self { what, remedy, .. } = self;
+        match remedy {
+            Remedy::Words(words) => format!("{what}: {words}"),
+            Remedy::Statement(statement) => format!("{what}: run {statement}"),
+        }
+    }
+}
+
+/// What is to be known of a target.
+#[derive(Debug)]
+pub struct Inspection {
+    /// The server's version, in words.
+    pub version: String,
+    /// Who docrow is there.
+    pub user: String,
+    /// In which database.
+    pub database: String,
+    /// What stands in the way.
+    pub objections: Vec<Objection>,
+    /// Whether docrow has ever written to this database.
+    pub is_known: bool,
+    /// Who runs the pipeline, for people.
+    pub holder: Option<String>,
+    /// How many sessions more could be opened by this user.
+    pub sessions_left: i64,
+}
 
 /// Checks version, encoding, that it can be written to, and the privileges to create what docrow creates.
-/// Errors: [`Kind::TargetRefused`], saying what to do, with the very GRANT where one is missing. Writes
+/// Errors of [`Kind::TargetRefused`](crate::error::Kind), saying what to do, with the very GRANT where one is missing. Writes
 /// nothing.
 pub async fn preflight(session: &Session, schema: &str) -> Result<()> {
-    let doing = "check the target";
-    let row = session.client.query_one(QUESTION, &[&schema]).await.map_err(|e| failure::of(doing, &e))?;
-    let get = |e| failure::of(doing, &e);
-    let found = Found {
-        version: row.try_get(0).map_err(get)?,
-        version_name: row.try_get(1).map_err(get)?,
-        encoding: row.try_get(2).map_err(get)?,
-        read_only: row.try_get(3).map_err(get)?,
-        user: row.try_get(4).map_err(get)?,
-        database: row.try_get(5).map_err(get)?,
-        may_create_schema: row.try_get(6).map_err(get)?,
-        may_create_temporary: row.try_get(7).map_err(get)?,
-        docrow: row.try_get(8).map_err(get)?,
-        schema: row.try_get(9).map_err(get)?,
+    let objections = found(session, schema).await?.judge(schema);
+    objections.first().map_or(Ok(()), |first| Err(Error::new(first.code, first.sentence())))
+}
+
+/// The same, and all that stands in the way at once.
+pub async fn inspect(session: &Session, target: &Target) -> Result<Inspection> {
+    let found = found(session, target.schema()).await?;
+    let objections = found.judge(target.schema());
+    // Without the privileges even to look there is an error.
+    let is_known = match found.docrow {
+        Some(true) if found.bookkeeping => bookkeeping::extent(session).await? != Extent::Missing,
+        there => there.is_some(),
     };
-    found.judge(schema).map_or(Ok(()), |problem| Err(Error::new(Kind::TargetRefused, problem)))
+    let holder = match is_known && found.docrow == Some(true) && found.bookkeeping {
+        true => fence::holder(session, target.pipeline()).await?,
+        false => None,
+    };
+    Ok(Inspection {
+        objections,
+        version: found.version_name,
+        user: found.user,
+        database: found.database,
+        is_known,
+        holder,
+        sessions_left: sessions_left(session).await?,
+    })
+}
+
+/// The GRANT that lets docrow connect, if that is what a refusal to connect lacks.
+pub fn grant_to_connect(target: &Target, refusal: &Error) -> Option<String> {
+    let (user, database) = target.login()?;
+    let lacks = refusal.kind() == Kind::TargetRefused && refusal.to_string().contains("(SQLSTATE 42501)");
+    lacks.then(|| format!("GRANT CONNECT ON DATABASE {} TO {}", quote(database), quote(user)))
+}
+
+/// What the server, the database and the role allow. Of other users' sessions their number is all that everybody sees.
+async fn sessions_left(session: &Session) -> Result<i64> {
+    let question = "SELECT least( \
+            current_setting('max_connections')::bigint - current_setting('superuser_reserved_connections')::bigint \
+                - coalesce(current_setting('reserved_connections', true)::bigint, 0) \
+                - (SELECT sum(numbackends) FROM pg_stat_database), \
+            CASE WHEN datconnlimit >= 0 AND NOT rolsuper THEN datconnlimit \
+                - (SELECT numbackends FROM pg_stat_database s WHERE s.datid = d.oid) END, \
+            CASE WHEN rolconnlimit >= 0 AND NOT rolsuper THEN rolconnlimit \
+                - (SELECT count(*) FROM pg_stat_activity WHERE usesysid = r.oid) END)::bigint \
+        FROM pg_roles r, pg_database d WHERE rolname = current_user AND datname = current_database()";
+    let fail = |e| failure::of("count the sessions of the target", &e);
+    session.client.query_one(question, &[]).await.map_err(fail)?.try_get(0).map_err(fail)
+}
+
+async fn found(session: &Session, schema: &str) -> Result<Found> {
+    let fail = |e| failure::of("check the target", &e);
+    let row = session.client.query_one(QUESTION, &[&schema]).await.map_err(fail)?;
+    Found::read(&row).map_err(fail)
 }
 
 #[derive(Clone)]
@@ -50,47 +163,96 @@ struct Found {
     may_create_temporary: bool,
     docrow: Option<bool>,
     schema: Option<bool>,
+    /// All tables in the schema docrow.
+    bookkeeping: bool,
+    functions: bool,
 }
 
 impl Found {
+    fn read(row: &Row) -> Result<Self, tokio_postgres::Error> {
+        Ok(Self {
+            version: row.try_get(0)?,
+            version_name: row.try_get(1)?,
+            encoding: row.try_get(2)?,
+            read_only: row.try_get(3)?,
+            user: row.try_get(4)?,
+            database: row.try_get(5)?,
+            may_create_schema: row.try_get(6)?,
+            may_create_temporary: row.try_get(7)?,
+            docrow: row.try_get(8)?,
+            schema: row.try_get(9)?,
+            bookkeeping: row.try_get(10)?,
+            functions: row.try_get(11)?,
+        })
+    }
+
     /// What stands in the way, and what to do about it.
-    fn judge(&self, schema: &str) -> Option<String> {
+    fn judge(&self, schema: &str) -> Vec<Objection> {
         let Self { version_name, encoding, .. } = self;
-        let (user, database) = (quote(&self.user), quote(&self.database));
+        let database = quote(&self.database);
+        let mut objections = Vec::new();
         if self.version < OLDEST {
-            return Some(format!("PostgreSQL {version_name} is too old: docrow needs 13 or newer"));
-        }
-        if self.read_only {
-            return Some("the target is read-only: point the target URI at the primary".to_owned());
-        }
-        if encoding != "UTF8" {
-            let advice = "create one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0";
-            return Some(format!(
-                "database {database} has encoding {encoding}, which can't hold all text: {advice}"
+            objections.push(Objection::new(
+                Code::TargetTooOld,
+                format!("PostgreSQL {version_name} is too old"),
+                "docrow needs 13 or newer",
             ));
         }
+        if self.read_only {
+            objections.push(Objection::new(
+                Code::TargetReadOnly,
+                "the target is read-only",
+                "point the target URI at the primary",
+            ));
+        }
+        if encoding != "UTF8" {
+            objections.push(Objection::new(
+                Code::TargetEncoding,
+                format!("database {database} has encoding {encoding}, which can't hold all text"),
+                "create one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0",
+            ));
+        }
+        self.judge_privileges(schema, &mut objections);
+        objections
+    }
+
+    fn judge_privileges(&self, schema: &str, objections: &mut Vec<Objection>) {
+        let (user, database) = (quote(&self.user), quote(&self.database));
         let absent = self.docrow.is_none() || self.schema.is_none();
         if absent && !self.may_create_schema {
             let what = if self.docrow.is_none() { "docrow" } else { schema };
-            return Some(format!(
-                "user {user} may not create schema {}: run GRANT CREATE ON DATABASE {database} TO {user}",
-                quote(what)
+            objections.push(Objection::granted_by(
+                format!("user {user} may not create schema {}", quote(what)),
+                format!("GRANT CREATE ON DATABASE {database} TO {user}"),
             ));
         }
         if !self.may_create_temporary {
-            return Some(format!(
-                "user {user} may not create temporary types: run GRANT TEMPORARY ON DATABASE {database} TO {user}"
+            objections.push(Objection::granted_by(
+                format!("user {user} may not create temporary types"),
+                format!("GRANT TEMPORARY ON DATABASE {database} TO {user}"),
             ));
         }
         for (name, granted) in [("docrow", self.docrow), (schema, self.schema)] {
             if granted == Some(false) {
                 let name = quote(name);
-                return Some(format!(
-                    "user {user} may not create tables in schema {name}: run GRANT USAGE, CREATE ON SCHEMA {name} TO {user}"
+                objections.push(Objection::granted_by(
+                    format!("user {user} may not create tables in schema {name}"),
+                    format!("GRANT USAGE, CREATE ON SCHEMA {name} TO {user}"),
                 ));
             }
         }
-        None
+        if !self.bookkeeping {
+            objections.push(Objection::granted_by(
+                format!("user {user} may not read and write the tables of schema \"docrow\""),
+                format!("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA \"docrow\" TO {user}"),
+            ));
+        }
+        if !self.functions {
+            objections.push(Objection::granted_by(
+                format!("user {user} may not call the functions of schema \"docrow\""),
+                format!("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA \"docrow\" TO {user}"),
+            ));
+        }
     }
 }
 
@@ -110,13 +272,15 @@ mod tests {
             may_create_temporary: true,
             docrow: None,
             schema: Some(true),
+            bookkeeping: true,
+            functions: true,
         }
     }
 
     #[track_caller]
     fn assert_refused(found: Found, word: &str) {
-        let problem = found.judge("public").unwrap();
-        assert!(problem.contains(word), "{problem}");
+        let objections = found.judge("public");
+        assert!(objections.len() == 1 && objections[0].sentence().contains(word), "{objections:?}");
     }
 
     #[test]
@@ -125,8 +289,8 @@ mod tests {
             Found { version: 120_022, version_name: "12.22".into(), ..good() },
             "12.22 is too old",
         );
-        assert!(Found { version: 130_000, ..good() }.judge("public").is_none());
-        assert!(good().judge("public").is_none());
+        assert_eq!(Found { version: 130_000, ..good() }.judge("public"), []);
+        assert_eq!(good().judge("public"), []);
     }
 
     #[test]
@@ -137,16 +301,24 @@ mod tests {
         );
         assert_refused(
             Found { schema: Some(false), ..good() },
-            r#"GRANT USAGE, CREATE ON SCHEMA "public" TO "u""#,
+            r#"run GRANT USAGE, CREATE ON SCHEMA "public" TO "u""#,
         );
         assert_refused(Found { may_create_temporary: false, ..good() }, "GRANT TEMPORARY");
+        assert_refused(Found { bookkeeping: false, ..good() }, "ALL TABLES IN SCHEMA \"docrow\" TO \"u\"");
+        assert_refused(Found { functions: false, ..good() }, "GRANT EXECUTE");
         let prepared_by_an_administrator = Found { may_create_schema: false, docrow: Some(true), ..good() };
-        assert!(prepared_by_an_administrator.judge("public").is_none());
+        assert_eq!(prepared_by_an_administrator.judge("public"), []);
     }
 
     #[test]
     fn a_target_that_cannot_hold_the_rows_is_refused() {
         assert_refused(Found { read_only: true, ..good() }, "primary");
         assert_refused(Found { encoding: "LATIN1".into(), ..good() }, "UTF8");
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_said() {
+        let found = Found { read_only: true, schema: Some(false), may_create_temporary: false, ..good() };
+        assert_eq!(found.judge("public").len(), 3);
     }
 }

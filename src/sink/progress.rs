@@ -17,7 +17,7 @@ use tokio_postgres::{
 use super::{Session, failure, sql::ENTERED};
 use crate::{
     change::Position,
-    error::{Error, Kind, Result},
+    error::{Code, Error, Result},
     failpoint::{self, Failpoint},
 };
 
@@ -117,7 +117,7 @@ pub async fn load(session: &Session, pipeline: &str) -> Result<Vec<StoredPositio
         let token: &[u8] = row.try_get(2).map_err(fail)?;
         positions.push(StoredPosition {
             partition: Partition(u16::try_from(partition).map_err(|e| {
-                Error::caused(Kind::StateCorrupt, "read docrow.progress: a partition out of range", e)
+                Error::caused(Code::StoredUnreadable, "read docrow.progress: a partition out of range", e)
             })?),
             collection: row.try_get(1).map_err(fail)?,
             position: Position::from_bytes(token)?,

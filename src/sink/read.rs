@@ -1,6 +1,11 @@
 //! Gives rows back, as the server encodes them, for `docrow verify`.
 
-use std::{collections::HashMap, pin::pin};
+use std::{
+    collections::HashMap,
+    future::{Future, poll_fn},
+    pin::pin,
+    task::Poll,
+};
 
 use futures_util::TryStreamExt;
 use tokio_postgres::{Portal, Row, Statement, Transaction};
@@ -31,6 +36,16 @@ impl Reader {
         Self { session, schema: target.schema().to_owned(), statements: HashMap::new(), see: None }
     }
 
+    /// Reads over `session`, of which every statement finds its rows by an index, in the index's order: for many statements
+    /// of the same few forms.
+    pub async fn by_index(session: Session, target: &Target) -> Result<Self> {
+        let settings = "SET enable_seqscan = off; SET enable_bitmapscan = off; \
+            SET plan_cache_mode = force_generic_plan; SET jit = off";
+        let set = session.client.batch_execute(settings).await;
+        set.map_err(|e| failure::of("prepare to read rows", &e))?;
+        Ok(Self::new(session, target))
+    }
+
     /// The rows of the documents with these keys, in the order of the table's primary key, also of documents that were
     /// deleted and whose rows stay. Read values with [`value`].
     pub async fn rows(&mut self, table: &Table, keys: &Keys) -> Result<Vec<Row>> {
@@ -40,6 +55,41 @@ impl Reader {
     /// As [`Self::rows`], without the rows of deleted documents. `root` is the first of the collection's tables.
     pub async fn live_rows(&mut self, root: &Table, table: &Table, keys: &Keys) -> Result<Vec<Row>> {
         self.select(table, &sql::is_live(&self.schema, root, table), keys).await
+    }
+
+    /// Gives `take` every row that documents with these keys have, table by table, each with its table's number, without
+    /// those of deleted documents whose rows stay. All tables are asked at once. Read values with [`value`].
+    pub async fn live_rows_of_all(
+        &mut self,
+        tables: &[Table],
+        keys: &Keys,
+        mut take: impl FnMut(usize, &Row) -> Result<()>,
+    ) -> Result<()> {
+        let Some(root) = tables.first() else { return Ok(()) };
+        let mut statements = Vec::with_capacity(tables.len());
+        for table in tables {
+            let live = sql::is_live(&self.schema, root, table);
+            statements.push(self.prepare(&sql::select_unordered(&self.schema, table, &live)).await?);
+        }
+        let mut asked = Vec::with_capacity(tables.len());
+        for statement in &statements {
+            let mut answer = Box::pin(self.session.client.query_raw(statement, [Array::keys(keys)]));
+            // A statement is sent when its future is polled for the first time.
+            let early = poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await;
+            asked.push((answer, early));
+        }
+        for (number, ((answer, early), table)) in asked.into_iter().zip(tables).enumerate() {
+            let fail = |e| failure::of(format!("read rows of {}", quote(&table.name)), &e);
+            let rows = match early {
+                Poll::Ready(rows) => rows,
+                Poll::Pending => answer.await,
+            };
+            let mut rows = pin!(rows.map_err(fail)?);
+            while let Some(row) = rows.try_next().await.map_err(fail)? {
+                take(number, &row)?;
+            }
+        }
+        Ok(())
     }
 
     async fn select(&mut self, table: &Table, condition: &str, keys: &Keys) -> Result<Vec<Row>> {
@@ -57,11 +107,33 @@ impl Reader {
         keys: &Keys,
         most: usize,
     ) -> Result<Option<HashMap<Vec<u8>, Rows>>> {
+        self.documents_where(tables, |_, _, _| "true".to_owned(), keys, most).await
+    }
+
+    /// As [`Self::documents`], without the rows of deleted documents.
+    pub async fn live_documents(
+        &mut self,
+        tables: &[Table],
+        keys: &Keys,
+        most: usize,
+    ) -> Result<Option<HashMap<Vec<u8>, Rows>>> {
+        self.documents_where(tables, sql::is_live, keys, most).await
+    }
+
+    async fn documents_where(
+        &mut self,
+        tables: &[Table],
+        condition: impl Fn(&str, &Table, &Table) -> String,
+        keys: &Keys,
+        most: usize,
+    ) -> Result<Option<HashMap<Vec<u8>, Rows>>> {
+        let Some(root) = tables.first() else { return Ok(Some(HashMap::new())) };
         let mut documents: HashMap<Vec<u8>, Rows> = HashMap::new();
         let mut bytes = 0;
         for (number, table) in tables.iter().enumerate() {
             let fail = |e| failure::of(format!("read rows of {}", quote(&table.name)), &e);
-            let statement = self.prepare(&sql::select(&self.schema, table, "true")).await?;
+            let condition = condition(&self.schema, root, table);
+            let statement = self.prepare(&sql::select(&self.schema, table, &condition)).await?;
             let stream =
                 self.session.client.query_raw(&statement, [Array::keys(keys)]).await.map_err(fail)?;
             let mut stream = pin!(stream);
@@ -107,7 +179,6 @@ impl Reader {
         let Some(key) = table.columns.first() else {
             return Err(Error::bug("look for rows that belong to no document: no key column"));
         };
-        let fail = |e| failure::of(looking(&table.name), &e);
         let live = sql::is_live(&self.schema, root, table);
         let (key, name) = (quote(&key.name), sql::qualified(&self.schema, &table.name));
         // Of the root, there is one row with a key.
@@ -116,10 +187,39 @@ impl Reader {
             "SELECT {distinct}t.{key} FROM {name} t \
              WHERE NOT EXISTS (SELECT FROM pg_temp.docrow_seen s WHERE s.key = t.{key}) AND {live}"
         );
+        self.pages("ANALYZE pg_temp.docrow_seen; SET LOCAL work_mem = '64MB'", &question, table).await
+    }
+
+    /// The keys of a random sample of about `percent` of a table's rows, each once; without those of deleted documents, and of a
+    /// child without those that have a row of the root. The same `seed` gives the same rows of a table that does not change.
+    pub async fn sampled(
+        &mut self,
+        (root, table): (&Table, &Table),
+        percent: f64,
+        seed: u64,
+    ) -> Result<Unseen<'_>> {
+        let [Some(key), Some(own)] = [root, table].map(|table| table.columns.first()) else {
+            return Err(Error::bug("sample rows: no key column"));
+        };
+        let (live, own) = (sql::is_live(&self.schema, root, table), quote(&own.name));
+        let [name, root_name] = [table, root].map(|table| sql::qualified(&self.schema, &table.name));
+        let rootless = if root == table {
+            "true".to_owned()
+        } else {
+            format!("NOT EXISTS (SELECT FROM {root_name} r WHERE r.{} = t.{own})", quote(&key.name))
+        };
+        let question = format!(
+            "SELECT DISTINCT t.{own} FROM {name} t TABLESAMPLE BERNOULLI ({percent}) REPEATABLE ({seed}) \
+             WHERE {live} AND {rootless}"
+        );
+        self.pages("SET LOCAL work_mem = '64MB'", &question, table).await
+    }
+
+    async fn pages(&mut self, prepare: &str, question: &str, table: &Table) -> Result<Unseen<'_>> {
+        let fail = |e| failure::of(looking(&table.name), &e);
         let transaction = self.session.client.transaction().await.map_err(fail)?;
-        let prepare = "ANALYZE pg_temp.docrow_seen; SET LOCAL work_mem = '64MB'";
         transaction.batch_execute(prepare).await.map_err(fail)?;
-        let portal = transaction.bind(&question, &[]).await.map_err(fail)?;
+        let portal = transaction.bind(question, &[]).await.map_err(fail)?;
         Ok(Unseen { transaction, portal, table: table.name.clone() })
     }
 

@@ -8,6 +8,8 @@
 
 use std::fmt;
 
+use tokio_postgres::{Error as PgError, GenericClient};
+
 use super::{Session, Target, bookkeeping, failure, fence};
 use crate::error::Result;
 
@@ -28,6 +30,14 @@ pub enum Reason {
 
 impl Reason {
     const ALL: [Self; 5] = [Self::Asked, Self::HistoryLost, Self::Replaced, Self::Dropped, Self::Recreated];
+
+    /// As a label of a metric.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::HistoryLost => "history_lost",
+            other => other.text(),
+        }
+    }
 
     /// As it is stored.
     fn text(self) -> &'static str {
@@ -87,6 +97,16 @@ pub async fn asked(session: &Session, pipeline: &str) -> Result<Vec<(String, Rea
         .map(|row| Ok((row.try_get(0)?, Reason::from_text(row.try_get(1)?))))
         .collect::<Result<_, _>>()
         .map_err(fail)
+}
+
+/// Whether a resync of this collection is asked for.
+pub(super) async fn is_asked(
+    client: &impl GenericClient,
+    pipeline: &str,
+    collection: &str,
+) -> Result<bool, PgError> {
+    let question = "SELECT FROM docrow.resyncs WHERE pipeline = $1 AND collection = $2";
+    Ok(client.query_opt(question, &[&pipeline, &collection]).await?.is_some())
 }
 
 /// What people need to ask for a resync.

@@ -7,7 +7,7 @@ use super::{
     Session, failure,
     plan::{Origin, TablePlan, Whose},
 };
-use crate::error::{Error, Kind, Result};
+use crate::error::{Code, Error, Result};
 
 /// A stored mapping.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,12 +22,21 @@ pub struct Mapping {
     pub filled: bool,
     /// Why the collection is stopped, if it is.
     pub stopped: Option<String>,
+    /// The fingerprint of the key that it masks values by. `None` too where an earlier docrow stored it.
+    pub masked_by: Option<String>,
 }
 
 impl Mapping {
     /// The first version of a collection's mapping.
     pub fn first(collection: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { collection: collection.into(), version: 1, text: text.into(), filled: true, stopped: None }
+        Self {
+            collection: collection.into(),
+            version: 1,
+            text: text.into(),
+            filled: true,
+            stopped: None,
+            masked_by: None,
+        }
     }
 
     /// The version after this one, to be filled back.
@@ -48,8 +57,8 @@ pub async fn load(session: &Session, pipeline: &str) -> Result<Vec<Mapping>> {
         Form::Complete => "filled, stopped, tables IS NULL",
     };
     let question = format!(
-        "SELECT DISTINCT ON (collection) collection, version, mapping, {later} \
-         FROM docrow.schemas WHERE pipeline = $1 ORDER BY collection, version DESC"
+        "SELECT DISTINCT ON (collection) collection, version, mapping, {later}, to_jsonb(s)->>'masked_by' \
+         FROM docrow.schemas s WHERE pipeline = $1 ORDER BY collection, version DESC"
     );
     let rows = session.client.query(&question, &[&pipeline]).await.map_err(fail)?;
     let mut mappings = Vec::with_capacity(rows.len());
@@ -61,6 +70,7 @@ pub async fn load(session: &Session, pipeline: &str) -> Result<Vec<Mapping>> {
             text: row.try_get(2).map_err(fail)?,
             filled: row.try_get(3).map_err(fail)?,
             stopped: row.try_get(4).map_err(fail)?,
+            masked_by: row.try_get(6).map_err(fail)?,
         };
         if row.try_get(5).map_err(fail)? {
             return Err(earlier(&mapping.collection));
@@ -72,7 +82,7 @@ pub async fn load(session: &Session, pipeline: &str) -> Result<Vec<Mapping>> {
 
 fn earlier(collection: &str) -> Error {
     let advice = "its rows do not tell every type exactly: copy anew under another pipeline name and schema";
-    Error::new(Kind::TargetRefused, format!("{collection} was copied by an earlier docrow: {advice}"))
+    Error::new(Code::CopiedByEarlier, format!("{collection} was copied by an earlier docrow: {advice}"))
 }
 
 /// Notes that all rows of a collection are written with this version of its mapping.
@@ -106,6 +116,18 @@ pub async fn set_stopped(
     transaction.commit().await.map_err(fail)
 }
 
+/// Stores by which key a collection's values are masked, where an earlier docrow did not.
+pub async fn note_mask_key(session: &mut Session, pipeline: &str, mapping: &Mapping) -> Result<()> {
+    let Mapping { collection, masked_by: Some(masked_by), .. } = mapping else { return Ok(()) };
+    let doing = format!("note the key that masks {collection}");
+    let fail = |e| failure::of(&*doing, &e);
+    let transaction = session.enter(&doing).await?;
+    let statement = "UPDATE docrow.schemas SET masked_by = $3 \
+        WHERE pipeline = $1 AND collection = $2 AND masked_by IS NULL";
+    transaction.execute(statement, &[&pipeline, collection, masked_by]).await.map_err(fail)?;
+    transaction.commit().await.map_err(fail)
+}
+
 /// Whether this version of a mapping is stored.
 pub(super) async fn is_stored(
     client: &impl GenericClient,
@@ -124,16 +146,16 @@ pub(super) async fn insert(
     mapping: &Mapping,
     tables: &[TablePlan],
 ) -> Result<(), PgError> {
-    let Mapping { collection, version, text, filled, stopped } = mapping;
+    let Mapping { collection, version, text, filled, stopped, masked_by } = mapping;
     let statement = "INSERT INTO docrow.schemas \
-            (pipeline, collection, version, mapping, filled, stopped, tables, adopted) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING";
+            (pipeline, collection, version, mapping, filled, stopped, tables, adopted, masked_by) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING";
     let version = i32::from(*version);
     let adopted = tables.iter().filter(|table| table.origin == Origin::Adopted);
     let [tables, adopted]: [Vec<&str>; 2] =
         [tables.iter().map(|table| &*table.name).collect(), adopted.map(|table| &*table.name).collect()];
     let parameters: &[&(dyn ToSql + Sync)] =
-        &[&pipeline, collection, &version, text, filled, stopped, &tables, &adopted];
+        &[&pipeline, collection, &version, text, filled, stopped, &tables, &adopted, masked_by];
     client.execute(statement, parameters).await.map(drop)
 }
 

@@ -6,30 +6,19 @@
 //! A session that a [`Fence`](super::fence::Fence)'s target has connected can write to the pipeline, by
 //! [`Session::enter`]; any other one can only read.
 
-use std::{fmt, future, path::PathBuf, time::Duration};
+use std::{fmt, future};
 
 use tokio::{task::JoinSet, time::timeout};
 use tokio_postgres::{
-    Client, Config, Connection, Error as PgError, GenericClient, Statement, Transaction, config::Host,
-    tls::TlsStream,
+    Client, Config, Connection, Error as PgError, GenericClient, Statement, Transaction, tls::TlsStream,
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
-    failure, fence,
-    tls::{self, Proof},
+    failure, fence, tls,
+    uri::{self, PATIENCE, TargetUri},
 };
-use crate::error::{Error, Kind, Result};
-
-/// How long to wait for the server to accept a connection, unless the URI says `connect_timeout`.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// A peer that answers no keepalive for this long (and, times three, for good) is gone. The driver's two
-/// hours would keep a pipeline waiting for a machine that died.
-const KEEPALIVE: Duration = Duration::from_secs(10);
-
-/// What a URI looks like.
-const FORM: &str = "write it as postgresql://user:password@host:port/database";
+use crate::error::{Code, Error, Result};
 
 /// Limits that suit an application's short statements would end a replicator's long ones. And when docrow
 /// dies, alone or with its machine, its connections and what they lock shall not outlive it by more than a
@@ -54,26 +43,11 @@ pub struct Target {
 }
 
 impl Target {
-    /// Reads a URI, `postgresql://user:password@host:port/database?option=value`. Options are those of
-    /// tokio-postgres, besides `sslmode` with all values of libpq but `allow`, and `sslrootcert`. Errors
-    /// never repeat the URI: it holds a password.
+    /// Reads a URI, `postgresql://user:password@host:port/database?option=value`, and the certificates that it names.
+    /// Errors never repeat the URI: it holds a password.
     pub fn parse(uri: &str, schema: &str, pipeline: &str) -> Result<Self> {
-        let (uri, proof, roots) = split_tls(uri)?;
-        let mut config: Config = uri
-            .parse()
-            .map_err(|e| Error::usage(format!("{}: {FORM}", failure::of("read the target URI", &e))))?;
-        let address = address(&config)?;
-        config.application_name("docrow");
-        if config.get_connect_timeout().is_none() {
-            config.connect_timeout(PATIENCE);
-        }
-        if !uri.contains("keepalives") {
-            config.keepalives_idle(KEEPALIVE).keepalives_interval(KEEPALIVE).keepalives_retries(3);
-        }
-        if config.get_tcp_user_timeout().is_none() {
-            config.tcp_user_timeout(KEEPALIVE * 4);
-        }
-        let tls = tls::connector(proof, roots.as_deref())?;
+        let TargetUri { config, tls, address } = uri::parse(uri)?;
+        let tls = tls::connector(&tls, config.get_ssl_negotiation())?;
         let (schema, pipeline) = (schema.to_owned(), pipeline.to_owned());
         Ok(Self { config, tls, address, schema, pipeline, epoch: None })
     }
@@ -93,6 +67,12 @@ impl Target {
         &self.address
     }
 
+    /// The user and the database that the URI names.
+    pub(super) fn login(&self) -> Option<(&str, &str)> {
+        let user = self.config.get_user()?;
+        Some((user, self.config.get_dbname().unwrap_or(user)))
+    }
+
     /// The same, whose sessions write by `epoch`.
     pub(super) fn at(&self, epoch: i64) -> Self {
         Self { epoch: Some(epoch), ..self.clone() }
@@ -105,7 +85,7 @@ impl Target {
         target.connect().await
     }
 
-    /// Connects. Errors: [`Kind::TargetAway`] if there is no answer, [`Kind::TargetRefused`] if it is a no.
+    /// Connects. Errors: of [`Kind::TargetAway`](crate::error::Kind) if there is no answer, of `TargetRefused` if it is a no.
     pub async fn connect(&self) -> Result<Session> {
         let doing = || format!("connect to PostgreSQL at {}", self.address);
         // The driver's own limit covers the TCP handshake alone: a server that accepts and then says nothing needs this.
@@ -113,7 +93,7 @@ impl Target {
         let (client, connection) = timeout(patience, self.config.connect(self.tls.clone()))
             .await
             .map_err(|_| {
-                Error::new(Kind::TargetAway, format!("{}: no answer: check host and port", doing()))
+                Error::new(Code::TargetSilent, format!("{}: no answer: check host and port", doing()))
             })?
             .map_err(|e| failure::of(doing(), &e))?;
         let mut session = Session::start(client, connection);
@@ -176,12 +156,12 @@ impl Session {
         Self { client, connection, entry: None }
     }
 
-    /// How transactions of this session enter the pipeline. Errors: [`Kind::Bug`] if they may not.
+    /// How transactions of this session enter the pipeline. Errors: [`Kind::Bug`](crate::error::Kind) if they may not.
     pub(super) fn entry(&self) -> Result<&Entry> {
         self.entry.as_ref().ok_or_else(|| Error::bug("write to the pipeline: this session may only read"))
     }
 
-    /// Begins a transaction that writes to the pipeline. Errors: [`Kind::Fenced`] if another process has taken it.
+    /// Begins a transaction that writes to the pipeline. Errors: [`Kind::Fenced`](crate::error::Kind) if another process has taken it.
     pub(super) async fn enter(&mut self, doing: &str) -> Result<Transaction<'_>> {
         let entry = self.entry()?.clone();
         let transaction = self.client.transaction().await.map_err(|e| failure::of(doing, &e))?;
@@ -208,58 +188,8 @@ impl Session {
     }
 }
 
-/// Takes the options about certificates, which the driver does not know, out of a URI.
-fn split_tls(uri: &str) -> Result<(String, Proof, Option<PathBuf>)> {
-    if !uri.starts_with("postgres://") && !uri.starts_with("postgresql://") {
-        return Err(Error::usage(format!("the target is not a PostgreSQL URI: {FORM}")));
-    }
-    let (base, options) = uri.split_once('?').unwrap_or((uri, ""));
-    let (mut proof, mut roots, mut kept) = (Proof::None, None, Vec::new());
-    for option in options.split('&').filter(|option| !option.is_empty()) {
-        match option.split_once('=') {
-            Some(("sslrootcert", path)) => roots = Some(PathBuf::from(path)),
-            Some(("sslmode", "verify-ca")) => proof = Proof::Authority,
-            Some(("sslmode", "verify-full")) => proof = Proof::Host,
-            _ => kept.push(option),
-        }
-    }
-    if proof != Proof::None {
-        kept.push("sslmode=require");
-    } else if roots.is_some() {
-        // As libpq does: who names an authority wants it checked.
-        proof = Proof::Authority;
-    }
-    let uri = if kept.is_empty() { base.to_owned() } else { format!("{base}?{}", kept.join("&")) };
-    Ok((uri, proof, roots))
-}
-
-/// The servers that a configuration names, for people. Errors: there is none, or what stands there is part of
-/// a password that was not percent-encoded.
-fn address(config: &Config) -> Result<String> {
-    let ports = config.get_ports();
-    let mut addresses = Vec::new();
-    for (i, host) in config.get_hosts().iter().enumerate() {
-        let port = ports.get(i).or(ports.first()).copied().unwrap_or(5432);
-        match host {
-            Host::Tcp(host) if host.contains('@') => {
-                let advice =
-                    "percent-encode the special characters of the password (@ is %40, / is %2F, : is %3A)";
-                return Err(Error::usage(format!("the target URI has more than one @: {advice}")));
-            }
-            Host::Tcp(host) => addresses.push(format!("{host}:{port}")),
-            Host::Unix(path) => addresses.push(format!("{} (port {port})", path.display())),
-        }
-    }
-    if addresses.is_empty() {
-        return Err(Error::usage(format!("the target URI names no host: {FORM}")));
-    }
-    Ok(addresses.join(","))
-}
-
 #[cfg(test)]
 mod tests {
-    use tokio_postgres::config::SslMode;
-
     use super::*;
 
     fn refusal(uri: &str) -> String {
@@ -282,20 +212,5 @@ mod tests {
             assert!(!refusal(uri).contains("secret"), "{}", refusal(uri));
         }
         assert!(refusal("postgresql://u@db/x?nonsense=1").contains("nonsense"));
-    }
-
-    #[test]
-    fn sslmode_decides_what_is_proved() {
-        let split = |options: &str| {
-            let (uri, proof, _) = split_tls(&format!("postgres://h/d{options}")).unwrap();
-            let config: Config = uri.parse().unwrap();
-            (config.get_ssl_mode(), proof)
-        };
-        assert_eq!(split(""), (SslMode::Prefer, Proof::None));
-        assert_eq!(split("?sslmode=disable"), (SslMode::Disable, Proof::None));
-        assert_eq!(split("?sslmode=require"), (SslMode::Require, Proof::None));
-        assert_eq!(split("?sslmode=require&sslrootcert=/ca.pem"), (SslMode::Require, Proof::Authority));
-        assert_eq!(split("?sslmode=verify-ca&connect_timeout=1"), (SslMode::Require, Proof::Authority));
-        assert_eq!(split("?connect_timeout=1&sslmode=verify-full"), (SslMode::Require, Proof::Host));
     }
 }

@@ -222,6 +222,19 @@ pub fn delete(schema: &str, table: &Table) -> String {
     format!("DELETE FROM {} WHERE {} AND {ENTERED}", qualified(schema, &table.name), of_keys(table))
 }
 
+/// `$1`: an array of document keys. Of the rows of a child, deletes those without a row of the root.
+pub fn delete_rootless(schema: &str, root: &Table, table: &Table) -> String {
+    let [Some(key), Some(own)] = [root, table].map(|table| table.columns.first()) else {
+        return String::new();
+    };
+    let (root, key, own) = (qualified(schema, &root.name), quote(&key.name), quote(&own.name));
+    format!(
+        "DELETE FROM {} t WHERE {} AND NOT EXISTS (SELECT FROM {root} d WHERE d.{key} = t.{own}) AND {ENTERED}",
+        qualified(schema, &table.name),
+        of_keys(table)
+    )
+}
+
 /// `$1`: an array of document keys. Marks the rows of deleted documents, which stay; those marked keep their time.
 pub fn mark_deleted(schema: &str, root: &Table) -> String {
     let (table, mark) = (qualified(schema, &root.name), quote(DELETED_AT));
@@ -246,12 +259,16 @@ pub fn is_live(schema: &str, root: &Table, table: &Table) -> String {
 /// `$1`: an array of document keys. All columns of their rows, in the order of the primary key, for which `condition`
 /// holds; in it, the table is `t`.
 pub fn select(schema: &str, table: &Table, condition: &str) -> String {
+    format!("{} ORDER BY {}", select_unordered(schema, table, condition), names("", key(table)))
+}
+
+/// The same, in whatever order the server finds them.
+pub fn select_unordered(schema: &str, table: &Table, condition: &str) -> String {
     format!(
-        "SELECT {} FROM {} AS t WHERE {} AND {condition} ORDER BY {}",
+        "SELECT {} FROM {} AS t WHERE {} AND {condition}",
         names("", &table.columns),
         qualified(schema, &table.name),
         of_keys(table),
-        names("", key(table)),
     )
 }
 

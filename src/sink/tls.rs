@@ -2,9 +2,10 @@
 //! for no proof of who answers, `verify-ca` wants a certificate of a known authority, `verify-full` one for
 //! this very host.
 //!
-//! tokio-postgres knows the first three modes; what is verified is decided here, by the certificate verifier.
+//! tokio-postgres knows the first three modes; what is verified is decided here, by the certificate verifier. In every
+//! mode the server proves that it has its certificate's key, so SCRAM's channel binding holds in every mode.
 
-use std::{path::Path, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
@@ -13,11 +14,15 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, ring},
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, ServerName, UnixTime},
 };
+use tokio_postgres::config::SslNegotiation;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::error::{Error, Kind, Result};
+use crate::{
+    error::{Code, Error, Kind, Result},
+    secret::pem,
+};
 
 /// What a server's certificate has to prove.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,41 +35,109 @@ pub(super) enum Proof {
     Host,
 }
 
-/// A connector that asks for `proof`, against the authorities in the file `roots`, or else the system's.
-pub(super) fn connector(proof: Proof, roots: Option<&Path>) -> Result<MakeRustlsConnect> {
+/// Which authorities are known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Roots {
+    /// Those that the system trusts.
+    System,
+    /// Those in this file, alone.
+    File(PathBuf),
+}
+
+/// What proves to the server who we are: the files of a certificate, with its intermediates, and of its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) certificate: PathBuf,
+    pub(super) key: PathBuf,
+}
+
+/// How TLS is spoken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Tls {
+    pub(super) proof: Proof,
+    pub(super) roots: Roots,
+    pub(super) identity: Option<Identity>,
+}
+
+/// A connector that speaks it. Its files are read here, once. Errors: there is something wrong with one.
+pub(super) fn connector(tls: &Tls, negotiation: SslNegotiation) -> Result<MakeRustlsConnect> {
     let provider = Arc::new(ring::default_provider());
-    let chain = match proof {
+    let chain = match tls.proof {
         Proof::None => None,
-        Proof::Authority | Proof::Host => Some(chain_verifier(roots, &provider)?),
+        Proof::Authority | Proof::Host => Some(chain_verifier(&tls.roots, &provider)?),
     };
-    let verifier = Arc::new(Verifier { chain, proof, provider: provider.clone() });
-    let config = ClientConfig::builder_with_provider(provider)
+    let verifier = Arc::new(Verifier { chain, proof: tls.proof, provider: provider.clone() });
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| Error::caused(Kind::Bug, "set up TLS", e))?
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
+        .with_custom_certificate_verifier(verifier);
+    let mut config = match &tls.identity {
+        None => builder.with_no_client_auth(),
+        Some(Identity { certificate, key }) => {
+            let (chain, key) = pem::identity(("sslcert", certificate), ("sslkey", key))?;
+            let doing = || format!("use sslcert {}", certificate.display());
+            builder.with_client_auth_cert(chain, key).map_err(|e| Error::caused(Code::TlsFile, doing(), e))?
+        }
+    };
+    if negotiation == SslNegotiation::Direct {
+        config.alpn_protocols = vec![b"postgresql".to_vec()];
+    }
     Ok(MakeRustlsConnect::new(config))
 }
 
-fn chain_verifier(roots: Option<&Path>, provider: &Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>> {
+fn chain_verifier(roots: &Roots, provider: &Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>> {
     let mut store = RootCertStore::empty();
-    match roots {
-        Some(path) => {
-            let doing = || format!("read sslrootcert {}", path.display());
-            let certificates = CertificateDer::pem_file_iter(path)
-                .and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>)
-                .map_err(|e| Error::caused(Kind::Usage, doing(), e))?;
-            store.add_parsable_certificates(certificates);
-        }
-        None => {
-            store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
+    let (known, _) = store.add_parsable_certificates(match roots {
+        Roots::File(path) => pem::certificates("sslrootcert", path)?,
+        Roots::System => rustls_native_certs::load_native_certs().certs,
+    });
+    if known == 0 {
+        return Err(Error::new(
+            Code::TlsFile,
+            match roots {
+                Roots::File(path) => {
+                    format!("sslrootcert: {} holds no certificate that can be used", path.display())
+                }
+                Roots::System => {
+                    "this system knows no certificate authorities: name a file of them with sslrootcert in \
+                              the target URI"
+                        .to_owned()
+                }
+            },
+        ));
     }
-    WebPkiServerVerifier::builder_with_provider(store.into(), provider.clone()).build().map_err(|e| {
-        let advice = "load certificate authorities: name a file of them with sslrootcert in the target URI";
-        Error::caused(Kind::Usage, advice, e)
-    })
+    WebPkiServerVerifier::builder_with_provider(store.into(), provider.clone())
+        .build()
+        .map_err(|e| Error::caused(Code::TlsFile, "load certificate authorities", e))
+}
+
+/// What to do about a handshake that failed.
+pub(super) fn advice(error: &TlsError) -> &'static str {
+    match error {
+        TlsError::InvalidCertificate(why) => match why {
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                "name the host in the target URI as the certificate does, or ask for less with sslmode=verify-ca"
+            }
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                "the server's certificate has expired: renew it, and look at both machines' clocks"
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                "look at both machines' clocks"
+            }
+            CertificateError::UnknownIssuer => {
+                "name its authority with sslrootcert in the target URI, or ask for less with sslmode"
+            }
+            _ => {
+                "the server needs a certificate of its own (not an authority's), issued for its host's name by the \
+                 authority that sslrootcert names"
+            }
+        },
+        TlsError::AlertReceived(_) => {
+            "the server breaks it off: it may refuse docrow's certificate (sslcert, sslkey), or know none of TLS 1.2 and 1.3"
+        }
+        _ => "is PostgreSQL listening there, with ssl = on?",
+    }
 }
 
 #[derive(Debug)]

@@ -1,13 +1,12 @@
-//! Applies batches of the change stream: one transaction per batch, sent in one go, with the positions it
-//! reaches.
+//! Applies batches of the change stream: one transaction per batch, sent in one go, with the positions it reaches.
 //!
 //! Every statement is prepared once per session, and of a batch every message is on its way before the first
 //! answer is awaited: a batch costs one round trip. First the transaction enters the pipeline, which fails if another
-//! process has taken it. Then, for each collection, in this order: all rows of deleted
-//! documents are deleted, children first, or, with soft deletes, their root rows are marked; root rows are inserted or, where they differ, updated; the child
-//! rows of a table are merged: deleted where they are no more, and inserted or updated likewise. Of documents of which
-//! only some fields changed, the columns and tables of these alone are written; one that has no row makes the batch fail, and
-//! the caller writes it whole. Dead letters and positions come last.
+//! process has taken it. Then, for each collection, in this order: all rows of deleted documents are deleted, children
+//! first, or, with soft deletes, their root rows are marked, and child rows without one deleted; root rows are inserted
+//! or, where they differ, updated; the child rows of a table are merged: deleted where they are no more, and inserted or
+//! updated likewise. Of documents of which only some fields changed, the columns and tables of these alone are written;
+//! one that has no row makes the batch fail, and the caller writes it whole. Dead letters and positions come last.
 //!
 //! A COMMIT after a failed statement answers like any other, and does nothing. So a batch is applied if and
 //! only if *every* answer up to that of COMMIT is good.
@@ -36,7 +35,8 @@ use crate::{
     change::CollectionId,
     error::{Error, Result},
     failpoint::{self, Failpoint},
-    mapping::{Rows, Table},
+    mapping::{DELETED_AT, Rows, Table},
+    metrics,
 };
 
 /// What to write in one transaction.
@@ -66,8 +66,7 @@ pub struct CollectionBatch<'a> {
     pub collection: CollectionId,
     /// The tables that its mapping writes, root first.
     pub tables: &'a [Table],
-    /// The rows of all upserted documents in [`Framing::Composite`](crate::mapping::Framing::Composite), a
-    /// buffer per table.
+    /// The rows of all upserted documents in [`Framing::Composite`](crate::mapping::Framing::Composite), a buffer per table.
     pub rows: &'a Rows,
     /// The keys of the documents that `rows` are of.
     pub upserted: &'a Keys,
@@ -124,7 +123,6 @@ struct Bookkeeping {
     heal: Statement,
 }
 
-/// A collection's prepared statements, one entry per table.
 #[derive(Debug)]
 struct Plan {
     tables: Vec<Table>,
@@ -135,6 +133,8 @@ struct Plan {
 struct TableStatements {
     /// [`sql::delete`], or, for a root with soft deletes, [`sql::mark_deleted`].
     delete: Statement,
+    /// Of a child, with soft deletes: [`sql::delete_rootless`].
+    orphans: Option<Statement>,
     /// [`sql::upsert`] for the root, or [`sql::patch`] for that of a part; [`sql::merge`] for a child.
     write: Statement,
 }
@@ -164,10 +164,9 @@ impl Applier {
         Ok(Self { session, schema, pipeline, partition, fingerprint, plans, parts, bookkeeping, row_types })
     }
 
-    /// Applies a batch: once this returns `Ok`, its rows and positions are to be seen, and, if it is so asked, durable. Errors: with
-    /// [`Kind::TargetRefusedRows`](crate::error::Kind) nothing was written and the session stays usable, so
-    /// that the caller can apply halves of the batch to find the document; after any other see the contract
-    /// in [`super`].
+    /// Applies a batch: once this returns `Ok`, its rows and positions are to be seen, and, if it is so asked, durable. Errors:
+    /// with [`Kind::TargetRefusedRows`](crate::error::Kind) nothing was written and the session stays usable, so that the
+    /// caller can apply halves of the batch to find the document; after any other see the contract in [`super`].
     pub async fn apply(&mut self, batch: &Batch<'_>) -> Result<Applied> {
         for collection in &batch.collections {
             self.plan(collection).await?;
@@ -182,8 +181,8 @@ impl Applier {
         pipe.add(What::Begin, entry.enter(client));
         for collection in &batch.collections {
             let plan = self.plans.get(&collection.collection);
-            let plan = plan.ok_or_else(|| Error::bug("apply a batch: no plan for a collection"))?;
-            plan.add_to(&mut pipe, client, collection);
+            plan.ok_or_else(|| Error::bug("apply a batch: no plan for a collection"))?
+                .add_to(&mut pipe, client, collection);
         }
         for part in &batch.parts {
             let plan =
@@ -198,12 +197,18 @@ impl Applier {
             pipe.add(What::Bookkeeping, dead_letter::remove(client, heal, pipeline, batch.healed));
         }
         if !batch.reached.is_empty() {
-            let whose = (pipeline, self.partition, self.fingerprint);
-            let reached = (batch.reached, batch.shown);
-            pipe.add(What::Bookkeeping, progress::upsert(client, reach, whose, reached));
+            let (whose, to) = ((pipeline, self.partition, self.fingerprint), (batch.reached, batch.shown));
+            pipe.add(What::Bookkeeping, progress::upsert(client, reach, whose, to));
         }
         pipe.text(What::Commit, client, "COMMIT");
-        pipe.run().await
+        let applied = pipe.run().await?;
+        let rows = batch.collections.iter().map(|collection| collection.rows);
+        let bytes = rows.chain(batch.parts.iter().map(|part| part.rows)).map(Rows::byte_len).sum::<usize>();
+        metrics::WRITTEN_BYTES.add_to("upsert", u64::try_from(bytes).unwrap_or(0));
+        metrics::ROWS_WRITTEN.add_to("upsert", applied.written);
+        metrics::ROWS_DELETED.add(applied.deleted);
+        metrics::LAST_COMMIT.set(metrics::unix_seconds());
+        Ok(applied)
     }
 
     /// Stores up to when rows may be ahead of the positions.
@@ -256,7 +261,14 @@ impl Applier {
                 _ => sql::merge(&self.schema, table, &row_type),
             };
             let delete = if table.soft_delete { sql::mark_deleted } else { sql::delete };
+            let orphans = match tables.first() {
+                Some(root) if root.soft_delete && i > 0 => Some(
+                    client.prepare(&sql::delete_rootless(&self.schema, root, table)).await.map_err(fail)?,
+                ),
+                _ => None,
+            };
             statements.push(TableStatements {
+                orphans,
                 delete: client.prepare(&delete(&self.schema, table)).await.map_err(fail)?,
                 write: client.prepare(&write).await.map_err(fail)?,
             });
@@ -269,9 +281,9 @@ impl Plan {
     fn add_to<'a>(&'a self, pipe: &mut Pipe<'a>, client: &'a Client, batch: &'a CollectionBatch<'_>) {
         let statements = || self.tables.iter().zip(&self.statements);
         let (upserted, deleted) = (Array::keys(batch.upserted), Array::keys(batch.deleted));
-        let soft = self.tables.first().is_some_and(|root| root.soft_delete);
-        for (table, statement) in statements().rev().filter(|(table, _)| !soft || table.soft_delete) {
-            pipe.array(What::Delete(table), client, &statement.delete, deleted);
+        for (table, statement) in statements().rev() {
+            let delete = statement.orphans.as_ref().unwrap_or(&statement.delete);
+            pipe.array(What::Delete(table), client, delete, deleted);
         }
         if let (Some((root, statement)), Some(rows)) = (statements().next(), batch.rows.tables.first()) {
             pipe.array(What::Write(root), client, &statement.write, Array::rows(rows));
@@ -285,7 +297,14 @@ impl Plan {
         let root = self.tables.first().zip(self.statements.first()).zip(batch.rows.tables.first());
         if let Some(((root, TableStatements { write, .. }), rows)) = root {
             let (rows, wanted) = (Array::rows(rows), i64::try_from(keys.count()).unwrap_or(-1));
-            pipe.add(What::Write(root), async move { client.execute(write, &[&rows, &wanted]).await });
+            // The statement answers with one row, or fails. Where only `extra` may change, it mostly does not.
+            let mut rest = root.columns.iter().skip(root.key_columns).map(|column| column.name.as_str());
+            let written =
+                if rest.any(|name| name != batch.extra && name != DELETED_AT) { batch.keys.count } else { 0 };
+            let written = u64::try_from(written).unwrap_or(0);
+            pipe.add(What::Write(root), async move {
+                client.execute(write, &[&rows, &wanted]).await.map(|_| written)
+            });
         }
         self.add_children_to(pipe, client, (keys, batch.rows));
     }
@@ -298,7 +317,7 @@ impl Plan {
         (keys, rows): (Array<'a>, &'a Rows),
     ) {
         let tables = self.tables.iter().zip(&self.statements).zip(&rows.tables);
-        for ((table, TableStatements { delete, write }), rows) in tables.skip(1) {
+        for ((table, TableStatements { delete, write, .. }), rows) in tables.skip(1) {
             let rows = Array::rows(rows);
             if rows.count() == 0 {
                 pipe.array(What::Delete(table), client, delete, keys);
@@ -320,8 +339,7 @@ enum What<'a> {
 }
 
 impl What<'_> {
-    /// Only what touches user tables can be refused for the content of a row; COMMIT too, by a deferred
-    /// constraint.
+    /// Only what touches user tables can be refused for the content of a row; COMMIT too, by a deferred constraint.
     fn failure(&self, error: &PgError) -> Error {
         match self {
             What::Delete(_) | What::Write(_) | What::Commit => failure::of_rows(self.to_string(), error),

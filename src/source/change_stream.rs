@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, future::BoxFuture};
 use mongodb::{
-    bson::{RawDocument, Timestamp},
+    bson::{DateTime, RawDocument, Timestamp},
     error::{Error as DriverError, Result as DriverResult},
     raw_batch_cursor::{RawBatch, RawBatchCursor},
 };
@@ -35,7 +35,8 @@ use super::{
 };
 use crate::{
     change::{Namespace, Position},
-    error::{Disposition, Error, Kind, Result},
+    error::{Code, Disposition, Error, Result},
+    metrics,
     retry::Retry,
 };
 
@@ -60,6 +61,8 @@ pub struct StreamBatch {
     pub position: Position,
     /// The cluster's time when the server answered.
     pub operation_time: Timestamp,
+    /// When the first of the events happened, by the server's clock; by the cluster's time, where the server does not say it.
+    pub oldest: Option<DateTime>,
     /// How many events were of a type that docrow does not know.
     pub unknown: usize,
     /// Whether the server had no event to send: all there were up to `position` have been seen. In the middle of a
@@ -132,7 +135,7 @@ impl Source {
 
 impl ChangeStream {
     /// The next reply, perhaps without any event. Waits, and tries again, as long as the source is away. Errors: the
-    /// oplog no longer holds the position ([`Kind::HistoryLost`]), or the source refuses. Dropping the future loses
+    /// oplog no longer holds the position ([`Kind::HistoryLost`](crate::error::Kind)), or the source refuses. Dropping the future loses
     /// nothing.
     pub async fn next(&mut self) -> Result<StreamBatch> {
         loop {
@@ -151,7 +154,10 @@ impl ChangeStream {
                         *replies += 1;
                         let first = *replies == 1;
                         match self.watch.read(&reply) {
-                            Ok(batch) => return Ok(self.received(batch, first)),
+                            Ok(batch) => {
+                                count(&reply, &batch);
+                                return Ok(self.received(batch, first));
+                            }
                             Err(error) => self.lost(error)?,
                         }
                     }
@@ -201,7 +207,7 @@ impl ChangeStream {
             return self.lost(self.watch.error(error, replies));
         }
         if self.events == Events::WithoutDocuments {
-            return Err(self.watch.request.refused(ID_TOO_LARGE));
+            return Err(self.watch.request.refused(Code::SourceIdTooLarge, ID_TOO_LARGE));
         }
         tracing::info!(
             "{}: an event is larger than a reply may be: its document is looked up",
@@ -214,19 +220,22 @@ impl ChangeStream {
 
     fn ended(&mut self) -> Result<()> {
         let what = &self.watch.request.what;
-        self.lost(Error::new(Kind::SourceAway, format!("{what}: the server closed it")))
+        self.lost(Error::new(Code::SourceLost, format!("{what}: the server closed it")))
     }
 
     fn lost(&mut self, error: Error) -> Result<()> {
         self.lost += 1;
+        metrics::retried(error.kind());
         let delay = self.retry.after_failure();
         self.state = State::Waiting(Instant::now() + delay);
         if error.kind().disposition() == Disposition::Halt {
             return Err(error);
         }
         match self.retry.failures() {
-            1 => tracing::warn!("{error}: trying again until it works"),
-            failures if failures % FAILURES_PER_WARNING == 0 => tracing::warn!("{error}: failure {failures}"),
+            1 => tracing::warn!(code = %error.code(), "{error}: trying again until it works"),
+            failures if failures % FAILURES_PER_WARNING == 0 => {
+                tracing::warn!(code = %error.code(), "{error}: failure {failures}");
+            }
             failures => tracing::debug!("{error}: failure {failures}, next try in {delay:?}"),
         }
         Ok(())
@@ -271,12 +280,24 @@ impl Watch {
         let operation_time = reply.as_raw_document().get_timestamp("operationTime");
         let operation_time = operation_time.map_err(|_| super::no_operation_time(&self.request))?;
         self.source.saw(operation_time);
-        let mut batch =
-            StreamBatch { events: Vec::new(), position, operation_time, unknown: 0, at_end: true };
+        let mut batch = StreamBatch {
+            events: Vec::new(),
+            position,
+            operation_time,
+            oldest: None,
+            unknown: 0,
+            at_end: true,
+        };
         for event in documents(reply)? {
             batch.at_end = false;
-            match event::read(event?, &self.included)? {
-                Read::Event(event) => batch.events.push(event),
+            let event = event?;
+            match event::read(event, &self.included)? {
+                Read::Event(read) => {
+                    if batch.events.is_empty() {
+                        batch.oldest = Some(happened(event, read.position()));
+                    }
+                    batch.events.push(read);
+                }
                 Read::Foreign => {}
                 Read::Unknown => batch.unknown += 1,
             }
@@ -287,6 +308,20 @@ impl Watch {
     fn error(&self, error: &DriverError, replies: usize) -> Error {
         if replies == 0 { self.request.failed_to_open(error) } else { self.request.failed(error) }
     }
+}
+
+fn count(reply: &RawBatch, batch: &StreamBatch) {
+    let number = |count| u64::try_from(count).unwrap_or(0);
+    metrics::READ_BYTES.add_to("stream", number(reply.as_raw_document().as_bytes().len()));
+    metrics::EVENTS_READ.add(number(batch.events.len()));
+    metrics::EVENTS_PASSED_OVER.add(number(batch.unknown));
+    metrics::LAST_REPLY.set(metrics::unix_seconds());
+}
+
+/// When an event happened. Only since 6.0 the server says it to the millisecond.
+fn happened(event: &RawDocument, position: &Position) -> DateTime {
+    let seconds = i64::from(position.cluster_time().time);
+    event.get_datetime("wallTime").unwrap_or_else(|_| DateTime::from_millis(seconds * 1000))
 }
 
 /// The position that a reply reaches.

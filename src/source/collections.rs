@@ -10,7 +10,7 @@ use mongodb::{
 use super::{Source, error};
 use crate::{
     change::Namespace,
-    error::{Error, Kind, Result},
+    error::{Code, Error, Result},
 };
 
 /// Databases of the server's own.
@@ -45,24 +45,30 @@ impl Source {
     /// none, all. Views, time-series and system collections are left out.
     ///
     /// For the beginning of a run, when a person looks on: what is odd is warned of, and it is an error of
-    /// [`Kind::Usage`] if a glob is malformed, nothing is matched, or one that can't be replicated is included by its
+    /// [`Kind::Usage`](crate::error::Kind) if a glob is malformed, nothing is matched, or one that can't be replicated is included by its
     /// very name.
     pub async fn collections(&self, include: &[String], exclude: &[String]) -> Result<Vec<CollectionInfo>> {
         let choice = self.choice(include, exclude)?;
         let found = self.find(&choice, Listing::Whole).await?;
         for Listed { namespace, kind, .. } in &found.chosen {
             let CollectionKind::Other(kind) = kind else { continue };
-            if choice.include.iter().any(|pattern| pattern.text == namespace.to_string()) {
-                return Err(Error::usage(format!(
-                    "include {namespace}: it is a {kind}, which has no change stream: remove it from include"
-                )));
+            if choice.names(namespace) {
+                return Err(Error::new(
+                    Code::NotACollection,
+                    format!(
+                        "include {namespace}: it is a {kind}, which has no change stream: remove it from include"
+                    ),
+                ));
             }
             tracing::info!("{namespace} is left out: it is a {kind}, which has no change stream");
         }
         if !found.chosen.iter().any(Listed::is_stored) {
             return Err(nothing_matched(self.hosts(), &choice.include, found.others));
         }
-        warn_of_idle(&choice.include, &found.chosen);
+        for pattern in choice.idle(&found.chosen) {
+            // Beside others that match something it is more often a slip than a plan.
+            tracing::warn!("include {pattern}: no collection is matched by it");
+        }
         self.measured(found.chosen).await
     }
 
@@ -90,7 +96,7 @@ impl Source {
         Ok(self.choice(include, exclude)?.matches(name))
     }
 
-    fn choice(&self, include: &[String], exclude: &[String]) -> Result<Choice> {
+    pub(super) fn choice(&self, include: &[String], exclude: &[String]) -> Result<Choice> {
         let exclude = exclude.iter().map(|pattern| Pattern::new("exclude", pattern));
         Ok(Choice { include: self.include(include)?, exclude: exclude.collect::<Result<_>>()? })
     }
@@ -128,7 +134,7 @@ impl Source {
 
     /// The databases that this user may read, and those that `choice` names, so that it is an error if it may not read
     /// one of them: without any right to it the server would not even list it, as if all in it were dropped.
-    async fn databases(&self, choice: &Choice) -> Result<Vec<String>> {
+    pub(super) async fn databases(&self, choice: &Choice) -> Result<Vec<String>> {
         let request = self.request("list the databases", None);
         let command = doc! { "listDatabases": 1, "nameOnly": true, "authorizedDatabases": true };
         let reply = self.admin().run_command(command).await.map_err(|e| request.failed(&e))?;
@@ -142,7 +148,7 @@ impl Source {
         Ok(names)
     }
 
-    async fn listed(&self, database: &str, listing: Listing) -> Result<Vec<Listed>> {
+    pub(super) async fn listed(&self, database: &str, listing: Listing) -> Result<Vec<Listed>> {
         let request = self.request(format!("list the collections of {database}"), Some(database));
         let listed = async {
             let command = doc! { "listCollections": 1, "nameOnly": listing == Listing::Names };
@@ -169,7 +175,7 @@ impl Source {
     }
 
     /// `None`: it was dropped since it was listed.
-    async fn measure(&self, listed: Listed) -> Result<Option<CollectionInfo>> {
+    pub(super) async fn measure(&self, listed: Listed) -> Result<Option<CollectionInfo>> {
         let Listed { namespace, collated, .. } = listed;
         let request = self.request_on("measure", &namespace);
         let measured = async {
@@ -199,7 +205,7 @@ impl Source {
 
 /// How much is asked of the collections that are listed.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Listing {
+pub(super) enum Listing {
     Whole,
     /// Without their options, for which the server would have to look into each of them.
     Names,
@@ -214,30 +220,46 @@ struct Found {
 }
 
 /// The globs that choose what is replicated.
-struct Choice {
+pub(super) struct Choice {
     include: Vec<Pattern>,
     exclude: Vec<Pattern>,
 }
 
 impl Choice {
-    fn matches(&self, namespace: &str) -> bool {
+    pub(super) fn matches(&self, namespace: &str) -> bool {
         let any = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(namespace));
         any(&self.include) && !any(&self.exclude)
     }
 
-    fn may_match_in(&self, database: &str) -> bool {
+    pub(super) fn may_match_in(&self, database: &str) -> bool {
         self.include.iter().any(|pattern| pattern.may_match_in(database))
+    }
+
+    /// Whether a pattern of `include` is this very name.
+    pub(super) fn names(&self, namespace: &Namespace) -> bool {
+        self.include.iter().any(|pattern| pattern.text == namespace.to_string())
+    }
+
+    /// The patterns of `include` that match nothing that can be replicated.
+    pub(super) fn idle<'a>(&'a self, chosen: &'a [Listed]) -> impl Iterator<Item = &'a str> {
+        let matches = |pattern: &Pattern, listed: &Listed| {
+            listed.is_stored() && pattern.matches(&listed.namespace.to_string())
+        };
+        let idle = move |pattern: &&Pattern| !chosen.iter().any(|listed| matches(pattern, listed));
+        self.include.iter().filter(idle).map(|pattern| pattern.text.as_str())
     }
 }
 
 /// An entry of `listCollections`.
-struct Listed {
-    namespace: Namespace,
-    kind: CollectionKind,
+pub(super) struct Listed {
+    pub(super) namespace: Namespace,
+    pub(super) kind: CollectionKind,
+    /// Whether the server drops its oldest documents by itself.
+    pub(super) capped: bool,
     collated: bool,
 }
 
-enum CollectionKind {
+pub(super) enum CollectionKind {
     Stored,
     Other(String),
 }
@@ -255,8 +277,10 @@ impl Listed {
             Ok(kind) if kind != "collection" => CollectionKind::Other(kind.to_owned()),
             _ => CollectionKind::Stored,
         };
-        let collated = entry.get_document("options").is_ok_and(|options| options.contains_key("collation"));
-        Some(Self { namespace: Namespace::new(database, name), kind, collated })
+        let options = entry.get_document("options").ok();
+        let collated = options.is_some_and(|options| options.contains_key("collation"));
+        let capped = options.is_some_and(|options| options.get_bool("capped").unwrap_or(false));
+        Some(Self { namespace: Namespace::new(database, name), kind, capped, collated })
     }
 }
 
@@ -268,7 +292,7 @@ struct Pattern {
 
 impl Pattern {
     fn new(list: &str, text: &str) -> Result<Self> {
-        let wrong = |why: &str| Error::usage(format!("{list} {text:?}: {why}"));
+        let wrong = |why: &str| Error::new(Code::BadPattern, format!("{list} {text:?}: {why}"));
         if !text.contains('.') {
             return Err(wrong(
                 "it names no collection: write database.collection, for example shop.orders or shop.*",
@@ -303,17 +327,10 @@ fn nothing_matched(hosts: &str, include: &[Pattern], mut seen: Vec<String>) -> E
         (seen, 0) => format!("there are {}", seen.join(", ")),
         (seen, more) => format!("there are {} and {more} more", seen.join(", ")),
     };
-    Error::new(Kind::Usage, format!("include {patterns}: no collection of {hosts} is matched: {seen}"))
-}
-
-/// A pattern that matches nothing beside others that do is more often a slip than a plan.
-fn warn_of_idle(include: &[Pattern], chosen: &[Listed]) {
-    for pattern in include {
-        let matches = |listed: &Listed| listed.is_stored() && pattern.matches(&listed.namespace.to_string());
-        if !chosen.iter().any(matches) {
-            tracing::warn!("include {}: no collection is matched by it", pattern.text);
-        }
-    }
+    Error::new(
+        Code::NothingMatched,
+        format!("include {patterns}: no collection of {hosts} is matched: {seen}"),
+    )
 }
 
 #[cfg(test)]
@@ -339,7 +356,7 @@ mod tests {
     fn refuses_a_pattern_that_can_be_no_namespace() {
         for pattern in ["shop", "shop.[a"] {
             let error = Pattern::new("include", pattern).err().unwrap();
-            assert_eq!(error.kind(), Kind::Usage);
+            assert_eq!(error.code(), Code::BadPattern);
             assert!(error.to_string().starts_with(&format!("include {pattern:?}: ")), "{error}");
         }
     }

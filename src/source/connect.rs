@@ -20,9 +20,10 @@ use tokio::{net::TcpStream, time::timeout};
 
 use super::{
     BEGINNING, Source,
-    error::{Request, io_error_in},
+    error::{Request, io_error_in, is_of_login},
+    tls::{self, Failure},
 };
-use crate::error::{Error, Kind, Result};
+use crate::error::{Code, Error, Result};
 
 /// How long a server is looked for, unless the URI says otherwise.
 const SELECTION_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,8 +41,8 @@ const NOT_INITIATED: &str =
 
 impl Source {
     /// Connects to the deployment that `uri` names, with the URI's options for TLS and authentication, and checks that
-    /// it can be replicated from. Errors: the URI is wrong ([`Kind::Usage`]), nothing answers ([`Kind::SourceAway`]),
-    /// or what answers refuses the credentials, is too old or is no replica set ([`Kind::SourceRefused`]).
+    /// it can be replicated from. Errors: the URI is wrong, nothing answers, or what answers refuses the credentials, is
+    /// too old or is no replica set.
     pub async fn connect(uri: &str) -> Result<Self> {
         let options = options(uri).await?;
         let hosts: Arc<str> = join(&options.hosts, ServerAddress::to_string).into();
@@ -50,29 +51,40 @@ impl Source {
             what: "connect".to_owned(),
             database: options.default_database.clone(),
         };
+        tls::check(&options)?;
         let default_database = options.default_database.clone();
         let client = Client::with_options(options.clone()).map_err(|e| request.failed(&e))?;
         let seen = Arc::new(Mutex::new(BEGINNING));
-        let source = Self { client, hosts, default_database, version: OLDEST, sharded: false, seen };
-        let (version, hello) = match source.hello(&request).await {
+        let (offset, words) = (Arc::default(), "MongoDB".into());
+        let source =
+            Self { client, hosts, default_database, version: OLDEST, sharded: false, words, seen, offset };
+        let (said, version, hello) = match source.hello(&request).await {
             Err(Refusal::NothingFound) => return Err(diagnose(&options, &request).await),
+            Err(Refusal::Login(error)) => {
+                return Err(tls::refused_login(&options)
+                    .map_or(error, |wrong| request.refused(Code::SourceCredentials, &wrong)));
+            }
             Err(Refusal::Said(error)) => return Err(error),
             Ok(answers) => answers,
         };
         let sharded = match role_of(&hello) {
             Role::Router => true,
             Role::Member => false,
-            Role::Uninitiated => return Err(request.refused(NOT_INITIATED)),
-            Role::Standalone => return Err(request.refused(NOT_A_MEMBER)),
+            Role::Uninitiated => return Err(request.refused(Code::SourceUninitiated, NOT_INITIATED)),
+            Role::Standalone => return Err(request.refused(Code::SourceStandalone, NOT_A_MEMBER)),
         };
-        Ok(Self { version, sharded, ..source })
+        let set = hello.get_str("setName").map(|name| format!("replica set {name}"));
+        let what = set.unwrap_or_else(|_| "sharded cluster".to_owned());
+        Ok(Self { version, sharded, words: format!("MongoDB {said}, {what}").into(), ..source })
     }
 
-    /// Asks who answers; on the way, whether it is new enough and lets this user in. Its version, and what it says.
-    async fn hello(&self, request: &Request) -> Result<((u32, u32), Document), Refusal> {
+    /// Asks who answers; on the way, whether it is new enough and lets this user in. Its version, in words and as numbers,
+    /// and what it says.
+    async fn hello(&self, request: &Request) -> Result<(String, (u32, u32), Document), Refusal> {
         let ask = async |command: Document| {
             self.admin().run_command(command).await.map_err(|error| match *error.kind {
                 ErrorKind::ServerSelection { .. } => Refusal::NothingFound,
+                _ if is_of_login(&error) => Refusal::Login(request.failed(&error)),
                 _ => Refusal::Said(request.failed(&error)),
             })
         };
@@ -81,34 +93,36 @@ impl Source {
         let Some(version) = version(said).filter(|version| *version >= OLDEST) else {
             let text =
                 format!("is version {said}: docrow needs {}.{} or newer; upgrade it", OLDEST.0, OLDEST.1);
-            return Err(Refusal::Said(request.refused(&text)));
+            return Err(Refusal::Said(request.refused(Code::SourceTooOld, &text)));
         };
         let hello = ask(doc! { "hello": 1 }).await?;
         ask(doc! { "listDatabases": 1, "nameOnly": true, "authorizedDatabases": true }).await?;
-        Ok((version, hello))
+        Ok((said.to_owned(), version, hello))
     }
 }
 
 /// Why there is no answer to go on with.
 enum Refusal {
     NothingFound,
+    /// The server does not take the credentials.
+    Login(Error),
     Said(Error),
 }
 
 impl Request {
-    fn unreachable(&self, why: &str) -> Error {
-        Error::new(Kind::SourceAway, format!("connect to MongoDB at {}: {why}", self.hosts))
+    fn unreachable(&self, code: Code, why: &str) -> Error {
+        Error::new(code, format!("connect to MongoDB at {}: {why}", self.hosts))
     }
 }
 
 async fn options(uri: &str) -> Result<ClientOptions> {
     let mut options = ClientOptions::parse(uri).await.map_err(|error| match &*error.kind {
         ErrorKind::DnsResolve { message, .. } => Error::new(
-            Kind::SourceAway,
+            Code::SourceName,
             format!("resolve the host of the source URI: {message}: check its name"),
         ),
-        ErrorKind::InvalidArgument { message, .. } => Error::usage(wrong_uri(uri, message)),
-        _ => Error::usage(wrong_uri(uri, "it can't be read")),
+        ErrorKind::InvalidArgument { message, .. } => Error::new(Code::SourceUri, wrong_uri(uri, message)),
+        _ => Error::new(Code::SourceUri, wrong_uri(uri, "it can't be read")),
     })?;
     options.app_name.get_or_insert_with(|| "docrow".to_owned());
     options.server_selection_timeout.get_or_insert(SELECTION_TIMEOUT);
@@ -120,6 +134,9 @@ async fn options(uri: &str) -> Result<ClientOptions> {
 /// then the message is left out.
 fn wrong_uri(uri: &str, message: &str) -> String {
     let rest = uri.split_once("://").map_or(uri, |(_, rest)| rest);
+    if let Some(wrong) = tls::not_served(message) {
+        return format!("source URI: {wrong}");
+    }
     let message = match rest.rsplit_once('@') {
         Some((user_info, _)) if user_info.contains(['/', '?', '#', '[', ']', '@']) => {
             "user and password hold reserved characters"
@@ -130,7 +147,7 @@ fn wrong_uri(uri: &str, message: &str) -> String {
     };
     format!(
         "source URI: {message}: write mongodb://user:password@host:port/database?options, and in user and password \
-         %40 for @, %3A for :, %2F for /, %3F for ?, %25 for %"
+         %40 for @, %3A for :, %2F for /, %3F for ?, %25 for %; or give the password by itself, as source.password"
     )
 }
 
@@ -180,18 +197,19 @@ enum Finding {
 /// Says why no server was found.
 async fn diagnose(options: &ClientOptions, request: &Request) -> Error {
     let findings = join_all(options.hosts.iter().map(|host| examine(options, host))).await;
-    conclude(&findings, options.repl_set_name.as_deref(), request)
+    conclude(&findings, options, request)
 }
 
-/// The most telling of the findings, for people. `wanted` is the URI's `replicaSet`.
-fn conclude(findings: &[Finding], wanted: Option<&str>, request: &Request) -> Error {
+/// The most telling of the findings, for people.
+fn conclude(findings: &[Finding], options: &ClientOptions, request: &Request) -> Error {
+    let wanted = options.repl_set_name.as_deref();
     let (mut refused, mut closed, mut mute) = (None, None, "no answer");
     for finding in findings {
         match finding {
             Finding::Answers(hello) => match role_of(hello) {
                 Role::Member => return of_member(hello, wanted, request),
-                Role::Uninitiated => refused = Some(NOT_INITIATED),
-                Role::Standalone => refused = Some(NOT_A_MEMBER),
+                Role::Uninitiated => refused = Some((Code::SourceUninitiated, NOT_INITIATED)),
+                Role::Standalone => refused = Some((Code::SourceStandalone, NOT_A_MEMBER)),
                 Role::Router => {}
             },
             Finding::Closed(why) => closed = Some(why),
@@ -199,14 +217,23 @@ fn conclude(findings: &[Finding], wanted: Option<&str>, request: &Request) -> Er
         }
     }
     match (refused, closed) {
-        (Some(wrong), _) => request.refused(wrong),
+        (Some((code, wrong)), _) => request.refused(code, wrong),
         (None, Some(why)) => {
-            request.unreachable(&format!("{why}: check host and port, and that mongod is running"))
+            // As the resolver says it; the error has no kind of its own.
+            let is_name = why.contains("failed to lookup address");
+            let code = if is_name { Code::SourceName } else { Code::SourceUnreachable };
+            request.unreachable(code, &format!("{why}: check host and port, and that mongod is running"))
         }
-        (None, None) => request.unreachable(&format!(
-            "it takes connections, but the handshake fails ({mute}): check the port, tls=true or tls=false in the URI, \
-             and with TLS the certificates (tlsCAFile)"
-        )),
+        (None, None) => match tls::explain(mute, options) {
+            Failure::Certificate(advice) => {
+                let wrong = format!("and docrow can't agree on TLS: {mute}: {advice}");
+                request.refused(Code::SourceTls, &wrong)
+            }
+            Failure::Unclear(advice) => {
+                let wrong = format!("it takes connections, but the handshake fails ({mute}): {advice}");
+                request.unreachable(Code::SourceHandshake, &wrong)
+            }
+        },
     }
 }
 
@@ -214,12 +241,14 @@ fn conclude(findings: &[Finding], wanted: Option<&str>, request: &Request) -> Er
 fn of_member(hello: &Document, wanted: Option<&str>, request: &Request) -> Error {
     let set = hello.get_str("setName").unwrap_or_default();
     if let Some(wanted) = wanted.filter(|wanted| *wanted != set) {
-        return request
-            .refused(&format!("is the replica set {set}, not {wanted}: mend replicaSet in the URI"));
+        return request.refused(
+            Code::SourceOtherSet,
+            &format!("is the replica set {set}, not {wanted}: mend replicaSet in the URI"),
+        );
     }
     let name = |host: &Bson| host.as_str().unwrap_or("?").to_owned();
     let members = hello.get_array("hosts").map(|hosts| join(hosts, name)).unwrap_or_default();
-    request.unreachable(&format!(
+    request.unreachable(Code::SourceMembers, &format!(
         "it answers, but the replica set {set} has no primary that can be reached by the names it gives its members \
          ({members}): make these names resolve from here, or add directConnection=true to the URI"
     ))
@@ -284,11 +313,12 @@ mod tests {
         let member =
             || Finding::Answers(doc! { "setName": "rs0", "hosts": ["mongo-0:27017", "mongo-1:27017"] });
         let findings = [Finding::Mute(String::new()), member(), Finding::Closed("refused".to_owned())];
-        let error = conclude(&findings, Some("rs0"), &request);
-        assert_eq!(error.kind(), Kind::SourceAway);
+        let wanted = |set: &str| ClientOptions::builder().repl_set_name(set.to_owned()).build();
+        let error = conclude(&findings, &wanted("rs0"), &request);
+        assert_eq!(error.code(), Code::SourceMembers);
         assert!(error.to_string().contains("rs0 has no primary"), "{error}");
         assert!(error.to_string().contains("(mongo-0:27017,mongo-1:27017)"), "{error}");
-        assert_eq!(conclude(&findings, Some("rs1"), &request).kind(), Kind::SourceRefused);
+        assert_eq!(conclude(&findings, &wanted("rs1"), &request).code(), Code::SourceOtherSet);
     }
 
     /// G12: an unescaped password is quoted by the driver as a port, a host or an option.

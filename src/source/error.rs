@@ -8,7 +8,7 @@ use std::{error::Error as _, fmt, sync::Arc};
 
 use mongodb::error::{CommandError, Error as DriverError, ErrorKind};
 
-use crate::error::{Error, Kind};
+use crate::error::{Code, Error, Kind};
 
 /// The oplog no longer holds the position: ChangeStreamHistoryLost, ChangeStreamFatalError, and ShardRemovedError, which
 /// took its part of the oplog along. These are the codes that the server itself labels `NonResumableChangeStreamError`.
@@ -57,23 +57,23 @@ impl Request {
     }
 
     /// `MongoDB at HOSTS` and what is wrong with it.
-    pub(super) fn refused(&self, wrong: &str) -> Error {
-        Error::new(Kind::SourceRefused, format!("MongoDB at {} {wrong}", self.hosts))
+    pub(super) fn refused(&self, code: Code, wrong: &str) -> Error {
+        Error::new(code, format!("MongoDB at {} {wrong}", self.hosts))
     }
 
     fn error(&self, error: &DriverError, opening: bool) -> Error {
-        let kind = kind_of(error, opening);
+        let code = meaning_of(error, opening);
         let what = &self.what;
-        let text = match kind {
+        let text = match code.kind() {
             Kind::HistoryLost => format!(
                 "{what}: the oplog of {} no longer holds the position to go on from ({}): take a new snapshot, and \
                  give the oplog a longer window",
                 self.hosts,
-                Code(error)
+                Number(error)
             ),
             _ => format!("{what}: {}{}", Said { error, hosts: &self.hosts }, self.advice(error)),
         };
-        Error::new(kind, text)
+        Error::new(code, text)
     }
 
     fn advice(&self, error: &DriverError) -> String {
@@ -97,19 +97,31 @@ impl Request {
 
 /// Every error not known here is taken for a passing one: it is retried with backoff. What the server says counts for
 /// more than where in the driver it came up: a server that shuts down also breaks off an authentication.
-fn kind_of(error: &DriverError, opening: bool) -> Kind {
+fn meaning_of(error: &DriverError, opening: bool) -> Code {
     match (code_of(error), &*error.kind) {
-        (Some(code), _) if HISTORY_LOST.contains(&code) => Kind::HistoryLost,
-        (Some(code), _) if opening && HISTORY_LOST_AT_OPEN.contains(&code) => Kind::HistoryLost,
-        (Some(code), _) if BAD_CREDENTIALS.contains(&code) => Kind::SourceRefused,
-        (Some(UNAUTHORIZED | NOT_A_REPLICA_SET), _) => Kind::SourceRefused,
-        (Some(_), _) => Kind::SourceAway,
-        (None, ErrorKind::Authentication { .. } | ErrorKind::IncompatibleServer { .. }) => {
-            Kind::SourceRefused
-        }
-        (None, ErrorKind::InvalidArgument { .. } | ErrorKind::Shutdown) => Kind::Bug,
-        (None, ErrorKind::InvalidTlsConfig { .. }) => Kind::Usage,
-        (None, _) => Kind::SourceAway,
+        (Some(code), _) if HISTORY_LOST.contains(&code) => Code::HistoryLost,
+        (Some(code), _) if opening && HISTORY_LOST_AT_OPEN.contains(&code) => Code::HistoryUnknown,
+        (Some(code), _) if BAD_CREDENTIALS.contains(&code) => Code::SourceCredentials,
+        (Some(UNAUTHORIZED), _) => Code::SourcePrivilege,
+        (Some(NOT_A_REPLICA_SET), _) => Code::SourceStandalone,
+        (Some(_), _) => Code::SourceSays,
+        (None, ErrorKind::Authentication { .. }) => Code::SourceCredentials,
+        (None, ErrorKind::IncompatibleServer { .. }) => Code::SourceTooOld,
+        (None, ErrorKind::InvalidArgument { .. } | ErrorKind::Shutdown) => Code::Bug,
+        (None, ErrorKind::InvalidTlsConfig { .. }) => Code::TlsFile,
+        (None, ErrorKind::Io(_) | ErrorKind::ConnectionPoolCleared { .. }) => Code::SourceLost,
+        (None, ErrorKind::ServerSelection { .. }) => Code::SourceNoServer,
+        (None, ErrorKind::DnsResolve { .. }) => Code::SourceName,
+        (None, ErrorKind::InvalidResponse { .. }) => Code::SourceMalformed,
+        (None, _) => Code::SourceAway,
+    }
+}
+
+/// Whether the server does not take the credentials.
+pub(super) fn is_of_login(error: &DriverError) -> bool {
+    match (code_of(error), &*error.kind) {
+        (Some(code), _) => BAD_CREDENTIALS.contains(&code),
+        (None, kind) => matches!(kind, ErrorKind::Authentication { .. }),
     }
 }
 
@@ -126,9 +138,9 @@ fn command_error(error: &DriverError) -> Option<&CommandError> {
 }
 
 /// The server's code with its name.
-struct Code<'a>(&'a DriverError);
+struct Number<'a>(&'a DriverError);
 
-impl fmt::Display for Code<'_> {
+impl fmt::Display for Number<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match command_error(self.0) {
             Some(command) if command.code_name.is_empty() => write!(f, "code {}", command.code),
@@ -148,7 +160,7 @@ impl fmt::Display for Said<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { error, hosts } = self;
         if let Some(command) = command_error(error) {
-            return write!(f, "MongoDB at {hosts} says: {} ({})", unquoted(&command.message), Code(error));
+            return write!(f, "MongoDB at {hosts} says: {} ({})", unquoted(&command.message), Number(error));
         }
         match &*error.kind {
             ErrorKind::Io(io) => write!(f, "the connection to MongoDB at {hosts} failed: {io}"),
@@ -184,7 +196,9 @@ fn unquoted(message: &str) -> &str {
 
 /// The first reason in the driver's account of why it found no server, which is a dump of all it knows.
 pub(super) fn io_error_in(message: &str) -> Option<&str> {
-    Some(message.split_once("I/O error: ")?.1.split_once(", labels: ")?.0)
+    let reason = message.split_once("I/O error: ")?.1.split_once(", labels: ")?.0;
+    // The TLS library refers to a page about an end that was not announced.
+    reason.split(": https://").next()
 }
 
 #[cfg(test)]

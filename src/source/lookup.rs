@@ -39,8 +39,9 @@ use super::{
 };
 use crate::{
     change::Namespace,
-    error::{Error, Kind, Result},
+    error::{Code, Error, Kind, Result},
     key::Id,
+    metrics::READ_BYTES,
 };
 
 /// A lookup, whose replies are yet to be read.
@@ -113,7 +114,7 @@ impl Source {
              {}.{} or newer: upgrade it, or set [stream] order = \"document\"",
             self.hosts, STATES_OF_THE_PAST.0, STATES_OF_THE_PAST.1
         );
-        Err(Error::new(Kind::SourceRefused, text))
+        Err(Error::new(Code::SourceWithoutPast, text))
     }
 }
 
@@ -133,6 +134,7 @@ impl Lookup {
             self.cursor = cursor.map_err(|e| self.request.failed(&e))?;
         };
         let documents = Documents(batch.map_err(|e| self.request.failed(&e))?);
+        READ_BYTES.add_to("lookup", u64::try_from(documents.byte_len()).unwrap_or(0));
         let now = self.source.saw(operation_time(&documents, &self.request)?);
         if let Time::Present(time) = &mut self.time {
             *time = now;

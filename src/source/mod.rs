@@ -7,15 +7,20 @@
 //! reports and leaves that to its caller.
 
 mod change_stream;
+mod clock;
 mod collections;
 mod connect;
 mod error;
 pub mod event;
 mod lookup;
+mod oplog;
+mod privileges;
 mod sample;
 mod scope;
 mod snapshot;
 mod split;
+mod survey;
+mod tls;
 
 use std::{
     fmt,
@@ -35,14 +40,17 @@ pub use self::{
     collections::CollectionInfo,
     event::Event,
     lookup::Lookup,
+    oplog::{Oplog, OplogSize},
+    privileges::{Access, Need},
     sample::SAMPLE_SIZE,
     scope::StreamStart,
     snapshot::ChunkReader,
     split::{CHUNK_BYTES, Chunk},
+    survey::{Excluded, Survey},
 };
 use crate::{
     change::Namespace,
-    error::{Error, Kind, Result},
+    error::{Code, Error, Result},
 };
 
 /// A MongoDB deployment: connected, checked, and cheap to clone.
@@ -55,8 +63,11 @@ pub struct Source {
     /// The server's version when it was connected to: major, minor.
     version: (u32, u32),
     sharded: bool,
+    /// What it is, for people.
+    words: Arc<str>,
     /// The latest time of the cluster that any answer stated.
     seen: Arc<Mutex<Timestamp>>,
+    offset: Arc<clock::Offset>,
 }
 
 impl Source {
@@ -80,6 +91,16 @@ impl Source {
     /// The hosts of the URI, for messages: `host:port`, with commas. Never credentials.
     pub fn hosts(&self) -> &str {
         &self.hosts
+    }
+
+    /// What it is, for people: `MongoDB 6.0.5, replica set rs0`.
+    pub fn words(&self) -> &str {
+        &self.words
+    }
+
+    /// Whether it is a sharded cluster, whose shards have an oplog each.
+    pub fn is_sharded(&self) -> bool {
+        self.sharded
     }
 
     /// The cluster's present time: no event before it is still to come. Errors: the source is away.
@@ -129,7 +150,7 @@ impl Source {
     /// read after a time that it has not come to. Nothing can have happened at such a time, so the cluster's time is as
     /// good.
     async fn majority_after(&self, after: Timestamp) -> Result<RawDocumentBuf> {
-        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = self.latest();
         let after = if after <= seen { seen } else { after.min(self.operation_time().await?) };
         Ok(rawdoc! { "level": "majority", "afterClusterTime": after })
     }
@@ -185,7 +206,7 @@ fn no_operation_time(request: &Request) -> Error {
     let Request { hosts, what, .. } = request;
     let text =
         format!("{what}: the answer of {hosts} has no operationTime: it is not a member of a replica set");
-    Error::new(Kind::SourceRefused, text)
+    Error::new(Code::SourceStandalone, text)
 }
 
 /// One reply of the server: some raw documents.
@@ -213,5 +234,5 @@ fn documents(reply: &RawBatch) -> Result<impl Iterator<Item = Result<&RawDocumen
 }
 
 fn malformed_reply() -> Error {
-    Error::new(Kind::SourceAway, "read a reply of MongoDB: it is malformed")
+    Error::new(Code::SourceMalformed, "read a reply of MongoDB: it is malformed")
 }

@@ -14,7 +14,7 @@ use mongodb::{
 };
 
 use super::{Chunk, DOCUMENTS_PER_REPLY, Documents, Source, error::Request};
-use crate::{change::Namespace, error::Result};
+use crate::{change::Namespace, error::Result, metrics::READ_BYTES};
 
 /// A scan of a chunk.
 pub struct ChunkReader {
@@ -86,7 +86,9 @@ impl ChunkReader {
     pub async fn next(&mut self) -> Result<Option<Documents>> {
         loop {
             if let Some(batch) = self.cursor.next().await {
-                return batch.map(|batch| Some(Documents(batch))).map_err(|e| self.request.failed(&e));
+                let documents = Documents(batch.map_err(|e| self.request.failed(&e))?);
+                READ_BYTES.add_to("snapshot", u64::try_from(documents.byte_len()).unwrap_or(0));
+                return Ok(Some(documents));
             }
             let Some(Next { source, database, find }) = self.then.take() else { return Ok(None) };
             self.cursor = source.cursor(&database, find).await.map_err(|e| self.request.failed(&e))?;

@@ -14,7 +14,7 @@ use std::ops::RangeInclusive;
 use mongodb::bson::{Document, RawBsonRef, RawDocument, RawDocumentBuf, doc, rawdoc};
 
 use super::{CollectionInfo, Documents, Source};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Code, Error, Result};
 
 /// More chunks than these are not planned; they become larger instead.
 const CHUNKS_AT_MOST: u64 = 100_000;
@@ -52,7 +52,7 @@ impl Chunk {
             bytes
                 .map(read)
                 .transpose()
-                .map_err(|e| Error::caused(Kind::StateCorrupt, "read a stored chunk", e))
+                .map_err(|e| Error::caused(Code::StoredUnreadable, "read a stored chunk", e))
         };
         Ok(Self { min: bound(min)?, max: bound(max)? })
     }
@@ -206,6 +206,6 @@ mod tests {
         let chunk = Chunk { min: Some(rawdoc! { "_id": f64::NAN }), max: None };
         let bytes = chunk.min.as_ref().map(|min| min.as_bytes());
         assert_eq!(Chunk::from_bytes(bytes, None).unwrap(), chunk);
-        assert_eq!(Chunk::from_bytes(Some(b"no"), None).unwrap_err().kind(), Kind::StateCorrupt);
+        assert_eq!(Chunk::from_bytes(Some(b"no"), None).unwrap_err().code(), Code::StoredUnreadable);
     }
 }

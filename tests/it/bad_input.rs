@@ -52,11 +52,11 @@ async fn a_wrong_source_host() {
         &place,
         &home,
         3,
-        &["connect to MongoDB at 127.0.0.1:9", "refused", "check host and port"],
+        &["[DRW-2101] connect to MongoDB at 127.0.0.1:9", "refused", "check host and port"],
     )
     .await;
     home.set("source.uri", "mongodb://user:s3cret@nowhere.invalid/");
-    assert_refused(&place, &home, 3, &["nowhere.invalid", "check"]).await;
+    assert_refused(&place, &home, 3, &["DRW-2102", "nowhere.invalid", "check"]).await;
 }
 
 #[tokio::test]
@@ -64,10 +64,10 @@ async fn a_wrong_target_host() {
     let place = place("target_host").await;
     let mut home = Home::new(&place);
     home.set("target.uri", "postgresql://user:s3cret@127.0.0.1:9/shop");
-    let parts = ["connect to PostgreSQL at 127.0.0.1:9", "refused", "is PostgreSQL running there"];
+    let parts = ["[DRW-3101] connect to PostgreSQL at 127.0.0.1:9", "refused", "is PostgreSQL running there"];
     assert_refused(&place, &home, 4, &parts).await;
     home.set("target.uri", "postgresql://user:s3cret@nowhere.invalid/shop");
-    assert_refused(&place, &home, 4, &["nowhere.invalid:5432"]).await;
+    assert_refused(&place, &home, 4, &["DRW-3103", "nowhere.invalid:5432"]).await;
 }
 
 #[tokio::test]
@@ -75,10 +75,10 @@ async fn a_uri_of_the_wrong_kind() {
     let place = place("uri_kind").await;
     let mut home = Home::new(&place);
     home.set("source.uri", place.postgres_uri.as_str());
-    assert_refused(&place, &home, 2, &["source", "mongodb://"]).await;
+    assert_refused(&place, &home, 2, &["DRW-1109", "source", "mongodb://"]).await;
     home.set("source.uri", place.mongodb_uri.as_str());
     home.set("target.uri", place.mongodb_uri.as_str());
-    assert_refused(&place, &home, 2, &["target", "postgresql://"]).await;
+    assert_refused(&place, &home, 2, &["DRW-1110", "target", "postgresql://"]).await;
 }
 
 #[tokio::test]
@@ -89,9 +89,10 @@ async fn a_wrong_source_password() {
     let mut home = Home::new(&place);
     home.set("source.uri", mongod.uri().replace("right", "s3cret"));
     let at = format!("127.0.0.1:{}", mongod.port());
-    assert_refused(&place, &home, 3, &[&at, "check user, password and authSource"]).await;
+    assert_refused(&place, &home, 3, &["DRW-2201", &at, "check user, password and authSource"]).await;
     home.set("source.uri", mongod.uri().replace("postgres:right@", ""));
-    assert_refused(&place, &home, 3, &[&at, "name a user in the URI and grant it the role"]).await;
+    assert_refused(&place, &home, 3, &["DRW-2202", &at, "name a user in the URI and grant it the role"])
+        .await;
 }
 
 #[tokio::test]
@@ -102,7 +103,10 @@ async fn a_wrong_target_password() {
     let mut home = Home::new(&place);
     home.set("target.uri", postgres.uri("postgres").replace("right", "s3cret"));
     let at = format!("127.0.0.1:{}", postgres.port());
-    assert_refused(&place, &home, 4, &[&at, "check user and password in the target URI"]).await;
+    assert_refused(&place, &home, 4, &["DRW-3201", &at, "check user and password in the target URI"]).await;
+    // None at all.
+    home.set("target.uri", postgres.uri("postgres").replace(":right", ""));
+    assert_refused(&place, &home, 4, &["DRW-3201", &at]).await;
 }
 
 #[tokio::test]
@@ -113,7 +117,13 @@ async fn a_standalone_mongod() {
     let mut home = Home::new(&place);
     home.set("source.uri", mongod.uri());
     let at = format!("127.0.0.1:{}", mongod.port());
-    assert_refused(&place, &home, 3, &[&at, "not a replica set member", "start mongod with --replSet"]).await;
+    assert_refused(
+        &place,
+        &home,
+        3,
+        &["DRW-2203", &at, "not a replica set member", "start mongod with --replSet"],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -122,7 +132,7 @@ async fn a_missing_target_database() {
     let mut home = Home::new(&place);
     home.set("target.uri", format!("{}_absent", place.postgres_uri));
     let absent = format!("{}_absent", place.name);
-    assert_refused(&place, &home, 4, &[&absent, "CREATE DATABASE"]).await;
+    assert_refused(&place, &home, 4, &["DRW-3202", &absent, "CREATE DATABASE"]).await;
 }
 
 #[tokio::test]
@@ -133,10 +143,10 @@ async fn no_privilege_to_create() {
     let mut home = Home::new(&place);
     home.set("target.uri", place.postgres_uri.replace("//postgres@", "//docrow_bad_privilege@"));
     let grant = format!("GRANT CREATE ON DATABASE \"{}\" TO \"docrow_bad_privilege\"", place.name);
-    assert_refused(&place, &home, 4, &[&grant]).await;
+    assert_refused(&place, &home, 4, &["DRW-3203", &grant]).await;
     place.postgres().await.batch_execute(&grant).await.unwrap();
     let grant = "GRANT USAGE, CREATE ON SCHEMA \"public\" TO \"docrow_bad_privilege\"";
-    assert_refused(&place, &home, 4, &[grant]).await;
+    assert_refused(&place, &home, 4, &["DRW-3203", grant]).await;
     // What the messages say to do is enough.
     place.postgres().await.batch_execute(grant).await.unwrap();
     home.backfill().await;
@@ -147,11 +157,15 @@ async fn no_privilege_to_create() {
 async fn a_configuration_that_is_wrong() {
     let place = place("configuration").await;
     for (key, value, parts) in [
-        ("source.inclued", "x", ["docrow.toml", "inclued", "include"]),
-        ("stream.batch_age", "soon", ["docrow.toml", "stream.batch_age", "50ms"]),
-        ("stream.order", "random", ["docrow.toml", "stream.order", "\"document\""]),
-        ("target.schema", "", ["docrow.toml", "target.schema", "1 to 63 bytes"]),
-        ("name", "${DOCROW_TEST_NOT_SET}", ["docrow.toml", "name", "DOCROW_TEST_NOT_SET is not set"]),
+        ("source.inclued", "x", ["[DRW-1104] docrow.toml", "inclued", "include"]),
+        ("stream.batch_age", "soon", ["[DRW-1106] docrow.toml", "stream.batch_age", "50ms"]),
+        ("stream.order", "random", ["[DRW-1106] docrow.toml", "stream.order", "\"document\""]),
+        ("target.schema", "", ["[DRW-1106] docrow.toml", "target.schema", "1 to 63 bytes"]),
+        (
+            "name",
+            "${DOCROW_TEST_NOT_SET}",
+            ["[DRW-1108] docrow.toml", "name", "DOCROW_TEST_NOT_SET is not set"],
+        ),
     ] {
         let mut home = Home::new(&place);
         home.set(key, value);
@@ -160,20 +174,21 @@ async fn a_configuration_that_is_wrong() {
     let mut home = Home::new(&place);
     home.set("stream.partitions", 0);
     assert_refused(&place, &home, 2, &["docrow.toml", "stream.partitions", "not between 1 and 64"]).await;
+    let mut home = Home::new(&place);
+    home.set("source.include", "shop.*");
+    assert_refused(&place, &home, 2, &["[DRW-1103] docrow.toml", "invalid type"]).await;
+    fs::write(home.path().join("docrow.toml"), "name = 'x'").unwrap();
+    assert_refused(&place, &home, 2, &["[DRW-1107] docrow.toml: source.uri: missing"]).await;
 }
 
 /// No key is ignored: what a later version serves is refused until then.
 #[tokio::test]
 async fn what_is_not_supported_yet() {
     let place = place("not_yet").await;
-    for (key, value) in [
-        ("source.full_document", "update_lookup"),
-        ("source.full_document", "post_image"),
-        ("serve.listen", "127.0.0.1:8745"),
-    ] {
+    for (key, value) in [("source.full_document", "update_lookup"), ("source.full_document", "post_image")] {
         let mut home = Home::new(&place);
         home.set(key, value);
-        let parts = ["docrow.toml", key, "not supported yet"];
+        let parts = ["[DRW-1105] docrow.toml", key, "not supported yet"];
         let ended = refused(&home, "run", 2, &parts).await;
         assert!(!home.state().exists(), "{}", ended.log);
     }
@@ -184,11 +199,15 @@ async fn no_configuration_at_all() {
     let place = place("nothing").await;
     let home = Home::new(&place);
     fs::remove_file(home.path().join("docrow.toml")).unwrap();
-    assert_refused(&place, &home, 2, &["docrow.toml", "--source and --target"]).await;
+    assert_refused(&place, &home, 2, &["DRW-1101", "docrow.toml", "--source and --target"]).await;
     let ended = home.finish(&["run", "--config", "elsewhere.toml"]).await.with_code(2);
-    assert!(ended.error().contains("elsewhere.toml"), "{}", ended.log);
+    assert!(ended.error().starts_with("[DRW-1102] read configuration elsewhere.toml"), "{}", ended.log);
     let ended = home.finish(&["run", "--sauce", "x"]).await.with_code(2);
-    assert!(ended.log.contains("--source"), "{}", ended.log);
+    assert!(
+        ended.log.starts_with("error [DRW-1001]: unexpected") && ended.log.contains("--source"),
+        "{}",
+        ended.log
+    );
 }
 
 #[tokio::test]
@@ -198,21 +217,99 @@ async fn an_include_that_matches_nothing() {
     let glob = format!("{}.odrers*", place.name);
     home.set("source.include", vec![glob.clone()]);
     let there = format!("{}.orders", place.name);
-    assert_refused(&place, &home, 2, &[&glob, &there]).await;
+    assert_refused(&place, &home, 2, &["DRW-1302", &glob, &there]).await;
+    home.set("source.include", vec!["orders"]);
+    assert_refused(&place, &home, 2, &["DRW-1301", "write database.collection"]).await;
+    let view = doc! { "create": "seen", "viewOn": "orders", "pipeline": [] };
+    place.database().run_command(view).await.unwrap();
+    home.set("source.include", vec![format!("{}.seen", place.name)]);
+    assert_refused(&place, &home, 2, &["DRW-1303", "it is a view"]).await;
 }
 
 #[tokio::test]
 async fn a_mapping_file_that_is_wrong() {
     let place = place("mapping").await;
     for (text, parts) in [
-        ("collection = 'x.y'\ntabel = 'y'\n", ["orders.toml", "tabel", "table"]),
-        ("collection = \n", ["orders.toml:1", "string", "quoted"]),
+        ("collection = 'x.y'\ntabel = 'y'\n", ["[DRW-1104] schemas/orders.toml:2", "tabel", "table"]),
+        ("collection = \n", ["[DRW-1103] schemas/orders.toml:1", "string", "quoted"]),
     ] {
         let home = Home::new(&place);
         home.map("orders.toml", text);
         let ended = refused(&home, "run", 2, &parts[..2]).await;
         assert!(ended.error().contains(parts[2]), "{}", ended.log);
     }
+    let name = &place.name;
+    let head = |table: &str| format!("collection = '{name}.orders'\ntable = '{table}'\n");
+    let file = |before: &str, columns: &str| {
+        let key = "[key]\ncolumn = 'id'\ntype = 'bigint'\n[columns]\n";
+        format!("{}{before}\n{key}{columns}\n", head("orders"))
+    };
+    let extra = "extra = '_extra'";
+    let wide: String = (0..1600).map(|n| format!("c{n} = {{ path = 'c{n}', type = 'text' }}\n")).collect();
+    for (text, parts) in [
+        (file("extra = '_extra'\non_unfit = 'cry'", ""), ["DRW-1201", "on_unfit"]),
+        (file(extra, "a = { path = 'b..c', type = 'text' }"), ["DRW-1202", "columns.a.path"]),
+        (
+            file(extra, "ID = { path = 'b', type = 'text' }"),
+            ["DRW-1203", "differs from one that is only in case"],
+        ),
+        (file(extra, "a = { path = 'a', type = 'varchar' }"), ["DRW-1204", "varchar"]),
+        (file("", ""), ["DRW-1205", "_extra"]),
+        (file(extra, &wide), ["DRW-1206", "1600"]),
+        (file(extra, "a = { path = 'a', type = 'text' }\n[document]"), ["DRW-1211", "[document]"]),
+    ] {
+        let home = Home::new(&place);
+        home.map("orders.toml", &text);
+        refused(&home, "run", 2, &parts).await;
+    }
+    let home = Home::new(&place);
+    home.map("orders.toml", &file(extra, ""));
+    home.map("again.toml", &file(extra, ""));
+    refused(&home, "run", 2, &["DRW-1207", "has another mapping file"]).await;
+    home.map("again.toml", &file(extra, "").replace(".orders", ".others"));
+    refused(&home, "run", 2, &["DRW-1210", "another collection has a table of that name"]).await;
+    fs::remove_file(home.path().join("schemas/again.toml")).unwrap();
+    fs::create_dir(home.path().join("schemas/again.toml")).unwrap();
+    refused(&home, "run", 2, &["DRW-1208", "schemas"]).await;
+}
+
+/// What the target is can't be mended by waiting, either.
+#[tokio::test]
+async fn a_target_that_will_not_do() {
+    let place = place("unfit").await;
+    let (mut home, latin) = (Home::new(&place), format!("{}_latin", place.name));
+    let session = place.postgres().await;
+    session.batch_execute(&format!("DROP DATABASE IF EXISTS {latin}")).await.unwrap();
+    let create = format!("CREATE DATABASE {latin} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0");
+    session.batch_execute(&create).await.unwrap();
+    home.set("target.uri", place.postgres_uri.replace(&place.name, &latin));
+    assert_refused(&place, &home, 4, &["DRW-3205", "LATIN1"]).await;
+    session.batch_execute(&format!("DROP DATABASE {latin}")).await.unwrap();
+
+    let read_only = format!("ALTER DATABASE {} SET default_transaction_read_only = on", place.name);
+    session.batch_execute(&read_only).await.unwrap();
+    home.set("target.uri", place.postgres_uri.as_str());
+    assert_refused(&place, &home, 4, &["DRW-3206", "read-only"]).await;
+    let role = "DROP ROLE IF EXISTS docrow_bad_limit; CREATE ROLE docrow_bad_limit LOGIN CONNECTION LIMIT 0";
+    session.batch_execute(role).await.unwrap();
+    home.set("target.uri", place.postgres_uri.replace("//postgres@", "//docrow_bad_limit@"));
+    assert_refused(&place, &home, 4, &["DRW-3106", "raise max_connections"]).await;
+    let separator = if place.postgres_uri.contains('?') { '&' } else { '?' };
+    let with = |option: &str| format!("{}{separator}{option}", place.postgres_uri);
+    home.set("target.uri", with("sslmode=require"));
+    assert_refused(&place, &home, 4, &["DRW-3207", "TLS"]).await;
+    home.set("target.uri", with("sslmode=verify-ca&sslrootcert=absent.pem"));
+    assert_refused(&place, &home, 2, &["DRW-1112", "absent.pem"]).await;
+}
+
+#[tokio::test]
+async fn another_replica_set() {
+    let place = place("set").await;
+    let mut home = Home::new(&place);
+    let separator = if place.mongodb_uri.contains('?') { '&' } else { '?' };
+    let uri = place.mongodb_uri.replace("replicaSet=", "appName=");
+    home.set("source.uri", format!("{uri}{separator}replicaSet=another"));
+    assert_refused(&place, &home, 3, &["DRW-2205", "not another"]).await;
 }
 
 /// Tests may run as root, who may write everywhere; but not below a file.
@@ -221,7 +318,7 @@ async fn a_state_directory_that_cannot_be_written() {
     let place = place("state").await;
     let mut home = Home::new(&place);
     home.set("state.dir", "docrow.toml/state");
-    assert_refused(&place, &home, 2, &["docrow.toml/state", "--state"]).await;
+    assert_refused(&place, &home, 2, &["DRW-6003", "docrow.toml/state", "--state"]).await;
 }
 
 #[tokio::test]
@@ -230,7 +327,8 @@ async fn a_state_directory_of_another_pipeline() {
     let mut home = Home::new(&place);
     home.backfill().await;
     home.set("name", "another");
-    refused(&home, "run", 2, &["docrow-state", "pipeline \"docrow\"", "\"another\"", "--state"]).await;
+    refused(&home, "run", 2, &["DRW-6004", "docrow-state", "pipeline \"docrow\"", "\"another\"", "--state"])
+        .await;
     assert_eq!(place.number("SELECT count(*) FROM docrow.pipelines").await, Some(1));
 }
 
@@ -242,8 +340,9 @@ async fn a_second_process() {
     let (home, other) = (Home::new(&place), Home::new(&place));
     let mut docrow = home.run();
     place.settle(&mut docrow).await;
-    refused(&home, "run", 6, &["docrow-state", "another docrow process", "--state"]).await;
-    refused(&other, "run", 6, &["pipeline docrow", "stop the other process", "another name"]).await;
+    refused(&home, "run", 6, &["DRW-5003", "docrow-state", "another docrow process", "--state"]).await;
+    refused(&other, "run", 6, &["DRW-5001", "pipeline docrow", "stop the other process", "another name"])
+        .await;
     refused(&other, "backfill", 6, &["pipeline docrow"]).await;
     place.collection("orders").insert_one(doc! { "_id": 2 }).await.unwrap();
     place.settle(&mut docrow).await;

@@ -11,7 +11,7 @@ use docrow::sink::{
 use mongodb::bson::{doc, oid::ObjectId, rawdoc};
 use serde_json::{Value, json};
 
-use crate::support::{Home, Place};
+use crate::support::{Code, Home, Place};
 
 /// Three orders have an `_id` that is no number; the source is not needed any more.
 async fn place(test: &str) -> (Place, Home) {
@@ -211,7 +211,8 @@ async fn the_outcome_is_told_while_the_pipeline_runs() {
 #[tokio::test]
 async fn what_cannot_be_meant_is_said() {
     let (_place, home) = place("usage").await;
-    let ended = home.finish(&["dead-letters", "show", "999999"]).await.with_code(2);
+    let ended =
+        home.finish(&["dead-letters", "show", "999999"]).await.with_code(2).coded(Code::UnknownDeadLetter);
     assert!(ended.error().contains("no dead letter 999999: `docrow dead-letters list`"), "{}", ended.log);
     for arguments in [&["retry"][..], &["discard"], &["discard", "1", "--all"], &["retry", "x"], &["bury"]] {
         home.finish(&[&["dead-letters"], arguments].concat()).await.with_code(2);

@@ -4,7 +4,7 @@
 
 use mongodb::bson::{Bson, Document, doc};
 
-use crate::support::{Before, Docrow, Gate, Home, Place};
+use crate::support::{Before, Code, Docrow, Gate, Home, Place};
 
 /// The columns of a table, as `name type`, without `_id` and `_extra`.
 async fn columns(place: &Place, table: &str) -> Vec<String> {
@@ -346,7 +346,7 @@ async fn a_mapping_file_may_be_added_to() {
     docrow.stop().await.quiet();
 
     home.map("people.toml", &narrow);
-    let ended = home.finish(&["run"]).await.with_code(2);
+    let ended = home.finish(&["run"]).await.with_code(2).coded(Code::MappingChanged);
     for difference in
         ["column people.age: its type was bigint", "column people.tag is gone", "table pets is gone"]
     {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, sync::atomic::AtomicU64, time::Instant};
 use docrow::demo::{samples, users};
 use mongodb::bson::{Bson, DateTime, Document, doc};
 
-use crate::support::{Home, Place};
+use crate::support::{Code, Home, Place};
 
 /// The mapping files that a home has, by name.
 fn files(home: &Home) -> BTreeMap<String, String> {
@@ -103,7 +103,7 @@ async fn nothing_is_written_over() {
     home.map("orders.toml", &files(&home)["orders.toml"].replace("\na = ", "\nmine = "));
     fs::rename(home.path().join("schemas/orders.toml"), home.path().join("schemas/mine.toml")).unwrap();
     let before = files(&home);
-    let ended = infer(&[]).await.with_code(2);
+    let ended = infer(&[]).await.with_code(2).coded(Code::FileInTheWay);
     let there =
         "schemas/empty.toml: it maps docrow_test_infer_force.empty: --force writes over it, --print only";
     assert!(ended.error().contains(there), "{}", ended.log);

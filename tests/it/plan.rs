@@ -2,7 +2,7 @@
 
 use mongodb::bson::doc;
 
-use crate::support::{Ended, Home, Place};
+use crate::support::{Code, Ended, Home, Place};
 
 async fn place(test: &str) -> (Place, Home) {
     let place = Place::shared(&format!("plan_{test}")).await;
@@ -90,7 +90,7 @@ async fn what_stands_in_the_way_is_shown_and_nothing_is_executed() {
     }
     assert_eq!(place.number("SELECT count(*) FROM pg_namespace WHERE nspname = 'docrow'").await, Some(0));
     // A run is refused by the same, on one line.
-    let ended = home.finish(&["backfill"]).await.with_code(4);
+    let ended = home.finish(&["backfill"]).await.with_code(4).coded(Code::TableInTheWay);
     let said = ended.error();
     assert!(said.contains(r#""total" numeric(9,2) where "total" double precision is wanted"#), "{said}");
 

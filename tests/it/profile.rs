@@ -9,7 +9,7 @@ use docrow::demo::{
 use mongodb::bson::{RawDocumentBuf, doc};
 use quick_xml::{Reader, events::Event};
 
-use crate::support::{Home, Place};
+use crate::support::{Code, Home, Place};
 
 /// In every document and password, and nowhere else.
 const SECRET: &str = "geheim";
@@ -107,10 +107,12 @@ async fn a_folder_that_cannot_be_written_is_refused_at_once() {
     let mut home = Home::new(&place);
     fs::write(home.path().join("file"), "").unwrap();
     for folder in ["file", "file/below", "/proc/profile"] {
-        let ended = home.finish(&["backfill", "--profile", folder]).await.with_code(2);
+        let ended =
+            home.finish(&["backfill", "--profile", folder]).await.with_code(2).coded(Code::ProfileFolder);
         let error = ended.error();
         assert!(error.contains(&format!("--profile: write to the folder {folder}")), "{error}");
-        assert_eq!(ended.log.lines().count(), 1, "{}", ended.log);
+        let more = format!("  more: docrow explain {}", Code::ProfileFolder);
+        assert_eq!(ended.log.lines().skip(1).collect::<Vec<_>>(), [more], "{}", ended.log);
     }
     assert_eq!(place.number("SELECT count(*) FROM pg_namespace WHERE nspname = 'docrow'").await, Some(0));
 

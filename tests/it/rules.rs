@@ -5,7 +5,7 @@ use mongodb::bson::{
     Bson, DateTime, Decimal128, Document, RawArrayBuf, RawDocumentBuf, Timestamp, doc, rawdoc,
 };
 
-use crate::support::{Ended, Home, Place, RETRIES, ids_of_all_types};
+use crate::support::{Code, Ended, Home, Place, RETRIES, ids_of_all_types};
 
 /// A mapping file of a collection in `place`, with what stands before its columns, and after.
 fn file(place: &Place, collection: &str, head: &str, rest: &str) -> String {
@@ -72,6 +72,7 @@ async fn a_misfit_may_stop_the_collection() {
     place.settle(&mut docrow).await;
     people.update_one(doc! { "_id": 3 }, doc! { "$set": { "age": 1_i64 << 40 } }).await.unwrap();
     docrow.logs("people is stopped").await;
+    docrow.logs(" [DRW-1305] ").await;
     // The sentinels' collection goes on, the other one's changes wait.
     people.update_many(doc! {}, doc! { "$set": { "name": "later" } }).await.unwrap();
     place.settle(&mut docrow).await;
@@ -226,10 +227,31 @@ async fn masked_and_omitted_values_leave_no_trace() {
     );
     assert_eq!(text(&place, "SELECT number FROM people WHERE id = 5").await, "***");
 
+    // Equal values have equal hashes under one key alone: another one is noticed.
+    let masked_by =
+        "SELECT max(masked_by) || ' ' || count(*) FROM docrow.schemas WHERE masked_by IS NOT NULL";
+    let fingerprint = text(&place, masked_by).await;
+    assert!(fingerprint.len() == 34 && fingerprint.ends_with(" 1"), "{fingerprint}");
+    home.env("DOCROW_MASK_KEY", "salt");
+    for command in ["run", "verify", "plan", "backfill"] {
+        let ended = home.finish(&[command]).await.with_code(2);
+        assert!(
+            ended.error().contains("people are masked by another key than DOCROW_MASK_KEY"),
+            "{}",
+            ended.log
+        );
+        assert!(!ended.log.contains("salt") && !ended.log.contains(&fingerprint[..32]), "{}", ended.log);
+    }
+    // An earlier docrow did not note it: then it is the one that it is now.
+    place.postgres().await.batch_execute("UPDATE docrow.schemas SET masked_by = NULL").await.unwrap();
+    home.env("DOCROW_MASK_KEY", "pepper");
+    home.backfill().await;
+    assert_eq!(text(&place, masked_by).await, fingerprint);
+
     let mut keyless = Home::new(&place);
     keyless.set("name", "other");
     keyless.map("people.toml", &file(&place, "people", "", columns));
-    let ended = keyless.finish(&["run"]).await.with_code(2);
+    let ended = keyless.finish(&["run"]).await.with_code(2).coded(Code::MissingMaskKey);
     assert!(ended.error().contains("DOCROW_MASK_KEY"), "{}", ended.log);
 }
 

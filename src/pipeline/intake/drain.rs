@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use indicatif::HumanCount;
+use mongodb::bson::DateTime;
 use tokio::{sync::mpsc, time::sleep};
 
 use super::Intake;
@@ -39,7 +40,8 @@ impl Intake {
         let last = changes.last().map(|change| change.position.clone());
         let position = if is_all { self.flow.known(id).cloned() } else { last };
         let Some(position) = position else { return Ok(()) };
-        self.send(changes, permits, Arc::new([id]), &position);
+        let oldest = oldest(&changes);
+        self.send(changes, permits, (Arc::new([id]), &position), oldest);
         self.flow.give(id, &position);
         if is_all {
             self.go_direct(&[id]);
@@ -88,7 +90,8 @@ impl Intake {
             for change in &changes {
                 *self.spool.taken.entry(change.collection).or_default() += 1;
             }
-            self.send(changes, permits, draining.as_slice().into(), &position);
+            let oldest = oldest(&changes);
+            self.send(changes, permits, (draining.as_slice().into(), &position), oldest);
             draining.iter().for_each(|id| self.flow.give(*id, &position));
             if is_empty {
                 self.go_direct(&draining);
@@ -123,4 +126,10 @@ impl Intake {
         }
         failpoint::reach(Failpoint::SpoolDrained);
     }
+}
+
+/// When the first of them happened, to the second.
+fn oldest(changes: &[Change]) -> Option<DateTime> {
+    let seconds = i64::from(changes.first()?.position.cluster_time().time);
+    Some(DateTime::from_millis(seconds * 1000))
 }

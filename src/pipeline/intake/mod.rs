@@ -22,7 +22,7 @@ use std::{
 };
 
 use futures_util::future::try_join_all;
-use mongodb::bson::Timestamp;
+use mongodb::bson::{DateTime, Timestamp};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, Interval, MissedTickBehavior, interval, timeout},
@@ -32,6 +32,7 @@ use self::spool::{Spool, TENDING};
 use super::{
     collection::Collection,
     flow::{Flow, Way},
+    gauges::Gauges,
     router::Router,
     watermark::Watermark,
     worker::{Reached, Routed},
@@ -41,6 +42,7 @@ use crate::{
     checkpoint::Checkpoint,
     config::{Config, OnHistoryLost, Order},
     error::{Error, Kind, Result},
+    metrics,
     shutdown::Shutdown,
     sink::{progress::Partition, resyncs::Reason},
     source::{ChangeStream, Event, Source, StreamBatch, StreamStart},
@@ -99,6 +101,7 @@ pub(super) struct Intake {
     budget: u64,
     demand: watch::Receiver<Demand>,
     notices: Arc<watch::Sender<Notices>>,
+    gauges: Arc<Gauges>,
     /// What was last seen of `demand`.
     now: Demand,
     /// The attempt whose workers were found to be gone.
@@ -112,6 +115,8 @@ pub(super) struct Intake {
     since: Instant,
     /// In the order of commits: changes of a transaction of which more may come.
     tail: Vec<Change>,
+    /// When the first change of the reply at hand, or of `tail`, happened.
+    oldest: Option<DateTime>,
     spool: Spool,
 }
 
@@ -130,6 +135,7 @@ impl Intake {
         config: &Config,
         demand: watch::Receiver<Demand>,
         notices: Arc<watch::Sender<Notices>>,
+        gauges: Arc<Gauges>,
     ) -> Self {
         Self {
             source,
@@ -139,6 +145,7 @@ impl Intake {
             budget: config.max_spool,
             demand,
             notices,
+            gauges,
             now: Demand::default(),
             gone: None,
             fingerprint: 0,
@@ -147,6 +154,7 @@ impl Intake {
             start: None,
             since: Instant::now(),
             tail: Vec::new(),
+            oldest: None,
             spool: Spool {
                 life: None,
                 tenths: 0,
@@ -221,7 +229,8 @@ impl Intake {
     /// Begins anew: the spool is lost. What the workers have been given was given for good, so that they are replaced,
     /// too.
     async fn begin_anew(&mut self, error: &Error) -> Result<()> {
-        tracing::warn!("{error}: what it held is read again");
+        tracing::warn!(code = %error.code(), "{error}: what it held is read again");
+        metrics::retried(error.kind());
         let attempt = self.now.attempt;
         self.notices.send_modify(|notices| (notices.attempt, notices.is_lost) = (attempt, true));
         self.gone = Some(attempt);
@@ -279,7 +288,10 @@ impl Intake {
 
     /// A reply of the stream.
     async fn take(&mut self, batch: StreamBatch) -> Result<()> {
-        let StreamBatch { events, position, at_end, unknown, .. } = batch;
+        let StreamBatch { events, position, at_end, unknown, oldest, .. } = batch;
+        if self.tail.is_empty() {
+            self.oldest = oldest;
+        }
         if unknown > 0 {
             tracing::info!("{unknown} events of types that do not matter here were passed over");
         }
@@ -353,7 +365,7 @@ impl Intake {
         }
         let collections: Arc<[CollectionId]> = self.flow.reached(&position).collect();
         if !collections.is_empty() {
-            self.send(changes, permits, collections, &position);
+            self.send(changes, permits, (collections, &position), self.oldest);
             self.flow.pass(&position);
         }
     }
@@ -362,15 +374,15 @@ impl Intake {
         &self,
         changes: Vec<Change>,
         permits: Vec<mpsc::OwnedPermit<Routed>>,
-        collections: Arc<[CollectionId]>,
-        position: &Position,
+        (collections, position): (Arc<[CollectionId]>, &Position),
+        oldest: Option<DateTime>,
     ) {
         let Some(workers) = &self.now.workers else { return };
         let times = collections.iter().filter_map(|id| self.now.ready.get(id));
         let ahead_until = times.max().copied().unwrap_or(Timestamp { time: 0, increment: 0 });
         let reached = Reached { collections, position: position.clone(), ahead_until };
         for (permit, changes) in permits.into_iter().zip(workers.router.route(changes)) {
-            permit.send(Routed { changes, reached: Some(reached.clone()) });
+            permit.send(Routed { changes, reached: Some(reached.clone()), oldest });
         }
     }
 
@@ -422,7 +434,7 @@ impl Intake {
 
     /// Everything is to be copied anew. Until then there is nothing to read.
     fn lose_history(&mut self, error: &Error) {
-        tracing::warn!("{error}: all collections are copied anew, in place (on_history_lost = \"resync\")");
+        tracing::warn!(code = %error.code(), "{error}: all collections are copied anew, in place (on_history_lost = \"resync\")");
         self.stream = None;
         for collection in self.now.collections.iter() {
             let namespace = collection.namespace().clone();

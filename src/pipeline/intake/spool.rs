@@ -13,8 +13,9 @@ use super::Intake;
 use crate::{
     change::{Change, CollectionId, Namespace, Position},
     checkpoint::{Checkpoint, Span, SpoolWrite},
-    error::{Error, Kind, Result},
+    error::{Code, Error, Kind, Result},
     failpoint::{self, Failpoint},
+    metrics,
     pipeline::flow::{Saved, Trim},
 };
 
@@ -47,6 +48,7 @@ impl Intake {
         let spans = self.named(spans);
         let (collections, fingerprint, life) =
             (self.now.collections.clone(), self.fingerprint, self.spool.life);
+        metrics::EVENTS_SPOOLED.add(u64::try_from(changes.len()).unwrap_or(0));
         let (changes, token) = (Arc::new(changes), position.clone());
         failpoint::reach(Failpoint::SpoolBeforeWrite);
         self.store(move |spool| {
@@ -72,6 +74,7 @@ impl Intake {
 
     /// Gives back what the spool need not hold any more, and looks how full it is.
     pub(super) async fn tend(&mut self) -> Result<()> {
+        self.show_where_it_resumes();
         let Some(workers) = self.now.workers.clone() else { return self.measure().await };
         for (id, collection) in (0..).map(CollectionId).zip(self.now.collections.clone().iter()) {
             let least = {
@@ -94,13 +97,29 @@ impl Intake {
         self.measure().await
     }
 
+    /// Shows where the stream would be read from after a restart: what is in the spool is not read again.
+    fn show_where_it_resumes(&self) {
+        let watermark = self.now.workers.as_ref().map(|workers| &workers.watermark);
+        let watermark = watermark.map(|watermark| watermark.lock().unwrap_or_else(PoisonError::into_inner));
+        let of = |id| match &watermark {
+            Some(watermark) if self.flow.given(id).is_none() => watermark.least(id),
+            _ => self.flow.known(id),
+        };
+        let least = (0..self.now.collections.len()).map(CollectionId).filter_map(of).min();
+        self.gauges.resumes_from(least.map(Position::cluster_time));
+    }
+
     /// Says how full the spool is, each time that it is a tenth fuller. A full one is not filled further: then the stream
     /// waits in the oplog.
     pub(super) async fn measure(&mut self) -> Result<()> {
         if self.checkpoint.get().is_none() {
             return Ok(());
         }
-        let bytes = self.with_spool(|spool| Ok(spool.spool_bytes())).await?;
+        let (bytes, entries) =
+            self.with_spool(|spool| Ok((spool.spool_bytes(), spool.spool_entries()?))).await?;
+        metrics::SPOOL_BYTES.set(metrics::figure(bytes));
+        self.gauges.spooled(bytes);
+        metrics::SPOOL_ENTRIES.set(metrics::figure(entries));
         let tenths = bytes.saturating_mul(10) / self.budget.max(1);
         let before = std::mem::replace(&mut self.spool.tenths, tenths);
         if tenths <= before || !self.flow.any_is_spooled() {
@@ -113,9 +132,10 @@ impl Intake {
         match tenths {
             ..8 => tracing::info!("the spool holds {bytes} of {budget} (state.max_spool){headroom}"),
             8..10 => {
-                tracing::warn!("the spool is almost full: {bytes} of {budget} (state.max_spool){headroom}")
+                tracing::warn!(code = %Code::SpoolFull, "the spool is almost full: {bytes} of {budget} (state.max_spool){headroom}")
             }
             10.. => tracing::error!(
+                code = %Code::SpoolFull,
                 "the spool is full ({budget}, state.max_spool): the stream is not read on until some of it is applied{headroom}"
             ),
         }
@@ -166,8 +186,9 @@ impl Intake {
             let again = write.clone();
             match self.with_spool(move |spool| again(spool)).await {
                 Err(error) if error.kind() == Kind::StateFull => {
+                    metrics::retried(error.kind());
                     if !waits {
-                        tracing::error!("{error}: waiting until there is space");
+                        tracing::error!(code = %error.code(), "{error}: waiting until there is space");
                     }
                     waits = true;
                     sleep(FULL).await;

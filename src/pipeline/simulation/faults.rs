@@ -125,7 +125,7 @@ impl World {
         self.say(|_| format!("#{}/{doc} is tried again", collection.0));
         let change = Change { collection, key, document_key, op: Op::Update, position };
         let worker = &mut crew.borrow_mut().workers[usize::from(partition.0)];
-        worker.receive(Routed { changes: vec![change], reached: None });
+        worker.receive(Routed { changes: vec![change], reached: None, oldest: None });
     }
 
     /// An earlier copy of PostgreSQL takes its place.

@@ -423,7 +423,8 @@ impl World {
         let ahead_until = times.max().copied().unwrap_or(Timestamp { time: 0, increment: 0 });
         let reached = Reached { collections, position: position.clone(), ahead_until };
         let parcels = crew.borrow().router.route(changes).into_iter();
-        let parcels = parcels.map(|changes| Routed { changes, reached: Some(reached.clone()) }).collect();
+        let parcels =
+            parcels.map(|changes| Routed { changes, reached: Some(reached.clone()), oldest: None }).collect();
         intake.effects.push_back(Effect::Send(crew.clone(), parcels));
     }
 

@@ -153,7 +153,7 @@ impl World {
         if worker.taken.is_empty() && worker.reached.is_none() {
             // The time of a batch may be up before the next parcel is taken.
             match if self.rng.u8(..4) == 0 { None } else { worker.incoming.pop_front() } {
-                Some(Routed { changes, reached }) => {
+                Some(Routed { changes, reached, .. }) => {
                     if let Some(reached) = reached.as_ref().filter(|_| !self.has(Bug::AheadNotRaised)) {
                         worker.ahead().raise(reached.ahead_until);
                     }

@@ -14,7 +14,7 @@ use mongodb::bson::doc;
 use tempfile::TempDir;
 
 use super::{Phase, Scene};
-use crate::support::{Home, Place, RETRIES, connect};
+use crate::support::{Code, Home, Place, RETRIES, connect};
 
 /// A file system of its own, of 64 MB; it takes root to mount it, or sudo without a password.
 struct SmallDisk {
@@ -85,7 +85,7 @@ async fn disk_full(test: &str, phase: Phase) {
     scene.change().await;
     scene.docrow.logs_times("SQLSTATE 53100", 2).await;
     disk.empty();
-    let ended = scene.converges(&[RETRIES]).await;
+    let ended = scene.converges(&[RETRIES]).await.coded(Code::TargetDiskFull);
     assert!(ended.log.contains("No space left on device"), "{}", ended.log);
     postgres.stop().await.unwrap();
 }

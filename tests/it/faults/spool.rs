@@ -4,7 +4,7 @@
 use docrow::demo::servers::{Mongod, Postgres, PostgresOptions};
 use mongodb::bson::{Timestamp, doc};
 
-use crate::support::{Before, Docrow, Gate, Home, Place, RETRIES, oplog_start, roll_over, small_oplog};
+use crate::support::{Before, Code, Docrow, Gate, Home, Place, RETRIES, oplog_start, roll_over, small_oplog};
 
 const THINGS: i32 = 300;
 
@@ -129,7 +129,7 @@ async fn history_lost_while_docrow_was_stopped() {
     docrow.stop().await.quiet();
     change(&place, 1).await;
     forget(&place).await;
-    let ended = home.run().ended().await.with_code(5);
+    let ended = home.run().ended().await.with_code(5).coded(Code::HistoryLost);
     assert!(ended.error().contains("no longer holds the position"), "{}", ended.log);
     home.set("source.on_history_lost", "resync");
     let mut docrow = home.run();
@@ -200,7 +200,7 @@ async fn the_spool_full_during_the_snapshot() {
             break;
         }
     }
-    docrow.logs("the spool is full").await;
+    docrow.logs("[DRW-6005] the spool is full").await;
     let full = size(&home);
     assert!(full < 160 << 20, "{full}");
     gate.open().await;

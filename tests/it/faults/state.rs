@@ -18,7 +18,7 @@ use fastrand::Rng;
 use mongodb::bson::{RawDocumentBuf, doc, rawdoc};
 
 use super::{Phase, Scene, change, converges, fill};
-use crate::support::{Before, Gate, Home, Place, RETRIES};
+use crate::support::{Before, Code, Gate, Home, Place, RETRIES};
 
 /// A file system of so many bytes, which ends with it.
 ///
@@ -375,7 +375,7 @@ async fn state_damaged_during_draining() {
     gate.open().await;
     docrow.logs("what it held is read again").await;
     let ended = converges(&place, &home, docrow).await;
-    ended.quiet_but(&[CORRUPT, "what it held is read again", RETRIES]);
+    ended.quiet_but(&[CORRUPT, "what it held is read again", RETRIES]).coded(Code::StateRebuilt);
     assert!(home.state().join("db.corrupt").exists());
 }
 
@@ -468,6 +468,7 @@ async fn disk_full_in_the_state_directory_during_snapshot() {
         wide.update_many(doc! {}, doc! { "$inc": { "n": 1 } }).await.unwrap();
     }
     scene.docrow.logs("waiting until there is space").await;
+    scene.docrow.logs(" [DRW-6001] ").await;
     scene.change().await;
     disk.empty();
     scene.docrow.logs("the state directory has space again").await;

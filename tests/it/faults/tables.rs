@@ -3,7 +3,7 @@
 use mongodb::bson::doc;
 
 use super::{Phase, Scene, change, converges, fill};
-use crate::support::{Before, Docrow, Gate, Home, Place, RETRIES};
+use crate::support::{Before, Code, Docrow, Gate, Home, Place, RETRIES};
 
 /// A migration keeps everybody out of a table: docrow waits, copies other collections meanwhile, and goes on.
 #[tokio::test]
@@ -93,9 +93,9 @@ async fn column_dropped(test: &str, phase: Phase) {
     // What an update did not change is not written, and a column that is missing there not missed.
     let rename = doc! { "$set": { "name": "another" } };
     scene.place.collection(table).update_one(doc! { "_id": 3 }, rename).await.unwrap();
-    let ended = scene.docrow.ended().await.with_code(4);
+    let ended = scene.docrow.ended().await.with_code(4).coded(Code::TableDropped);
     assert!(ended.error().contains("name"), "{}", ended.log);
-    let ended = scene.home.finish(&["run"]).await.with_code(4);
+    let ended = scene.home.finish(&["run"]).await.with_code(4).coded(Code::TableDropped);
     let words = ended.error();
     assert!(words.contains("was dropped since") && words.contains("name"), "{words}");
     let restore = format!(
@@ -115,6 +115,26 @@ async fn column_dropped_by_a_user_during_snapshot() {
 #[tokio::test]
 async fn column_dropped_by_a_user_during_stream() {
     column_dropped("column_stream", Phase::Stream).await;
+}
+
+/// What a user dropped is made again by a resync, with what it held.
+#[tokio::test]
+async fn columns_and_tables_dropped_are_made_again_by_a_resync() {
+    let place = Place::shared("made_again").await;
+    let home = Home::new(&place);
+    fill(&place).await;
+    let mut docrow = home.run();
+    place.settle(&mut docrow).await;
+    docrow.stop().await.quiet();
+    let drop = "ALTER TABLE things DROP COLUMN name; DROP TABLE z_last_list";
+    place.postgres().await.batch_execute(drop).await.unwrap();
+    change(&place, 1).await;
+    let refused = home.finish(&["run"]).await.with_code(4);
+    assert!(refused.error().contains("docrow resync '"), "{}", refused.error());
+    home.finish(&["resync", "*.things", "*.z_last"]).await.with_code(0);
+    let docrow = home.run();
+    change(&place, 2).await;
+    converges(&place, &home, docrow).await.quiet();
 }
 
 /// G10: what violates a user's own index or constraint is a dead letter that names it, and heals when it is mended.
@@ -139,7 +159,8 @@ async fn constraint_violated(test: &str, phase: Phase) {
     home.finish(&["dead-letters", "retry", "--all"]).await.with_code(0);
     docrow.until("the other is tried again", async || letters("one_name_each").await == Some(0)).await;
     change(&place, 4).await;
-    converges(&place, &home, docrow).await.quiet_but(&["dead letter", "document by document"]);
+    let ended = converges(&place, &home, docrow).await.quiet_but(&["dead letter", "document by document"]);
+    ended.coded(Code::RowConstraint);
     assert_eq!(place.number("SELECT count(*) FROM docrow.dead_letters").await, Some(0));
 }
 

@@ -10,7 +10,7 @@ use fastrand::Rng;
 use mongodb::bson::doc;
 
 use super::{Phase, Scene, change, converges, fill};
-use crate::support::{Before, Gate, Home, Place, Proxy, RETRIES, Trap};
+use crate::support::{Before, Code, Gate, Home, Place, Proxy, RETRIES, Trap};
 
 /// The place of a test, whose docrow comes to PostgreSQL by way of a proxy.
 async fn proxied(test: &str) -> (Place, Home, Proxy) {
@@ -122,7 +122,7 @@ async fn unreachable(test: &str, phase: Phase) {
     scene.docrow.logs_times(RETRIES, 3).await;
     scene.change().await;
     proxy.refuse(false);
-    scene.converges(&[RETRIES]).await;
+    scene.converges(&[RETRIES]).await.coded(Code::TargetLost);
 }
 
 #[tokio::test]
@@ -181,7 +181,7 @@ async fn deadlock(test: &str, phase: Phase) {
         user.batch_execute("ROLLBACK").await.unwrap();
     }
     change(&place, 3).await;
-    let ended = converges(&place, &home, docrow).await.quiet_but(&[RETRIES]);
+    let ended = converges(&place, &home, docrow).await.quiet_but(&[RETRIES]).coded(Code::TargetConflict);
     assert!(ended.log.contains("SQLSTATE 40P01"), "{}", ended.log);
 }
 
@@ -255,7 +255,7 @@ async fn statement_cancelled(test: &str, phase: Phase) {
     let cancel = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity \
         WHERE datname = current_database() AND application_name = 'docrow' AND wait_event_type = 'Lock'";
     assert!(scene.place.number(cancel).await > Some(0));
-    scene.docrow.logs("SQLSTATE 57014").await;
+    scene.docrow.logs("[DRW-3113] ").await;
     scene.change().await;
     scene.converges_after_retries().await;
 }

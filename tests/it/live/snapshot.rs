@@ -65,7 +65,8 @@ async fn flags_are_enough() {
     let flags = ["--source", &place.mongodb_uri, "--target", &place.postgres_uri, "--include", &include];
     for command in ["backfill", "verify"] {
         let arguments: Vec<_> = [command].iter().chain(&flags).chain(&["--state", "here"]).copied().collect();
-        home.finish(&arguments).await.with_code(0).quiet();
+        // Another docrow may have the default port.
+        home.finish(&arguments).await.with_code(0).quiet_but(&["serve.listen"]);
     }
     assert!(home.path().join("here").exists());
     let line = "SELECT count(*) FROM orders JOIN orders_lines USING (_id) WHERE item = 'pen'";

@@ -304,7 +304,7 @@ async fn earlier_bookkeeping_is_completed() {
     place
         .query(
             "ALTER TABLE docrow.schemas DROP COLUMN tables, DROP COLUMN filled, DROP COLUMN stopped; \
-             ALTER TABLE docrow.schemas DROP COLUMN adopted; DROP TABLE docrow.resyncs; \
+             ALTER TABLE docrow.schemas DROP COLUMN adopted, DROP COLUMN masked_by; DROP TABLE docrow.resyncs; \
              ALTER TABLE docrow.dead_letters DROP COLUMN retry_at, DROP COLUMN document_key; \
              ALTER TABLE docrow.pipelines DROP COLUMN epoch, DROP COLUMN holder, DROP COLUMN seen_at; \
              ALTER TABLE docrow.progress DROP COLUMN fingerprint; ALTER TABLE docrow.chunks DROP COLUMN replaces; \

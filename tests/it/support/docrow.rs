@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::Stdio,
     sync::atomic::{AtomicI64, Ordering},
@@ -16,6 +17,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
+pub(crate) use ::docrow::error::Code;
 use ::docrow::{schema::MappingSpec, sink::Target};
 
 use super::{
@@ -42,17 +44,36 @@ pub(crate) struct Home {
 impl Home {
     /// Replicates all of the place's database.
     pub(crate) fn new(place: &Place) -> Self {
-        let folder = tempfile::Builder::new().prefix("docrow-home-").tempdir().unwrap();
+        // Passwords may be in it.
+        let private = fs::Permissions::from_mode(0o700);
+        let folder = tempfile::Builder::new().prefix("docrow-home-").permissions(private).tempdir().unwrap();
         let mut home = Self { folder, keys: BTreeMap::new(), environment: BTreeMap::new() };
         home.set("source.uri", place.mongodb_uri.as_str());
         home.set("target.uri", place.postgres_uri.as_str());
         home.set("source.include", vec![format!("{}.*", place.name)]);
+        // Many run at once.
+        home.set("serve.listen", "");
         home
     }
 
     /// Sets a key of the configuration file, given as `section.key`.
     pub(crate) fn set(&mut self, key: &str, value: impl Into<toml::Value>) {
         self.keys.insert(key.to_owned(), value.into());
+        self.write();
+    }
+
+    /// Takes a key out of it.
+    pub(crate) fn unset(&mut self, key: &str) {
+        self.keys.remove(key);
+        self.write();
+    }
+
+    /// Serves the dashboard, on a free port.
+    pub(crate) fn serve(&mut self) {
+        self.set("serve.listen", "127.0.0.1:0");
+    }
+
+    fn write(&self) {
         let lines: String = self.keys.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
         fs::write(self.folder.path().join("docrow.toml"), lines).unwrap();
     }
@@ -60,6 +81,11 @@ impl Home {
     /// Sets an environment variable of docrow.
     pub(crate) fn env(&mut self, name: &str, value: &str) {
         self.environment.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// Takes an environment variable away.
+    pub(crate) fn env_remove(&mut self, name: &str) {
+        self.environment.remove(name);
     }
 
     /// Adds a mapping file.
@@ -87,10 +113,13 @@ impl Home {
             .env("RUST_BACKTRACE", "1")
             .args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_docrow")])
             .args(arguments);
-        for name in ["DOCROW_SOURCE", "DOCROW_TARGET", "RUST_LOG"] {
-            command.env_remove(name);
+        for name in ["DOCROW_SOURCE", "DOCROW_TARGET", "DOCROW_MASK_KEY"] {
+            for what in ["", "_FILE", "_PASSWORD", "_PASSWORD_FILE"] {
+                command.env_remove(format!("{name}{what}"));
+            }
         }
-        command.env_remove("DOCROW_MASK_KEY").envs(&self.environment);
+        command.env_remove("RUST_LOG");
+        command.envs(&self.environment);
         command.current_dir(&self.folder).kill_on_drop(true).stdin(Stdio::null());
         command.stdout(out.reopen().unwrap()).stderr(log.reopen().unwrap());
         Docrow { child: command.spawn().unwrap(), out, log }
@@ -131,6 +160,11 @@ pub(crate) struct Ended {
 }
 
 impl Docrow {
+    /// What it has written to standard output so far.
+    pub(crate) fn out(&self) -> String {
+        fs::read_to_string(self.out.path()).unwrap()
+    }
+
     /// What it has logged so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.log.path()).unwrap()
@@ -160,6 +194,11 @@ impl Docrow {
         self.logs_times(text, 1).await;
     }
 
+    /// The process's id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
     /// Waits until it has logged `text` so many times.
     pub(crate) async fn logs_times(&mut self, text: &str, times: usize) {
         let log = self.log.path().to_owned();
@@ -168,7 +207,7 @@ impl Docrow {
 
     /// Sends `signal`, for example `TERM`.
     pub(crate) async fn signal(&self, signal: &str) {
-        let pid = self.child.id().expect("it runs").to_string();
+        let pid = self.pid().to_string();
         let sent =
             Command::new("sh").args(["-c", "kill -s \"$1\" \"$2\"", "kill", signal, &pid]).status().await;
         assert!(sent.unwrap().success());
@@ -225,14 +264,26 @@ impl Ended {
         self
     }
 
-    /// The message of its only error, which must be its last line.
+    /// Asserts that it logged something by this code.
+    #[track_caller]
+    pub(crate) fn coded(self, code: Code) -> Self {
+        assert!(self.log.contains(&format!(" [{code}] ")), "{code}: {}", self.log);
+        self
+    }
+
+    /// The message of its only error, with its code. It must be the last line but for the way to its explanation, and of
+    /// the exit code that it ended with.
     #[track_caller]
     pub(crate) fn error(&self) -> &str {
         let mut lines = self.log.lines().filter(|line| is_alarming(line));
         let line = lines.next().unwrap_or_else(|| panic!("no error is logged\n{}", self.log));
         assert_eq!(lines.next(), None, "{}", self.log);
         let (_, message) = line.split_once(" ERROR ").unwrap_or_else(|| panic!("no error: {line}"));
-        assert_eq!(self.log.lines().last(), Some(line), "{}", self.log);
+        let code = message.split(['[', ']']).nth(1).and_then(|code| Code::parse(code).ok());
+        let code = code.unwrap_or_else(|| panic!("no code: {line}"));
+        assert_eq!(self.code, Some(i32::from(code.kind().exit_code())), "{}", self.log);
+        let more = format!("  more: docrow explain {code}");
+        assert!(self.log.ends_with(&format!("{line}\n{more}\n")), "{}", self.log);
         message
     }
 }

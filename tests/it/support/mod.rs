@@ -1,9 +1,12 @@
 //! What the tests stand on: servers shared by the whole binary, and a place of its own for each test.
 
+#[allow(dead_code, reason = "the pictures need more of it than the tests")]
+pub(crate) mod browser;
 pub(crate) mod compare;
 mod docrow;
 pub(crate) mod exact;
 mod gate;
+pub(crate) mod http;
 mod ids;
 mod oplog;
 mod proxy;

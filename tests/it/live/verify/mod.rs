@@ -1,8 +1,19 @@
 //! `docrow verify`: what differs is found, and named.
 
-use mongodb::bson::{Bson, doc};
+mod behind;
+mod options;
+mod planted;
+mod repair;
 
-use crate::support::{Home, Place};
+use mongodb::bson::{Bson, doc};
+use serde_json::Value;
+
+use crate::support::{Code, Ended, Home, Place};
+
+/// The report that was printed as JSON.
+fn report(ended: &Ended) -> Value {
+    serde_json::from_str(&ended.out).unwrap_or_else(|e| panic!("{e}: {}{}", ended.out, ended.log))
+}
 
 /// The proof is only worth as much as what it would find. Every planted difference is found, with table, key and column.
 #[tokio::test]
@@ -27,13 +38,13 @@ async fn planted_differences_are_found() {
         ("UPDATE orders SET total = NULL WHERE _id = 7", "orders, key 7: column total differs"),
         (
             "UPDATE orders_lines SET item = 'Pen' WHERE _id = 8 AND _ord = 0",
-            "orders_lines, key 8: column item differs",
+            "orders_lines, key 8, _ord 0: column item differs",
         ),
         (
             "DELETE FROM orders_lines WHERE _id = 1199 AND _ord = 1",
-            "orders_lines, key 1199: a row is missing",
+            "orders_lines, key 1199, _ord 1: a row is missing",
         ),
-        ("INSERT INTO orders_lines VALUES (9, 2, 'more')", "orders_lines, key 9: a row too many"),
+        ("INSERT INTO orders_lines VALUES (9, 2, 'more')", "orders_lines, key 9, _ord 2: a row too many"),
         ("INSERT INTO orders_lines VALUES (7777, 0, 'orphan')", "orders_lines, key 7777: no such document"),
         ("INSERT INTO orders (_id) VALUES (8888)", "orders, key 8888: no such document"),
         ("DELETE FROM orders WHERE _id = 600", "orders, key 600: a row is missing"),
@@ -120,7 +131,7 @@ async fn what_was_never_copied_is_a_usage_error() {
     let place = Place::shared("verify_nothing").await;
     place.collection("orders").insert_one(doc! { "_id": 1 }).await.unwrap();
     let home = Home::new(&place);
-    let ended = home.finish(&["verify"]).await.with_code(2);
+    let ended = home.finish(&["verify"]).await.with_code(2).coded(Code::NotCopied);
     assert!(ended.error().contains("copy it with docrow run or backfill"), "{}", ended.log);
     home.backfill().await;
     place.collection("later").insert_one(doc! { "_id": 1 }).await.unwrap();

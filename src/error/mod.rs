@@ -6,8 +6,16 @@
 //! An error reads "what happened: to what: why", for example `connect to PostgreSQL at db:5432: connection refused`.
 //! Context is a present-tense verb and its object; neither context nor source ever holds a document's value or a
 //! password (G12).
+//!
+//! Every error has a [`Code`], which stays the same for ever and which `docrow explain` knows more about; a code is of one
+//! kind. It is shown beside the error by whoever logs it: `tracing::warn!(code = %error.code(), "{error}")`.
+
+mod code;
+mod table;
 
 use std::{error::Error as StdError, fmt};
+
+pub use self::table::Code;
 
 /// `Result` with docrow's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -80,27 +88,28 @@ impl Kind {
     }
 }
 
-/// An error with its consequence, what was being done, and its cause.
+/// An error with its code, what was being done, and its cause.
 #[derive(Debug)]
 pub struct Error {
-    kind: Kind,
+    code: Code,
     context: String,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
-    /// An error with no further cause. `context` says what happened, to what, and what to do.
-    pub fn new(kind: Kind, context: impl Into<String>) -> Self {
-        Self { kind, context: context.into(), source: None }
+    /// An error with no further cause. `context` says what happened, to what, and what to do. The code may be a [`Kind`], if
+    /// there is none that says more.
+    pub fn new(code: impl Into<Code>, context: impl Into<String>) -> Self {
+        Self { code: code.into(), context: context.into(), source: None }
     }
 
     /// An error caused by `source`, while doing `context`.
     pub fn caused(
-        kind: Kind,
+        code: impl Into<Code>,
         context: impl Into<String>,
         source: impl Into<Box<dyn StdError + Send + Sync>>,
     ) -> Self {
-        Self { kind, context: context.into(), source: Some(source.into()) }
+        Self { code: code.into(), context: context.into(), source: Some(source.into()) }
     }
 
     /// Shorthand for an error of kind [`Kind::Usage`].
@@ -113,9 +122,25 @@ impl Error {
         Self::new(Kind::Bug, context)
     }
 
+    /// What exactly happened.
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
     /// What the error means for the program.
     pub fn kind(&self) -> Kind {
-        self.kind
+        self.code.kind()
+    }
+
+    /// Its cause. Not as [`StdError::source`]: [`fmt::Display`] has said it already.
+    pub fn cause(&self) -> Option<&(dyn StdError + Send + Sync + 'static)> {
+        self.source.as_deref()
+    }
+
+    /// The same error, by a code that says more. It is of that code's kind then.
+    #[must_use]
+    pub fn with_code(self, code: Code) -> Self {
+        Self { code, ..self }
     }
 
     /// The same error, seen from one level up.
@@ -153,5 +178,14 @@ mod tests {
     fn says_the_whole_chain_once() {
         let inner = Error::caused(Kind::TargetAway, "connect to db:5432", std::io::Error::other("refused"));
         assert_eq!(inner.within("start").to_string(), "start: connect to db:5432: refused");
+    }
+
+    #[test]
+    fn is_of_its_codes_kind() {
+        let general = Error::usage("x");
+        assert_eq!((general.code(), general.kind()), (Code::Usage, Kind::Usage));
+        let error = Error::new(Code::TargetDiskFull, "copy");
+        assert_eq!((error.code(), error.kind()), (Code::TargetDiskFull, Kind::TargetAway));
+        assert_eq!(error.within("start").code(), Code::TargetDiskFull);
     }
 }

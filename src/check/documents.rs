@@ -1,0 +1,205 @@
+//! Mapping files, tables in the way, and documents that are tried: what of them would be in columns, and what elsewhere. On
+//! the way it is measured how fast documents are read and encoded here.
+
+use std::{sync::Arc, time::Duration};
+
+use indicatif::HumanCount;
+use tokio::time::Instant;
+
+use super::{Findings, Misfit, Part, room::Rate, source::Found};
+use crate::{
+    config::Config,
+    error::Result,
+    mapping::{Encoder, Framing, Left, Mapping, Rows, Trial, Tried},
+    mapping_files,
+    pipeline::Preview,
+    schema::nearest,
+    sink::plan::{Obstacle, Plan},
+    source::{Chunk, CollectionInfo, Source},
+};
+
+/// How long reading and encoding is timed.
+const TIMED: Duration = Duration::from_secs(1);
+
+/// What to do about a table in the way.
+const ANOTHER: &str = "docrow plan shows it all: change what is there, rename it, or choose another table name in a mapping \
+    file, or another target.schema";
+
+/// Whether all mapping files can be used is told besides. `collections`: those that are included, if they are known.
+pub(super) fn files(config: &Config, collections: Option<&[CollectionInfo]>) -> (Findings, bool) {
+    let mut findings = Findings::of(Part::Mapping);
+    let (files, wrong) = mapping_files::read_all(&config.mapping_dir);
+    for error in &wrong {
+        findings.problem("mapping files", error.to_string());
+    }
+    if wrong.is_empty() {
+        let (dir, count) = (config.mapping_dir.display(), files.len());
+        findings.ok("mapping files", format!("{count} in {dir}; other collections are mapped automatically"));
+    }
+    let names: Option<Vec<String>> =
+        collections.map(|found| found.iter().map(|info| info.namespace.to_string()).collect());
+    for (collection, (path, _)) in &files {
+        let Some(names) = names.as_ref().filter(|names| !names.contains(collection)) else { continue };
+        let advice = match nearest(collection, names.iter().map(String::as_str)) {
+            Some(near) => format!("is {near} meant?"),
+            None => "remove it, or include the collection".to_owned(),
+        };
+        let what = format!("it is for {collection}, which is not there or not included");
+        findings.note(path.display().to_string(), what).advise(advice);
+    }
+    (findings, wrong.is_empty())
+}
+
+/// Tries documents of all collections, and measures with those of the largest.
+pub(super) async fn check(
+    config: &Config,
+    found: &Found,
+    previewed: Result<Vec<Result<Preview>>>,
+    size: u32,
+) -> (Findings, Option<Rate>) {
+    let mut findings = Findings::of(Part::Mapping);
+    let mut largest: Option<(&CollectionInfo, Arc<Mapping>)> = None;
+    let previews = findings.unless("mappings", previewed).unwrap_or_default();
+    for (info, preview) in found.collections.iter().zip(previews) {
+        let name = info.namespace.to_string();
+        let Some(Preview { mapping, is_automatic, plan }) = found.unless(&mut findings, &name, preview)
+        else {
+            continue;
+        };
+        if let Some(plan) = plan.and_then(|plan| findings.unless(&name, plan)) {
+            in_the_way(&mut findings, &name, &plan);
+        }
+        if largest.as_ref().is_none_or(|(most, _)| info.bytes > most.bytes) {
+            largest = Some((info, mapping.clone()));
+        }
+        let mapped =
+            Mapped { grows: is_automatic && config.evolve, is_automatic, tables: mapping.tables().len() };
+        let mut trial = Trial::new(mapping);
+        let sampled =
+            found.source.sample_documents(&info.namespace, size, |document| trial.observe(document)).await;
+        if found.unless(&mut findings, &name, sampled).is_some() {
+            tell(&mut findings, config, (info, &mapped), &trial.tried());
+        }
+    }
+    let Some((info, mapping)) = largest else { return (findings, None) };
+    let measured = measure(&found.source, info, mapping).await;
+    let rate = found.unless(&mut findings, "speed", measured).flatten();
+    (findings, rate)
+}
+
+fn in_the_way(findings: &mut Findings, name: &str, plan: &Plan) {
+    for (table, Obstacle { there, wanted }) in plan.obstacles() {
+        if wanted.starts_with("GRANT ") {
+            findings.problem(name, format!("{}: {there}", table.name)).run(wanted.as_str());
+        } else {
+            findings
+                .problem(name, format!("{}: there is {there} where {wanted} is wanted", table.name))
+                .advise(ANOTHER);
+        }
+    }
+}
+
+/// How a collection is mapped.
+struct Mapped {
+    is_automatic: bool,
+    /// Whether new fields get columns.
+    grows: bool,
+    tables: usize,
+}
+
+fn tell(findings: &mut Findings, config: &Config, (info, mapped): (&CollectionInfo, &Mapped), tried: &Tried) {
+    let name = info.namespace.to_string();
+    if tried.documents == 0 {
+        findings.ok(name, "no documents yet");
+        return;
+    }
+    let [documents, of, whole, dead, most] = [
+        tried.documents,
+        info.documents.max(tried.documents),
+        tried.whole,
+        tried.dead,
+        config.max_dead_letters,
+    ]
+    .map(HumanCount);
+    let how = if mapped.is_automatic { "mapped automatically, " } else { "" };
+    let sum = format!("{documents} of about {of} documents tried ({how}tables: {})", mapped.tables);
+    let expected = expected(tried, info);
+    let all = HumanCount(expected);
+    let finding = if tried.dead > 0 && tried.stops {
+        let what = format!("{sum}: {dead} can't have rows, and the first would stop the collection");
+        findings.problem(name, what).advise("mend its mapping file for the paths below, or its on_unfit")
+    } else if tried.dead > 0 && expected > config.max_dead_letters {
+        let what = format!(
+            "{sum}: {whole} fit, {dead} would be dead letters, of all about {all}: more than the {most} of \
+             mapping.max_dead_letters, so the collection would be stopped"
+        );
+        findings
+            .problem(name, what)
+            .advise("mend its mapping file for the paths below, or write one: docrow infer")
+    } else if tried.dead > 0 {
+        let what = format!("{sum}: {whole} fit, {dead} would be dead letters, of all about {all}");
+        findings.note(name, what).advise("mend its mapping file for the paths below, or the documents")
+    } else if tried.whole < tried.documents {
+        let advice =
+            "nothing is lost: to have more in columns, change types or add columns in a mapping file";
+        findings.note(name, format!("{sum}: {whole} fit, the others but for these values")).advise(advice)
+    } else {
+        findings.ok(name, format!("{sum}: all fit"))
+    };
+    finding.misfits = misfits(tried, mapped.grows);
+}
+
+/// How many dead letters all of the collection would make.
+fn expected(tried: &Tried, info: &CollectionInfo) -> u64 {
+    let all = u128::from(info.documents.max(tried.documents));
+    let expected = u128::from(tried.dead) * all / u128::from(tried.documents.max(1));
+    u64::try_from(expected).unwrap_or(u64::MAX)
+}
+
+fn misfits(tried: &Tried, grows: bool) -> Vec<Misfit> {
+    let mut misfits = Vec::new();
+    for (path, reason, count) in tried.refused.counts() {
+        misfits.push(Misfit {
+            path: path.to_owned(),
+            ty: None,
+            count,
+            fate: format!("a dead letter: {reason}"),
+        });
+    }
+    for (path, left, count) in tried.left.counts() {
+        let (ty, fate) = match left {
+            Left::Misfit(ty) => (ty, "does not fit: to _extra"),
+            Left::Unmapped(ty) if grows => (ty, "no column yet: gets one as it comes"),
+            Left::Unmapped(ty) => (ty, "no column: to _extra"),
+        };
+        misfits.push(Misfit { path: path.to_owned(), ty: Some(ty), count, fate: fate.to_owned() });
+    }
+    let others = tried.left.others + tried.refused.others;
+    if others > 0 {
+        let fate = "at more paths than are told apart".to_owned();
+        misfits.push(Misfit { path: "…".to_owned(), ty: None, count: others, fate });
+    }
+    misfits
+}
+
+/// Reads and encodes documents as a copier does, for a while. `None`: there are too few to tell.
+async fn measure(source: &Source, info: &CollectionInfo, mapping: Arc<Mapping>) -> Result<Option<Rate>> {
+    let mut rows = Rows::new(mapping.tables().len());
+    let mut encoder = Encoder::new(mapping, Framing::Copy);
+    let now = source.operation_time().await?;
+    let mut documents =
+        source.read_chunk(&info.namespace, &Chunk::whole(), now, info.documents_per_reply()).await?;
+    let started = Instant::now();
+    let mut bytes = 0;
+    while started.elapsed() < TIMED {
+        let Some(batch) = documents.next().await? else { break };
+        for document in batch.iter()? {
+            rows.clear();
+            // What can't have rows takes time, too.
+            let _ = encoder.encode(document?, &mut rows);
+        }
+        bytes += batch.byte_len();
+    }
+    let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+    Ok(Rate::of(bytes, started.elapsed(), info.namespace.to_string()))
+}

@@ -1,0 +1,396 @@
+//! What a copy of everything takes, against what there is: time against the oplog's window, changes against the spool, the
+//! spool against the disk. Arithmetic, and it is shown.
+//!
+//! # What the oplog's window has to cover
+//!
+//! Not the copy: while that runs, docrow reads the change stream into the spool (G6), so that the oplog may roll over. It
+//! must hold what docrow has not read yet: all that happens while docrow is stopped, and what is to come while the spool
+//! is full, for then the stream waits in the oplog. Should the state directory be lost in the middle of a copy, the
+//! stream is read again from where the copy began; only then must the window cover a copy.
+
+use std::{path::Path, time::Duration};
+
+use bytesize::ByteSize;
+use indicatif::{HumanCount, HumanDuration};
+
+use super::{Findings, Part, source::Found, state};
+use crate::{
+    config::Config,
+    source::{Oplog, OplogSize},
+};
+
+/// How many times as long as one reader and encoder alone a copy takes, to be on the safe side: PostgreSQL needs about
+/// five times docrow's CPU (`make bench`), for rows and for keys, and does that in several sessions at once.
+const FACTOR: u32 = 3;
+/// Where nothing can be measured, what is taken for the rate, in bytes a second.
+const ASSUMED: u64 = 50_000_000;
+/// Less than this says nothing about the rate.
+const TELLING: u64 = 1_000_000;
+/// What a change takes in the spool, with an `_id` of usual length.
+const CHANGE: u64 = 50;
+/// An oplog that reaches back less leaves little time to mend anything.
+const SHORT: Duration = Duration::from_secs(3600);
+/// What the spool takes before there is anything in it.
+const LEAST: u64 = 64 << 20;
+
+/// How fast one reader and one encoder are here.
+#[derive(Clone, Debug)]
+pub(super) struct Rate {
+    bytes: u64,
+    took: Duration,
+    of: String,
+}
+
+impl Rate {
+    pub(super) fn of(bytes: u64, took: Duration, of: String) -> Option<Self> {
+        (bytes >= TELLING && !took.is_zero()).then_some(Self { bytes, took, of })
+    }
+
+    fn per_second(&self) -> u64 {
+        let micros = self.took.as_micros().max(1);
+        u64::try_from(u128::from(self.bytes) * 1_000_000 / micros).unwrap_or(u64::MAX).max(1)
+    }
+}
+
+/// What there is.
+struct Facts<'a> {
+    documents: u64,
+    bytes: u64,
+    rate: Option<Rate>,
+    oplog: Option<Oplog>,
+    max_spool: u64,
+    /// Bytes free where the state directory is.
+    free: Option<u64>,
+    state: &'a Path,
+}
+
+pub(super) fn check(config: &Config, found: &Found, rate: Option<Rate>) -> Findings {
+    let facts = Facts {
+        documents: found.collections.iter().map(|info| info.documents).sum(),
+        bytes: found.collections.iter().map(|info| info.bytes).sum(),
+        rate,
+        oplog: found.oplog,
+        max_spool: config.max_spool,
+        free: state::free(&config.state_dir),
+        state: &config.state_dir,
+    };
+    judge(&facts)
+}
+
+fn judge(facts: &Facts<'_>) -> Findings {
+    let mut findings = Findings::of(Part::Snapshot);
+    let copy = copy(&mut findings, facts);
+    let window = facts.oplog.map(|oplog| Window::of(&oplog));
+    let waiting = spool(&mut findings, facts, window.as_ref().and_then(|window| window.rate), copy);
+    if let Some(window) = window {
+        window.judge(&mut findings, copy, waiting);
+    }
+    findings
+}
+
+/// How long a copy takes.
+fn copy(findings: &mut Findings, facts: &Facts<'_>) -> Duration {
+    let (documents, bytes) = (HumanCount(facts.documents), size(facts.bytes));
+    let (rate, source) = match &facts.rate {
+        Some(rate) => {
+            let (read, took) = (size(rate.bytes), rate.took.as_secs_f64());
+            (
+                rate.per_second(),
+                format!("measured here: {read} of {} read and encoded in {took:.1} s", rate.of),
+            )
+        }
+        None => (ASSUMED, "assumed: there is too little to measure it".to_owned()),
+    };
+    let reading = Duration::from_millis(facts.bytes.saturating_mul(1000) / rate);
+    let copy = reading * FACTOR;
+    let what = format!(
+        "{documents} documents, {bytes} ÷ {}/s ({source}) × {FACTOR} (PostgreSQL's part) = {}",
+        size(rate),
+        span(copy)
+    );
+    findings.ok("time", what);
+    copy
+}
+
+/// Whether changes fit in the spool while a copy runs.
+fn spool(findings: &mut Findings, facts: &Facts<'_>, changes: Option<f64>, copy: Duration) -> Waiting {
+    let (most, free, dir) = (size(facts.max_spool), facts.free.map(size), facts.state.display());
+    let room = facts.free.map_or(facts.max_spool, |free| free.min(facts.max_spool));
+    let there = match &free {
+        Some(free) => format!("{free} free at {dir}, max_spool {most}"),
+        None => format!("max_spool {most}"),
+    };
+    if room < LEAST {
+        findings.problem("spool", there).advise("free disk space, or give another directory by --state");
+        return Waiting::TooMuch;
+    }
+    let Some(changes) = changes else {
+        let finding = findings.ok("spool", there);
+        finding.what.push_str(&format!(
+            "; a change takes about {CHANGE} bytes there, and how many there are is not known"
+        ));
+        return Waiting::Unknown;
+    };
+    let need = whole(changes * copy.as_secs_f64()).saturating_mul(CHANGE);
+    let sum = format!(
+        "during the copy {}/s × {} × {CHANGE} B = {}; {there}",
+        decimal(changes),
+        span(copy),
+        size(need)
+    );
+    if need > room {
+        findings
+            .note("spool", format!("{sum}: it would be full, and the stream would wait in the oplog"))
+            .advise("raise state.max_spool, or put the state directory on a larger disk");
+        return Waiting::TooMuch;
+    }
+    if room < facts.max_spool {
+        findings
+            .note("spool", format!("{sum}: less is free than state.max_spool"))
+            .advise("lower state.max_spool, or free disk space: a full disk makes docrow wait");
+    } else {
+        findings.ok("spool", sum);
+    }
+    Waiting::Fits
+}
+
+/// What becomes of the changes during a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waiting {
+    Fits,
+    TooMuch,
+    Unknown,
+}
+
+/// How far the oplog reaches back.
+struct Window {
+    now: Duration,
+    /// When it will be full, if it is not yet.
+    later: Duration,
+    /// How full it is, in percent.
+    filled: Option<u64>,
+    /// Whether it reaches back to the beginning, so that it is not known how far it will.
+    is_whole: bool,
+    /// Entries a second.
+    rate: Option<f64>,
+}
+
+impl Window {
+    fn of(oplog: &Oplog) -> Self {
+        let seconds = oplog.now.time.saturating_sub(oplog.first.time).max(1);
+        let now = Duration::from_secs(seconds.into());
+        let Some(OplogSize { entries, bytes, most }) = oplog.size else {
+            return Self { now, later: now, filled: None, is_whole: oplog.is_whole, rate: None };
+        };
+        let filled = bytes.saturating_mul(100) / most.max(1);
+        let later = u128::from(seconds) * u128::from(most) / u128::from(bytes.max(1));
+        let later = Duration::from_secs(u64::try_from(later).unwrap_or(u64::MAX)).max(now);
+        Self {
+            now,
+            later: if filled < 90 { later } else { now },
+            filled: Some(filled),
+            is_whole: false,
+            rate: Some(float(entries) / f64::from(seconds)),
+        }
+    }
+
+    fn judge(&self, findings: &mut Findings, copy: Duration, waiting: Waiting) {
+        let reach = match self.filled {
+            Some(filled) if filled < 90 => format!(
+                "reaches back {} and is {filled} % full: at this pace {} once it is full",
+                span(self.now),
+                span(self.later)
+            ),
+            _ => format!("reaches back {}", span(self.now)),
+        };
+        if self.is_whole {
+            findings.ok("oplog", format!("{reach}, to its beginning: nothing was removed from it yet"));
+            return;
+        }
+        let longer = "db.adminCommand({ replSetResizeOplog: 1, minRetentionHours: 24 })";
+        let window = span(self.later);
+        if self.later < copy && waiting == Waiting::TooMuch {
+            findings
+                .problem("oplog", format!("{reach}: less than the copy takes, and the spool can't hold what changes meanwhile: history would be lost"))
+                .advise("keep more of the oplog, or make room for the spool")
+                .run(longer);
+        } else if self.later < copy {
+            findings
+                .note("oplog", format!("{reach}: less than the copy takes ({}). While docrow runs that does not matter, for it reads ahead into the spool", span(copy)))
+                .advise(format!("don't stop docrow for longer than {window}, and don't lose its state directory meanwhile; or keep more of the oplog"))
+                .run(longer);
+        } else if self.later < SHORT {
+            findings
+                .note("oplog", format!("{reach}: docrow may be stopped for no longer than that"))
+                .advise("keep more of the oplog")
+                .run(longer);
+        } else {
+            let times = whole(self.later.as_secs_f64() / copy.as_secs_f64().max(1.0));
+            findings.ok(
+                "oplog",
+                format!(
+                    "{reach}; {} times the copy. docrow may be stopped for about that long",
+                    HumanCount(times)
+                ),
+            );
+        }
+    }
+}
+
+/// Bytes, for people.
+pub(super) fn size(bytes: u64) -> String {
+    ByteSize(bytes).display().si().to_string()
+}
+
+fn span(time: Duration) -> String {
+    if time < Duration::from_secs(1) {
+        "less than 1 second".to_owned()
+    } else {
+        HumanDuration(time).to_string()
+    }
+}
+
+fn decimal(rate: f64) -> String {
+    if rate < 10.0 { format!("{rate:.1}") } else { HumanCount(whole(rate)).to_string() }
+}
+
+/// For display, and for sums that are estimates anyway.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn whole(number: f64) -> u64 {
+    number.round() as u64
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn float(number: u64) -> f64 {
+    number as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use mongodb::bson::Timestamp;
+
+    use super::*;
+    use crate::check::Severity;
+
+    const GB: u64 = 1_000_000_000;
+
+    fn facts<'a>() -> Facts<'a> {
+        let at = |time| Timestamp { time, increment: 1 };
+        let size = OplogSize { entries: 93_600_000, bytes: 50 * GB, most: 50 * GB };
+        Facts {
+            documents: 2_000_000,
+            bytes: 12_400_000_000,
+            rate: Rate::of(310_000_000, Duration::from_secs(1), "shop.orders".to_owned()),
+            oplog: Some(Oplog {
+                first: at(1_000),
+                now: at(1_000 + 26 * 3600),
+                is_whole: false,
+                size: Some(size),
+            }),
+            max_spool: 10 * GB,
+            free: Some(100 * GB),
+            state: Path::new("docrow-state"),
+        }
+    }
+
+    fn window(seconds: u32, size: Option<OplogSize>) -> Option<Oplog> {
+        let at = |time| Timestamp { time, increment: 1 };
+        Some(Oplog { first: at(1_000), now: at(1_000 + seconds), is_whole: false, size })
+    }
+
+    fn found(facts: &Facts<'_>, subject: &str) -> (Severity, String) {
+        let findings = judge(facts).0;
+        let finding = findings.iter().find(|finding| finding.subject == subject).unwrap();
+        (finding.severity, finding.what.clone())
+    }
+
+    #[test]
+    fn the_arithmetic_is_shown() {
+        let facts = facts();
+        let (severity, time) = found(&facts, "time");
+        assert_eq!(severity, Severity::Ok);
+        assert!(
+            time.contains("12.4 GB ÷ 310.0 MB/s") && time.ends_with("× 3 (PostgreSQL's part) = 2 minutes"),
+            "{time}"
+        );
+        let (severity, oplog) = found(&facts, "oplog");
+        assert_eq!(severity, Severity::Ok);
+        assert!(oplog.contains("reaches back 26 hours; 780 times the copy"), "{oplog}");
+        let (severity, spool) = found(&facts, "spool");
+        assert_eq!(severity, Severity::Ok);
+        assert!(spool.contains("1,000/s × 2 minutes × 50 B = 6.0 MB; 100.0 GB free"), "{spool}");
+    }
+
+    #[test]
+    fn what_cannot_be_measured_is_assumed() {
+        let facts = Facts { rate: None, oplog: None, ..facts() };
+        assert!(found(&facts, "time").1.contains("÷ 50.0 MB/s (assumed"));
+        assert!(found(&facts, "spool").1.contains("is not known"));
+        assert!(judge(&facts).0.iter().all(|finding| finding.severity == Severity::Ok));
+        assert!(Rate::of(10, Duration::from_secs(1), String::new()).is_none());
+    }
+
+    /// G6: a snapshot longer than the oplog window loses nothing, up to the spool's budget.
+    #[test]
+    fn a_short_window_is_a_problem_only_if_the_spool_overflows() {
+        let short = |max_spool| Facts {
+            oplog: window(60, Some(OplogSize { entries: 600_000, bytes: GB, most: GB })),
+            max_spool,
+            ..facts()
+        };
+        // 10,000/s × 120 s × 50 B = 60 MB.
+        let (severity, what) = found(&short(GB), "oplog");
+        assert_eq!(
+            (severity, what.contains("While docrow runs that does not matter")),
+            (Severity::Note, true),
+            "{what}"
+        );
+        let tight = Facts {
+            oplog: window(60, Some(OplogSize { entries: 60_000_000, bytes: GB, most: GB })),
+            ..short(GB)
+        };
+        assert_eq!(found(&tight, "spool").0, Severity::Note);
+        let (severity, what) = found(&tight, "oplog");
+        assert_eq!((severity, what.contains("history would be lost")), (Severity::Problem, true), "{what}");
+        // Long enough, the stream waits in the oplog.
+        let long = Facts {
+            oplog: window(60 * 3600, Some(OplogSize { entries: u64::MAX >> 20, bytes: GB, most: GB })),
+            ..facts()
+        };
+        assert_eq!((found(&long, "spool").0, found(&long, "oplog").0), (Severity::Note, Severity::Ok));
+    }
+
+    #[test]
+    fn a_young_oplog_is_not_a_short_one() {
+        let young = Facts {
+            oplog: window(60, Some(OplogSize { entries: 60, bytes: GB / 1000, most: GB })),
+            ..facts()
+        };
+        let (severity, what) = found(&young, "oplog");
+        assert_eq!(severity, Severity::Ok);
+        assert!(
+            what.contains("reaches back 60 seconds and is 0 % full: at this pace 17 hours once it is full"),
+            "{what}"
+        );
+        let short = window(600, None);
+        assert_eq!(found(&Facts { oplog: short, ..facts() }, "oplog").0, Severity::Note);
+        let whole = short.map(|oplog| Oplog { is_whole: true, ..oplog });
+        assert_eq!(found(&Facts { oplog: whole, ..facts() }, "oplog").0, Severity::Ok);
+    }
+
+    #[test]
+    fn the_disk_bounds_the_spool() {
+        let (severity, what) = found(&Facts { free: Some(10 << 20), ..facts() }, "spool");
+        assert_eq!(
+            (severity, what.contains("10.5 MB free at docrow-state")),
+            (Severity::Problem, true),
+            "{what}"
+        );
+        let (severity, what) = found(&Facts { free: Some(GB), ..facts() }, "spool");
+        assert_eq!(
+            (severity, what.contains("less is free than state.max_spool")),
+            (Severity::Note, true),
+            "{what}"
+        );
+    }
+}

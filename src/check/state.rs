@@ -1,0 +1,51 @@
+//! What is to be said about the state directory, without touching it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{Access, access, statvfs};
+
+use super::{Findings, Part};
+use crate::config::Config;
+
+pub(super) fn check(config: &Config) -> Findings {
+    let mut findings = Findings::of(Part::Snapshot);
+    let dir = &config.state_dir;
+    let subject = "state directory";
+    let label = fs::read_to_string(dir.join("pipeline")).unwrap_or_default();
+    let owner = label.trim_end();
+    if !owner.is_empty() && owner != config.name {
+        findings
+            .problem(
+                subject,
+                format!("{} belongs to pipeline {owner:?}, not {:?}", dir.display(), config.name),
+            )
+            .advise("give another by --state");
+        return findings;
+    }
+    let place = existing(dir);
+    let is_usable = place.is_dir() && access(&place, Access::WRITE_OK | Access::EXEC_OK).is_ok();
+    if is_usable {
+        let there = if dir.exists() { "is there" } else { "a run makes it" };
+        findings.ok(subject, format!("{}: {there}", dir.display()));
+    } else {
+        findings
+            .problem(subject, format!("{} can't be written", dir.display()))
+            .advise("make it writable or give another by --state");
+    }
+    findings
+}
+
+/// How many bytes are free where the state directory is, or will be.
+pub(super) fn free(dir: &Path) -> Option<u64> {
+    let disk = statvfs(existing(dir)).ok()?;
+    disk.f_bavail.checked_mul(disk.f_frsize)
+}
+
+/// The directory itself, or what is there above it.
+fn existing(dir: &Path) -> PathBuf {
+    let above = dir.ancestors().find(|above| above.exists()).unwrap_or(Path::new(""));
+    if above.as_os_str().is_empty() { PathBuf::from(".") } else { above.to_owned() }
+}

@@ -1,0 +1,81 @@
+//! What is to be said about PostgreSQL.
+
+use super::{Findings, Part};
+use crate::{
+    config::Config,
+    error::Result,
+    sink::{
+        Session, Target,
+        preflight::{self, Inspection, Objection, Remedy},
+    },
+};
+
+/// Sessions besides those of copiers and workers: one holds the pipeline, one keeps the books, four fill new columns and
+/// copy anew at their time, one is for the status.
+const SESSIONS: usize = 7;
+
+/// With a session, if a run could do anything there.
+pub(super) async fn check(config: &Config) -> (Findings, Option<(Target, Session)>) {
+    let mut findings = Findings::of(Part::Target);
+    let parsed = Target::parse(config.target.expose(), &config.schema, &config.name);
+    let Some(target) = findings.unless("connection", parsed) else { return (findings, None) };
+    let session = match target.connect().await {
+        Ok(session) => session,
+        Err(refusal) => {
+            findings.problem("connection", refusal.to_string()).statement =
+                preflight::grant_to_connect(&target, &refusal);
+            return (findings, None);
+        }
+    };
+    let inspected: Result<Inspection> = preflight::inspect(&session, &target).await;
+    let Some(inspection) = findings.unless("connection", inspected) else { return (findings, None) };
+    let Inspection { version, user, database, objections, is_known, holder, sessions_left } = inspection;
+    let address = target.address();
+    findings.ok("connection", format!("PostgreSQL {version} at {address}, database {database}, as {user}"));
+    let usable = objections.is_empty();
+    for Objection { what, remedy, .. } in objections {
+        let subject = if matches!(remedy, Remedy::Statement(_)) { "privileges" } else { "server" };
+        let finding = findings.problem(subject, what);
+        match remedy {
+            Remedy::Words(words) => finding.advise(words),
+            Remedy::Statement(statement) => finding.run(statement),
+        };
+    }
+    if usable {
+        findings.ok(
+            "privileges",
+            format!("may create what it needs in the schemas docrow and {}", target.schema()),
+        );
+    }
+    let pipeline = target.pipeline();
+    match (is_known, &holder) {
+        (_, Some(holder)) => {
+            findings.note("pipeline", format!("{pipeline} is being run ({holder})")).advise(
+                "to run another one beside it, give it another name; to stand by: docrow run --standby",
+            );
+        }
+        (true, None) => {
+            findings.ok("pipeline", format!("nobody runs {pipeline}; the schema docrow is there"));
+        }
+        (false, None) => {
+            findings.ok("pipeline", "docrow has not written here yet: a run makes the schema docrow");
+        }
+    }
+    if holder.is_none() {
+        sessions(&mut findings, config, sessions_left);
+    }
+    (findings, usable.then_some((target, session)))
+}
+
+fn sessions(findings: &mut Findings, config: &Config, left: i64) {
+    let (copiers, workers) = (config.parallelism, usize::from(config.partitions));
+    let needed = copiers + workers + SESSIONS;
+    let sum = format!("{copiers} copiers + {workers} workers + {SESSIONS} others = {needed} at most");
+    if i64::try_from(needed).is_ok_and(|needed| needed <= left) {
+        findings.ok("sessions", format!("{sum}; {left} are free"));
+    } else {
+        findings.problem("sessions", format!("{sum}; only {left} are free")).advise(
+            "raise max_connections or the role's limit, or lower snapshot.parallelism and stream.partitions",
+        );
+    }
+}

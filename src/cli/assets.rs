@@ -1,0 +1,46 @@
+//! `docrow assets DIR`: what a package has besides the binary, made from the definition of the command line itself, so that
+//! it can't say anything else: manual pages and completions for shells. For `make release`; not shown to anybody.
+
+use std::{fs, path::PathBuf};
+
+use clap::{Args, Command, CommandFactory};
+use clap_complete::Shell;
+
+use super::{Cli, EXIT_CODES, Outcome};
+use crate::error::{Error, Kind, Result};
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// Gets the folders `man` and `completions`
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+}
+
+pub(super) fn execute(Options { folder }: &Options) -> Result<Outcome> {
+    let (man, completions) = (folder.join("man"), folder.join("completions"));
+    let write = || -> std::io::Result<()> {
+        fs::create_dir_all(&man)?;
+        fs::create_dir_all(&completions)?;
+        clap_mangen::generate_to(shown(), &man)?;
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            clap_complete::generate_to(shell, &mut shown(), "docrow", &completions)?;
+        }
+        Ok(())
+    };
+    write().map_err(|e| Error::caused(Kind::Usage, format!("write to {}", folder.display()), e))?;
+    Ok(Outcome::Done)
+}
+
+/// The command line as everybody sees it: completions would offer hidden commands as well.
+fn shown() -> Command {
+    let all = Cli::command();
+    let commands = all.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
+    Command::new("docrow")
+        .version(env!("CARGO_PKG_VERSION"))
+        .propagate_version(true)
+        .about(all.get_about().cloned().unwrap_or_default())
+        .after_help(EXIT_CODES)
+        .args(all.get_arguments().cloned())
+        .subcommand_required(true)
+        .subcommands(commands)
+}

@@ -1,0 +1,227 @@
+//! What a code is. Which there are is in [`table`](super::table), and only there.
+
+use std::fmt;
+
+use super::{Code, Kind};
+
+/// What there is to say about a code.
+pub(super) struct Entry {
+    pub(super) kind: Kind,
+    pub(super) title: &'static str,
+    pub(super) meaning: &'static str,
+    pub(super) remedy: &'static str,
+}
+
+/// Makes [`Code`] of its table. No two entries can have a number or a name: both are of one enum.
+macro_rules! codes {
+    ($($number:literal $name:ident($kind:ident) $title:literal $meaning:literal $remedy:literal)+) => {
+        /// What exactly happened, by a number that stays the same for ever.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u16)]
+        pub enum Code {
+            $(#[doc = $title] $name = $number,)+
+        }
+
+        impl Code {
+            /// All there are, by number.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
+            pub(super) fn entry(self) -> &'static Entry {
+                match self {
+                    $(Self::$name => {
+                        &Entry { kind: Kind::$kind, title: $title, meaning: $meaning, remedy: $remedy }
+                    })+
+                }
+            }
+        }
+    };
+}
+pub(super) use codes;
+
+impl Code {
+    /// Its number.
+    pub fn number(self) -> u16 {
+        self as u16
+    }
+
+    /// What it is about: the heading of its thousand.
+    pub fn group(self) -> &'static str {
+        match self.number() / 1000 {
+            1 => "1xxx: what docrow is told: command line, configuration, mapping files, collections",
+            2 => "2xxx: MongoDB",
+            3 => "3xxx: PostgreSQL",
+            4 => "4xxx: history",
+            5 => "5xxx: one writer",
+            6 => "6xxx: the state directory, and what is stored",
+            _ => "9xxx: docrow itself",
+        }
+    }
+
+    /// What it means for the program.
+    pub fn kind(self) -> Kind {
+        self.entry().kind
+    }
+
+    /// What happened, in a sentence.
+    pub fn title(self) -> &'static str {
+        self.entry().title
+    }
+
+    /// What that means, and where it comes from.
+    pub fn meaning(self) -> &'static str {
+        self.entry().meaning
+    }
+
+    /// What to do about it.
+    pub fn remedy(self) -> &'static str {
+        self.entry().remedy
+    }
+
+    /// What docrow does about it by itself.
+    pub fn consequence(self) -> String {
+        match self {
+            Self::CollectionStopped => {
+                "leaves the collection alone until it is started again; others go on".to_owned()
+            }
+            Self::SpoolFull => "reads the stream no further until some of the spool is applied".to_owned(),
+            _ => self.kind().consequence(),
+        }
+    }
+
+    /// Reads `DRW-1203`, `drw1203` or `1203`. `Err`: what was meant for a number, if it was one, and there is no such code.
+    pub fn parse(text: &str) -> Result<Self, Option<u16>> {
+        let text = text.trim().to_ascii_uppercase();
+        let digits = text.strip_prefix("DRW").map_or(&*text, |rest| rest.strip_prefix('-').unwrap_or(rest));
+        let number = digits.parse().map_err(|_| None)?;
+        Self::ALL.iter().find(|code| code.number() == number).copied().ok_or(Some(number))
+    }
+
+    /// The `most` codes whose numbers are nearest to `number`, by number.
+    pub fn nearest(number: u16, most: usize) -> Vec<Self> {
+        let mut codes = Self::ALL.to_vec();
+        codes.sort_by_key(|code| code.number().abs_diff(number));
+        codes.truncate(most);
+        codes.sort();
+        codes
+    }
+}
+
+/// `DRW-1203`.
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DRW-{:04}", self.number())
+    }
+}
+
+/// Where nothing more is known.
+impl From<Kind> for Code {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Usage => Self::Usage,
+            Kind::SourceAway => Self::SourceAway,
+            Kind::SourceRefused => Self::SourceRefused,
+            Kind::TargetAway => Self::TargetAway,
+            Kind::TargetRefused => Self::TargetRefused,
+            Kind::TargetRefusedRows => Self::TargetRefusedRows,
+            Kind::HistoryLost => Self::HistoryLost,
+            Kind::Fenced => Self::Fenced,
+            Kind::StateRebuilt => Self::StateRebuilt,
+            Kind::StateFull => Self::StateFull,
+            Kind::StateCorrupt => Self::StateCorrupt,
+            Kind::Bug => Self::Bug,
+        }
+    }
+}
+
+impl Kind {
+    /// What docrow does about it by itself.
+    fn consequence(self) -> String {
+        let code = self.exit_code();
+        match self {
+            Self::SourceAway | Self::TargetAway | Self::StateFull => format!(
+                "tries again, ever less often, until it works, once `run` or `backfill` is under way; before that, and in \
+                 other commands, it ends with exit code {code}"
+            ),
+            Self::StateRebuilt => "goes on by itself, from what PostgreSQL says is applied".to_owned(),
+            Self::TargetRefusedRows => {
+                "writes the document whole to docrow.dead_letters, with the reason, and goes on".to_owned()
+            }
+            Self::Fenced => format!("ends with exit code {code}; `docrow run --standby` waits instead"),
+            Self::HistoryLost => format!(
+                "ends with exit code {code}; with `[source] on_history_lost = \"resync\"` it copies anew, in place, and goes on"
+            ),
+            Self::Usage | Self::SourceRefused | Self::TargetRefused | Self::StateCorrupt | Self::Bug => {
+                format!("ends with exit code {code}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KINDS: [Kind; 12] = [
+        Kind::Usage,
+        Kind::SourceAway,
+        Kind::SourceRefused,
+        Kind::TargetAway,
+        Kind::TargetRefused,
+        Kind::TargetRefusedRows,
+        Kind::HistoryLost,
+        Kind::Fenced,
+        Kind::StateRebuilt,
+        Kind::StateFull,
+        Kind::StateCorrupt,
+        Kind::Bug,
+    ];
+
+    #[test]
+    fn every_kind_has_a_general_code() {
+        for kind in KINDS {
+            assert_eq!(Code::from(kind).kind(), kind);
+        }
+        for code in Code::ALL {
+            assert!(KINDS.contains(&code.kind()), "{code}");
+        }
+    }
+
+    /// They stand in order, each in the group of its subject; what is said are sentences.
+    #[test]
+    fn the_table_is_well_formed() {
+        assert!(Code::ALL.is_sorted_by_key(|code| code.number()), "an entry is out of order");
+        for code in Code::ALL {
+            let groups: &[u16] = match code.kind() {
+                Kind::Usage => &[1, 6],
+                Kind::SourceAway | Kind::SourceRefused => &[2],
+                Kind::TargetAway | Kind::TargetRefused | Kind::TargetRefusedRows => &[3],
+                Kind::HistoryLost => &[4],
+                Kind::Fenced => &[5],
+                Kind::StateRebuilt | Kind::StateFull | Kind::StateCorrupt => &[6],
+                Kind::Bug => &[9],
+            };
+            assert!(groups.contains(&(code.number() / 1000)), "{code} is in a group of others");
+            for text in [code.title(), code.meaning(), code.remedy()] {
+                let begins = text.starts_with(|c: char| c.is_uppercase() || c == '`')
+                    || ["docrow ", "mongod ", "pg_"].iter().any(|word| text.starts_with(word));
+                assert!(begins && text.ends_with('.') && !text.contains("  "), "{code}: no sentence: {text}");
+            }
+            assert!(code.title().len() < 80, "{code}: {}", code.title());
+        }
+    }
+
+    #[test]
+    fn a_code_is_read_in_every_way_it_is_written() {
+        for text in ["DRW-1203", "drw-1203", "DRW1203", "1203", " 1203 "] {
+            assert_eq!(Code::parse(text), Ok(Code::MappingName), "{text}");
+        }
+        assert_eq!(Code::parse("DRW-1299"), Err(Some(1299)));
+        for text in ["", "password", "DRW-", "99999", "-5"] {
+            assert_eq!(Code::parse(text), Err(None), "{text}");
+        }
+        for code in Code::ALL {
+            assert_eq!(Code::parse(&code.to_string()), Ok(*code));
+        }
+        assert_eq!(Code::nearest(1204, 3), [Code::MappingName, Code::MappingType, Code::MappingWithoutExtra]);
+    }
+}

@@ -1,0 +1,122 @@
+//! Tells how the run goes: once a second to this process's [vital signs](crate::vitals), and every other second, and when
+//! a stage begins, to PostgreSQL, for whoever asks from elsewhere.
+//!
+//! It runs beside everything else, on a connection of its own, and nothing waits for it: what it can't write now it leaves
+//! out, and tries again. A report is written as everything is, by the pipeline's epoch: a process that lost the
+//! pipeline can't speak for it.
+
+use std::{
+    convert::Infallible,
+    sync::{PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use super::{Counts, Pipeline};
+use crate::{
+    change::CollectionId,
+    error::{Error, Kind, Result},
+    sink::{Session, Target, reports},
+    vitals::{Details, Reading, Spool, Totals},
+};
+
+const EACH: Duration = Duration::from_secs(1);
+const REPORTING: Duration = Duration::from_secs(2);
+/// How long a report may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the end is held up by the last one.
+const LAST: Duration = Duration::from_secs(2);
+
+impl Pipeline<'_> {
+    /// Keeps the target that was taken hold of.
+    pub(super) fn take_hold(&self) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.target.clone());
+    }
+
+    fn held(&self) -> Option<Target> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tells for as long as it is polled.
+    pub(super) async fn chronicle(&self) -> Infallible {
+        tokio::join!(self.read(), self.write()).0
+    }
+
+    /// As long as this goes on, so does the task that everything runs in.
+    async fn read(&self) -> Infallible {
+        let vitals = self.reporter.vitals();
+        let mut ticks = interval(EACH);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            vitals.beat();
+            vitals.hear(self.gauges.clock(&self.source));
+            let (lag, resumes_from, bytes) = self.gauges.reached(self.live(), self.source.latest());
+            let spool = Spool { bytes, budget: self.config.max_spool };
+            vitals.take(Reading { totals: self.totals(), spool, lag, resumes_from });
+        }
+    }
+
+    async fn write(&self) -> Infallible {
+        let (mut session, mut told) = (None, None);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.reporter.vitals().news() => {}
+                () = sleep(REPORTING) => {}
+            }
+            let Some(target) = self.held() else { continue };
+            let done = timeout(PATIENCE, async {
+                let session = match &mut session {
+                    Some(session) => session,
+                    none => none.insert(target.connect().await?),
+                };
+                self.report(session, &mut told).await
+            });
+            if !matches!(done.await, Ok(Ok(()))) {
+                (session, told) = (None, None);
+            }
+        }
+    }
+
+    /// Writes a report, and those details that have changed since.
+    async fn report(&self, session: &mut Session, told: &mut Option<Details>) -> Result<()> {
+        let (report, details) = self.reporter.vitals().report();
+        let changed = (told.as_ref() != Some(&details)).then(|| json(&details)).transpose()?;
+        reports::store(session, self.target.pipeline(), &json(&report)?, changed.as_deref()).await?;
+        *told = Some(details);
+        Ok(())
+    }
+
+    /// Writes the last report, unless another process holds the pipeline.
+    pub(super) async fn say_last(&self) {
+        let Some(target) = self.held() else { return };
+        let said = timeout(LAST, async {
+            let mut session = target.connect().await?;
+            self.report(&mut session, &mut None).await
+        });
+        if let Ok(Err(error)) = said.await {
+            tracing::debug!("{error}: the end is not reported");
+        }
+    }
+
+    /// The collections whose rows follow MongoDB.
+    fn live(&self) -> Vec<CollectionId> {
+        let demand = self.demand.borrow();
+        let collections = (0..).map(CollectionId).zip(demand.collections.iter());
+        let live = collections.filter(|(id, c)| demand.ready.contains_key(id) && c.stopped().is_none());
+        live.map(|(id, _)| id).collect()
+    }
+
+    fn totals(&self) -> Totals {
+        let Counts { documents, rows, changes, dead_letters, .. } = &*self.counts;
+        let [documents, rows, changes, dead_letters] =
+            [documents, rows, changes, dead_letters].map(|counter| counter.load(Ordering::Relaxed));
+        Totals { documents, rows, changes, dead_letters }
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| Error::caused(Kind::Bug, "write a report", e))
+}

@@ -1,0 +1,296 @@
+//! HTTP: the dashboard, the status as JSON, the metrics, and the probes of whoever supervises the process.
+//!
+//! It runs beside the pipeline, on the runtime's other threads, and only looks: nothing that is asked here changes
+//! anything, and the pipeline waits for none of it. Who may look is decided in [`access`]; the probes are for everybody, and
+//! say nothing that is not in their status code but where the process stands.
+
+mod access;
+mod page;
+
+use std::{
+    future::{Future, IntoFuture},
+    io,
+    sync::{Arc, Mutex as StdMutex, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    extract::{Query, Request, State},
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    middleware::{Next, from_fn_with_state, map_response},
+    response::{IntoResponse, Redirect, Response},
+    routing::get,
+};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    net::TcpListener,
+    sync::{Mutex, Notify},
+    task::JoinSet,
+    time::{Instant, timeout},
+};
+
+use self::access::{Access, Admission};
+use crate::{
+    config::{Config, ServeConfig},
+    error::{Code, Error, Kind, Result},
+    metrics,
+    shutdown::Shutdown,
+    sink::Target,
+    status::{Gatherer, Status},
+    vitals::{Point, Stage, Vitals},
+};
+
+/// A document is as good as new for so long, however many ask for it.
+const FRESH: Duration = Duration::from_millis(900);
+/// Who asked for a document since then has a page open.
+const WATCHED: Duration = Duration::from_secs(5);
+/// How long a process that ends by an error waits for open pages to ask once more, so that they can say why it ended.
+const FAREWELL: Duration = Duration::from_millis(2500);
+/// How long answers that are under way hold up the end.
+const DRAINED: Duration = Duration::from_secs(1);
+/// The pipeline's task gives a sign every second. It may open a large state directory meanwhile.
+const WEDGED: Duration = Duration::from_secs(60);
+
+const JSON: &str = "application/json";
+/// Prometheus's text format: <https://prometheus.io/docs/instrumenting/exposition_formats/>
+const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Does the work, and meanwhile serves what the configuration says.
+///
+/// Errors: those of the work; and that somebody asked for an address that can't be had. The default one is nobody's wish: if
+/// it is taken, by a second pipeline on the same machine say, replication goes on without it.
+pub async fn beside<T>(
+    config: &Config,
+    vitals: &Arc<Vitals>,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let Some(serve) = &config.serve else { return work.await };
+    let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
+    let Some(listener) = bind(serve).await? else { return work.await };
+    let hub = Arc::new(Hub {
+        vitals: vitals.clone(),
+        access: Access::new(serve),
+        cache: Mutex::new(Cache { gatherer: Gatherer::within(target, vitals.clone()), last: None }),
+        asked: StdMutex::new(None),
+        told: Notify::new(),
+    });
+    let end = Shutdown::default();
+    let mut serving = JoinSet::new();
+    let asked_to_end = end.clone();
+    let server = axum::serve(listener, router(hub.clone()))
+        .with_graceful_shutdown(async move { asked_to_end.requested().await });
+    serving.spawn(server.into_future());
+    let finished = work.await;
+    if let Err(error) = &finished {
+        vitals.enter(Stage::Ended, Some(error.to_string()));
+        hub.take_leave().await;
+    }
+    end.request();
+    // Whoever asks so slowly is cut off.
+    let _ = timeout(DRAINED, serving.join_next()).await;
+    finished
+}
+
+/// `None`: the default address is taken.
+async fn bind(serve: &ServeConfig) -> Result<Option<TcpListener>> {
+    let address = serve.address;
+    match TcpListener::bind(address).await {
+        Ok(listener) => {
+            let bound = listener.local_addr().unwrap_or(address);
+            tracing::info!("dashboard: http://{bound}/");
+            Ok(Some(listener))
+        }
+        Err(error) if serve.is_default => {
+            let advice = "write another address, or \"\", as serve.listen";
+            tracing::warn!("no dashboard, no metrics: {address} can't be listened on: {error}: {advice}");
+            Ok(None)
+        }
+        Err(error) => Err(unbound(serve, error)),
+    }
+}
+
+fn unbound(serve: &ServeConfig, error: io::Error) -> Error {
+    let advice = "choose another address, or \"\" to serve nothing";
+    Error::caused(
+        Code::ListenAddress,
+        format!("serve.listen: {} can't be listened on, {advice}", serve.address),
+        error,
+    )
+}
+
+/// What all answers share.
+struct Hub {
+    vitals: Arc<Vitals>,
+    access: Access,
+    cache: Mutex<Cache>,
+    /// When the status was last asked for.
+    asked: StdMutex<Option<Instant>>,
+    /// That somebody was told how it ended.
+    told: Notify,
+}
+
+struct Cache {
+    gatherer: Gatherer,
+    last: Option<(Instant, Arc<str>)>,
+}
+
+impl Hub {
+    /// The status as JSON.
+    async fn status(&self) -> Result<Arc<str>> {
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        let has_ended = self.vitals.stage().0 == Stage::Ended;
+        let mut cache = self.cache.lock().await;
+        let fresh = cache.last.as_ref().filter(|(at, _)| at.elapsed() < FRESH && !has_ended);
+        if let Some((_, document)) = fresh {
+            return Ok(document.clone());
+        }
+        let status: Status = cache.gatherer.gather_anyway().await;
+        let document: Arc<str> = json(&status)?.into();
+        cache.last = Some((Instant::now(), document.clone()));
+        if has_ended {
+            self.told.notify_one();
+        }
+        Ok(document)
+    }
+
+    /// Waits until an open page has asked once more.
+    async fn take_leave(&self) {
+        let asked = *self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.is_some_and(|at| at.elapsed() < WATCHED) {
+            // If it does not, it is not told.
+            let _ = timeout(FAREWELL, self.told.notified()).await;
+        }
+    }
+}
+
+fn router(hub: Arc<Hub>) -> Router {
+    let guarded = Router::new()
+        .route("/", get(page::page))
+        .route("/status", get(status))
+        .route("/history", get(history))
+        .route("/metrics", get(render))
+        .route_layer(from_fn_with_state(hub.clone(), guard));
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .merge(guarded)
+        .fallback(|| async {
+            (StatusCode::NOT_FOUND, "there are /, /status, /history, /metrics, /healthz and /readyz\n")
+        })
+        .layer(map_response(with_care))
+        .with_state(hub)
+}
+
+/// Lets in whoever may look.
+async fn guard(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
+    match hub.access.admit(request.uri(), request.headers()) {
+        Admission::Granted => next.run(request).await,
+        Admission::Introduced(cookie) => ([(header::SET_COOKIE, cookie)], Redirect::to("/")).into_response(),
+        Admission::Refused => (
+            StatusCode::UNAUTHORIZED,
+            [(header::WWW_AUTHENTICATE, "Bearer")],
+            "the token is missing or wrong ([serve] token): send it as \"Authorization: Bearer …\", or open /?token=… in a browser\n",
+        )
+            .into_response(),
+        Admission::Foreign => (
+            StatusCode::FORBIDDEN,
+            "without a token ([serve] token) this is for this machine only: ask for it as localhost\n",
+        )
+            .into_response(),
+    }
+}
+
+/// What is told is of this moment, and for nobody else.
+async fn with_care(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+async fn status(State(hub): State<Arc<Hub>>) -> Response {
+    match hub.status().await {
+        Ok(document) => ([(header::CONTENT_TYPE, JSON)], document.to_string()).into_response(),
+        Err(error) => broken(&error),
+    }
+}
+
+/// What the charts show.
+#[derive(Serialize)]
+struct History {
+    points: Vec<Point>,
+}
+
+/// What is known already need not be told again.
+#[derive(Deserialize)]
+struct Since {
+    #[serde(default)]
+    since: u64,
+}
+
+async fn history(State(hub): State<Arc<Hub>>, Query(Since { since }): Query<Since>) -> Response {
+    let points = hub.vitals.points().into_iter().filter(|point| point.at > since).collect();
+    match json(&History { points }) {
+        Ok(document) => ([(header::CONTENT_TYPE, JSON)], document).into_response(),
+        Err(error) => broken(&error),
+    }
+}
+
+async fn render() -> Response {
+    ([(header::CONTENT_TYPE, EXPOSITION)], metrics::render()).into_response()
+}
+
+/// Whether the process is alive: that is, whether the task that the pipeline runs in goes on.
+async fn healthz(State(hub): State<Arc<Hub>>) -> (StatusCode, String) {
+    pulse(hub.vitals.stage().0, hub.vitals.silence())
+}
+
+fn pulse(stage: Stage, silence: Duration) -> (StatusCode, String) {
+    let is_beating = !matches!(stage, Stage::Starting | Stage::Ended);
+    if is_beating && silence > WEDGED {
+        let words = format!("the pipeline has not moved for {} s\n", silence.as_secs());
+        return (StatusCode::SERVICE_UNAVAILABLE, words);
+    }
+    (StatusCode::OK, "alive\n".to_owned())
+}
+
+/// Whether it holds the pipeline and all its collections are complete.
+async fn readyz(State(hub): State<Arc<Hub>>) -> (StatusCode, &'static str) {
+    let words = match hub.vitals.stage().0 {
+        Stage::Live => return (StatusCode::OK, "live\n"),
+        Stage::Starting => "starting\n",
+        Stage::StandingBy => "standing by: another process runs the pipeline\n",
+        Stage::Preparing => "preparing tables\n",
+        Stage::Copying => "copying\n",
+        Stage::Retrying => "trying again after an error\n",
+        Stage::Ended => "ending\n",
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, words)
+}
+
+fn json(value: &impl Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| Error::caused(Kind::Bug, "write a JSON document", e))
+}
+
+fn broken(error: &Error) -> Response {
+    (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipeline_that_does_not_move_is_not_alive() {
+        let alive = |stage, seconds| pulse(stage, Duration::from_secs(seconds)).0.is_success();
+        assert!(alive(Stage::Live, 59) && !alive(Stage::Live, 61) && !alive(Stage::Retrying, 600));
+        assert!(alive(Stage::Starting, 600), "it has not begun to");
+    }
+}

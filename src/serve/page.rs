@@ -1,0 +1,66 @@
+//! The dashboard: one page with all it needs, and what a browser is told about it: nothing from elsewhere, and no script
+//! or style but those that are in it, known by their hashes.
+
+use std::sync::LazyLock;
+
+use axum::{
+    http::header,
+    response::{Html, IntoResponse, Response},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use sha2::{Digest, Sha256};
+
+const PAGE: &str = include_str!("dashboard.html");
+
+static POLICY: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "default-src 'none'; script-src '{}'; style-src '{}'; img-src data:; connect-src 'self'; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        hash("script"),
+        hash("style")
+    )
+});
+
+pub(super) async fn page() -> Response {
+    ([(header::CONTENT_SECURITY_POLICY, POLICY.as_str())], Html(PAGE)).into_response()
+}
+
+/// Of what stands between the page's only tags of this name.
+fn hash(tag: &str) -> String {
+    let inside =
+        PAGE.split_once(&format!("<{tag}>")).and_then(|(_, rest)| rest.split_once(&format!("</{tag}>")));
+    let digest = Sha256::digest(inside.map_or("", |(inside, _)| inside));
+    format!("sha256-{}", STANDARD.encode(digest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Issue: one self-contained page, no outside resources.
+    #[test]
+    fn the_page_needs_nothing_else() {
+        for tag in ["script", "style"] {
+            assert_eq!(PAGE.matches(&format!("<{tag}")).count(), 1, "{tag}");
+        }
+        for banned in [
+            "http://",
+            "https://",
+            "src=",
+            "@import",
+            "innerHTML",
+            "outerHTML",
+            "document.write",
+            " style=\"",
+            "onclick=",
+            "insertAdjacent",
+            "eval(",
+        ] {
+            // The namespace of SVG is a name, nothing that is fetched.
+            let text = PAGE.replace("http://www.w3.org/2000/svg", "");
+            assert!(!text.contains(banned), "{banned}");
+        }
+        assert!(POLICY.contains("script-src 'sha256-") && !POLICY.contains("unsafe"), "{}", *POLICY);
+        assert_ne!(hash("script"), hash("nothing"));
+    }
+}

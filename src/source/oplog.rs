@@ -1,0 +1,64 @@
+//! The oplog as it is kept: how far it reaches back, and how fast it grows.
+
+use futures_util::TryStreamExt;
+use mongodb::bson::{Document, Timestamp, doc};
+
+use super::{Source, error};
+use crate::error::Result;
+
+/// A replica set's oplog. Timestamps are of the cluster's clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Oplog {
+    /// The time of its first entry: history goes back to it.
+    pub first: Timestamp,
+    /// The cluster's present time.
+    pub now: Timestamp,
+    /// Whether nothing was ever removed from it: it begins with the replica set.
+    pub is_whole: bool,
+    /// Its size. `None`: the user may not ask for it.
+    pub size: Option<OplogSize>,
+}
+
+/// How large an oplog is.
+#[derive(Clone, Copy, Debug)]
+pub struct OplogSize {
+    /// How many entries it has. One may be all of a transaction, or nothing but a sign of life.
+    pub entries: u64,
+    /// How many bytes they are.
+    pub bytes: u64,
+    /// From how many bytes on the oldest are removed.
+    pub most: u64,
+}
+
+impl Source {
+    /// The oplog. `None`: as for [`Self::oplog_start`].
+    pub async fn oplog(&self) -> Result<Option<Oplog>> {
+        let Some(first) = self.oplog_start().await? else { return Ok(None) };
+        let now = self.operation_time().await?;
+        let request = self.request("measure the oplog", Some("local"));
+        let local = self.client.database("local").collection::<Document>("oplog.rs");
+        // The first entry of a replica set that has just been initiated.
+        let initiated = doc! { "ts": first, "op": "n", "o.msg": "initiating set" };
+        let is_whole = local.find_one(initiated).await.map_err(|e| request.failed(&e))?.is_some();
+        let measured = async {
+            let stages = [
+                doc! { "$collStats": { "storageStats": {} } },
+                doc! { "$project": {
+                    "entries": { "$toLong": "$storageStats.count" },
+                    "bytes": { "$toLong": "$storageStats.size" },
+                    "most": { "$toLong": "$storageStats.maxSize" },
+                } },
+            ];
+            local.aggregate(stages).await?.try_next().await
+        };
+        let measured: mongodb::error::Result<Option<Document>> = measured.await;
+        let size = match measured {
+            Err(error) if error::code_of(&error) == Some(error::UNAUTHORIZED) => None,
+            measured => measured.map_err(|e| request.failed(&e))?.and_then(|stats| {
+                let get = |key| u64::try_from(stats.get_i64(key).ok()?).ok();
+                Some(OplogSize { entries: get("entries")?, bytes: get("bytes")?, most: get("most")? })
+            }),
+        };
+        Ok(Some(Oplog { first, now, is_whole, size }))
+    }
+}

@@ -1,0 +1,337 @@
+//! What docrow may do at the source, as the server says, against what it needs, and the statement that grants the rest.
+//!
+//! The server's rules of what covers what, as far as they matter here (its `authorization_session_impl.cpp`, and seen on
+//! 6.0.5): a privilege on `{db: "", collection: ""}` covers every database but `local` and `config`; one on
+//! `{db: "shop", collection: ""}` covers all of `shop` but its system collections.
+
+use mongodb::bson::{Bson, Document, doc};
+
+use super::Source;
+use crate::error::Result;
+
+/// What docrow has to be allowed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// What for, for people: a noun.
+    pub purpose: String,
+    /// Without it docrow does not work, or only less well; then what that means.
+    pub otherwise: Option<&'static str>,
+    resource: Resource,
+    actions: &'static [&'static str],
+    /// The built-in role that has them, and its database.
+    role: (&'static str, String),
+}
+
+/// What a privilege is on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Resource {
+    /// Everything.
+    Any,
+    /// Collections, by database and name; an empty string stands for all there are.
+    Collections { database: String, collection: String },
+    /// The cluster, or what is not known here.
+    Other,
+}
+
+#[derive(Clone, Debug)]
+struct Privilege {
+    resource: Resource,
+    actions: Vec<String>,
+}
+
+/// What the user in the URI may do.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// Name and database. `None`: the server has no access control, everybody may do everything.
+    user: Option<(String, String)>,
+    /// All roles that the user has, through others too: name and database.
+    roles: Vec<(String, String)>,
+    privileges: Vec<Privilege>,
+}
+
+/// Roles that the server brings along, whose privileges can't be changed.
+const BUILT_IN: [&str; 22] = [
+    "read",
+    "readWrite",
+    "dbAdmin",
+    "dbOwner",
+    "userAdmin",
+    "clusterAdmin",
+    "clusterManager",
+    "clusterMonitor",
+    "hostManager",
+    "enableSharding",
+    "directShardOperations",
+    "backup",
+    "restore",
+    "readAnyDatabase",
+    "readWriteAnyDatabase",
+    "userAdminAnyDatabase",
+    "dbAdminAnyDatabase",
+    "root",
+    "searchCoordinator",
+    "atlasAdmin",
+    "__queryableBackup",
+    "__system",
+];
+
+impl Source {
+    /// What this user may do.
+    pub async fn access(&self) -> Result<Access> {
+        let request = self.request("ask what the user may do", None);
+        let reply = self.admin().run_command(doc! { "connectionStatus": 1, "showPrivileges": true }).await;
+        Ok(Access::read(&reply.map_err(|e| request.failed(&e))?))
+    }
+
+    /// What it takes to replicate collections of these databases.
+    pub fn needs(&self, databases: &[String]) -> Vec<Need> {
+        let mut needs = needs(databases);
+        // There is no one oplog, and docrow does not ask for chunks that a router would refuse to cut.
+        needs.retain(|need| !self.sharded || need.otherwise.is_none());
+        needs
+    }
+}
+
+fn needs(databases: &[String]) -> Vec<Need> {
+    let mut needs = Vec::new();
+    let in_all =
+        |database: &str| Resource::Collections { database: database.to_owned(), collection: String::new() };
+    if databases.len() > 1 {
+        needs.push(Need {
+            purpose: "reading and following all databases, as the collections are in several".to_owned(),
+            otherwise: None,
+            resource: in_all(""),
+            actions: &["changeStream", "find"],
+            role: ("readAnyDatabase", "admin".to_owned()),
+        });
+    }
+    for database in databases {
+        let actions: &[&str] = match databases {
+            [_] => &["changeStream", "collStats", "find", "listCollections"],
+            _ => &["collStats", "listCollections"],
+        };
+        needs.push(Need {
+            purpose: format!("reading and following the database {database}"),
+            otherwise: None,
+            resource: in_all(database),
+            actions,
+            role: ("read", database.clone()),
+        });
+    }
+    needs.push(Need {
+        purpose: "the oplog's window".to_owned(),
+        otherwise: Some(
+            "how long docrow may be stopped without losing history can't be told, or only roughly",
+        ),
+        resource: Resource::Collections { database: "local".to_owned(), collection: "oplog.rs".to_owned() },
+        actions: &["collStats", "find"],
+        role: ("read", "local".to_owned()),
+    });
+    for database in databases {
+        needs.push(Need {
+            purpose: format!("splitVector on the database {database}"),
+            otherwise: Some("chunks are cut by a sample of the _ids, and so are less even"),
+            resource: in_all(database),
+            actions: &["splitVector"],
+            role: ("clusterManager", "admin".to_owned()),
+        });
+    }
+    needs
+}
+
+impl Need {
+    /// What is granted for it, for people: `changeStream, find on shop`.
+    pub fn shown(&self) -> String {
+        format!("{} on {}", self.actions.join(", "), self.resource.shown())
+    }
+}
+
+impl Resource {
+    fn shown(&self) -> String {
+        match self {
+            Self::Collections { database, .. } if database.is_empty() => "all databases".to_owned(),
+            Self::Collections { database, collection } if collection.is_empty() => database.clone(),
+            Self::Collections { database, collection } => format!("{database}.{collection}"),
+            Self::Any | Self::Other => "everything".to_owned(),
+        }
+    }
+
+    fn read(resource: &Document) -> Self {
+        let text = |key| resource.get_str(key).ok().map(str::to_owned);
+        match (text("db"), text("collection")) {
+            (Some(database), Some(collection)) => Self::Collections { database, collection },
+            _ if resource.get_bool("anyResource").unwrap_or(false) => Self::Any,
+            _ => Self::Other,
+        }
+    }
+
+    /// Whether what is granted on it is granted on `wanted`.
+    fn covers(&self, wanted: &Self) -> bool {
+        let (
+            Self::Collections { database, collection },
+            Self::Collections { database: of, collection: wanted },
+        ) = (self, wanted)
+        else {
+            return *self == Self::Any;
+        };
+        let is_everywhere = database.is_empty() && (of != "local" || !collection.is_empty());
+        (database == of || is_everywhere) && (collection.is_empty() || collection == wanted)
+    }
+}
+
+impl Access {
+    fn read(reply: &Document) -> Self {
+        let info = reply.get_document("authInfo").cloned().unwrap_or_default();
+        let list = |key: &str| info.get_array(key).cloned().unwrap_or_default();
+        let named = |entry: &Bson, key: &str| {
+            let entry = entry.as_document()?;
+            Some((entry.get_str(key).ok()?.to_owned(), entry.get_str("db").ok()?.to_owned()))
+        };
+        let privilege = |entry: &Bson| {
+            let entry = entry.as_document()?;
+            let resource = Resource::read(entry.get_document("resource").ok()?);
+            let actions = entry.get_array("actions").ok()?.iter();
+            Some(Privilege {
+                resource,
+                actions: actions.filter_map(Bson::as_str).map(str::to_owned).collect(),
+            })
+        };
+        Self {
+            user: list("authenticatedUsers").iter().find_map(|entry| named(entry, "user")),
+            roles: list("authenticatedUserRoles").iter().filter_map(|entry| named(entry, "role")).collect(),
+            privileges: list("authenticatedUserPrivileges").iter().filter_map(privilege).collect(),
+        }
+    }
+
+    /// Who that is, for people, `user@database`; `None`: the server has no access control.
+    pub fn user(&self) -> Option<String> {
+        self.user.as_ref().map(|(name, database)| format!("{name}@{database}"))
+    }
+
+    /// The actions that are missing for a need, and the statement, to be run in mongosh by an administrator, that grants
+    /// them: to the role that somebody made for this user, or else by a built-in role.
+    pub fn missing(&self, need: &Need) -> Option<(Vec<&'static str>, String)> {
+        let (user, of) = self.user.as_ref()?;
+        let may = |action: &str| {
+            let has = |privilege: &Privilege| privilege.actions.iter().any(|has| has == action);
+            self.privileges
+                .iter()
+                .any(|privilege| privilege.resource.covers(&need.resource) && has(privilege))
+        };
+        let missing: Vec<_> = need.actions.iter().copied().filter(|action| !may(action)).collect();
+        if missing.is_empty() {
+            return None;
+        }
+        let (role, on) = &need.role;
+        let statement = match (self.own_role(), &need.resource) {
+            (Some(own), Resource::Collections { database, collection }) => {
+                let actions = missing.iter().map(|action| quoted(action)).collect::<Vec<_>>().join(", ");
+                format!(
+                    "db.getSiblingDB(\"admin\").grantPrivilegesToRole({}, [{{ resource: {{ db: {}, collection: {} }}, \
+                     actions: [{actions}] }}])",
+                    quoted(own),
+                    quoted(database),
+                    quoted(collection)
+                )
+            }
+            _ => format!(
+                "db.getSiblingDB({}).grantRolesToUser({}, [{{ role: {}, db: {} }}])",
+                quoted(of),
+                quoted(user),
+                quoted(role),
+                quoted(on)
+            ),
+        };
+        Some((missing, statement))
+    }
+
+    /// A role that can be granted privileges in every database: those of `admin` that did not come with the server.
+    fn own_role(&self) -> Option<&str> {
+        let own =
+            |(role, database): &&(String, String)| database == "admin" && !BUILT_IN.contains(&role.as_str());
+        self.roles.iter().find(own).map(|(role, _)| role.as_str())
+    }
+}
+
+/// As a string of JavaScript.
+fn quoted(text: &str) -> String {
+    Bson::String(text.to_owned()).into_relaxed_extjson().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access(roles: &[&str], privileges: &[(Document, &[&str])]) -> Access {
+        let roles: Vec<_> = roles.iter().map(|role| doc! { "role": *role, "db": "admin" }).collect();
+        let privileges: Vec<_> = privileges
+            .iter()
+            .map(|(resource, actions)| doc! { "resource": resource.clone(), "actions": actions.to_vec() })
+            .collect();
+        Access::read(&doc! { "authInfo": {
+            "authenticatedUsers": [{ "user": "do\"crow", "db": "admin" }],
+            "authenticatedUserRoles": roles,
+            "authenticatedUserPrivileges": privileges,
+        } })
+    }
+
+    const READ: &[&str] = &["find", "changeStream", "collStats", "listCollections", "listIndexes"];
+
+    fn missing(access: &Access, databases: &[&str]) -> Vec<(Vec<&'static str>, String)> {
+        let databases: Vec<_> = databases.iter().map(|&name| name.to_owned()).collect();
+        let needs = needs(&databases).into_iter().filter(|need| need.otherwise.is_none());
+        needs.filter_map(|need| access.missing(&need)).collect()
+    }
+
+    #[test]
+    fn built_in_roles_are_enough() {
+        let of = |db: &str| doc! { "db": db, "collection": "" };
+        assert_eq!(missing(&access(&["read"], &[(of("shop"), READ)]), &["shop"]), []);
+        assert_eq!(missing(&access(&["readAnyDatabase"], &[(of(""), READ)]), &["shop", "crm"]), []);
+        assert_eq!(
+            missing(&access(&["root"], &[(doc! { "anyResource": true }, READ)]), &["shop", "crm"]),
+            []
+        );
+        let found = missing(&access(&["read"], &[(of("shop"), READ)]), &["crm"]);
+        let granted =
+            r#"db.getSiblingDB("admin").grantRolesToUser("do\"crow", [{ role: "read", db: "crm" }])"#;
+        assert_eq!(
+            found,
+            [(vec!["changeStream", "collStats", "find", "listCollections"], granted.to_owned())]
+        );
+        // A stream over several databases is one over all.
+        let found = missing(&access(&["read"], &[(of("shop"), READ), (of("crm"), READ)]), &["crm", "shop"]);
+        assert!(matches!(&*found, [(_, statement)] if statement.contains("readAnyDatabase")), "{found:?}");
+    }
+
+    #[test]
+    fn a_role_of_its_own_gets_what_is_missing() {
+        let resource = || doc! { "db": "shop", "collection": "" };
+        let found = missing(&access(&["read", "docrow"], &[(resource(), &["find", "collStats"])]), &["shop"]);
+        let granted = "db.getSiblingDB(\"admin\").grantPrivilegesToRole(\"docrow\", [{ resource: { db: \"shop\", \
+            collection: \"\" }, actions: [\"changeStream\", \"listCollections\"] }])";
+        assert_eq!(found, [(vec!["changeStream", "listCollections"], granted.to_owned())]);
+    }
+
+    #[test]
+    fn what_covers_what() {
+        let of = |database: &str, collection: &str| Resource::Collections {
+            database: database.to_owned(),
+            collection: collection.to_owned(),
+        };
+        let oplog = of("local", "oplog.rs");
+        assert!(of("local", "").covers(&oplog) && of("local", "oplog.rs").covers(&oplog));
+        assert!(
+            Resource::Any.covers(&oplog) && !of("", "").covers(&oplog) && !Resource::Other.covers(&oplog)
+        );
+        assert!(of("", "").covers(&of("shop", "")) && of("", "").covers(&of("", "")));
+        assert!(!of("shop", "").covers(&of("", "")) && !of("shop", "orders").covers(&of("shop", "")));
+    }
+
+    #[test]
+    fn without_access_control_nothing_is_missing() {
+        let open =
+            Access::read(&doc! { "authInfo": { "authenticatedUsers": [], "authenticatedUserRoles": [] } });
+        assert_eq!((open.user(), missing(&open, &["shop"])), (None, Vec::new()));
+    }
+}

@@ -1,0 +1,90 @@
+//! What there is to replicate, for a person who asks beforehand: as [`Source::collections`], but whatever is wrong with one
+//! database or collection does not hide the others, and what is left out is told.
+
+use super::{
+    CollectionInfo, Source,
+    collections::{CollectionKind, Listing},
+};
+use crate::{
+    change::Namespace,
+    error::{Error, Result},
+};
+
+/// From this version on the server writes into the oplog what it drops of a capped collection (SERVER-56344; seen on 6.0.5).
+const CAPPED_DELETES_TOLD: (u32, u32) = (5, 0);
+
+/// What there is.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// The databases that have some of it, or could not be looked into.
+    pub databases: Vec<String>,
+    /// What would be replicated, sorted by name.
+    pub collections: Vec<CollectionInfo>,
+    /// Of these, the ones whose oldest documents the server drops without telling anybody.
+    pub capped: Vec<Namespace>,
+    /// What is included and can't be replicated.
+    pub excluded: Vec<Excluded>,
+    /// The patterns of `include` that match nothing that can be replicated.
+    pub idle: Vec<String>,
+    /// The names that were seen and are not included.
+    pub others: Vec<String>,
+    /// What could not be looked at.
+    pub failures: Vec<Error>,
+}
+
+/// What can't be replicated.
+#[derive(Debug)]
+pub struct Excluded {
+    /// Its name.
+    pub namespace: Namespace,
+    /// What it is, in words: `view`.
+    pub kind: String,
+    /// Whether it is included by its very name, which a run refuses.
+    pub is_named: bool,
+}
+
+impl Source {
+    /// What `include` and `exclude` choose. Errors: a pattern is malformed, or the source is away.
+    pub async fn survey(&self, include: &[String], exclude: &[String]) -> Result<Survey> {
+        let choice = self.choice(include, exclude)?;
+        let mut survey = Survey::default();
+        let mut listed = Vec::new();
+        for database in self.databases(&choice).await? {
+            if !choice.may_match_in(&database) {
+                survey.others.push(format!("{database}.*"));
+                continue;
+            }
+            match self.listed(&database, Listing::Whole).await {
+                Ok(mut found) => listed.append(&mut found),
+                Err(error) => {
+                    survey.failures.push(error);
+                    survey.databases.push(database);
+                }
+            }
+        }
+        let (chosen, others): (Vec<_>, Vec<_>) =
+            listed.into_iter().partition(|listed| choice.matches(&listed.namespace.to_string()));
+        survey.others.extend(others.into_iter().map(|listed| listed.namespace.to_string()));
+        survey.idle = choice.idle(&chosen).map(str::to_owned).collect();
+        for listed in chosen {
+            let namespace = listed.namespace.clone();
+            if let CollectionKind::Other(kind) = listed.kind {
+                let is_named = choice.names(&namespace);
+                survey.excluded.push(Excluded { namespace, kind, is_named });
+                continue;
+            }
+            survey.databases.push(namespace.database.clone());
+            if listed.capped && self.version < CAPPED_DELETES_TOLD {
+                survey.capped.push(namespace);
+            }
+            match self.measure(listed).await {
+                Ok(measured) => survey.collections.extend(measured),
+                Err(error) => survey.failures.push(error),
+            }
+        }
+        survey.databases.sort();
+        survey.databases.dedup();
+        survey.collections.sort_by(|a, b| a.namespace.cmp(&b.namespace));
+        Ok(survey)
+    }
+}

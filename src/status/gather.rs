@@ -1,0 +1,136 @@
+//! Asks the servers how a pipeline is doing.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::timeout;
+
+use super::{Facts, Status, document::Mappings};
+use crate::{
+    error::{Error, Kind, Result},
+    moment::Moment,
+    secret::Secret,
+    sink::{
+        Target,
+        survey::{Survey, Surveyor},
+    },
+    source::Source,
+    vitals::{Clock, Details, Report, Stage, Vitals},
+};
+
+/// How long MongoDB is asked: longer than the driver looks for a server, so that it says itself why there is none.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// How long PostgreSQL is, where there is something to be told without it.
+const BRIEF: Duration = Duration::from_secs(3);
+/// A process that has reported since knows about MongoDB.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// Gathers documents, one after the other.
+#[derive(Debug)]
+pub struct Gatherer {
+    target: Target,
+    /// Those of this process, if it runs the pipeline, or is about to.
+    vitals: Option<Arc<Vitals>>,
+    /// MongoDB's URI, if it is known.
+    source_uri: Option<Secret>,
+    source: Option<Source>,
+    surveyor: Option<Surveyor>,
+    last: Option<Survey>,
+    mappings: Mappings,
+}
+
+impl Gatherer {
+    /// For the process that runs the pipeline.
+    pub fn within(target: Target, vitals: Arc<Vitals>) -> Self {
+        Self { vitals: Some(vitals), ..Self::from_outside(target, None) }
+    }
+
+    /// For another one. MongoDB is asked only if no process does.
+    pub fn from_outside(target: Target, source_uri: Option<Secret>) -> Self {
+        let mappings = Mappings::new();
+        Self { target, vitals: None, source_uri, source: None, surveyor: None, last: None, mappings }
+    }
+
+    /// The document. Errors: PostgreSQL does not answer, or refuses.
+    pub async fn gather(&mut self) -> Result<Status> {
+        self.look().await?;
+        Ok(self.document(None).await)
+    }
+
+    /// The document with what can be told without PostgreSQL, if it does not answer.
+    pub async fn gather_anyway(&mut self) -> Status {
+        let looked = timeout(BRIEF, self.look()).await.unwrap_or_else(|_| {
+            Err(Error::new(Kind::TargetAway, format!("no answer from {}", self.target.address())))
+        });
+        let problem = looked.err().map(|error| error.to_string());
+        if problem.is_some() {
+            self.surveyor = None;
+        }
+        self.document(problem).await
+    }
+
+    async fn look(&mut self) -> Result<()> {
+        if self.surveyor.is_none() {
+            self.surveyor = Surveyor::open(&self.target).await?;
+        }
+        // Where docrow has never written there is nothing to ask about.
+        let Some(surveyor) = &self.surveyor else { return Ok(()) };
+        match surveyor.survey().await {
+            Ok(survey) => self.last = Some(survey),
+            Err(error) => {
+                self.surveyor = None;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn document(&mut self, target_problem: Option<String>) -> Status {
+        let surveyed = self.last.as_ref().filter(|_| target_problem.is_none());
+        let at = surveyed.map_or_else(Moment::now, |survey| survey.at.into());
+        let own = self.vitals.as_ref().filter(|vitals| vitals.stage().0 != Stage::StandingBy);
+        let is_own = own.is_some();
+        let report = match own {
+            Some(vitals) => {
+                let (report, details) = vitals.report();
+                Some((report, details, at))
+            }
+            None => self.last.as_ref().and_then(stored),
+        };
+        let is_held = surveyed.is_some_and(|survey| survey.holder.is_some());
+        let is_told =
+            is_own || is_held && report.as_ref().is_some_and(|(_, _, then)| at.since(*then) < FRESH);
+        let source = if is_told { None } else { self.ask_source().await };
+        let survey = self.last.as_ref();
+        let facts =
+            Facts { pipeline: self.target.pipeline(), at, survey, target_problem, report, source, is_own };
+        facts.document(&mut self.mappings)
+    }
+
+    /// What MongoDB says; `None`: it is not known where it is.
+    async fn ask_source(&mut self) -> Option<Clock> {
+        let uri = self.source_uri.clone()?;
+        let asked = timeout(PATIENCE, async {
+            let source = match &mut self.source {
+                Some(source) => source,
+                none => none.insert(Source::connect(uri.expose()).await?),
+            };
+            let time = source.operation_time().await?;
+            let oplog_start = source.oplog_start().await?.map(Moment::from);
+            Ok::<_, Error>(Clock { problem: None, time: Some(time.into()), oplog_start })
+        });
+        let problem = match asked.await {
+            Ok(Ok(clock)) => return Some(clock),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer".to_owned(),
+        };
+        Some(Clock { problem: Some(problem), ..Clock::default() })
+    }
+}
+
+/// The last report of another process. One that can't be read is a later docrow's.
+fn stored(survey: &Survey) -> Option<(Report, Details, Moment)> {
+    let stored = survey.report.as_ref()?;
+    let report = serde_json::from_str(&stored.report).ok()?;
+    let details = serde_json::from_str(&stored.details).unwrap_or_default();
+    Some((report, details, stored.at.into()))
+}

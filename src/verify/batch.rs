@@ -1,0 +1,220 @@
+//! The first pass over some documents: the rows that they should have, against those that come. Pure.
+//!
+//! All that is asked is whether a document's rows are the same, byte by byte, and in the order in which documents and their
+//! elements are; whatever is not is a suspect, and nobody else's concern than the judge's. So no row is looked up or kept,
+//! and nothing is allocated for a row or a value.
+
+use std::{collections::HashMap, ops::Range, sync::Arc};
+
+use bytes::BytesMut;
+use mongodb::bson::{RawDocument, spec::ElementType};
+use tokio_postgres::Row;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{judge::Suspect, ledger::InForce};
+use crate::{
+    error::{Error, Result},
+    key::{self, Id},
+    mapping::{Column, Encoder, Framing, Rows, Table, same_value},
+    sink::{Keys, dead_letter::DeadKeys, read},
+};
+
+/// Documents that are compared at a time, and about how many bytes of rows they may have.
+pub(super) const DOCUMENTS: usize = 1_000;
+const BYTES: usize = 8 << 20;
+
+/// Some documents, and how far their rows have come.
+pub(super) struct Batch {
+    in_force: Arc<InForce>,
+    encoder: Encoder,
+    /// The rows that there should be.
+    wanted: Rows,
+    /// The keys of the documents that have one.
+    pub(super) keys: Keys,
+    key: BytesMut,
+    documents: Vec<Document>,
+    /// The bytes of their `_id`s.
+    ids: Vec<u8>,
+    /// Of each document in each table, the part of the wanted rows that is still to come.
+    spans: Vec<Range<usize>>,
+    /// The documents by the hashes of their keys.
+    places: HashMap<u64, usize>,
+    /// Where the last row belonged: the next one mostly does, too.
+    last: usize,
+    pub(super) counts: BatchCounts,
+}
+
+/// What was counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct BatchCounts {
+    pub(super) documents: u64,
+    pub(super) rows: u64,
+    pub(super) dead_letters: u64,
+}
+
+struct Document {
+    id: (ElementType, Range<usize>),
+    /// In the bytes of the keys.
+    key: Option<Range<usize>>,
+    bytes: usize,
+    is_suspect: bool,
+}
+
+impl Batch {
+    pub(super) fn new(in_force: Arc<InForce>) -> Self {
+        let mapping = in_force.mapping.clone();
+        Self {
+            encoder: Encoder::new(mapping.clone(), Framing::Copy),
+            wanted: Rows::new(mapping.tables().len()),
+            in_force,
+            keys: Keys::default(),
+            key: BytesMut::new(),
+            documents: Vec::new(),
+            ids: Vec::new(),
+            spans: Vec::new(),
+            places: HashMap::new(),
+            last: 0,
+            counts: BatchCounts::default(),
+        }
+    }
+
+    /// The mapping that it encodes by.
+    pub(super) fn in_force(&self) -> &Arc<InForce> {
+        &self.in_force
+    }
+
+    /// How many documents there are in it.
+    pub(super) fn len(&self) -> usize {
+        self.documents.len()
+    }
+
+    pub(super) fn is_full(&self, documents: usize) -> bool {
+        self.documents.len() >= documents || self.wanted.byte_len() >= BYTES
+    }
+
+    /// Adds a document. `dead`: the documents of `collection` that have a dead letter.
+    pub(super) fn add(
+        &mut self,
+        document: &RawDocument,
+        (collection, dead): (&str, &DeadKeys),
+    ) -> Result<bool> {
+        self.counts.documents += 1;
+        let id = Id::of(document)?;
+        let start = self.ids.len();
+        self.ids.extend_from_slice(id.bytes);
+        let mut of =
+            Document { id: (id.kind, start..self.ids.len()), key: None, bytes: 0, is_suspect: false };
+        self.key.clear();
+        if self.encoder.encode_key(document, &mut self.key).is_ok() {
+            self.keys.push(&self.key);
+            of.key = Some(self.keys.bytes.len() - self.key.len()..self.keys.bytes.len());
+            // Of two with one hash neither is found, and both are looked at again.
+            if let Some(other) = self.places.insert(xxh3_64(&self.key), self.documents.len()) {
+                self.suspect(other);
+                of.is_suspect = true;
+            }
+        }
+        let is_dead = dead.count(collection) > 0 && dead.contains(collection, &key::id_text(document)?);
+        let first = self.spans.len();
+        self.spans.extend(self.wanted.tables.iter().map(|table| table.bytes.len()..table.bytes.len()));
+        if is_dead {
+            self.counts.dead_letters += 1;
+        } else if self.encoder.encode(document, &mut self.wanted).is_err() {
+            of.is_suspect = true;
+        }
+        for (span, table) in self.spans.iter_mut().skip(first).zip(&self.wanted.tables) {
+            span.end = table.bytes.len();
+            of.bytes += span.len();
+        }
+        self.documents.push(of);
+        Ok(is_dead)
+    }
+
+    /// Compares a row of the table with this number and these columns with the one that should come next.
+    pub(super) fn take(&mut self, (number, table): (usize, &Table), row: &Row) -> Result<()> {
+        self.counts.rows += 1;
+        let Some(place) = self.place(read::value(row, 0)?.unwrap_or_default()) else {
+            return Err(Error::bug("compare rows: there is one that was not asked for"));
+        };
+        let at = place * self.wanted.tables.len() + number;
+        let (Some(span), Some(wanted)) = (self.spans.get_mut(at), self.wanted.tables.get(number)) else {
+            return Ok(());
+        };
+        match same_row(wanted.bytes.get(span.clone()).unwrap_or_default(), &table.columns, row)? {
+            Some(length) => span.start += length,
+            None => self.suspect(place),
+        }
+        Ok(())
+    }
+
+    /// Which document has this key.
+    fn place(&mut self, key: &[u8]) -> Option<usize> {
+        let is = |place: usize| {
+            let range = self.documents.get(place)?.key.clone()?;
+            (self.keys.bytes.get(range)? == key).then_some(place)
+        };
+        let place = is(self.last).or_else(|| is(self.last + 1));
+        let place = place.or_else(|| self.places.get(&xxh3_64(key)).copied())?;
+        self.last = place;
+        Some(place)
+    }
+
+    fn suspect(&mut self, place: usize) {
+        if let Some(document) = self.documents.get_mut(place) {
+            document.is_suspect = true;
+        }
+    }
+
+    /// Adds those of which not all is the same to `suspects`, once all rows have come, and begins anew.
+    pub(super) fn finish(&mut self, suspects: &mut Vec<Suspect>) -> Result<()> {
+        let tables = self.wanted.tables.len().max(1);
+        for (document, spans) in self.documents.iter().zip(self.spans.chunks(tables)) {
+            if !document.is_suspect && spans.iter().all(Range::is_empty) {
+                continue;
+            }
+            let (kind, id) = &document.id;
+            let id = Id { kind: *kind, bytes: self.ids.get(id.clone()).unwrap_or_default() };
+            let key = document.key.clone().and_then(|range| self.keys.bytes.get(range));
+            suspects.push(Suspect {
+                key: key.map(Box::from),
+                document_key: Some(id.document()?),
+                bytes: document.bytes,
+            });
+        }
+        self.keys.clear();
+        self.wanted.clear();
+        self.documents.clear();
+        self.ids.clear();
+        self.spans.clear();
+        self.places.clear();
+        self.last = 0;
+        Ok(())
+    }
+
+    /// Encodes by this mapping from now on. What is in it is forgotten, if that is another one.
+    pub(super) fn follow(&mut self, in_force: &Arc<InForce>) {
+        if !Arc::ptr_eq(&self.in_force, in_force) {
+            *self = Self { counts: self.counts, ..Self::new(in_force.clone()) };
+        }
+    }
+}
+
+/// Whether a row is the first of `wanted`, tuples of [`Framing::Copy`]: how many bytes that has.
+fn same_row(wanted: &[u8], columns: &[Column], row: &Row) -> Result<Option<usize>> {
+    let Some((_, mut rest)) = wanted.split_first_chunk::<2>() else { return Ok(None) };
+    for (number, column) in columns.iter().enumerate() {
+        let Some((length, after)) = rest.split_first_chunk::<4>() else { return Ok(None) };
+        let (value, after) = match usize::try_from(i32::from_be_bytes(*length)) {
+            Ok(length) => match after.split_at_checked(length) {
+                Some((value, after)) => (Some(value), after),
+                None => return Ok(None),
+            },
+            Err(_) => (None, after),
+        };
+        if !same_value(column.ty, value, read::value(row, number)?) {
+            return Ok(None);
+        }
+        rest = after;
+    }
+    Ok(Some(wanted.len() - rest.len()))
+}

@@ -1,0 +1,148 @@
+//! Some suspects while they are looked at once: their rows as they were read, and what differs. Pure.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::BytesMut;
+use mongodb::bson::{RawDocument, RawDocumentBuf};
+
+use super::{
+    detail::{Actual, Differences, Telling, Wanted},
+    judge::Suspect,
+    ledger::InForce,
+};
+use crate::{
+    error::Result,
+    key::{self, DocumentKey, Id},
+    mapping::{Encoder, Framing, Rows},
+    sink::{Keys, dead_letter::DeadKeys},
+};
+
+/// Some suspects.
+pub(super) struct Case {
+    in_force: Arc<InForce>,
+    encoder: Encoder,
+    scratch: Rows,
+    collection: String,
+    telling: Telling,
+    items: Vec<Item>,
+    by_document: HashMap<DocumentKey, usize>,
+    /// Their keys.
+    pub(super) keys: Keys,
+    /// Their rows, by key.
+    pub(super) rows: HashMap<Vec<u8>, Rows>,
+    /// Which of them have dead letters.
+    pub(super) dead: DeadKeys,
+}
+
+struct Item {
+    key: Option<Vec<u8>>,
+    document_key: Option<RawDocumentBuf>,
+    /// What a dead letter is found by.
+    text: Option<String>,
+    /// `None`: its document was not met yet.
+    differences: Option<Differences>,
+}
+
+impl Case {
+    pub(super) fn new<'a>(
+        in_force: &Arc<InForce>,
+        (collection, telling): (String, Telling),
+        suspects: impl Iterator<Item = &'a Suspect>,
+    ) -> Result<Self> {
+        let mut case = Self {
+            in_force: in_force.clone(),
+            encoder: Encoder::new(in_force.mapping.clone(), Framing::Copy),
+            scratch: Rows::new(in_force.mapping.tables().len()),
+            collection,
+            telling,
+            items: Vec::new(),
+            by_document: HashMap::new(),
+            keys: Keys::default(),
+            rows: HashMap::new(),
+            dead: DeadKeys::default(),
+        };
+        for (number, Suspect { key, document_key, .. }) in suspects.enumerate() {
+            let mut text = None;
+            let mut own = BytesMut::new();
+            if let Some(document_key) = document_key {
+                case.by_document.insert(DocumentKey::of(Id::of(document_key)?), number);
+                text = Some(key::id_text(document_key)?);
+                // As the mapping in force has it now.
+                let _ = case.encoder.encode_key(document_key, &mut own);
+            }
+            let key = if own.is_empty() { key.as_deref().map(<[u8]>::to_vec) } else { Some(own.to_vec()) };
+            key.iter().for_each(|key| case.keys.push(key));
+            case.items.push(Item { key, document_key: document_key.clone(), text, differences: None });
+        }
+        Ok(case)
+    }
+
+    /// What their dead letters are found by.
+    pub(super) fn texts(&self) -> Vec<String> {
+        self.items.iter().filter_map(|item| item.text.clone()).collect()
+    }
+
+    /// What their documents are looked up by.
+    pub(super) fn document_keys(&self) -> impl Iterator<Item = &RawDocument> {
+        self.items.iter().filter_map(|item| item.document_key.as_deref())
+    }
+
+    /// What the document of one of them is looked up by.
+    pub(super) fn document_key(&self, number: usize) -> Option<RawDocumentBuf> {
+        self.items.get(number)?.document_key.clone()
+    }
+
+    /// The identity of the document of one of them.
+    pub(super) fn identity(&self, number: usize) -> Option<DocumentKey> {
+        let document_key = self.items.get(number)?.document_key.as_ref()?;
+        Some(DocumentKey::of(Id::of(document_key).ok()?))
+    }
+
+    /// Compares a document with its rows.
+    pub(super) fn meet(&mut self, document: &RawDocument) -> Result<()> {
+        let Some(&number) = self.by_document.get(&DocumentKey::of(Id::of(document)?)) else { return Ok(()) };
+        let differences = self.between(number, Some(document));
+        if let Some(item) = self.items.get_mut(number) {
+            item.differences = Some(differences);
+        }
+        Ok(())
+    }
+
+    /// Compares the rows of those without a document with nothing.
+    pub(super) fn rest_is_missing(&mut self) {
+        for number in 0..self.items.len() {
+            if self.items.get(number).is_some_and(|item| item.differences.is_none()) {
+                let differences = self.between(number, None);
+                if let Some(item) = self.items.get_mut(number) {
+                    item.differences = Some(differences);
+                }
+            }
+        }
+    }
+
+    /// Whether the rows of one of them are those of `document`; `None`: whether there are none.
+    pub(super) fn is_as(&mut self, number: usize, document: Option<&RawDocument>) -> bool {
+        self.between(number, document).count == 0
+    }
+
+    /// What differs of each, in their order.
+    pub(super) fn differences(&mut self) -> Vec<Differences> {
+        self.items.iter_mut().map(|item| item.differences.take().unwrap_or_default()).collect()
+    }
+
+    fn between(&mut self, number: usize, document: Option<&RawDocument>) -> Differences {
+        let Some(item) = self.items.get(number) else { return Differences::default() };
+        self.scratch.clear();
+        let encoded = document.map(|document| self.encoder.encode(document, &mut self.scratch));
+        let wanted = match encoded {
+            None => Wanted::Nothing,
+            Some(Ok(())) => Wanted::Rows(&self.scratch),
+            Some(Err(_)) => Wanted::DeadLetter,
+        };
+        let is_dead = item.text.as_ref().is_some_and(|text| self.dead.contains(&self.collection, text));
+        let rows = item.key.as_ref().and_then(|key| self.rows.get(key));
+        let which = (item.key.as_deref(), item.document_key.as_deref());
+        let tables = self.in_force.mapping.tables();
+        Differences::between(tables, which, wanted, Actual { rows, is_dead }, self.telling)
+    }
+}

@@ -1,0 +1,228 @@
+//! The verification of one collection: the first pass and the judge side by side, then the search for what has no document;
+//! and what is said of it.
+
+use std::sync::{Arc, Mutex as PlainMutex, atomic::Ordering};
+
+use tokio::{
+    sync::{Mutex, mpsc},
+    time::Instant,
+};
+
+use super::{
+    Compared, Options, Standing,
+    detail::Telling,
+    judge::{Found, Judge, Settled, Suspect, Why},
+    ledger::Ledger,
+    pace::Pace,
+    repair::Mender,
+    scan::{self, Scan, Totals},
+    window::Window,
+};
+use crate::{
+    config::Config,
+    error::Result,
+    shutdown::Shutdown,
+    sink::{Target, dead_letter::DeadKeys, read::Reader, resyncs::Desk},
+    source::{CollectionInfo, Source},
+    telemetry::Reporter,
+};
+
+/// Suspects that are judged together.
+const TOGETHER: usize = 4_000;
+/// So many different documents, or a tenth of all, are better copied anew.
+const MANY: u64 = 10_000;
+
+/// The verification of a collection.
+pub(super) struct Verification<'a> {
+    pub(super) config: &'a Config,
+    pub(super) options: &'a Options,
+    pub(super) source: &'a Source,
+    pub(super) target: &'a Target,
+    pub(super) info: &'a CollectionInfo,
+    pub(super) pace: &'a Arc<Pace>,
+    pub(super) reporter: &'a Reporter,
+    pub(super) shutdown: &'a Shutdown,
+}
+
+impl Verification<'_> {
+    pub(super) async fn run(&self) -> Result<Compared> {
+        let (began, name) = (Instant::now(), self.info.namespace.to_string());
+        let mut compared = Compared::new(self.info.namespace.clone());
+        let config = Arc::new(self.config.clone());
+        let mut ledger = Ledger::open(config, self.target, name.clone()).await?;
+        let standing = ledger.look().await?;
+        if let Some(reason) = &standing.stopped {
+            compared.remark(format!("it is stopped: {reason}"));
+        }
+        let extent = standing.extent;
+        if !extent.is_complete() {
+            let copied = format!("{} of {} chunks are copied", extent.copied, extent.chunks);
+            if ledger.runner().await?.is_some() {
+                compared.standing = Standing::Copying;
+                compared.remark(format!("it is being copied ({copied}): verify it when it is live"));
+                return Ok(compared);
+            }
+            compared.remark(format!("its copy is not complete ({copied}): docrow run goes on with it"));
+        }
+        let missing = ledger.missing().await?;
+        if missing.is_empty() {
+            self.compare(ledger, &mut compared).await?;
+        } else {
+            compared.standing = Standing::Incomplete;
+            compared.different = u64::try_from(missing.len()).unwrap_or(0);
+            compared.differences = missing;
+            compared.differences.truncate(self.options.limit);
+            self.restore(&mut compared).await?;
+        }
+        compared.elapsed = began.elapsed();
+        Ok(compared)
+    }
+
+    /// Sees to what was dropped, or says how it is seen to: a resync makes it again.
+    async fn restore(&self, compared: &mut Compared) -> Result<()> {
+        compared.remark("what was dropped is to be made again, and the collection copied anew: nothing else of it is compared");
+        let name = self.info.namespace.to_string();
+        if !self.options.repair {
+            compared.remark(format!("docrow verify --repair, or docrow resync '{name}', sees to both"));
+            return Ok(());
+        }
+        let Some(mut desk) = Desk::open(self.target).await? else { return Ok(()) };
+        desk.ask(&[name]).await?;
+        compared.remark("docrow run now begins with copying it anew, in place: verify it again after that");
+        Ok(())
+    }
+
+    async fn compare(&self, ledger: Ledger, compared: &mut Compared) -> Result<()> {
+        let name = self.info.namespace.to_string();
+        let choice = self.options.sample.and_then(|sample| sample.choice(self.info.documents));
+        let (in_force, dead) = (ledger.in_force(), ledger.dead().await?);
+        let mut seen = Reader::new(self.target.connect().await?, self.target);
+        if let Some(root) = in_force.mapping.tables().first() {
+            seen.forget_seen(root).await?;
+        }
+        let total = choice.map_or(self.info.documents, |choice| choice.of(self.info.documents));
+        let bar = self.reporter.bar(format!("verifying {name}"), total, 0, "documents");
+        let scan = Arc::new(Scan {
+            source: self.source.clone(),
+            target: self.target.clone(),
+            info: self.info.clone(),
+            name: name.clone(),
+            workers: self.config.parallelism.max(1),
+            choice,
+            in_force: ledger.watch(),
+            ledger: Mutex::new(ledger.again(self.target).await?),
+            dead,
+            met: PlainMutex::new(DeadKeys::default()),
+            seen: Mutex::new(seen),
+            pace: self.pace.clone(),
+            bar: bar.clone(),
+            shutdown: self.shutdown.clone(),
+            totals: Totals::default(),
+        });
+        let mut court = Court {
+            judge: Judge {
+                source: self.source,
+                target: self.target,
+                info: self.info,
+                reader: Reader::new(self.target.connect().await?, self.target),
+                window: Window::new(self.source, &self.info.namespace),
+                telling: Telling { most: self.options.limit, values: self.options.values },
+                patience: self.options.patience,
+                shutdown: self.shutdown,
+                given_up: None,
+                ledger,
+            },
+            mender: self
+                .options
+                .repair
+                .then(|| Mender::new(self.config, self.source, self.target, self.info)),
+            limit: self.options.limit,
+            compared,
+        };
+        let (sender, suspects) = mpsc::channel(scan::WAITING);
+        tokio::try_join!(scan.clone().run(sender), court.hear(suspects))?;
+        court.sweep(&scan).await?;
+        bar.finish_and_clear();
+        let Totals { documents, rows, dead_letters } = &scan.totals;
+        compared.documents = documents.load(Ordering::Relaxed);
+        compared.rows = rows.load(Ordering::Relaxed);
+        compared.dead_letters = dead_letters.load(Ordering::Relaxed);
+        let left = compared.different_documents > 0 && compared.different > compared.mended;
+        if left
+            && (compared.different_documents >= MANY
+                || compared.different_documents > compared.documents / 10 + 100)
+        {
+            compared.remark(format!("docrow resync {name} copies all of it anew, in place"));
+        }
+        compared.differences.sort_by(|a, b| (&a.table, &a.key, &a.row).cmp(&(&b.table, &b.key, &b.row)));
+        Ok(())
+    }
+}
+
+/// Judges, has differences mended, and writes down what is found.
+pub(super) struct Court<'a> {
+    pub(super) judge: Judge<'a>,
+    mender: Option<Mender<'a>>,
+    limit: usize,
+    compared: &'a mut Compared,
+}
+
+impl Court<'_> {
+    /// Judges suspects as they come.
+    async fn hear(&mut self, mut suspects: mpsc::Receiver<Vec<Suspect>>) -> Result<()> {
+        while let Some(mut together) = suspects.recv().await {
+            while together.len() < TOGETHER
+                && let Ok(more) = suspects.try_recv()
+            {
+                together.extend(more);
+            }
+            self.hear_all(together).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn hear_all(&mut self, suspects: Vec<Suspect>) -> Result<()> {
+        if suspects.is_empty() {
+            return Ok(());
+        }
+        self.compared.rechecked += u64::try_from(suspects.len()).unwrap_or(0);
+        let Settled { mut found, open, why } = self.judge.settle(suspects).await?;
+        self.leave_open(open.len(), why);
+        if let Some(mender) = self.mender.as_mut().filter(|_| !found.is_empty()) {
+            mender.mend(&mut found, &mut self.judge).await?;
+            mender.remarks().for_each(|remark| self.compared.remark(remark));
+        }
+        found.into_iter().for_each(|found| self.write_down(found));
+        Ok(())
+    }
+
+    fn write_down(&mut self, Found { differences, is_mended, .. }: Found) {
+        self.compared.different_documents += 1;
+        self.compared.different += differences.count;
+        self.compared.mended += if is_mended { differences.count } else { 0 };
+        for mut difference in differences.kept {
+            if self.compared.differences.len() < self.limit {
+                difference.mended = is_mended;
+                self.compared.differences.push(difference);
+            }
+        }
+    }
+
+    fn leave_open(&mut self, open: usize, why: Option<Why>) {
+        self.compared.unsettled += u64::try_from(open).unwrap_or(0);
+        let Some(why) = why else { return };
+        let patience = self.judge.patience.as_secs();
+        self.compared.remark(match why {
+            Why::NotApplied => "documents changed since docrow stopped, so nothing can be said of them: verify again when \
+                docrow run has caught up".to_owned(),
+            Why::Behind => format!(
+                "documents changed, and docrow did not get there in {patience} seconds, or they changed faster than \
+                 they could be looked at: verify again, or with more --patience"
+            ),
+            Why::HistoryLost => "the oplog no longer holds what changed since docrow stopped: run it again, which says \
+                what to do".to_owned(),
+            Why::Copying => "it is being copied anew: verify it when it is live".to_owned(),
+            Why::Stopped => "stopped: what differed at first sight was not looked at again".to_owned(),
+        });
+    }
+}

@@ -1,0 +1,392 @@
+//! Looks at suspects again, until it is certain whether their rows are wrong: [`super`] has the argument.
+
+use std::{sync::Arc, time::Duration};
+
+use mongodb::bson::{RawDocumentBuf, Timestamp};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    case::Case,
+    detail::{Differences, Telling},
+    ledger::{Ledger, Standing},
+    window::{Reach, Window},
+};
+use crate::{
+    error::{Kind, Result},
+    shutdown::Shutdown,
+    sink::{Target, read::Reader},
+    source::{CollectionInfo, Source},
+};
+
+/// Suspects that are looked at together, and about how many bytes of rows they may have.
+const TOGETHER: usize = 500;
+const BYTES: usize = 8 << 20;
+/// What is read of rows of several documents: more, and they are looked at in halves.
+const MOST_BYTES: usize = 32 << 20;
+/// How often a suspect is looked at, and how long is waited in between, besides waiting for the pipeline: at first, and at most.
+const ROUNDS: u32 = 12;
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+const POLL: Duration = Duration::from_millis(50);
+/// How long a pipeline that was waited for in vain is waited for again.
+const IMPATIENCE: Duration = Duration::from_secs(3);
+/// How long the change stream may take to come to the present.
+const READING: Duration = Duration::from_secs(60);
+/// Of how many documents it is asked how they were, and at how many times each.
+const PAST_DOCUMENTS: usize = 50;
+const PAST_TIMES: usize = 30;
+
+/// A document, or a key without one, whose rows were not as they should be when they were looked at.
+#[derive(Clone, Debug)]
+pub(super) struct Suspect {
+    /// As the key column holds it. `None`: it can't hold it.
+    pub(super) key: Option<Box<[u8]>>,
+    /// What the document is looked up by, `{_id: …}`. `None`: no document has this key.
+    pub(super) document_key: Option<RawDocumentBuf>,
+    /// About how many bytes its rows have.
+    pub(super) bytes: usize,
+}
+
+/// A difference, for certain.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) suspect: Suspect,
+    pub(super) differences: Differences,
+    /// Whether it is one no more.
+    pub(super) is_mended: bool,
+}
+
+/// What came of suspects that were not cleared.
+#[derive(Debug, Default)]
+pub(super) struct Settled {
+    pub(super) found: Vec<Found>,
+    /// Those of which it could not be told, and why of the last of them.
+    pub(super) open: Vec<Suspect>,
+    pub(super) why: Option<Why>,
+}
+
+/// Why it could not be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// They changed after the stored position, and nobody runs the pipeline.
+    NotApplied,
+    /// The pipeline does not get there, or they change faster than they can be looked at.
+    Behind,
+    /// The oplog does not go back to the stored position.
+    HistoryLost,
+    /// The collection is being copied anew.
+    Copying,
+    /// It was told to stop.
+    Stopped,
+}
+
+enum Verdict {
+    Same,
+    Differs(Differences),
+    Open(Why),
+}
+
+/// A suspect, and whether it was found different the last time.
+struct Entry {
+    suspect: Suspect,
+    differed: bool,
+}
+
+/// The judge of one collection.
+pub(super) struct Judge<'a> {
+    pub(super) source: &'a Source,
+    pub(super) target: &'a Target,
+    pub(super) info: &'a CollectionInfo,
+    pub(super) ledger: Ledger,
+    pub(super) reader: Reader,
+    pub(super) window: Window,
+    pub(super) telling: Telling,
+    pub(super) patience: Duration,
+    pub(super) shutdown: &'a Shutdown,
+    /// Why nothing is waited for any more.
+    pub(super) given_up: Option<Why>,
+}
+
+impl Judge<'_> {
+    /// Looks at suspects until all is told of them that can be.
+    pub(super) async fn settle(&mut self, suspects: Vec<Suspect>) -> Result<Settled> {
+        let mut settled = Settled::default();
+        let entry = |suspect| Entry { suspect, differed: false };
+        let mut left: Vec<_> = suspects.into_iter().map(entry).collect();
+        let (mut pause, deadline) = (PAUSES.0, Instant::now() + self.patience);
+        let since = self.source.operation_time().await?;
+        for round in 0..ROUNDS {
+            let Round { next, until, why } =
+                self.round(left, (round > 0).then_some(since), &mut settled).await?;
+            left = next;
+            if left.is_empty() {
+                return Ok(settled);
+            }
+            if let Some(why) = why
+                && let Some(why) = self.wait(until, (why, pause, deadline)).await?
+            {
+                let (certain, open): (Vec<_>, Vec<_>) = left.into_iter().partition(|entry| entry.differed);
+                settled.leave(open, why);
+                left = certain;
+            }
+            pause = (pause * 2).min(PAUSES.1);
+        }
+        settled.leave(left, Why::Behind);
+        Ok(settled)
+    }
+
+    /// Looks at all of them once. `past`: since when states count that documents have no more.
+    async fn round(
+        &mut self,
+        entries: Vec<Entry>,
+        past: Option<Timestamp>,
+        settled: &mut Settled,
+    ) -> Result<Round> {
+        let mut round = Round { next: Vec::new(), until: Timestamp { time: 0, increment: 0 }, why: None };
+        let mut parts = parts(entries);
+        while let Some(mut part) = parts.pop() {
+            if self.shutdown.is_requested() {
+                round.why = Some(Why::Stopped);
+                round.next.extend(part.into_iter().map(|entry| Entry { differed: false, ..entry }));
+                continue;
+            }
+            let Some((verdicts, time)) = self.look(&part, past).await? else {
+                let rest = part.split_off(part.len() / 2);
+                parts.extend([rest, part]);
+                continue;
+            };
+            round.until = round.until.max(time);
+            for (Entry { suspect, differed }, verdict) in part.into_iter().zip(verdicts) {
+                match verdict {
+                    Verdict::Same => {}
+                    Verdict::Differs(differences) if differed => {
+                        settled.found.push(Found { suspect, differences, is_mended: false });
+                    }
+                    Verdict::Differs(_) => round.next.push(Entry { suspect, differed: true }),
+                    Verdict::Open(why) => {
+                        round.why = Some(why);
+                        round.next.push(Entry { suspect, differed: false });
+                    }
+                }
+            }
+        }
+        Ok(round)
+    }
+
+    /// Waits until the pipeline is past `until`, and a while. Why there is no use in looking again, if there is none.
+    async fn wait(
+        &mut self,
+        until: Timestamp,
+        (why, pause, deadline): (Why, Duration, Instant),
+    ) -> Result<Option<Why>> {
+        if self.given_up.is_some() || why != Why::Behind {
+            return Ok(self.given_up.or(Some(why)));
+        }
+        let began = Instant::now();
+        loop {
+            if self.shutdown.is_requested() {
+                return Ok(Some(Why::Stopped));
+            }
+            let position = self.ledger.look().await?.position;
+            if position.is_some_and(|position| position.is_past(until)) && began.elapsed() >= pause {
+                return Ok(None);
+            }
+            if self.ledger.runner().await?.is_none() {
+                // One more look: it may have ended just now, after writing.
+                self.given_up = Some(Why::NotApplied);
+                return Ok(None);
+            }
+            if Instant::now() > deadline {
+                self.patience = self.patience.min(IMPATIENCE);
+                return Ok(Some(Why::Behind));
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    /// Looks at some suspects once. A verdict on each, and the time that it is of. `None`: they have too many rows.
+    async fn look(
+        &mut self,
+        part: &[Entry],
+        past: Option<Timestamp>,
+    ) -> Result<Option<(Vec<Verdict>, Timestamp)>> {
+        let standing = self.ledger.look().await?;
+        let mapping = standing.in_force.mapping.clone();
+        let suspects = part.iter().map(|entry| &entry.suspect);
+        let telling = (self.info.namespace.to_string(), self.telling);
+        let mut case = Case::new(&standing.in_force, telling, suspects)?;
+        let most = if part.len() > 1 { MOST_BYTES } else { usize::MAX };
+        case.rows = match self.reader.live_documents(mapping.tables(), &case.keys, most).await {
+            Ok(Some(rows)) => rows,
+            Ok(None) => return Ok(None),
+            // Perhaps the tables are another mapping's by now.
+            Err(error) if error.kind() == Kind::TargetRefused => {
+                if !self.ledger.has_changed(&standing.in_force).await? {
+                    return Err(error);
+                }
+                self.reader = Reader::new(self.target.connect().await?, self.target);
+                let open = part.iter().map(|_| Verdict::Open(Why::Behind)).collect();
+                return Ok(Some((open, self.source.operation_time().await?)));
+            }
+            Err(error) => return Err(error),
+        };
+        case.dead = self.ledger.dead_among(&case.texts()).await?;
+        let until = self.read_documents(&mut case).await?;
+        let differences = case.differences();
+        let verdicts = if differences.iter().all(|differences| differences.count == 0) {
+            differences.iter().map(|_| Verdict::Same).collect()
+        } else if let Some(why) = self.uncertain(&standing, until).await? {
+            let verdict = |differences: &Differences| match differences.count {
+                0 => Verdict::Same,
+                _ => Verdict::Open(why),
+            };
+            differences.iter().map(verdict).collect()
+        } else {
+            self.verdicts(&mut case, differences, past).await?
+        };
+        Ok(Some((verdicts, until)))
+    }
+
+    /// Compares the suspects' documents with their rows. Nothing that was seen is later than what is returned.
+    async fn read_documents(&self, case: &mut Case) -> Result<Timestamp> {
+        let after = self.source.operation_time().await?;
+        let mut lookup = self.source.lookup(&self.info.namespace, case.document_keys(), after).await?;
+        while let Some(documents) = lookup.next().await? {
+            for document in documents.iter()? {
+                case.meet(document?)?;
+            }
+        }
+        case.rest_is_missing();
+        Ok(lookup.operation_time().max(after))
+    }
+
+    /// Why it can't be told what changed up to `until`, if it can't.
+    async fn uncertain(&mut self, standing: &Standing, until: Timestamp) -> Result<Option<Why>> {
+        if self.given_up == Some(Why::HistoryLost) {
+            return Ok(self.given_up);
+        }
+        let now = self.ledger.look().await?;
+        if !Arc::ptr_eq(&now.in_force, &standing.in_force) {
+            return Ok(Some(Why::Behind));
+        }
+        let is_run = self.ledger.runner().await?.is_some();
+        if is_run && !now.extent.is_complete() {
+            return Ok(Some(Why::Copying));
+        }
+        let Some(from) = &standing.position else { return Ok(None) };
+        match self.window.read(from, until, (READING, self.shutdown)).await? {
+            Reach::There => return Ok(None),
+            Reach::TooFar if is_run => return Ok(Some(Why::Behind)),
+            Reach::TooFar => self.given_up = Some(Why::NotApplied),
+            Reach::Lost => self.given_up = Some(Why::HistoryLost),
+        }
+        Ok(self.given_up)
+    }
+
+    /// The verdicts, by what changed. Of documents that did, it is asked how they were since `past`.
+    async fn verdicts(
+        &self,
+        case: &mut Case,
+        differences: Vec<Differences>,
+        past: Option<Timestamp>,
+    ) -> Result<Vec<Verdict>> {
+        let changes = self.window.changes((0..differences.len()).filter_map(|number| case.identity(number)));
+        let (mut verdicts, mut asked) = (Vec::with_capacity(differences.len()), 0);
+        for (number, differences) in differences.into_iter().enumerate() {
+            if differences.count == 0 {
+                verdicts.push(Verdict::Same);
+                continue;
+            }
+            let Some(times) = case.identity(number).and_then(|key| changes.of(&key)) else {
+                verdicts.push(Verdict::Differs(differences));
+                continue;
+            };
+            let mut verdict = Verdict::Open(Why::Behind);
+            if let Some(past) = past
+                && asked < PAST_DOCUMENTS
+            {
+                asked += 1;
+                let times = times.iter().rev().take(PAST_TIMES).copied().filter(|time| *time > past);
+                if self.was(case, number, times.chain([past])).await? {
+                    verdict = Verdict::Same;
+                }
+            }
+            verdicts.push(verdict);
+        }
+        Ok(verdicts)
+    }
+
+    /// Whether the rows are as the document was at one of these times, as far as the server can tell.
+    async fn was(
+        &self,
+        case: &mut Case,
+        number: usize,
+        times: impl Iterator<Item = Timestamp>,
+    ) -> Result<bool> {
+        if self.source.require_states_of_the_past().is_err() {
+            return Ok(false);
+        }
+        let Some(document_key) = case.document_key(number) else { return Ok(false) };
+        for at in times {
+            let lookup = self.source.lookup_at(&self.info.namespace, [&*document_key], at).await;
+            let mut lookup = match lookup {
+                Ok(Some(lookup)) => lookup,
+                Ok(None) => return Ok(false),
+                // It may have been forgotten just now.
+                Err(error) => {
+                    tracing::debug!("{error}");
+                    return Ok(false);
+                }
+            };
+            let mut is_there = false;
+            while let Ok(Some(documents)) = lookup.next().await {
+                for document in documents.iter()? {
+                    is_there = true;
+                    if case.is_as(number, Some(document?)) {
+                        return Ok(true);
+                    }
+                }
+            }
+            if !is_there && case.is_as(number, None) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// What came of a round.
+struct Round {
+    /// Those that are to be looked at again.
+    next: Vec<Entry>,
+    /// When the pipeline is to have come to, for what is open.
+    until: Timestamp,
+    /// Why something is open.
+    why: Option<Why>,
+}
+
+impl Settled {
+    fn leave(&mut self, open: Vec<Entry>, why: Why) {
+        if !open.is_empty() {
+            self.open.extend(open.into_iter().map(|entry| entry.suspect));
+            self.why = Some(why);
+        }
+    }
+}
+
+/// Parts of a size to be looked at together.
+fn parts(entries: Vec<Entry>) -> Vec<Vec<Entry>> {
+    let (mut parts, mut bytes) = (vec![Vec::new()], 0);
+    for entry in entries {
+        bytes += entry.suspect.bytes;
+        let full = parts.last().is_some_and(|part: &Vec<_>| part.len() >= TOGETHER || bytes > BYTES);
+        if full && parts.last().is_some_and(|part| !part.is_empty()) {
+            bytes = entry.suspect.bytes;
+            parts.push(Vec::new());
+        }
+        if let Some(part) = parts.last_mut() {
+            part.push(entry);
+        }
+    }
+    parts.retain(|part| !part.is_empty());
+    parts
+}

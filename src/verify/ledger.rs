@@ -1,0 +1,189 @@
+//! What PostgreSQL says of a collection: the mapping in force, how far the pipeline is, and whether all is copied.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    change::Position,
+    config::Config,
+    error::{Code, Error, Result},
+    mapping::{Mapping, Table},
+    schema::MappingSpec,
+    sink::{
+        Session, Target,
+        chunks::{self, Extent},
+        ddl,
+        dead_letter::{self, DeadKeys},
+        fence, progress, schemas,
+    },
+};
+use mongodb::bson::RawDocumentBuf;
+
+use super::{Difference, What, detail::difference};
+
+/// How long to wait for new columns to be filled.
+const FILLING: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(100);
+
+/// A mapping in force.
+#[derive(Debug)]
+pub(super) struct InForce {
+    stored: schemas::Mapping,
+    pub(super) mapping: Arc<Mapping>,
+}
+
+impl InForce {
+    fn is(&self, stored: &schemas::Mapping) -> bool {
+        let own = &self.stored;
+        (own.version, own.filled, &own.text) == (stored.version, stored.filled, &stored.text)
+    }
+}
+
+/// How a collection stands.
+#[derive(Clone, Debug)]
+pub(super) struct Standing {
+    pub(super) in_force: Arc<InForce>,
+    /// Everything up to here is in its rows.
+    pub(super) position: Option<Position>,
+    pub(super) extent: Extent,
+    /// Why the collection is stopped, if it is.
+    pub(super) stopped: Option<String>,
+}
+
+/// Where that is looked up.
+pub(super) struct Ledger {
+    config: Arc<Config>,
+    session: Session,
+    collection: String,
+    /// To all who encode.
+    in_force: Arc<watch::Sender<Arc<InForce>>>,
+    /// The version that was not filled however long it was waited for.
+    unfilled: Option<u16>,
+}
+
+impl Ledger {
+    /// Opens it for a collection. Errors: [`Kind::Usage`](crate::error::Kind) if that was never copied.
+    pub(super) async fn open(config: Arc<Config>, target: &Target, collection: String) -> Result<Self> {
+        let session = target.connect().await?;
+        let stored = stored(&session, &config.name, &collection).await?;
+        let in_force = Arc::new(watch::Sender::new(Arc::new(compile(&config, stored)?)));
+        Ok(Self { config, session, collection, in_force, unfilled: None })
+    }
+
+    /// Another one, over a session of its own.
+    pub(super) async fn again(&self, target: &Target) -> Result<Self> {
+        Ok(Self {
+            config: self.config.clone(),
+            session: target.connect().await?,
+            collection: self.collection.clone(),
+            in_force: self.in_force.clone(),
+            unfilled: self.unfilled,
+        })
+    }
+
+    /// The mapping in force, as it was last looked up.
+    pub(super) fn in_force(&self) -> Arc<InForce> {
+        self.in_force.borrow().clone()
+    }
+
+    /// The same, whenever it changes.
+    pub(super) fn watch(&self) -> watch::Receiver<Arc<InForce>> {
+        self.in_force.subscribe()
+    }
+
+    /// Looks everything up; waits for columns that are just being filled.
+    pub(super) async fn look(&mut self) -> Result<Standing> {
+        let pipeline = &self.config.name;
+        let deadline = Instant::now() + FILLING;
+        let stored = loop {
+            let stored = stored(&self.session, pipeline, &self.collection).await?;
+            if stored.filled || self.unfilled == Some(stored.version) {
+                break stored;
+            }
+            // Who fills them may have been killed.
+            if Instant::now() > deadline {
+                let name = &self.collection;
+                tracing::warn!("{name}: new columns are not filled yet; docrow run goes on with that");
+                self.unfilled = Some(stored.version);
+                break stored;
+            }
+            sleep(POLL).await;
+        };
+        let stopped = stored.stopped.clone();
+        if !self.in_force().is(&stored) {
+            let name = &self.collection;
+            tracing::info!("{name}: compared by version {} of its mapping from now on", stored.version);
+            self.in_force.send_replace(Arc::new(compile(&self.config, stored)?));
+        }
+        let positions = progress::load(&self.session, pipeline).await?;
+        let own = positions.into_iter().filter(|stored| stored.collection == self.collection);
+        let position = own.map(|stored| stored.position).min();
+        let extent = chunks::extent(&self.session, pipeline, &self.collection).await?;
+        Ok(Standing { in_force: self.in_force(), position, extent, stopped })
+    }
+
+    /// Whether the mapping in force is another than `before`.
+    pub(super) async fn has_changed(&mut self, before: &Arc<InForce>) -> Result<bool> {
+        Ok(!Arc::ptr_eq(before, &self.look().await?.in_force))
+    }
+
+    /// Who runs the pipeline, if anybody does.
+    pub(super) async fn runner(&self) -> Result<Option<String>> {
+        fence::holder(&self.session, &self.config.name).await
+    }
+
+    /// The documents, of all collections, that have a dead letter.
+    pub(super) async fn dead(&self) -> Result<DeadKeys> {
+        dead_letter::keys(&self.session, &self.config.name).await
+    }
+
+    /// Which of these documents have one.
+    pub(super) async fn dead_among(&self, keys: &[String]) -> Result<DeadKeys> {
+        dead_letter::among(&self.session, &self.config.name, &self.collection, keys).await
+    }
+
+    /// All documents of the collection that have one, in pages.
+    pub(super) async fn dead_documents(&self, after: i64) -> Result<Vec<(i64, RawDocumentBuf)>> {
+        dead_letter::document_keys(&self.session, &self.config.name, &self.collection, after).await
+    }
+
+    /// The tables and columns that are missing.
+    pub(super) async fn missing(&self) -> Result<Vec<Difference>> {
+        let in_force = self.in_force();
+        let tables = in_force.mapping.tables();
+        let there = ddl::columns(&self.session, &self.config.schema, tables).await?;
+        let has = |table: &Table, column: &str| {
+            there.iter().any(|(name, own)| *name == table.name && own == column)
+        };
+        let mut missing = Vec::new();
+        for table in tables {
+            if !there.iter().any(|(name, _)| *name == table.name) {
+                missing.push(difference(&table.name, None, What::NoTable));
+                continue;
+            }
+            for column in table.columns.iter().filter(|column| !has(table, &column.name)) {
+                missing.push(difference(&table.name, None, What::NoColumn(column.name.clone())));
+            }
+        }
+        Ok(missing)
+    }
+}
+
+async fn stored(session: &Session, pipeline: &str, collection: &str) -> Result<schemas::Mapping> {
+    let stored = schemas::load(session, pipeline).await?;
+    stored.into_iter().find(|mapping| mapping.collection == collection).ok_or_else(|| {
+        let advice = "copy it with docrow run or backfill, or name the collections by --include";
+        let missing = format!("{collection} has not been copied by pipeline {pipeline}: {advice}");
+        Error::new(Code::NotCopied, missing)
+    })
+}
+
+fn compile(config: &Config, stored: schemas::Mapping) -> Result<InForce> {
+    config.check_mask_key(&stored.collection, stored.masked_by.as_deref())?;
+    let mapping = config.compile(&MappingSpec::parse(&stored.text, "docrow.schemas")?)?;
+    Ok(InForce { stored, mapping: Arc::new(mapping) })
+}

@@ -1,0 +1,110 @@
+//! Has differences mended, by whoever may write, and looks whether they are.
+
+use std::{collections::HashSet, time::Duration};
+
+use tokio::time::{Instant, sleep};
+
+use super::judge::{Found, Judge, Settled, Suspect};
+use crate::{
+    config::Config,
+    error::{Kind, Result},
+    pipeline,
+    sink::{
+        Target,
+        repairs::{Bench, Repairs},
+    },
+    source::{CollectionInfo, Source},
+};
+
+/// How often it is asked for, and how long the first time is waited before looking; each time it is twice as long.
+const TRIES: u32 = 6;
+const PAUSE: Duration = Duration::from_millis(100);
+const POLL: Duration = Duration::from_millis(50);
+/// How long a request may lie there: the running process looks every second.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Has rows of a collection mended.
+pub(super) struct Mender<'a> {
+    config: &'a Config,
+    source: &'a Source,
+    target: &'a Target,
+    info: &'a CollectionInfo,
+    /// Whether requests were not even taken.
+    unheard: bool,
+}
+
+impl<'a> Mender<'a> {
+    pub(super) fn new(
+        config: &'a Config,
+        source: &'a Source,
+        target: &'a Target,
+        info: &'a CollectionInfo,
+    ) -> Self {
+        Self { config, source, target, info, unheard: false }
+    }
+
+    /// Has all that is found mended, and marks what certainly is.
+    pub(super) async fn mend(&mut self, found: &mut [Found], judge: &mut Judge<'_>) -> Result<()> {
+        let mut left: Vec<Suspect> = found.iter().map(|found| found.suspect.clone()).collect();
+        let mut pause = PAUSE;
+        for _ in 0..TRIES {
+            if left.is_empty() || judge.shutdown.is_requested() || self.unheard {
+                break;
+            }
+            self.request(&left, pause).await?;
+            pause *= 2;
+            let Settled { found, open, .. } = judge.settle(left).await?;
+            left = found.into_iter().map(|found| found.suspect).chain(open).collect();
+        }
+        let left: HashSet<_> = left.iter().map(identity).collect();
+        found.iter_mut().for_each(|found| found.is_mended = !left.contains(&identity(&found.suspect)));
+        Ok(())
+    }
+
+    /// What there is to say.
+    pub(super) fn remarks(&self) -> impl Iterator<Item = String> {
+        let unheard =
+            "the docrow that runs the pipeline takes up no repairs: is it an earlier version? Start it again";
+        self.unheard.then(|| unheard.to_owned()).into_iter()
+    }
+
+    /// Has these mended once.
+    async fn request(&mut self, suspects: &[Suspect], pause: Duration) -> Result<()> {
+        let mut repairs = Repairs::default();
+        for Suspect { key, document_key, .. } in suspects {
+            match (document_key, key) {
+                (Some(document_key), _) => repairs.documents.push(document_key.clone()),
+                (None, Some(key)) => repairs.keys.push(key),
+                (None, None) => {}
+            }
+        }
+        let Some(bench) = Bench::open(self.target).await? else { return Ok(()) };
+        if bench.runner().await?.is_none() {
+            match pipeline::repair(self.config, self.source, self.info, &repairs).await {
+                // Somebody has begun to run it just now.
+                Err(error) if error.kind() == Kind::Fenced => {}
+                repaired => return repaired,
+            }
+        }
+        let name = self.info.namespace.to_string();
+        bench.ask(&name, &repairs).await?;
+        let deadline = Instant::now() + PATIENCE;
+        while bench.waiting(&name).await? > 0 {
+            if Instant::now() > deadline {
+                self.unheard = true;
+                return bench.forget(&name).await;
+            }
+            sleep(POLL).await;
+        }
+        sleep(pause).await;
+        Ok(())
+    }
+}
+
+fn identity(suspect: &Suspect) -> Vec<u8> {
+    match (&suspect.document_key, &suspect.key) {
+        (Some(document_key), _) => document_key.as_bytes().to_vec(),
+        (None, Some(key)) => key.to_vec(),
+        (None, None) => Vec::new(),
+    }
+}

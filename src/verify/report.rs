@@ -1,0 +1,204 @@
+//! What was found: the nouns that people and scripts get to see. Knows nothing of how it was found.
+
+use std::{fmt, time::Duration};
+
+use super::Sample;
+use crate::change::Namespace;
+
+/// What the comparison found.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The collections, in the order of their names.
+    pub collections: Vec<Compared>,
+    /// Of what it was a sample, if it was one.
+    pub sample: Option<Sample>,
+    /// Whether differences were to be mended.
+    pub repaired: bool,
+    /// Whether it was told to stop before the end.
+    pub stopped: bool,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+impl Report {
+    /// Whether every row is proven to be as its document says: by now, where differences were mended.
+    pub fn is_equal(&self) -> bool {
+        !self.stopped && self.collections.iter().all(Compared::is_equal)
+    }
+
+    /// All differences, mended ones too.
+    pub fn different(&self) -> u64 {
+        self.collections.iter().map(|collection| collection.different).sum()
+    }
+}
+
+/// What the comparison of a collection found.
+#[derive(Clone, Debug)]
+pub struct Compared {
+    /// The collection.
+    pub namespace: Namespace,
+    /// Whether it could be compared.
+    pub standing: Standing,
+    /// Documents read.
+    pub documents: u64,
+    /// Rows found, in all tables.
+    pub rows: u64,
+    /// Documents that are dead letters.
+    pub dead_letters: u64,
+    /// Keys that were looked at again.
+    pub rechecked: u64,
+    /// How many differences there are, or were before they were mended.
+    pub different: u64,
+    /// In how many documents, or keys without one.
+    pub different_documents: u64,
+    /// How many of the differences are mended.
+    pub mended: u64,
+    /// Documents of which it could not be told.
+    pub unsettled: u64,
+    /// Why not, and what else there is to say.
+    pub remarks: Vec<String>,
+    /// The first of the differences, by table and key.
+    pub differences: Vec<Difference>,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+impl Compared {
+    pub(super) fn new(namespace: Namespace) -> Self {
+        Self {
+            namespace,
+            standing: Standing::Compared,
+            documents: 0,
+            rows: 0,
+            dead_letters: 0,
+            rechecked: 0,
+            different: 0,
+            different_documents: 0,
+            mended: 0,
+            unsettled: 0,
+            remarks: Vec::new(),
+            differences: Vec::new(),
+            elapsed: Duration::ZERO,
+        }
+    }
+
+    /// Whether every row is proven to be as its document says.
+    pub fn is_equal(&self) -> bool {
+        self.standing == Standing::Compared && self.different == self.mended && self.unsettled == 0
+    }
+
+    /// Documents compared in a second.
+    pub fn rate(&self) -> f64 {
+        // More than 2^53 documents are not read in one run.
+        #[allow(clippy::cast_precision_loss)]
+        let documents = self.documents as f64;
+        documents / self.elapsed.as_secs_f64().max(0.001)
+    }
+
+    pub(super) fn remark(&mut self, text: impl Into<String>) {
+        let text = text.into();
+        if !self.remarks.contains(&text) {
+            self.remarks.push(text);
+        }
+    }
+}
+
+/// Whether a collection could be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It was.
+    Compared,
+    /// It is being copied, or copied anew.
+    Copying,
+    /// Tables or columns of it are missing.
+    Incomplete,
+}
+
+/// One difference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The table.
+    pub table: String,
+    /// The key of the document, as the table's first column shows it. `None`: it is not about a row.
+    pub key: Option<String>,
+    /// What tells the row from others of the document: the names of its ordinals, and their values.
+    pub row: Vec<(String, String)>,
+    /// What is different.
+    pub what: What,
+    /// What should be there, if values are to be told, and it is about one.
+    pub expected: Option<String>,
+    /// What is there.
+    pub actual: Option<String>,
+    /// Whether it is mended.
+    pub mended: bool,
+}
+
+/// What can be different.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// The document should have a row that is not there.
+    MissingRow,
+    /// There is a row that the document should not have.
+    ExtraRow,
+    /// There are rows, or a dead letter, of a document that does not exist.
+    NoDocument,
+    /// A row has another value in this column.
+    Column(String),
+    /// The document can't have rows, and has no dead letter.
+    NoDeadLetter,
+    /// The table is not there.
+    NoTable,
+    /// The table has no such column.
+    NoColumn(String),
+}
+
+impl What {
+    /// A word for it, for scripts.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::MissingRow => "missing_row",
+            Self::ExtraRow => "extra_row",
+            Self::NoDocument => "no_document",
+            Self::Column(_) => "column",
+            Self::NoDeadLetter => "no_dead_letter",
+            Self::NoTable => "no_table",
+            Self::NoColumn(_) => "no_column",
+        }
+    }
+
+    /// The column that it is about.
+    pub fn column(&self) -> Option<&str> {
+        match self {
+            Self::Column(column) | Self::NoColumn(column) => Some(column),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.table)?;
+        if let Some(key) = &self.key {
+            write!(f, ", key {key}")?;
+        }
+        for (name, value) in &self.row {
+            write!(f, ", {name} {value}")?;
+        }
+        match &self.what {
+            What::MissingRow => f.write_str(": a row is missing"),
+            What::ExtraRow => f.write_str(": a row too many"),
+            What::NoDocument => f.write_str(": no such document"),
+            What::Column(column) => write!(f, ": column {column} differs"),
+            What::NoDeadLetter => f.write_str(": can't have rows, and is no dead letter"),
+            What::NoTable => f.write_str(": the table is not there"),
+            What::NoColumn(column) => write!(f, ": column {column} is not there"),
+        }?;
+        if self.expected.is_some() || self.actual.is_some() {
+            let shown = |value: &Option<String>| value.clone().unwrap_or_else(|| "NULL".to_owned());
+            write!(f, ": {}, not {}", shown(&self.actual), shown(&self.expected))?;
+        }
+        if self.mended { f.write_str(" (mended)") } else { Ok(()) }
+    }
+}

@@ -1,0 +1,127 @@
+//! Which documents are in a random sample. Pure.
+//!
+//! A document is in it by a hash of its key and the seed: so each is as likely as every other, over the whole range of keys and
+//! all their types, and the same seed chooses the same documents again. A sample of all of them has all of them.
+
+use std::str::FromStr;
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::key::DocumentKey;
+
+/// A random sample.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sample {
+    /// How many.
+    pub size: SampleSize,
+    /// The same seed chooses the same again.
+    pub seed: u64,
+}
+
+/// How large a sample is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum SampleSize {
+    /// About so many documents of each collection.
+    Documents(u64),
+    /// About so many of a hundred.
+    Percent(f64),
+}
+
+impl FromStr for SampleSize {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        const WRONG: &str = "write a number of documents, 5000, or a percentage, 2.5%";
+        match text.strip_suffix('%') {
+            Some(percent) => {
+                let percent: f64 = percent.trim().parse().map_err(|_| WRONG)?;
+                if percent > 0.0 && percent <= 100.0 { Ok(Self::Percent(percent)) } else { Err(WRONG) }
+            }
+            None => match text.replace(['_', ','], "").parse() {
+                Ok(0) | Err(_) => Err(WRONG),
+                Ok(documents) => Ok(Self::Documents(documents)),
+            },
+        }
+    }
+}
+
+/// The choice that a sample makes in one collection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Choice {
+    /// Of a hundred.
+    pub(super) percent: f64,
+    threshold: u64,
+    seed: u64,
+}
+
+impl Sample {
+    /// The choice among about so many documents. `None`: all of them.
+    pub(super) fn choice(self, documents: u64) -> Option<Choice> {
+        // Estimates both.
+        #[allow(clippy::cast_precision_loss)]
+        let percent = match self.size {
+            SampleSize::Percent(percent) => percent,
+            SampleSize::Documents(wanted) => 100.0 * wanted as f64 / documents.max(1) as f64,
+        };
+        // Saturating is wanted.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+        let threshold = (percent / 100.0 * u64::MAX as f64) as u64;
+        (percent < 100.0).then_some(Choice { percent, threshold, seed: self.seed })
+    }
+}
+
+impl Choice {
+    /// Whether a document is in the sample.
+    pub(super) fn takes(&self, key: &DocumentKey) -> bool {
+        xxh3_64_with_seed(key.as_bytes(), self.seed) < self.threshold
+    }
+
+    /// About how many of `documents` are in it.
+    pub(super) fn of(&self, documents: u64) -> u64 {
+        // For the progress bar.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+        let of = (documents as f64 * self.percent / 100.0) as u64;
+        of
+    }
+
+    /// The seed, as PostgreSQL takes it.
+    pub(super) fn seed(&self) -> u64 {
+        self.seed & u64::from(u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mongodb::bson::rawdoc;
+
+    use super::*;
+    use crate::key::Id;
+
+    #[test]
+    fn sizes_are_read() {
+        assert_eq!("5000".parse(), Ok(SampleSize::Documents(5000)));
+        assert_eq!("1_000".parse(), Ok(SampleSize::Documents(1000)));
+        assert_eq!("2.5%".parse(), Ok(SampleSize::Percent(2.5)));
+        assert_eq!("100%".parse(), Ok(SampleSize::Percent(100.0)));
+        for wrong in ["0", "", "x", "0%", "101%", "-1", "NaN%", "%"] {
+            assert!(wrong.parse::<SampleSize>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn about_as_many_are_taken_as_wanted_and_the_same_again() {
+        let keys: Vec<_> =
+            (0..20_000).map(|id| DocumentKey::of(Id::of(&rawdoc! { "_id": id }).unwrap())).collect();
+        let taken = |size, seed| {
+            let choice = Sample { size, seed }.choice(20_000).unwrap();
+            keys.iter().map(|key| choice.takes(key)).collect::<Vec<_>>()
+        };
+        let count = |taken: &[bool]| taken.iter().filter(|taken| **taken).count();
+        let tenth = taken(SampleSize::Percent(10.0), 1);
+        assert!((1700..2300).contains(&count(&tenth)), "{}", count(&tenth));
+        assert_eq!(tenth, taken(SampleSize::Documents(2000), 1));
+        assert_ne!(tenth, taken(SampleSize::Percent(10.0), 2));
+        assert!(Sample { size: SampleSize::Percent(100.0), seed: 1 }.choice(20_000).is_none());
+        assert!(Sample { size: SampleSize::Documents(20_000), seed: 1 }.choice(20_000).is_none());
+    }
+}

@@ -1,0 +1,100 @@
+//! Looks for rows, and dead letters, of documents that do not exist: by the keys that the first pass met.
+//!
+//! What was not met is a suspect: a document that was inserted behind the first pass has rows, too.
+
+use std::{collections::HashSet, sync::PoisonError};
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{collection::Court, judge::Suspect, sample::Choice, scan::Scan};
+use crate::{
+    error::Result,
+    key::{self, DocumentKey, Id},
+    mapping::Mapping,
+    sink::Keys,
+};
+
+/// Keys that are taken at a time.
+const PAGE: u16 = 2_000;
+/// Keys that are remembered, to look at none for each of its tables: 8 bytes each (G11).
+const REMEMBERED: usize = 4_000_000;
+
+impl Court<'_> {
+    /// Looks for what has no document.
+    pub(super) async fn sweep(&mut self, scan: &Scan) -> Result<()> {
+        let mapping = self.judge.ledger.in_force().mapping.clone();
+        let Some(root) = mapping.tables().first() else { return Ok(()) };
+        let mut seen = scan.seen.lock().await;
+        let mut known = HashSet::new();
+        for table in mapping.tables() {
+            let mut pages = match &scan.choice {
+                None => seen.unseen(root, table).await?,
+                Some(choice) => seen.sampled((root, table), choice.percent, choice.seed()).await?,
+            };
+            while !scan.shutdown.is_requested() {
+                let keys = pages.next(PAGE).await?;
+                if keys.is_empty() {
+                    break;
+                }
+                if known.len() > REMEMBERED {
+                    known.clear();
+                }
+                let mut suspects = suspects(&mapping, &keys);
+                suspects.retain(|suspect| suspect.key.as_ref().is_none_or(|key| known.insert(xxh3_64(key))));
+                if scan.choice.is_some() && table == root {
+                    self.without_document(&mut suspects, scan).await?;
+                }
+                self.hear_all(suspects).await?;
+            }
+        }
+        drop(seen);
+        self.sweep_dead_letters(scan).await
+    }
+
+    /// Leaves those of which there is no document.
+    async fn without_document(&self, suspects: &mut Vec<Suspect>, scan: &Scan) -> Result<()> {
+        let after = scan.source.operation_time().await?;
+        let keys = suspects.iter().filter_map(|suspect| suspect.document_key.as_deref());
+        let mut lookup = scan.source.lookup(&scan.info.namespace, keys, after).await?;
+        let mut there = HashSet::new();
+        while let Some(documents) = lookup.next().await? {
+            for document in documents.iter()? {
+                there.insert(DocumentKey::of(Id::of(document?)?));
+            }
+        }
+        suspects.retain(|suspect| {
+            let identity =
+                suspect.document_key.as_ref().and_then(|key| Some(DocumentKey::of(Id::of(key).ok()?)));
+            identity.is_none_or(|identity| !there.contains(&identity))
+        });
+        Ok(())
+    }
+
+    async fn sweep_dead_letters(&mut self, scan: &Scan) -> Result<()> {
+        let mut after = 0;
+        loop {
+            let page = self.judge.ledger.dead_documents(after).await?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = *last;
+            let mut suspects = Vec::new();
+            for (_, document_key) in page {
+                let is_met = || scan.met.lock().unwrap_or_else(PoisonError::into_inner);
+                let identity = DocumentKey::of(Id::of(&document_key)?);
+                let is_chosen = scan.choice.as_ref().is_none_or(|choice: &Choice| choice.takes(&identity));
+                if is_chosen && !is_met().contains(&scan.name, &key::id_text(&document_key)?) {
+                    suspects.push(Suspect { key: None, document_key: Some(document_key), bytes: 0 });
+                }
+            }
+            if scan.shutdown.is_requested() {
+                return Ok(());
+            }
+            self.hear_all(suspects).await?;
+        }
+    }
+}
+
+fn suspects(mapping: &Mapping, keys: &Keys) -> Vec<Suspect> {
+    let suspect =
+        |key: &[u8]| Suspect { key: Some(key.into()), document_key: mapping.id_of_key(key), bytes: 0 };
+    keys.iter().map(suspect).collect()
+}

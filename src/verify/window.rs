@@ -1,0 +1,163 @@
+//! Which documents changed between two times, and when: the change stream of one collection, read as far as it is asked for.
+//!
+//! The stream stays open, for the next question is mostly about a time not much later. What lies before the positions that
+//! are stored by then is forgotten.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    time::Duration,
+};
+
+use mongodb::bson::Timestamp;
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    change::{Namespace, Position},
+    error::{Kind, Result},
+    key::DocumentKey,
+    shutdown::Shutdown,
+    source::{ChangeStream, Event, Source, StreamStart},
+};
+
+/// More events than these are not kept: 32 MB (G11).
+const EVENTS: usize = 2_000_000;
+
+/// What happened to a collection.
+pub(super) struct Window {
+    source: Source,
+    namespace: Namespace,
+    stream: Option<Open>,
+}
+
+struct Open {
+    stream: ChangeStream,
+    /// Events up to here are left out, or forgotten.
+    from: Position,
+    /// Everything up to here has come.
+    reached: Option<Position>,
+    /// When which documents changed, by the hashes of their keys.
+    events: VecDeque<(Timestamp, u64)>,
+    /// When something last happened to the collection as a whole.
+    whole: Option<Timestamp>,
+}
+
+/// How far it was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Up to past the time that was asked for.
+    There,
+    /// Not so far: there is too much of it, or too little time.
+    TooFar,
+    /// The oplog does not go back so far.
+    Lost,
+}
+
+impl Window {
+    pub(super) fn new(source: &Source, namespace: &Namespace) -> Self {
+        Self { source: source.clone(), namespace: namespace.clone(), stream: None }
+    }
+
+    /// Reads everything after `from`, up to past `until`, if that takes no longer than `patience`.
+    pub(super) async fn read(
+        &mut self,
+        from: &Position,
+        until: Timestamp,
+        (patience, shutdown): (Duration, &Shutdown),
+    ) -> Result<Reach> {
+        // Positions move back when a collection is copied anew.
+        let mut open = match self.stream.take() {
+            Some(open) if open.from <= *from => open,
+            _ => Open::new(&self.source, &self.namespace, from),
+        };
+        open.forget(from);
+        let deadline = Instant::now() + patience;
+        while !open.reached.as_ref().is_some_and(|reached| reached.is_past(until)) {
+            let next = tokio::select! {
+                biased;
+                () = shutdown.requested() => return Ok(Reach::TooFar),
+                next = timeout_at(deadline, open.stream.next()) => next,
+            };
+            let batch = match next {
+                Err(_) => {
+                    self.stream = Some(open);
+                    return Ok(Reach::TooFar);
+                }
+                Ok(Err(error)) if error.kind() == Kind::HistoryLost => return Ok(Reach::Lost),
+                Ok(batch) => batch?,
+            };
+            batch.events.iter().for_each(|event| open.note(event));
+            open.reached = Some(batch.position);
+            if open.events.len() > EVENTS {
+                return Ok(Reach::TooFar);
+            }
+        }
+        self.stream = Some(open);
+        Ok(Reach::There)
+    }
+
+    /// When these documents changed after what was last read from: those that did not are left out.
+    pub(super) fn changes(&self, keys: impl Iterator<Item = DocumentKey>) -> Changes {
+        let mut changes = Changes { whole: false, times: HashMap::new() };
+        let Some(open) = &self.stream else { return changes };
+        changes.whole = open.whole.is_some();
+        let wanted: HashSet<u64> = keys.map(|key| key.hash64()).collect();
+        for (time, hash) in open.events.iter().filter(|(_, hash)| wanted.contains(hash)) {
+            changes.times.entry(*hash).or_default().push(*time);
+        }
+        changes
+    }
+}
+
+/// What happened to some documents.
+pub(super) struct Changes {
+    whole: bool,
+    times: HashMap<u64, Vec<Timestamp>>,
+}
+
+impl Changes {
+    /// When a document changed, in order. `None`: it did not.
+    pub(super) fn of(&self, key: &DocumentKey) -> Option<&[Timestamp]> {
+        match self.times.get(&key.hash64()) {
+            Some(times) => Some(times),
+            None if self.whole => Some(&[]),
+            None => None,
+        }
+    }
+}
+
+impl Open {
+    fn new(source: &Source, namespace: &Namespace, from: &Position) -> Self {
+        // The server finds a position only in a stream like that which it is of.
+        let start = StreamStart::At(from.cluster_time());
+        Self {
+            stream: source.change_stream(std::slice::from_ref(namespace), start),
+            from: from.clone(),
+            reached: None,
+            events: VecDeque::new(),
+            whole: None,
+        }
+    }
+
+    /// Forgets what was before `from`. Of events at its very time it is not known any more on which side they are.
+    fn forget(&mut self, from: &Position) {
+        let start = from.cluster_time();
+        let before = self.events.partition_point(|(time, _)| *time < start);
+        self.events.drain(..before);
+        self.whole = self.whole.filter(|time| *time >= start);
+        self.from = from.clone();
+    }
+
+    fn note(&mut self, event: &Event) {
+        if *event.position() <= self.from {
+            return;
+        }
+        let time = event.position().cluster_time();
+        match event {
+            Event::Change(change) => self.events.push_back((time, change.key.hash64())),
+            Event::Dropped { .. }
+            | Event::Renamed { .. }
+            | Event::DatabaseDropped { .. }
+            | Event::Invalidated { .. } => self.whole = Some(time),
+        }
+    }
+}

@@ -1,0 +1,470 @@
+//! What only the running process knows of itself: where it stands, how fast it is, how full the spool is, what it last
+//! warned of. For people and probes; nothing that is replicated depends on it.
+//!
+//! The pipeline writes it, about once a second and where a stage begins; `serve` shows it, and the pipeline copies it into
+//! PostgreSQL ([`Report`], [`Details`]), so that `docrow status` works from elsewhere. It holds names, numbers and log
+//! lines, and like those no document's values (G12).
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use crate::moment::Moment;
+
+/// How far back the charts go: half an hour by seconds.
+const POINTS: usize = 1800;
+/// Over what time rates are told.
+const WINDOW: Duration = Duration::from_secs(10);
+/// Chunks of a copy come in jerks.
+const COPY_WINDOW: Duration = Duration::from_secs(30);
+/// How many log lines are kept.
+const MESSAGES: usize = 20;
+
+/// Where a process stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// It connects, and asks for the pipeline.
+    #[default]
+    Starting,
+    /// Another process holds the pipeline; this one waits for it.
+    StandingBy,
+    /// It holds the pipeline, and makes tables and plans.
+    Preparing,
+    /// Some collections are not complete.
+    Copying,
+    /// All collections that are not stopped are complete, and changes are applied.
+    Live,
+    /// An error that may pass; it is tried again.
+    Retrying,
+    /// It has done what it was to do, was told to stop, or could not go on.
+    Ended,
+}
+
+/// How serious a log line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Gravity {
+    /// Unexpected, and going on.
+    Warning,
+    /// Needs somebody.
+    Error,
+}
+
+/// A log line that was a warning or an error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// When it was last logged.
+    pub at: Moment,
+    /// How serious it is.
+    pub level: Gravity,
+    /// What it says.
+    pub text: String,
+    /// How many times in a row.
+    pub count: u64,
+}
+
+/// What was done since the process was started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Totals {
+    /// Documents that were copied.
+    pub documents: u64,
+    /// Rows that they became.
+    pub rows: u64,
+    /// Changes that were applied.
+    pub changes: u64,
+    /// Documents that became dead letters.
+    pub dead_letters: u64,
+}
+
+/// How much of it per second, lately.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rates {
+    /// Documents copied.
+    pub documents_per_second: u64,
+    /// Rows that they became.
+    pub rows_per_second: u64,
+    /// Changes applied.
+    pub changes_per_second: u64,
+}
+
+/// The spool in the state directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Spool {
+    /// What it takes of the disk.
+    pub bytes: u64,
+    /// The most that it may take.
+    pub budget: u64,
+}
+
+/// What MongoDB says of its time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Clock {
+    /// Why it does not answer, if it does not.
+    pub problem: Option<String>,
+    /// The cluster's time when it last answered.
+    pub time: Option<Moment>,
+    /// The time of the oplog's first entry, where it may be read.
+    pub oplog_start: Option<Moment>,
+}
+
+/// What a process says of itself every other second.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Report {
+    /// docrow's version.
+    pub version: String,
+    /// When the process was started.
+    pub started_at: Moment,
+    /// Where it stands.
+    pub stage: Stage,
+    /// Since when.
+    pub since: Moment,
+    /// What it tries again, or ended for.
+    pub problem: Option<String>,
+    /// What it has done.
+    pub totals: Totals,
+    /// How fast it is.
+    pub rates: Rates,
+    /// How full the spool is.
+    pub spool: Spool,
+    /// What MongoDB says.
+    pub source: Clock,
+    /// From when on the change stream would be read after a restart.
+    pub resumes_from: Option<Moment>,
+}
+
+impl Default for Report {
+    fn default() -> Self {
+        let now = Moment::now();
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: now,
+            stage: Stage::Starting,
+            since: now,
+            problem: None,
+            totals: Totals::default(),
+            rates: Rates::default(),
+            spool: Spool::default(),
+            source: Clock::default(),
+            resumes_from: None,
+        }
+    }
+}
+
+/// How the copying of a collection goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pace {
+    /// About how many documents there are.
+    pub estimated: u64,
+    /// How many are copied per second, lately.
+    pub documents_per_second: u64,
+}
+
+/// What a process says of itself when it changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Details {
+    /// By collection.
+    pub copies: BTreeMap<String, Pace>,
+    /// The last warnings and errors, the latest last.
+    pub messages: Vec<Message>,
+}
+
+/// A point of the charts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Point {
+    /// Seconds since 1970.
+    pub at: u64,
+    /// How far behind MongoDB the rows of live collections are.
+    pub lag_seconds: Option<u64>,
+    /// Changes applied, per second.
+    pub changes_per_second: u64,
+    /// Documents copied, per second.
+    pub documents_per_second: u64,
+    /// What the spool takes of the disk.
+    pub spool_bytes: u64,
+}
+
+/// What is read about once a second.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// What was done.
+    pub totals: Totals,
+    /// The spool.
+    pub spool: Spool,
+    /// How far behind MongoDB the rows of live collections are.
+    pub lag: Option<Duration>,
+    /// From when on the change stream would be read after a restart.
+    pub resumes_from: Option<Moment>,
+}
+
+/// A process's vital signs.
+#[derive(Debug)]
+pub struct Vitals {
+    signs: Mutex<Signs>,
+    /// That a stage began.
+    news: Notify,
+}
+
+#[derive(Debug)]
+struct Signs {
+    report: Report,
+    messages: VecDeque<Message>,
+    copies: BTreeMap<String, Progress>,
+    points: VecDeque<Point>,
+    /// What was done, and when that was read.
+    read: VecDeque<(Instant, Totals)>,
+    beat: Instant,
+}
+
+/// How much of a collection is copied.
+#[derive(Debug)]
+struct Progress {
+    estimated: u64,
+    copied: u64,
+    /// How much it was, and when.
+    read: VecDeque<(Instant, u64)>,
+}
+
+impl Vitals {
+    /// Of a process that has just been started.
+    pub fn new() -> Self {
+        let signs = Signs {
+            report: Report::default(),
+            messages: VecDeque::new(),
+            copies: BTreeMap::new(),
+            points: VecDeque::new(),
+            read: VecDeque::new(),
+            beat: Instant::now(),
+        };
+        Self { signs: Mutex::new(signs), news: Notify::new() }
+    }
+
+    /// Notes where the process stands from now on.
+    pub fn enter(&self, stage: Stage, problem: Option<String>) {
+        let mut signs = self.signs();
+        let report = &mut signs.report;
+        if (report.stage, &report.problem) == (stage, &problem) {
+            return;
+        }
+        if let (Stage::Ended, Some(why)) = (stage, &problem) {
+            // It is logged when there is nobody left to be told.
+            signs.note(Gravity::Error, why.clone());
+        }
+        let report = &mut signs.report;
+        (report.stage, report.problem, report.since) = (stage, problem, Moment::now());
+        self.news.notify_one();
+    }
+
+    /// Waits until a stage begins, or has begun since this was last called.
+    pub async fn news(&self) {
+        self.news.notified().await;
+    }
+
+    /// Where it stands, and why.
+    pub fn stage(&self) -> (Stage, Option<String>) {
+        let signs = self.signs();
+        (signs.report.stage, signs.report.problem.clone())
+    }
+
+    /// Notes that the pipeline's own task goes on.
+    pub fn beat(&self) {
+        self.signs().beat = Instant::now();
+    }
+
+    /// How long ago that was last so.
+    pub fn silence(&self) -> Duration {
+        self.signs().beat.elapsed()
+    }
+
+    /// Notes a warning or an error.
+    pub fn note(&self, level: Gravity, text: String) {
+        self.signs().note(level, text);
+    }
+
+    /// Notes that a collection of about so many documents, of which some are copied already, is being copied.
+    pub fn copying(&self, collection: &str, estimated: u64, copied: u64) {
+        let read = VecDeque::from([(Instant::now(), copied)]);
+        self.signs().copies.insert(collection.to_owned(), Progress { estimated, copied, read });
+    }
+
+    /// Notes that so many more of its documents are copied.
+    pub fn copied(&self, collection: &str, documents: u64) {
+        if let Some(copy) = self.signs().copies.get_mut(collection) {
+            copy.copied = copy.copied.saturating_add(documents);
+        }
+    }
+
+    /// Notes what was read.
+    pub fn take(&self, reading: Reading) {
+        let mut signs = self.signs();
+        let now = Instant::now();
+        let Reading { totals, spool, lag, resumes_from } = reading;
+        let lately = signs.read.back().map_or_else(Rates::default, |before| rates(*before, (now, totals)));
+        remember(&mut signs.read, (now, totals), WINDOW);
+        let oldest = signs.read.front().copied().unwrap_or((now, totals));
+        for copy in signs.copies.values_mut() {
+            remember(&mut copy.read, (now, copy.copied), COPY_WINDOW);
+        }
+        signs.points.push_back(Point {
+            at: Moment::now().seconds(),
+            lag_seconds: lag.map(|lag| lag.as_secs()),
+            changes_per_second: lately.changes_per_second,
+            documents_per_second: lately.documents_per_second,
+            spool_bytes: spool.bytes,
+        });
+        let surplus = signs.points.len().saturating_sub(POINTS);
+        signs.points.drain(..surplus);
+        let report = &mut signs.report;
+        (report.totals, report.spool, report.rates) = (totals, spool, rates(oldest, (now, totals)));
+        report.resumes_from = resumes_from;
+    }
+
+    /// Notes what MongoDB says. An answer that did not come leaves out the times; then those before stay.
+    pub fn hear(&self, Clock { problem, time, oplog_start }: Clock) {
+        let source = &mut self.signs().report.source;
+        source.problem = problem;
+        source.time = time.or(source.time);
+        source.oplog_start = oplog_start.or(source.oplog_start);
+    }
+
+    /// What there is to be said.
+    pub fn report(&self) -> (Report, Details) {
+        let signs = self.signs();
+        let pace = |copy: &Progress| Pace {
+            estimated: copy.estimated,
+            documents_per_second: copy
+                .read
+                .front()
+                .map_or(0, |(since, then)| per_second(copy.copied.saturating_sub(*then), since.elapsed())),
+        };
+        let copies = signs.copies.iter().map(|(name, copy)| (name.clone(), pace(copy))).collect();
+        (signs.report.clone(), Details { copies, messages: signs.messages.iter().cloned().collect() })
+    }
+
+    /// The charts' points, the latest last.
+    pub fn points(&self) -> Vec<Point> {
+        self.signs().points.iter().copied().collect()
+    }
+
+    fn signs(&self) -> MutexGuard<'_, Signs> {
+        self.signs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Vitals {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Signs {
+    fn note(&mut self, level: Gravity, text: String) {
+        let at = Moment::now();
+        match self.messages.back_mut() {
+            Some(last) if (last.level, &last.text) == (level, &text) => {
+                (last.at, last.count) = (at, last.count.saturating_add(1));
+            }
+            _ => self.messages.push_back(Message { at, level, text, count: 1 }),
+        }
+        let surplus = self.messages.len().saturating_sub(MESSAGES);
+        self.messages.drain(..surplus);
+    }
+}
+
+/// Adds what was read, and forgets what was read before `window`, but for the last of it.
+fn remember<T>(read: &mut VecDeque<(Instant, T)>, latest: (Instant, T), window: Duration) {
+    read.push_back(latest);
+    while read.get(1).is_some_and(|(second, _)| second.elapsed() > window) {
+        read.pop_front();
+    }
+}
+
+fn rates((since, then): (Instant, Totals), (at, now): (Instant, Totals)) -> Rates {
+    let took = at.saturating_duration_since(since);
+    let rate = |before: u64, after: u64| per_second(after.saturating_sub(before), took);
+    Rates {
+        documents_per_second: rate(then.documents, now.documents),
+        rows_per_second: rate(then.rows, now.rows),
+        changes_per_second: rate(then.changes, now.changes),
+    }
+}
+
+fn per_second(count: u64, took: Duration) -> u64 {
+    let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    count.saturating_mul(1000).checked_div(millis).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repeated_message_is_counted_and_old_ones_go() {
+        let vitals = Vitals::new();
+        for n in 0..30 {
+            vitals.note(Gravity::Warning, format!("warning {n}"));
+            vitals.note(Gravity::Error, "error".to_owned());
+            vitals.note(Gravity::Error, "error".to_owned());
+        }
+        let messages = vitals.report().1.messages;
+        assert_eq!(messages.len(), MESSAGES);
+        let last: Vec<_> = messages.iter().rev().take(2).map(|m| (m.text.as_str(), m.count)).collect();
+        assert_eq!(last, [("error", 2), ("warning 29", 1)]);
+    }
+
+    #[test]
+    fn a_stage_begins_once() {
+        let vitals = Vitals::new();
+        vitals.enter(Stage::Retrying, Some("why".to_owned()));
+        let since = vitals.report().0.since;
+        vitals.enter(Stage::Retrying, Some("why".to_owned()));
+        assert_eq!(vitals.report().0.since, since);
+        assert_eq!(vitals.stage(), (Stage::Retrying, Some("why".to_owned())));
+    }
+
+    #[test]
+    fn what_mongodb_last_said_stays() {
+        let vitals = Vitals::new();
+        let time = Some(Moment::now());
+        vitals.hear(Clock { time, ..Clock::default() });
+        let problem = Some("away".to_owned());
+        vitals.hear(Clock { problem: problem.clone(), ..Clock::default() });
+        let source = vitals.report().0.source;
+        assert_eq!((source.problem, source.time), (problem, time));
+    }
+
+    #[test]
+    fn rates_are_per_second() {
+        assert_eq!(per_second(50, Duration::from_millis(500)), 100);
+        assert_eq!(per_second(50, Duration::ZERO), 0);
+        let vitals = Vitals::new();
+        vitals.copying("a.b", 100, 10);
+        vitals.copied("a.b", 20);
+        vitals.copied("a.c", 20);
+        let copies = vitals.report().1.copies;
+        assert_eq!(copies.keys().collect::<Vec<_>>(), ["a.b"]);
+        assert_eq!(copies["a.b"].estimated, 100);
+    }
+
+    /// A report of an earlier or a later docrow can be read.
+    #[test]
+    fn a_report_reads_back_with_less_and_with_more() {
+        let report = Report { problem: Some("why".to_owned()), ..Report::default() };
+        let text = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);
+        let other = serde_json::from_str::<Report>("{\"stage\": \"live\", \"news\": 1}").unwrap();
+        assert_eq!(other.stage, Stage::Live);
+    }
+}
