@@ -78,7 +78,7 @@ codes! {
         "Hashes by two keys in one column would make equal values differ."
         "Set DOCROW_MASK_KEY back to what it was, or copy anew under another pipeline name and `[target] schema`."
     1115 ListenAddress(Usage) "The address of the dashboard can't be listened on."
-        "`[serve] listen` names an address that another program has, or that is not this machine's. (The default one is only warned of.)"
+        "`[serve] listen` names an address that another program has, or that is not this machine's. Of the default one there is only a warning."
         "Choose another address or port, or \"\" to serve nothing."
 
     // 12xx: mapping files.
