@@ -126,6 +126,8 @@ struct Bookkeeping {
 #[derive(Debug)]
 struct Plan {
     tables: Vec<Table>,
+    /// Of a part. Fields without a column of their own have the same tables, but not the same statements.
+    fields: Vec<Box<str>>,
     statements: Vec<TableStatements>,
 }
 
@@ -226,19 +228,21 @@ impl Applier {
         if self.plans.get(&batch.collection).is_some_and(|plan| plan.tables == batch.tables) {
             return Ok(());
         }
-        let plan = self.prepare(batch.tables, sql::upsert).await?;
+        let plan = self.prepare((batch.tables, &[]), sql::upsert).await?;
         self.plans.insert(batch.collection, plan);
         Ok(())
     }
 
+    /// The same for those of a part, whose number other fields had before if the mapping has changed.
     async fn plan_part(&mut self, batch: &PartBatch<'_>) -> Result<()> {
-        if self.parts.get(&batch.part).is_some_and(|plan| plan.tables == batch.tables) {
+        let is_of = |plan: &Plan| plan.tables == batch.tables && plan.fields == batch.fields;
+        if self.parts.get(&batch.part).is_some_and(is_of) {
             return Ok(());
         }
         let patch = |schema: &str, table: &Table, row_type: &str| {
             sql::patch(schema, table, row_type, (batch.extra, batch.fields))
         };
-        let plan = self.prepare(batch.tables, patch).await?;
+        let plan = self.prepare((batch.tables, batch.fields), patch).await?;
         self.parts.insert(batch.part, plan);
         Ok(())
     }
@@ -246,7 +250,7 @@ impl Applier {
     /// Prepares a plan whose root is written by `write_root`.
     async fn prepare(
         &mut self,
-        tables: &[Table],
+        (tables, fields): (&[Table], &[Box<str>]),
         write_root: impl Fn(&str, &Table, &str) -> String,
     ) -> Result<Plan> {
         let mut statements = Vec::with_capacity(tables.len());
@@ -273,7 +277,7 @@ impl Applier {
                 write: client.prepare(&write).await.map_err(fail)?,
             });
         }
-        Ok(Plan { tables: tables.to_vec(), statements })
+        Ok(Plan { tables: tables.to_vec(), fields: fields.to_vec(), statements })
     }
 }
 

@@ -92,6 +92,29 @@ async fn what_no_part_can_mend_is_written_whole() {
     docrow.stop().await.quiet();
 }
 
+/// G4: once a mapping has changed, what was prepared to write one field is not used for another. Neither field here has a
+/// column, as nothing but null is known of them, so both are written to the same place.
+#[tokio::test]
+async fn a_field_is_not_taken_for_another_after_the_mapping_changed() {
+    let (place, home, mut docrow) = start("patches_evolved", 1).await;
+    let orders = place.collection("orders");
+    for (id, field, column) in [(1, "left", "first"), (2, "right", "second"), (3, "left", "third")] {
+        orders.update_one(doc! { "_id": 0 }, doc! { "$set": { field: Bson::Null } }).await.unwrap();
+        place.settle(&mut docrow).await;
+        place.assert_same(&home).await;
+        orders.insert_one(doc! { "_id": id, column: 1 }).await.unwrap();
+        let column = format!(
+            "SELECT count(*) FROM information_schema.columns WHERE table_name = 'orders' AND column_name = '{column}'"
+        );
+        docrow.until("there is a column", async || place.number(&column).await == Some(1)).await;
+        orders.update_one(doc! { "_id": 0 }, doc! { "$unset": { field: "" } }).await.unwrap();
+        orders.update_one(doc! { "_id": 0 }, doc! { "$set": { field: Bson::Null } }).await.unwrap();
+    }
+    place.settle(&mut docrow).await;
+    place.assert_same(&home).await;
+    docrow.stop().await.quiet();
+}
+
 /// G1: updates of all kinds, in any order, many of one document at a time; replayed after a kill, too.
 #[tokio::test]
 async fn any_updates_are_followed() {
