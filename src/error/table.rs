@@ -353,7 +353,7 @@ codes! {
         "What was found corrupt can't even be set aside."
         "Stop docrow, remove or move the directory, and start again: it is expendable."
     6003 StateUnwritable(Usage) "The state directory can't be written."
-        "docrow's user may not, or the path leads nowhere."
+        "Its user may not write there, or the path leads nowhere."
         "Make it writable for docrow's user, or name another one by `--state` or `[state] dir`."
     6004 StateOfAnother(Usage) "The state directory belongs to another pipeline."
         "A directory serves one pipeline, whose name is written in it."

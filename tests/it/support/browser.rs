@@ -59,6 +59,10 @@ impl Browser {
         command.args([
             "--disable-dev-shm-usage",
             "--no-first-run",
+            // What it asks of the world by itself only disturbs, where there is no world.
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
             "--hide-scrollbars",
             "--remote-debugging-pipe",
         ]);
@@ -97,13 +101,14 @@ impl Browser {
 
     /// Waits until the page says `text`.
     pub(crate) async fn until_it_says(&mut self, text: &str) {
+        self.until(&format!("document.body.innerText.includes({})", json!(text))).await;
+    }
+
+    /// Waits until an expression is true on the page.
+    pub(crate) async fn until(&mut self, expression: &str) {
         let deadline = Instant::now() + DEADLINE;
-        loop {
-            let said = self.text().await;
-            if said.contains(text) {
-                return;
-            }
-            assert!(Instant::now() < deadline, "it does not say {text:?}: {said}");
+        while self.evaluate(expression).await != true {
+            assert!(Instant::now() < deadline, "never true: {expression}: {}", self.text().await);
             sleep(POLL).await;
         }
     }
