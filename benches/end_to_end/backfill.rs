@@ -1,4 +1,4 @@
-//! `users`, `flat`, `document`: `docrow backfill` beside the floor, by turns.
+//! `users`, `flat`, `document`: `docrow backfill` beside the floor, and `docrow verify` of what it copied, by turns.
 
 use std::time::{Duration, Instant};
 
@@ -20,13 +20,22 @@ struct Workload {
     mapping: Mapping,
     documents: i32,
     bar: &'static str,
+    /// Of its verification.
+    proof: &'static str,
 }
 
 /// Users into 15 tables.
 pub(crate) async fn users(report: &mut Report) {
     let documents = report.scaled(100_000);
     let (collection, mapping) = ("users", Mapping::Files);
-    let workload = Workload { name: "users", collection, mapping, documents, bar: bars::USERS };
+    let workload = Workload {
+        name: "users",
+        collection,
+        mapping,
+        documents,
+        bar: bars::USERS,
+        proof: bars::USERS_PROOF,
+    };
     let stage = Stage::set().await;
     stage.load_users(0..documents).await;
     workload.run(report, &stage).await;
@@ -36,9 +45,10 @@ pub(crate) async fn users(report: &mut Report) {
 pub(crate) async fn flat(report: &mut Report) {
     let documents = report.scaled(1_000_000);
     let (collection, mapping) = ("flat", Mapping::Auto);
-    let workload = Workload { name: "flat", collection, mapping, documents, bar: bars::FLAT };
+    let workload =
+        Workload { name: "flat", collection, mapping, documents, bar: bars::FLAT, proof: bars::FLAT_PROOF };
     let stage = Stage::set().await;
-    flat::load(&stage.collection(collection), documents).await;
+    flat::load(&stage.collection(collection), documents, flat::document).await;
     stage.until_majority().await;
     workload.run(report, &stage).await;
 }
@@ -47,7 +57,14 @@ pub(crate) async fn flat(report: &mut Report) {
 pub(crate) async fn document(report: &mut Report) {
     let documents = report.scaled(100_000);
     let (collection, mapping) = ("users", Mapping::Document);
-    let workload = Workload { name: "document", collection, mapping, documents, bar: bars::DOCUMENT };
+    let workload = Workload {
+        name: "document",
+        collection,
+        mapping,
+        documents,
+        bar: bars::DOCUMENT,
+        proof: bars::DOCUMENT_PROOF,
+    };
     let stage = Stage::set().await;
     stage.load_users(0..documents).await;
     workload.run(report, &stage).await;
@@ -76,6 +93,7 @@ impl Workload {
         let floor_cpu = (stage.servers() - before).postgres;
         let target = format!("round{round}");
         let (cost, servers) = stage.backfill(&target, self.collection, self.mapping).await;
+        let (proof, proof_servers) = stage.verify(&target).await;
         stage.drop(&target).await;
 
         let [read, reload, wall] = [read, floor, cost.wall].map(|wall| wall.as_secs_f64());
@@ -100,6 +118,16 @@ impl Workload {
             "ratio": rounded(ratio), "cpu_ratio": rounded(cpu_ratio),
         });
         report.docrow(&line, figures, cost, servers);
+
+        let proved = proof.wall.as_secs_f64();
+        let rate = f64::from(documents) / proved;
+        report.round(self.proof, wall / proved);
+        let line = format!("{name:9} round {round}  verify {proved:.2} s, {rate:.0}/s");
+        let figures = json!({
+            "bench": name, "what": "verify", "round": round, "documents": documents, "seconds": rounded(proved),
+            "per_second": rate.round(),
+        });
+        report.docrow(&line, figures, proof, proof_servers);
     }
 }
 

@@ -41,10 +41,13 @@ pub(crate) struct Figure {
 
 pub(crate) const USERS: &str = "users: backfill / reload";
 pub(crate) const USERS_CPU: &str = "users: docrow's CPU / Postgres's CPU";
+pub(crate) const USERS_PROOF: &str = "users: verified / copied, documents/s";
 pub(crate) const FLAT: &str = "flat: backfill / reload";
+pub(crate) const FLAT_PROOF: &str = "flat: verified / copied, documents/s";
 pub(crate) const FLAT_RATE: &str = "flat: backfill, documents/s";
 pub(crate) const FLAT_FLOOR: &str = "flat: reload, documents/s";
 pub(crate) const DOCUMENT: &str = "document: backfill / reload";
+pub(crate) const DOCUMENT_PROOF: &str = "document: verified / copied, documents/s";
 pub(crate) const SCALAR: &str = "stream: scalar updates / bare drain";
 pub(crate) const PUSH: &str = "stream: array pushes / bare drain";
 pub(crate) const REPLACE: &str = "stream: replaces / bare drain";
@@ -62,10 +65,13 @@ pub(crate) const PEAK: &str = "peak memory of any docrow, MB";
 pub(crate) const BARS: &[Bar] = &[
     bar(USERS, Limit::AtMost(1.5), Some(1.2)),
     bar(USERS_CPU, Limit::AtMost(0.4), None),
+    bar(USERS_PROOF, Limit::AtLeast(0.5), None),
     bar(FLAT, Limit::AtMost(1.6), None),
+    bar(FLAT_PROOF, Limit::AtLeast(0.5), None),
     bar(FLAT_RATE, Limit::Anything, None),
     bar(FLAT_FLOOR, Limit::Anything, None),
     bar(DOCUMENT, Limit::Anything, None),
+    bar(DOCUMENT_PROOF, Limit::AtLeast(0.5), None),
     bar(SCALAR, Limit::AtLeast(0.25), Some(0.4)),
     bar(PUSH, Limit::AtLeast(0.10), None),
     bar(REPLACE, Limit::AtLeast(0.10), None),

@@ -13,8 +13,12 @@ const PARALLEL: usize = 4;
 /// 2026-01-01.
 const NEW_YEAR: u32 = 1_767_225_600;
 
-/// Inserts `count` of them.
-pub(crate) async fn load(collection: &Collection<RawDocumentBuf>, count: i32) {
+/// Inserts `count` documents, each made by its number.
+pub(crate) async fn load(
+    collection: &Collection<RawDocumentBuf>,
+    count: i32,
+    document: fn(i32) -> RawDocumentBuf,
+) {
     let quick = WriteConcern::builder().w(mongodb::options::Acknowledgment::Nodes(1)).build();
     let mut inserts = JoinSet::new();
     for start in (0..count).step_by(BATCH as usize) {
@@ -33,7 +37,7 @@ pub(crate) async fn load(collection: &Collection<RawDocumentBuf>, count: i32) {
 }
 
 /// The document `number`, always the same.
-fn document(number: i32) -> RawDocumentBuf {
+pub(crate) fn document(number: i32) -> RawDocumentBuf {
     let mut rng = fastrand::Rng::with_seed(number.cast_unsigned().into());
     let at = NEW_YEAR + number.cast_unsigned() / 10;
     rawdoc! {
@@ -47,6 +51,12 @@ fn document(number: i32) -> RawDocumentBuf {
         "customer": format!("customer-{:08}", rng.u32(0..1_000_000)),
         "note": format!("{:016x}", rng.u64(..)).repeat(8),
     }
+}
+
+/// Likewise, of 60 B: of ten million, what bounds the time is not yet how fast the disk takes in what PostgreSQL writes.
+pub(crate) fn small(number: i32) -> RawDocumentBuf {
+    let mut rng = fastrand::Rng::with_seed(number.cast_unsigned().into());
+    rawdoc! { "_id": number, "total": rng.i64(0..1 << 50), "score": rng.f64(), "active": rng.bool() }
 }
 
 fn id(at: u32, number: u32) -> ObjectId {

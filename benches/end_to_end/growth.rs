@@ -1,4 +1,4 @@
-//! `growth`: ten times the documents take ten times the time, and no more memory.
+//! `growth`: ten times the documents take ten times the time, and no more memory. They are small ones ([`flat::small`]).
 
 use serde_json::json;
 
@@ -16,7 +16,7 @@ pub(crate) async fn run(report: &mut Report) {
     let stage = Stage::set().await;
     let [few, many] = [FEW, MANY].map(|(collection, count)| (collection, report.scaled(count)));
     for (collection, count) in [few, many] {
-        flat::load(&stage.collection(collection), count).await;
+        flat::load(&stage.collection(collection), count, flat::small).await;
     }
     stage.until_majority().await;
     // Warms up.

@@ -61,6 +61,7 @@ pub(crate) async fn run(report: &mut Report) {
     for round in 1..=ROUNDS {
         let mut ids: Vec<i32> = (0..users).collect();
         fastrand::Rng::with_seed(SEED + u64::from(round.cast_unsigned())).shuffle(&mut ids);
+        stage.settle().await;
         let (warm_up, ids) = ids.split_at(WARM_UP.min(users / 10) as usize);
         let before = stage.servers();
         let docrow = Docrow::start(&stage.config(TARGET, "users", Mapping::Files), "run");

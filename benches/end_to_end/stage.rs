@@ -50,10 +50,10 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) async fn set() -> Self {
-        // Less than it would take by itself on a machine with room for the largest workload, but so much that writes at
-        // random do not fill a fifth of it, at which it has writers and readers wait while it writes to the disk.
+        // What it takes by itself: with less, writes at random make it evict pages all the time, for which it has threads of
+        // its own that take a third of its CPU.
         let mongod =
-            Mongod::start(MongodOptions { cache_gb: 6.0, ..MongodOptions::default() }).await.unwrap();
+            Mongod::start(MongodOptions { cache_gb: None, ..MongodOptions::default() }).await.unwrap();
         let settings = vec!["shared_buffers=1GB".to_owned(), "max_wal_size=8GB".to_owned()];
         let postgres =
             Postgres::start(PostgresOptions { settings, ..PostgresOptions::default() }).await.unwrap();
@@ -134,9 +134,18 @@ impl Stage {
     pub(crate) async fn backfill(&self, target: &str, collection: &str, mapping: Mapping) -> (Cost, Servers) {
         self.create(target).await;
         let config = self.config(target, collection, mapping);
+        self.finish(&config, "backfill").await
+    }
+
+    /// The same for `docrow verify` of what was copied there, which must be equal.
+    pub(crate) async fn verify(&self, target: &str) -> (Cost, Servers) {
+        self.finish(&self.folder().join(format!("{target}.toml")), "verify").await
+    }
+
+    async fn finish(&self, config: &Path, command: &str) -> (Cost, Servers) {
         self.settle().await;
         let before = self.servers();
-        let cost = Docrow::start(&config, "backfill").ended().await;
+        let cost = Docrow::start(config, command).ended().await;
         (cost, self.servers() - before)
     }
 

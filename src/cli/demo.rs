@@ -152,7 +152,7 @@ struct Stage {
 impl Stage {
     async fn set() -> Result<Self> {
         let started = Instant::now();
-        let mongod = Mongod::start(MongodOptions { cache_gb: 1.0, ..MongodOptions::default() }).await?;
+        let mongod = Mongod::start(MongodOptions { cache_gb: Some(1.0), ..MongodOptions::default() }).await?;
         let postgres = Postgres::start(PostgresOptions::default()).await?;
         let folder =
             TempDir::with_prefix("docrow-demo-").map_err(|e| caused("make a temporary folder", e))?;

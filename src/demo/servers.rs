@@ -37,8 +37,8 @@ pub struct MongodOptions {
     pub replica_set: bool,
     /// Whether its replica set is initiated; without that it is no primary, and takes no writes.
     pub initiated: bool,
-    /// WiredTiger's cache, in GB; at least 0.25.
-    pub cache_gb: f32,
+    /// WiredTiger's cache, in GB, at least 0.25; `None`: half the memory, as the server takes by itself.
+    pub cache_gb: Option<f32>,
     /// The oplog's size, in MB; by default 5 % of the free disk. If given, it is kept to that within seconds.
     pub oplog_mb: Option<u32>,
     /// If given, clients must log in as `postgres` with this password.
@@ -56,7 +56,7 @@ impl Default for MongodOptions {
         Self {
             replica_set: true,
             initiated: true,
-            cache_gb: 0.5,
+            cache_gb: Some(0.5),
             oplog_mb: None,
             password: None,
             parameters: Vec::new(),
@@ -210,7 +210,6 @@ fn mongod_arguments(options: &MongodOptions, port: u16, data: &Path, key: &Path)
         format!("--port={port}"),
         format!("--dbpath={}", data.display()),
         "--nounixsocket".to_owned(),
-        format!("--wiredTigerCacheSizeGB={}", options.cache_gb),
         "--setParameter=diagnosticDataCollectionEnabled=false".to_owned(),
         // Tests make the server fail on purpose (`configureFailPoint`).
         "--setParameter=enableTestCommands=1".to_owned(),
@@ -219,6 +218,7 @@ fn mongod_arguments(options: &MongodOptions, port: u16, data: &Path, key: &Path)
         // How soon a stream's position passes the last write when nothing more is written; by default 10 seconds.
         "--setParameter=periodicNoopIntervalSecs=1".to_owned(),
     ];
+    arguments.extend(options.cache_gb.map(|size| format!("--wiredTigerCacheSizeGB={size}")));
     arguments.extend(options.replica_set.then(|| "--replSet=docrow".to_owned()));
     if let Some(size) = options.oplog_mb {
         // What is newer than the last checkpoint is never removed; by default there is one a minute.

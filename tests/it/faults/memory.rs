@@ -9,7 +9,7 @@ const MB: u64 = 1_000_000;
 
 /// Servers of their own: an oplog of gigabytes would push out what other tests still need.
 async fn servers() -> (Mongod, Postgres) {
-    let mongod = Mongod::start(MongodOptions { cache_gb: 1.0, ..Default::default() }).await.unwrap();
+    let mongod = Mongod::start(MongodOptions { cache_gb: Some(1.0), ..Default::default() }).await.unwrap();
     let settings = ["fsync=off", "full_page_writes=off", "max_wal_size=8GB"].map(str::to_owned).to_vec();
     let postgres = Postgres::start(PostgresOptions { settings, ..Default::default() }).await.unwrap();
     (mongod, postgres)
