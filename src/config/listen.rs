@@ -4,8 +4,8 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use super::{Check, RawServe, Secret};
-use crate::error::Result;
+use super::{check::Check, file::RawServe};
+use crate::{error::Result, secret::Secret};
 
 /// Where it is served unless the configuration says otherwise.
 pub const DEFAULT_PORT: u16 = 8745;

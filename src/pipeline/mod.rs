@@ -43,6 +43,7 @@ mod flow;
 mod follow;
 mod gauges;
 mod intake;
+mod lane;
 mod mappings;
 mod parts;
 pub mod phase;

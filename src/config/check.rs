@@ -1,0 +1,202 @@
+//! Checks of single values.
+
+use std::{env, fmt, path::Path, time::Duration};
+
+use bytesize::ByteSize;
+
+use super::Order;
+use crate::{
+    error::{Code, Error, Result},
+    secret::{self, Secret},
+};
+
+/// The longest a change may be made to wait.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// How one of the two servers is named.
+pub(super) struct Endpoint {
+    pub(super) side: &'static str,
+    /// The environment variable for the URI.
+    pub(super) variable: &'static str,
+    /// What the command line says, or that environment variable. Empty: nobody asks for this side.
+    pub(super) flag: Option<Secret>,
+    pub(super) uri: Option<Secret>,
+    pub(super) password: Option<Secret>,
+}
+
+/// Checks of single values; every error names the file, the key and the constraint.
+pub(super) struct Check<'a> {
+    pub(super) file: &'a str,
+}
+
+impl Check<'_> {
+    pub(super) fn error(&self, key: &str, constraint: impl fmt::Display) -> Error {
+        Error::new(Code::BadValue, format!("{}: {key}: {constraint}", self.file))
+    }
+
+    /// One of `served`; those of `later` are known, and said to be.
+    pub(super) fn only(
+        &self,
+        value: Option<String>,
+        key: &str,
+        served: &[&str],
+        later: &[&str],
+    ) -> Result<()> {
+        match value.as_deref() {
+            None => Ok(()),
+            Some(value) if served.contains(&value) => Ok(()),
+            Some(value) if later.contains(&value) => Err(self
+                .error(key, format!("\"{value}\" is not supported yet"))
+                .with_code(Code::NotSupportedYet)),
+            Some(value) => {
+                let known: Vec<_> = served.iter().chain(later).map(|known| format!("\"{known}\"")).collect();
+                Err(self.error(key, format!("\"{value}\" is none of {}", known.join(", "))))
+            }
+        }
+    }
+
+    /// One of `known`, of which the first is the default.
+    pub(super) fn one_of<T: Copy, const N: usize>(
+        &self,
+        value: Option<String>,
+        key: &str,
+        known: [(&str, T); N],
+    ) -> Result<T> {
+        let found = match &value {
+            None => known.first(),
+            Some(value) => known.iter().find(|(name, _)| name == value),
+        };
+        found.map(|(_, meaning)| *meaning).ok_or_else(|| {
+            let known: Vec<_> = known.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+            self.error(key, format!("\"{}\" is none of {}", value.unwrap_or_default(), known.join(", ")))
+        })
+    }
+
+    /// The connection string of one side, with its password.
+    pub(super) fn uri(&self, endpoint: Endpoint) -> Result<Secret> {
+        let Endpoint { side, variable, flag, uri, password } = endpoint;
+        if flag.as_ref().is_some_and(|flag| flag.expose().is_empty()) {
+            return Ok(Secret::default());
+        }
+        let (key, password_key) = (format!("{side}.uri"), format!("{side}.password"));
+        let from_environment = secret::from_environment(&format!("{variable}_PASSWORD"))?;
+        let (uri, password) = match (flag, secret::from_environment(variable)?, uri) {
+            (Some(flag), ..) => (self.expand(flag.expose(), &key)?.into(), None),
+            (None, Some(filed), _) => (filed, None),
+            (None, None, Some(uri)) => {
+                self.warn_of_secrets_in_file(&uri, password.as_ref());
+                let password = password.map(|text| self.expand(text.expose(), &password_key)).transpose()?;
+                (self.expand(uri.expose(), &key)?.into(), password.map(Secret::from))
+            }
+            (None, None, None) => {
+                let missing = format!("missing: write it there, set {variable}, or give --{side} URI");
+                return Err(self.error(&key, missing).with_code(Code::MissingUri));
+            }
+        };
+        match from_environment.or(password) {
+            Some(password) => uri.with_password(&password).map_err(|wrong| self.error(&password_key, wrong)),
+            None => Ok(uri),
+        }
+    }
+
+    /// The file is as secret as what is written out in it.
+    fn warn_of_secrets_in_file(&self, uri: &Secret, password: Option<&Secret>) {
+        let written = |text: &Secret| !text.expose().contains("${");
+        if password.is_some_and(written) || uri.has_password() && written(uri) {
+            secret::warn_if_open(Path::new(self.file));
+        }
+    }
+
+    pub(super) fn identifier(&self, value: Option<String>, key: &str, default: &str) -> Result<String> {
+        let text = value.map_or_else(|| Ok(default.to_owned()), |text| self.expand(&text, key))?;
+        if text.is_empty() || text.len() > 63 || text.contains('\0') {
+            return Err(self.error(key, "must have 1 to 63 bytes"));
+        }
+        Ok(text)
+    }
+
+    pub(super) fn between<N>(&self, value: Option<N>, key: &str, default: N, most: N) -> Result<N>
+    where
+        N: Copy + PartialOrd + From<u8> + fmt::Display,
+    {
+        match value.unwrap_or(default) {
+            value if (N::from(1)..=most).contains(&value) => Ok(value),
+            value => Err(self.error(key, format!("{value} is not between 1 and {most}"))),
+        }
+    }
+
+    /// In the order of commits there is one.
+    pub(super) fn partitions(&self, value: Option<u16>, order: Order) -> Result<u16> {
+        let key = "stream.partitions";
+        match (order, value) {
+            (Order::Document, value) => self.between(value, key, 4, 64),
+            (Order::Commit, None | Some(1)) => Ok(1),
+            (Order::Commit, Some(other)) => {
+                let advice = "leave it away, or write 1";
+                Err(self.error(
+                    key,
+                    format!("{other} is too many for stream.order = \"commit\", which has one: {advice}"),
+                ))
+            }
+        }
+    }
+
+    pub(super) fn size(
+        &self,
+        value: Option<String>,
+        key: &str,
+        default: ByteSize,
+        least: ByteSize,
+    ) -> Result<u64> {
+        let Some(text) = value else { return Ok(default.as_u64()) };
+        match text.parse::<ByteSize>() {
+            Ok(size) if size >= least => Ok(size.as_u64()),
+            Ok(_) => Err(self.error(key, format!("\"{text}\" is less than {}", least.display().iec()))),
+            Err(_) => Err(self.error(key, format!("\"{text}\" is no size: write for example \"10GiB\""))),
+        }
+    }
+
+    pub(super) fn duration(&self, value: Option<String>, key: &str, default: Duration) -> Result<Duration> {
+        let Some(text) = value else { return Ok(default) };
+        match humantime::parse_duration(&text) {
+            Ok(duration) if duration <= LONGEST => Ok(duration),
+            Ok(_) => Err(self.error(key, format!("\"{text}\" is more than a minute"))),
+            Err(_) => {
+                let example = "write for example \"50ms\" or \"2s\"";
+                Err(self.error(key, format!("\"{text}\" is no duration: {example}")))
+            }
+        }
+    }
+
+    pub(super) fn expand_all(&self, values: Vec<String>, key: &str) -> Result<Vec<String>> {
+        values.iter().map(|value| self.expand(value, key)).collect()
+    }
+
+    /// Replaces every `${NAME}` by the environment variable of that name, and every `${file:PATH}` by what is in that file.
+    pub(super) fn expand(&self, text: &str, key: &str) -> Result<String> {
+        let mut expanded = String::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once("${") {
+            let (name, tail) =
+                after.split_once('}').ok_or_else(|| self.error(key, "\"${\" is not closed by \"}\""))?;
+            expanded.push_str(before);
+            match name.strip_prefix("file:") {
+                Some(path) => {
+                    let read = secret::read(Path::new(path));
+                    let content = read.map_err(|e| e.within(format!("{}: {key}", self.file)))?;
+                    expanded.push_str(content.expose());
+                }
+                None => {
+                    let value = env::var(name).map_err(|_| {
+                        self.error(key, format!("environment variable {name} is not set"))
+                            .with_code(Code::MissingVariable)
+                    })?;
+                    expanded.push_str(&value);
+                }
+            }
+            rest = tail;
+        }
+        expanded.push_str(rest);
+        Ok(expanded)
+    }
+}

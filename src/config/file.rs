@@ -1,0 +1,162 @@
+//! The configuration as it is written: the keys of the file, and what each is if it is left away.
+
+use std::{path::PathBuf, time::Duration};
+
+use bytesize::ByteSize;
+use serde::Deserialize;
+
+use super::{
+    Config, DefaultMapping, MASK_KEY, OnDrop, OnHistoryLost, Order, Overrides, SOURCE, TARGET,
+    check::{Check, Endpoint},
+};
+use crate::{
+    error::Result,
+    mapping::MaskKey,
+    schema::JsonForm,
+    secret::{self, Secret},
+};
+
+/// The least room for the spool: what the stream brings while workers are handed over must fit.
+const LEAST_SPOOL: ByteSize = ByteSize::mib(64);
+
+/// The file as written. Field names are the keys.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawConfig {
+    name: Option<String>,
+    source: RawSource,
+    target: RawTarget,
+    mapping: RawMapping,
+    snapshot: RawSnapshot,
+    stream: RawStream,
+    state: RawState,
+    serve: RawServe,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawSource {
+    uri: Option<Secret>,
+    password: Option<Secret>,
+    include: Vec<String>,
+    exclude: Vec<String>,
+    full_document: Option<String>,
+    on_history_lost: Option<String>,
+    on_drop: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawTarget {
+    uri: Option<Secret>,
+    password: Option<Secret>,
+    schema: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawMapping {
+    dir: Option<PathBuf>,
+    default: Option<String>,
+    evolve: Option<String>,
+    json: Option<String>,
+    max_dead_letters: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawSnapshot {
+    parallelism: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawStream {
+    partitions: Option<u16>,
+    batch_rows: Option<usize>,
+    batch_age: Option<String>,
+    order: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawState {
+    dir: Option<PathBuf>,
+    max_spool: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawServe {
+    pub(super) listen: Option<String>,
+    pub(super) token: Option<String>,
+}
+
+impl RawConfig {
+    pub(super) fn validate(self, file: &str, flags: Overrides) -> Result<Config> {
+        let Self { name, source, target, mapping, snapshot, stream, state, serve } = self;
+        let RawSource { uri, password, include, exclude, full_document, on_history_lost, on_drop } = source;
+        let source = Endpoint { side: "source", variable: SOURCE, flag: flags.source, uri, password };
+        let RawTarget { uri, password, schema } = target;
+        let target = Endpoint { side: "target", variable: TARGET, flag: flags.target, uri, password };
+        let RawMapping { dir: mapping_dir, default, evolve, json, max_dead_letters } = mapping;
+        let RawSnapshot { parallelism } = snapshot;
+        let RawStream { partitions, batch_rows, batch_age, order } = stream;
+        let RawState { dir: state_dir, max_spool } = state;
+
+        let check = Check { file };
+        check.only(
+            full_document,
+            "source.full_document",
+            &["batch_lookup"],
+            &["update_lookup", "post_image"],
+        )?;
+        let history = [("stop", OnHistoryLost::Stop), ("resync", OnHistoryLost::Resync)];
+        let drops = [("keep", OnDrop::Keep), ("truncate", OnDrop::Truncate), ("drop", OnDrop::Drop)];
+        let json = check.one_of(
+            json,
+            "mapping.json",
+            [("relaxed", JsonForm::Relaxed), ("canonical", JsonForm::Canonical)],
+        )?;
+        let defaults = [("auto", DefaultMapping::Auto), ("document", DefaultMapping::Document(json))];
+        let order = check.one_of(
+            order,
+            "stream.order",
+            [("document", Order::Document), ("commit", Order::Commit)],
+        )?;
+
+        Ok(Config {
+            name: check.identifier(name, "name", "docrow")?,
+            source: check.uri(source)?,
+            include: if flags.include.is_empty() {
+                check.expand_all(include, "source.include")?
+            } else {
+                flags.include
+            },
+            exclude: check.expand_all(exclude, "source.exclude")?,
+            on_history_lost: check.one_of(on_history_lost, "source.on_history_lost", history)?,
+            on_drop: check.one_of(on_drop, "source.on_drop", drops)?,
+            target: check.uri(target)?,
+            schema: check.identifier(schema, "target.schema", "public")?,
+            mapping_dir: mapping_dir.unwrap_or_else(|| "schemas".into()),
+            default_mapping: check.one_of(default, "mapping.default", defaults)?,
+            evolve: check.one_of(evolve, "mapping.evolve", [("add", true), ("freeze", false)])?,
+            max_dead_letters: max_dead_letters.unwrap_or(1000),
+            mask_key: secret::from_environment(MASK_KEY)?.map(|key| MaskKey::new(key.expose().as_bytes())),
+            parallelism: check.between(parallelism, "snapshot.parallelism", default_parallelism(), 64)?,
+            partitions: check.partitions(partitions, order)?,
+            order,
+            batch_rows: check.between(batch_rows, "stream.batch_rows", 1000, 100_000)?,
+            batch_age: check.duration(batch_age, "stream.batch_age", Duration::from_millis(50))?,
+            state_dir: flags.state.or(state_dir).unwrap_or_else(|| "docrow-state".into()),
+            max_spool: check.size(max_spool, "state.max_spool", ByteSize::gib(10), LEAST_SPOOL)?,
+            serve: if flags.serves_nothing { None } else { check.serve(serve)? },
+        })
+    }
+}
+
+/// One chunk more at a time than there are processors, for each waits for a server now and then. More would only get in
+/// each other's way: the servers have the larger part of the work, perhaps on the same machine.
+fn default_parallelism() -> usize {
+    std::thread::available_parallelism().map_or(4, |cores| (cores.get() + 1).clamp(2, 8))
+}
