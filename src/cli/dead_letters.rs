@@ -133,7 +133,7 @@ async fn retry(letterbox: &Letterbox, pipeline: &str, which: &Which, shutdown: S
     let asked = Which::Ids(asked);
     let deadline = Instant::now() + PATIENCE;
     let mut waiting = letterbox.waiting(&asked).await?;
-    while waiting > 0 && Instant::now() < deadline && !shutdown.is_requested() {
+    while waiting.live > 0 && Instant::now() < deadline && !shutdown.is_requested() {
         tokio::select! {
             biased;
             () = shutdown.requested() => {}
@@ -147,8 +147,12 @@ async fn retry(letterbox: &Letterbox, pipeline: &str, which: &Which, shutdown: S
     if left == 0 {
         return Ok(complete);
     }
-    if waiting > 0 {
-        say(format!("{waiting} not tried yet: `docrow dead-letters list` tells when they are"))?;
+    if waiting.live > 0 {
+        say(format!("{} not tried yet: `docrow dead-letters list` tells when they are", waiting.live))?;
+    }
+    if waiting.stopped > 0 {
+        let why = "their collection is stopped, `docrow status` says why";
+        say(format!("{} not tried until docrow is started again: {why}", waiting.stopped))?;
     }
     print_groups(&groups, "still dead").map_err(unprintable)?;
     Ok(Outcome::Finding)

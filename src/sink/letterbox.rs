@@ -70,6 +70,15 @@ const LETTER: &str = "id, collection, key, path, reason, \
     to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), \
     to_char(retry_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')";
 
+/// How many letters wait for another try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Those that a docrow which runs tries next.
+    pub live: i64,
+    /// Those of collections that are stopped, and are tried once these go on.
+    pub stopped: i64,
+}
+
 /// The dead letters of a pipeline.
 #[derive(Debug)]
 pub struct Letterbox {
@@ -135,13 +144,18 @@ impl Letterbox {
     }
 
     /// How many letters still wait for the try that was asked for.
-    pub async fn waiting(&self, which: &Which) -> Result<i64> {
+    pub async fn waiting(&self, which: &Which) -> Result<Waiting> {
         let fail = |e| failure::of("ask how many dead letters are left", &e);
-        let question =
-            format!("SELECT count(*) FROM docrow.dead_letters WHERE {CONDITION} AND retry_at IS NOT NULL");
+        let question = format!(
+            "SELECT count(*) FILTER (WHERE NOT stopped), count(*) FILTER (WHERE stopped) FROM (SELECT EXISTS ( \
+                SELECT FROM docrow.schemas s \
+                WHERE (s.pipeline, s.collection) = (l.pipeline, l.collection) AND s.stopped IS NOT NULL) AS stopped \
+             FROM docrow.dead_letters l WHERE {CONDITION} AND retry_at IS NOT NULL) AS waiting"
+        );
         let (ids, collection) = which.parameters();
         let row = self.session.client.query_one(&question, &[&self.pipeline, &ids, &collection]).await;
-        row.and_then(|row| row.try_get(0)).map_err(fail)
+        let row = row.map_err(fail)?;
+        Ok(Waiting { live: row.try_get(0).map_err(fail)?, stopped: row.try_get(1).map_err(fail)? })
     }
 
     /// Which of these numbers letters have.
