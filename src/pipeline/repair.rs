@@ -78,9 +78,7 @@ impl Pipeline<'_> {
         }
         Ok(changes)
     }
-}
 
-impl Pipeline<'_> {
     /// Notes which of these documents have dead letters that are not known of, so that they heal.
     async fn find_dead(
         &self,
