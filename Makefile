@@ -39,7 +39,7 @@ golden: setup
 	@git diff --stat -- testdata docs
 
 # The mapping alone, in a few seconds (`cargo bench --bench mapping` takes its time), then everything end to end, in about
-# ten minutes during which the machine should have nothing else to do. WORKLOADS="users stream" picks some of them.
+# a quarter of an hour during which the machine should have nothing else to do. WORKLOADS="users stream" picks some of them.
 WORKLOADS ?=
 bench: setup
 	@cargo bench --bench mapping -- --quick

@@ -1,3 +1,5 @@
+//! What is taken, what is refused, and in which words.
+
 use super::*;
 
 fn load(text: &str) -> Result<Config> {

@@ -1,6 +1,8 @@
 //! `docrow dead-letters`. G10: a bad document goes whole to `docrow.dead_letters` with key, path and reason, and can be
 //! retried.
 
+use std::time::{Duration, Instant};
+
 use docrow::sink::{
     Target,
     dead_letter::{self, DeadKey, DeadLetter},
@@ -282,6 +284,27 @@ async fn a_retry_brings_the_current_document_in() {
     place.settle(&mut docrow).await;
     place.assert_same(&home).await;
     docrow.stop().await.quiet();
+}
+
+/// Letters of a collection that is stopped are not tried before docrow is started again: who asks is not made to wait.
+#[tokio::test]
+async fn who_asks_for_a_stopped_collection_is_told_at_once() {
+    let place = Place::shared("dead_stopped").await;
+    place.add_sentinels().await;
+    let orders = place.collection("orders");
+    orders.insert_one(doc! { "_id": 1 }).await.unwrap();
+    let mut home = Home::new(&place);
+    home.set("mapping.max_dead_letters", 1);
+    let mut docrow = home.run();
+    place.settle(&mut docrow).await;
+    orders.insert_many(["a", "b", "c"].map(|id| doc! { "_id": id })).await.unwrap();
+    let stopped = "SELECT count(*) FROM docrow.schemas WHERE stopped IS NOT NULL";
+    docrow.until("it is stopped", async || place.number(stopped).await == Some(1)).await;
+    let asked = Instant::now();
+    let ended = home.finish(&["dead-letters", "retry", "--all"]).await.with_code(1);
+    assert!(ended.out.contains("not tried until docrow is started again"), "{}", ended.out);
+    assert!(asked.elapsed() < Duration::from_secs(25), "{:?}", asked.elapsed());
+    docrow.stop().await;
 }
 
 /// G3: in the order of commits, too, a retry brings the document in as it is, not as it was when the run began.
