@@ -37,7 +37,7 @@ const DESKTOP: Look = Look { width: 1160, dark: false, phone: false };
 const DARK: Look = Look { dark: true, ..DESKTOP };
 const PHONE: Look = Look { width: 390, dark: false, phone: true };
 
-const USERS: i32 = 12_000;
+const USERS: i32 = 40_000;
 const CHANGES_PER_SECOND: u32 = 150;
 
 #[tokio::main]
