@@ -3,6 +3,8 @@
 //! There is one before and after whatever is committed, stored or acknowledged: between two such places nothing happens
 //! that a restart could find. With the feature `failpoints`, `DOCROW_FAILPOINT=ChunkCommitted:2` makes docrow abort when
 //! it comes to that place for the second time. Without the feature [`reach`] is empty, and nothing of this is compiled.
+//! `ChunkCommitted:2:block` has the thread wait there for ever instead, `…:hang`, where there is a [`hang`], the future;
+//! `…:hang:3` does so three times.
 //!
 //! `tests/it/faults/failpoints.rs` walks [`Failpoint::ALL`]: each must be reached, and what comes after must converge.
 
@@ -59,6 +61,10 @@ failpoints! {
     FilledBeforeNoted,
     /// New columns are filled, and that is noted.
     FilledNoted,
+    /// Columns are replaced by wider ones, in a transaction that is still open.
+    ColumnsBeforeCommit,
+    /// The same, committed, and everyone still writes by the version before.
+    ColumnsReplaced,
     /// The positions of another number of partitions are written, in a transaction that is still open.
     PositionsBeforeReset,
     /// The same, committed.
@@ -116,36 +122,94 @@ pub fn reach(point: Failpoint) {
 #[inline]
 pub fn reach(_: Failpoint) {}
 
+/// Never ends if `DOCROW_FAILPOINT` says that it hangs at this place.
+#[cfg(feature = "failpoints")]
+pub async fn hang(point: Failpoint) {
+    if armed::hangs(point) {
+        std::future::pending().await
+    }
+}
+
+/// Does nothing.
+#[cfg(not(feature = "failpoints"))]
+#[inline]
+pub async fn hang(_: Failpoint) {}
+
 #[cfg(feature = "failpoints")]
 mod armed {
     use std::{
         env,
         io::{self, Write},
+        ops::Range,
         process,
         sync::{
             LazyLock,
             atomic::{AtomicU64, Ordering},
         },
+        thread,
+        time::Duration,
     };
 
     use super::Failpoint;
 
-    /// The name of the place, and which time it is the end.
-    static ARMED: LazyLock<Option<(String, u64)>> = LazyLock::new(|| {
+    /// What happens at a place.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum Manner {
+        Abort,
+        Block,
+        Hang,
+    }
+
+    struct Armed {
+        /// The name of the place.
+        name: String,
+        /// Which times it counts.
+        times: Range<u64>,
+        /// What happens then.
+        manner: Manner,
+    }
+
+    static ARMED: LazyLock<Option<Armed>> = LazyLock::new(|| {
         let armed = env::var("DOCROW_FAILPOINT").ok()?;
-        let (name, nth) = armed.split_once(':').unwrap_or((&armed, "1"));
-        Some((name.to_owned(), nth.parse().unwrap_or(1)))
+        let mut parts = armed.split(':');
+        let name = parts.next()?.to_owned();
+        let first = parts.next().and_then(|nth| nth.parse().ok()).unwrap_or(1);
+        let manner = match parts.next() {
+            Some("block") => Manner::Block,
+            Some("hang") => Manner::Hang,
+            _ => Manner::Abort,
+        };
+        let count = parts.next().and_then(|count| count.parse().ok()).unwrap_or(1);
+        Some(Armed { name, times: first..first.saturating_add(count), manner })
     });
     static TIMES: AtomicU64 = AtomicU64::new(0);
 
     pub(super) fn reach(point: Failpoint) {
-        let Some((name, nth)) = &*ARMED else { return };
-        let reached = format!("{point:?}");
-        if *name == reached && TIMES.fetch_add(1, Ordering::SeqCst) + 1 == *nth {
-            // Nothing is left to be done about an error here.
-            let _ = writeln!(io::stderr(), "failpoint {reached} is reached for the {nth}. time");
-            process::abort();
+        match happens(point, false) {
+            Some(Manner::Abort) => process::abort(),
+            Some(Manner::Block) => loop {
+                thread::sleep(Duration::from_secs(3600));
+            },
+            Some(Manner::Hang) | None => {}
         }
+    }
+
+    pub(super) fn hangs(point: Failpoint) -> bool {
+        happens(point, true).is_some()
+    }
+
+    /// What happens here, this time.
+    fn happens(point: Failpoint, in_a_future: bool) -> Option<Manner> {
+        let Armed { name, times, manner } = ARMED.as_ref()?;
+        let reached = format!("{point:?}");
+        let is_here = *name == reached && (*manner == Manner::Hang) == in_a_future;
+        let time = if is_here { TIMES.fetch_add(1, Ordering::SeqCst) + 1 } else { 0 };
+        if !times.contains(&time) {
+            return None;
+        }
+        // Nothing is left to be done about an error here.
+        let _ = writeln!(io::stderr(), "failpoint {reached} is reached for the {time}. time");
+        Some(*manner)
     }
 }
 

@@ -30,7 +30,7 @@
 //! 5. [`sink`]: writes PostgreSQL: tables, chunks, batches, progress; and keeps a second writer out.
 //! 6. [`checkpoint`]: the state directory, with the spool. [`mapping_files`]: the folder of mapping files. [`verify`]: the proof.
 //!    [`vitals`]: what only the running process knows of itself; [`status`]: how a pipeline is doing, as one document;
-//!    [`serve`]: the dashboard, that document and the probes over HTTP. [`moment`]: times as they are written there.
+//!    [`serve`]: the dashboard, that document and the probes over HTTP. [`moment`]: times as they are written there; [`shown`]: names from data.
 //!    [`check`]: the preflight. [`config`], [`secret`], [`error`], [`retry`], [`shutdown`], [`telemetry`]: what every program has.
 //!    [`metrics`]: what is counted. [`cli`]: the commands.
 //!    [`profile`]: where the CPU time of a run went.
@@ -77,6 +77,7 @@ pub mod retry;
 pub mod schema;
 pub mod secret;
 pub mod serve;
+pub mod shown;
 pub mod shutdown;
 pub mod sink;
 pub mod source;

@@ -15,6 +15,9 @@ use mongodb::bson::{RawDocument, RawDocumentBuf};
 /// An update of more fields than this is taken for one of the whole document.
 const MOST_FIELDS: usize = 16;
 
+/// Nor is one of a field with a longer name a patch, in bytes: names are part of the statement that writes it.
+const LONGEST_NAME: usize = 1000;
+
 /// Some fields of a document.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Patch {
@@ -27,7 +30,7 @@ pub struct Patch {
 }
 
 impl Patch {
-    /// What an event's `updateDescription` says of the document with this `documentKey`. `None`: too little.
+    /// What an event's `updateDescription` says of the document with this `documentKey`. `None`: too little, or nothing.
     pub fn of_event(description: &RawDocument, document_key: &RawDocument) -> Option<Self> {
         let mut patch = Self { fields: Vec::new(), document: RawDocumentBuf::new(), is_complete: true };
         let mut document = Fields::of(document_key)?;
@@ -59,14 +62,17 @@ impl Patch {
                 _ => {}
             }
         }
+        (!patch.fields.is_empty()).then_some(())?;
         Some(Self { document: document.finish()?, ..patch })
     }
 
     fn touch(&mut self, path: &str) -> Option<()> {
         let field = path.split('.').next().unwrap_or_default();
         if let Err(at) = self.fields.binary_search_by(|known| (**known).cmp(field)) {
-            // A backslash would be escaped in `extra`.
-            (self.fields.len() < MOST_FIELDS && !field.contains('\\')).then_some(())?;
+            let fits = self.fields.len() < MOST_FIELDS && field.len() <= LONGEST_NAME;
+            // A backslash would be escaped in `extra`; what is noted there of the `_id` is no part's.
+            let is_plain = !field.contains('\\') && field != "_id";
+            (fits && is_plain).then_some(())?;
             self.fields.insert(at, field.into());
         }
         Some(())
@@ -89,25 +95,30 @@ impl Patch {
         Some(Self { document: document.finish()?, is_complete, ..self })
     }
 
-    /// The patched fields as they are in `document`. `None`: a field's name has a dot, or may have had one.
+    /// The patched fields as they are in `document`. `None`: a field's name has a dot, or may have had one, or is there
+    /// twice.
     pub fn of_document(&self, document: &RawDocument) -> Option<RawDocumentBuf> {
         let mut fields = Fields::of(document)?;
-        let mut found = 0;
+        let mut found = vec![false; self.fields.len()];
         for element in elements(document) {
             let (name, bytes) = element?;
             if name.contains('.') {
                 return None;
             }
-            if self.has(name) {
+            if let Some(found) = self.place(name).and_then(|place| found.get_mut(place)) {
+                (!std::mem::replace(found, true)).then_some(())?;
                 fields.add(bytes);
-                found += 1;
             }
         }
-        (self.is_complete || found == self.fields.len()).then(|| fields.finish())?
+        (self.is_complete || found.iter().all(|found| *found)).then(|| fields.finish())?
     }
 
     fn has(&self, name: &str) -> bool {
-        self.fields.binary_search_by(|known| (**known).cmp(name)).is_ok()
+        self.place(name).is_some()
+    }
+
+    fn place(&self, name: &str) -> Option<usize> {
+        self.fields.binary_search_by(|known| (**known).cmp(name)).ok()
     }
 }
 
@@ -185,6 +196,12 @@ mod tests {
     fn what_is_not_certain_is_no_patch() {
         assert_eq!(patch(&rawdoc! { "updatedFields": {}, "removedFields": ["a.b"] }), None);
         assert_eq!(patch(&rawdoc! { "updatedFields": { "a\\b": 1 } }), None);
+        let mut long = RawDocumentBuf::new();
+        long.append(CString::try_from("x".repeat(LONGEST_NAME + 1)).unwrap(), 1);
+        assert_eq!(patch(&rawdoc! { "updatedFields": long }), None);
+        assert_eq!(patch(&rawdoc! { "updatedFields": { "a": 1, "_id": 7 } }), None);
+        // No condition can be made of no field.
+        assert_eq!(patch(&rawdoc! { "updatedFields": {}, "removedFields": [], "truncatedArrays": [] }), None);
         let mut many = RawDocumentBuf::new();
         (0..=MOST_FIELDS).for_each(|i| many.append(CString::try_from(format!("f{i}")).unwrap(), 1));
         assert_eq!(patch(&rawdoc! { "updatedFields": many }), None);
@@ -213,5 +230,11 @@ mod tests {
         );
         assert_eq!(of(&rawdoc! { "_id": 7, "a": { "x": 2 }, "c": 1, "q.r": 1 }), None);
         assert_eq!(of(&rawdoc! { "_id": 7, "c": 1 }), None, "a.x may have been a name");
+        let [twice, beside] = ["c", "b"].map(|name| {
+            let mut document = rawdoc! { "_id": 7, "a": {}, "c": 1 };
+            (0..2).for_each(|n| document.append(CString::try_from(name).unwrap(), n));
+            of(&document).is_some()
+        });
+        assert!(!twice && beside, "which of them counts is not this patch's to say");
     }
 }

@@ -5,15 +5,18 @@
 //! PostgreSQL ([`Report`], [`Details`]), so that `docrow status` works from elsewhere. It holds names, numbers and log
 //! lines, and like those no document's values (G12).
 
+mod places;
+
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+pub use self::places::{Part, Place, Places, Post};
 use crate::moment::Moment;
 
 /// How far back the charts go: half an hour by seconds.
@@ -96,13 +99,15 @@ pub struct Rates {
 }
 
 /// The spool in the state directory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Spool {
     /// What it takes of the disk.
     pub bytes: u64,
     /// The most that it may take.
     pub budget: u64,
+    /// Why nothing can be put into it, if nothing can: its disk is full.
+    pub problem: Option<String>,
 }
 
 /// What MongoDB says of its time.
@@ -115,6 +120,25 @@ pub struct Clock {
     pub time: Option<Moment>,
     /// The time of the oplog's first entry, where it may be read.
     pub oplog_start: Option<Moment>,
+}
+
+/// What holds everything up, though nothing has failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hindrance {
+    /// Another session's lock in PostgreSQL.
+    Lock(String),
+    /// Nobody knows: all stands still. It is said until something moves again.
+    Standstill(String),
+}
+
+impl Hindrance {
+    /// What it is.
+    pub fn words(&self) -> &str {
+        match self {
+            Self::Lock(words) | Self::Standstill(words) => words,
+        }
+    }
 }
 
 /// What a process says of itself every other second.
@@ -131,6 +155,8 @@ pub struct Report {
     pub since: Moment,
     /// What it tries again, or ended for.
     pub problem: Option<String>,
+    /// What holds it up, if something does.
+    pub hindrance: Option<Hindrance>,
     /// What it has done.
     pub totals: Totals,
     /// How fast it is.
@@ -152,6 +178,7 @@ impl Default for Report {
             stage: Stage::Starting,
             since: now,
             problem: None,
+            hindrance: None,
             totals: Totals::default(),
             rates: Rates::default(),
             spool: Spool::default(),
@@ -179,6 +206,8 @@ pub struct Details {
     pub copies: BTreeMap<String, Pace>,
     /// The last warnings and errors, the latest last.
     pub messages: Vec<Message>,
+    /// The collections that can't have their tables, each with the reason.
+    pub refused: BTreeMap<String, String>,
 }
 
 /// A point of the charts.
@@ -215,6 +244,7 @@ pub struct Vitals {
     signs: Mutex<Signs>,
     /// That a stage began.
     news: Notify,
+    places: Arc<Places>,
 }
 
 #[derive(Debug)]
@@ -222,6 +252,7 @@ struct Signs {
     report: Report,
     messages: VecDeque<Message>,
     copies: BTreeMap<String, Progress>,
+    refused: BTreeMap<String, String>,
     points: VecDeque<Point>,
     /// What was done, and when that was read.
     read: VecDeque<(Instant, Totals)>,
@@ -244,11 +275,12 @@ impl Vitals {
             report: Report::default(),
             messages: VecDeque::new(),
             copies: BTreeMap::new(),
+            refused: BTreeMap::new(),
             points: VecDeque::new(),
             read: VecDeque::new(),
             beat: Instant::now(),
         };
-        Self { signs: Mutex::new(signs), news: Notify::new() }
+        Self { signs: Mutex::new(signs), news: Notify::new(), places: Arc::default() }
     }
 
     /// Notes where the process stands from now on.
@@ -278,6 +310,34 @@ impl Vitals {
         (signs.report.stage, signs.report.problem.clone())
     }
 
+    /// Whether MongoDB answers, and the change stream flows.
+    pub fn hears_source(&self) -> bool {
+        self.signs().report.source.problem.is_none()
+    }
+
+    /// Where each of its parts is.
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// A place for a part to say where it is.
+    pub fn post(&self, part: Part) -> Post {
+        Post::new(&self.places, part)
+    }
+
+    /// Notes what holds everything up, if something does. Whether that is news.
+    pub fn hinder(&self, hindrance: Option<Hindrance>) -> bool {
+        let mut signs = self.signs();
+        let is_news = signs.report.hindrance != hindrance;
+        signs.report.hindrance = hindrance;
+        is_news
+    }
+
+    /// What holds everything up, if something does.
+    pub fn hindrance(&self) -> Option<Hindrance> {
+        self.signs().report.hindrance.clone()
+    }
+
     /// Notes that the pipeline's own task goes on.
     pub fn beat(&self) {
         self.signs().beat = Instant::now();
@@ -304,6 +364,11 @@ impl Vitals {
         if let Some(copy) = self.signs().copies.get_mut(collection) {
             copy.copied = copy.copied.saturating_add(documents);
         }
+    }
+
+    /// Notes which collections can't have their tables, each with the reason.
+    pub fn refuse(&self, refused: BTreeMap<String, String>) {
+        self.signs().refused = refused;
     }
 
     /// Notes what was read.
@@ -350,7 +415,8 @@ impl Vitals {
                 .map_or(0, |(since, then)| per_second(copy.copied.saturating_sub(*then), since.elapsed())),
         };
         let copies = signs.copies.iter().map(|(name, copy)| (name.clone(), pace(copy))).collect();
-        (signs.report.clone(), Details { copies, messages: signs.messages.iter().cloned().collect() })
+        let (messages, refused) = (signs.messages.iter().cloned().collect(), signs.refused.clone());
+        (signs.report.clone(), Details { copies, messages, refused })
     }
 
     /// The charts' points, the latest last.

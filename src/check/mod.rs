@@ -10,6 +10,7 @@
 //! No finding holds a document's value (G12): of documents it tells paths, types and counts.
 
 mod documents;
+mod narrow;
 mod room;
 mod source;
 mod state;
@@ -122,7 +123,7 @@ impl Report {
 /// Checks all that `config` says, trying `size` documents of each collection.
 pub async fn run(config: &Config, size: u32) -> Report {
     let mut report = Report::default();
-    let ((of_source, source), (of_target, target)) =
+    let ((of_source, source), (of_target, mut target)) =
         tokio::join!(source::check(config), target::check(config));
     report.extend(of_source);
     report.extend(of_target);
@@ -131,14 +132,16 @@ pub async fn run(config: &Config, size: u32) -> Report {
     report.extend(of_files);
     let mut rate = None;
     if let (Some(found), true) = (&source, files_are_right) {
-        let mut target = target;
-        let target = target.as_mut().map(|(target, session)| (&*target, session));
-        let previewed = pipeline::preview(config, &found.source, &found.collections, target);
+        let asked = target.as_mut().map(|(target, session)| (&*target, session));
+        let previewed = pipeline::preview(config, &found.source, &found.collections, asked);
         // What a run would log, the findings say.
         let previewed = previewed.with_subscriber(NoSubscriber::new()).await;
         let (of_documents, measured) = documents::check(config, found, previewed, size).await;
         report.extend(of_documents);
         rate = measured;
+        if let Some((target, session)) = &target {
+            report.extend(narrow::check(target, session).await);
+        }
     }
     report.extend(state::check(config));
     if let Some(found) = &source {

@@ -10,9 +10,10 @@ use crate::{
     },
 };
 
-/// Sessions besides those of copiers and workers: one holds the pipeline, one keeps the books, four fill new columns and
-/// copy anew at their time, one is for the status.
-const SESSIONS: usize = 7;
+/// Sessions besides those of copiers and workers: one holds the pipeline, one keeps the books, one looks for what is asked
+/// for, three complete collections, one changes tables, three fill new columns of each of four collections, one counts
+/// what does not fit, one is for the status, one asks whether the server is there.
+const SESSIONS: usize = 22;
 
 /// With a session, if a run could do anything there.
 pub(super) async fn check(config: &Config) -> (Findings, Option<(Target, Session)>) {

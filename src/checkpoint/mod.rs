@@ -51,7 +51,7 @@ const IDENTITY: &[u8] = b"identity";
 ///   does what still counts on the old one. The remedy is to begin again from what PostgreSQL says.
 /// - Where there is no space left, a write fails with [`Kind::StateFull`](crate::error::Kind), and can be repeated until it succeeds. Reading
 ///   and trimming go on, with the space of a file that was put by for that: else a spool that has filled the disk could
-///   not be drained.
+///   not be drained. Changes are not written again before there is space for such a file.
 #[derive(Debug)]
 pub struct Checkpoint {
     dir: PathBuf,
@@ -88,7 +88,7 @@ impl Checkpoint {
             let life = fastrand::i64(..);
             batch.put(LIFE, life.to_le_bytes());
             let mut book = store.book();
-            store.write_synced(batch)?;
+            store.write_synced(&batch)?;
             *book = Book::default();
             book.life = life;
             Ok(())
@@ -105,7 +105,7 @@ impl Checkpoint {
         self.with("write", |store| {
             let mut batch = WriteBatch::default();
             batch.put(plan_key(namespace), plan);
-            store.write_synced(batch)
+            store.write_synced(&batch)
         })
     }
 

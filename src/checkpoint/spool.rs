@@ -125,10 +125,10 @@ impl Checkpoint {
             }
             let forgotten: Vec<Garbage> = draft.forgotten.iter().map(Garbage::of).collect();
             let Some(written) = put(draft, &mut batch) else { return Ok(()) };
-            store.write_synced(batch)?;
+            store.write_synced(&batch)?;
             book.turn(written);
             book.garbage.extend(forgotten);
-            sweep(store, book)
+            sweep(store, book, self.reserve.is_short())
         })
     }
 
@@ -153,18 +153,25 @@ impl Checkpoint {
                 return Ok(());
             };
             let first = first_after(&mut store.db.raw_iterator_opt(changes_of(&record)), &record, until)?;
-            let sweeps = first - record.swept >= SWEEP;
+            let (trimmed, left) = (first - record.swept, record.next - first);
+            // Where space is short, all is given back that takes less to rewrite than it gives.
+            let rewrites = self.reserve.is_short() && trimmed > left;
+            let sweeps = rewrites || trimmed >= SWEEP;
             let mut batch = WriteBatch::default();
             let mut draft = book.draft();
             draft.trim(namespace, until, first, sweeps);
             if let Some(written) = put(draft, &mut batch) {
-                store.db.write(batch)?;
+                store.write(&batch)?;
                 book.turn(written);
             }
             drop(book);
-            // What is in a file with others stays until it is forgotten: it is not found any more.
-            let whole = (start(record.id), after(record.id, until));
-            if sweeps { Ok(store.db.delete_file_in_range(whole.0, whole.1)?) } else { Ok(()) }
+            let applied = Garbage { start: start(record.id), end: after(record.id, until), changes: trimmed };
+            match (rewrites, sweeps) {
+                (true, _) => applied.clear(store),
+                // What is in a file with others stays until it is forgotten: it is not found any more.
+                (false, true) => Ok(store.db.delete_file_in_range(applied.start, applied.end)?),
+                (false, false) => Ok(()),
+            }
         });
         trimmed.or_else(|error| if error.kind() == Kind::StateFull { Ok(()) } else { Err(error) })
     }
@@ -252,13 +259,26 @@ impl Garbage {
     fn of(record: &Record) -> Self {
         Self { start: start(record.id), end: end(record.id), changes: record.next - record.swept }
     }
+
+    /// Gives back its space: whole files first, for they may hold older deletions of what is in other files; then the rest,
+    /// by writing again what else is in its files.
+    fn clear(self, store: &Store) -> Result<()> {
+        let Self { start, end, .. } = self;
+        store.db.delete_file_in_range(&start, &end)?;
+        let mut batch = WriteBatch::default();
+        batch.delete_range(&start, &end);
+        store.write(&batch)?;
+        store.db.compact_range(Some(start), Some(end));
+        Ok(())
+    }
 }
 
-/// Gives back the space of what was forgotten, if it is worth the while: whole files first, then by compaction.
-pub(super) fn sweep(store: &Store, mut book: MutexGuard<'_, Book>) -> Result<()> {
+/// Gives back the space of what was forgotten, if it is worth the while: as it always is where space `is_short`.
+pub(super) fn sweep(store: &Store, mut book: MutexGuard<'_, Book>, is_short: bool) -> Result<()> {
     let changes: i64 = book.garbage.iter().map(|garbage| garbage.changes).sum();
     let nothing_waits = book.records.is_empty() && bytes(store.db.path()) > SMALL;
-    if changes < SWEEP && !nothing_waits {
+    let is_worth_it = changes >= SWEEP || is_short && changes > 0;
+    if !is_worth_it && !nothing_waits {
         return Ok(());
     }
     let mut garbage = std::mem::take(&mut book.garbage);
@@ -266,15 +286,7 @@ pub(super) fn sweep(store: &Store, mut book: MutexGuard<'_, Book>) -> Result<()>
         garbage = vec![Garbage { start: CHANGE.to_vec(), end: PAST.to_vec(), changes }];
     }
     drop(book);
-    for Garbage { start, end, .. } in garbage {
-        // Files go first, for they may hold older deletions of what is in other files.
-        store.db.delete_file_in_range(&start, &end)?;
-        let mut batch = WriteBatch::default();
-        batch.delete_range(&start, &end);
-        store.db.write(batch)?;
-        store.db.compact_range(Some(start), Some(end));
-    }
-    Ok(())
+    garbage.into_iter().try_for_each(|garbage| garbage.clear(store))
 }
 
 /// The changes that no span knows: those of spans that were forgotten by a process that has ended since.

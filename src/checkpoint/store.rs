@@ -5,11 +5,13 @@ use std::{
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
 };
 
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DBRecoveryMode, Direction, IteratorMode, LogLevel,
-    Options, ReadOptions, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, DB, DBCompressionType, DBRecoveryMode, Direction, ErrorKind, IteratorMode,
+    LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
 use super::{
@@ -76,7 +78,9 @@ impl From<rocksdb::Error> for Failure {
     fn from(error: rocksdb::Error) -> Self {
         let message: &str = error.as_ref();
         let says_one_of = |errors: &[&str]| errors.iter().any(|error| message.contains(error));
-        if says_one_of(&["No space left on device", "Disk quota exceeded"]) {
+        if says_one_of(&["No space left on device", "Disk quota exceeded"])
+            || error.kind() == ErrorKind::Incomplete
+        {
             Failure::Full(error)
         } else if is_locked(message) || says_one_of(REFUSALS) {
             Failure::Refused(error)
@@ -100,6 +104,12 @@ const REFUSALS: &[&str] = &[
 pub(super) fn is_locked(message: &str) -> bool {
     message.contains("While lock file: ") || message.contains("lock hold by current process")
 }
+
+/// How long a write is put off while the one before it is not in a file yet. On a disk with space that takes some tenths of
+/// a second; later than this it is taken for a disk without.
+const STALLED: Duration = Duration::from_secs(10);
+/// How often a write that was put off is tried.
+const TRYING: Duration = Duration::from_millis(2);
 
 /// A number that the database gets when it is made, or made anew.
 pub(super) const LIFE: &[u8] = b"life";
@@ -131,25 +141,48 @@ impl Store {
             Some(life) => life,
             None => {
                 let life = fastrand::i64(..);
-                db.put(LIFE, life.to_le_bytes())?;
+                let mut batch = WriteBatch::default();
+                batch.put(LIFE, life.to_le_bytes());
+                write(&db, &batch, false)?;
                 life
             }
         };
         let store = Self { id: fastrand::u64(..), db, book: Mutex::new(book) };
-        spool::sweep(&store, store.book())?;
+        spool::sweep(&store, store.book(), false)?;
         Ok(store)
     }
 
     /// Writes all of `batch` or nothing, and waits until it is on the disk.
-    pub(super) fn write_synced(&self, batch: WriteBatch) -> Result<()> {
-        let mut synced = WriteOptions::default();
-        synced.set_sync(true);
-        Ok(self.db.write_opt(batch, &synced)?)
+    pub(super) fn write_synced(&self, batch: &WriteBatch) -> Result<()> {
+        write(&self.db, batch, true)
+    }
+
+    /// Writes all of `batch` or nothing. A crash of the machine may undo it.
+    pub(super) fn write(&self, batch: &WriteBatch) -> Result<()> {
+        write(&self.db, batch, false)
     }
 
     /// The book. A panic while it was held left nothing half changed.
     pub(super) fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The only way to write. It never waits inside of `RocksDB` for memory to be flushed: whoever waits there leads all writers,
+/// and on a full disk waits for the recovery from that error, which itself waits for the leader to be done
+/// (`DBImpl::DelayWrite` against `DBImpl::ResumeImpl`). So the waiting is done out here, where nobody is held up.
+fn write(db: &DB, batch: &WriteBatch, is_synced: bool) -> Result<()> {
+    let mut options = WriteOptions::default();
+    options.set_sync(is_synced);
+    options.set_no_slowdown(true);
+    let began = Instant::now();
+    loop {
+        match db.write_opt(WriteBatch::from_data(batch.data()), &options) {
+            Err(error) if error.kind() == ErrorKind::Incomplete && began.elapsed() < STALLED => {
+                thread::sleep(TRYING);
+            }
+            written => return Ok(written?),
+        }
     }
 }
 
@@ -170,6 +203,9 @@ fn options() -> Options {
     options.set_max_bytes_for_level_base(if cfg!(test) { 32 << 10 } else { 32 << 20 });
     options.set_max_open_files(128);
     options.set_max_background_jobs(2);
+    // A write goes ahead or is put off; there is nothing in between.
+    options.set_level_zero_slowdown_writes_trigger(20);
+    options.set_level_zero_stop_writes_trigger(20);
     options.set_paranoid_checks(true);
     // A torn end of the log is a write that nobody was told of. What is lost in front of it leaves an older state of
     // the whole, which is as true.

@@ -14,6 +14,7 @@ use crate::{
     check::{self, Finding, Misfit, Part, Report, Severity},
     config::Config,
     error::Result,
+    shown,
     shutdown::Shutdown,
     source::SAMPLE_SIZE,
 };
@@ -139,7 +140,7 @@ fn print_finding(out: &mut impl Write, finding: &Finding, style: Style) -> io::R
         writeln!(out, "  {mark} {subject:SUBJECT$} {}", lines.remove(0))?;
     }
     for Misfit { path, ty, count, fate } in misfits.iter().take(MISFITS) {
-        let (path, count) = (printable(path), HumanCount(*count));
+        let (path, count) = (shown::name(path), HumanCount(*count));
         let of = ty.map(|ty| format!(" {ty}")).unwrap_or_default();
         lines.push(format!("{path}: {count} ×{of}, {fate}"));
     }

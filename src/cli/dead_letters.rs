@@ -18,6 +18,7 @@ use crate::{
     config::TargetConfig,
     error::{Code, Error, Result},
     mapping::document_json,
+    shown,
     shutdown::Shutdown,
     sink::{
         Target,
@@ -277,7 +278,10 @@ fn show(letter: &Letter, document: Document) -> String {
     let mut lines = vec![format!("dead letter {id} of {}", printable(collection))];
     let mut line = |name: &str, text: &str| lines.push(format!("{name:8}  {}", printable(text)));
     line("key", key);
-    line("path", path.as_deref().unwrap_or("(the document itself, or not known)"));
+    line(
+        "path",
+        path.as_deref().map(shown::name).as_deref().unwrap_or("(the document itself, or not known)"),
+    );
     line("reason", reason);
     line("at", at);
     if let Some(retry_at) = retry_at {

@@ -175,7 +175,7 @@ pub fn main() -> ExitCode {
     };
     let log_format = global.log_format;
     let reporter = Reporter::new();
-    reporter.start_logging(global.log_format);
+    let _flush = reporter.start_logging(global.log_format);
     global.warn_of_shown_passwords(&matches);
     let (name, profiling) = command.profiling();
     let finished = profiling.around(name, || {
@@ -189,7 +189,7 @@ pub fn main() -> ExitCode {
             tracing::error!(code = %error.code(), "{error}");
             if log_format == LogFormat::Text {
                 let more = format!("  more: docrow explain {}\n", error.code());
-                // Where standard error is closed, nobody is told.
+                // It can't fail.
                 let _ = reporter.clone().write_all(more.as_bytes());
             }
             ExitCode::from(error.kind().exit_code())
@@ -251,13 +251,14 @@ fn block_on<F: Future<Output = Result<Outcome>>>(
         .enable_all()
         .build()
         .map_err(|e| Error::caused(Kind::Bug, "start the runtime", e))?;
+    let (shutdown, vitals) = (Shutdown::default(), reporter.vitals().clone());
+    let insisted = shutdown::listen(shutdown.clone(), move || vitals.places().words())?;
     let finished = runtime.block_on(async {
-        let shutdown = Shutdown::default();
         tokio::select! {
-            finished = command(shutdown.clone()) => finished,
-            insisted = shutdown::on_signals(shutdown) => {
+            finished = command(shutdown) => finished,
+            () = insisted.requested() => {
                 tracing::warn!("stopped at once: start it again to go on from what is committed");
-                insisted.map(|()| Outcome::Finding)
+                Ok(Outcome::Finding)
             }
             () = reporter.narrate() => Ok(Outcome::Done),
         }

@@ -7,7 +7,8 @@ use indicatif::{BinaryBytes, HumanCount};
 use super::printable::{printable, shortened};
 use crate::{
     pipeline::phase::Phase,
-    status::{CollectionStatus, Level, Status, span},
+    shown,
+    status::{CollectionStatus, Level, NarrowColumn, Status, span},
     vitals::Gravity,
 };
 
@@ -57,6 +58,7 @@ pub(super) fn table(status: &Status, paint: Paint) -> String {
     // Writing to a string can't fail.
     let _ = head(&mut out, status, paint);
     let _ = collections(&mut out, status, paint);
+    let _ = misfits(&mut out, status, paint);
     let _ = letters(&mut out, status, paint);
     let _ = messages(&mut out, status, paint);
     out.truncate(out.trim_end().len());
@@ -85,8 +87,7 @@ fn head(out: &mut String, status: &Status, paint: Paint) -> std::fmt::Result {
     let version = process.version.as_ref().map_or_else(String::new, |v| format!("docrow {}, ", printable(v)));
     writeln!(out, "  {}\n", paint.dim(&format!("{version}{who}")))?;
     let or = |value: Option<String>| value.unwrap_or_else(|| "not known".to_owned());
-    let spool = status.spool;
-    let spool = spool.bytes.zip(spool.budget);
+    let spool = status.spool.bytes.zip(status.spool.budget);
     let oplog = status.source.oplog.map(|oplog| {
         let left =
             oplog.headroom_seconds.map_or_else(String::new, |left| format!(", {} of it left", span(left)));
@@ -127,7 +128,10 @@ fn collections(out: &mut String, status: &Status, paint: Paint) -> std::fmt::Res
         "COLLECTION", "PHASE", "DOCUMENTS", "BEHIND", "DEAD LETTERS"
     );
     writeln!(out, "\n  {}", paint.dim(&heads))?;
-    let copying = status.collections.iter().any(|c| c.phase == Phase::Copying && c.stopped.is_none());
+    let copying = status
+        .collections
+        .iter()
+        .any(|c| c.phase == Phase::Copying && c.stopped.is_none() && c.absent.is_none());
     for (collection, name) in status.collections.iter().zip(names) {
         let (level, phase) = phase(collection, copying);
         let behind = collection.lag_seconds.map_or_else(|| "-".to_owned(), span);
@@ -141,7 +145,7 @@ fn collections(out: &mut String, status: &Status, paint: Paint) -> std::fmt::Res
         if let Some(copy) = copy(collection) {
             writeln!(out, "  {:width$}  {}", "", paint.level(Level::Busy, &copy))?;
         }
-        if let Some(why) = &collection.stopped {
+        if let Some(why) = collection.stopped.as_ref().filter(|_| collection.absent.is_none()) {
             writeln!(out, "  {:width$}  {}", "", shortened(why, LONGEST))?;
         }
     }
@@ -150,6 +154,11 @@ fn collections(out: &mut String, status: &Status, paint: Paint) -> std::fmt::Res
 
 /// Keys are built when all is copied.
 fn phase(collection: &CollectionStatus, copying: bool) -> (Level, &'static str) {
+    match collection.absent.as_deref() {
+        None => {}
+        Some("dropped") => return (Level::Ok, "dropped"),
+        Some(_) => return (Level::Ok, "not included"),
+    }
     if collection.stopped.is_some() {
         return (Level::Error, "stopped");
     }
@@ -167,7 +176,7 @@ fn phase(collection: &CollectionStatus, copying: bool) -> (Level, &'static str) 
 /// How far a copy is, while it is being made.
 fn copy(collection: &CollectionStatus) -> Option<String> {
     let snapshot = &collection.snapshot;
-    if collection.phase != Phase::Copying || collection.stopped.is_some() {
+    if collection.phase != Phase::Copying || collection.stopped.is_some() || collection.absent.is_some() {
         return None;
     }
     let estimated = snapshot.estimated?.max(1);
@@ -179,6 +188,28 @@ fn copy(collection: &CollectionStatus) -> Option<String> {
     Some(format!("{bar} {percent}% of {}, {} a second{eta}", HumanCount(estimated), HumanCount(rate)))
 }
 
+fn misfits(out: &mut String, status: &Status, paint: Paint) -> std::fmt::Result {
+    let of = |collection: &CollectionStatus| {
+        collection.misfits.iter().flat_map(|m| m.columns.clone()).collect::<Vec<_>>()
+    };
+    let narrow: Vec<_> = status.collections.iter().flat_map(of).collect();
+    if narrow.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "\n  {}",
+        paint.dim("COLUMNS THAT LACK VALUES (which do not fit, and are in _extra alone)")
+    )?;
+    for NarrowColumn { table, column, sql_type, values, since, remedy, .. } in narrow.iter().take(SHOWN) {
+        let name = shown::name(&format!("{table}.{column}"));
+        let values = HumanCount(*values).to_string();
+        writeln!(out, "  {values:>7}  {name} {sql_type}, since {since}")?;
+        writeln!(out, "  {:7}  {}", "", paint.dim(&format!("→ {remedy}")))?;
+    }
+    more(out, narrow.len(), paint)
+}
+
 fn letters(out: &mut String, status: &Status, paint: Paint) -> std::fmt::Result {
     let letters = &status.dead_letters;
     if letters.total == 0 {
@@ -186,7 +217,7 @@ fn letters(out: &mut String, status: &Status, paint: Paint) -> std::fmt::Result 
     }
     writeln!(out, "\n  {}", paint.dim("DEAD LETTERS (docrow dead-letters list)"))?;
     for group in letters.groups.iter().take(SHOWN) {
-        let path = group.path.as_deref().map_or_else(String::new, |path| format!(" {}", printable(path)));
+        let path = group.path.as_deref().map_or_else(String::new, |path| format!(" {}", shown::name(path)));
         let reason = shortened(&group.reason, LONGEST);
         writeln!(
             out,

@@ -10,6 +10,9 @@ use crate::{
     secret::{self, Secret},
 };
 
+/// How soon, and how late, a standstill may be noticed.
+const STALL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
+
 /// The longest a change may be made to wait.
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -158,14 +161,25 @@ impl Check<'_> {
 
     pub(super) fn duration(&self, value: Option<String>, key: &str, default: Duration) -> Result<Duration> {
         let Some(text) = value else { return Ok(default) };
-        match humantime::parse_duration(&text) {
-            Ok(duration) if duration <= LONGEST => Ok(duration),
-            Ok(_) => Err(self.error(key, format!("\"{text}\" is more than a minute"))),
-            Err(_) => {
-                let example = "write for example \"50ms\" or \"2s\"";
-                Err(self.error(key, format!("\"{text}\" is no duration: {example}")))
-            }
+        match self.parsed(&text, key)? {
+            duration if duration <= LONGEST => Ok(duration),
+            _ => Err(self.error(key, format!("\"{text}\" is more than a minute"))),
         }
+    }
+
+    /// After how long a standstill is one.
+    pub(super) fn patience(&self, value: Option<String>, key: &str, default: Duration) -> Result<Duration> {
+        let Some(text) = value else { return Ok(default) };
+        match self.parsed(&text, key)? {
+            duration if (STALL.0..=STALL.1).contains(&duration) => Ok(duration),
+            _ => Err(self.error(key, format!("\"{text}\" is not between a second and an hour"))),
+        }
+    }
+
+    fn parsed(&self, text: &str, key: &str) -> Result<Duration> {
+        let example = "write for example \"50ms\" or \"2s\"";
+        humantime::parse_duration(text)
+            .map_err(|_| self.error(key, format!("\"{text}\" is no duration: {example}")))
     }
 
     pub(super) fn expand_all(&self, values: Vec<String>, key: &str) -> Result<Vec<String>> {

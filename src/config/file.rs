@@ -76,6 +76,7 @@ struct RawStream {
     batch_rows: Option<usize>,
     batch_age: Option<String>,
     order: Option<String>,
+    stall_after: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -101,7 +102,7 @@ impl RawConfig {
         let target = Endpoint { side: "target", variable: TARGET, flag: flags.target, uri, password };
         let RawMapping { dir: mapping_dir, default, evolve, json, max_dead_letters } = mapping;
         let RawSnapshot { parallelism } = snapshot;
-        let RawStream { partitions, batch_rows, batch_age, order } = stream;
+        let RawStream { partitions, batch_rows, batch_age, order, stall_after } = stream;
         let RawState { dir: state_dir, max_spool } = state;
 
         let check = Check { file };
@@ -148,6 +149,7 @@ impl RawConfig {
             order,
             batch_rows: check.between(batch_rows, "stream.batch_rows", 1000, 100_000)?,
             batch_age: check.duration(batch_age, "stream.batch_age", Duration::from_millis(50))?,
+            stall_after: check.patience(stall_after, "stream.stall_after", Duration::from_secs(60))?,
             state_dir: flags.state.or(state_dir).unwrap_or_else(|| "docrow-state".into()),
             max_spool: check.size(max_spool, "state.max_spool", ByteSize::gib(10), LEAST_SPOOL)?,
             serve: if flags.serves_nothing { None } else { check.serve(serve)? },

@@ -74,6 +74,8 @@ pub struct Config {
     pub batch_rows: usize,
     /// The longest a change waits for its batch to fill.
     pub batch_age: Duration,
+    /// How long nothing may be applied, though there is something to apply, before all begins anew.
+    pub stall_after: Duration,
     /// The state directory.
     pub state_dir: PathBuf,
     /// The most bytes that the spool in it takes.

@@ -47,6 +47,11 @@ fn names_file_key_and_constraint() {
             .contains("stream.batch_age: \"soon\" is no duration")
     );
     assert!(refused(&format!("{URIS}stream.batch_age = '2h'")).contains("more than a minute"));
+    let stall = |after: &str| refused(&format!("{URIS}stream.stall_after = '{after}'"));
+    assert!(
+        stall("10ms").contains("is not between a second and an hour")
+            && stall("soon").contains("no duration")
+    );
     assert!(refused(&format!("{URIS}stream.order = 'x'")).contains("none of \"document\", \"commit\""));
     assert!(refused(&format!("{URIS}mapping.evolve = 'x'")).contains("none of \"add\", \"freeze\""));
 }

@@ -80,9 +80,14 @@ impl Code {
     /// What docrow does about it by itself.
     pub fn consequence(self) -> String {
         match self {
-            Self::CollectionStopped => {
+            Self::CollectionStopped | Self::CollectionHistoryLost => {
                 "leaves the collection alone until it is started again; others go on".to_owned()
             }
+            Self::TableInTheWay | Self::TableInUse => format!(
+                "leaves the collection alone until it is started again; others go on; without others, {}",
+                self.kind().consequence()
+            ),
+            Self::StopOverdue => "ends with exit code 1; nothing that was committed is lost".to_owned(),
             Self::SpoolFull => "reads the stream no further until some of the spool is applied".to_owned(),
             _ => self.kind().consequence(),
         }
@@ -128,6 +133,7 @@ impl From<Kind> for Code {
             Kind::StateRebuilt => Self::StateRebuilt,
             Kind::StateFull => Self::StateFull,
             Kind::StateCorrupt => Self::StateCorrupt,
+            Kind::Stalled => Self::Stalled,
             Kind::Bug => Self::Bug,
         }
     }
@@ -142,6 +148,9 @@ impl Kind {
                 "tries again, ever less often, until it works, once `run` or `backfill` is under way; before that, and in \
                  other commands, it ends with exit code {code}"
             ),
+            Self::Stalled => {
+                "lets go of whatever it holds (locks, connections), and begins again from what PostgreSQL says".to_owned()
+            }
             Self::StateRebuilt => "goes on by itself, from what PostgreSQL says is applied".to_owned(),
             Self::TargetRefusedRows => {
                 "writes the document whole to docrow.dead_letters, with the reason, and goes on".to_owned()
@@ -161,7 +170,7 @@ impl Kind {
 mod tests {
     use super::*;
 
-    const KINDS: [Kind; 12] = [
+    const KINDS: [Kind; 13] = [
         Kind::Usage,
         Kind::SourceAway,
         Kind::SourceRefused,
@@ -173,6 +182,7 @@ mod tests {
         Kind::StateRebuilt,
         Kind::StateFull,
         Kind::StateCorrupt,
+        Kind::Stalled,
         Kind::Bug,
     ];
 
@@ -198,7 +208,7 @@ mod tests {
                 Kind::HistoryLost => &[4],
                 Kind::Fenced => &[5],
                 Kind::StateRebuilt | Kind::StateFull | Kind::StateCorrupt => &[6],
-                Kind::Bug => &[9],
+                Kind::Stalled | Kind::Bug => &[9],
             };
             assert!(groups.contains(&(code.number() / 1000)), "{code} is in a group of others");
             for text in [code.title(), code.meaning(), code.remedy()] {

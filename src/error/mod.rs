@@ -45,6 +45,8 @@ pub enum Kind {
     StateFull,
     /// The state directory can't be used and can't be rebuilt.
     StateCorrupt,
+    /// Something of docrow does not go on, and nobody knows why; begun anew it may.
+    Stalled,
     /// An invariant of docrow is broken.
     Bug,
 }
@@ -62,7 +64,9 @@ impl Kind {
     /// What the pipeline does about an error of this kind once it is running.
     pub fn disposition(self) -> Disposition {
         match self {
-            Kind::SourceAway | Kind::TargetAway | Kind::StateRebuilt | Kind::StateFull => Disposition::Retry,
+            Kind::SourceAway | Kind::TargetAway | Kind::StateRebuilt | Kind::StateFull | Kind::Stalled => {
+                Disposition::Retry
+            }
             Kind::Usage
             | Kind::SourceRefused
             | Kind::TargetRefused
@@ -83,7 +87,7 @@ impl Kind {
             Kind::HistoryLost => 5,
             Kind::Fenced => 6,
             Kind::StateRebuilt | Kind::StateFull | Kind::StateCorrupt => 7,
-            Kind::Bug => 70,
+            Kind::Stalled | Kind::Bug => 70,
         }
     }
 }

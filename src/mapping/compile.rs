@@ -18,7 +18,7 @@ use crate::schema::{
 /// A compiled [`MappingSpec`]: immutable, to be shared by all tasks.
 #[derive(Debug)]
 pub struct Mapping {
-    spec: MappingSpec,
+    pub(super) spec: MappingSpec,
     tables: Vec<Table>,
     pub(super) plans: Vec<Plan>,
     pub(super) root: Object,
@@ -47,6 +47,8 @@ pub(super) struct PlannedColumn {
     pub(super) ty: ColumnType,
     pub(super) oid: u32,
     pub(super) mask: Option<Mask>,
+    /// The type of the column that is written beside it until it takes its place.
+    pub(super) was: Option<ColumnType>,
     /// The path from the row's own object, as it stands in a key of `extra`.
     pub(super) path: Box<[u8]>,
 }
@@ -194,6 +196,7 @@ fn plan(spec: &TableSpec) -> Plan {
         ty: column.ty,
         oid: column.ty.oid(),
         mask: column.mask,
+        was: column.was.as_ref().map(|was| was.ty),
         path: rendered(&column.path),
     };
     Plan {
@@ -208,7 +211,10 @@ fn shape(spec: &MappingSpec, table: &TableSpec, root: bool) -> Table {
     let column = |name: &String, ty| Column { name: name.clone(), ty };
     let key = column(&table.parent, spec.key().ty);
     let ordinals = table.ordinals.iter().map(|name| column(name, ColumnType::scalar(Scalar::Bigint)));
-    let mapped = table.columns.iter().map(|mapped| column(&mapped.name, mapped.ty));
+    let mapped = table.columns.iter().flat_map(|mapped| {
+        let was = mapped.was.as_ref().map(|was| column(&was.name, was.ty));
+        std::iter::once(column(&mapped.name, mapped.ty)).chain(was)
+    });
     let json = |name: &str| Column { name: name.to_owned(), ty: ColumnType::scalar(Scalar::Jsonb) };
     let document = spec.document().filter(|_| root).map(|document| json(&document.column));
     let extra = spec.extra().filter(|_| root).map(json);

@@ -14,7 +14,7 @@ use super::{
     table::{Framing, Rows},
     walk::{Scratch, first_key, walk},
 };
-use crate::schema::OnUnfit;
+use crate::{schema::OnUnfit, shown};
 
 /// Why a document can't have rows at all: it is to be kept whole, as a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl fmt::Display for Unfit {
         if self.path.is_empty() {
             f.write_str(self.reason)
         } else {
-            write!(f, "{}: {}", self.path, self.reason)
+            write!(f, "{}: {}", shown::name(&self.path), self.reason)
         }
     }
 }

@@ -140,6 +140,12 @@ impl Notes {
         }
     }
 
+    /// Adds that an occurrence of a field is withheld, of which a later one counts.
+    pub(super) fn withhold(&mut self, doc: &[u8], trail: &[Step]) -> Read<()> {
+        let noted = Noted { trail, inner: b"", kind: 0, at: 0, occurrence: Occurrence::Early };
+        self.push(doc, noted, Place::Withheld)
+    }
+
     fn push(&mut self, doc: &[u8], noted: Noted<'_>, place: Place) -> Read<()> {
         let Noted { trail, inner, kind, at, occurrence } = noted;
         let start = self.paths.len();

@@ -10,15 +10,18 @@
 //! In a `text` key an ObjectId is its 24 hexadecimal digits, and a string stands as it is, unless it could be
 //! taken for something else: if it begins with `{`, `[` or `"`, is `null`, `true` or `false` or 24 hexadecimal
 //! digits, or holds a NUL, it is a JSON string with its quotes. Everything else is canonical Extended JSON;
-//! numbers in the canonical form of their value, whole ones as `$numberLong`. What a key says but would read back as
-//! another type is noted besides, by [`Reading`](super::Reading) or, in a `text` key, where it is not what the JSON
-//! says.
+//! numbers in the canonical form of their value, whole ones as `$numberLong`, or within an embedded document as
+//! `$numberInt` if they fit. What a key says but would read back as another type is noted besides, by
+//! [`Reading`](super::Reading) or, in a `text` key, where it is not what the JSON says.
 
 use bytes::BytesMut;
-use mongodb::bson::RawDocumentBuf;
+use mongodb::bson::{RawDocumentBuf, spec::ElementType};
 
 use super::{
-    bson::{self, BINARY, DECIMAL, DOUBLE, Fault, INT32, INT64, OBJECT_ID, Read, STRING, SYMBOL},
+    bson::{
+        self, ARRAY, BINARY, CODE_WITH_SCOPE, DECIMAL, DOCUMENT, DOUBLE, Elements, Fault, INT32, INT64,
+        OBJECT_ID, Read, STRING, SYMBOL,
+    },
     column,
     compile::Mapping,
     forms,
@@ -28,7 +31,10 @@ use super::{
     value::{self, Fit},
     walk::first_key,
 };
-use crate::number::{Decimal, Number};
+use crate::{
+    key::Id,
+    number::{Decimal, Number},
+};
 
 /// An entry of a B-tree index has at most 2,704 bytes; a child table's holds its ordinals, too.
 const MAX_LENGTH: usize = 2600;
@@ -101,9 +107,68 @@ fn text(out: &mut BytesMut, (doc, kind, at): (&[u8], u8, usize), json: &mut Json
             let value = Decimal::from_bytes(bson::array_at(doc, at)?);
             return Ok(number(out, value.into(), |form| same(form, value)));
         }
+        DOCUMENT | ARRAY | CODE_WITH_SCOPE => {
+            if let Some((kind, bytes)) = canonical(doc, kind, at)? {
+                json.write(out, &bytes, kind as u8, 0)?;
+                return Ok(Fit::Equal);
+            }
+            json.write(out, doc, kind, at)?;
+        }
         _ => json.write(out, doc, kind, at)?,
     }
     Ok(Fit::Exact)
+}
+
+/// The one that stands for all that are equal to this one, if it is another.
+fn canonical(doc: &[u8], kind: u8, at: usize) -> Read<Option<(ElementType, Vec<u8>)>> {
+    let bytes = doc.get(at..bson::end_of(kind, doc, at)?).ok_or(Fault::Malformed)?;
+    let kind = ElementType::from(kind).ok_or(Fault::Malformed)?;
+    Ok(Id { kind, bytes }.canonical())
+}
+
+/// Appends the value of type `kind` whose fields are those of `values`, in the order of those of `key`, which is equal to
+/// it. `None`: it is not.
+pub(super) fn in_order(out: &mut Vec<u8>, kind: u8, key: &[u8], values: &[u8]) -> Option<()> {
+    let (mut key_at, mut values_at, start) = (0, 0, out.len());
+    if kind == CODE_WITH_SCOPE {
+        let scope = |bytes: &[u8]| Some(8 + bson::text(bytes, 4).ok()?.len() + 1);
+        (key_at, values_at) = (scope(key)?, scope(values)?);
+        out.extend_from_slice(values.get(..values_at)?);
+    }
+    let (ours, theirs) = (all(key, key_at)?, all(values, values_at)?);
+    // Fields of one name are in their order.
+    let is_in_order = ours.iter().map(|field| field.0).eq(theirs.iter().map(|field| field.0));
+    let scope = bson::begin(out);
+    if ours.len() != theirs.len() {
+        return None;
+    }
+    for (number, (name, own, key)) in ours.into_iter().enumerate() {
+        let field =
+            if is_in_order { theirs.get(number) } else { theirs.iter().find(|field| field.0 == name) };
+        let &(_, kind, values) = field?;
+        bson::element(out, name, |out| {
+            match kind {
+                DOCUMENT | ARRAY | CODE_WITH_SCOPE if kind == own => in_order(out, kind, key, values)?,
+                _ => out.extend_from_slice(values),
+            }
+            Some(Told::Value(kind))
+        })?;
+    }
+    bson::end(out, scope)?;
+    if kind == CODE_WITH_SCOPE { bson::fill_in(out, start) } else { Some(()) }
+}
+
+/// The names, types and values in a document or array.
+type All<'a> = Vec<(&'a [u8], u8, &'a [u8])>;
+
+/// Those at `at`.
+fn all(bytes: &[u8], at: usize) -> Option<All<'_>> {
+    let (mut elements, mut all) = (Elements::of(bytes, at).ok()?, Vec::new());
+    while let Some(element) = elements.advance(bytes).ok()? {
+        let name = bytes.get(element.name.0..element.name.1)?;
+        all.push((name, element.kind, bytes.get(element.at..elements.next)?));
+    }
+    Some(all)
 }
 
 /// Whether the canonical form of `value` says everything about it.

@@ -11,7 +11,7 @@
 //! Pure: bytes in, bytes out. No I/O, no clock, no `async`; malformed bytes are an [`Unfit`], never a panic.
 //! Reading order: [`table`] (what is written), `compile` (the plan), `encode` and `walk` (a document), `value` (one
 //! value, one column), `key_column` (the `_id`), `extra` (what no column holds), `mask` (what never leaves the
-//! process), `watch` (what the mapping does not know), `trial` (a dry run), `json`, `forms` and `numeric` (forms), `bson` (bytes).
+//! process), `watch` (what the mapping does not know), `trial` (a dry run), `places` (where a column's values are), `json`, `forms` and `numeric` (forms), `bson` (bytes).
 //! And back: `rebuild` and `tree`, `column` (one column, one value), `parse` (JSON).
 
 mod bson;
@@ -25,6 +25,7 @@ mod key_column;
 mod mask;
 mod numeric;
 mod parse;
+mod places;
 mod rebuild;
 mod table;
 mod tree;
@@ -42,6 +43,7 @@ pub use compile::Mapping;
 pub use encode::{Encoder, Unfit};
 pub use json::document_json;
 pub use mask::MaskKey;
+pub use places::{Places, Replacement, Step};
 pub use rebuild::{Corrupt, Rebuilder};
 pub use table::{Column, ColumnType, DELETED_AT, Framing, Reading, Rows, Scalar, Table, TableRows};
 pub use trial::{Left, Tally, Trial, Tried};

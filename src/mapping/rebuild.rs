@@ -16,7 +16,7 @@ use serde_json::{Map, Value as Json};
 
 use super::{
     column,
-    compile::{Mapping, Node, Object},
+    compile::{Mapping, Node, Object, Plan},
     key_column, parse,
     table::{Column, Rows, Table},
     tree::{self, Shape, Spot, Tree},
@@ -65,6 +65,11 @@ struct Place<'a> {
     steps: Vec<Step<'a>>,
     /// For each mapped column the names on the way from the row's own object.
     columns: Vec<Vec<&'a [u8]>>,
+    /// For each mapped column its number in the row, and whether the next one is what it was: it tells the value where the
+    /// column itself does not.
+    at: Vec<(usize, bool)>,
+    /// The number of the first column that is none of them.
+    end: usize,
     /// Which of them do not hold what the document has there.
     masked: Vec<usize>,
 }
@@ -75,10 +80,21 @@ enum Step<'a> {
     Element,
 }
 
+impl Place<'_> {
+    fn of(plan: &Plan) -> Self {
+        let mut place = Self { end: 1 + plan.ordinals, ..Self::default() };
+        for column in &plan.columns {
+            place.at.push((place.end, column.was.is_some()));
+            place.end += 1 + usize::from(column.was.is_some());
+        }
+        place
+    }
+}
+
 impl<'a> Rebuilder<'a> {
     /// For rows of `mapping`, or of an earlier version of it with fewer columns and tables.
     pub fn new(mapping: &'a Mapping) -> Self {
-        let mut places: Vec<_> = mapping.plans.iter().map(|_| Place::default()).collect();
+        let mut places: Vec<_> = mapping.plans.iter().map(Place::of).collect();
         locate(&mapping.root, &mut Vec::new(), 0, &mut places);
         Self { mapping, places }
     }
@@ -89,7 +105,7 @@ impl<'a> Rebuilder<'a> {
         let Some(((table, root_rows), place)) = tables.next() else { return Err(missing_root(&[])) };
         let Some(row) = root_rows.tuples().next() else { return Err(missing_root(self.mapping.tables())) };
         let root = Row::of(table, row);
-        let mut special = table.key_columns + place.columns.len();
+        let mut special = place.end;
         let mut tree = Tree::default();
         if self.mapping.document().is_some() {
             tree = root.whole(special)?;
@@ -204,14 +220,15 @@ impl<'a> Row<'a> {
         tree.filter(Tree::is_document).ok_or_else(|| self.corrupt(column, NOT_OURS))
     }
 
-    /// Sets the `_id`, unless it is told already. Of a document, the key column tells the order of fields, too.
+    /// Sets the `_id`, unless it is told already. Of a document, the key column tells the order of fields then.
     fn key(&self, tree: &mut Tree) -> Result<(), Corrupt> {
-        let field = tree.field(b"_id").filter(|field| matches!(field.value, Tree::Missing | Tree::Object(_)));
-        let Some(field) = field else { return Ok(()) };
+        let Some(field) = tree.field(b"_id") else { return Ok(()) };
         let key = self
             .value(0)
             .and_then(|(column, bytes)| Tree::read(|out| key_column::read(out, column.ty, bytes)));
-        field.value = key.ok_or_else(|| self.corrupt(0, NOT_OURS))?;
+        let key = key.ok_or_else(|| self.corrupt(0, NOT_OURS))?;
+        let told = std::mem::take(&mut field.value);
+        field.value = told.in_order_of(key).ok_or_else(|| self.corrupt(0, NO_PLACE))?;
         Ok(())
     }
 
@@ -239,11 +256,11 @@ impl<'a> Row<'a> {
         if !tree.is_object() {
             return Err(self.fault(NO_PLACE));
         }
-        for (i, names) in place.columns.iter().enumerate() {
-            let at = self.table.key_columns + i;
+        for (i, (names, &(at, has_been))) in place.columns.iter().zip(&place.at).enumerate() {
             if place.masked.contains(&i) {
                 continue;
             }
+            let at = if has_been && self.value(at).is_none() { at + 1 } else { at };
             let Some((column, bytes)) = self.value(at) else { continue };
             let mut field = &mut *tree;
             for name in names {
@@ -265,7 +282,7 @@ impl<'a> Row<'a> {
 mod tests {
     use std::{sync::Arc, thread};
 
-    use mongodb::bson::rawdoc;
+    use mongodb::bson::{RawBson, RawJavaScriptCodeWithScope, cstr, rawdoc};
 
     use super::*;
     use crate::{
@@ -360,6 +377,62 @@ mod tests {
             "m: holds what has no place in the document"
         );
         assert_eq!(rebuilt(&Rows::new(2)).unwrap_err(), "t: has no row for the document");
+    }
+
+    /// Trap: an embedded `_id` of whatever types and order of fields has one key for all that are equal, and comes back as it was,
+    /// also through the `jsonb` of PostgreSQL, which has an order of its own.
+    #[test]
+    fn an_embedded_id_keeps_its_types_and_its_order() {
+        let scope = || rawdoc! { "zz": 1.0, "a": 1 };
+        let code = RawJavaScriptCodeWithScope { code: "f".into(), scope: scope() };
+        let mut twice = rawdoc! { "b": 1_i64 };
+        twice.append(cstr!("b"), 2.0);
+        let whole = "collection = \"a.b\"\ntable = \"t\"\nextra = \"x\"\n[key]\ncolumn = \"id\"\ntype = \"text\"\n\
+            [document]\ncolumn = \"doc\"\n";
+        for id in [
+            rawdoc! { "zz": 1, "b": "x" },
+            rawdoc! { "zz": 1_i64, "b": { "y": -0.0, "c": [1.0, { "zz": 2_i64, "a": 1 }] } },
+            rawdoc! { "zz": f64::NAN, "b": RawBson::Symbol("x".into()), "aaa": twice },
+            rawdoc! { "zz": code.clone(), "a": RawBson::JavaScriptCodeWithScope(code) },
+        ] {
+            let document = rawdoc! { "_id": id };
+            for mapping in
+                [mapping(MAPPING), mapping(whole), mapping(&format!("{whole}json = \"canonical\"\n"))]
+            {
+                let mut rows = Rows::new(mapping.tables().len());
+                Encoder::new(Arc::clone(&mapping), Framing::Copy).encode(&document, &mut rows).unwrap();
+                let columns: Vec<Option<Vec<u8>>> = rows.tables[0]
+                    .tuples()
+                    .next()
+                    .unwrap()
+                    .columns()
+                    .map(|column| column.map(stored))
+                    .collect();
+                let mut stored = Rows::new(mapping.tables().len());
+                assert!(stored.tables[0].push(&columns.iter().map(Option::as_deref).collect::<Vec<_>>()));
+                assert_eq!(Rebuilder::new(&mapping).document(&stored).unwrap(), document);
+            }
+        }
+    }
+
+    /// As PostgreSQL gives it back: of `jsonb`, the keys by their length, then by their bytes.
+    fn stored(column: &[u8]) -> Vec<u8> {
+        fn sort(json: Json) -> Json {
+            match json {
+                Json::Object(fields) => {
+                    let mut fields: Vec<_> =
+                        fields.into_iter().map(|(name, json)| (name, sort(json))).collect();
+                    fields.sort_by(|(left, _), (right, _)| (left.len(), left).cmp(&(right.len(), right)));
+                    Json::Object(fields.into_iter().collect())
+                }
+                Json::Array(elements) => Json::Array(elements.into_iter().map(sort).collect()),
+                other => other,
+            }
+        }
+        match column.strip_prefix(b"\x01").map(serde_json::from_slice) {
+            Some(Ok(json)) => [b"\x01", sort(json).to_string().as_bytes()].concat(),
+            _ => column.to_vec(),
+        }
     }
 
     /// Trap: deep nesting. MongoDB takes 200 levels; what is much deeper is refused, and never overflows the stack.

@@ -17,6 +17,14 @@ pub struct Table {
     pub soft_delete: bool,
 }
 
+impl Table {
+    /// Of the root of a part of a mapping: the columns of its fields, and `extra`. `None`: it has no `extra`.
+    pub fn patched(&self) -> Option<(&[Column], &Column)> {
+        let rest = self.columns.get(self.key_columns..self.columns.len() - usize::from(self.soft_delete))?;
+        rest.split_last().map(|(extra, columns)| (columns, extra))
+    }
+}
+
 /// The column that marks deleted documents where they stay: NULL in every row that is written.
 pub const DELETED_AT: &str = "_deleted_at";
 

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use serde_json::Value as Json;
 
 use super::{
-    bson::{self, ARRAY, DOCUMENT},
+    bson::{self, ARRAY, CODE_WITH_SCOPE, DOCUMENT},
     compile::{Node, Object},
     json::is_reserved,
+    key_column::in_order,
     parse::{self, Told},
 };
 
@@ -99,6 +100,25 @@ impl Tree {
     /// Whether this can be a whole document.
     pub(super) fn is_document(&self) -> bool {
         matches!(self, Self::Object(_) | Self::Value(DOCUMENT, _))
+    }
+
+    /// This, with fields in the order in which `key`, an equal value, has them; `key` itself, if nothing is known yet.
+    /// `None`: it is not equal.
+    pub(super) fn in_order_of(self, key: Self) -> Option<Self> {
+        if let Self::Missing = self {
+            return Some(key);
+        }
+        let value = Self::read(|out| self.write(out))?;
+        match (value, key) {
+            (Self::Value(kind @ (DOCUMENT | ARRAY | CODE_WITH_SCOPE), values), Self::Value(own, key))
+                if kind == own =>
+            {
+                let mut bytes = Vec::with_capacity(values.len());
+                in_order(&mut bytes, kind, &key, &values)?;
+                Some(Self::Value(kind, bytes))
+            }
+            (value, _) => Some(value),
+        }
     }
 
     /// The fields of one name, if this is an object, or can become one.

@@ -19,6 +19,7 @@ use super::{
     table::{Framing, Rows},
     value::{self, Fit},
 };
+use crate::shown;
 
 /// So many different paths are told apart, of each kind.
 const MAX_PATHS: usize = 300;
@@ -86,7 +87,7 @@ impl<T: Ord + Copy> Tally<T> {
 
     fn add(&mut self, path: &str, what: T) {
         let is_full = self.counts.len() >= MAX_PATHS;
-        let key = (path.to_owned(), what);
+        let key = (shown::path(path), what);
         match self.counts.get_mut(&key) {
             Some(count) => *count += 1,
             None if is_full => self.others += 1,

@@ -176,7 +176,8 @@ impl<'a> Walk<'a> {
     fn field(&mut self, field: &'a Field, value: Slot) -> Read<()> {
         match &field.node {
             Node::Column => match self.fill(field.slot, value) {
-                earlier if earlier.kind == 0 || field.hidden => Ok(()),
+                earlier if earlier.kind == 0 => Ok(()),
+                _ if field.hidden => self.withhold(),
                 earlier => self.note(b"", earlier, Occurrence::Early),
             },
             Node::Omitted => Ok(()),
@@ -276,6 +277,13 @@ impl<'a> Walk<'a> {
         notes.add(self.doc, Noted { trail, inner, kind, at, occurrence })
     }
 
+    /// Notes that a hidden field of the document was there before, and nothing of what it was: an update of the field is
+    /// not all there is to its column.
+    fn withhold(&mut self) -> Read<()> {
+        let Scratch { trail, notes, .. } = &mut *self.scratch;
+        if self.mapping.extra && trail.len() == 1 { notes.withhold(self.doc, trail) } else { Ok(()) }
+    }
+
     /// Encodes the open row of `table`.
     fn close(&mut self, table: usize) -> Read<()> {
         let Self { mapping, framing, doc, scratch, rows, .. } = self;
@@ -320,6 +328,12 @@ impl<'a> Walk<'a> {
                 }
             }
             end_column(out, start, fit)?;
+            if let Some(was) = column.was {
+                framing.header(out, was.oid());
+                let start = value::begin(out);
+                let fit = if kind == 0 { Fit::Misfit } else { value::column(out, was, value, json)? };
+                end_column(out, start, fit)?;
+            }
         }
         if table == 0 {
             special(mapping, *framing, doc, (notes, json), out)?;

@@ -113,6 +113,9 @@ table! {
     RESYNCS: Counter = "docrow_resyncs_total", Count, [REASON],
         "How often a collection was begun to be copied anew, in place.";
 
+    STALLS: Counter = "docrow_stalls_total", Count, [],
+        "How often all had come to a standstill, though MongoDB had changes and PostgreSQL answered, and was begun anew.";
+
     POSITION_AGE: Gauge = "docrow_position_age_seconds", Seconds, [],
         "How far back in MongoDB's oplog a restart would have to read, by the cluster's clock. If it exceeds \
          docrow_oplog_window_seconds, history is lost. What is in the spool need not be read again.";
@@ -126,6 +129,8 @@ table! {
          oplog.";
     SPOOL_ENTRIES: Gauge = "docrow_spool_entries", Count, [],
         "Events in the spool that are not known to be on PostgreSQL's disk.";
+    STATE_FULL: Gauge = "docrow_state_disk_full", Count, [],
+        "1 while the disk of the state directory has no space, and the stream is not read on for that, else 0.";
 
     SNAPSHOT_DONE: Gauge = "docrow_snapshot_documents_done", Count, [COLLECTION],
         "Documents that are copied, by earlier processes, too.";
@@ -134,10 +139,14 @@ table! {
     COLLECTION_PHASE: Gauge = "docrow_collection_phase", Count, [COLLECTION, PHASE],
         "1 for the phase that a collection is in, else 0: new (not planned yet), copying, indexing (primary keys are \
          built), sweeping (copied anew, rows of documents that are gone are removed), live, stopped (by too many documents \
-         that can't be written, or by its mapping).";
+         that can't be written, by its mapping, because the oplog no longer holds its changes, or by what is in the way of its \
+         tables).";
     LEADER: Gauge = "docrow_leader", Count, [PIPELINE],
         "1 if this process holds the pipeline in PostgreSQL, and so is the one that writes; 0 while it waits or can't reach \
          it.";
+
+    LOG_LINES_DROPPED: Counter = "docrow_log_lines_dropped_total", Count, [],
+        "Log lines that were dropped, because nobody read standard error, and replication does not wait for that.";
 
     BUILD_INFO: Gauge = "docrow_build_info", Count, [VERSION],
         "Always 1: the label says which version of docrow this is.";

@@ -7,28 +7,34 @@
 //! spool and is applied afterwards. So nothing is lost if a row is swept too early or too late, and a sweep that is cut
 //! off is done again: it is over when the plan says so.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use bytes::BytesMut;
 use indicatif::HumanCount;
+use mongodb::bson::Timestamp;
 
 use super::{
     Collection, Counts, Pipeline,
     phase::Phase,
     snapshot::{ChunkWorker, Copied, Work},
+    tries::Tries,
     write::{Write, Writer},
 };
 use crate::{
     change::CollectionId,
     error::Result,
     failpoint::{self, Failpoint},
-    key::Id,
+    key::{self, DocumentKey, Id},
     mapping::{Framing, Mapping, Rows},
     metrics,
     sink::{
         Keys, Session,
         chunks::{self, Marker},
         copy::Copier,
+        dead_letter::{self, DeadKey},
         progress::Partition,
         read::Reader,
         upsert::{Applier, Batch, CollectionBatch},
@@ -56,6 +62,9 @@ impl ChunkWorker {
         writer: &mut Writer,
         copier: &mut Copier,
     ) -> Result<()> {
+        if collection.stopped().is_some() {
+            return Ok(());
+        }
         let mut reader = self.read(work, collection).await?;
         let mut copied = Copied::default();
         while let Some(documents) = reader.next().await? {
@@ -91,7 +100,46 @@ impl ChunkWorker {
     }
 }
 
-impl Pipeline<'_> {
+impl Pipeline {
+    /// Removes the dead letters of documents that are gone at `after` or later, when a collection is about to be copied
+    /// anew: they have no event any more that could. One that comes back afterwards has.
+    pub(super) async fn forget_vanished(
+        &self,
+        session: &mut Session,
+        collection: &Collection,
+        after: Timestamp,
+    ) -> Result<()> {
+        let (pipeline, name) = (self.target.pipeline(), collection.name());
+        let mut last = 0;
+        loop {
+            let letters = dead_letter::document_keys(session, pipeline, name, last).await?;
+            let Some((number, _)) = letters.last() else { return Ok(()) };
+            last = *number;
+            let keys = letters.iter().map(|(_, key)| &**key);
+            let (mut found, mut there) =
+                (self.source.lookup(collection.namespace(), keys, after).await?, HashSet::new());
+            while let Some(documents) = found.next().await? {
+                for document in documents.iter()? {
+                    there.insert(DocumentKey::of(Id::of(document?)?));
+                }
+            }
+            let mut vanished = Vec::new();
+            for (number, key) in &letters {
+                if !there.contains(&DocumentKey::of(Id::of(key)?)) {
+                    vanished.push(*number);
+                    collection.healed(&DeadKey { collection: name.to_owned(), key: key::id_text(key)? });
+                }
+            }
+            if !vanished.is_empty() {
+                dead_letter::forget(session, pipeline, &vanished).await?;
+                tracing::info!(
+                    "{name}: dead letters of {} documents that are gone are removed",
+                    vanished.len()
+                );
+            }
+        }
+    }
+
     /// Sweeps the collections that were copied anew.
     pub(super) async fn sweep(&self, session: &mut Session, collections: &[Collection]) -> Result<()> {
         for collection in collections {
@@ -99,7 +147,7 @@ impl Pipeline<'_> {
                 continue;
             }
             collection.enter(Phase::Sweeping);
-            let mapping = collection.hold().await.clone();
+            let mapping = collection.mapping().await;
             let swept = self.sweep_one(collection, &mapping).await?;
             failpoint::reach(Failpoint::SweptBeforeNoted);
             self.note_ahead(session, collections).await?;
@@ -151,7 +199,9 @@ impl Pipeline<'_> {
     ) -> Result<u64> {
         let Some(root) = mapping.tables().first() else { return Ok(0) };
         // It stores no position.
-        let mut applier = Applier::new(self.target.connect().await?, &self.target, Partition(0), 0).await?;
+        let session = self.target.connect_in_haste().await?;
+        let mut applier = Applier::new(session, &self.target, Partition(0), 0).await?;
+        let mut tries = Tries::endless();
         let (rows, none, mut swept) = (Rows::new(mapping.tables().len()), Keys::default(), 0);
         for table in mapping.tables() {
             let mut pages = reader.unseen(root, table).await?;
@@ -167,7 +217,11 @@ impl Pipeline<'_> {
                     upserted: &none,
                     deleted: &unseen,
                 };
-                applier.apply(&Batch { collections: vec![change], ..Batch::default() }).await?;
+                let batch = Batch { collections: vec![change], ..Batch::default() };
+                // If this is cut off it must not happen later: it may be a document's again then.
+                tries
+                    .apply(&mut applier, &batch, &format!("{}: rows that are no more", collection.name()))
+                    .await?;
                 swept += u64::try_from(unseen.count).unwrap_or(0);
             }
         }

@@ -15,7 +15,6 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::{Counts, Pipeline};
 use crate::{
-    change::CollectionId,
     error::{Error, Kind, Result},
     sink::{Session, Target, reports},
     vitals::{Details, Reading, Spool, Totals},
@@ -28,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the end is held up by the last one.
 const LAST: Duration = Duration::from_secs(2);
 
-impl Pipeline<'_> {
+impl Pipeline {
     /// Keeps the target that was taken hold of.
     pub(super) fn take_hold(&self) {
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.target.clone());
@@ -52,8 +51,9 @@ impl Pipeline<'_> {
             ticks.tick().await;
             vitals.beat();
             vitals.hear(self.gauges.clock(&self.source));
-            let (lag, resumes_from, bytes) = self.gauges.reached(self.live(), self.source.latest());
-            let spool = Spool { bytes, budget: self.config.max_spool };
+            let (lag, resumes_from, spool) =
+                self.gauges.reached(self.demand.borrow().live(), self.source.newest());
+            let spool = Spool { budget: self.config.max_spool, ..spool };
             vitals.take(Reading { totals: self.totals(), spool, lag, resumes_from });
         }
     }
@@ -99,14 +99,6 @@ impl Pipeline<'_> {
         if let Ok(Err(error)) = said.await {
             tracing::debug!("{error}: the end is not reported");
         }
-    }
-
-    /// The collections whose rows follow MongoDB.
-    fn live(&self) -> Vec<CollectionId> {
-        let demand = self.demand.borrow();
-        let collections = (0..).map(CollectionId).zip(demand.collections.iter());
-        let live = collections.filter(|(id, c)| demand.ready.contains_key(id) && c.stopped().is_none());
-        live.map(|(id, _)| id).collect()
     }
 
     fn totals(&self) -> Totals {

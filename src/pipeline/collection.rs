@@ -1,11 +1,12 @@
 //! A replicated collection: what is known of it, its mapping in force, and whether it is stopped.
 //!
 //! The mapping in force may change while documents are written ([`evolve`](super::evolve)). Whoever writes holds it,
-//! from the encoding of a transaction's first document to its commit; whoever changes it waits until nobody does. So the
-//! rows of a transaction are of one mapping, and it is still in force when they are committed.
+//! from the encoding of a transaction's first document to its commit; the one task that changes it waits until nobody does.
+//! So the rows of a transaction are of one mapping, and it is still in force when they are committed.
 //!
 //! A collection that is stopped is written to no more in this run: its positions stay where they are, so that the next
-//! run, with a mended mapping, goes on from there. Other collections do not notice.
+//! run, with a mended mapping, goes on from there, if the oplog still reaches back so far; if not, it needs a resync. Other
+//! collections do not notice.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -22,7 +23,7 @@ use crate::{
     key,
     mapping::{Encoder, Framing, Mapping},
     metrics,
-    schema::Sample,
+    schema::{MappingSpec, Sample},
     sink::dead_letter::{DeadKey, DeadKeys, DeadLetter},
     source::CollectionInfo,
 };
@@ -38,15 +39,21 @@ pub(super) struct Collection {
     dead: Arc<Mutex<DeadKeys>>,
     most_dead: usize,
     stopped: OnceLock<String>,
+    /// Whether there are misfits that were not counted yet.
+    uncounted: AtomicBool,
+    /// Whether it was stopped for so long that the oplog no longer holds its changes.
+    is_left_behind: AtomicBool,
 }
 
 /// What documents have shown that the mapping does not know.
 #[derive(Debug)]
 struct Evidence {
     sample: Mutex<Sample>,
+    /// Columns of whole numbers that lack fractions, with their tables.
+    narrow: Mutex<Vec<(String, String)>>,
     is_fresh: AtomicBool,
-    /// Tells whoever evolves mappings.
-    wake: Arc<Notify>,
+    /// Notified of every discovery.
+    wake: Notify,
 }
 
 impl Collection {
@@ -61,12 +68,15 @@ impl Collection {
         let in_force = Arc::new(RwLock::new(Arc::new(mapping)));
         let stopped = OnceLock::new();
         metrics::begin(&name);
-        Self { info, name, in_force, evidence: None, dead, most_dead, stopped }
+        let (uncounted, is_left_behind) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { info, name, in_force, evidence: None, dead, most_dead, stopped, uncounted, is_left_behind }
     }
 
-    /// The same, with a mapping that evolves: `wake` is notified of every discovery.
-    pub(super) fn evolving(mut self, wake: Arc<Notify>) -> Self {
-        self.evidence = Some(Evidence { sample: Mutex::default(), is_fresh: AtomicBool::new(false), wake });
+    /// The same, with a mapping that evolves.
+    pub(super) fn evolving(mut self) -> Self {
+        let (sample, narrow) = (Mutex::default(), Mutex::default());
+        let (is_fresh, wake) = (AtomicBool::new(false), Notify::new());
+        self.evidence = Some(Evidence { sample, narrow, is_fresh, wake });
         self
     }
 
@@ -84,8 +94,14 @@ impl Collection {
         self.in_force.clone().read_owned().await
     }
 
-    /// The mapping in force, to be changed: waits until nobody holds it.
-    pub(super) async fn change(&self) -> OwnedRwLockWriteGuard<Arc<Mapping>> {
+    /// The mapping in force at present, for what need not be of one mapping with what others write.
+    pub(super) async fn mapping(&self) -> Arc<Mapping> {
+        self.in_force.read().await.clone()
+    }
+
+    /// The mapping in force, to be changed: waits until nobody holds it. Meanwhile nobody else gets hold of it, so that only
+    /// the collection's own task may wait here, and not for long ([`Tries`](super::tries::Tries)).
+    pub(super) async fn change(&self) -> Changing {
         self.in_force.clone().write_owned().await
     }
 
@@ -114,10 +130,63 @@ impl Collection {
         }
     }
 
+    /// Notes that a column of whole numbers, named with its table, lacks fractions. Each is told once.
+    pub(super) fn is_narrow(&self, column: (String, String)) {
+        let Some(evidence) = &self.evidence else { return };
+        let mut narrow = evidence.narrow.lock().unwrap_or_else(PoisonError::into_inner);
+        if !narrow.contains(&column) {
+            narrow.push(column);
+            evidence.is_fresh.store(true, Ordering::Release);
+            evidence.wake.notify_one();
+        }
+    }
+
+    /// `spec`, in which those columns are wide. `None`: they are.
+    pub(super) fn widened(&self, spec: &MappingSpec) -> Option<MappingSpec> {
+        let narrow = self.evidence.as_ref()?.narrow.lock().unwrap_or_else(PoisonError::into_inner);
+        spec.with_fractions(&narrow)
+    }
+
+    /// Whether it evolves.
+    pub(super) fn evolves(&self) -> bool {
+        self.evidence.is_some()
+    }
+
+    /// Notes that values did not fit their columns; they are counted sometime.
+    pub(super) fn count_misfits(&self, values: u64) -> u64 {
+        if values > 0 {
+            self.uncounted.store(true, Ordering::Release);
+        }
+        values
+    }
+
+    /// Has misfits counted again.
+    pub(super) fn recount(&self) {
+        self.uncounted.store(true, Ordering::Release);
+    }
+
+    /// Whether there may be misfits that were not there when this was last asked.
+    pub(super) fn take_uncounted(&self) -> bool {
+        self.uncounted.swap(false, Ordering::AcqRel)
+    }
+
     /// Gives the evidence to `weigh`, if there is any that it has not seen.
     pub(super) fn weigh<T>(&self, weigh: impl FnOnce(&Sample) -> Option<T>) -> Option<T> {
         let sample = self.evidence.as_ref()?.sample.lock().ok()?;
         weigh(&sample)
+    }
+
+    /// Returns once there are discoveries that nobody has taken.
+    pub(super) async fn discoveries(&self) {
+        let Some(evidence) = &self.evidence else { return std::future::pending().await };
+        while !self.has_discoveries() {
+            evidence.wake.notified().await;
+        }
+    }
+
+    /// Whether there are discoveries that nobody has taken.
+    pub(super) fn has_discoveries(&self) -> bool {
+        self.evidence.as_ref().is_some_and(|evidence| evidence.is_fresh.load(Ordering::Acquire))
     }
 
     /// Whether there were discoveries since this was last asked.
@@ -204,14 +273,44 @@ impl Collection {
 
     /// Stops it for this run.
     pub(super) fn stop(&self, reason: &str) {
-        if self.stopped.set(reason.to_owned()).is_ok() {
+        let advice = "mend its mapping file (what is more than an addition takes another pipeline name and schema) or the \
+            documents, then start docrow again";
+        self.stop_by(Code::CollectionStopped, reason, &format!(": {advice}"));
+    }
+
+    /// Stops it because the oplog no longer holds its changes.
+    pub(super) fn stop_for_history(&self) {
+        self.stop_by(Code::CollectionHistoryLost, &self.history_lost(), "");
+    }
+
+    /// That its history is lost, and what to do.
+    fn history_lost(&self) -> String {
+        format!(
+            "the oplog no longer holds its changes: copy it again, in place: docrow resync '{}'",
+            self.name
+        )
+    }
+
+    fn stop_by(&self, code: Code, reason: &str, advice: &str) {
+        if self.stay_stopped(reason) {
+            tracing::error!(code = %code, "{} is stopped, other collections go on: {reason}{advice}", self.name);
+        }
+    }
+
+    /// Leaves it stopped, as it was before. Whether that is news.
+    pub(super) fn stay_stopped(&self, reason: &str) -> bool {
+        let is_news = self.stopped.set(reason.to_owned()).is_ok();
+        if is_news {
             metrics::set_phase(&self.name, "stopped");
-            tracing::error!(
-                code = %Code::CollectionStopped,
-                "{} is stopped, other collections go on: {reason}: mend its mapping file (what is more than an addition takes another \
-                 pipeline name and schema) or the documents, then start docrow again",
-                self.name
-            );
+        }
+        is_news
+    }
+
+    /// Notes that the oplog has gone past a collection that is stopped. Says so once.
+    pub(super) fn history_goes_by(&self) {
+        if !self.is_left_behind.swap(true, Ordering::Relaxed) {
+            let (name, lost) = (&self.name, self.history_lost());
+            tracing::warn!(code = %Code::CollectionHistoryLost, "{name} is stopped, and by now {lost}, when it is mended");
         }
     }
 
@@ -223,3 +322,6 @@ impl Collection {
 
 /// A mapping that is held.
 pub(super) type Held = OwnedRwLockReadGuard<Arc<Mapping>>;
+
+/// A mapping that is being changed, or whose rows are: nobody else holds it.
+pub(super) type Changing = OwnedRwLockWriteGuard<Arc<Mapping>>;

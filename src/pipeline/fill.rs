@@ -1,26 +1,37 @@
-//! Takes values out of `extra` for which columns and tables were made since.
+//! Takes values out of `extra` for which columns and tables were made since, and out of columns for which wider ones were.
 //!
 //! Each document is rebuilt from its rows by the mapping in force, which reads those written by an earlier version too,
 //! and encoded by it again: what had been noted lands in its column. So there is no second way in which a value could
 //! get into a column. It is done for some hundred documents at a time while nobody else writes to the collection, so
-//! that no row goes backwards (G3); which documents these are is found beforehand, while others write.
+//! that no row goes backwards (G3); which documents these are is found beforehand, while others write. Where a row or a
+//! table is locked by another session, the mapping is released, and the documents are taken again later. Rows that make no
+//! document are not docrow's: see [`foreign`](super::foreign).
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
+use bytes::BytesMut;
 use indicatif::HumanCount;
 use mongodb::bson::RawDocumentBuf;
 
-use super::{Collection, Pipeline, mappings::Unfilled};
+use tokio::sync::Mutex;
+
+use super::{
+    Collection, Pipeline,
+    evolve::{FILLING, Shared},
+    foreign::Foreign,
+    mappings::Unfilled,
+    tries::Tries,
+};
 use crate::{
     change::CollectionId,
-    error::{Error, Kind, Result},
+    error::{Code, Kind, Result},
     mapping::{Encoder, Framing, Mapping, Rebuilder, Rows, Tuple},
-    schema::FieldPath,
+    schema::{FieldPath, Segment},
     sink::{
-        Keys,
+        Keys, Session, Target,
         progress::Partition,
         read::Reader,
-        scan::Scan,
+        scan::{Scan, Wanted},
         upsert::{Applier, Batch, CollectionBatch},
     },
 };
@@ -28,46 +39,64 @@ use crate::{
 /// Documents that are filled at a time: first a few, then as many as have about so many bytes of rows (G11).
 const FIRST_PAGE: u16 = 10;
 const LARGEST_PAGE: u16 = 500;
-const PAGE_BYTES: usize = 8 << 20;
+const PAGE_BYTES: usize = (8 << 20) / FILLING;
 /// What is read of documents of which one may be much larger than those before: more, and they are taken in halves.
 const MOST_BYTES: usize = 2 * PAGE_BYTES;
 
-impl Pipeline<'_> {
-    /// Fills the tables of a collection, which must have their keys.
-    pub(super) async fn fill(&self, collection: &Collection, unfilled: &Unfilled) -> Result<()> {
-        let pattern = match unfilled {
+/// How far a collection was filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Filled {
+    /// All of it.
+    All,
+    /// All but documents that PostgreSQL refuses, or whose rows docrow did not write.
+    ButSome,
+    /// Not all: the turn ends.
+    CutOff,
+}
+
+impl Shared {
+    /// Fills the tables of a collection, which must be complete. `session` is for looking what there is to be filled.
+    pub(super) async fn fill(
+        &self,
+        collection: &Collection,
+        unfilled: &Unfilled,
+        (session, tries): (&mut Session, &mut Tries),
+    ) -> Result<Filled> {
+        let steps = match unfilled {
             Unfilled::All => None,
-            Unfilled::Fields(fields) => Some(pattern(fields)),
+            Unfilled::Fields(fields) => Some(first_steps(fields)),
         };
-        let mut scanning = self.target.connect().await?;
-        let held = collection.hold().await;
-        let places =
-            held.tables().first().zip(held.extra()).map(|(root, extra)| (root.clone(), extra.clone()));
-        drop(held);
-        // A mapping without `extra` has nothing in it to be taken out.
-        let Some((root, extra)) = places else { return Ok(()) };
-        let schema = self.target.schema();
-        let mut scan = Scan::of_extra(&mut scanning, schema, (&root, &extra), pattern.as_deref()).await?;
-        let mut filler = Filler {
-            reader: Reader::new(self.target.connect().await?, &self.target),
-            applier: Applier::new(self.target.connect().await?, &self.target, Partition(0), 0).await?,
-            filled: 0,
-            refused: 0,
+        let Pipeline { target, reporter, .. } = &self.pipeline;
+        let mapping = collection.mapping().await;
+        let wanted = Wanted {
+            root: mapping.tables().first().cloned(),
+            extra: mapping.extra().map(|extra| extra.name.clone()),
+            steps,
+            replacements: mapping.replacements(),
         };
-        let bar = self.reporter.counter(format!("{}: filling new columns, documents", collection.name()));
+        let begun = tries.unless_stopped(async {
+            let scan = Scan::new(session, target.schema(), &wanted).await?;
+            Ok((scan, Filler::start(target, &self.alone).await?))
+        });
+        let Some((mut scan, mut filler)) = begun.await.transpose()? else { return Ok(Filled::CutOff) };
+        let bar = reporter.counter(format!("{}: filling new columns, documents", collection.name()));
         let mut page = FIRST_PAGE;
-        loop {
-            let keys = scan.next(page).await?;
+        let filled = loop {
+            let keys = tries.unless_stopped(scan.next(page)).await.transpose()?;
+            let Some(keys) = keys else { break Filled::CutOff };
             if keys.is_empty() {
-                break;
+                break Filled::All;
             }
-            page = filler.fill(collection, keys).await?;
+            let Some(next) = filler.fill(collection, keys, tries).await? else { break Filled::CutOff };
+            page = next;
+            filler.foreign.ask_for_many(target, collection).await?;
             bar.set_position(filler.filled);
-        }
+        };
         bar.finish_and_clear();
-        let (name, Filler { filled, refused, .. }) = (collection.name(), filler);
-        if filled > 0 {
-            tracing::info!("{name}: new columns are filled in {} documents", HumanCount(filled));
+        let (name, Filler { filled: count, refused, foreign, .. }) = (collection.name(), filler);
+        let is_foreign = foreign.finish(target, collection).await?;
+        if filled == Filled::All && count > 0 {
+            tracing::info!("{name}: new columns are filled in {} documents", HumanCount(count));
         }
         if refused > 0 {
             tracing::warn!(
@@ -75,7 +104,7 @@ impl Pipeline<'_> {
                 HumanCount(refused)
             );
         }
-        Ok(())
+        Ok(if filled == Filled::All && (refused > 0 || is_foreign) { Filled::ButSome } else { filled })
     }
 }
 
@@ -86,56 +115,100 @@ fn next_page(documents: usize, bytes: usize) -> u16 {
 }
 
 /// Fills some documents at a time.
-struct Filler {
+struct Filler<'a> {
     reader: Reader,
     applier: Applier,
+    /// Held while one document is filled, which may be large.
+    alone: &'a Mutex<()>,
     filled: u64,
     refused: u64,
+    foreign: Foreign,
+}
+
+/// What came of some documents.
+enum Part {
+    /// They are filled; their rows had so many bytes.
+    Done(usize),
+    /// They are too much to be read at once: nothing was done.
+    TooMuch,
+    /// Writers hold the mapping: nothing was done.
+    NotNow,
 }
 
 /// A document and the bytes of its key column.
 type Keyed = (Vec<u8>, RawDocumentBuf);
 
-impl Filler {
-    /// Reads the documents with these keys, and writes them anew. How many to take next.
-    async fn fill(&mut self, collection: &Collection, keys: Keys) -> Result<u16> {
+impl<'a> Filler<'a> {
+    /// Its sessions wait for no lock longer than a moment: workers wait for them meanwhile.
+    async fn start(target: &Target, alone: &'a Mutex<()>) -> Result<Self> {
+        let reader = Reader::new(target.connect_in_haste().await?, target);
+        let applier = Applier::new(target.connect_in_haste().await?, target, Partition(0), 0).await?;
+        Ok(Self { reader, applier, alone, filled: 0, refused: 0, foreign: Foreign::default() })
+    }
+
+    /// Reads the documents with these keys, and writes them anew. How many to take next; `None`: the turn ends.
+    async fn fill(&mut self, collection: &Collection, keys: Keys, tries: &mut Tries) -> Result<Option<u16>> {
         let (mut parts, mut page) = (vec![keys], LARGEST_PAGE);
         while let Some(part) = parts.pop() {
-            match self.fill_part(collection, &part).await? {
-                Some(bytes) => page = next_page(part.count, bytes),
-                None => {
+            match self.fill_part(collection, &part, tries).await {
+                Ok(Part::Done(bytes)) => {
+                    tries.succeeded();
+                    page = next_page(part.count, bytes);
+                }
+                Ok(Part::TooMuch) => {
                     let [first, rest] = part.halves();
                     parts.extend([rest, first]);
                 }
+                Ok(Part::NotNow) if tries.again().await => parts.push(part),
+                Err(error) if error.code() == Code::TargetLocked => {
+                    tries.tell(&format!("{}: values of new columns", collection.name()), &error);
+                    parts.push(part);
+                    if !tries.again().await {
+                        return Ok(None);
+                    }
+                }
+                Ok(Part::NotNow) => return Ok(None),
+                Err(error) => return Err(error),
             }
         }
-        Ok(page)
+        Ok(Some(page))
     }
 
-    /// The same for some of them: how many bytes their rows had. `None`: too many, nothing was done.
-    async fn fill_part(&mut self, collection: &Collection, keys: &Keys) -> Result<Option<usize>> {
-        let mapping = collection.change().await;
-        let most = if keys.count > 1 { MOST_BYTES } else { usize::MAX };
-        let Some(found) = self.reader.documents(mapping.tables(), keys, most).await? else { return Ok(None) };
+    /// The same for some of them.
+    async fn fill_part(&mut self, collection: &Collection, keys: &Keys, tries: &Tries) -> Result<Part> {
+        let (_alone, most) = match keys.count {
+            0 | 1 => (Some(self.alone.lock().await), usize::MAX),
+            _ => (None, MOST_BYTES),
+        };
+        let Some(mapping) = tries.grasp(collection).await else { return Ok(Part::NotNow) };
+        let Some(found) = self.reader.documents(mapping.tables(), keys, most).await? else {
+            return Ok(Part::TooMuch);
+        };
         let bytes = found.values().map(Rows::byte_len).sum();
         let mut documents = Vec::with_capacity(found.len());
-        let rebuilder = Rebuilder::new(&mapping);
-        for (key, rows) in found {
-            if exists(&mapping, &rows) {
-                let doing = || format!("rebuild a document of {} from its rows", collection.name());
-                let document = rebuilder.document(&rows).map_err(|e| Error::caused(Kind::Bug, doing(), e))?;
-                documents.push((key, document));
+        let (rebuilder, mut encoder) =
+            (Rebuilder::new(&mapping), Encoder::new(mapping.clone(), Framing::Composite));
+        for (key, rows) in found.into_iter().filter(|(_, rows)| exists(&mapping, rows)) {
+            let mut again = BytesMut::new();
+            match rebuilder.document(&rows) {
+                Ok(document) if encoder.encode_key(&document, &mut again).is_ok() && *again == *key => {
+                    documents.push((key, document));
+                }
+                Ok(_) => self.foreign.note(&mapping, &key, "the _id that they tell is another"),
+                Err(corrupt) => self.foreign.note(&mapping, &key, corrupt),
             }
         }
-        self.write(&mapping, &documents).await?;
-        Ok(Some(bytes))
+        let (filled, refused) = self.write(&mapping, &documents).await?;
+        self.filled += filled;
+        self.refused += refused;
+        Ok(Part::Done(bytes))
     }
 
-    /// Writes documents; in halves, where one of them is refused, until that is alone.
-    async fn write(&mut self, mapping: &Arc<Mapping>, documents: &[Keyed]) -> Result<()> {
+    /// Writes documents; in halves, where one of them is refused, until that is alone. How many are filled, and refused.
+    async fn write(&mut self, mapping: &Arc<Mapping>, documents: &[Keyed]) -> Result<(u64, u64)> {
         let mut encoder = Encoder::new(mapping.clone(), Framing::Composite);
         let mut rows = Rows::new(mapping.tables().len());
-        let mut parts = vec![documents];
+        let (mut parts, mut filled, mut refused) = (vec![documents], 0, 0);
         while let Some(part) = parts.pop() {
             rows.clear();
             let mut upserted = Keys::default();
@@ -154,16 +227,16 @@ impl Filler {
             };
             let batch = Batch { collections: vec![batch], ..Batch::default() };
             match self.applier.apply(&batch).await {
-                Ok(_) => self.filled += count,
+                Ok(_) => filled += count,
                 Err(error) if error.kind() == Kind::TargetRefusedRows && part.len() > 1 => {
                     let (first, second) = part.split_at(part.len() / 2);
                     parts.extend([second, first]);
                 }
-                Err(error) if error.kind() == Kind::TargetRefusedRows => self.refused += 1,
+                Err(error) if error.kind() == Kind::TargetRefusedRows => refused += 1,
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok((filled, refused))
     }
 }
 
@@ -176,32 +249,13 @@ fn exists(mapping: &Mapping, rows: &Rows) -> bool {
     })
 }
 
-/// A regular expression for the keys of `extra` whose values may belong to one of the fields: the field's own path, or
-/// that of something around it, or in it. May find too many, not too few.
-fn pattern(fields: &[FieldPath]) -> String {
-    let of = |field: &FieldPath| {
-        let steps = field.segments().iter().flat_map(|segment| {
-            let name = std::iter::once(regex_escape(&segment.name));
-            name.chain(std::iter::repeat_n("[0-9]+".to_owned(), segment.arrays))
-        });
-        let steps: Vec<_> = steps.collect();
-        let (open, close) = (steps.join(r"(\."), ")?".repeat(steps.len().saturating_sub(1)));
-        format!("{open}{close}")
-    };
-    let fields: Vec<_> = fields.iter().map(of).collect();
-    format!(r"^({})(\.|\\|$)", fields.join("|"))
-}
-
-/// A field's name as it stands in a key of `extra`, as part of a regular expression.
-fn regex_escape(name: &str) -> String {
-    let mut escaped = String::new();
-    for char in name.replace('\\', r"\\").replace('.', r"\.").chars() {
-        if !char.is_alphanumeric() && char != '_' {
-            escaped.push('\\');
-        }
-        escaped.push(char);
-    }
-    escaped
+/// The first steps of the keys of `extra` whose values may belong to one of these fields: to a field itself, to
+/// something around it, or in it. They find too many documents, but never too few, and how many names there are and
+/// what is in them does not matter to PostgreSQL.
+fn first_steps(fields: &[FieldPath]) -> Vec<String> {
+    let names = fields.iter().filter_map(|field| field.segments().first());
+    let names: BTreeSet<_> = names.map(Segment::in_extra).collect();
+    names.into_iter().collect()
 }
 
 #[cfg(test)]
@@ -209,13 +263,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_name_a_field_and_what_is_around_it() {
-        let of = |path: &str| pattern(&[FieldPath::parse(path).unwrap()]);
-        assert_eq!(of("a"), r"^(a)(\.|\\|$)");
-        assert_eq!(of("a.b"), r"^(a(\.b)?)(\.|\\|$)");
-        assert_eq!(of("lines[].x"), r"^(lines(\.[0-9]+(\.x)?)?)(\.|\\|$)");
+    fn a_field_is_found_by_its_first_step() {
+        let paths = ["lines[].x", "a.b", "a.c[].d", r"a\.b", r"c\\"];
+        let paths: Vec<_> = paths.iter().map(|path| FieldPath::parse(path).unwrap()).collect();
         // A dot in a name is escaped by a backslash in the key.
-        assert_eq!(of(r"a\.b"), r"^(a\\\.b)(\.|\\|$)");
+        assert_eq!(first_steps(&paths), ["a", r"a\.b", r"c\\", "lines"]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! # The argument (G2, G6)
 //!
 //! Of every collection there is a position `known`: its changes up to there are applied, handed to the workers, or in
-//! the spool, and are not taken from the stream again. The stream is read from the least `known` of all. So nothing is left out as long
+//! the spool, and are not taken from the stream again. The stream is read from the least `known` of all that are followed. So nothing is left out as long
 //! as every `known` is true, in memory and, after a crash, as it is rebuilt from what is durable:
 //!
 //! - PostgreSQL says what is *applied* (the least position of the collection's partitions), and is always right.
@@ -26,11 +26,11 @@ use crate::{
 };
 
 /// The ways of all collections.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Flow(Vec<Course>);
 
 /// One collection's way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Course {
     way: Way,
     /// Not taken from the stream again, up to here.
@@ -93,9 +93,15 @@ impl Flow {
         (Self(courses), worthless)
     }
 
-    /// The stream is to be read from here.
+    /// The collections whose changes do not go by.
+    pub(super) fn followed(&self) -> impl Iterator<Item = CollectionId> {
+        let ids = (0..).map(CollectionId).zip(&self.0);
+        ids.filter(|(_, course)| course.way != Way::Nowhere).map(|(id, _)| id)
+    }
+
+    /// The stream is to be read from here. `None`: nobody needs it. A collection whose changes go by does not hold it back.
     pub(super) fn start(&self) -> Option<&Position> {
-        self.0.iter().map(|course| &course.known).min()
+        self.followed().filter_map(|id| self.known(id)).min()
     }
 
     pub(super) fn way(&self, id: CollectionId) -> Way {
@@ -156,8 +162,9 @@ impl Flow {
         if let Some(course) = self.0.get_mut(id.0).filter(|course| course.way == Way::Direct) {
             course.way = Way::Draining;
             course.give(&course.known.clone());
-            // What was handed out and not spooled is in no span: this is the beginning of a new one.
-            course.begun = course.span.is_none();
+            // What was handed out and not spooled is in no span: this is the beginning of a new one. One that found no space yet
+            // is still to be stored.
+            course.begun |= course.span.is_none();
             course.span.get_or_insert(Span { from: course.known.clone(), to: None });
         }
     }
@@ -241,7 +248,7 @@ impl Flow {
         let course = self.0.get_mut(id.0)?;
         let span = course.span.as_mut()?;
         if course.way == Way::Direct && course.given <= *applied {
-            course.span = None;
+            (course.span, course.begun) = (None, false);
             return Some(Trim::All);
         }
         // What is beyond was not handed out by way of the spool.
@@ -365,6 +372,17 @@ mod tests {
         assert_eq!(flow.way(ONE), Way::Nowhere);
     }
 
+    /// One collection's trouble never decides for another: where it stopped is not where the stream begins.
+    #[test]
+    fn a_stopped_collection_does_not_hold_the_stream_back() {
+        let (mut flow, _) = Flow::resume([(at(1), None), (at(5), None)], None);
+        assert_eq!(start(&flow), at(1));
+        flow.abandon(ONE);
+        assert_eq!(start(&flow), at(5));
+        flow.abandon(TWO);
+        assert_eq!(flow.start(), None);
+    }
+
     /// G2: what was handed out directly is in no span.
     #[test]
     fn a_span_that_is_begun_anew_leaves_out_what_went_direct() {
@@ -378,6 +396,20 @@ mod tests {
         assert_eq!(flow.trim(ONE, &at(6)), None, "that is not of this span");
         assert_eq!(flow.spool(&at(7)), [(ONE, span(7, None))], "it is stored, though nothing is new");
         assert_eq!(flow.spool(&at(10)), []);
+    }
+
+    /// G6: a span that found no space is stored later, whatever becomes of its collection meanwhile.
+    #[test]
+    fn a_span_that_found_no_space_is_still_to_be_stored() {
+        let (mut flow, _) = Flow::resume([(at(1), None)], None);
+        flow.release(ONE);
+        flow.drained(ONE);
+        flow.turn_away(ONE);
+        flow.drained(ONE);
+        flow.turn_away(ONE);
+        assert!(flow.has_begun() && flow.given(ONE).is_none());
+        flow.drained(ONE);
+        assert_eq!((flow.trim(ONE, &at(1)), flow.has_begun()), (Some(Trim::All), false));
     }
 
     /// G3: while the stream is read again for one collection, the other takes nothing twice.

@@ -2,10 +2,22 @@
 //!
 //! It says to the [`intake`](super::intake) what it can take, and deals with what happens to whole collections: that is
 //! written down in PostgreSQL, and dealt with at the beginning of the next turn ([`prepare`](super::prepare)), for which this one ends.
+//!
+//! # Why a turn ends
+//!
+//! Whatever may hold a collection's mapping, or wait for it or for a worker, is a task of its own: the workers, the
+//! [keepers](super::evolve) of the mappings, what completes collections, and what looks for [what is asked for](super::asks).
+//! So each of them always goes on, whatever the others wait for, and the turn itself, which only waits for tasks and
+//! for notices, holds nothing that any of them needs. A mapping is held for as long as a transaction takes, and nobody
+//! who holds one waits for another task. So everybody who waits for a mapping gets it.
+//!
+//! A turn that ends well cuts off what completes collections: what it has under way is rolled back, and it begins nothing
+//! any more; the next turn does it again. Everybody else is asked to stop, and does when what he is about is
+//! done, which is short: a worker writes what it has been given, a keeper ends before the next page, or the next try for a
+//! lock. All of them are joined before the turn is over. A turn that fails cuts off everybody, the workers first ([`crew`](super::crew)).
 
 use std::{
     collections::{BTreeMap, HashMap},
-    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -13,49 +25,45 @@ use std::{
 use mongodb::bson::Timestamp;
 use tokio::{
     sync::mpsc,
-    task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval},
+    task::{JoinError, JoinSet},
+    time::Instant,
 };
 
 use super::{
     Pipeline, Until,
     ahead::Ahead,
+    asks::Asks,
     batch::Positions,
     collection::Collection,
+    crew::{Came, Crew, came},
     evolve::Evolution,
     gauges::Gauges,
     intake::{Demand, Workers},
     phase::Phase,
     positions,
+    prepare::Prepared,
     retries::Retries,
     router::Router,
     watermark::Watermark,
-    worker::{Limits, Routed, Worker},
+    worker::{Limits, Worker},
     write::Writer,
 };
 use crate::{
     change::{CollectionId, Position},
     config::Order,
-    error::{Code, Disposition, Error, Kind, Result},
+    error::{Code, Error, Kind, Result},
     shutdown::Shutdown,
     sink::{
-        Session, dead_letter,
+        Session,
         progress::{self, Partition},
-        resyncs,
     },
     source::Source,
-    vitals::Stage,
+    vitals::{Part, Stage},
 };
 
 /// Replies of the stream that wait for a worker. A reply has at most 16 MB for all partitions together, so this many
 /// times that is the most that waits (G11).
 const WAITING: usize = 2;
-
-/// How often to look whether somebody asks for something.
-const ASKING: Duration = Duration::from_secs(1);
-
-/// How often to look for new collections.
-const LISTING: Duration = Duration::from_secs(10);
 
 /// Why a turn ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +85,9 @@ impl Acknowledge {
     /// Notes which positions a partition has stored.
     pub(super) fn stored(&self, partition: Partition, positions: &[(CollectionId, Position)]) {
         let mut watermark = self.watermark.lock().unwrap_or_else(PoisonError::into_inner);
-        positions.iter().for_each(|(id, position)| watermark.advance(partition, *id, position));
+        for (id, position) in positions {
+            watermark.advance(partition, *id, position);
+        }
     }
 
     /// Notes how far a partition has committed, for people.
@@ -93,21 +103,38 @@ pub(super) struct Stored {
     fingerprint: i64,
 }
 
-impl Pipeline<'_> {
+impl Pipeline {
     /// Applies changes, and completes what is not complete, until told to stop, or until everything that was written
     /// before it was complete is applied.
     pub(super) async fn follow(
         &self,
         session: &mut Session,
-        evolution: &Evolution<'_>,
-        (stored, live): (Stored, Vec<CollectionId>),
+        prepared: Prepared,
+        stored: Stored,
         until: Until,
     ) -> Result<Turn> {
-        let collections = evolution.collections();
+        let mut crew = self.start(session, prepared, stored).await?;
+        let mut turn = self.attend(session, &mut crew, until).await;
+        let post = self.reporter.vitals().post(Part::Attempt);
+        post.at("waits for all tasks to be done");
+        self.take_no_more();
+        if let Ok(ended) = turn {
+            let finish = until == Until::CaughtUp && ended == Turn::Done && !self.shutdown.is_requested();
+            turn = crew.end(finish, &self.shutdown).await.map(|()| ended);
+        }
+        if turn.is_err() {
+            crew.abort().await;
+        }
+        turn
+    }
+
+    /// Starts all tasks.
+    async fn start(&self, session: &mut Session, prepared: Prepared, stored: Stored) -> Result<Crew> {
+        let (collections, live) = (prepared.collections.clone(), prepared.live.clone());
+        let parting = prepared.parting.clone();
         let ahead = self.ahead(session).await?;
-        let (workers, mut running) = self.start_workers(collections, &stored, ahead).await?;
+        let (workers, running) = self.start_workers(&collections, &stored, ahead).await?;
         let workers = Arc::new(workers);
-        let mut retries = Retries::new(collections, stored.positions.clone());
         if live.len() < collections.len() {
             self.reporter.vitals().enter(Stage::Copying, None);
         }
@@ -115,60 +142,53 @@ impl Pipeline<'_> {
             demand.workers = Some(workers.clone());
             demand.ready = Arc::new(live.into_iter().map(|id| (id, ahead)).collect());
         });
-        let attempt = self.demand.borrow().attempt;
+        let evolution = Evolution::start(self, prepared);
+        let (mut others, asking) = (JoinSet::new(), Shutdown::default());
+        let completing = others.spawn(self.clone().complete(collections.clone(), evolution.orders()));
+        let asks = Asks {
+            retries: Retries::new(&collections, stored.positions),
+            pipeline: self.clone(),
+            collections,
+            workers: workers.clone(),
+            parting,
+            stop: asking.clone(),
+        };
+        others.spawn(asks.run());
+        Ok(Crew { running, workers, others, completing, asking, evolution })
+    }
+
+    /// Waits for what ends the turn.
+    async fn attend(&self, session: &mut Session, crew: &mut Crew, until: Until) -> Result<Turn> {
+        let (attempt, collections) = {
+            let demand = self.demand.borrow();
+            (demand.attempt, demand.collections.clone())
+        };
         let (mut happened, mut arrived) = (self.notices.subscribe(), self.notices.subscribe());
-        let (mut completing, mut is_complete) = (pin!(self.complete(evolution)), false);
-        let mut asking = interval(ASKING);
-        asking.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut listed = Instant::now();
-        let turn = loop {
+        let post = self.reporter.vitals().post(Part::Attempt);
+        post.rests("follows");
+        loop {
             tokio::select! {
                 biased;
-                () = self.shutdown.requested() => break Turn::Done,
-                Some(ended) = running.join_next() => return Err(why(ended)),
+                () = self.shutdown.requested() => return Ok(Turn::Done),
+                Some(ended) = crew.running.join_next() => return Err(why(ended)),
+                error = crew.evolution.failed() => return Err(error),
                 lost = happened.wait_for(|n| n.attempt == attempt && (n.is_lost || !n.anew.is_empty())) => {
                     if lost.is_ok_and(|notices| notices.is_lost) {
                         return Err(Error::new(Code::SpoolLost, "follow: what had been read ahead is lost"));
                     }
-                    break Turn::Again;
+                    return Ok(Turn::Again);
                 }
-                completed = &mut completing, if !is_complete => {
-                    completed?;
-                    is_complete = true;
-                    self.all_are_ready(session, collections, until).await?;
-                    self.reporter.vitals().enter(Stage::Live, None);
-                }
-                _ = arrived.wait_for(|n| n.attempt == attempt && n.arrived) => break Turn::Done,
-                _ = asking.tick() => {
-                    self.record_stopped(session, collections).await?;
-                    let asked = retries.asked(session, &self.target, &workers.router).await?;
-                    let repairs = self.repairs(session, collections, (&retries, &workers.router)).await?;
-                    for (partition, changes) in asked.into_iter().chain(repairs) {
-                        let Some(sender) = workers.senders.get(usize::from(partition.0)) else { continue };
-                        // A worker that is gone has ended with an error, which the next round finds.
-                        let _ = sender.send(Routed { changes, reached: None, oldest: None }).await;
+                Some(ended) = crew.others.join_next() => match came(ended)? {
+                    Came::Complete => {
+                        self.all_are_ready(session, &collections, until).await?;
+                        self.reporter.vitals().enter(Stage::Live, None);
                     }
-                    if self.is_resync_asked(session, collections).await? {
-                        break Turn::Again;
-                    }
-                    if listed.elapsed() >= LISTING {
-                        listed = Instant::now();
-                        self.show_dead(session, collections).await?;
-                        if self.is_anything_new(collections).await? {
-                            break Turn::Again;
-                        }
-                    }
-                }
+                    Came::Asked => return Ok(Turn::Again),
+                    Came::Stopped => {}
+                },
+                _ = arrived.wait_for(|n| n.attempt == attempt && n.arrived) => return Ok(Turn::Done),
             }
-        };
-        self.take_no_more();
-        // Not only by dropping the senders: the intake may be held up with one.
-        workers.stop.request();
-        drop(workers);
-        while let Some(ended) = running.join_next().await {
-            ended.map_err(|e| Error::caused(Kind::Bug, "a partition's worker broke off", e))??;
         }
-        Ok(turn)
     }
 
     /// Up to when the rows of live collections may be ahead of the stored positions: if it is not stored, up to now.
@@ -225,30 +245,6 @@ impl Pipeline<'_> {
         self.demand.send_modify(|demand| demand.workers = None);
     }
 
-    /// Shows how many dead letters there are: somebody may have discarded some.
-    async fn show_dead(&self, session: &Session, collections: &[Collection]) -> Result<()> {
-        let counts = dead_letter::counts(session, self.target.pipeline()).await?;
-        for collection in collections {
-            let count = counts.get(collection.name()).copied().unwrap_or(0);
-            collection.show_dead(usize::try_from(count).unwrap_or(usize::MAX));
-        }
-        Ok(())
-    }
-
-    async fn is_resync_asked(&self, session: &Session, collections: &[Collection]) -> Result<bool> {
-        let asked = resyncs::asked(session, self.target.pipeline()).await?;
-        Ok(asked.iter().any(|(name, _)| collections.iter().any(|collection| collection.name() == name)))
-    }
-
-    async fn is_anything_new(&self, collections: &[Collection]) -> Result<bool> {
-        let names = match self.source.names(&self.config.include, &self.config.exclude).await {
-            // The stream waits for the source, too; there is time to look.
-            Err(error) if error.kind().disposition() == Disposition::Retry => return Ok(false),
-            names => names?,
-        };
-        Ok(names.iter().any(|name| !collections.iter().any(|collection| collection.namespace() == name)))
-    }
-
     /// The stored position of each partition in each collection, which from now on is where the intake reads from. Where
     /// they were stored by another number of partitions, every partition begins at the least of them.
     pub(super) async fn positions(
@@ -272,7 +268,11 @@ impl Pipeline<'_> {
         stored.retain(|position| ids.contains_key(&position.collection));
         // The server may not find a position in a stream of other collections, and takes that for lost history (error
         // 280): the stream is to begin at the position's time then. What comes twice is dropped.
-        let foreign = stored.iter().any(|position| position.fingerprint != Some(fingerprint));
+        // Those of a collection that is stopped stay as they are, and it reads none.
+        let is_read = |name: &str| {
+            ids.get(name).and_then(|id| collections.get(id.0)).is_some_and(|c| c.stopped().is_none())
+        };
+        let foreign = stored.iter().any(|p| p.fingerprint != Some(fingerprint) && is_read(&p.collection));
         let known =
             stored.into_iter().filter_map(|p| Some(((p.partition, *ids.get(&p.collection)?), p.position)));
         let positions = Arc::new(known.collect::<HashMap<_, _>>());
@@ -316,6 +316,7 @@ impl Pipeline<'_> {
                 acknowledge: Acknowledge { watermark: watermark.clone(), gauges: self.gauges.clone() },
                 counts: self.counts.clone(),
                 counter: counter.clone(),
+                post: self.reporter.vitals().post(Part::Worker(partition.0)),
                 stored_for_all: Instant::now(),
                 lasting: Instant::now(),
                 took: Duration::ZERO,
@@ -342,7 +343,7 @@ impl Pipeline<'_> {
 }
 
 /// A worker never ends by itself while the stream goes on.
-fn why(ended: Result<Result<()>, tokio::task::JoinError>) -> Error {
+fn why(ended: Result<Result<()>, JoinError>) -> Error {
     match ended {
         Ok(Ok(())) => Error::bug("a partition's worker ended early"),
         Ok(Err(error)) => error,

@@ -4,7 +4,8 @@
 //! present time less the time up to which all of a collection's partitions have committed. The cluster's time moves with
 //! every write to it, replicated or not, and so do the stream's positions, also with empty replies: so while nothing is
 //! written the two stay together, and when PostgreSQL is away the one moves on without the other. It is the time of the
-//! last operation, not a wall clock, which would move on by itself.
+//! set's newest operation, not a wall clock, which would move on by itself; and not only what the member that is asked has
+//! come to, which may be behind the others.
 
 use std::{
     convert::Infallible,
@@ -23,7 +24,7 @@ use crate::{
     moment::Moment,
     sink::progress::Partition,
     source::Source,
-    vitals::Clock,
+    vitals::{Clock, Spool},
 };
 
 /// How often they are looked at, and how long the source may take to answer.
@@ -42,13 +43,17 @@ struct State {
     collections: Arc<[Collection]>,
     /// What is committed, whether or not it is known to be on PostgreSQL's disk.
     committed: Watermark,
+    /// How often a partition has got further.
+    advances: u64,
     /// Where the stream would be read from after a restart.
     resumes: Option<Timestamp>,
     oplog_start: Option<Timestamp>,
-    spool_bytes: u64,
+    spool: Spool,
     /// How many times in a row the source did not answer, and why.
     silent: u32,
     problem: Option<String>,
+    /// Why nothing comes of the change stream.
+    stalled: Option<String>,
 }
 
 impl Gauges {
@@ -76,11 +81,13 @@ impl Gauges {
         partition: Partition,
         positions: impl IntoIterator<Item = (&'a CollectionId, &'a Position)>,
     ) {
-        let State { collections, committed, .. } = &mut *self.state();
+        let State { collections, committed, advances, .. } = &mut *self.state();
         for (id, position) in positions {
             // Nothing more is written of one that is stopped.
-            if collections.get(id.0).is_some_and(|collection| collection.stopped().is_none()) {
-                committed.advance(partition, *id, position);
+            if collections.get(id.0).is_some_and(|collection| collection.stopped().is_none())
+                && committed.advance(partition, *id, position)
+            {
+                *advances = advances.wrapping_add(1);
             }
         }
     }
@@ -90,34 +97,59 @@ impl Gauges {
         self.state().resumes = position;
     }
 
+    /// Whether the oplog no longer reaches back to where a collection is, as far as that is known.
+    pub(super) fn is_left_behind(&self, name: &str) -> bool {
+        let state = self.state();
+        let mut named = (0..).map(CollectionId).zip(state.collections.iter());
+        let id = named.find(|(_, collection)| collection.name() == name).map(|(id, _)| id);
+        let reached = id.and_then(|id| state.committed.least(id)).map(Position::cluster_time);
+        reached.zip(state.oplog_start).is_some_and(|(reached, start)| reached < start)
+    }
+
     /// Notes how much of the disk the spool takes.
     pub(super) fn spooled(&self, bytes: u64) {
-        self.state().spool_bytes = bytes;
+        self.state().spool.bytes = bytes;
+    }
+
+    /// Notes why nothing can be put into the spool, if that is so.
+    pub(super) fn lacks_space(&self, problem: Option<String>) {
+        metrics::STATE_FULL.set(if problem.is_some() { 1.0 } else { 0.0 });
+        self.state().spool.problem = problem;
+    }
+
+    /// Notes why nothing comes of the change stream, if that is so.
+    pub(super) fn stalled(&self, why: Option<String>) {
+        self.state().stalled = why;
     }
 
     /// What MongoDB says of its time.
     pub(super) fn clock(&self, source: &Source) -> Clock {
         let state = self.state();
-        let time = Some(source.latest()).filter(|time| time.time > 0);
+        let time = Some(source.newest()).filter(|time| time.time > 0);
         Clock {
-            problem: state.problem.clone().filter(|_| state.silent >= AWAY),
+            problem: state.problem.clone().filter(|_| state.silent >= AWAY).or_else(|| state.stalled.clone()),
             time: time.map(Moment::from),
             oplog_start: state.oplog_start.map(Moment::from),
         }
     }
 
     /// What is read for people: how far behind the `live` collections are, where the stream would be read from, and
-    /// what the spool takes.
+    /// the spool.
     pub(super) fn reached(
         &self,
         live: impl IntoIterator<Item = CollectionId>,
         now: Timestamp,
-    ) -> (Option<Duration>, Option<Moment>, u64) {
+    ) -> (Option<Duration>, Option<Moment>, Spool) {
         let state = self.state();
         let committed = live.into_iter().filter_map(|id| state.committed.least(id));
         let behind = committed.map(|position| now.time.saturating_sub(position.cluster_time().time)).max();
         let lag = behind.map(|seconds| Duration::from_secs(seconds.into()));
-        (lag, state.resumes.map(Moment::from), state.spool_bytes)
+        (lag, state.resumes.map(Moment::from), state.spool.clone())
+    }
+
+    /// How often a partition has got further in a collection.
+    pub(super) fn advances(&self) -> u64 {
+        self.state().advances
     }
 
     /// Shows all this for as long as it is polled.
@@ -133,7 +165,7 @@ impl Gauges {
             {
                 self.state().oplog_start = start;
             }
-            self.state().show(source.latest());
+            self.state().show(source.newest());
             metrics::keep_up();
         }
         std::future::pending().await
@@ -144,7 +176,7 @@ impl Gauges {
     }
 }
 
-impl Pipeline<'_> {
+impl Pipeline {
     /// Notes that all collections that were not live are in this phase.
     pub(super) fn enter(&self, phase: Phase, collections: &[Collection]) {
         let ready = self.demand.borrow().ready.clone();

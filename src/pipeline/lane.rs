@@ -97,7 +97,8 @@ impl Lane {
         let documents = self.upserted.count + self.deleted.count + self.parts.documents();
         if documents > 0 {
             self.counted.increment(u64::try_from(documents).unwrap_or(0));
-            self.misfits.increment(self.encoder.take_misfits() + self.parts.take_misfits());
+            let misfits = self.encoder.take_misfits() + self.parts.take_misfits();
+            self.misfits.increment(self.collection().count_misfits(misfits));
         }
     }
 

@@ -20,6 +20,11 @@ use crate::{
 /// The first line of an automatic mapping as it is stored: it may evolve, one that somebody wrote does not.
 const AUTOMATIC: &str = "# Mapped automatically.\n";
 
+/// Whether docrow made the mapping that is stored as `text`.
+pub fn is_automatic(text: &str) -> bool {
+    text.starts_with(AUTOMATIC)
+}
+
 /// A mapping that is in force, or is to be.
 #[derive(Clone, Debug)]
 pub(super) struct InForce {
@@ -29,6 +34,8 @@ pub(super) struct InForce {
     pub(super) is_automatic: bool,
     /// What its tables have not got yet out of `extra`.
     pub(super) unfilled: Option<Unfilled>,
+    /// The stored one, if this one is to come after it: what to go on with if the tables can't follow.
+    pub(super) before: Option<Box<InForce>>,
 }
 
 /// Values that a column or table exists for, and that are still in `extra` where they were before it did.
@@ -64,41 +71,46 @@ impl InForce {
         Ok(Self {
             spec,
             version: stored.version,
-            is_automatic: stored.text.starts_with(AUTOMATIC),
+            is_automatic: is_automatic(&stored.text),
             unfilled: (!stored.filled).then_some(Unfilled::All),
+            before: None,
         })
     }
 
     /// The mapping with what its file, changed since, adds to it. Errors: the file does more than add.
     fn with_file(self, file: &MappingSpec) -> Result<Self> {
-        if self.spec == *file {
+        if self.spec.settled() == *file {
             return Ok(Self { is_automatic: false, ..self });
         }
-        let added = additions(&self.spec, file).map_err(|differences| {
+        let next = self.next(self.spec.beside(file), false);
+        next.map_err(|differences| {
             Error::new(Code::MappingChanged, format!(
-                "the mapping file of {} differs from the mapping that its tables were made with by more than new columns \
-                 and tables: restore it, or copy anew under another pipeline name and schema: {}",
+                "the mapping file of {} differs from the mapping that its tables were made with by more than new columns, \
+                 new tables and wider types: restore it, or copy anew under another pipeline name and schema: {}",
                 self.spec.collection(),
                 differences.join("; ")
             ))
-        })?;
+        })
+    }
+
+    /// The version after this one. Errors: all in which it does more than add.
+    pub(super) fn next(&self, spec: MappingSpec, is_automatic: bool) -> Result<Self, Vec<String>> {
+        let added = additions(&self.spec, &spec)?;
         let unfilled = match self.unfilled {
             None if added.fields.is_empty() => None,
             None => Some(Unfilled::Fields(added.fields)),
             Some(_) => Some(Unfilled::All),
         };
-        Ok(Self {
-            spec: file.clone(),
-            version: self.version.saturating_add(1),
-            is_automatic: false,
-            unfilled,
-        })
+        let version = self.version.saturating_add(1);
+        Ok(Self { spec, version, is_automatic, unfilled, before: Some(Box::new(self.clone())) })
     }
 }
 
 /// The mappings of a pipeline.
 pub(super) struct Mappings {
     in_force: HashMap<String, InForce>,
+    /// As they are stored, without what their files have got since.
+    stored: HashMap<String, InForce>,
     files: HashMap<String, MappingSpec>,
     /// The names of all tables.
     pub(super) tables: Names,
@@ -113,10 +125,11 @@ impl Mappings {
     pub(super) fn load(stored: &[schemas::Mapping], config: &Config) -> Result<Self> {
         let files = mapping_files::read(&config.mapping_dir)?;
         let files: HashMap<_, _> = files.into_iter().map(|(name, (_, spec))| (name, spec)).collect();
-        let mut in_force = HashMap::new();
+        let (mut in_force, mut as_stored) = (HashMap::new(), HashMap::new());
         for stored in stored {
             config.check_mask_key(&stored.collection, stored.masked_by.as_deref())?;
             let mut mapping = InForce::read(stored)?;
+            as_stored.insert(stored.collection.clone(), mapping.clone());
             if let Some(file) = files.get(&stored.collection) {
                 mapping = mapping.with_file(file)?;
             }
@@ -137,7 +150,12 @@ impl Mappings {
                 }
             }
         }
-        Ok(Self { in_force, files, tables, default: config.default_mapping })
+        Ok(Self { in_force, stored: as_stored, files, tables, default: config.default_mapping })
+    }
+
+    /// The mapping of a collection as it is stored, if it is.
+    pub(super) fn stored(&self, collection: &str) -> Option<&InForce> {
+        self.stored.get(collection)
     }
 
     /// The mapping of a collection, made from a sample of its documents if nobody wrote one.
@@ -146,19 +164,42 @@ impl Mappings {
         if let Some(mapping) = self.in_force.get(&name) {
             return Ok(mapping.clone());
         }
-        let new = |spec, is_automatic| InForce { spec, version: 1, is_automatic, unfilled: None };
+        let new =
+            |spec, is_automatic| InForce { spec, version: 1, is_automatic, unfilled: None, before: None };
         if let Some(spec) = self.files.get(&name) {
             return Ok(new(spec.clone(), false));
         }
         let mut sample = Sample::new();
         source.sample_documents(collection, SAMPLE_SIZE, |document| sample.observe(document)).await?;
-        let spec = match self.default {
-            DefaultMapping::Auto => sample.spec(collection, &mut self.tables),
-            DefaultMapping::Document(json) => sample.document_spec(collection, json, &mut self.tables),
-        };
+        let spec = infer(self.default, &sample, collection, &mut self.tables);
         let tables: Vec<_> = table_names(&spec).collect();
         tracing::info!("{name}: mapped automatically to {}", tables.join(", "));
         Ok(new(spec, true))
+    }
+
+    /// The mapping that a collection would get by itself, if no name were taken.
+    pub(super) fn inferred(&self, sample: &Sample, collection: &Namespace) -> MappingSpec {
+        infer(self.default, sample, collection, &mut Names::new())
+    }
+
+    /// Forgets the mapping in force of a collection, and the names of its tables: it is new.
+    pub(super) fn forget(&mut self, collection: &Namespace) {
+        self.stored.remove(&collection.to_string());
+        if let Some(forgotten) = self.in_force.remove(&collection.to_string()) {
+            table_names(&forgotten.spec).for_each(|name| self.tables.release(name));
+        }
+    }
+}
+
+fn infer(
+    default: DefaultMapping,
+    sample: &Sample,
+    collection: &Namespace,
+    tables: &mut Names,
+) -> MappingSpec {
+    match default {
+        DefaultMapping::Auto => sample.spec(collection, tables),
+        DefaultMapping::Document(json) => sample.document_spec(collection, json, tables),
     }
 }
 

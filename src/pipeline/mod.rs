@@ -6,7 +6,7 @@
 //! [`attempt`](Pipeline::attempt) does everything that has to do with PostgreSQL, always from what PostgreSQL says, so a
 //! first start, a start after a crash and a reconnection are the same code:
 //!
-//! 1. Take the pipeline for this process (G9).
+//! 1. Take the pipeline for this process (G9), and see that MongoDB is the one that was copied. ([`deployment`])
 //! 2. For every collection that is new, or is to be copied anew: take the start position of the change stream, prove that
 //!    the server accepts it, and store it together with the chunk plan, before the first page is read. ([`prepare`])
 //! 3. Read all positions, and have the intake begin at the least of them. Have workers apply the changes of the collections that
@@ -17,7 +17,7 @@
 //! 5. Have the workers apply what has waited, and from then on everything.
 //!
 //! Meanwhile mappings may evolve ([`evolve`]): a collection's tables change between two transactions of docrow, never
-//! during one. What happens to a whole collection (it is new, dropped, renamed, replaced, its history is lost) is
+//! during one; columns become wider ([`widening`]); and what does not fit its column is counted ([`census`]). What happens to a whole collection (it is new, dropped, renamed, replaced, its history is lost) is
 //! dealt with by going back to 2.
 //!
 //! # Why nothing is lost (G1, G2, G3)
@@ -34,15 +34,23 @@
 
 mod ahead;
 mod anew;
+mod asks;
 pub mod batch;
+mod census;
 mod chronicle;
 mod collection;
+mod crew;
+mod deployment;
+mod earlier_keys;
 mod evolve;
 mod fill;
 mod flow;
 mod follow;
+mod foreign;
 mod gauges;
 mod intake;
+mod keeper;
+mod keys;
 mod lane;
 mod mappings;
 mod parts;
@@ -56,11 +64,16 @@ pub mod router;
 #[cfg(test)]
 mod simulation;
 mod snapshot;
+mod standstill;
+mod tries;
 mod watermark;
+mod whole;
+mod widening;
 mod worker;
 mod write;
 
 use std::{
+    convert::Infallible,
     fmt,
     sync::{
         Arc, Mutex, OnceLock,
@@ -71,18 +84,22 @@ use std::{
 
 use indicatif::HumanCount;
 use mongodb::bson::RawDocument;
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinSet};
 
 use self::{
     collection::Collection,
-    evolve::Evolution,
+    crew::Came,
+    evolve::Orders,
     follow::Turn,
     gauges::{Gauges, Leading},
     intake::{Demand, Intake, Notices},
     phase::Phase,
     prepare::Prepared,
+    standstill::{Alarm, Watch},
+    whole::Refused,
 };
 pub use self::{
+    mappings::is_automatic,
     plan::{Preview, plan, preview},
     repair::repair,
 };
@@ -95,6 +112,7 @@ use crate::{
     mapping::Mapping,
     metrics,
     retry::Retry,
+    shown,
     shutdown::Shutdown,
     sink::{
         self, Session, Target,
@@ -104,7 +122,7 @@ use crate::{
     },
     source::Source,
     telemetry::Reporter,
-    vitals::Stage,
+    vitals::{Part, Stage},
 };
 
 /// When a run is over.
@@ -193,14 +211,15 @@ impl Counts {
 
 /// What all stages of a run share.
 #[derive(Clone)]
-struct Pipeline<'a> {
-    config: &'a Config,
+struct Pipeline {
+    config: Arc<Config>,
     source: Source,
     target: Target,
     holder: Arc<Holder>,
     manner: Manner,
     /// The target, with what was held last, to be written to as long as nobody else holds it.
     held: Arc<Mutex<Option<Target>>>,
+    refused: Arc<Refused>,
     /// Opened once the pipeline is this process's.
     checkpoint: Arc<OnceLock<Arc<Checkpoint>>>,
     counts: Arc<Counts>,
@@ -210,6 +229,7 @@ struct Pipeline<'a> {
     /// To the intake, and from it.
     demand: watch::Sender<Demand>,
     notices: Arc<watch::Sender<Notices>>,
+    alarm: Arc<Alarm>,
 }
 
 /// Replicates until `until`, or until `shutdown` is requested; then what was taken up is committed.
@@ -227,27 +247,26 @@ pub async fn run(
     metrics::install();
     metrics::SPOOL_LIMIT.set(metrics::figure(config.max_spool));
     let source = Source::connect(config.source.expose()).await?;
-    source.collections(&config.include, &config.exclude).await?;
+    wait_or_have_some(config, &source, until).await?;
     if config.order == Order::Commit {
         source.require_states_of_the_past()?;
     }
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
-    sink::preflight(&target.connect().await?, target.schema()).await?;
+    sink::preflight(&target.connect().await?, &target).await?;
     let checkpoint = Arc::new(OnceLock::new());
     let (counts, gauges) = (Arc::new(Counts::default()), Arc::new(Gauges::default()));
     let (demand, demanded) = watch::channel(Demand::default());
     let notices = Arc::new(watch::Sender::default());
     let vitals = reporter.vitals().clone();
-    let intake =
-        Intake::new((source.clone(), checkpoint.clone()), config, demanded, notices.clone(), gauges.clone());
     let holder = Arc::new(Holder::new());
     let pipeline = Pipeline {
-        config,
+        config: Arc::new(config.clone()),
         source,
         target,
         holder,
         manner,
         held: Arc::default(),
+        refused: Arc::default(),
         checkpoint,
         counts,
         gauges,
@@ -255,14 +274,17 @@ pub async fn run(
         shutdown,
         demand,
         notices,
+        alarm: Arc::default(),
     };
+    let mut watching = JoinSet::new();
+    watching.spawn(pipeline.watch().run());
     if manner == Manner::Refuse {
         // What is wrong with the state directory is said before anything is written to the target.
         pipeline.checkpoint()?;
     }
     let finished = tokio::select! {
         biased;
-        failed = intake.run() => failed.map(|never| match never {}),
+        failed = pipeline.take_in(&demanded) => failed.map(|never| match never {}),
         never = pipeline.gauges.show(&pipeline.source) => match never {},
         never = pipeline.chronicle() => match never {},
         done = pipeline.until_done(until) => done,
@@ -274,7 +296,54 @@ pub async fn run(
     Ok(pipeline.counts.summary(started.elapsed()))
 }
 
-impl Pipeline<'_> {
+/// Sees that there is something to replicate. A service also waits for the first collection of an empty database; a slip in a
+/// glob is an error all the same.
+async fn wait_or_have_some(config: &Config, source: &Source, until: Until) -> Result<()> {
+    let (include, exclude) = (&config.include, &config.exclude);
+    match source.collections(include, exclude).await {
+        Err(error)
+            if until == Until::Stopped
+                && error.code() == Code::NothingMatched
+                && source.is_empty(include, exclude).await? =>
+        {
+            tracing::warn!(code = %error.code(), "{error}: waiting until there is one");
+            Ok(())
+        }
+        found => found.map(drop),
+    }
+}
+
+impl Pipeline {
+    fn watch(&self) -> Watch {
+        Watch {
+            patience: self.config.stall_after,
+            max_spool: self.config.max_spool,
+            source: self.source.clone(),
+            target: self.target.clone(),
+            counts: self.counts.clone(),
+            gauges: self.gauges.clone(),
+            vitals: self.reporter.vitals().clone(),
+            demand: self.demand.subscribe(),
+            alarm: self.alarm.clone(),
+        }
+    }
+
+    /// Reads the stream. Where all has come to a standstill, the intake, which may be why, is replaced.
+    async fn take_in(&self, demanded: &watch::Receiver<Demand>) -> Result<Infallible> {
+        loop {
+            let post = self.reporter.vitals().post(Part::Intake);
+            let (source, checkpoint) = (self.source.clone(), self.checkpoint.clone());
+            let (notices, gauges) = (self.notices.clone(), self.gauges.clone());
+            let intake =
+                Intake::new((source, checkpoint), &self.config, demanded.clone(), notices, gauges, post);
+            tokio::select! {
+                biased;
+                _ = self.alarm.raised() => {}
+                failed = intake.run() => return failed,
+            }
+        }
+    }
+
     /// Attempts until one succeeds, or fails for good.
     async fn until_done(&self, until: Until) -> Result<()> {
         metrics::LEADER.of(&[self.target.pipeline()]).set(0.0);
@@ -327,6 +396,7 @@ impl Pipeline<'_> {
         tokio::select! {
             biased;
             lost = fence.hold() => Err(lost),
+            stalled = self.alarm.raised() => Err(stalled),
             finished = held.work(until) => finished,
         }
     }
@@ -357,60 +427,65 @@ impl Pipeline<'_> {
         };
         let stored = self.positions(&mut session, &prepared.collections).await?;
         let collections = prepared.collections.clone();
-        let live = prepared.live.clone();
-        let evolution = Evolution::new(self, prepared);
         let turn = tokio::select! {
             biased;
-            failed = evolution.run() => failed.map(|never| match never {}),
-            turn = self.follow(&mut session, &evolution, (stored, live), until) => turn,
+            never = self.count_misfits(&collections) => match never {},
+            turn = self.follow(&mut session, prepared, stored, until) => turn,
         }?;
-        if until == Until::CaughtUp && turn == Turn::Done && !self.shutdown.is_requested() {
-            evolution.turn().await?;
-        }
         self.record_stopped(&mut session, &collections).await?;
         Ok(turn)
     }
 
     /// Everything up to the point where documents can be copied.
     async fn make_ready(&self, session: &mut Session) -> Result<Prepared> {
-        let life = format!("{:016x}", fastrand::u64(..));
-        let life = sink::progress::register(session, self.target.pipeline(), &life).await?;
+        self.recognise(session).await?;
+        let life = sink::progress::register(session, self.target.pipeline(), &life()).await?;
         failpoint::reach(Failpoint::PipelineRegistered);
         self.checkpoint()?.reconcile(&life)?;
         failpoint::reach(Failpoint::StateReconciled);
         self.write_down(session).await?;
-        self.prepare(session).await
+        let prepared = self.prepare(session).await?;
+        self.note_deployment(session).await?;
+        Ok(prepared)
     }
 
     /// Completes the collections that are not.
-    async fn complete(&self, evolution: &Evolution<'_>) -> Result<()> {
+    async fn complete(self, collections: Arc<[Collection]>, evolution: Orders) -> Result<Came> {
+        let post = self.reporter.vitals().post(Part::Completion);
         let mut session = self.target.connect().await?;
-        let collections = evolution.collections();
+        post.at("copies");
         // Rows are replaced by their keys.
-        self.build_keys_of_replaced(&mut session, collections).await?;
-        self.copy(&session, collections).await?;
-        self.enter(Phase::Indexing, collections);
-        self.note_ahead(&mut session, collections).await?;
-        evolution.turn().await?;
-        let paused = evolution.pause().await;
-        self.build_keys(&mut session, collections).await?;
-        evolution.live(paused).await?;
-        self.sweep(&mut session, collections).await?;
-        self.record_stopped(&mut session, collections).await
+        self.build_keys_of_replaced(&mut session, &collections).await?;
+        self.copy(&session, &collections).await?;
+        self.enter(Phase::Indexing, &collections);
+        self.note_ahead(&mut session, &collections).await?;
+        post.at("waits for mappings to take up what was found");
+        evolution.settle().await;
+        post.at("builds keys");
+        self.build_keys(&mut session, &collections).await?;
+        post.at("sweeps");
+        self.sweep(&mut session, &collections).await?;
+        evolution.complete().await;
+        self.record_stopped(&mut session, &collections).await?;
+        Ok(Came::Complete)
     }
 
     /// Stores why collections are stopped, and counts them.
     async fn record_stopped(&self, session: &mut Session, collections: &[Collection]) -> Result<()> {
-        let mut stopped = 0;
+        let mut stopped = 0_u64;
         for collection in collections {
             if let Some(reason) = collection.stopped() {
                 stopped += 1;
+                if self.gauges.is_left_behind(collection.name()) {
+                    collection.history_goes_by();
+                }
                 let reason = Some(reason);
                 schemas::set_stopped(session, self.target.pipeline(), collection.name(), reason).await?;
                 failpoint::reach(Failpoint::StopNoted);
             }
         }
-        self.counts.stopped.store(stopped, Ordering::Relaxed);
+        let refused = u64::try_from(self.refused.show()).unwrap_or(0);
+        self.counts.stopped.store(stopped.saturating_add(refused), Ordering::Relaxed);
         if stopped > 0 && stopped == u64::try_from(collections.len()).unwrap_or(0) {
             return Err(Error::new(
                 Code::AllStopped,
@@ -419,6 +494,11 @@ impl Pipeline<'_> {
         }
         Ok(())
     }
+}
+
+/// A new id for a state directory.
+fn life() -> String {
+    format!("{:016x}", fastrand::u64(..))
 }
 
 /// The dead letter of a document that `mapping` hides parts of, if it says so.
@@ -432,7 +512,7 @@ fn dead_letter_of(
         collection: collection.name().to_owned(),
         key: key::id_text(document)?,
         document_key: key::Id::of(document)?.document()?.into_bytes(),
-        path: (!path.is_empty()).then(|| path.replace('\0', "")),
+        path: (!path.is_empty()).then(|| shown::path(path).replace('\0', "")),
         reason: reason.replace('\0', ""),
         document: mapping.censored(document),
     })

@@ -96,7 +96,6 @@ impl Parts {
             part: (collection, number),
             fields: &part.fields,
             tables: part.mapping.tables(),
-            extra: part.mapping.extra().map_or("", |column| &column.name),
             rows: &part.rows,
             keys: &part.keys,
         })

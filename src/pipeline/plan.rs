@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::mappings::Mappings;
+use super::{mappings::Mappings, widening};
 use crate::{
     change::Namespace,
     config::Config,
@@ -11,7 +11,7 @@ use crate::{
     sink::{
         self, Session, Target, ddl,
         fence::{Fence, Holder, Manner},
-        plan::{Plan, Wanted},
+        plan::Plan,
         schemas,
     },
     source::{CollectionInfo, Source},
@@ -26,7 +26,7 @@ pub async fn plan(config: &Config, apply: bool) -> Result<Vec<(Namespace, Plan)>
     let found = source.collections(&config.include, &config.exclude).await?;
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
     let mut session = target.connect().await?;
-    sink::preflight(&session, target.schema()).await?;
+    sink::preflight(&session, &target).await?;
     let look = async |session: &mut Session| look(config, &source, &found, &target, session).await;
     let (mut plans, _) = look(&mut session).await?;
     let is_free =
@@ -59,12 +59,9 @@ async fn look(
     let (mut plans, mut changes) = (Vec::with_capacity(found.len()), Vec::with_capacity(found.len()));
     for info in found {
         let in_force = mappings.of(source, &info.namespace).await?;
-        let mapping = config.compile(&in_force.spec)?;
-        let wanted = Wanted { tables: mapping.tables(), foreign_keys: in_force.spec.foreign_keys() };
-        let record = in_force.record(&mapping);
-        let plan = ddl::plan(session, target, &record.collection, wanted).await?;
+        let (in_force, mapping, plan) = widening::plan(config, target, session, in_force).await?;
         plans.push((info.namespace.clone(), plan));
-        changes.push((record, mapping));
+        changes.push((in_force.record(&mapping), mapping));
     }
     Ok((plans, changes))
 }
@@ -99,15 +96,15 @@ pub async fn preview(
     for info in found {
         let preview = async {
             let in_force = mappings.of(source, &info.namespace).await?;
-            let mapping = config.compile(&in_force.spec)?;
-            let wanted = Wanted { tables: mapping.tables(), foreign_keys: in_force.spec.foreign_keys() };
-            let plan = match &mut target {
-                Some((target, session)) => {
-                    Some(ddl::plan(session, target, &info.namespace.to_string(), wanted).await)
-                }
-                None => None,
+            let (mapping, is_automatic) = (config.compile(&in_force.spec)?, in_force.is_automatic);
+            let (mapping, plan) = match &mut target {
+                Some((target, session)) => match widening::plan(config, target, session, in_force).await {
+                    Ok((_, mapping, plan)) => (mapping, Some(Ok(plan))),
+                    Err(error) => (mapping, Some(Err(error))),
+                },
+                None => (mapping, None),
             };
-            Ok(Preview { mapping: Arc::new(mapping), is_automatic: in_force.is_automatic, plan })
+            Ok(Preview { mapping: Arc::new(mapping), is_automatic, plan })
         };
         previews.push(preview.await);
     }

@@ -7,50 +7,63 @@
 //! Here, too, is dealt with what happened to whole collections, as it is written down in `docrow.resyncs`: a collection
 //! that is to be copied anew gets a new start position and a plan whose chunks replace the rows that are there. What
 //! happened before the new start position is of no interest any more. A request is forgotten in the transaction that
-//! stores the plan.
+//! stores the plan. ([`whole`](super::whole))
 
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use indicatif::HumanCount;
 use mongodb::bson::{RawArrayBuf, RawDocument, RawDocumentBuf, cstr};
-use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::{
     Collection, Pipeline,
     mappings::{InForce, Mappings},
     phase::{Evidence, Phase},
+    tries::Tries,
+    widening::Made,
 };
 use crate::{
     change::{CollectionId, Namespace, Position},
-    config::OnDrop,
-    error::{Code, Error, Result},
+    error::{Code, Error, Kind, Result},
     failpoint::{self, Failpoint},
+    mapping::Mapping,
     metrics,
     schema::Names,
     sink::{
         Session,
         chunks::{self, StoredChunk},
-        ddl, dead_letter,
+        ddl,
+        dead_letter::{self, DeadKeys},
         progress::{Partition, StoredPosition},
         resyncs::{self, Reason},
         schemas,
     },
     source::{CHUNK_BYTES, Chunk, CollectionInfo, Source},
+    vitals::Part,
 };
+
+/// How long somebody's lock on a table is waited for.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The collections, with their tables and plans made, and the mappings they have.
 pub(super) struct Prepared {
     pub(super) collections: Arc<[Collection]>,
     pub(super) in_force: Vec<InForce>,
+    /// What is to be put in force once nobody has a lock on the tables any more, by the collection's name.
+    pub(super) pending: HashMap<String, InForce>,
+    /// Collections that are no more, whose tables somebody has a lock on.
+    pub(super) parting: Vec<String>,
     /// The names of all tables.
     pub(super) tables: Names,
-    /// What discoveries notify.
-    pub(super) wake: Arc<Notify>,
     /// Those that are complete: their changes can be applied.
     pub(super) live: Vec<CollectionId>,
 }
 
-impl Pipeline<'_> {
+impl Pipeline {
     /// Writes down in PostgreSQL what happened to whole collections.
     pub(super) async fn write_down(&self, session: &mut Session) -> Result<()> {
         let anew = self.notices.borrow().anew.clone();
@@ -68,42 +81,132 @@ impl Pipeline<'_> {
     /// their plan; those whose mapping file was changed, their new tables and columns.
     pub(super) async fn prepare(&self, session: &mut Session) -> Result<Prepared> {
         let pipeline = self.target.pipeline();
+        let post = self.reporter.vitals().post(Part::Attempt);
+        post.at("looks which collections there are");
+        self.refused.hide();
+        self.renew_keys(session).await?;
         let found = self.source.collections_now(&self.config.include, &self.config.exclude).await?;
         let stored = schemas::load(session, pipeline).await?;
-        let stored = self.part_from_gone(session, stored, &found).await?;
-        let mut mappings = Mappings::load(&stored, self.config)?;
-        let dead = Arc::new(Mutex::new(dead_letter::keys(session, pipeline).await?));
+        let (stored, parting) = self.part_from_gone(session, stored, &found).await?;
+        let mut mappings = Mappings::load(&stored, &self.config)?;
+        let asked = resyncs::asked(session, pipeline).await?;
+        let dead = Arc::<Mutex<DeadKeys>>::default();
         let most_dead = usize::try_from(self.config.max_dead_letters).unwrap_or(usize::MAX);
-        let wake = Arc::new(Notify::new());
         let (mut collections, mut in_force) =
             (Vec::with_capacity(found.len()), Vec::with_capacity(found.len()));
+        let (mut pending, mut refused) = (HashMap::new(), Vec::new());
         for info in &found {
-            let wanted = mappings.of(&self.source, &info.namespace).await?;
-            let mapping = self.config.compile(&wanted.spec)?;
-            let record = wanted.record(&mapping);
-            ddl::change_tables(session, &self.target, &record, mapping.tables()).await?;
-            schemas::note_mask_key(session, pipeline, &record).await?;
+            post.at(format!("prepares the tables of {}", info.namespace));
+            let name = info.namespace.to_string();
+            let reason = reason_for(&name, &asked);
+            let made = match self.map_collection(session, &mut mappings, (info, reason)).await {
+                // What stands in the way of one collection is not in the way of the others.
+                Err(error) if matches!(error.code(), Code::TableInTheWay | Code::TableInUse) => {
+                    refused.push((name, error));
+                    continue;
+                }
+                made => made?,
+            };
+            let Made { in_force: wanted, mapping, later } = made;
+            pending.extend(later.map(|later| (name.clone(), later)));
             let collection = Collection::new(info.clone(), mapping, dead.clone(), most_dead);
-            collection.show_dead(dead.lock().map_or(0, |dead| dead.count(collection.name())));
+            if let Some(stopped) = self.still_stopped(&stored, &name).filter(|_| reason.is_none()) {
+                collection.stay_stopped(stopped);
+            }
             let evolves = wanted.is_automatic && self.config.evolve;
-            collections.push(if evolves { collection.evolving(wake.clone()) } else { collection });
+            collections.push(if evolves { collection.evolving() } else { collection });
             in_force.push(wanted);
         }
-        let live = self.plan_all(session, &collections).await?;
-        Ok(Prepared { collections: collections.into(), in_force, tables: mappings.tables, wake, live })
+        post.at("plans what is to be copied");
+        self.refuse(session, refused, collections.len()).await?;
+        let keys = dead_letter::keys(session, pipeline).await?;
+        collections.iter().for_each(|collection| collection.show_dead(keys.count(collection.name())));
+        *dead.lock().unwrap_or_else(PoisonError::into_inner) = keys;
+        let live = self.plan_all(session, &collections, &asked).await?;
+        Ok(Prepared {
+            collections: collections.into(),
+            in_force,
+            tables: mappings.tables,
+            pending,
+            parting,
+            live,
+        })
+    }
+
+    /// Makes a collection's tables what its mapping wants. Where somebody's lock keeps that from being done, the mapping that is
+    /// stored goes on, for which nothing need be done: false. If there is none, the lock is waited for, for some seconds.
+    pub(super) async fn change_tables(
+        &self,
+        session: &mut Session,
+        (wanted, mapping): (&InForce, &Mapping),
+        stored: Option<&InForce>,
+    ) -> Result<bool> {
+        let (record, tables) = (wanted.record(mapping), mapping.tables());
+        let (deadline, mut tries) = (Instant::now() + PATIENCE, Tries::endless());
+        loop {
+            match ddl::change_tables(session, &self.target, &record, tables).await {
+                Err(error) if error.code() == Code::TargetLocked && Instant::now() < deadline => {
+                    let what = format!("{}: changes of its tables", record.collection);
+                    let names = ddl::names(self.target.schema(), tables);
+                    tries.make_way(session, (&what, error), &names).await?;
+                    if stored.is_some() {
+                        return Ok(false);
+                    }
+                    tries.again().await;
+                }
+                changed => return changed.map(|_| true),
+            }
+        }
+    }
+
+    /// The mapping of a collection, with its tables made.
+    async fn map_collection(
+        &self,
+        session: &mut Session,
+        mappings: &mut Mappings,
+        (info, reason): (&CollectionInfo, Option<Reason>),
+    ) -> Result<Made> {
+        let mut wanted = mappings.of(&self.source, &info.namespace).await?;
+        if let Some(reason) = reason.filter(|_| wanted.is_automatic)
+            && !self.takes_its_keys(mappings, &wanted.spec, &info.namespace, reason).await?
+        {
+            self.begin_again(session, &info.namespace).await?;
+            mappings.forget(&info.namespace);
+            wanted = mappings.of(&self.source, &info.namespace).await?;
+        }
+        let stored = mappings.stored(&info.namespace.to_string());
+        let made = self.make_tables(session, wanted, stored).await?;
+        let record = made.in_force.record(&made.mapping);
+        schemas::note_mask_key(session, self.target.pipeline(), &record).await?;
+        Ok(made)
+    }
+
+    /// Why a collection is stopped, if it was already when this process began its last turn. A process that only starts
+    /// tries them all.
+    fn still_stopped<'a>(&self, stored: &'a [schemas::Mapping], name: &str) -> Option<&'a str> {
+        if self.demand.borrow().attempt == 0 {
+            return None;
+        }
+        stored.iter().find(|mapping| mapping.collection == name)?.stopped.as_deref()
     }
 
     /// Plans what has no plan, or is to be copied anew, and says which collections are complete.
-    async fn plan_all(&self, session: &mut Session, collections: &[Collection]) -> Result<Vec<CollectionId>> {
+    async fn plan_all(
+        &self,
+        session: &mut Session,
+        collections: &[Collection],
+        asked: &[(String, Reason)],
+    ) -> Result<Vec<CollectionId>> {
         let pipeline = self.target.pipeline();
-        let asked = resyncs::asked(session, pipeline).await?;
         let namespaces: Vec<Namespace> = collections.iter().map(|c| c.namespace().clone()).collect();
         let mut live = Vec::new();
         // One for all that are new: taking it asks every collection.
         let mut start = None;
         for (id, collection) in (0..).map(CollectionId).zip(collections) {
-            schemas::set_stopped(session, pipeline, collection.name(), None).await?;
-            let reason = asked.iter().find(|(name, _)| name == collection.name()).map(|(_, reason)| *reason);
+            if collection.stopped().is_none() {
+                schemas::set_stopped(session, pipeline, collection.name(), None).await?;
+            }
+            let reason = reason_for(collection.name(), asked);
             let phase = self.phase(session, collection).await?;
             collection.enter(phase);
             let purpose = match (phase, reason) {
@@ -128,54 +231,10 @@ impl Pipeline<'_> {
         Ok(live)
     }
 
-    /// Does what the configuration says about collections that are no more. Returns the mappings that are left.
-    async fn part_from_gone(
-        &self,
-        session: &mut Session,
-        stored: Vec<schemas::Mapping>,
-        found: &[CollectionInfo],
-    ) -> Result<Vec<schemas::Mapping>> {
-        let pipeline = self.target.pipeline();
-        let asked = resyncs::asked(session, pipeline).await?;
-        let mut left = Vec::with_capacity(stored.len());
-        for mapping in stored {
-            let name = mapping.collection.clone();
-            let is_there = found.iter().any(|info| info.namespace.to_string() == name);
-            if is_there || !self.source.includes(&self.config.include, &self.config.exclude, &name)? {
-                left.push(mapping);
-                continue;
-            }
-            let is_known = asked.iter().any(|(asked, reason)| *asked == name && *reason == Reason::Recreated);
-            match self.config.on_drop {
-                OnDrop::Drop => {
-                    ddl::drop_tables(session, &self.target, &name).await?;
-                    tracing::warn!(
-                        "{name} is no more in MongoDB: its tables are dropped (on_drop = \"drop\")"
-                    );
-                    continue;
-                }
-                OnDrop::Truncate if !is_known => {
-                    ddl::empty_tables(session, &self.target, &name).await?;
-                    tracing::warn!(
-                        "{name} is no more in MongoDB: its tables are emptied (on_drop = \"truncate\")"
-                    );
-                }
-                OnDrop::Keep if !is_known => {
-                    tracing::warn!("{name} is no more in MongoDB: its rows are kept (on_drop = \"keep\")");
-                }
-                OnDrop::Truncate | OnDrop::Keep => {}
-            }
-            // Should it come back, it is another collection of that name.
-            resyncs::ask(session, pipeline, std::slice::from_ref(&name), Reason::Recreated).await?;
-            left.push(mapping);
-        }
-        Ok(left)
-    }
-
     /// Where a collection stands, by what PostgreSQL says.
     pub(super) async fn phase(&self, session: &Session, collection: &Collection) -> Result<Phase> {
         let plan = chunks::load(session, self.target.pipeline(), collection.name()).await?;
-        let mapping = collection.hold().await;
+        let mapping = collection.mapping().await;
         let missing = ddl::keys_missing(session, self.target.schema(), mapping.tables()).await?;
         Ok(Phase::of(Evidence {
             planned: !plan.is_empty(),
@@ -210,6 +269,7 @@ impl Pipeline<'_> {
                 tracing::info!("{name}: about {documents} documents to copy (chunks: {})", chunks.len());
             }
             Purpose::Replace(reason) => {
+                self.forget_vanished(session, collection, start.cluster_time()).await?;
                 chunks::replace(session, pipeline, name, &stored, &positions).await?;
                 metrics::RESYNCS.add_to(reason.label(), 1);
                 tracing::info!("{name}: about {documents} documents to copy anew, in place: {reason}");
@@ -228,7 +288,13 @@ impl Pipeline<'_> {
             return Ok(chunks);
         }
         let chunks = self.source.split(&collection.info, CHUNK_BYTES).await?;
-        self.checkpoint()?.save_plan(namespace, encode(&chunks).as_bytes())?;
+        match self.checkpoint()?.save_plan(namespace, encode(&chunks).as_bytes()) {
+            // It spares a restart the cutting, no more, and what goes on from here may free space.
+            Err(error) if error.kind() == Kind::StateFull => {
+                tracing::debug!("{error}: how {namespace} is cut is not kept");
+            }
+            saved => saved?,
+        }
         failpoint::reach(Failpoint::CutSaved);
         Ok(chunks)
     }
@@ -241,6 +307,11 @@ enum Purpose {
     Copy,
     /// There are rows, which are to be replaced.
     Replace(Reason),
+}
+
+/// Why a collection is to be copied anew, if it is.
+fn reason_for(name: &str, asked: &[(String, Reason)]) -> Option<Reason> {
+    asked.iter().find(|(asked, _)| asked == name).map(|(_, reason)| *reason)
 }
 
 fn to_stored(number: u32, chunk: &Chunk) -> StoredChunk {

@@ -1,4 +1,4 @@
-//! Rows that `docrow verify --repair` found different, written anew.
+//! Rows that `docrow verify --repair` found different, or that docrow did not write, written anew.
 //!
 //! # Why no row goes backwards, and nobody else writes (G3, G9)
 //!
@@ -22,6 +22,7 @@ use super::{
     collection::Collection,
     retries::Retries,
     router::Router,
+    tries::Tries,
     write::{Write, Writer},
 };
 use crate::{
@@ -47,24 +48,26 @@ use crate::{
 const TOGETHER: usize = 500;
 const BYTES: usize = 8 << 20;
 
-impl Pipeline<'_> {
+impl Pipeline {
     /// Takes up the repairs that are asked for: the changes they amount to, by partition. Those of collections that are not
-    /// complete, or not included, are forgotten.
+    /// complete wait until these are, those of collections that are not included are forgotten.
     pub(super) async fn repairs(
         &self,
         session: &mut Session,
         collections: &[Collection],
-        (retries, router): (&Retries, &Router),
+        (retries, router, tries): (&Retries, &Router, &mut Tries),
     ) -> Result<BTreeMap<Partition, Vec<Change>>> {
         let mut changes: BTreeMap<Partition, Vec<Change>> = BTreeMap::new();
-        for (name, Repairs { documents, keys }) in repairs::take(session, self.target.pipeline()).await? {
+        let ready = self.demand.borrow().ready.clone();
+        let waiting = (0..).map(CollectionId).zip(collections).filter(|(id, _)| !ready.contains_key(id));
+        let waiting: Vec<&str> = waiting.map(|(_, collection)| collection.name()).collect();
+        for (name, Repairs { documents, keys }) in
+            repairs::take(session, self.target.pipeline(), &waiting).await?
+        {
             let Some(id) = retries.collection(&name) else { continue };
             let Some(collection) = collections.get(id.0) else { continue };
-            if !self.demand.borrow().ready.contains_key(&id) {
-                continue;
-            }
             let count = documents.len() + keys.count;
-            tracing::info!("{name}: writing anew what docrow verify found different: {count} documents");
+            tracing::info!("{name}: writing anew what was found different: {count} documents");
             self.find_dead(session, collection, &documents).await?;
             for document_key in documents {
                 if let Some((partition, change)) = retries.update(id, document_key, router)? {
@@ -72,8 +75,8 @@ impl Pipeline<'_> {
                 }
             }
             if !keys.is_empty() {
-                let mapping = collection.hold().await;
-                delete(&self.target, &mapping, &keys).await?;
+                // No document can have them, so that it is nothing to them what the mapping becomes meanwhile.
+                delete(&self.target, &*collection.mapping().await, (&keys, tries)).await?;
             }
         }
         Ok(changes)
@@ -96,10 +99,10 @@ impl Pipeline<'_> {
     }
 }
 
-/// Deletes the rows with these keys.
-async fn delete(target: &Target, mapping: &Mapping, keys: &Keys) -> Result<()> {
+/// Deletes the rows with these keys, once nobody has them locked.
+async fn delete(target: &Target, mapping: &Mapping, (keys, tries): (&Keys, &mut Tries)) -> Result<()> {
     // It stores no position.
-    let mut applier = Applier::new(target.connect().await?, target, Partition(0), 0).await?;
+    let mut applier = Applier::new(target.connect_in_haste().await?, target, Partition(0), 0).await?;
     let (rows, none) = (Rows::new(mapping.tables().len()), Keys::default());
     let batch = CollectionBatch {
         collection: CollectionId(0),
@@ -108,7 +111,8 @@ async fn delete(target: &Target, mapping: &Mapping, keys: &Keys) -> Result<()> {
         upserted: &none,
         deleted: keys,
     };
-    applier.apply(&Batch { collections: vec![batch], ..Batch::default() }).await.map(drop)
+    let batch = Batch { collections: vec![batch], ..Batch::default() };
+    tries.apply(&mut applier, &batch, "rows that no document can have").await.map(drop)
 }
 
 /// Writes documents of a collection anew, and deletes rows of keys that no document can have. Errors:
@@ -149,7 +153,7 @@ impl Repairing<'_> {
         let session = self.target.connect().await?;
         let mapping = mapping_of(self.config, &session, &info.namespace.to_string()).await?;
         if !repairs.keys.is_empty() {
-            delete(&self.target, &mapping, &repairs.keys).await?;
+            delete(&self.target, &mapping, (&repairs.keys, &mut Tries::endless())).await?;
         }
         let dead = dead_letter::keys(&session, self.target.pipeline()).await?;
         let collection = Collection::new(info.clone(), mapping, Arc::new(Mutex::new(dead)), usize::MAX);

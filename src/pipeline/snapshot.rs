@@ -20,13 +20,12 @@ use super::{Counts, Pipeline, collection::Collection, dead_letter_of};
 use crate::{
     change::CollectionId,
     error::{Error, Kind, Result},
-    mapping::{Encoder, Framing, Mapping, Rows, Table},
-    metrics,
+    mapping::{Encoder, Framing, Mapping, Rows},
+    metrics, shown,
     sink::{
         Session, Target,
         chunks::{self, Marker},
         copy::{ChunkWriter, Copier},
-        ddl,
         dead_letter::DeadLetter,
     },
     source::{Chunk, ChunkReader, Source},
@@ -74,7 +73,7 @@ impl Copying {
 
 type Queue = Arc<Mutex<VecDeque<Work>>>;
 
-impl Pipeline<'_> {
+impl Pipeline {
     /// Copies the chunks that are not marked as copied. One that is cut off is rolled back, and left.
     pub(super) async fn copy(&self, session: &Session, collections: &Arc<[Collection]>) -> Result<()> {
         let queue = self.chunks_left(session, collections).await?;
@@ -140,73 +139,9 @@ impl Pipeline<'_> {
         }
         Ok(queue)
     }
-
-    /// Builds the primary keys of tables whose rows are to be replaced: their first copy was cut off.
-    pub(super) async fn build_keys_of_replaced(
-        &self,
-        session: &mut Session,
-        collections: &[Collection],
-    ) -> Result<()> {
-        let mut tables = VecDeque::new();
-        for collection in collections {
-            let plan = chunks::load(session, self.target.pipeline(), collection.name()).await?;
-            if plan.iter().any(|chunk| chunk.replaces) {
-                let (mapping, schema) = (collection.hold().await, self.target.schema());
-                tables
-                    .extend(ddl::keys_missing(session, schema, mapping.tables()).await?.into_iter().cloned());
-            }
-        }
-        self.build_primary_keys(tables).await
-    }
-
-    /// Builds the primary keys that are missing, several at once, then the foreign keys.
-    pub(super) async fn build_keys(&self, session: &mut Session, collections: &[Collection]) -> Result<()> {
-        let schema = self.target.schema();
-        let mut tables = VecDeque::new();
-        let complete = || collections.iter().filter(|collection| collection.stopped().is_none());
-        for collection in complete() {
-            let mapping = collection.hold().await;
-            tables.extend(ddl::keys_missing(session, schema, mapping.tables()).await?.into_iter().cloned());
-        }
-        self.build_primary_keys(tables).await?;
-        for collection in complete() {
-            let mapping = collection.hold().await;
-            if mapping.foreign_keys() {
-                ddl::add_foreign_keys(session, schema, mapping.tables()).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn build_primary_keys(&self, tables: VecDeque<Table>) -> Result<()> {
-        if tables.is_empty() {
-            return Ok(());
-        }
-        let total = u64::try_from(tables.len()).unwrap_or(0);
-        let bar = self.reporter.bar("building keys".to_owned(), total, 0, "tables");
-        let queue = Arc::new(Mutex::new(tables));
-        let mut running = JoinSet::new();
-        for _ in 0..self.config.parallelism {
-            let (queue, bar, target) = (queue.clone(), bar.clone(), self.target.clone());
-            let mut session = target.connect().await?;
-            running.spawn(async move {
-                while let Some(table) = next(&queue) {
-                    ddl::build_key(&mut session, target.schema(), &table).await?;
-                    bar.inc(1);
-                }
-                Ok::<_, Error>(())
-            });
-        }
-        while let Some(ended) = running.join_next().await {
-            ended.map_err(|e| Error::caused(Kind::Bug, "building keys broke off", e))??;
-        }
-        bar.finish_and_clear();
-        tracing::info!("primary keys built in {:.1?}", bar.elapsed());
-        Ok(())
-    }
 }
 
-fn next<T>(queue: &Mutex<VecDeque<T>>) -> Option<T> {
+pub(super) fn next<T>(queue: &Mutex<VecDeque<T>>) -> Option<T> {
     queue.lock().ok()?.pop_front()
 }
 
@@ -289,7 +224,7 @@ impl ChunkWorker {
         lane.collection.died(&copied.letters);
         let name = [lane.collection.name()];
         metrics::DOCUMENTS_COPIED.of(&name).increment(copied.documents);
-        metrics::MISFITS.of(&name).increment(lane.encoder.take_misfits());
+        metrics::MISFITS.of(&name).increment(lane.collection.count_misfits(lane.encoder.take_misfits()));
         work.copying.add(&copied);
         Ok(())
     }
@@ -366,7 +301,7 @@ impl<'a> Lane<'a> {
     fn bury(&self, document: &RawDocument, (path, reason): (&str, &str), copied: &mut Copied) -> Result<()> {
         copied.letters.push(dead_letter_of(self.collection, &self.mapping, document, (path, reason))?);
         if self.collection.would_stop(copied.letters.len()) {
-            let place = if path.is_empty() { String::new() } else { format!("{path}: ") };
+            let place = if path.is_empty() { String::new() } else { format!("{}: ", shown::name(path)) };
             self.collection.stop_for_letters(&format!("{place}{reason}"));
         }
         Ok(())

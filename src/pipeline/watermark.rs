@@ -17,11 +17,10 @@ impl Watermark {
         Self(stored.into_iter().map(|((partition, id), position)| ((id, partition), position)).collect())
     }
 
-    /// Notes a stored position. A partition never goes back.
-    pub(super) fn advance(&mut self, partition: Partition, id: CollectionId, position: &Position) {
-        if let Some(reached) = self.0.get_mut(&(id, partition)).filter(|reached| **reached < *position) {
-            *reached = position.clone();
-        }
+    /// Notes a stored position. A partition never goes back. Whether it gets further by that.
+    pub(super) fn advance(&mut self, partition: Partition, id: CollectionId, position: &Position) -> bool {
+        let reached = self.0.get_mut(&(id, partition)).filter(|reached| **reached < *position);
+        reached.map(|reached| *reached = position.clone()).is_some()
     }
 
     /// Everything of the collection up to and including this is durable.

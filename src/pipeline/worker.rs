@@ -38,6 +38,7 @@ use crate::{
     shutdown::Shutdown,
     sink::progress::Partition,
     source::{Lookup, Source},
+    vitals::Post,
 };
 
 /// How long the position of a partition may go without being stored for collections that don't change. Without it an
@@ -107,6 +108,7 @@ pub(super) struct Worker {
     pub(super) acknowledge: Acknowledge,
     pub(super) counts: Arc<Counts>,
     pub(super) counter: ProgressBar,
+    pub(super) post: Post,
     /// When the position was last stored for every collection.
     pub(super) stored_for_all: Instant,
     /// When what is written was last known to be on PostgreSQL's disk.
@@ -128,6 +130,7 @@ impl Worker {
         let mut batch = Batch::default();
         let mut due = Instant::now() + HEARTBEAT;
         loop {
+            self.post.rests("waits for changes");
             let routed = tokio::select! {
                 biased;
                 () = self.stop.requested(), if !self.incoming.is_closed() => {
@@ -200,6 +203,8 @@ impl Worker {
                 self.look_up(collection, wanted, &mut writes).await?;
             }
             let shown = self.shown(latest);
+            self.post.at("writes a batch to PostgreSQL");
+            failpoint::hang(Failpoint::BatchBeforeCommit).await;
             match self.writer.write(&writes, Some((&positions, reach)), shown).await? {
                 Written::All(stored) => break stored,
                 Written::WholeOnly(numbers) => unknown = take(&mut writes, &numbers)?,
@@ -283,6 +288,7 @@ impl Worker {
     ) -> Result<()> {
         let began = Instant::now();
         metrics::LOOKUPS.add(u64::try_from(wanted.len()).unwrap_or(0));
+        self.post.at("looks documents up in MongoDB");
         let (mut lookup, is_past) = self.begin_to_look_up(collection, &wanted).await?;
         let mut missing: HashMap<DocumentKey, (RawDocumentBuf, Timestamp, Option<Patch>)> = wanted
             .into_iter()
@@ -290,6 +296,7 @@ impl Worker {
             .collect();
         let mut found = Vec::new();
         while let Some(documents) = lookup.next().await? {
+            self.post.at("looks documents up in MongoDB");
             for document in documents.iter()? {
                 let document = document?;
                 let key = DocumentKey::of(Id::of(document)?);

@@ -1,10 +1,13 @@
 //! What a mapping file that was changed asks of the tables that were made with it before.
 //!
-//! New tables and columns, and columns that become wider, can be had: the values are in `extra`. Anything else would
+//! New tables and columns, and columns that become wider, can be had: the values are in `extra` ([`super::widening`]). Anything else would
 //! leave rows that are of neither mapping, and is refused with a list of what differs.
 
 use super::{ColumnSpec, FieldPath, MappingSpec, OnDelete, TableSpec};
-use crate::mapping::{Reading, Scalar};
+use crate::{
+    mapping::{ColumnType, Reading, Scalar},
+    shown,
+};
 
 /// How a mapping differs from the one before it, where it only adds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +20,8 @@ pub struct Additions {
 /// What `new` adds to `old`. Errors: everything that is not an addition, a line each.
 pub fn additions(old: &MappingSpec, new: &MappingSpec) -> Result<Additions, Vec<String>> {
     let mut change = Change::default();
+    change.goes_on(old, new);
+    let (old, new) = (&old.settled(), &new.settled());
     change.same("extra", &old.extra(), &new.extra());
     change.same("the key", old.key(), new.key());
     change.same("document mode", &old.document(), &new.document());
@@ -47,22 +52,6 @@ pub fn additions(old: &MappingSpec, new: &MappingSpec) -> Result<Additions, Vec<
     if change.refused.is_empty() { Ok(change.added) } else { Err(change.refused) }
 }
 
-impl MappingSpec {
-    /// `new`, which adds to this mapping, with the column types of this one. `None`: then it adds nothing.
-    pub fn unwidened(&self, new: &MappingSpec) -> Option<MappingSpec> {
-        let mut narrow = new.clone();
-        for table in std::iter::once(&mut narrow.root).chain(&mut narrow.children) {
-            let Some(before) = self.tables().find(|before| before.table == table.table) else { continue };
-            for column in &mut table.columns {
-                if let Some(before) = before.columns.iter().find(|before| before.name == column.name) {
-                    column.ty = before.ty;
-                }
-            }
-        }
-        (narrow != *self).then_some(narrow)
-    }
-}
-
 #[derive(Default)]
 struct Change {
     added: Additions,
@@ -73,6 +62,24 @@ impl Change {
     fn same<T: PartialEq>(&mut self, what: &str, old: &T, new: &T) {
         if old != new {
             self.refused.push(format!("{what} differs"));
+        }
+    }
+
+    /// What is about to take a column's place is not widened once more.
+    fn goes_on(&mut self, old: &MappingSpec, new: &MappingSpec) {
+        for (before, after) in
+            old.tables().filter_map(|old| Some((old, new.tables().find(|new| new.table == old.table)?)))
+        {
+            for column in before.columns.iter().filter(|column| column.was.is_some()) {
+                let name = column.settled_name();
+                let after = after.columns.iter().find(|after| after.settled_name() == name);
+                if after.is_some_and(|after| after.ty != column.ty) {
+                    let (table, ty) = (&before.table, column.ty.sql());
+                    self.refused.push(format!(
+                        "column {table}.{name} is just becoming {ty}: let docrow run finish that"
+                    ));
+                }
+            }
         }
     }
 
@@ -94,7 +101,7 @@ impl Change {
     fn column(&mut self, table: &TableSpec, old: &ColumnSpec, new: &ColumnSpec) {
         let full = format!("column {}.{}", table.table, old.name);
         if old.path != new.path {
-            self.refused.push(format!("{full}: its path was \"{}\"", old.path));
+            self.refused.push(format!("{full}: its path was \"{}\"", shown::name(&old.path.to_string())));
         } else if old.mask != new.mask {
             self.refused.push(format!("{full}: its mask differs"));
         } else if old.ty != new.ty {
@@ -106,11 +113,22 @@ impl Change {
     }
 }
 
-/// Whether every value of the column reads back from the new one as what it was.
+/// Whether the column may become the other: values of the old one that the new one does not hold are rare.
 fn widens(old: &ColumnSpec, new: &ColumnSpec) -> bool {
-    let is = |column: &ColumnSpec, scalar, reading| {
-        !column.ty.array && column.ty.scalar == scalar && column.ty.reading == reading
+    use Scalar::{Bigint, Double, Integer, Jsonb, Numeric};
+    let widens = match (old.ty.scalar, new.ty.scalar) {
+        (Integer, Bigint) => old.ty.reading == new.ty.reading,
+        (Integer | Bigint, Double | Numeric) => true,
+        (from, Jsonb) => from != Jsonb || old.ty.array,
+        _ => false,
     };
+    widens && !new.ty.array && (!old.ty.array || new.ty.scalar == Jsonb) && new.mask.is_none()
+}
+
+/// Whether rows tell the same when nothing but the type of their column is changed: each of its values reads back as what
+/// it was.
+pub(super) fn keeps_rows(old: ColumnType, new: ColumnType) -> bool {
+    let is = |ty: ColumnType, scalar, reading| !ty.array && ty.scalar == scalar && ty.reading == reading;
     let same = |reading| is(old, Scalar::Integer, reading) && is(new, Scalar::Bigint, reading);
     let to_number = is(old, Scalar::Bigint, Reading::Usual) && is(new, Scalar::Double, Reading::Number);
     same(Reading::Usual) || same(Reading::Long) || to_number
@@ -145,16 +163,18 @@ mod tests {
         assert_eq!(added(A, &format!("{A}{CHILD}")), ["list[]"]);
         let columns = "columns = { v = { path = \"v\", type = \"text\" } }\n";
         assert_eq!(added(&format!("{A}{CHILD}"), &format!("{A}{CHILD}{columns}")), ["list[].v"]);
-        assert_eq!(added(A, &A.replace("integer", "bigint")), ["a"]);
+        for wider in ["bigint", "double precision", "numeric", "jsonb"] {
+            assert_eq!(added(A, &A.replace("integer", wider)), ["a"]);
+        }
     }
 
     #[test]
-    fn what_is_new_can_be_had_without_what_is_wider() {
-        let wide = A.replace("integer", "bigint");
-        assert_eq!(spec(A).unwidened(&spec(&wide)), None);
-        let more = "b = { path = \"b\", type = \"text\" }\n";
-        let narrow = spec(A).unwidened(&spec(&format!("{wide}{more}")));
-        assert_eq!(narrow, Some(spec(&format!("{A}{more}"))));
+    fn what_is_being_widened_is_not_widened_once_more() {
+        let wide = |ty: &str| spec(&A.replace("integer", ty));
+        let under_way = spec(A).beside(&wide("numeric"));
+        assert_eq!(additions(&under_way, &wide("numeric")), Ok(Additions::default()));
+        let refused = additions(&under_way, &wide("double precision")).unwrap_err().join("; ");
+        assert!(refused.starts_with("column t.a is just becoming numeric"), "{refused}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use toml::Spanned;
 
 use super::{
     ColumnSpec, DocumentSpec, FieldPath, JsonForm, KeySpec, MAX_NAME, MappingSpec, Mask, Names, OnDelete,
-    OnUnfit, TableSpec,
+    OnUnfit, TableSpec, Was,
     layout::Layout,
     nearest,
     toml_error::{place, toml_error},
@@ -93,6 +93,8 @@ struct RawColumn {
     ty: Spanned<String>,
     bson: Option<Spanned<String>>,
     mask: Option<Spanned<String>>,
+    /// Only in stored mappings: docrow writes it while it widens a column.
+    was: Option<RawKey>,
 }
 
 /// Turns what was written into what is meant, and knows where it was written.
@@ -213,16 +215,24 @@ impl Check<'_> {
         let column = |(name, column): (String, Spanned<RawColumn>)| {
             let key = format!("{key}.{name}");
             let name = self.name(&Spanned::new(column.span(), name), &key, names)?;
-            let RawColumn { path: raw_path, ty, bson, mask } = column.into_inner();
+            let RawColumn { path: raw_path, ty, bson, mask, was } = column.into_inner();
             let path = self.path(&raw_path, &format!("{key}.path"))?;
             layout
                 .column(table, &path)
                 .map_err(|e| self.wrong_path(&raw_path, &format!("{key}.path"), &e))?;
             let ty = self.column_type(&ty, &format!("{key}.type"))?;
             let ty = ColumnType { reading: self.reading(bson.as_ref(), &format!("{key}.bson"), ty)?, ..ty };
-            Ok(ColumnSpec { name, path, ty, mask: self.mask(mask.as_ref(), &format!("{key}.mask"), ty)? })
+            let mask = self.mask(mask.as_ref(), &format!("{key}.mask"), ty)?;
+            let was = was.map(|was| self.was(&was, &format!("{key}.was"), names)).transpose()?;
+            Ok(ColumnSpec { name, path, ty, mask, was })
         };
         raw.into_iter().map(column).collect()
+    }
+
+    fn was(&self, raw: &RawKey, key: &str, names: &mut Names) -> Result<Was> {
+        let name = self.name(&raw.column, key, names)?;
+        let ty = self.column_type(&raw.ty, key)?;
+        Ok(Was { name, ty: ColumnType { reading: self.reading(raw.bson.as_ref(), key, ty)?, ..ty } })
     }
 
     fn omitted(&self, raw: &Spanned<String>, layout: &mut Layout) -> Result<FieldPath> {

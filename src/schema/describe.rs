@@ -281,7 +281,7 @@ impl Description<'_> {
         self.used.proposals = true;
         let remark = said.finish(self.used);
         let name = self.names.claim(path.segments().iter().map(|segment| &*segment.name));
-        self.remarks.lines.push(Line::Proposed(ColumnSpec { name, path, ty, mask: None }, remark));
+        self.remarks.lines.push(Line::Proposed(ColumnSpec { name, path, ty, mask: None, was: None }, remark));
     }
 }
 

@@ -201,7 +201,7 @@ impl Growth<'_> {
             return;
         }
         let name = names.claim(way.iter().map(|segment| &*segment.name));
-        spec.columns.push(ColumnSpec { name, path: FieldPath::new(way.to_vec()), ty, mask: None });
+        spec.columns.push(ColumnSpec { name, path: FieldPath::new(way.to_vec()), ty, mask: None, was: None });
         self.grown = true;
     }
 
@@ -237,8 +237,8 @@ fn table_of(spec: &mut MappingSpec, number: usize) -> Option<&mut TableSpec> {
 /// The names that a table's columns have taken.
 pub(super) fn columns_of(table: &TableSpec, extra: Option<&str>) -> Names {
     let mut names = Names::of_columns();
-    let columns = table.columns.iter().map(|column| &column.name);
-    for taken in table.ordinals.iter().chain(columns).map(String::as_str).chain([&*table.parent]).chain(extra)
+    let columns = table.columns.iter().flat_map(ColumnSpec::names);
+    for taken in table.ordinals.iter().map(String::as_str).chain(columns).chain([&*table.parent]).chain(extra)
     {
         names.reserve(taken);
     }

@@ -17,6 +17,7 @@ mod remarks;
 mod sample;
 mod spec;
 mod toml_error;
+mod widening;
 mod write;
 
 pub use change::{Additions, additions};
@@ -25,6 +26,6 @@ pub use naming::{MAX_NAME, Names};
 pub use path::{FieldPath, Segment};
 pub use sample::Sample;
 pub use spec::{
-    ColumnSpec, DocumentSpec, JsonForm, KeySpec, MappingSpec, Mask, OnDelete, OnUnfit, TableSpec,
+    ColumnSpec, DocumentSpec, JsonForm, KeySpec, MappingSpec, Mask, OnDelete, OnUnfit, TableSpec, Was,
 };
 pub use toml_error::{nearest, toml_error};

@@ -40,6 +40,11 @@ impl Names {
         self.taken.insert(name.into())
     }
 
+    /// Makes a name free again.
+    pub fn release(&mut self, name: &str) {
+        self.taken.remove(name);
+    }
+
     /// Takes the free name made from the names on a path: in snake case, joined by `_`.
     pub fn claim<'a>(&mut self, path: impl IntoIterator<Item = &'a str>) -> String {
         let path: Vec<_> = path.into_iter().collect();

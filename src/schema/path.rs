@@ -17,6 +17,13 @@ pub struct Segment {
     pub arrays: usize,
 }
 
+impl Segment {
+    /// The name as it stands in a key of `extra`: a dot and a backslash in it are escaped by a backslash.
+    pub fn in_extra(&self) -> String {
+        self.name.replace('\\', r"\\").replace('.', r"\.")
+    }
+}
+
 impl FieldPath {
     /// The path of `segments`.
     pub fn new(segments: Vec<Segment>) -> Self {

@@ -109,6 +109,17 @@ pub struct ColumnSpec {
     pub ty: ColumnType,
     /// How its values are hidden.
     pub mask: Option<Mask>,
+    /// The narrower column whose place it takes once it is filled ([`super::widening`]).
+    pub was: Option<Was>,
+}
+
+/// A column that is written beside the one that takes its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Was {
+    /// Its name, which the other one gets in the end.
+    pub name: String,
+    /// Its type.
+    pub ty: ColumnType,
 }
 
 impl MappingSpec {
@@ -473,10 +484,13 @@ mod tests {
             |(name, (on_unfit, on_delete, document, (extra, foreign_keys, long)), fields, tables, omit)| {
                 // A number in front keeps names and paths apart.
                 let columns = |fields: Vec<(String, String, (ColumnType, Option<Mask>))>| {
-                    let column = |(i, (name, field, (ty, mask))): (usize, (String, String, _))| ColumnSpec {
+                    type Arbitrary = (String, String, (ColumnType, Option<Mask>));
+                    let column = |(i, (name, field, (ty, mask))): (usize, Arbitrary)| ColumnSpec {
                         name: format!("{i}{name}"),
                         path: path(&[(&format!("{i}{field}"), 0), ("x", 0)]),
                         ty,
+                        was: (mask.is_none() && i % 2 == 1)
+                            .then(|| Was { name: format!("w{i}"), ty: ColumnType::scalar(Scalar::Bigint) }),
                         mask,
                     };
                     fields.into_iter().enumerate().map(column).collect::<Vec<_>>()

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{
-    ColumnSpec, DocumentSpec, FieldPath, JsonForm, MappingSpec, Mask, OnDelete, OnUnfit,
+    ColumnSpec, DocumentSpec, FieldPath, JsonForm, MappingSpec, Mask, OnDelete, OnUnfit, Was,
     remarks::{Remarks, comments},
 };
 use crate::mapping::{ColumnType, Reading};
@@ -82,7 +82,7 @@ impl MappingSpec {
 
 /// A column's line in three pieces: `name`, `{ path = "…",` and `type = "…" }`.
 pub(super) fn pieces(column: &ColumnSpec) -> [String; 3] {
-    let ColumnSpec { name, path, ty, mask } = column;
+    let ColumnSpec { name, path, ty, mask, was } = column;
     let mut rest = format!("type = {}", text(ty.sql()));
     if let Some(word) = bson(*ty) {
         let _ = write!(rest, ", bson = {}", text(word));
@@ -91,6 +91,10 @@ pub(super) fn pieces(column: &ColumnSpec) -> [String; 3] {
         None => {}
         Some(Mask::Sha256) => rest.push_str(", mask = \"sha256\""),
         Some(Mask::Redact) => rest.push_str(", mask = \"redact\""),
+    }
+    if let Some(Was { name, ty }) = was {
+        let bson = bson(*ty).map_or_else(String::new, |word| format!(", bson = {}", text(word)));
+        let _ = write!(rest, ", was = {{ column = {}, type = {}{bson} }}", text(name), text(ty.sql()));
     }
     [key(name), format!("{{ path = {},", text(path.to_string())), format!("{rest} }}")]
 }

@@ -38,7 +38,7 @@ use crate::{
     shutdown::Shutdown,
     sink::Target,
     status::{Gatherer, Status},
-    vitals::{Point, Stage, Vitals},
+    vitals::{Hindrance, Point, Stage, Vitals},
 };
 
 /// A document is as good as new for so long, however many ask for it.
@@ -71,7 +71,7 @@ pub async fn beside<T>(
     let hub = Arc::new(Hub {
         vitals: vitals.clone(),
         access: Access::new(serve),
-        cache: Mutex::new(Cache { gatherer: Gatherer::within(target, vitals.clone()), last: None }),
+        cache: Mutex::new(Cache { gatherer: Gatherer::within(&target, vitals.clone()), last: None }),
         asked: StdMutex::new(None),
         told: Notify::new(),
     });
@@ -261,9 +261,13 @@ fn pulse(stage: Stage, silence: Duration) -> (StatusCode, String) {
     (StatusCode::OK, "alive\n".to_owned())
 }
 
-/// Whether it holds the pipeline and all its collections are complete.
+/// Whether it holds the pipeline, all its collections are complete, what changes in MongoDB gets here, and it is applied.
 async fn readyz(State(hub): State<Arc<Hub>>) -> (StatusCode, &'static str) {
+    if let Some(Hindrance::Standstill(_)) = hub.vitals.hindrance() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "nothing is applied, though there are changes\n");
+    }
     let words = match hub.vitals.stage().0 {
+        Stage::Live if !hub.vitals.hears_source() => "MongoDB does not answer\n",
         Stage::Live => return (StatusCode::OK, "live\n"),
         Stage::Starting => "starting\n",
         Stage::StandingBy => "standing by: another process runs the pipeline\n",

@@ -23,7 +23,8 @@ const TABLES: &str = "CREATE TABLE IF NOT EXISTS docrow.pipelines (
     holder text,
     seen_at timestamptz,
     ahead bigint,
-    shown bigint
+    shown bigint,
+    source text
 );
 CREATE TABLE IF NOT EXISTS docrow.progress (
     pipeline text, partition integer, collection text,
@@ -71,9 +72,18 @@ CREATE TABLE IF NOT EXISTS docrow.schemas (
     adopted text[] NOT NULL DEFAULT '{}',
     filled boolean NOT NULL DEFAULT true,
     stopped text,
+    absent text,
     masked_by text,
+    key_form integer NOT NULL DEFAULT 0,
     created_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (pipeline, collection, version)
+);
+CREATE TABLE IF NOT EXISTS docrow.misfits (
+    pipeline text, collection text, table_name text, column_name text,
+    \"values\" bigint NOT NULL, numbers bigint NOT NULL,
+    since timestamptz NOT NULL DEFAULT now(),
+    counted_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (pipeline, collection, table_name, column_name)
 );
 CREATE TABLE IF NOT EXISTS docrow.reports (
     pipeline text PRIMARY KEY,
@@ -83,15 +93,18 @@ CREATE TABLE IF NOT EXISTS docrow.reports (
 ) WITH (fillfactor = 20)";
 
 /// Columns that the tables of an earlier docrow lack.
-const LATER: [(&str, &str, &str); 15] = [
+const LATER: [(&str, &str, &str); 18] = [
+    ("docrow.pipelines", "source", "text"),
     ("docrow.pipelines", "shown", "bigint"),
     ("docrow.progress", "shown", "bigint"),
     ("docrow.pipelines", "ahead", "bigint"),
     ("docrow.schemas", "tables", "text[]"),
     ("docrow.schemas", "filled", "boolean NOT NULL DEFAULT true"),
     ("docrow.schemas", "stopped", "text"),
+    ("docrow.schemas", "absent", "text"),
     ("docrow.schemas", "masked_by", "text"),
     ("docrow.schemas", "adopted", "text[] NOT NULL DEFAULT '{}'"),
+    ("docrow.schemas", "key_form", "integer NOT NULL DEFAULT 0"),
     ("docrow.dead_letters", "document_key", "bytea"),
     ("docrow.dead_letters", "retry_at", "timestamptz"),
     ("docrow.pipelines", "epoch", "bigint NOT NULL DEFAULT 0"),
@@ -107,7 +120,7 @@ const LATER: [(&str, &str, &str); 15] = [
 /// it ever have to do something else, it gets another name: those of two docrow may be used at once.
 const ENTER: &str =
     "CREATE FUNCTION docrow.enter(of_pipeline text, of_epoch bigint, lock bigint) RETURNS void
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found bigint;
 BEGIN
@@ -133,8 +146,13 @@ pub(super) enum Extent {
 /// Looks how much there is, without waiting for anybody.
 pub(super) async fn extent(session: &Session) -> Result<Extent> {
     let fail = |e| failure::of("look for the schema docrow", &e);
-    let tables =
-        [("docrow.resyncs", "reason"), ("docrow.repairs", "key"), ("docrow.reports", "details")].into_iter();
+    let tables = [
+        ("docrow.resyncs", "reason"),
+        ("docrow.repairs", "key"),
+        ("docrow.misfits", "counted_at"),
+        ("docrow.reports", "details"),
+    ]
+    .into_iter();
     let wanted = LATER.iter().map(|(table, column, _)| (*table, *column)).chain(tables);
     let (tables, columns): (Vec<_>, Vec<_>) = wanted.unzip();
     let question = "SELECT to_regclass('docrow.pipelines') IS NOT NULL, \
@@ -189,9 +207,17 @@ pub async fn create(session: &mut Session, schema: &str) -> Result<()> {
             transaction.batch_execute(&add).await.map_err(fail)?;
         }
     }
-    let exists = "SELECT FROM pg_proc WHERE oid = to_regprocedure('docrow.enter(text, bigint, bigint)')";
-    if transaction.query_opt(exists, &[]).await.map_err(fail)?.is_none() {
-        transaction.batch_execute(ENTER).await.map_err(fail)?;
+    // An earlier docrow made it without a search path of its own. Only its owner may change that.
+    let exists = "SELECT proconfig IS NULL AND pg_has_role(proowner, 'USAGE') FROM pg_proc \
+        WHERE oid = to_regprocedure('docrow.enter(text, bigint, bigint)')";
+    match transaction.query_opt(exists, &[]).await.map_err(fail)? {
+        None => transaction.batch_execute(ENTER).await.map_err(fail)?,
+        Some(row) if row.try_get(0).map_err(fail)? => {
+            let pin =
+                "ALTER FUNCTION docrow.enter(text, bigint, bigint) SET search_path = pg_catalog, pg_temp";
+            transaction.batch_execute(pin).await.map_err(fail)?;
+        }
+        Some(_) => {}
     }
     transaction.commit().await.map_err(fail)?;
     failpoint::reach(Failpoint::BookkeepingCreated);

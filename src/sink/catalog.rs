@@ -18,7 +18,7 @@ const RELATIONS: &str = "SELECT c.oid, c.relname::text, c.relkind::text, c.relis
         pg_has_role(c.relowner, 'USAGE'), row_security_active(c.oid), \
         has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') \
         AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'), \
-        coalesce(pg_relation_size(c.oid), 0), current_user::text \
+        coalesce(pg_table_size(c.oid), 0), current_user::text \
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
     WHERE n.nspname = $1 AND c.relname = ANY($2::text[]) ORDER BY c.relname";
 

@@ -9,7 +9,7 @@ pub use super::bookkeeping::create as create_bookkeeping;
 use super::{
     Session, Target,
     bookkeeping::LOCK,
-    catalog, chunks, failure,
+    catalog, chunks, failure, locks,
     plan::{Plan, Wanted, When},
     resyncs,
     schemas::{self, Mapping},
@@ -21,7 +21,7 @@ use crate::{
     mapping::Table,
 };
 
-/// Behind a change that waits for somebody's long query, all other queries of the table wait too: not for long.
+/// How long it is waited for somebody who lets nobody even look at a table.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '5s'";
 
 /// What there is to do for a collection's tables. Changes nothing. Errors: [`Kind::TargetAway`](crate::error::Kind) if somebody keeps one of
@@ -43,8 +43,8 @@ pub async fn plan(
 /// transaction: a table or column exists only if the mapping it belongs to is known. Of a version that is stored already
 /// nothing is made again, unless a resync is asked for. Says what was to be done; of that, what is to be done [`AfterCopy`](When::AfterCopy) is left to [`build_key`] and [`add_foreign_keys`].
 ///
-/// Errors: [`Kind::TargetRefused`](crate::error::Kind) if something stands in the way, or was dropped, saying what; [`Kind::TargetAway`](crate::error::Kind) if
-/// somebody keeps one of the tables locked.
+/// Errors: [`Kind::TargetRefused`](crate::error::Kind) if something stands in the way, or was dropped, saying what;
+/// [`Code::TargetLocked`] if somebody has a lock on one of the tables: to be tried again.
 pub async fn change_tables(
     session: &mut Session,
     target: &Target,
@@ -56,7 +56,7 @@ pub async fn change_tables(
     let wanted = Wanted { tables, foreign_keys: false };
     let transaction = session.enter(&doing()).await?;
     transaction.batch_execute(LOCK).await.map_err(fail)?;
-    transaction.batch_execute(LOCK_TIMEOUT).await.map_err(fail)?;
+    transaction.batch_execute(locks::BRIEFLY).await.map_err(fail)?;
     let look = async || {
         let found = catalog::look(&transaction, target, &mapping.collection, tables).await.map_err(fail)?;
         Ok(Plan::of(target.schema(), wanted, &found))
@@ -65,8 +65,7 @@ pub async fn change_tables(
     let changed: Vec<&str> = plan.changed().collect();
     if !changed.is_empty() {
         // What was found of them may have changed meanwhile.
-        let lock = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", changed.join(", "));
-        transaction.batch_execute(&lock).await.map_err(fail)?;
+        locks::against_all(&transaction, &changed).await.map_err(|e| e.within(doing()))?;
         plan = look().await?;
     }
     if let Some(refusal) = plan.refusal() {
@@ -100,6 +99,11 @@ fn dropped(doing: &str, collection: &str, sql: &str) -> Error {
     Error::new(Code::TableDropped, format!("{doing}: what `{place}` makes was dropped since: {advice}"))
 }
 
+/// The names of tables with their schema, as SQL.
+pub fn names(schema: &str, tables: &[Table]) -> Vec<String> {
+    tables.iter().map(|table| sql::qualified(schema, &table.name)).collect()
+}
+
 /// The names that are taken in a schema, whoever took them: of tables, views, indexes and sequences.
 pub async fn relations(session: &Session, schema: &str) -> Result<Vec<String>> {
     let fail = |e| failure::of(format!("look at schema {}", quote(schema)), &e);
@@ -120,7 +124,22 @@ pub async fn columns(session: &Session, schema: &str, tables: &[Table]) -> Resul
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, _>>().map_err(fail)
 }
 
-/// Which of the tables have no primary key yet, the largest first, so that no long work is left for the end.
+/// Whether the text keys of a root have some in which an earlier docrow left numbers and symbols within an embedded document
+/// as they were; perhaps some that are in no other form now.
+pub async fn has_earlier_keys(session: &Session, schema: &str, root: &Table) -> Result<bool> {
+    let fail = |e| failure::of(format!("look at the keys of {}", quote(&root.name)), &e);
+    let Some(key) = root.columns.first().map(|key| quote(&key.name)) else { return Ok(false) };
+    let question = format!(
+        r#"SELECT EXISTS (SELECT FROM {} AS t WHERE t.{key} LIKE '{{"%' AND t.{key} NOT LIKE '{{"$date":%'
+        AND (t.{key} LIKE '{{"$docrow":{{"document":%' OR substr(t.{key}, 4) ~ '"[$](number(Long|Double|Decimal)|symbol|docrow)"'))"#,
+        sql::qualified(schema, &root.name)
+    );
+    let row = session.client.query_one(&question, &[]).await.map_err(fail)?;
+    row.try_get(0).map_err(fail)
+}
+
+/// Which of the tables have no primary key yet, the largest first, so that no long work is left for the end. Waits for nobody
+/// who has locked one of the others.
 pub async fn keys_missing<'a>(
     session: &Session,
     schema: &str,
@@ -128,13 +147,16 @@ pub async fn keys_missing<'a>(
 ) -> Result<Vec<&'a Table>> {
     let fail = |e| failure::of(format!("look for the keys of schema {}", quote(schema)), &e);
     let keyed = keyed(&session.client, schema, tables).await.map_err(fail)?;
-    let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
+    let missing: Vec<&Table> = tables.iter().filter(|table| !keyed.contains(&table.name)).collect();
+    if missing.len() < 2 {
+        return Ok(missing);
+    }
+    let names: Vec<&str> = missing.iter().map(|table| table.name.as_str()).collect();
     let question = "SELECT coalesce(pg_relation_size(to_regclass(quote_ident($1) || '.' || quote_ident(name))), 0) \
         FROM unnest($2::text[]) WITH ORDINALITY AS t (name, n) ORDER BY n";
     let sizes = session.client.query(question, &[&schema, &names]).await.map_err(fail)?;
     let sizes: Vec<i64> = sizes.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fail)?;
-    let missing = tables.iter().zip(sizes).filter(|(table, _)| !keyed.contains(&table.name));
-    let mut missing: Vec<_> = missing.collect();
+    let mut missing: Vec<_> = missing.into_iter().zip(sizes).collect();
     missing.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
     Ok(missing.into_iter().map(|(table, _)| table).collect())
 }
@@ -149,12 +171,14 @@ async fn keyed(client: &impl GenericClient, schema: &str, tables: &[Table]) -> R
 }
 
 /// Builds a table's primary key if it has none, then gathers its statistics. For several tables, run it over
-/// several sessions.
+/// several sessions. Errors: [`Code::TargetLocked`] if somebody has a lock on the table: to be tried again.
 pub async fn build_key(session: &mut Session, schema: &str, table: &Table) -> Result<()> {
-    let doing = format!("build the primary key of {}", sql::qualified(schema, &table.name));
+    let name = sql::qualified(schema, &table.name);
+    let doing = format!("build the primary key of {name}");
     let fail = |e| failure::of(&*doing, &e);
     let transaction = session.enter(&doing).await?;
-    transaction.batch_execute(&sql::lock(schema, table)).await.map_err(fail)?;
+    // Then whether there is a key stays as it is; readers are asked to wait by the statement alone, for as short a time.
+    locks::against_writers(&transaction, &[&name]).await.map_err(|e| e.within(&doing))?;
     if keyed(&transaction, schema, std::slice::from_ref(table)).await.map_err(fail)?.is_empty() {
         transaction.batch_execute("SET LOCAL maintenance_work_mem = '256MB'").await.map_err(fail)?;
         transaction.batch_execute(&sql::add_primary_key(schema, table)).await.map_err(fail)?;
@@ -166,14 +190,21 @@ pub async fn build_key(session: &mut Session, schema: &str, table: &Table) -> Re
 }
 
 /// Makes the child tables refer to the root, the first of `tables`, where they do not yet. Their primary keys must be
-/// built.
+/// built. Errors: [`Code::TargetLocked`] if somebody writes to the tables all the time, or changes them: to be tried again.
 pub async fn add_foreign_keys(session: &mut Session, schema: &str, tables: &[Table]) -> Result<()> {
     let Some((root, children)) = tables.split_first() else { return Ok(()) };
     for child in children {
-        let doing = format!("add the foreign key of {}", sql::qualified(schema, &child.name));
+        let [child_name, root_name] = [child, root].map(|table| sql::qualified(schema, &table.name));
+        let doing = format!("add the foreign key of {child_name}");
         let fail = |e| failure::of(&*doing, &e);
+        // Where there is one, nobody is to be kept from writing.
+        let references = catalog::references(&session.client, schema, root).await.map_err(fail)?;
+        if references.iter().any(|reference| reference.is_of(child)) {
+            continue;
+        }
         let transaction = session.enter(&doing).await?;
-        transaction.batch_execute(&sql::lock(schema, child)).await.map_err(fail)?;
+        let both = [&*child_name, &*root_name];
+        locks::against_writers(&transaction, &both).await.map_err(|e| e.within(&doing))?;
         let references = catalog::references(&transaction, schema, root).await.map_err(fail)?;
         if !references.iter().any(|reference| reference.is_of(child)) {
             let add = sql::add_foreign_key(schema, child, root);
@@ -186,36 +217,44 @@ pub async fn add_foreign_keys(session: &mut Session, schema: &str, tables: &[Tab
     Ok(())
 }
 
-/// Empties a collection's tables, in one transaction.
+/// Empties a collection's tables and removes its dead letters, in one transaction.
 ///
-/// Errors: [`Kind::TargetAway`](crate::error::Kind) if somebody keeps one of them locked.
+/// Errors: [`Code::TargetLocked`] if somebody has a lock on one of them: to be tried again.
 pub async fn empty_tables(session: &mut Session, target: &Target, collection: &str) -> Result<()> {
     let doing = format!("empty the tables of {collection}");
     let fail = |e| failure::of(&*doing, &e);
     let transaction = session.enter(&doing).await?;
-    transaction.batch_execute(LOCK_TIMEOUT).await.map_err(fail)?;
     let (made, given) = schemas::tables(&transaction, target.pipeline(), collection).await.map_err(fail)?;
     let tables: Vec<String> = made.into_iter().chain(given).collect();
     if !tables.is_empty() {
+        let names: Vec<&str> = tables.iter().map(String::as_str).collect();
+        locks::against_all(&transaction, &names).await.map_err(|e| e.within(&doing))?;
         let statement = format!("TRUNCATE TABLE {}", tables.join(", "));
         transaction.batch_execute(&statement).await.map_err(fail)?;
     }
+    // Their documents are gone, too.
+    let delete = "DELETE FROM docrow.dead_letters WHERE pipeline = $1 AND collection = $2";
+    transaction.execute(delete, &[&target.pipeline(), &collection]).await.map_err(fail)?;
     transaction.commit().await.map_err(fail)
 }
 
 /// Drops the tables that docrow has made for a collection, empties those that it was given, and forgets all there is about
 /// the collection, in one transaction.
 ///
-/// Errors: [`Kind::TargetRefused`](crate::error::Kind) if something of somebody's depends on a table, saying what; [`Kind::TargetAway`](crate::error::Kind) if
-/// somebody keeps one of them locked.
+/// Errors: [`Kind::TargetRefused`](crate::error::Kind) if something of somebody's depends on a table, saying what;
+/// [`Code::TargetLocked`] if somebody has a lock on one of them: to be tried again.
 pub async fn drop_tables(session: &mut Session, target: &Target, collection: &str) -> Result<()> {
     let doing = format!("drop the tables of {collection}");
     let fail = |e| failure::of(&*doing, &e);
     let pipeline = target.pipeline();
     let transaction = session.enter(&doing).await?;
     transaction.batch_execute(LOCK).await.map_err(fail)?;
-    transaction.batch_execute(LOCK_TIMEOUT).await.map_err(fail)?;
+    transaction.batch_execute(locks::BRIEFLY).await.map_err(fail)?;
     let (made, given) = schemas::tables(&transaction, pipeline, collection).await.map_err(fail)?;
+    let names: Vec<&str> = made.iter().chain(&given).map(String::as_str).collect();
+    if !names.is_empty() {
+        locks::against_all(&transaction, &names).await.map_err(|e| e.within(&doing))?;
+    }
     // What was given may refer to what was made.
     let references = "SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname) FROM pg_constraint \
         WHERE contype = 'f' AND conrelid = ANY ($1::text[]::regclass[]) AND confrelid = ANY ($2::text[]::regclass[])";
@@ -229,7 +268,7 @@ pub async fn drop_tables(session: &mut Session, target: &Target, collection: &st
             transaction.batch_execute(&statement).await.map_err(fail)?;
         }
     }
-    for table in ["docrow.schemas", "docrow.dead_letters"] {
+    for table in ["docrow.schemas", "docrow.dead_letters", "docrow.misfits"] {
         let delete = format!("DELETE FROM {table} WHERE pipeline = $1 AND collection = $2");
         transaction.execute(&delete, &[&pipeline, &collection]).await.map_err(fail)?;
     }

@@ -13,7 +13,10 @@ use tokio_postgres::{Error as PgError, GenericClient, Statement, ToStatement, ty
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{RawValue, Session, failure, sql::ENTERED};
-use crate::{error::Result, key::Id};
+use crate::{
+    error::Result,
+    key::{Id, id_text},
+};
 
 /// A document that could not be written. Neither text may hold U+0000, which `text` can't.
 #[derive(Clone, Debug)]
@@ -132,6 +135,32 @@ pub async fn document_keys(
     Ok(keys)
 }
 
+/// Names the letters of a collection anew, for an earlier docrow had several names for one `_id`. Of several letters of one
+/// document the last stays.
+pub async fn rename(session: &mut Session, pipeline: &str, collection: &str) -> Result<()> {
+    let (mut after, mut named, mut superseded) = (0, HashMap::new(), Vec::new());
+    loop {
+        let page = document_keys(session, pipeline, collection, after).await?;
+        let Some((last, _)) = page.last() else { break };
+        after = *last;
+        for (id, document_key) in page {
+            superseded.extend(named.insert(id_text(&document_key)?, id));
+        }
+    }
+    let (keys, ids): (Vec<String>, Vec<i64>) = named.into_iter().unzip();
+    let hashes: Vec<_> = keys.iter().map(|key| hash(key)).collect();
+    let hashes: Vec<&[u8]> = hashes.iter().map(<[u8; 16]>::as_slice).collect();
+    let doing = "name dead letters anew";
+    let fail = |e| failure::of(doing, &e);
+    let transaction = session.enter(doing).await?;
+    let delete = "DELETE FROM docrow.dead_letters WHERE id = ANY ($1)";
+    transaction.execute(delete, &[&superseded]).await.map_err(fail)?;
+    let update = "UPDATE docrow.dead_letters d SET key = k, key_hash = encode(h, 'hex')::uuid \
+        FROM unnest($1::bigint[], $2::text[], $3::bytea[]) AS l (i, k, h) WHERE d.id = i AND d.key <> k";
+    transaction.execute(update, &[&ids, &keys, &hashes]).await.map_err(fail)?;
+    transaction.commit().await.map_err(fail)
+}
+
 /// Stores dead letters; the latest of a document replaces the one before, and answers who asked for another try.
 pub(super) fn insert_statement() -> String {
     format!(
@@ -237,6 +266,16 @@ pub async fn counts(session: &Session, pipeline: &str) -> Result<HashMap<String,
         counts.insert(row.try_get(0).map_err(fail)?, u64::try_from(count).unwrap_or(0));
     }
     Ok(counts)
+}
+
+/// Removes the letters with these numbers.
+pub async fn forget(session: &mut Session, pipeline: &str, ids: &[i64]) -> Result<()> {
+    let doing = "remove dead letters of documents that are gone";
+    let fail = |e| failure::of(doing, &e);
+    let transaction = session.enter(doing).await?;
+    let statement = "DELETE FROM docrow.dead_letters WHERE pipeline = $1 AND id = ANY($2)";
+    transaction.execute(statement, &[&pipeline, &ids]).await.map_err(fail)?;
+    transaction.commit().await.map_err(fail)
 }
 
 /// Notes that these letters have had their try, and stay dead.

@@ -42,7 +42,25 @@ fn meaning_of(doing: Doing, answer: &DbError) -> Code {
     if is_stale_position(answer) {
         return Code::TargetOvertaken;
     }
+    if is_row_security(answer) {
+        return Code::RowSecurity;
+    }
+    if is_lost_name(answer) {
+        return Code::NameWithoutSchema;
+    }
     meaning_of_state(doing, answer.code().code())
+}
+
+/// Where it would hide rows, and the session wants an error instead. The message may be in any language.
+fn is_row_security(answer: &DbError) -> bool {
+    answer.code().code() == "42501" && answer.routine() == Some("check_enable_rls")
+}
+
+/// A trigger or function of somebody's, run by what docrow did, names what it relies on the search path for. docrow's own
+/// statements have no context, but for the function of its own.
+fn is_lost_name(answer: &DbError) -> bool {
+    let is_missing = matches!(answer.code().code(), "42P01" | "42883" | "42704");
+    is_missing && answer.where_().is_some_and(|context| !context.contains("docrow.enter("))
 }
 
 /// The statement that writes a position sets it to NULL where it would move backwards (see `progress`).
@@ -67,6 +85,8 @@ fn meaning_of_state(doing: Doing, state: &str) -> Code {
         "42804" => Code::ColumnChanged,
         "42P10" => Code::KeyDropped,
         "2BP01" => Code::TableInUse,
+        // A statement that docrow has prepared is not there, or is there before it was: another session has answered.
+        "26000" | "42P05" => Code::Pooled,
         // Database dropped: it will not come back by waiting.
         "57P04" => Code::TargetDropped,
         "57P01" | "57P02" | "57P03" => Code::TargetRestarting,
@@ -154,7 +174,8 @@ impl Answer {
         if let Some(detail) = answer.detail().filter(|_| code == "2BP01") {
             said.push_str(&format!(": {detail}"));
         }
-        if let Some(advice) = login_advice(code, answer.message()).or_else(|| advice(code)) {
+        let advice = special_advice(answer).or_else(|| login_advice(code, answer.message()));
+        if let Some(advice) = advice.or_else(|| advice_of(code)) {
             said.push_str(": ");
             said.push_str(advice);
         }
@@ -199,8 +220,30 @@ fn login_advice(code: &str, message: &str) -> Option<&'static str> {
     }
 }
 
-fn advice(code: &str) -> Option<&'static str> {
+/// Where the SQLSTATE alone means something else.
+fn special_advice(answer: &DbError) -> Option<&'static str> {
+    if is_row_security(answer) {
+        Some(
+            "row-level security would hide rows from docrow: ALTER TABLE … NO FORCE ROW LEVEL SECURITY, or ALTER ROLE … \
+             BYPASSRLS",
+        )
+    } else if is_lost_name(answer) {
+        Some(
+            "a trigger or function of the target does not say in which schema that is: write it there, or ALTER FUNCTION … \
+             SET search_path = …, since docrow's sessions look in pg_catalog alone",
+        )
+    } else {
+        None
+    }
+}
+
+/// What to do where a pooler gives a session's statements to different server processes.
+pub(super) const POOLED: &str = "lead the target URI to PostgreSQL itself, or to a pool in session mode (PgBouncer: pool_mode = \
+     session)";
+
+fn advice_of(code: &str) -> Option<&'static str> {
     Some(match code {
+        "26000" | "42P05" => POOLED,
         "28P01" => "check user and password in the target URI",
         "28000" => "check the user in the target URI and the server's pg_hba.conf",
         "3D000" => "create it with CREATE DATABASE, or name another in the target URI",
@@ -324,6 +367,9 @@ mod tests {
             ("42P10", Kind::TargetRefused, Kind::TargetRefused),
             ("42804", Kind::TargetRefused, Kind::TargetRefused),
             ("2BP01", Kind::TargetRefused, Kind::TargetRefused),
+            // A pooler's doing: prepared statements that vanish, or are there already.
+            ("26000", Kind::TargetRefused, Kind::TargetRefused),
+            ("42P05", Kind::TargetRefused, Kind::TargetRefused),
             ("22P05", Kind::TargetRefusedRows, Kind::TargetRefused),
             ("23514", Kind::TargetRefusedRows, Kind::TargetRefused),
             ("54000", Kind::TargetRefusedRows, Kind::TargetRefused),

@@ -38,7 +38,7 @@ use tokio::{
 use tokio_postgres::{Error as PgError, Statement, error::SqlState};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Session, Target, bookkeeping, failure};
+use super::{Session, Target, bookkeeping, failure, pulse::Listening};
 use crate::error::{Code, Disposition, Error, Kind, Result};
 
 /// How long a living holder is waited for, unless it is stood by for: a server under load takes a moment to notice that
@@ -58,6 +58,12 @@ const BEATS_NOTED: u32 = 60;
 /// The silence after which a holder is taken for dead, in seconds of the server's clock; and how long it must be watched.
 const SILENCE: u32 = 10;
 const WATCHED: Duration = Duration::from_secs(2);
+
+/// How long a session may take to end when the server is told to end it.
+const ENDING: Duration = Duration::from_secs(10);
+
+/// A process that has reported so many seconds ago is there, if it was not killed since.
+const REPORTED: u32 = 3;
 
 /// How long transactions of an earlier holder are waited for each time, and how many times they are ended then.
 const GRACE: &str = "3s";
@@ -98,6 +104,7 @@ pub struct Fence {
     target: Target,
     /// Ends with the reason when the pipeline is lost. It must not fall silent when whoever holds the fence is busy.
     heart: JoinSet<Error>,
+    listening: Listening,
 }
 
 impl Fence {
@@ -127,10 +134,16 @@ impl Fence {
     }
 
     /// Ends when the pipeline is lost, and tells why: [`Kind::Fenced`] if another process has taken it,
-    /// [`Kind::TargetAway`] if the connection ended, perhaps for that reason: taking it again will tell. To be called
-    /// until it has ended once.
+    /// [`Kind::TargetAway`] if the server is silent, or the connection ended, perhaps for that reason: taking it again will
+    /// tell. To be called until it has ended once.
     pub async fn hold(&mut self) -> Error {
-        match self.heart.join_next().await {
+        let doing = format!("hold pipeline {}", self.target.pipeline());
+        let joined = tokio::select! {
+            biased;
+            silence = self.listening.silence(&doing) => return silence,
+            joined = self.heart.join_next() => joined,
+        };
+        match joined {
             Some(Ok(lost)) => lost,
             Some(Err(broken)) => Error::caused(Kind::Bug, "hold the pipeline: its task broke off", broken),
             None => Error::bug("hold the pipeline: it is lost already"),
@@ -239,7 +252,8 @@ impl Claim<'_> {
         let question = "SELECT epoch FROM docrow.pipelines WHERE pipeline = $1";
         let beat = session.client.prepare(question).await.map_err(|e| self.failed(&e))?;
         let heart = Heart { session, pipeline: self.target.pipeline().to_owned(), epoch, beat };
-        let mut fence = Fence { target: self.target.at(epoch), heart: JoinSet::new() };
+        let target = self.target.at(epoch);
+        let mut fence = Fence { listening: target.listen(), target, heart: JoinSet::new() };
         fence.heart.spawn(heart.run());
         Ok(fence)
     }
@@ -249,6 +263,7 @@ impl Claim<'_> {
         let lock = lock_of_holder(self.target.pipeline());
         let mut deadline = Instant::now() + PATIENCE;
         let free_at = Instant::now() + PRECEDENCE;
+        let mut ended = None;
         loop {
             while self.away && Instant::now() < free_at {
                 self.away = look(session, self.target.pipeline()).await?.is_none();
@@ -260,7 +275,11 @@ impl Claim<'_> {
             }
             if let Some(sighting) = look(session, self.target.pipeline()).await? {
                 let is_own = sighting.name.as_ref() == Some(&self.holder.name);
-                if is_own || self.is_dead(&sighting) {
+                let is_over = is_own || self.is_dead(&sighting);
+                if let Some((_, since)) = ended.filter(|(pid, _)| is_over && *pid == sighting.pid) {
+                    self.give_up_on(&sighting, since)?;
+                } else if is_over {
+                    ended = Some((sighting.pid, Instant::now()));
                     if !is_own {
                         let (pipeline, words) = (self.target.pipeline(), &sighting.words);
                         tracing::warn!("nothing is heard of {words}: taking pipeline {pipeline} from it");
@@ -287,6 +306,20 @@ impl Claim<'_> {
             (_, Some(silence)) => self.watched = Some((silence.clone(), Instant::now())),
         }
         false
+    }
+
+    /// Does not wait for ever for a session that the server was told to end: its process may have been stopped.
+    fn give_up_on(&self, Sighting { pid, .. }: &Sighting, since: Instant) -> Result<()> {
+        if since.elapsed() < ENDING {
+            return Ok(());
+        }
+        let pipeline = self.target.pipeline();
+        let what =
+            format!("take pipeline {pipeline}: PostgreSQL process {pid}, which holds it, does not end");
+        Err(Error::new(
+            Code::TargetSilent,
+            format!("{what}: it hangs or was stopped; look at it on the server"),
+        ))
     }
 
     fn tell(&mut self, Sighting { pid, words, .. }: &Sighting) {
@@ -363,9 +396,22 @@ impl Claim<'_> {
     }
 }
 
-/// Who holds a pipeline, for a person to read; `None`: nobody runs it.
+/// Who runs a pipeline, for a person to read; `None`: nobody. A process that tries again does not hold it meanwhile, but says
+/// so in its reports, which only the last that held it can store. (It says so every other second, and a moment after it
+/// has let the pipeline go.)
 pub async fn holder(session: &Session, pipeline: &str) -> Result<Option<String>> {
-    Ok(look(session, pipeline).await?.map(|sighting| sighting.words))
+    if let Some(sighting) = look(session, pipeline).await? {
+        return Ok(Some(sighting.words));
+    }
+    let question = format!(
+        "SELECT concat_ws(', ', 'docrow ' || holder, CASE report->>'stage' WHEN 'retrying' THEN 'between two tries' END) \
+         FROM docrow.reports JOIN docrow.pipelines USING (pipeline) WHERE pipeline = $1 AND report->>'stage' <> 'ended' \
+         AND reported_at > clock_timestamp() \
+             - make_interval(secs => CASE report->>'stage' WHEN 'retrying' THEN {SILENCE} ELSE {REPORTED} END)"
+    );
+    let row = session.client.query_opt(&question, &[&pipeline]).await;
+    let words = row.and_then(|row| row.map(|row| row.try_get(0)).transpose());
+    words.map_err(|e| failure::of(format!("ask who runs pipeline {pipeline}"), &e))
 }
 
 async fn look(session: &Session, pipeline: &str) -> Result<Option<Sighting>> {

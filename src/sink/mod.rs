@@ -18,12 +18,13 @@
 //!
 //! # Files
 //!
-//! `session` (with `tls`) connects; `preflight` asks whether the target will do; `failure` says what an error of the
+//! `session` (with `tls`) connects, `pulse` ends its sessions when the server is silent; `preflight` asks whether the target will do; `failure` says what an error of the
 //! server means; `fence` keeps a second process out; `sql` holds the text of all SQL about user tables; `catalog` looks at
-//! those that are there, `plan` decides what is to be done about them, `ddl` does it; `bookkeeping` creates the schema
-//! `docrow`, of which `progress`, `chunks`, `resyncs`, `repairs`, `schemas`, `reports` and `dead_letter` each own one table;
+//! those that are there, `plan` decides what is to be done about them, `ddl` does it, `locks` keeps that from holding up
+//! others; `bookkeeping` creates the schema `docrow`, of which `progress`, `chunks`, `resyncs`, `repairs`, `schemas`, `reports` and `dead_letter` each own one table;
 //! `copy` writes snapshot chunks, `upsert` batches of the stream, `array` encodes their parameters; `read` and `scan` give
-//! rows back; `letterbox` is what people do with dead letters, `survey` what a status is made of.
+//! rows back, some by a `cursor`; `letterbox` is what people do with dead letters, `survey` what a status is made of;
+//! `standing` is what the server does for docrow right now.
 //!
 //! The sink sees encoded rows only. What a document is, where rows come from and when to try again are
 //! others' concern.
@@ -33,14 +34,19 @@ mod bookkeeping;
 mod catalog;
 pub mod chunks;
 pub mod copy;
+mod cursor;
 pub mod ddl;
 pub mod dead_letter;
+pub mod deployment;
 mod failure;
 pub mod fence;
 pub mod letterbox;
+pub mod locks;
+pub mod misfits;
 pub mod plan;
 pub mod preflight;
 pub mod progress;
+mod pulse;
 pub mod read;
 pub mod repairs;
 pub mod reports;
@@ -49,10 +55,12 @@ pub mod scan;
 pub mod schemas;
 mod session;
 pub mod sql;
+pub mod standing;
 pub mod survey;
 mod tls;
 pub mod upsert;
 mod uri;
+pub mod widen;
 
 pub use array::{Keys, RawValue};
 pub use preflight::preflight;

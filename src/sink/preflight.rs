@@ -3,7 +3,7 @@
 //! [`preflight`] is for a run, and says the first thing that is wrong; [`inspect`] is for a person, and says all of them.
 //! Both ask the same question, so that what the one lets pass the other does.
 
-use tokio_postgres::Row;
+use tokio_postgres::{Error as PgError, Row, SimpleQueryMessage, error::SqlState};
 
 use super::{
     Session, Target,
@@ -91,17 +91,18 @@ pub struct Inspection {
     pub sessions_left: i64,
 }
 
-/// Checks version, encoding, that it can be written to, and the privileges to create what docrow creates.
+/// Checks that sessions are sessions, version, encoding, that it can be written to, and the privileges to create what docrow creates.
 /// Errors of [`Kind::TargetRefused`](crate::error::Kind), saying what to do, with the very GRANT where one is missing. Writes
 /// nothing.
-pub async fn preflight(session: &Session, schema: &str) -> Result<()> {
-    let objections = found(session, schema).await?.judge(schema);
+pub async fn preflight(session: &Session, target: &Target) -> Result<()> {
+    let schema = target.schema();
+    let objections = found(session, target).await?.judge(schema);
     objections.first().map_or(Ok(()), |first| Err(Error::new(first.code, first.sentence())))
 }
 
 /// The same, and all that stands in the way at once.
 pub async fn inspect(session: &Session, target: &Target) -> Result<Inspection> {
-    let found = found(session, target.schema()).await?;
+    let found = found(session, target).await?;
     let objections = found.judge(target.schema());
     // Without the privileges even to look there is an error.
     let is_known = match found.docrow {
@@ -145,10 +146,47 @@ async fn sessions_left(session: &Session) -> Result<i64> {
     session.client.query_one(question, &[]).await.map_err(fail)?.try_get(0).map_err(fail)
 }
 
-async fn found(session: &Session, schema: &str) -> Result<Found> {
+async fn found(session: &Session, target: &Target) -> Result<Found> {
     let fail = |e| failure::of("check the target", &e);
-    let row = session.client.query_one(QUESTION, &[&schema]).await.map_err(fail)?;
+    // First, for there even a question with a parameter may go wrong.
+    if is_pooled(session, target).await.map_err(fail)? {
+        let (address, advice) = (target.address(), failure::POOLED);
+        let what = format!("a pooler at {address} gives docrow's statements to different sessions");
+        return Err(Error::new(Code::Pooled, format!("{what}: {advice}")));
+    }
+    let row = session.client.query_one(QUESTION, &[&target.schema()]).await.map_err(fail)?;
     Found::read(&row).map_err(fail)
+}
+
+/// Whether the statements of one session are carried out by several server processes, or those of two sessions by one: a
+/// pool in transaction or statement mode, whatever it is called. Another session takes a process meanwhile, and keeps it:
+/// a pool that would always give the last one, or the next one in turn, has to give a second one then.
+async fn is_pooled(session: &Session, target: &Target) -> Result<bool, PgError> {
+    const ASK: &str = "SELECT pg_catalog.pg_backend_pid()";
+    let first = process(session, ASK).await?;
+    let mut seen = vec![process(session, ASK).await?];
+    // Where there is no second session to be had, that is said elsewhere.
+    if let Ok(other) = target.connect().await {
+        let taken = match process(&other, &format!("BEGIN; {ASK}")).await {
+            // In statement mode there are no transactions.
+            Err(error) if error.code() == Some(&SqlState::PROTOCOL_VIOLATION) => return Ok(true),
+            taken => taken?,
+        };
+        if taken == first {
+            return Ok(true);
+        }
+        seen.push(process(session, ASK).await?);
+    }
+    Ok(seen.iter().any(|process| *process != first))
+}
+
+/// The number of the server's process that carries out `statement`, which is not prepared.
+async fn process(session: &Session, statement: &str) -> Result<Option<String>, PgError> {
+    let answer = session.client.simple_query(statement).await?;
+    Ok(answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    }))
 }
 
 #[derive(Clone)]
@@ -169,7 +207,7 @@ struct Found {
 }
 
 impl Found {
-    fn read(row: &Row) -> Result<Self, tokio_postgres::Error> {
+    fn read(row: &Row) -> Result<Self, PgError> {
         Ok(Self {
             version: row.try_get(0)?,
             version_name: row.try_get(1)?,

@@ -8,11 +8,12 @@ use std::{
 };
 
 use futures_util::TryStreamExt;
-use tokio_postgres::{Portal, Row, Statement, Transaction};
+use tokio_postgres::{Row, Statement};
 
 use super::{
     Keys, RawValue, Session, Target,
     array::Array,
+    cursor::Cursor,
     failure,
     sql::{self, quote},
 };
@@ -217,10 +218,8 @@ impl Reader {
 
     async fn pages(&mut self, prepare: &str, question: &str, table: &Table) -> Result<Unseen<'_>> {
         let fail = |e| failure::of(looking(&table.name), &e);
-        let transaction = self.session.client.transaction().await.map_err(fail)?;
-        transaction.batch_execute(prepare).await.map_err(fail)?;
-        let portal = transaction.bind(question, &[]).await.map_err(fail)?;
-        Ok(Unseen { transaction, portal, table: table.name.clone() })
+        let cursor = Cursor::open(&mut self.session, prepare, (question, &[])).await.map_err(fail)?;
+        Ok(Unseen { cursor, table: table.name.clone() })
     }
 
     async fn prepare(&mut self, text: &str) -> Result<Statement> {
@@ -234,18 +233,17 @@ impl Reader {
     }
 }
 
-/// The keys in a table that belong to no document, as they were when it was looked for them. Holds no lock that keeps
-/// anyone from writing: they can be deleted over another session meanwhile.
+/// The keys in a table that belong to no document, as they were when it was looked for them. Holds no lock: they
+/// can be deleted over another session meanwhile.
 pub struct Unseen<'a> {
-    transaction: Transaction<'a>,
-    portal: Portal,
+    cursor: Cursor<'a>,
     table: String,
 }
 
 impl Unseen<'_> {
     /// At most `most` further keys; none: that was all.
     pub async fn next(&mut self, most: u16) -> Result<Keys> {
-        let rows = self.transaction.query_portal(&self.portal, most.into()).await;
+        let rows = self.cursor.next(most).await;
         first_column(&rows.map_err(|e| failure::of(looking(&self.table), &e))?)
     }
 }

@@ -1,4 +1,5 @@
-//! `docrow.repairs`: documents whose rows are to be written anew, because `docrow verify --repair` found them different.
+//! `docrow.repairs`: documents whose rows are to be written anew, because `docrow verify --repair` found them different, or
+//! because a process that runs the pipeline came across rows that docrow does not write.
 //!
 //! Only whoever runs the pipeline writes rows, so it is asked. It takes a request off the list and then carries it out; what
 //! it takes and does not do, for it is killed, whoever asked finds undone, and asks again.
@@ -27,20 +28,20 @@ impl Repairs {
     }
 }
 
-/// Takes requests, the oldest first, by collection.
-pub async fn take(session: &mut Session, pipeline: &str) -> Result<Vec<(String, Repairs)>> {
+/// Takes requests, the oldest first, by collection. Those of `later`, collections, are left.
+pub async fn take(session: &mut Session, pipeline: &str, later: &[&str]) -> Result<Vec<(String, Repairs)>> {
     let doing = "take rows to be repaired";
     let fail = |e| failure::of(doing, &e);
     // Mostly there is nothing, which is not worth a transaction.
-    let any = "SELECT FROM docrow.repairs WHERE pipeline = $1 LIMIT 1";
-    if session.client.query_opt(any, &[&pipeline]).await.map_err(fail)?.is_none() {
+    let any = "SELECT FROM docrow.repairs WHERE pipeline = $1 AND collection <> ALL ($2) LIMIT 1";
+    if session.client.query_opt(any, &[&pipeline, &later]).await.map_err(fail)?.is_none() {
         return Ok(Vec::new());
     }
     let transaction = session.enter(doing).await?;
     let delete = "DELETE FROM docrow.repairs WHERE id IN \
-        (SELECT id FROM docrow.repairs WHERE pipeline = $1 ORDER BY id LIMIT $2) \
+        (SELECT id FROM docrow.repairs WHERE pipeline = $1 AND collection <> ALL ($2) ORDER BY id LIMIT $3) \
         RETURNING collection, document_key, key";
-    let rows = transaction.query(delete, &[&pipeline, &AT_ONCE]).await.map_err(fail)?;
+    let rows = transaction.query(delete, &[&pipeline, &later, &AT_ONCE]).await.map_err(fail)?;
     transaction.commit().await.map_err(fail)?;
     let mut taken: Vec<(String, Repairs)> = Vec::new();
     for row in &rows {

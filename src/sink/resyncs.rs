@@ -78,14 +78,24 @@ pub async fn ask(
 ) -> Result<()> {
     let doing = "ask for a resync";
     let fail = |e| failure::of(doing, &e);
+    // Whoever runs the pipeline asks as such, anybody else may ask too.
+    let transaction = session.enter_if_fenced(doing).await?;
+    insert(&transaction, pipeline, collections, reason).await.map_err(fail)?;
+    transaction.commit().await.map_err(fail)
+}
+
+/// The same, in a transaction.
+pub(super) async fn insert(
+    client: &impl GenericClient,
+    pipeline: &str,
+    collections: &[impl AsRef<str> + Sync],
+    reason: Reason,
+) -> Result<u64, PgError> {
     let collections: Vec<&str> = collections.iter().map(AsRef::as_ref).collect();
     let statement = "INSERT INTO docrow.resyncs (pipeline, collection, reason) \
         SELECT $1, c, $3 FROM unnest($2::text[]) AS a (c) \
         ON CONFLICT (pipeline, collection) DO UPDATE SET reason = EXCLUDED.reason";
-    // Whoever runs the pipeline asks as such, anybody else may ask too.
-    let transaction = session.enter_if_fenced(doing).await?;
-    transaction.execute(statement, &[&pipeline, &collections, &reason.text()]).await.map_err(fail)?;
-    transaction.commit().await.map_err(fail)
+    client.execute(statement, &[&pipeline, &collections, &reason.text()]).await
 }
 
 /// What is asked for.

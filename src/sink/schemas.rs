@@ -1,6 +1,8 @@
 //! `docrow.schemas`: the mapping of every collection, in all its versions, so that a restart never guesses anew, and which
 //! tables are whose.
 
+use std::collections::HashSet;
+
 use tokio_postgres::{Error as PgError, GenericClient, Row, types::ToSql};
 
 use super::{
@@ -8,6 +10,9 @@ use super::{
     plan::{Origin, TablePlan, Whose},
 };
 use crate::error::{Code, Error, Result};
+
+/// The form in which keys are written: where an earlier docrow wrote them otherwise, a lower number is stored.
+const KEY_FORM: i32 = 1;
 
 /// A stored mapping.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,6 +121,26 @@ pub async fn set_stopped(
     transaction.commit().await.map_err(fail)
 }
 
+/// Notes which of the pipeline's collections are not replicated any more: the ones are dropped in MongoDB, the others not
+/// included. All others are.
+pub async fn set_absent(
+    session: &mut Session,
+    pipeline: &str,
+    dropped: &[String],
+    excluded: &[String],
+) -> Result<()> {
+    let doing = "note which collections are not replicated any more";
+    let fail = |e| failure::of(doing, &e);
+    let transaction = session.enter(doing).await?;
+    let wanted =
+        "CASE WHEN collection = ANY($2) THEN 'dropped' WHEN collection = ANY($3) THEN 'excluded' END";
+    let statement = format!(
+        "UPDATE docrow.schemas SET absent = {wanted} WHERE pipeline = $1 AND absent IS DISTINCT FROM {wanted}"
+    );
+    transaction.execute(&statement, &[&pipeline, &dropped, &excluded]).await.map_err(fail)?;
+    transaction.commit().await.map_err(fail)
+}
+
 /// Stores by which key a collection's values are masked, where an earlier docrow did not.
 pub async fn note_mask_key(session: &mut Session, pipeline: &str, mapping: &Mapping) -> Result<()> {
     let Mapping { collection, masked_by: Some(masked_by), .. } = mapping else { return Ok(()) };
@@ -125,6 +150,24 @@ pub async fn note_mask_key(session: &mut Session, pipeline: &str, mapping: &Mapp
     let statement = "UPDATE docrow.schemas SET masked_by = $3 \
         WHERE pipeline = $1 AND collection = $2 AND masked_by IS NULL";
     transaction.execute(statement, &[&pipeline, collection, masked_by]).await.map_err(fail)?;
+    transaction.commit().await.map_err(fail)
+}
+
+/// The collections of which keys may be in an earlier form.
+pub async fn with_earlier_keys(session: &Session, pipeline: &str) -> Result<HashSet<String>> {
+    let fail = |e| failure::of("look for keys of an earlier form", &e);
+    let question = "SELECT DISTINCT collection FROM docrow.schemas WHERE pipeline = $1 AND key_form < $2";
+    let rows = session.client.query(question, &[&pipeline, &KEY_FORM]).await.map_err(fail)?;
+    rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fail)
+}
+
+/// Notes that no key of a collection is in an earlier form, or will not be.
+pub async fn set_keys_renewed(session: &mut Session, pipeline: &str, collection: &str) -> Result<()> {
+    let doing = format!("note the form of the keys of {collection}");
+    let fail = |e| failure::of(&*doing, &e);
+    let transaction = session.enter(&doing).await?;
+    let statement = "UPDATE docrow.schemas SET key_form = $3 WHERE pipeline = $1 AND collection = $2";
+    transaction.execute(statement, &[&pipeline, &collection, &KEY_FORM]).await.map_err(fail)?;
     transaction.commit().await.map_err(fail)
 }
 
@@ -148,15 +191,30 @@ pub(super) async fn insert(
 ) -> Result<(), PgError> {
     let Mapping { collection, version, text, filled, stopped, masked_by } = mapping;
     let statement = "INSERT INTO docrow.schemas \
-            (pipeline, collection, version, mapping, filled, stopped, tables, adopted, masked_by) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING";
+            (pipeline, collection, version, mapping, filled, stopped, tables, adopted, masked_by, key_form) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING";
     let version = i32::from(*version);
     let adopted = tables.iter().filter(|table| table.origin == Origin::Adopted);
     let [tables, adopted]: [Vec<&str>; 2] =
         [tables.iter().map(|table| &*table.name).collect(), adopted.map(|table| &*table.name).collect()];
     let parameters: &[&(dyn ToSql + Sync)] =
-        &[&pipeline, collection, &version, text, filled, stopped, &tables, &adopted, masked_by];
+        &[&pipeline, collection, &version, text, filled, stopped, &tables, &adopted, masked_by, &KEY_FORM];
     client.execute(statement, parameters).await.map(drop)
+}
+
+/// Stores the version after the one in force, of the same tables.
+pub(super) async fn insert_next(
+    client: &impl GenericClient,
+    pipeline: &str,
+    next: &Mapping,
+) -> Result<(), PgError> {
+    let Mapping { collection, version, text, filled, masked_by, .. } = next;
+    let statement = "INSERT INTO docrow.schemas \
+            (pipeline, collection, version, mapping, filled, stopped, tables, adopted, masked_by) \
+        SELECT pipeline, collection, $3, $4, $5, stopped, tables, adopted, $6 FROM docrow.schemas \
+        WHERE pipeline = $1 AND collection = $2 ORDER BY version DESC LIMIT 1";
+    let version = i32::from(*version);
+    client.execute(statement, &[&pipeline, collection, &version, text, filled, masked_by]).await.map(drop)
 }
 
 /// All tables of a collection that are there, named with their schema: those that docrow has made, and those that it was

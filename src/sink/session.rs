@@ -6,7 +6,7 @@
 //! A session that a [`Fence`](super::fence::Fence)'s target has connected can write to the pipeline, by
 //! [`Session::enter`]; any other one can only read.
 
-use std::{fmt, future};
+use std::{fmt, future, sync::Arc};
 
 use tokio::{task::JoinSet, time::timeout};
 use tokio_postgres::{
@@ -15,15 +15,27 @@ use tokio_postgres::{
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
-    failure, fence, tls,
+    failure, fence, locks,
+    pulse::{Listening, Pulse},
+    tls,
     uri::{self, PATIENCE, TargetUri},
 };
 use crate::error::{Code, Error, Result};
 
+/// What every session is set to, first of all: nothing of docrow ever runs by another search path, in which a function
+/// or an operator of somebody's, in `public` perhaps, could be a better match than PostgreSQL's own and run with docrow's
+/// rights. So all that is not PostgreSQL's is named with its schema. (`SET` itself looks nothing up; a pooler may refuse the
+/// same as a startup option.) Where row-level security would hide rows from docrow, which then would neither change nor
+/// delete them, a statement fails instead. And what is committed is on the server's disk, whatever the role, the
+/// database or the server is set to, unless a transaction itself says that it need not be.
+///
 /// Limits that suit an application's short statements would end a replicator's long ones. And when docrow
 /// dies, alone or with its machine, its connections and what they lock shall not outlive it by more than a
 /// minute. Some servers do not know all of these, hence the form.
-const SETTINGS: &str = "SET default_transaction_isolation = 'read committed'; SET client_min_messages = 'error'; \
+const SETTINGS: &str = "SET search_path = pg_catalog, pg_temp; SET row_security = off; \
+    SET default_transaction_isolation = 'read committed'; SET client_min_messages = 'error'; \
+    SELECT set_config(name, CASE WHEN setting = 'off' THEN 'on' ELSE setting END, false) \
+        FROM pg_settings WHERE name = 'synchronous_commit'; \
     SELECT set_config(name, value, false) FROM pg_settings JOIN (VALUES \
         ('statement_timeout', '0'), ('lock_timeout', '0'), ('idle_in_transaction_session_timeout', '0'), \
         ('idle_session_timeout', '0'), ('transaction_timeout', '0'), ('client_connection_check_interval', '5s'), \
@@ -40,16 +52,19 @@ pub struct Target {
     pipeline: String,
     /// What whoever holds the pipeline writes by.
     epoch: Option<i64>,
+    /// What ends sessions when the server is silent. `None`: whoever uses them has a limit of its own.
+    pulse: Option<Arc<Pulse>>,
 }
 
 impl Target {
     /// Reads a URI, `postgresql://user:password@host:port/database?option=value`, and the certificates that it names.
     /// Errors never repeat the URI: it holds a password.
     pub fn parse(uri: &str, schema: &str, pipeline: &str) -> Result<Self> {
-        let TargetUri { config, tls, address } = uri::parse(uri)?;
+        let TargetUri { config, tls, address, patience } = uri::parse(uri)?;
         let tls = tls::connector(&tls, config.get_ssl_negotiation())?;
         let (schema, pipeline) = (schema.to_owned(), pipeline.to_owned());
-        Ok(Self { config, tls, address, schema, pipeline, epoch: None })
+        let pulse = Some(Arc::new(Pulse::new(patience)));
+        Ok(Self { config, tls, address, schema, pipeline, epoch: None, pulse })
     }
 
     /// The schema of the user's tables.
@@ -78,6 +93,17 @@ impl Target {
         Self { epoch: Some(epoch), ..self.clone() }
     }
 
+    /// The same, whose sessions are not ended when the server is silent: each use of them has a limit of its own.
+    #[must_use]
+    pub fn unattended(&self) -> Self {
+        Self { pulse: None, ..self.clone() }
+    }
+
+    /// Listens whether the server is still there, from now on, as all sessions do.
+    pub(super) fn listen(&self) -> Listening {
+        Listening::to(self.pulse.as_ref())
+    }
+
     /// Connects under a name that others see in `pg_stat_activity`.
     pub(super) async fn connect_as(&self, name: &str) -> Result<Session> {
         let mut target = self.clone();
@@ -85,22 +111,33 @@ impl Target {
         target.connect().await
     }
 
+    /// Connects for statements that wait for no lock longer than a [try](super::locks) takes.
+    pub async fn connect_in_haste(&self) -> Result<Session> {
+        let session = self.connect().await?;
+        let set = session.client.batch_execute(locks::IN_HASTE).await;
+        set.map_err(|e| failure::of(format!("connect to PostgreSQL at {}", self.address), &e))?;
+        Ok(session)
+    }
+
     /// Connects. Errors: of [`Kind::TargetAway`](crate::error::Kind) if there is no answer, of `TargetRefused` if it is a no.
     pub async fn connect(&self) -> Result<Session> {
         let doing = || format!("connect to PostgreSQL at {}", self.address);
         // The driver's own limit covers the TCP handshake alone: a server that accepts and then says nothing needs this.
         let patience = self.config.get_connect_timeout().copied().unwrap_or(PATIENCE) * 2;
-        let (client, connection) = timeout(patience, self.config.connect(self.tls.clone()))
+        timeout(patience, self.open())
             .await
             .map_err(|_| {
                 Error::new(Code::TargetSilent, format!("{}: no answer: check host and port", doing()))
             })?
-            .map_err(|e| failure::of(doing(), &e))?;
-        let mut session = Session::start(client, connection);
-        session.client.batch_execute(SETTINGS).await.map_err(|e| failure::of(doing(), &e))?;
+            .map_err(|e| failure::of(doing(), &e))
+    }
+
+    async fn open(&self) -> Result<Session, PgError> {
+        let (client, connection) = self.config.connect(self.tls.clone()).await?;
+        let mut session = Session::start(client, connection, self);
+        session.client.batch_execute(SETTINGS).await?;
         if let Some(epoch) = self.epoch {
-            let entry = Entry::prepare(&session.client, &self.pipeline, epoch).await;
-            session.entry = Some(entry.map_err(|e| failure::of(doing(), &e))?);
+            session.entry = Some(Entry::prepare(&session.client, &self.pipeline, epoch).await?);
         }
         Ok(session)
     }
@@ -144,14 +181,24 @@ impl Entry {
 }
 
 impl Session {
-    fn start<T>(client: Client, mut messages: Connection<tokio_postgres::Socket, T>) -> Self
+    fn start<T>(client: Client, mut messages: Connection<tokio_postgres::Socket, T>, target: &Target) -> Self
     where
         T: TlsStream + Unpin + Send + 'static,
     {
         let mut connection = JoinSet::new();
+        let silence = target.pulse.clone().map(|pulse| pulse.attend(target.unattended()));
         // How it ends is told to whoever waits for an answer.
         connection.spawn(async move {
-            while let Some(Ok(_)) = future::poll_fn(|cx| messages.poll_message(cx)).await {}
+            let carry =
+                async { while let Some(Ok(_)) = future::poll_fn(|cx| messages.poll_message(cx)).await {} };
+            match silence {
+                None => carry.await,
+                Some(silence) => tokio::select! {
+                    biased;
+                    () = carry => {}
+                    () = silence => {}
+                },
+            }
         });
         Self { client, connection, entry: None }
     }

@@ -67,11 +67,6 @@ pub fn quoted(names: impl IntoIterator<Item = impl AsRef<str>>) -> String {
     list(names.into_iter().map(|name| quote(name.as_ref())))
 }
 
-/// Waits until no other transaction writes to the table, or changes it, and keeps it so.
-pub fn lock(schema: &str, table: &Table) -> String {
-    format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", qualified(schema, &table.name))
-}
-
 /// Adds the primary key.
 pub fn add_primary_key(schema: &str, table: &Table) -> String {
     format!("ALTER TABLE {} ADD PRIMARY KEY ({})", qualified(schema, &table.name), names("", key(table)))
@@ -114,17 +109,23 @@ pub fn upsert(schema: &str, table: &Table, row_type: &str) -> String {
 }
 
 /// `$1`: an array of rows of a root, each with the columns of these fields of its document; `$2`: how many. Updates those
-/// columns, and what the column `extra` has of those fields. Where a row is missing or marked as deleted the statement
-/// fails, by a division by zero.
-pub fn patch(schema: &str, root: &Table, row_type: &str, (extra, fields): (&str, &[Box<str>])) -> String {
-    let columns: Vec<_> = root.columns.iter().skip(root.key_columns).cloned().collect();
-    let columns: Vec<_> = columns.into_iter().filter(|c| c.name != extra && c.name != DELETED_AT).collect();
-    let (target, key, extra) = (qualified(schema, &root.name), names("", key(root)), quote(extra));
+/// columns, and what the column `extra` has of those fields. Where a row is missing or marked as deleted, or has one of
+/// the fields several times, the statement fails, by a division by zero. `fields` must not be empty.
+pub fn patch(schema: &str, root: &Table, row_type: &str, fields: &[Box<str>]) -> String {
+    let Some((columns, extra)) = root.patched() else { return String::new() };
+    let (target, key, extra) = (qualified(schema, &root.name), names("", key(root)), quote(&extra.name));
     let row = format!("unnest($1::pg_temp.{}[]) AS r", quote(row_type));
     let marked =
         if root.soft_delete { format!(" AND t.{} IS NULL", quote(DELETED_AT)) } else { String::new() };
-    let found = format!("t.{key} = r.{key}{marked}");
-    let of_fields = fields.iter().map(|field| is_of_field(field)).collect::<Vec<_>>().join(" OR ");
+    let any = |condition: fn(&str) -> String| {
+        fields.iter().map(|field| condition(field)).collect::<Vec<_>>().join(" OR ")
+    };
+    let (of_fields, copies) = (any(is_of_field), any(is_copy_of_field));
+    // Of several fields of one name, an update changes the first, and its new value is not all there is to write.
+    let once = format!(
+        "(t.{extra} IS NULL OR NOT EXISTS (SELECT FROM jsonb_object_keys(t.{extra}) AS k WHERE {copies}))"
+    );
+    let found = format!("t.{key} = r.{key}{marked} AND {once}");
     let new_extra = format!(
         "CASE WHEN t.{extra} IS NULL THEN r.{extra} \
          WHEN r.{extra} IS NULL AND NOT EXISTS (SELECT FROM jsonb_object_keys(t.{extra}) AS k WHERE {of_fields}) THEN t.{extra} \
@@ -139,7 +140,7 @@ pub fn patch(schema: &str, root: &Table, row_type: &str, (extra, fields): (&str,
              WHERE {found} AND t.{extra} IS DISTINCT FROM {new_extra} AND {ENTERED}) {assert}"
         );
     }
-    let (old, new) = (names("", &columns), names("r.", &columns));
+    let (old, new) = (names("", columns), names("r.", columns));
     format!(
         "WITH found AS (UPDATE {target} AS t SET ({old}, {extra}) = ROW({new}, {new_extra}) FROM {row} \
          WHERE {found} AND {ENTERED} RETURNING 1) {assert}"
@@ -148,14 +149,20 @@ pub fn patch(schema: &str, root: &Table, row_type: &str, (extra, fields): (&str,
 
 /// Whether `k`, a key of an `extra` object, is of this top-level field: itself, something in it, or another occurrence.
 fn is_of_field(field: &str) -> String {
-    // In E'…' a backslash is doubled, whatever the server's settings.
-    let name = |end: &str| format!("E'{}{end}'", field.replace('\'', "''"));
-    format!(
-        "k = {} OR starts_with(k, {}) OR starts_with(k, {copy}) AND ascii(substr(k, length({copy}) + 1)) BETWEEN 48 AND 57",
-        name(""),
-        name("."),
-        copy = name(r"\\"),
-    )
+    let [itself, inside] = ["", "."].map(|end| literal(field, end));
+    format!("k = {itself} OR starts_with(k, {inside}) OR {}", is_copy_of_field(field))
+}
+
+/// Whether `k` is another occurrence of this top-level field than the one that counts: `field\2`.
+fn is_copy_of_field(field: &str) -> String {
+    let copy = literal(field, r"\\");
+    format!("starts_with(k, {copy}) AND ascii(substr(k, length({copy}) + 1)) BETWEEN 48 AND 57")
+}
+
+/// A field's name, without a backslash in it, and what follows it. In E'…' a backslash is doubled, whatever the server's
+/// settings.
+fn literal(field: &str, end: &str) -> String {
+    format!("E'{}{end}'", field.replace('\'', "''"))
 }
 
 /// `$1`: an array of document keys; `$2`: an array of all rows that those documents have in this child table,
@@ -348,6 +355,20 @@ mod tests {
         assert!(
             upsert("s", &table(1, &[("k", Scalar::Text)]), "r1").ends_with(r#"ON CONFLICT ("k") DO NOTHING"#)
         );
+    }
+
+    /// Which column marks deleted documents is told by its place, not by its name.
+    #[test]
+    fn a_patch_writes_all_columns_but_the_mark() {
+        let (mark, x) = ((DELETED_AT, Scalar::Timestamptz), ("x", Scalar::Jsonb));
+        let set = |root: &Table| {
+            let text = patch("s", root, "r1", &["a".into()]);
+            text.split_once("SET (").and_then(|(_, set)| Some(set.split_once(')')?.0.to_owned())).unwrap()
+        };
+        let key = ("k", Scalar::Text);
+        assert_eq!(set(&table(1, &[key, mark, ("n", Scalar::Text), x])), r#""_deleted_at", "n", "x""#);
+        let marked = Table { soft_delete: true, ..table(1, &[key, ("n", Scalar::Text), x, mark]) };
+        assert_eq!(set(&marked), r#""n", "x""#);
     }
 
     #[test]

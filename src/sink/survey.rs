@@ -1,10 +1,14 @@
 //! What PostgreSQL knows of a pipeline, read for a status: by anybody, whether or not somebody runs it. Writes nothing.
 
-use std::time::SystemTime;
+use std::{collections::HashMap, time::SystemTime};
 
 use tokio_postgres::{Client, Error as PgError, Row};
 
-use super::{Session, Target, bookkeeping, failure, fence, reports::Stored};
+use super::{
+    Session, Target, bookkeeping, failure, fence,
+    misfits::{self, Count},
+    reports::Stored,
+};
 use crate::error::Result;
 
 /// How many groups of dead letters are told.
@@ -27,6 +31,8 @@ pub struct Survey {
     pub letters: Vec<Letters>,
     /// How many dead letters there are.
     pub dead_letters: u64,
+    /// What does not fit its column, by collection, as far as it was counted.
+    pub misfits: HashMap<String, Count>,
 }
 
 /// A collection.
@@ -42,6 +48,8 @@ pub struct Surveyed {
     pub filled: bool,
     /// Why it is stopped, if it is.
     pub stopped: Option<String>,
+    /// Why it is not replicated any more, if it is not: `dropped` in MongoDB, or `excluded`.
+    pub absent: Option<String>,
     /// How many chunks there are; none: it is not planned yet.
     pub chunks: usize,
     /// How many of them are copied.
@@ -105,15 +113,16 @@ impl Surveyor {
         let (client, pipeline) = (&self.session.client, &*self.pipeline);
         let holder = fence::holder(&self.session, pipeline).await?;
         let read = async {
-            let (report, collections, positions, letters) = tokio::try_join!(
+            let (report, collections, positions, letters, misfits) = tokio::try_join!(
                 report(client, pipeline),
                 collections(client, pipeline),
                 positions(client, pipeline),
                 letters(client, pipeline),
+                misfits::read(client, pipeline),
             )?;
             let (at, report) = report;
             let (letters, dead_letters) = letters;
-            Ok(Survey { at, holder, report, collections, positions, letters, dead_letters })
+            Ok(Survey { at, holder, report, collections, positions, letters, dead_letters, misfits })
         };
         read.await.map_err(|e: PgError| failure::of(format!("ask about pipeline {pipeline}"), &e))
     }
@@ -135,7 +144,8 @@ async fn collections(client: &Client, pipeline: &str) -> Result<Vec<Surveyed>, P
             coalesce(c.chunks, 0), coalesce(c.copied, 0), coalesce(c.documents, 0), coalesce(c.replaces, false), \
             (SELECT count(*) FROM unnest(s.tables) AS t (name) WHERE NOT EXISTS \
                 (SELECT FROM pg_index WHERE indrelid = to_regclass(name) AND indisprimary)), \
-            r.reason, (SELECT count(*) FROM docrow.dead_letters d WHERE d.pipeline = $1 AND d.collection = s.collection) \
+            r.reason, (SELECT count(*) FROM docrow.dead_letters d WHERE d.pipeline = $1 AND d.collection = s.collection), \
+            s.absent \
         FROM (SELECT DISTINCT ON (collection) * FROM docrow.schemas WHERE pipeline = $1 \
                 ORDER BY collection, version DESC) AS s \
             LEFT JOIN (SELECT collection, count(*) AS chunks, count(copied_at) AS copied, \
@@ -160,6 +170,7 @@ async fn collections(client: &Client, pipeline: &str) -> Result<Vec<Surveyed>, P
             keys_missing: number(row, 9)?,
             resync: row.try_get(10)?,
             dead_letters: number(row, 11)?,
+            absent: row.try_get(12)?,
         })
     };
     rows.iter().map(surveyed).collect()

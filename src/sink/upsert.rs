@@ -35,7 +35,7 @@ use crate::{
     change::CollectionId,
     error::{Error, Result},
     failpoint::{self, Failpoint},
-    mapping::{DELETED_AT, Rows, Table},
+    mapping::{Rows, Table},
     metrics,
 };
 
@@ -83,8 +83,6 @@ pub struct PartBatch<'a> {
     pub fields: &'a [Box<str>],
     /// The tables of the fields, as far as they are theirs, root first.
     pub tables: &'a [Table],
-    /// The root's column for what no other holds.
-    pub extra: &'a str,
     /// The rows in [`Framing::Composite`](crate::mapping::Framing::Composite), a buffer per table.
     pub rows: &'a Rows,
     /// The keys of the documents.
@@ -239,9 +237,8 @@ impl Applier {
         if self.parts.get(&batch.part).is_some_and(is_of) {
             return Ok(());
         }
-        let patch = |schema: &str, table: &Table, row_type: &str| {
-            sql::patch(schema, table, row_type, (batch.extra, batch.fields))
-        };
+        let patch =
+            |schema: &str, table: &Table, row_type: &str| sql::patch(schema, table, row_type, batch.fields);
         let plan = self.prepare((batch.tables, batch.fields), patch).await?;
         self.parts.insert(batch.part, plan);
         Ok(())
@@ -302,10 +299,8 @@ impl Plan {
         if let Some(((root, TableStatements { write, .. }), rows)) = root {
             let (rows, wanted) = (Array::rows(rows), i64::try_from(keys.count()).unwrap_or(-1));
             // The statement answers with one row, or fails. Where only `extra` may change, it mostly does not.
-            let mut rest = root.columns.iter().skip(root.key_columns).map(|column| column.name.as_str());
-            let written =
-                if rest.any(|name| name != batch.extra && name != DELETED_AT) { batch.keys.count } else { 0 };
-            let written = u64::try_from(written).unwrap_or(0);
+            let has_columns = root.patched().is_some_and(|(columns, _)| !columns.is_empty());
+            let written = if has_columns { u64::try_from(batch.keys.count).unwrap_or(0) } else { 0 };
             pipe.add(What::Write(root), async move {
                 client.execute(write, &[&rows, &wanted]).await.map(|_| written)
             });

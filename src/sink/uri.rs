@@ -25,6 +25,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// A peer that answers no keepalive for this long (and, times three, for good) is gone. The driver's two
 /// hours would keep a pipeline waiting for a machine that died.
 const KEEPALIVE: Duration = Duration::from_secs(10);
+/// How long the server, or the way to it, may be silent, unless the URI says `tcp_user_timeout`.
+const SILENCE: Duration = Duration::from_secs(40);
 
 /// What a URI looks like.
 const FORM: &str = "write it as postgresql://user:password@host:port/database";
@@ -66,6 +68,8 @@ pub(super) struct TargetUri {
     pub(super) tls: Tls,
     /// `host:port`, for people.
     pub(super) address: String,
+    /// How long the server may be silent.
+    pub(super) patience: Duration,
 }
 
 /// Reads a URI. Errors never repeat it: it holds a password.
@@ -85,19 +89,20 @@ pub(super) fn parse(uri: &str) -> Result<TargetUri> {
     if !uri.contains("keepalives") {
         config.keepalives_idle(KEEPALIVE).keepalives_interval(KEEPALIVE).keepalives_retries(3);
     }
-    if config.get_tcp_user_timeout().is_none() {
-        config.tcp_user_timeout(KEEPALIVE * 4);
-    }
+    let patience = options.silence()?.unwrap_or(SILENCE);
+    config.tcp_user_timeout(patience);
     let (mode, tls) = options.tls()?;
     // There is none on a socket of this machine, as with libpq.
     let local = config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_)));
     config.ssl_mode(if local { SslMode::Disable } else { mode });
-    Ok(TargetUri { config, tls, address })
+    Ok(TargetUri { config, tls, address, patience })
 }
 
-/// What a URI says of TLS: the options that the driver does not know, or not in full.
+/// The options of a URI that the driver does not know, or not in full: those of TLS, and one that it reads in seconds
+/// where libpq means milliseconds.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct TlsOptions {
+struct Options {
+    silence: Option<String>,
     mode: Option<String>,
     roots: Option<String>,
     certificate: Option<String>,
@@ -105,16 +110,17 @@ struct TlsOptions {
 }
 
 /// Takes these options out of a URI.
-fn split(uri: &str) -> Result<(String, TlsOptions)> {
+fn split(uri: &str) -> Result<(String, Options)> {
     let (base, options) = uri.split_once('?').unwrap_or((uri, ""));
-    let (mut tls, mut kept) = (TlsOptions::default(), Vec::new());
+    let (mut own, mut kept) = (Options::default(), Vec::new());
     for option in options.split('&').filter(|option| !option.is_empty()) {
         let (name, value) = option.split_once('=').unwrap_or((option, ""));
         let place = match name {
-            "sslmode" => &mut tls.mode,
-            "sslrootcert" => &mut tls.roots,
-            "sslcert" => &mut tls.certificate,
-            "sslkey" => &mut tls.key,
+            "sslmode" => &mut own.mode,
+            "sslrootcert" => &mut own.roots,
+            "sslcert" => &mut own.certificate,
+            "sslkey" => &mut own.key,
+            "tcp_user_timeout" => &mut own.silence,
             _ => {
                 if let Some((_, advice)) = NOT_SERVED.iter().find(|(names, _)| names.contains(&name)) {
                     return Err(wrong(format_args!("{name} is not supported: {advice}")));
@@ -127,12 +133,20 @@ fn split(uri: &str) -> Result<(String, TlsOptions)> {
         *place = Some(value.map_err(|_| wrong(format_args!("{name} is not UTF-8")))?.into_owned());
     }
     let uri = if kept.is_empty() { base.to_owned() } else { format!("{base}?{}", kept.join("&")) };
-    Ok((uri, tls))
+    Ok((uri, own))
 }
 
-impl TlsOptions {
+impl Options {
+    /// How long the server may be silent, if it is said; 0 is the default, as with libpq.
+    fn silence(&self) -> Result<Option<Duration>> {
+        let Some(text) = &self.silence else { return Ok(None) };
+        let millis: u32 =
+            text.parse().map_err(|_| wrong(format_args!("tcp_user_timeout is a number of milliseconds")))?;
+        Ok((millis > 0).then(|| Duration::from_millis(millis.into())))
+    }
+
     fn tls(self) -> Result<(SslMode, Tls)> {
-        let Self { mode, roots, certificate, key } = self;
+        let Self { mode, roots, certificate, key, silence: _ } = self;
         let system = roots.as_deref() == Some("system");
         let named = roots.is_some() || certificate.is_some() || key.is_some();
         let (mode, proof) = match mode.as_deref() {
@@ -277,6 +291,23 @@ mod tests {
         ] {
             let error = of(options).unwrap_err();
             assert!(error.contains(words) && !error.contains("secret"), "{options}: {error}");
+        }
+    }
+
+    /// libpq has it in milliseconds, the driver in seconds.
+    #[test]
+    fn the_limit_of_silence_is_in_milliseconds() {
+        let silence = |options: &str| {
+            let parsed = parse(&format!("postgres://u@h/d{options}")).map_err(|e| e.to_string())?;
+            assert_eq!(parsed.config.get_tcp_user_timeout(), Some(&parsed.patience));
+            Ok::<_, String>(parsed.patience)
+        };
+        assert_eq!(silence("?tcp_user_timeout=2500&connect_timeout=1"), Ok(Duration::from_millis(2500)));
+        for default in ["", "?tcp_user_timeout=0", "?sslmode=disable"] {
+            assert_eq!(silence(default), Ok(SILENCE), "{default}");
+        }
+        for wrong in ["?tcp_user_timeout=", "?tcp_user_timeout=-1", "?tcp_user_timeout=10s"] {
+            assert!(silence(wrong).unwrap_err().contains("milliseconds"), "{wrong}");
         }
     }
 

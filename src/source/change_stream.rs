@@ -18,16 +18,18 @@
 
 use std::time::Duration;
 
-use futures_util::{StreamExt, future::BoxFuture};
+use futures_util::future::BoxFuture;
 use mongodb::{
     bson::{DateTime, RawDocument, Timestamp},
     error::{Error as DriverError, Result as DriverResult},
-    raw_batch_cursor::{RawBatch, RawBatchCursor},
+    raw_batch_cursor::RawBatch,
 };
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    Source, documents,
+    Source,
+    ask::{Cursor, Replies},
+    documents,
     error::{self, Request},
     event::{self, Event, Included, Read},
     malformed_reply,
@@ -35,15 +37,17 @@ use super::{
 };
 use crate::{
     change::{Namespace, Position},
-    error::{Code, Disposition, Error, Result},
+    error::{Code, Disposition, Error, Kind, Result},
     metrics,
     retry::Retry,
 };
 
 /// How long the server waits for an event before it answers with none: how often an idle stream's position moves, and how
 /// long it may take to see that everything has come.
-const AWAIT: Duration = Duration::from_millis(100);
+pub(super) const AWAIT: Duration = Duration::from_millis(100);
 
+/// A stream that is lost for longer than this is in trouble.
+const PASSING: Duration = Duration::from_secs(10);
 /// An outage is told of once, and then again as often as this: about every two minutes.
 const FAILURES_PER_WARNING: u32 = 10;
 /// After so many failures without a success the stream is opened without documents.
@@ -79,6 +83,8 @@ pub struct ChangeStream {
     state: State,
     retry: Retry,
     lost: u64,
+    /// Why it does not flow, and since when.
+    trouble: Option<(Instant, String)>,
 }
 
 /// What is captured for as long as the stream is followed.
@@ -92,10 +98,10 @@ struct Watch {
 enum State {
     /// Until then, nothing is tried.
     Waiting(Instant),
-    Opening(BoxFuture<'static, DriverResult<RawBatchCursor>>),
+    Opening(BoxFuture<'static, DriverResult<Cursor>>),
     Reading {
         /// Boxed: it is much larger than the other states.
-        cursor: Box<RawBatchCursor>,
+        cursor: Box<Cursor>,
         /// How many it has given.
         replies: usize,
     },
@@ -118,6 +124,14 @@ impl Source {
         Ok(position)
     }
 
+    /// Whether the oplog still holds what a change stream of `namespaces` begins with at `start`.
+    pub async fn holds(&self, namespaces: &[Namespace], start: &StreamStart) -> Result<bool> {
+        match Watch::new(self.clone(), namespaces).first_reply(Some(start)).await {
+            Err(error) if error.kind() == Kind::HistoryLost => Ok(false),
+            reply => reply.map(|_| true),
+        }
+    }
+
     /// Follows the changes of `namespaces`, whose order gives the events' collections. Nothing is opened before
     /// the first [`ChangeStream::next`].
     pub fn change_stream(&self, namespaces: &[Namespace], start: StreamStart) -> ChangeStream {
@@ -129,6 +143,7 @@ impl Source {
             state: State::Waiting(Instant::now()),
             retry: Retry::new(),
             lost: 0,
+            trouble: None,
         }
     }
 }
@@ -176,6 +191,18 @@ impl ChangeStream {
         self.lost
     }
 
+    /// Why nothing comes of it, if that is so for longer than it takes to open it again.
+    pub fn trouble(&self) -> Option<String> {
+        if let State::Reading { cursor, .. } = &self.state
+            && cursor.is_late()
+        {
+            let Request { what, hosts, .. } = &self.watch.request;
+            return Some(format!("{what}: {hosts} gives no answer"));
+        }
+        let (since, why) = self.trouble.as_ref()?;
+        (since.elapsed() >= PASSING).then(|| why.clone())
+    }
+
     fn open(&mut self, events: Events) {
         self.events = events;
         self.state = State::Opening(self.watch.open(Some(&self.from), events));
@@ -189,6 +216,7 @@ impl ChangeStream {
             StreamStart::At(_) => false,
         };
         self.from = StreamStart::After(batch.position.clone());
+        self.trouble = None;
         if (!first || !batch.at_end) && self.retry.failures() > 0 {
             tracing::info!("{}: back after {} failures", self.watch.request.what, self.retry.failures());
             self.retry.succeeded();
@@ -226,6 +254,8 @@ impl ChangeStream {
     fn lost(&mut self, error: Error) -> Result<()> {
         self.lost += 1;
         metrics::retried(error.kind());
+        let since = self.trouble.take().map_or_else(Instant::now, |(since, _)| since);
+        self.trouble = Some((since, error.to_string()));
         let delay = self.retry.after_failure();
         self.state = State::Waiting(Instant::now() + delay);
         if error.kind().disposition() == Disposition::Halt {
@@ -250,22 +280,12 @@ impl Watch {
         Self { source, included: Included::new(namespaces), scope, request }
     }
 
-    fn open(
-        &self,
-        start: Option<&StreamStart>,
-        events: Events,
-    ) -> BoxFuture<'static, DriverResult<RawBatchCursor>> {
+    fn open(&self, start: Option<&StreamStart>, events: Events) -> BoxFuture<'static, DriverResult<Cursor>> {
         let command = self.scope.command(start, events);
-        let database = self.source.client.database(self.scope.database().unwrap_or("admin"));
-        let reads_from = self.source.reads_from();
-        Box::pin(async move {
-            let cursor =
-                database.run_raw_cursor_command(command).batch_size(EVENTS_PER_REPLY).max_time(AWAIT);
-            match reads_from {
-                Some(criteria) => cursor.selection_criteria(criteria).batch().await,
-                None => cursor.batch().await,
-            }
-        })
+        let database = self.scope.database().unwrap_or("admin").to_owned();
+        let (source, request) = (self.source.clone(), self.request.clone());
+        let replies = Replies { documents: EVENTS_PER_REPLY, wait: Some(AWAIT), ..Replies::default() };
+        Box::pin(async move { source.open_cursor(&request, &database, command, replies).await })
     }
 
     /// The answer to the opening of a stream, which is left again at once.
@@ -325,7 +345,7 @@ fn happened(event: &RawDocument, position: &Position) -> DateTime {
 }
 
 /// The position that a reply reaches.
-fn position_of(reply: &RawDocument) -> Result<Position> {
+pub(super) fn position_of(reply: &RawDocument) -> Result<Position> {
     let token = reply.get_document("cursor").and_then(|cursor| cursor.get_document("postBatchResumeToken"));
     Position::from_token(token.map_err(|_| malformed_reply())?)
 }

@@ -5,7 +5,10 @@
 //! differs from this machine's is measured now and then, to half the time that the question takes.
 
 use std::{
-    sync::atomic::{AtomicI64, Ordering},
+    sync::{
+        PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
@@ -27,19 +30,31 @@ impl Source {
     pub async fn look_at_clock(&self) -> Result<Timestamp> {
         let request = self.request("ask for the time", None);
         let (began, before) = (Instant::now(), DateTime::now().timestamp_millis());
-        let reply = self.admin().run_command(doc! { "hello": 1 }).await.map_err(|e| request.failed(&e))?;
+        let reply = self.command(&request, "admin", doc! { "hello": 1 }).await;
+        let reply = reply.map_err(|e| request.failed(&e))?;
         let took = began.elapsed();
         if let (Ok(there), true) = (reply.get_datetime("localTime"), took <= PROMPT) {
             let half = i64::try_from(took.as_millis() / 2).unwrap_or(0);
             let ahead = there.timestamp_millis().saturating_sub(before.saturating_add(half));
             self.offset.0.store(ahead, Ordering::Relaxed);
         }
+        if let (Ok(gossip), false) = (reply.get_document("$clusterTime"), self.sharded) {
+            let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+            *newest = gossip.get_timestamp("clusterTime").map_or(*newest, |time| time.max(*newest));
+        }
         Ok(reply.get_timestamp("operationTime").map_or_else(|_| self.latest(), |time| self.saw(time)))
+    }
+
+    /// The time of the set's newest operation, for telling how far behind its rows are: a member that does not apply what
+    /// the others write hears of it all the same. A router hears of all that happens anywhere, replicated or not, so of
+    /// a sharded cluster it is the [latest](Self::latest).
+    pub fn newest(&self) -> Timestamp {
+        self.latest().max(*self.newest.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The latest time of the cluster that any answer stated.
     pub fn latest(&self) -> Timestamp {
-        *self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How long ago, by the server's clock, something happened there.

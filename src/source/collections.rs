@@ -1,13 +1,9 @@
 //! Which collections are replicated: globs over `database.collection`, what there is, and how large it is.
 
-use futures_util::TryStreamExt;
 use globset::{GlobBuilder, GlobMatcher};
-use mongodb::{
-    bson::{Document, doc},
-    error::Result as DriverResult,
-};
+use mongodb::bson::{Bson, Document, doc, rawdoc};
 
-use super::{Source, error};
+use super::{Source, ask::Replies, error};
 use crate::{
     change::Namespace,
     error::{Code, Error, Result},
@@ -82,6 +78,13 @@ impl Source {
         self.measured(found.chosen).await
     }
 
+    /// Whether there is no collection at all, of whatever name, where theirs would be: no slip in a glob explains that.
+    pub async fn is_empty(&self, include: &[String], exclude: &[String]) -> Result<bool> {
+        let found = self.find(&self.choice(include, exclude)?, Listing::Names).await?;
+        let is_elsewhere = |other: &String| other.ends_with(".*");
+        Ok(!found.chosen.iter().any(Listed::is_stored) && found.others.iter().all(is_elsewhere))
+    }
+
     /// Their names alone, which costs the server next to nothing: to be asked every few seconds.
     pub async fn names(&self, include: &[String], exclude: &[String]) -> Result<Vec<Namespace>> {
         let found = self.find(&self.choice(include, exclude)?, Listing::Names).await?;
@@ -137,9 +140,9 @@ impl Source {
     pub(super) async fn databases(&self, choice: &Choice) -> Result<Vec<String>> {
         let request = self.request("list the databases", None);
         let command = doc! { "listDatabases": 1, "nameOnly": true, "authorizedDatabases": true };
-        let reply = self.admin().run_command(command).await.map_err(|e| request.failed(&e))?;
+        let reply = self.command(&request, "admin", command).await.map_err(|e| request.failed(&e))?;
         let databases = reply.get_array("databases").map_err(|_| super::malformed_reply())?;
-        let name = |database: &bson::Bson| database.as_document()?.get_str("name").ok().map(str::to_owned);
+        let name = |database: &Bson| database.as_document()?.get_str("name").ok().map(str::to_owned);
         let mut names: Vec<_> = databases.iter().filter_map(name).collect();
         names.extend(choice.include.iter().filter_map(Pattern::database).map(str::to_owned));
         names.retain(|name| !SYSTEM_DATABASES.contains(&name.as_str()));
@@ -150,13 +153,9 @@ impl Source {
 
     pub(super) async fn listed(&self, database: &str, listing: Listing) -> Result<Vec<Listed>> {
         let request = self.request(format!("list the collections of {database}"), Some(database));
-        let listed = async {
-            let command = doc! { "listCollections": 1, "nameOnly": listing == Listing::Names };
-            let cursor = self.client.database(database).run_cursor_command(command).await?;
-            cursor.try_collect::<Vec<Document>>().await
-        };
-        let listed: DriverResult<Vec<Document>> = listed.await;
-        let listed = match listed {
+        let command = rawdoc! { "listCollections": 1, "nameOnly": listing == Listing::Names };
+        let replies = Replies { of_primary: true, ..Replies::default() };
+        let listed = match self.all(&request, database, command, replies).await {
             // It is no name of a database at all, and so there is none.
             Err(error) if error::code_of(&error) == Some(error::INVALID_NAMESPACE) => Vec::new(),
             listed => listed.map_err(|e| request.failed(&e))?,
@@ -178,20 +177,18 @@ impl Source {
     pub(super) async fn measure(&self, listed: Listed) -> Result<Option<CollectionInfo>> {
         let Listed { namespace, collated, .. } = listed;
         let request = self.request_on("measure", &namespace);
-        let measured = async {
-            let pipeline = [
-                doc! { "$collStats": { "storageStats": {} } },
-                doc! { "$project": {
+        let command = rawdoc! {
+            "aggregate": namespace.collection.as_str(),
+            "pipeline": [
+                { "$collStats": { "storageStats": {} } },
+                { "$project": {
                     "documents": { "$toLong": "$storageStats.count" },
                     "bytes": { "$toLong": "$storageStats.size" },
                 } },
-            ];
-            let database = self.client.database(&namespace.database);
-            let shards = database.collection::<Document>(&namespace.collection).aggregate(pipeline).await?;
-            shards.try_collect::<Vec<Document>>().await
+            ],
+            "cursor": {},
         };
-        let shards: DriverResult<Vec<Document>> = measured.await;
-        let shards = match shards {
+        let shards = match self.all(&request, &namespace.database, command, Replies::default()).await {
             Err(error) if error::code_of(&error) == Some(error::NAMESPACE_NOT_FOUND) => return Ok(None),
             shards => shards.map_err(|e| request.failed(&e))?,
         };
@@ -257,6 +254,8 @@ pub(super) struct Listed {
     /// Whether the server drops its oldest documents by itself.
     pub(super) capped: bool,
     collated: bool,
+    /// What tells it from another of its name.
+    pub(super) uuid: Option<String>,
 }
 
 pub(super) enum CollectionKind {
@@ -271,7 +270,7 @@ impl Listed {
 
     /// `None` for the server's own.
     fn new(database: &str, entry: &Document) -> Option<Self> {
-        let name = entry.get_str("name").ok().filter(|name| !name.starts_with("system."))?;
+        let name = entry.get_str("name").ok().filter(|name| !is_of_the_server(name))?;
         let kind = match entry.get_str("type") {
             Ok("timeseries") => CollectionKind::Other("time-series collection".to_owned()),
             Ok(kind) if kind != "collection" => CollectionKind::Other(kind.to_owned()),
@@ -280,8 +279,35 @@ impl Listed {
         let options = entry.get_document("options").ok();
         let collated = options.is_some_and(|options| options.contains_key("collation"));
         let capped = options.is_some_and(|options| options.get_bool("capped").unwrap_or(false));
-        Some(Self { namespace: Namespace::new(database, name), kind, capped, collated })
+        let uuid = match entry.get_document("info").ok().and_then(|info| info.get("uuid")) {
+            Some(Bson::Binary(uuid)) => Some(uuid.bytes.iter().map(|byte| format!("{byte:02x}")).collect()),
+            _ => None,
+        };
+        Some(Self { namespace: Namespace::new(database, name), kind, capped, collated, uuid })
     }
+}
+
+/// Whether the server itself makes collections of such a name: its own, and those that it fills before it renames them, for
+/// as long as that takes (`$out`, a rename to another database, `convertToCapped`, mapReduce up to 4.2).
+fn is_of_the_server(name: &str) -> bool {
+    // `tmp`, five random letters or digits, and what for.
+    let made_unique = || {
+        let (random, purpose) = name.strip_prefix("tmp")?.split_at_checked(5)?;
+        let is_random = random.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        Some(is_random && (purpose == ".renameCollection" || purpose.starts_with(".convertToCapped.")))
+    };
+    name.starts_with("system.")
+        || name.starts_with("tmp.mr.")
+        || name.strip_prefix("tmp.agg_out.").is_some_and(is_uuid)
+        || made_unique().unwrap_or(false)
+}
+
+fn is_uuid(text: &str) -> bool {
+    let is_right = |(at, byte): (usize, u8)| match at {
+        8 | 13 | 18 | 23 => byte == b'-',
+        _ => byte.is_ascii_hexdigit(),
+    };
+    text.len() == 36 && text.bytes().enumerate().all(is_right)
 }
 
 /// A glob over `database.collection`.
@@ -358,6 +384,33 @@ mod tests {
             let error = Pattern::new("include", pattern).err().unwrap();
             assert_eq!(error.code(), Code::BadPattern);
             assert!(error.to_string().starts_with(&format!("include {pattern:?}: ")), "{error}");
+        }
+    }
+
+    /// Trap: while `$out` or a rename to another database is under way, its collection looks like a new one.
+    #[test]
+    fn the_servers_temporary_collections_are_its_own() {
+        for name in [
+            "system.views",
+            "tmp.agg_out.2f0c7c14-8c43-4bd0-9f0f-0ec9c34c8a55",
+            "tmpV3xQ1.renameCollection",
+            "tmpAb0cd.convertToCapped.orders",
+            "tmp.mr.orders_17",
+        ] {
+            assert!(is_of_the_server(name), "{name}");
+        }
+        for name in [
+            "tmp",
+            "tmp_x",
+            "tmp.agg_out.mine",
+            "tmp.agg_out",
+            "tmpV3x.renameCollection",
+            "tmp_3xQ1.renameCollection",
+            "tmpV3xQ1.renameCollections",
+            "tmpüé.renameCollection",
+            "x.tmp.mr.orders",
+        ] {
+            assert!(!is_of_the_server(name), "{name}");
         }
     }
 

@@ -13,13 +13,14 @@ use futures_util::future::join_all;
 use mongodb::{
     Client,
     bson::{Bson, Document, doc},
-    error::ErrorKind,
-    options::{ClientOptions, ServerAddress},
+    error::{Error as DriverError, ErrorKind},
+    options::{ClientOptions, ConnectionString, ServerAddress},
 };
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{
     BEGINNING, Source,
+    ask::{Patience, hello_of},
     error::{Request, io_error_in, is_of_login},
     tls::{self, Failure},
 };
@@ -44,7 +45,7 @@ impl Source {
     /// it can be replicated from. Errors: the URI is wrong, nothing answers, or what answers refuses the credentials, is
     /// too old or is no replica set.
     pub async fn connect(uri: &str) -> Result<Self> {
-        let options = options(uri).await?;
+        let (options, patience) = options(uri).await?;
         let hosts: Arc<str> = join(&options.hosts, ServerAddress::to_string).into();
         let request = Request {
             hosts: hosts.clone(),
@@ -56,8 +57,18 @@ impl Source {
         let client = Client::with_options(options.clone()).map_err(|e| request.failed(&e))?;
         let seen = Arc::new(Mutex::new(BEGINNING));
         let (offset, words) = (Arc::default(), "MongoDB".into());
-        let source =
-            Self { client, hosts, default_database, version: OLDEST, sharded: false, words, seen, offset };
+        let source = Self {
+            client,
+            hosts,
+            default_database,
+            version: OLDEST,
+            sharded: false,
+            words,
+            seen,
+            newest: Arc::new(Mutex::new(BEGINNING)),
+            offset,
+            patience,
+        };
         let (said, version, hello) = match source.hello(&request).await {
             Err(Refusal::NothingFound) => return Err(diagnose(&options, &request).await),
             Err(Refusal::Login(error)) => {
@@ -82,7 +93,7 @@ impl Source {
     /// and what it says.
     async fn hello(&self, request: &Request) -> Result<(String, (u32, u32), Document), Refusal> {
         let ask = async |command: Document| {
-            self.admin().run_command(command).await.map_err(|error| match *error.kind {
+            self.command(request, "admin", command).await.map_err(|error| match *error.kind {
                 ErrorKind::ServerSelection { .. } => Refusal::NothingFound,
                 _ if is_of_login(&error) => Refusal::Login(request.failed(&error)),
                 _ => Refusal::Said(request.failed(&error)),
@@ -115,19 +126,23 @@ impl Request {
     }
 }
 
-async fn options(uri: &str) -> Result<ClientOptions> {
-    let mut options = ClientOptions::parse(uri).await.map_err(|error| match &*error.kind {
+async fn options(uri: &str) -> Result<(ClientOptions, Patience)> {
+    let wrong = |error: DriverError| match &*error.kind {
         ErrorKind::DnsResolve { message, .. } => Error::new(
             Code::SourceName,
             format!("resolve the host of the source URI: {message}: check its name"),
         ),
         ErrorKind::InvalidArgument { message, .. } => Error::new(Code::SourceUri, wrong_uri(uri, message)),
         _ => Error::new(Code::SourceUri, wrong_uri(uri, "it can't be read")),
-    })?;
+    };
+    let mut written = ConnectionString::parse(uri).map_err(wrong)?;
+    #[expect(deprecated, reason = "the driver refuses it: it has no such timeout, docrow has")]
+    let patience = Patience::of(written.socket_timeout.take());
+    let mut options = ClientOptions::parse(written).await.map_err(wrong)?;
     options.app_name.get_or_insert_with(|| "docrow".to_owned());
     options.server_selection_timeout.get_or_insert(SELECTION_TIMEOUT);
     options.max_pool_size.get_or_insert(CONNECTIONS);
-    Ok(options)
+    Ok((options, patience))
 }
 
 /// The driver's message quotes what it could not read. Where a password was not escaped, that is part of the password:
@@ -137,18 +152,29 @@ fn wrong_uri(uri: &str, message: &str) -> String {
     if let Some(wrong) = tls::not_served(message) {
         return format!("source URI: {wrong}");
     }
+    let advice = "write mongodb://user:password@host:port/database?options, and in user and password \
+         %40 for @, %3A for :, %2F for /, %3F for ?, %25 for %; or give the password by itself, as source.password";
     let message = match rest.rsplit_once('@') {
         Some((user_info, _)) if user_info.contains(['/', '?', '#', '[', ']', '@']) => {
             "user and password hold reserved characters"
         }
         // Where the host was forgotten, the password stands in the place of a port.
         None if !has_ports(rest) => "it names no host, or a port that is no number",
+        _ if is_of_options(uri, message) => {
+            return format!("source URI: {message}: correct that option, or remove it");
+        }
         _ => message,
     };
-    format!(
-        "source URI: {message}: write mongodb://user:password@host:port/database?options, and in user and password \
-         %40 for @, %3A for :, %2F for /, %3F for ?, %25 for %; or give the password by itself, as source.password"
-    )
+    format!("source URI: {message}: {advice}")
+}
+
+/// Whether the driver says the same without user and password: then they have nothing to do with it.
+fn is_of_options(uri: &str, message: &str) -> bool {
+    let Some((scheme, rest)) = uri.split_once("://") else { return false };
+    let (_, hosts) = rest.rsplit_once('@').unwrap_or(("", rest));
+    let said = ConnectionString::parse(format!("{scheme}://{hosts}")).err().map(|error| *error.kind);
+    hosts.contains('?')
+        && matches!(said, Some(ErrorKind::InvalidArgument { message: said, .. }) if said == message)
 }
 
 /// Whether what follows the hosts' colons, where there is one, are numbers. `rest` begins with the hosts.
@@ -250,7 +276,8 @@ fn of_member(hello: &Document, wanted: Option<&str>, request: &Request) -> Error
     let members = hello.get_array("hosts").map(|hosts| join(hosts, name)).unwrap_or_default();
     request.unreachable(Code::SourceMembers, &format!(
         "it answers, but the replica set {set} has no primary that can be reached by the names it gives its members \
-         ({members}): make these names resolve from here, or add directConnection=true to the URI"
+         ({members}): make these names resolve from here (with directConnection=true, docrow would read this member \
+         alone, however far it is behind, and follow no failover)"
     ))
 }
 
@@ -268,9 +295,7 @@ async fn examine(options: &ClientOptions, host: &ServerAddress) -> Finding {
     alone.repl_set_name = None;
     alone.credential = None;
     alone.server_selection_timeout = Some(DIAGNOSIS_TIMEOUT);
-    let answer =
-        async { Client::with_options(alone)?.database("admin").run_command(doc! { "hello": 1 }).await };
-    match answer.await {
+    match hello_of(alone).await {
         Ok(hello) => Finding::Answers(hello),
         Err(error) => match &*error.kind {
             ErrorKind::ServerSelection { message, .. } => {
@@ -319,6 +344,31 @@ mod tests {
         assert!(error.to_string().contains("rs0 has no primary"), "{error}");
         assert!(error.to_string().contains("(mongo-0:27017,mongo-1:27017)"), "{error}");
         assert_eq!(conclude(&findings, &wanted("rs1"), &request).code(), Code::SourceOtherSet);
+    }
+
+    #[tokio::test]
+    async fn a_wrong_option_is_not_taken_for_a_wrong_password() {
+        for (option, said) in [
+            ("compressors=zlib", "compressors is not supported"),
+            ("compressors=brotli", "compressors is not supported"),
+            ("maxPoolSize=many", "correct that option"),
+            ("tls=perhaps", "correct that option"),
+        ] {
+            let uri = format!("mongodb://user:secret@localhost:27017/shop?{option}");
+            let text = options(&uri).await.err().unwrap().to_string();
+            assert!(text.contains(said), "{text}");
+            assert!(!text.contains("%40") && !text.contains("secret"), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn how_long_to_wait_is_an_option() {
+        let patience = async |option: &str| {
+            let (_, patience) = options(&format!("mongodb://localhost:27017/?{option}")).await.unwrap();
+            format!("{patience:?}")
+        };
+        assert_eq!(patience("socketTimeoutMS=5000").await, "Patience(5s)");
+        assert_eq!(patience("socketTimeoutMS=0").await, patience("appName=x").await);
     }
 
     /// G12: an unescaped password is quoted by the driver as a port, a host or an option.

@@ -8,6 +8,7 @@ use std::{error::Error as _, fmt, sync::Arc};
 
 use mongodb::error::{CommandError, Error as DriverError, ErrorKind};
 
+use super::ask::Silence;
 use crate::error::{Code, Error, Kind};
 
 /// The oplog no longer holds the position: ChangeStreamHistoryLost, ChangeStreamFatalError, and ShardRemovedError, which
@@ -98,6 +99,9 @@ impl Request {
 /// Every error not known here is taken for a passing one: it is retried with backoff. What the server says counts for
 /// more than where in the driver it came up: a server that shuts down also breaks off an authentication.
 fn meaning_of(error: &DriverError, opening: bool) -> Code {
+    if let Some(silence) = Silence::of(error) {
+        return silence.code();
+    }
     match (code_of(error), &*error.kind) {
         (Some(code), _) if HISTORY_LOST.contains(&code) => Code::HistoryLost,
         (Some(code), _) if opening && HISTORY_LOST_AT_OPEN.contains(&code) => Code::HistoryUnknown,
@@ -161,6 +165,9 @@ impl fmt::Display for Said<'_> {
         let Self { error, hosts } = self;
         if let Some(command) = command_error(error) {
             return write!(f, "MongoDB at {hosts} says: {} ({})", unquoted(&command.message), Number(error));
+        }
+        if let Some(silence) = Silence::of(error) {
+            return write!(f, "MongoDB at {hosts} {silence}");
         }
         match &*error.kind {
             ErrorKind::Io(io) => write!(f, "the connection to MongoDB at {hosts} failed: {io}"),

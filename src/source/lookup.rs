@@ -26,14 +26,11 @@
 
 use std::{mem, vec};
 
-use futures_util::StreamExt;
-use mongodb::{
-    bson::{RawDocument, RawDocumentBuf, Timestamp, rawdoc},
-    raw_batch_cursor::RawBatchCursor,
-};
+use mongodb::bson::{RawDocument, RawDocumentBuf, Timestamp, rawdoc};
 
 use super::{
     Documents, Source,
+    ask::Cursor,
     error::{self, Request},
     no_operation_time,
 };
@@ -47,7 +44,7 @@ use crate::{
 /// A lookup, whose replies are yet to be read.
 pub struct Lookup {
     source: Source,
-    cursor: RawBatchCursor,
+    cursor: Cursor,
     /// The searches that follow.
     then: vec::IntoIter<RawDocumentBuf>,
     database: String,
@@ -73,7 +70,8 @@ impl Source {
     ) -> Result<Lookup> {
         let request = self.request_on("look up documents of", namespace);
         let (first, then) = finds(namespace, keys, &self.majority_after(after).await?)?;
-        let cursor = self.cursor(&namespace.database, first).await.map_err(|e| request.failed(&e))?;
+        let cursor =
+            self.cursor(&request, &namespace.database, first).await.map_err(|e| request.failed(&e))?;
         let (source, database, time) = (self.clone(), namespace.database.clone(), Time::Present(after));
         Ok(Lookup { source, cursor, then, database, request, time })
     }
@@ -93,7 +91,7 @@ impl Source {
         let request = self.request_on("look up documents at one time of", namespace);
         let read_concern = rawdoc! { "level": "snapshot", "atClusterTime": at };
         let (first, then) = finds(namespace, keys, &read_concern)?;
-        let cursor = match self.cursor(&namespace.database, first).await {
+        let cursor = match self.cursor(&request, &namespace.database, first).await {
             Err(e) if error::code_of(&e).is_some_and(|code| error::STATE_GONE.contains(&code)) => {
                 return Ok(None);
             }
@@ -130,7 +128,7 @@ impl Lookup {
                 break batch;
             }
             let Some(find) = self.then.next() else { return Ok(None) };
-            let cursor = self.source.cursor(&self.database, find).await;
+            let cursor = self.source.cursor(&self.request, &self.database, find).await;
             self.cursor = cursor.map_err(|e| self.request.failed(&e))?;
         };
         let documents = Documents(batch.map_err(|e| self.request.failed(&e))?);

@@ -6,10 +6,12 @@
 //! What an error means is decided in `error.rs` alone. Only the change stream tries again by itself; everything else
 //! reports and leaves that to its caller.
 
+mod ask;
 mod change_stream;
 mod clock;
 mod collections;
 mod connect;
+mod deployment;
 mod error;
 pub mod event;
 mod lookup;
@@ -28,16 +30,17 @@ use std::{
 };
 
 use mongodb::{
-    Client, Database,
+    Client,
     bson::{Bson, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc},
     options::SelectionCriteria,
-    raw_batch_cursor::{RawBatch, RawBatchCursor},
+    raw_batch_cursor::RawBatch,
 };
 
-use self::error::Request;
+use self::{ask::Patience, error::Request};
 pub use self::{
     change_stream::{ChangeStream, StreamBatch},
     collections::CollectionInfo,
+    deployment::{Deployment, Kinship},
     event::Event,
     lookup::Lookup,
     oplog::{Oplog, OplogSize},
@@ -67,7 +70,10 @@ pub struct Source {
     words: Arc<str>,
     /// The latest time of the cluster that any answer stated.
     seen: Arc<Mutex<Timestamp>>,
+    /// The latest that the whole set is known to have come to.
+    newest: Arc<Mutex<Timestamp>>,
     offset: Arc<clock::Offset>,
+    patience: Patience,
 }
 
 impl Source {
@@ -106,7 +112,7 @@ impl Source {
     /// The cluster's present time: no event before it is still to come. Errors: the source is away.
     pub async fn operation_time(&self) -> Result<Timestamp> {
         let request = self.request("ask for the time", None);
-        let reply = self.admin().run_command(doc! { "ping": 1 }).await;
+        let reply = self.command(&request, "admin", doc! { "ping": 1 }).await;
         let reply = reply.map_err(|e| request.failed(&e))?;
         let time = reply.get_timestamp("operationTime").map_err(|_| no_operation_time(&request))?;
         Ok(self.saw(time))
@@ -122,7 +128,7 @@ impl Source {
         let find =
             doc! { "find": "oplog.rs", "sort": { "$natural": 1 }, "limit": 1, "projection": { "ts": 1 } };
         loop {
-            let reply = self.client.database("local").run_command(find.clone()).await;
+            let reply = self.command(&request, "local", find.clone()).await;
             let code = reply.as_ref().err().and_then(error::code_of);
             let first = match (reply, code) {
                 (Ok(reply), _) => reply,
@@ -155,10 +161,6 @@ impl Source {
         Ok(rawdoc! { "level": "majority", "afterClusterTime": after })
     }
 
-    fn admin(&self) -> Database {
-        self.client.database("admin")
-    }
-
     fn request(&self, what: impl Into<String>, database: Option<&str>) -> Request {
         Request { hosts: self.hosts.clone(), what: what.into(), database: database.map(str::to_owned) }
     }
@@ -170,29 +172,6 @@ impl Source {
     /// Where reads go to: the URI's `readPreference`, else the primary.
     fn reads_from(&self) -> Option<SelectionCriteria> {
         self.client.selection_criteria().cloned()
-    }
-
-    /// Opens a cursor by `command`, whose replies are handed on unread.
-    async fn cursor(
-        &self,
-        database: &str,
-        command: RawDocumentBuf,
-    ) -> mongodb::error::Result<RawBatchCursor> {
-        self.cursor_of(database, command, DOCUMENTS_PER_REPLY).await
-    }
-
-    async fn cursor_of(
-        &self,
-        database: &str,
-        command: RawDocumentBuf,
-        documents_per_reply: u32,
-    ) -> mongodb::error::Result<RawBatchCursor> {
-        let database = self.client.database(database);
-        let cursor = database.run_raw_cursor_command(command).batch_size(documents_per_reply);
-        match self.reads_from() {
-            Some(criteria) => cursor.selection_criteria(criteria).batch().await,
-            None => cursor.batch().await,
-        }
     }
 }
 

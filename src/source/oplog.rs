@@ -1,9 +1,8 @@
 //! The oplog as it is kept: how far it reaches back, and how fast it grows.
 
-use futures_util::TryStreamExt;
-use mongodb::bson::{Document, Timestamp, doc};
+use mongodb::bson::{Timestamp, rawdoc};
 
-use super::{Source, error};
+use super::{Source, ask::Replies, error};
 use crate::error::Result;
 
 /// A replica set's oplog. Timestamps are of the cluster's clock.
@@ -36,25 +35,30 @@ impl Source {
         let Some(first) = self.oplog_start().await? else { return Ok(None) };
         let now = self.operation_time().await?;
         let request = self.request("measure the oplog", Some("local"));
-        let local = self.client.database("local").collection::<Document>("oplog.rs");
         // The first entry of a replica set that has just been initiated.
-        let initiated = doc! { "ts": first, "op": "n", "o.msg": "initiating set" };
-        let is_whole = local.find_one(initiated).await.map_err(|e| request.failed(&e))?.is_some();
-        let measured = async {
-            let stages = [
-                doc! { "$collStats": { "storageStats": {} } },
-                doc! { "$project": {
+        let initiated = rawdoc! {
+            "find": "oplog.rs",
+            "filter": { "ts": first, "op": "n", "o.msg": "initiating set" },
+            "limit": 1,
+        };
+        let initiated = self.all(&request, "local", initiated, Replies::default()).await;
+        let is_whole = !initiated.map_err(|e| request.failed(&e))?.is_empty();
+        let measure = rawdoc! {
+            "aggregate": "oplog.rs",
+            "pipeline": [
+                { "$collStats": { "storageStats": {} } },
+                { "$project": {
                     "entries": { "$toLong": "$storageStats.count" },
                     "bytes": { "$toLong": "$storageStats.size" },
                     "most": { "$toLong": "$storageStats.maxSize" },
                 } },
-            ];
-            local.aggregate(stages).await?.try_next().await
+            ],
+            "cursor": {},
         };
-        let measured: mongodb::error::Result<Option<Document>> = measured.await;
+        let measured = self.all(&request, "local", measure, Replies::default()).await;
         let size = match measured {
             Err(error) if error::code_of(&error) == Some(error::UNAUTHORIZED) => None,
-            measured => measured.map_err(|e| request.failed(&e))?.and_then(|stats| {
+            measured => measured.map_err(|e| request.failed(&e))?.first().and_then(|stats| {
                 let get = |key| u64::try_from(stats.get_i64(key).ok()?).ok();
                 Some(OplogSize { entries: get("entries")?, bytes: get("bytes")?, most: get("most")? })
             }),

@@ -79,7 +79,8 @@ impl Source {
     /// What this user may do.
     pub async fn access(&self) -> Result<Access> {
         let request = self.request("ask what the user may do", None);
-        let reply = self.admin().run_command(doc! { "connectionStatus": 1, "showPrivileges": true }).await;
+        let command = doc! { "connectionStatus": 1, "showPrivileges": true };
+        let reply = self.command(&request, "admin", command).await;
         Ok(Access::read(&reply.map_err(|e| request.failed(&e))?))
     }
 

@@ -1,6 +1,5 @@
 //! A random sample of a collection's documents, from which its mapping is made.
 
-use futures_util::StreamExt;
 use mongodb::bson::{RawDocument, RawDocumentBuf, rawdoc};
 
 use super::{Documents, Source};
@@ -35,7 +34,7 @@ impl Source {
         let (mut read, mut left) = (0, size);
         let mut first: Vec<RawDocumentBuf> = Vec::new();
         for (command, few) in [(outermost(1), true), (outermost(-1), true), (random, false)] {
-            let cursor = self.cursor(&namespace.database, command).await;
+            let cursor = self.cursor(&request, &namespace.database, command).await;
             let mut cursor = cursor.map_err(|e| request.failed(&e))?;
             while read < BYTES_AT_MOST {
                 let Some(batch) = cursor.next().await else { break };

@@ -5,20 +5,21 @@
 //! given (`afterClusterTime`), so that document and stream leave no gap between them.
 //!
 //! A scan with `min` but without `max` ends before a document whose `_id` is MaxKey (seen on 6.0.5). The chunk at the
-//! end of a collection asks for it by itself. One without any bound has it (seen there, too).
+//! end of a collection asks for it by itself. One without any bound has it, and so has one of a clustered collection,
+//! bounds or not (seen there, too): then it is not asked for.
 
-use futures_util::StreamExt;
-use mongodb::{
-    bson::{RawBson, RawDocumentBuf, Timestamp, cstr, rawdoc},
-    raw_batch_cursor::RawBatchCursor,
+use mongodb::bson::{RawBson, RawBsonRef, RawDocumentBuf, Timestamp, cstr, rawdoc};
+
+use super::{
+    Chunk, DOCUMENTS_PER_REPLY, Documents, Source,
+    ask::{Cursor, Replies},
+    error::Request,
 };
-
-use super::{Chunk, DOCUMENTS_PER_REPLY, Documents, Source, error::Request};
 use crate::{change::Namespace, error::Result, metrics::READ_BYTES};
 
 /// A scan of a chunk.
 pub struct ChunkReader {
-    cursor: RawBatchCursor,
+    cursor: Cursor,
     /// The scan for MaxKey that follows.
     then: Option<Next>,
     request: Request,
@@ -55,7 +56,8 @@ impl Source {
             find.append(cstr!("filter"), rawdoc! { "_id": RawBson::MaxKey });
             Next { source: self.clone(), database: namespace.database.clone(), find }
         });
-        let cursor = self.cursor_of(&namespace.database, find, documents_per_reply).await;
+        let replies = Replies { documents: documents_per_reply, ..Replies::default() };
+        let cursor = self.open_cursor(&request, &namespace.database, find, replies).await;
         let cursor = cursor.map_err(|e| request.failed(&e))?;
         Ok(ChunkReader { cursor, then, request })
     }
@@ -68,7 +70,8 @@ impl Source {
         let mut find = find(namespace, self.majority_after(after).await?, DOCUMENTS_PER_REPLY);
         find.append(cstr!("hint"), rawdoc! { "_id": 1 });
         find.append(cstr!("projection"), rawdoc! { "_id": 1 });
-        let cursor = self.cursor(&namespace.database, find).await.map_err(|e| request.failed(&e))?;
+        let cursor =
+            self.cursor(&request, &namespace.database, find).await.map_err(|e| request.failed(&e))?;
         Ok(ChunkReader { cursor, then: None, request })
     }
 }
@@ -88,10 +91,18 @@ impl ChunkReader {
             if let Some(batch) = self.cursor.next().await {
                 let documents = Documents(batch.map_err(|e| self.request.failed(&e))?);
                 READ_BYTES.add_to("snapshot", u64::try_from(documents.byte_len()).unwrap_or(0));
+                // Of the scan itself, it would be the last.
+                if self.then.is_some()
+                    && let Some(last) = documents.iter()?.last()
+                    && matches!(last?.get("_id"), Ok(Some(RawBsonRef::MaxKey)))
+                {
+                    self.then = None;
+                }
                 return Ok(Some(documents));
             }
             let Some(Next { source, database, find }) = self.then.take() else { return Ok(None) };
-            self.cursor = source.cursor(&database, find).await.map_err(|e| self.request.failed(&e))?;
+            self.cursor =
+                source.cursor(&self.request, &database, find).await.map_err(|e| self.request.failed(&e))?;
         }
     }
 }

@@ -110,7 +110,8 @@ impl Source {
             "keyPattern": { "_id": 1 },
             "maxChunkSizeBytes": i64::try_from(bytes).unwrap_or(i64::MAX),
         };
-        match self.client.database(&namespace.database).run_command(command).await {
+        let request = self.request_on("split", namespace);
+        match self.long_command(&request, &namespace.database, command).await {
             Ok(reply) => Ok(split_keys(&reply)),
             Err(error) => match super::error::code_of(&error) {
                 Some(code) => {
@@ -119,7 +120,7 @@ impl Source {
                     );
                     Ok(None)
                 }
-                None => Err(self.request_on("split", namespace).failed(&error)),
+                None => Err(request.failed(&error)),
             },
         }
     }
@@ -136,9 +137,10 @@ impl Source {
             "cursor": {},
         };
         let request = self.request_on("sample", namespace);
-        let mut cursor = self.cursor(&namespace.database, command).await.map_err(|e| request.failed(&e))?;
+        let cursor = self.cursor(&request, &namespace.database, command).await;
+        let mut cursor = cursor.map_err(|e| request.failed(&e))?;
         let mut bounds = Vec::new();
-        while let Some(batch) = futures_util::StreamExt::next(&mut cursor).await {
+        while let Some(batch) = cursor.next().await {
             let documents = Documents(batch.map_err(|e| request.failed(&e))?);
             for id in documents.iter()? {
                 bounds.push(id?.to_owned());

@@ -52,7 +52,9 @@ fn by_certificate(options: &ClientOptions) -> bool {
 /// What to do about options that the driver knows and docrow has not.
 pub(super) fn not_served(message: &str) -> Option<&'static str> {
     let message = message.to_ascii_lowercase();
-    if message.contains("tlscertificatekeyfilepassword") {
+    if message.contains("-compression feature flag") || message.contains("unsupported compressor") {
+        Some("compressors is not supported: docrow and MongoDB talk uncompressed: remove it")
+    } else if message.contains("tlscertificatekeyfilepassword") {
         Some(
             "tlsCertificateKeyFilePassword is not supported: decrypt the key with `openssl pkey -in FILE -out KEY`, and \
              protect the file by its permissions",

@@ -3,15 +3,22 @@
 use std::{collections::HashMap, time::SystemTime};
 
 use super::{
-    CollectionStatus, ColumnStatus, DeadLetterStatus, FORM, LetterStatus, MappingStatus, OplogStatus,
-    PartitionStatus, Process, SnapshotStatus, SourceStatus, SpoolStatus, Status, TableStatus, TargetStatus,
-    health,
+    CollectionStatus, ColumnStatus, DeadLetterStatus, FORM, LetterStatus, MappingStatus, MisfitsStatus,
+    NarrowColumn, OplogStatus, PartitionStatus, Process, SnapshotStatus, SourceStatus, SpoolStatus, Status,
+    TableStatus, TargetStatus, health,
 };
 use crate::{
     moment::Moment,
-    pipeline::phase::{Evidence, Phase},
+    pipeline::{
+        self,
+        phase::{Evidence, Phase},
+    },
     schema::{MappingSpec, TableSpec},
-    sink::survey::{Survey, Surveyed},
+    shown,
+    sink::{
+        misfits::Misfits,
+        survey::{Survey, Surveyed},
+    },
     vitals::{Clock, Details, Report},
 };
 
@@ -56,10 +63,13 @@ impl Facts<'_> {
         let known = known(clock.as_ref(), told);
         let of_collection =
             |surveyed: &Surveyed| collection(surveyed, self.survey, (&known, &details), mappings);
-        let collections: Vec<_> =
-            self.survey.iter().flat_map(|survey| &survey.collections).map(of_collection).collect();
+        let refused = refused(&details, self.survey);
+        let surveyed = self.survey.iter().flat_map(|survey| &survey.collections).chain(&refused);
+        let mut collections: Vec<_> = surveyed.map(of_collection).collect();
+        collections.sort_by(|a, b| a.name.cmp(&b.name));
         let resumes_from = told.and_then(|r| r.resumes_from).filter(|_| running == Some(true));
-        let next = resumes_from.or_else(|| applied(&collections, |c| c.stopped.is_none()));
+        let next =
+            resumes_from.or_else(|| applied(&collections, |c| c.stopped.is_none() && c.absent.is_none()));
         let mut status = Status {
             document: FORM,
             pipeline: self.pipeline.to_owned(),
@@ -73,6 +83,10 @@ impl Facts<'_> {
                 stage: told.map(|report| report.stage),
                 since: told.map(|report| report.since),
                 problem: told.and_then(|report| report.problem.clone()),
+                hindrance: told
+                    .filter(|_| running == Some(true))
+                    .and_then(|report| report.hindrance.as_ref())
+                    .map(|hindrance| hindrance.words().to_owned()),
                 reported_at,
             },
             source: SourceStatus {
@@ -91,6 +105,7 @@ impl Facts<'_> {
             spool: SpoolStatus {
                 bytes: told.map(|report| report.spool.bytes),
                 budget: told.map(|report| report.spool.budget),
+                problem: told.filter(|_| running == Some(true)).and_then(|r| r.spool.problem.clone()),
             },
             dead_letters: self.survey.map(dead_letters).unwrap_or_default(),
             messages: details.messages,
@@ -105,6 +120,41 @@ fn known(clock: Option<&Clock>, report: Option<&Report>) -> Clock {
     let earlier = report.map(|report| report.source.clone()).unwrap_or_default();
     let Clock { problem, time, oplog_start } = clock.cloned().unwrap_or_default();
     Clock { problem, time: time.or(earlier.time), oplog_start: oplog_start.or(earlier.oplog_start) }
+}
+
+/// The collections that the process could make no tables for, and of which PostgreSQL knows nothing therefore.
+fn refused(details: &Details, survey: Option<&Survey>) -> Vec<Surveyed> {
+    let is_known = |name: &String| survey.is_some_and(|s| s.collections.iter().any(|c| c.name == *name));
+    let refused = details.refused.iter().filter(|(name, _)| !is_known(name));
+    let surveyed = |(name, reason): (&String, &String)| Surveyed {
+        name: name.clone(),
+        version: 0,
+        mapping: String::new(),
+        filled: true,
+        stopped: Some(reason.clone()),
+        absent: None,
+        chunks: 0,
+        chunks_copied: 0,
+        documents: 0,
+        replaces: false,
+        keys_missing: 0,
+        resync: None,
+        dead_letters: 0,
+    };
+    refused.map(surveyed).collect()
+}
+
+/// Why a collection is stopped, and that it needs a resync, if the oplog has gone past it since.
+fn stopped(surveyed: &Surveyed, applied_up_to: Option<Moment>, clock: &Clock) -> Option<String> {
+    let why = surveyed.stopped.clone()?;
+    let is_lost = applied_up_to.zip(clock.oplog_start).is_some_and(|(applied, start)| applied < start);
+    let resync = format!("docrow resync '{}'", surveyed.name);
+    if is_lost && !why.contains(&resync) {
+        return Some(format!(
+            "{why}; by now the oplog no longer holds its changes: when it is mended, {resync}"
+        ));
+    }
+    Some(why)
 }
 
 fn collection(
@@ -122,22 +172,42 @@ fn collection(
     let positions = survey.iter().flat_map(|survey| &survey.positions);
     let applied_up_to =
         positions.filter(|p| p.collection == surveyed.name).map(|p| p.cluster_time).min().map(Moment::from);
-    let is_live = phase == Phase::Live && surveyed.stopped.is_none();
+    let is_live = phase == Phase::Live && surveyed.stopped.is_none() && surveyed.absent.is_none();
+    let tables = tables(surveyed, mappings);
     CollectionStatus {
         name: surveyed.name.clone(),
         phase,
-        stopped: surveyed.stopped.clone(),
+        stopped: stopped(surveyed, applied_up_to, clock),
+        absent: surveyed.absent.clone(),
         resync: surveyed.resync.clone(),
         snapshot: snapshot(surveyed, phase, details),
         applied_up_to,
         lag_seconds: behind(clock.time, applied_up_to).filter(|_| is_live),
         dead_letters: surveyed.dead_letters,
-        mapping: MappingStatus {
-            version: surveyed.version,
-            filled: surveyed.filled,
-            tables: tables(surveyed, mappings),
-        },
+        misfits: survey.and_then(|survey| misfits(surveyed, survey, &tables)),
+        mapping: MappingStatus { version: surveyed.version, filled: surveyed.filled, tables },
     }
+}
+
+fn misfits(surveyed: &Surveyed, survey: &Survey, tables: &[TableStatus]) -> Option<MisfitsStatus> {
+    let count = survey.misfits.get(&surveyed.name)?;
+    let is_automatic = pipeline::is_automatic(&surveyed.mapping);
+    let column = |(misfits, since): &(Misfits, SystemTime)| {
+        let Misfits { table, column, values, numbers } = misfits;
+        let own = tables.iter().find(|own| own.name == *table);
+        let own = own.and_then(|table| table.columns.iter().find(|own| own.name == *column));
+        let sql_type = own.map_or_else(String::new, |column| column.sql_type.clone());
+        NarrowColumn {
+            table: table.clone(),
+            column: column.clone(),
+            values: *values,
+            numbers: *numbers,
+            since: (*since).into(),
+            remedy: misfits.remedy(&sql_type, is_automatic).to_owned(),
+            sql_type,
+        }
+    };
+    Some(MisfitsStatus { counted_at: count.at.into(), columns: count.found.iter().map(column).collect() })
 }
 
 fn snapshot(surveyed: &Surveyed, phase: Phase, details: &Details) -> SnapshotStatus {
@@ -183,8 +253,9 @@ fn table(spec: &MappingSpec, table: &TableSpec) -> TableStatus {
         let document = spec.document().map(|d| column(&d.column, String::new(), "jsonb".to_owned()));
         columns.extend(document);
     }
-    columns.extend(table.columns.iter().map(|c| column(&c.name, c.path.to_string(), c.ty.sql())));
-    TableStatus { name: table.table.clone(), path: table.path.to_string(), columns }
+    columns
+        .extend(table.columns.iter().map(|c| column(&c.name, shown::path(&c.path.to_string()), c.ty.sql())));
+    TableStatus { name: table.table.clone(), path: shown::path(&table.path.to_string()), columns }
 }
 
 fn partitions(survey: &Survey, collections: &[CollectionStatus], clock: &Clock) -> Vec<PartitionStatus> {

@@ -39,9 +39,9 @@ pub struct Gatherer {
 }
 
 impl Gatherer {
-    /// For the process that runs the pipeline.
-    pub fn within(target: Target, vitals: Arc<Vitals>) -> Self {
-        Self { vitals: Some(vitals), ..Self::from_outside(target, None) }
+    /// For the process that runs the pipeline, which asks with limits of its own.
+    pub fn within(target: &Target, vitals: Arc<Vitals>) -> Self {
+        Self { vitals: Some(vitals), ..Self::from_outside(target.unattended(), None) }
     }
 
     /// For another one. MongoDB is asked only if no process does.
@@ -114,7 +114,8 @@ impl Gatherer {
                 Some(source) => source,
                 none => none.insert(Source::connect(uri.expose()).await?),
             };
-            let time = source.operation_time().await?;
+            source.look_at_clock().await?;
+            let time = source.newest();
             let oplog_start = source.oplog_start().await?.map(Moment::from);
             Ok::<_, Error>(Clock { problem: None, time: Some(time.into()), oplog_start })
         });

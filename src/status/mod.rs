@@ -112,6 +112,8 @@ pub struct Process {
     pub since: Option<Moment>,
     /// What it tries again, or ended for.
     pub problem: Option<String>,
+    /// What holds it up, though nothing has failed; `null`: nothing does.
+    pub hindrance: Option<String>,
     /// When it last reported.
     pub reported_at: Option<Moment>,
 }
@@ -160,6 +162,9 @@ pub struct CollectionStatus {
     pub phase: Phase,
     /// Why it is stopped; `null`: it is not.
     pub stopped: Option<String>,
+    /// Why it is not replicated any more, though its tables are there: `dropped` in MongoDB, or `excluded` by the
+    /// configuration; `null`: it is.
+    pub absent: Option<String>,
     /// Why it is to be copied anew; `null`: it is not.
     pub resync: Option<String>,
     /// How far its copy is.
@@ -172,6 +177,37 @@ pub struct CollectionStatus {
     pub dead_letters: u64,
     /// How it is mapped.
     pub mapping: MappingStatus,
+    /// What does not fit its column; `null`: it was not counted yet.
+    pub misfits: Option<MisfitsStatus>,
+}
+
+/// Values that do not fit their column, and are in `_extra` alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MisfitsStatus {
+    /// When they were counted.
+    pub counted_at: Moment,
+    /// The columns that lack any.
+    pub columns: Vec<NarrowColumn>,
+}
+
+/// A column that lacks values.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NarrowColumn {
+    /// Its table.
+    pub table: String,
+    /// Its name.
+    pub column: String,
+    /// Its type in SQL; empty: it is of an earlier version of the mapping.
+    #[serde(rename = "type")]
+    pub sql_type: String,
+    /// How many rows lack a value that is in `_extra`.
+    pub values: u64,
+    /// How many of them are numbers.
+    pub numbers: u64,
+    /// Since when it lacks some, as far as it was counted.
+    pub since: Moment,
+    /// What mends it.
+    pub remedy: String,
 }
 
 /// How far a copy is.
@@ -241,12 +277,14 @@ pub struct PartitionStatus {
 }
 
 /// The spool.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SpoolStatus {
     /// What it takes of the disk; `null`: never reported.
     pub bytes: Option<u64>,
     /// The most that it may take.
     pub budget: Option<u64>,
+    /// Why nothing can be put into it; `null`: it can, or the pipeline is not being run.
+    pub problem: Option<String>,
 }
 
 /// Documents that could not be written.
@@ -276,6 +314,6 @@ pub struct LetterStatus {
 impl CollectionStatus {
     /// Whether changes of it are applied as they come.
     pub fn is_live(&self) -> bool {
-        self.phase == Phase::Live && self.stopped.is_none()
+        self.phase == Phase::Live && self.stopped.is_none() && self.absent.is_none()
     }
 }

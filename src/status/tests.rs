@@ -1,13 +1,19 @@
 //! Documents of pipelines that stand here and there, and what is said of their health.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
 
 use super::{Facts, Level, Status, document::Mappings, span};
 use crate::{
     moment::Moment,
     pipeline::phase::Phase,
-    sink::survey::{Reached, Survey, Surveyed},
-    vitals::{Clock, Details, Pace, Report, Spool, Stage},
+    sink::{
+        misfits::{Count, Misfits},
+        survey::{Reached, Survey, Surveyed},
+    },
+    vitals::{Clock, Details, Hindrance, Pace, Report, Spool, Stage},
 };
 
 const NOW: u64 = 1_000_000;
@@ -28,6 +34,7 @@ fn collection(name: &str) -> Surveyed {
         mapping,
         filled: true,
         stopped: None,
+        absent: None,
         chunks: 4,
         chunks_copied: 4,
         documents: 400,
@@ -59,6 +66,7 @@ fn survey() -> Survey {
         ],
         letters: Vec::new(),
         dead_letters: 0,
+        misfits: HashMap::new(),
     }
 }
 
@@ -70,7 +78,7 @@ fn report() -> Report {
             time: Some(at(NOW).into()),
             oplog_start: Some(at(NOW - 86_400).into()),
         },
-        spool: Spool { bytes: 0, budget: 1000 },
+        spool: Spool { bytes: 0, budget: 1000, problem: None },
         resumes_from: Some(at(NOW).into()),
         ..Report::default()
     }
@@ -114,6 +122,40 @@ fn all_is_well() {
     assert_eq!((oplog.window_seconds, oplog.headroom_seconds), (86_400, Some(86_400)));
 }
 
+/// Behind is not up to date, and neither is what is not known.
+#[test]
+fn only_what_is_close_is_up_to_date() {
+    let behind = |seconds| live(move |s, _| s.positions[0].cluster_time = at(NOW - seconds));
+    for (seconds, is_close) in [(0, true), (10, true), (11, false), (47, false), (60, false), (61, false)] {
+        let words = behind(seconds).health.words;
+        assert_eq!(words.contains("up to date"), is_close, "{seconds} s: {words}");
+        assert!(is_close || words.contains("behind MongoDB"), "{words}");
+    }
+    assert_health(&behind(47), Level::Busy, "all 2 collections are live, 47 s behind MongoDB");
+    assert_health(&live(|_, r| r.source.time = None), Level::Busy, "is not known yet");
+    assert_health(&live(|_, r| r.stage = Stage::Preparing), Level::Busy, "starting: all 2 collections");
+}
+
+/// Where everything stands still, and why, comes before what follows from it.
+#[test]
+fn what_holds_it_up_is_said_first() {
+    let hindered = |hindrance| {
+        live(move |s, r| {
+            s.positions[0].cluster_time = at(NOW - 200);
+            r.hindrance = Some(hindrance);
+        })
+    };
+    let still = hindered(Hindrance::Standstill("nothing has been applied for 61 s".to_owned()));
+    assert_health(&still, Level::Error, "nothing has been applied for 61 s");
+    let locked = hindered(Hindrance::Lock("waits for a lock on public.orders".to_owned()));
+    assert_health(&locked, Level::Error, "waits for a lock on public.orders");
+    let gone = live(|s, r| {
+        s.holder = None;
+        r.hindrance = Some(Hindrance::Standstill("nothing".to_owned()));
+    });
+    assert_eq!(gone.process.hindrance, None);
+}
+
 #[test]
 fn the_mapping_in_force_is_told() {
     let status = live(|_, _| {});
@@ -131,7 +173,7 @@ fn a_copy_has_a_pace_and_an_end() {
     let users = &mut survey.collections[1];
     (users.chunks_copied, users.documents) = (1, 100);
     let pace = Pace { estimated: 500, documents_per_second: 20 };
-    let details = Details { copies: [("shop.users".to_owned(), pace)].into(), messages: Vec::new() };
+    let details = Details { copies: [("shop.users".to_owned(), pace)].into(), ..Details::default() };
     let status = document(&survey, Some(report), details);
     let users = &status.collections[1];
     assert_eq!((users.phase, users.lag_seconds, status.lag_seconds), (Phase::Copying, None, Some(1)));
@@ -154,6 +196,8 @@ fn what_is_wrong_is_said_the_worst_first() {
     assert_health(&live(|s, _| s.dead_letters = 1), Level::Warning, "1 document could not be written");
     assert_health(&live(|_, r| r.spool.bytes = 850), Level::Warning, "the spool is almost full");
     assert_health(&live(|_, r| r.spool.bytes = 1000), Level::Error, "the spool is full");
+    let full = |r: &mut Report| r.spool.problem = Some("no space left".to_owned());
+    assert_health(&live(|_, r| full(r)), Level::Error, "the disk of the state directory is full");
     let late = live(|_, r| r.resumes_from = Some(at(NOW - 86_000).into()));
     assert_health(
         &late,
@@ -170,6 +214,72 @@ fn what_is_wrong_is_said_the_worst_first() {
     assert_eq!(both.health.problems.len(), 2);
     // What is stopped is not behind, for good or bad.
     assert_eq!((both.collections[0].lag_seconds, both.lag_seconds), (None, Some(5)));
+}
+
+/// What was not counted is not known; what was, says what mends it.
+#[test]
+fn columns_that_lack_values_are_told() {
+    let found = |column: &str, values, numbers| {
+        let (table, column) = ("orders".to_owned(), column.to_owned());
+        (Misfits { table, column, values, numbers }, at(NOW - 60))
+    };
+    let status = live(|survey, _| {
+        let mapping = &mut survey.collections[0].mapping;
+        *mapping = mapping.replace("[columns]\n", "[columns]\nprice = { path = 'price', type = 'bigint' }\n");
+        let found = vec![found("n", 2, 2), found("price", 24, 20)];
+        survey.misfits.insert("shop.orders".to_owned(), Count { at: at(NOW), found });
+    });
+    let words = "orders.price is bigint and lacks 20 numbers: sums over it are wrong until it is wider";
+    assert_health(&status, Level::Warning, words);
+    assert_eq!(status.health.problems.len(), 1, "a number in a text column spoils no sum");
+    assert_eq!(status.collections[1].misfits, None);
+    let narrow = &status.collections[0].misfits.as_ref().unwrap().columns;
+    let told: Vec<_> = narrow.iter().map(|c| (&*c.column, &*c.sql_type, c.values, c.since)).collect();
+    assert_eq!(told, [("n", "text", 2, at(NOW - 60).into()), ("price", "bigint", 24, at(NOW - 60).into())]);
+    assert!(narrow[1].remedy.contains("type = \"double precision\", bson = \"number\""));
+    assert!(narrow[0].remedy.contains("type = \"jsonb\""));
+}
+
+/// What is not replicated any more can't be behind.
+#[test]
+fn what_is_dropped_or_left_out_counts_for_nothing() {
+    for why in ["dropped", "excluded"] {
+        let status = live(|s, _| {
+            s.collections[1].absent = Some(why.to_owned());
+            s.positions[3].cluster_time = at(NOW - 90_000);
+        });
+        assert_health(&status, Level::Ok, "live: 1 collection is up to date");
+        assert_eq!((status.collections[1].lag_seconds, status.lag_seconds), (None, Some(1)));
+        assert_eq!(status.partitions[1].lag_seconds, Some(1));
+    }
+}
+
+/// What is stopped for longer than the oplog reaches back needs more than to be mended.
+#[test]
+fn what_is_stopped_and_left_behind_needs_a_resync() {
+    let stopped = |reason: &'static str, behind: u64| {
+        let status = live(|s, _| {
+            s.collections[1].stopped = Some(reason.to_owned());
+            s.positions[3].cluster_time = at(NOW - behind);
+        });
+        status.collections[1].stopped.clone().unwrap()
+    };
+    assert_eq!(stopped("no good", 86_399), "no good");
+    let lost = stopped("no good", 86_401);
+    assert!(lost.starts_with("no good; ") && lost.ends_with("docrow resync 'shop.users'"), "{lost}");
+    assert_eq!(stopped("docrow resync 'shop.users'", 86_401), "docrow resync 'shop.users'");
+}
+
+/// Of these PostgreSQL knows nothing.
+#[test]
+fn what_could_get_no_tables_is_told() {
+    let refused = [("shop.new".to_owned(), "a view is in the way".to_owned())].into();
+    let status = document(&survey(), Some(report()), Details { refused, ..Details::default() });
+    assert_eq!(
+        status.collections.iter().map(|c| &*c.name).collect::<Vec<_>>(),
+        ["shop.new", "shop.orders", "shop.users"]
+    );
+    assert_health(&status, Level::Error, "shop.new is stopped: a view is in the way");
 }
 
 #[test]

@@ -20,9 +20,9 @@ use super::{
 };
 use crate::{
     config::Config,
-    error::Result,
+    error::{Kind, Result},
     shutdown::Shutdown,
-    sink::{Target, dead_letter::DeadKeys, read::Reader, resyncs::Desk},
+    sink::{Target, dead_letter::DeadKeys, read::Reader, resyncs::Desk, schemas},
     source::{CollectionInfo, Source},
     telemetry::Reporter,
 };
@@ -45,7 +45,28 @@ pub(super) struct Verification<'a> {
 }
 
 impl Verification<'_> {
+    /// Compares everything; once more, if columns that it was reading took others' places meanwhile.
     pub(super) async fn run(&self) -> Result<Compared> {
+        loop {
+            let before = self.version().await?;
+            match self.attempt().await {
+                Err(error) if error.kind() == Kind::TargetRefused && self.version().await? != before => {
+                    let name = &self.info.namespace;
+                    tracing::info!("{name}: compared anew: its columns have changed meanwhile");
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    /// The version of the mapping in force.
+    async fn version(&self) -> Result<Option<u16>> {
+        let (session, name) = (self.target.connect().await?, self.info.namespace.to_string());
+        let stored = schemas::load(&session, self.target.pipeline()).await?;
+        Ok(stored.iter().find(|mapping| mapping.collection == name).map(|mapping| mapping.version))
+    }
+
+    async fn attempt(&self) -> Result<Compared> {
         let (began, name) = (Instant::now(), self.info.namespace.to_string());
         let mut compared = Compared::new(self.info.namespace.clone());
         let config = Arc::new(self.config.clone());

@@ -9,6 +9,9 @@ use crate::{
 };
 use mongodb::bson::RawDocument;
 
+/// How much of a value is shown, in bytes.
+const SHOWN: usize = 10_000;
+
 /// The differences of one document.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Differences {
@@ -101,7 +104,7 @@ impl Differences {
                 if !same_value(column.ty, should, value) {
                     self.add(telling, || {
                         let text = |value: Option<&[u8]>| {
-                            value.filter(|_| telling.values).map(|value| value_text(column.ty, value))
+                            value.filter(|_| telling.values).map(|value| cut(value_text(column.ty, value)))
                         };
                         let (expected, actual) = (text(should), text(value));
                         Difference {
@@ -127,6 +130,17 @@ impl Differences {
             self.kept.push(difference());
         }
     }
+}
+
+/// A value may have 16 MB, and many are kept (G11).
+fn cut(mut text: String) -> String {
+    if text.len() > SHOWN {
+        let end = (0..=SHOWN).rev().find(|at| text.is_char_boundary(*at));
+        text.truncate(end.unwrap_or(0));
+        text.push('…');
+        text.shrink_to_fit();
+    }
+    text
 }
 
 fn of_row(table: &Table, row: Tuple<'_>, what: What) -> Difference {
@@ -180,6 +194,13 @@ mod tests {
             assert!(tuples.iter().all(|tuple| table.push(tuple)));
         }
         rows
+    }
+
+    #[test]
+    fn a_long_value_is_cut_between_characters() {
+        assert_eq!(cut("ab".repeat(SHOWN / 2)).len(), SHOWN);
+        let long = cut(format!("x{}", "ü".repeat(SHOWN)));
+        assert!(long.ends_with("ü…") && long.len() <= SHOWN + '…'.len_utf8(), "{}", long.len());
     }
 
     #[test]

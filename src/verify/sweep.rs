@@ -11,7 +11,7 @@ use crate::{
     error::Result,
     key::{self, DocumentKey, Id},
     mapping::Mapping,
-    sink::Keys,
+    sink::{Keys, dead_letter::DeadKey},
 };
 
 /// Keys that are taken at a time.
@@ -44,6 +44,7 @@ impl Court<'_> {
                 if scan.choice.is_some() && table == root {
                     self.without_document(&mut suspects, scan).await?;
                 }
+                meet(&suspects, scan)?;
                 self.hear_all(suspects).await?;
             }
         }
@@ -91,6 +92,18 @@ impl Court<'_> {
             self.hear_all(suspects).await?;
         }
     }
+}
+
+/// Notes those that have a dead letter: it is judged with their rows, and not a second time by itself.
+fn meet(suspects: &[Suspect], scan: &Scan) -> Result<()> {
+    let mut met = scan.met.lock().unwrap_or_else(PoisonError::into_inner);
+    for document_key in suspects.iter().filter_map(|suspect| suspect.document_key.as_ref()) {
+        let key = key::id_text(document_key)?;
+        if scan.dead.contains(&scan.name, &key) {
+            met.insert(DeadKey { collection: scan.name.clone(), key });
+        }
+    }
+    Ok(())
 }
 
 fn suspects(mapping: &Mapping, keys: &Keys) -> Vec<Suspect> {

@@ -85,3 +85,17 @@ async fn every_kind_of_fault_is_found() {
         postgres = place.postgres().await;
     }
 }
+
+/// The digits of the judge's own arithmetic.
+#[test]
+fn times_of_any_year_are_read() {
+    for (text, millis) in [
+        ("1970-01-01T00:00:00+00:00", 0),
+        ("1969-12-31T23:59:59.9+00:00", -100),
+        ("2024-02-29T12:30:15.006+00:00", 1_709_209_815_006),
+        ("10000-01-01T00:00:00+00:00", 253_402_300_800_000),
+        ("0001-12-31T23:59:59.999+00:00 BC", -62_135_596_800_001),
+    ] {
+        assert_eq!(crate::support::compare::moment(text).timestamp_millis(), millis, "{text}");
+    }
+}

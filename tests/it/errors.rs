@@ -68,7 +68,10 @@ fn the_docs_have_them_all() {
 fn outcome(code: Code) -> String {
     let exit = code.kind().exit_code();
     match (code, code.kind()) {
-        (Code::SpoolFull | Code::CollectionStopped, _) | (_, Kind::StateRebuilt) => "goes on".to_owned(),
+        (Code::SpoolFull | Code::CollectionStopped | Code::CollectionHistoryLost, _)
+        | (_, Kind::StateRebuilt) => "goes on".to_owned(),
+        (Code::TableInTheWay | Code::TableInUse, _) => format!("goes on; {exit} without others"),
+        (Code::StopOverdue, _) => "1".to_owned(),
         (_, Kind::TargetRefusedRows) => "goes on, with a dead letter".to_owned(),
         (_, kind) if kind.disposition() == Disposition::Retry => format!("{exit}, retried"),
         _ => exit.to_string(),

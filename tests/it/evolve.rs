@@ -426,3 +426,37 @@ async fn a_field_met_by_several_workers_is_one_version() {
     assert_eq!(place.number("SELECT max(version)::bigint FROM docrow.schemas").await, Some(2));
     docrow.stop().await.quiet();
 }
+
+/// A field's name is data: whatever its length, and however many such fields there are, they get columns, and the log stays
+/// readable. MongoDB takes a name of 16 MB.
+#[tokio::test]
+async fn field_names_of_any_length_and_number_become_columns() {
+    let place = Place::shared("evolve_long_names").await;
+    fill(&place).await;
+    let home = home_of(&place);
+    let mut docrow = home.run();
+    place.settle(&mut docrow).await;
+    let people = place.collection("people");
+    let long = "é".repeat(44_000);
+    let of = |id: i32| doc! { "_id": id, &long: 7, "deep": { &long: { "x": true } }, "late": 1 };
+    people.insert_many([of(1000), of(1001)]).await.unwrap();
+    until_there(&place, &mut docrow, "people", "late").await;
+    // An update that names such a field can't be a statement that holds the name.
+    people.update_one(doc! { "_id": 1001 }, doc! { "$set": { &long: 8 } }).await.unwrap();
+    let many =
+        (0..290).map(|n| (format!("o{n}"), Bson::Document(doc! { format!("{n}{}", "n".repeat(177)): n })));
+    let mut many: Document = many.collect();
+    many.insert("_id", 2000);
+    people.insert_one(many).await.unwrap();
+    docrow.logs("mapped anew (version 3)").await;
+    let filled = "SELECT count(*) FROM docrow.schemas WHERE NOT filled";
+    docrow.until("all is filled", async || place.number(filled).await == Some(0)).await;
+    place.settle(&mut docrow).await;
+    place.assert_same(&home).await;
+    let in_extra = "SELECT count(*) FROM people WHERE _id < 2000 AND _extra IS NOT NULL";
+    assert_eq!(place.number(in_extra).await, Some(0));
+    let ended = docrow.stop().await.quiet();
+    let longest = ended.log.lines().map(|line| line.chars().count()).max();
+    assert!(longest < Some(4000), "a line of {longest:?} characters");
+    assert!(ended.log.contains("ééé…"), "{}", ended.log);
+}

@@ -37,7 +37,10 @@ async fn until(docrow: &mut Docrow, address: &str, what: &str, condition: impl F
 
 /// And everything is known that there is to know.
 fn is_live(status: &Value) -> bool {
-    let is_known = status["source"]["oplog"].is_object() && status["spool"]["bytes"].is_u64();
+    let is_counted = |collection: &Value| collection["misfits"].is_object();
+    let is_known = status["source"]["oplog"].is_object()
+        && status["spool"]["bytes"].is_u64()
+        && status["collections"].as_array().is_some_and(|collections| collections.iter().all(is_counted));
     is_known && status["process"]["stage"] == "live" && status["lag_seconds"] == 0
 }
 
@@ -157,8 +160,10 @@ async fn the_documented_fields_are_those_that_there_are() {
         let name = format!("collection = '{}.{name}'\ntable = '{name}'\nextra = '_extra'\n", place.name);
         format!("{name}{rest}\n[key]\ncolumn = 'id'\ntype = 'bigint'\n")
     };
-    home.map("customers.toml", &mapping("customers", ""));
-    place.collection("customers").insert_one(doc! { "_id": "secret-key" }).await.unwrap();
+    let credit = "[columns]\ncredit = { path = 'credit', type = 'bigint' }\n";
+    home.map("customers.toml", &format!("{}{credit}", mapping("customers", "")));
+    let customers = [doc! { "_id": "secret-key" }, doc! { "_id": 700, "credit": 0.5 }];
+    place.collection("customers").insert_many(customers).await.unwrap();
     place.collection("orders").insert_many(["a", "b", "c"].map(|id| doc! { "_id": id })).await.unwrap();
     home.map("orders.toml", &mapping("orders", ""));
     let mut docrow = home.run();
@@ -351,4 +356,45 @@ async fn postgres_goes_away_while_it_runs() {
     proxy.refuse(false);
     until(&mut docrow, &address, "it is live again", is_live).await;
     docrow.stop().await;
+}
+
+/// "Nobody runs this pipeline", while it retries: between two tries, too, it is said that it does, and why it has to.
+#[tokio::test]
+async fn a_process_that_tries_again_runs_the_pipeline() {
+    let (place, home) = place("retries").await;
+    let mut docrow = home.run();
+    let address = docrow.address().await;
+    until(&mut docrow, &address, "it is live", is_live).await;
+    let refuse = "CREATE FUNCTION docrow.conflict() RETURNS trigger LANGUAGE plpgsql AS \
+        $$ BEGIN RAISE EXCEPTION USING ERRCODE = '40001'; END $$; \
+        CREATE TRIGGER conflict BEFORE UPDATE ON docrow.progress FOR EACH ROW EXECUTE FUNCTION docrow.conflict()";
+    place.postgres().await.batch_execute(refuse).await.unwrap();
+    until(&mut docrow, &address, "it tries again", |status| status["process"]["stage"] == "retrying").await;
+    let mut between = 0;
+    // It holds the pipeline for a moment at each try.
+    docrow
+        .until("it was asked between tries", async || {
+            let found = status(&home).await;
+            assert_eq!(found["process"]["running"], true, "{found}");
+            let holder = found["process"]["holder"].as_str().unwrap();
+            if holder.contains("between two tries") {
+                between += 1;
+                let words = found["health"]["words"].as_str().unwrap();
+                assert!(words.starts_with("trying again: ") && words.contains("40001"), "{words}");
+            }
+            between >= 3
+        })
+        .await;
+    let mut told = String::new();
+    docrow
+        .until("it is between tries", async || {
+            told = home.finish(&["resync", &format!("{}.orders", place.name)]).await.with_code(0).out;
+            assert!(!told.contains("nobody"), "{told}");
+            told.contains("between two tries")
+        })
+        .await;
+    place.postgres().await.batch_execute("DROP TRIGGER conflict ON docrow.progress").await.unwrap();
+    until(&mut docrow, &address, "it is live again", is_live).await;
+    docrow.stop().await;
+    assert_eq!(status(&home).await["process"]["running"], false);
 }

@@ -23,6 +23,7 @@ const WINDOW: usize = 2_000;
 impl Intake {
     /// Takes some changes out of the spool, and hands them to the workers.
     pub(super) async fn drain(&mut self, permits: Vec<mpsc::OwnedPermit<Routed>>) -> Result<()> {
+        self.post.at("takes changes out of the spool");
         match self.order {
             Order::Document => self.drain_one(permits).await,
             Order::Commit => self.drain_all(permits).await,

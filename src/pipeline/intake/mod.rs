@@ -10,8 +10,12 @@
 //!
 //! What waits in the spool is not what documents became, but which documents changed. They are looked up when they are
 //! taken out. So the spool stays small, and a document that changed a thousand times meanwhile is written once.
+//!
+//! Where the spool's disk is full, only reading on stops: the reply that finds no space is held, and tried again. All else goes
+//! on, for handing out, trimming and forgetting are what gives space back. So no step may wait for space.
 
 mod drain;
+mod history;
 mod spool;
 
 use std::{
@@ -25,10 +29,10 @@ use futures_util::future::try_join_all;
 use mongodb::bson::{DateTime, Timestamp};
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, Interval, MissedTickBehavior, interval, timeout},
+    time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 
-use self::spool::{Spool, TENDING};
+use self::spool::{FULL, Spool, TENDING};
 use super::{
     collection::Collection,
     flow::{Flow, Way},
@@ -46,6 +50,7 @@ use crate::{
     shutdown::Shutdown,
     sink::{progress::Partition, resyncs::Reason},
     source::{ChangeStream, Event, Source, StreamBatch, StreamStart},
+    vitals::Post,
 };
 
 /// How long the workers may have no room before changes go into the spool: longer than a few large batches take, for what
@@ -68,6 +73,15 @@ pub(super) struct Demand {
     pub(super) ready: Arc<BTreeMap<CollectionId, Timestamp>>,
     /// Notice is to be given when everything up to then is handed out.
     pub(super) until: Option<Timestamp>,
+}
+
+impl Demand {
+    /// The collections whose rows follow MongoDB.
+    pub(super) fn live(&self) -> Vec<CollectionId> {
+        let collections = (0..).map(CollectionId).zip(self.collections.iter());
+        let live = collections.filter(|(id, c)| self.ready.contains_key(id) && c.stopped().is_none());
+        live.map(|(id, _)| id).collect()
+    }
 }
 
 /// The workers of an attempt.
@@ -102,12 +116,17 @@ pub(super) struct Intake {
     demand: watch::Receiver<Demand>,
     notices: Arc<watch::Sender<Notices>>,
     gauges: Arc<Gauges>,
+    post: Post,
     /// What was last seen of `demand`.
     now: Demand,
     /// The attempt whose workers were found to be gone.
     gone: Option<u64>,
+    /// It is to begin anew, from what is applied of each collection.
+    resumes: Option<Vec<Position>>,
     /// Of the stream.
     fingerprint: i64,
+    /// Whether what is known of a collection is of another stream, in which this one may not find it.
+    is_foreign: bool,
     flow: Flow,
     stream: Option<ChangeStream>,
     start: Option<Position>,
@@ -115,9 +134,18 @@ pub(super) struct Intake {
     since: Instant,
     /// In the order of commits: changes of a transaction of which more may come.
     tail: Vec<Change>,
+    /// A reply that the spool has no space for. Nothing is read before it is passed on.
+    held: Option<Reply>,
     /// When the first change of the reply at hand, or of `tail`, happened.
     oldest: Option<DateTime>,
     spool: Spool,
+}
+
+/// A reply of the stream, with the tail of the one before.
+struct Reply {
+    changes: Vec<Change>,
+    position: Position,
+    at_end: bool,
 }
 
 /// Whether the workers can take more.
@@ -130,13 +158,16 @@ enum Room {
 }
 
 impl Intake {
+    /// It begins with the next attempt: how far the present one is, only its workers know.
     pub(super) fn new(
         (source, checkpoint): (Source, Arc<OnceLock<Arc<Checkpoint>>>),
         config: &Config,
         demand: watch::Receiver<Demand>,
         notices: Arc<watch::Sender<Notices>>,
         gauges: Arc<Gauges>,
+        post: Post,
     ) -> Self {
+        let attempt = demand.borrow().attempt;
         Self {
             source,
             checkpoint,
@@ -146,41 +177,52 @@ impl Intake {
             demand,
             notices,
             gauges,
-            now: Demand::default(),
-            gone: None,
+            post,
+            now: Demand { attempt, ..Demand::default() },
+            gone: Some(attempt),
+            resumes: None,
             fingerprint: 0,
+            is_foreign: false,
             flow: Flow::resume([], None).0,
             stream: None,
             start: None,
             since: Instant::now(),
             tail: Vec::new(),
+            held: None,
             oldest: None,
-            spool: Spool {
-                life: None,
-                tenths: 0,
-                written: Instant::now(),
-                last: CollectionId(0),
-                taken: BTreeMap::new(),
-            },
+            spool: Spool::new(),
         }
     }
 
-    /// Reads for as long as it is polled. Ends with an error only: the source refuses, or history is lost and that is to
-    /// stop the pipeline.
+    /// Reads for as long as it is polled. Ends with an error only: the source refuses, or the history of all collections is
+    /// lost and that is to stop the pipeline.
     pub(super) async fn run(mut self) -> Result<Infallible> {
         let mut tending = interval(TENDING);
         tending.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             match self.step(&mut tending).await {
-                Err(error) if error.kind() == Kind::StateRebuilt => self.begin_anew(&error).await?,
+                Err(error) if error.kind() == Kind::StateRebuilt => self.begin_anew(&error),
+                // The spool can't even be opened, so that there is nothing to be handed out.
+                Err(error) if error.kind() == Kind::StateFull => {
+                    self.lack_space(&error);
+                    sleep(FULL).await;
+                }
                 done => done?,
             }
         }
     }
 
     async fn step(&mut self, tending: &mut Interval) -> Result<()> {
-        self.obey().await?;
+        self.obey();
+        if let Some(applied) = self.resumes.clone() {
+            self.resume(applied).await?;
+            self.resumes = None;
+        }
+        if self.now.workers.is_some() {
+            self.now.ready.keys().for_each(|id| self.flow.release(*id));
+        }
         let workers = self.now.workers.clone().filter(|_| self.flow.any_on(Way::Draining));
+        self.post.rests("waits for the stream, or for workers that it can hand changes to");
         tokio::select! {
             changed = self.demand.changed() => {
                 changed.map_err(|_| Error::bug("read the stream: nobody wants it"))
@@ -188,13 +230,17 @@ impl Intake {
             _ = tending.tick() => self.tend().await,
             room = room(workers.as_deref()), if workers.is_some() => match room {
                 Room::Yes(permits) => self.drain(permits).await,
-                Room::No | Room::Gone => self.rewind().await,
-            },
-            batch = next(&mut self.stream), if self.reads_on() => match batch {
-                Err(error) if self.may_resync(&error) => {
-                    self.lose_history(&error);
+                Room::No | Room::Gone => {
+                    self.rewind();
                     Ok(())
                 }
+            },
+            () = sleep_until(self.spool.again), if self.held.is_some() => match self.held.take() {
+                Some(reply) => self.pass_on(reply).await,
+                None => Ok(()),
+            },
+            batch = next(&mut self.stream), if self.reads_on() => match batch {
+                Err(error) if error.kind() == Kind::HistoryLost => self.lose_history(error).await,
                 batch => self.take(batch?).await,
             },
         }
@@ -204,52 +250,48 @@ impl Intake {
     /// Workers that are about to come are waited for: what goes to them directly need not be looked up.
     fn reads_on(&self) -> bool {
         let for_somebody = self.now.workers.is_some() || self.since.elapsed() >= PATIENCE;
-        for_somebody && self.spool.tenths < 10 || !self.tail.is_empty()
+        self.held.is_none() && (for_somebody && self.spool.tenths < 10 || !self.tail.is_empty())
     }
 
-    /// Does what was demanded since the last time.
-    async fn obey(&mut self) -> Result<()> {
+    /// Takes over what was demanded since the last time.
+    fn obey(&mut self) {
         let mut demand = self.demand.borrow_and_update().clone();
         if self.gone == Some(demand.attempt) {
             demand.workers = None;
         }
         let before = std::mem::replace(&mut self.now, demand);
         if self.now.attempt != before.attempt {
-            let applied = least_of(&self.now);
-            self.resume(applied).await?;
+            self.resumes = Some(least_of(&self.now));
         } else if let (Some(workers), None) = (before.workers, &self.now.workers) {
-            self.resume(applied_by(&workers, &self.now)).await?;
+            self.resumes = Some(applied_by(&workers, &self.now));
         }
-        if self.now.workers.is_some() {
-            self.now.ready.keys().for_each(|id| self.flow.release(*id));
-        }
-        Ok(())
     }
 
     /// Begins anew: the spool is lost. What the workers have been given was given for good, so that they are replaced,
     /// too.
-    async fn begin_anew(&mut self, error: &Error) -> Result<()> {
+    fn begin_anew(&mut self, error: &Error) {
         tracing::warn!(code = %error.code(), "{error}: what it held is read again");
         metrics::retried(error.kind());
         let attempt = self.now.attempt;
         self.notices.send_modify(|notices| (notices.attempt, notices.is_lost) = (attempt, true));
         self.gone = Some(attempt);
-        match self.now.workers.take() {
-            Some(workers) => self.resume(applied_by(&workers, &self.now)).await,
-            None => self.resume(least_of(&self.now)).await,
-        }
+        let workers = self.now.workers.take();
+        let applied = workers.map_or_else(|| least_of(&self.now), |workers| applied_by(&workers, &self.now));
+        self.resumes = Some(applied);
     }
 
     /// Begins anew: the workers are gone, and what was handed to them counts for nothing.
-    async fn rewind(&mut self) -> Result<()> {
-        let Some(workers) = self.now.workers.take() else { return Ok(()) };
-        self.gone = Some(self.now.attempt);
-        self.resume(applied_by(&workers, &self.now)).await
+    fn rewind(&mut self) {
+        if let Some(workers) = self.now.workers.take() {
+            self.gone = Some(self.now.attempt);
+            self.resumes = Some(applied_by(&workers, &self.now));
+        }
     }
 
     /// Begins from what is durable: in PostgreSQL, as `applied` says, and in the spool.
     async fn resume(&mut self, applied: Vec<Position>) -> Result<()> {
-        let namespaces: Vec<Namespace> = self.now.collections.iter().map(|c| c.namespace().clone()).collect();
+        self.post.at("looks up what the spool holds");
+        let namespaces = self.namespaces();
         if applied.len() != namespaces.len() {
             return Err(Error::bug("read the stream: a collection has no position"));
         }
@@ -262,8 +304,11 @@ impl Intake {
         let (flow, worthless) = Flow::resume(known, token.as_ref());
         self.flow = flow;
         // An open span of a collection whose changes do not come any more would claim to hold them.
-        let left = spans.into_keys().map(|name| (name, None)).collect();
-        self.save(worthless, left).await?;
+        self.spool.owed = spans.into_keys().map(|name| (name, None)).collect();
+        self.owe(worthless);
+        self.abandon_stopped();
+        self.held = None;
+        self.pay().await?;
         let attempt = self.now.attempt;
         // What is still to be dealt with is met again on the way from there.
         self.notices.send_if_modified(|notices| {
@@ -273,17 +318,30 @@ impl Intake {
             }
             is_new
         });
+        self.spool.taken.clear();
+        self.is_foreign = self.now.foreign || stored.is_some_and(|stored| stored != self.fingerprint);
+        self.read_on();
+        Ok(())
+    }
+
+    /// Opens the stream where the collections that are followed need it.
+    fn read_on(&mut self) {
         self.tail.clear();
         self.since = Instant::now();
-        self.spool.taken.clear();
         self.start = self.flow.start().cloned();
-        let foreign = self.now.foreign || stored.is_some_and(|stored| stored != self.fingerprint);
-        self.stream = self.start.clone().map(|start| {
-            let from =
-                if foreign { StreamStart::At(start.cluster_time()) } else { StreamStart::After(start) };
-            self.source.change_stream(&namespaces, from)
-        });
-        Ok(())
+        let start = self.start.as_ref().map(|start| self.beginning_at(start));
+        self.stream = start.map(|start| self.source.change_stream(&self.namespaces(), start));
+    }
+
+    fn beginning_at(&self, position: &Position) -> StreamStart {
+        match self.is_foreign {
+            true => StreamStart::At(position.cluster_time()),
+            false => StreamStart::After(position.clone()),
+        }
+    }
+
+    fn namespaces(&self) -> Vec<Namespace> {
+        self.now.collections.iter().map(|collection| collection.namespace().clone()).collect()
     }
 
     /// A reply of the stream.
@@ -299,13 +357,22 @@ impl Intake {
         for event in events {
             match event {
                 Event::Change(change) => changes.push(change),
-                event => self.notice(&event).await?,
+                event => self.notice(&event),
             }
         }
-        self.abandon_stopped().await?;
+        self.pass_on(Reply { changes, position, at_end }).await
+    }
+
+    /// Passes a reply on, into the spool and to the workers, or holds it, if the spool has no space for it.
+    async fn pass_on(&mut self, mut reply: Reply) -> Result<()> {
+        self.abandon_stopped();
+        self.post.at("waits for room at the workers");
         let permits = match self.room().await {
             Room::Yes(permits) => permits,
-            Room::Gone => return self.rewind().await,
+            Room::Gone => {
+                self.rewind();
+                return Ok(());
+            }
             Room::No => {
                 tracing::info!("PostgreSQL does not keep up: the stream goes on into the state directory");
                 let direct: Vec<_> = self.flow.on(Way::Direct).collect();
@@ -313,13 +380,18 @@ impl Intake {
                 Vec::new()
             }
         };
-        changes.retain(|change| {
+        reply.changes.retain(|change| {
             let is_wanted = self.flow.way(change.collection) != Way::Nowhere;
             is_wanted && self.flow.is_new(change.collection, &change.position)
         });
+        self.post.at("puts changes into the spool");
         let is_spooled = |change: &&Change| self.flow.is_spooled(change.collection);
-        let spooled = changes.iter().filter(is_spooled).cloned().collect();
-        self.put(spooled, &position).await?;
+        let spooled = reply.changes.iter().filter(is_spooled).cloned().collect();
+        if !self.put(spooled, &reply.position).await? {
+            self.held = Some(reply);
+            return Ok(());
+        }
+        let Reply { mut changes, position, at_end } = reply;
         changes.retain(|change| self.flow.way(change.collection) == Way::Direct);
         self.hand_out(changes, permits, (&position, at_end));
         self.tell_arrival(&position, at_end);
@@ -327,11 +399,11 @@ impl Intake {
     }
 
     /// Lets the changes of collections that are stopped go by.
-    async fn abandon_stopped(&mut self) -> Result<()> {
+    fn abandon_stopped(&mut self) {
         let collections = self.now.collections.clone();
         let stopped = (0..).map(CollectionId).zip(collections.iter()).filter(|(_, c)| c.stopped().is_some());
-        let saved: Vec<_> = stopped.filter_map(|(id, _)| self.flow.abandon(id)).collect();
-        self.save(saved, Vec::new()).await
+        let saved = stopped.filter_map(|(id, _)| self.flow.abandon(id)).collect();
+        self.owe(saved);
     }
 
     /// Waits for room for one more reply. Where nothing goes direct, none is needed.
@@ -399,7 +471,7 @@ impl Intake {
     }
 
     /// Something that happened to a whole collection. Its changes from here on go by: it is to be copied anew.
-    async fn notice(&mut self, event: &Event) -> Result<()> {
+    fn notice(&mut self, event: &Event) {
         let (happened, position) = match event {
             Event::Dropped { collection, position } => (vec![(*collection, Reason::Dropped)], position),
             Event::Renamed { from, to, position } => {
@@ -407,7 +479,7 @@ impl Intake {
                 let to = to.map(|id| (id, Reason::Replaced));
                 (from.into_iter().chain(to).collect(), position)
             }
-            Event::Change(_) | Event::DatabaseDropped { .. } | Event::Invalidated { .. } => return Ok(()),
+            Event::Change(_) | Event::DatabaseDropped { .. } | Event::Invalidated { .. } => return,
         };
         let mut saved = Vec::new();
         for (id, reason) in happened {
@@ -419,27 +491,13 @@ impl Intake {
                 self.must_be_copied_anew(namespace, reason);
             }
         }
-        self.save(saved, Vec::new()).await
+        self.owe(saved);
     }
 
     fn must_be_copied_anew(&self, namespace: Namespace, reason: Reason) {
         self.notices.send_modify(|notices| {
             notices.anew.insert(namespace, reason);
         });
-    }
-
-    fn may_resync(&self, error: &Error) -> bool {
-        error.kind() == Kind::HistoryLost && self.on_history_lost == OnHistoryLost::Resync
-    }
-
-    /// Everything is to be copied anew. Until then there is nothing to read.
-    fn lose_history(&mut self, error: &Error) {
-        tracing::warn!(code = %error.code(), "{error}: all collections are copied anew, in place (on_history_lost = \"resync\")");
-        self.stream = None;
-        for collection in self.now.collections.iter() {
-            let namespace = collection.namespace().clone();
-            self.must_be_copied_anew(namespace, Reason::HistoryLost);
-        }
     }
 }
 

@@ -1,4 +1,8 @@
 //! Putting changes into the spool, trimming it, and watching how full it is.
+//!
+//! A span that ends, or is worth nothing, is *owed*: it is stored with whatever is written next, and the token never moves
+//! before that, so that it does not matter when that is. Nothing is waited for: where the disk is full, a write is tried again by
+//! a later step.
 
 use std::{
     collections::BTreeMap,
@@ -7,7 +11,7 @@ use std::{
 };
 
 use indicatif::BinaryBytes;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, timeout};
 
 use super::Intake;
 use crate::{
@@ -17,12 +21,15 @@ use crate::{
     failpoint::{self, Failpoint},
     metrics,
     pipeline::flow::{Saved, Trim},
+    source::ChangeStream,
 };
 
 /// How often the spool is trimmed and looked at, and its token moves if nothing is written to it.
 pub(super) const TENDING: Duration = Duration::from_secs(1);
-/// How long to wait for space on the state directory's disk.
-const FULL: Duration = Duration::from_secs(2);
+/// After how long a write is tried again that the state directory's disk had no space for.
+pub(super) const FULL: Duration = Duration::from_secs(2);
+/// How long MongoDB may take to say what the oplog leaves.
+const BRIEF: Duration = Duration::from_secs(1);
 
 /// What is known of the spool.
 pub(super) struct Spool {
@@ -35,23 +42,53 @@ pub(super) struct Spool {
     pub(super) last: CollectionId,
     /// How much was taken out of it, by collection.
     pub(super) taken: BTreeMap<CollectionId, u64>,
+    /// Spans to be stored with the next write, in this order.
+    pub(super) owed: Vec<(Namespace, Option<Span>)>,
+    /// The last reply found no space, and is tried again then.
+    pub(super) again: Instant,
+    is_lacking: bool,
+}
+
+impl Spool {
+    pub(super) fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            life: None,
+            tenths: 0,
+            written: now,
+            last: CollectionId(0),
+            taken: BTreeMap::new(),
+            owed: Vec::new(),
+            again: now,
+            is_lacking: false,
+        }
+    }
 }
 
 impl Intake {
-    /// Puts changes into the spool. If there are none, the token moves now and then.
-    pub(super) async fn put(&mut self, changes: Vec<Change>, position: &Position) -> Result<()> {
+    /// Puts changes into the spool. If there are none, the token moves now and then. `false`: there is no space for them, and
+    /// nothing has changed.
+    pub(super) async fn put(&mut self, changes: Vec<Change>, position: &Position) -> Result<bool> {
         let is_due = self.flow.has_begun() || self.spool.written.elapsed() >= TENDING;
-        if !self.flow.any_is_spooled() || (changes.is_empty() && !is_due) {
-            return Ok(());
+        let is_idle = changes.is_empty();
+        if !self.flow.any_is_spooled() {
+            self.have_space();
+            return Ok(true);
         }
-        let spans = self.flow.spool(position);
-        let spans = self.named(spans);
+        if is_idle && (!is_due || Instant::now() < self.spool.again) {
+            return Ok(true);
+        }
+        let mut flow = self.flow.clone();
+        let spans = flow.spool(position);
+        let new: Vec<_> = spans.iter().filter(|(id, _)| self.flow.given(*id).is_none()).cloned().collect();
+        let spans = [self.spool.owed.clone(), self.named(spans)].concat();
         let (collections, fingerprint, life) =
             (self.now.collections.clone(), self.fingerprint, self.spool.life);
         metrics::EVENTS_SPOOLED.add(u64::try_from(changes.len()).unwrap_or(0));
         let (changes, token) = (Arc::new(changes), position.clone());
         failpoint::reach(Failpoint::SpoolBeforeWrite);
-        self.store(move |spool| {
+        failpoint::hang(Failpoint::SpoolBeforeWrite).await;
+        let stored = self.store(move |spool| {
             let changes: Vec<_> = changes
                 .iter()
                 .filter_map(|c| {
@@ -65,18 +102,38 @@ impl Intake {
                 fingerprint: Some(fingerprint),
                 life,
             })
-        })
-        .await?;
+        });
+        if !stored.await? {
+            // It may be written all the same, and then there are spans that nobody here goes on with.
+            self.owe(new.into_iter().map(|(id, _)| (id, None)).collect());
+            // Without changes there is nothing to hold up: the token moves later.
+            return Ok(is_idle);
+        }
         failpoint::reach(Failpoint::SpoolWritten);
+        self.flow = flow;
+        self.spool.owed.clear();
         self.spool.written = Instant::now();
-        Ok(())
+        if !is_idle {
+            self.have_space();
+        }
+        Ok(true)
     }
 
     /// Gives back what the spool need not hold any more, and looks how full it is.
     pub(super) async fn tend(&mut self) -> Result<()> {
+        self.post.at("looks after the spool");
         self.show_where_it_resumes();
-        let Some(workers) = self.now.workers.clone() else { return self.measure().await };
+        self.gauges.stalled(self.stream.as_ref().and_then(ChangeStream::trouble));
+        let Some(workers) = self.now.workers.clone() else {
+            self.pay().await?;
+            return self.measure().await;
+        };
+        let mut closes = false;
         for (id, collection) in (0..).map(CollectionId).zip(self.now.collections.clone().iter()) {
+            // A span that is owed says where it begins: it is not to begin later by then.
+            if self.spool.owed.iter().any(|(name, _)| name == collection.namespace()) {
+                continue;
+            }
             let least = {
                 let watermark = workers.watermark.lock().unwrap_or_else(PoisonError::into_inner);
                 watermark.least(id).cloned()
@@ -85,14 +142,18 @@ impl Intake {
             let namespace = collection.namespace().clone();
             match trim {
                 Trim::All => {
-                    self.save(Vec::new(), vec![(namespace, None)]).await?;
-                    failpoint::reach(Failpoint::SpoolClosed);
+                    self.spool.owed.push((namespace, None));
+                    closes = true;
                 }
                 Trim::Until(position) => {
                     self.with_spool(move |spool| spool.trim(&namespace, &position)).await?;
                 }
             }
             failpoint::reach(Failpoint::SpoolTrimmed);
+        }
+        self.pay().await?;
+        if closes {
+            failpoint::reach(Failpoint::SpoolClosed);
         }
         self.measure().await
     }
@@ -105,7 +166,7 @@ impl Intake {
             Some(watermark) if self.flow.given(id).is_none() => watermark.least(id),
             _ => self.flow.known(id),
         };
-        let least = (0..self.now.collections.len()).map(CollectionId).filter_map(of).min();
+        let least = self.flow.followed().filter_map(of).min();
         self.gauges.resumes_from(least.map(Position::cluster_time));
     }
 
@@ -144,10 +205,8 @@ impl Intake {
 
     /// How much time the oplog leaves, for people.
     async fn headroom(&self) -> String {
-        let position =
-            (0..self.now.collections.len()).filter_map(|id| self.flow.known(CollectionId(id))).min();
-        match (self.source.oplog_start().await, position) {
-            (Ok(Some(oldest)), Some(position)) => {
+        match (timeout(BRIEF, self.source.oplog_start()).await, self.flow.start()) {
+            (Ok(Ok(Some(oldest))), Some(position)) => {
                 let left = position.cluster_time().time.saturating_sub(oldest.time);
                 format!("; the oplog reaches back {left} s before what is read")
             }
@@ -160,46 +219,60 @@ impl Intake {
         spans.into_iter().filter_map(|(id, span)| Some((name(id)?, span))).collect()
     }
 
-    /// Stores spans, by number and by name.
-    pub(super) async fn save(
-        &self,
-        spans: Vec<Saved>,
-        mut by_name: Vec<(Namespace, Option<Span>)>,
-    ) -> Result<()> {
-        by_name.extend(self.named(spans));
-        if by_name.is_empty() {
-            return Ok(());
+    /// Notes spans that are to be stored with the next write.
+    pub(super) fn owe(&mut self, spans: Vec<Saved>) {
+        for span in self.named(spans) {
+            if self.spool.owed.last() != Some(&span) {
+                self.spool.owed.push(span);
+            }
         }
-        let life = self.spool.life;
-        self.store(move |spool| {
-            let spans = by_name.iter().map(|(name, span)| (name, span.clone())).collect();
-            spool.spool(&SpoolWrite { spans, life, ..SpoolWrite::default() })
-        })
-        .await
     }
 
-    /// Writes to the spool. Waits for space on its disk.
-    async fn store(&self, write: impl Fn(&Checkpoint) -> Result<()> + Send + Sync + 'static) -> Result<()> {
-        let write = Arc::new(write);
-        let mut waits = false;
-        loop {
-            let again = write.clone();
-            match self.with_spool(move |spool| again(spool)).await {
-                Err(error) if error.kind() == Kind::StateFull => {
-                    metrics::retried(error.kind());
-                    if !waits {
-                        tracing::error!(code = %error.code(), "{error}: waiting until there is space");
-                    }
-                    waits = true;
-                    sleep(FULL).await;
-                }
-                written => {
-                    if waits && written.is_ok() {
-                        tracing::info!("the state directory has space again: going on");
-                    }
-                    return written;
-                }
+    /// Stores them, if there is space.
+    pub(super) async fn pay(&mut self) -> Result<()> {
+        if self.spool.owed.is_empty() {
+            return Ok(());
+        }
+        let (owed, life) = (self.spool.owed.clone(), self.spool.life);
+        let stored = self.store(move |spool| {
+            let spans = owed.iter().map(|(name, span)| (name, span.clone())).collect();
+            spool.spool(&SpoolWrite { spans, life, ..SpoolWrite::default() })
+        });
+        if stored.await? {
+            self.spool.owed.clear();
+        }
+        Ok(())
+    }
+
+    /// Writes to the spool. `false`: there is no space for it.
+    async fn store(
+        &mut self,
+        write: impl FnOnce(&Checkpoint) -> Result<()> + Send + 'static,
+    ) -> Result<bool> {
+        match self.with_spool(write).await {
+            Err(error) if error.kind() == Kind::StateFull => {
+                self.lack_space(&error);
+                Ok(false)
             }
+            written => written.map(|()| true),
+        }
+    }
+
+    /// Notes that there is no space, and when it is looked for next.
+    pub(super) fn lack_space(&mut self, error: &Error) {
+        metrics::retried(error.kind());
+        self.spool.again = Instant::now() + FULL;
+        if !std::mem::replace(&mut self.spool.is_lacking, true) {
+            tracing::error!(code = %error.code(), "{error}: waiting until there is space");
+            self.gauges.lacks_space(Some(error.to_string()));
+        }
+    }
+
+    /// Notes that there is enough for what was read.
+    fn have_space(&mut self) {
+        if self.spool.owed.is_empty() && std::mem::take(&mut self.spool.is_lacking) {
+            tracing::info!("the state directory has space again: going on");
+            self.gauges.lacks_space(None);
         }
     }
 

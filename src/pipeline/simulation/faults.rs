@@ -40,6 +40,7 @@ impl World {
             refuse,
             remove,
             retry,
+            full,
             bad_moment,
             ..
         } = self.set.faults;
@@ -84,6 +85,9 @@ impl World {
             self.remove();
         } else if happens(retry) {
             self.retry();
+        } else if happens(full) {
+            self.spool.fill();
+            self.say(|_| "the disk of the state directory is full".to_owned());
         } else if happens(10) {
             self.source.now += 1;
         } else if happens(10) {
@@ -184,6 +188,10 @@ impl World {
             Some(Start::At(time)) => Some(*time),
             None => None,
         });
+        // What found no space may be on the disk all the same. The intake does not know, and goes by what it was told.
+        if self.run.intake.writes() {
+            needed.extend(flow.start().map(|start| start.cluster_time().time));
+        }
         let cut = needed.into_iter().min().unwrap_or(0).saturating_sub(1);
         self.source.cut = cut.max(self.source.cut);
         self.say(|world| format!("the log begins after {}, which nobody needs", world.source.cut));

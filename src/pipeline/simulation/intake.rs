@@ -3,7 +3,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     rc::Rc,
     sync::Arc,
 };
@@ -17,7 +17,7 @@ use super::{
         worker::{Reached, Routed},
     },
     Bug, Error, World,
-    source::{Event, Name, Reply, Start, doc_of},
+    source::{Event, Name, Start, doc_of},
     spool,
     worker::Crew,
 };
@@ -51,23 +51,37 @@ pub(super) struct Intake {
     pub(super) now: Demand,
     gone: Option<u64>,
     fingerprint: i64,
+    is_foreign: bool,
     pub(super) flow: Flow,
     pub(super) stream: Option<Start>,
     tail: Vec<Change>,
     pub(super) is_full: bool,
     life: u64,
-    is_due: bool,
     pub(super) last: CollectionId,
     /// A reply that waits for room.
-    reply: Option<Reply>,
+    taken: Option<Taken>,
+    /// A reply that the spool has no space for.
+    held: Option<Taken>,
+    /// Spans to be stored with the next write.
+    owed: Vec<(Name, Option<Span>)>,
     /// What is to be done next, one by one.
     effects: VecDeque<Effect>,
     /// Whether the last step was done without a look at the demand.
     blind: bool,
 }
 
+/// A reply of the stream, with the tail of the one before.
+struct Taken {
+    changes: Vec<Change>,
+    position: Position,
+    at_end: bool,
+}
+
 enum Effect {
-    Write(spool::Write),
+    /// Changes go into the spool; then the flow is this one, and the reply is handed out.
+    Put(spool::Write, Flow, Taken),
+    /// What is owed is stored.
+    Pay,
     Send(Rc<RefCell<Crew>>, Vec<Routed>),
 }
 
@@ -88,23 +102,38 @@ impl Intake {
             now: Demand::default(),
             gone: None,
             fingerprint: 0,
+            is_foreign: false,
             flow: Flow::resume([], None).0,
             stream: None,
             tail: Vec::new(),
             is_full: false,
             life: 0,
-            is_due: false,
             last: CollectionId(0),
-            reply: None,
+            taken: None,
+            held: None,
+            owed: Vec::new(),
             effects: VecDeque::new(),
             blind: false,
         }
     }
 
+    fn beginning_at(&self, position: &Position) -> Start {
+        match self.is_foreign {
+            true => Start::At(position.cluster_time().time),
+            false => Start::After(position.clone()),
+        }
+    }
+
+    /// Whether it has begun to write, and does not know of all of it whether it is stored.
+    pub(super) fn writes(&self) -> bool {
+        self.held.is_some() || !self.effects.is_empty()
+    }
+
     /// Whether there is nothing under way.
     pub(super) fn rests(&self) -> bool {
         let all_direct = (0..self.now.names.len()).all(|id| self.flow.way(CollectionId(id)) == Way::Direct);
-        self.reply.is_none() && self.effects.is_empty() && self.tail.is_empty() && all_direct
+        let is_idle = self.taken.is_none() && self.held.is_none() && self.effects.is_empty();
+        is_idle && self.tail.is_empty() && all_direct
     }
 }
 
@@ -128,8 +157,8 @@ impl World {
         if let Some(effect) = self.run.intake.effects.pop_front() {
             return self.perform(effect);
         }
-        if let Some(reply) = self.run.intake.reply.take() {
-            return self.take(reply);
+        if let Some(taken) = self.run.intake.taken.take() {
+            return self.pass_on(taken);
         }
         // The demand may change right after it was looked at.
         self.run.intake.blind = !self.run.intake.blind && self.rng.u8(..4) == 0;
@@ -147,11 +176,15 @@ impl World {
             _ => None,
         };
         let for_somebody = intake.now.crew.is_some() || self.rng.u8(..self.set.patience) == 0;
-        let reads = for_somebody && !intake.is_full || !intake.tail.is_empty();
+        let reads = intake.held.is_none() && (for_somebody && !intake.is_full || !intake.tail.is_empty());
         match (self.rng.u8(..6), room) {
             (0, _) => self.tend(),
             (1..4, Some(Room::Yes)) => self.drain(),
             (1..4, Some(Room::Gone)) => self.rewind(),
+            (4, _) if intake.held.is_some() => match self.run.intake.held.take() {
+                Some(held) => self.pass_on(held),
+                None => Ok(()),
+            },
             _ if reads && self.run.intake.stream.is_some() => self.receive(),
             _ => Ok(()),
         }
@@ -159,15 +192,55 @@ impl World {
 
     fn perform(&mut self, effect: Effect) -> Result<(), Error> {
         match effect {
-            Effect::Write(write) => {
+            Effect::Put(mut write, flow, taken) => {
                 if self.has(Bug::TokenWithoutChanges) && write.token.is_some() && !write.changes.is_empty() {
-                    let (changes, life) = (write.changes.clone(), write.life);
+                    let (changes, life) = (std::mem::take(&mut write.changes), write.life);
+                    self.write_spool(&write)?;
                     let rest = spool::Write { changes, life, ..spool::Write::default() };
-                    self.run.intake.effects.push_front(Effect::Write(rest));
-                    return self.spool.write(&spool::Write { changes: Vec::new(), ..write });
+                    self.run.intake.effects.push_front(Effect::Put(rest, flow, taken));
+                    return Ok(());
                 }
                 self.say(|_| format!("the intake writes to the spool: {write:?}"));
-                self.spool.write(&write)
+                match self.write_spool(&write) {
+                    Err(Error::Full) if self.has(Bug::WaitsForSpace) => {
+                        self.run.intake.effects.push_front(Effect::Put(write, flow, taken));
+                        return Ok(());
+                    }
+                    Err(Error::Full) => {
+                        // It may be written all the same.
+                        let intake = &self.run.intake;
+                        let opened = intake.flow.clone().spool(&taken.position);
+                        let new = opened.into_iter().filter(|(id, _)| intake.flow.given(*id).is_none());
+                        let new: Vec<Saved> = new.map(|(id, _)| (id, None)).collect();
+                        self.owe(new);
+                        if !write.changes.is_empty() {
+                            self.run.intake.held = Some(taken);
+                            return Ok(());
+                        }
+                    }
+                    written => {
+                        written?;
+                        self.run.intake.flow = flow;
+                        self.run.intake.owed.clear();
+                    }
+                }
+                self.hand_out(taken);
+                Ok(())
+            }
+            Effect::Pay => {
+                let intake = &self.run.intake;
+                if intake.owed.is_empty() {
+                    return Ok(());
+                }
+                let (spans, life) = (intake.owed.clone(), intake.life);
+                match self.write_spool(&spool::Write { spans, life, ..spool::Write::default() }) {
+                    Err(Error::Full) => {}
+                    written => {
+                        written?;
+                        self.run.intake.owed.clear();
+                    }
+                }
+                Ok(())
             }
             Effect::Send(crew, parcels) => {
                 for (worker, parcel) in crew.borrow_mut().workers.iter_mut().zip(parcels) {
@@ -176,6 +249,19 @@ impl World {
                 Ok(())
             }
         }
+    }
+
+    /// Where there is no space, whoever writes can't know whether it was written.
+    fn write_spool(&mut self, write: &spool::Write) -> Result<(), Error> {
+        let is_full = self.spool.is_full();
+        if is_full && (!write.changes.is_empty() || self.rng.bool()) {
+            if self.rng.u8(..3) == 0 {
+                self.spool.write(write)?;
+            }
+            self.say(|_| "there is no space left for the spool".to_owned());
+            return Err(Error::Full);
+        }
+        self.spool.write(write)
     }
 
     fn room(&self, crew: &Rc<RefCell<Crew>>) -> Room {
@@ -244,7 +330,8 @@ impl World {
         if applied.len() != names.len() {
             return Err(Error::wrong("the intake: a collection has no position"));
         }
-        (self.run.intake.reply, self.run.intake.effects) = (None, VecDeque::new());
+        let intake = &mut self.run.intake;
+        (intake.taken, intake.held, intake.effects) = (None, None, VecDeque::new());
         let (mut spans, token, stored) = self.spool.read()?;
         self.run.intake.life = self.spool.life;
         let known = applied.into_iter().zip(names.iter().map(|name| spans.remove(name)));
@@ -258,23 +345,26 @@ impl World {
             known.collect()
         };
         let (flow, worthless) = Flow::resume(known, token.as_ref());
-        let left = spans.into_keys().map(|name| (name, None));
-        let spans: Vec<_> = left.chain(self.named(worthless)).collect();
-        self.save(spans);
+        self.run.intake.flow = flow;
+        self.run.intake.owed = spans.into_keys().map(|name| (name, None)).collect();
+        self.owe(worthless);
+        self.abandon_stopped();
+        self.run.intake.effects.push_back(Effect::Pay);
         let (intake, notices) = (&mut self.run.intake, &mut self.run.notices);
-        intake.flow = flow;
         intake.fingerprint = fingerprint(&names);
         if notices.attempt != intake.now.attempt {
             *notices = Notices { attempt: intake.now.attempt, ..Notices::default() };
         }
-        intake.tail.clear();
-        let foreign = intake.now.foreign || stored.is_some_and(|stored| stored != intake.fingerprint);
-        intake.stream = intake.flow.start().cloned().map(|start| match foreign {
-            true => Start::At(start.cluster_time().time),
-            false => Start::After(start),
-        });
+        intake.is_foreign = intake.now.foreign || stored.is_some_and(|stored| stored != intake.fingerprint);
+        self.read_on();
         self.say(|world| format!("the intake resumes: {:?}", world.run.intake.flow));
         Ok(())
+    }
+
+    fn read_on(&mut self) {
+        let intake = &mut self.run.intake;
+        intake.tail.clear();
+        intake.stream = intake.flow.start().map(|start| intake.beginning_at(start));
     }
 
     fn receive(&mut self) -> Result<(), Error> {
@@ -300,42 +390,75 @@ impl World {
             let changes: Vec<_> = changes.collect();
             format!("the intake reads up to {}: {changes:?}", reply.position.data())
         });
-        for event in &reply.events {
-            if let Event::Whole(id, reason, position) = event
-                && self.run.intake.flow.is_new(*id, position)
-            {
-                let intake = &mut self.run.intake;
-                let saved = intake.flow.hold(*id);
-                self.run.notices.anew.insert(intake.now.names[id.0], *reason);
-                let spans = self.named(saved.into_iter().collect());
-                let life = self.run.intake.life;
-                let write = spool::Write { spans, life, ..spool::Write::default() };
-                self.run.intake.effects.push_back(Effect::Write(write));
+        let mut changes = std::mem::take(&mut self.run.intake.tail);
+        for event in reply.events {
+            match event {
+                Event::Change(change) => changes.push(change),
+                Event::Whole(id, reason, position) if self.run.intake.flow.is_new(id, &position) => {
+                    let intake = &mut self.run.intake;
+                    let saved = intake.flow.hold(id);
+                    self.run.notices.anew.insert(intake.now.names[id.0], reason);
+                    self.owe(saved.into_iter().collect());
+                }
+                Event::Whole(..) => {}
             }
         }
-        self.take(reply)
+        self.pass_on(Taken { changes, position: reply.position, at_end: reply.at_end })
     }
 
     fn lose_history(&mut self) -> Result<(), Error> {
         if !self.excused.history {
             return Err(Error::wrong("history is lost, though the log forgot only what is durable"));
         }
-        if !self.set.resyncs {
-            return Err(Error::HistoryLost);
+        let names = self.run.intake.now.names.clone();
+        let lost = self.lost();
+        self.say(|_| format!("the intake: history is lost of {lost:?}"));
+        if self.set.resyncs {
+            let lost = lost.iter().map(|id| (names[id.0], Reason::HistoryLost));
+            self.run.notices.anew.extend(lost);
+        } else {
+            let stopped = self.stopped();
+            if (0..names.len()).map(CollectionId).all(|id| stopped.contains(&id) || lost.contains(&id)) {
+                return Err(Error::HistoryLost);
+            }
+            if self.run.intake.now.attempt == self.run.demand.attempt {
+                self.run.stopped.extend(&lost);
+                self.needs_resync.extend(lost.iter().map(|id| names[id.0]));
+                self.pg.now.settled = false;
+            }
         }
-        self.say(|_| "the intake: history is lost, everything is to be copied anew".to_owned());
-        self.run.intake.stream = None;
-        for name in self.run.intake.now.names.iter() {
-            self.run.notices.anew.insert(*name, Reason::HistoryLost);
-        }
+        let saved = lost.into_iter().filter_map(|id| self.run.intake.flow.abandon(id)).collect();
+        self.owe(saved);
+        self.run.intake.effects.push_back(Effect::Pay);
+        self.read_on();
         Ok(())
     }
 
-    fn take(&mut self, reply: Reply) -> Result<(), Error> {
-        let stopped = self.run.stopped.clone();
+    /// Of which collections the log has forgotten what comes next.
+    fn lost(&self) -> Vec<CollectionId> {
+        let intake = &self.run.intake;
+        let is_lost = |id: &CollectionId| {
+            let known = intake.flow.known(*id);
+            known.is_some_and(|known| !self.source.reaches(&intake.beginning_at(known)))
+        };
+        let lost: Vec<_> = intake.flow.followed().filter(is_lost).collect();
+        if lost.is_empty() { intake.flow.followed().collect() } else { lost }
+    }
+
+    /// Those that are stopped of the collections that the intake knows.
+    fn stopped(&self) -> BTreeSet<CollectionId> {
+        let is_known = self.run.intake.now.attempt == self.run.demand.attempt;
+        if is_known { self.run.stopped.clone() } else { BTreeSet::new() }
+    }
+
+    fn abandon_stopped(&mut self) {
+        let stopped = self.stopped();
         let saved = stopped.iter().filter_map(|id| self.run.intake.flow.abandon(*id)).collect();
-        let saved = self.named(saved);
-        self.save(saved);
+        self.owe(saved);
+    }
+
+    fn pass_on(&mut self, mut taken: Taken) -> Result<(), Error> {
+        self.abandon_stopped();
         let room = match &self.run.intake.now.crew {
             Some(crew) if self.run.intake.flow.any_on(Way::Direct) => self.room(crew),
             _ => Room::Yes,
@@ -344,7 +467,7 @@ impl World {
             Room::Yes => {}
             Room::Gone => return self.rewind(),
             Room::No if self.rng.u8(..self.set.patience) > 0 => {
-                self.run.intake.reply = Some(reply);
+                self.run.intake.taken = Some(taken);
                 return Ok(());
             }
             Room::No => {
@@ -352,49 +475,42 @@ impl World {
                 let intake = &mut self.run.intake;
                 let direct: Vec<_> = intake.flow.on(Way::Direct).collect();
                 direct.into_iter().for_each(|id| intake.flow.turn_away(id));
-                intake.is_due = true;
             }
         }
         let intake = &mut self.run.intake;
-        let mut changes = std::mem::take(&mut intake.tail);
-        changes.extend(reply.events.into_iter().filter_map(|event| match event {
-            Event::Change(change) => Some(change),
-            Event::Whole(..) => None,
-        }));
-        changes.retain(|change| {
+        taken.changes.retain(|change| {
             let is_wanted = intake.flow.way(change.collection) != Way::Nowhere;
             is_wanted && intake.flow.is_new(change.collection, &change.position)
         });
         let is_spooled = |change: &&Change| intake.flow.is_spooled(change.collection);
-        let spooled = changes.iter().filter(is_spooled).cloned().collect();
-        changes.retain(|change| intake.flow.way(change.collection) == Way::Direct);
-        self.put(spooled, &reply.position);
-        self.hand_out(changes, &reply.position, reply.at_end);
+        let spooled = taken.changes.iter().filter(is_spooled).cloned().collect();
+        self.put(spooled, taken);
         Ok(())
     }
 
-    fn put(&mut self, changes: Vec<Change>, position: &Position) {
+    fn put(&mut self, changes: Vec<Change>, taken: Taken) {
         let intake = &mut self.run.intake;
-        let any = intake.flow.any_is_spooled();
-        let is_due = std::mem::take(&mut intake.is_due) || self.rng.bool();
-        if !any || (changes.is_empty() && !is_due) {
-            return;
+        let is_due = intake.flow.has_begun() || self.rng.bool();
+        if !intake.flow.any_is_spooled() || (changes.is_empty() && !is_due) {
+            return self.hand_out(taken);
         }
-        let spans = intake.flow.spool(position);
+        let mut flow = intake.flow.clone();
+        let spans = flow.spool(&taken.position);
         let of = |c: Change| (intake.now.names[c.collection.0], c.position, doc_of(&c.document_key));
         let write = spool::Write {
             changes: changes.into_iter().map(of).collect(),
-            token: Some(position.clone()),
-            spans: self.named(spans),
+            token: Some(taken.position.clone()),
+            spans: [intake.owed.clone(), self.named(spans)].concat(),
             fingerprint: Some(self.run.intake.fingerprint),
             life: self.run.intake.life,
         };
-        self.run.intake.effects.push_back(Effect::Write(write));
+        self.run.intake.effects.push_back(Effect::Put(write, flow, taken));
     }
 
-    fn hand_out(&mut self, mut changes: Vec<Change>, position: &Position, at_end: bool) {
+    fn hand_out(&mut self, taken: Taken) {
         let intake = &mut self.run.intake;
-        let mut position = position.clone();
+        let Taken { mut changes, mut position, at_end } = taken;
+        changes.retain(|change| intake.flow.way(change.collection) == Way::Direct);
         if self.set.order == Order::Commit && !at_end {
             let time = position.cluster_time();
             let complete = changes.partition_point(|change| change.position.cluster_time() < time);
@@ -432,19 +548,21 @@ impl World {
         if let Some(crew) = self.run.intake.now.crew.clone() {
             for (id, name) in self.run.intake.now.names.clone().iter().enumerate() {
                 let id = CollectionId(id);
+                if self.run.intake.owed.iter().any(|(owed, _)| owed == name) {
+                    continue;
+                }
                 let Some(least) = crew.borrow().watermark.least(id).cloned() else { continue };
                 let Some(trim) = self.run.intake.flow.trim(id, &least) else { continue };
                 self.say(|_| format!("the intake trims #{}: {trim:?}", id.0));
                 match trim {
-                    Trim::All => self.spool.write(&spool::Write {
-                        spans: vec![(*name, None)],
-                        life: self.run.intake.life,
-                        ..spool::Write::default()
-                    })?,
+                    Trim::All => self.run.intake.owed.push((*name, None)),
+                    // It may find no space for that.
+                    Trim::Until(_) if self.spool.is_full() && self.rng.bool() => {}
                     Trim::Until(position) => self.spool.trim(*name, &position)?,
                 }
             }
         }
+        self.run.intake.effects.push_back(Effect::Pay);
         self.run.intake.is_full = self.spool.len() >= self.set.budget;
         Ok(())
     }
@@ -453,13 +571,8 @@ impl World {
         spans.into_iter().map(|(id, span)| (self.run.intake.now.names[id.0], span)).collect()
     }
 
-    fn save(&mut self, spans: Vec<(Name, Option<Span>)>) {
-        if !spans.is_empty() {
-            self.run.intake.effects.push_back(Effect::Write(spool::Write {
-                spans,
-                life: self.run.intake.life,
-                ..spool::Write::default()
-            }));
-        }
+    fn owe(&mut self, spans: Vec<Saved>) {
+        let spans = self.named(spans);
+        self.run.intake.owed.extend(spans);
     }
 }

@@ -50,11 +50,11 @@ use self::{
     postgres::{Contents, Postgres},
     settings::{Focus, Settings},
     side::Stage,
-    source::Source,
+    source::{Name, Source},
     spool::Spool,
     worker::Crew,
 };
-use crate::{change::CollectionId, config::Order};
+use crate::{change::CollectionId, config::Order, sink::resyncs::Reason};
 
 /// How many steps of a failed schedule are told.
 const TOLD: usize = 40;
@@ -70,6 +70,8 @@ enum Error {
     Refused,
     /// The state directory was made anew.
     Rebuilt,
+    /// The state directory's disk is full.
+    Full,
     /// The log has forgotten what is needed, and that is to stop docrow.
     HistoryLost,
     /// What must not be.
@@ -109,6 +111,8 @@ enum Bug {
     PatchOntoWhole,
     /// In the order of commits, what is tried again is looked up as it was when the workers began.
     TriedAgainAsItWas,
+    /// Whoever has no space for a reply waits for it, and hands nothing out meanwhile.
+    WaitsForSpace,
 }
 
 /// All that a kill ends.
@@ -156,6 +160,8 @@ struct World {
     pg: Postgres,
     run: Process,
     excused: Excused,
+    /// The collections that are stopped because the log has gone past them: somebody asks for a resync in the end.
+    needs_resync: BTreeSet<Name>,
     /// It is a bad moment to be killed.
     is_bad_moment: bool,
     /// Whether faults and writes are over.
@@ -179,6 +185,7 @@ impl World {
             pg: Postgres::new(),
             run: Process::new(),
             excused: Excused::default(),
+            needs_resync: BTreeSet::new(),
             is_bad_moment: false,
             is_calm: false,
             story,
@@ -199,6 +206,10 @@ impl World {
         self.is_calm = true;
         self.say(|_| "faults and writes end".to_owned());
         self.pg.is_up = true;
+        if self.set.order == Order::Commit {
+            // The disk may be too small for a transaction whose rest is still to come.
+            self.spool.empty();
+        }
         if !self.run.stopped.is_empty() {
             self.crash();
         }
@@ -208,6 +219,8 @@ impl World {
 
     fn come_to_rest(&mut self) -> Result<(), Error> {
         for _ in 0..PATIENCE {
+            let asked = std::mem::take(&mut self.needs_resync);
+            self.pg.now.resyncs.extend(asked.into_iter().map(|name| (name, Reason::Asked)));
             if self.rests() {
                 return Ok(());
             }
@@ -301,7 +314,7 @@ fn play(seed: u64, kind: (Focus, Order), bug: Option<Bug>) -> Result<(), String>
     match World::new(seed, kind, bug, false).play() {
         Ok(()) | Err(Error::HistoryLost) => Ok(()),
         Err(Error::Wrong(what)) => Err(what),
-        Err(error @ (Error::Away | Error::Refused | Error::Rebuilt)) => {
+        Err(error @ (Error::Away | Error::Refused | Error::Rebuilt | Error::Full)) => {
             Err(format!("nobody has dealt with {error:?}"))
         }
     }
@@ -388,6 +401,12 @@ fn planted_bugs_are_found() {
     find(Bug::AheadNotRaised, (Focus::Docrow, document));
     find(Bug::AheadNotRaised, (Focus::Docrow, commit));
     find(Bug::ChunkTwice, (Focus::Docrow, document));
+}
+
+/// What frees the spool's disk does not wait for what wants it.
+#[test]
+fn waiting_for_space_is_found() {
+    find(Bug::WaitsForSpace, (Focus::State, Order::Document));
 }
 
 #[test]

@@ -11,7 +11,7 @@ pub(super) enum Focus {
     Docrow,
     /// PostgreSQL is away, set back, loses answers.
     Postgres,
-    /// The state directory is lost, damaged, an older one.
+    /// The state directory is lost, damaged, an older one, or its disk is full.
     State,
     /// History is lost, collections are dropped, replaced.
     Source,
@@ -37,6 +37,8 @@ pub(super) struct Faults {
     pub(super) refuse: u32,
     pub(super) remove: u32,
     pub(super) retry: u32,
+    /// The disk of the state directory is full.
+    pub(super) full: u32,
 }
 
 impl Faults {
@@ -59,6 +61,7 @@ impl Faults {
         faults.refuse = of(&[source], 6);
         faults.remove = of(&[docrow, postgres], 6);
         faults.retry = of(&[docrow, postgres], 6);
+        faults.full = of(&[postgres, state], 12);
         faults.bad_moment = if faults.kill > 0 && rng.bool() { 700 } else { faults.kill };
         faults
     }

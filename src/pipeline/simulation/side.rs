@@ -141,7 +141,6 @@ impl World {
     }
 
     fn prepare(&mut self) -> Result<Stage, Error> {
-        self.run.stopped.clear();
         let names: Vec<Name> = self.source.names().filter(|name| self.source.exists(*name)).collect();
         let (known, asked) = (self.pg.now.known.clone(), self.pg.now.resyncs.clone());
         for name in known.into_iter().filter(|name| !names.contains(name)) {
@@ -184,6 +183,10 @@ impl World {
             planning.start = Some(self.source.start(&mut self.rng));
             return Ok(Stage::Plan(planning));
         };
+        // It is tried again.
+        if let Some(id) = self.run.demand.names.iter().position(|of| *of == name) {
+            self.run.stopped.remove(&CollectionId(id));
+        }
         let stored = (start.clone(), fingerprint(&planning.names));
         let plan = Plan { copied: vec![false; self.set.chunks], replaces, start: start.clone() };
         let partitions = self.set.partitions;
@@ -222,11 +225,15 @@ impl World {
                 Ok(())
             })?;
         }
+        let before = std::mem::take(&mut self.run.stopped);
+        let (old, new) = (self.run.demand.names.clone(), names.clone());
+        let place = |id: &CollectionId| new.iter().position(|name| *name == old[id.0]).map(CollectionId);
+        self.run.stopped = before.iter().filter_map(place).collect();
         let mut known = HashMap::new();
         let mut foreign = false;
         for StoredPosition { partition, collection, position, fingerprint: of } in stored {
             if let Some(id) = names.iter().position(|name| name.to_string() == collection) {
-                foreign |= of != Some(fingerprint(&names));
+                foreign |= of != Some(fingerprint(&names)) && !self.run.stopped.contains(&CollectionId(id));
                 known.insert((partition, CollectionId(id)), position);
             }
         }

@@ -1,5 +1,5 @@
 //! The model of the state directory: what `checkpoint` promises of it. A write is atomic and synced; a trim is not, so that
-//! a crash may undo it. All of it may be lost, or be an older copy of itself.
+//! a crash may undo it. All of it may be lost, or be an older copy of itself. Its disk may be full, until enough is given back.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -47,6 +47,8 @@ pub(super) struct Spool {
     copies: Vec<Contents>,
     /// Its files are damaged, which the next use finds.
     damaged: bool,
+    /// There is no space while it holds more changes than this.
+    limit: Option<usize>,
 }
 
 /// What a collection without a span, or with another one than is thought, means.
@@ -149,6 +151,21 @@ impl Spool {
     /// How many changes are in it.
     pub(super) fn len(&self) -> usize {
         self.now.records.values().map(|record| record.changes.len()).sum()
+    }
+
+    /// Its disk is full, until it has given back half of what it holds.
+    pub(super) fn fill(&mut self) {
+        self.limit = Some(self.len() / 2);
+    }
+
+    /// Somebody makes space.
+    pub(super) fn empty(&mut self) {
+        self.limit = None;
+    }
+
+    pub(super) fn is_full(&mut self) -> bool {
+        self.limit = self.limit.filter(|limit| self.len() > *limit);
+        self.limit.is_some()
     }
 
     /// What is certain to be there after a crash.

@@ -251,7 +251,9 @@ impl World {
         } else if let Some(stored) = flush.stored {
             worker.ahead().passed(flush.latest);
             let partition = Partition(worker.partition);
-            stored.iter().for_each(|(id, at)| crew.borrow_mut().watermark.advance(partition, *id, at));
+            for (id, at) in &stored {
+                crew.borrow_mut().watermark.advance(partition, *id, at);
+            }
             return Ok(());
         } else if self.has(Bug::PositionBeforeRows) && flush.early.is_none() {
             let (reached, shown) = ((&flush.positions, flush.all), Some(flush.latest));

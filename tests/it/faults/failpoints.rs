@@ -27,6 +27,8 @@ enum Scenario {
     Resync,
     /// Follow while a collection is replaced as a whole.
     Replace,
+    /// Start with a mapping file by which columns become wider.
+    Widen,
     /// Be asked to try letters again whose collection is not included any more.
     Letters,
 }
@@ -57,9 +59,8 @@ fn scenario(point: Failpoint) -> (Scenario, u32) {
         | F::KeyCommitted
         | F::SpoolBeforeWrite
         | F::SpoolWritten
-        | F::SpoolDrained
-        | F::SpoolClosed => (Scenario::Start, 2),
-        F::SpoolTrimmed => (Scenario::Start, 1),
+        | F::SpoolDrained => (Scenario::Start, 2),
+        F::SpoolTrimmed | F::SpoolClosed => (Scenario::Start, 1),
         F::ResyncNoted => (Scenario::Replace, 1),
         F::ResyncBeforeCommit
         | F::ResyncCommitted
@@ -72,6 +73,7 @@ fn scenario(point: Failpoint) -> (Scenario, u32) {
         | F::BatchBeforeAcknowledge
         | F::BatchAcknowledged => (Scenario::Start, 9),
         F::PositionsBeforeReset | F::PositionsReset => (Scenario::Repartition, 1),
+        F::ColumnsBeforeCommit | F::ColumnsReplaced => (Scenario::Widen, 1),
         F::DocumentRefused | F::LetterCommitted => (Scenario::Refusal, 1),
         F::StopNoted => (Scenario::Stop, 1),
         F::LettersAnswered => (Scenario::Letters, 1),
@@ -141,6 +143,13 @@ async fn prepare(place: &Place, scenario: Scenario) -> Home {
             home.set("stream.partitions", 3);
         }
         Scenario::Stop => drop(docrow.stop().await.quiet()),
+        Scenario::Widen => {
+            docrow.stop().await.quiet();
+            home.map(
+                "orders.toml",
+                &mapping.replace("'n', type = 'bigint'", "'n', type = 'double precision'"),
+            );
+        }
         Scenario::Refusal => {
             forbid_negative(place).await;
             docrow.stop().await.quiet();
@@ -175,7 +184,7 @@ async fn letter(place: &Place, docrow: &mut Docrow) {
 /// What leads to the failpoint, and writes that do not end.
 async fn provoke(writes: &mut Writes<'_>, scenario: Scenario) {
     match scenario {
-        Scenario::Start | Scenario::Resync | Scenario::Repartition | Scenario::Letters => {}
+        Scenario::Start | Scenario::Resync | Scenario::Repartition | Scenario::Widen | Scenario::Letters => {}
         Scenario::Replace => {
             let out = [doc! { "$match": { "_id": { "$lt": 40 } } }, doc! { "$out": "orders" }];
             drop(writes.place.collection("things").aggregate(out).await.unwrap());
@@ -209,6 +218,7 @@ async fn go_on(writes: &mut Writes<'_>, home: &mut Home, scenario: Scenario) {
         | Scenario::Resync
         | Scenario::Replace
         | Scenario::Repartition
+        | Scenario::Widen
         | Scenario::Refusal => {}
     }
     writes.write().await;
@@ -217,6 +227,11 @@ async fn go_on(writes: &mut Writes<'_>, home: &mut Home, scenario: Scenario) {
     place.settle(&mut docrow).await;
     if matches!(scenario, Scenario::Refusal | Scenario::Letters) {
         letter(place, &mut docrow).await;
+    }
+    if matches!(scenario, Scenario::Widen) {
+        let wide = "SELECT count(*) FROM pg_attribute WHERE attname = 'n' AND atttypid = 'float8'::regtype \
+            AND attrelid IN ('orders'::regclass, 'orders_lines'::regclass)";
+        docrow.until("the columns are wide", async || place.number(wide).await == Some(2)).await;
     }
     place.assert_same(home).await;
     // What a dead process sent may commit beside the next one, which then looks again how far things are.

@@ -1,16 +1,26 @@
 //! Every fault, at every moment: what goes wrong, and when, is a test's name; each ends in the same comparison.
 
+mod alone;
+mod deployment;
 mod disk;
+mod evolution;
 #[cfg(feature = "failpoints")]
 mod failpoints;
+mod frozen;
+mod full;
+mod log;
+mod members;
 mod memory;
 mod order;
 mod quiet;
 mod restored;
 mod resync;
+mod silence;
 mod source;
 mod spool;
 mod state;
+#[cfg(feature = "failpoints")]
+mod still;
 mod tables;
 mod target;
 mod whole;

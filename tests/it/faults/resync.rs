@@ -110,3 +110,44 @@ async fn asked_for_during_the_snapshot() {
     place.assert_same(&home).await;
     docrow.stop().await.quiet_but(&["trying again"]);
 }
+
+/// Documents that are gone have no dead letters after a resync, nor do these count towards those that stop a collection while
+/// it is copied.
+#[tokio::test]
+async fn dead_letters_of_vanished_documents_during_a_resync() {
+    let place = Place::shared("resync_letters").await;
+    place.add_sentinels().await;
+    let orders = place.collection("orders");
+    let order = |id: i32| doc! { "_id": id, "kind": "good" };
+    orders.insert_many((0..20).map(order)).await.unwrap();
+    let mut home = Home::new(&place);
+    home.set("mapping.max_dead_letters", 3);
+    let mut docrow = home.run();
+    place.settle(&mut docrow).await;
+    let constraint = "ALTER TABLE orders ADD CONSTRAINT good CHECK (kind <> 'bad')";
+    place.postgres().await.batch_execute(constraint).await.unwrap();
+    let bad = async |from: i32, to: i32| {
+        let filter = doc! { "_id": { "$gte": from, "$lt": to } };
+        orders.update_many(filter, doc! { "$set": { "kind": "bad" } }).await.unwrap();
+    };
+    bad(0, 3).await;
+    place.settle(&mut docrow).await;
+    let letters = "SELECT count(*) FROM docrow.dead_letters";
+    assert_eq!(place.number(letters).await, Some(3));
+    docrow.stop().await.quiet_but(&["dead letter"]);
+
+    // Two others are as bad.
+    orders.drop().await.unwrap();
+    orders.insert_many((2..40).map(order)).await.unwrap();
+    bad(10, 12).await;
+    let mut docrow = home.run();
+    docrow.logs("orders: copied anew").await;
+    place.settle(&mut docrow).await;
+    assert_eq!(place.number(letters).await, Some(2));
+    orders.update_many(doc! {}, doc! { "$set": { "kind": "good" } }).await.unwrap();
+    place.settle(&mut docrow).await;
+    assert_eq!(place.number(letters).await, Some(0));
+    place.assert_same(&home).await;
+    let ended = docrow.stop().await.quiet_but(&["dead letter"]);
+    assert!(!ended.log.contains("is stopped"), "{}", ended.log);
+}

@@ -24,13 +24,13 @@ use crate::support::{Before, Code, Gate, Home, Place, RETRIES};
 ///
 /// It lives in namespaces of its own, held by a process that does nothing else, so that neither root's rights nor a place
 /// in this one are needed: others reach it through that process's root.
-struct SmallDisk {
+pub(super) struct SmallDisk {
     holder: Child,
     root: PathBuf,
 }
 
 impl SmallDisk {
-    fn new(megabytes: u64) -> Self {
+    pub(super) fn new(megabytes: u64) -> Self {
         let script = "mount -t tmpfs -o \"size=$0m\" docrow /mnt && echo mounted && while read -r line; do \
             eval \"$line\"; echo $?; done";
         let mut holder = Command::new("unshare")
@@ -59,7 +59,7 @@ impl SmallDisk {
         assert_eq!(Self::hear(&mut self.holder), "0");
     }
 
-    fn state(&self) -> PathBuf {
+    pub(super) fn state(&self) -> PathBuf {
         self.root.join("state")
     }
 

@@ -194,3 +194,41 @@ async fn constraint_violated_during_snapshot() {
 async fn constraint_violated_during_stream() {
     constraint_violated("constraint_stream", Phase::Stream).await;
 }
+
+/// "Deletes silently skip rows that forced row-level security hides, positions move on": docrow stops instead, and goes on
+/// from there once it sees them again.
+#[tokio::test]
+async fn row_level_security_forced_during_stream() {
+    let place = Place::shared("row_security").await;
+    let owner = format!("{}_owner", place.name);
+    let admin = place.postgres().await;
+    let make = format!(
+        "DROP ROLE IF EXISTS {owner}; CREATE ROLE {owner} LOGIN; GRANT CREATE ON DATABASE {} TO {owner}; \
+         GRANT CREATE ON SCHEMA public TO {owner}",
+        place.name
+    );
+    admin.batch_execute(&make).await.unwrap();
+    let mut home = Home::new(&place);
+    home.set("target.uri", place.postgres_uri.replacen("postgres@", &format!("{owner}@"), 1));
+    fill(&place).await;
+    let mut docrow = home.run();
+    place.settle(&mut docrow).await;
+    let hide = "ALTER TABLE things ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; \
+        CREATE POLICY few ON things USING (_id < 5)";
+    admin.batch_execute(hide).await.unwrap();
+    place.collection("things").delete_one(doc! { "_id": 7 }).await.unwrap();
+    let ended = docrow.ended().await.with_code(4);
+    assert!(ended.error().starts_with("[DRW-3210]") && ended.log.contains("BYPASSRLS"), "{}", ended.log);
+    assert_eq!(place.number("SELECT count(*) FROM things WHERE _id = 7").await, Some(1));
+    // Not before it starts, either: what it copies, and what it verifies, it must see. Other collections go on.
+    let mut refused = home.run();
+    refused.logs("things is stopped, other collections go on").await;
+    let refused = refused.stop().await;
+    assert!(refused.log.contains("row-level security"), "{}", refused.log);
+    assert!(home.finish(&["verify"]).await.with_code(4).error().starts_with("[DRW-3210]"));
+    admin.batch_execute("ALTER TABLE things NO FORCE ROW LEVEL SECURITY").await.unwrap();
+    converges(&place, &home, home.run()).await.quiet();
+    let gone = "SELECT count(*) FROM things WHERE _id = 7";
+    assert_eq!(place.number(gone).await, Some(0));
+    drop(admin);
+}

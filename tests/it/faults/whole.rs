@@ -46,6 +46,16 @@ async fn drop_and_create_during_the_stream_keeping() {
     place.collection("orders").drop().await.unwrap();
     docrow.logs("orders is no more in MongoDB: its rows are kept").await;
     assert_eq!(place.number("SELECT count(*) FROM orders").await, Some(MANY.into()));
+    // What can't go on is not behind.
+    place.settle(&mut docrow).await;
+    let status = home.finish(&["status", "--json"]).await.with_code(0).out;
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let gone = &status["collections"][0];
+    assert_eq!(
+        (&gone["absent"], &gone["lag_seconds"]),
+        (&"dropped".into(), &serde_json::Value::Null),
+        "{gone}"
+    );
     docrow.stop().await.quiet_but(&[GONE]);
     // It is gone still, which is no news.
     let docrow = home.run();
@@ -152,6 +162,54 @@ async fn renames_and_out_and_merge_during_the_stream() {
     place.collection("users").delete_many(doc! { "_id": { "$lt": 10 } }).await.unwrap();
     assert_converges(&place, &home, docrow, &[GONE]).await;
     assert_eq!(place.number("SELECT count(*) FROM orders").await, Some(MANY.into()), "rows are kept");
+}
+
+/// `$out` puts documents with keys of another type in a collection's place. None of them could have rows in its tables, which
+/// are made again under their names.
+#[tokio::test]
+async fn out_with_keys_of_another_type_during_the_stream() {
+    let place = Place::shared("out_keys").await;
+    fill(&place, "orders", 0).await;
+    let others = (0..MANY).map(|n| doc! { "n": n, "list": [{ "n": n }] });
+    place.collection("others").insert_many(others).await.unwrap();
+    let mut home = Home::new(&place);
+    home.set("mapping.max_dead_letters", 5);
+    let mut docrow = followed(&place, &home).await;
+    place.collection("others").aggregate([doc! { "$out": "orders" }]).await.unwrap();
+    let keys = "SELECT count(*) FROM orders WHERE length(_id::text) = 24";
+    docrow.until("they are copied", async || place.number(keys).await == Some(MANY.into())).await;
+    place.collection("orders").update_many(doc! {}, doc! { "$inc": { "n": 1 } }).await.unwrap();
+    let again = "has got other keys than its tables take";
+    assert_converges(&place, &home, docrow, &[again]).await;
+    assert_eq!(place.number("SELECT count(*) FROM orders_list").await, Some(MANY.into()));
+    assert_eq!(place.number("SELECT count(*) FROM docrow.dead_letters").await, Some(0));
+}
+
+/// One that was in that state before: `docrow resync` is the way out. A few keys that do not fit are none.
+#[tokio::test]
+async fn a_resync_of_a_collection_whose_keys_do_not_fit() {
+    let place = Place::shared("resync_keys").await;
+    fill(&place, "orders", 0).await;
+    place.add_sentinels().await;
+    let home = Home::new(&place);
+    home.backfill().await;
+    let string = |id: i32| doc! { "_id": format!("s{id}"), "n": id };
+    let orders = place.collection("orders");
+    orders.insert_one(string(1)).await.unwrap();
+    let name = format!("{}.orders", place.name);
+    for (few, left) in [(true, 1), (false, 0)] {
+        if !few {
+            orders.delete_many(doc! { "_id": { "$type": "int" } }).await.unwrap();
+            orders.insert_many((2..10).map(string)).await.unwrap();
+        }
+        home.finish(&["resync", &name]).await.with_code(0).quiet();
+        let ended =
+            home.finish(&["backfill"]).await.with_code(0).quiet_but(&["dead letter", "has got other keys"]);
+        assert_eq!(ended.log.contains("has got other keys"), !few, "{}", ended.log);
+        assert_eq!(place.number("SELECT count(*) FROM docrow.dead_letters").await, Some(left));
+    }
+    place.assert_exact().await;
+    assert_eq!(place.number("SELECT count(*) FROM orders WHERE _id LIKE 's%'").await, Some(9));
 }
 
 /// While a chunk of it is being copied, a collection is dropped and filled with other documents.

@@ -1,7 +1,11 @@
 //! What applications may write to MongoDB, at any moment: large transactions, large documents; and what they may
 //! change about its collections that changes no document.
 
-use mongodb::bson::{Document, doc};
+use mongodb::{
+    ClientSession, Collection,
+    bson::{Document, doc},
+    error::TRANSIENT_TRANSACTION_ERROR,
+};
 
 use super::{Phase, Scene};
 use crate::support::{Home, Place};
@@ -15,30 +19,46 @@ async fn held(place: Place, phase: Phase) -> Scene {
     Scene::held(place, home, phase).await
 }
 
+/// Inserts, updates and deletes, all in the transaction of `session`.
+async fn change_in(
+    session: &mut ClientSession,
+    collections: &[Collection<Document>],
+    round: i32,
+) -> mongodb::error::Result<()> {
+    let padding = "x".repeat(5_000);
+    for collection in collections {
+        let from = 20_000 + 10_000 * round;
+        let new = (from..from + 2_500)
+            .map(|id| doc! { "_id": id, "n": 0, "name": &padding, "list": [{ "n": id }] });
+        collection.insert_many(new).session(&mut *session).await?;
+        let mine = doc! { "_id": { "$gte": 100 + round * 20, "$lt": 110 + round * 20 } };
+        let change = doc! { "$set": { "n": 7, "list": [] } };
+        collection.update_many(mine, change).session(&mut *session).await?;
+        let one = doc! { "_id": 110 + round * 20 };
+        collection.delete_one(one).session(&mut *session).await?;
+    }
+    Ok(())
+}
+
 /// 5,000 documents of two collections in one transaction, of more than 16 MB, so that it spans several oplog entries;
 /// one that is given up and leaves nothing; and one that begins before docrow goes on, and commits after that.
 async fn transactions(test: &str, phase: Phase) {
     let mut scene = held(Place::shared(test).await, phase).await;
     let place = &scene.place;
     let collections = ["things", "z_last"].map(|name| place.collection(name));
-    let documents = |from: i32, count: i32| {
-        let padding = "x".repeat(5_000);
-        (from..from + count)
-            .map(move |id| doc! { "_id": id, "n": 0, "name": &padding, "list": [{ "n": id }] })
-    };
     let mut session = place.client.start_session().await.unwrap();
     let mut late = place.client.start_session().await.unwrap();
     for round in 0..3 {
         let session = if round == 2 { &mut late } else { &mut session };
-        session.start_transaction().await.unwrap();
-        for collection in &collections {
-            let new = documents(20_000 + 10_000 * round, 2_500);
-            collection.insert_many(new).session(&mut *session).await.unwrap();
-            let mine = doc! { "_id": { "$gte": 100 + round * 20, "$lt": 110 + round * 20 } };
-            let change = doc! { "$set": { "n": 7, "list": [] } };
-            collection.update_many(mine, change).session(&mut *session).await.unwrap();
-            let one = doc! { "_id": 110 + round * 20 };
-            collection.delete_one(one).session(&mut *session).await.unwrap();
+        loop {
+            session.start_transaction().await.unwrap();
+            match change_in(session, &collections, round).await {
+                // The server ends what it has no room for, and says that it may be tried again.
+                Err(error) if error.contains_label(TRANSIENT_TRANSACTION_ERROR) => {
+                    let _ = session.abort_transaction().await;
+                }
+                done => break done.unwrap(),
+            }
         }
         match round {
             0 => session.commit_transaction().await.unwrap(),

@@ -381,9 +381,9 @@ async fn writers_of_different_epochs_never_interleave() {
     place.build_keys(&users()).await;
     let order = "CREATE TABLE written (epoch bigint, batches bigint); INSERT INTO written VALUES (0, 0); \
         CREATE FUNCTION in_order() RETURNS trigger LANGUAGE plpgsql AS $$ DECLARE before bigint; BEGIN \
-            PERFORM pg_sleep(CASE WHEN random() < 0.5 THEN 0.2 ELSE 0 END); SELECT epoch INTO before FROM written FOR UPDATE; \
+            PERFORM pg_sleep(CASE WHEN random() < 0.5 THEN 0.2 ELSE 0 END); SELECT epoch INTO before FROM public.written FOR UPDATE; \
             IF before > current_setting('docrow.entered')::bigint THEN RAISE EXCEPTION 'out of order'; END IF; \
-            UPDATE written SET epoch = current_setting('docrow.entered')::bigint, batches = batches + 1; \
+            UPDATE public.written SET epoch = current_setting('docrow.entered')::bigint, batches = batches + 1; \
             RETURN NULL; END $$; \
         CREATE TRIGGER in_order AFTER INSERT OR UPDATE ON users FOR EACH STATEMENT EXECUTE FUNCTION in_order()";
     place.query(order).await;

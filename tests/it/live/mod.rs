@@ -1,7 +1,10 @@
 //! Tests against real servers.
 
 mod deletes;
+mod durable;
+mod edited;
 mod fence;
+mod keys;
 mod patches;
 mod resync;
 mod sink;

@@ -1,6 +1,6 @@
 //! Updates of some fields: they write these and nothing else, or else the whole document.
 
-use mongodb::bson::{Bson, Document, doc};
+use mongodb::bson::{Bson, DateTime, Document, RawArrayBuf, RawBson, RawDocumentBuf, doc, raw::CString};
 
 use crate::support::{Docrow, Home, Place};
 
@@ -187,5 +187,188 @@ async fn what_events_say_is_not_looked_up() {
     docrow.until("it is looked up", async || looked_up().await > before).await;
     place.settle(&mut docrow).await;
     place.assert_same(&home).await;
+    docrow.stop().await.quiet();
+}
+
+/// A document that may have several fields of one name.
+fn raw(fields: &[(&str, Bson)]) -> RawDocumentBuf {
+    let mut document = RawDocumentBuf::new();
+    for (name, value) in fields {
+        document.append(CString::try_from(*name).unwrap(), RawBson::try_from(value.clone()).unwrap());
+    }
+    document
+}
+
+/// Trap: two fields of one name. An update changes the first of them, a column holds the last, `_extra` the others: so
+/// what an update says is not enough to write its columns.
+#[tokio::test]
+async fn a_field_that_is_there_twice_is_written_whole() {
+    let changes = [
+        vec![doc! { "$set": { "a": 7 } }],
+        vec![doc! { "$unset": { "a": 1 } }],
+        vec![doc! { "$set": { "b": 7 } }],
+        vec![doc! { "$set": { "a": 7, "b": 8 } }],
+        vec![doc! { "$inc": { "a": 1 } }],
+        vec![doc! { "$rename": { "b": "a" } }],
+        vec![doc! { "$rename": { "a": "c" } }],
+        vec![doc! { "$rename": { "a": "b" } }],
+        vec![doc! { "$set": { "o": { "a": 9 } } }],
+        vec![doc! { "$set": { "o.a": 7 } }],
+        vec![doc! { "$unset": { "o.a": 1 } }],
+        vec![doc! { "$unset": { "o": 1 } }],
+        vec![doc! { "$set": { "lines.0.a": 7 } }],
+        vec![doc! { "$unset": { "lines.0.a": 1 } }],
+        vec![doc! { "$push": { "lines": { "a": 1 } } }],
+        vec![doc! { "$set": { "lines": [{ "a": 9 }] } }],
+        vec![doc! { "$set": { "twice": [{ "a": 9 }] } }],
+        vec![doc! { "$unset": { "twice": 1 } }],
+        vec![doc! { "$push": { "twice": { "a": 9 } } }],
+        vec![doc! { "$set": { "new": 1 } }],
+        vec![doc! { "$set": { "a": 7 } }, doc! { "$set": { "b": 8 } }],
+        vec![doc! { "$unset": { "a": 1 } }, doc! { "$unset": { "a": 1 } }],
+    ];
+    // No updates by pipelines: of such a document they end mongod 6.0.5, which compares it by the names of its fields.
+    let place = Place::shared("patches_twice").await;
+    place.add_sentinels().await;
+    let twice = || raw(&[("a", 1.into()), ("a", 2.into())]);
+    let inside = RawBson::from(twice());
+    let count = i32::try_from(changes.len()).unwrap();
+    let document = |id: i32| {
+        let mut document = raw(&[("_id", id.into()), ("a", 1.into()), ("a", 2.into()), ("b", 3.into())]);
+        document.append(CString::try_from("o").unwrap(), inside.clone());
+        let lines = RawArrayBuf::from_iter([inside.clone(), inside.clone()]);
+        let _ = ["lines", "twice", "twice"]
+            .map(|name| document.append(CString::try_from(name).unwrap(), lines.clone()));
+        document
+    };
+    let things = place.database().collection::<RawDocumentBuf>("things");
+    things.insert_many((0..count).map(document)).await.unwrap();
+    let home = Home::new(&place);
+    let mut docrow = home.run();
+    place.settle(&mut docrow).await;
+    place.assert_exact().await;
+    for (id, changes) in (0..).zip(changes) {
+        for change in changes {
+            things.update_one(doc! { "_id": id }, change).await.unwrap();
+        }
+    }
+    place.settle(&mut docrow).await;
+    for (id, extra) in [(0, r#"{"a\\1": {"$numberInt": "7"}}"#), (1, "{}")] {
+        let question = format!(
+            r"SELECT count(*) FROM things WHERE _id = {id} AND a = 2 AND _extra @> '{extra}' AND (_id = 0 OR NOT _extra ? 'a\1')"
+        );
+        assert_eq!(place.number(&question).await, Some(1), "{id}");
+    }
+    place.assert_exact().await;
+    home.finish(&["verify"]).await.with_code(0).quiet();
+    docrow.stop().await.quiet();
+}
+
+/// The same where the column hides what it holds.
+#[tokio::test]
+async fn a_masked_field_that_is_there_twice_is_written_whole() {
+    let place = Place::shared("patches_masked").await;
+    place.add_sentinels().await;
+    let things = place.database().collection::<RawDocumentBuf>("things");
+    let thing = |id: i32| raw(&[("_id", id.into()), ("a", "x".into()), ("a", "y".into()), ("b", 1.into())]);
+    things.insert_many((0..3).map(thing)).await.unwrap();
+    let home = Home::new(&place);
+    let mapping = format!(
+        "collection = '{}.things'\ntable = 'things'\nextra = '_extra'\nkey = {{ column = '_id', type = 'bigint' }}\n\
+         [columns]\na = {{ path = 'a', type = 'text', mask = 'redact' }}\nb = {{ path = 'b', type = 'bigint' }}\n",
+        place.name
+    );
+    home.map("things.toml", &mapping);
+    let mut docrow = home.run();
+    place.settle(&mut docrow).await;
+    things.update_one(doc! { "_id": 0 }, doc! { "$unset": { "a": 1 } }).await.unwrap();
+    things.update_one(doc! { "_id": 1 }, doc! { "$set": { "a": null } }).await.unwrap();
+    things.update_one(doc! { "_id": 2 }, doc! { "$set": { "b": 2 } }).await.unwrap();
+    place.settle(&mut docrow).await;
+    assert_eq!(place.number("SELECT count(*) FROM things WHERE a = '***'").await, Some(3));
+    home.finish(&["verify"]).await.with_code(0).quiet();
+    docrow.stop().await.quiet();
+}
+
+/// Fields that bear the names of docrow's own columns are fields like others.
+#[tokio::test]
+async fn fields_with_the_names_of_docrows_columns_are_updated() {
+    let place = Place::shared("patches_names").await;
+    place.add_sentinels().await;
+    let named = |n: i32| {
+        let at = DateTime::from_millis(1_700_000_000_000 + i64::from(n));
+        doc! { "_deleted_at": at, "_extra": n, "_ord": n, "id": n, "doc": n, "k": n, "v": n, "found": n }
+    };
+    let thing = |id: i32| {
+        let mut thing = doc! { "_id": id, "o": named(0), "lines": [named(0)] };
+        thing.extend(named(0));
+        thing
+    };
+    let things = place.collection("things");
+    things.insert_many((0..3).map(thing)).await.unwrap();
+    let written = "marked = { path = \"k\", type = \"bigint\" }\n_deleted_at = { path = \"_deleted_at\", type = \"timestamptz\" }";
+    for mapping in [
+        String::new(),
+        format!(
+            "collection = '{}.things'\ntable = 'things'\nextra = 'rest'\nkey = {{ column = 'k', type = 'bigint' }}\n[columns]\n{written}\n",
+            place.name
+        ),
+    ] {
+        place
+            .postgres()
+            .await
+            .batch_execute(
+                "DROP TABLE IF EXISTS things, things_lines, sentinels; DROP SCHEMA IF EXISTS docrow CASCADE",
+            )
+            .await
+            .unwrap();
+        let home = Home::new(&place);
+        if !mapping.is_empty() {
+            home.map("things.toml", &mapping);
+        }
+        let mut docrow = home.run();
+        place.settle(&mut docrow).await;
+        for n in 1..4 {
+            for (name, value) in named(n) {
+                things.update_many(doc! {}, doc! { "$set": { &name: &value } }).await.unwrap();
+                things
+                    .update_many(
+                        doc! {},
+                        doc! { "$set": { format!("o.{name}"): &value, format!("lines.0.{name}"): &value } },
+                    )
+                    .await
+                    .unwrap();
+            }
+            place.settle(&mut docrow).await;
+            place.assert_same(&home).await;
+        }
+        let unset: Document = named(0).into_iter().map(|(name, _)| (name, Bson::from(1))).collect();
+        things.update_one(doc! { "_id": 1 }, doc! { "$unset": unset }).await.unwrap();
+        place.settle(&mut docrow).await;
+        place.assert_same(&home).await;
+        docrow.stop().await.quiet();
+    }
+}
+
+/// An update may change nothing that an event tells: the order of the fields, for one.
+#[tokio::test]
+async fn an_update_that_tells_of_no_field_is_followed() {
+    let place = Place::shared("patches_nothing").await;
+    place.add_sentinels().await;
+    let things = place.collection("things");
+    things.insert_many((0..3).map(|id| doc! { "_id": id, "a": 1, "b": { "c": 1, "d": 2 } })).await.unwrap();
+    let home = Home::new(&place);
+    let mut docrow = home.run();
+    place.settle(&mut docrow).await;
+    for change in [
+        vec![doc! { "$replaceWith": { "_id": "$_id", "b": "$b", "a": "$a" } }],
+        vec![doc! { "$set": { "b": { "d": "$b.d", "c": "$b.c" } } }],
+        vec![doc! { "$replaceWith": { "b": "$b", "_id": "$_id", "a": "$a" } }],
+        vec![doc! { "$set": { "a": 1.0 } }],
+    ] {
+        things.update_many(doc! {}, change).await.unwrap();
+        place.settle(&mut docrow).await;
+        place.assert_same(&home).await;
+    }
     docrow.stop().await.quiet();
 }

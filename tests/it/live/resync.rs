@@ -157,7 +157,7 @@ async fn a_dropped_collection_leaves_nothing_but_what_was_given() {
     let error = ddl::drop_tables(&mut session, &place.target, NS).await.unwrap_err();
     assert_eq!(error.kind(), Kind::TargetRefused);
     let said = error.to_string();
-    assert!(said.contains("drop the tables of shop.users") && said.contains("view names"), "{said}");
+    assert!(said.contains("drop the tables of shop.users") && said.contains("view public.names"), "{said}");
     assert_eq!(place.query("SELECT count(*) FROM users").await, ["1"]);
     place.query("DROP VIEW names").await;
 

@@ -192,8 +192,8 @@ async fn a_refused_document_is_a_dead_letter_until_it_is_mended() {
     things.insert_many((0..100).map(document)).await.unwrap();
     // The table is created bare by docrow, and gets the constraint at once.
     let constrain = "CREATE FUNCTION constrain() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN \
-        IF to_regclass('things') IS NOT NULL AND NOT EXISTS (SELECT FROM pg_constraint WHERE conname = 'positive') \
-        THEN ALTER TABLE things ADD CONSTRAINT positive CHECK (n > 0); END IF; END $$; \
+        IF to_regclass('public.things') IS NOT NULL AND NOT EXISTS (SELECT FROM pg_constraint WHERE conname = 'positive') \
+        THEN ALTER TABLE public.things ADD CONSTRAINT positive CHECK (n > 0); END IF; END $$; \
         CREATE EVENT TRIGGER constrain ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION constrain()";
     place.postgres().await.batch_execute(constrain).await.unwrap();
 

@@ -9,7 +9,7 @@ use docrow::demo::{
 };
 use mongodb::bson::{Document, doc};
 
-use crate::support::{Before, Docrow, Gate, Home, Place, SENTINELS};
+use crate::support::{Before, Code, Docrow, Gate, Home, Place, SENTINELS, http::get};
 
 /// A document with an object and two arrays, one of them of objects that have an array.
 fn order(id: i32) -> Document {
@@ -196,7 +196,7 @@ async fn changes_of_one_document_are_folded() {
     place.settle(&mut docrow).await;
     let count = "CREATE TABLE writes AS SELECT 0 AS n WHERE false; \
         CREATE FUNCTION count_writes() RETURNS trigger LANGUAGE plpgsql AS $$ \
-        BEGIN INSERT INTO writes VALUES (1); RETURN NEW; END $$; \
+        BEGIN INSERT INTO public.writes VALUES (1); RETURN NEW; END $$; \
         CREATE TRIGGER count_writes AFTER UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION count_writes()";
     place.postgres().await.batch_execute(count).await.unwrap();
     let updates: Vec<_> =
@@ -343,4 +343,23 @@ async fn a_backfill_ends_after_the_whole_of_the_last_transaction() {
     docrow.ended().await.with_code(0).quiet();
     assert_eq!(place.number("SELECT count(*) FROM orders").await, Some(25_001));
     place.assert_same(&home).await;
+}
+
+/// A service waits for the first collection; a person who asks for a copy is told that there is none.
+#[tokio::test]
+async fn an_empty_database_is_waited_for() {
+    let place = Place::shared("stream_empty").await;
+    let mut home = Home::new(&place);
+    home.finish(&["backfill"]).await.with_code(2).coded(Code::NothingMatched);
+    home.serve();
+    let mut docrow = home.run();
+    let address = docrow.address().await;
+    docrow.logs("waiting until there is one").await;
+    let words = async || get(&address, "/status").await.json()["health"]["words"].to_string();
+    docrow.until("it says so", async || words().await.contains("no collection matches include yet")).await;
+    assert_eq!(get(&address, "/healthz").await.code, 200);
+    place.add_sentinels().await;
+    place.settle(&mut docrow).await;
+    place.assert_same(&home).await;
+    docrow.stop().await.quiet_but(&["waiting until there is one"]);
 }

@@ -9,7 +9,7 @@ use docrow::{
     mapping::{Encoder, Framing, Mapping, MaskKey, Rows},
     schema::MappingSpec,
 };
-use mongodb::bson::{Bson, Document, RawDocumentBuf, doc, rawdoc};
+use mongodb::bson::{Bson, Document, RawBsonRef, RawDocumentBuf, doc, rawdoc};
 use proptest::{
     strategy::{Strategy, ValueTree},
     test_runner::TestRunner,
@@ -47,7 +47,14 @@ fn odd(mapping: &Arc<Mapping>) -> Vec<RawDocumentBuf> {
     let mut runner = TestRunner::deterministic();
     let strategy = any_document(COLUMNS);
     let documents = (0..300).map(|_| strategy.new_tree(&mut runner).unwrap().current());
-    let documents: Vec<_> = documents.filter(|document| encode(mapping, document).is_ok()).collect();
+    // An embedded `_id` that is not in its canonical form is brought into it in memory of its own.
+    let is_embedded = |document: &RawDocumentBuf| {
+        use RawBsonRef::{Array, Document, JavaScriptCodeWithScope};
+        let id = document.iter().flatten().find(|(name, _)| name.as_str() == "_id");
+        matches!(id, Some((_, Document(_) | Array(_) | JavaScriptCodeWithScope(_))))
+    };
+    let documents = documents.filter(|document| !is_embedded(document) && encode(mapping, document).is_ok());
+    let documents: Vec<_> = documents.collect();
     assert!(documents.len() > 100);
     documents
 }

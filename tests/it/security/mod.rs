@@ -2,6 +2,7 @@
 //! certificates made on the spot.
 
 mod authority;
+mod hostile;
 mod mongodb;
 mod postgres;
 mod secrets;

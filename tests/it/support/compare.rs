@@ -2,12 +2,16 @@
 //!
 //! It shares no code with docrow, and knows of a mapping only what its file says. A document is taken apart into leaves
 //! (`messages.0.subject` is "…"; null, `[]` and `{}` are leaves too), once as MongoDB has it and once as columns and
-//! `_extra` tell it. Numbers are compared by value, an ObjectId in a text column by its digits. Column types that no
-//! workload has are refused.
+//! `_extra` tell it. Numbers are compared by value, an ObjectId in a text column by its digits. Fields that occur several
+//! times are left to the other judge. Column types that no workload has are refused.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use mongodb::bson::{Bson, DateTime, Document, doc, oid::ObjectId};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use mongodb::bson::{
+    Binary, Bson, DateTime, Decimal128, Document, RawArray, RawBsonRef, RawDocument, RawDocumentBuf, Uuid,
+    doc, oid::ObjectId, spec::BinarySubtype,
+};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -22,6 +26,7 @@ pub(crate) struct Mapping {
     collection: String,
     extra: String,
     key: Key,
+    document: Option<Whole>,
     #[serde(flatten)]
     root: Table,
     #[serde(default)]
@@ -33,6 +38,12 @@ struct Key {
     column: String,
     #[serde(rename = "type")]
     ty: String,
+}
+
+/// The column of document mode.
+#[derive(Debug, Deserialize)]
+struct Whole {
+    column: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -79,11 +90,11 @@ impl Mapping {
 }
 
 impl Table {
-    /// Key and row, the row as JSON, of all rows with one of the keys. Floating-point numbers come as text, because
+    /// Key and row, the row as JSON, of all rows with one of the keys. Numbers that are not whole come as text, because
     /// JSON parsers are known to round them.
     fn question(&self, key: &str, key_type: &str) -> String {
         let doubles = self.columns.iter().filter_map(|(name, column)| {
-            let array = column.ty.strip_prefix("double precision")?;
+            let array = ["double precision", "numeric"].iter().find_map(|ty| column.ty.strip_prefix(ty))?;
             Some(format!("'{}', {}::text{array}", name.replace('\'', "''"), quote(name)))
         });
         let doubles: Vec<_> = doubles.collect();
@@ -101,7 +112,7 @@ impl Table {
 pub(crate) async fn compare(place: &Place, mapping: &Mapping) -> (usize, Vec<String>) {
     let postgres = place.postgres().await;
     let (database, collection) = mapping.collection.split_once('.').unwrap();
-    let collection = place.client.database(database).collection::<Document>(collection);
+    let collection = place.client.database(database).collection::<RawDocumentBuf>(collection);
     let mut differences = Vec::new();
     let mut with_rows = HashSet::new();
     let mut rows_read = vec![0; mapping.tables.len() + 1];
@@ -126,8 +137,8 @@ pub(crate) async fn compare(place: &Place, mapping: &Mapping) -> (usize, Vec<Str
         let ids: Vec<_> = keys.iter().map(|key| id_of(mapping, key)).collect();
         let mut documents = collection.find(doc! { "_id": { "$in": ids } }).await.unwrap();
         while documents.advance().await.unwrap() {
-            let mut document = documents.deserialize_current().unwrap();
-            let id = document.remove("_id").unwrap();
+            let document = documents.current();
+            let id = id_in(document);
             if let Some((key, rows)) = rebuilt.remove(&identity(&id)) {
                 let told = rows.id.clone().unwrap_or_else(|| id_of(mapping, &key));
                 if exact(&told) != exact(&id) {
@@ -151,12 +162,16 @@ pub(crate) async fn compare(place: &Place, mapping: &Mapping) -> (usize, Vec<Str
     let mut ids = collection.find(doc! {}).projection(doc! { "_id": 1 }).await.unwrap();
     while ids.advance().await.unwrap() {
         documents += 1;
-        let id = identity(ids.deserialize_current().unwrap().get("_id").unwrap());
+        let id = identity(&id_in(ids.current()));
         if !with_rows.contains(&id) {
             differences.push(format!("document without rows: {id}"));
         }
     }
     (documents, differences)
+}
+
+fn id_in(document: &RawDocument) -> Bson {
+    Bson::try_from(document.get("_id").unwrap().unwrap()).unwrap()
 }
 
 /// A document as its rows tell it.
@@ -189,18 +204,41 @@ impl Rebuilt {
                 flatten(&path, &value, &mut |path, leaf| self.say(path, leaf));
             }
         }
+        let whole = mapping.document.as_ref().filter(|_| table.parent.is_empty());
+        if let Some(Bson::Document(fields)) = whole.map(|whole| from_extended(&row[&whole.column])) {
+            for (name, value) in fields.iter().filter(|(name, _)| *name != "_id") {
+                flatten(&escape(name), value, &mut |path, leaf| self.say(path, leaf));
+            }
+        }
         if let Some(extra) = row.get(&mapping.extra).and_then(Value::as_object) {
             for (path, value) in extra {
                 let value = from_extended(value);
                 if path == "_id" {
                     self.id = Some(value);
-                } else {
+                } else if mapping.document.is_none() || !path.starts_with("_id.") {
                     flatten(path, &value, &mut |path, leaf| self.say(path, leaf));
                 }
             }
         }
         if !self.objects.insert(base.clone()) {
             self.doubts.push(format!("{}: the same row twice", table.table));
+        }
+    }
+
+    /// Forgets what is told of these fields.
+    fn leave_out(&mut self, names: &HashSet<String>) {
+        for name in names.iter().map(|name| escape(name)) {
+            let is_of = |path: &str| {
+                path.strip_prefix(&name).is_some_and(|rest| {
+                    let copy = rest.strip_prefix('\\').and_then(|rest| rest.chars().next());
+                    rest.is_empty()
+                        || rest.starts_with(['.', ' '])
+                        || copy.is_some_and(|c| c.is_ascii_digit())
+                })
+            };
+            self.leaves.retain(|path, _| !is_of(path));
+            self.objects.retain(|path| !is_of(path));
+            self.doubts.retain(|doubt| !is_of(doubt));
         }
     }
 
@@ -212,7 +250,9 @@ impl Rebuilt {
         self.leaves.insert(path, leaf);
     }
 
-    fn differences(mut self, document: Document, mut tell: impl FnMut(String)) {
+    fn differences(mut self, document: &RawDocument, mut tell: impl FnMut(String)) {
+        let several = with_several(document);
+        self.leave_out(&several);
         self.objects.remove("");
         for object in self.objects {
             let inside = self.leaves.range(object.clone()..).next();
@@ -221,7 +261,9 @@ impl Rebuilt {
             }
         }
         self.doubts.into_iter().for_each(&mut tell);
-        for (name, value) in document {
+        let document = Document::try_from(document).unwrap();
+        for (name, value) in document.into_iter().filter(|(name, _)| name != "_id" && !several.contains(name))
+        {
             flatten(&escape(&name), &value, &mut |path, expected| match self.leaves.remove(&path) {
                 None => tell(format!("{path} is lost: {expected}")),
                 Some(found) if found != expected => tell(format!("{path} is {found}, not {expected}")),
@@ -229,6 +271,27 @@ impl Rebuilt {
             });
         }
         self.leaves.into_iter().for_each(|(path, found)| tell(format!("{path} is too much: {found}")));
+    }
+}
+
+/// The fields of a document that occur several times, or hold one that does.
+fn with_several(document: &RawDocument) -> HashSet<String> {
+    let (mut seen, mut several) = (HashSet::new(), HashSet::new());
+    for field in document {
+        let (name, value) = field.unwrap();
+        if !seen.insert(name.to_string()) || has_several(value) {
+            several.insert(name.to_string());
+        }
+    }
+    several
+}
+
+fn has_several(value: RawBsonRef<'_>) -> bool {
+    let in_array = |array: &RawArray| array.into_iter().any(|element| has_several(element.unwrap()));
+    match value {
+        RawBsonRef::Document(fields) => !with_several(fields).is_empty(),
+        RawBsonRef::Array(elements) => in_array(elements),
+        _ => false,
     }
 }
 
@@ -248,13 +311,13 @@ fn flatten(path: &str, value: &Bson, say: &mut impl FnMut(String, String)) {
 /// A value as text, equal for values that MongoDB takes for equal.
 fn leaf(value: &Bson) -> String {
     match value {
-        Bson::Int32(value) => value.to_string(),
-        Bson::Int64(value) => value.to_string(),
-        Bson::Double(value) if value.fract() == 0.0 => format!("{:.0}", value + 0.0),
-        Bson::Double(value) => format!("{value:?}"),
-        Bson::Decimal128(value) => value.to_string(),
+        Bson::Int32(_) | Bson::Int64(_) | Bson::Double(_) | Bson::Decimal128(_) => identity(value),
         Bson::String(value) => format!("{value:?}"),
         Bson::ObjectId(value) => format!("{:?}", value.to_hex()),
+        // In a `bytea` column an ObjectId is bytes, too.
+        Bson::Binary(Binary { subtype: BinarySubtype::Generic, bytes }) => {
+            format!("{:?}", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+        }
         Bson::DateTime(value) => format!("at {}", value.timestamp_millis()),
         Bson::Array(elements) if elements.is_empty() => "[]".to_owned(),
         Bson::Document(fields) if fields.is_empty() => "{}".to_owned(),
@@ -267,10 +330,16 @@ fn identity(id: &Bson) -> String {
     match id {
         Bson::Int32(value) => scientific(&value.to_string()),
         Bson::Int64(value) => scientific(&value.to_string()),
+        Bson::Double(value) if value.fract() == 0.0 => scientific(&format!("{value:.0}")),
         // All the digits that a double can have.
         Bson::Double(value) => scientific(&format!("{value:.1074}")),
         Bson::Decimal128(value) => scientific(&value.to_string().replace("Infinity", "inf")),
         Bson::String(value) | Bson::Symbol(value) => format!("{value:?}"),
+        Bson::Document(fields) => {
+            let field = |(name, value): (&String, &Bson)| format!("{name:?}: {}", identity(value));
+            format!("{{{}}}", fields.iter().map(field).collect::<Vec<_>>().join(", "))
+        }
+        Bson::Array(elements) => format!("{:?}", elements.iter().map(identity).collect::<Vec<_>>()),
         other => format!("{other:?}"),
     }
 }
@@ -291,9 +360,14 @@ fn scientific(number: &str) -> String {
     if short.is_empty() { "0".to_owned() } else { format!("{sign}{short}e{exponent}") }
 }
 
-/// An `_id` with its type; of integers the width is not kept.
+/// An `_id` with its type; of integers the width is not kept, and of fields their order, which the key column tells.
 fn exact(id: &Bson) -> String {
     match id {
+        Bson::Document(fields) => {
+            let sorted: BTreeMap<_, _> = fields.iter().map(|(name, value)| (name, exact(value))).collect();
+            format!("{sorted:?}")
+        }
+        Bson::Array(elements) => format!("{:?}", elements.iter().map(exact).collect::<Vec<_>>()),
         Bson::Int32(value) => format!("{:?}", Bson::Int64((*value).into())),
         other => format!("{other:?}"),
     }
@@ -307,24 +381,75 @@ fn from_column(ty: &str, value: &Value) -> Bson {
         (_, Value::Null) => Bson::Null,
         ("bigint" | "integer", Value::Number(value)) => Bson::Int64(value.as_i64().unwrap()),
         ("double precision", Value::String(value)) => Bson::Double(value.parse().unwrap()),
+        ("numeric", Value::String(value)) => Bson::Decimal128(value.parse().unwrap()),
+        ("uuid", Value::String(value)) => Bson::Binary(value.parse::<Uuid>().unwrap().into()),
+        ("bytea", Value::String(value)) => {
+            let digits = value.strip_prefix("\\x").unwrap();
+            let bytes =
+                (0..digits.len() / 2).map(|at| u8::from_str_radix(&digits[at * 2..at * 2 + 2], 16).unwrap());
+            Bson::Binary(Binary { subtype: BinarySubtype::Generic, bytes: bytes.collect() })
+        }
+        ("jsonb", value) => from_extended(value),
         ("boolean", Value::Bool(value)) => Bson::Boolean(*value),
         ("text", Value::String(value)) => Bson::String(value.clone()),
-        ("timestamptz", Value::String(value)) => Bson::DateTime(DateTime::parse_rfc3339_str(value).unwrap()),
+        ("timestamptz", Value::String(value)) => Bson::DateTime(moment(value)),
         _ => panic!("a {ty} column that holds {value} is more than this comparison knows"),
     }
 }
 
+/// A time in UTC as PostgreSQL writes it in JSON, whatever the year.
+pub(crate) fn moment(text: &str) -> DateTime {
+    let (text, before) = text.strip_suffix(" BC").map_or((text, false), |text| (text, true));
+    let (date, time) = text.trim_end_matches("+00:00").split_once('T').unwrap();
+    let date: Vec<i64> = date.split('-').map(|part| part.parse().unwrap()).collect();
+    let time: Vec<&str> = time.split([':', '.']).collect();
+    let part = |at: usize| time[at].parse::<i64>().unwrap();
+    let millis = time.get(3).map_or(0, |digits| format!("{digits:0<3}")[..3].parse().unwrap());
+    let year = if before { 1 - date[0] } else { date[0] };
+    // Days since 1970 by counting from March, in cycles of 400 years.
+    let (year, month) = if date[1] > 2 { (year, date[1] - 3) } else { (year - 1, date[1] + 9) };
+    let (cycle, of_cycle) = (year.div_euclid(400), year.rem_euclid(400));
+    let day = of_cycle * 365 + of_cycle / 4 - of_cycle / 100 + (month * 153 + 2) / 5 + date[2] - 1;
+    let days = cycle * 146_097 + day - 719_468;
+    DateTime::from_millis((((days * 24 + part(0)) * 60 + part(1)) * 60 + part(2)) * 1000 + millis)
+}
+
+/// A value in Extended JSON, or in docrow's own form where that can't say it.
 fn from_extended(json: &Value) -> Bson {
-    serde_json::from_value(json.clone()).unwrap()
+    match json {
+        Value::Array(elements) => Bson::Array(elements.iter().map(from_extended).collect()),
+        Value::Object(fields) => match fields.iter().next() {
+            Some((name, value)) if name == "$docrow" => own_form(value),
+            Some((name, _)) if name.starts_with('$') => serde_json::from_value(json.clone()).unwrap(),
+            _ => Bson::Document(
+                fields.iter().map(|(name, value)| (name.clone(), from_extended(value))).collect(),
+            ),
+        },
+        Value::Number(number) if number.is_f64() => Bson::Double(number.as_f64().unwrap()),
+        other => serde_json::from_value(other.clone()).unwrap(),
+    }
+}
+
+fn own_form(json: &Value) -> Bson {
+    let (form, value) = json.as_object().unwrap().iter().next().unwrap();
+    let bytes = BASE64_STANDARD.decode(value.as_str().unwrap()).unwrap();
+    match &**form {
+        "string" => Bson::String(String::from_utf8(bytes).unwrap()),
+        "double" => Bson::Double(f64::from_le_bytes(bytes.try_into().unwrap())),
+        "decimal" => Bson::Decimal128(Decimal128::from_bytes(bytes.try_into().unwrap())),
+        "document" => Bson::Document(Document::from_reader(&*bytes).unwrap()),
+        form => panic!("a value in the form {form} is more than this comparison knows"),
+    }
 }
 
 /// The `_id` that a key column shows.
 fn id_of(mapping: &Mapping, key: &str) -> Bson {
     match (&*mapping.key.ty, key) {
         ("bigint" | "integer", _) => Bson::Int64(key.parse().unwrap()),
-        // Not by way of a `Value`, which sorts the fields.
+        ("uuid", _) => Bson::Binary(key.parse::<Uuid>().unwrap().into()),
+        // A `Value` keeps the fields in their order.
         ("text", "null" | "true" | "false") => serde_json::from_str(key).unwrap(),
-        ("text", _) if key.starts_with(['{', '"']) => serde_json::from_str(key).unwrap(),
+        ("text", _) if key.starts_with(['{', '"']) => from_extended(&serde_json::from_str(key).unwrap()),
         ("text", _) => ObjectId::parse_str(key).map_or_else(|_| Bson::String(key.to_owned()), Bson::ObjectId),
         (ty, _) => panic!("a key of type {ty} is more than this comparison knows"),
     }

@@ -108,6 +108,17 @@ impl Home {
     /// Starts docrow with these arguments. It is killed when the value is dropped, or when the test ends.
     pub(crate) fn start(&self, arguments: &[&str]) -> Docrow {
         let (out, log) = (NamedTempFile::new().unwrap(), NamedTempFile::new().unwrap());
+        let (to_out, to_log) = (out.reopen().unwrap().into(), log.reopen().unwrap().into());
+        Docrow { child: self.spawn(arguments, to_out, to_log), out, log }
+    }
+
+    /// The same, with standard output and standard error of the test's own: nothing is known of what it says.
+    pub(crate) fn start_into(&self, arguments: &[&str], out: Stdio, err: Stdio) -> Docrow {
+        let child = self.spawn(arguments, out, err);
+        Docrow { child, out: NamedTempFile::new().unwrap(), log: NamedTempFile::new().unwrap() }
+    }
+
+    fn spawn(&self, arguments: &[&str], out: Stdio, err: Stdio) -> Child {
         let mut command = Command::new("setpriv");
         command
             .env("RUST_BACKTRACE", "1")
@@ -121,8 +132,8 @@ impl Home {
         command.env_remove("RUST_LOG");
         command.envs(&self.environment);
         command.current_dir(&self.folder).kill_on_drop(true).stdin(Stdio::null());
-        command.stdout(out.reopen().unwrap()).stderr(log.reopen().unwrap());
-        Docrow { child: command.spawn().unwrap(), out, log }
+        command.stdout(out).stderr(err);
+        command.spawn().unwrap()
     }
 
     /// Starts `docrow run`.

@@ -37,7 +37,7 @@ pub(crate) async fn compare(place: &Place, target: &Target, spec: &MappingSpec) 
         if documents.len() >= BATCH || !more {
             let mut rebuilt = rebuild_all(&mapping, &mut reader, &documents).await;
             for document in documents.drain(..) {
-                match rebuilt.remove(&key_of(&mapping, &document)) {
+                match key_of(&mapping, &document).and_then(|key| rebuilt.remove(&key)) {
                     None => missing += 1,
                     Some(found) => {
                         let difference = same::difference(found.as_bytes(), document.as_bytes());
@@ -62,17 +62,17 @@ async fn rebuild_all(
     documents: &[RawDocumentBuf],
 ) -> HashMap<Vec<u8>, RawDocumentBuf> {
     let mut keys = Keys::default();
-    documents.iter().for_each(|document| keys.push(&key_of(mapping, document)));
+    documents.iter().filter_map(|document| key_of(mapping, document)).for_each(|key| keys.push(&key));
     let found = reader.documents(mapping.tables(), &keys, usize::MAX).await.unwrap().unwrap();
     let rebuilder = Rebuilder::new(mapping);
     found.into_iter().map(|(key, rows)| (key, rebuilder.document(&rows).unwrap())).collect()
 }
 
-fn key_of(mapping: &Arc<Mapping>, document: &RawDocument) -> Vec<u8> {
+/// The key column's bytes; `None` of a document whose `_id` does not fit, which is a dead letter.
+fn key_of(mapping: &Arc<Mapping>, document: &RawDocument) -> Option<Vec<u8>> {
     let mut key = BytesMut::new();
-    // A document without a key that fits is a dead letter, and found nowhere.
-    let _ = Encoder::new(mapping.clone(), Framing::Copy).encode_key(document, &mut key);
-    key.to_vec()
+    Encoder::new(mapping.clone(), Framing::Copy).encode_key(document, &mut key).ok()?;
+    Some(key.to_vec())
 }
 
 /// The mappings in force, once nothing is left to be filled, but those of collections that are gone and whose rows are

@@ -41,7 +41,7 @@ impl Gate {
         };
         let (kind, value) = result;
         let make = format!(
-            "CREATE FUNCTION docrow.gate_{lock}() RETURNS {kind} LANGUAGE plpgsql AS $$ \
+            "CREATE FUNCTION docrow.gate_{lock}() RETURNS {kind} LANGUAGE plpgsql SET lock_timeout = 0 AS $$ \
              BEGIN PERFORM pg_advisory_xact_lock_shared({lock}); RETURN {value}; END $$; \
              CREATE {attach} EXECUTE FUNCTION docrow.gate_{lock}()"
         );

@@ -8,6 +8,7 @@ pub(crate) mod exact;
 mod gate;
 pub(crate) mod http;
 mod ids;
+mod members;
 mod oplog;
 mod proxy;
 pub(crate) mod same;
@@ -17,7 +18,7 @@ use mongodb::{Client, Collection, bson::Document};
 use tokio::sync::OnceCell;
 use tokio_postgres::NoTls;
 
-pub(crate) use self::{docrow::*, gate::*, ids::*, oplog::*, proxy::*};
+pub(crate) use self::{docrow::*, gate::*, ids::*, members::*, oplog::*, proxy::*};
 
 /// The servers that tests share unless they stop or break them: those of `DOCROW_TEST_MONGODB_URI` and
 /// `DOCROW_TEST_POSTGRES_URI` (a user who may create databases), else started here once and ended with the process.
@@ -113,7 +114,7 @@ pub(crate) async fn connect(uri: &str) -> tokio_postgres::Client {
     clippy::disallowed_methods,
     reason = "ends with its client, whose calls report the connection's errors"
 )]
-async fn try_connect(uri: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+pub(crate) async fn try_connect(uri: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
     let (client, connection) = tokio_postgres::connect(uri, NoTls).await?;
     tokio::spawn(connection);
     Ok(client)

@@ -52,6 +52,8 @@ pub(crate) enum Trap {
     },
     /// The client, over all connections, has sent so many bytes.
     Bytes(usize),
+    /// A message of the client's: its connection is not cut, but nothing passes there any more, neither that nor anything else.
+    Frozen(&'static [u8]),
 }
 
 impl Trap {
@@ -73,6 +75,7 @@ impl Trap {
                 (Some(at), None) => Passing::Up(at.saturating_sub(before)),
                 (Some(_), Some(answer)) => Passing::AndSwallow(answer),
             },
+            Self::Frozen(message) => find(seen, message).map_or(Passing::All, |_| Passing::Never),
             Self::Bytes(left) if *left < seen.len() - before => Passing::Up(*left),
             Self::Bytes(left) => {
                 *left -= seen.len() - before;
@@ -90,6 +93,8 @@ enum Passing {
     Up(usize),
     /// They pass, and it is cut after this answer.
     AndSwallow(&'static [u8]),
+    /// Neither they nor any later ones pass.
+    Never,
 }
 
 impl Proxy {
@@ -150,7 +155,7 @@ impl Proxy {
         *self.shared.trap.lock().unwrap() = Some(trap);
     }
 
-    /// How often a trap has cut a connection.
+    /// How often a trap has cut a connection, or frozen it.
     pub(crate) fn sprung(&self) -> usize {
         self.shared.sprung.load(Ordering::SeqCst)
     }
@@ -232,6 +237,10 @@ async fn forth(
                 return shared.note_cut();
             }
             Passing::AndSwallow(answer) => drop(swallow.send_replace(Some(answer))),
+            Passing::Never => {
+                shared.note_cut();
+                return std::future::pending().await;
+            }
         }
         if to.write_all(&buffer[..count]).await.is_err() {
             return;

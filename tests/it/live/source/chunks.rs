@@ -47,6 +47,23 @@ async fn an_id_of_any_type_is_a_chunk_bound() {
     }
 }
 
+/// The same of a clustered collection, whose scan brings MaxKey by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_of_any_type_is_read_once_of_a_clustered_collection() {
+    let server = Server::new("clustered").await;
+    let create = doc! { "create": "c", "clusteredIndex": { "key": { "_id": 1 }, "unique": true } };
+    server.client.database(&server.database).run_command(create).await.unwrap();
+    let loaded = load_ids_of_all_types(&server, "c").await;
+    let bound = loaded.iter().find(|id| matches!(id.get("_id"), Ok(Some(RawBsonRef::Int32(_))))).unwrap();
+    let lower = Chunk { min: None, max: Some(bound.clone()) };
+    let upper = Chunk { min: Some(bound.clone()), max: None };
+    assert_eq!(sorted(server.read("c", &[lower, upper]).await), sorted(loaded.clone()));
+    let collections = server.source.collections(&[format!("{}.c", server.database)], &[]).await.unwrap();
+    let chunks = server.source.split(&collections[0], 100_000).await.unwrap();
+    assert!(chunks.len() >= 10, "{} chunks", chunks.len());
+    assert_eq!(sorted(server.read("c", &chunks).await), sorted(loaded));
+}
+
 /// A small collection, one without documents, and one that is not there yet.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_small_collection_is_one_chunk() {

@@ -8,6 +8,7 @@ mod large;
 mod lookup;
 mod refusals;
 mod stream;
+mod temporary;
 
 use std::time::Duration;
 

@@ -125,6 +125,36 @@ async fn marks_of_deleted_documents_are_verified() {
     home.finish(&["verify"]).await.with_code(0).quiet();
 }
 
+/// A row and a dead letter of a document that does not exist: two things are wrong, and each is told once.
+#[tokio::test]
+async fn a_row_with_a_dead_letter_is_told_once() {
+    let place = Place::shared("verify_row_and_letter").await;
+    let strict = format!(
+        "collection = '{}.orders'\ntable = 'orders'\nextra = '_extra'\non_unfit = 'dead_letter'\n\
+         [key]\ncolumn = 'id'\ntype = 'bigint'\n[columns]\nage = {{ path = 'age', type = 'integer' }}\n",
+        place.name
+    );
+    let orders = place.collection("orders");
+    orders.insert_many([doc! { "_id": 1, "age": 1 }, doc! { "_id": 2, "age": "old" }]).await.unwrap();
+    let home = Home::new(&place);
+    home.map("orders.toml", &strict);
+    home.finish(&["backfill"]).await.with_code(0);
+    let session = place.postgres().await;
+    session.batch_execute("CREATE TABLE letters AS TABLE docrow.dead_letters").await.unwrap();
+    orders.delete_one(doc! { "_id": 2 }).await.unwrap();
+    home.finish(&["backfill"]).await.with_code(0);
+    let columns = "pipeline, collection, key, key_hash, path, reason, document, document_key";
+    let plant = format!(
+        "INSERT INTO docrow.dead_letters ({columns}) SELECT {columns} FROM letters; DROP TABLE letters; \
+         INSERT INTO orders (id) VALUES (2)"
+    );
+    session.batch_execute(&plant).await.unwrap();
+    let report = report(&home.finish(&["verify", "--json"]).await.with_code(1));
+    let told: Vec<_> = report["differences"].as_array().unwrap().iter().map(|d| d["table"].clone()).collect();
+    assert_eq!(told, ["docrow.dead_letters", "orders"], "{report:#}");
+    assert_eq!(report["collections"][0]["differences"], 2);
+}
+
 /// What was never copied can't be compared, and the message says so.
 #[tokio::test]
 async fn what_was_never_copied_is_a_usage_error() {

@@ -1,8 +1,10 @@
 //! What a person sees while docrow works: log lines on standard error, and on a terminal a progress bar per collection.
 //!
 //! Both go through one [`Reporter`], so that a log line never tears a bar. Where there is no terminal, the bars are
-//! hidden and [`Reporter::narrate`] says the same in plain lines. docrow's warnings and errors are kept among its
+//! hidden and [`Reporter::narrate`] says the same in plain lines. What nobody reads is not waited for ([`outlet`]). docrow's warnings and errors are kept among its
 //! [`Vitals`], too. Nothing here sees a document's values (G12).
+
+mod outlet;
 
 use std::{
     fmt,
@@ -12,9 +14,7 @@ use std::{
 };
 
 use clap::ValueEnum;
-use indicatif::{
-    HumanCount, HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle,
-};
+use indicatif::{HumanCount, HumanDuration, MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
@@ -28,6 +28,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+pub use self::outlet::Flush;
 use crate::vitals::{Gravity, Vitals};
 
 /// How log lines are written.
@@ -54,7 +55,7 @@ pub struct Reporter {
 impl Reporter {
     /// Bars on standard error if it is a terminal, and nothing otherwise.
     pub fn new() -> Self {
-        let screen = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+        let screen = MultiProgress::with_draw_target(outlet::screen());
         Self { screen, bars: Arc::default(), vitals: Arc::default() }
     }
 
@@ -119,8 +120,10 @@ impl Reporter {
         }
     }
 
-    /// Starts logging. Errors are ignored: a second call in one process changes nothing.
-    pub fn start_logging(&self, format: LogFormat) {
+    /// Starts logging. Errors are ignored: a second call in one process changes nothing. What is left to be written when
+    /// the process ends, [`Flush`] writes.
+    pub fn start_logging(&self, format: LogFormat) -> Flush {
+        let flush = Flush::at_the_end();
         let lines = tracing_subscriber::fmt::layer().with_writer(self.clone()).with_target(false);
         match format {
             LogFormat::Text => {
@@ -128,6 +131,7 @@ impl Reporter {
             }
             LogFormat::Json => self.install(lines.json().flatten_event(true)),
         }
+        flush
     }
 
     fn install(&self, layer: impl Layer<Registry> + Send + Sync) {
@@ -234,10 +238,11 @@ impl<'a> MakeWriter<'a> for Reporter {
 
 impl Write for Reporter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.screen.suspend(|| io::stderr().write_all(line)).map(|()| line.len())
+        self.screen.suspend(|| outlet::line(line));
+        Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
 }

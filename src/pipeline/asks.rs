@@ -1,0 +1,124 @@
+//! Looks for what somebody asks for while the pipeline runs: another try of dead letters, repairs, a resync; for
+//! collections that are new; and for a moment to part from those that are no more, if somebody had their tables locked.
+//!
+//! This is a task of its own: to hand something to a worker takes as long as that is busy.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::{
+    Pipeline, collection::Collection, crew::Came, intake::Workers, retries::Retries, tries::Tries,
+    worker::Routed,
+};
+use crate::{
+    change::Namespace,
+    error::{Code, Disposition, Result},
+    shutdown::Shutdown,
+    sink::{Session, dead_letter, resyncs},
+    vitals::Part,
+};
+
+/// How often to look whether somebody asks for something.
+const ASKING: Duration = Duration::from_secs(1);
+
+/// How often to look for new collections.
+const LISTING: Duration = Duration::from_secs(10);
+
+/// Looks for what is asked for.
+pub(super) struct Asks {
+    pub(super) pipeline: Pipeline,
+    pub(super) collections: Arc<[Collection]>,
+    pub(super) workers: Arc<Workers>,
+    pub(super) retries: Retries,
+    /// Collections that are no more, and are still to be parted from.
+    pub(super) parting: Vec<String>,
+    pub(super) stop: Shutdown,
+}
+
+impl Asks {
+    /// Looks until there is something that takes a new turn. It stops between two looks only: what it has taken up, it hands on.
+    pub(super) async fn run(mut self) -> Result<Came> {
+        let post = self.pipeline.reporter.vitals().post(Part::Requests);
+        let mut session = self.pipeline.target.connect().await?;
+        let mut asking = interval(ASKING);
+        asking.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut listed = Instant::now();
+        loop {
+            post.rests("waits for requests");
+            tokio::select! {
+                biased;
+                () = self.stop.requested() => return Ok(Came::Stopped),
+                _ = asking.tick() => {}
+            }
+            post.at("looks for requests");
+            self.hand_on(&mut session).await?;
+            let (pipeline, collections) = (&self.pipeline, &*self.collections);
+            if pipeline.is_resync_asked(&session, collections).await? {
+                return Ok(Came::Asked);
+            }
+            if listed.elapsed() >= LISTING {
+                listed = Instant::now();
+                for name in std::mem::take(&mut self.parting) {
+                    match pipeline.part_from(&mut session, &name).await {
+                        Err(error) if error.code() == Code::TargetLocked => self.parting.push(name),
+                        parted => drop(parted?),
+                    }
+                }
+                pipeline.show_dead(&session, collections).await?;
+                if pipeline.is_anything_new(collections).await? {
+                    return Ok(Came::Asked);
+                }
+            }
+        }
+    }
+
+    /// Hands the workers what they are asked to try again, and to repair.
+    async fn hand_on(&mut self, session: &mut Session) -> Result<()> {
+        let Self { pipeline, collections, workers, retries, stop, .. } = self;
+        let mut tries = Tries::until(stop.clone());
+        pipeline.record_stopped(session, collections).await?;
+        let asked = retries.asked(session, &pipeline.target, &workers.router).await?;
+        let how = (&*retries, &workers.router, &mut tries);
+        let repairs = pipeline.repairs(session, collections, how).await?;
+        for (partition, changes) in asked.into_iter().chain(repairs) {
+            let Some(sender) = workers.senders.get(usize::from(partition.0)) else { continue };
+            // A worker that is gone has ended with an error, which ends the turn.
+            let _ = sender.send(Routed { changes, reached: None, oldest: None }).await;
+        }
+        Ok(())
+    }
+}
+
+impl Pipeline {
+    /// Shows how many dead letters there are: somebody may have discarded some.
+    async fn show_dead(&self, session: &Session, collections: &[Collection]) -> Result<()> {
+        let counts = dead_letter::counts(session, self.target.pipeline()).await?;
+        for collection in collections {
+            let count = counts.get(collection.name()).copied().unwrap_or(0);
+            collection.show_dead(usize::try_from(count).unwrap_or(usize::MAX));
+        }
+        Ok(())
+    }
+
+    async fn is_resync_asked(&self, session: &Session, collections: &[Collection]) -> Result<bool> {
+        let asked = resyncs::asked(session, self.target.pipeline()).await?;
+        let is_known = |name: &str| {
+            self.refused.contains(name) || collections.iter().any(|collection| collection.name() == name)
+        };
+        Ok(asked.iter().any(|(name, _)| is_known(name)))
+    }
+
+    async fn is_anything_new(&self, collections: &[Collection]) -> Result<bool> {
+        let names = match self.source.names(&self.config.include, &self.config.exclude).await {
+            // The stream waits for the source, too; there is time to look.
+            Err(error) if error.kind().disposition() == Disposition::Retry => return Ok(false),
+            names => names?,
+        };
+        let is_known = |name: &Namespace| {
+            collections.iter().any(|collection| collection.namespace() == name)
+                || self.refused.contains(&name.to_string())
+        };
+        Ok(!names.iter().all(is_known))
+    }
+}

@@ -1,0 +1,83 @@
+//! The tasks of a turn, and their end. See [`follow`](super::follow) for why it comes.
+
+use std::sync::Arc;
+
+use tokio::task::{AbortHandle, JoinError, JoinSet};
+
+use super::{evolve::Evolution, intake::Workers};
+use crate::{
+    error::{Error, Kind, Result},
+    shutdown::Shutdown,
+};
+
+/// What a task of a turn has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Came {
+    /// All collections are complete.
+    Complete,
+    /// There is something to prepare.
+    Asked,
+    /// It was told to stop.
+    Stopped,
+}
+
+/// All tasks of a turn. Dropped as a whole, it begins with the workers: once nobody applies changes any more, it does no
+/// harm that a keeper's last transaction ends at some time.
+pub(super) struct Crew {
+    pub(super) running: JoinSet<Result<()>>,
+    pub(super) workers: Arc<Workers>,
+    pub(super) others: JoinSet<Result<Came>>,
+    pub(super) completing: AbortHandle,
+    /// Asks those to stop that hand changes to the workers on their own.
+    pub(super) asking: Shutdown,
+    pub(super) evolution: Evolution,
+}
+
+impl Crew {
+    /// Has everybody end well. If the run is over by itself, all mappings take up what was discovered before.
+    pub(super) async fn end(&mut self, finish: bool, shutdown: &Shutdown) -> Result<()> {
+        self.completing.abort();
+        self.asking.request();
+        if !finish {
+            self.evolution.stop();
+        }
+        while let Some(ended) = self.others.join_next().await {
+            match ended {
+                Err(cut_off) if cut_off.is_cancelled() => {}
+                ended => drop(came(ended)?),
+            }
+        }
+        self.end_workers().await?;
+        if finish {
+            let orders = self.evolution.orders();
+            tokio::select! {
+                biased;
+                () = shutdown.requested() => {}
+                error = self.evolution.failed() => return Err(error),
+                () = orders.finish() => {}
+            }
+        }
+        self.evolution.end().await
+    }
+
+    async fn end_workers(&mut self) -> Result<()> {
+        // Not only by dropping the senders: the intake may be held up with one.
+        self.workers.stop.request();
+        while let Some(ended) = self.running.join_next().await {
+            ended.map_err(|e| Error::caused(Kind::Bug, "a partition's worker broke off", e))??;
+        }
+        Ok(())
+    }
+
+    /// Cuts off everybody.
+    pub(super) async fn abort(mut self) {
+        self.evolution.stop();
+        self.running.shutdown().await;
+        self.others.shutdown().await;
+    }
+}
+
+/// What a task has come to.
+pub(super) fn came(ended: Result<Result<Came>, JoinError>) -> Result<Came> {
+    ended.map_err(|e| Error::caused(Kind::Bug, "a task of the pipeline broke off", e))?
+}

@@ -1,0 +1,73 @@
+//! A replica set of two members, of which the second can be kept from applying what the first writes.
+
+use std::time::Duration;
+
+use docrow::demo::servers::{Mongod, MongodOptions};
+use mongodb::{
+    Client,
+    bson::{Bson, Document, doc},
+};
+use tokio::time::{sleep, timeout};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(20);
+
+/// The set. The first member is the primary.
+pub(crate) struct Pair {
+    pub(crate) first: Mongod,
+    pub(crate) second: Mongod,
+}
+
+impl Pair {
+    /// Whether the second one votes decides whether there is a majority without it.
+    pub(crate) async fn start(second_votes: bool) -> Self {
+        let first = Mongod::start(MongodOptions::default()).await.unwrap();
+        let second = Mongod::start(MongodOptions { initiated: false, ..Default::default() }).await.unwrap();
+        let admin = direct(&first).await.database("admin");
+        let found = admin.run_command(doc! { "replSetGetConfig": 1 }).await.unwrap();
+        let mut config = found.get_document("config").unwrap().clone();
+        let votes = i32::from(second_votes);
+        let host = format!("127.0.0.1:{}", second.port());
+        let member = doc! { "_id": 1, "host": host, "priority": 0, "votes": votes };
+        config.get_array_mut("members").unwrap().push(Bson::Document(member));
+        config.insert("version", config.get_i32("version").unwrap() + 1);
+        admin.run_command(doc! { "replSetReconfig": config }).await.unwrap();
+        let pair = Self { first, second };
+        let client = direct(&pair.second).await;
+        let follows = async {
+            while !hello(&client).await.get_bool("secondary").unwrap_or(false) {
+                sleep(POLL).await;
+            }
+        };
+        timeout(DEADLINE, follows).await.expect("the second member follows the first");
+        pair
+    }
+
+    /// Keeps the second member from applying, and from saying that it has, what the first one writes. It goes on hearing of
+    /// it.
+    pub(crate) async fn hold_back(&self) {
+        let admin = direct(&self.second).await.database("admin");
+        for point in ["rsSyncApplyStop", "stopReplProducer"] {
+            admin.run_command(doc! { "configureFailPoint": point, "mode": "alwaysOn" }).await.unwrap();
+        }
+    }
+
+    /// Inserts, without waiting for a majority.
+    pub(crate) async fn insert(&self, database: &str, collection: &str, documents: Vec<Document>) {
+        let insert = doc! { "insert": collection, "documents": documents, "writeConcern": { "w": 1 } };
+        direct(&self.first).await.database(database).run_command(insert).await.unwrap();
+    }
+}
+
+/// A URI that leads to this member and no other.
+pub(crate) fn directly(mongod: &Mongod) -> String {
+    format!("mongodb://127.0.0.1:{}/?directConnection=true", mongod.port())
+}
+
+async fn direct(mongod: &Mongod) -> Client {
+    Client::with_uri_str(directly(mongod)).await.unwrap()
+}
+
+async fn hello(client: &Client) -> Document {
+    client.database("admin").run_command(doc! { "hello": 1 }).await.unwrap()
+}
