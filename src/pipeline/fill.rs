@@ -7,7 +7,7 @@
 //! table is locked by another session, the mapping is released, and the documents are taken again later. Rows that make no
 //! document are not docrow's: see [`foreign`](super::foreign).
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
 use bytes::BytesMut;
 use indicatif::HumanCount;
@@ -198,15 +198,18 @@ impl<'a> Filler<'a> {
                 Err(corrupt) => self.foreign.note(&mapping, &key, corrupt),
             }
         }
-        let (filled, refused) = self.write(&mapping, &documents).await?;
+        let (filled, refused) = self.write((&mapping, &mut encoder), &documents).await?;
         self.filled += filled;
         self.refused += refused;
         Ok(Part::Done(bytes))
     }
 
     /// Writes documents; in halves, where one of them is refused, until that is alone. How many are filled, and refused.
-    async fn write(&mut self, mapping: &Arc<Mapping>, documents: &[Keyed]) -> Result<(u64, u64)> {
-        let mut encoder = Encoder::new(mapping.clone(), Framing::Composite);
+    async fn write(
+        &mut self,
+        (mapping, encoder): (&Mapping, &mut Encoder),
+        documents: &[Keyed],
+    ) -> Result<(u64, u64)> {
         let mut rows = Rows::new(mapping.tables().len());
         let (mut parts, mut filled, mut refused) = (vec![documents], 0, 0);
         while let Some(part) = parts.pop() {

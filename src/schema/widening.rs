@@ -157,7 +157,7 @@ impl MappingSpec {
     }
 
     /// `new`, which adds to this mapping, with the columns of this one as they are. `None`: then it adds nothing.
-    pub fn unwidened(&self, new: &Self) -> Option<Self> {
+    fn unwidened(&self, new: &Self) -> Option<Self> {
         let mut narrow = new.clone();
         for table in narrow.tables_mut() {
             let Some(before) = self.tables().find(|before| before.table == table.table) else { continue };

@@ -59,7 +59,22 @@ async fn peak(test: &str, documents: i32, document: fn(i32) -> Document) -> u64 
     let same = format!("SELECT count(*) FROM things WHERE n = 1 AND length(text) = {}", length(&document(0)));
     assert_eq!(place.number(&same).await, Some(i64::from(2 * documents)));
     docrow.stop().await.quiet();
-    peaks[3]
+    peaks[3].max(peak_of_verify(&place, &home, documents).await)
+}
+
+/// The most memory that `docrow verify` takes: of documents that are equal, and of some that are not, whose rows are read
+/// in detail.
+async fn peak_of_verify(place: &Place, home: &Home, documents: i32) -> u64 {
+    let mut peaks = Vec::new();
+    for (different, code) in [(0, 0), (documents.min(20), 1)] {
+        let change = format!("UPDATE things SET n = 7 WHERE _id < {different}");
+        place.postgres().await.batch_execute(&change).await.unwrap();
+        let mut verify = home.start(&["verify"]);
+        peaks.push(verify.peak_of_all().await / MB);
+        verify.ended().await.with_code(code);
+    }
+    println!("{}: {peaks:?} MB by verify, of equal documents and of different ones", place.name);
+    peaks[0].max(peaks[1])
 }
 
 fn length(document: &Document) -> usize {

@@ -43,11 +43,10 @@ const SHRINKING: Duration = Duration::from_secs(150);
 /// How many lists of steps of it are tried.
 const TRIES: u32 = 60;
 
-/// A short run of what `make fuzz-live` does for longer. Seed 2 is not among them: it shows a difference that is known and
-/// still open, exact types of embedded `_id`s where documents are kept whole.
+/// A short run of what `make fuzz-live` does for longer.
 #[tokio::test]
 async fn some_seeds_leave_nothing_wrong_and_end() {
-    assert_eq!(run(0..2, 2).await + run(3..10, 3).await, 0, "seeds that failed");
+    assert_eq!(run(0..10, 3).await, 0, "seeds that failed");
 }
 
 /// Runs these seeds, so many at once, and says what happens. How many failed.

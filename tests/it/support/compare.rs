@@ -177,7 +177,7 @@ fn id_in(document: &RawDocument) -> Bson {
 /// A document as its rows tell it.
 #[derive(Default)]
 struct Rebuilt {
-    /// The `_id`, where the key column does not tell it exactly.
+    /// The `_id`, where the key column does not tell it exactly, and where documents are kept whole.
     id: Option<Bson>,
     leaves: BTreeMap<String, String>,
     /// Objects that have a row: they are at least `{}`.
@@ -206,8 +206,12 @@ impl Rebuilt {
         }
         let whole = mapping.document.as_ref().filter(|_| table.parent.is_empty());
         if let Some(Bson::Document(fields)) = whole.map(|whole| from_extended(&row[&whole.column])) {
-            for (name, value) in fields.iter().filter(|(name, _)| *name != "_id") {
-                flatten(&escape(name), value, &mut |path, leaf| self.say(path, leaf));
+            for (name, value) in fields {
+                if name == "_id" {
+                    self.id = Some(value);
+                } else {
+                    flatten(&escape(&name), &value, &mut |path, leaf| self.say(path, leaf));
+                }
             }
         }
         if let Some(extra) = row.get(&mapping.extra).and_then(Value::as_object) {
@@ -215,7 +219,9 @@ impl Rebuilt {
                 let value = from_extended(value);
                 if path == "_id" {
                     self.id = Some(value);
-                } else if mapping.document.is_none() || !path.starts_with("_id.") {
+                } else if let Some(path) = path.strip_prefix("_id.") {
+                    put(self.id.as_mut().unwrap(), path, value);
+                } else {
                     flatten(path, &value, &mut |path, leaf| self.say(path, leaf));
                 }
             }
@@ -305,6 +311,27 @@ fn flatten(path: &str, value: &Bson, say: &mut impl FnMut(String, String)) {
             elements.iter().enumerate().for_each(|(i, value)| flatten(&format!("{path}.{i}"), value, say));
         }
         _ => say(path.to_owned(), leaf(value)),
+    }
+}
+
+/// Puts `value` where `path` leads in `whole`.
+fn put(whole: &mut Bson, path: &str, value: Bson) {
+    let mut escaped = false;
+    let end = path.find(|c| {
+        let ends = c == '.' && !escaped;
+        escaped = c == '\\' && !escaped;
+        ends
+    });
+    let (name, rest) = end.map_or((path, None), |end| (&path[..end], Some(&path[end + 1..])));
+    let name = name.replace("\\.", ".").replace("\\\\", "\\");
+    let place = match whole {
+        Bson::Document(fields) => fields.get_mut(&name).unwrap(),
+        Bson::Array(elements) => &mut elements[name.parse::<usize>().unwrap()],
+        other => panic!("{path} leads nowhere in {other:?}"),
+    };
+    match rest {
+        Some(rest) => put(place, rest, value),
+        None => *place = value,
     }
 }
 

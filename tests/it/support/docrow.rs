@@ -194,10 +194,23 @@ impl Docrow {
 
     /// The most memory it has had so far, in bytes.
     pub(crate) fn peak_memory(&self) -> u64 {
-        let pid = self.child.id().expect("it runs");
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        peak.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
+        self.peak_if_running().expect("it runs")
+    }
+
+    /// The most memory it had, in bytes, once it has ended.
+    pub(crate) async fn peak_of_all(&mut self) -> u64 {
+        let mut peak = 0;
+        while !self.has_ended() {
+            peak = peak.max(self.peak_if_running().unwrap_or(0));
+            sleep(POLL).await;
+        }
+        peak
+    }
+
+    fn peak_if_running(&self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()?)).ok()?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        Some(peak.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10)
     }
 
     /// Waits until it has logged `text`.
