@@ -40,6 +40,7 @@ impl Crew {
         self.asking.request();
         if !finish {
             self.evolution.stop();
+            self.workers.leave.request();
         }
         while let Some(ended) = self.others.join_next().await {
             match ended {

@@ -13,8 +13,10 @@
 //!
 //! A turn that ends well cuts off what completes collections: what it has under way is rolled back, and it begins nothing
 //! any more; the next turn does it again. Everybody else is asked to stop, and does when what he is about is
-//! done, which is short: a worker writes what it has been given, a keeper ends before the next page, or the next try for a
-//! lock. All of them are joined before the turn is over. A turn that fails cuts off everybody, the workers first ([`crew`](super::crew)).
+//! done, which is short: a worker writes the batch at hand, and what it was [asked for](super::asks), a keeper ends before the
+//! next page, or the next try for a lock. Changes of the stream that wait for a worker are left: they may take minutes, and are
+//! read again from the stored positions, by the next turn or the next process. (Where a run ends by itself, once everything is
+//! applied, workers write all that they have been sent.) All of them are joined before the turn is over. A turn that fails cuts off everybody, the workers first ([`crew`](super::crew)).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -299,7 +301,7 @@ impl Pipeline {
         self.gauges.begin(collections, Watermark::new(known.clone()));
         let watermark = Arc::new(Mutex::new(Watermark::new(known)));
         let counter = self.reporter.counter("following, changes applied".to_owned());
-        let (mut workers, stop) = (JoinSet::new(), Shutdown::default());
+        let (mut workers, stop, leave) = (JoinSet::new(), Shutdown::default(), Shutdown::default());
         let mut senders = Vec::new();
         for partition in (0..self.config.partitions).map(Partition) {
             let (sender, incoming) = mpsc::channel(WAITING);
@@ -313,6 +315,7 @@ impl Pipeline {
                 limits: Limits { rows: self.config.batch_rows, age: self.config.batch_age },
                 incoming,
                 stop: stop.clone(),
+                leave: leave.clone(),
                 acknowledge: Acknowledge { watermark: watermark.clone(), gauges: self.gauges.clone() },
                 counts: self.counts.clone(),
                 counter: counter.clone(),
@@ -328,7 +331,7 @@ impl Pipeline {
             senders.push(sender);
         }
         let router = Router::new(self.config.partitions, HashMap::clone(positions));
-        Ok((Workers { senders, stop, router, watermark }, workers))
+        Ok((Workers { senders, stop, leave, router, watermark }, workers))
     }
 
     async fn writer(

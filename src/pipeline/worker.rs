@@ -105,6 +105,8 @@ pub(super) struct Worker {
     pub(super) incoming: mpsc::Receiver<Routed>,
     /// Asks it to end when it has done what it has been sent.
     pub(super) stop: Shutdown,
+    /// Asks it to leave what the stream has sent and is in no batch yet.
+    pub(super) leave: Shutdown,
     pub(super) acknowledge: Acknowledge,
     pub(super) counts: Arc<Counts>,
     pub(super) counter: ProgressBar,
@@ -125,11 +127,11 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Works until the stream ends, then writes what is left.
+    /// Works until the stream ends, then writes what is left, or until it is to leave that.
     pub(super) async fn run(mut self) -> Result<()> {
         let mut batch = Batch::default();
         let mut due = Instant::now() + HEARTBEAT;
-        loop {
+        'parcels: loop {
             self.post.rests("waits for changes");
             let routed = tokio::select! {
                 biased;
@@ -148,6 +150,11 @@ impl Worker {
                 due = Instant::now() + HEARTBEAT;
                 continue;
             };
+            // What was asked for comes without a position, and nobody would read it again.
+            let is_of_stream = reached.is_some();
+            if is_of_stream && self.leave.is_requested() {
+                continue;
+            }
             if let Some(reached) = &reached {
                 self.ahead.raise(reached.ahead_until);
             }
@@ -155,6 +162,9 @@ impl Worker {
                 if batch.is_full(self.limits.rows) && self.may_end(&batch, &change) {
                     self.flush(&mut batch).await?;
                     due = Instant::now() + HEARTBEAT;
+                    if is_of_stream && self.leave.is_requested() {
+                        continue 'parcels;
+                    }
                 }
                 if batch.is_empty() {
                     due = Instant::now() + self.limits.age.min(self.took);

@@ -89,6 +89,8 @@ pub(super) struct Workers {
     pub(super) senders: Vec<mpsc::Sender<Routed>>,
     /// Has them end when they have done what they have been sent.
     pub(super) stop: Shutdown,
+    /// Has them leave what the stream has sent them and they have not begun: it is read again from the stored positions.
+    pub(super) leave: Shutdown,
     pub(super) router: Router,
     pub(super) watermark: Arc<Mutex<Watermark>>,
 }

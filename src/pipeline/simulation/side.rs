@@ -266,6 +266,7 @@ impl World {
             watermark: Watermark::new(stored.iter().map(|(place, position)| (*place, position.clone()))),
             workers: partitions.map(|partition| Worker::new(partition, ahead, &stored)).collect(),
             is_closed: false,
+            is_left: false,
         }));
         self.run.crew = Some(crew.clone());
         self.run.demand.crew = Some(crew);
@@ -291,7 +292,8 @@ impl World {
         if (again || self.run.stops) && self.rng.bool() {
             self.run.demand.crew = None;
             if let Some(crew) = &self.run.crew {
-                crew.borrow_mut().is_closed = true;
+                let mut crew = crew.borrow_mut();
+                (crew.is_closed, crew.is_left) = (true, true);
             }
             return Ok(Stage::Ending(if self.run.stops { Turn::Done } else { Turn::Again }));
         }

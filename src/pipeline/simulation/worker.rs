@@ -38,6 +38,8 @@ pub(super) struct Crew {
     pub(super) workers: Vec<Worker>,
     /// The side of PostgreSQL has nothing more for them.
     pub(super) is_closed: bool,
+    /// What they have not begun of the stream is left.
+    pub(super) is_left: bool,
 }
 
 impl Crew {
@@ -150,9 +152,11 @@ impl World {
         if let Some(flush) = worker.flush.take() {
             return self.flush(crew, worker, flush);
         }
+        let is_left = crew.borrow().is_left;
         if worker.taken.is_empty() && worker.reached.is_none() {
             // The time of a batch may be up before the next parcel is taken.
             match if self.rng.u8(..4) == 0 { None } else { worker.incoming.pop_front() } {
+                Some(Routed { reached: Some(_), .. }) if is_left => return Ok(()),
                 Some(Routed { changes, reached, .. }) => {
                     if let Some(reached) = reached.as_ref().filter(|_| !self.has(Bug::AheadNotRaised)) {
                         worker.ahead().raise(reached.ahead_until);
@@ -176,6 +180,9 @@ impl World {
             };
             if worker.batch.is_full(self.set.rows) && may_end {
                 self.begin_flush(worker);
+                if is_left && worker.reached.take().is_some() {
+                    worker.taken.clear();
+                }
                 return Ok(());
             }
             let Some(change) = worker.taken.pop_front() else { break };

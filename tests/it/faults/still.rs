@@ -149,6 +149,33 @@ async fn stop_asked_for_during_a_standstill() {
     docrow.stop().await.quiet();
 }
 
+/// Workers have been sent more than a slow PostgreSQL takes in minutes: docrow does not write all of it before it ends, and
+/// goes on there when it is started again.
+#[tokio::test]
+async fn stop_asked_for_while_much_waits_for_a_slow_postgres() {
+    let (place, mut home) = scene("still_slow").await;
+    home.set("stream.batch_rows", 5);
+    let mut docrow = home.run();
+    place.settle(&mut docrow).await;
+    let slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS \
+        $$ BEGIN PERFORM pg_catalog.pg_sleep(0.2); RETURN NULL; END $$; \
+        CREATE TRIGGER slow AFTER INSERT OR UPDATE ON things FOR EACH STATEMENT EXECUTE FUNCTION slow()";
+    place.postgres().await.batch_execute(slow).await.unwrap();
+    let many = (10_000..14_000).map(|id| doc! { "_id": id, "round": 1 });
+    place.collection("things").insert_many(many).await.unwrap();
+    let some = "SELECT count(*) FROM things WHERE _id >= 10000";
+    docrow.until("some are written", async || place.number(some).await > Some(20)).await;
+    let began = Instant::now();
+    docrow.stop().await.quiet();
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(place.number(some).await < Some(1000), "it was to be far more than can be written meanwhile");
+    place.postgres().await.batch_execute("DROP TRIGGER slow ON things").await.unwrap();
+    let mut docrow = home.run();
+    place.settle(&mut docrow).await;
+    place.assert_same(&home).await;
+    docrow.stop().await.quiet();
+}
+
 /// The same where a thread hangs, the one that all of docrow's own tasks are polled by: a second signal ends it at once.
 #[tokio::test]
 async fn stop_insisted_on_while_a_thread_hangs() {

@@ -43,6 +43,7 @@ async fn differ(world: &mut World<'_>, what: &str, found: &[String]) -> Failure 
 }
 
 /// A collection's tables, with their columns.
+#[derive(PartialEq)]
 struct Tables {
     collection: String,
     text: String,
@@ -71,8 +72,19 @@ async fn mappings(place: &Place) -> Vec<Tables> {
     mappings
 }
 
-/// Copies everything by the mappings in force into an empty database, and compares.
+/// Compares with a fresh copy by the mappings in force; again if one of them has grown meanwhile, for docrow still runs.
 async fn against_a_fresh_copy(world: &World<'_>) -> Result<Vec<String>, Failure> {
+    loop {
+        let in_force = mappings(&world.place).await;
+        let found = against_a_copy_by(&in_force, world).await?;
+        if found.is_empty() || in_force == mappings(&world.place).await {
+            return Ok(found);
+        }
+    }
+}
+
+/// Copies everything by these mappings into an empty database, and compares.
+async fn against_a_copy_by(mappings: &[Tables], world: &World<'_>) -> Result<Vec<String>, Failure> {
     let place = &world.place;
     let fresh = format!("{}_fresh", place.name);
     let postgres = place.postgres().await;
@@ -83,7 +95,6 @@ async fn against_a_fresh_copy(world: &World<'_>) -> Result<Vec<String>, Failure>
     home.set("target.uri", uri.as_str());
     home.set("mapping.evolve", "freeze");
     home.set("snapshot.parallelism", 2);
-    let mappings = mappings(place).await;
     home.set("source.include", mappings.iter().map(|m| m.collection.clone()).collect::<Vec<_>>());
     for (number, mapping) in mappings.iter().enumerate() {
         home.map(Path::new(&format!("{number}.toml")).to_str().unwrap(), &mapping.text);
