@@ -91,18 +91,19 @@ impl Mapping {
 
 impl Table {
     /// Key and row, the row as JSON, of all rows with one of the keys. Numbers that are not whole come as text, because
-    /// JSON parsers are known to round them.
+    /// JSON parsers are known to round them, and so does `jsonb`, of which a null would look like no value.
     fn question(&self, key: &str, key_type: &str) -> String {
-        let doubles = self.columns.iter().filter_map(|(name, column)| {
-            let array = ["double precision", "numeric"].iter().find_map(|ty| column.ty.strip_prefix(ty))?;
+        let texts = self.columns.iter().filter_map(|(name, column)| {
+            let as_text = ["double precision", "numeric", "jsonb"];
+            let array = as_text.iter().find_map(|ty| column.ty.strip_prefix(ty))?;
             Some(format!("'{}', {}::text{array}", name.replace('\'', "''"), quote(name)))
         });
-        let doubles: Vec<_> = doubles.collect();
+        let texts: Vec<_> = texts.collect();
         format!(
-            "SELECT {key}::text, (to_jsonb(t) || jsonb_build_object({doubles}))::text FROM {table} t \
+            "SELECT {key}::text, (to_jsonb(t) || jsonb_build_object({texts}))::text FROM {table} t \
              WHERE {key} = ANY($1::text[]::{key_type}[])",
             key = quote(key),
-            doubles = doubles.join(", "),
+            texts = texts.join(", "),
             table = quote(&self.table),
         )
     }
@@ -195,11 +196,7 @@ impl Rebuilt {
         let base = base.replace('\0', "[]");
         for (name, column) in &table.columns {
             let path = join(&base, &column.path.replace("\\[]", "[]"));
-            let value = if column.ty == "jsonb" {
-                from_extended(&row[name])
-            } else {
-                from_column(&column.ty, &row[name])
-            };
+            let value = from_column(&column.ty, &row[name]);
             if !row[name].is_null() {
                 flatten(&path, &value, &mut |path, leaf| self.say(path, leaf));
             }
@@ -416,7 +413,7 @@ fn from_column(ty: &str, value: &Value) -> Bson {
                 (0..digits.len() / 2).map(|at| u8::from_str_radix(&digits[at * 2..at * 2 + 2], 16).unwrap());
             Bson::Binary(Binary { subtype: BinarySubtype::Generic, bytes: bytes.collect() })
         }
-        ("jsonb", value) => from_extended(value),
+        ("jsonb", Value::String(text)) => from_extended(&serde_json::from_str(text).unwrap()),
         ("boolean", Value::Bool(value)) => Bson::Boolean(*value),
         ("text", Value::String(value)) => Bson::String(value.clone()),
         ("timestamptz", Value::String(value)) => Bson::DateTime(moment(value)),
