@@ -65,8 +65,8 @@ JOBS ?= 3
 fuzz-live: setup
 	@cargo test --release --features failpoints --test fuzz_live -- $(SEEDS) $(FROM) $(JOBS)
 
-# Pictures of the dashboard in its five states, for docs/screenshots: of a docrow and servers that really are in them, in
-# about four minutes.
+# Pictures of the dashboard in its five states, and of 63 collections with three in trouble, for docs/screenshots: of a docrow
+# and servers that really are in them, in about six minutes.
 screenshots: setup
 	@cargo test --release --features failpoints --test screenshots
 

@@ -30,9 +30,10 @@
 //! 5. [`sink`]: writes PostgreSQL: tables, chunks, batches, progress; and keeps a second writer out.
 //! 6. [`checkpoint`]: the state directory, with the spool. [`mapping_files`]: the folder of mapping files. [`verify`]: the proof.
 //!    [`vitals`]: what only the running process knows of itself; [`status`]: how a pipeline is doing, as one document;
+//!    [`notify`]: who is told what happens.
 //!    [`serve`]: the dashboard, that document and the probes over HTTP. [`moment`]: times as they are written there; [`shown`]: names from data.
-//!    [`check`]: the preflight. [`config`], [`secret`], [`error`], [`retry`], [`shutdown`], [`telemetry`]: what every program has.
-//!    [`metrics`]: what is counted. [`cli`]: the commands.
+//!    [`check`]: the preflight; [`roles`]: the statements that grant what it finds missing. [`config`], [`secret`], [`error`], [`retry`], [`shutdown`], [`telemetry`]: what every program has.
+//!    [`pace`]: limits of speed. [`metrics`]: what is counted. [`cli`]: the commands.
 //!    [`profile`]: where the CPU time of a run went.
 //!    [`demo`]: throwaway servers and sample data. [`failpoint`]: where tests end the process.
 //!
@@ -69,11 +70,14 @@ pub mod mapping;
 pub mod mapping_files;
 pub mod metrics;
 pub mod moment;
+pub mod notify;
 pub mod number;
+pub mod pace;
 pub mod patch;
 pub mod pipeline;
 pub mod profile;
 pub mod retry;
+pub mod roles;
 pub mod schema;
 pub mod secret;
 pub mod serve;

@@ -5,18 +5,28 @@
 //! PostgreSQL ([`Report`], [`Details`]), so that `docrow status` works from elsewhere. It holds names, numbers and log
 //! lines, and like those no document's values (G12).
 
+mod messages;
 mod places;
+mod readiness;
 
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
-pub use self::places::{Part, Place, Places, Post};
+use self::messages::Messages;
+pub use self::{
+    messages::{Gravity, Message},
+    places::{Part, Place, Places, Post},
+    readiness::ANSWERS_WITHIN,
+};
 use crate::moment::Moment;
 
 /// How far back the charts go: half an hour by seconds.
@@ -25,8 +35,6 @@ const POINTS: usize = 1800;
 const WINDOW: Duration = Duration::from_secs(10);
 /// Chunks of a copy come in jerks.
 const COPY_WINDOW: Duration = Duration::from_secs(30);
-/// How many log lines are kept.
-const MESSAGES: usize = 20;
 
 /// Where a process stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,29 +55,6 @@ pub enum Stage {
     Retrying,
     /// It has done what it was to do, was told to stop, or could not go on.
     Ended,
-}
-
-/// How serious a log line is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Gravity {
-    /// Unexpected, and going on.
-    Warning,
-    /// Needs somebody.
-    Error,
-}
-
-/// A log line that was a warning or an error.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// When it was last logged.
-    pub at: Moment,
-    /// How serious it is.
-    pub level: Gravity,
-    /// What it says.
-    pub text: String,
-    /// How many times in a row.
-    pub count: u64,
 }
 
 /// What was done since the process was started.
@@ -114,12 +99,38 @@ pub struct Spool {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Clock {
-    /// Why it does not answer, if it does not.
+    /// Why it does not answer, or why nothing comes of its change stream, if that is so.
     pub problem: Option<String>,
+    /// When it last answered, if it does not: since then nobody knows how far behind it the rows are.
+    pub silent_since: Option<Moment>,
     /// The cluster's time when it last answered.
     pub time: Option<Moment>,
     /// The time of the oplog's first entry, where it may be read.
     pub oplog_start: Option<Moment>,
+}
+
+/// How far the rows are behind MongoDB, as the process that writes them reckons it, once a second.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Lag {
+    /// In seconds, of the live collection that is furthest behind; `None`: there is none, or it is not known.
+    pub seconds: Option<u64>,
+    /// In seconds, of each collection that is behind at all.
+    pub behind: BTreeMap<String, u64>,
+    /// In seconds, of each partition in the live collections.
+    pub partitions: BTreeMap<u16, u64>,
+    /// Up to when changes are applied. Not part of the report: PostgreSQL has it.
+    #[serde(skip)]
+    pub applied: Applied,
+}
+
+/// Up to when changes are applied, by the cluster's clock.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// By collection.
+    pub collections: BTreeMap<String, Moment>,
+    /// Of live collections, by partition.
+    pub partitions: BTreeMap<u16, Moment>,
 }
 
 /// What holds everything up, though nothing has failed.
@@ -157,6 +168,8 @@ pub struct Report {
     pub problem: Option<String>,
     /// What holds it up, if something does.
     pub hindrance: Option<Hindrance>,
+    /// What limits how fast its snapshots read, if something does.
+    pub limit: Option<String>,
     /// What it has done.
     pub totals: Totals,
     /// How fast it is.
@@ -165,6 +178,8 @@ pub struct Report {
     pub spool: Spool,
     /// What MongoDB says.
     pub source: Clock,
+    /// How far the rows are behind it.
+    pub lag: Lag,
     /// From when on the change stream would be read after a restart.
     pub resumes_from: Option<Moment>,
 }
@@ -179,10 +194,12 @@ impl Default for Report {
             since: now,
             problem: None,
             hindrance: None,
+            limit: None,
             totals: Totals::default(),
             rates: Rates::default(),
             spool: Spool::default(),
             source: Clock::default(),
+            lag: Lag::default(),
             resumes_from: None,
         }
     }
@@ -194,8 +211,14 @@ impl Default for Report {
 pub struct Pace {
     /// About how many documents there are.
     pub estimated: u64,
-    /// How many are copied per second, lately.
+    /// How many are copied, those of chunks under way included.
+    pub copied: u64,
+    /// How many bytes of BSON this process has copied of it, those of chunks under way included.
+    pub bytes: u64,
+    /// How many documents are copied per second, lately.
     pub documents_per_second: u64,
+    /// How many bytes of BSON.
+    pub bytes_per_second: u64,
 }
 
 /// What a process says of itself when it changes.
@@ -232,10 +255,12 @@ pub struct Reading {
     pub totals: Totals,
     /// The spool.
     pub spool: Spool,
-    /// How far behind MongoDB the rows of live collections are.
-    pub lag: Option<Duration>,
+    /// How far the rows are behind MongoDB.
+    pub lag: Lag,
     /// From when on the change stream would be read after a restart.
     pub resumes_from: Option<Moment>,
+    /// How many collections are stopped.
+    pub stopped: usize,
 }
 
 /// A process's vital signs.
@@ -250,22 +275,35 @@ pub struct Vitals {
 #[derive(Debug)]
 struct Signs {
     report: Report,
-    messages: VecDeque<Message>,
+    messages: Messages,
     copies: BTreeMap<String, Progress>,
     refused: BTreeMap<String, String>,
     points: VecDeque<Point>,
-    /// What was done, and when that was read.
+    /// What was done, and when that was read. Of documents, those of chunks under way are part of it.
     read: VecDeque<(Instant, Totals)>,
+    /// How many documents are copied, those of chunks under way included.
+    copied: u64,
     beat: Instant,
+    /// How many collections are stopped.
+    stopped: usize,
+    /// When PostgreSQL last answered whoever holds the pipeline.
+    target: Option<watch::Receiver<Instant>>,
 }
 
 /// How much of a collection is copied.
 #[derive(Debug)]
 struct Progress {
     estimated: u64,
-    copied: u64,
+    copied: Copied,
     /// How much it was, and when.
-    read: VecDeque<(Instant, u64)>,
+    read: VecDeque<(Instant, Copied)>,
+}
+
+/// So much.
+#[derive(Clone, Copy, Debug, Default)]
+struct Copied {
+    documents: u64,
+    bytes: u64,
 }
 
 impl Vitals {
@@ -273,30 +311,34 @@ impl Vitals {
     pub fn new() -> Self {
         let signs = Signs {
             report: Report::default(),
-            messages: VecDeque::new(),
+            messages: Messages::default(),
             copies: BTreeMap::new(),
             refused: BTreeMap::new(),
             points: VecDeque::new(),
             read: VecDeque::new(),
+            copied: 0,
             beat: Instant::now(),
+            stopped: 0,
+            target: None,
         };
         Self { signs: Mutex::new(signs), news: Notify::new(), places: Arc::default() }
     }
 
-    /// Notes where the process stands from now on.
-    pub fn enter(&self, stage: Stage, problem: Option<String>) {
+    /// Notes where the process stands from now on. Whether that is news.
+    pub fn enter(&self, stage: Stage, problem: Option<String>) -> bool {
         let mut signs = self.signs();
         let report = &mut signs.report;
         if (report.stage, &report.problem) == (stage, &problem) {
-            return;
+            return false;
         }
         if let (Stage::Ended, Some(why)) = (stage, &problem) {
             // It is logged when there is nobody left to be told.
-            signs.note(Gravity::Error, why.clone());
+            signs.messages.note(Gravity::Error, why.clone());
         }
         let report = &mut signs.report;
         (report.stage, report.problem, report.since) = (stage, problem, Moment::now());
         self.news.notify_one();
+        true
     }
 
     /// Waits until a stage begins, or has begun since this was last called.
@@ -308,11 +350,6 @@ impl Vitals {
     pub fn stage(&self) -> (Stage, Option<String>) {
         let signs = self.signs();
         (signs.report.stage, signs.report.problem.clone())
-    }
-
-    /// Whether MongoDB answers, and the change stream flows.
-    pub fn hears_source(&self) -> bool {
-        self.signs().report.source.problem.is_none()
     }
 
     /// Where each of its parts is.
@@ -338,6 +375,11 @@ impl Vitals {
         self.signs().report.hindrance.clone()
     }
 
+    /// Notes what limits how fast snapshots read, if something does.
+    pub fn limit(&self, words: Option<String>) {
+        self.signs().report.limit = words;
+    }
+
     /// Notes that the pipeline's own task goes on.
     pub fn beat(&self) {
         self.signs().beat = Instant::now();
@@ -350,19 +392,33 @@ impl Vitals {
 
     /// Notes a warning or an error.
     pub fn note(&self, level: Gravity, text: String) {
-        self.signs().note(level, text);
+        self.signs().messages.note(level, text);
     }
 
     /// Notes that a collection of about so many documents, of which some are copied already, is being copied.
     pub fn copying(&self, collection: &str, estimated: u64, copied: u64) {
+        let copied = Copied { documents: copied, bytes: 0 };
         let read = VecDeque::from([(Instant::now(), copied)]);
         self.signs().copies.insert(collection.to_owned(), Progress { estimated, copied, read });
     }
 
-    /// Notes that so many more of its documents are copied.
-    pub fn copied(&self, collection: &str, documents: u64) {
-        if let Some(copy) = self.signs().copies.get_mut(collection) {
-            copy.copied = copy.copied.saturating_add(documents);
+    /// Notes that so many more of its documents are written, of so many bytes of BSON.
+    pub fn copied(&self, collection: &str, documents: u64, bytes: u64) {
+        let mut signs = self.signs();
+        signs.copied = signs.copied.saturating_add(documents);
+        if let Some(Progress { copied, .. }) = signs.copies.get_mut(collection) {
+            copied.documents = copied.documents.saturating_add(documents);
+            copied.bytes = copied.bytes.saturating_add(bytes);
+        }
+    }
+
+    /// Notes that so many of them are not, after all.
+    pub fn rolled_back(&self, collection: &str, documents: u64, bytes: u64) {
+        let mut signs = self.signs();
+        signs.copied = signs.copied.saturating_sub(documents);
+        if let Some(Progress { copied, .. }) = signs.copies.get_mut(collection) {
+            copied.documents = copied.documents.saturating_sub(documents);
+            copied.bytes = copied.bytes.saturating_sub(bytes);
         }
     }
 
@@ -375,16 +431,18 @@ impl Vitals {
     pub fn take(&self, reading: Reading) {
         let mut signs = self.signs();
         let now = Instant::now();
-        let Reading { totals, spool, lag, resumes_from } = reading;
-        let lately = signs.read.back().map_or_else(Rates::default, |before| rates(*before, (now, totals)));
-        remember(&mut signs.read, (now, totals), WINDOW);
-        let oldest = signs.read.front().copied().unwrap_or((now, totals));
+        let Reading { totals, spool, lag, resumes_from, stopped } = reading;
+        // Chunks come in jerks; their documents do not.
+        let done = (now, Totals { documents: signs.copied, ..totals });
+        let lately = signs.read.back().map_or_else(Rates::default, |before| rates(*before, done));
+        remember(&mut signs.read, done, WINDOW);
+        let oldest = signs.read.front().copied().unwrap_or(done);
         for copy in signs.copies.values_mut() {
             remember(&mut copy.read, (now, copy.copied), COPY_WINDOW);
         }
         signs.points.push_back(Point {
             at: Moment::now().seconds(),
-            lag_seconds: lag.map(|lag| lag.as_secs()),
+            lag_seconds: lag.seconds,
             changes_per_second: lately.changes_per_second,
             documents_per_second: lately.documents_per_second,
             spool_bytes: spool.bytes,
@@ -392,14 +450,15 @@ impl Vitals {
         let surplus = signs.points.len().saturating_sub(POINTS);
         signs.points.drain(..surplus);
         let report = &mut signs.report;
-        (report.totals, report.spool, report.rates) = (totals, spool, rates(oldest, (now, totals)));
-        report.resumes_from = resumes_from;
+        (report.totals, report.spool, report.rates) = (totals, spool, rates(oldest, done));
+        (report.resumes_from, report.lag) = (resumes_from, lag);
+        signs.stopped = stopped;
     }
 
     /// Notes what MongoDB says. An answer that did not come leaves out the times; then those before stay.
-    pub fn hear(&self, Clock { problem, time, oplog_start }: Clock) {
+    pub fn hear(&self, Clock { problem, silent_since, time, oplog_start }: Clock) {
         let source = &mut self.signs().report.source;
-        source.problem = problem;
+        (source.problem, source.silent_since) = (problem, silent_since);
         source.time = time.or(source.time);
         source.oplog_start = oplog_start.or(source.oplog_start);
     }
@@ -407,15 +466,19 @@ impl Vitals {
     /// What there is to be said.
     pub fn report(&self) -> (Report, Details) {
         let signs = self.signs();
-        let pace = |copy: &Progress| Pace {
-            estimated: copy.estimated,
-            documents_per_second: copy
-                .read
-                .front()
-                .map_or(0, |(since, then)| per_second(copy.copied.saturating_sub(*then), since.elapsed())),
+        let pace = |Progress { estimated, copied, read }: &Progress| {
+            let (took, then) =
+                read.front().map_or((Duration::ZERO, *copied), |(since, then)| (since.elapsed(), *then));
+            Pace {
+                estimated: *estimated,
+                copied: copied.documents,
+                bytes: copied.bytes,
+                documents_per_second: per_second(copied.documents.saturating_sub(then.documents), took),
+                bytes_per_second: per_second(copied.bytes.saturating_sub(then.bytes), took),
+            }
         };
         let copies = signs.copies.iter().map(|(name, copy)| (name.clone(), pace(copy))).collect();
-        let (messages, refused) = (signs.messages.iter().cloned().collect(), signs.refused.clone());
+        let (messages, refused) = (signs.messages.all(), signs.refused.clone());
         (signs.report.clone(), Details { copies, messages, refused })
     }
 
@@ -432,20 +495,6 @@ impl Vitals {
 impl Default for Vitals {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl Signs {
-    fn note(&mut self, level: Gravity, text: String) {
-        let at = Moment::now();
-        match self.messages.back_mut() {
-            Some(last) if (last.level, &last.text) == (level, &text) => {
-                (last.at, last.count) = (at, last.count.saturating_add(1));
-            }
-            _ => self.messages.push_back(Message { at, level, text, count: 1 }),
-        }
-        let surplus = self.messages.len().saturating_sub(MESSAGES);
-        self.messages.drain(..surplus);
     }
 }
 
@@ -477,20 +526,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_repeated_message_is_counted_and_old_ones_go() {
-        let vitals = Vitals::new();
-        for n in 0..30 {
-            vitals.note(Gravity::Warning, format!("warning {n}"));
-            vitals.note(Gravity::Error, "error".to_owned());
-            vitals.note(Gravity::Error, "error".to_owned());
-        }
-        let messages = vitals.report().1.messages;
-        assert_eq!(messages.len(), MESSAGES);
-        let last: Vec<_> = messages.iter().rev().take(2).map(|m| (m.text.as_str(), m.count)).collect();
-        assert_eq!(last, [("error", 2), ("warning 29", 1)]);
-    }
-
-    #[test]
     fn a_stage_begins_once() {
         let vitals = Vitals::new();
         vitals.enter(Stage::Retrying, Some("why".to_owned()));
@@ -517,11 +552,12 @@ mod tests {
         assert_eq!(per_second(50, Duration::ZERO), 0);
         let vitals = Vitals::new();
         vitals.copying("a.b", 100, 10);
-        vitals.copied("a.b", 20);
-        vitals.copied("a.c", 20);
+        vitals.copied("a.b", 20, 4000);
+        vitals.copied("a.c", 20, 4000);
+        vitals.rolled_back("a.b", 5, 1000);
         let copies = vitals.report().1.copies;
         assert_eq!(copies.keys().collect::<Vec<_>>(), ["a.b"]);
-        assert_eq!(copies["a.b"].estimated, 100);
+        assert_eq!((copies["a.b"].estimated, copies["a.b"].copied, copies["a.b"].bytes), (100, 25, 3000));
     }
 
     /// A report of an earlier or a later docrow can be read.

@@ -1,4 +1,5 @@
-//! `make screenshots`: pictures of the dashboard in its five states, of a docrow and servers that really are in them.
+//! `make screenshots`: pictures of the dashboard in its five states, and of many collections of which three are in trouble:
+//! of a docrow and servers that really are in them.
 
 #![allow(
     clippy::unwrap_used,
@@ -68,7 +69,7 @@ async fn main() {
     let address = docrow.address().await;
     gate.reached(&mut docrow, 1).await;
     browser.open(&format!("http://{address}/")).await;
-    browser.until_it_says("Starting").await;
+    browser.until_it_says("starting").await;
     picture(&mut browser, "empty").await;
     gate.open().await;
 
@@ -83,7 +84,7 @@ async fn main() {
     until(&mut docrow, &address, "it is live", |status| status["process"]["stage"] == "live").await;
     let mut writer = Writer::new(&place.client, &users, 1, 0..USERS);
     writer.write_for(Duration::from_secs(40), CHANGES_PER_SECOND).await.unwrap();
-    browser.until_it_says("Live: all").await;
+    browser.until_it_says("live: all").await;
     picture(&mut browser, "live").await;
     browser.look(DARK).await;
     picture(&mut browser, "live-dark").await;
@@ -110,14 +111,67 @@ async fn main() {
     let statement = "ALTER TABLE countries DROP COLUMN area";
     place.postgres().await.batch_execute(statement).await.unwrap();
     place.collection("countries").update_many(doc! {}, doc! { "$inc": { "area": 1 } }).await.unwrap();
-    browser.until_it_says("Stopped by an error").await;
+    browser.until_it_says("stopped by an error").await;
     browser.until_it_says("no answer since").await;
     picture(&mut browser, "stopped").await;
     docrow.ended().await;
+    many(&place, &mut browser).await;
     assert_eq!(
         browser.complaints().iter().find(|complaint| !complaint.contains("ERR_CONNECTION_REFUSED")),
         None
     );
+}
+
+/// 63 collections: of one the table's name is taken, and of two some documents have a key of another type, of the one
+/// too many.
+async fn many(on: &Place, browser: &mut Browser) {
+    let mut place = Place::on(&on.mongodb_uri, &on.postgres_uri, "stores").await;
+    place.name = "stores".to_owned();
+    let names = [
+        "orders",
+        "customers",
+        "invoices",
+        "payments",
+        "refunds",
+        "shipments",
+        "returns",
+        "reviews",
+        "carts",
+    ];
+    let regions = ["at", "be", "ch", "de", "es", "fr", "it"];
+    let all = names.iter().flat_map(|name| regions.iter().map(move |region| format!("{name}_{region}")));
+    for (n, name) in all.enumerate() {
+        let documents = (0..40 + 17 * n as i32).map(|id| doc! { "_id": id, "total": 12.5, "city": "Turin" });
+        place.collection(&name).insert_many(documents).await.unwrap();
+    }
+    place.postgres().await.batch_execute("CREATE TABLE refunds_fr (x int)").await.unwrap();
+    let mut home = Home::new(&place);
+    home.serve();
+    home.set("name", "stores");
+    home.set("mapping.max_dead_letters", 20);
+    let mut docrow = home.run();
+    let address = docrow.address().await;
+    let is_live = |one: &serde_json::Value| one["phase"] == "live" && one["stopped"].is_null();
+    let live = |status: &serde_json::Value| {
+        status["collections"].as_array().map_or(0, |all| all.iter().filter(|one| is_live(one)).count())
+    };
+    until(&mut docrow, &address, "they are live", |status| live(status) == 62).await;
+    for (name, count) in [("invoices_it", 30), ("orders_de", 3)] {
+        let strange = (0..count).map(|n| doc! { "_id": format!("A-{n}") });
+        place.collection(name).insert_many(strange).await.unwrap();
+    }
+    until(&mut docrow, &address, "three are in trouble", |status| {
+        live(status) == 61
+            && status["dead_letters"]["groups"].as_array().is_some_and(|groups| groups.len() == 2)
+    })
+    .await;
+    browser.look(DESKTOP).await;
+    browser.open(&format!("http://{address}/")).await;
+    browser.until_it_says("63: 2 stopped, 61 live").await;
+    picture(browser, "many").await;
+    browser.look(PHONE).await;
+    picture(browser, "many-phone").await;
+    docrow.stop().await;
 }
 
 async fn picture(browser: &mut Browser, name: &str) {

@@ -11,9 +11,8 @@ use crate::{
     config::Config,
     error::Result,
     mapping::{Encoder, Framing, Left, Mapping, Rows, Trial, Tried},
-    mapping_files,
+    mapping_files::{self, MappingFiles},
     pipeline::Preview,
-    schema::nearest,
     sink::plan::{Obstacle, Plan},
     source::{Chunk, CollectionInfo, Source},
 };
@@ -25,29 +24,36 @@ const TIMED: Duration = Duration::from_secs(1);
 const ANOTHER: &str = "docrow plan shows it all: change what is there, rename it, or choose another table name in a mapping \
     file, or another target.schema";
 
-/// Whether all mapping files can be used is told besides. `collections`: those that are included, if they are known.
-pub(super) fn files(config: &Config, collections: Option<&[CollectionInfo]>) -> (Findings, bool) {
+/// The collections that mapping files may be for.
+pub(super) struct Known<'a> {
+    /// Those that are included.
+    pub(super) included: &'a [CollectionInfo],
+    /// Those that are there and are not.
+    pub(super) others: &'a [String],
+    /// Those that the pipeline has a mapping of.
+    pub(super) stored: Vec<String>,
+}
+
+/// The mapping files, unless they can't be used. `known`: `None` if it is not known which collections there are.
+pub(super) fn files(config: &Config, known: Option<Known<'_>>) -> (Findings, Option<MappingFiles>) {
     let mut findings = Findings::of(Part::Mapping);
     let (files, wrong) = mapping_files::read_all(&config.mapping_dir);
     for error in &wrong {
         findings.problem("mapping files", error.to_string());
     }
     if wrong.is_empty() {
-        let (dir, count) = (config.mapping_dir.display(), files.len());
+        let (dir, count) = (config.mapping_dir.path.display(), files.len());
         findings.ok("mapping files", format!("{count} in {dir}; other collections are mapped automatically"));
     }
-    let names: Option<Vec<String>> =
-        collections.map(|found| found.iter().map(|info| info.namespace.to_string()).collect());
-    for (collection, (path, _)) in &files {
-        let Some(names) = names.as_ref().filter(|names| !names.contains(collection)) else { continue };
-        let advice = match nearest(collection, names.iter().map(String::as_str)) {
-            Some(near) => format!("is {near} meant?"),
-            None => "remove it, or include the collection".to_owned(),
-        };
-        let what = format!("it is for {collection}, which is not there or not included");
-        findings.note(path.display().to_string(), what).advise(advice);
+    if let Some(Known { included, others, stored }) = known {
+        let included: Vec<String> = included.iter().map(|info| info.namespace.to_string()).collect();
+        let names = [&included, others].concat();
+        let is_known = |name: &str| included.iter().chain(&stored).any(|known| known == name);
+        for error in mapping_files::for_nothing(&files, is_known, &names) {
+            findings.problem("mapping files", error.to_string());
+        }
     }
-    (findings, wrong.is_empty())
+    (findings, wrong.is_empty().then_some(files))
 }
 
 /// Tries documents of all collections, and measures with those of the largest.

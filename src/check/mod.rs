@@ -10,6 +10,7 @@
 //! No finding holds a document's value (G12): of documents it tells paths, types and counts.
 
 mod documents;
+mod history;
 mod narrow;
 mod room;
 mod source;
@@ -18,7 +19,8 @@ mod target;
 
 use tracing::{instrument::WithSubscriber, subscriber::NoSubscriber};
 
-use crate::{config::Config, error::Result, pipeline};
+use self::documents::Known;
+use crate::{config::Config, error::Result, pipeline, sink::schemas};
 
 /// What a check found.
 #[derive(Debug, Default)]
@@ -127,13 +129,22 @@ pub async fn run(config: &Config, size: u32) -> Report {
         tokio::join!(source::check(config), target::check(config));
     report.extend(of_source);
     report.extend(of_target);
-    let known = source.as_ref().filter(|found| found.allowed).map(|found| &*found.collections);
-    let (of_files, files_are_right) = documents::files(config, known);
+    let stored = match &target {
+        // What can't be read is a finding when the mappings are looked at.
+        Some((target, session)) => schemas::load(session, target.pipeline()).await.unwrap_or_default(),
+        None => Vec::new(),
+    };
+    let known = source.as_ref().filter(|found| found.allowed).map(|found| Known {
+        included: &found.collections,
+        others: &found.others,
+        stored: stored.into_iter().map(|mapping| mapping.collection).collect(),
+    });
+    let (of_files, files) = documents::files(config, known);
     report.extend(of_files);
     let mut rate = None;
-    if let (Some(found), true) = (&source, files_are_right) {
+    if let (Some(found), Some(files)) = (&source, &files) {
         let asked = target.as_mut().map(|(target, session)| (&*target, session));
-        let previewed = pipeline::preview(config, &found.source, &found.collections, asked);
+        let previewed = pipeline::preview((config, files), &found.source, &found.collections, asked);
         // What a run would log, the findings say.
         let previewed = previewed.with_subscriber(NoSubscriber::new()).await;
         let (of_documents, measured) = documents::check(config, found, previewed, size).await;
@@ -143,6 +154,7 @@ pub async fn run(config: &Config, size: u32) -> Report {
             report.extend(narrow::check(target, session).await);
         }
     }
+    report.extend(history::check(config).await);
     report.extend(state::check(config));
     if let Some(found) = &source {
         report.extend(room::check(config, found, rate));

@@ -225,21 +225,18 @@ impl Window {
                 .advise("keep more of the oplog")
                 .run(longer);
         } else {
-            let times = whole(self.later.as_secs_f64() / copy.as_secs_f64().max(1.0));
+            let copy = span(copy);
             findings.ok(
                 "oplog",
-                format!(
-                    "{reach}; {} times the copy. docrow may be stopped for about that long",
-                    HumanCount(times)
-                ),
+                format!("{reach}; the copy takes {copy}, and docrow may be stopped for about {window}"),
             );
         }
     }
 }
 
-/// Bytes, for people.
+/// Bytes, for people: in the units of `max_spool`, `docrow status` and the dashboard.
 pub(super) fn size(bytes: u64) -> String {
-    ByteSize(bytes).display().si().to_string()
+    ByteSize(bytes).display().iec().to_string()
 }
 
 fn span(time: Duration) -> String {
@@ -310,21 +307,21 @@ mod tests {
         let (severity, time) = found(&facts, "time");
         assert_eq!(severity, Severity::Ok);
         assert!(
-            time.contains("12.4 GB ÷ 310.0 MB/s") && time.ends_with("× 3 (PostgreSQL's part) = 2 minutes"),
+            time.contains("11.5 GiB ÷ 295.6 MiB/s") && time.ends_with("× 3 (PostgreSQL's part) = 2 minutes"),
             "{time}"
         );
         let (severity, oplog) = found(&facts, "oplog");
         assert_eq!(severity, Severity::Ok);
-        assert!(oplog.contains("reaches back 26 hours; 780 times the copy"), "{oplog}");
+        assert!(oplog.contains("reaches back 26 hours; the copy takes 2 minutes, and docrow may be stopped for about 26 hours"), "{oplog}");
         let (severity, spool) = found(&facts, "spool");
         assert_eq!(severity, Severity::Ok);
-        assert!(spool.contains("1,000/s × 2 minutes × 50 B = 6.0 MB; 100.0 GB free"), "{spool}");
+        assert!(spool.contains("1,000/s × 2 minutes × 50 B = 5.7 MiB; 93.1 GiB free"), "{spool}");
     }
 
     #[test]
     fn what_cannot_be_measured_is_assumed() {
         let facts = Facts { rate: None, oplog: None, ..facts() };
-        assert!(found(&facts, "time").1.contains("÷ 50.0 MB/s (assumed"));
+        assert!(found(&facts, "time").1.contains("÷ 47.7 MiB/s (assumed"));
         assert!(found(&facts, "spool").1.contains("is not known"));
         assert!(judge(&facts).0.iter().all(|finding| finding.severity == Severity::Ok));
         assert!(Rate::of(10, Duration::from_secs(1), String::new()).is_none());
@@ -382,7 +379,7 @@ mod tests {
     fn the_disk_bounds_the_spool() {
         let (severity, what) = found(&Facts { free: Some(10 << 20), ..facts() }, "spool");
         assert_eq!(
-            (severity, what.contains("10.5 MB free at docrow-state")),
+            (severity, what.contains("10.0 MiB free at docrow-state")),
             (Severity::Problem, true),
             "{what}"
         );

@@ -8,7 +8,7 @@ use crate::{
     config::{Config, Order},
     error::{Kind, Result},
     schema::nearest,
-    source::{Access, CollectionInfo, Oplog, Source, Survey},
+    source::{Access, CollectionInfo, Missing, Oplog, Source, Survey},
 };
 
 /// How many names a finding shows.
@@ -18,6 +18,8 @@ const NAMES_SHOWN: usize = 10;
 pub(super) struct Found {
     pub(super) source: Source,
     pub(super) collections: Vec<CollectionInfo>,
+    /// The names of those that are there and are not included.
+    pub(super) others: Vec<String>,
     pub(super) oplog: Option<Oplog>,
     /// Whether the user has all privileges that docrow can't do without.
     pub(super) allowed: bool,
@@ -71,19 +73,19 @@ pub(super) async fn check(config: &Config) -> (Findings, Option<Found>) {
             )
             .advise("look at each shard with rs.printReplicationInfo()");
     }
-    (findings, Some(Found { source, collections: survey.collections, oplog, allowed }))
+    (findings, Some(Found { source, collections: survey.collections, others: survey.others, oplog, allowed }))
 }
 
 /// Whether all is there that docrow can't do without.
 fn privileges(findings: &mut Findings, source: &Source, access: &Access, databases: &[String]) -> bool {
     let (mut allowed, mut has) = (true, Vec::new());
     for need in source.needs(databases) {
-        let Some((missing, statement)) = access.missing(&need) else {
+        let Some(Missing { actions, statement }) = access.missing(&need) else {
             has.push(need.shown());
             continue;
         };
-        let (missing, purpose) = (missing.join(", "), &need.purpose);
-        match need.otherwise {
+        let (missing, purpose) = (actions.join(", "), &need.purpose);
+        let finding = match need.otherwise {
             Some(otherwise) => {
                 findings.note("privileges", format!("{purpose}: {missing} is not granted: {otherwise}"))
             }
@@ -91,8 +93,11 @@ fn privileges(findings: &mut Findings, source: &Source, access: &Access, databas
                 allowed = false;
                 findings.problem("privileges", format!("{purpose}: {missing} is not granted"))
             }
-        }
-        .run(statement);
+        };
+        match statement {
+            Some(statement) => finding.run(statement),
+            None => finding.advise("leave it so, or give docrow a role of its own: docs/roles.md"),
+        };
     }
     if allowed && access.user().is_some() {
         findings.ok("privileges", has.join("; "));

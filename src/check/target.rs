@@ -6,14 +6,15 @@ use crate::{
     error::Result,
     sink::{
         Session, Target,
+        fence::Runner,
         preflight::{self, Inspection, Objection, Remedy},
     },
 };
 
 /// Sessions besides those of copiers and workers: one holds the pipeline, one keeps the books, one looks for what is asked
 /// for, three complete collections, one changes tables, three fill new columns of each of four collections, one counts
-/// what does not fit, one is for the status, one asks whether the server is there.
-const SESSIONS: usize = 22;
+/// what does not fit, one is for the status, one asks whether the server is there, one looks who holds a lock.
+const SESSIONS: usize = 23;
 
 /// With a session, if a run could do anything there.
 pub(super) async fn check(config: &Config) -> (Findings, Option<(Target, Session)>) {
@@ -30,7 +31,7 @@ pub(super) async fn check(config: &Config) -> (Findings, Option<(Target, Session
     };
     let inspected: Result<Inspection> = preflight::inspect(&session, &target).await;
     let Some(inspection) = findings.unless("connection", inspected) else { return (findings, None) };
-    let Inspection { version, user, database, objections, is_known, holder, sessions_left } = inspection;
+    let Inspection { version, user, database, objections, is_known, runner, sessions_left } = inspection;
     let address = target.address();
     findings.ok("connection", format!("PostgreSQL {version} at {address}, database {database}, as {user}"));
     let usable = objections.is_empty();
@@ -49,20 +50,30 @@ pub(super) async fn check(config: &Config) -> (Findings, Option<(Target, Session
         );
     }
     let pipeline = target.pipeline();
-    match (is_known, &holder) {
-        (_, Some(holder)) => {
+    let is_run = matches!(runner, Some(Runner::Process(_)));
+    match (is_known, runner) {
+        (_, Some(Runner::Process(holder))) => {
             findings.note("pipeline", format!("{pipeline} is being run ({holder})")).advise(
                 "to run another one beside it, give it another name; to stand by: docrow run --standby",
             );
         }
-        (true, None) => {
+        (_, Some(Runner::Unheard(holder))) => {
+            let what = format!("nothing is heard of the process that ran {pipeline} ({holder})");
+            findings
+                .note("pipeline", what)
+                .advise("look whether it is still there: it was killed, or has no way to PostgreSQL");
+        }
+        (true, Some(Runner::Nobody)) => {
             findings.ok("pipeline", format!("nobody runs {pipeline}; the schema docrow is there"));
         }
-        (false, None) => {
+        (false, _) => {
             findings.ok("pipeline", "docrow has not written here yet: a run makes the schema docrow");
         }
+        (true, None) => {
+            findings.note("pipeline", format!("whether anybody runs {pipeline} this user may not see"));
+        }
     }
-    if holder.is_none() {
+    if !is_run {
         sessions(&mut findings, config, sessions_left);
     }
     (findings, usable.then_some((target, session)))

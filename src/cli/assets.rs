@@ -1,12 +1,15 @@
 //! `docrow assets DIR`: what a package has besides the binary, made from the definition of the command line itself, so that
 //! it can't say anything else: manual pages and completions for shells. For `make release`; not shown to anybody.
 
-use std::{fs, path::PathBuf};
+use std::{fs, io::Write, path::PathBuf};
 
 use clap::{Args, Command, CommandFactory};
 use clap_complete::Shell;
 
-use super::{Cli, EXIT_CODES, Outcome};
+use super::{
+    Cli, EXIT_CODES, Outcome,
+    environment::{FILES, VARIABLES},
+};
 use crate::error::{Error, Kind, Result};
 
 #[derive(Debug, Args)]
@@ -22,6 +25,10 @@ pub(super) fn execute(Options { folder }: &Options) -> Result<Outcome> {
         fs::create_dir_all(&man)?;
         fs::create_dir_all(&completions)?;
         clap_mangen::generate_to(shown(), &man)?;
+        let surroundings = section("ENVIRONMENT", VARIABLES) + &section("FILES", FILES);
+        for page in fs::read_dir(&man)? {
+            fs::OpenOptions::new().append(true).open(page?.path())?.write_all(surroundings.as_bytes())?;
+        }
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             clap_complete::generate_to(shell, &mut shown(), "docrow", &completions)?;
         }
@@ -29,6 +36,13 @@ pub(super) fn execute(Options { folder }: &Options) -> Result<Outcome> {
     };
     write().map_err(|e| Error::caused(Kind::Usage, format!("write to {}", folder.display()), e))?;
     Ok(Outcome::Done)
+}
+
+/// A section of a manual's page.
+fn section(title: &str, entries: &[(&str, &str)]) -> String {
+    let escaped = |text: &str| text.replace('\\', "\\e").replace('-', "\\-");
+    let entry = |(name, text): &(&str, &str)| format!(".TP\n\\fB{}\\fR\n{}\n", escaped(name), escaped(text));
+    format!(".SH {title}\n{}", entries.iter().map(entry).collect::<String>())
 }
 
 /// The command line as everybody sees it: completions would offer hidden commands as well.

@@ -1,38 +1,63 @@
 //! `docrow backfill`: snapshot, catch up, exit.
 
 use clap::Args;
+use indicatif::HumanCount;
 
 use super::{Outcome, profiling::Profiling};
 use crate::{
     config::Config,
     error::Result,
-    pipeline::{self, Until},
+    notify,
+    pipeline::{self, Job, Reload, Until},
     serve,
     shutdown::Shutdown,
-    sink::fence::Manner,
+    sink::{Target, fence::Manner},
     telemetry::Reporter,
 };
 
 #[derive(Debug, Args)]
+#[command(after_help = EXIT_CODE)]
 pub(super) struct Options {
+    /// Accept documents that are dead letters: exit 0 though PostgreSQL does not have them
+    #[arg(long)]
+    allow_dead_letters: bool,
     #[command(flatten)]
     pub(super) profiling: Profiling,
 }
 
+const EXIT_CODE: &str = "Exit code: 0 if PostgreSQL has every document that was there when the copy was complete; 1 if some are dead letters, \
+    if a collection is stopped, or if stopped before the end.";
+
 pub(super) async fn execute(
     config: &Config,
-    Options { profiling }: Options,
+    Options { allow_dead_letters, profiling }: Options,
     reporter: Reporter,
     shutdown: Shutdown,
 ) -> Result<Outcome> {
     let vitals = reporter.vitals().clone();
-    let work = pipeline::run(config, Until::CaughtUp, Manner::Refuse, reporter, shutdown.clone());
-    let done = serve::beside(config, &vitals, work).await?;
+    let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
+    let (until, manner, reload) = (Until::CaughtUp, Manner::Refuse, Reload::never());
+    let work = pipeline::run(
+        Job { config, target: target.clone(), until, manner, reload },
+        reporter,
+        shutdown.clone(),
+    );
+    let work = notify::beside(config, &vitals, work);
+    let done = serve::beside(config, &target, &vitals, work).await?;
     profiling.note(done);
     if shutdown.is_requested() {
         tracing::warn!("stopped before the end, start it again to go on: {done}");
         return Ok(Outcome::Finding);
     }
     tracing::info!("done: {done}");
-    Ok(if done.stopped > 0 { Outcome::Finding } else { Outcome::Done })
+    let (left, stopped) = (done.dead_letters_left, done.stopped);
+    if left > 0 && !allow_dead_letters {
+        tracing::warn!(
+            "PostgreSQL does not have {} documents, which are dead letters: docrow dead-letters list shows them, and why; \
+             --allow-dead-letters accepts them",
+            HumanCount(left)
+        );
+    }
+    let is_done = stopped == 0 && (left == 0 || allow_dead_letters);
+    Ok(if is_done { Outcome::Done } else { Outcome::Finding })
 }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     Outcome,
-    printable::{printable, say, shortened, unprintable},
+    printable::{fitted, printable, say, unprintable},
 };
 use crate::{
     config::TargetConfig,
@@ -22,6 +22,7 @@ use crate::{
     shutdown::Shutdown,
     sink::{
         Target,
+        fence::Runner,
         letterbox::{Group, Letter, Letterbox, Which},
     },
 };
@@ -104,31 +105,42 @@ pub(super) async fn execute(config: &TargetConfig, action: Action, shutdown: Shu
             if json { say(show_json(&letter, document)) } else { say(show(&letter, document)) }
         }
         Action::Retry(selection) => {
-            let pipeline = target.pipeline();
-            let Some(letterbox) = letterbox else { return say("no dead letters").map(|()| Outcome::Done) };
-            return retry(&letterbox, pipeline, &selection.into(), shutdown).await;
+            let (pipeline, which) = (target.pipeline(), selection.into());
+            let Some(letterbox) = letterbox else { return nothing(&which) };
+            return retry(&letterbox, pipeline, &which, shutdown).await;
         }
         Action::Discard(selection) => {
-            let Some(letterbox) = letterbox else { return say("no dead letters").map(|()| Outcome::Done) };
-            return discard(&letterbox, &selection.into()).await;
+            let which = selection.into();
+            let Some(letterbox) = letterbox else { return nothing(&which) };
+            return discard(&letterbox, &which).await;
         }
     }
     .map(|()| Outcome::Done)
 }
 
 async fn retry(letterbox: &Letterbox, pipeline: &str, which: &Which, shutdown: Shutdown) -> Result<Outcome> {
+    all_there(letterbox, which).await?;
     let asked = letterbox.ask(which).await?;
-    let complete = tell_missing(which, &asked)?;
     if asked.is_empty() {
         say("no dead letters to try again")?;
-        return Ok(complete);
+        return Ok(Outcome::Done);
     }
     let count = asked.len();
-    let Some(runner) = letterbox.runner().await? else {
-        say(format!(
-            "the next `docrow run` of pipeline {pipeline}, which nobody runs now, tries {count} again"
-        ))?;
-        return Ok(complete);
+    let runner = match letterbox.runner().await? {
+        Runner::Process(runner) => runner,
+        Runner::Nobody => {
+            say(format!(
+                "the next `docrow run` of pipeline {pipeline}, which nobody runs now, tries {count} again"
+            ))?;
+            return Ok(Outcome::Done);
+        }
+        Runner::Unheard(runner) => {
+            say(format!(
+                "nothing is heard of the process that ran pipeline {pipeline} ({runner}): it tries {count} again once it \
+                 reaches PostgreSQL, or else the next `docrow run` does"
+            ))?;
+            return Ok(Outcome::Done);
+        }
     };
     say(format!("asked the docrow that runs pipeline {pipeline} ({runner}) to try {count} again"))?;
     let asked = Which::Ids(asked);
@@ -146,40 +158,38 @@ async fn retry(letterbox: &Letterbox, pipeline: &str, which: &Which, shutdown: S
     let left = usize::try_from(left).unwrap_or(0);
     say(format!("{} written, or gone in MongoDB", count.saturating_sub(left)))?;
     if left == 0 {
-        return Ok(complete);
+        return Ok(Outcome::Done);
     }
     if waiting.live > 0 {
         say(format!("{} not tried yet: `docrow dead-letters list` tells when they are", waiting.live))?;
     }
     if waiting.stopped > 0 {
-        let why = "their collection is stopped, `docrow status` says why";
-        say(format!("{} not tried until docrow is started again: {why}", waiting.stopped))?;
+        let why = "their collection is stopped or paused, `docrow status` says why";
+        say(format!("{} not tried until it goes on: {why}", waiting.stopped))?;
     }
     print_groups(&groups, "still dead").map_err(unprintable)?;
     Ok(Outcome::Finding)
 }
 
 async fn discard(letterbox: &Letterbox, which: &Which) -> Result<Outcome> {
-    if let Which::Ids(ids) = which {
-        // Before they are gone.
-        let there: Vec<i64> = letterbox.existing(ids).await?;
-        let complete = tell_missing(which, &there)?;
-        say(format!("{} discarded", letterbox.discard(which).await?))?;
-        return Ok(complete);
-    }
+    all_there(letterbox, which).await?;
     say(format!("{} discarded", letterbox.discard(which).await?))?;
     Ok(Outcome::Done)
 }
 
-/// Names the numbers that no letter has.
-fn tell_missing(which: &Which, there: &[i64]) -> Result<Outcome> {
-    let Which::Ids(ids) = which else { return Ok(Outcome::Done) };
-    let mut outcome = Outcome::Done;
-    for id in ids.iter().filter(|id| !there.contains(id)) {
-        say(format!("there is no dead letter {id}"))?;
-        outcome = Outcome::Finding;
+/// Errors: a number that no letter has is asked for; then nothing is done, of the others neither.
+async fn all_there(letterbox: &Letterbox, which: &Which) -> Result<()> {
+    let Which::Ids(ids) = which else { return Ok(()) };
+    let there = letterbox.existing(ids).await?;
+    ids.iter().find(|id| !there.contains(id)).map_or(Ok(()), |id| Err(none(*id)))
+}
+
+/// Where there are none at all.
+fn nothing(which: &Which) -> Result<Outcome> {
+    match which {
+        Which::Ids(ids) if !ids.is_empty() => Err(none(ids.first().copied().unwrap_or_default())),
+        _ => say("no dead letters").map(|()| Outcome::Done),
     }
-    Ok(outcome)
 }
 
 fn none(id: i64) -> Error {
@@ -197,10 +207,10 @@ fn print_list(letters: &[Letter], groups: &[Group], total: i64) -> Result<()> {
     for Letter { id, collection, key, path, reason, at, retry_at } in letters {
         rows.push([
             id.to_string(),
-            shortened(collection, 40),
-            shortened(key, 40),
-            shortened(path.as_deref().unwrap_or("-"), 30),
-            shortened(reason, 60),
+            fitted(collection, 40),
+            fitted(key, 40),
+            fitted(path.as_deref().unwrap_or("-"), 30),
+            fitted(reason, 60),
             at.clone(),
             if retry_at.is_some() { "asked" } else { "" }.to_owned(),
         ]);
@@ -222,7 +232,7 @@ fn print_groups(groups: &[Group], what: &str) -> io::Result<()> {
     let mut rows = vec![[what, "collection", "reason"].map(str::to_owned)];
     for Group { collection, reason, count } in groups {
         let count = HumanCount(count.unsigned_abs()).to_string();
-        rows.push([count, shortened(collection, 40), shortened(reason, 100)]);
+        rows.push([count, fitted(collection, 40), fitted(reason, 100)]);
     }
     print_table(&rows)
 }

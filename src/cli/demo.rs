@@ -42,6 +42,9 @@ use crate::{
 };
 
 const DATABASE: &str = "sample_db";
+/// Where those who keep the servers replicate to by themselves: the tables of the demonstration's own pipeline are not in
+/// the way there.
+const OWN_DATABASE: &str = "warehouse";
 const PIPELINE: &str = "demo";
 const SEED: u64 = 1;
 const CHANGES_PER_SECOND: u32 = 500;
@@ -59,23 +62,27 @@ pub(super) struct Options {
     /// How long changes are written while docrow follows
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     seconds: u64,
-    /// Leave docrow and the servers running at the end, until ^C
+    /// Leave docrow and the servers running at the end, until ^C, and print connection strings to try docrow with
     #[arg(long)]
     keep: bool,
 }
 
 pub(super) async fn execute(options: Options, reporter: Reporter, shutdown: Shutdown) -> Result<Outcome> {
-    tokio::select! {
+    let (stage, outcome) = tokio::select! {
         biased;
         () = shutdown.requested() => {
             say("stopped: the servers and their folders are gone")?;
-            Ok(Outcome::Finding)
+            return Ok(Outcome::Finding);
         }
-        shown = show(options, &reporter, &shutdown) => shown,
+        shown = show(&options, &reporter, &shutdown) => shown?,
+    };
+    if options.keep {
+        stage.keep(&shutdown).await?;
     }
+    Ok(outcome)
 }
 
-async fn show(options: Options, reporter: &Reporter, shutdown: &Shutdown) -> Result<Outcome> {
+async fn show(options: &Options, reporter: &Reporter, shutdown: &Shutdown) -> Result<(Stage, Outcome)> {
     say(
         "docrow demo: a MongoDB replica set and a PostgreSQL of its own, in temporary folders that are removed at the end",
     )?;
@@ -123,17 +130,7 @@ async fn show(options: Options, reporter: &Reporter, shutdown: &Shutdown) -> Res
         "there are differences: this is a bug in docrow"
     };
     say(format!("{verdict}; {} rows", HumanCount(rows)))?;
-    if options.keep {
-        let _docrow = stage.docrow()?;
-        say(format!(
-            "\nMongoDB: {}\nPostgreSQL: {}\ndashboard: {}\n^C ends all of it",
-            stage.mongod.uri(),
-            stage.postgres.uri("postgres"),
-            stage.dashboard
-        ))?;
-        shutdown.requested().await;
-    }
-    Ok(if report.is_equal() { Outcome::Done } else { Outcome::Finding })
+    Ok((stage, if report.is_equal() { Outcome::Done } else { Outcome::Finding }))
 }
 
 /// The servers, and how docrow is to connect them. Dropping it ends them and removes their folders.
@@ -166,6 +163,22 @@ impl Stage {
         let session = Target::parse(config.target.expose(), &config.schema, &config.name)?.connect().await?;
         say(format!("mongod and PostgreSQL are up after {:.1}s", started.elapsed().as_secs_f64()))?;
         Ok(Self { mongod, postgres, folder, dashboard, config, client, source, session })
+    }
+
+    /// Leaves everything running until told to stop, with an empty database beside the replica, to try docrow on.
+    async fn keep(&self, shutdown: &Shutdown) -> Result<()> {
+        let _docrow = self.docrow()?;
+        self.psql(&format!("CREATE DATABASE {OWN_DATABASE}")).await?;
+        say(format!(
+            "\nto try docrow yourself, on the same MongoDB and an empty database of that PostgreSQL:\n\n\
+             export DOCROW_SOURCE='{}' DOCROW_TARGET='{}'\n\n\
+             the dashboard of this demonstration: {}\n^C ends all of it",
+            self.mongod.database_uri(DATABASE),
+            self.postgres.uri(OWN_DATABASE),
+            self.dashboard
+        ))?;
+        shutdown.requested().await;
+        Ok(())
     }
 
     /// Loads the real documents and `count` generated users.

@@ -1,10 +1,11 @@
 //! `docrow explain`: what an error means, what docrow does about it by itself, and what there is to do.
 
 use clap::Args;
+use serde_json::{Value, json};
 
 use super::{
     Outcome,
-    printable::{printable, say},
+    printable::{printable, say, wrapped},
 };
 use crate::error::{Code, Error, Result};
 
@@ -19,14 +20,32 @@ pub(super) struct Options {
     /// The code, as DRW-1203 or 1203 [default: list all]
     #[arg(value_name = "CODE")]
     code: Option<String>,
+    /// As one JSON document
+    #[arg(long)]
+    json: bool,
 }
 
-pub(super) fn execute(Options { code }: &Options) -> Result<Outcome> {
-    match code.as_deref() {
+pub(super) fn execute(Options { code, json }: &Options) -> Result<Outcome> {
+    let asked = code.as_deref().map(|text| Code::parse(text).map_err(|number| unknown(text, number)));
+    match asked.transpose()? {
+        None if *json => say(json!({ "codes": Code::ALL.iter().map(document).collect::<Vec<_>>() }))?,
         None => list()?,
-        Some(text) => say(explained(Code::parse(text).map_err(|number| unknown(text, number))?))?,
+        Some(code) if *json => say(document(&code))?,
+        Some(code) => say(explained(code))?,
     }
     Ok(Outcome::Done)
+}
+
+fn document(code: &Code) -> Value {
+    json!({
+        "code": code.to_string(),
+        "group": code.group(),
+        "title": code.title(),
+        "meaning": code.meaning(),
+        "consequence": code.consequence(),
+        "remedy": code.remedy(),
+        "exit_code": code.kind().exit_code(),
+    })
 }
 
 fn list() -> Result<()> {
@@ -50,24 +69,6 @@ fn explained(code: Code) -> String {
     format!("{code}  {}{}", code.title(), parts.concat())
 }
 
-/// `text` in lines of at most `width`, of which all but the first begin after `indent`.
-fn wrapped(text: &str, width: usize, indent: usize) -> String {
-    let (mut out, mut column) = (String::new(), indent);
-    for word in text.split(' ') {
-        let length = word.chars().count();
-        if column > indent && column + 1 + length > width {
-            out.push_str(&format!("\n{:indent$}", ""));
-            column = indent;
-        } else if column > indent {
-            out.push(' ');
-            column += 1;
-        }
-        out.push_str(word);
-        column += length;
-    }
-    out
-}
-
 fn unknown(text: &str, number: Option<u16>) -> Error {
     let nearest = number.map_or_else(Vec::new, |number| Code::nearest(number, NEAREST));
     let nearest: Vec<_> =
@@ -89,12 +90,6 @@ mod tests {
             assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
             assert!(text.starts_with(&format!("{code}  ")), "{text}");
         }
-    }
-
-    #[test]
-    fn lines_are_broken_between_words() {
-        assert_eq!(wrapped("a bc def", 7, 2), "a bc\n  def");
-        assert_eq!(wrapped("abcdefgh i", 7, 2), "abcdefgh\n  i");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use indicatif::HumanCount;
 
 use super::{Outcome, printable::unprintable};
 use crate::{
-    config::SourceConfig,
+    config::{MappingDir, SourceConfig},
     error::{Code, Error, Result},
     mapping_files,
     schema::{MappingSpec, Names, Sample},
@@ -48,7 +48,7 @@ pub(super) async fn execute(config: SourceConfig, options: Options, shutdown: Sh
         }
         drafts = draft(&config, &options) => {
             let drafts = drafts?;
-            if options.print { print(&drafts) } else { write(&drafts, &config.mapping_dir, options.force) }
+            if options.print { print(&drafts) } else { write(&drafts, &config.mapping_dir.path, options.force) }
         }
     }
     .map(|()| Outcome::Done)
@@ -64,16 +64,17 @@ struct Draft {
 
 async fn draft(config: &SourceConfig, options: &Options) -> Result<Vec<Draft>> {
     let SourceConfig { source, include, exclude, mapping_dir } = config;
-    let mut present = mapping_files::read(mapping_dir)?;
+    // It makes the folder.
+    let mut present = mapping_files::read(&MappingDir { must_exist: false, ..mapping_dir.clone() })?;
     let source = Source::connect(source.expose()).await?;
     let collections = chosen(&source, &options.namespaces, include, exclude).await?;
-    let replaced = collections.keys().filter_map(|name| Some((name.clone(), present.remove(name)?.0)));
+    let replaced = collections.keys().filter_map(|name| Some((name.clone(), present.remove(name)?.path)));
     let replaced: BTreeMap<String, PathBuf> = replaced.collect();
     if let (false, false, Some((name, file))) = (options.force, options.print, replaced.iter().next()) {
         return Err(in_the_way(file, &format!("it maps {name}")));
     }
     let mut tables = Names::new();
-    for table in present.values().flat_map(|(_, spec)| spec.tables()) {
+    for table in present.values().flat_map(|file| file.spec.tables()) {
         tables.reserve(&*table.table);
     }
     let mut drafts = Vec::new();
@@ -82,8 +83,8 @@ async fn draft(config: &SourceConfig, options: &Options) -> Result<Vec<Draft>> {
         source.sample_documents(namespace, options.size, |document| sample.observe(document)).await?;
         let (spec, text) = sample.mapping_file(namespace, *documents, &mut tables);
         let file = replaced.get(name).cloned();
-        let file = file.unwrap_or_else(|| mapping_dir.join(format!("{}.toml", spec.root().table)));
-        if let Some(other) = present.iter().find_map(|(other, (path, _))| (*path == file).then_some(other)) {
+        let file = file.unwrap_or_else(|| mapping_dir.path.join(format!("{}.toml", spec.root().table)));
+        if let Some(other) = present.iter().find_map(|(other, own)| (own.path == file).then_some(other)) {
             let file = file.display();
             return Err(Error::new(
                 Code::FileInTheWay,

@@ -3,22 +3,28 @@
 mod assets;
 mod backfill;
 mod check;
+mod chosen;
 mod dead_letters;
 mod demo;
+mod environment;
 mod explain;
+mod forget;
 mod infer;
+mod pause;
 mod plan;
 mod printable;
 mod profiling;
 mod resync;
 mod run;
 mod status;
+mod status_layout;
 mod status_table;
+mod throttle;
 mod verify;
 
 use std::{
     future::Future,
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     path::PathBuf,
     process::ExitCode,
     time::Duration,
@@ -32,7 +38,7 @@ use crate::{
     error::{Code, Error, Kind, Result},
     secret::Secret,
     shutdown::{self, Shutdown},
-    telemetry::{LogFormat, Reporter},
+    telemetry::{LogFormat, Reporter, has_colors},
 };
 
 /// Replicates MongoDB into PostgreSQL: typed tables, child tables, deletes, crash resume.
@@ -46,12 +52,13 @@ struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 a difference or a finding, or stopped before the end; 2 usage or configuration; 3 source unreachable or \
-refused; 4 target unreachable or refused; 5 history lost; 6 held by another process; 7 state corrupt; 70 a bug.";
+refused; 4 target unreachable or refused; 5 history lost; 6 held by another process; 7 state corrupt; 8 nobody runs the pipeline (status --exit-code); 70 a bug.";
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Options of all commands")]
 struct Global {
     /// Configuration file [default: docrow.toml, if there is one]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", env = "DOCROW_CONFIG")]
     config: Option<PathBuf>,
     /// MongoDB's connection string, e.g. mongodb://host/shop?replicaSet=rs0
     #[arg(long, global = true, value_name = "URI", env = config::SOURCE, hide_env_values = true)]
@@ -60,13 +67,13 @@ struct Global {
     #[arg(long, global = true, value_name = "URI", env = config::TARGET, hide_env_values = true)]
     target: Option<Secret>,
     /// Collections to replicate, as database.collection, globs allowed; repeatable [default: all of the URI's database]
-    #[arg(long, global = true, value_name = "NS")]
+    #[arg(long, global = true, value_name = "NS", env = "DOCROW_INCLUDE")]
     include: Vec<String>,
     /// State directory [default: docrow-state]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", env = "DOCROW_STATE")]
     state: Option<PathBuf>,
     /// How log lines are written to standard error
-    #[arg(long, global = true, value_enum, default_value_t)]
+    #[arg(long, global = true, value_enum, default_value_t, env = "DOCROW_LOG_FORMAT")]
     log_format: LogFormat,
 }
 
@@ -88,6 +95,14 @@ enum Command {
     Status(status::Options),
     /// Have collections copied anew in place, by whoever runs the pipeline; readers never see an empty table; needs no source
     Resync(resync::Options),
+    /// Remove what docrow has stored about collections that are no longer followed, and their tables if told to; needs no source
+    Forget(forget::Options),
+    /// Have nothing more written to collections: their changes wait in the spool until `docrow resume`; needs no source
+    Pause(pause::Options),
+    /// Have collections that are paused go on from where they are; needs no source
+    Resume(pause::Options),
+    /// Say how fast snapshots may read, from now on; needs no source
+    Throttle(throttle::Options),
     /// List, show, try again or discard the documents that could not be written; needs no source
     #[command(subcommand)]
     DeadLetters(dead_letters::Action),
@@ -139,6 +154,8 @@ enum Outcome {
     Done,
     /// Not all is as it should be, and the command has said what: exit code 1.
     Finding,
+    /// Nobody is known to run the pipeline, for `docrow status --exit-code`: exit code 8.
+    NotRunning,
 }
 
 impl Outcome {
@@ -146,6 +163,7 @@ impl Outcome {
         match self {
             Self::Done => 0,
             Self::Finding => 1,
+            Self::NotRunning => 8,
         }
     }
 }
@@ -204,7 +222,7 @@ fn misunderstood(said: &clap::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let text = said.render();
-    let text = if io::stderr().is_terminal() { text.ansi().to_string() } else { text.to_string() };
+    let text = if has_colors(&io::stderr()) { text.ansi().to_string() } else { text.to_string() };
     let text = text.replacen("error:", &format!("error [{}]:", Code::CommandLine), 1);
     let _ = io::stderr().write_all(text.as_bytes());
     ExitCode::from(Code::CommandLine.kind().exit_code())
@@ -217,7 +235,7 @@ async fn dispatch(
     shutdown: Shutdown,
 ) -> Result<Outcome> {
     match command {
-        Command::Run(options) => run::execute(&global.config()?, options, reporter, shutdown).await,
+        Command::Run(options) => run::execute(global.overrides(), options, reporter, shutdown).await,
         Command::Backfill(options) => backfill::execute(&global.config()?, options, reporter, shutdown).await,
         Command::Check(options) => check::execute(&global.config()?, options, shutdown).await,
         Command::Infer(options) => infer::execute(global.source()?, options, shutdown).await,
@@ -225,6 +243,10 @@ async fn dispatch(
         Command::Verify(options) => verify::execute(&global.config()?, options, reporter, shutdown).await,
         Command::Status(options) => status::execute(global.overrides(), options, shutdown).await,
         Command::Resync(options) => resync::execute(&global.target()?, options).await,
+        Command::Forget(options) => forget::execute(&global.target()?, options).await,
+        Command::Pause(options) => pause::pause(&global.target()?, options, shutdown).await,
+        Command::Resume(options) => pause::resume(&global.target()?, &options).await,
+        Command::Throttle(options) => throttle::execute(&global.target()?, options).await,
         Command::DeadLetters(action) => dead_letters::execute(&global.target()?, action, shutdown).await,
         Command::Explain(options) => explain::execute(&options),
         Command::Demo(options) => demo::execute(options, reporter, shutdown).await,

@@ -1,16 +1,18 @@
 //! `docrow plan`: the DDL that a run would execute, as a diff against what is there.
 
 use clap::Args;
+use serde_json::{Value, json};
 
 use super::{
     Outcome,
     printable::{printable, say},
 };
 use crate::{
+    change::Namespace,
     config::Config,
     error::Result,
     pipeline,
-    sink::plan::{Origin, Plan, TablePlan, When},
+    sink::plan::{Obstacle, Origin, Plan, TablePlan, When},
 };
 
 #[derive(Debug, Args)]
@@ -18,16 +20,22 @@ pub(super) struct Options {
     /// Execute it, and store the mappings; `docrow run` goes on from there
     #[arg(long)]
     apply: bool,
+    /// As one JSON document
+    #[arg(long)]
+    json: bool,
 }
 
-pub(super) async fn execute(config: &Config, Options { apply }: Options) -> Result<Outcome> {
+pub(super) async fn execute(config: &Config, Options { apply, json }: Options) -> Result<Outcome> {
     let plans = pipeline::plan(config, apply).await?;
-    let mut obstacles = 0;
+    let obstacles: usize = plans.iter().map(|(_, plan)| plan.obstacles().count()).sum();
+    if json {
+        say(document(&plans, apply && obstacles == 0))?;
+        return Ok(if obstacles > 0 { Outcome::Finding } else { Outcome::Done });
+    }
     for (namespace, plan) in &plans {
         for line in lines(&namespace.to_string(), plan) {
             say(printable(&line))?;
         }
-        obstacles += plan.obstacles().count();
     }
     if obstacles > 0 {
         say(format!("\nwhat stands in the way: {obstacles}; nothing is executed until it is gone"))?;
@@ -37,6 +45,35 @@ pub(super) async fn execute(config: &Config, Options { apply }: Options) -> Resu
         say("\nexecuted, but for what comes after the copy, which is `docrow run`'s")?;
     }
     Ok(Outcome::Done)
+}
+
+/// The same as JSON; `applied` says whether it was executed, but for what comes after the copy.
+fn document(plans: &[(Namespace, Plan)], applied: bool) -> Value {
+    let table = |TablePlan { name, origin, steps, obstacles, others }: &TablePlan| {
+        let origin = match origin {
+            Origin::Created => "created",
+            Origin::Own => "own",
+            Origin::Adopted => "adopted",
+        };
+        let sql = |when| steps.iter().filter(move |step| step.when == when).map(|step| &step.sql);
+        let obstacle = |Obstacle { there, wanted }: &Obstacle| json!({ "wanted": wanted, "there": there });
+        json!({
+            "table": name,
+            "origin": origin,
+            "sql": sql(When::AtOnce).collect::<Vec<_>>(),
+            "sql_after_copy": sql(When::AfterCopy).collect::<Vec<_>>(),
+            "obstacles": obstacles.iter().map(obstacle).collect::<Vec<_>>(),
+            "other_columns": others,
+        })
+    };
+    let collection = |(namespace, plan): &(Namespace, Plan)| {
+        json!({
+            "collection": namespace.to_string(),
+            "tables": plan.tables.iter().map(table).collect::<Vec<_>>(),
+            "no_longer_written": plan.left,
+        })
+    };
+    json!({ "applied": applied, "collections": plans.iter().map(collection).collect::<Vec<_>>() })
 }
 
 /// The diff: `+` before what is executed, `!` before what stands in the way, `=` before what is there and kept.

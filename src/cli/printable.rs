@@ -2,11 +2,19 @@
 
 use std::{
     fmt,
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
 };
 
-use crate::error::{Code, Error, Result};
-pub(super) use crate::shown::{printable, shortened};
+pub(super) use crate::shown::printable;
+use crate::{
+    error::{Code, Error, Result},
+    shown,
+};
+
+/// `text` fit for a line: on a terminal at most `width` characters of it, elsewhere all.
+pub(super) fn fitted(text: &str, width: usize) -> String {
+    if io::stdout().is_terminal() { shown::shortened(text, width) } else { printable(text) }
+}
 
 /// Prints a line.
 pub(super) fn say(line: impl fmt::Display) -> Result<()> {
@@ -22,4 +30,33 @@ pub(super) fn unprintable(error: io::Error) -> Error {
 pub(super) fn is_unread(error: &Error) -> bool {
     let cause = error.cause().and_then(|cause| cause.downcast_ref::<io::Error>());
     error.code() == Code::Output && cause.is_some_and(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// `text` in lines of at most `width`, of which all but the first begin after `indent`.
+pub(super) fn wrapped(text: &str, width: usize, indent: usize) -> String {
+    let (mut out, mut column) = (String::new(), indent);
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if column > indent && column + 1 + length > width {
+            out.push_str(&format!("\n{:indent$}", ""));
+            column = indent;
+        } else if column > indent {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += length;
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_broken_between_words() {
+        assert_eq!(wrapped("a bc def", 7, 2), "a bc\n  def");
+        assert_eq!(wrapped("abcdefgh i", 7, 2), "abcdefgh\n  i");
+    }
 }

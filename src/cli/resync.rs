@@ -1,45 +1,60 @@
 //! `docrow resync`: asks the process that runs the pipeline, or the next one, to copy collections anew in place.
 
 use clap::Args;
-use globset::GlobBuilder;
+use serde_json::json;
 
 use super::{
     Outcome,
+    chosen::chosen,
     printable::{printable, say},
 };
 use crate::{
     config::TargetConfig,
     error::{Code, Error, Result},
-    sink::{Target, resyncs::Desk},
+    sink::{Target, fence::Runner, resyncs::Desk},
 };
-
-/// How many names an error shows.
-const SHOWN: usize = 10;
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// Which, as database.collection, globs allowed
     #[arg(required = true, value_name = "NS")]
     collections: Vec<String>,
+    /// As one JSON document
+    #[arg(long)]
+    json: bool,
 }
 
-pub(super) async fn execute(config: &TargetConfig, Options { collections }: Options) -> Result<Outcome> {
+pub(super) async fn execute(
+    config: &TargetConfig,
+    Options { collections, json }: Options,
+) -> Result<Outcome> {
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
     let pipeline = target.pipeline();
-    let Some(mut desk) = Desk::open(&target).await? else { return Err(nothing(pipeline)) };
+    let Some(mut desk) = Desk::open(&target).await? else { return Err(nothing(pipeline, "copy anew")) };
     let known = desk.collections().await?;
     if known.is_empty() {
-        return Err(nothing(pipeline));
+        return Err(nothing(pipeline, "copy anew"));
     }
-    let chosen = chosen(&collections, &known)?;
+    let chosen = chosen("resync", &collections, &known, "no collection of the pipeline")?;
     desk.ask(&chosen).await?;
     let runner = desk.runner().await?;
+    if json {
+        let runner = if let Runner::Process(runner) = &runner { Some(runner) } else { None };
+        say(json!({ "pipeline": pipeline, "collections": chosen, "runner": runner }))?;
+        return Ok(Outcome::Done);
+    }
     for collection in &chosen {
         say(format!("asked for a resync of {}", printable(collection)))?;
     }
     let who = match runner {
-        Some(runner) => format!("the docrow that runs pipeline {pipeline} ({runner}) begins within seconds"),
-        None => format!("nobody runs pipeline {pipeline}: the next `docrow run` begins with it"),
+        Runner::Process(runner) => {
+            format!("the docrow that runs pipeline {pipeline} ({runner}) begins within seconds")
+        }
+        Runner::Nobody => format!("nobody runs pipeline {pipeline}: the next `docrow run` begins with it"),
+        Runner::Unheard(runner) => format!(
+            "nothing is heard of the process that ran pipeline {pipeline} ({runner}): it begins once it reaches \
+             PostgreSQL, or else the next `docrow run` does"
+        ),
     };
     say(format!(
         "{who}: rows are replaced where they stand while everybody reads on, then those without a document are deleted"
@@ -47,68 +62,11 @@ pub(super) async fn execute(config: &TargetConfig, Options { collections }: Opti
     Ok(Outcome::Done)
 }
 
-fn nothing(pipeline: &str) -> Error {
+/// There is nothing to do that with.
+pub(super) fn nothing(pipeline: &str, what: &str) -> Error {
     let advice = "check name and target in the configuration";
     Error::new(
         Code::NotCopied,
-        format!("pipeline {pipeline} has copied nothing yet: there is nothing to copy anew: {advice}"),
+        format!("pipeline {pipeline} has copied nothing yet: there is nothing to {what}: {advice}"),
     )
-}
-
-/// The known collections that are meant, each once. Errors: one of the patterns means none.
-fn chosen(patterns: &[String], known: &[String]) -> Result<Vec<String>> {
-    let mut is_chosen = vec![false; known.len()];
-    for pattern in patterns {
-        let wrong = |code: Code, why: String| Error::new(code, format!("resync {pattern:?}: {why}"));
-        let glob =
-            GlobBuilder::new(pattern).build().map_err(|e| wrong(Code::BadPattern, e.kind().to_string()))?;
-        let glob = glob.compile_matcher();
-        let mut any = false;
-        for (name, is_chosen) in known.iter().zip(&mut is_chosen) {
-            // A name may have characters that mean something in a glob.
-            if name == pattern || glob.is_match(name) {
-                (any, *is_chosen) = (true, true);
-            }
-        }
-        if !any {
-            return Err(wrong(
-                Code::NothingMatched,
-                format!("no collection of the pipeline is matched: there are {}", listed(known)),
-            ));
-        }
-    }
-    Ok(known.iter().zip(is_chosen).filter(|(_, chosen)| *chosen).map(|(name, _)| name.clone()).collect())
-}
-
-fn listed(names: &[String]) -> String {
-    let shown: Vec<_> = names.iter().take(SHOWN).map(|name| printable(name)).collect();
-    let more = names.len().saturating_sub(SHOWN);
-    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-    format!("{}{more}", shown.join(", "))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn strings(names: &[&str]) -> Vec<String> {
-        names.iter().map(|name| (*name).to_owned()).collect()
-    }
-
-    #[test]
-    fn collections_are_chosen_by_globs_or_names() {
-        let known = strings(&["crm.a[1]", "shop.orders", "shop.users"]);
-        let choose = |patterns: &[&str]| chosen(&strings(patterns), &known);
-        assert_eq!(choose(&["shop.*", "shop.users"]).unwrap(), known[1..]);
-        assert_eq!(choose(&["crm.a[1]"]).unwrap(), known[..1]);
-        assert_eq!(choose(&["*"]).unwrap(), known);
-        let error = choose(&["shop.*", "shop.user"]).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "resync \"shop.user\": no collection of the pipeline is matched: there are crm.a[1], shop.orders, shop.users"
-        );
-        assert!(choose(&["shop.[a"]).unwrap_err().to_string().starts_with("resync \"shop.[a\": "));
-        let many: Vec<String> = (0..12).map(|n| format!("a.b{n}")).collect();
-        assert!(chosen(&strings(&["x"]), &many).unwrap_err().to_string().ends_with("a.b9 and 2 more"));
-    }
 }

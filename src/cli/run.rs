@@ -1,37 +1,46 @@
 //! `docrow run`: snapshot what has none yet, then follow until told to stop.
 
-use clap::Args;
+use clap::{Args, builder::FalseyValueParser};
 
 use super::{Outcome, profiling::Profiling};
 use crate::{
-    config::Config,
+    config::{Config, Overrides},
     error::Result,
-    pipeline::{self, Until},
+    notify,
+    pipeline::{self, Job, Reload, Until},
     serve,
     shutdown::Shutdown,
-    sink::fence::Manner,
+    sink::{Target, fence::Manner},
     telemetry::Reporter,
+    verify,
 };
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// While another process runs the pipeline, wait, and take over when that one ends, dies or falls silent
-    #[arg(long)]
+    #[arg(long, env = "DOCROW_STANDBY", value_parser = FalseyValueParser::new())]
     standby: bool,
     #[command(flatten)]
     pub(super) profiling: Profiling,
 }
 
 pub(super) async fn execute(
-    config: &Config,
+    overrides: Overrides,
     Options { standby, profiling }: Options,
     reporter: Reporter,
     shutdown: Shutdown,
 ) -> Result<Outcome> {
+    let again = overrides.clone();
+    let reload = Reload::on_hangup(move || Config::load(again.clone()))?;
+    let config = Config::load(overrides)?;
+    let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
     let manner = if standby { Manner::StandBy } else { Manner::Refuse };
     let vitals = reporter.vitals().clone();
-    let work = pipeline::run(config, Until::Stopped, manner, reporter, shutdown);
-    let done = serve::beside(config, &vitals, work).await?;
+    let job = Job { config: &config, target: target.clone(), until: Until::Stopped, manner, reload };
+    let work = pipeline::run(job, reporter.clone(), shutdown);
+    let work = verify::beside(&config, &reporter, work);
+    let work = notify::beside(&config, &vitals, work);
+    let done = serve::beside(&config, &target, &vitals, work).await?;
     profiling.note(done);
     tracing::info!("stopped: {done}");
     Ok(Outcome::Done)

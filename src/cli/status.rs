@@ -9,15 +9,17 @@ use clap::Args;
 
 use super::{
     Outcome,
+    chosen::chosen,
     printable::{say, unprintable},
-    status_table::{Paint, table},
+    status_layout::Size,
+    status_table::{Paint, Sort, sort, table},
 };
 use crate::{
     config::{Overrides, SourceConfig, TargetConfig},
     error::{Error, Kind, Result},
     shutdown::Shutdown,
     sink::Target,
-    status::{Gatherer, Status},
+    status::{Gatherer, Level, Status},
 };
 
 #[derive(Debug, Args)]
@@ -29,6 +31,34 @@ pub(super) struct Options {
     /// As one JSON document, the same as /status serves; with --watch one a line
     #[arg(long)]
     json: bool,
+    /// Say it by the exit code, too: 0 healthy, or working towards that; 1 something is wrong; 8 nobody is known to run it
+    #[arg(long, conflicts_with = "watch")]
+    exit_code: bool,
+    /// Only these collections, as database.collection, globs allowed; repeatable
+    #[arg(long, value_name = "NS")]
+    collection: Vec<String>,
+    /// In which order collections are listed [default: trouble, and with --json name]
+    #[arg(long, value_enum)]
+    sort: Option<Sort>,
+}
+
+impl Options {
+    /// Leaves the collections that are asked for, in the order that is. Errors: there are none.
+    fn select(&self, status: &mut Status) -> Result<()> {
+        if !self.collection.is_empty() {
+            let known: Vec<_> = status.collections.iter().map(|collection| collection.name.clone()).collect();
+            let chosen = chosen("status", &self.collection, &known, "no collection");
+            let wanted: &[String] = chosen.as_deref().unwrap_or_default();
+            status.collections.retain(|collection| wanted.contains(&collection.name));
+            status.dead_letters.groups.retain(|group| wanted.contains(&group.collection));
+            chosen?;
+        }
+        let order = self.sort.or((!self.json).then_some(Sort::Trouble));
+        if let Some(order) = order {
+            sort(&mut status.collections, order);
+        }
+        Ok(())
+    }
 }
 
 pub(super) async fn execute(overrides: Overrides, options: Options, shutdown: Shutdown) -> Result<Outcome> {
@@ -38,8 +68,11 @@ pub(super) async fn execute(overrides: Overrides, options: Options, shutdown: Sh
     let source = SourceConfig::load(overrides).ok().map(|config| config.source);
     let mut gatherer = Gatherer::from_outside(target, source);
     let Some(seconds) = options.watch else {
-        show(&gatherer.gather().await?, options.json)?;
-        return Ok(Outcome::Done);
+        let mut status = gatherer.gather().await?;
+        let outcome = if options.exit_code { outcome(&status) } else { Outcome::Done };
+        options.select(&mut status)?;
+        show(&status, options.json)?;
+        return Ok(outcome);
     };
     watch(&mut gatherer, &options, Duration::from_secs(seconds), shutdown).await?;
     Ok(Outcome::Done)
@@ -48,10 +81,11 @@ pub(super) async fn execute(overrides: Overrides, options: Options, shutdown: Sh
 /// Shows it until told to stop. What can't be asked at the beginning is an error; later on it is waited for.
 async fn watch(gatherer: &mut Gatherer, options: &Options, each: Duration, shutdown: Shutdown) -> Result<()> {
     let mut status = gatherer.gather().await?;
+    options.select(&mut status)?;
     let screen = (!options.json && io::stdout().is_terminal()).then(Screen::open).transpose()?;
     loop {
         match &screen {
-            Some(screen) => screen.draw(&table(&status, Paint::of_terminal()), each)?,
+            Some(screen) => screen.draw(&status, each)?,
             None => show(&status, options.json)?,
         }
         tokio::select! {
@@ -64,6 +98,17 @@ async fn watch(gatherer: &mut Gatherer, options: &Options, each: Duration, shutd
             () = shutdown.requested() => return Ok(()),
             status = gatherer.gather_anyway() => status,
         };
+        // That a collection is gone meanwhile is no error: it is not shown any more.
+        let _ = options.select(&mut status);
+    }
+}
+
+/// What a monitor is to do about it.
+fn outcome(status: &Status) -> Outcome {
+    match (status.health.level, status.process.running) {
+        (Level::Ok | Level::Busy, _) => Outcome::Done,
+        (Level::Warning | Level::Error, Some(true)) => Outcome::Finding,
+        (Level::Warning | Level::Error, Some(false) | None) => Outcome::NotRunning,
     }
 }
 
@@ -72,7 +117,7 @@ fn show(status: &Status, json: bool) -> Result<()> {
         let json = serde_json::to_string(status);
         return say(json.map_err(|e| Error::caused(Kind::Bug, "write a JSON document", e))?);
     }
-    say(table(status, Paint::of_terminal()))
+    say(table(status, Paint::of_terminal(), None))
 }
 
 /// A terminal's other screen, left when this is dropped. Lines are cut at its edge.
@@ -83,11 +128,15 @@ impl Screen {
         print("\u{1b}[?1049h\u{1b}[?25l\u{1b}[?7l").map(|()| Self)
     }
 
-    /// Without a blank moment in between.
-    fn draw(&self, text: &str, each: Duration) -> Result<()> {
+    /// Without a blank moment in between, and never more than there is room for.
+    fn draw(&self, status: &Status, each: Duration) -> Result<()> {
+        let (size, paint) = (Size::of_terminal(), Paint::of_terminal());
+        // The last line is this screen's own.
+        let room = Size { rows: size.rows.saturating_sub(1), ..size };
+        let text = table(status, paint, Some(room));
         let lines: String = text.lines().map(|line| format!("{line}\u{1b}[K\r\n")).collect();
-        let end = format!("\u{1b}[2mevery {} s, ^C ends\u{1b}[0m\u{1b}[K\u{1b}[J", each.as_secs());
-        print(&format!("\u{1b}[H{lines}{end}"))
+        let end = paint.dim(&format!("every {} s, ^C ends", each.as_secs()));
+        print(&format!("\u{1b}[H{lines}{end}\u{1b}[K\u{1b}[J"))
     }
 }
 

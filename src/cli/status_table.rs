@@ -1,19 +1,31 @@
 //! A status as a person reads it in a terminal: first whether all is well, then why.
 
-use std::{env, fmt::Write, io, io::IsTerminal};
+use std::{cmp::Reverse, fmt::Write, io};
 
+use clap::ValueEnum;
 use indicatif::{BinaryBytes, HumanCount};
 
-use super::printable::{printable, shortened};
+use super::{
+    printable::{fitted, printable},
+    status_layout::{Entry, Parts, Size, arranged, clipped, counted, cut_in_the_middle, headline},
+};
 use crate::{
     pipeline::phase::Phase,
     shown,
-    status::{CollectionStatus, Level, NarrowColumn, Status, span},
+    status::{CollectionStatus, LAG, Level, NarrowColumn, Status, TargetStatus, VerifiedStatus, span},
+    telemetry::has_colors,
     vitals::Gravity,
 };
 
 /// How many dead letters and messages are shown.
 const SHOWN: usize = 6;
+/// How many problems besides the first a screen shows.
+const SHOWN_OF_PROBLEMS: usize = 3;
+/// The heads of the columns, but for the phase.
+const NAME: &str = "COLLECTION";
+const FIGURES: [&str; 3] = ["DOCUMENTS", "BEHIND", "DEAD LETTERS"];
+/// How wide the column of phases is.
+const PHASE: usize = 13;
 /// How long a text may be that comes from elsewhere.
 const LONGEST: usize = 160;
 /// How long the bar of a copy is.
@@ -24,16 +36,16 @@ const BAR: u64 = 20;
 pub(super) struct Paint(bool);
 
 impl Paint {
-    /// If standard output is a terminal, and nobody minds (<https://no-color.org>).
+    /// If standard output is to have them.
     pub(super) fn of_terminal() -> Self {
-        Self(io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()))
+        Self(has_colors(&io::stdout()))
     }
 
     fn paint(self, code: &str, text: &str) -> String {
         if self.0 && !text.is_empty() { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
     }
 
-    fn dim(self, text: &str) -> String {
+    pub(super) fn dim(self, text: &str) -> String {
         self.paint("2", text)
     }
 
@@ -52,40 +64,120 @@ impl Paint {
     }
 }
 
-/// The whole of it.
-pub(super) fn table(status: &Status, paint: Paint) -> String {
-    let mut out = String::new();
-    // Writing to a string can't fail.
-    let _ = head(&mut out, status, paint);
-    let _ = collections(&mut out, status, paint);
-    let _ = misfits(&mut out, status, paint);
-    let _ = letters(&mut out, status, paint);
-    let _ = messages(&mut out, status, paint);
-    out.truncate(out.trim_end().len());
-    out
+/// In which order collections are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Sort {
+    /// Those in trouble first, then those that are not live yet, each by name
+    Trouble,
+    /// By name
+    Name,
+    /// Those that are furthest behind first
+    Lag,
+    /// Those with the most documents first
+    Documents,
+    /// Those with the most dead letters first
+    DeadLetters,
 }
 
-fn head(out: &mut String, status: &Status, paint: Paint) -> std::fmt::Result {
-    let health = &status.health;
-    let words = printable(&health.words);
-    let mark = paint.level(health.level, "●");
-    writeln!(
-        out,
-        "{mark} {}  {}",
-        paint.bold(&printable(&status.pipeline)),
-        paint.level(health.level, &words)
-    )?;
-    for problem in health.problems.iter().skip(1) {
-        writeln!(out, "  {} {}", paint.level(problem.level, "·"), printable(&problem.words))?;
+/// Puts collections, which are sorted by name, into an order.
+pub(super) fn sort(collections: &mut [CollectionStatus], order: Sort) {
+    let copying = are_copying(collections);
+    match order {
+        Sort::Name => collections.sort_by(|a, b| a.name.cmp(&b.name)),
+        Sort::Trouble => collections.sort_by_key(|c| Reverse(trouble(c, copying))),
+        Sort::Lag => collections.sort_by_key(|c| Reverse(c.lag_seconds)),
+        Sort::Documents => collections.sort_by_key(|c| Reverse(c.snapshot.documents)),
+        Sort::DeadLetters => collections.sort_by_key(|c| Reverse(c.dead_letters)),
     }
+}
+
+/// How bad it is with a collection.
+fn trouble(collection: &CollectionStatus, copying: bool) -> Level {
+    let dead = if collection.dead_letters > 0 { Level::Warning } else { Level::Ok };
+    phase(collection, copying).0.max(dead)
+}
+
+/// The whole of it, or what there is room for.
+pub(super) fn table(status: &Status, paint: Paint, size: Option<Size>) -> String {
+    let mut below = String::new();
+    // Writing to a string can't fail.
+    let _ = misfits(&mut below, status, paint);
+    let _ = letters(&mut below, status, paint);
+    let _ = messages(&mut below, status, paint);
+    let (heading, collections) = collections(status, paint, size);
+    let below = below.lines().map(str::to_owned).collect();
+    let parts = Parts { head: head(status, paint, size), heading, collections, below };
+    let mut lines = arranged(parts, size.map(|size| size.rows), |text| paint.dim(text));
+    if let Some(Size { columns, .. }) = size {
+        lines.iter_mut().for_each(|line| *line = clipped(line, columns));
+    }
+    lines.join("\n")
+}
+
+fn head(status: &Status, paint: Paint, size: Option<Size>) -> Vec<String> {
+    let (health, columns) = (&status.health, size.map_or(usize::MAX, |size| size.columns));
+    let name = printable(&status.pipeline);
+    let first = headline(&format!("● {name}  {}", printable(&health.words)), columns);
+    // The name stands out among words of the verdict's colour.
+    let own = format!("● {name}");
+    let painted = |line: &String| match line.strip_prefix(&own) {
+        Some(words) => format!(
+            "{} {}{}",
+            paint.level(health.level, "●"),
+            paint.bold(&name),
+            paint.level(health.level, words)
+        ),
+        None => paint.level(health.level, line),
+    };
+    let mut lines: Vec<String> = first.iter().map(painted).collect();
+    let shown = size.map_or(usize::MAX, |_| SHOWN_OF_PROBLEMS);
+    let others = health.problems.len().saturating_sub(1);
+    for problem in health.problems.iter().skip(1).take(shown) {
+        let words = printable(&problem.words);
+        lines.push(format!("  {} {words}", paint.level(problem.level, "·")));
+    }
+    if others > shown {
+        lines.push(paint.dim(&format!("  and {} more", others.saturating_sub(shown))));
+    }
+    lines.push(format!("  {}", paint.dim(&who(status))));
+    lines.push(String::new());
+    let figures = figures(status);
+    match size {
+        None => lines.extend(
+            figures.iter().map(|(name, value)| format!("  {}  {value}", paint.dim(&format!("{name:10}")))),
+        ),
+        // On a screen each line counts.
+        Some(_) => {
+            let figures = figures.iter().filter(|(name, _)| *name != "partitions");
+            let figures: Vec<_> = figures.map(|(name, value)| format!("{name} {value}")).collect();
+            // All but the first line are indented.
+            lines.extend(
+                headline(&figures.join(" · "), columns)
+                    .into_iter()
+                    .enumerate()
+                    .map(|(n, line)| if n == 0 { format!("  {line}") } else { line }),
+            );
+        }
+    }
+    lines
+}
+
+fn who(status: &Status) -> String {
     let process = &status.process;
     let who = match (&process.holder, process.running) {
+        (Some(holder), None) => format!("not known whether it is run by {}", printable(holder)),
         (Some(holder), _) => format!("run by {}", printable(holder)),
         (None, Some(_)) => "run by nobody".to_owned(),
         (None, None) => "not known who runs it".to_owned(),
     };
     let version = process.version.as_ref().map_or_else(String::new, |v| format!("docrow {}, ", printable(v)));
-    writeln!(out, "  {}\n", paint.dim(&format!("{version}{who}")))?;
+    let source =
+        status.source.name.as_ref().map_or_else(String::new, |name| format!("{} → ", printable(name)));
+    let TargetStatus { name, schema, .. } = &status.target;
+    format!("{source}{}, schema {}; {version}{who}", printable(name), printable(schema))
+}
+
+fn figures(status: &Status) -> Vec<(&'static str, String)> {
     let or = |value: Option<String>| value.unwrap_or_else(|| "not known".to_owned());
     let spool = status.spool.bytes.zip(status.spool.budget);
     let oplog = status.source.oplog.map(|oplog| {
@@ -99,8 +191,10 @@ fn head(out: &mut String, status: &Status, paint: Paint) -> std::fmt::Result {
         .iter()
         .map(|p| format!("{}: {}", p.partition, p.lag_seconds.map_or_else(|| "-".to_owned(), span)))
         .collect();
-    let mut lines = vec![
-        ("behind", or(status.lag_seconds.map(span))),
+    let limit =
+        status.process.limit.clone().filter(|_| status.collections.iter().any(|c| c.phase == Phase::Copying));
+    let mut figures = vec![
+        ("behind", printable(&status.lag_words)),
         ("changes", format!("{} a second", HumanCount(rates.changes_per_second))),
         (
             "spool",
@@ -109,47 +203,103 @@ fn head(out: &mut String, status: &Status, paint: Paint) -> std::fmt::Result {
         ("oplog", or(oplog)),
     ];
     if !partitions.is_empty() {
-        lines.push(("partitions", format!("{} behind", partitions.join("  "))));
+        figures.push(("partitions", format!("{} behind", partitions.join("  "))));
     }
-    for (name, value) in lines {
-        writeln!(out, "  {}  {value}", paint.dim(&format!("{name:10}")))?;
-    }
-    Ok(())
+    figures.extend(limit.map(|limit| ("snapshot", printable(&limit))));
+    figures.extend(status.verified.as_ref().map(|verified| ("verified", self::verified(verified))));
+    figures
 }
 
-fn collections(out: &mut String, status: &Status, paint: Paint) -> std::fmt::Result {
-    if status.collections.is_empty() {
-        return Ok(());
-    }
-    let names: Vec<_> = status.collections.iter().map(|c| printable(&c.name)).collect();
-    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(10);
-    let heads = format!(
-        "{:width$}  {:13}  {:>13}  {:>12}  {:>12}",
-        "COLLECTION", "PHASE", "DOCUMENTS", "BEHIND", "DEAD LETTERS"
-    );
-    writeln!(out, "\n  {}", paint.dim(&heads))?;
-    let copying = status
-        .collections
-        .iter()
-        .any(|c| c.phase == Phase::Copying && c.stopped.is_none() && c.absent.is_none());
-    for (collection, name) in status.collections.iter().zip(names) {
+/// What the last scheduled verification found.
+fn verified(VerifiedStatus { at, result }: &VerifiedStatus) -> String {
+    let what = match (result.differences, result.unsettled) {
+        (0, 0) if result.equal => "equal".to_owned(),
+        (0, _) => "not all could be compared".to_owned(),
+        (n, _) => format!("{} different", HumanCount(n)),
+    };
+    let of = result.sample.as_ref().map_or_else(String::new, |sample| format!(", a sample of {sample}"));
+    format!("{what}, {at}{of}")
+}
+
+/// What stands in the row of a collection.
+struct Row {
+    name: String,
+    level: Level,
+    phase: &'static str,
+    /// Documents, how far it is behind, dead letters.
+    figures: [String; 3],
+}
+
+impl Row {
+    fn of(collection: &CollectionStatus, copying: bool) -> Self {
         let (level, phase) = phase(collection, copying);
         let behind = collection.lag_seconds.map_or_else(|| "-".to_owned(), span);
-        writeln!(
-            out,
-            "  {name:width$}  {}  {:>13}  {behind:>12}  {:>12}",
-            paint.level(level, &format!("{phase:13}")),
-            HumanCount(collection.snapshot.documents).to_string(),
-            HumanCount(collection.dead_letters).to_string(),
-        )?;
-        if let Some(copy) = copy(collection) {
-            writeln!(out, "  {:width$}  {}", "", paint.level(Level::Busy, &copy))?;
-        }
-        if let Some(why) = collection.stopped.as_ref().filter(|_| collection.absent.is_none()) {
-            writeln!(out, "  {:width$}  {}", "", shortened(why, LONGEST))?;
-        }
+        let [documents, dead] = [collection.snapshot.documents, collection.dead_letters];
+        let figures = [HumanCount(documents).to_string(), behind, HumanCount(dead).to_string()];
+        Self { name: printable(&collection.name), level, phase, figures }
     }
-    Ok(())
+}
+
+/// How wide the columns are: as what stands in them; of names so much is shown as the others leave room for.
+struct Widths {
+    name: usize,
+    figures: [usize; 3],
+}
+
+impl Widths {
+    fn of(rows: &[Row], columns: usize) -> Self {
+        let width = |text: &str| text.chars().count();
+        let mut figures = FIGURES.map(width);
+        for row in rows {
+            for (widest, figure) in figures.iter_mut().zip(&row.figures) {
+                *widest = width(figure).max(*widest);
+            }
+        }
+        let names = rows.iter().map(|row| width(&row.name)).chain([width(NAME)]);
+        let others = figures.iter().map(|width| width + 2).sum::<usize>() + PHASE + 4;
+        let room = columns.saturating_sub(others).max(width(NAME));
+        Self { name: names.max().unwrap_or(0).min(room), figures }
+    }
+
+    fn line<T: AsRef<str>>(&self, name: &str, phase: &str, figures: &[T; 3]) -> String {
+        let (width, name) = (self.name, cut_in_the_middle(name, self.name));
+        let figures =
+            figures.iter().zip(self.figures).map(|(figure, width)| format!("  {:>width$}", figure.as_ref()));
+        format!("{name:width$}  {phase}{}", figures.collect::<String>())
+    }
+}
+
+/// The heads of the columns, and an entry for each collection.
+fn collections(status: &Status, paint: Paint, size: Option<Size>) -> (Vec<String>, Vec<Entry>) {
+    let copying = are_copying(&status.collections);
+    let rows: Vec<_> = status.collections.iter().map(|collection| Row::of(collection, copying)).collect();
+    let columns = size.map_or(usize::MAX, |size| size.columns);
+    let widths = Widths::of(&rows, columns);
+    let entry = |(collection, row): (&CollectionStatus, &Row)| {
+        let phase = paint.level(row.level, &format!("{:PHASE$}", row.phase));
+        let copy = copy(collection).map(|copy| paint.level(Level::Busy, &copy));
+        let why = collection.stopped.as_ref().filter(|_| collection.absent.is_none());
+        let why = why.map(|why| fitted(why, LONGEST));
+        let waits = collection.paused.filter(|_| collection.stopped.is_none() && collection.absent.is_none());
+        let waits = waits.map(|since| format!("paused since {since}: its changes wait until docrow resume"));
+        let mut lines = vec![format!("  {}", widths.line(&row.name, &phase, &row.figures))];
+        lines.extend(copy.into_iter().chain(waits).chain(why).map(|line| format!("      {line}")));
+        Entry { word: row.phase, lines }
+    };
+    let words: Vec<_> = rows.iter().map(|row| row.phase).collect();
+    let count = match rows.len() {
+        0 => return (Vec::new(), Vec::new()),
+        1 => "1 collection".to_owned(),
+        all => format!("{all} collections: {}", counted(&words)),
+    };
+    let heads = widths.line(NAME, &format!("{:PHASE$}", "PHASE"), &FIGURES);
+    let heading = vec![String::new(), format!("  {count}"), format!("  {}", paint.dim(&heads))];
+    (heading, status.collections.iter().zip(&rows).map(entry).collect())
+}
+
+/// Whether any is being copied.
+fn are_copying(collections: &[CollectionStatus]) -> bool {
+    collections.iter().any(|c| c.phase == Phase::Copying && c.is_followed())
 }
 
 /// Keys are built when all is copied.
@@ -157,10 +307,16 @@ fn phase(collection: &CollectionStatus, copying: bool) -> (Level, &'static str) 
     match collection.absent.as_deref() {
         None => {}
         Some("dropped") => return (Level::Ok, "dropped"),
-        Some(_) => return (Level::Ok, "not included"),
+        Some(_) => return (Level::Ok, "no longer followed"),
     }
     if collection.stopped.is_some() {
         return (Level::Error, "stopped");
+    }
+    if collection.paused.is_some() {
+        return (Level::Busy, "paused");
+    }
+    if collection.lag_seconds.is_some_and(|lag| lag > LAG) {
+        return (Level::Warning, "behind");
     }
     match collection.phase {
         Phase::New => (Level::Busy, "new"),
@@ -176,7 +332,7 @@ fn phase(collection: &CollectionStatus, copying: bool) -> (Level, &'static str) 
 /// How far a copy is, while it is being made.
 fn copy(collection: &CollectionStatus) -> Option<String> {
     let snapshot = &collection.snapshot;
-    if collection.phase != Phase::Copying || collection.stopped.is_some() || collection.absent.is_some() {
+    if collection.phase != Phase::Copying || !collection.is_followed() {
         return None;
     }
     let estimated = snapshot.estimated?.max(1);
@@ -218,7 +374,7 @@ fn letters(out: &mut String, status: &Status, paint: Paint) -> std::fmt::Result 
     writeln!(out, "\n  {}", paint.dim("DEAD LETTERS (docrow dead-letters list)"))?;
     for group in letters.groups.iter().take(SHOWN) {
         let path = group.path.as_deref().map_or_else(String::new, |path| format!(" {}", shown::name(path)));
-        let reason = shortened(&group.reason, LONGEST);
+        let reason = fitted(&group.reason, LONGEST);
         writeln!(
             out,
             "  {:>7}  {}{path}: {reason}",
@@ -241,7 +397,7 @@ fn messages(out: &mut String, status: &Status, paint: Paint) -> std::fmt::Result
         };
         let times = if message.count > 1 { format!(" ({} times)", message.count) } else { String::new() };
         let (at, name) = (paint.dim(&message.at.to_string()), paint.level(level, &format!("{name:7}")));
-        writeln!(out, "  {at}  {name}  {}{times}", shortened(&message.text, LONGEST))?;
+        writeln!(out, "  {at}  {name}  {}{times}", fitted(&message.text, LONGEST))?;
     }
     more(out, status.messages.len(), paint)
 }

@@ -14,11 +14,11 @@ use super::{
     printable::{printable, say, unprintable},
 };
 use crate::{
-    config::Config,
+    config::{Config, SampleSize},
     error::Result,
     shutdown::Shutdown,
     telemetry::Reporter,
-    verify::{self, Compared, Difference, Report, Sample, SampleSize, Standing},
+    verify::{self, Compared, Difference, Report, Sample, Standing},
 };
 
 /// How many differences of a collection are shown.
@@ -46,6 +46,9 @@ pub(super) struct Options {
     /// Have what differs written anew, by docrow run, or here if none runs, then compare it again
     #[arg(long)]
     repair: bool,
+    /// Accept documents that are dead letters: exit 0 though PostgreSQL does not have them
+    #[arg(long)]
+    allow_dead_letters: bool,
     /// How many differences of a collection are shown [default: 20; as JSON 1000]
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
@@ -57,8 +60,9 @@ pub(super) struct Options {
     json: bool,
 }
 
-const EXIT_CODE: &str = "Exit code: 0 if every row is as its document says, with --repair: by now; 1 if there is a difference (left), \
-    if something could not be told, because it changed and docrow run did not get there, or if stopped before the end.";
+const EXIT_CODE: &str = "Exit code: 0 if PostgreSQL has every document, and every row is as its document says, with --repair: by now; \
+    1 if there is a difference (left) or a dead letter, if something could not be told, because it changed and docrow run did not \
+    get there, or if stopped before the end.";
 
 fn rate(text: &str) -> Result<f64, String> {
     let rate: Option<f64> = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
@@ -81,6 +85,7 @@ pub(super) async fn execute(
         values: options.show_values,
         patience: Duration::from_secs(options.patience),
         repair: options.repair,
+        allow_dead_letters: options.allow_dead_letters,
     };
     let report = verify::run(config, &wanted, &reporter, &shutdown).await?;
     if options.json {
@@ -93,7 +98,7 @@ pub(super) async fn execute(
     } else {
         tracing::info!("compared in {:.1}s", report.elapsed.as_secs_f64());
     }
-    Ok(if report.is_equal() { Outcome::Done } else { Outcome::Finding })
+    Ok(if report.is_accepted() { Outcome::Done } else { Outcome::Finding })
 }
 
 /// A table with a line for each collection; under it the differences, and what else there is to say.
@@ -158,12 +163,19 @@ pub(super) fn print(report: &Report, limit: usize) -> io::Result<()> {
             writeln!(out, "  {}", printable(remark))?;
         }
     }
-    Ok(())
+    match report.dead_letters() {
+        0 => Ok(()),
+        n => writeln!(
+            out,
+            "PostgreSQL does not have {}: docrow dead-letters list shows them, and why",
+            dead_letters(n)
+        ),
+    }
 }
 
 /// The last word on a collection.
 fn result(collection: &Compared) -> String {
-    let Compared { standing, different, mended, unsettled, .. } = collection;
+    let Compared { standing, different, mended, unsettled, dead_letters: dead, .. } = collection;
     let mut words = Vec::new();
     match (different, mended) {
         (0, _) => {}
@@ -175,12 +187,20 @@ fn result(collection: &Compared) -> String {
         0 => {}
         n => words.push(format!("{} not settled", HumanCount(*n))),
     }
+    match dead {
+        0 => {}
+        n => words.push(dead_letters(*n)),
+    }
     match standing {
         Standing::Compared if words.is_empty() => "equal".to_owned(),
         Standing::Compared => words.join(", "),
         Standing::Copying => "is being copied".to_owned(),
         Standing::Incomplete => format!("not compared: {}", words.join(", ")),
     }
+}
+
+fn dead_letters(count: u64) -> String {
+    if count == 1 { "1 dead letter".to_owned() } else { format!("{} dead letters", HumanCount(count)) }
 }
 
 fn differences(count: u64) -> String {
@@ -206,6 +226,7 @@ fn document(report: &Report) -> Value {
     json!({
         "pipeline": report.pipeline,
         "equal": report.is_equal(),
+        "dead_letters_allowed": report.allows_dead_letters,
         "stopped": report.stopped,
         "repair": report.repaired,
         "sample": sample,
@@ -225,6 +246,7 @@ fn collection(of: &Compared) -> Value {
             Standing::Incomplete => "incomplete",
         },
         "equal": of.is_equal(),
+        "result": of.verdict().name(),
         "documents": of.documents,
         "rows": of.rows,
         "dead_letters": of.dead_letters,

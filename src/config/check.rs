@@ -4,10 +4,10 @@ use std::{env, fmt, path::Path, time::Duration};
 
 use bytesize::ByteSize;
 
-use super::Order;
+use super::{Order, Rate};
 use crate::{
     error::{Code, Error, Result},
-    secret::{self, Secret},
+    secret::{self, Empty, Secret},
 };
 
 /// How soon, and how late, a standstill may be noticed.
@@ -30,6 +30,8 @@ pub(super) struct Endpoint {
 /// Checks of single values; every error names the file, the key and the constraint.
 pub(super) struct Check<'a> {
     pub(super) file: &'a str,
+    /// What relative paths are relative to.
+    pub(super) folder: &'a Path,
 }
 
 impl Check<'_> {
@@ -82,9 +84,12 @@ impl Check<'_> {
             return Ok(Secret::default());
         }
         let (key, password_key) = (format!("{side}.uri"), format!("{side}.password"));
-        let from_environment = secret::from_environment(&format!("{variable}_PASSWORD"))?;
-        let (uri, password) = match (flag, secret::from_environment(variable)?, uri) {
-            (Some(flag), ..) => (self.expand(flag.expose(), &key)?.into(), None),
+        let from_environment = secret::from_environment(&format!("{variable}_PASSWORD"), Empty::IsNone)?;
+        let (uri, password) = match (flag, secret::from_environment(variable, Empty::IsWrong)?, uri) {
+            (Some(flag), ..) => {
+                let of_the_command_line = Check { folder: Path::new(""), ..*self };
+                (of_the_command_line.expand(flag.expose(), &key)?.into(), None)
+            }
             (None, Some(filed), _) => (filed, None),
             (None, None, Some(uri)) => {
                 self.warn_of_secrets_in_file(&uri, password.as_ref());
@@ -116,6 +121,19 @@ impl Check<'_> {
             return Err(self.error(key, "must have 1 to 63 bytes"));
         }
         Ok(text)
+    }
+
+    /// Where the tables are made. That of docrow itself, or PostgreSQL's own, can't take them.
+    pub(super) fn schema(&self, value: Option<String>) -> Result<String> {
+        let key = "target.schema";
+        let schema = self.identifier(value, key, "public")?;
+        let whose = match schema.as_str() {
+            "docrow" => "what docrow keeps for itself is there",
+            "information_schema" => "it is PostgreSQL's own",
+            name if name.starts_with("pg_") => "names that begin with pg_ are PostgreSQL's own",
+            _ => return Ok(schema),
+        };
+        Err(self.error(key, format!("\"{schema}\" can't have your tables: {whose}: name another schema")))
     }
 
     pub(super) fn between<N>(&self, value: Option<N>, key: &str, default: N, most: N) -> Result<N>
@@ -159,6 +177,13 @@ impl Check<'_> {
         }
     }
 
+    /// How fast snapshots may read.
+    pub(super) fn rate(&self, value: Option<String>) -> Result<Option<Rate>> {
+        let key = "snapshot.max_rate";
+        let Some(text) = value else { return Ok(None) };
+        self.expand(&text, key)?.parse().map(Some).map_err(|wrong| self.error(key, wrong))
+    }
+
     pub(super) fn duration(&self, value: Option<String>, key: &str, default: Duration) -> Result<Duration> {
         let Some(text) = value else { return Ok(default) };
         match self.parsed(&text, key)? {
@@ -196,7 +221,7 @@ impl Check<'_> {
             expanded.push_str(before);
             match name.strip_prefix("file:") {
                 Some(path) => {
-                    let read = secret::read(Path::new(path));
+                    let read = secret::read(&self.folder.join(path));
                     let content = read.map_err(|e| e.within(format!("{}: {key}", self.file)))?;
                     expanded.push_str(content.expose());
                 }

@@ -58,11 +58,15 @@ impl Check<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn serve(listen: Option<&str>, token: Option<&str>) -> Result<Option<ServeConfig>, String> {
         let [listen, token] = [listen, token].map(|text| text.map(str::to_owned));
-        Check { file: "docrow.toml" }.serve(RawServe { listen, token }).map_err(|e| e.to_string())
+        Check { file: "docrow.toml", folder: Path::new("") }
+            .serve(RawServe { listen, token })
+            .map_err(|e| e.to_string())
     }
 
     #[test]

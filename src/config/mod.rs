@@ -2,19 +2,34 @@
 //! [`file`].
 //!
 //! Every key of the file is known here. A key that this version does not serve is refused with "not supported yet",
-//! never ignored. Flags of the command line win over the file, and the environment too. Where a [`Secret`] may come from
-//! is said in docs/security.md.
+//! never ignored. Flags of the command line win over the file, and the environment too. Relative paths in the file are
+//! relative to the file's folder; those of the command line and the environment, to the working directory. Where a
+//! [`Secret`] may come from is said in docs/security.md.
 
 mod check;
 mod file;
 mod listen;
+mod notify;
+mod rate;
+mod reload;
 #[cfg(test)]
 mod tests;
+mod verify;
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use self::file::RawConfig;
-pub use self::listen::{DEFAULT_PORT, ServeConfig};
+pub use self::{
+    listen::{DEFAULT_PORT, ServeConfig},
+    notify::NotifyConfig,
+    rate::Rate,
+    reload::Change,
+    verify::{SampleSize, VerifyConfig},
+};
 use crate::{
     error::{Code, Error, Result},
     mapping::{Mapping, MaskKey},
@@ -35,6 +50,9 @@ pub const TARGET: &str = "DOCROW_TARGET";
 /// The environment variable that holds the key of masks.
 pub const MASK_KEY: &str = "DOCROW_MASK_KEY";
 
+/// The environment variable that holds the key which notices are signed with.
+pub const NOTIFY_KEY: &str = "DOCROW_NOTIFY_KEY";
+
 /// A complete, valid configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -54,8 +72,8 @@ pub struct Config {
     pub target: Secret,
     /// The schema that the tables live in.
     pub schema: String,
-    /// Where mapping files are looked for; it need not exist.
-    pub mapping_dir: PathBuf,
+    /// Where mapping files are.
+    pub mapping_dir: MappingDir,
     /// How a collection without a mapping file is mapped.
     pub default_mapping: DefaultMapping,
     /// Whether automatic mappings get new columns and tables for new fields.
@@ -66,6 +84,8 @@ pub struct Config {
     pub mask_key: Option<MaskKey>,
     /// How many chunks are copied at once.
     pub parallelism: usize,
+    /// How fast snapshots may read, if there is a limit.
+    pub max_rate: Option<Rate>,
     /// How many workers apply changes.
     pub partitions: u16,
     /// In which order changes show.
@@ -82,6 +102,19 @@ pub struct Config {
     pub max_spool: u64,
     /// What is served over HTTP, if anything.
     pub serve: Option<ServeConfig>,
+    /// Who is told what happens, if anybody.
+    pub notify: Option<NotifyConfig>,
+    /// When a run verifies by itself, if it does.
+    pub verify: Option<VerifyConfig>,
+}
+
+/// The folder of mapping files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MappingDir {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whether the configuration names it, so that it is an error if it is not there.
+    pub must_exist: bool,
 }
 
 /// What to do when history is lost (G8).
@@ -132,7 +165,7 @@ pub struct SourceConfig {
     /// As [`Config::exclude`].
     pub exclude: Vec<String>,
     /// As [`Config::mapping_dir`].
-    pub mapping_dir: PathBuf,
+    pub mapping_dir: MappingDir,
 }
 
 impl SourceConfig {
@@ -187,10 +220,11 @@ impl Config {
     /// Reads the file, if there is one, and lays the command line over it.
     pub fn load(overrides: Overrides) -> Result<Self> {
         let Some((file, text)) = read_file(&overrides)? else {
-            return RawConfig::default().validate("the command line", overrides);
+            return RawConfig::default().validate("the command line", Path::new(""), overrides);
         };
         let raw: RawConfig = toml::from_str(&text).map_err(|error| toml_error(&file, &text, &error))?;
-        raw.validate(&file, overrides)
+        let folder = Path::new(&file).parent().unwrap_or(Path::new(""));
+        raw.validate(&file, folder, overrides)
     }
 
     /// Compiles a mapping. Errors: it masks values, and there is no key to do it with.

@@ -52,6 +52,10 @@ fn names_file_key_and_constraint() {
         stall("10ms").contains("is not between a second and an hour")
             && stall("soon").contains("no duration")
     );
+    for schema in ["docrow", "pg_catalog", "information_schema"] {
+        let error = refused(&format!("{URIS}target.schema = '{schema}'"));
+        assert!(error.contains(&format!("target.schema: \"{schema}\" can't have your tables")), "{error}");
+    }
     assert!(refused(&format!("{URIS}stream.order = 'x'")).contains("none of \"document\", \"commit\""));
     assert!(refused(&format!("{URIS}mapping.evolve = 'x'")).contains("none of \"add\", \"freeze\""));
 }
@@ -102,9 +106,35 @@ fn only_reading_takes_no_target() {
     fs::write(&file, "source.uri = 'mongodb://a'\ntarget.uri = '${DOCROW_NO_SUCH}'\nmapping.dir = 'm'")
         .unwrap();
     let config = SourceConfig::load(Overrides { file: Some(file), ..Overrides::default() }).unwrap();
-    assert_eq!((config.source.expose(), config.mapping_dir), ("mongodb://a", "m".into()));
+    assert_eq!((config.source.expose(), config.mapping_dir.path), ("mongodb://a", dir.path().join("m")));
     let flags = Overrides { source: Some("mongodb://b".into()), ..Overrides::default() };
     assert_eq!(SourceConfig::load(flags).unwrap().source.expose(), "mongodb://b");
+}
+
+/// Else mapping files, and their masks, would depend on where docrow is started.
+#[test]
+fn paths_in_the_file_are_relative_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, at) = (dir.path().join("docrow.toml"), |path: &str| dir.path().join(path));
+    fs::write(at("uri"), "postgres://u:x@b/d").unwrap();
+    let load = |text: &str, flags: Overrides| {
+        fs::write(&file, format!("source.uri = 'mongodb://a'\ntarget.uri = '${{file:uri}}'\n{text}"))
+            .unwrap();
+        Config::load(Overrides { file: Some(file.clone()), ..flags }).unwrap()
+    };
+    let config = load("mapping.dir = 'm'\nstate.dir = '../s'", Overrides::default());
+    assert_eq!(config.target.expose(), "postgres://u:x@b/d");
+    assert_eq!(config.mapping_dir, MappingDir { path: at("m"), must_exist: true });
+    assert_eq!(config.state_dir, at("../s"));
+    // What is not written is there, too, as if it were.
+    let config = load("", Overrides::default());
+    assert_eq!(config.mapping_dir, MappingDir { path: at("schemas"), must_exist: false });
+    assert_eq!(config.state_dir, at("docrow-state"));
+    let absolute = load("mapping.dir = '/m'\nstate.dir = '/s'", Overrides::default());
+    assert_eq!((absolute.mapping_dir.path, absolute.state_dir), ("/m".into(), "/s".into()));
+    // The command line is somebody's who is elsewhere.
+    let flags = Overrides { state: Some("here".into()), ..Overrides::default() };
+    assert_eq!(load("state.dir = 's'", flags).state_dir, PathBuf::from("here"));
 }
 
 #[test]
@@ -151,6 +181,24 @@ fn takes_secrets_from_files() {
     fs::write(&file, text("hunter2")).unwrap();
     let flags = Overrides { file: Some(file), source: Some("mongodb://c".into()), ..Overrides::default() };
     assert_eq!(Config::load(flags).unwrap().source.expose(), "mongodb://c");
+}
+
+/// A key that can be guessed hides nothing. G12: it is not shown.
+#[test]
+fn a_short_mask_key_is_refused_with_how_to_make_one() {
+    for (key, taken) in
+        [("abc", false), ("fifteen-bytes-x", false), ("sixteen-bytes-xy", true), ("äöüäöüäö", true)]
+    {
+        match file::mask_key(Some(key.into())) {
+            Ok(found) => assert!(taken && found.is_some(), "{key}"),
+            Err(error) => {
+                let text = error.to_string();
+                assert!(!taken && error.code() == Code::MaskKeyShort, "{text}");
+                assert!(text.contains("openssl rand -hex 32") && !text.contains(key), "{text}");
+            }
+        }
+    }
+    assert!(file::mask_key(None).unwrap().is_none());
 }
 
 /// G12: a URI may carry a password.

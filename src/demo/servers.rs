@@ -119,6 +119,11 @@ impl Mongod {
         self.uri_with(&login, if self.options.replica_set { "replicaSet=docrow" } else { "" })
     }
 
+    /// The same, with the name of a database.
+    pub fn database_uri(&self, database: &str) -> String {
+        self.uri().replacen("/?", &format!("/{database}?"), 1)
+    }
+
     /// `login` ends in `@`, if there is one.
     fn uri_with(&self, login: &str, option: &str) -> String {
         let options = [option, &self.options.uri_options];

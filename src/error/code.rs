@@ -88,6 +88,10 @@ impl Code {
                 self.kind().consequence()
             ),
             Self::StopOverdue => "ends with exit code 1; nothing that was committed is lost".to_owned(),
+            Self::PausedGivenUp => {
+                "leaves the collection alone until `docrow resume`; others go on".to_owned()
+            }
+            Self::Differs => "says so, and goes on; the next verification on schedule looks again".to_owned(),
             Self::SpoolFull => "reads the stream no further until some of the spool is applied".to_owned(),
             _ => self.kind().consequence(),
         }

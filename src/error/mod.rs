@@ -136,6 +136,11 @@ impl Error {
         self.code.kind()
     }
 
+    /// The error with its code, as log lines have it: `[DRW-3201] …`.
+    pub fn coded(&self) -> String {
+        format!("[{}] {self}", self.code)
+    }
+
     /// Its cause. Not as [`StdError::source`]: [`fmt::Display`] has said it already.
     pub fn cause(&self) -> Option<&(dyn StdError + Send + Sync + 'static)> {
         self.source.as_deref()

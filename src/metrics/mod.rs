@@ -230,6 +230,8 @@ pub fn install() {
         POSITION_AGE.set(f64::NAN);
         LAST_REPLY.set(f64::NAN);
         LAST_COMMIT.set(f64::NAN);
+        VERIFY_DIFFERENCES.set(f64::NAN);
+        VERIFY_LAST.set(f64::NAN);
         BUILD_INFO.of(&[env!("CARGO_PKG_VERSION")]).set(1.0);
         PROCESS_START.set(unix_seconds());
     });

@@ -17,7 +17,7 @@ pub(super) const COUNTS: &[f64] =
 pub const COLLECTION: Label = Label { name: "collection", values: &[] };
 /// Where a collection stands.
 pub const PHASE: Label =
-    Label { name: "phase", values: &["new", "copying", "indexing", "sweeping", "live", "stopped"] };
+    Label { name: "phase", values: &["new", "copying", "indexing", "sweeping", "live", "paused", "stopped"] };
 /// Why something was tried again.
 pub const CAUSE: Label = Label {
     name: "cause",
@@ -30,6 +30,8 @@ pub const REASON: Label =
 pub const FROM: Label = Label { name: "from", values: &["stream", "snapshot", "lookup"] };
 /// How rows are written.
 pub const METHOD: Label = Label { name: "method", values: &["copy", "upsert"] };
+/// What became of a notice.
+pub const OUTCOME: Label = Label { name: "outcome", values: &["delivered", "dropped"] };
 /// The pipeline's name.
 pub const PIPELINE: Label = Label { name: "pipeline", values: &[] };
 /// docrow's version.
@@ -51,10 +53,9 @@ macro_rules! table {
 
 table! {
     LAG: Gauge = "docrow_lag_seconds", Seconds, [COLLECTION],
-        "How far the tables of a collection are behind MongoDB: the cluster's present time less the time up to which \
-         everything is committed in PostgreSQL, by the cluster's own clock, to the second. About 0 when nothing is \
-         written. Until a collection is live, the time since its copy began. Stands still while MongoDB does not answer. NaN: not \
-         known yet.";
+        "How far the tables of a collection are behind MongoDB: for how long MongoDB has had something that is not committed in \
+         PostgreSQL, to the second. 0 or 1 when nothing is written. Until a collection is live, the time since its copy began. \
+         NaN: not known, because nothing is known yet, or because MongoDB has not answered for 5 seconds.";
     END_TO_END: Histogram = "docrow_end_to_end_latency_seconds", Seconds, [],
         "From the write in MongoDB to its commit in PostgreSQL, by the cluster's clock: one observation a batch, of its \
          oldest change, so that no change took longer. To the second where MongoDB is older than 6.0, and for what had \
@@ -133,18 +134,26 @@ table! {
         "1 while the disk of the state directory has no space, and the stream is not read on for that, else 0.";
 
     SNAPSHOT_DONE: Gauge = "docrow_snapshot_documents_done", Count, [COLLECTION],
-        "Documents that are copied, by earlier processes, too.";
+        "Documents that are copied, by earlier processes, too, and those that are written of chunks under way.";
     SNAPSHOT_ESTIMATED: Gauge = "docrow_snapshot_documents_estimated", Count, [COLLECTION],
         "Documents that there are to copy, by MongoDB's estimate when it began.";
     COLLECTION_PHASE: Gauge = "docrow_collection_phase", Count, [COLLECTION, PHASE],
         "1 for the phase that a collection is in, else 0: new (not planned yet), copying, indexing (primary keys are \
-         built), sweeping (copied anew, rows of documents that are gone are removed), live, stopped (by too many documents \
+         built), sweeping (copied anew, rows of documents that are gone are removed), live, paused (by docrow pause), stopped (by too many documents \
          that can't be written, by its mapping, because the oplog no longer holds its changes, or by what is in the way of its \
          tables).";
     LEADER: Gauge = "docrow_leader", Count, [PIPELINE],
         "1 if this process holds the pipeline in PostgreSQL, and so is the one that writes; 0 while it waits or can't reach \
          it.";
 
+    VERIFY_DIFFERENCES: Gauge = "docrow_verify_differences", Count, [],
+        "Differences that the last verification on schedule ([verify] every) found. NaN: there was none.";
+    VERIFY_LAST: Gauge = "docrow_verify_last_timestamp_seconds", UnixSeconds, [],
+        "When the last verification on schedule was done. NaN: there was none.";
+
+    NOTIFICATIONS: Counter = "docrow_notifications_total", Count, [OUTCOME],
+        "Notices for the webhook ([notify]) that it took, and those that were dropped, because it did not for a quarter of an \
+         hour, or said that it never will.";
     LOG_LINES_DROPPED: Counter = "docrow_log_lines_dropped_total", Count, [],
         "Log lines that were dropped, because nobody read standard error, and replication does not wait for that.";
 

@@ -66,7 +66,7 @@ impl ChunkWorker {
             return Ok(());
         }
         let mut reader = self.read(work, collection).await?;
-        let mut copied = Copied::default();
+        let (mut copied, mut under_way) = (Copied::default(), work.copying.chunk());
         while let Some(documents) = reader.next().await? {
             let mut writes = Vec::new();
             for document in documents.iter()? {
@@ -81,8 +81,13 @@ impl ChunkWorker {
             }
             for writes in writes.chunks(TOGETHER) {
                 writer.write(writes, None, None).await?;
+                copied.documents += u64::try_from(writes.len()).unwrap_or(0);
+                let bytes: usize = writes.iter().map(Write::byte_len).sum();
+                copied.bytes += u64::try_from(bytes).unwrap_or(0);
+                under_way.written(copied.documents, copied.bytes);
             }
-            copied.documents += u64::try_from(writes.len()).unwrap_or(0);
+            let read = u64::try_from(writes.len()).unwrap_or(0);
+            self.throttle.read(read, documents.byte_len(), &self.shutdown).await;
             if collection.stopped().is_some() {
                 return Ok(());
             }
@@ -92,10 +97,10 @@ impl ChunkWorker {
         failpoint::reach(Failpoint::ChunkReplaced);
         copier.begin(work.collection, &[]).await?.commit(marker).await?;
         copied.rows = writer.take_written();
-        Counts::add(&self.counts.documents, copied.documents);
-        Counts::add(&self.counts.rows, copied.rows);
+        Counts::add(&self.counts.replaced, copied.documents);
+        Counts::add(&self.counts.rewritten, copied.rows);
         metrics::DOCUMENTS_COPIED.of(&[collection.name()]).increment(copied.documents);
-        work.copying.add(&copied);
+        under_way.committed(&copied);
         Ok(())
     }
 }
@@ -143,7 +148,7 @@ impl Pipeline {
     /// Sweeps the collections that were copied anew.
     pub(super) async fn sweep(&self, session: &mut Session, collections: &[Collection]) -> Result<()> {
         for collection in collections {
-            if collection.stopped().is_some() || self.phase(session, collection).await? != Phase::Sweeping {
+            if collection.rests() || self.phase(session, collection).await? != Phase::Sweeping {
                 continue;
             }
             collection.enter(Phase::Sweeping);

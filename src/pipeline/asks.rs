@@ -1,9 +1,12 @@
-//! Looks for what somebody asks for while the pipeline runs: another try of dead letters, repairs, a resync; for
+//! Looks for what somebody asks for while the pipeline runs: another try of dead letters, repairs, a resync, a pause; for
 //! collections that are new; and for a moment to part from those that are no more, if somebody had their tables locked.
 //!
 //! This is a task of its own: to hand something to a worker takes as long as that is busy.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -15,7 +18,7 @@ use crate::{
     change::Namespace,
     error::{Code, Disposition, Result},
     shutdown::Shutdown,
-    sink::{Session, dead_letter, resyncs},
+    sink::{Session, dead_letter, resyncs, throttles},
     vitals::Part,
 };
 
@@ -52,9 +55,13 @@ impl Asks {
                 _ = asking.tick() => {}
             }
             post.at("looks for requests");
+            let throttle = throttles::asked(&session, self.pipeline.target.pipeline()).await?;
+            self.pipeline.throttle.set(&throttle, self.pipeline.reporter.vitals());
             self.hand_on(&mut session).await?;
             let (pipeline, collections) = (&self.pipeline, &*self.collections);
-            if pipeline.is_resync_asked(&session, collections).await? {
+            if pipeline.is_resync_asked(&session, collections).await?
+                || pipeline.is_pause_asked(&mut session, collections).await?
+            {
                 return Ok(Came::Asked);
             }
             if listed.elapsed() >= LISTING {
@@ -92,12 +99,15 @@ impl Asks {
 
 impl Pipeline {
     /// Shows how many dead letters there are: somebody may have discarded some.
-    async fn show_dead(&self, session: &Session, collections: &[Collection]) -> Result<()> {
+    pub(super) async fn show_dead(&self, session: &Session, collections: &[Collection]) -> Result<()> {
         let counts = dead_letter::counts(session, self.target.pipeline()).await?;
+        let mut left = 0_u64;
         for collection in collections {
             let count = counts.get(collection.name()).copied().unwrap_or(0);
             collection.show_dead(usize::try_from(count).unwrap_or(usize::MAX));
+            left = left.saturating_add(count);
         }
+        self.counts.dead_letters_left.store(left, Ordering::Relaxed);
         Ok(())
     }
 

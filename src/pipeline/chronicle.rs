@@ -7,7 +7,10 @@
 
 use std::{
     convert::Infallible,
-    sync::{PoisonError, atomic::Ordering},
+    sync::{
+        PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -17,7 +20,7 @@ use super::{Counts, Pipeline};
 use crate::{
     error::{Error, Kind, Result},
     sink::{Session, Target, reports},
-    vitals::{Details, Reading, Spool, Totals},
+    vitals::{Details, Reading, Spool, Stage, Totals},
 };
 
 const EACH: Duration = Duration::from_secs(1);
@@ -51,10 +54,14 @@ impl Pipeline {
             ticks.tick().await;
             vitals.beat();
             vitals.hear(self.gauges.clock(&self.source));
-            let (lag, resumes_from, spool) =
-                self.gauges.reached(self.demand.borrow().live(), self.source.newest());
+            let (live, stopped) = {
+                let demand = self.demand.borrow();
+                (demand.live(), demand.collections.iter().filter(|c| c.stopped().is_some()).count())
+            };
+            let (resumes_from, spool) = self.gauges.stream();
             let spool = Spool { budget: self.config.max_spool, ..spool };
-            vitals.take(Reading { totals: self.totals(), spool, lag, resumes_from });
+            let lag = self.gauges.lag(&live);
+            vitals.take(Reading { totals: self.totals(), spool, lag, resumes_from, stopped });
         }
     }
 
@@ -77,7 +84,17 @@ impl Pipeline {
             if !matches!(done.await, Ok(Ok(()))) {
                 (session, told) = (None, None);
             }
+            self.told.send_modify(|told| *told = told.wrapping_add(1));
         }
+    }
+
+    /// Enters a stage, and has that reported before anything else is connected: where a role may have few connections, the
+    /// reports have one, and can say that there is none for the rest.
+    pub(super) async fn report_first(&self, stage: Stage) {
+        let mut told = self.told.subscribe();
+        self.reporter.vitals().enter(stage, None);
+        // What can't be reported holds up nothing.
+        let _ = timeout(LAST, told.changed()).await;
     }
 
     /// Writes a report, and those details that have changed since.
@@ -102,10 +119,14 @@ impl Pipeline {
     }
 
     fn totals(&self) -> Totals {
-        let Counts { documents, rows, changes, dead_letters, .. } = &*self.counts;
-        let [documents, rows, changes, dead_letters] =
-            [documents, rows, changes, dead_letters].map(|counter| counter.load(Ordering::Relaxed));
-        Totals { documents, rows, changes, dead_letters }
+        let Counts { documents, rows, replaced, rewritten, changes, dead_letters, .. } = &*self.counts;
+        let sum = |counters: &[&AtomicU64]| counters.iter().map(|c| c.load(Ordering::Relaxed)).sum::<u64>();
+        Totals {
+            documents: sum(&[documents, replaced]),
+            rows: sum(&[rows, rewritten]),
+            changes: sum(&[changes]),
+            dead_letters: sum(&[dead_letters]),
+        }
     }
 }
 

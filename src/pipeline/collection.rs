@@ -4,6 +4,8 @@
 //! from the encoding of a transaction's first document to its commit; the one task that changes it waits until nobody does.
 //! So the rows of a transaction are of one mapping, and it is still in force when they are committed.
 //!
+//! A collection that is [paused](super::pausing) is not written to, either, for as long as somebody wants that.
+//!
 //! A collection that is stopped is written to no more in this run: its positions stay where they are, so that the next
 //! run, with a mended mapping, goes on from there, if the oplog still reaches back so far; if not, it needs a resync. Other
 //! collections do not notice.
@@ -39,6 +41,7 @@ pub(super) struct Collection {
     dead: Arc<Mutex<DeadKeys>>,
     most_dead: usize,
     stopped: OnceLock<String>,
+    is_paused: bool,
     /// Whether there are misfits that were not counted yet.
     uncounted: AtomicBool,
     /// Whether it was stopped for so long that the oplog no longer holds its changes.
@@ -69,7 +72,27 @@ impl Collection {
         let stopped = OnceLock::new();
         metrics::begin(&name);
         let (uncounted, is_left_behind) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { info, name, in_force, evidence: None, dead, most_dead, stopped, uncounted, is_left_behind }
+        let is_paused = false;
+        let evidence = None;
+        Self {
+            info,
+            name,
+            in_force,
+            evidence,
+            dead,
+            most_dead,
+            stopped,
+            is_paused,
+            uncounted,
+            is_left_behind,
+        }
+    }
+
+    /// The same, paused for this turn.
+    pub(super) fn paused(mut self) -> Self {
+        self.is_paused = true;
+        metrics::set_phase(&self.name, "paused");
+        self
     }
 
     /// The same, with a mapping that evolves.
@@ -262,7 +285,7 @@ impl Collection {
 
     /// Shows the phase that it is in.
     pub(super) fn enter(&self, phase: Phase) {
-        if self.stopped().is_none() {
+        if !self.rests() {
             metrics::set_phase(&self.name, phase.label());
         }
     }
@@ -306,12 +329,32 @@ impl Collection {
         is_news
     }
 
+    /// Stops it because it is paused, and what waits of it is given up for the others' sake.
+    pub(super) fn stop_for_space(&self) {
+        let reason = format!(
+            "it is paused, and the spool is full: what waited of it is given up, so that the others go on: docrow resume \
+             '{}' goes on from the oplog, if that still reaches back to where its rows are",
+            self.name
+        );
+        self.stop_by(Code::PausedGivenUp, &reason, "");
+    }
+
     /// Notes that the oplog has gone past a collection that is stopped. Says so once.
     pub(super) fn history_goes_by(&self) {
         if !self.is_left_behind.swap(true, Ordering::Relaxed) {
             let (name, lost) = (&self.name, self.history_lost());
             tracing::warn!(code = %Code::CollectionHistoryLost, "{name} is stopped, and by now {lost}, when it is mended");
         }
+    }
+
+    /// Whether somebody has paused it.
+    pub(super) fn is_paused(&self) -> bool {
+        self.is_paused
+    }
+
+    /// Whether nothing is written to it: it is stopped, or paused.
+    pub(super) fn rests(&self) -> bool {
+        self.is_paused || self.stopped().is_some()
     }
 
     /// Why it is stopped, if it is.

@@ -16,7 +16,7 @@ use crate::{
         progress::{self, StoredPosition},
         resyncs, schemas,
     },
-    source::{Deployment, Kinship},
+    source::{ANEW, Deployment, Kinship},
 };
 
 /// How many names an error shows.
@@ -78,8 +78,7 @@ impl Pipeline {
         let names: Vec<&str> = before.collections().take(SHOWN).collect();
         let text = format!(
             "MongoDB at {} is another deployment than the one that was copied, though it may have collections of the same \
-             names ({}): check that the source URI leads to the right one; if it does, copy all of it anew, in place, by \
-             [source] on_history_lost = \"resync\"",
+             names ({}): check that the source URI leads to the right one; if it does, {ANEW}",
             self.source.hosts(),
             names.join(", ")
         );

@@ -89,12 +89,16 @@ impl Evolution {
             let (sender, orders) = mpsc::channel(1);
             let name = in_force.spec.collection().to_string();
             let place = (id, live.contains(&CollectionId(id)));
-            let mappings = (in_force, pending.remove(&name));
+            let is_paused = shared.collections.get(id).is_some_and(Collection::is_paused);
+            // The next turn has it again.
+            let mappings = (in_force, pending.remove(&name).filter(|_| !is_paused));
             let keeper = Keeper::new(shared.clone(), place, mappings, orders, stop.clone());
             keepers.spawn(keeper.run());
             all.push(sender);
         }
-        let incomplete = (0..all.len()).filter(|id| !live.contains(&CollectionId(*id))).collect();
+        let is_paused = |id: usize| shared.collections.get(id).is_some_and(Collection::is_paused);
+        let incomplete = (0..all.len()).filter(|id| !is_paused(*id) && !live.contains(&CollectionId(*id)));
+        let incomplete = incomplete.collect();
         Self { keepers, orders: Orders { all: all.into(), incomplete }, stop }
     }
 

@@ -72,7 +72,7 @@ const WAITING: usize = 2;
 pub(super) enum Turn {
     /// All is done, or it was told to stop.
     Done,
-    /// There is something to prepare: a new collection, or one that is to be copied anew.
+    /// There is something to prepare: a new collection, one that is to be copied anew, a changed configuration.
     Again,
 }
 
@@ -137,12 +137,15 @@ impl Pipeline {
         let ahead = self.ahead(session).await?;
         let (workers, running) = self.start_workers(&collections, &stored, ahead).await?;
         let workers = Arc::new(workers);
-        if live.len() < collections.len() {
+        let is_left = |(id, c): (CollectionId, &Collection)| !c.is_paused() && !live.contains(&id);
+        if (0..).map(CollectionId).zip(collections.iter()).any(is_left) {
             self.reporter.vitals().enter(Stage::Copying, None);
         }
         self.demand.send_modify(|demand| {
             demand.workers = Some(workers.clone());
-            demand.ready = Arc::new(live.into_iter().map(|id| (id, ahead)).collect());
+            let is_paused = |id: &CollectionId| collections.get(id.0).is_some_and(Collection::is_paused);
+            let ready = live.into_iter().filter(|id| !is_paused(id));
+            demand.ready = Arc::new(ready.map(|id| (id, ahead)).collect());
         });
         let evolution = Evolution::start(self, prepared);
         let (mut others, asking) = (JoinSet::new(), Shutdown::default());
@@ -166,6 +169,7 @@ impl Pipeline {
             (demand.attempt, demand.collections.clone())
         };
         let (mut happened, mut arrived) = (self.notices.subscribe(), self.notices.subscribe());
+        let mut settings = self.settings.clone();
         let post = self.reporter.vitals().post(Part::Attempt);
         post.rests("follows");
         loop {
@@ -174,6 +178,7 @@ impl Pipeline {
                 () = self.shutdown.requested() => return Ok(Turn::Done),
                 Some(ended) = crew.running.join_next() => return Err(why(ended)),
                 error = crew.evolution.failed() => return Err(error),
+                Ok(()) = settings.changed() => return Ok(Turn::Again),
                 lost = happened.wait_for(|n| n.attempt == attempt && (n.is_lost || !n.anew.is_empty())) => {
                     if lost.is_ok_and(|notices| notices.is_lost) {
                         return Err(Error::new(Code::SpoolLost, "follow: what had been read ahead is lost"));
@@ -183,7 +188,11 @@ impl Pipeline {
                 Some(ended) = crew.others.join_next() => match came(ended)? {
                     Came::Complete => {
                         self.all_are_ready(session, &collections, until).await?;
-                        self.reporter.vitals().enter(Stage::Live, None);
+                        if self.reporter.vitals().enter(Stage::Live, None) {
+                            let live = collections.iter().filter(|c| c.stopped().is_none()).count();
+                            let noun = if live == 1 { "collection follows" } else { "collections follow" };
+                            tracing::info!("live: {live} {noun} MongoDB");
+                        }
                     }
                     Came::Asked => return Ok(Turn::Again),
                     Came::Stopped => {}
@@ -233,7 +242,8 @@ impl Pipeline {
         self.enter(Phase::Live, collections);
         self.demand.send_modify(|demand| {
             let mut ready = BTreeMap::clone(&demand.ready);
-            for id in (0..collections.len()).map(CollectionId) {
+            let all = (0..).map(CollectionId).zip(collections);
+            for (id, _) in all.filter(|(_, collection)| !collection.is_paused()) {
                 ready.entry(id).or_insert(now);
             }
             demand.ready = Arc::new(ready);

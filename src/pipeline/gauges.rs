@@ -1,22 +1,23 @@
 //! How far a run is, as its gauges show it: looked at once a second, by the cluster's clock.
 //!
-//! The stages say here what they have reached, when they reach it; nothing is decided by it. Lag is the cluster's
-//! present time less the time up to which all of a collection's partitions have committed. The cluster's time moves with
-//! every write to it, replicated or not, and so do the stream's positions, also with empty replies: so while nothing is
-//! written the two stay together, and when PostgreSQL is away the one moves on without the other. It is the time of the
-//! set's newest operation, not a wall clock, which would move on by itself; and not only what the member that is asked has
-//! come to, which may be behind the others.
+//! The stages say here what they have reached, when they reach it; nothing is decided by it. Lag is for how long the
+//! cluster's time has been past the time up to which all of a collection's partitions have committed ([`lag`](super::lag)).
+//! The cluster's time moves with every write to it, replicated or not, and so do the stream's positions, also with empty
+//! replies: so while nothing is written the two stay together, and when PostgreSQL is away the one moves on without the
+//! other. It is the time of the set's newest operation, and not only what the member that is asked has come to, which may
+//! be behind the others. While MongoDB does not answer, lag is not known, and nothing says that it is small.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use mongodb::bson::Timestamp;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use super::{Pipeline, collection::Collection, phase::Phase, watermark::Watermark};
+use super::{Pipeline, collection::Collection, lag::Timeline, phase::Phase, watermark::Watermark};
 use crate::{
     change::{CollectionId, Position},
     error::Result,
@@ -24,15 +25,16 @@ use crate::{
     moment::Moment,
     sink::progress::Partition,
     source::Source,
-    vitals::{Clock, Spool},
+    vitals::{ANSWERS_WITHIN, Applied, Clock, Lag, Spool},
 };
 
-/// How often they are looked at, and how long the source may take to answer.
+/// How often they are looked at.
 const LOOKING: Duration = Duration::from_secs(1);
 /// After how many of these the oplog's beginning is looked at.
 const SELDOM: u32 = 10;
-/// After how many answers that did not come in time the source counts as away.
-const AWAY: u32 = 3;
+/// How long an answer of the source is waited for: longer than the driver looks for a server, so that it says itself why
+/// there is none.
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// What the stages have reached.
 #[derive(Default)]
@@ -49,11 +51,31 @@ struct State {
     resumes: Option<Timestamp>,
     oplog_start: Option<Timestamp>,
     spool: Spool,
-    /// How many times in a row the source did not answer, and why.
-    silent: u32,
-    problem: Option<String>,
+    contact: Contact,
+    timeline: Timeline,
     /// Why nothing comes of the change stream.
     stalled: Option<String>,
+}
+
+/// What is heard of the source.
+struct Contact {
+    /// When it last answered.
+    heard: Instant,
+    heard_at: Moment,
+    /// Why it has not since, if that is known.
+    problem: Option<String>,
+}
+
+impl Default for Contact {
+    fn default() -> Self {
+        Self { heard: Instant::now(), heard_at: Moment::now(), problem: None }
+    }
+}
+
+impl Contact {
+    fn is_silent(&self) -> bool {
+        self.heard.elapsed() >= ANSWERS_WITHIN
+    }
 }
 
 impl Gauges {
@@ -126,25 +148,55 @@ impl Gauges {
     pub(super) fn clock(&self, source: &Source) -> Clock {
         let state = self.state();
         let time = Some(source.newest()).filter(|time| time.time > 0);
+        let is_silent = state.contact.is_silent();
+        let no_answer = || format!("no answer from MongoDB at {}", source.hosts());
+        let problem = is_silent.then(|| state.contact.problem.clone().unwrap_or_else(no_answer));
         Clock {
-            problem: state.problem.clone().filter(|_| state.silent >= AWAY).or_else(|| state.stalled.clone()),
+            problem: problem.or_else(|| state.stalled.clone()),
+            silent_since: is_silent.then_some(state.contact.heard_at),
             time: time.map(Moment::from),
             oplog_start: state.oplog_start.map(Moment::from),
         }
     }
 
-    /// What is read for people: how far behind the `live` collections are, where the stream would be read from, and
-    /// the spool.
-    pub(super) fn reached(
-        &self,
-        live: impl IntoIterator<Item = CollectionId>,
-        now: Timestamp,
-    ) -> (Option<Duration>, Option<Moment>, Spool) {
+    /// Whether MongoDB does not answer.
+    pub(super) fn is_silent(&self) -> bool {
+        self.state().contact.is_silent()
+    }
+
+    /// How far behind the `live` collections are; `None`: there are none, or it is not known.
+    pub(super) fn behind(&self, live: &[CollectionId]) -> Option<Duration> {
         let state = self.state();
-        let committed = live.into_iter().filter_map(|id| state.committed.least(id));
-        let behind = committed.map(|position| now.time.saturating_sub(position.cluster_time().time)).max();
-        let lag = behind.map(|seconds| Duration::from_secs(seconds.into()));
-        (lag, state.resumes.map(Moment::from), state.spool.clone())
+        live.iter().filter_map(|id| state.behind(state.committed.least(*id)?)).max()
+    }
+
+    /// Reckons the lag, for people, and shows it as a metric: the same to everybody who asks.
+    pub(super) fn lag(&self, live: &[CollectionId]) -> Lag {
+        let live: BTreeSet<_> = live.iter().copied().collect();
+        let state = self.state();
+        let (mut behind, mut applied) = (BTreeMap::new(), Applied::default());
+        let mut seconds: Option<u64> = None;
+        for (id, collection) in (0..).map(CollectionId).zip(state.collections.iter()) {
+            let (name, committed) = (collection.name(), state.committed.least(id));
+            let lag = committed.and_then(|position| state.behind(position)).map(|lag| lag.as_secs());
+            metrics::LAG.of(&[name]).set(lag.map_or(f64::NAN, metrics::figure));
+            let position = committed.map(|position| position.cluster_time().into());
+            applied.collections.extend(position.map(|at| (name.to_owned(), at)));
+            behind.extend(lag.filter(|lag| *lag > 0).map(|lag| (name.to_owned(), lag)));
+            seconds = if live.contains(&id) { seconds.max(lag) } else { seconds };
+        }
+        let mut partitions = BTreeMap::new();
+        for (Partition(number), position) in state.committed.by_partition(&live) {
+            applied.partitions.insert(number, position.cluster_time().into());
+            partitions.extend(state.behind(position).map(|lag| (number, lag.as_secs())));
+        }
+        Lag { seconds, behind, partitions, applied }
+    }
+
+    /// Where the stream would be read from, and the spool, for people.
+    pub(super) fn stream(&self) -> (Option<Moment>, Spool) {
+        let state = self.state();
+        (state.resumes.map(Moment::from), state.spool.clone())
     }
 
     /// How often a partition has got further in a collection.
@@ -154,19 +206,32 @@ impl Gauges {
 
     /// Shows all this for as long as it is polled.
     pub(super) async fn show(&self, source: &Source) -> Infallible {
+        self.state().contact = Contact::default();
+        tokio::join!(self.ask(source), async {
+            let mut looking = interval(LOOKING);
+            looking.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                looking.tick().await;
+                self.state().show(source.newest());
+                metrics::keep_up();
+            }
+        })
+        .0
+    }
+
+    /// Asks the source for its time, again and again.
+    async fn ask(&self, source: &Source) -> Infallible {
         let mut looking = interval(LOOKING);
         looking.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for round in (0..SELDOM).cycle() {
             looking.tick().await;
-            let looked = timeout(LOOKING, source.look_at_clock()).await;
-            self.state().answered(looked.ok());
+            let looked = timeout(PATIENCE, source.look_at_clock()).await;
+            self.state().answered(looked.ok(), source.newest());
             if round == 0
                 && let Ok(Ok(start)) = timeout(LOOKING, source.oplog_start()).await
             {
                 self.state().oplog_start = start;
             }
-            self.state().show(source.newest());
-            metrics::keep_up();
         }
         std::future::pending().await
     }
@@ -203,23 +268,28 @@ impl Drop for Leading {
 }
 
 impl State {
-    /// Notes an answer; `None`: it did not come in time.
-    fn answered(&mut self, answer: Option<Result<Timestamp>>) {
+    /// Notes an answer; `None`: it did not come in time. The set's time may be later than that of the member that is asked.
+    fn answered(&mut self, answer: Option<Result<Timestamp>>, newest: Timestamp) {
         match answer {
-            Some(Ok(_)) => (self.silent, self.problem) = (0, None),
-            Some(Err(error)) => (self.silent, self.problem) = (self.silent + 1, Some(error.to_string())),
-            None => {
-                self.silent += 1;
-                self.problem.get_or_insert_with(|| "no answer".to_owned());
+            Some(Ok(_)) => {
+                self.contact = Contact::default();
+                self.timeline.saw(newest, Instant::now());
             }
+            Some(Err(error)) => self.contact.problem = Some(error.to_string()),
+            // Why it does not answer is known already, or nobody knows.
+            None => {}
         }
     }
 
-    fn show(&self, now: Timestamp) {
-        for (id, collection) in (0..).map(CollectionId).zip(self.collections.iter()) {
-            let committed = self.committed.least(id).map(Position::cluster_time);
-            metrics::LAG.of(&[collection.name()]).set(age(committed, now));
+    /// How long what is after this position has waited; `None`: that is not known.
+    fn behind(&self, position: &Position) -> Option<Duration> {
+        if self.contact.is_silent() {
+            return None;
         }
+        self.timeline.behind(position.cluster_time(), Instant::now())
+    }
+
+    fn show(&self, now: Timestamp) {
         metrics::POSITION_AGE.set(age(self.resumes, now));
         metrics::OPLOG_WINDOW.set(age(self.oplog_start, now));
     }

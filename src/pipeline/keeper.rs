@@ -191,7 +191,7 @@ impl Keeper {
 
     /// Gives the mapping the places that what was discovered needs, or that its file has added.
     async fn evolve(&mut self, collection: &Collection) -> Result<Evolved> {
-        if collection.stopped().is_some() || self.pending.is_none() && !collection.take_discoveries() {
+        if collection.rests() || self.pending.is_none() && !collection.take_discoveries() {
             return Ok(Evolved::Not);
         }
         let shared = self.shared.clone();
@@ -350,7 +350,7 @@ impl Keeper {
     /// Takes out of `extra` what there are columns and tables for now; then wide columns take the places of narrow ones.
     async fn fill(&mut self, collection: &Collection) -> Result<()> {
         self.is_replacing = false;
-        if !self.is_complete || collection.stopped().is_some() {
+        if !self.is_complete || collection.rests() {
             return Ok(());
         }
         if self.in_force.unfilled.is_some() && !self.take_out(collection).await? {

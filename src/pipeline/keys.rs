@@ -23,7 +23,7 @@ impl Pipeline {
         collections: &[Collection],
     ) -> Result<()> {
         let mut tables = VecDeque::new();
-        for collection in collections {
+        for collection in collections.iter().filter(|collection| !collection.is_paused()) {
             let plan = chunks::load(session, self.target.pipeline(), collection.name()).await?;
             if plan.iter().any(|chunk| chunk.replaces) {
                 let (mapping, schema) = (collection.mapping().await, self.target.schema());
@@ -38,7 +38,7 @@ impl Pipeline {
     pub(super) async fn build_keys(&self, session: &mut Session, collections: &[Collection]) -> Result<()> {
         let schema = self.target.schema();
         let mut tables = VecDeque::new();
-        let complete = || collections.iter().filter(|collection| collection.stopped().is_none());
+        let complete = || collections.iter().filter(|collection| !collection.rests());
         for collection in complete() {
             let mapping = collection.mapping().await;
             tables.extend(ddl::keys_missing(session, schema, mapping.tables()).await?.into_iter().cloned());

@@ -11,7 +11,7 @@ use crate::{
     config::{Config, DefaultMapping},
     error::{Code, Error, Result},
     mapping::Mapping,
-    mapping_files,
+    mapping_files::{self, MappingFiles},
     schema::{FieldPath, MappingSpec, Names, Sample, additions},
     sink::schemas,
     source::{SAMPLE_SIZE, Source},
@@ -106,25 +106,49 @@ impl InForce {
     }
 }
 
+/// Sees that every mapping file is for a collection that is included, or that the pipeline has a mapping of already: a slip in
+/// its name would leave masks away in silence. Errors: one is for none, and not optional.
+pub(super) async fn require_collections(
+    (config, files): (&Config, &MappingFiles),
+    source: &Source,
+    stored: &[schemas::Mapping],
+) -> Result<()> {
+    if files.is_empty() {
+        return Ok(());
+    }
+    let (include, exclude) = (&config.include, &config.exclude);
+    let included: Vec<_> = source.names(include, exclude).await?.iter().map(ToString::to_string).collect();
+    let is_known = |name: &str| {
+        included.iter().any(|own| own == name) || stored.iter().any(|mapping| mapping.collection == name)
+    };
+    if mapping_files::for_nothing(files, is_known, &[]).next().is_none() {
+        return Ok(());
+    }
+    let names = [included.clone(), source.others(include, exclude).await?].concat();
+    mapping_files::for_nothing(files, is_known, &names).next().map_or(Ok(()), Err)
+}
+
 /// The mappings of a pipeline.
 pub(super) struct Mappings {
     in_force: HashMap<String, InForce>,
     /// As they are stored, without what their files have got since.
     stored: HashMap<String, InForce>,
     files: HashMap<String, MappingSpec>,
+    /// Those that were made from samples here.
+    sampled: HashMap<String, InForce>,
     /// The names of all tables.
     pub(super) tables: Names,
     default: DefaultMapping,
 }
 
 impl Mappings {
-    /// Reads the stored mappings and the mapping files, whose folder need not exist.
+    /// Brings the stored mappings and the mapping files together.
     ///
-    /// Errors: a file is wrong; a file does more than add to the mapping in force; two collections want one table; values
-    /// were masked by another key.
-    pub(super) fn load(stored: &[schemas::Mapping], config: &Config) -> Result<Self> {
-        let files = mapping_files::read(&config.mapping_dir)?;
-        let files: HashMap<_, _> = files.into_iter().map(|(name, (_, spec))| (name, spec)).collect();
+    /// Errors: a file does more than add to the mapping in force; two collections want one table; values were masked by
+    /// another key.
+    pub(super) fn load(stored: &[schemas::Mapping], config: &Config, files: &MappingFiles) -> Result<Self> {
+        let files: HashMap<_, _> =
+            files.iter().map(|(name, file)| (name.clone(), file.spec.clone())).collect();
         let (mut in_force, mut as_stored) = (HashMap::new(), HashMap::new());
         for stored in stored {
             config.check_mask_key(&stored.collection, stored.masked_by.as_deref())?;
@@ -150,7 +174,19 @@ impl Mappings {
                 }
             }
         }
-        Ok(Self { in_force, stored: as_stored, files, tables, default: config.default_mapping })
+        let (sampled, default) = (HashMap::new(), config.default_mapping);
+        Ok(Self { in_force, stored: as_stored, files, sampled, tables, default })
+    }
+
+    /// Takes over what `earlier` has made from samples, for the collections that still have no mapping: what was shown to
+    /// somebody is what is made then.
+    pub(super) fn take_samples(&mut self, earlier: Self) {
+        for (name, mapping) in earlier.sampled {
+            let is_mapped = self.in_force.contains_key(&name) || self.files.contains_key(&name);
+            if !is_mapped && table_names(&mapping.spec).all(|table| self.tables.reserve(table)) {
+                self.in_force.insert(name, mapping);
+            }
+        }
     }
 
     /// The mapping of a collection as it is stored, if it is.
@@ -174,7 +210,9 @@ impl Mappings {
         let spec = infer(self.default, &sample, collection, &mut self.tables);
         let tables: Vec<_> = table_names(&spec).collect();
         tracing::info!("{name}: mapped automatically to {}", tables.join(", "));
-        Ok(new(spec, true))
+        let mapping = new(spec, true);
+        self.sampled.insert(name, mapping.clone());
+        Ok(mapping)
     }
 
     /// The mapping that a collection would get by itself, if no name were taken.

@@ -18,7 +18,7 @@
 //!
 //! Meanwhile mappings may evolve ([`evolve`]): a collection's tables change between two transactions of docrow, never
 //! during one; columns become wider ([`widening`]); and what does not fit its column is counted ([`census`]). What happens to a whole collection (it is new, dropped, renamed, replaced, its history is lost) is
-//! dealt with by going back to 2.
+//! dealt with by going back to 2; so is somebody's wish to [pause](pausing) one, or to have it go on.
 //!
 //! # Why nothing is lost (G1, G2, G3)
 //!
@@ -28,7 +28,8 @@
 //! replaying it is harmless. The same argument holds for a replay after a crash: every change is at or before a stored
 //! position, and then its rows are committed, or after it, and then it is read again, from the spool or from the stream ([`flow`]).
 //!
-//! How it goes is told by [`chronicle`], which nothing else depends on.
+//! How it goes is told by [`chronicle`], and how far behind MongoDB the rows are by [`lag`]; nothing else depends on
+//! either.
 //!
 //! An error that may pass ([`Disposition::Retry`]) ends the attempt, and after a while there is another one.
 
@@ -51,13 +52,16 @@ mod gauges;
 mod intake;
 mod keeper;
 mod keys;
+mod lag;
 mod lane;
 mod mappings;
 mod parts;
+mod pausing;
 pub mod phase;
 mod plan;
 mod positions;
 mod prepare;
+mod reload;
 mod repair;
 mod retries;
 pub mod router;
@@ -65,6 +69,7 @@ pub mod router;
 mod simulation;
 mod snapshot;
 mod standstill;
+mod throttle;
 mod tries;
 mod watermark;
 mod whole;
@@ -93,14 +98,18 @@ use self::{
     follow::Turn,
     gauges::{Gauges, Leading},
     intake::{Demand, Intake, Notices},
+    mappings::require_collections,
     phase::Phase,
     prepare::Prepared,
+    reload::Settings,
     standstill::{Alarm, Watch},
+    throttle::Throttle,
     whole::Refused,
 };
 pub use self::{
     mappings::is_automatic,
     plan::{Preview, plan, preview},
+    reload::Reload,
     repair::repair,
 };
 use crate::{
@@ -110,6 +119,7 @@ use crate::{
     failpoint::{self, Failpoint},
     key,
     mapping::Mapping,
+    mapping_files::{self, MappingFiles},
     metrics,
     retry::Retry,
     shown,
@@ -141,10 +151,16 @@ pub struct Summary {
     pub documents: u64,
     /// Rows they became.
     pub rows: u64,
+    /// Documents that were copied anew, in place of what there was of them.
+    pub replaced: u64,
+    /// Rows that were changed for it: those that were as they should be were not.
+    pub rewritten: u64,
     /// Events of the change stream that were applied.
     pub changes: u64,
     /// Documents that became dead letters.
     pub dead_letters: u64,
+    /// Documents of the collections that were followed that are dead letters at the end, whenever they became one.
+    pub dead_letters_left: u64,
     /// Collections that were stopped because too much of them can't be written.
     pub stopped: u64,
     /// How long it took.
@@ -153,15 +169,25 @@ pub struct Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { documents, rows, changes, dead_letters, stopped, elapsed } = *self;
-        write!(
-            f,
-            "{} documents copied as {} rows, {} changes applied, in {:.1}s",
-            HumanCount(documents),
-            HumanCount(rows),
-            HumanCount(changes),
-            elapsed.as_secs_f64()
-        )?;
+        let Self {
+            documents,
+            rows,
+            replaced,
+            rewritten,
+            changes,
+            dead_letters,
+            dead_letters_left: _,
+            stopped,
+            elapsed,
+        } = *self;
+        if documents > 0 || replaced == 0 {
+            write!(f, "{} documents copied as {} rows, ", HumanCount(documents), HumanCount(rows))?;
+        }
+        if replaced > 0 {
+            let (replaced, rewritten) = (HumanCount(replaced), HumanCount(rewritten));
+            write!(f, "{replaced} documents copied anew, {rewritten} rows changed by that, ")?;
+        }
+        write!(f, "{} changes applied, in {:.1}s", HumanCount(changes), elapsed.as_secs_f64())?;
         if dead_letters > 0 {
             write!(
                 f,
@@ -181,8 +207,11 @@ impl fmt::Display for Summary {
 struct Counts {
     documents: AtomicU64,
     rows: AtomicU64,
+    replaced: AtomicU64,
+    rewritten: AtomicU64,
     changes: AtomicU64,
     dead_letters: AtomicU64,
+    dead_letters_left: AtomicU64,
     stopped: AtomicU64,
 }
 
@@ -193,7 +222,10 @@ impl Counts {
 
     /// Grows with all that is written.
     fn written(&self) -> u64 {
-        self.documents.load(Ordering::Relaxed).saturating_add(self.changes.load(Ordering::Relaxed))
+        [&self.documents, &self.replaced, &self.changes]
+            .map(|counter| counter.load(Ordering::Relaxed))
+            .iter()
+            .sum()
     }
 
     fn summary(&self, elapsed: Duration) -> Summary {
@@ -201,8 +233,11 @@ impl Counts {
         Summary {
             documents: read(&self.documents),
             rows: read(&self.rows),
+            replaced: read(&self.replaced),
+            rewritten: read(&self.rewritten),
             changes: read(&self.changes),
             dead_letters: read(&self.dead_letters),
+            dead_letters_left: read(&self.dead_letters_left),
             stopped: read(&self.stopped),
             elapsed,
         }
@@ -212,13 +247,17 @@ impl Counts {
 /// What all stages of a run share.
 #[derive(Clone)]
 struct Pipeline {
+    /// What this turn goes by, and what the next one will.
     config: Arc<Config>,
+    settings: watch::Receiver<Arc<Settings>>,
     source: Source,
     target: Target,
     holder: Arc<Holder>,
     manner: Manner,
     /// The target, with what was held last, to be written to as long as nobody else holds it.
     held: Arc<Mutex<Option<Target>>>,
+    /// Counts reports that were written, or could not be.
+    told: Arc<watch::Sender<u64>>,
     refused: Arc<Refused>,
     /// Opened once the pipeline is this process's.
     checkpoint: Arc<OnceLock<Arc<Checkpoint>>>,
@@ -230,42 +269,56 @@ struct Pipeline {
     demand: watch::Sender<Demand>,
     notices: Arc<watch::Sender<Notices>>,
     alarm: Arc<Alarm>,
+    throttle: Arc<Throttle>,
+}
+
+/// What a run is to do.
+pub struct Job<'a> {
+    /// What it begins with.
+    pub config: &'a Config,
+    /// What `config` says of PostgreSQL; its clones log in anew with it.
+    pub target: Target,
+    /// When it is over.
+    pub until: Until,
+    /// Whether it waits while another process has the pipeline.
+    pub manner: Manner,
+    /// When it is to take up a changed configuration.
+    pub reload: Reload,
 }
 
 /// Replicates until `until`, or until `shutdown` is requested; then what was taken up is committed.
 ///
 /// Errors: as [`Kind`](crate::error::Kind) says. What can't be right at the start (a host, a password, a privilege) is
 /// an error at once, before anything is written; later on, what may pass is tried again.
-pub async fn run(
-    config: &Config,
-    until: Until,
-    manner: Manner,
-    reporter: Reporter,
-    shutdown: Shutdown,
-) -> Result<Summary> {
-    let started = Instant::now();
+pub async fn run(job: Job<'_>, reporter: Reporter, shutdown: Shutdown) -> Result<Summary> {
+    let (started, Job { config, target, until, manner, reload }) = (Instant::now(), job);
+    tracing::info!("docrow {}: pipeline {}", env!("CARGO_PKG_VERSION"), shown::name(&config.name));
     metrics::install();
     metrics::SPOOL_LIMIT.set(metrics::figure(config.max_spool));
+    let files = mapping_files::read(&config.mapping_dir)?;
     let source = Source::connect(config.source.expose()).await?;
     wait_or_have_some(config, &source, until).await?;
     if config.order == Order::Commit {
         source.require_states_of_the_past()?;
     }
-    let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
-    sink::preflight(&target.connect().await?, &target).await?;
+    look_over(config, &files, &source, &target).await?;
     let checkpoint = Arc::new(OnceLock::new());
     let (counts, gauges) = (Arc::new(Counts::default()), Arc::new(Gauges::default()));
     let (demand, demanded) = watch::channel(Demand::default());
     let notices = Arc::new(watch::Sender::default());
     let vitals = reporter.vitals().clone();
     let holder = Arc::new(Holder::new());
+    let (config, throttle) = (Arc::new(config.clone()), Arc::new(Throttle::new(config.max_rate)));
+    let (settings, current) = watch::channel(Arc::new(Settings { config: config.clone(), files }));
     let pipeline = Pipeline {
-        config: Arc::new(config.clone()),
+        config,
+        settings: current,
         source,
         target,
         holder,
         manner,
         held: Arc::default(),
+        told: Arc::default(),
         refused: Arc::default(),
         checkpoint,
         counts,
@@ -275,6 +328,7 @@ pub async fn run(
         demand,
         notices,
         alarm: Arc::default(),
+        throttle,
     };
     let mut watching = JoinSet::new();
     watching.spawn(pipeline.watch().run());
@@ -287,13 +341,24 @@ pub async fn run(
         failed = pipeline.take_in(&demanded) => failed.map(|never| match never {}),
         never = pipeline.gauges.show(&pipeline.source) => match never {},
         never = pipeline.chronicle() => match never {},
+        never = pipeline.reload(reload, &settings) => match never {},
         done = pipeline.until_done(until) => done,
     };
-    vitals.enter(Stage::Ended, finished.as_ref().err().map(ToString::to_string));
+    vitals.enter(Stage::Ended, finished.as_ref().err().map(Error::coded));
     pipeline.say_last().await;
     finished?;
     pipeline.source.close().await;
     Ok(pipeline.counts.summary(started.elapsed()))
+}
+
+/// Sees that the target will do, and that no mapping file is for nothing.
+async fn look_over(config: &Config, files: &MappingFiles, source: &Source, target: &Target) -> Result<()> {
+    let session = target.connect().await?;
+    let there = sink::preflight(&session, target, sink::Intent::Write).await?;
+    let (here, hosts, schema) = (source.words(), source.hosts(), shown::name(target.schema()));
+    tracing::info!("from {here}, at {hosts}, to {there}, schema {schema}");
+    let stored = schemas::load(&session, target.pipeline()).await?;
+    require_collections((config, files), source, &stored).await
 }
 
 /// Sees that there is something to replicate. A service also waits for the first collection of an empty database; a slip in a
@@ -318,7 +383,6 @@ impl Pipeline {
         Watch {
             patience: self.config.stall_after,
             max_spool: self.config.max_spool,
-            source: self.source.clone(),
             target: self.target.clone(),
             counts: self.counts.clone(),
             gauges: self.gauges.clone(),
@@ -367,7 +431,7 @@ impl Pipeline {
                 retry.succeeded();
             }
             let delay = retry.after_failure();
-            self.reporter.vitals().enter(Stage::Retrying, Some(error.to_string()));
+            self.reporter.vitals().enter(Stage::Retrying, Some(error.coded()));
             tracing::warn!(code = %error.code(), "{error}: trying again in {:.1}s", delay.as_secs_f64());
             tokio::select! {
                 biased;
@@ -392,7 +456,8 @@ impl Pipeline {
         // The same, with a target that can be written to.
         let held = Self { target: fence.target().clone(), ..self.clone() };
         held.take_hold();
-        self.reporter.vitals().enter(Stage::Preparing, None);
+        self.reporter.vitals().hear_target(fence.answered());
+        held.report_first(Stage::Preparing).await;
         tokio::select! {
             biased;
             lost = fence.hold() => Err(lost),
@@ -410,10 +475,17 @@ impl Pipeline {
     }
 
     async fn work(&self, until: Until) -> Result<()> {
-        while self.turn(until).await? == Turn::Again {
+        while self.as_configured().turn(until).await? == Turn::Again {
             self.reporter.clear();
         }
         Ok(())
+    }
+
+    /// The same, by what is configured now.
+    fn as_configured(&self) -> Self {
+        let mut settings = self.settings.clone();
+        let config = settings.borrow_and_update().config.clone();
+        Self { config, settings, ..self.clone() }
     }
 
     /// Everything, until there is something new to prepare.
@@ -425,6 +497,9 @@ impl Pipeline {
             () = self.shutdown.requested() => return Ok(Turn::Done),
             prepared = self.make_ready(&mut session) => prepared?,
         };
+        if until == Until::CaughtUp {
+            pausing::refuse(&prepared.collections)?;
+        }
         let stored = self.positions(&mut session, &prepared.collections).await?;
         let collections = prepared.collections.clone();
         let turn = tokio::select! {
@@ -433,6 +508,7 @@ impl Pipeline {
             turn = self.follow(&mut session, prepared, stored, until) => turn,
         }?;
         self.record_stopped(&mut session, &collections).await?;
+        self.show_dead(&session, &collections).await?;
         Ok(turn)
     }
 
@@ -456,7 +532,11 @@ impl Pipeline {
         post.at("copies");
         // Rows are replaced by their keys.
         self.build_keys_of_replaced(&mut session, &collections).await?;
-        self.copy(&session, &collections).await?;
+        tokio::select! {
+            biased;
+            copied = self.copy(&session, &collections) => copied?,
+            never = self.heed_secondaries() => match never {},
+        }
         self.enter(Phase::Indexing, &collections);
         self.note_ahead(&mut session, &collections).await?;
         post.at("waits for mappings to take up what was found");

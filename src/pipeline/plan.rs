@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
-use super::{mappings::Mappings, widening};
+use super::{
+    mappings::{Mappings, require_collections},
+    widening,
+};
 use crate::{
     change::Namespace,
     config::Config,
     error::Result,
     mapping::Mapping,
+    mapping_files::{self, MappingFiles},
     sink::{
         self, Session, Target, ddl,
         fence::{Fence, Holder, Manner},
@@ -26,19 +30,25 @@ pub async fn plan(config: &Config, apply: bool) -> Result<Vec<(Namespace, Plan)>
     let found = source.collections(&config.include, &config.exclude).await?;
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
     let mut session = target.connect().await?;
-    sink::preflight(&session, &target).await?;
-    let look = async |session: &mut Session| look(config, &source, &found, &target, session).await;
-    let (mut plans, _) = look(&mut session).await?;
+    let intent = if apply { sink::Intent::Write } else { sink::Intent::Look };
+    sink::preflight(&session, &target, intent).await?;
+    let files = mapping_files::read(&config.mapping_dir)?;
+    require_collections((config, &files), &source, &schemas::load(&session, target.pipeline()).await?)
+        .await?;
+    let sides = Sides { config, files: &files, source: &source, target: &target };
+    let look =
+        async |session: &mut Session, earlier: Option<Mappings>| look(&sides, &found, session, earlier).await;
+    let Looked { mut plans, mappings, .. } = look(&mut session, None).await?;
     let is_free =
         |plans: &[(Namespace, Plan)]| plans.iter().all(|(_, plan)| plan.obstacles().next().is_none());
     if apply && is_free(&plans) {
         // A process that runs the pipeline changes its tables itself.
         let fence = Fence::acquire(&target, &Holder::new(), Manner::Refuse).await?;
         let mut session = fence.target().connect().await?;
-        let changes;
-        (plans, changes) = look(&mut session).await?;
+        let again = look(&mut session, Some(mappings)).await?;
+        plans = again.plans;
         if is_free(&plans) {
-            for (record, mapping) in &changes {
+            for (record, mapping) in &again.changes {
                 ddl::change_tables(&mut session, &target, record, mapping.tables()).await?;
             }
         }
@@ -46,16 +56,35 @@ pub async fn plan(config: &Config, apply: bool) -> Result<Vec<(Namespace, Plan)>
     Ok(plans)
 }
 
-/// The plans, and what is to be stored when they are carried out.
+/// What a plan is made between.
+struct Sides<'a> {
+    config: &'a Config,
+    files: &'a MappingFiles,
+    source: &'a Source,
+    target: &'a Target,
+}
+
+/// What was found.
+struct Looked {
+    plans: Vec<(Namespace, Plan)>,
+    /// What is to be stored when they are carried out.
+    changes: Vec<(schemas::Mapping, Mapping)>,
+    /// What was sampled for them.
+    mappings: Mappings,
+}
+
+/// Makes the plans; what was sampled `earlier` is not sampled again.
 async fn look(
-    config: &Config,
-    source: &Source,
+    Sides { config, files, source, target }: &Sides<'_>,
     found: &[CollectionInfo],
-    target: &Target,
     session: &mut Session,
-) -> Result<(Vec<(Namespace, Plan)>, Vec<(schemas::Mapping, Mapping)>)> {
+    earlier: Option<Mappings>,
+) -> Result<Looked> {
     let stored = schemas::load(session, target.pipeline()).await?;
-    let mut mappings = Mappings::load(&stored, config)?;
+    let mut mappings = Mappings::load(&stored, config, files)?;
+    if let Some(earlier) = earlier {
+        mappings.take_samples(earlier);
+    }
     let (mut plans, mut changes) = (Vec::with_capacity(found.len()), Vec::with_capacity(found.len()));
     for info in found {
         let in_force = mappings.of(source, &info.namespace).await?;
@@ -63,7 +92,7 @@ async fn look(
         plans.push((info.namespace.clone(), plan));
         changes.push((in_force.record(&mapping), mapping));
     }
-    Ok((plans, changes))
+    Ok(Looked { plans, changes, mappings })
 }
 
 /// What a run would make of a collection.
@@ -82,7 +111,7 @@ pub struct Preview {
 ///
 /// Errors: mappings can't be read at all, or contradict each other.
 pub async fn preview(
-    config: &Config,
+    (config, files): (&Config, &MappingFiles),
     source: &Source,
     found: &[CollectionInfo],
     mut target: Option<(&Target, &mut Session)>,
@@ -91,7 +120,7 @@ pub async fn preview(
         Some((target, session)) => schemas::load(session, target.pipeline()).await?,
         None => Vec::new(),
     };
-    let mut mappings = Mappings::load(&stored, config)?;
+    let mut mappings = Mappings::load(&stored, config, files)?;
     let mut previews = Vec::with_capacity(found.len());
     for info in found {
         let preview = async {

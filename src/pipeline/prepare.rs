@@ -31,7 +31,7 @@ use crate::{
     error::{Code, Error, Kind, Result},
     failpoint::{self, Failpoint},
     mapping::Mapping,
-    metrics,
+    mapping_files, metrics,
     schema::Names,
     sink::{
         Session,
@@ -88,8 +88,11 @@ impl Pipeline {
         let found = self.source.collections_now(&self.config.include, &self.config.exclude).await?;
         let stored = schemas::load(session, pipeline).await?;
         let (stored, parting) = self.part_from_gone(session, stored, &found).await?;
-        let mut mappings = Mappings::load(&stored, &self.config)?;
+        // As they are now: one for a collection that is new may be new as well.
+        let files = mapping_files::read(&self.config.mapping_dir)?;
+        let mut mappings = Mappings::load(&stored, &self.config, &files)?;
         let asked = resyncs::asked(session, pipeline).await?;
+        let paused = self.paused(session).await?;
         let dead = Arc::<Mutex<DeadKeys>>::default();
         let most_dead = usize::try_from(self.config.max_dead_letters).unwrap_or(usize::MAX);
         let (mut collections, mut in_force) =
@@ -110,7 +113,12 @@ impl Pipeline {
             let Made { in_force: wanted, mapping, later } = made;
             pending.extend(later.map(|later| (name.clone(), later)));
             let collection = Collection::new(info.clone(), mapping, dead.clone(), most_dead);
-            if let Some(stopped) = self.still_stopped(&stored, &name).filter(|_| reason.is_none()) {
+            let is_paused = paused.contains(&name);
+            let collection = if is_paused { collection.paused() } else { collection };
+            if let Some(stopped) = self
+                .still_stopped(&stored, &name)
+                .filter(|_| reason.is_none() && !self.is_resumed(&collection))
+            {
                 collection.stay_stopped(stopped);
             }
             let evolves = wanted.is_automatic && self.config.evolve;
@@ -123,6 +131,7 @@ impl Pipeline {
         collections.iter().for_each(|collection| collection.show_dead(keys.count(collection.name())));
         *dead.lock().unwrap_or_else(PoisonError::into_inner) = keys;
         let live = self.plan_all(session, &collections, &asked).await?;
+        self.note_paused(session, &collections).await?;
         Ok(Prepared {
             collections: collections.into(),
             in_force,

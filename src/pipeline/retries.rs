@@ -23,6 +23,8 @@ use crate::{
 /// Hands dead letters to the workers.
 pub(super) struct Retries {
     ids: HashMap<String, CollectionId>,
+    /// Those that are paused: their letters wait.
+    paused: HashSet<CollectionId>,
     /// Letters that a worker has, by their ids and when they were asked for, which they are until it is done.
     given: HashSet<(i64, SystemTime)>,
     /// Where each partition stood at the start: a letter brings no position of its own.
@@ -35,7 +37,9 @@ impl Retries {
         stored: Arc<HashMap<(Partition, CollectionId), Position>>,
     ) -> Self {
         let ids = (0..).map(CollectionId).zip(collections).map(|(id, c)| (c.name().to_owned(), id)).collect();
-        Self { ids, given: HashSet::new(), stored }
+        let paused = (0..).map(CollectionId).zip(collections).filter(|(_, c)| c.is_paused());
+        let paused = paused.map(|(id, _)| id).collect();
+        Self { ids, paused, given: HashSet::new(), stored }
     }
 
     /// What is asked for and not under way yet, by partition.
@@ -55,7 +59,7 @@ impl Retries {
                 unknown.push(letter.id);
                 continue;
             };
-            if !self.given.insert((letter.id, letter.at)) {
+            if self.paused.contains(&collection) || !self.given.insert((letter.id, letter.at)) {
                 continue;
             }
             if let Some((partition, change)) = self.update(collection, letter.document_key, router)? {

@@ -16,12 +16,13 @@ use indicatif::{HumanCount, ProgressBar};
 use mongodb::bson::{RawDocument, Timestamp};
 use tokio::task::JoinSet;
 
-use super::{Counts, Pipeline, collection::Collection, dead_letter_of};
+use super::{Counts, Pipeline, collection::Collection, dead_letter_of, throttle::Throttle};
 use crate::{
     change::CollectionId,
     error::{Error, Kind, Result},
     mapping::{Encoder, Framing, Mapping, Rows},
     metrics, shown,
+    shutdown::Shutdown,
     sink::{
         Session, Target,
         chunks::{self, Marker},
@@ -56,18 +57,56 @@ pub(super) struct Copying {
     done: ::metrics::Gauge,
     chunks_left: AtomicUsize,
     rows: AtomicU64,
+    /// Whether rows that were there before are replaced.
+    replaces: bool,
 }
 
 impl Copying {
-    pub(super) fn add(&self, copied: &Copied) {
-        self.bar.inc(copied.documents);
-        self.vitals.copied(&self.name, copied.documents);
-        self.done.increment(metrics::figure(copied.documents));
-        let rows = self.rows.fetch_add(copied.rows, Ordering::Relaxed) + copied.rows;
-        if self.chunks_left.fetch_sub(1, Ordering::Relaxed) == 1 {
-            tracing::info!("{}: copied, {} rows in {:.1?}", self.name, HumanCount(rows), self.bar.elapsed());
-            self.bar.finish_and_clear();
+    /// Begins to show how far a chunk is.
+    pub(super) fn chunk(&self) -> ChunkUnderWay<'_> {
+        ChunkUnderWay { copying: self, documents: 0, bytes: 0 }
+    }
+}
+
+/// How much of a chunk is written, which is shown as it is written. Dropped without [`committed`](Self::committed), it is
+/// taken back: so is what was written.
+pub(super) struct ChunkUnderWay<'a> {
+    copying: &'a Copying,
+    documents: u64,
+    bytes: u64,
+}
+
+impl ChunkUnderWay<'_> {
+    /// Shows that so many of its documents are written by now, and so many bytes of BSON.
+    pub(super) fn written(&mut self, documents: u64, bytes: u64) {
+        let Copying { bar, vitals, name, done, .. } = self.copying;
+        let (more, more_bytes) = (documents.saturating_sub(self.documents), bytes.saturating_sub(self.bytes));
+        bar.inc(more);
+        vitals.copied(name, more, more_bytes);
+        done.increment(metrics::figure(more));
+        (self.documents, self.bytes) = (documents, bytes);
+    }
+
+    /// Shows that the chunk is copied.
+    pub(super) fn committed(mut self, copied: &Copied) {
+        self.written(copied.documents, copied.bytes);
+        (self.documents, self.bytes) = (0, 0);
+        let Copying { bar, name, rows, chunks_left, replaces, .. } = self.copying;
+        let rows = rows.fetch_add(copied.rows, Ordering::Relaxed) + copied.rows;
+        if chunks_left.fetch_sub(1, Ordering::Relaxed) == 1 {
+            let (how, which) = if *replaces { ("copied anew", " changed by that") } else { ("copied", "") };
+            tracing::info!("{name}: {how}, {} rows{which}, in {:.1?}", HumanCount(rows), bar.elapsed());
+            bar.finish_and_clear();
         }
+    }
+}
+
+impl Drop for ChunkUnderWay<'_> {
+    fn drop(&mut self) {
+        let Copying { bar, vitals, name, done, .. } = self.copying;
+        bar.dec(self.documents);
+        vitals.rolled_back(name, self.documents, self.bytes);
+        done.decrement(metrics::figure(self.documents));
     }
 }
 
@@ -93,6 +132,9 @@ impl Pipeline {
                 queue: queue.clone(),
                 after,
                 counts: self.counts.clone(),
+                throttle: self.throttle.clone(),
+                copiers,
+                shutdown: self.shutdown.clone(),
             };
             running.spawn(worker.run(copier));
         }
@@ -104,7 +146,7 @@ impl Pipeline {
 
     async fn chunks_left(&self, session: &Session, collections: &[Collection]) -> Result<VecDeque<Work>> {
         let mut queue = VecDeque::new();
-        for (id, collection) in collections.iter().enumerate() {
+        for (id, collection) in collections.iter().enumerate().filter(|(_, c)| !c.is_paused()) {
             let name = collection.name().to_owned();
             let plan = chunks::load(session, self.target.pipeline(), &name).await?;
             let copied = plan.iter().filter_map(|chunk| chunk.copied).sum();
@@ -128,6 +170,7 @@ impl Pipeline {
                 done,
                 chunks_left: AtomicUsize::new(left.len()),
                 rows: AtomicU64::new(0),
+                replaces: left.iter().any(|chunk| chunk.replaces),
                 name,
             });
             for stored in left {
@@ -154,6 +197,10 @@ pub(super) struct ChunkWorker {
     /// Nothing older than this is read.
     pub(super) after: Timestamp,
     pub(super) counts: Arc<Counts>,
+    pub(super) throttle: Arc<Throttle>,
+    /// How many there are of it.
+    copiers: usize,
+    pub(super) shutdown: Shutdown,
 }
 
 /// One collection's encoder and buffers, reused from chunk to chunk as long as its mapping stays.
@@ -177,6 +224,8 @@ enum Manner {
 #[derive(Default)]
 pub(super) struct Copied {
     pub(super) documents: u64,
+    /// Of BSON.
+    pub(super) bytes: u64,
     pub(super) rows: u64,
     letters: Vec<DeadLetter>,
 }
@@ -216,7 +265,7 @@ impl ChunkWorker {
             }
             copied => copied?,
         };
-        let Some(copied) = copied else { return Ok(()) };
+        let Some((copied, under_way)) = copied else { return Ok(()) };
         let letters = u64::try_from(copied.letters.len()).unwrap_or(0);
         Counts::add(&self.counts.documents, copied.documents);
         Counts::add(&self.counts.rows, copied.rows);
@@ -225,26 +274,27 @@ impl ChunkWorker {
         let name = [lane.collection.name()];
         metrics::DOCUMENTS_COPIED.of(&name).increment(copied.documents);
         metrics::MISFITS.of(&name).increment(lane.collection.count_misfits(lane.encoder.take_misfits()));
-        work.copying.add(&copied);
+        under_way.committed(&copied);
         Ok(())
     }
 
     /// Begins to read a chunk.
     pub(super) async fn read(&self, work: &Work, collection: &Collection) -> Result<ChunkReader> {
-        let documents = collection.info.documents_per_reply();
+        let most = collection.info.documents_per_reply();
+        let documents = self.throttle.documents_per_reply(most, self.copiers);
         self.source.read_chunk(collection.namespace(), &work.chunk, self.after, documents).await
     }
 
     /// Copies a chunk in one transaction. `None`: its collection is stopped, the chunk is rolled back.
-    async fn attempt(
+    async fn attempt<'a>(
         &self,
-        work: &Work,
+        work: &'a Work,
         lane: &mut Lane<'_>,
         copier: &mut Copier,
         manner: Manner,
-    ) -> Result<Option<Copied>> {
+    ) -> Result<Option<(Copied, ChunkUnderWay<'a>)>> {
         let (collection, mapping) = (lane.collection, lane.mapping.clone());
-        let mut copied = Copied::default();
+        let (mut copied, mut under_way) = (Copied::default(), work.copying.chunk());
         let enough = (mapping.tables().len() * TABLE_BYTES).min(BUFFER_BYTES);
         lane.rows.clear();
         lane.encoder.take_misfits();
@@ -254,26 +304,31 @@ impl ChunkWorker {
         let mut reader = self.read(work, collection).await?;
         let mut writer = copier.begin(work.collection, mapping.tables()).await?;
         while let Some(documents) = reader.next().await? {
+            let before = copied.documents;
             for document in documents.iter()? {
                 let document = document?;
                 copied.documents += 1;
+                copied.bytes += u64::try_from(document.as_bytes().len()).unwrap_or(0);
                 lane.encode(document, &mut copied)?;
                 if manner == Manner::OneByOne {
                     lane.send_alone(document, &mut writer, &mut copied).await?;
                 } else if lane.rows.byte_len() >= enough {
                     copied.rows += writer.write(&mut lane.rows).await?;
+                    under_way.written(copied.documents, copied.bytes);
                 }
             }
             if collection.stopped().is_some() {
                 return Ok(None);
             }
+            let read = copied.documents.saturating_sub(before);
+            self.throttle.read(read, documents.byte_len(), &self.shutdown).await;
         }
         copied.rows += writer.write(&mut lane.rows).await?;
         writer.dead_letters(&copied.letters).await?;
         let marker =
             Marker { collection: collection.name(), number: work.number, documents: copied.documents };
         writer.commit(marker).await?;
-        Ok(Some(copied))
+        Ok(Some((copied, under_way)))
     }
 }
 

@@ -1,6 +1,6 @@
 //! How far each collection is: the least of its partitions' stored positions. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     change::{CollectionId, Position},
@@ -21,6 +21,16 @@ impl Watermark {
     pub(super) fn advance(&mut self, partition: Partition, id: CollectionId, position: &Position) -> bool {
         let reached = self.0.get_mut(&(id, partition)).filter(|reached| **reached < *position);
         reached.map(|reached| *reached = position.clone()).is_some()
+    }
+
+    /// Of these collections, the least of each partition.
+    pub(super) fn by_partition(&self, ids: &BTreeSet<CollectionId>) -> BTreeMap<Partition, &Position> {
+        let mut least: BTreeMap<Partition, &Position> = BTreeMap::new();
+        for ((_, partition), position) in self.0.iter().filter(|((id, _), _)| ids.contains(id)) {
+            let least = least.entry(*partition).or_insert(position);
+            *least = position.min(*least);
+        }
+        least
     }
 
     /// Everything of the collection up to and including this is durable.
@@ -54,5 +64,8 @@ mod tests {
         watermark.advance(Partition(1), id, &position(3));
         assert_eq!(watermark.least(id), Some(&position(4)));
         assert_eq!(watermark.least(CollectionId(3)), None);
+        let by_partition = watermark.by_partition(&[CollectionId(0), id].into());
+        let expected = [(Partition(0), &position(0)), (Partition(1), &position(4))];
+        assert_eq!(by_partition.into_iter().collect::<Vec<_>>(), expected);
     }
 }

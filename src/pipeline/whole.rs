@@ -99,7 +99,12 @@ impl Pipeline {
             dropped.push(name);
             left.push(mapping);
         }
-        schemas::set_absent(session, pipeline, &dropped, &excluded).await?;
+        for name in schemas::set_absent(session, pipeline, &dropped, &excluded).await? {
+            tracing::info!(
+                "{name} is no longer followed, for it is not included: its rows stay as they are, until docrow forget '{name}' \
+                 --drop removes them"
+            );
+        }
         Ok((left, parting))
     }
 

@@ -10,7 +10,7 @@ use toml::Spanned;
 
 use super::{
     ColumnSpec, DocumentSpec, FieldPath, JsonForm, KeySpec, MAX_NAME, MappingSpec, Mask, Names, OnDelete,
-    OnUnfit, TableSpec, Was,
+    OnUnfit, TableSpec, Was, WrittenMapping,
     layout::Layout,
     nearest,
     toml_error::{place, toml_error},
@@ -29,16 +29,20 @@ const KEY_TYPES: [Scalar; 5] = [Scalar::Bigint, Scalar::Integer, Scalar::Text, S
 /// The name of the whole document's column where a mapping file gives none.
 const DOCUMENT: &str = "doc";
 
-/// The mapping that `text`, the content of `file`, describes.
-pub(super) fn read(text: &str, file: &str) -> Result<MappingSpec> {
+/// What `text`, the content of `file`, says.
+pub(super) fn read(text: &str, file: &str) -> Result<WrittenMapping> {
     let raw: RawSpec = toml::from_str(text).map_err(|e| toml_error(file, text, &e))?;
-    Check { file, text }.spec(raw)
+    let is_optional = raw.optional;
+    Ok(WrittenMapping { spec: Check { file, text }.spec(raw)?, is_optional })
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawSpec {
     collection: Spanned<String>,
+    /// Only in mapping files: it is no part of the mapping.
+    #[serde(default)]
+    optional: bool,
     table: Spanned<String>,
     extra: Option<Spanned<String>>,
     on_unfit: Option<Spanned<String>>,

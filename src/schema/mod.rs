@@ -27,5 +27,6 @@ pub use path::{FieldPath, Segment};
 pub use sample::Sample;
 pub use spec::{
     ColumnSpec, DocumentSpec, JsonForm, KeySpec, MappingSpec, Mask, OnDelete, OnUnfit, TableSpec, Was,
+    WrittenMapping,
 };
 pub use toml_error::{nearest, toml_error};

@@ -24,6 +24,28 @@ pub struct MappingSpec {
     pub(super) children: Vec<TableSpec>,
 }
 
+/// A mapping file's content: a mapping, and what is said of it besides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrittenMapping {
+    /// The mapping.
+    pub spec: MappingSpec,
+    /// Whether the collection need not be there.
+    pub is_optional: bool,
+}
+
+impl WrittenMapping {
+    /// As [`MappingSpec::parse`].
+    pub fn parse(text: &str, file: &str) -> Result<Self> {
+        check::read(text, file)
+    }
+
+    /// The collection that `text` would be the mapping of, if it is anything like one.
+    pub fn collection_of(text: &str) -> Option<String> {
+        let table: toml::Table = text.parse().ok()?;
+        table.get("collection")?.as_str().map(str::to_owned)
+    }
+}
+
 /// What becomes of a value that does not fit its column.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnUnfit {
@@ -126,7 +148,7 @@ impl MappingSpec {
     /// Reads a mapping file. Errors are of kind `Usage` and name `file`, the line, the key and the
     /// constraint.
     pub fn parse(text: &str, file: &str) -> Result<Self> {
-        check::read(text, file)
+        check::read(text, file).map(|written| written.spec)
     }
 
     /// The collection.

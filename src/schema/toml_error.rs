@@ -17,7 +17,22 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 pub fn toml_error(file: &str, text: &str, error: &toml::de::Error) -> Error {
     let place = error.span().map_or_else(|| file.to_owned(), |span| place(file, text, span.start));
     let code = if error.message().starts_with(UNKNOWN) { Code::UnknownKey } else { Code::Syntax };
-    Error::new(code, format!("{place}: {}", in_our_words(error.message())))
+    let key = match error.span() {
+        Some(span) if error.message().starts_with("invalid ") => key_at(text, span.start),
+        _ => None,
+    };
+    let key = key.map_or_else(String::new, |key| format!("{key}: "));
+    Error::new(code, format!("{place}: {key}{}", in_our_words(error.message())))
+}
+
+/// The key that the value at a byte of `text` is of, with its section's, if it stands on that line.
+fn key_at(text: &str, offset: usize) -> Option<String> {
+    let before = text.get(..offset)?;
+    let (above, line) = before.rsplit_once('\n').unwrap_or(("", before));
+    let (key, _) = line.split_once('=')?;
+    let section = above.lines().rev().map(str::trim).find(|line| line.starts_with('['));
+    let section = section.and_then(|line| line.trim_start_matches('[').split(']').next());
+    Some(section.map_or_else(String::new, |section| format!("{section}.")) + key.trim())
 }
 
 /// `file:line` of a byte of `text`.
@@ -29,7 +44,7 @@ pub(super) fn place(file: &str, text: &str, offset: usize) -> String {
 fn in_our_words(message: &str) -> String {
     let mut names = message.split('`').skip(1).step_by(2);
     let (Some(unknown), true) = (names.next(), message.starts_with(UNKNOWN)) else {
-        return without_string(message).replace('\n', ", ");
+        return plain(message).replace('\n', ", ");
     };
     let known: Vec<_> = names.collect();
     match nearest(unknown, known.iter().copied()) {
@@ -38,12 +53,32 @@ fn in_our_words(message: &str) -> String {
     }
 }
 
-/// serde quotes a string that stands where something else should, and that may be a URI with a password.
-fn without_string(message: &str) -> String {
-    let Some((before, rest)) = message.split_once(": string \"") else { return message.to_owned() };
-    let expected = rest.rsplit_once("\", expected ").map_or("something else", |(_, expected)| expected);
-    let expected = if expected.starts_with("struct ") { "a table" } else { expected };
-    format!("{before}: a string, expected {expected}")
+/// What is there and what is wanted, in words of TOML instead of Rust's. serde quotes a string that stands where something
+/// else should, and that may be a URI with a password.
+fn plain(message: &str) -> String {
+    if let Some(key) = message.strip_prefix("missing field ") {
+        return format!("the key {} is missing", key.replace('`', "\""));
+    }
+    let found = ["invalid type: ", "invalid value: "].iter().find_map(|kind| message.strip_prefix(kind));
+    let Some((found, wanted)) = found.and_then(|rest| rest.rsplit_once(", expected ")) else {
+        return message.to_owned();
+    };
+    let found = if found.starts_with("string ") { "a string".to_owned() } else { found.replace('`', "") };
+    format!("wanted is {}, there is {}", in_toml(wanted), in_toml(&found))
+}
+
+/// What a type of Rust's is called in TOML.
+fn in_toml(ty: &str) -> &str {
+    match ty {
+        "usize" | "u8" | "u16" | "u32" | "u64" => "a whole number, 0 or more",
+        "isize" | "i8" | "i16" | "i32" | "i64" => "a whole number",
+        "f32" | "f64" => "a number",
+        "sequence" | "a sequence" => "a list",
+        "map" | "a map" => "a table",
+        "path string" => "a string",
+        _ if ty.starts_with("struct ") => "a table",
+        _ => ty,
+    }
 }
 
 #[cfg(test)]
@@ -94,18 +129,33 @@ mod tests {
     fn quotes_no_string() {
         assert_eq!(
             error(r#"nested = "x://u:secret\", expected \"@h""#),
-            "docrow.toml:1: invalid type: a string, expected a table"
+            "docrow.toml:1: nested: wanted is a table, there is a string"
         );
         assert_eq!(
             error("[nested]\nonly = \"secret\""),
-            "docrow.toml:2: invalid type: a string, expected u8"
+            "docrow.toml:2: nested.only: wanted is a whole number, 0 or more, there is a string"
+        );
+    }
+
+    /// Whoever writes a file knows TOML, not Rust.
+    #[test]
+    fn names_the_key_and_what_it_takes() {
+        assert_eq!(
+            error("[nested]\nonly = -1"),
+            "docrow.toml:2: nested.only: wanted is a whole number, 0 or more, there is integer -1"
+        );
+        assert_eq!(error("exclude = ['a']"), "docrow.toml:1: exclude: wanted is a string, there is a list");
+        assert_eq!(
+            error("exclude = true"),
+            "docrow.toml:1: exclude: wanted is a string, there is boolean true"
         );
     }
 
     #[test]
     fn names_file_and_line_of_other_errors() {
         assert!(
-            error("include = 1").starts_with("docrow.toml:1: invalid type: integer `1`, expected a string")
+            error("include = 1")
+                .starts_with("docrow.toml:1: include: wanted is a string, there is integer 1")
         );
         assert!(error("\n\ninclude = ").starts_with("docrow.toml:3: "), "{}", error("\n\ninclude = "));
         assert!(!error("[nested").contains('\n'));

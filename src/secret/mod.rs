@@ -44,6 +44,14 @@ impl Secret {
         split_user(&self.0).is_some_and(|(_, user, _)| user.contains(':')) || self.0.contains("password=")
     }
 
+    /// Of a URI: what it says besides user and password.
+    pub fn without_login(&self) -> (&str, &str) {
+        match split_user(&self.0) {
+            Some((scheme, _, rest)) => (scheme, rest),
+            None => self.0.split_once("://").unwrap_or(("", &self.0)),
+        }
+    }
+
     /// Of a URI that names a user: the same with this password, percent-encoded. Errors say what is wrong with the URI.
     pub fn with_password(&self, password: &Self) -> Result<Self, &'static str> {
         let (scheme, user, rest) = split_user(&self.0).filter(|(_, user, _)| !user.is_empty()).ok_or(
@@ -77,9 +85,18 @@ fn split_user(uri: &str) -> Option<(&str, &str, &str)> {
     Some((scheme, user, rest.get(user.len() + 1..)?))
 }
 
+/// What an empty file means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Empty {
+    /// That it was not filled: an error.
+    IsWrong,
+    /// That there is no such secret: whoever hands files on may have to make one for each that there could be.
+    IsNone,
+}
+
 /// The value of the environment variable `name`, or else what is in the file that `name` with `_FILE` names. None if
 /// neither is set, or the variable is empty. Errors: both are set, or there is no such file.
-pub fn from_environment(name: &str) -> Result<Option<Secret>> {
+pub fn from_environment(name: &str, empty: Empty) -> Result<Option<Secret>> {
     let named = format!("{name}{FILE}");
     let get = |name: &str| match env::var(name) {
         Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
@@ -95,8 +112,12 @@ pub fn from_environment(name: &str) -> Result<Option<Secret>> {
         )),
         (Some(value), None) => Ok(Some(value.into())),
         (None, Some(path)) => {
-            let read = read(Path::new(&path));
-            read.map(Some).map_err(|e| e.within(format!("environment variable {named}")))
+            let path = Path::new(&path);
+            let text = read_text(path).and_then(|text| match empty {
+                Empty::IsNone if text.is_empty() => Ok(None),
+                _ => filled(path, text).map(Some),
+            });
+            text.map_err(|e| e.within(format!("environment variable {named}")))
         }
         (None, None) => Ok(None),
     }
@@ -109,6 +130,18 @@ pub fn is_filed(name: &str) -> bool {
 
 /// What is in a file, without the newline at its end. Errors: it can't be read, is empty, or is no text.
 pub fn read(path: &Path) -> Result<Secret> {
+    filled(path, read_text(path)?)
+}
+
+fn filled(path: &Path, text: String) -> Result<Secret> {
+    if text.is_empty() {
+        return Err(Error::new(Code::Secret, format!("read {}: it is empty", path.display())));
+    }
+    warn_if_open(path);
+    Ok(Secret(text))
+}
+
+fn read_text(path: &Path) -> Result<String> {
     let bytes = read_bytes(path)?;
     let Ok(mut text) = String::from_utf8(bytes) else {
         return Err(Error::new(Code::Secret, format!("read {}: it is not UTF-8", path.display())));
@@ -119,11 +152,7 @@ pub fn read(path: &Path) -> Result<Secret> {
             text.pop();
         }
     }
-    if text.is_empty() {
-        return Err(Error::new(Code::Secret, format!("read {}: it is empty", path.display())));
-    }
-    warn_if_open(path);
-    Ok(Secret(text))
+    Ok(text)
 }
 
 fn read_bytes(path: &Path) -> Result<Vec<u8>> {
@@ -187,6 +216,18 @@ mod tests {
         assert_eq!(format!("{:?}", Some(Secret::from("hunter2"))), "Some(Secret(…))");
         assert!(Secret::from("mongodb://u:p@h/").has_password());
         assert!(!Secret::from("mongodb://u@h:1/x:y@z").has_password());
+    }
+
+    #[test]
+    fn a_uri_without_its_login_is_the_same_for_all_users() {
+        let rest = |uri: &str| {
+            let uri = Secret::from(uri);
+            let (scheme, rest) = uri.without_login();
+            format!("{scheme} {rest}")
+        };
+        assert_eq!(rest("mongodb://u:p@a,b:2/x?y=z@"), "mongodb a,b:2/x?y=z@");
+        assert_eq!(rest("mongodb://v@a,b:2/x?y=z@"), rest("mongodb://a,b:2/x?y=z@"));
+        assert_ne!(rest("mongodb://u@a/x"), rest("mongodb://u@b/x"));
     }
 
     #[test]

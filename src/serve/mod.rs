@@ -38,14 +38,14 @@ use crate::{
     shutdown::Shutdown,
     sink::Target,
     status::{Gatherer, Status},
-    vitals::{Hindrance, Point, Stage, Vitals},
+    vitals::{Point, Stage, Vitals},
 };
 
 /// A document is as good as new for so long, however many ask for it.
 const FRESH: Duration = Duration::from_millis(900);
 /// Who asked for a document since then has a page open.
 const WATCHED: Duration = Duration::from_secs(5);
-/// How long a process that ends by an error waits for open pages to ask once more, so that they can say why it ended.
+/// How long a process that ends waits for open pages to ask once more, so that they can say that it has, and why.
 const FAREWELL: Duration = Duration::from_millis(2500);
 /// How long answers that are under way hold up the end.
 const DRAINED: Duration = Duration::from_secs(1);
@@ -62,16 +62,19 @@ const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// it is taken, by a second pipeline on the same machine say, replication goes on without it.
 pub async fn beside<T>(
     config: &Config,
+    target: &Target,
     vitals: &Arc<Vitals>,
     work: impl Future<Output = Result<T>>,
 ) -> Result<T> {
     let Some(serve) = &config.serve else { return work.await };
-    let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
     let Some(listener) = bind(serve).await? else { return work.await };
     let hub = Arc::new(Hub {
         vitals: vitals.clone(),
         access: Access::new(serve),
-        cache: Mutex::new(Cache { gatherer: Gatherer::within(&target, vitals.clone()), last: None }),
+        cache: Mutex::new(Cache {
+            gatherer: Gatherer::within(target, &config.source, vitals.clone()),
+            last: None,
+        }),
         asked: StdMutex::new(None),
         told: Notify::new(),
     });
@@ -82,10 +85,8 @@ pub async fn beside<T>(
         .with_graceful_shutdown(async move { asked_to_end.requested().await });
     serving.spawn(server.into_future());
     let finished = work.await;
-    if let Err(error) = &finished {
-        vitals.enter(Stage::Ended, Some(error.to_string()));
-        hub.take_leave().await;
-    }
+    vitals.enter(Stage::Ended, finished.as_ref().err().map(Error::coded));
+    hub.take_leave().await;
     end.request();
     // Whoever asks so slowly is cut off.
     let _ = timeout(DRAINED, serving.join_next()).await;
@@ -261,22 +262,12 @@ fn pulse(stage: Stage, silence: Duration) -> (StatusCode, String) {
     (StatusCode::OK, "alive\n".to_owned())
 }
 
-/// Whether it holds the pipeline, all its collections are complete, what changes in MongoDB gets here, and it is applied.
-async fn readyz(State(hub): State<Arc<Hub>>) -> (StatusCode, &'static str) {
-    if let Some(Hindrance::Standstill(_)) = hub.vitals.hindrance() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "nothing is applied, though there are changes\n");
+/// Whether it is ready, as [`Vitals::unready`] has it.
+async fn readyz(State(hub): State<Arc<Hub>>) -> (StatusCode, String) {
+    match hub.vitals.unready() {
+        None => (StatusCode::OK, "live\n".to_owned()),
+        Some(words) => (StatusCode::SERVICE_UNAVAILABLE, format!("{words}\n")),
     }
-    let words = match hub.vitals.stage().0 {
-        Stage::Live if !hub.vitals.hears_source() => "MongoDB does not answer\n",
-        Stage::Live => return (StatusCode::OK, "live\n"),
-        Stage::Starting => "starting\n",
-        Stage::StandingBy => "standing by: another process runs the pipeline\n",
-        Stage::Preparing => "preparing tables\n",
-        Stage::Copying => "copying\n",
-        Stage::Retrying => "trying again after an error\n",
-        Stage::Ended => "ending\n",
-    };
-    (StatusCode::SERVICE_UNAVAILABLE, words)
 }
 
 fn json(value: &impl Serialize) -> Result<String> {

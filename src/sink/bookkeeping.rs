@@ -50,6 +50,12 @@ CREATE TABLE IF NOT EXISTS docrow.resyncs (
     asked_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (pipeline, collection)
 );
+CREATE TABLE IF NOT EXISTS docrow.pauses (
+    pipeline text, collection text,
+    paused_at timestamptz NOT NULL DEFAULT now(),
+    held_at timestamptz,
+    PRIMARY KEY (pipeline, collection)
+);
 CREATE TABLE IF NOT EXISTS docrow.repairs (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     pipeline text NOT NULL, collection text NOT NULL,
@@ -84,6 +90,16 @@ CREATE TABLE IF NOT EXISTS docrow.misfits (
     since timestamptz NOT NULL DEFAULT now(),
     counted_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (pipeline, collection, table_name, column_name)
+);
+CREATE TABLE IF NOT EXISTS docrow.throttles (
+    pipeline text PRIMARY KEY,
+    max_rate text,
+    asked_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE TABLE IF NOT EXISTS docrow.verifications (
+    pipeline text PRIMARY KEY,
+    verified_at timestamptz NOT NULL,
+    result jsonb NOT NULL
 );
 CREATE TABLE IF NOT EXISTS docrow.reports (
     pipeline text PRIMARY KEY,
@@ -149,6 +165,9 @@ pub(super) async fn extent(session: &Session) -> Result<Extent> {
     let tables = [
         ("docrow.resyncs", "reason"),
         ("docrow.repairs", "key"),
+        ("docrow.pauses", "held_at"),
+        ("docrow.verifications", "result"),
+        ("docrow.throttles", "max_rate"),
         ("docrow.misfits", "counted_at"),
         ("docrow.reports", "details"),
     ]

@@ -10,17 +10,21 @@ use super::{
     schemas,
     sql::{qualified, quote},
 };
-use crate::mapping::Table;
+use crate::{mapping::Table, roles};
 
 /// `$1`: a schema; `$2`: names. What has no name of its own in `pg_class` (a table's array type)
-/// makes way for a table.
+/// makes way for a table. What is allowed is asked of the user who would write: where this one may only look, that is the owner of
+/// docrow's own tables.
 const RELATIONS: &str = "SELECT c.oid, c.relname::text, c.relkind::text, c.relispartition, c.relpersistence::text, \
-        pg_has_role(c.relowner, 'USAGE'), row_security_active(c.oid), \
-        has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') \
-        AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'), \
-        coalesce(pg_table_size(c.oid), 0), current_user::text \
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-    WHERE n.nspname = $1 AND c.relname = ANY($2::text[]) ORDER BY c.relname";
+        pg_has_role(w.oid, c.relowner, 'USAGE'), w.rolname = current_user AND row_security_active(c.oid), \
+        has_table_privilege(w.oid, c.oid, 'SELECT') AND has_table_privilege(w.oid, c.oid, 'INSERT') \
+        AND has_table_privilege(w.oid, c.oid, 'UPDATE') AND has_table_privilege(w.oid, c.oid, 'DELETE'), \
+        coalesce(pg_table_size(c.oid), 0), w.rolname::text \
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, pg_roles w \
+    WHERE w.oid = coalesce( \
+        (SELECT b.relowner FROM pg_class b JOIN pg_namespace d ON d.oid = b.relnamespace \
+         WHERE d.nspname = 'docrow' AND b.relname = 'schemas' AND NOT has_table_privilege(b.oid, 'INSERT')), \
+        (SELECT oid FROM pg_roles WHERE rolname = current_user)) AND n.nspname = $1 AND c.relname = ANY($2::text[]) ORDER BY c.relname";
 
 /// `$1`: OIDs of relations.
 const COLUMNS: &str = "SELECT a.attrelid, a.attname::text, format_type(a.atttypid, a.atttypmod) || \
@@ -143,11 +147,7 @@ fn relation(row: &Row, schema: &str) -> Result<Relation, PgError> {
             "none for docrow's user",
         )),
         ("r", _) if !writable => {
-            let grant = format!(
-                "GRANT SELECT, INSERT, UPDATE, DELETE ON {} TO {}",
-                qualified(schema, &name),
-                quote(&user)
-            );
+            let grant = roles::grant_table(&qualified(schema, &name), &quote(&user));
             Some(Obstacle::new("no privilege to read and write it", grant))
         }
         ("r", _) => None,

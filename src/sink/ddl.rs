@@ -3,14 +3,16 @@
 //! They are created bare and get their primary keys after the snapshot, which makes both faster. Everything here can
 //! be repeated: what exists is left alone, and what is gone is not missed.
 
-use tokio_postgres::{Error as PgError, GenericClient};
+use tokio_postgres::{Error as PgError, GenericClient, Transaction};
 
 pub use super::bookkeeping::create as create_bookkeeping;
 use super::{
     Session, Target,
     bookkeeping::LOCK,
-    catalog, chunks, failure, locks,
-    plan::{Plan, Wanted, When},
+    catalog, chunks, failure,
+    forget::Tables,
+    locks,
+    plan::{Origin, Plan, TablePlan, Wanted, When},
     resyncs,
     schemas::{self, Mapping},
     sql::{self, quote},
@@ -72,12 +74,12 @@ pub async fn change_tables(
         return Err(Error::new(Code::TableInTheWay, format!("{}: {refusal}", doing())));
     }
     // What this version needs was made with it. It is made again only where every row is about to be written anew.
-    let lost = plan.steps(When::AtOnce).next();
-    if let Some(lost) = lost
+    let is_lacking = |table: &&TablePlan| table.steps.iter().any(|step| step.when == When::AtOnce);
+    if let Some(lost) = plan.tables.iter().find(is_lacking)
         && schemas::is_stored(&transaction, target.pipeline(), mapping).await.map_err(fail)?
         && !resyncs::is_asked(&transaction, target.pipeline(), &mapping.collection).await.map_err(fail)?
     {
-        return Err(dropped(&doing(), &mapping.collection, &lost.sql));
+        return Err(dropped(&doing(), &mapping.collection, lost));
     }
     for step in plan.steps(When::AtOnce) {
         transaction.batch_execute(&step.sql).await.map_err(fail)?;
@@ -90,13 +92,28 @@ pub async fn change_tables(
 }
 
 /// Somebody has dropped a table or a column of a collection that is copied already.
-fn dropped(doing: &str, collection: &str, sql: &str) -> Error {
-    let place = sql.split(" (").next().unwrap_or_default();
+fn dropped(doing: &str, collection: &str, lost: &TablePlan) -> Error {
+    let name = lost.name.replace('"', "");
+    let statements = lost.steps.iter().filter(|step| step.when == When::AtOnce).map(|step| &*step.sql);
+    let columns: Vec<_> =
+        statements.flat_map(added_columns).map(|column| format!("{name}.{column}")).collect();
+    let what = match (lost.origin, &*columns) {
+        (Origin::Created, _) => format!("table {name} was dropped or renamed"),
+        (_, []) => format!("table {name} was changed"),
+        (_, [column]) => format!("column {column} was dropped or renamed"),
+        (_, columns) => format!("columns {} were dropped or renamed", columns.join(", ")),
+    };
     let advice = format!(
         "restore it with what it held, or have it made again and all rows written anew: docrow resync '{collection}', \
          then start docrow again"
     );
-    Error::new(Code::TableDropped, format!("{doing}: what `{place}` makes was dropped since: {advice}"))
+    Error::new(Code::TableDropped, format!("{doing}: {what}: {advice}"))
+}
+
+/// The columns that a statement adds, as [`sql`] writes it.
+fn added_columns(statement: &str) -> impl Iterator<Item = String> {
+    let added = statement.split("ADD COLUMN \"").skip(1);
+    added.filter_map(|rest| Some(rest.split_once("\" ")?.0.replace("\"\"", "\"")))
 }
 
 /// The names of tables with their schema, as SQL.
@@ -245,15 +262,48 @@ pub async fn empty_tables(session: &mut Session, target: &Target, collection: &s
 /// [`Code::TargetLocked`] if somebody has a lock on one of them: to be tried again.
 pub async fn drop_tables(session: &mut Session, target: &Target, collection: &str) -> Result<()> {
     let doing = format!("drop the tables of {collection}");
-    let fail = |e| failure::of(&*doing, &e);
-    let pipeline = target.pipeline();
     let transaction = session.enter(&doing).await?;
+    part(&transaction, (target, &doing), collection, Tables::Drop).await?;
+    transaction.commit().await.map_err(|e| failure::of(&*doing, &e))
+}
+
+/// Forgets all there is about a collection, and does with its tables what is wanted. Says which they were. Errors: as
+/// [`drop_tables`].
+pub(super) async fn part(
+    transaction: &Transaction<'_>,
+    (target, doing): (&Target, &str),
+    collection: &str,
+    tables: Tables,
+) -> Result<Vec<String>> {
+    let fail = |e| failure::of(doing, &e);
+    let pipeline = target.pipeline();
     transaction.batch_execute(LOCK).await.map_err(fail)?;
+    let (made, given) = schemas::tables(transaction, pipeline, collection).await.map_err(fail)?;
+    let named = [made.clone(), given.clone()].concat();
+    if tables == Tables::Drop {
+        drop_all(transaction, doing, made, given).await?;
+    }
+    for table in
+        ["docrow.schemas", "docrow.dead_letters", "docrow.misfits", "docrow.repairs", "docrow.pauses"]
+    {
+        let delete = format!("DELETE FROM {table} WHERE pipeline = $1 AND collection = $2");
+        transaction.execute(&delete, &[&pipeline, &collection]).await.map_err(fail)?;
+    }
+    chunks::forget(transaction, pipeline, collection).await.map_err(fail)?;
+    Ok(named)
+}
+
+async fn drop_all(
+    transaction: &Transaction<'_>,
+    doing: &str,
+    made: Vec<String>,
+    given: Vec<String>,
+) -> Result<()> {
+    let fail = |e| failure::of(doing, &e);
     transaction.batch_execute(locks::BRIEFLY).await.map_err(fail)?;
-    let (made, given) = schemas::tables(&transaction, pipeline, collection).await.map_err(fail)?;
     let names: Vec<&str> = made.iter().chain(&given).map(String::as_str).collect();
     if !names.is_empty() {
-        locks::against_all(&transaction, &names).await.map_err(|e| e.within(&doing))?;
+        locks::against_all(transaction, &names).await.map_err(|e| e.within(doing))?;
     }
     // What was given may refer to what was made.
     let references = "SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname) FROM pg_constraint \
@@ -268,10 +318,5 @@ pub async fn drop_tables(session: &mut Session, target: &Target, collection: &st
             transaction.batch_execute(&statement).await.map_err(fail)?;
         }
     }
-    for table in ["docrow.schemas", "docrow.dead_letters", "docrow.misfits"] {
-        let delete = format!("DELETE FROM {table} WHERE pipeline = $1 AND collection = $2");
-        transaction.execute(&delete, &[&pipeline, &collection]).await.map_err(fail)?;
-    }
-    chunks::forget(&transaction, pipeline, collection).await.map_err(fail)?;
-    transaction.commit().await.map_err(fail)
+    Ok(())
 }

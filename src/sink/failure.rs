@@ -175,9 +175,10 @@ impl Answer {
             said.push_str(&format!(": {detail}"));
         }
         let advice = special_advice(answer).or_else(|| login_advice(code, answer.message()));
-        if let Some(advice) = advice.or_else(|| advice_of(code)) {
-            said.push_str(": ");
-            said.push_str(advice);
+        match advice.or_else(|| advice_of(code)) {
+            Some(advice) => said.push_str(&format!(": {advice}")),
+            None if code == "42501" => said.push_str(&format!(": {}", privilege_advice(answer.message()))),
+            None => {}
         }
         Self(said)
     }
@@ -241,13 +242,30 @@ fn special_advice(answer: &DbError) -> Option<&'static str> {
 pub(super) const POOLED: &str = "lead the target URI to PostgreSQL itself, or to a pool in session mode (PgBouncer: pool_mode = \
      session)";
 
+/// Which privilege it takes, by what the server says it lacks one for; for the user in the target URI.
+fn privilege_advice(message: &str) -> String {
+    let lacks =
+        |what: &str| message.split_once(&format!("permission denied for {what} ")).map(|(_, name)| name);
+    let owned = |what: &str| message.split_once(&format!("must be owner of {what} ")).map(|(_, name)| name);
+    if let Some(table) = lacks("table").or_else(|| lacks("relation")) {
+        format!("GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON {table} TO the user in the target URI")
+    } else if let Some(schema) = lacks("schema") {
+        format!("GRANT USAGE, CREATE ON SCHEMA {schema} TO the user in the target URI")
+    } else if let Some(database) = lacks("database") {
+        format!("GRANT CONNECT, CREATE, TEMPORARY ON DATABASE {database} TO the user in the target URI")
+    } else if let Some(table) = owned("table").or_else(|| owned("relation")) {
+        format!("ALTER TABLE {table} OWNER TO the user in the target URI: only an owner may alter it")
+    } else {
+        "the user in the target URI may not do that: docs/roles.md has what docrow needs".to_owned()
+    }
+}
+
 fn advice_of(code: &str) -> Option<&'static str> {
     Some(match code {
         "26000" | "42P05" => POOLED,
         "28P01" => "check user and password in the target URI",
         "28000" => "check the user in the target URI and the server's pg_hba.conf",
         "3D000" => "create it with CREATE DATABASE, or name another in the target URI",
-        "42501" => "GRANT it to the user in the target URI (README says what docrow needs)",
         "25006" => "point the target URI at the primary",
         "2BP01" => "drop that first",
         "42P01" | "42703" | "3F000" => {
@@ -377,6 +395,23 @@ mod tests {
         ] {
             assert_eq!(meaning_of_state(Doing::Rows, code).kind(), rows, "{code}");
             assert_eq!(meaning_of_state(Doing::Other, code).kind(), other, "{code}");
+        }
+    }
+
+    /// Whoever reads it need not guess which privilege is meant.
+    #[test]
+    fn a_refusal_says_which_privilege_is_lacking() {
+        for (message, advice) in [
+            (
+                "permission denied for table users",
+                "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON users TO",
+            ),
+            ("permission denied for schema public", "GRANT USAGE, CREATE ON SCHEMA public TO"),
+            ("permission denied for database shop", "GRANT CONNECT, CREATE, TEMPORARY ON DATABASE shop TO"),
+            ("must be owner of table users", "ALTER TABLE users OWNER TO"),
+            ("permission denied to set role", "docs/roles.md"),
+        ] {
+            assert!(privilege_advice(message).contains(advice), "{message}: {}", privilege_advice(message));
         }
     }
 

@@ -32,6 +32,7 @@
 use std::{fs, time::Duration};
 
 use tokio::{
+    sync::watch,
     task::JoinSet,
     time::{Instant, sleep},
 };
@@ -105,6 +106,7 @@ pub struct Fence {
     /// Ends with the reason when the pipeline is lost. It must not fall silent when whoever holds the fence is busy.
     heart: JoinSet<Error>,
     listening: Listening,
+    answered: watch::Receiver<Instant>,
 }
 
 impl Fence {
@@ -133,6 +135,11 @@ impl Fence {
         &self.target
     }
 
+    /// When the server last answered: it is asked about every second.
+    pub fn answered(&self) -> watch::Receiver<Instant> {
+        self.answered.clone()
+    }
+
     /// Ends when the pipeline is lost, and tells why: [`Kind::Fenced`] if another process has taken it,
     /// [`Kind::TargetAway`] if the server is silent, or the connection ended, perhaps for that reason: taking it again will
     /// tell. To be called until it has ended once.
@@ -157,6 +164,7 @@ struct Heart {
     pipeline: String,
     epoch: i64,
     beat: Statement,
+    answers: watch::Sender<Instant>,
 }
 
 impl Heart {
@@ -165,7 +173,9 @@ impl Heart {
         let doing = format!("hold pipeline {}", self.pipeline);
         for beat in 1_u32.. {
             match self.beat(beat % BEATS_NOTED == 0).await {
-                Ok(Some(epoch)) if epoch == self.epoch => {}
+                Ok(Some(epoch)) if epoch == self.epoch => {
+                    self.answers.send_replace(Instant::now());
+                }
                 Ok(_) => {
                     return Error::new(
                         Code::PipelineTaken,
@@ -251,9 +261,10 @@ impl Claim<'_> {
         let epoch = self.raise(&mut session).await?;
         let question = "SELECT epoch FROM docrow.pipelines WHERE pipeline = $1";
         let beat = session.client.prepare(question).await.map_err(|e| self.failed(&e))?;
-        let heart = Heart { session, pipeline: self.target.pipeline().to_owned(), epoch, beat };
+        let (answers, answered) = watch::channel(Instant::now());
+        let heart = Heart { session, pipeline: self.target.pipeline().to_owned(), epoch, beat, answers };
         let target = self.target.at(epoch);
-        let mut fence = Fence { listening: target.listen(), target, heart: JoinSet::new() };
+        let mut fence = Fence { listening: target.listen(), target, heart: JoinSet::new(), answered };
         fence.heart.spawn(heart.run());
         Ok(fence)
     }
@@ -329,8 +340,8 @@ impl Claim<'_> {
     }
 
     fn refused(&self, words: &str) -> Error {
-        let advice =
-            "stop the other process, give this pipeline another name, or stand by with docrow run --standby";
+        let advice = "stop the other process, or stand by with docrow run --standby; a second replica takes another name \
+            and another [target] schema";
         Error::new(
             Code::PipelineHeld,
             format!("another docrow runs pipeline {} ({words}): {advice}", self.target.pipeline()),
@@ -396,22 +407,50 @@ impl Claim<'_> {
     }
 }
 
-/// Who runs a pipeline, for a person to read; `None`: nobody. A process that tries again does not hold it meanwhile, but says
-/// so in its reports, which only the last that held it can store. (It says so every other second, and a moment after it
-/// has let the pipeline go.)
-pub async fn holder(session: &Session, pipeline: &str) -> Result<Option<String>> {
+/// Who runs a pipeline, as far as PostgreSQL can tell. The words are for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Runner {
+    /// This process.
+    Process(String),
+    /// Nobody: the last process said that it ends, or there never was one.
+    Nobody,
+    /// Nobody holds the pipeline, and the last process never said that it ends: it was killed, or has no way to PostgreSQL.
+    Unheard(String),
+}
+
+/// Looks who runs a pipeline. A process that tries again does not hold it meanwhile, but says so in its reports, which
+/// only the last that held it can store. (It says so every other second, and a moment after it has let the pipeline go.)
+pub async fn runner(session: &Session, pipeline: &str) -> Result<Runner> {
     if let Some(sighting) = look(session, pipeline).await? {
-        return Ok(Some(sighting.words));
+        return Ok(Runner::Process(sighting.words));
     }
     let question = format!(
-        "SELECT concat_ws(', ', 'docrow ' || holder, CASE report->>'stage' WHEN 'retrying' THEN 'between two tries' END) \
-         FROM docrow.reports JOIN docrow.pipelines USING (pipeline) WHERE pipeline = $1 AND report->>'stage' <> 'ended' \
-         AND reported_at > clock_timestamp() \
-             - make_interval(secs => CASE report->>'stage' WHEN 'retrying' THEN {SILENCE} ELSE {REPORTED} END)"
+        "SELECT 'docrow ' || holder, report->>'stage' = 'retrying', reported_at::timestamptz(0)::text, reported_at > \
+             clock_timestamp() - make_interval(secs => CASE report->>'stage' WHEN 'retrying' THEN {SILENCE} ELSE {REPORTED} END) \
+         FROM docrow.reports JOIN docrow.pipelines USING (pipeline) \
+         WHERE pipeline = $1 AND report->>'stage' IS DISTINCT FROM 'ended'"
     );
-    let row = session.client.query_opt(&question, &[&pipeline]).await;
-    let words = row.and_then(|row| row.map(|row| row.try_get(0)).transpose());
-    words.map_err(|e| failure::of(format!("ask who runs pipeline {pipeline}"), &e))
+    let fail = |e| failure::of(format!("ask who runs pipeline {pipeline}"), &e);
+    let Some(row) = session.client.query_opt(&question, &[&pipeline]).await.map_err(fail)? else {
+        return Ok(Runner::Nobody);
+    };
+    let holder: Option<String> = row.try_get(0).map_err(fail)?;
+    let holder = holder.unwrap_or_else(|| "docrow".to_owned());
+    let (retries, at, is_recent): (Option<bool>, String, bool) =
+        (row.try_get(1).map_err(fail)?, row.try_get(2).map_err(fail)?, row.try_get(3).map_err(fail)?);
+    Ok(match is_recent {
+        true if retries == Some(true) => Runner::Process(format!("{holder}, between two tries")),
+        true => Runner::Process(holder),
+        false => Runner::Unheard(format!("{holder}, last heard of at {at}")),
+    })
+}
+
+/// Who is known to run a pipeline; `None`: nobody who could write now.
+pub async fn holder(session: &Session, pipeline: &str) -> Result<Option<String>> {
+    Ok(match runner(session, pipeline).await? {
+        Runner::Process(words) => Some(words),
+        Runner::Nobody | Runner::Unheard(_) => None,
+    })
 }
 
 async fn look(session: &Session, pipeline: &str) -> Result<Option<Sighting>> {

@@ -3,7 +3,10 @@
 
 use tokio_postgres::Row;
 
-use super::{Session, Target, bookkeeping, failure, fence};
+use super::{
+    Session, Target, bookkeeping, failure,
+    fence::{self, Runner},
+};
 use crate::error::Result;
 
 /// How many groups of letters are told.
@@ -75,7 +78,7 @@ const LETTER: &str = "id, collection, key, path, reason, \
 pub struct Waiting {
     /// Those that a docrow which runs tries next.
     pub live: i64,
-    /// Those of collections that are stopped, and are tried once these go on.
+    /// Those of collections that are stopped or paused, and are tried once these go on.
     pub stopped: i64,
 }
 
@@ -149,7 +152,9 @@ impl Letterbox {
         let question = format!(
             "SELECT count(*) FILTER (WHERE NOT stopped), count(*) FILTER (WHERE stopped) FROM (SELECT EXISTS ( \
                 SELECT FROM docrow.schemas s \
-                WHERE (s.pipeline, s.collection) = (l.pipeline, l.collection) AND s.stopped IS NOT NULL) AS stopped \
+                WHERE (s.pipeline, s.collection) = (l.pipeline, l.collection) AND s.stopped IS NOT NULL) \
+                OR EXISTS (SELECT FROM docrow.pauses p \
+                WHERE (p.pipeline, p.collection) = (l.pipeline, l.collection)) AS stopped \
              FROM docrow.dead_letters l WHERE {CONDITION} AND retry_at IS NOT NULL) AS waiting"
         );
         let (ids, collection) = which.parameters();
@@ -174,9 +179,9 @@ impl Letterbox {
         self.session.client.execute(&statement, &[&self.pipeline, &ids, &collection]).await.map_err(fail)
     }
 
-    /// Who runs the pipeline, if anybody does.
-    pub async fn runner(&self) -> Result<Option<String>> {
-        fence::holder(&self.session, &self.pipeline).await
+    /// Who runs the pipeline.
+    pub async fn runner(&self) -> Result<Runner> {
+        fence::runner(&self.session, &self.pipeline).await
     }
 }
 

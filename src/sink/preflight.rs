@@ -8,10 +8,14 @@ use tokio_postgres::{Error as PgError, Row, SimpleQueryMessage, error::SqlState}
 use super::{
     Session, Target,
     bookkeeping::{self, Extent},
-    failure, fence,
+    failure,
+    fence::{self, Runner},
     sql::quote,
 };
-use crate::error::{Code, Error, Kind, Result};
+use crate::{
+    error::{Code, Error, Kind, Result},
+    roles,
+};
 
 /// The oldest server that is supported, as in `server_version_num`.
 const OLDEST: i32 = 130_000;
@@ -85,19 +89,40 @@ pub struct Inspection {
     pub objections: Vec<Objection>,
     /// Whether docrow has ever written to this database.
     pub is_known: bool,
-    /// Who runs the pipeline, for people.
-    pub holder: Option<String>,
+    /// Who runs the pipeline; `None`: this user may not look.
+    pub runner: Option<Runner>,
     /// How many sessions more could be opened by this user.
     pub sessions_left: i64,
 }
 
-/// Checks that sessions are sessions, version, encoding, that it can be written to, and the privileges to create what docrow creates.
-/// Errors of [`Kind::TargetRefused`](crate::error::Kind), saying what to do, with the very GRANT where one is missing. Writes
-/// nothing.
-pub async fn preflight(session: &Session, target: &Target) -> Result<()> {
-    let schema = target.schema();
-    let objections = found(session, target).await?.judge(schema);
-    objections.first().map_or(Ok(()), |first| Err(Error::new(first.code, first.sentence())))
+/// What is to be done with a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intent {
+    /// Tables are made and written.
+    Write,
+    /// Nothing is changed.
+    Look,
+}
+
+/// Checks that sessions are sessions, version, encoding, and to [write](Intent::Write) that it can be written to, and the
+/// privileges to create what docrow creates. Errors of [`Kind::TargetRefused`](crate::error::Kind), saying what to do, with
+/// the very GRANT where one is missing. Writes nothing. Returns what it is, for people: `PostgreSQL 16.2 at db:5432,
+/// database warehouse`.
+pub async fn preflight(session: &Session, target: &Target, intent: Intent) -> Result<String> {
+    let found = found(session, target).await?;
+    let objections = match intent {
+        Intent::Write => found.judge(target.schema()),
+        Intent::Look => found.judge_server(),
+    };
+    match objections.first() {
+        Some(first) => Err(Error::new(first.code, first.sentence())),
+        None => Ok(format!(
+            "PostgreSQL {} at {}, database {}",
+            found.version_name,
+            target.address(),
+            found.database
+        )),
+    }
 }
 
 /// The same, and all that stands in the way at once.
@@ -109,9 +134,13 @@ pub async fn inspect(session: &Session, target: &Target) -> Result<Inspection> {
         Some(true) if found.bookkeeping => bookkeeping::extent(session).await? != Extent::Missing,
         there => there.is_some(),
     };
-    let holder = match is_known && found.docrow == Some(true) && found.bookkeeping {
-        true => fence::holder(session, target.pipeline()).await?,
-        false => None,
+    let runner = match is_known {
+        // It takes less to look than to write.
+        true => match fence::runner(session, target.pipeline()).await {
+            Err(error) if error.kind() == Kind::TargetRefused => None,
+            runner => Some(runner?),
+        },
+        false => Some(Runner::Nobody),
     };
     Ok(Inspection {
         objections,
@@ -119,16 +148,16 @@ pub async fn inspect(session: &Session, target: &Target) -> Result<Inspection> {
         user: found.user,
         database: found.database,
         is_known,
-        holder,
+        runner,
         sessions_left: sessions_left(session).await?,
     })
 }
 
 /// The GRANT that lets docrow connect, if that is what a refusal to connect lacks.
 pub fn grant_to_connect(target: &Target, refusal: &Error) -> Option<String> {
-    let (user, database) = target.login()?;
+    let (user, database) = target.user_and_database()?;
     let lacks = refusal.kind() == Kind::TargetRefused && refusal.to_string().contains("(SQLSTATE 42501)");
-    lacks.then(|| format!("GRANT CONNECT ON DATABASE {} TO {}", quote(database), quote(user)))
+    lacks.then(|| roles::grant_connect(&quote(&database), &quote(&user)))
 }
 
 /// What the server, the database and the role allow. Of other users' sessions their number is all that everybody sees.
@@ -224,8 +253,22 @@ impl Found {
         })
     }
 
-    /// What stands in the way, and what to do about it.
+    /// What stands in the way of writing, and what to do about it.
     fn judge(&self, schema: &str) -> Vec<Objection> {
+        let mut objections = self.judge_server();
+        if self.read_only {
+            objections.push(Objection::new(
+                Code::TargetReadOnly,
+                "the target is read-only",
+                "point the target URI at the primary",
+            ));
+        }
+        self.judge_privileges(schema, &mut objections);
+        objections
+    }
+
+    /// What stands in the way of anything.
+    fn judge_server(&self) -> Vec<Objection> {
         let Self { version_name, encoding, .. } = self;
         let database = quote(&self.database);
         let mut objections = Vec::new();
@@ -236,13 +279,6 @@ impl Found {
                 "docrow needs 13 or newer",
             ));
         }
-        if self.read_only {
-            objections.push(Objection::new(
-                Code::TargetReadOnly,
-                "the target is read-only",
-                "point the target URI at the primary",
-            ));
-        }
         if encoding != "UTF8" {
             objections.push(Objection::new(
                 Code::TargetEncoding,
@@ -250,24 +286,24 @@ impl Found {
                 "create one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0",
             ));
         }
-        self.judge_privileges(schema, &mut objections);
         objections
     }
 
     fn judge_privileges(&self, schema: &str, objections: &mut Vec<Objection>) {
         let (user, database) = (quote(&self.user), quote(&self.database));
-        let absent = self.docrow.is_none() || self.schema.is_none();
-        if absent && !self.may_create_schema {
-            let what = if self.docrow.is_none() { "docrow" } else { schema };
-            objections.push(Objection::granted_by(
-                format!("user {user} may not create schema {}", quote(what)),
-                format!("GRANT CREATE ON DATABASE {database} TO {user}"),
-            ));
+        for (name, granted) in [("docrow", self.docrow), (schema, self.schema)] {
+            if granted.is_none() && !self.may_create_schema {
+                let name = quote(name);
+                objections.push(Objection::granted_by(
+                    format!("user {user} may not create schema {name}"),
+                    roles::create_schema(&name, &user),
+                ));
+            }
         }
         if !self.may_create_temporary {
             objections.push(Objection::granted_by(
                 format!("user {user} may not create temporary types"),
-                format!("GRANT TEMPORARY ON DATABASE {database} TO {user}"),
+                roles::grant_temporary(&database, &user),
             ));
         }
         for (name, granted) in [("docrow", self.docrow), (schema, self.schema)] {
@@ -275,20 +311,20 @@ impl Found {
                 let name = quote(name);
                 objections.push(Objection::granted_by(
                     format!("user {user} may not create tables in schema {name}"),
-                    format!("GRANT USAGE, CREATE ON SCHEMA {name} TO {user}"),
+                    roles::grant_schema(&name, &user),
                 ));
             }
         }
         if !self.bookkeeping {
             objections.push(Objection::granted_by(
                 format!("user {user} may not read and write the tables of schema \"docrow\""),
-                format!("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA \"docrow\" TO {user}"),
+                roles::grant_tables(&quote("docrow"), &user),
             ));
         }
         if !self.functions {
             objections.push(Objection::granted_by(
                 format!("user {user} may not call the functions of schema \"docrow\""),
-                format!("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA \"docrow\" TO {user}"),
+                roles::grant_functions(&quote("docrow"), &user),
             ));
         }
     }
@@ -335,7 +371,7 @@ mod tests {
     fn a_missing_privilege_is_named_with_its_grant() {
         assert_refused(
             Found { may_create_schema: false, ..good() },
-            r#"GRANT CREATE ON DATABASE "d" TO "u""#,
+            r#"run CREATE SCHEMA "docrow" AUTHORIZATION "u""#,
         );
         assert_refused(
             Found { schema: Some(false), ..good() },

@@ -10,7 +10,10 @@ use std::fmt;
 
 use tokio_postgres::{Error as PgError, GenericClient};
 
-use super::{Session, Target, bookkeeping, failure, fence};
+use super::{
+    Session, Target, bookkeeping, failure,
+    fence::{self, Runner},
+};
 use crate::error::Result;
 
 /// Why a collection is to be copied anew.
@@ -146,9 +149,9 @@ impl Desk {
         ask(&mut self.session, &self.pipeline, collections, Reason::Asked).await
     }
 
-    /// Who runs the pipeline, if anybody does.
-    pub async fn runner(&self) -> Result<Option<String>> {
-        fence::holder(&self.session, &self.pipeline).await
+    /// Who runs the pipeline.
+    pub async fn runner(&self) -> Result<Runner> {
+        fence::runner(&self.session, &self.pipeline).await
     }
 }
 

@@ -1,7 +1,7 @@
 //! `docrow.schemas`: the mapping of every collection, in all its versions, so that a restart never guesses anew, and which
 //! tables are whose.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use tokio_postgres::{Error as PgError, GenericClient, Row, types::ToSql};
 
@@ -122,23 +122,27 @@ pub async fn set_stopped(
 }
 
 /// Notes which of the pipeline's collections are not replicated any more: the ones are dropped in MongoDB, the others not
-/// included. All others are.
+/// included. All others are. Says which were followed until now and are not included any more.
 pub async fn set_absent(
     session: &mut Session,
     pipeline: &str,
     dropped: &[String],
     excluded: &[String],
-) -> Result<()> {
+) -> Result<Vec<String>> {
     let doing = "note which collections are not replicated any more";
     let fail = |e| failure::of(doing, &e);
     let transaction = session.enter(doing).await?;
     let wanted =
         "CASE WHEN collection = ANY($2) THEN 'dropped' WHEN collection = ANY($3) THEN 'excluded' END";
     let statement = format!(
-        "UPDATE docrow.schemas SET absent = {wanted} WHERE pipeline = $1 AND absent IS DISTINCT FROM {wanted}"
+        "UPDATE docrow.schemas SET absent = {wanted} WHERE pipeline = $1 AND absent IS DISTINCT FROM {wanted} \
+         RETURNING collection"
     );
-    transaction.execute(&statement, &[&pipeline, &dropped, &excluded]).await.map_err(fail)?;
-    transaction.commit().await.map_err(fail)
+    let rows = transaction.query(&statement, &[&pipeline, &dropped, &excluded]).await.map_err(fail)?;
+    let changed: BTreeSet<String> =
+        rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fail)?;
+    transaction.commit().await.map_err(fail)?;
+    Ok(changed.into_iter().filter(|name| excluded.contains(name)).collect())
 }
 
 /// Stores by which key a collection's values are masked, where an earlier docrow did not.

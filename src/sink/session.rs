@@ -6,7 +6,10 @@
 //! A session that a [`Fence`](super::fence::Fence)'s target has connected can write to the pipeline, by
 //! [`Session::enter`]; any other one can only read.
 
-use std::{fmt, future, sync::Arc};
+use std::{
+    fmt, future,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use tokio::{task::JoinSet, time::timeout};
 use tokio_postgres::{
@@ -42,11 +45,18 @@ const SETTINGS: &str = "SET search_path = pg_catalog, pg_temp; SET row_security 
         ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '10'), ('tcp_keepalives_count', '3') \
     ) AS wanted (name, value) USING (name)";
 
+/// How to connect.
+#[derive(Clone)]
+struct Login {
+    config: Config,
+    tls: MakeRustlsConnect,
+}
+
 /// Where rows go: a server, a schema in it, and the name of the pipeline that writes.
 #[derive(Clone)]
 pub struct Target {
-    config: Config,
-    tls: MakeRustlsConnect,
+    /// All clones have the same one, also when it is exchanged.
+    login: Arc<RwLock<Login>>,
     address: String,
     schema: String,
     pipeline: String,
@@ -64,7 +74,21 @@ impl Target {
         let tls = tls::connector(&tls, config.get_ssl_negotiation())?;
         let (schema, pipeline) = (schema.to_owned(), pipeline.to_owned());
         let pulse = Some(Arc::new(Pulse::new(patience)));
-        Ok(Self { config, tls, address, schema, pipeline, epoch: None, pulse })
+        let login = Arc::new(RwLock::new(Login { config, tls }));
+        Ok(Self { login, address, schema, pipeline, epoch: None, pulse })
+    }
+
+    fn login(&self) -> Login {
+        self.login.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Connects by another login and certificate from now on, as `uri` says, which is the same for the rest. Errors: it can't
+    /// be connected by them; then all stays as it was.
+    pub async fn log_in_again(&self, uri: &str) -> Result<()> {
+        let other = Self::parse(uri, &self.schema, &self.pipeline)?.unattended();
+        other.connect().await?;
+        *self.login.write().unwrap_or_else(PoisonError::into_inner) = other.login();
+        Ok(())
     }
 
     /// The schema of the user's tables.
@@ -82,10 +106,16 @@ impl Target {
         &self.address
     }
 
+    /// `host:port/database`, for people.
+    pub fn place(&self) -> String {
+        let login = self.login();
+        format!("{}/{}", self.address, login.config.get_dbname().unwrap_or_default())
+    }
+
     /// The user and the database that the URI names.
-    pub(super) fn login(&self) -> Option<(&str, &str)> {
-        let user = self.config.get_user()?;
-        Some((user, self.config.get_dbname().unwrap_or(user)))
+    pub(super) fn user_and_database(&self) -> Option<(String, String)> {
+        let Login { config, .. } = self.login();
+        Some((config.get_user()?.to_owned(), config.get_dbname()?.to_owned()))
     }
 
     /// The same, whose sessions write by `epoch`.
@@ -106,9 +136,9 @@ impl Target {
 
     /// Connects under a name that others see in `pg_stat_activity`.
     pub(super) async fn connect_as(&self, name: &str) -> Result<Session> {
-        let mut target = self.clone();
-        target.config.application_name(name);
-        target.connect().await
+        let mut login = self.login();
+        login.config.application_name(name);
+        self.connect_by(login).await
     }
 
     /// Connects for statements that wait for no lock longer than a [try](super::locks) takes.
@@ -121,10 +151,14 @@ impl Target {
 
     /// Connects. Errors: of [`Kind::TargetAway`](crate::error::Kind) if there is no answer, of `TargetRefused` if it is a no.
     pub async fn connect(&self) -> Result<Session> {
+        self.connect_by(self.login()).await
+    }
+
+    async fn connect_by(&self, login: Login) -> Result<Session> {
         let doing = || format!("connect to PostgreSQL at {}", self.address);
         // The driver's own limit covers the TCP handshake alone: a server that accepts and then says nothing needs this.
-        let patience = self.config.get_connect_timeout().copied().unwrap_or(PATIENCE) * 2;
-        timeout(patience, self.open())
+        let patience = login.config.get_connect_timeout().copied().unwrap_or(PATIENCE) * 2;
+        timeout(patience, self.open(login))
             .await
             .map_err(|_| {
                 Error::new(Code::TargetSilent, format!("{}: no answer: check host and port", doing()))
@@ -132,8 +166,8 @@ impl Target {
             .map_err(|e| failure::of(doing(), &e))
     }
 
-    async fn open(&self) -> Result<Session, PgError> {
-        let (client, connection) = self.config.connect(self.tls.clone()).await?;
+    async fn open(&self, Login { config, tls }: Login) -> Result<Session, PgError> {
+        let (client, connection) = config.connect(tls).await?;
         let mut session = Session::start(client, connection, self);
         session.client.batch_execute(SETTINGS).await?;
         if let Some(epoch) = self.epoch {
@@ -255,9 +289,21 @@ mod tests {
             "postgresql://u:secret@db/x?sslmode=sometimes",
             "postgresql://u:secret@db/x?nonsense=1",
             "postgresql:///x",
+            "postgresql://u:secret@db",
         ] {
             assert!(!refusal(uri).contains("secret"), "{}", refusal(uri));
         }
         assert!(refusal("postgresql://u@db/x?nonsense=1").contains("nonsense"));
+    }
+
+    /// libpq would take the database that is named like the user.
+    #[test]
+    fn a_uri_without_a_database_is_refused() {
+        for uri in ["postgresql://u@db", "postgres://u:p@db:5433/", "postgresql://u@db/?sslmode=disable"] {
+            assert!(refusal(uri).contains("names no database"), "{uri}: {}", refusal(uri));
+        }
+        for uri in ["postgresql://u@db/x", "postgresql://u@db?dbname=x", "postgresql:///x?host=/run/p"] {
+            Target::parse(uri, "public", "p").unwrap();
+        }
     }
 }

@@ -5,9 +5,11 @@ use std::{collections::HashMap, time::SystemTime};
 use tokio_postgres::{Client, Error as PgError, Row};
 
 use super::{
-    Session, Target, bookkeeping, failure, fence,
+    Session, Target, bookkeeping, failure,
+    fence::{self, Runner},
     misfits::{self, Count},
     reports::Stored,
+    verifications,
 };
 use crate::error::Result;
 
@@ -19,8 +21,8 @@ const GROUPS: i64 = 100;
 pub struct Survey {
     /// When it was read, by the server's clock.
     pub at: SystemTime,
-    /// Who runs the pipeline, if anybody does, for people.
-    pub holder: Option<String>,
+    /// Who runs the pipeline.
+    pub runner: Runner,
     /// What that process last said of itself, or the one before.
     pub report: Option<Stored>,
     /// The collections, by name.
@@ -29,10 +31,10 @@ pub struct Survey {
     pub positions: Vec<Reached>,
     /// Dead letters, the largest groups first.
     pub letters: Vec<Letters>,
-    /// How many dead letters there are.
-    pub dead_letters: u64,
     /// What does not fit its column, by collection, as far as it was counted.
     pub misfits: HashMap<String, Count>,
+    /// What the last verification on schedule found.
+    pub verified: Option<verifications::Stored>,
 }
 
 /// A collection.
@@ -48,6 +50,8 @@ pub struct Surveyed {
     pub filled: bool,
     /// Why it is stopped, if it is.
     pub stopped: Option<String>,
+    /// Since when it is paused, if it is.
+    pub paused: Option<SystemTime>,
     /// Why it is not replicated any more, if it is not: `dropped` in MongoDB, or `excluded`.
     pub absent: Option<String>,
     /// How many chunks there are; none: it is not planned yet.
@@ -111,18 +115,18 @@ impl Surveyor {
     /// Reads everything.
     pub async fn survey(&self) -> Result<Survey> {
         let (client, pipeline) = (&self.session.client, &*self.pipeline);
-        let holder = fence::holder(&self.session, pipeline).await?;
+        let runner = fence::runner(&self.session, pipeline).await?;
         let read = async {
-            let (report, collections, positions, letters, misfits) = tokio::try_join!(
+            let (report, collections, positions, letters, misfits, verified) = tokio::try_join!(
                 report(client, pipeline),
                 collections(client, pipeline),
                 positions(client, pipeline),
                 letters(client, pipeline),
                 misfits::read(client, pipeline),
+                verifications::read(client, pipeline),
             )?;
             let (at, report) = report;
-            let (letters, dead_letters) = letters;
-            Ok(Survey { at, holder, report, collections, positions, letters, dead_letters, misfits })
+            Ok(Survey { at, runner, report, collections, positions, letters, misfits, verified })
         };
         read.await.map_err(|e: PgError| failure::of(format!("ask about pipeline {pipeline}"), &e))
     }
@@ -145,13 +149,14 @@ async fn collections(client: &Client, pipeline: &str) -> Result<Vec<Surveyed>, P
             (SELECT count(*) FROM unnest(s.tables) AS t (name) WHERE NOT EXISTS \
                 (SELECT FROM pg_index WHERE indrelid = to_regclass(name) AND indisprimary)), \
             r.reason, (SELECT count(*) FROM docrow.dead_letters d WHERE d.pipeline = $1 AND d.collection = s.collection), \
-            s.absent \
+            s.absent, p.paused_at \
         FROM (SELECT DISTINCT ON (collection) * FROM docrow.schemas WHERE pipeline = $1 \
                 ORDER BY collection, version DESC) AS s \
             LEFT JOIN (SELECT collection, count(*) AS chunks, count(copied_at) AS copied, \
                     (sum(documents) FILTER (WHERE copied_at IS NOT NULL))::bigint AS documents, \
                     bool_or(replaces) AS replaces \
                 FROM docrow.chunks WHERE pipeline = $1 GROUP BY 1) AS c USING (collection) \
+            LEFT JOIN docrow.pauses AS p ON p.pipeline = $1 AND p.collection = s.collection \
             LEFT JOIN docrow.resyncs AS r ON r.pipeline = $1 AND r.collection = s.collection \
         ORDER BY 1";
     let rows = client.query(question, &[&pipeline]).await?;
@@ -171,6 +176,7 @@ async fn collections(client: &Client, pipeline: &str) -> Result<Vec<Surveyed>, P
             resync: row.try_get(10)?,
             dead_letters: number(row, 11)?,
             absent: row.try_get(12)?,
+            paused: row.try_get(13)?,
         })
     };
     rows.iter().map(surveyed).collect()
@@ -192,14 +198,13 @@ async fn positions(client: &Client, pipeline: &str) -> Result<Vec<Reached>, PgEr
     rows.iter().map(reached).collect()
 }
 
-/// The largest groups, and how many letters there are in all.
-async fn letters(client: &Client, pipeline: &str) -> Result<(Vec<Letters>, u64), PgError> {
+/// The largest groups.
+async fn letters(client: &Client, pipeline: &str) -> Result<Vec<Letters>, PgError> {
     let question = format!(
-        "SELECT collection, path, reason, count(*), max(at), (sum(count(*)) OVER ())::bigint FROM docrow.dead_letters \
+        "SELECT collection, path, reason, count(*), max(at) FROM docrow.dead_letters \
          WHERE pipeline = $1 GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3 LIMIT {GROUPS}"
     );
     let rows = client.query(&question, &[&pipeline]).await?;
-    let total = rows.first().map_or(Ok(0), |row| number(row, 5))?;
     let group = |row: &Row| {
         Ok(Letters {
             collection: row.try_get(0)?,
@@ -209,7 +214,7 @@ async fn letters(client: &Client, pipeline: &str) -> Result<(Vec<Letters>, u64),
             last_at: row.try_get(4)?,
         })
     };
-    Ok((rows.iter().map(group).collect::<Result<_, PgError>>()?, total))
+    rows.iter().map(group).collect()
 }
 
 /// A count, which is never negative.

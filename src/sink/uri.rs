@@ -82,6 +82,10 @@ pub(super) fn parse(uri: &str) -> Result<TargetUri> {
         Error::new(Code::TargetUri, format!("{}: {FORM}", failure::of("read the target URI", &e)))
     })?;
     let address = address(&config)?;
+    // libpq takes the one that is named like the user, and whoever forgot it finds his tables there.
+    if config.get_dbname().is_none_or(str::is_empty) {
+        return Err(Error::new(Code::TargetUri, format!("the target URI names no database: {FORM}")));
+    }
     config.application_name("docrow");
     if config.get_connect_timeout().is_none() {
         config.connect_timeout(PATIENCE);

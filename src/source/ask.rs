@@ -200,7 +200,7 @@ impl Source {
         database: &str,
         command: Document,
     ) -> DriverResult<Document> {
-        let database = self.client.database(database);
+        let database = self.client().database(database);
         let asked = async { database.run_command(command).await };
         self.patiently(request, &mut Waiting::new(None), asked).await
     }
@@ -212,7 +212,7 @@ impl Source {
         database: &str,
         mut command: Document,
     ) -> DriverResult<Document> {
-        let (database, comment) = (self.client.database(database), comment());
+        let (database, comment) = (self.client().database(database), comment());
         command.insert("comment", &comment);
         let asked = async { database.run_command(command).await };
         self.patiently(request, &mut Waiting::new(Some(comment)), asked).await
@@ -226,7 +226,7 @@ impl Source {
         mut command: RawDocumentBuf,
         Replies { documents, wait, of_primary }: Replies,
     ) -> DriverResult<Cursor> {
-        let (database, comment) = (self.client.database(database), comment());
+        let (database, comment) = (self.client().database(database), comment());
         command.append(cstr!("comment"), comment.as_str());
         let asked = async {
             let mut cursor = database.run_raw_cursor_command(command).batch_size(documents);
@@ -348,7 +348,7 @@ impl Source {
     }
 
     async fn ask_where_reads_go(&self, command: Document) -> DriverResult<Document> {
-        let admin = self.client.database("admin");
+        let admin = self.client().database("admin");
         match self.reads_from() {
             Some(criteria) => admin.run_command(command).selection_criteria(criteria).await,
             None => admin.run_command(command).await,

@@ -94,6 +94,11 @@ impl Source {
         Ok(names)
     }
 
+    /// The names of the others, for a person who may have meant one of them: `database.*` where it was not looked for any.
+    pub async fn others(&self, include: &[String], exclude: &[String]) -> Result<Vec<String>> {
+        Ok(self.find(&self.choice(include, exclude)?, Listing::Names).await?.others)
+    }
+
     /// Whether a collection of this name would be among them.
     pub fn includes(&self, include: &[String], exclude: &[String], name: &str) -> Result<bool> {
         Ok(self.choice(include, exclude)?.matches(name))

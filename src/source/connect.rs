@@ -5,7 +5,7 @@
 //! driver just like a host that is down.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, RwLock},
     time::Duration,
 };
 
@@ -14,7 +14,7 @@ use mongodb::{
     Client,
     bson::{Bson, Document, doc},
     error::{Error as DriverError, ErrorKind},
-    options::{ClientOptions, ConnectionString, ServerAddress},
+    options::{ClientOptions, ConnectionString, HostInfo, ServerAddress},
 };
 use tokio::{net::TcpStream, time::timeout};
 
@@ -58,7 +58,7 @@ impl Source {
         let seen = Arc::new(Mutex::new(BEGINNING));
         let (offset, words) = (Arc::default(), "MongoDB".into());
         let source = Self {
-            client,
+            client: Arc::new(RwLock::new(client)),
             hosts,
             default_database,
             version: OLDEST,
@@ -124,6 +124,17 @@ impl Request {
     fn unreachable(&self, code: Code, why: &str) -> Error {
         Error::new(code, format!("connect to MongoDB at {}: {why}", self.hosts))
     }
+}
+
+/// The hosts that a URI names, and its database, for people; `None`: it can't be read.
+pub fn name(uri: &str) -> Option<String> {
+    let written = ConnectionString::parse(uri).ok()?;
+    let hosts = match &written.host_info {
+        HostInfo::HostIdentifiers(hosts) => join(hosts, ServerAddress::to_string),
+        HostInfo::DnsRecord(name) => name.clone(),
+        _ => return None,
+    };
+    Some(written.default_database.map_or_else(|| hosts.clone(), |database| format!("{hosts}/{database}")))
 }
 
 async fn options(uri: &str) -> Result<(ClientOptions, Patience)> {
@@ -248,7 +259,12 @@ fn conclude(findings: &[Finding], options: &ClientOptions, request: &Request) ->
             // As the resolver says it; the error has no kind of its own.
             let is_name = why.contains("failed to lookup address");
             let code = if is_name { Code::SourceName } else { Code::SourceUnreachable };
-            request.unreachable(code, &format!("{why}: check host and port, and that mongod is running"))
+            let advice = if is_name {
+                "check its spelling, and that this machine resolves it (`getent hosts NAME`)"
+            } else {
+                "check host and port, and that mongod is running"
+            };
+            request.unreachable(code, &format!("{why}: {advice}"))
         }
         (None, None) => match tls::explain(mute, options) {
             Failure::Certificate(advice) => {

@@ -32,6 +32,9 @@ pub(super) const TOO_LARGE: i32 = 10334;
 pub(super) const NAMESPACE_NOT_FOUND: i32 = 26;
 /// No collection and no database could have such a name.
 pub(super) const INVALID_NAMESPACE: i32 = 73;
+/// What to do when history is lost: the same everywhere.
+pub const ANEW: &str = "docrow resync '*', then start docrow again: all is copied again in place ([source] on_history_lost = \
+     \"resync\" does so by itself)";
 /// What in a server's message comes before something quoted: a command, a query, a token, a value.
 const QUOTES: [&str; 5] = ["{", "[", "\"", "Tree:", " to execute command"];
 
@@ -67,8 +70,8 @@ impl Request {
         let what = &self.what;
         let text = match code.kind() {
             Kind::HistoryLost => format!(
-                "{what}: the oplog of {} no longer holds the position to go on from ({}): take a new snapshot, and \
-                 give the oplog a longer window",
+                "{what}: the oplog of {} no longer holds the position to go on from ({}): {ANEW}, and give the \
+                 oplog a longer window",
                 self.hosts,
                 Number(error)
             ),

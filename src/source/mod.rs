@@ -19,6 +19,7 @@ mod oplog;
 mod privileges;
 mod sample;
 mod scope;
+mod secondaries;
 mod snapshot;
 mod split;
 mod survey;
@@ -26,7 +27,7 @@ mod tls;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use mongodb::{
@@ -40,11 +41,13 @@ use self::{ask::Patience, error::Request};
 pub use self::{
     change_stream::{ChangeStream, StreamBatch},
     collections::CollectionInfo,
+    connect::name,
     deployment::{Deployment, Kinship},
+    error::ANEW,
     event::Event,
     lookup::Lookup,
     oplog::{Oplog, OplogSize},
-    privileges::{Access, Need},
+    privileges::{Access, Missing, Need},
     sample::SAMPLE_SIZE,
     scope::StreamStart,
     snapshot::ChunkReader,
@@ -59,7 +62,8 @@ use crate::{
 /// A MongoDB deployment: connected, checked, and cheap to clone.
 #[derive(Clone)]
 pub struct Source {
-    client: Client,
+    /// All clones have the same one, also when it is exchanged.
+    client: Arc<RwLock<Client>>,
     /// For messages: `host:port`, with commas.
     hosts: Arc<str>,
     default_database: Option<String>,
@@ -79,7 +83,20 @@ pub struct Source {
 impl Source {
     /// Takes leave of the server. Nothing can be read afterwards, also by clones of this.
     pub async fn close(&self) {
-        self.client.clone().shutdown().immediate(true).await;
+        self.client().shutdown().immediate(true).await;
+    }
+
+    /// The driver's part. What has been begun with an earlier one goes on with that.
+    fn client(&self) -> Client {
+        self.client.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Connects by another login and certificate from now on, as `uri` says, which is the same for the rest. Errors: as
+    /// [`Source::connect`]; then all stays as it was.
+    pub async fn log_in_again(&self, uri: &str) -> Result<()> {
+        let client = Self::connect(uri).await?.client();
+        *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
+        Ok(())
     }
 }
 
@@ -171,7 +188,7 @@ impl Source {
 
     /// Where reads go to: the URI's `readPreference`, else the primary.
     fn reads_from(&self) -> Option<SelectionCriteria> {
-        self.client.selection_criteria().cloned()
+        self.client().selection_criteria().cloned()
     }
 }
 

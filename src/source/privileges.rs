@@ -7,7 +7,7 @@
 use mongodb::bson::{Bson, Document, doc};
 
 use super::Source;
-use crate::error::Result;
+use crate::{error::Result, roles};
 
 /// What docrow has to be allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,8 +18,18 @@ pub struct Need {
     pub otherwise: Option<&'static str>,
     resource: Resource,
     actions: &'static [&'static str],
-    /// The built-in role that has them, and its database.
-    role: (&'static str, String),
+    /// The built-in role that has them and not much more, and its database.
+    role: Option<(&'static str, String)>,
+}
+
+/// What of a need is not granted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// The actions.
+    pub actions: Vec<&'static str>,
+    /// What grants them, to be run in mongosh by an administrator: to the role that somebody made for this user, or else by
+    /// a built-in role. `None`: only roles that may do far more have them.
+    pub statement: Option<String>,
 }
 
 /// What a privilege is on.
@@ -103,7 +113,7 @@ fn needs(databases: &[String]) -> Vec<Need> {
             otherwise: None,
             resource: in_all(""),
             actions: &["changeStream", "find"],
-            role: ("readAnyDatabase", "admin".to_owned()),
+            role: Some(("readAnyDatabase", "admin".to_owned())),
         });
     }
     for database in databases {
@@ -116,7 +126,7 @@ fn needs(databases: &[String]) -> Vec<Need> {
             otherwise: None,
             resource: in_all(database),
             actions,
-            role: ("read", database.clone()),
+            role: Some(("read", database.clone())),
         });
     }
     needs.push(Need {
@@ -126,7 +136,7 @@ fn needs(databases: &[String]) -> Vec<Need> {
         ),
         resource: Resource::Collections { database: "local".to_owned(), collection: "oplog.rs".to_owned() },
         actions: &["collStats", "find"],
-        role: ("read", "local".to_owned()),
+        role: Some(("read", "local".to_owned())),
     });
     for database in databases {
         needs.push(Need {
@@ -134,7 +144,7 @@ fn needs(databases: &[String]) -> Vec<Need> {
             otherwise: Some("chunks are cut by a sample of the _ids, and so are less even"),
             resource: in_all(database),
             actions: &["splitVector"],
-            role: ("clusterManager", "admin".to_owned()),
+            role: None,
         });
     }
     needs
@@ -209,9 +219,8 @@ impl Access {
         self.user.as_ref().map(|(name, database)| format!("{name}@{database}"))
     }
 
-    /// The actions that are missing for a need, and the statement, to be run in mongosh by an administrator, that grants
-    /// them: to the role that somebody made for this user, or else by a built-in role.
-    pub fn missing(&self, need: &Need) -> Option<(Vec<&'static str>, String)> {
+    /// What is missing for a need, if anything is.
+    pub fn missing(&self, need: &Need) -> Option<Missing> {
         let (user, of) = self.user.as_ref()?;
         let may = |action: &str| {
             let has = |privilege: &Privilege| privilege.actions.iter().any(|has| has == action);
@@ -219,31 +228,20 @@ impl Access {
                 .iter()
                 .any(|privilege| privilege.resource.covers(&need.resource) && has(privilege))
         };
-        let missing: Vec<_> = need.actions.iter().copied().filter(|action| !may(action)).collect();
-        if missing.is_empty() {
+        let actions: Vec<_> = need.actions.iter().copied().filter(|action| !may(action)).collect();
+        if actions.is_empty() {
             return None;
         }
-        let (role, on) = &need.role;
-        let statement = match (self.own_role(), &need.resource) {
-            (Some(own), Resource::Collections { database, collection }) => {
-                let actions = missing.iter().map(|action| quoted(action)).collect::<Vec<_>>().join(", ");
-                format!(
-                    "db.getSiblingDB(\"admin\").grantPrivilegesToRole({}, [{{ resource: {{ db: {}, collection: {} }}, \
-                     actions: [{actions}] }}])",
-                    quoted(own),
-                    quoted(database),
-                    quoted(collection)
-                )
+        let statement = match (self.own_role(), &need.resource, &need.role) {
+            // All of the need: what is granted already stays as it is.
+            (Some(own), Resource::Collections { database, collection }, _) => {
+                let privilege = roles::privilege(database, collection, need.actions);
+                Some(roles::grant_privilege(own, &privilege))
             }
-            _ => format!(
-                "db.getSiblingDB({}).grantRolesToUser({}, [{{ role: {}, db: {} }}])",
-                quoted(of),
-                quoted(user),
-                quoted(role),
-                quoted(on)
-            ),
+            (_, _, Some((role, on))) => Some(roles::grant_role((user, of), (role, on))),
+            (_, _, None) => None,
         };
-        Some((missing, statement))
+        Some(Missing { actions, statement })
     }
 
     /// A role that can be granted privileges in every database: those of `admin` that did not come with the server.
@@ -252,11 +250,6 @@ impl Access {
             |(role, database): &&(String, String)| database == "admin" && !BUILT_IN.contains(&role.as_str());
         self.roles.iter().find(own).map(|(role, _)| role.as_str())
     }
-}
-
-/// As a string of JavaScript.
-fn quoted(text: &str) -> String {
-    Bson::String(text.to_owned()).into_relaxed_extjson().to_string()
 }
 
 #[cfg(test)]
@@ -281,7 +274,20 @@ mod tests {
     fn missing(access: &Access, databases: &[&str]) -> Vec<(Vec<&'static str>, String)> {
         let databases: Vec<_> = databases.iter().map(|&name| name.to_owned()).collect();
         let needs = needs(&databases).into_iter().filter(|need| need.otherwise.is_none());
-        needs.filter_map(|need| access.missing(&need)).collect()
+        let missing = needs.filter_map(|need| access.missing(&need));
+        missing.map(|Missing { actions, statement }| (actions, statement.unwrap_or_default())).collect()
+    }
+
+    /// What goes without, and what only a role has that may do far more, is nobody advised to grant.
+    #[test]
+    fn no_role_is_advised_that_may_do_far_more() {
+        let of = |db: &str| doc! { "db": db, "collection": "" };
+        let user = access(&["read"], &[(of("shop"), READ)]);
+        let optional = needs(&["shop".to_owned()]).into_iter().filter(|need| need.otherwise.is_some());
+        let statements: Vec<_> =
+            optional.filter_map(|need| user.missing(&need)).map(|missing| missing.statement).collect();
+        let oplog = "db.getSiblingDB(\"admin\").grantRolesToUser(\"do\\\"crow\", [{ role: \"read\", db: \"local\" }])";
+        assert_eq!(statements, [Some(oplog.to_owned()), None]);
     }
 
     #[test]
@@ -310,7 +316,7 @@ mod tests {
         let resource = || doc! { "db": "shop", "collection": "" };
         let found = missing(&access(&["read", "docrow"], &[(resource(), &["find", "collStats"])]), &["shop"]);
         let granted = "db.getSiblingDB(\"admin\").grantPrivilegesToRole(\"docrow\", [{ resource: { db: \"shop\", \
-            collection: \"\" }, actions: [\"changeStream\", \"listCollections\"] }])";
+            collection: \"\" }, actions: [\"changeStream\", \"collStats\", \"find\", \"listCollections\"] }])";
         assert_eq!(found, [(vec!["changeStream", "listCollections"], granted.to_owned())]);
     }
 

@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::SystemTime};
 use super::{
     CollectionStatus, ColumnStatus, DeadLetterStatus, FORM, LetterStatus, MappingStatus, MisfitsStatus,
     NarrowColumn, OplogStatus, PartitionStatus, Process, SnapshotStatus, SourceStatus, SpoolStatus, Status,
-    TableStatus, TargetStatus, health,
+    TableStatus, TargetStatus, VerifiedStatus, health,
 };
 use crate::{
     moment::Moment,
@@ -16,10 +16,11 @@ use crate::{
     schema::{MappingSpec, TableSpec},
     shown,
     sink::{
+        fence::Runner,
         misfits::Misfits,
         survey::{Survey, Surveyed},
     },
-    vitals::{Clock, Details, Report},
+    vitals::{Applied, Clock, Details, Lag, Report},
 };
 
 /// What is known of a pipeline.
@@ -39,6 +40,54 @@ pub struct Facts<'a> {
     pub source: Option<Clock>,
     /// Whether this very process runs the pipeline.
     pub is_own: bool,
+    /// Whether what the process says is of now.
+    pub is_told: bool,
+}
+
+/// Where lag comes from.
+enum Reckoning<'a> {
+    /// The process that runs the pipeline reckons it.
+    Process(&'a Lag),
+    /// Nobody does who could say it: then it is how far what is stored is from MongoDB's present time.
+    Stored(Moment),
+    /// MongoDB does not answer, or was not asked.
+    Unknown,
+}
+
+impl Reckoning<'_> {
+    /// Of a live collection whose changes are applied up to then.
+    fn of_collection(&self, name: &str, applied: Option<Moment>) -> Option<u64> {
+        match self {
+            Self::Process(lag) => lag.seconds.map(|_| lag.behind.get(name).copied().unwrap_or(0)),
+            Self::Stored(now) => applied.map(|applied| now.since(applied).as_secs()),
+            Self::Unknown => None,
+        }
+    }
+
+    fn of_partition(&self, number: u16, applied: Option<Moment>) -> Option<u64> {
+        match self {
+            Self::Process(lag) => lag.partitions.get(&number).copied(),
+            Self::Stored(now) => applied.map(|applied| now.since(applied).as_secs()),
+            Self::Unknown => None,
+        }
+    }
+
+    /// Up to when the changes of a collection are applied, as the very process knows it; PostgreSQL may not answer now.
+    fn applied(&self) -> Option<&Applied> {
+        match self {
+            Self::Process(lag) => Some(&lag.applied),
+            Self::Stored(_) | Self::Unknown => None,
+        }
+    }
+}
+
+/// What all collections are looked at with.
+struct Context<'a> {
+    survey: Option<&'a Survey>,
+    clock: &'a Clock,
+    details: &'a Details,
+    lag: &'a Reckoning<'a>,
+    is_told: bool,
 }
 
 /// Mappings that were read before, by collection and version.
@@ -53,73 +102,104 @@ impl Facts<'_> {
         };
         let told = report.as_ref();
         let answers = self.target_problem.is_none();
-        let holder = self.survey.filter(|_| answers).and_then(|survey| survey.holder.clone());
-        let running = match (self.is_own, answers) {
-            (true, _) => Some(true),
-            (false, true) => Some(holder.is_some()),
-            (false, false) => None,
+        let runner = self.survey.filter(|_| answers).map(|survey| &survey.runner);
+        let (holder, seen) = match runner {
+            Some(Runner::Process(words)) => (Some(words.clone()), Some(true)),
+            Some(Runner::Unheard(words)) => (Some(words.clone()), None),
+            Some(Runner::Nobody) => (None, Some(false)),
+            // docrow has never written to the target.
+            None => (None, answers.then_some(false)),
         };
-        let clock = self.source.or_else(|| told.filter(|_| running == Some(true)).map(|r| r.source.clone()));
+        let running = if self.is_own { Some(true) } else { seen };
+        let clock = self.source.or_else(|| told.filter(|_| self.is_told).map(|r| r.source.clone()));
         let known = known(clock.as_ref(), told);
-        let of_collection =
-            |surveyed: &Surveyed| collection(surveyed, self.survey, (&known, &details), mappings);
+        let lag = match (told, &clock) {
+            (Some(report), _) if self.is_told => Reckoning::Process(&report.lag),
+            (_, Some(Clock { problem: None, time: Some(now), .. })) => Reckoning::Stored(*now),
+            _ => Reckoning::Unknown,
+        };
+        let (survey, is_told) = (self.survey, self.is_told);
+        let context = Context { survey, clock: &known, details: &details, lag: &lag, is_told };
+        let of_collection = |surveyed: &Surveyed| collection(surveyed, &context, mappings);
         let refused = refused(&details, self.survey);
         let surveyed = self.survey.iter().flat_map(|survey| &survey.collections).chain(&refused);
         let mut collections: Vec<_> = surveyed.map(of_collection).collect();
         collections.sort_by(|a, b| a.name.cmp(&b.name));
-        let resumes_from = told.and_then(|r| r.resumes_from).filter(|_| running == Some(true));
-        let next =
-            resumes_from.or_else(|| applied(&collections, |c| c.stopped.is_none() && c.absent.is_none()));
+        let resumes = told.and_then(|r| r.resumes_from);
+        let resumes_from = resumes.filter(|_| running == Some(true));
+        // What is in the spool need not be read again; what is applied need not, even if that is lost.
+        let applied = applied(&collections, CollectionStatus::is_followed);
+        let next = resumes_from.or(resumes.max(applied));
+        let partitions = self.survey.map_or_else(Vec::new, |s| partitions(s, &collections, &lag));
         let mut status = Status {
             document: FORM,
             pipeline: self.pipeline.to_owned(),
             at: self.at,
             health: health::unknown(),
-            process: Process {
-                running,
-                holder,
-                version: told.map(|report| report.version.clone()),
-                started_at: told.map(|report| report.started_at),
-                stage: told.map(|report| report.stage),
-                since: told.map(|report| report.since),
-                problem: told.and_then(|report| report.problem.clone()),
-                hindrance: told
-                    .filter(|_| running == Some(true))
-                    .and_then(|report| report.hindrance.as_ref())
-                    .map(|hindrance| hindrance.words().to_owned()),
-                reported_at,
-            },
+            process: Process { running, holder, reported_at, ..process(told, running == Some(true)) },
             source: SourceStatus {
+                name: None,
                 answers: clock.as_ref().map(|clock| clock.problem.is_none()),
+                silent_since: clock.as_ref().and_then(|clock| clock.silent_since),
                 problem: clock.and_then(|clock| clock.problem),
                 time: known.time,
                 resumes_from,
                 oplog: oplog(&known, next),
             },
-            target: TargetStatus { answers, problem: self.target_problem },
-            lag_seconds: collections.iter().filter_map(|c| c.lag_seconds).max(),
+            target: TargetStatus {
+                name: String::new(),
+                schema: String::new(),
+                answers,
+                problem: self.target_problem,
+            },
+            lag_seconds: collections.iter().filter(|c| c.is_followed()).filter_map(|c| c.lag_seconds).max(),
+            lag_words: String::new(),
             rates: told.filter(|_| running == Some(true)).map(|r| r.rates).unwrap_or_default(),
             totals: told.map(|report| report.totals).unwrap_or_default(),
-            partitions: self.survey.map_or_else(Vec::new, |s| partitions(s, &collections, &known)),
+            partitions,
             collections,
-            spool: SpoolStatus {
-                bytes: told.map(|report| report.spool.bytes),
-                budget: told.map(|report| report.spool.budget),
-                problem: told.filter(|_| running == Some(true)).and_then(|r| r.spool.problem.clone()),
-            },
+            spool: spool(told, running == Some(true)),
             dead_letters: self.survey.map(dead_letters).unwrap_or_default(),
+            verified: self.survey.and_then(verified),
             messages: details.messages,
         };
+        status.lag_words = health::lag(&status);
         status.health = health::of(&status);
         status
+    }
+}
+
+/// What the process says of itself.
+fn process(told: Option<&Report>, is_running: bool) -> Process {
+    let hindrance = told.filter(|_| is_running).and_then(|report| report.hindrance.as_ref());
+    Process {
+        running: None,
+        holder: None,
+        version: told.map(|report| report.version.clone()),
+        started_at: told.map(|report| report.started_at),
+        stage: told.map(|report| report.stage),
+        since: told.map(|report| report.since),
+        problem: told.and_then(|report| report.problem.clone()),
+        hindrance: hindrance.map(|hindrance| hindrance.words().to_owned()),
+        limit: told.filter(|_| is_running).and_then(|report| report.limit.clone()),
+        reported_at: None,
+    }
+}
+
+fn spool(told: Option<&Report>, is_running: bool) -> SpoolStatus {
+    SpoolStatus {
+        bytes: told.map(|report| report.spool.bytes),
+        budget: told.map(|report| report.spool.budget),
+        problem: told.filter(|_| is_running).and_then(|report| report.spool.problem.clone()),
     }
 }
 
 /// What MongoDB said, now or earlier.
 fn known(clock: Option<&Clock>, report: Option<&Report>) -> Clock {
     let earlier = report.map(|report| report.source.clone()).unwrap_or_default();
-    let Clock { problem, time, oplog_start } = clock.cloned().unwrap_or_default();
-    Clock { problem, time: time.or(earlier.time), oplog_start: oplog_start.or(earlier.oplog_start) }
+    let Clock { problem, silent_since, time, oplog_start } = clock.cloned().unwrap_or_default();
+    let (time, oplog_start) = (time.or(earlier.time), oplog_start.or(earlier.oplog_start));
+    Clock { problem, silent_since, time, oplog_start }
 }
 
 /// The collections that the process could make no tables for, and of which PostgreSQL knows nothing therefore.
@@ -133,6 +213,7 @@ fn refused(details: &Details, survey: Option<&Survey>) -> Vec<Surveyed> {
         filled: true,
         stopped: Some(reason.clone()),
         absent: None,
+        paused: None,
         chunks: 0,
         chunks_copied: 0,
         documents: 0,
@@ -157,12 +238,8 @@ fn stopped(surveyed: &Surveyed, applied_up_to: Option<Moment>, clock: &Clock) ->
     Some(why)
 }
 
-fn collection(
-    surveyed: &Surveyed,
-    survey: Option<&Survey>,
-    (clock, details): (&Clock, &Details),
-    mappings: &mut Mappings,
-) -> CollectionStatus {
+fn collection(surveyed: &Surveyed, context: &Context<'_>, mappings: &mut Mappings) -> CollectionStatus {
+    let Context { survey, clock, lag, .. } = *context;
     let phase = Phase::of(Evidence {
         planned: surveyed.chunks > 0,
         chunks_left: surveyed.chunks.saturating_sub(surveyed.chunks_copied),
@@ -170,8 +247,9 @@ fn collection(
         replaces: surveyed.replaces,
     });
     let positions = survey.iter().flat_map(|survey| &survey.positions);
-    let applied_up_to =
+    let stored =
         positions.filter(|p| p.collection == surveyed.name).map(|p| p.cluster_time).min().map(Moment::from);
+    let applied_up_to = lag.applied().and_then(|a| a.collections.get(&surveyed.name).copied()).or(stored);
     let is_live = phase == Phase::Live && surveyed.stopped.is_none() && surveyed.absent.is_none();
     let tables = tables(surveyed, mappings);
     CollectionStatus {
@@ -179,10 +257,11 @@ fn collection(
         phase,
         stopped: stopped(surveyed, applied_up_to, clock),
         absent: surveyed.absent.clone(),
+        paused: surveyed.paused.map(Moment::from),
         resync: surveyed.resync.clone(),
-        snapshot: snapshot(surveyed, phase, details),
+        snapshot: snapshot(surveyed, phase, context),
         applied_up_to,
-        lag_seconds: behind(clock.time, applied_up_to).filter(|_| is_live),
+        lag_seconds: lag.of_collection(&surveyed.name, applied_up_to).filter(|_| is_live),
         dead_letters: surveyed.dead_letters,
         misfits: survey.and_then(|survey| misfits(surveyed, survey, &tables)),
         mapping: MappingStatus { version: surveyed.version, filled: surveyed.filled, tables },
@@ -210,16 +289,19 @@ fn misfits(surveyed: &Surveyed, survey: &Survey, tables: &[TableStatus]) -> Opti
     Some(MisfitsStatus { counted_at: count.at.into(), columns: count.found.iter().map(column).collect() })
 }
 
-fn snapshot(surveyed: &Surveyed, phase: Phase, details: &Details) -> SnapshotStatus {
+fn snapshot(surveyed: &Surveyed, phase: Phase, context: &Context<'_>) -> SnapshotStatus {
     let &Surveyed { documents, chunks, chunks_copied, replaces, .. } = surveyed;
     let is_complete = chunks > 0 && chunks == chunks_copied;
-    let pace = details.copies.get(&surveyed.name);
+    let pace = context.details.copies.get(&surveyed.name);
+    let under_way = pace.filter(|_| phase == Phase::Copying && surveyed.stopped.is_none());
+    // What a process that is gone had under way is rolled back.
+    let written = under_way.filter(|_| context.is_told).map_or(0, |pace| pace.copied);
+    let documents = documents.max(written);
     let estimated = match pace {
         _ if is_complete => Some(documents),
         pace => pace.map(|pace| pace.estimated.max(documents)),
     };
-    let rate = pace.filter(|_| phase == Phase::Copying && surveyed.stopped.is_none());
-    let rate = rate.map(|pace| pace.documents_per_second);
+    let rate = under_way.filter(|_| surveyed.paused.is_none()).map(|pace| pace.documents_per_second);
     let left = estimated.map(|estimated| estimated.saturating_sub(documents));
     let eta_seconds = left.zip(rate).and_then(|(left, rate)| left.checked_div(rate));
     SnapshotStatus {
@@ -228,7 +310,9 @@ fn snapshot(surveyed: &Surveyed, phase: Phase, details: &Details) -> SnapshotSta
         chunks_copied,
         chunks,
         replaces,
+        bytes: under_way.map(|pace| pace.bytes),
         documents_per_second: rate,
+        bytes_per_second: under_way.map(|pace| pace.bytes_per_second),
         eta_seconds,
     }
 }
@@ -258,34 +342,54 @@ fn table(spec: &MappingSpec, table: &TableSpec) -> TableStatus {
     TableStatus { name: table.table.clone(), path: shown::path(&table.path.to_string()), columns }
 }
 
-fn partitions(survey: &Survey, collections: &[CollectionStatus], clock: &Clock) -> Vec<PartitionStatus> {
-    let is_live = |name: &str| collections.iter().any(|c| c.is_live() && c.name == name);
+fn partitions(
+    survey: &Survey,
+    collections: &[CollectionStatus],
+    lag: &Reckoning<'_>,
+) -> Vec<PartitionStatus> {
+    let is_live = |name: &str| collections.iter().any(|c| c.is_live() && c.is_followed() && c.name == name);
     let mut numbers: Vec<u16> = survey.positions.iter().map(|position| position.partition).collect();
     numbers.dedup();
     let partition = |partition: u16| {
         let own = || survey.positions.iter().filter(move |p| p.partition == partition);
         let applied = own().filter(|p| is_live(&p.collection)).map(|p| p.cluster_time).min();
         let stored_at: Option<SystemTime> = own().map(|p| p.stored_at).max();
-        let applied_up_to = applied.map(Moment::from);
+        let told = lag.applied().and_then(|applied| applied.partitions.get(&partition).copied());
+        let applied_up_to = told.or(applied.map(Moment::from));
         PartitionStatus {
             partition,
             applied_up_to,
-            lag_seconds: behind(clock.time, applied_up_to),
+            lag_seconds: lag.of_partition(partition, applied_up_to),
             stored_at: stored_at.map(Moment::from),
         }
     };
     numbers.into_iter().map(partition).collect()
 }
 
+/// One that a later docrow has written in a way that can't be read is none.
+fn verified(survey: &Survey) -> Option<VerifiedStatus> {
+    let stored = survey.verified.as_ref()?;
+    let result = serde_json::from_str(&stored.result).ok()?;
+    Some(VerifiedStatus { at: stored.at.into(), result })
+}
+
 fn dead_letters(survey: &Survey) -> DeadLetterStatus {
-    let groups = survey.letters.iter().map(|letters| LetterStatus {
+    // What is no longer followed counts for nothing.
+    let followed: HashMap<&str, u64> = survey
+        .collections
+        .iter()
+        .filter(|collection| collection.absent.is_none())
+        .map(|collection| (&*collection.name, collection.dead_letters))
+        .collect();
+    let groups = survey.letters.iter().filter(|letters| followed.contains_key(&*letters.collection));
+    let groups = groups.map(|letters| LetterStatus {
         collection: letters.collection.clone(),
         path: letters.path.clone(),
         reason: letters.reason.clone(),
         count: letters.count,
         last_at: letters.last_at.into(),
     });
-    DeadLetterStatus { total: survey.dead_letters, groups: groups.collect() }
+    DeadLetterStatus { total: followed.values().sum(), groups: groups.collect() }
 }
 
 /// The least time up to which these collections are applied.
@@ -299,9 +403,6 @@ fn oplog(clock: &Clock, next: Option<Moment>) -> Option<OplogStatus> {
         start,
         window_seconds: now.since(start).as_secs(),
         headroom_seconds: next.map(|next| next.since(start).as_secs()),
+        is_history_lost: next.is_some_and(|next| next < start),
     })
-}
-
-fn behind(now: Option<Moment>, applied: Option<Moment>) -> Option<u64> {
-    now.zip(applied).map(|(now, applied)| now.since(applied).as_secs())
 }

@@ -11,9 +11,10 @@ use crate::{
     secret::Secret,
     sink::{
         Target,
+        fence::Runner,
         survey::{Survey, Surveyor},
     },
-    source::Source,
+    source::{self, Source},
     vitals::{Clock, Details, Report, Stage, Vitals},
 };
 
@@ -32,6 +33,8 @@ pub struct Gatherer {
     vitals: Option<Arc<Vitals>>,
     /// MongoDB's URI, if it is known.
     source_uri: Option<Secret>,
+    /// What it is called for people.
+    source_name: Option<String>,
     source: Option<Source>,
     surveyor: Option<Surveyor>,
     last: Option<Survey>,
@@ -40,14 +43,25 @@ pub struct Gatherer {
 
 impl Gatherer {
     /// For the process that runs the pipeline, which asks with limits of its own.
-    pub fn within(target: &Target, vitals: Arc<Vitals>) -> Self {
-        Self { vitals: Some(vitals), ..Self::from_outside(target.unattended(), None) }
+    pub fn within(target: &Target, source_uri: &Secret, vitals: Arc<Vitals>) -> Self {
+        let source_name = source::name(source_uri.expose());
+        Self { vitals: Some(vitals), source_name, ..Self::from_outside(target.unattended(), None) }
     }
 
     /// For another one. MongoDB is asked only if no process does.
     pub fn from_outside(target: Target, source_uri: Option<Secret>) -> Self {
-        let mappings = Mappings::new();
-        Self { target, vitals: None, source_uri, source: None, surveyor: None, last: None, mappings }
+        let (mappings, source_name) =
+            (Mappings::new(), source_uri.as_ref().and_then(|uri| source::name(uri.expose())));
+        Self {
+            target,
+            vitals: None,
+            source_uri,
+            source_name,
+            source: None,
+            surveyor: None,
+            last: None,
+            mappings,
+        }
     }
 
     /// The document. Errors: PostgreSQL does not answer, or refuses.
@@ -96,14 +110,18 @@ impl Gatherer {
             }
             None => self.last.as_ref().and_then(stored),
         };
-        let is_held = surveyed.is_some_and(|survey| survey.holder.is_some());
+        let is_held = surveyed.is_some_and(|survey| matches!(survey.runner, Runner::Process(_)));
         let is_told =
             is_own || is_held && report.as_ref().is_some_and(|(_, _, then)| at.since(*then) < FRESH);
         let source = if is_told { None } else { self.ask_source().await };
         let survey = self.last.as_ref();
-        let facts =
-            Facts { pipeline: self.target.pipeline(), at, survey, target_problem, report, source, is_own };
-        facts.document(&mut self.mappings)
+        let pipeline = self.target.pipeline();
+        let facts = Facts { pipeline, at, survey, target_problem, report, source, is_own, is_told };
+        let mut status = facts.document(&mut self.mappings);
+        status.source.name.clone_from(&self.source_name);
+        status.target.name = self.target.place();
+        self.target.schema().clone_into(&mut status.target.schema);
+        status
     }
 
     /// What MongoDB says; `None`: it is not known where it is.
@@ -115,14 +133,17 @@ impl Gatherer {
                 none => none.insert(Source::connect(uri.expose()).await?),
             };
             source.look_at_clock().await?;
-            let time = source.newest();
+            let time = Some(source.newest().into());
             let oplog_start = source.oplog_start().await?.map(Moment::from);
-            Ok::<_, Error>(Clock { problem: None, time: Some(time.into()), oplog_start })
+            Ok::<_, Error>(Clock { time, oplog_start, ..Clock::default() })
         });
         let problem = match asked.await {
             Ok(Ok(clock)) => return Some(clock),
             Ok(Err(error)) => error.to_string(),
-            Err(_) => "no answer".to_owned(),
+            Err(_) => match &self.source {
+                Some(source) => format!("no answer from MongoDB at {}", source.hosts()),
+                None => "no answer from MongoDB".to_owned(),
+            },
         };
         Some(Clock { problem: Some(problem), ..Clock::default() })
     }

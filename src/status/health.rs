@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use indicatif::{BinaryBytes, HumanCount};
 
-use super::{CollectionStatus, Health, Level, NarrowColumn, Problem, Status};
-use crate::{pipeline::phase::Phase, vitals::Stage};
+use super::{CollectionStatus, Health, Level, NarrowColumn, OplogStatus, Problem, Status, VerifiedStatus};
+use crate::{error::Code, pipeline::phase::Phase, vitals::Stage};
 
-/// Who is behind by no more is up to date: positions are stored once a second, and clocks are read once a second.
+/// Who is behind by no more follows as it should: positions are stored once a second, and clocks are read once a second.
 const CLOSE: u64 = 10;
 /// Behind by more than this is worth a look: a batch that waits for a lock, a burst that takes a while.
-const LAG: u64 = 60;
+pub const LAG: u64 = 60;
 /// An oplog that leaves less than a tenth of itself, or than an hour where it is longer than that, is worth a look.
 const HOUR: u64 = 3600;
 /// A running process that has not reported for so long can't write to PostgreSQL, or is stuck.
@@ -30,6 +30,7 @@ pub(super) fn of(status: &Status) -> Health {
     if let Some(hindrance) = &status.process.hindrance {
         problem(Level::Error, hindrance.clone());
     }
+    history(status, &mut problem);
     process(status, &mut problem);
     collections(status, &mut problem);
     room(status, &mut problem);
@@ -52,12 +53,56 @@ fn disk(status: &Status, problem: &mut impl FnMut(Level, String)) {
 fn servers(status: &Status, problem: &mut impl FnMut(Level, String)) {
     if let Some(why) = &status.target.problem {
         let spools = status.process.running == Some(true) && status.spool.problem.is_none();
-        let waits = if spools { "; changes wait in the spool" } else { "" };
+        let waits = match spools {
+            true if is_full(status) => "; the spool is full, and further changes wait in the oplog",
+            true => "; changes wait in the spool",
+            false => "",
+        };
         problem(Level::Error, format!("PostgreSQL does not answer{waits}: {why}"));
     }
     if let Some(why) = &status.source.problem {
-        problem(Level::Error, format!("MongoDB does not answer: {why}"));
+        let since = status.source.silent_since.map_or_else(String::new, |since| format!(" since {since}"));
+        problem(Level::Error, format!("MongoDB does not answer{since}: {why}"));
     }
+}
+
+/// How far behind MongoDB the rows are, in words.
+pub(super) fn lag(status: &Status) -> String {
+    match status.lag_seconds {
+        Some(lag) => span(lag),
+        None if status.source.problem.is_some() => match status.source.silent_since {
+            Some(since) => format!("unknown since {since}: MongoDB does not answer"),
+            None => "unknown: MongoDB does not answer".to_owned(),
+        },
+        None if !status.collections.iter().any(CollectionStatus::is_live) => {
+            "no collection is live".to_owned()
+        }
+        None => "not known yet".to_owned(),
+    }
+}
+
+/// What is lost is said as long as it is not dealt with, whether or not somebody runs into it.
+fn history(status: &Status, problem: &mut impl FnMut(Level, String)) {
+    if let Some(OplogStatus { start, is_history_lost: true, .. }) = status.source.oplog {
+        let words = format!(
+            "history is lost: the oplog begins at {start}, after what is to be read next: see docrow explain {}",
+            Code::HistoryLost
+        );
+        problem(Level::Error, words);
+    }
+}
+
+/// How long nobody need run it, if that is known: by how fast the oplog is written now.
+fn time_left(status: &Status) -> String {
+    let left = status.source.oplog.filter(|oplog| !oplog.is_history_lost);
+    left.and_then(|oplog| oplog.headroom_seconds).map_or_else(String::new, |left| {
+        format!("; started within about {}, it goes on where it was", span(left))
+    })
+}
+
+/// Whether nothing more goes into the spool.
+fn is_full(status: &Status) -> bool {
+    status.spool.bytes.zip(status.spool.budget).is_some_and(|(bytes, budget)| budget > 0 && bytes >= budget)
 }
 
 fn process(status: &Status, problem: &mut impl FnMut(Level, String)) {
@@ -68,23 +113,30 @@ fn process(status: &Status, problem: &mut impl FnMut(Level, String)) {
             problem(Level::Warning, "this pipeline has never been run".to_owned());
         }
         (Some(false), Some(Stage::Ended)) => match why {
-            Some(why) => problem(Level::Error, format!("stopped by an error: {why}")),
+            Some(why) => problem(Level::Error, format!("stopped by an error: {why}{}", time_left(status))),
             None => {
-                problem(Level::Warning, "stopped, as it was told to: nobody runs this pipeline".to_owned())
+                let words = "stopped, as it was told to: nobody runs this pipeline";
+                problem(Level::Warning, format!("{words}{}", time_left(status)));
             }
         },
-        (Some(false), Some(Stage::Retrying)) => problem(
-            Level::Error,
-            format!(
-                "nothing is heard of the process that ran this pipeline{}; it was trying again: {}",
-                last_heard(status),
-                why.unwrap_or("after an error"),
-            ),
-        ),
-        (Some(false), _) => problem(
-            Level::Error,
-            format!("nobody runs this pipeline: the last process ended without a word{}", last_heard(status)),
-        ),
+        (Some(false), _) => {
+            problem(Level::Error, format!("nobody runs this pipeline{}", time_left(status)));
+        }
+        (None, stage) if status.target.answers => {
+            let who = process.holder.as_deref().unwrap_or("the last process");
+            let before = match (stage, why) {
+                (Some(Stage::Retrying), Some(why)) => format!("; it was trying again: {why}"),
+                _ => String::new(),
+            };
+            problem(
+                Level::Error,
+                format!(
+                    "not known whether anybody runs this pipeline: {who} ended without a word, or can't reach \
+                     PostgreSQL{before}{}",
+                    time_left(status)
+                ),
+            );
+        }
         // Unless that is told already.
         (Some(true), Some(Stage::Retrying)) if status.target.answers && status.source.problem.is_none() => {
             problem(Level::Error, format!("trying again: {}", why.unwrap_or("an error")));
@@ -120,8 +172,7 @@ fn collections(status: &Status, problem: &mut impl FnMut(Level, String)) {
     if let Some(lag) = status.lag_seconds.filter(|lag| *lag > LAG) {
         problem(Level::Warning, format!("{} behind MongoDB", span(lag)));
     }
-    let narrow: Vec<_> =
-        status.collections.iter().flat_map(|c| &c.misfits).flat_map(|m| &m.columns).collect();
+    let narrow: Vec<_> = present(status).flat_map(|c| &c.misfits).flat_map(|m| &m.columns).collect();
     let spoilt = narrow
         .iter()
         .filter(|column| matches!(&*column.sql_type, "bigint" | "integer") && column.numbers > 0);
@@ -131,6 +182,13 @@ fn collections(status: &Status, problem: &mut impl FnMut(Level, String)) {
             "{table}.{column} is {sql_type} and lacks {} {values}: sums over it are wrong until it is wider",
             HumanCount(*numbers)
         );
+        problem(Level::Warning, words);
+    }
+    if let Some(VerifiedStatus { at, result }) = status.verified.as_ref().filter(|v| v.result.differences > 0)
+    {
+        let count = HumanCount(result.differences);
+        let differences = if result.differences == 1 { "difference" } else { "differences" };
+        let words = format!("the verification of {at} found {count} {differences}: docrow verify shows them");
         problem(Level::Warning, words);
     }
     let dead = status.dead_letters.total;
@@ -146,16 +204,38 @@ fn present(status: &Status) -> impl Iterator<Item = &CollectionStatus> {
     status.collections.iter().filter(|c| c.absent.is_none())
 }
 
+/// Those of them that nobody has paused.
+fn active(status: &Status) -> impl Iterator<Item = &CollectionStatus> {
+    present(status).filter(|c| c.paused.is_none())
+}
+
+/// The collections that somebody has paused: that is no trouble, but not to be forgotten.
+fn paused(status: &Status) -> String {
+    let mut paused = present(status).filter(|c| c.paused.is_some());
+    match (paused.next(), paused.count()) {
+        (None, _) => String::new(),
+        (Some(one), 0) => format!("; {} is paused", one.name),
+        (Some(_), others) => format!("; {} collections are paused", others + 1),
+    }
+}
+
+/// What the oplog leaves, in seconds.
+pub(super) struct OplogLeft {
+    left: u64,
+    window: u64,
+}
+
+/// What the oplog leaves, if that is so little that history is about to be lost.
+pub(super) fn history_at_risk(status: &Status) -> Option<OplogLeft> {
+    let oplog = status.source.oplog.filter(|oplog| !oplog.is_history_lost)?;
+    let (left, window) = (oplog.headroom_seconds?, oplog.window_seconds);
+    (left < (window / 10).min(HOUR)).then_some(OplogLeft { left, window })
+}
+
 fn room(status: &Status, problem: &mut impl FnMut(Level, String)) {
-    if let Some(oplog) = status.source.oplog
-        && let Some(left) = oplog.headroom_seconds
-        && left < (oplog.window_seconds / 10).min(HOUR)
-    {
+    if let Some(OplogLeft { left, window }) = history_at_risk(status) {
         let words = format!("the oplog reaches back only {} before what is read next", span(left));
-        problem(
-            Level::Warning,
-            format!("{words}, of {}: history is about to be lost", span(oplog.window_seconds)),
-        );
+        problem(Level::Warning, format!("{words}, of {}: history is about to be lost", span(window)));
     }
     if let (Some(bytes), Some(budget)) = (status.spool.bytes, status.spool.budget)
         && budget > 0
@@ -167,18 +247,19 @@ fn room(status: &Status, problem: &mut impl FnMut(Level, String)) {
     }
 }
 
-/// Whether rows are as MongoDB is: the only place that says so. Where it is not known, they are not.
-fn is_up_to_date(status: &Status) -> bool {
-    status.process.running == Some(true)
-        && status.process.stage == Some(Stage::Live)
-        && status.lag_seconds.is_some_and(|lag| lag <= CLOSE)
-}
-
 /// Nothing is wrong.
 fn fine(status: &Status) -> (Level, String) {
-    let all = present(status).count();
-    let live = present(status).filter(|c| c.phase == Phase::Live).count();
+    let (level, words) = of_active(status);
+    (level, words + &paused(status))
+}
+
+fn of_active(status: &Status) -> (Level, String) {
+    let all = active(status).count();
+    let live = active(status).filter(|c| c.phase == Phase::Live).count();
     match (status.process.stage, all) {
+        (Some(Stage::Live), 0) if present(status).next().is_some() => {
+            (Level::Ok, "nothing is followed".to_owned())
+        }
         (Some(Stage::Live), 0) => (Level::Ok, "waiting: no collection matches include yet".to_owned()),
         (_, 0) => (Level::Busy, "starting".to_owned()),
         _ if live < all => (Level::Busy, completing(status)),
@@ -186,22 +267,24 @@ fn fine(status: &Status) -> (Level, String) {
             let collections =
                 if all == 1 { "1 collection is".to_owned() } else { format!("all {all} collections are") };
             match status.lag_seconds {
-                _ if is_up_to_date(status) => (Level::Ok, format!("live: {collections} up to date")),
                 Some(lag) if lag > CLOSE => {
                     (Level::Busy, format!("{collections} live, {} behind MongoDB", span(lag)))
                 }
-                _ if status.process.stage == Some(Stage::Live) => {
-                    (Level::Busy, format!("{collections} live; how far behind MongoDB is not known yet"))
+                _ if status.process.stage != Some(Stage::Live) => {
+                    (Level::Busy, format!("starting: {collections} copied"))
                 }
-                _ => (Level::Busy, format!("starting: {collections} copied")),
+                // The only place that says so.
+                Some(0) => (Level::Ok, format!("live: {collections} up to date")),
+                Some(lag) => (Level::Ok, format!("live: {collections} {} behind MongoDB", span(lag))),
+                None => (Level::Busy, format!("{collections} live; how far behind MongoDB is not known yet")),
             }
         }
     }
 }
 
 fn completing(status: &Status) -> String {
-    let all = present(status).count();
-    let in_phase = |phase| present(status).filter(|c| c.phase == phase).count();
+    let all = active(status).count();
+    let in_phase = |phase| active(status).filter(|c| c.phase == phase).count();
     let left = in_phase(Phase::New).saturating_add(in_phase(Phase::Copying));
     if left == 0 {
         let keys = in_phase(Phase::Indexing) > 0;
@@ -212,7 +295,7 @@ fn completing(status: &Status) -> String {
         }
         .to_owned();
     }
-    let snapshots = || present(status).map(|c| &c.snapshot);
+    let snapshots = || active(status).map(|c| &c.snapshot);
     let done: u64 = snapshots().map(|snapshot| snapshot.documents).sum();
     let total: u64 = snapshots().filter_map(|snapshot| snapshot.estimated).sum();
     let percent = match done.saturating_mul(100).checked_div(total) {
@@ -220,7 +303,7 @@ fn completing(status: &Status) -> String {
         None => String::new(),
     };
     let of = if all == 1 { "1 collection".to_owned() } else { format!("{left} of {all} collections") };
-    let eta = present(status).filter_map(|c| c.snapshot.eta_seconds).max();
+    let eta = active(status).filter_map(|c| c.snapshot.eta_seconds).max();
     let eta = eta.map_or_else(String::new, |eta| format!(", about {} left", span(eta)));
     format!("copying {of}{percent}{eta}")
 }

@@ -12,14 +12,19 @@ mod document;
 mod gather;
 mod health;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use serde::Serialize;
 
-pub use self::{document::Facts, gather::Gatherer, health::span};
+pub use self::{
+    document::Facts,
+    gather::Gatherer,
+    health::{LAG, span},
+};
 use crate::{
     moment::Moment,
     pipeline::phase::Phase,
+    verify::Verified,
     vitals::{Message, Rates, Stage, Totals},
 };
 
@@ -45,6 +50,8 @@ pub struct Status {
     pub target: TargetStatus,
     /// How far behind MongoDB the rows of live collections are; `null`: there are none, or it is not known.
     pub lag_seconds: Option<u64>,
+    /// The same in words, and why it is not known, if it is not.
+    pub lag_words: String,
     /// Work per second, lately.
     pub rates: Rates,
     /// Work since the process was started.
@@ -57,8 +64,17 @@ pub struct Status {
     pub spool: SpoolStatus,
     /// Documents that could not be written.
     pub dead_letters: DeadLetterStatus,
+    /// What the last verification on schedule found; `null`: there was none.
+    pub verified: Option<VerifiedStatus>,
     /// The process's last warnings and errors, the latest last.
     pub messages: Vec<Message>,
+}
+
+impl Status {
+    /// Whether the oplog is about to lose what is to be read next.
+    pub fn is_history_at_risk(&self) -> bool {
+        health::history_at_risk(self).is_some()
+    }
 }
 
 /// A verdict.
@@ -98,9 +114,10 @@ pub struct Problem {
 /// Who runs the pipeline.
 #[derive(Clone, Debug, Serialize)]
 pub struct Process {
-    /// Whether somebody does; `null`: it is not known, because PostgreSQL does not answer.
+    /// Whether somebody does; `null`: it is not known, because PostgreSQL does not answer, or because nothing is heard of the
+    /// process that last did.
     pub running: Option<bool>,
-    /// Who, for people; `null`: nobody.
+    /// Who, for people, or who last did, if it is not known whether anybody does; `null`: nobody.
     pub holder: Option<String>,
     /// docrow's version there; like all that follows as it was last reported, `null` if it never was.
     pub version: Option<String>,
@@ -114,6 +131,8 @@ pub struct Process {
     pub problem: Option<String>,
     /// What holds it up, though nothing has failed; `null`: nothing does.
     pub hindrance: Option<String>,
+    /// What limits how fast its snapshots read; `null`: nothing does.
+    pub limit: Option<String>,
     /// When it last reported.
     pub reported_at: Option<Moment>,
 }
@@ -121,10 +140,14 @@ pub struct Process {
 /// MongoDB.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct SourceStatus {
+    /// Its hosts, and the database that the URI names, for people; `null`: it is not known here.
+    pub name: Option<String>,
     /// Whether it answers; `null`: it was not asked.
     pub answers: Option<bool>,
     /// Why it does not.
     pub problem: Option<String>,
+    /// When it last answered the process that runs the pipeline; `null`: it answers, or nobody asked before.
+    pub silent_since: Option<Moment>,
     /// The cluster's time when it last answered.
     pub time: Option<Moment>,
     /// From when on the change stream would be read after a restart; `null` unless the pipeline is being run.
@@ -142,15 +165,31 @@ pub struct OplogStatus {
     pub window_seconds: u64,
     /// How far it reaches back from what is read next. When this comes to an end, history is lost.
     pub headroom_seconds: Option<u64>,
+    /// Whether it is: what is to be read next is no longer there.
+    pub is_history_lost: bool,
 }
 
 /// PostgreSQL.
 #[derive(Clone, Debug, Serialize)]
 pub struct TargetStatus {
+    /// Its address and the database, for people.
+    pub name: String,
+    /// The schema that the tables are in.
+    pub schema: String,
     /// Whether it answers.
     pub answers: bool,
     /// Why it does not. Then collections, partitions and dead letters are as they last were.
     pub problem: Option<String>,
+}
+
+/// What a verification on schedule found.
+#[derive(Clone, Debug, Serialize)]
+pub struct VerifiedStatus {
+    /// When.
+    pub at: Moment,
+    /// What.
+    #[serde(flatten)]
+    pub result: Verified,
 }
 
 /// A collection.
@@ -165,6 +204,8 @@ pub struct CollectionStatus {
     /// Why it is not replicated any more, though its tables are there: `dropped` in MongoDB, or `excluded` by the
     /// configuration; `null`: it is.
     pub absent: Option<String>,
+    /// Since when it is paused; `null`: it is not. Its changes wait, and its lag counts for nothing.
+    pub paused: Option<Moment>,
     /// Why it is to be copied anew; `null`: it is not.
     pub resync: Option<String>,
     /// How far its copy is.
@@ -213,7 +254,7 @@ pub struct NarrowColumn {
 /// How far a copy is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct SnapshotStatus {
-    /// How many documents are copied.
+    /// How many documents are copied; while it is being copied, those of chunks under way included.
     pub documents: u64,
     /// About how many there are; `null`: not known.
     pub estimated: Option<u64>,
@@ -223,8 +264,12 @@ pub struct SnapshotStatus {
     pub chunks: usize,
     /// Whether rows that were there before are replaced.
     pub replaces: bool,
-    /// Documents per second, lately; `null` unless it is being copied.
+    /// How many bytes of BSON the process has copied; like what follows `null` unless it is being copied.
+    pub bytes: Option<u64>,
+    /// Documents per second, lately.
     pub documents_per_second: Option<u64>,
+    /// Bytes of BSON per second, lately.
+    pub bytes_per_second: Option<u64>,
     /// How long it will take at that pace.
     pub eta_seconds: Option<u64>,
 }
@@ -312,6 +357,11 @@ pub struct LetterStatus {
 }
 
 impl CollectionStatus {
+    /// Whether its changes are to be applied: it is neither stopped nor paused, and still replicated.
+    pub fn is_followed(&self) -> bool {
+        self.stopped.is_none() && self.paused.is_none() && self.absent.is_none()
+    }
+
     /// Whether changes of it are applied as they come.
     pub fn is_live(&self) -> bool {
         self.phase == Phase::Live && self.stopped.is_none() && self.absent.is_none()

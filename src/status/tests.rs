@@ -5,20 +5,24 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Facts, Level, Status, document::Mappings, span};
+use super::{Facts, Health, Level, Status, document::Mappings, span};
 use crate::{
     moment::Moment,
     pipeline::phase::Phase,
     sink::{
+        fence::Runner,
         misfits::{Count, Misfits},
-        survey::{Reached, Survey, Surveyed},
+        survey::{Letters, Reached, Survey, Surveyed},
+        verifications::Stored,
     },
-    vitals::{Clock, Details, Hindrance, Pace, Report, Spool, Stage},
+    vitals::{Applied, Clock, Details, Hindrance, Lag, Pace, Report, Spool, Stage},
 };
 
-const NOW: u64 = 1_000_000;
+/// When all these documents are of, in seconds since 1970.
+pub(crate) const NOW: u64 = 1_000_000;
 
-fn at(seconds: u64) -> SystemTime {
+/// A time in seconds since 1970.
+pub(crate) fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
@@ -35,6 +39,7 @@ fn collection(name: &str) -> Surveyed {
         filled: true,
         stopped: None,
         absent: None,
+        paused: None,
         chunks: 4,
         chunks_copied: 4,
         documents: 400,
@@ -55,7 +60,7 @@ fn survey() -> Survey {
     };
     Survey {
         at: at(NOW),
-        holder: Some("docrow process 1".to_owned()),
+        runner: Runner::Process("docrow process 1".to_owned()),
         report: None,
         collections: vec![collection("orders"), collection("users")],
         positions: vec![
@@ -65,8 +70,8 @@ fn survey() -> Survey {
             position(1, "users", 5),
         ],
         letters: Vec::new(),
-        dead_letters: 0,
         misfits: HashMap::new(),
+        verified: None,
     }
 }
 
@@ -74,9 +79,9 @@ fn report() -> Report {
     Report {
         stage: Stage::Live,
         source: Clock {
-            problem: None,
             time: Some(at(NOW).into()),
             oplog_start: Some(at(NOW - 86_400).into()),
+            ..Clock::default()
         },
         spool: Spool { bytes: 0, budget: 1000, problem: None },
         resumes_from: Some(at(NOW).into()),
@@ -84,22 +89,52 @@ fn report() -> Report {
     }
 }
 
+/// What the process that runs the pipeline reckons: by the positions, as if each second had been written to.
+fn lag(survey: &Survey) -> Lag {
+    let mut lag = Lag::default();
+    for Reached { partition, collection, cluster_time, .. } in &survey.positions {
+        let behind = at(NOW).duration_since(*cluster_time).unwrap().as_secs();
+        let most = lag.behind.entry(collection.clone()).or_default();
+        *most = behind.max(*most);
+        if survey.collections.iter().any(|c| {
+            c.name == *collection
+                && c.stopped.is_none()
+                && c.absent.is_none()
+                && c.paused.is_none()
+                && c.chunks == c.chunks_copied
+        }) {
+            lag.seconds = lag.seconds.max(Some(behind));
+            let most = lag.partitions.entry(*partition).or_default();
+            *most = behind.max(*most);
+        }
+    }
+    lag.behind.retain(|_, behind| *behind > 0);
+    lag
+}
+
 fn document(survey: &Survey, report: Option<Report>, details: Details) -> Status {
     let at: Moment = survey.at.into();
-    let report = report.map(|report| (report, details, at));
-    let facts = Facts {
+    let mut facts = Facts {
         pipeline: "p",
         at,
         survey: Some(survey),
         target_problem: None,
-        report,
+        report: report.map(|report| (report, details, at)),
         source: None,
         is_own: false,
+        is_told: matches!(survey.runner, Runner::Process(_)),
     };
+    if let Some((report, ..)) = &mut facts.report
+        && report.source.problem.is_none()
+        && report.source.time.is_some()
+    {
+        report.lag = lag(survey);
+    }
     facts.document(&mut Mappings::new())
 }
 
-fn live(change: impl FnOnce(&mut Survey, &mut Report)) -> Status {
+/// The document of a live pipeline, after a change.
+pub(crate) fn live(change: impl FnOnce(&mut Survey, &mut Report)) -> Status {
     let (mut survey, mut report) = (survey(), report());
     change(&mut survey, &mut report);
     document(&survey, Some(report), Details::default())
@@ -114,26 +149,147 @@ fn assert_health(status: &Status, level: Level, words: &str) {
 #[test]
 fn all_is_well() {
     let status = live(|_, _| {});
-    assert_health(&status, Level::Ok, "live: all 2 collections are up to date");
-    assert_eq!(status.lag_seconds, Some(5));
+    assert_health(&status, Level::Ok, "live: all 2 collections are 5 s behind MongoDB");
+    assert_eq!((status.lag_seconds, &*status.lag_words), (Some(5), "5 s"));
     assert_eq!(status.collections.iter().map(|c| c.lag_seconds).collect::<Vec<_>>(), [Some(1), Some(5)]);
     assert_eq!(status.partitions.iter().map(|p| p.lag_seconds).collect::<Vec<_>>(), [Some(0), Some(5)]);
     let oplog = status.source.oplog.unwrap();
     assert_eq!((oplog.window_seconds, oplog.headroom_seconds), (86_400, Some(86_400)));
 }
 
+/// A pause is no trouble, however long it is; it is said, and its lag is shown.
+#[test]
+fn what_is_paused_is_shown_and_no_trouble() {
+    let status = live(|survey, _| {
+        survey.collections[0].paused = Some(at(NOW - 9000));
+        survey.positions.iter_mut().filter(|p| p.collection == "shop.orders").for_each(|p| {
+            p.cluster_time = at(NOW - 9000);
+        });
+    });
+    assert_health(&status, Level::Ok, "live: 1 collection is 5 s behind MongoDB; shop.orders is paused");
+    assert_eq!(status.health.problems, []);
+    assert_eq!((status.lag_seconds, status.collections[0].lag_seconds), (Some(5), Some(9000)));
+    let all = live(|survey, _| survey.collections.iter_mut().for_each(|c| c.paused = Some(at(NOW))));
+    assert_health(&all, Level::Ok, "nothing is followed; 2 collections are paused");
+    // One that is not copied yet does not keep the others from being live.
+    let copying = live(|survey, _| {
+        (survey.collections[0].paused, survey.collections[0].chunks_copied) = (Some(at(NOW)), 1);
+    });
+    assert_health(&copying, Level::Ok, "live: 1 collection is 5 s behind MongoDB; shop.orders is paused");
+}
+
+#[test]
+fn what_the_last_verification_found_is_shown() {
+    let verified = |differences| {
+        live(move |survey, _| {
+            let result = format!(
+                "{{\"equal\":{},\"differences\":{differences},\"unsettled\":0,\"documents\":9,\"seconds\":1,\
+                 \"sample\":\"2%\",\"collections\":[]}}",
+                differences == 0
+            );
+            survey.verified = Some(Stored { at: at(NOW - 60), result });
+        })
+    };
+    let equal = verified(0);
+    assert_health(&equal, Level::Ok, "live: all 2 collections");
+    assert!(equal.verified.is_some_and(|v| v.result.equal && v.result.sample.as_deref() == Some("2%")));
+    assert_health(&verified(3), Level::Warning, "found 3 differences: docrow verify shows them");
+    let later = live(|survey, _| {
+        survey.verified = Some(Stored { at: at(NOW), result: "{\"new\": 1}".to_owned() });
+    });
+    assert!(later.verified.is_none(), "a later docrow may write it otherwise");
+}
+
 /// Behind is not up to date, and neither is what is not known.
 #[test]
-fn only_what_is_close_is_up_to_date() {
-    let behind = |seconds| live(move |s, _| s.positions[0].cluster_time = at(NOW - seconds));
-    for (seconds, is_close) in [(0, true), (10, true), (11, false), (47, false), (60, false), (61, false)] {
-        let words = behind(seconds).health.words;
-        assert_eq!(words.contains("up to date"), is_close, "{seconds} s: {words}");
-        assert!(is_close || words.contains("behind MongoDB"), "{words}");
+fn only_what_is_not_behind_is_up_to_date() {
+    let behind =
+        |seconds| live(move |s, _| s.positions.iter_mut().for_each(|p| p.cluster_time = at(NOW - seconds)));
+    for seconds in [0, 1, 10, 11, 47, 60, 61] {
+        let Health { words, level, .. } = behind(seconds).health;
+        assert_eq!(words.contains("up to date"), seconds == 0, "{seconds} s: {words}");
+        assert_eq!(words.contains("behind MongoDB"), seconds > 0, "{words}");
+        assert_eq!(level == Level::Ok, seconds <= 10, "{words}");
     }
     assert_health(&behind(47), Level::Busy, "all 2 collections are live, 47 s behind MongoDB");
     assert_health(&live(|_, r| r.source.time = None), Level::Busy, "is not known yet");
     assert_health(&live(|_, r| r.stage = Stage::Preparing), Level::Busy, "starting: all 2 collections");
+}
+
+/// Unknown is not zero: nothing says how far behind it is while MongoDB does not answer, and it is said since when.
+#[test]
+fn lag_is_unknown_while_mongodb_does_not_answer() {
+    let why = "no server at db:27017 answers in time: Connection refused";
+    let silent = live(|_, r| {
+        r.source.problem = Some(why.to_owned());
+        r.source.silent_since = Some(at(NOW - 40).into());
+    });
+    assert_health(
+        &silent,
+        Level::Error,
+        "MongoDB does not answer since 1970-01-12T13:46:00Z: no server at db:27017",
+    );
+    assert_eq!(silent.lag_words, "unknown since 1970-01-12T13:46:00Z: MongoDB does not answer");
+    assert_eq!((silent.lag_seconds, silent.source.silent_since), (None, Some(at(NOW - 40).into())));
+    assert!(silent.collections.iter().all(|c| c.phase == Phase::Live && c.lag_seconds.is_none()));
+    assert!(silent.partitions.iter().all(|p| p.lag_seconds.is_none()));
+    // Nor does the last report of a process that is gone say it.
+    let gone = live(|s, r| (s.runner, r.stage) = (Runner::Nobody, Stage::Ended));
+    assert_eq!((gone.lag_seconds, &*gone.lag_words), (None, "not known yet"));
+}
+
+/// Whoever asks while nobody runs it gets what is stored against MongoDB's present time.
+#[test]
+fn lag_of_a_stopped_pipeline_is_what_is_stored_against_now() {
+    let mut survey = survey();
+    survey.runner = Runner::Nobody;
+    let report = Report { stage: Stage::Ended, ..report() };
+    let asked = |problem: Option<&str>| {
+        let time = problem.is_none().then(|| at(NOW + 100).into());
+        let clock = Clock { problem: problem.map(str::to_owned), time, ..Clock::default() };
+        let facts = Facts {
+            pipeline: "p",
+            at: at(NOW + 100).into(),
+            survey: Some(&survey),
+            target_problem: None,
+            report: Some((report.clone(), Details::default(), at(NOW).into())),
+            source: Some(clock),
+            is_own: false,
+            is_told: false,
+        };
+        facts.document(&mut Mappings::new())
+    };
+    assert_eq!(asked(None).lag_seconds, Some(105));
+    let silent = asked(Some("refused"));
+    assert_eq!((silent.lag_seconds, &*silent.lag_words), (None, "unknown: MongoDB does not answer"));
+}
+
+/// A page that is looked at for the first time in an outage says what the process knows, not what was last read.
+#[test]
+fn lag_of_the_own_process_is_no_matter_of_when_somebody_last_looked() {
+    let mut survey = survey();
+    survey.positions.iter_mut().for_each(|p| p.cluster_time = at(NOW - 160));
+    let applied = Applied {
+        collections: [("shop.orders".to_owned(), at(NOW - 6).into())].into(),
+        partitions: [(0, at(NOW - 6).into())].into(),
+    };
+    let behind = [("shop.orders".to_owned(), 6)].into();
+    let lag = Lag { seconds: Some(6), behind, partitions: [(0, 6)].into(), applied };
+    let facts = Facts {
+        pipeline: "p",
+        at: at(NOW).into(),
+        survey: Some(&survey),
+        target_problem: Some("refused".to_owned()),
+        report: Some((Report { lag, ..report() }, Details::default(), at(NOW).into())),
+        source: None,
+        is_own: true,
+        is_told: true,
+    };
+    let status = facts.document(&mut Mappings::new());
+    assert_eq!(status.lag_seconds, Some(6));
+    let orders = &status.collections[0];
+    assert_eq!((orders.lag_seconds, orders.applied_up_to), (Some(6), Some(at(NOW - 6).into())));
+    assert_eq!((status.partitions[0].lag_seconds, status.collections[1].lag_seconds), (Some(6), Some(0)));
 }
 
 /// Where everything stands still, and why, comes before what follows from it.
@@ -150,7 +306,7 @@ fn what_holds_it_up_is_said_first() {
     let locked = hindered(Hindrance::Lock("waits for a lock on public.orders".to_owned()));
     assert_health(&locked, Level::Error, "waits for a lock on public.orders");
     let gone = live(|s, r| {
-        s.holder = None;
+        s.runner = Runner::Nobody;
         r.hindrance = Some(Hindrance::Standstill("nothing".to_owned()));
     });
     assert_eq!(gone.process.hindrance, None);
@@ -172,7 +328,7 @@ fn a_copy_has_a_pace_and_an_end() {
     let (mut survey, report) = (survey(), Report { stage: Stage::Copying, ..report() });
     let users = &mut survey.collections[1];
     (users.chunks_copied, users.documents) = (1, 100);
-    let pace = Pace { estimated: 500, documents_per_second: 20 };
+    let pace = Pace { estimated: 500, documents_per_second: 20, ..Pace::default() };
     let details = Details { copies: [("shop.users".to_owned(), pace)].into(), ..Details::default() };
     let status = document(&survey, Some(report), details);
     let users = &status.collections[1];
@@ -186,6 +342,22 @@ fn a_copy_has_a_pace_and_an_end() {
     assert_health(&status, Level::Busy, "copying 1 of 2 collections, 55% of all documents, about 20 s left");
 }
 
+/// On a slow way a chunk takes minutes: what is written of it is shown, until the process that writes it is gone.
+#[test]
+fn a_copy_goes_on_within_a_chunk() {
+    let (mut survey, report) = (survey(), Report { stage: Stage::Copying, ..report() });
+    let users = &mut survey.collections[1];
+    (users.chunks_copied, users.documents) = (1, 100);
+    let pace =
+        Pace { estimated: 500, copied: 180, bytes: 9000, documents_per_second: 20, bytes_per_second: 1000 };
+    let details = Details { copies: [("shop.users".to_owned(), pace)].into(), ..Details::default() };
+    let snapshot = document(&survey, Some(report.clone()), details.clone()).collections[1].snapshot;
+    assert_eq!((snapshot.documents, snapshot.chunks_copied, snapshot.eta_seconds), (180, 1, Some(16)));
+    assert_eq!((snapshot.bytes, snapshot.bytes_per_second), (Some(9000), Some(1000)));
+    survey.runner = Runner::Nobody;
+    assert_eq!(document(&survey, Some(report), details).collections[1].snapshot.documents, 100);
+}
+
 #[test]
 fn what_is_wrong_is_said_the_worst_first() {
     assert_health(
@@ -193,7 +365,11 @@ fn what_is_wrong_is_said_the_worst_first() {
         Level::Warning,
         "3 min 20 s behind",
     );
-    assert_health(&live(|s, _| s.dead_letters = 1), Level::Warning, "1 document could not be written");
+    assert_health(
+        &live(|s, _| s.collections[0].dead_letters = 1),
+        Level::Warning,
+        "1 document could not be written",
+    );
     assert_health(&live(|_, r| r.spool.bytes = 850), Level::Warning, "the spool is almost full");
     assert_health(&live(|_, r| r.spool.bytes = 1000), Level::Error, "the spool is full");
     let full = |r: &mut Report| r.spool.problem = Some("no space left".to_owned());
@@ -207,7 +383,7 @@ fn what_is_wrong_is_said_the_worst_first() {
     let retrying = |r: &mut Report| (r.stage, r.problem) = (Stage::Retrying, Some("why".to_owned()));
     assert_health(&live(|_, r| retrying(r)), Level::Error, "trying again: why");
     let both = live(|s, _| {
-        s.dead_letters = 7;
+        s.collections[0].dead_letters = 7;
         s.collections[0].stopped = Some("no good".to_owned());
     });
     assert_health(&both, Level::Error, "shop.orders is stopped: no good");
@@ -246,9 +422,21 @@ fn what_is_dropped_or_left_out_counts_for_nothing() {
     for why in ["dropped", "excluded"] {
         let status = live(|s, _| {
             s.collections[1].absent = Some(why.to_owned());
+            s.collections[1].dead_letters = 3;
+            s.collections[1].mapping = s.collections[1].mapping.replace("type = 'text'", "type = 'bigint'");
+            s.letters = vec![Letters {
+                collection: "shop.users".to_owned(),
+                path: None,
+                reason: "too large".to_owned(),
+                count: 3,
+                last_at: at(NOW),
+            }];
+            let misfits = Misfits { table: "users".into(), column: "n".into(), values: 9, numbers: 9 };
+            s.misfits.insert("shop.users".to_owned(), Count { at: at(NOW), found: vec![(misfits, at(NOW))] });
             s.positions[3].cluster_time = at(NOW - 90_000);
         });
-        assert_health(&status, Level::Ok, "live: 1 collection is up to date");
+        assert_health(&status, Level::Ok, "live: 1 collection is 1 s behind MongoDB");
+        assert_eq!((status.dead_letters.total, status.dead_letters.groups.len()), (0, 0));
         assert_eq!((status.collections[1].lag_seconds, status.lag_seconds), (None, Some(1)));
         assert_eq!(status.partitions[1].lag_seconds, Some(1));
     }
@@ -286,37 +474,103 @@ fn what_could_get_no_tables_is_told() {
 fn nobody_runs_it() {
     let ended = |problem: Option<&str>| {
         let problem = problem.map(str::to_owned);
-        live(move |s, r| (s.holder, r.stage, r.problem) = (None, Stage::Ended, problem))
+        live(move |s, r| (s.runner, r.stage, r.problem) = (Runner::Nobody, Stage::Ended, problem))
     };
     assert_health(&ended(None), Level::Warning, "stopped, as it was told to");
+    assert!(ended(None).health.words.ends_with("; started within about 1 d 0 h, it goes on where it was"));
     assert_health(&ended(Some("history lost")), Level::Error, "stopped by an error: history lost");
-    assert_health(&live(|s, _| s.holder = None), Level::Error, "ended without a word");
-    let gone = live(|s, _| s.holder = None);
+    let gone = live(|s, r| (s.runner, r.stage) = (Runner::Nobody, Stage::Ended));
     assert_eq!(
         (gone.process.running, gone.source.answers, gone.source.resumes_from),
         (Some(false), None, None)
     );
-    // Then it is what is stored that the next one goes on from.
-    assert_eq!(gone.source.oplog.unwrap().headroom_seconds, Some(86_395));
+    // What the spool holds need not be read again; what is applied need not, even if that is lost.
+    assert_eq!(gone.source.oplog.unwrap().headroom_seconds, Some(86_400));
+    let spoolless = live(|s, r| (s.runner, r.stage, r.resumes_from) = (Runner::Nobody, Stage::Ended, None));
+    assert_eq!(spoolless.source.oplog.unwrap().headroom_seconds, Some(86_395));
     let (mut survey, none) = (survey(), Details::default());
-    (survey.holder, survey.collections, survey.positions) = (None, Vec::new(), Vec::new());
+    (survey.runner, survey.collections, survey.positions) = (Runner::Nobody, Vec::new(), Vec::new());
     assert_health(&document(&survey, None, none), Level::Warning, "never been run");
+}
+
+/// PostgreSQL can't tell a process that was killed from one whose way to it is cut: nobody is said to run it, or not to.
+#[test]
+fn a_process_that_is_not_heard_of_may_be_there() {
+    let unheard = |stage, problem: Option<&str>| {
+        let problem = problem.map(str::to_owned);
+        live(move |s, r| {
+            s.runner = Runner::Unheard("docrow process 7 on db-1, last heard of at 18:03".to_owned());
+            (r.stage, r.problem) = (stage, problem);
+        })
+    };
+    let live = unheard(Stage::Live, None);
+    assert_health(
+        &live,
+        Level::Error,
+        "not known whether anybody runs this pipeline: docrow process 7 on db-1, last",
+    );
+    assert_eq!((live.process.running, live.lag_seconds), (None, None));
+    assert!(!live.health.words.contains("nobody"), "{}", live.health.words);
+    assert_health(&unheard(Stage::Retrying, Some("why")), Level::Error, "it was trying again: why");
+}
+
+/// Both must be seen beforehand: that it is lost, and how long it is not.
+#[test]
+fn lost_history_is_said_of_a_stopped_pipeline() {
+    let stopped = |resumes: u64, problem: Option<&str>| {
+        let problem = problem.map(str::to_owned);
+        live(move |s, r| {
+            s.positions.iter_mut().for_each(|p| p.cluster_time = at(NOW - 100_000));
+            (s.runner, r.stage, r.problem) = (Runner::Nobody, Stage::Ended, problem);
+            r.resumes_from = Some(at(NOW - resumes).into());
+        })
+    };
+    let lost = stopped(86_401, None);
+    assert_health(
+        &lost,
+        Level::Error,
+        "history is lost: the oplog begins at 1970-01-11T13:46:40Z, after what is to be",
+    );
+    assert!(
+        lost.source.oplog.unwrap().is_history_lost && lost.health.words.contains("docrow explain DRW-4000")
+    );
+    assert!(!format!("{:?}", lost.health).contains("about to be lost"), "{:?}", lost.health);
+    let left = stopped(86_000, None);
+    assert!(
+        left.health.words.contains("nobody runs this pipeline; started within about 6 min 40 s"),
+        "{left:?}"
+    );
+    assert!(left.health.problems[1].words.contains("history is about to be lost"), "{left:?}");
+    // Where it is not known, nothing is promised.
+    let unknown = live(|s, r| {
+        (s.runner, r.stage, r.source.oplog_start) = (Runner::Nobody, Stage::Ended, None);
+    });
+    assert!(unknown.health.words.ends_with("nobody runs this pipeline"), "{unknown:?}");
 }
 
 #[test]
 fn postgres_is_away() {
-    let (survey, report) = (survey(), Report { stage: Stage::Retrying, ..report() });
+    let survey = survey();
     let at: Moment = survey.at.into();
-    let facts = Facts {
-        pipeline: "p",
-        at,
-        survey: Some(&survey),
-        target_problem: Some("refused".to_owned()),
-        report: Some((report, Details::default(), at)),
-        source: None,
-        is_own: true,
+    let away = |report| {
+        let facts = Facts {
+            pipeline: "p",
+            at,
+            survey: Some(&survey),
+            target_problem: Some("refused".to_owned()),
+            report: Some((report, Details::default(), at)),
+            source: None,
+            is_own: true,
+            is_told: true,
+        };
+        facts.document(&mut Mappings::new())
     };
-    let status = facts.document(&mut Mappings::new());
+    let report = Report { stage: Stage::Retrying, ..report() };
+    let full = away(Report { spool: Spool { bytes: 1000, budget: 1000, problem: None }, ..report.clone() });
+    let words =
+        "PostgreSQL does not answer; the spool is full, and further changes wait in the oplog: refused";
+    assert_health(&full, Level::Error, words);
+    let status = away(report);
     assert_health(&status, Level::Error, "PostgreSQL does not answer; changes wait in the spool: refused");
     assert_eq!((status.health.problems.len(), status.collections.len()), (1, 2));
     assert_eq!(status.process.running, Some(true));

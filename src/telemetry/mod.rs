@@ -7,14 +7,16 @@
 mod outlet;
 
 use std::{
-    fmt,
+    env, fmt,
     io::{self, IsTerminal, Write},
     sync::Arc,
     time::Duration,
 };
 
 use clap::ValueEnum;
-use indicatif::{HumanCount, HumanDuration, MultiProgress, ProgressBar, ProgressState, ProgressStyle};
+use indicatif::{
+    HumanCount, HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle,
+};
 use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
@@ -41,6 +43,12 @@ pub enum LogFormat {
     Json,
 }
 
+/// Whether what is written to `stream` has colours: it is a terminal, and `NO_COLOR` is not set (<https://no-color.org>).
+/// The only place that decides it.
+pub fn has_colors(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// How often [`Reporter::narrate`] speaks.
 const NARRATION: Duration = Duration::from_secs(5);
 
@@ -59,6 +67,12 @@ impl Reporter {
         Self { screen, bars: Arc::default(), vitals: Arc::default() }
     }
 
+    /// Nothing is shown.
+    pub fn silent() -> Self {
+        let screen = MultiProgress::with_draw_target(ProgressDrawTarget::hidden());
+        Self { screen, bars: Arc::default(), vitals: Arc::default() }
+    }
+
     /// The process's vital signs.
     pub fn vitals(&self) -> &Arc<Vitals> {
         &self.vitals
@@ -67,7 +81,7 @@ impl Reporter {
     /// A bar for `total` things, of which `done` are done already.
     pub fn bar(&self, label: String, total: u64, done: u64, unit: &str) -> ProgressBar {
         let template = format!(
-            "{{msg:24}} {{bar:30.cyan/blue}} {{human_pos}} of {{human_len}} {unit}, {{rate}}, {{eta}} left"
+            "{{msg:24}} {{bar:30.cyan/blue}} {{human_pos}} of {{human_len}} {unit}, {{rate}}{{left}}"
         );
         let bar = ProgressBar::new(total.max(done)).with_message(label).with_position(done);
         bar.reset_eta();
@@ -82,10 +96,21 @@ impl Reporter {
         bar
     }
 
+    /// A line that says what is waited for, and for how long.
+    pub fn line(&self, label: String) -> ProgressBar {
+        let template = "{spinner:.cyan} {msg}, for {elapsed}";
+        let line = self.show(ProgressBar::new_spinner().with_message(label), template);
+        line.enable_steady_tick(Duration::from_millis(200));
+        line
+    }
+
     fn show(&self, bar: ProgressBar, template: &str) -> ProgressBar {
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
             let _ = write!(out, "{}/s", HumanCount(rounded(state.per_sec())));
+        });
+        let style = style.with_key("left", |state: &ProgressState, out: &mut dyn fmt::Write| {
+            let _ = out.write_str(&left(state.per_sec(), state.eta()));
         });
         let bar = self.screen.add(bar.with_style(style));
         bar.tick();
@@ -126,9 +151,7 @@ impl Reporter {
         let flush = Flush::at_the_end();
         let lines = tracing_subscriber::fmt::layer().with_writer(self.clone()).with_target(false);
         match format {
-            LogFormat::Text => {
-                self.install(lines.fmt_fields(CodeFirst).with_ansi(io::stderr().is_terminal()))
-            }
+            LogFormat::Text => self.install(lines.fmt_fields(CodeFirst).with_ansi(has_colors(&io::stderr()))),
             LogFormat::Json => self.install(lines.json().flatten_event(true)),
         }
         flush
@@ -152,16 +175,19 @@ impl Default for Reporter {
 }
 
 fn tell(bar: &ProgressBar) {
-    let (done, rate) = (HumanCount(bar.position()), HumanCount(rounded(bar.per_sec())));
+    let (name, done, rate) = (bar.message(), HumanCount(bar.position()), rounded(bar.per_sec()));
+    let rate = if rate == 0 { String::new() } else { format!(", {}/s", HumanCount(rate)) };
     match bar.length() {
-        Some(total) if total > 0 => tracing::info!(
-            "{}: {done} of {}, {rate}/s, {} left",
-            bar.message(),
-            HumanCount(total),
-            HumanDuration(bar.eta())
-        ),
-        _ => tracing::info!("{}: {done}, {rate}/s", bar.message()),
+        Some(total) if total > 0 => {
+            tracing::info!("{name}: {done} of {}{rate}{}", HumanCount(total), left(bar.per_sec(), bar.eta()));
+        }
+        _ => tracing::info!("{name}: {done}{rate}"),
     }
+}
+
+/// How long it will take; nothing where it does not move: that it is done soon nobody knows then.
+fn left(per_second: f64, eta: Duration) -> String {
+    if rounded(per_second) == 0 { String::new() } else { format!(", {} left", HumanDuration(eta)) }
 }
 
 /// A rate for display: the saturating conversion is wanted.
@@ -244,5 +270,16 @@ impl Write for Reporter {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_move_has_no_time_left() {
+        assert_eq!(left(0.0, Duration::ZERO), "");
+        assert_eq!(left(20.0, Duration::from_secs(60)), ", 60 seconds left");
     }
 }

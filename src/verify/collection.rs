@@ -1,7 +1,7 @@
 //! The verification of one collection: the first pass and the judge side by side, then the search for what has no document;
 //! and what is said of it.
 
-use std::sync::{Arc, Mutex as PlainMutex, atomic::Ordering};
+use std::sync::{Arc, Mutex as PlainMutex, OnceLock, atomic::Ordering};
 
 use tokio::{
     sync::{Mutex, mpsc},
@@ -13,7 +13,6 @@ use super::{
     detail::Telling,
     judge::{Found, Judge, Settled, Suspect, Why},
     ledger::Ledger,
-    pace::Pace,
     repair::Mender,
     scan::{self, Scan, Totals},
     window::Window,
@@ -21,6 +20,7 @@ use super::{
 use crate::{
     config::Config,
     error::{Kind, Result},
+    pace::Pace,
     shutdown::Shutdown,
     sink::{Target, dead_letter::DeadKeys, read::Reader, resyncs::Desk, schemas},
     source::{CollectionInfo, Source},
@@ -140,6 +140,7 @@ impl Verification<'_> {
             shutdown: self.shutdown.clone(),
             totals: Totals::default(),
         });
+        let line = Arc::new(OnceLock::new());
         let mut court = Court {
             judge: Judge {
                 source: self.source,
@@ -151,6 +152,7 @@ impl Verification<'_> {
                 patience: self.options.patience,
                 shutdown: self.shutdown,
                 given_up: None,
+                line: line.clone(),
                 ledger,
             },
             mender: self
@@ -161,22 +163,43 @@ impl Verification<'_> {
             compared,
         };
         let (sender, suspects) = mpsc::channel(scan::WAITING);
-        tokio::try_join!(scan.clone().run(sender), court.hear(suspects))?;
+        let scanning = async {
+            scan.clone().run(sender).await?;
+            bar.finish_and_clear();
+            let words = format!("{name}: looking for rows without a document");
+            line.get_or_init(|| self.reporter.line(words));
+            Result::<()>::Ok(())
+        };
+        tokio::try_join!(scanning, court.hear(suspects))?;
         court.sweep(&scan).await?;
-        bar.finish_and_clear();
+        if let Some(line) = line.get() {
+            line.finish_and_clear();
+        }
         let Totals { documents, rows, dead_letters } = &scan.totals;
         compared.documents = documents.load(Ordering::Relaxed);
         compared.rows = rows.load(Ordering::Relaxed);
-        compared.dead_letters = dead_letters.load(Ordering::Relaxed);
-        let left = compared.different_documents > 0 && compared.different > compared.mended;
-        if left
-            && (compared.different_documents >= MANY
-                || compared.different_documents > compared.documents / 10 + 100)
-        {
-            compared.remark(format!("docrow resync {name} copies all of it anew, in place"));
-        }
+        compared.dead_letters = match choice {
+            Some(_) => dead_letters.load(Ordering::Relaxed),
+            // Of all there are, those count that are there now: some became one, or healed, meanwhile.
+            None => {
+                let dead = scan.ledger.lock().await.dead().await?.count(&name);
+                u64::try_from(dead).unwrap_or(u64::MAX)
+            }
+        };
+        advise_resync(&name, compared);
         compared.differences.sort_by(|a, b| (&a.table, &a.key, &a.row).cmp(&(&b.table, &b.key, &b.row)));
         Ok(())
+    }
+}
+
+/// Where so much differs that to mend it document by document is no use.
+fn advise_resync(name: &str, compared: &mut Compared) {
+    let left = compared.different_documents > 0 && compared.different > compared.mended;
+    if left
+        && (compared.different_documents >= MANY
+            || compared.different_documents > compared.documents / 10 + 100)
+    {
+        compared.remark(format!("docrow resync {name} copies all of it anew, in place"));
     }
 }
 
@@ -209,7 +232,10 @@ impl Court<'_> {
         self.compared.rechecked += u64::try_from(suspects.len()).unwrap_or(0);
         let Settled { mut found, open, why } = self.judge.settle(suspects).await?;
         self.leave_open(open.len(), why);
-        if let Some(mender) = self.mender.as_mut().filter(|_| !found.is_empty()) {
+        let is_paused = self.mender.is_some() && self.judge.ledger.look().await?.is_paused;
+        if is_paused && !found.is_empty() {
+            self.compared.remark("it is paused: nothing of it is mended until docrow resume");
+        } else if let Some(mender) = self.mender.as_mut().filter(|_| !found.is_empty()) {
             mender.mend(&mut found, &mut self.judge).await?;
             mender.remarks().for_each(|remark| self.compared.remark(remark));
         }
@@ -243,6 +269,7 @@ impl Court<'_> {
             Why::HistoryLost => "the oplog no longer holds what changed since docrow stopped: run it again, which says \
                 what to do".to_owned(),
             Why::Copying => "it is being copied anew: verify it when it is live".to_owned(),
+            Why::Paused => "it is paused, and documents changed since: verify it again when it goes on".to_owned(),
             Why::Stopped => "stopped: what differed at first sight was not looked at again".to_owned(),
         });
     }

@@ -1,7 +1,11 @@
 //! Looks at suspects again, until it is certain whether their rows are wrong: [`super`] has the argument.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
+use indicatif::{HumanCount, ProgressBar};
 use mongodb::bson::{RawDocumentBuf, Timestamp};
 use tokio::time::{Instant, sleep};
 
@@ -29,6 +33,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 const POLL: Duration = Duration::from_millis(50);
 /// How long a pipeline that was waited for in vain is waited for again.
 const IMPATIENCE: Duration = Duration::from_secs(3);
+/// After how long the log says what is waited for.
+const LONG: Duration = Duration::from_secs(1);
 /// How long the change stream may take to come to the present.
 const READING: Duration = Duration::from_secs(60);
 /// Of how many documents it is asked how they were, and at how many times each.
@@ -75,6 +81,8 @@ pub(super) enum Why {
     HistoryLost,
     /// The collection is being copied anew.
     Copying,
+    /// The collection is paused.
+    Paused,
     /// It was told to stop.
     Stopped,
 }
@@ -104,6 +112,8 @@ pub(super) struct Judge<'a> {
     pub(super) shutdown: &'a Shutdown,
     /// Why nothing is waited for any more.
     pub(super) given_up: Option<Why>,
+    /// Says what is being done, once the first pass is over.
+    pub(super) line: Arc<OnceLock<ProgressBar>>,
 }
 
 impl Judge<'_> {
@@ -115,6 +125,7 @@ impl Judge<'_> {
         let (mut pause, deadline) = (PAUSES.0, Instant::now() + self.patience);
         let since = self.source.operation_time().await?;
         for round in 0..ROUNDS {
+            self.say(&format!("looking again at what differed ({})", documents(left.len())));
             let Round { next, until, why } =
                 self.round(left, (round > 0).then_some(since), &mut settled).await?;
             left = next;
@@ -122,7 +133,7 @@ impl Judge<'_> {
                 return Ok(settled);
             }
             if let Some(why) = why
-                && let Some(why) = self.wait(until, (why, pause, deadline)).await?
+                && let Some(why) = self.wait((until, left.len()), (why, pause, deadline)).await?
             {
                 let (certain, open): (Vec<_>, Vec<_>) = left.into_iter().partition(|entry| entry.differed);
                 settled.leave(open, why);
@@ -175,19 +186,28 @@ impl Judge<'_> {
     /// Waits until the pipeline is past `until`, and a while. Why there is no use in looking again, if there is none.
     async fn wait(
         &mut self,
-        until: Timestamp,
+        (until, open): (Timestamp, usize),
         (why, pause, deadline): (Why, Duration, Instant),
     ) -> Result<Option<Why>> {
         if self.given_up.is_some() || why != Why::Behind {
             return Ok(self.given_up.or(Some(why)));
         }
-        let began = Instant::now();
+        let (began, mut is_said) = (Instant::now(), false);
+        let words = format!("waiting until docrow run has applied what changed ({})", documents(open));
+        self.say(&words);
         loop {
             if self.shutdown.is_requested() {
                 return Ok(Some(Why::Stopped));
             }
-            let position = self.ledger.look().await?.position;
-            if position.is_some_and(|position| position.is_past(until)) && began.elapsed() >= pause {
+            if began.elapsed() >= LONG && !std::mem::replace(&mut is_said, true) {
+                tracing::info!("{}: {words}", self.info.namespace);
+            }
+            let Standing { position, is_paused, .. } = self.ledger.look().await?;
+            if is_paused {
+                return Ok(Some(Why::Paused));
+            }
+            // It is looked at again, no more: where nobody writes, the position gets no further than this.
+            if position.is_some_and(|position| position.cluster_time() >= until) && began.elapsed() >= pause {
                 return Ok(None);
             }
             if self.ledger.runner().await?.is_none() {
@@ -200,6 +220,12 @@ impl Judge<'_> {
                 return Ok(Some(Why::Behind));
             }
             sleep(POLL).await;
+        }
+    }
+
+    fn say(&self, words: &str) {
+        if let Some(line) = self.line.get() {
+            line.set_message(format!("{}: {words}", self.info.namespace));
         }
     }
 
@@ -247,7 +273,7 @@ impl Judge<'_> {
     }
 
     /// Compares the suspects' documents with their rows. Nothing that was seen is later than what is returned.
-    async fn read_documents(&self, case: &mut Case) -> Result<Timestamp> {
+    async fn read_documents(&mut self, case: &mut Case) -> Result<Timestamp> {
         let after = self.source.operation_time().await?;
         let mut lookup = self.source.lookup(&self.info.namespace, case.document_keys(), after).await?;
         while let Some(documents) = lookup.next().await? {
@@ -261,7 +287,7 @@ impl Judge<'_> {
 
     /// Why it can't be told what changed up to `until`, if it can't.
     async fn uncertain(&mut self, standing: &Standing, until: Timestamp) -> Result<Option<Why>> {
-        if self.given_up == Some(Why::HistoryLost) {
+        if matches!(self.given_up, Some(Why::HistoryLost | Why::Paused)) {
             return Ok(self.given_up);
         }
         let now = self.ledger.look().await?;
@@ -277,6 +303,7 @@ impl Judge<'_> {
             Reach::There => return Ok(None),
             Reach::TooFar if is_run => return Ok(Some(Why::Behind)),
             Reach::TooFar => self.given_up = Some(Why::NotApplied),
+            Reach::Lost if now.is_paused => self.given_up = Some(Why::Paused),
             Reach::Lost => self.given_up = Some(Why::HistoryLost),
         }
         Ok(self.given_up)
@@ -284,7 +311,7 @@ impl Judge<'_> {
 
     /// The verdicts, by what changed. Of documents that did, it is asked how they were since `past`.
     async fn verdicts(
-        &self,
+        &mut self,
         case: &mut Case,
         differences: Vec<Differences>,
         past: Option<Timestamp>,
@@ -317,7 +344,7 @@ impl Judge<'_> {
 
     /// Whether the rows are as the document was at one of these times, as far as the server can tell.
     async fn was(
-        &self,
+        &mut self,
         case: &mut Case,
         number: usize,
         times: impl Iterator<Item = Timestamp>,
@@ -371,6 +398,11 @@ impl Settled {
             self.why = Some(why);
         }
     }
+}
+
+fn documents(count: usize) -> String {
+    let documents = if count == 1 { "document" } else { "documents" };
+    format!("{} {documents}", HumanCount(u64::try_from(count).unwrap_or(u64::MAX)))
 }
 
 /// Parts of a size to be looked at together.

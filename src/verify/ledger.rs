@@ -18,7 +18,7 @@ use crate::{
         chunks::{self, Extent},
         ddl,
         dead_letter::{self, DeadKeys},
-        fence, progress, schemas,
+        fence, pauses, progress, schemas,
     },
 };
 use mongodb::bson::RawDocumentBuf;
@@ -52,6 +52,8 @@ pub(super) struct Standing {
     pub(super) extent: Extent,
     /// Why the collection is stopped, if it is.
     pub(super) stopped: Option<String>,
+    /// Whether the collection is paused.
+    pub(super) is_paused: bool,
 }
 
 /// Where that is looked up.
@@ -123,7 +125,9 @@ impl Ledger {
         let own = positions.into_iter().filter(|stored| stored.collection == self.collection);
         let position = own.map(|stored| stored.position).min();
         let extent = chunks::extent(&self.session, pipeline, &self.collection).await?;
-        Ok(Standing { in_force: self.in_force(), position, extent, stopped })
+        let paused = pauses::all(&self.session, pipeline).await?;
+        let is_paused = paused.iter().any(|pause| pause.collection == self.collection);
+        Ok(Standing { in_force: self.in_force(), position, extent, stopped, is_paused })
     }
 
     /// Whether the mapping in force is another than `before`.

@@ -2,8 +2,8 @@
 //!
 //! For each document it is computed anew which rows the mapping in force makes of it; they are compared with those in
 //! the tables column by column, by the bytes in which PostgreSQL sends them (`jsonb` by its content). Every table is searched
-//! for rows that belong to no document. A document with a dead letter has no rows; nor, where deletes are soft,
-//! has one that was deleted: those that stay, marked in the root, do not count.
+//! for rows that belong to no document. A document with a dead letter has no rows, which is as it should be and yet not equal: PostgreSQL
+//! does not have it. Nor, where deletes are soft, has one rows that was deleted: those that stay, marked in the root, do not count.
 //!
 //! # What a difference is
 //!
@@ -13,7 +13,7 @@
 //!
 //! 1. the stored position `P`, the least of all partitions in the collection; 2. the suspects' rows; 3. the cluster's time, and
 //!    after it the documents, by a majority read that states a time `T` which nothing it saw is later than; 4. the change stream
-//!    after `P`, up to past `T` ([`window`]).
+//!    after `P`, up to `T` ([`window`]).
 //!
 //! Everything up to `P` was in the rows when they were read, for rows and positions commit together (and what commits without
 //! waiting for the disk is seen at once). Nothing after `T` was: what the pipeline can have written by then it had read from a
@@ -47,11 +47,11 @@ mod collection;
 mod detail;
 mod judge;
 mod ledger;
-mod pace;
 mod repair;
 mod report;
 mod sample;
 mod scan;
+mod schedule;
 mod sweep;
 mod window;
 
@@ -60,14 +60,16 @@ use std::{sync::Arc, time::Duration};
 use globset::GlobBuilder;
 use tokio::time::Instant;
 
-use self::{collection::Verification, pace::Pace};
+use self::collection::Verification;
 pub use self::{
-    report::{Compared, Difference, Report, Standing, What},
-    sample::{Sample, SampleSize},
+    report::{Compared, Difference, Report, Standing, Verdict, What},
+    sample::Sample,
+    schedule::{Verified, VerifiedCollection, beside},
 };
 use crate::{
     config::Config,
     error::{Code, Error, Result},
+    pace::Pace,
     shutdown::Shutdown,
     sink::Target,
     source::{CollectionInfo, Source},
@@ -94,6 +96,8 @@ pub struct Options {
     pub patience: Duration,
     /// Whether to have differences mended.
     pub repair: bool,
+    /// Whether documents that are dead letters are accepted.
+    pub allow_dead_letters: bool,
 }
 
 impl Default for Options {
@@ -106,6 +110,7 @@ impl Default for Options {
             values: false,
             patience: Duration::from_secs(60),
             repair: false,
+            allow_dead_letters: false,
         }
     }
 }
@@ -146,6 +151,7 @@ pub async fn run(
         collections,
         sample: options.sample,
         repaired: options.repair,
+        allows_dead_letters: options.allow_dead_letters,
         stopped: shutdown.is_requested(),
         elapsed: began.elapsed(),
     })

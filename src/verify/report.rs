@@ -16,6 +16,8 @@ pub struct Report {
     pub sample: Option<Sample>,
     /// Whether differences were to be mended.
     pub repaired: bool,
+    /// Whether documents that are dead letters are accepted.
+    pub allows_dead_letters: bool,
     /// Whether it was told to stop before the end.
     pub stopped: bool,
     /// How long it took.
@@ -23,9 +25,25 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether every row is proven to be as its document says: by now, where differences were mended.
+    /// Whether PostgreSQL is proven to have every document, and every row to be as its document says: by now, where
+    /// differences were mended.
     pub fn is_equal(&self) -> bool {
         !self.stopped && self.collections.iter().all(Compared::is_equal)
+    }
+
+    /// The same, but for documents that are dead letters, if these are accepted.
+    pub fn is_accepted(&self) -> bool {
+        let is_accepted = |verdict| match verdict {
+            Verdict::Equal => true,
+            Verdict::DeadLetters => self.allows_dead_letters,
+            Verdict::Different | Verdict::NotSettled | Verdict::Copying | Verdict::Incomplete => false,
+        };
+        !self.stopped && self.collections.iter().map(Compared::verdict).all(is_accepted)
+    }
+
+    /// Documents that PostgreSQL does not have, for they are dead letters.
+    pub fn dead_letters(&self) -> u64 {
+        self.collections.iter().map(|collection| collection.dead_letters).sum()
     }
 
     /// All differences, mended ones too.
@@ -84,9 +102,21 @@ impl Compared {
         }
     }
 
-    /// Whether every row is proven to be as its document says.
+    /// Whether PostgreSQL is proven to have every document, and every row to be as its document says.
     pub fn is_equal(&self) -> bool {
-        self.standing == Standing::Compared && self.different == self.mended && self.unsettled == 0
+        self.verdict() == Verdict::Equal
+    }
+
+    /// The worst that is true of it.
+    pub fn verdict(&self) -> Verdict {
+        match self.standing {
+            Standing::Copying => Verdict::Copying,
+            Standing::Incomplete => Verdict::Incomplete,
+            Standing::Compared if self.different > self.mended => Verdict::Different,
+            Standing::Compared if self.unsettled > 0 => Verdict::NotSettled,
+            Standing::Compared if self.dead_letters > 0 => Verdict::DeadLetters,
+            Standing::Compared => Verdict::Equal,
+        }
     }
 
     /// Documents compared in a second.
@@ -101,6 +131,37 @@ impl Compared {
         let text = text.into();
         if !self.remarks.contains(&text) {
             self.remarks.push(text);
+        }
+    }
+}
+
+/// What a comparison comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// PostgreSQL has every document, and every row is as its document says.
+    Equal,
+    /// So is every row, but some documents have none: they are dead letters.
+    DeadLetters,
+    /// There are differences that are not mended.
+    Different,
+    /// Of some documents it could not be told.
+    NotSettled,
+    /// It is being copied, or copied anew.
+    Copying,
+    /// Tables or columns of it are missing.
+    Incomplete,
+}
+
+impl Verdict {
+    /// A word for it, for scripts.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Equal => "equal",
+            Self::DeadLetters => "dead_letters",
+            Self::Different => "different",
+            Self::NotSettled => "not_settled",
+            Self::Copying => "copying",
+            Self::Incomplete => "incomplete",
         }
     }
 }

@@ -3,11 +3,9 @@
 //! A document is in it by a hash of its key and the seed: so each is as likely as every other, over the whole range of keys and
 //! all their types, and the same seed chooses the same documents again. A sample of all of them has all of them.
 
-use std::str::FromStr;
-
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::key::DocumentKey;
+use crate::{config::SampleSize, key::DocumentKey};
 
 /// A random sample.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -16,33 +14,6 @@ pub struct Sample {
     pub size: SampleSize,
     /// The same seed chooses the same again.
     pub seed: u64,
-}
-
-/// How large a sample is.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum SampleSize {
-    /// About so many documents of each collection.
-    Documents(u64),
-    /// About so many of a hundred.
-    Percent(f64),
-}
-
-impl FromStr for SampleSize {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, &'static str> {
-        const WRONG: &str = "write a number of documents, 5000, or a percentage, 2.5%";
-        match text.strip_suffix('%') {
-            Some(percent) => {
-                let percent: f64 = percent.trim().parse().map_err(|_| WRONG)?;
-                if percent > 0.0 && percent <= 100.0 { Ok(Self::Percent(percent)) } else { Err(WRONG) }
-            }
-            None => match text.replace(['_', ','], "").parse() {
-                Ok(0) | Err(_) => Err(WRONG),
-                Ok(documents) => Ok(Self::Documents(documents)),
-            },
-        }
-    }
 }
 
 /// The choice that a sample makes in one collection.
@@ -96,17 +67,6 @@ mod tests {
 
     use super::*;
     use crate::key::Id;
-
-    #[test]
-    fn sizes_are_read() {
-        assert_eq!("5000".parse(), Ok(SampleSize::Documents(5000)));
-        assert_eq!("1_000".parse(), Ok(SampleSize::Documents(1000)));
-        assert_eq!("2.5%".parse(), Ok(SampleSize::Percent(2.5)));
-        assert_eq!("100%".parse(), Ok(SampleSize::Percent(100.0)));
-        for wrong in ["0", "", "x", "0%", "101%", "-1", "NaN%", "%"] {
-            assert!(wrong.parse::<SampleSize>().is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn about_as_many_are_taken_as_wanted_and_the_same_again() {

@@ -19,12 +19,12 @@ use super::{
     batch::{self, Batch, BatchCounts},
     judge::Suspect,
     ledger::{InForce, Ledger},
-    pace::Pace,
     sample::Choice,
 };
 use crate::{
     error::{Error, Kind, Result},
     key::{self, DocumentKey, Id},
+    pace::Pace,
     shutdown::Shutdown,
     sink::{
         Target,

@@ -42,7 +42,7 @@ impl Court<'_> {
                 let mut suspects = suspects(&mapping, &keys);
                 suspects.retain(|suspect| suspect.key.as_ref().is_none_or(|key| known.insert(xxh3_64(key))));
                 if scan.choice.is_some() && table == root {
-                    self.without_document(&mut suspects, scan).await?;
+                    without_document(&mut suspects, scan).await?;
                 }
                 meet(&suspects, scan)?;
                 self.hear_all(suspects).await?;
@@ -50,25 +50,6 @@ impl Court<'_> {
         }
         drop(seen);
         self.sweep_dead_letters(scan).await
-    }
-
-    /// Leaves those of which there is no document.
-    async fn without_document(&self, suspects: &mut Vec<Suspect>, scan: &Scan) -> Result<()> {
-        let after = scan.source.operation_time().await?;
-        let keys = suspects.iter().filter_map(|suspect| suspect.document_key.as_deref());
-        let mut lookup = scan.source.lookup(&scan.info.namespace, keys, after).await?;
-        let mut there = HashSet::new();
-        while let Some(documents) = lookup.next().await? {
-            for document in documents.iter()? {
-                there.insert(DocumentKey::of(Id::of(document?)?));
-            }
-        }
-        suspects.retain(|suspect| {
-            let identity =
-                suspect.document_key.as_ref().and_then(|key| Some(DocumentKey::of(Id::of(key).ok()?)));
-            identity.is_none_or(|identity| !there.contains(&identity))
-        });
-        Ok(())
     }
 
     async fn sweep_dead_letters(&mut self, scan: &Scan) -> Result<()> {
@@ -92,6 +73,24 @@ impl Court<'_> {
             self.hear_all(suspects).await?;
         }
     }
+}
+
+/// Leaves those of which there is no document.
+async fn without_document(suspects: &mut Vec<Suspect>, scan: &Scan) -> Result<()> {
+    let after = scan.source.operation_time().await?;
+    let keys = suspects.iter().filter_map(|suspect| suspect.document_key.as_deref());
+    let mut lookup = scan.source.lookup(&scan.info.namespace, keys, after).await?;
+    let mut there = HashSet::new();
+    while let Some(documents) = lookup.next().await? {
+        for document in documents.iter()? {
+            there.insert(DocumentKey::of(Id::of(document?)?));
+        }
+    }
+    suspects.retain(|suspect| {
+        let identity = suspect.document_key.as_ref().and_then(|key| Some(DocumentKey::of(Id::of(key).ok()?)));
+        identity.is_none_or(|identity| !there.contains(&identity))
+    });
+    Ok(())
 }
 
 /// Notes those that have a dead letter: it is judged with their rows, and not a second time by itself.

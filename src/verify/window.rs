@@ -44,7 +44,7 @@ struct Open {
 /// How far it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reach {
-    /// Up to past the time that was asked for.
+    /// Up to and including the time that was asked for.
     There,
     /// Not so far: there is too much of it, or too little time.
     TooFar,
@@ -57,7 +57,12 @@ impl Window {
         Self { source: source.clone(), namespace: namespace.clone(), stream: None }
     }
 
-    /// Reads everything after `from`, up to past `until`, if that takes no longer than `patience`.
+    /// Reads everything after `from`, up to and including `until`, if that takes no longer than `patience`.
+    ///
+    /// While nobody writes, the end of the stream has the time of the newest operation, and gets no further before the next
+    /// one, which an idle server makes every ten seconds (seen on 6.0.5). So two replies in a row that reach `until` and have no
+    /// event are the end, too: the server had come to the end of what a majority has, and the second was asked for
+    /// after `until` was.
     pub(super) async fn read(
         &mut self,
         from: &Position,
@@ -67,11 +72,14 @@ impl Window {
         // Positions move back when a collection is copied anew.
         let mut open = match self.stream.take() {
             Some(open) if open.from <= *from => open,
+            _ if from.is_past(until) => return Ok(Reach::There),
             _ => Open::new(&self.source, &self.namespace, from),
         };
         open.forget(from);
         let deadline = Instant::now() + patience;
-        while !open.reached.as_ref().is_some_and(|reached| reached.is_past(until)) {
+        let is_past = |open: &Open| open.reached.iter().chain([from]).any(|reached| reached.is_past(until));
+        let mut ends = 0;
+        while !is_past(&open) && ends < 2 {
             let next = tokio::select! {
                 biased;
                 () = shutdown.requested() => return Ok(Reach::TooFar),
@@ -86,6 +94,8 @@ impl Window {
                 Ok(batch) => batch?,
             };
             batch.events.iter().for_each(|event| open.note(event));
+            let is_end = batch.at_end && batch.position.cluster_time() >= until;
+            ends = if is_end { ends + 1 } else { 0 };
             open.reached = Some(batch.position);
             if open.events.len() > EVENTS {
                 return Ok(Reach::TooFar);

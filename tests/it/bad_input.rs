@@ -56,7 +56,7 @@ async fn a_wrong_source_host() {
     )
     .await;
     home.set("source.uri", "mongodb://user:s3cret@nowhere.invalid/");
-    assert_refused(&place, &home, 3, &["DRW-2102", "nowhere.invalid", "check"]).await;
+    assert_refused(&place, &home, 3, &["DRW-2102", "nowhere.invalid", "check its spelling"]).await;
 }
 
 #[tokio::test]
@@ -142,11 +142,13 @@ async fn no_privilege_to_create() {
     place.postgres().await.batch_execute(role).await.unwrap();
     let mut home = Home::new(&place);
     home.set("target.uri", place.postgres_uri.replace("//postgres@", "//docrow_bad_privilege@"));
-    let grant = format!("GRANT CREATE ON DATABASE \"{}\" TO \"docrow_bad_privilege\"", place.name);
-    assert_refused(&place, &home, 4, &["DRW-3203", &grant]).await;
-    place.postgres().await.batch_execute(&grant).await.unwrap();
+    let create = "CREATE SCHEMA \"docrow\" AUTHORIZATION \"docrow_bad_privilege\"";
+    assert_refused(&place, &home, 4, &["DRW-3203", create]).await;
+    place.postgres().await.batch_execute(create).await.unwrap();
     let grant = "GRANT USAGE, CREATE ON SCHEMA \"public\" TO \"docrow_bad_privilege\"";
-    assert_refused(&place, &home, 4, &["DRW-3203", grant]).await;
+    for command in ["run", "backfill"] {
+        refused(&home, command, 4, &["DRW-3203", grant]).await;
+    }
     // What the messages say to do is enough.
     place.postgres().await.batch_execute(grant).await.unwrap();
     home.backfill().await;
@@ -176,7 +178,7 @@ async fn a_configuration_that_is_wrong() {
     assert_refused(&place, &home, 2, &["docrow.toml", "stream.partitions", "not between 1 and 64"]).await;
     let mut home = Home::new(&place);
     home.set("source.include", "shop.*");
-    assert_refused(&place, &home, 2, &["[DRW-1103] docrow.toml", "invalid type"]).await;
+    assert_refused(&place, &home, 2, &["[DRW-1103] docrow.toml", "wanted is"]).await;
     fs::write(home.path().join("docrow.toml"), "name = 'x'").unwrap();
     assert_refused(&place, &home, 2, &["[DRW-1107] docrow.toml: source.uri: missing"]).await;
 }
@@ -226,6 +228,25 @@ async fn an_include_that_matches_nothing() {
     assert_refused(&place, &home, 2, &["DRW-1303", "it is a view"]).await;
 }
 
+/// What would go elsewhere than meant, or fail only once it runs, is said by `check`, too.
+#[tokio::test]
+async fn a_place_that_cannot_be_meant() {
+    let place = place("nowhere").await;
+    let mut home = Home::new(&place);
+    let everywhere = async |home: &Home, code: i32, parts: &[&str]| {
+        assert_refused(&place, home, 2, parts).await;
+        refused(home, "plan", 2, parts).await;
+        let ended = home.finish(&["check"]).await.with_code(code);
+        assert!(format!("{}{}", ended.out, ended.log).contains(parts[1]), "{}", ended.out);
+    };
+    let (server, _) = place.postgres_uri.rsplit_once('/').unwrap();
+    home.set("target.uri", server);
+    everywhere(&home, 1, &["DRW-1110", "the target URI names no database"]).await;
+    home.set("target.uri", place.postgres_uri.as_str());
+    home.set("target.schema", "docrow");
+    everywhere(&home, 2, &["DRW-1106", "\"docrow\" can't have your tables"]).await;
+}
+
 #[tokio::test]
 async fn a_mapping_file_that_is_wrong() {
     let place = place("mapping").await;
@@ -266,11 +287,75 @@ async fn a_mapping_file_that_is_wrong() {
     home.map("orders.toml", &file(extra, ""));
     home.map("again.toml", &file(extra, ""));
     refused(&home, "run", 2, &["DRW-1207", "has another mapping file"]).await;
-    home.map("again.toml", &file(extra, "").replace(".orders", ".others"));
+    home.map("again.toml", &format!("optional = true\n{}", file(extra, "").replace(".orders", ".others")));
     refused(&home, "run", 2, &["DRW-1210", "another collection has a table of that name"]).await;
     fs::remove_file(home.path().join("schemas/again.toml")).unwrap();
     fs::create_dir(home.path().join("schemas/again.toml")).unwrap();
     refused(&home, "run", 2, &["DRW-1208", "schemas"]).await;
+}
+
+/// A mapping file that would not be applied would leave its masks away, in silence: it is refused before anything is written,
+/// however it comes about.
+#[tokio::test]
+async fn a_mapping_file_that_would_not_be_applied() {
+    let place = place("unapplied").await;
+    let mapping = format!(
+        "collection = '{}.orders'\ntable = 'orders'\nextra = '_extra'\n[key]\ncolumn = 'id'\ntype = 'bigint'\n\
+         [columns]\nsecret = {{ path = 'secret', type = 'text', mask = 'redact' }}\n",
+        place.name
+    );
+    let everywhere = async |home: &Home, parts: &[&str]| {
+        assert_refused(&place, home, 2, parts).await;
+        refused(home, "plan", 2, parts).await;
+        let report = home.finish(&["check", "--json"]).await.with_code(1).quiet().out;
+        assert!(parts[1..].iter().all(|part| report.contains(part)), "{parts:?}: {report}");
+    };
+    let mut home = Home::new(&place);
+    home.set("mapping.dir", "mappings");
+    everywhere(&home, &["DRW-1208", "mappings: No such file"]).await;
+    home.unset("mapping.dir");
+    home.map("orders.tml", &mapping);
+    everywhere(&home, &["DRW-1213", "schemas/orders.tml", "rename it to schemas/orders.toml"]).await;
+    fs::remove_file(home.path().join("schemas/orders.tml")).unwrap();
+    let misspelt = mapping.replace(".orders", ".odrers");
+    home.map("orders.toml", &misspelt);
+    let meant = format!("is {}.orders meant?", place.name);
+    everywhere(&home, &["DRW-1212", "schemas/orders.toml: it is for", &meant, "optional = true"]).await;
+    home.set("source.exclude", vec![format!("{}.orders", place.name)]);
+    place.collection("others").insert_one(doc! { "_id": 1 }).await.unwrap();
+    home.map("orders.toml", &mapping);
+    everywhere(&home, &["DRW-1212", "schemas/orders.toml: it is for", "which is not included"]).await;
+    // It comes later.
+    home.map("orders.toml", &format!("optional = true\n{mapping}"));
+    home.backfill().await;
+    home.unset("source.exclude");
+    home.backfill().await;
+    let shown = "SELECT count(*) FROM orders WHERE secret = '***'";
+    assert_eq!(place.number(shown).await, Some(1));
+    // What was copied once is no slip, though it is gone.
+    home.map("orders.toml", &mapping);
+    place.collection("orders").drop().await.unwrap();
+    home.finish(&["backfill"]).await.with_code(0).quiet_but(&["is no more in MongoDB"]);
+}
+
+/// Relative paths of the configuration are relative to it, wherever docrow is started: else masks would depend on that.
+#[tokio::test]
+async fn a_configuration_of_another_folder() {
+    let place = place("elsewhere").await;
+    let mapping = format!(
+        "collection = '{}.orders'\ntable = 'orders'\nextra = '_extra'\n[key]\ncolumn = 'id'\ntype = 'bigint'\n\
+         [columns]\nsecret = {{ path = 'secret', type = 'text', mask = 'redact' }}\n",
+        place.name
+    );
+    let (home, elsewhere) = (Home::new(&place), Home::new(&place));
+    home.map("orders.toml", &mapping);
+    let file = home.path().join("docrow.toml").display().to_string();
+    for command in ["check", "plan", "backfill", "verify"] {
+        elsewhere.finish(&["--config", &file, command]).await.with_code(0).quiet();
+    }
+    let shown = "SELECT count(*) FROM orders WHERE secret = '***' AND _extra IS NULL";
+    assert_eq!(place.number(shown).await, Some(1));
+    assert!(home.state().exists() && !elsewhere.state().exists());
 }
 
 /// What the target is can't be mended by waiting, either.

@@ -1,8 +1,11 @@
 //! The dashboard in a real browser.
 
-use mongodb::bson::doc;
+use mongodb::bson::{Bson, Document, doc};
 
-use crate::support::{Home, Place, browser::Browser};
+use crate::support::{
+    Home, Place,
+    browser::{Browser, Look},
+};
 
 /// A name that would be somebody else's program, if names were put into the page as they are.
 const HOSTILE: &str = "<img src=x onerror=\"document.title='gone'\">";
@@ -22,13 +25,14 @@ async fn the_page_lives() {
     let address = docrow.address().await;
     let mut browser = Browser::start().await;
     browser.open(&format!("http://{address}/?token=0123456789abcdef")).await;
-    browser.until_it_says("Live: all 2 collections are up to date").await;
+    browser.until_it_says("live: all 2 collections are up to date").await;
     for part in [
         &format!("{}.orders", place.name),
         HOSTILE,
         "30 documents copied",
         "Partitions",
-        "none since it was started",
+        "no warnings since it was started",
+        &format!("/{}, schema public", place.name),
     ] {
         browser.until_it_says(part).await;
     }
@@ -40,6 +44,71 @@ async fn the_page_lives() {
     browser.evaluate("document.querySelector('details').open = true").await;
     browser.until_it_says("bigint").await;
     assert_eq!(browser.complaints(), [""; 0]);
+    let verdict = "document.getElementById('verdict').className";
+    assert_eq!(browser.evaluate(verdict).await, "card verdict ok");
+    // That it was told to stop is nobody's fault.
     docrow.stop().await.quiet();
-    browser.until_it_says("Docrow does not answer since").await;
+    browser.until_it_says("stopped, as it was told to").await;
+    browser.until("document.getElementById('clock').innerText.startsWith('as of')").await;
+    assert_eq!(browser.evaluate(verdict).await, "card verdict mute");
+}
+
+/// That it does not answer is something else.
+#[tokio::test]
+async fn a_process_that_is_killed_is_missed() {
+    let place = Place::shared("dashboard_killed").await;
+    place.collection("orders").insert_one(doc! { "_id": 1 }).await.unwrap();
+    let mut home = Home::new(&place);
+    home.serve();
+    let mut docrow = home.run();
+    let address = docrow.address().await;
+    let mut browser = Browser::start().await;
+    browser.open(&format!("http://{address}/")).await;
+    browser.until_it_says("live: 1 collection is up to date").await;
+    docrow.kill9().await;
+    browser.until_it_says("docrow does not answer since").await;
+    assert_eq!(browser.evaluate("document.getElementById('verdict').className").await, "card verdict error");
+}
+
+/// A sentence that begins with a name keeps it as it is; charts are neither flattened by one peak, nor made of needles; and
+/// what a mapping is made of stands side by side.
+#[tokio::test]
+async fn what_is_shown_is_legible() {
+    let place = Place::shared("dashboard_legible").await;
+    let long = |n: usize| format!("{}_{n}", "a_field_with_a_name_of_many_words".repeat(2));
+    let document: Document = (0..6).map(|n| (long(n), Bson::Int32(1))).collect();
+    place.collection("Big").insert_one(document).await.unwrap();
+    place.collection("other").insert_one(doc! { "_id": 1 }).await.unwrap();
+    place.postgres().await.batch_execute("CREATE TABLE other (x int)").await.unwrap();
+    let mut home = Home::new(&place);
+    home.serve();
+    let mut docrow = home.run();
+    let address = docrow.address().await;
+    let mut browser = Browser::start().await;
+    browser.look(Look { width: 1160, dark: false, phone: false }).await;
+    browser.open(&format!("http://{address}/")).await;
+    browser.until_it_says(&format!("{}.other is stopped", place.name)).await;
+    browser
+        .evaluate("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
+        .await;
+    browser.until_it_says("a_field_with").await;
+    let beside = "[...document.querySelectorAll('.mapping div')].every((line) => {
+        const [name, type] = [...line.children].map((part) => part.getBoundingClientRect()), all = line.getBoundingClientRect();
+        return name.right <= type.left + 1 && type.right <= all.right + 1 && name.left >= all.left - 1;
+    }) && document.querySelectorAll('.mapping div').length > 6";
+    assert_eq!(browser.evaluate(beside).await, true);
+    assert_eq!(browser.evaluate("document.documentElement.scrollWidth <= innerWidth").await, true);
+    assert_eq!(browser.evaluate("height([...Array(100).fill(2), 900], 5)").await, 5);
+    assert_eq!(browser.evaluate("height([...Array(50).fill(2), ...Array(50).fill(900)], 5)").await, 1000);
+    // A chunk of 3,000 documents every ten seconds is 200 to 400 a second, at any moment.
+    let means = "(() => { points.length = 0;
+        for (let at = 0; at < 60; at += 1) points.push({ at, documents_per_second: at % 10 === 9 ? 3000 : 0 });
+        return points.slice(20).map((_, n) => mean(n + 20)); })()";
+    let means = browser.evaluate(means).await;
+    assert!(
+        means.as_array().unwrap().iter().all(|mean| (200..=400).contains(&mean.as_i64().unwrap())),
+        "{means}"
+    );
+    assert_eq!(browser.complaints(), [""; 0]);
+    docrow.stop().await;
 }

@@ -35,7 +35,7 @@ async fn place(test: &str) -> (Place, Home) {
         place.name
     );
     home.map("orders.toml", &mapping);
-    home.finish(&["backfill"]).await.with_code(0);
+    home.finish(&["backfill", "--allow-dead-letters"]).await.with_code(0);
     assert_eq!(place.number("SELECT count(*) FROM docrow.dead_letters").await, Some(3));
     home.set("source.uri", "${DOCROW_TEST_NOT_SET}");
     (place, home)
@@ -97,6 +97,13 @@ async fn letters_are_listed_and_shown_whole() {
     let ended = home.finish(&["dead-letters", "show", &oid]).await.with_code(0).quiet();
     assert!(ended.out.contains(r#""_id": {"$oid": "070707070707070707070707"}"#), "{}", ended.out);
     assert!(ended.out.contains(r#""text": "z\u009b""#), "{}", ended.out);
+
+    // Whoever reads a pipe gets all of every reason.
+    let longer =
+        "UPDATE docrow.dead_letters SET reason = 'a reason ' || repeat('of many words ', 20) || 'ends'";
+    place.postgres().await.batch_execute(longer).await.unwrap();
+    let ended = home.finish(&["dead-letters", "list"]).await.with_code(0).quiet();
+    assert_eq!(ended.out.matches("of many words ends").count(), 4, "three letters, one group: {}", ended.out);
 }
 
 #[tokio::test]
@@ -152,8 +159,15 @@ async fn what_is_asked_for_is_there_for_the_next_run() {
     let asked = dead_letter::asked(&session, "docrow").await.unwrap();
     assert!(asked.iter().any(|asked| asked.document_key == rawdoc! { "_id": 2.5 }), "{asked:?}");
 
-    let ended = home.finish(&["dead-letters", "discard", &id, "999999"]).await.with_code(1).quiet();
-    assert_eq!(ended.out, "there is no dead letter 999999\n1 discarded\n");
+    // One that is not there is an error, whatever is to be done with it, and nothing is done with the others.
+    for command in [&["show"][..], &["retry"], &["discard"], &["retry", &id], &["discard", &id]] {
+        let arguments = [&["dead-letters"], command, &["999999"]].concat();
+        let ended = home.finish(&arguments).await.with_code(2).coded(Code::UnknownDeadLetter);
+        assert!(ended.error().contains("there is no dead letter 999999"), "{}", ended.log);
+        assert_eq!(ended.out, "");
+    }
+    let ended = home.finish(&["dead-letters", "discard", &id]).await.with_code(0).quiet();
+    assert_eq!(ended.out, "1 discarded\n");
     let ended =
         home.finish(&["dead-letters", "discard", "--collection", "no.such"]).await.with_code(0).quiet();
     assert_eq!(ended.out, "0 discarded\n");
@@ -302,7 +316,7 @@ async fn who_asks_for_a_stopped_collection_is_told_at_once() {
     docrow.until("it is stopped", async || place.number(stopped).await == Some(1)).await;
     let asked = Instant::now();
     let ended = home.finish(&["dead-letters", "retry", "--all"]).await.with_code(1);
-    assert!(ended.out.contains("not tried until docrow is started again"), "{}", ended.out);
+    assert!(ended.out.contains("not tried until it goes on"), "{}", ended.out);
     assert!(asked.elapsed() < Duration::from_secs(25), "{:?}", asked.elapsed());
     docrow.stop().await;
 }

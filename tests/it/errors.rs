@@ -68,7 +68,14 @@ fn the_docs_have_them_all() {
 fn outcome(code: Code) -> String {
     let exit = code.kind().exit_code();
     match (code, code.kind()) {
-        (Code::SpoolFull | Code::CollectionStopped | Code::CollectionHistoryLost, _)
+        (
+            Code::SpoolFull
+            | Code::CollectionStopped
+            | Code::CollectionHistoryLost
+            | Code::PausedGivenUp
+            | Code::Differs,
+            _,
+        )
         | (_, Kind::StateRebuilt) => "goes on".to_owned(),
         (Code::TableInTheWay | Code::TableInUse, _) => format!("goes on; {exit} without others"),
         (Code::StopOverdue, _) => "1".to_owned(),
@@ -118,6 +125,30 @@ fn every_code_is_used() {
     assert!(unused.is_empty(), "no error has {unused:?}");
 }
 
+/// One remedy for one trouble, wherever it is named; and none that leads into the next.
+#[test]
+fn remedies_agree() {
+    for code in Code::ALL.iter().filter(|code| code.kind() == Kind::HistoryLost) {
+        assert!(code.remedy().contains("`docrow resync '"), "{code}: {}", code.remedy());
+    }
+    for code in [Code::Fenced, Code::PipelineHeld] {
+        assert!(code.remedy().contains("`[target] schema`"), "two pipelines can't share tables: {code}");
+    }
+}
+
+/// `--json` of `docrow explain` says all that the text says.
+#[tokio::test]
+async fn explanations_are_data_too() {
+    let home = Home::empty();
+    let ended = home.finish(&["explain", "3301", "--json"]).await.with_code(0).quiet();
+    let document: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!((&document["code"], &document["exit_code"]), (&"DRW-3301".into(), &4.into()));
+    assert_eq!(document["remedy"], Code::TableInTheWay.remedy());
+    let ended = home.finish(&["explain", "--json"]).await.with_code(0).quiet();
+    let document: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!(document["codes"].as_array().unwrap().len(), Code::ALL.len());
+}
+
 /// README's table of exit codes has those of all kinds, and `--help` names them.
 #[tokio::test]
 async fn the_exit_codes_are_documented() {
@@ -127,7 +158,8 @@ async fn the_exit_codes_are_documented() {
     let cells = rows.filter_map(|row| row.split('|').nth(1)).flat_map(|cell| cell.split(','));
     let mut documented: Vec<u8> = cells.map(|code| code.trim().parse().unwrap()).collect();
     documented.retain(|code| *code > 1);
-    let mut used: Vec<u8> = Code::ALL.iter().map(|code| code.kind().exit_code()).collect();
+    // 8 is no error's: `docrow status --exit-code` says by it that nobody runs the pipeline.
+    let mut used: Vec<u8> = Code::ALL.iter().map(|code| code.kind().exit_code()).chain([8]).collect();
     used.sort_unstable();
     used.dedup();
     assert_eq!(documented, used);

@@ -115,10 +115,8 @@ async fn nothing_is_written_over() {
     assert!(files(&home)["mine.toml"].contains("\na = "));
 
     // A file of that name that maps something else is nobody's to write over.
-    home.map(
-        "people.toml",
-        &before["mine.toml"].replace(".orders", ".elsewhere").replace("\"orders\"", "\"x\""),
-    );
+    let other = before["mine.toml"].replace(".orders", ".elsewhere").replace("\"orders\"", "\"x\"");
+    home.map("people.toml", &format!("optional = true\n{other}"));
     let ended = infer(&[&name("people"), "--force"]).await.with_code(2);
     assert!(ended.error().contains(".people: it maps docrow_test_infer_force.elsewhere"), "{}", ended.log);
 

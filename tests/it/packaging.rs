@@ -129,9 +129,16 @@ fn the_image_is_built_from_what_is_there() {
     let version = format!("org.opencontainers.image.version=\"{}\"", env!("CARGO_PKG_VERSION"));
     assert!(instruction("LABEL").contains(&version), "{version}");
     assert_eq!(instruction("EXPOSE"), PORT.to_string());
+    // Whatever command is given in place of this one, its state is in the volume.
     let command = arguments(&instruction("CMD"));
-    assert_known(&command.iter().map(String::as_str).collect::<Vec<_>>());
-    assert_eq!(command[1..], ["--state".to_owned(), instruction("VOLUME")]);
+    assert_eq!(command, ["run"]);
+    let (variable, folder) =
+        instruction("ENV").split_once('=').map(|(v, f)| (v.to_owned(), f.to_owned())).unwrap();
+    assert_eq!(folder, instruction("VOLUME"));
+    for command in ["run", "backfill"] {
+        let help = String::from_utf8(docrow(&[command, "--help"]).stdout).unwrap();
+        assert!(help.contains(&format!("[env: {variable}=]")), "{command}: {help}");
+    }
 }
 
 /// The folders at the root that `include_str!` in these sources names.
@@ -186,7 +193,7 @@ fn configurations_are_accepted() {
     let cases = [
         ("docker/docrow.toml", "/run/secrets", compose_secrets),
         ("docker/kubernetes/docrow.toml", "/run/secrets/docrow", keys(at(secret, "/stringData"))),
-        ("packaging/docrow.toml", "%d", credentials.collect()),
+        ("packaging/docrow.toml", "/run/credentials/docrow.service", credentials.collect()),
     ];
     for (path, mount, secrets) in cases {
         let folder = tempdir().unwrap();
@@ -199,12 +206,11 @@ fn configurations_are_accepted() {
         let config = Config::load(Overrides { file: Some(file), ..Overrides::default() });
         let config = config.unwrap_or_else(|e| panic!("{path}: {e}"));
         assert_eq!(config.name, "shop");
-        assert!(config.state_dir.starts_with("/var/lib/docrow"), "{path}");
         for name in secrets {
-            assert!(
-                written.contains(&format!("{mount}/{name}")) || unit.contains(&format!("{mount}/{name}")),
-                "{path}: {name}"
-            );
+            // systemd writes the unit's own name for `%n`, and /run for `%t`.
+            let at = format!("{mount}/{name}");
+            let unit = unit.replace("%t/credentials/%n/", "/run/credentials/docrow.service/");
+            assert!(written.contains(&at) || unit.contains(&format!("_FILE={at}\n")), "{path}: {name}");
         }
         let listen = format!(":{PORT}\"");
         assert!(written.contains(&listen), "{path}: {listen}");
@@ -371,6 +377,13 @@ fn kubernetes_manifests_fit_together() {
     }
     assert_eq!(text(set, "/spec/serviceName"), text(service, "/metadata/name"));
     assert_known(&words(list(container, "/args")));
+    let env: BTreeMap<_, _> =
+        list(container, "/env").iter().map(|entry| (text(entry, "/name"), text(entry, "/value"))).collect();
+    let help = String::from_utf8(docrow(&["run", "--help"]).stdout).unwrap();
+    for name in env.keys() {
+        assert!(help.contains(&format!("[env: {name}=]")), "{name}: {help}");
+    }
+    assert!(env["DOCROW_STATE"].starts_with(&format!("{}/", instruction("VOLUME"))), "{env:?}");
     assert_eq!(at(container, "/ports/0/containerPort"), PORT);
     assert_eq!(at(service, "/spec/ports/0/port"), PORT);
     let port = text(container, "/ports/0/name");
@@ -439,9 +452,37 @@ fn the_unit_runs_what_the_package_installs() {
         format!("/{}", assets["packaging/docrow.toml"].trim_end_matches('/'))
     );
     assert!(read("packaging/docrow.toml").contains(&format!("/var/lib/{}\"", value("StateDirectory"))));
+    assert_eq!(value("ExecReload"), "/bin/kill -HUP $MAINPID");
+    // Of these specifiers the oldest systemd that is supported, 249, knows what they mean; of `%d` it does not.
+    let specifiers: BTreeSet<_> = unit.split('%').skip(1).filter_map(|rest| rest.chars().next()).collect();
+    assert!(specifiers.iter().all(|specifier| ['n', 't'].contains(specifier)), "{specifiers:?}");
+    // Each credential may be missing: then an empty one stands in for it, and the service starts all the same.
+    let named = |key: &str| {
+        let lines = unit.lines().filter_map(|line| line.strip_prefix(key)?.split(':').next());
+        lines.map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(named("LoadCredential="), named("SetCredential="));
+    assert!(named("LoadCredential=").len() >= 6);
     for path in assets.keys().filter(|path| !path.starts_with("dist/") && !path.contains('*')) {
         assert!(root().join(path).exists(), "{path}");
     }
+}
+
+/// The unit is started without a credential where the login needs none: the configuration is as valid with empty ones.
+#[tokio::test]
+async fn the_units_credentials_may_be_empty() {
+    let place = Place::shared("packaging_empty").await;
+    place.add_sentinels().await;
+    let mut home = Home::new(&place);
+    let unit = read("packaging/docrow.service");
+    let folder = tempdir().unwrap();
+    for line in unit.lines().filter_map(|line| line.strip_prefix("Environment=")) {
+        let (variable, path) = line.split_once('=').unwrap();
+        let file = folder.path().join(path.rsplit('/').next().unwrap());
+        fs::write(&file, "\n").unwrap();
+        home.env(variable, file.to_str().unwrap());
+    }
+    home.backfill().await;
 }
 
 /// The manual has a page for each command, which names it, and shells complete it.
@@ -461,6 +502,37 @@ fn pages_and_completions_are_of_the_command_line() {
     let page = |name: &str| fs::read_to_string(folder.path().join("man").join(name)).unwrap();
     let main = page("docrow.1");
     assert!(main.contains("Exit codes") && main.contains("DOCROW_SOURCE"), "{main}");
+    // What each of them takes from the environment, and from which files: as README has it.
+    let variables: BTreeSet<_> = read("README.md")
+        .split("| environment variable | is |")
+        .nth(1)
+        .unwrap()
+        .lines()
+        .take_while(|line| line.is_empty() || line.starts_with('|'))
+        .flat_map(|line| line.split('|').nth(1).unwrap_or_default().split('`').skip(1).step_by(2))
+        .map(str::to_owned)
+        .collect();
+    for command in commands.iter().map(|command| format!("docrow-{command}.1")).chain(["docrow.1".to_owned()])
+    {
+        let text = page(&command).replace('\\', "");
+        let (_, environment) = text.split_once(".SH ENVIRONMENT\n").expect(&command);
+        let (environment, files) = environment.split_once(".SH FILES\n").expect(&command);
+        let named = environment.lines().filter_map(|line| line.strip_prefix("fB")?.strip_suffix("fR"));
+        assert_eq!(named.map(str::to_owned).collect::<BTreeSet<_>>(), variables, "{command}");
+        assert!(files.contains("docrow.toml") && files.contains("docrow-state/"), "{files}");
+    }
+    for variable in help.split("[env: ").skip(1).map(|rest| rest.split([']', '=']).next().unwrap()) {
+        assert!(variables.contains(variable), "README does not name {variable}");
+    }
+    // What all commands take stands apart from what one takes.
+    for command in ["status", "verify", "run"] {
+        let help = String::from_utf8(docrow(&[command, "--help"]).stdout).unwrap();
+        let (own, all) = help.split_once("Options of all commands:").expect("a heading of its own");
+        assert!(
+            !own.contains("--source") && !own.contains("--include") && all.contains("--source"),
+            "{help}"
+        );
+    }
     for command in &commands {
         assert!(page(&format!("docrow-{command}.1")).starts_with(".ie"), "{command}");
         assert!(main.replace('\\', "").contains(&format!("docrow-{command}(1)")), "{command}");

@@ -52,6 +52,15 @@ async fn a_plan_is_sql_and_applied_it_is_nothing_to_do() {
         place.name
     );
     assert_eq!(planned, expected);
+    let document = home.finish(&["plan", "--json"]).await.with_code(0).quiet().out;
+    let document: serde_json::Value = serde_json::from_str(&document).unwrap();
+    assert_eq!(document["applied"], false);
+    let table = &document["collections"][0]["tables"][1];
+    assert_eq!((&table["table"], &table["origin"]), (&r#""public"."lines""#.into(), &"created".into()));
+    assert_eq!(
+        (table["sql"].as_array().unwrap().len(), table["sql_after_copy"].as_array().unwrap().len()),
+        (1, 2)
+    );
     let written = "SELECT count(*) FROM pg_namespace WHERE nspname = 'docrow'";
     assert_eq!(place.number(written).await, Some(0));
     assert!(!home.state().exists());
@@ -88,6 +97,11 @@ async fn what_stands_in_the_way_is_shown_and_nothing_is_executed() {
         assert!(ended.out.contains(diff), "{}", ended.out);
         assert!(!ended.out.contains("executed,"), "{}", ended.out);
     }
+    let ended = home.finish(&["plan", "--apply", "--json"]).await.with_code(1).quiet();
+    let document: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
+    let obstacle = &document["collections"][0]["tables"][0]["obstacles"][0];
+    assert_eq!(obstacle["there"], r#""total" numeric(9,2)"#);
+    assert_eq!(document["applied"], false);
     assert_eq!(place.number("SELECT count(*) FROM pg_namespace WHERE nspname = 'docrow'").await, Some(0));
     // A run is refused by the same, on one line.
     let ended = home.finish(&["backfill"]).await.with_code(4).coded(Code::TableInTheWay);
@@ -134,6 +148,18 @@ async fn a_running_pipeline_is_not_changed_from_outside() {
     let ended = home.finish(&["plan", "--apply"]).await.with_code(6);
     assert!(ended.error().contains("stop the other process"), "{}", ended.log);
     docrow.stop().await.quiet();
+}
+
+/// What was shown is what is executed: nothing is sampled twice.
+#[tokio::test]
+async fn a_plan_that_is_applied_samples_once() {
+    let place = Place::shared("plan_once").await;
+    place.collection("orders").insert_one(doc! { "_id": 1, "total": 1.5 }).await.unwrap();
+    let home = Home::new(&place);
+    let ended = home.finish(&["plan", "--apply"]).await.with_code(0).quiet();
+    assert_eq!(ended.log.matches("mapped automatically").count(), 1, "{}", ended.log);
+    home.backfill().await;
+    place.assert_same(&home).await;
 }
 
 #[tokio::test]

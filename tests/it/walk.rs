@@ -1,9 +1,10 @@
-//! What README and docs/operations.md tell people to do, done as they say it, line by line, on servers with the users of the
-//! demonstration.
+//! What README and docs/operations.md tell people to do, done as they say it, line by line: README on the servers that
+//! `docrow demo --keep` leaves running, with the line that it prints, docs/operations.md on servers of the test's own.
 //!
 //! Every line of their `sh` blocks is run by bash, with `DOCROW_SOURCE` and `DOCROW_TARGET` in the environment, and must end
-//! with the exit code that its comment names (`# exit 1`), or 0. `docrow run &` goes on until it is stopped. A line that is a
-//! comment is what happens meanwhile, out of [`Walk::happens`]; another one is a mistake in the document.
+//! with the exit code that its comment names (`# exit 1`), or 0. What a line exports stays for the lines below. `docrow run &`
+//! goes on until it is stopped. A line that is a comment is what happens meanwhile, out of [`Walk::happens`]; another one is
+//! a mistake in the document.
 
 use std::{path::Path, sync::atomic::AtomicU64};
 
@@ -18,15 +19,55 @@ use crate::support::{Docrow, Home, Place, oplog_start, roll_over, small_oplog};
 
 const USERS: i32 = 300;
 
+/// What holds the servers; they are gone with it.
+enum Servers {
+    Own(#[expect(dead_code, reason = "held")] Box<(Mongod, Postgres)>),
+    Demonstration(Box<Docrow>),
+}
+
 struct Walk {
     place: Place,
     home: Home,
-    source: String,
+    /// The lines that export something.
+    exports: String,
     docrow: Option<Docrow>,
-    _servers: (Mongod, Postgres),
+    servers: Servers,
 }
 
 impl Walk {
+    /// In an empty folder, on what `docrow demo --keep` leaves running, by the line that it prints.
+    async fn on_the_demonstration() -> Self {
+        let mut home = Home::empty();
+        let mut demo = home.start(&["demo", "--keep", "--users", "300", "--seconds", "2"]);
+        let mut line = None;
+        demo.until_out("the servers are kept", |out| {
+            line = out.lines().find(|line| line.starts_with("export ")).map(str::to_owned);
+            line.is_some()
+        })
+        .await;
+        let line = line.unwrap();
+        let value = |name: &str| {
+            let (_, rest) = line.split_once(&format!("{name}='")).expect(name);
+            rest.split('\'').next().unwrap().to_owned()
+        };
+        let (source, target) = (value("DOCROW_SOURCE"), value("DOCROW_TARGET"));
+        let client = Client::with_uri_str(&source).await.unwrap();
+        let name = client.default_database().expect("it names a database").name().to_owned();
+        let place = Place { name, mongodb_uri: source.clone(), postgres_uri: target.clone(), client };
+        place.add_sentinels().await;
+        home.env("DOCROW_SOURCE", &source);
+        home.env("DOCROW_TARGET", &target);
+        // Tests run beside each other.
+        home.set("serve.listen", "");
+        Self {
+            place,
+            home,
+            exports: format!("{line}\n"),
+            docrow: None,
+            servers: Servers::Demonstration(Box::new(demo)),
+        }
+    }
+
     async fn begin() -> Self {
         let mongod = Mongod::start(small_oplog()).await.unwrap();
         let postgres = Postgres::start(PostgresOptions::default()).await.unwrap();
@@ -40,25 +81,29 @@ impl Walk {
             home.unset(key);
         }
         home.map("users.toml", include_str!("../../schemas/users.toml"));
-        let source = mongod.uri().replacen("/?", "/sample_db?", 1);
+        let (source, target) = (mongod.database_uri("sample_db"), place.postgres_uri.clone());
         home.env("DOCROW_SOURCE", &source);
-        home.env("DOCROW_TARGET", &place.postgres_uri);
-        Self { place, home, source, docrow: None, _servers: (mongod, postgres) }
+        home.env("DOCROW_TARGET", &target);
+        let exports = format!("export DOCROW_SOURCE='{source}' DOCROW_TARGET='{target}'\n");
+        Self { place, home, exports, docrow: None, servers: Servers::Own(Box::new((mongod, postgres))) }
     }
 
     /// Does what the document says, and compares at the end.
     async fn follow(mut self, document: &str) {
         for line in lines(document) {
-            match line.split_once('#').map(|(command, comment)| (command.trim(), comment.trim())) {
-                Some(("", event)) => self.happens(event.split(':').next().unwrap()).await,
-                Some(("docrow run &", _)) => self.start().await,
-                Some((command, comment)) => {
+            let (command, comment) = line.split_once('#').unwrap_or((line, ""));
+            match (command.trim(), comment.trim()) {
+                ("", event) => self.happens(event.split(':').next().unwrap()).await,
+                ("docrow run &", _) => self.start().await,
+                (command, _) if command.starts_with("export ") => {
+                    self.exports.push_str(&format!("{command}\n"));
+                }
+                (command, comment) => {
                     let code = comment
                         .strip_prefix("exit ")
                         .map_or(0, |code| code.split(':').next().unwrap().parse().unwrap());
                     self.run(command, code).await;
                 }
-                None => self.run(line, 0).await,
             }
         }
         if self.docrow.is_none() {
@@ -66,11 +111,14 @@ impl Walk {
         }
         self.place.assert_same(&self.home).await;
         self.stop().await;
+        if let Servers::Demonstration(demo) = self.servers {
+            demo.stop().await;
+        }
     }
 
     async fn happens(&mut self, event: &str) {
         match event {
-            "docrow is stopped" | "docrow is stopped, and somebody drops a column" => self.stop().await,
+            "docrow is stopped" => self.stop().await,
             "docrow runs again" => self.start().await,
             "docrow is stopped, and the oplog rolls over" => {
                 self.stop().await;
@@ -82,7 +130,6 @@ impl Walk {
                 roll_over(&self.place.client, reply.get_timestamp("operationTime").unwrap().max(now)).await;
             }
             "it is live again" => self.live().await,
-            "somebody adds a constraint that a document violates" => {}
             other => panic!("the document says that {other:?} happens, which nobody does"),
         }
     }
@@ -113,9 +160,10 @@ impl Walk {
         let docrow = Path::new(env!("CARGO_BIN_EXE_docrow")).parent().unwrap();
         let path = std::env::var("PATH").unwrap();
         let mut bash = Command::new("bash");
-        bash.args(["-c", command]).current_dir(self.home.path()).kill_on_drop(true);
+        bash.args(["-c", &format!("{}{command}", self.exports)])
+            .current_dir(self.home.path())
+            .kill_on_drop(true);
         bash.env("PATH", format!("{}:{path}", docrow.display()));
-        bash.env("DOCROW_SOURCE", &self.source).env("DOCROW_TARGET", &self.place.postgres_uri);
         let output = bash.output().await.unwrap();
         let [out, log] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
         assert_eq!(output.status.code(), Some(code), "$ {command}\n{out}{log}");
@@ -129,14 +177,15 @@ fn lines(document: &str) -> impl Iterator<Item = &str> {
     blocks.flat_map(str::lines).map(str::trim).filter(|line| !line.is_empty())
 }
 
-/// A new user with only the README reaches a live, verified replica of the users, breaks it, and mends it.
+/// A new user with only the README, and the connection strings that `docrow demo --keep` prints, reaches a live, verified
+/// replica, breaks it, and mends it.
 #[tokio::test]
 async fn readme() {
     let readme = include_str!("../../README.md");
     let (_, walk) = readme.split_once("<!-- walked by tests/it/walk.rs -->").unwrap();
     let (walk, _) = walk.split_once("<!-- so far -->").unwrap();
     assert!(lines(walk).count() > 15);
-    Walk::begin().await.follow(walk).await;
+    Walk::on_the_demonstration().await.follow(walk).await;
 }
 
 /// G1, G8, G10: what goes wrong in operation is mended by what docs/operations.md says.

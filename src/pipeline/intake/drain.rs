@@ -102,7 +102,7 @@ impl Intake {
     }
 
     /// The next changes of a collection that wait, and whether there are no more.
-    async fn waiting(&self, id: CollectionId, most: usize) -> Result<(Vec<Change>, bool)> {
+    pub(super) async fn waiting(&self, id: CollectionId, most: usize) -> Result<(Vec<Change>, bool)> {
         let collection = self.now.collections.get(id.0);
         let (Some(collection), Some(given)) = (collection, self.flow.given(id)) else {
             return Ok((Vec::new(), true));

@@ -20,7 +20,10 @@ use crate::{
     error::{Code, Error, Kind, Result},
     failpoint::{self, Failpoint},
     metrics,
-    pipeline::flow::{Saved, Trim},
+    pipeline::{
+        collection::Collection,
+        flow::{Saved, Trim},
+    },
     source::ChangeStream,
 };
 
@@ -182,6 +185,9 @@ impl Intake {
         self.gauges.spooled(bytes);
         metrics::SPOOL_ENTRIES.set(metrics::figure(entries));
         let tenths = bytes.saturating_mul(10) / self.budget.max(1);
+        if tenths >= 10 || self.spool.is_lacking {
+            self.give_up_paused().await?;
+        }
         let before = std::mem::replace(&mut self.spool.tenths, tenths);
         if tenths <= before || !self.flow.any_is_spooled() {
             if before >= 10 && tenths < 10 {
@@ -201,6 +207,24 @@ impl Intake {
             ),
         }
         Ok(())
+    }
+
+    /// Gives up what waits of collections that are paused, so that the others, if there are any, go on.
+    async fn give_up_paused(&mut self) -> Result<()> {
+        let collections = self.now.collections.clone();
+        if collections.iter().all(Collection::rests) {
+            return Ok(());
+        }
+        for (id, collection) in (0..).map(CollectionId).zip(collections.iter()) {
+            if collection.is_paused()
+                && collection.stopped().is_none()
+                && !self.waiting(id, 1).await?.0.is_empty()
+            {
+                collection.stop_for_space();
+            }
+        }
+        self.abandon_stopped();
+        self.pay().await
     }
 
     /// How much time the oplog leaves, for people.

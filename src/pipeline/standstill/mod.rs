@@ -1,4 +1,5 @@
-//! Watches whether all goes on: that is the net below everything that was thought of. What looks like a standstill, and
+//! Watches whether all goes on. What waits for somebody's lock is said within seconds, with whose it is: docrow can do nothing
+//! else about it. The rest is the net below everything that was thought of: what looks like a standstill, and
 //! is none of the kinds that have words of their own (PostgreSQL or MongoDB away, somebody's lock, no room), is said, with
 //! where each part is; and the attempt is ended as by an error that may pass, together with the intake. So whatever was held is let
 //! go: locks, connections, futures that nobody polled. The next attempt begins from what PostgreSQL says, as always.
@@ -21,14 +22,16 @@ use crate::{
     error::{Code, Error},
     metrics,
     sink::{
-        Target,
-        standing::{self, Standing},
+        Session, Target,
+        standing::{self, Locked, Standing},
     },
-    source::Source,
     vitals::{Hindrance, Part, Place, Stage, Vitals},
 };
 
 const LOOKING: Duration = Duration::from_secs(1);
+/// What takes longer may wait for somebody's lock: then PostgreSQL is asked, every so many looks.
+const WAITING: Duration = Duration::from_secs(3);
+const SELDOM: u32 = 3;
 /// How long PostgreSQL may take to say what it does.
 const BRIEF: Duration = Duration::from_secs(5);
 
@@ -56,7 +59,6 @@ impl Alarm {
 pub(super) struct Watch {
     pub(super) patience: Duration,
     pub(super) max_spool: u64,
-    pub(super) source: Source,
     pub(super) target: Target,
     pub(super) counts: Arc<Counts>,
     pub(super) gauges: Arc<Gauges>,
@@ -70,36 +72,47 @@ impl Watch {
         let mut judge = Judge::new(self.patience);
         let mut looking = interval(LOOKING);
         looking.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut looked = Instant::now();
-        loop {
+        let (mut looked, mut session) = (Instant::now(), None);
+        for round in (0..SELDOM).cycle() {
             looking.tick().await;
             let now = Instant::now();
-            let look = self.see(now - std::mem::replace(&mut looked, now));
-            let is_suspicious = judge.look(&look);
-            if !is_suspicious {
-                if judge.moves() {
-                    self.vitals.hinder(None);
-                }
-                continue;
+            let is_suspicious = judge.look(&self.see(now - std::mem::replace(&mut looked, now)));
+            if !is_suspicious && judge.moves() {
+                self.is_over(|hindrance| matches!(hindrance, Hindrance::Standstill(_)));
             }
-            match judge.judge(self.ask().await) {
-                Verdict::Fine => {}
-                Verdict::Locked(by) => self.say_locked(by),
-                Verdict::Stalled(still) => self.end(still),
+            let waits = self.waits();
+            let is_locked = matches!(self.vitals.hindrance(), Some(Hindrance::Lock(_)));
+            if is_suspicious || is_locked || waits && round == 0 {
+                let answer = self.ask(&mut session, is_suspicious || is_locked).await;
+                if is_suspicious && let Verdict::Stalled(still) = judge.judge(answer) {
+                    self.end(still);
+                }
+            } else if !waits {
+                session = None;
             }
         }
+        std::future::pending().await
+    }
+
+    /// Whether somebody has been about something for so long that it may wait for a lock.
+    fn waits(&self) -> bool {
+        let places = self.vitals.places().all();
+        // The intake has nothing to do with PostgreSQL.
+        let mut others = places.iter().filter(|(part, _)| **part != Part::Intake);
+        others.any(|(_, place)| !place.rests && place.since.elapsed() >= WAITING)
     }
 
     fn see(&self, passed: Duration) -> Look {
         let places = self.vitals.places().all();
         let steps = |part: &Part| places.get(part).map_or(0, |place| place.steps);
         let live = self.demand.borrow().live();
-        let (behind, _, spool) = self.gauges.reached(live, self.source.newest());
+        let (behind, (_, spool)) = (self.gauges.behind(&live), self.gauges.stream());
         let is_busy =
             |(part, place): &(&Part, &Place)| !place.rests && matches!(part, Part::Intake | Part::Worker(_));
         Look {
             passed,
-            is_under_way: matches!(self.vitals.stage().0, Stage::Preparing | Stage::Copying | Stage::Live),
+            is_under_way: !self.gauges.is_silent()
+                && matches!(self.vitals.stage().0, Stage::Preparing | Stage::Copying | Stage::Live),
             applied: self.counts.written().wrapping_add(self.gauges.advances()),
             steps: steps(&Part::Completion).wrapping_add(steps(&Part::Attempt)),
             behind,
@@ -108,23 +121,42 @@ impl Watch {
         }
     }
 
-    async fn ask(&self) -> Answer {
+    /// Asks PostgreSQL what it does, and says whose lock on a table it waits for, and if it `tells_all`, of any other lock, too.
+    async fn ask(&self, session: &mut Option<Session>, tells_all: bool) -> Answer {
         let asked = timeout(BRIEF, async {
-            let session = self.target.connect().await?;
-            standing::look(&session).await
+            let open = match &mut *session {
+                Some(open) => open,
+                none => none.insert(self.target.connect().await?),
+            };
+            standing::look(open).await
         });
-        match asked.await {
+        let answer = match asked.await {
+            Ok(Ok(Standing::Locked(locked))) if tells_all || locked.is_of_table => {
+                self.say_locked(&locked);
+                return Answer::Locked;
+            }
+            Ok(Ok(Standing::Locked(_))) => Answer::Locked,
             Ok(Ok(Standing::Works)) => Answer::Works,
             Ok(Ok(Standing::Idle)) => Answer::Idle,
-            Ok(Ok(Standing::Locked(by))) => Answer::Locked(by),
-            Ok(Err(_)) | Err(_) => Answer::Away,
+            Ok(Err(_)) | Err(_) => {
+                *session = None;
+                Answer::Away
+            }
+        };
+        self.is_over(|hindrance| matches!(hindrance, Hindrance::Lock(_)));
+        answer
+    }
+
+    fn say_locked(&self, Locked { words, remedy, .. }: &Locked) {
+        let words = format!("waits for {words}; this ends it: {remedy}");
+        if self.vitals.hinder(Some(Hindrance::Lock(words.clone()))) {
+            tracing::warn!("{words}");
         }
     }
 
-    fn say_locked(&self, by: String) {
-        let words = format!("waits for {by}");
-        if self.vitals.hinder(Some(Hindrance::Lock(words.clone()))) {
-            tracing::warn!("{words}: end that session, or let it finish");
+    fn is_over(&self, which: impl Fn(&Hindrance) -> bool) {
+        if self.vitals.hindrance().is_some_and(|hindrance| which(&hindrance)) {
+            self.vitals.hinder(None);
         }
     }
 

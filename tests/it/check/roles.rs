@@ -5,6 +5,7 @@ use mongodb::{
     Client,
     bson::{Document, doc},
 };
+use serde_json::Value;
 
 use super::{
     check, of,
@@ -86,7 +87,7 @@ async fn the_main_path_with_the_least_privileges() {
     let guarded = Guarded::new("roles", "## MongoDB").await;
     let Guarded { place, home, .. } = &guarded;
     let report = check(home, 0).await;
-    assert_eq!(of(&report, "note"), [&serde_json::Value::Null; 0], "{report:#}");
+    assert_eq!(of(&report, "note"), [&Value::Null; 0], "{report:#}");
     assert_eq!(
         place.number("SELECT count(*) FROM pg_tables WHERE schemaname IN ('docrow', 'public')").await,
         Some(0)
@@ -142,7 +143,23 @@ async fn looking_takes_less() {
     place.collection("later").insert_one(doc! { "_id": "x", "a": 1 }).await.unwrap();
     home.backfill().await;
     reader.finish(&["verify"]).await.with_code(0).quiet();
-    reader.finish(&["run"]).await.with_code(4);
+    // What a run would do is for whoever runs it: it takes no right to do it, only to look.
+    let planned = reader.finish(&["plan"]).await.with_code(0).quiet().out;
+    assert_eq!(planned.matches("nothing to do").count(), 3, "{planned}");
+    place.collection("latest").insert_one(doc! { "_id": 1 }).await.unwrap();
+    let planned = reader.finish(&["plan"]).await.with_code(0).quiet().out;
+    assert!(planned.contains("CREATE TABLE \"public\".\"latest\"") && !planned.contains('!'), "{planned}");
+    for arguments in [&["plan", "--apply"][..], &["run"]] {
+        reader.finish(arguments).await.with_code(4);
+    }
+    // It sees that somebody runs the pipeline, and that nobody does.
+    let report: Value = serde_json::from_str(&reader.finish(&["check", "--json"]).await.out).unwrap();
+    super::about(&report, "ok", "pipeline", "nobody runs docrow");
+    let mut docrow = home.run();
+    docrow.logs("live: ").await;
+    let report: Value = serde_json::from_str(&reader.finish(&["check", "--json"]).await.out).unwrap();
+    super::about(&report, "note", "pipeline", "is being run");
+    docrow.stop().await.quiet();
 }
 
 /// docs/roles.md: "Collections in several databases".

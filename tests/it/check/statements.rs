@@ -1,6 +1,7 @@
 //! The statements of docs/roles.md and of `docrow check`, run as a person would: those of mongosh by what its helpers
 //! send, for mongosh is not here.
 
+use docrow::roles;
 use mongodb::{
     Client,
     bson::{Bson, Document, doc},
@@ -78,6 +79,44 @@ fn with_quoted_keys(code: &str) -> String {
         before = c;
     }
     json + &word
+}
+
+/// What `docrow check` prints and what docs/roles.md says are one: each statement that docrow can print is there, for the
+/// example's names, and the document has no other. So nobody is advised to grant what the document says to leave out.
+#[test]
+fn statements_that_check_prints_are_the_documented_ones() {
+    let [database, schema, docrow] = ["warehouse", "public", "docrow"];
+    let whole = roles::privilege("shop", "", &["changeStream", "collStats", "find", "listCollections"]);
+    let split = roles::privilege("shop", "", &["splitVector"]);
+    let oplog = roles::privilege("local", "oplog.rs", &["collStats", "find"]);
+    let one_by_one = [
+        roles::grant_connect(database, docrow),
+        roles::grant_temporary(database, docrow),
+        roles::create_schema("docrow", docrow),
+        roles::grant_schema(schema, docrow),
+        roles::grant_tables("docrow", docrow),
+        roles::grant_functions("docrow", docrow),
+        roles::grant_table("public.orders", docrow),
+    ];
+    let expected: Vec<_> = one_by_one.iter().map(|statement| format!("{statement};")).collect();
+    assert_eq!(documented("### One by one, in PostgreSQL").lines().collect::<Vec<_>>(), expected);
+    let user = (docrow, "admin");
+    let one_by_one = [
+        roles::grant_privilege(docrow, &whole),
+        roles::grant_privilege(docrow, &split),
+        roles::grant_privilege(docrow, &oplog),
+        roles::grant_role(user, ("read", "shop")),
+        roles::grant_role(user, ("read", "local")),
+        roles::grant_role(user, ("readAnyDatabase", "admin")),
+    ];
+    assert_eq!(documented("### One by one, in MongoDB").lines().collect::<Vec<_>>(), one_by_one);
+    // And they are parts of what is made at first.
+    for privilege in [whole, split, oplog] {
+        assert!(documented("## MongoDB").contains(&privilege), "{privilege}");
+    }
+    for statement in [roles::create_schema("docrow", docrow), roles::grant_schema(schema, docrow)] {
+        assert!(documented("## PostgreSQL").contains(&format!("{statement};")), "{statement}");
+    }
 }
 
 #[test]

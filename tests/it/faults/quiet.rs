@@ -42,7 +42,7 @@ impl Stage {
             to_mongod.uri(&mongod.uri()).replace("replicaSet=docrow", "directConnection=true"),
         );
         home.set("target.uri", to_postgres.uri(&place.postgres_uri));
-        home.env("DOCROW_MASK_KEY", &format!("{SECRET}-pepper"));
+        home.env("DOCROW_MASK_KEY", &format!("{SECRET}-pepper-and-more"));
         home.env("RUST_LOG", "trace");
         map(&home, &place, "people", "on_unfit = 'dead_letter'");
         map(&home, &place, "strict", "on_unfit = 'fail'");
@@ -297,7 +297,7 @@ async fn secrets_are_told_by_no_refusal_and_no_sample() {
     for (key, code) in [("source.uri", 3), ("target.uri", 4)] {
         let mut home = Home::new(&stage.place);
         home.env("RUST_LOG", "trace");
-        home.env("DOCROW_MASK_KEY", SECRET);
+        home.env("DOCROW_MASK_KEY", &format!("{SECRET}-{SECRET}-{SECRET}"));
         let right = if key == "source.uri" { &stage.place.mongodb_uri } else { &stage.place.postgres_uri };
         home.set(key, right.replace(&format!("{SECRET}-"), &format!("{SECRET}-not-")));
         for command in ["run", "backfill", "verify"] {

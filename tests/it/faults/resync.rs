@@ -39,8 +39,14 @@ async fn asked_for_during_the_stream_under_live_writes() {
     let mut docrow = home.run();
     place.settle(&mut docrow).await;
     damage(&place).await;
-    let asked = home.finish(&["resync", &format!("{}.*", place.name)]).await.with_code(0);
-    asked.quiet();
+    let asked = home.finish(&["resync", "--json", &format!("{}.*", place.name)]).await.with_code(0).quiet();
+    let asked: serde_json::Value = serde_json::from_str(&asked.out).unwrap();
+    assert_eq!(asked["pipeline"], "docrow");
+    assert!(
+        asked["collections"].as_array().unwrap().contains(&format!("{}.users", place.name).into()),
+        "{asked}"
+    );
+    assert!(asked["runner"].as_str().unwrap().starts_with("docrow process "), "{asked}");
     let reader = place.postgres().await;
     let (mut fewest, mut n) = (i64::MAX, 0);
     while !docrow.log().contains("large: copied anew") {

@@ -112,8 +112,12 @@ async fn lock_on_a_table_held_for_long_during_the_stream() {
         .unwrap();
     let locked = |status: &Value| words(status).contains("waits for a lock on");
     let status = writing_until(&place, (&mut docrow, &address), "the lock is seen", locked).await;
-    for part in ["things that another session holds (PostgreSQL process ", "a report", "idle in transaction"]
-    {
+    let parts = [
+        "things that another session holds (PostgreSQL process ",
+        ", application a report, in a transaction since 20",
+        "; this ends it: SELECT pg_terminate_backend(",
+    ];
+    for part in parts {
         assert!(words(&status).contains(part), "{part}: {status}");
     }
     // Far longer than a standstill would be.

@@ -61,7 +61,7 @@ fn file(
     tables: &[(&str, &str, &str, &str)],
 ) -> String {
     let mut text = format!(
-        "collection = '{database}.{name}'\ntable = '{name}'\nextra = '_extra'\nkey = {{ column = '_id', type = '{key}' }}\n\
+        "collection = '{database}.{name}'\noptional = true\ntable = '{name}'\nextra = '_extra'\nkey = {{ column = '_id', type = '{key}' }}\n\
          [columns]\n{}\n",
         columns.join("\n")
     );

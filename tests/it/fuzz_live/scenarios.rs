@@ -69,8 +69,9 @@ impl Scenario {
         let many = Step::Many(BIG, MANY);
         match self {
             Self::GrownFill => {
-                let mut after =
-                    vec![Step::CaughtUp, Step::Storm(BIG), Step::Grow(1), Step::UntilFilling("x")];
+                let mut after = vec![Step::CaughtUp, Step::Storm(BIG), Step::Grow(1)];
+                // In the middle of a page, and then of what waits for a lock.
+                after.extend([Step::UntilFilling("x"), Step::Restart, Step::UntilFilling("x")]);
                 after.extend(held(rng));
                 after.extend(end_of_turn(rng));
                 after.extend([Step::Pause(rng.u64(..1500)), Step::Restart, Step::Calm]);

@@ -6,7 +6,7 @@ use docrow::{
     error::{Disposition, Kind},
     mapping::{Column, ColumnType, Framing, Rows, Scalar, Table},
     sink::{
-        Keys, Session, Target,
+        Intent, Keys, Session, Target,
         chunks::{self, Marker, StoredChunk},
         copy::Copier,
         ddl,
@@ -310,17 +310,21 @@ async fn a_missing_database_and_a_missing_privilege_are_named() {
     place.query("DROP ROLE IF EXISTS docrow_poor; CREATE ROLE docrow_poor LOGIN PASSWORD 'x'").await;
     let (_, server) = place.uri.rsplit_once('@').unwrap();
     let poor = Target::parse(&format!("postgresql://docrow_poor:x@{server}"), "public", "p").unwrap();
-    let error = preflight(&poor.connect().await.unwrap(), &poor).await.unwrap_err();
+    let error = preflight(&poor.connect().await.unwrap(), &poor, Intent::Write).await.unwrap_err();
     assert_eq!(error.kind(), Kind::TargetRefused);
-    let grant = r#"GRANT CREATE ON DATABASE "docrow_test_sink_refusals" TO "docrow_poor""#;
+    let grant = r#"CREATE SCHEMA "docrow" AUTHORIZATION "docrow_poor""#;
     assert!(error.to_string().contains(grant), "{error}");
     place.query(grant).await;
-    let error = preflight(&poor.connect().await.unwrap(), &poor).await.unwrap_err();
+    let error = preflight(&poor.connect().await.unwrap(), &poor, Intent::Write).await.unwrap_err();
     let grant = r#"GRANT USAGE, CREATE ON SCHEMA "public" TO "docrow_poor""#;
     assert!(error.to_string().contains(grant), "{error}");
     place.query(grant).await;
-    preflight(&poor.connect().await.unwrap(), &poor).await.unwrap();
-    assert_eq!(place.query("SELECT nspname FROM pg_namespace WHERE nspname = 'docrow'").await, [""; 0]);
+    preflight(&poor.connect().await.unwrap(), &poor, Intent::Write).await.unwrap();
+    assert_eq!(
+        place.query("SELECT relname FROM pg_class WHERE relnamespace = 'docrow'::regnamespace").await,
+        [""; 0]
+    );
+    place.query("CREATE SCHEMA another AUTHORIZATION docrow_poor").await;
     // All that docrow needs, as that user.
     ddl::create_bookkeeping(&mut poor.connect().await.unwrap(), "another").await.unwrap();
     let fence = fence(&poor).await;
@@ -741,7 +745,7 @@ async fn a_read_only_target_is_refused_at_first_and_waited_for_later() {
     place.build_keys(&users()).await;
     let mut applier = place.applier().await;
     place.query("ALTER DATABASE docrow_test_sink_readonly SET default_transaction_read_only = on").await;
-    let error = preflight(&place.session().await, &place.target).await.unwrap_err();
+    let error = preflight(&place.session().await, &place.target, Intent::Write).await.unwrap_err();
     assert_eq!(error.kind(), Kind::TargetRefused);
     assert!(error.to_string().contains("point the target URI at the primary"), "{error}");
     let rows = documents(Framing::Composite, &[1], "n", 1);

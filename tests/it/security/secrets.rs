@@ -253,6 +253,9 @@ async fn the_documentation_holds() {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     for name in words.filter(|word| word.starts_with("DOCROW_")) {
         let stem = name.trim_end_matches("_FILE").trim_end_matches("_PASSWORD");
-        assert!(["DOCROW_SOURCE", "DOCROW_TARGET", "DOCROW_MASK_KEY"].contains(&stem), "{name}");
+        assert!(
+            ["DOCROW_SOURCE", "DOCROW_TARGET", "DOCROW_MASK_KEY", "DOCROW_NOTIFY_KEY"].contains(&stem),
+            "{name}"
+        );
     }
 }

@@ -42,12 +42,17 @@ pub(crate) struct Home {
 }
 
 impl Home {
-    /// Replicates all of the place's database.
-    pub(crate) fn new(place: &Place) -> Self {
+    /// With nothing in it.
+    pub(crate) fn empty() -> Self {
         // Passwords may be in it.
         let private = fs::Permissions::from_mode(0o700);
         let folder = tempfile::Builder::new().prefix("docrow-home-").permissions(private).tempdir().unwrap();
-        let mut home = Self { folder, keys: BTreeMap::new(), environment: BTreeMap::new() };
+        Self { folder, keys: BTreeMap::new(), environment: BTreeMap::new() }
+    }
+
+    /// Replicates all of the place's database.
+    pub(crate) fn new(place: &Place) -> Self {
+        let mut home = Self::empty();
         home.set("source.uri", place.mongodb_uri.as_str());
         home.set("target.uri", place.postgres_uri.as_str());
         home.set("source.include", vec![format!("{}.*", place.name)]);
@@ -124,7 +129,7 @@ impl Home {
             .env("RUST_BACKTRACE", "1")
             .args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_docrow")])
             .args(arguments);
-        for name in ["DOCROW_SOURCE", "DOCROW_TARGET", "DOCROW_MASK_KEY"] {
+        for name in ["DOCROW_SOURCE", "DOCROW_TARGET", "DOCROW_MASK_KEY", "DOCROW_NOTIFY_KEY"] {
             for what in ["", "_FILE", "_PASSWORD", "_PASSWORD_FILE"] {
                 command.env_remove(format!("{name}{what}"));
             }
@@ -179,6 +184,12 @@ impl Docrow {
     /// What it has logged so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.log.path()).unwrap()
+    }
+
+    /// Waits until what it has written to standard output is as `condition` wants it.
+    pub(crate) async fn until_out(&mut self, what: &str, mut condition: impl FnMut(&str) -> bool) {
+        let out = self.out.path().to_owned();
+        self.until(what, async || condition(&fs::read_to_string(&out).unwrap())).await;
     }
 
     /// Waits until `condition` holds; docrow must not end meanwhile.
@@ -358,10 +369,10 @@ impl Place {
     }
 
     /// Asserts that every collection equals its tables, three times: by an independent comparison of what is said, by
-    /// rebuilding every document, and by `docrow verify`.
+    /// rebuilding every document, and by `docrow verify`. Dead letters are documents without rows.
     pub(crate) async fn assert_same(&self, home: &Home) -> Ended {
         none(&self.differences().await);
-        home.finish(&["verify"]).await.with_code(0).quiet()
+        home.finish(&["verify", "--allow-dead-letters"]).await.with_code(0).quiet()
     }
 
     /// Asserts that every document is rebuilt from its rows as it is, byte by byte but for the order of its fields.

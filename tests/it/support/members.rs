@@ -52,6 +52,14 @@ impl Pair {
         }
     }
 
+    /// Has it apply again.
+    pub(crate) async fn let_go(&self) {
+        let admin = direct(&self.second).await.database("admin");
+        for point in ["rsSyncApplyStop", "stopReplProducer"] {
+            admin.run_command(doc! { "configureFailPoint": point, "mode": "off" }).await.unwrap();
+        }
+    }
+
     /// Inserts, without waiting for a majority.
     pub(crate) async fn insert(&self, database: &str, collection: &str, documents: Vec<Document>) {
         let insert = doc! { "insert": collection, "documents": documents, "writeConcern": { "w": 1 } };

@@ -139,7 +139,7 @@ async fn lost_history_is_recognised() {
         let error = failed.await.unwrap();
 
         assert_eq!(error.kind(), Kind::HistoryLost, "{error}");
-        assert!(error.to_string().contains("take a new snapshot"), "{error}");
+        assert!(error.to_string().contains("docrow resync '*'"), "{error}");
     }
 }
 

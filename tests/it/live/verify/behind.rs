@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use docrow::demo::servers::{Mongod, MongodOptions};
 use mongodb::bson::doc;
 use serde_json::Value;
 use tokio::time::timeout;
@@ -108,4 +109,27 @@ async fn what_is_being_copied_is_not_compared() {
     told.await.unwrap();
     home.backfill().await;
     place.assert_same(&home).await;
+}
+
+/// Nothing is waited for where nothing happens: the pipeline is at the end of the stream, and so is what is compared.
+#[tokio::test]
+async fn a_difference_is_told_within_seconds_while_mongodb_is_idle() {
+    // Others' writes would hide it.
+    let mongod = Mongod::start(MongodOptions::default()).await.unwrap();
+    let postgres = Place::shared("verify_idle").await.postgres_uri;
+    let place = Place::on(&mongod.uri(), &postgres, "verify_idle_own").await;
+    place.add_sentinels().await;
+    for name in ["orders", "users"] {
+        place.collection(name).insert_many((0..100).map(|id| doc! { "_id": id, "n": 1 })).await.unwrap();
+    }
+    let home = Home::new(&place);
+    let mut docrow = home.run();
+    place.settle(&mut docrow).await;
+    let plant = "UPDATE orders SET n = 3 WHERE _id = 50; UPDATE users SET n = 3 WHERE _id = 7";
+    place.postgres().await.batch_execute(plant).await.unwrap();
+    let ended = home.finish(&["verify", "--json"]).await.with_code(1).quiet();
+    let found = report(&ended);
+    assert_eq!(counts(&found), (2, 0), "{}", ended.out);
+    assert!(found["seconds"].as_f64().unwrap() < 6.0, "{}", ended.out);
+    docrow.stop().await.quiet();
 }

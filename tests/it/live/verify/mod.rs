@@ -4,6 +4,7 @@ mod behind;
 mod options;
 mod planted;
 mod repair;
+mod schedule;
 
 use mongodb::bson::{Bson, doc};
 use serde_json::Value;
@@ -125,6 +126,52 @@ async fn marks_of_deleted_documents_are_verified() {
     home.finish(&["verify"]).await.with_code(0).quiet();
 }
 
+/// A dead letter is a document that PostgreSQL does not have: before a cut-over nobody may be told that it has them all. It is
+/// said with its own word, by verify and by backfill, whenever it became one, and is accepted by those who say so.
+#[tokio::test]
+async fn dead_letters_are_not_equal_and_not_done() {
+    let place = Place::shared("verify_dead_letters").await;
+    let orders = place.collection("orders");
+    orders.insert_many((0..20).map(|id| doc! { "_id": id, "n": id })).await.unwrap();
+    let home = Home::new(&place);
+    home.backfill().await;
+    let session = place.postgres().await;
+    session.batch_execute("ALTER TABLE orders ADD CONSTRAINT small CHECK (n < 100)").await.unwrap();
+    orders.update_many(doc! { "_id": { "$lt": 3 } }, doc! { "$set": { "n": 1000 } }).await.unwrap();
+    let said =
+        "PostgreSQL does not have 3 documents, which are dead letters: docrow dead-letters list shows them";
+    // The second one has nothing to do, and they are still not there.
+    for _ in 0..2 {
+        let ended = home.finish(&["backfill"]).await.with_code(1);
+        assert!(ended.log.contains(said), "{}", ended.log);
+    }
+    home.finish(&["backfill", "--allow-dead-letters"]).await.with_code(0).quiet();
+
+    let ended = home.finish(&["verify"]).await.with_code(1).quiet();
+    let line = ended.out.lines().find(|line| line.starts_with(&place.name)).unwrap();
+    assert!(line.ends_with("  3 dead letters"), "{}", ended.out);
+    assert!(ended.out.contains("docrow dead-letters list shows them"), "{}", ended.out);
+    for (flags, code) in [(&["verify", "--json"][..], 1), (&["verify", "--json", "--allow-dead-letters"], 0)]
+    {
+        let found = report(&home.finish(flags).await.with_code(code).quiet());
+        let of = &found["collections"][0];
+        assert_eq!((&found["equal"], &of["equal"]), (&false.into(), &false.into()), "{found:#}");
+        assert_eq!((&of["result"], &of["dead_letters"]), (&"dead_letters".into(), &3.into()), "{found:#}");
+        assert_eq!(found["dead_letters_allowed"], code == 0, "{found:#}");
+    }
+    // What else is wrong is not accepted with them.
+    session.batch_execute("UPDATE orders SET n = 50 WHERE _id = 7").await.unwrap();
+    let ended = home.finish(&["verify", "--json", "--allow-dead-letters"]).await.with_code(1).quiet();
+    assert_eq!(report(&ended)["collections"][0]["result"], "different", "{}", ended.out);
+    session.batch_execute("UPDATE orders SET n = 7 WHERE _id = 7").await.unwrap();
+
+    session.batch_execute("ALTER TABLE orders DROP CONSTRAINT small").await.unwrap();
+    home.finish(&["dead-letters", "retry", "--all"]).await.with_code(0);
+    home.backfill().await;
+    let ended = home.finish(&["verify", "--json"]).await.with_code(0).quiet();
+    assert_eq!(report(&ended)["collections"][0]["result"], "equal", "{}", ended.out);
+}
+
 /// A row and a dead letter of a document that does not exist: two things are wrong, and each is told once.
 #[tokio::test]
 async fn a_row_with_a_dead_letter_is_told_once() {
@@ -138,7 +185,7 @@ async fn a_row_with_a_dead_letter_is_told_once() {
     orders.insert_many([doc! { "_id": 1, "age": 1 }, doc! { "_id": 2, "age": "old" }]).await.unwrap();
     let home = Home::new(&place);
     home.map("orders.toml", &strict);
-    home.finish(&["backfill"]).await.with_code(0);
+    home.finish(&["backfill", "--allow-dead-letters"]).await.with_code(0);
     let session = place.postgres().await;
     session.batch_execute("CREATE TABLE letters AS TABLE docrow.dead_letters").await.unwrap();
     orders.delete_one(doc! { "_id": 2 }).await.unwrap();

@@ -365,7 +365,7 @@ async fn all_that_is_planted_is_found_and_nothing_else_and_mended() {
     place.settle(&mut docrow).await;
     place.collection("soft").delete_many(doc! { "_id": { "$lt": 60 } }).await.unwrap();
     place.settle(&mut docrow).await;
-    home.finish(&["verify"]).await.with_code(0).quiet();
+    home.finish(&["verify", "--allow-dead-letters"]).await.with_code(0).quiet();
 
     let planted = plan();
     assert!(planted.expected.len() >= 1000, "{}", planted.expected.len());
@@ -373,7 +373,7 @@ async fn all_that_is_planted_is_found_and_nothing_else_and_mended() {
     let check = async {
         docrow.until("much is written", async || written.load(Ordering::Relaxed) > 200).await;
         // Nothing is found where nothing is wrong.
-        let ended = home.finish(&["verify", "--json"]).await.with_code(0).quiet();
+        let ended = home.finish(&["verify", "--allow-dead-letters", "--json"]).await.with_code(0).quiet();
         assert!(report(&ended)["differences"].as_array().unwrap().is_empty(), "{}", ended.out);
 
         let session = place.postgres().await;
@@ -392,8 +392,11 @@ async fn all_that_is_planted_is_found_and_nothing_else_and_mended() {
         };
         assert_eq!(unsettled(&report(&ended)), 0, "{}", ended.out);
 
-        let ended =
-            home.finish(&["verify", "--repair", "--json", "--limit", "5000"]).await.with_code(0).quiet();
+        let ended = home
+            .finish(&["verify", "--allow-dead-letters", "--repair", "--json", "--limit", "5000"])
+            .await
+            .with_code(0)
+            .quiet();
         let mended = report(&ended);
         assert_eq!(told(&mended), planted.expected);
         assert!(
@@ -401,13 +404,13 @@ async fn all_that_is_planted_is_found_and_nothing_else_and_mended() {
             "{}",
             ended.out
         );
-        home.finish(&["verify"]).await.with_code(0).quiet();
+        home.finish(&["verify", "--allow-dead-letters"]).await.with_code(0).quiet();
         stop.store(true, Ordering::Relaxed);
     };
     tokio::join!(write(&place, &stop, &written), check);
     place.settle(&mut docrow).await;
     place.assert_exact().await;
-    home.finish(&["verify"]).await.with_code(0).quiet();
+    home.finish(&["verify", "--allow-dead-letters"]).await.with_code(0).quiet();
     docrow.stop().await.quiet();
 
     // The same while nobody runs the pipeline.
@@ -415,12 +418,16 @@ async fn all_that_is_planted_is_found_and_nothing_else_and_mended() {
     for statement in &planted.statements {
         session.batch_execute(statement).await.unwrap_or_else(|e| panic!("{statement}: {e:?}"));
     }
-    let ended = home.finish(&["verify", "--repair", "--json", "--limit", "5000"]).await.with_code(0).quiet();
+    let ended = home
+        .finish(&["verify", "--allow-dead-letters", "--repair", "--json", "--limit", "5000"])
+        .await
+        .with_code(0)
+        .quiet();
     assert_eq!(told(&report(&ended)), planted.expected);
     place.assert_exact().await;
     let mut docrow = home.run();
     place.settle(&mut docrow).await;
     place.assert_exact().await;
-    home.finish(&["verify"]).await.with_code(0).quiet();
+    home.finish(&["verify", "--allow-dead-letters"]).await.with_code(0).quiet();
     docrow.stop().await.quiet();
 }

@@ -1,0 +1,62 @@
+//! `docrow throttle`: how fast the pipeline's snapshots may read, from now on.
+
+use clap::Args;
+
+use super::{
+    Outcome,
+    printable::{printable, say},
+    resync,
+};
+use crate::{
+    config::{Rate, TargetConfig},
+    error::Result,
+    sink::{
+        Target,
+        fence::Runner,
+        throttles::{Throttle, Throttles},
+    },
+};
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// A number of documents (5000) or of bytes (20MiB) a second; off: no limit; config: as [snapshot] max_rate says
+    #[arg(value_name = "RATE", value_parser = rate)]
+    rate: Throttle,
+}
+
+fn rate(text: &str) -> Result<Throttle, String> {
+    match text {
+        "off" => Ok(Throttle::Off),
+        "config" => Ok(Throttle::AsConfigured),
+        text => match text.parse::<Rate>() {
+            Ok(_) => Ok(Throttle::AtMost(text.to_owned())),
+            Err(wrong) => Err(format!("{wrong}; or off, or config")),
+        },
+    }
+}
+
+pub(super) async fn execute(config: &TargetConfig, Options { rate }: Options) -> Result<Outcome> {
+    let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
+    let Some(throttles) = Throttles::open(&target).await? else {
+        return Err(resync::nothing(target.pipeline(), "throttle"));
+    };
+    throttles.ask(&rate).await?;
+    let limit = match &rate {
+        Throttle::AsConfigured => "as fast as the configuration says".to_owned(),
+        Throttle::Off => "as fast as they can".to_owned(),
+        Throttle::AtMost(text) => match text.parse::<Rate>() {
+            Ok(rate) => format!("at most {rate}"),
+            Err(_) => text.clone(),
+        },
+    };
+    say(match throttles.runner().await? {
+        Runner::Process(runner) | Runner::Unheard(runner) => {
+            format!(
+                "snapshots read {limit}: the docrow that runs the pipeline ({}) heeds it within seconds",
+                printable(&runner)
+            )
+        }
+        Runner::Nobody => format!("snapshots read {limit}, once somebody runs the pipeline"),
+    })?;
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,115 @@
+//! `[verify]`: a verification on schedule.
+
+use std::{str::FromStr, time::Duration};
+
+use super::{check::Check, file::RawVerify};
+use crate::error::Result;
+
+/// How often one may be wanted.
+const EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(366 * 24 * 3600));
+
+/// How `docrow run` verifies by itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VerifyConfig {
+    /// How long after the last one.
+    pub every: Duration,
+    /// Not all documents, but a random sample of them, another one each time.
+    pub sample: Option<SampleSize>,
+    /// At most so many documents a second.
+    pub max_rate: Option<f64>,
+}
+
+/// How large a sample is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum SampleSize {
+    /// About so many documents of each collection.
+    Documents(u64),
+    /// About so many of a hundred.
+    Percent(f64),
+}
+
+impl FromStr for SampleSize {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        const WRONG: &str = "write a number of documents, 5000, or a percentage, 2.5%";
+        match text.strip_suffix('%') {
+            Some(percent) => {
+                let percent: f64 = percent.trim().parse().map_err(|_| WRONG)?;
+                if percent > 0.0 && percent <= 100.0 { Ok(Self::Percent(percent)) } else { Err(WRONG) }
+            }
+            None => match text.replace(['_', ','], "").parse() {
+                Ok(0) | Err(_) => Err(WRONG),
+                Ok(documents) => Ok(Self::Documents(documents)),
+            },
+        }
+    }
+}
+
+impl Check<'_> {
+    /// `None`: nothing is verified by itself.
+    pub(super) fn verify(&self, raw: RawVerify) -> Result<Option<VerifyConfig>> {
+        let RawVerify { every, sample, max_rate } = raw;
+        let Some(every) = every else {
+            if sample.is_some() || max_rate.is_some() {
+                return Err(self.error("verify.every", "missing: write for example \"24h\""));
+            }
+            return Ok(None);
+        };
+        let parsed = humantime::parse_duration(&every).ok();
+        let Some(every) = parsed.filter(|every| (EVERY.0..=EVERY.1).contains(every)) else {
+            return Err(
+                self.error("verify.every", format!("\"{every}\" is no duration: write for example \"24h\""))
+            );
+        };
+        let sample = sample.map(|text| text.parse().map_err(|wrong| self.error("verify.sample", wrong)));
+        if max_rate.is_some_and(|rate| !(rate.is_finite() && rate > 0.0)) {
+            return Err(
+                self.error("verify.max_rate", "must be a number of documents per second, more than 0")
+            );
+        }
+        Ok(Some(VerifyConfig { every, sample: sample.transpose()?, max_rate }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read() {
+        assert_eq!("5000".parse(), Ok(SampleSize::Documents(5000)));
+        assert_eq!("1_000".parse(), Ok(SampleSize::Documents(1000)));
+        assert_eq!("2.5%".parse(), Ok(SampleSize::Percent(2.5)));
+        assert_eq!("100%".parse(), Ok(SampleSize::Percent(100.0)));
+        for wrong in ["0", "", "x", "0%", "101%", "-1", "NaN%", "%"] {
+            assert!(wrong.parse::<SampleSize>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_schedule_is_read_and_what_is_wrong_is_said() {
+        let check = Check { file: "docrow.toml", folder: std::path::Path::new("") };
+        let read = |every: &str, sample: &str| {
+            let raw = RawVerify {
+                every: Some(every.to_owned()),
+                sample: Some(sample.to_owned()),
+                max_rate: Some(500.0),
+            };
+            check.verify(raw).map_err(|error| error.to_string())
+        };
+        let day = Duration::from_secs(24 * 3600);
+        let expected =
+            VerifyConfig { every: day, sample: Some(SampleSize::Percent(2.0)), max_rate: Some(500.0) };
+        assert_eq!(read("24h", "2%"), Ok(Some(expected)));
+        for (every, sample, key) in
+            [("0s", "2%", "verify.every"), ("daily", "2%", "verify.every"), ("1h", "0", "verify.sample")]
+        {
+            let wrong = read(every, sample).unwrap_err();
+            assert!(wrong.starts_with(&format!("docrow.toml: {key}: ")), "{wrong}");
+        }
+        assert_eq!(check.verify(RawVerify::default()).unwrap(), None);
+        let lone = RawVerify { max_rate: Some(1.0), ..RawVerify::default() };
+        assert!(check.verify(lone).is_err(), "without every it would do nothing");
+    }
+}

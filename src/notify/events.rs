@@ -1,0 +1,265 @@
+//! What happened between two looks at a status document. Pure.
+//!
+//! What lasts is told once. `live` and `error` take turns, and one who is in trouble has to be well for a while before that
+//! is told: somebody's server that comes and goes is one trouble, not many.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use crate::{
+    moment::Moment,
+    status::{CollectionStatus, Level, Status},
+    vitals::{Message, Stage},
+};
+
+/// How long all must be well after trouble.
+const WELL: Duration = Duration::from_secs(30);
+
+/// What can happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EventKind {
+    /// All collections are complete, and changes are applied.
+    Live,
+    /// It was told to stop, and did.
+    Stopped,
+    /// Something takes somebody to be mended: of one collection, or of all.
+    Error,
+    /// The oplog is about to lose what is to be read next.
+    HistoryAtRisk,
+    /// The first document of a collection that could not be written.
+    DeadLetters,
+    /// A collection's mapping has another version.
+    MappingGrew,
+    /// A column lacks values that do not fit it.
+    ColumnMisfits,
+}
+
+impl EventKind {
+    /// As it is told.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Stopped => "stopped",
+            Self::Error => "error",
+            Self::HistoryAtRisk => "history_at_risk",
+            Self::DeadLetters => "dead_letters",
+            Self::MappingGrew => "mapping_grew",
+            Self::ColumnMisfits => "column_misfits",
+        }
+    }
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Event {
+    pub(super) kind: EventKind,
+    /// The error's code, `DRW-1305`, if it has one.
+    pub(super) code: Option<String>,
+    /// The collection that it is about, if it is about one.
+    pub(super) collection: Option<String>,
+    /// The same for people.
+    pub(super) text: String,
+}
+
+/// How all stood when it was last told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Standing {
+    #[default]
+    Untold,
+    Live,
+    /// Trouble, which was last seen then.
+    Trouble(Moment),
+}
+
+/// Finds what happened.
+#[derive(Debug, Default)]
+pub(super) struct Observer {
+    before: Option<Status>,
+    standing: Standing,
+    is_at_risk: bool,
+}
+
+impl Observer {
+    /// What happened since the document before.
+    pub(super) fn see(&mut self, now: Status) -> Vec<Event> {
+        let mut events = Vec::new();
+        if let Some(before) = &self.before {
+            for (then, now) in pairs(before, &now) {
+                of_collection(then, now, &mut events);
+            }
+        }
+        let stopped = self.stopped(&now);
+        self.whole(&now, &stopped, &mut events);
+        events.extend(stopped);
+        let is_at_risk = now.is_history_at_risk();
+        if is_at_risk && !std::mem::replace(&mut self.is_at_risk, is_at_risk) {
+            let words = now.health.problems.iter().map(|problem| &problem.words);
+            let words = words.clone().find(|words| words.contains("about to be lost"));
+            let text = words.cloned().unwrap_or_else(|| "history is about to be lost".to_owned());
+            events.push(Event { kind: EventKind::HistoryAtRisk, code: None, collection: None, text });
+        }
+        self.is_at_risk = is_at_risk;
+        self.before = Some(now);
+        events
+    }
+
+    /// The collections that are stopped since.
+    fn stopped(&self, now: &Status) -> Vec<Event> {
+        let Some(before) = &self.before else { return Vec::new() };
+        let is_new = |(then, now): &(Option<&CollectionStatus>, &CollectionStatus)| {
+            now.stopped.is_some() && now.absent.is_none() && then.is_none_or(|then| then.stopped.is_none())
+        };
+        let all = now.collections.iter().map(|c| (before.collections.iter().find(|b| b.name == c.name), c));
+        let event = |(_, c): (Option<&CollectionStatus>, &CollectionStatus)| Event {
+            kind: EventKind::Error,
+            code: code(&now.messages, &c.name),
+            collection: Some(c.name.clone()),
+            text: format!("{} is stopped: {}", c.name, c.stopped.as_deref().unwrap_or_default()),
+        };
+        all.filter(is_new).map(event).collect()
+    }
+
+    /// How all stands. `stopped`: what is told of it by itself.
+    fn whole(&mut self, now: &Status, stopped: &[Event], events: &mut Vec<Event>) {
+        let is_live = now.process.stage == Some(Stage::Live);
+        match (now.health.level, self.standing) {
+            (Level::Error, before) => {
+                self.standing = Standing::Trouble(now.at);
+                if !matches!(before, Standing::Trouble(_)) && stopped.is_empty() {
+                    let (code, text) = (code(&now.messages, ""), now.health.words.clone());
+                    events.push(Event { kind: EventKind::Error, code, collection: None, text });
+                }
+            }
+            (_, Standing::Live) => {}
+            (_, Standing::Trouble(last)) if now.at.since(last) < WELL => {}
+            (_, Standing::Untold | Standing::Trouble(_)) if is_live => {
+                self.standing = Standing::Live;
+                let text = now.health.words.clone();
+                events.push(Event { kind: EventKind::Live, code: None, collection: None, text });
+            }
+            (_, Standing::Untold | Standing::Trouble(_)) => {}
+        }
+    }
+}
+
+/// The collections that there were before, too.
+fn pairs<'a>(
+    before: &'a Status,
+    now: &'a Status,
+) -> impl Iterator<Item = (&'a CollectionStatus, &'a CollectionStatus)> {
+    let then = |c: &'a CollectionStatus| before.collections.iter().find(|b| b.name == c.name);
+    now.collections.iter().filter_map(move |c| Some((then(c)?, c)))
+}
+
+fn of_collection(then: &CollectionStatus, now: &CollectionStatus, events: &mut Vec<Event>) {
+    let mut event = |kind, text| {
+        events.push(Event { kind, code: None, collection: Some(now.name.clone()), text });
+    };
+    if then.dead_letters == 0 && now.dead_letters > 0 {
+        let text =
+            format!("{}: the first documents could not be written: see docrow dead-letters list", now.name);
+        event(EventKind::DeadLetters, text);
+    }
+    if then.mapping.version > 0 && now.mapping.version > then.mapping.version {
+        let text = format!("{}: mapped anew, version {}", now.name, now.mapping.version);
+        event(EventKind::MappingGrew, text);
+    }
+    let columns = |c: &CollectionStatus| -> BTreeSet<(String, String)> {
+        let columns = c.misfits.iter().flat_map(|misfits| &misfits.columns);
+        columns.map(|column| (column.table.clone(), column.column.clone())).collect()
+    };
+    for (table, column) in columns(now).difference(&columns(then)) {
+        let text = format!("{table}.{column} lacks values that do not fit it: they are in _extra alone");
+        event(EventKind::ColumnMisfits, text);
+    }
+}
+
+/// The code of the latest message with one that is about this.
+fn code(messages: &[Message], about: &str) -> Option<String> {
+    let told = messages.iter().rev().filter(|message| message.text.contains(about));
+    let code = |message: &Message| Some(message.text.strip_prefix('[')?.split_once(']')?.0.to_owned());
+    told.filter_map(code).find(|code| code.starts_with("DRW-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::tests::{NOW, at, live};
+
+    fn words(events: &[Event]) -> Vec<(&str, Option<&str>)> {
+        events.iter().map(|event| (event.kind.word(), event.collection.as_deref())).collect()
+    }
+
+    /// A document, so many seconds later.
+    fn later(seconds: u64, mut status: Status) -> Status {
+        status.at = at(NOW + seconds).into();
+        status
+    }
+
+    fn in_trouble() -> Status {
+        live(|_, report| report.source.problem = Some("no answer".to_owned()))
+    }
+
+    #[test]
+    fn live_is_told_once() {
+        let mut observer = Observer::default();
+        let starting = live(|_, report| report.stage = Stage::Copying);
+        assert_eq!(words(&observer.see(starting)), []);
+        assert_eq!(words(&observer.see(live(|_, _| {}))), [("live", None)]);
+        assert_eq!(words(&observer.see(live(|_, _| {}))), []);
+    }
+
+    /// A server that comes and goes is one trouble.
+    #[test]
+    fn what_comes_and_goes_is_told_once() {
+        let mut observer = Observer::default();
+        assert_eq!(words(&observer.see(live(|_, _| {}))), [("live", None)]);
+        assert_eq!(words(&observer.see(later(2, in_trouble()))), [("error", None)]);
+        assert_eq!(words(&observer.see(later(4, live(|_, _| {})))), []);
+        assert_eq!(words(&observer.see(later(6, in_trouble()))), []);
+        assert_eq!(words(&observer.see(later(35, live(|_, _| {})))), []);
+        assert_eq!(words(&observer.see(later(36, live(|_, _| {})))), [("live", None)]);
+        assert_eq!(words(&observer.see(later(38, in_trouble()))), [("error", None)]);
+    }
+
+    #[test]
+    fn a_collection_that_stops_is_told_with_its_code() {
+        let mut observer = Observer::default();
+        observer.see(live(|_, _| {}));
+        let mut stopped = live(|survey, _| survey.collections[0].stopped = Some("why".to_owned()));
+        stopped.messages = vec![Message {
+            at: stopped.at,
+            level: crate::vitals::Gravity::Error,
+            text: "[DRW-1305] shop.orders is stopped, other collections go on: why".to_owned(),
+            count: 1,
+        }];
+        let events = observer.see(stopped.clone());
+        assert_eq!(words(&events), [("error", Some("shop.orders"))]);
+        assert_eq!(events[0].code.as_deref(), Some("DRW-1305"));
+        assert_eq!(words(&observer.see(later(2, stopped))), [], "once");
+    }
+
+    #[test]
+    fn what_begins_is_told_of_its_collection() {
+        let mut observer = Observer::default();
+        observer.see(live(|_, _| {}));
+        let grown = live(|survey, _| {
+            (survey.collections[0].version, survey.collections[1].dead_letters) = (2, 7);
+        });
+        let expected = [("mapping_grew", Some("shop.orders")), ("dead_letters", Some("shop.users"))];
+        assert_eq!(words(&observer.see(grown.clone())), expected);
+        assert_eq!(words(&observer.see(grown)), []);
+    }
+
+    #[test]
+    fn history_at_risk_is_told_once() {
+        let mut observer = Observer::default();
+        observer.see(live(|_, _| {}));
+        let at_risk = || live(|_, report| report.resumes_from = Some(at(NOW - 86_300).into()));
+        let events = observer.see(at_risk());
+        assert_eq!(words(&events), [("history_at_risk", None)]);
+        assert!(events[0].text.contains("about to be lost"), "{events:?}");
+        assert_eq!(words(&observer.see(at_risk())), []);
+        observer.see(live(|_, _| {}));
+        assert_eq!(words(&observer.see(at_risk())), [("history_at_risk", None)]);
+    }
+}

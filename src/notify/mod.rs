@@ -1,0 +1,157 @@
+//! `[notify] webhook`: tells somebody's HTTP server what people on call want to hear of: it is live, it stopped, something is
+//! wrong, history is about to be lost, the first dead letters, a mapping that grew, a column that lacks values.
+//!
+//! What happened is found in the [status document](crate::status), looked at every other second: so a notice never says
+//! anything else than status and page do ([`events`], pure). It runs beside the pipeline, and the pipeline waits for
+//! none of it: a [`Courier`] of its own delivers, one notice after the other, and tries again for a while; what there is no more
+//! room for is dropped, which is said and counted.
+//!
+//! A notice names pipeline, phase, event, code and collection, and has a text for people. No document's values, no
+//! password (G12).
+
+mod courier;
+mod events;
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use serde_json::json;
+use tokio::{
+    sync::mpsc::{self, Sender, error::TrySendError},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use self::{
+    courier::{Courier, Notice},
+    events::{Event, EventKind, Observer},
+};
+use crate::{
+    config::Config,
+    error::{Error, Result},
+    metrics,
+    moment::Moment,
+    shutdown::Shutdown,
+    sink::Target,
+    status::Gatherer,
+    vitals::{Stage, Vitals},
+};
+
+/// How often it is looked what happened.
+const LOOKING: Duration = Duration::from_secs(2);
+/// How many notices wait to be delivered.
+const WAITING: usize = 256;
+/// How long the end of the process waits for the last ones.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Does the work, and meanwhile tells what happens to whom the configuration says.
+///
+/// Errors: those of the work; and that the webhook can't be used as it is configured.
+pub async fn beside<T>(
+    config: &Config,
+    vitals: &Arc<Vitals>,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let Some(notify) = &config.notify else { return work.await };
+    let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
+    let (sender, notices) = mpsc::channel(WAITING);
+    let (end, mut running) = (Shutdown::default(), JoinSet::new());
+    running.spawn(Courier::new(notify)?.run(notices));
+    let observing = Observing {
+        pipeline: config.name.clone(),
+        vitals: vitals.clone(),
+        gatherer: Gatherer::within(&target, &config.source, vitals.clone()),
+        observer: Observer::default(),
+        sender,
+    };
+    let (ended, watched) = (Arc::new(std::sync::OnceLock::new()), end.clone());
+    running.spawn(observing.run(watched, ended.clone()));
+    let finished = work.await;
+    let _ = ended.set(finished.as_ref().err().map(|error| (error.code().to_string(), error.to_string())));
+    end.request();
+    let done = async { while running.join_next().await.is_some() {} };
+    if timeout(FAREWELL, done).await.is_err() {
+        tracing::warn!("the last notices are not delivered: the webhook does not take them");
+    }
+    finished
+}
+
+/// How the work ended: the error's code and text, if there was one.
+type Ended = Arc<std::sync::OnceLock<Option<(String, String)>>>;
+
+/// Looks what happens.
+struct Observing {
+    pipeline: String,
+    vitals: Arc<Vitals>,
+    gatherer: Gatherer,
+    observer: Observer,
+    sender: Sender<Notice>,
+}
+
+impl Observing {
+    async fn run(mut self, end: Shutdown, ended: Ended) {
+        let mut stood_by = false;
+        loop {
+            tokio::select! {
+                biased;
+                () = end.requested() => break,
+                () = sleep(LOOKING) => {}
+            }
+            let stage = self.vitals.stage().0;
+            stood_by = stage == Stage::StandingBy;
+            // Whoever holds the pipeline speaks for it.
+            if !stood_by {
+                let status = self.gatherer.gather_anyway().await;
+                let events = self.observer.see(status);
+                events.into_iter().for_each(|event| self.tell(&event));
+            }
+        }
+        if stood_by {
+            return;
+        }
+        let event = match ended.get().and_then(Option::as_ref) {
+            Some((code, why)) => Event {
+                kind: EventKind::Error,
+                code: Some(code.clone()),
+                collection: None,
+                text: format!("stopped by an error: {why}"),
+            },
+            None => Event {
+                kind: EventKind::Stopped,
+                code: None,
+                collection: None,
+                text: "stopped, as it was told to".to_owned(),
+            },
+        };
+        self.vitals.enter(Stage::Ended, ended.get().and_then(Option::as_ref).map(|(_, why)| why.clone()));
+        self.tell(&event);
+    }
+
+    fn tell(&self, event: &Event) {
+        let Event { kind, code, collection, text } = event;
+        let body = json!({
+            "id": format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)),
+            "at": Moment::now(),
+            "pipeline": self.pipeline,
+            "event": kind.word(),
+            "phase": self.vitals.stage().0,
+            "code": code,
+            "collection": collection,
+            "text": text,
+        });
+        match self.sender.try_send(Notice { event: kind.word(), body: body.to_string() }) {
+            Ok(()) | Err(TrySendError::Closed(_)) => {}
+            Err(TrySendError::Full(_)) => {
+                metrics::NOTIFICATIONS.add_to("dropped", 1);
+                tracing::warn!(
+                    "a notice ({}) is dropped: {WAITING} others wait for the webhook",
+                    kind.word()
+                );
+            }
+        }
+    }
+}
+
+/// A wrong configuration of the webhook.
+fn unusable(why: impl std::fmt::Display) -> Error {
+    Error::new(crate::error::Code::BadValue, format!("notify.webhook: {why}"))
+}

@@ -1,0 +1,69 @@
+//! The statements that grant docrow what it needs, all of them: what `docrow check` and errors print is made here, and docs/roles.md
+//! shows the same, which a test compares. What is not to be granted has no function.
+//!
+//! Names of PostgreSQL come quoted, as SQL has them; those of MongoDB are quoted here, as JavaScript has them.
+
+use serde_json::Value;
+
+/// What a table takes that docrow writes.
+const ROWS: &str = "SELECT, INSERT, UPDATE, DELETE";
+
+/// A privilege of MongoDB, as in a role: actions on collections; an empty name stands for all.
+pub fn privilege(database: &str, collection: &str, actions: &[&str]) -> String {
+    let actions = actions.iter().map(|action| js(action)).collect::<Vec<_>>().join(", ");
+    format!(
+        "{{ resource: {{ db: {}, collection: {} }}, actions: [{actions}] }}",
+        js(database),
+        js(collection)
+    )
+}
+
+/// Adds a [`privilege`] to a role in `admin`.
+pub fn grant_privilege(role: &str, privilege: &str) -> String {
+    format!("db.getSiblingDB(\"admin\").grantPrivilegesToRole({}, [{privilege}])", js(role))
+}
+
+/// Gives a user, of the database that knows it, a built-in role on a database.
+pub fn grant_role((user, of): (&str, &str), (role, on): (&str, &str)) -> String {
+    let (of, user, role, on) = (js(of), js(user), js(role), js(on));
+    format!("db.getSiblingDB({of}).grantRolesToUser({user}, [{{ role: {role}, db: {on} }}])")
+}
+
+fn js(text: &str) -> String {
+    Value::from(text).to_string()
+}
+
+/// Lets a user of PostgreSQL connect.
+pub fn grant_connect(database: &str, user: &str) -> String {
+    format!("GRANT CONNECT ON DATABASE {database} TO {user}")
+}
+
+/// Lets it make the types that rows are sent by.
+pub fn grant_temporary(database: &str, user: &str) -> String {
+    format!("GRANT TEMPORARY ON DATABASE {database} TO {user}")
+}
+
+/// Makes a schema that is its own.
+pub fn create_schema(schema: &str, user: &str) -> String {
+    format!("CREATE SCHEMA {schema} AUTHORIZATION {user}")
+}
+
+/// Lets it make tables in a schema.
+pub fn grant_schema(schema: &str, user: &str) -> String {
+    format!("GRANT USAGE, CREATE ON SCHEMA {schema} TO {user}")
+}
+
+/// Lets it write a table that it does not own.
+pub fn grant_table(table: &str, user: &str) -> String {
+    format!("GRANT {ROWS} ON {table} TO {user}")
+}
+
+/// The same for all tables of a schema.
+pub fn grant_tables(schema: &str, user: &str) -> String {
+    format!("GRANT {ROWS} ON ALL TABLES IN SCHEMA {schema} TO {user}")
+}
+
+/// Lets it call the functions of a schema.
+pub fn grant_functions(schema: &str, user: &str) -> String {
+    format!("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema} TO {user}")
+}

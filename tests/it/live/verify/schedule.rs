@@ -1,0 +1,89 @@
+//! `[verify] every`: verifications on schedule.
+
+use mongodb::bson::doc;
+use serde_json::Value;
+
+use crate::support::{Home, Place, http::get};
+
+async fn status(home: &Home) -> Value {
+    let ended = home.finish(&["status", "--json"]).await.with_code(0).quiet();
+    serde_json::from_str(&ended.out).unwrap()
+}
+
+fn metric(metrics: &str, name: &str) -> f64 {
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("{name}: {metrics}")).parse().unwrap()
+}
+
+/// Issue: inside `run`; its result in status, on the page, as a metric. What is wrong is found by the next one, and what is mended, too.
+#[tokio::test]
+async fn a_verification_on_schedule_is_shown_everywhere() {
+    let place = Place::shared("verify_schedule").await;
+    place.add_sentinels().await;
+    place.collection("orders").insert_many((0..50).map(|id| doc! { "_id": id, "n": 1 })).await.unwrap();
+    let mut home = Home::new(&place);
+    home.serve();
+    home.set("verify.every", "2s");
+    home.set("verify.max_rate", 5000.0);
+    let mut docrow = home.run();
+    place.settle(&mut docrow).await;
+    let address = docrow.address().await;
+    let verified = async |what: &str| {
+        let status = get(&address, "/status").await.json();
+        (status["verified"]["equal"] == (what == "equal") && status["verified"].is_object()).then_some(status)
+    };
+    docrow.until("it is verified", async || verified("equal").await.is_some()).await;
+    let found = verified("equal").await.unwrap()["verified"].clone();
+    assert_eq!(
+        (&found["differences"], &found["documents"], &found["sample"]),
+        (&0.into(), &114.into(), &Value::Null),
+        "{found}"
+    );
+    let page = get(&address, "/").await.body;
+    assert!(page.contains("verified at"), "the page has words for it");
+
+    place.postgres().await.batch_execute("UPDATE orders SET n = 7 WHERE _id = 3").await.unwrap();
+    docrow.logs("[DRW-3320] verified").await;
+    docrow.until("that is shown", async || status(&home).await["verified"]["differences"] == 1).await;
+    let shown = status(&home).await;
+    let name = format!("{}.orders", place.name);
+    assert_eq!(shown["verified"]["collections"][0]["name"], name, "{shown}");
+    let problems = shown["health"]["problems"].to_string();
+    assert!(problems.contains("found 1 difference: docrow verify shows them"), "{problems}");
+    assert!(home.finish(&["status"]).await.with_code(0).out.contains("1 different"));
+    let metrics = get(&address, "/metrics").await.body;
+    assert_eq!(metric(&metrics, "docrow_verify_differences"), 1.0);
+    assert!(metric(&metrics, "docrow_verify_last_timestamp_seconds") > 1.7e9);
+    home.finish(&["verify", "--repair"]).await.with_code(0).quiet();
+    docrow.until("that is mended", async || verified("equal").await.is_some()).await;
+    docrow.stop().await.quiet_but(&["DRW-3320"]);
+    // It is there also when nobody runs.
+    assert_eq!(status(&home).await["verified"]["equal"], true);
+}
+
+/// A restart goes on with the schedule: what was verified just now is not verified again.
+#[tokio::test]
+async fn a_restart_goes_on_with_the_schedule() {
+    let place = Place::shared("verify_schedule_restart").await;
+    place.add_sentinels().await;
+    let mut home = Home::new(&place);
+    home.set("verify.every", "1h");
+    home.set("verify.sample", "50%");
+    let mut docrow = home.run();
+    docrow.logs("verified ").await;
+    docrow.until("it is stored", async || status(&home).await["verified"]["sample"] == "50%").await;
+    let first = status(&home).await["verified"]["at"].clone();
+    docrow.kill9().await.quiet();
+    home.serve();
+    let mut docrow = home.run();
+    place.settle(&mut docrow).await;
+    let address = docrow.address().await;
+    docrow
+        .until("it knows the last one", async || {
+            metric(&get(&address, "/metrics").await.body, "docrow_verify_differences") == 0.0
+        })
+        .await;
+    assert_eq!(status(&home).await["verified"]["at"], first);
+    assert!(!docrow.log().contains("as [verify] every says"), "{}", docrow.log());
+    docrow.stop().await.quiet();
+}

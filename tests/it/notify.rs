@@ -1,0 +1,214 @@
+//! `[notify] webhook`, against a real HTTP server: what is told, how it is signed, and that nothing waits for it.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{Router, extract::State, http::HeaderMap, http::StatusCode, routing::post};
+use docrow::demo::servers::{Mongod, MongodOptions};
+use hmac::{Hmac, KeyInit, Mac};
+use mongodb::bson::doc;
+use serde_json::Value;
+use sha2::Sha256;
+use tokio::{net::TcpListener, task::JoinSet, time::Instant};
+
+use crate::support::{Code, Docrow, Home, Place};
+
+const KEY: &str = "a key of more than sixteen bytes";
+
+/// Somebody's HTTP server.
+struct Receiver {
+    uri: String,
+    got: Arc<Mutex<Vec<(HeaderMap, String)>>>,
+    _serving: JoinSet<()>,
+}
+
+/// How it takes a request.
+#[derive(Clone)]
+struct Taking {
+    got: Arc<Mutex<Vec<(HeaderMap, String)>>>,
+    /// How many requests it answers with 503.
+    refuses: Arc<AtomicUsize>,
+    /// Whether it never answers.
+    hangs: bool,
+}
+
+async fn take(State(taking): State<Taking>, headers: HeaderMap, body: String) -> StatusCode {
+    let refused = taking.refuses.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+    taking.got.lock().unwrap().push((headers, body));
+    if taking.hangs {
+        std::future::pending::<()>().await;
+    }
+    if refused.is_ok() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::NO_CONTENT }
+}
+
+impl Receiver {
+    async fn start(refuses: usize, hangs: bool) -> Self {
+        let got = Arc::default();
+        let taking = Taking { got: Arc::clone(&got), refuses: Arc::new(refuses.into()), hangs };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("http://{}/hooks/s3cr3t-path", listener.local_addr().unwrap());
+        let router = Router::new().route("/hooks/s3cr3t-path", post(take)).with_state(taking);
+        let mut serving = JoinSet::new();
+        serving.spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { uri, got, _serving: serving }
+    }
+
+    fn got(&self) -> Vec<(HeaderMap, String)> {
+        self.got.lock().unwrap().clone()
+    }
+
+    fn notices(&self) -> Vec<Value> {
+        self.got().iter().map(|(_, body)| serde_json::from_str(body).unwrap()).collect()
+    }
+
+    /// Waits for a notice of an event.
+    async fn hears(&self, docrow: &mut Docrow, event: &str) -> Value {
+        let mut heard = None;
+        docrow
+            .until(event, async || {
+                heard = self.notices().into_iter().find(|notice| notice["event"] == event);
+                heard.is_some()
+            })
+            .await;
+        heard.unwrap()
+    }
+}
+
+fn notifying(place: &Place, receiver: &Receiver) -> Home {
+    let mut home = Home::new(place);
+    home.set("notify.webhook", "${DOCROW_TEST_WEBHOOK}");
+    home.env("DOCROW_TEST_WEBHOOK", &receiver.uri);
+    home.env("DOCROW_NOTIFY_KEY", KEY);
+    home
+}
+
+/// Issue: live, stopped, error, dead letters begin, a mapping grew, a column misfits; signed by HMAC; retries; no values.
+#[tokio::test]
+async fn everything_is_told_signed_and_tried_again() {
+    let place = Place::shared("notify").await;
+    place.add_sentinels().await;
+    let users = (0..50).map(|id| doc! { "_id": id, "age": id });
+    place.collection("users").insert_many(users).await.unwrap();
+    place.collection("orders").insert_one(doc! { "_id": 1, "n": 1 }).await.unwrap();
+    let receiver = Receiver::start(2, false).await;
+    let mut home = notifying(&place, &receiver);
+    home.set("mapping.max_dead_letters", 1);
+    home.map(
+        "orders.toml",
+        &format!(
+            "collection = '{}.orders'\ntable = 'orders'\nextra = '_extra'\non_unfit = 'dead_letter'\n\
+             [key]\ncolumn = 'id'\ntype = 'bigint'\n[columns]\nn = {{ path = 'n', type = 'bigint' }}\n",
+            place.name
+        ),
+    );
+    let mut docrow = home.run();
+    let live = receiver.hears(&mut docrow, "live").await;
+    assert_eq!((&live["pipeline"], &live["phase"]), (&"docrow".into(), &"live".into()), "{live}");
+    place.settle(&mut docrow).await;
+    // The same notice came until it was taken.
+    docrow.until("it is taken", async || receiver.got().len() >= 3).await;
+    let ids: Vec<_> = receiver.notices().iter().take(3).map(|notice| notice["id"].clone()).collect();
+    assert!(ids.iter().all(|id| *id == ids[0] && id.as_str().unwrap().len() == 32), "{ids:?}");
+
+    place.collection("users").insert_one(doc! { "_id": 900, "city": "s3cr3t-value" }).await.unwrap();
+    let grew = receiver.hears(&mut docrow, "mapping_grew").await;
+    assert_eq!(grew["collection"], format!("{}.users", place.name), "{grew}");
+    place.collection("users").insert_one(doc! { "_id": 901, "age": "s3cr3t-value" }).await.unwrap();
+    let misfits = receiver.hears(&mut docrow, "column_misfits").await;
+    assert!(misfits["text"].as_str().unwrap().contains("users.age"), "{misfits}");
+    place.collection("orders").insert_one(doc! { "_id": 2, "n": "s3cr3t-value" }).await.unwrap();
+    let letters = receiver.hears(&mut docrow, "dead_letters").await;
+    assert_eq!(letters["collection"], format!("{}.orders", place.name), "{letters}");
+    place.collection("orders").insert_one(doc! { "_id": 3, "n": "s3cr3t-value" }).await.unwrap();
+    let error = receiver.hears(&mut docrow, "error").await;
+    assert_eq!(
+        (&error["collection"], &error["code"]),
+        (&format!("{}.orders", place.name).into(), &"DRW-1305".into()),
+        "{error}"
+    );
+    let ended = docrow.stop().await;
+    assert_eq!(receiver.notices().last().unwrap()["event"], "stopped");
+    assert!(!ended.log.contains("s3cr3t"), "{}", ended.log);
+    for (headers, body) in receiver.got() {
+        assert!(!body.contains("s3cr3t"), "{body}");
+        let mac = Hmac::<Sha256>::new_from_slice(KEY.as_bytes()).unwrap().chain_update(&body);
+        let hex: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(headers["x-docrow-signature"], format!("sha256={hex}"));
+        let event: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(headers["x-docrow-event"], event["event"].as_str().unwrap());
+        assert_eq!(headers["content-type"], "application/json");
+    }
+}
+
+/// Issue: never blocks replication. Whoever takes a request and never answers holds up nothing, not even the end.
+#[tokio::test]
+async fn a_webhook_that_never_answers_holds_up_nothing() {
+    let place = Place::shared("notify_hangs").await;
+    place.add_sentinels().await;
+    let receiver = Receiver::start(0, true).await;
+    let home = notifying(&place, &receiver);
+    let mut docrow = home.run();
+    place.settle(&mut docrow).await;
+    receiver.hears(&mut docrow, "live").await;
+    place.settle(&mut docrow).await;
+    let began = Instant::now();
+    docrow.stop().await.quiet_but(&["the last notices are not delivered", "does not take a notice"]);
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+}
+
+/// An error that ends the process is told with its code, also when it comes before anything is done; and a server that goes away is.
+#[tokio::test]
+async fn errors_are_told_with_their_codes() {
+    let mut mongod = Mongod::start(MongodOptions::default()).await.unwrap();
+    let postgres = Place::shared("notify_errors").await.postgres_uri;
+    let place = Place::on(&mongod.uri(), &postgres, "notify_errors_own").await;
+    place.add_sentinels().await;
+    let receiver = Receiver::start(0, false).await;
+    let mut home = notifying(&place, &receiver);
+    let mut docrow = home.run();
+    receiver.hears(&mut docrow, "live").await;
+    mongod.kill9().await.unwrap();
+    let error = receiver.hears(&mut docrow, "error").await;
+    assert!(error["text"].as_str().unwrap().contains("MongoDB"), "{error}");
+    docrow.stop().await;
+    home.set("source.uri", "mongodb://127.0.0.1:1/shop?serverSelectionTimeoutMS=500");
+    home.run().ended().await.with_code(3);
+    let last = receiver.notices().last().unwrap().clone();
+    assert_eq!((&last["event"], &last["phase"]), (&"error".into(), &"ended".into()), "{last}");
+    assert!(last["code"].as_str().unwrap().starts_with("DRW-2"), "{last}");
+}
+
+/// Nothing is sent unsigned, and what can't be right is said before anything is done.
+#[tokio::test]
+async fn a_webhook_without_a_key_is_refused() {
+    let place = Place::shared("notify_refused").await;
+    place.add_sentinels().await;
+    let receiver = Receiver::start(0, false).await;
+    let mut home = notifying(&place, &receiver);
+    home.env_remove("DOCROW_NOTIFY_KEY");
+    let ended = home.run().ended().await.with_code(2).coded(Code::MissingVariable);
+    assert!(ended.error().contains("DOCROW_NOTIFY_KEY"), "{}", ended.log);
+    home.env("DOCROW_NOTIFY_KEY", "short");
+    let ended = home.run().ended().await.with_code(2).coded(Code::BadValue);
+    assert!(ended.error().contains("less than 16 bytes"), "{}", ended.log);
+    home.env("DOCROW_NOTIFY_KEY", KEY);
+    home.env("DOCROW_TEST_WEBHOOK", "hooks.example/s3cr3t");
+    let ended = home.run().ended().await.with_code(2).coded(Code::BadValue);
+    assert!(ended.error().contains("is no URL") && !ended.log.contains("s3cr3t"), "{}", ended.log);
+    assert!(receiver.got().is_empty());
+    // A key in a file, as for every secret.
+    std::fs::write(home.path().join("key"), format!("{KEY}\n")).unwrap();
+    std::fs::set_permissions(home.path().join("key"), std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .unwrap();
+    home.env_remove("DOCROW_NOTIFY_KEY");
+    home.env("DOCROW_NOTIFY_KEY_FILE", "key");
+    home.env("DOCROW_TEST_WEBHOOK", &receiver.uri);
+    let mut docrow = home.run();
+    receiver.hears(&mut docrow, "live").await;
+    docrow.stop().await.quiet();
+}
