@@ -3,8 +3,12 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-# Outside the clone, so that a fresh one needs not compile RocksDB again.
+# Outside the clone, so that a fresh one finds its dependencies compiled.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/docrow/target
+
+# RocksDB, compiled once for all clones and profiles: see .ci/rocksdb.
+export ROCKSDB_LIB_DIR ?= $(shell .ci/rocksdb folder)
+export ROCKSDB_STATIC ?= 1
 
 # Tests mostly wait for servers.
 export RUST_TEST_THREADS ?= 4
@@ -13,8 +17,7 @@ export RUST_TEST_THREADS ?= 4
 
 setup:
 	@.ci/setup
-	@[ -e "$(CARGO_TARGET_DIR)/release/deps" ] || \
-	    echo "The first build compiles RocksDB: about 12 minutes on 2 cores. Later ones take seconds."
+	@.ci/rocksdb
 
 demo: setup
 	@cargo build --release

@@ -268,7 +268,7 @@ mod tests {
             if let Some(lines) = read.strip_prefix("dropped ") {
                 dropped += lines.parse::<u64>().unwrap();
             } else {
-                let n = read.parse().unwrap();
+                let n: u64 = read.parse().unwrap();
                 assert!(n >= next, "{n} comes before {next}");
                 next = n + 1;
                 kept += 1;

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::support::{Code, Home, Pair, Place, directly};
 
-const PATIENCE: &str = "socketTimeoutMS=3000";
+const PATIENCE: &str = "socketTimeoutMS=6000";
 
 async fn on(pair: &Pair, test: &str) -> Place {
     let shared = Place::shared(test).await;
