@@ -3,7 +3,7 @@
 //! The signature is HMAC-SHA-256 of the body's bytes, in hexadecimal, as `X-Docrow-Signature: sha256=…`. A notice has an id, for one
 //! that is tried again may have come before.
 
-use std::time::Duration;
+use std::{error::Error as Cause, io, time::Duration};
 
 use axum::{
     body::Bytes,
@@ -124,7 +124,10 @@ impl Courier {
         match timeout(PATIENCE, self.client.request(request)).await {
             Err(_) => Err(Refusal::Passing(format!("no answer in {} s", PATIENCE.as_secs()))),
             // Whatever it says may hold the URI, which may be a secret.
-            Ok(Err(error)) if error.is_connect() => Err(Refusal::Passing("it can't be reached".to_owned())),
+            Ok(Err(error)) if error.is_connect() => {
+                let why = refused_certificate(&error);
+                Err(Refusal::Passing(why.unwrap_or_else(|| "it can't be reached".to_owned())))
+            }
             Ok(Err(_)) => Err(Refusal::Passing("the connection broke off".to_owned())),
             Ok(Ok(answer)) => taken(answer.status()),
         }
@@ -140,6 +143,22 @@ impl Courier {
     fn host(&self) -> &str {
         self.uri.host().unwrap_or_default()
     }
+}
+
+/// What is wrong with the server's certificate, if that is why it can't be reached.
+fn refused_certificate(error: &dyn Cause) -> Option<String> {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(error @ rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
+            let advice = "it must be for that host, and of an authority that this system knows, or that is in the file that \
+                SSL_CERT_FILE names";
+            return Some(format!("its certificate is refused: {error}: {advice}"));
+        }
+        // The source of an I/O error is not what is in it, but that one's source.
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        cause = inner.map(|inner| inner as _).or_else(|| error.source());
+    }
+    None
 }
 
 fn taken(status: StatusCode) -> Result<(), Refusal> {

@@ -1,6 +1,8 @@
 //! `[notify] webhook`, against a real HTTP server: what is told, how it is signed, and that nothing waits for it.
 
 use std::{
+    io,
+    net::SocketAddr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -8,15 +10,34 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, extract::State, http::HeaderMap, http::StatusCode, routing::post};
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    routing::post,
+    serve::Listener,
+};
 use docrow::demo::servers::{Mongod, MongodOptions};
 use hmac::{Hmac, KeyInit, Mac};
 use mongodb::bson::doc;
+use rustls::{
+    ServerConfig,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
 use serde_json::Value;
 use sha2::Sha256;
-use tokio::{net::TcpListener, task::JoinSet, time::Instant};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::Instant,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use crate::support::{Code, Docrow, Home, Place};
+use crate::{
+    security::authority::{Authority, Issued},
+    support::{Code, Docrow, Home, Place},
+};
 
 const KEY: &str = "a key of more than sixteen bytes";
 
@@ -48,10 +69,20 @@ async fn take(State(taking): State<Taking>, headers: HeaderMap, body: String) ->
 
 impl Receiver {
     async fn start(refuses: usize, hangs: bool) -> Self {
-        let got = Arc::default();
-        let taking = Taking { got: Arc::clone(&got), refuses: Arc::new(refuses.into()), hangs };
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let uri = format!("http://{}/hooks/s3cr3t-path", listener.local_addr().unwrap());
+        let taking = Taking { got: Arc::default(), refuses: Arc::new(refuses.into()), hangs };
+        Self::serve("http", TcpListener::bind("127.0.0.1:0").await.unwrap(), taking)
+    }
+
+    /// Over HTTPS, with this certificate.
+    async fn start_tls(issued: &Issued) -> Self {
+        let taking = Taking { got: Arc::default(), refuses: Arc::default(), hangs: false };
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::serve("https", TlsListener { tcp, acceptor: acceptor(issued) }, taking)
+    }
+
+    fn serve<L: Listener<Addr = SocketAddr>>(scheme: &str, listener: L, taking: Taking) -> Self {
+        let uri = format!("{scheme}://{}/hooks/s3cr3t-path", listener.local_addr().unwrap());
+        let got = taking.got.clone();
         let router = Router::new().route("/hooks/s3cr3t-path", post(take)).with_state(taking);
         let mut serving = JoinSet::new();
         serving.spawn(async move { axum::serve(listener, router).await.unwrap() });
@@ -77,6 +108,39 @@ impl Receiver {
             .await;
         heard.unwrap()
     }
+}
+
+/// Listens for TLS.
+struct TlsListener {
+    tcp: TcpListener,
+    acceptor: TlsAcceptor,
+}
+
+impl Listener for TlsListener {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            let (stream, address) = self.tcp.accept().await.unwrap();
+            // A client may break off, for it does not believe the certificate.
+            if let Ok(stream) = self.acceptor.accept(stream).await {
+                return (stream, address);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.tcp.local_addr()
+    }
+}
+
+fn acceptor(issued: &Issued) -> TlsAcceptor {
+    let chain = vec![CertificateDer::from_pem_file(&issued.certificate).unwrap()];
+    let key = PrivateKeyDer::from_pem_file(&issued.key).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    TlsAcceptor::from(Arc::new(config.with_single_cert(chain, key).unwrap()))
 }
 
 fn notifying(place: &Place, receiver: &Receiver) -> Home {
@@ -159,6 +223,36 @@ async fn a_webhook_that_never_answers_holds_up_nothing() {
     let began = Instant::now();
     docrow.stop().await.quiet_but(&["the last notices are not delivered", "does not take a notice"]);
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+}
+
+/// Over HTTPS a certificate of a known authority is believed. Another one is not, nor one for another host: nothing is sent,
+/// and it is said what is wrong.
+#[tokio::test]
+async fn over_https_the_certificate_must_be_good() {
+    let place = Place::shared("notify_https").await;
+    place.add_sentinels().await;
+    let (known, stranger) = (Authority::new("known"), Authority::new("stranger"));
+    let receiver = Receiver::start_tls(&known.server("127.0.0.1")).await;
+    let mut home = notifying(&place, &receiver);
+    home.env("SSL_CERT_FILE", known.certificate().to_str().unwrap());
+    let mut docrow = home.run();
+    receiver.hears(&mut docrow, "live").await;
+    docrow.stop().await.quiet();
+    assert_eq!(receiver.notices().last().unwrap()["event"], "stopped");
+
+    for (issued, why) in [
+        (stranger.server("127.0.0.1"), "UnknownIssuer"),
+        (known.server("hooks.example"), "not valid for name"),
+    ] {
+        let receiver = Receiver::start_tls(&issued).await;
+        home.env("DOCROW_TEST_WEBHOOK", &receiver.uri);
+        let mut docrow = home.run();
+        docrow.logs("the webhook at 127.0.0.1 does not take a notice: its certificate is refused: ").await;
+        let ended = docrow.stop().await;
+        let ended = ended.quiet_but(&["does not take a notice", "the last notices are not delivered"]);
+        assert!(ended.log.contains(why) && ended.log.contains("SSL_CERT_FILE"), "{}", ended.log);
+        assert!(receiver.got().is_empty() && !ended.log.contains("s3cr3t"), "{}", ended.log);
+    }
 }
 
 /// An error that ends the process is told with its code, also when it comes before anything is done; and a server that goes away is.

@@ -15,7 +15,7 @@ use rcgen::{
 use tempfile::TempDir;
 
 /// Who issues certificates.
-pub(super) struct Authority {
+pub(crate) struct Authority {
     folder: TempDir,
     issuer: CertifiedIssuer<'static, KeyPair>,
     certificate: PathBuf,
@@ -23,17 +23,17 @@ pub(super) struct Authority {
 }
 
 /// A certificate and its key, in files.
-pub(super) struct Issued {
-    pub(super) certificate: PathBuf,
-    pub(super) key: PathBuf,
+pub(crate) struct Issued {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
     /// Both in one file.
-    pub(super) both: PathBuf,
+    pub(crate) both: PathBuf,
     /// As MongoDB writes it.
-    pub(super) subject: String,
+    pub(crate) subject: String,
 }
 
 impl Authority {
-    pub(super) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("docrow-authority-").tempdir().unwrap();
         let mut params = CertificateParams::new([]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
@@ -46,27 +46,27 @@ impl Authority {
     }
 
     /// The file of its own certificate.
-    pub(super) fn certificate(&self) -> &Path {
+    pub(crate) fn certificate(&self) -> &Path {
         &self.certificate
     }
 
     /// For a server on `host`.
-    pub(super) fn server(&self, host: &str) -> Issued {
+    pub(crate) fn server(&self, host: &str) -> Issued {
         self.issue("server", "servers", &[host], None)
     }
 
     /// For a client called `name`.
-    pub(super) fn client(&self, name: &str) -> Issued {
+    pub(crate) fn client(&self, name: &str) -> Issued {
         self.issue(name, "clients", &[], None)
     }
 
     /// One that is good for so long from now on. Zero: it has expired.
-    pub(super) fn short(&self, name: &str, host: &[&str], left: Duration) -> Issued {
+    pub(crate) fn short(&self, name: &str, host: &[&str], left: Duration) -> Issued {
         self.issue(name, "clients", host, Some(left))
     }
 
     /// Its own certificate and key, as if it were a server.
-    pub(super) fn as_server(&self) -> Issued {
+    pub(crate) fn as_server(&self) -> Issued {
         self.write(&self.issuer.pem(), self.issuer.key(), String::new())
     }
 

@@ -1,7 +1,7 @@
 //! TLS to both servers and logins of every kind, right and wrong; secrets that are told nowhere. On real servers, with
 //! certificates made on the spot.
 
-mod authority;
+pub(crate) mod authority;
 mod hostile;
 mod mongodb;
 mod postgres;
