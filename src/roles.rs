@@ -10,12 +10,17 @@ const ROWS: &str = "SELECT, INSERT, UPDATE, DELETE";
 
 /// A privilege of MongoDB, as in a role: actions on collections; an empty name stands for all.
 pub fn privilege(database: &str, collection: &str, actions: &[&str]) -> String {
+    privilege_on(&format!("db: {}, collection: {}", js(database), js(collection)), actions)
+}
+
+/// A privilege of MongoDB on the cluster as a whole.
+pub fn cluster_privilege(actions: &[&str]) -> String {
+    privilege_on("cluster: true", actions)
+}
+
+fn privilege_on(resource: &str, actions: &[&str]) -> String {
     let actions = actions.iter().map(|action| js(action)).collect::<Vec<_>>().join(", ");
-    format!(
-        "{{ resource: {{ db: {}, collection: {} }}, actions: [{actions}] }}",
-        js(database),
-        js(collection)
-    )
+    format!("{{ resource: {{ {resource} }}, actions: [{actions}] }}")
 }
 
 /// Adds a [`privilege`] to a role in `admin`.

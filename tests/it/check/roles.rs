@@ -188,7 +188,8 @@ async fn several_databases() {
     home_of_both.finish(&["verify"]).await.with_code(0).quiet();
 }
 
-/// What `check` only reads off is so: the role may use `splitVector`, and read the oplog.
+/// What `check` only reads off is so: the role may use `splitVector`, and read the oplog; and the members of the replica set once
+/// that is granted, too.
 #[tokio::test]
 async fn what_is_optional_is_granted() {
     let guarded = Guarded::new("roles_optional", "## MongoDB").await;
@@ -202,4 +203,10 @@ async fn what_is_optional_is_granted() {
     // And nothing beside it.
     client.database("local").collection::<Document>("startup_log").find_one(doc! {}).await.unwrap_err();
     client.database(name).collection("orders").insert_one(doc! {}).await.unwrap_err();
+    let admin = client.database("admin");
+    admin.run_command(doc! { "replSetGetStatus": 1 }).await.unwrap_err();
+    guarded.in_mongosh(&documented("### On the cluster")).await;
+    for command in ["replSetGetStatus", "replSetGetConfig"] {
+        admin.run_command(doc! { command: 1 }).await.unwrap();
+    }
 }

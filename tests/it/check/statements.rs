@@ -110,6 +110,9 @@ fn statements_that_check_prints_are_the_documented_ones() {
         roles::grant_role(user, ("readAnyDatabase", "admin")),
     ];
     assert_eq!(documented("### One by one, in MongoDB").lines().collect::<Vec<_>>(), one_by_one);
+    // Nor does the document make up what it alone advises.
+    let cluster = roles::cluster_privilege(&["replSetGetConfig", "replSetGetStatus"]);
+    assert_eq!(documented("### On the cluster"), roles::grant_privilege(docrow, &cluster));
     // And they are parts of what is made at first.
     for privilege in [whole, split, oplog] {
         assert!(documented("## MongoDB").contains(&privilege), "{privilege}");
