@@ -294,16 +294,21 @@ async fn a_mapping_file_that_is_wrong() {
     refused(&home, "run", 2, &["DRW-1208", "schemas"]).await;
 }
 
+/// A mapping file that hides the secrets in `orders`.
+fn masking(place: &Place) -> String {
+    format!(
+        "collection = '{}.orders'\ntable = 'orders'\nextra = '_extra'\n[key]\ncolumn = 'id'\ntype = 'bigint'\n\
+         [columns]\nsecret = {{ path = 'secret', type = 'text', mask = 'redact' }}\n",
+        place.name
+    )
+}
+
 /// A mapping file that would not be applied would leave its masks away, in silence: it is refused before anything is written,
 /// however it comes about.
 #[tokio::test]
 async fn a_mapping_file_that_would_not_be_applied() {
     let place = place("unapplied").await;
-    let mapping = format!(
-        "collection = '{}.orders'\ntable = 'orders'\nextra = '_extra'\n[key]\ncolumn = 'id'\ntype = 'bigint'\n\
-         [columns]\nsecret = {{ path = 'secret', type = 'text', mask = 'redact' }}\n",
-        place.name
-    );
+    let mapping = masking(&place);
     let everywhere = async |home: &Home, parts: &[&str]| {
         assert_refused(&place, home, 2, parts).await;
         refused(home, "plan", 2, parts).await;
@@ -342,11 +347,7 @@ async fn a_mapping_file_that_would_not_be_applied() {
 #[tokio::test]
 async fn a_configuration_of_another_folder() {
     let place = place("elsewhere").await;
-    let mapping = format!(
-        "collection = '{}.orders'\ntable = 'orders'\nextra = '_extra'\n[key]\ncolumn = 'id'\ntype = 'bigint'\n\
-         [columns]\nsecret = {{ path = 'secret', type = 'text', mask = 'redact' }}\n",
-        place.name
-    );
+    let mapping = masking(&place);
     let (home, elsewhere) = (Home::new(&place), Home::new(&place));
     home.map("orders.toml", &mapping);
     let file = home.path().join("docrow.toml").display().to_string();

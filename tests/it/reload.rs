@@ -7,7 +7,7 @@ use docrow::demo::servers::{Mongod, MongodOptions, Postgres, PostgresOptions};
 use mongodb::bson::doc;
 use serde_json::Value;
 
-use crate::support::{Code, Docrow, Home, Place, RETRIES};
+use crate::support::{Code, Docrow, Home, Place, RETRIES, status::of};
 
 /// A place with sentinels and two collections.
 async fn place(test: &str) -> Place {
@@ -22,18 +22,6 @@ async fn fill(place: &Place) {
         let documents = (0..20).map(|id| doc! { "_id": id, "mail": "ada@example.org", "n": 0 });
         place.collection(name).insert_many(documents).await.unwrap();
     }
-}
-
-/// What `docrow status` says.
-async fn status(home: &Home) -> Value {
-    let ended = home.finish(&["status", "--json"]).await.with_code(0);
-    serde_json::from_str(&ended.out).unwrap()
-}
-
-/// What it says of a collection; null: it does not know it.
-fn of<'a>(status: &'a Value, name: &str) -> &'a Value {
-    let mut collections = status["collections"].as_array().unwrap().iter();
-    collections.find(|c| c["name"].as_str().unwrap().ends_with(&format!(".{name}"))).unwrap_or(&Value::Null)
 }
 
 /// Sends SIGHUP, and waits for what comes of it.
@@ -61,7 +49,7 @@ async fn collections_come_and_go_without_a_restart() {
     docrow.logs(&format!("{people} is no longer followed, for it is not included")).await;
     place.collection("people").update_many(doc! {}, doc! { "$set": { "n": 1 } }).await.unwrap();
     place.settle(&mut docrow).await;
-    let found = status(&home).await;
+    let found = home.status().await;
     let left = of(&found, "people");
     assert_eq!((&left["absent"], &left["lag_seconds"]), (&"excluded".into(), &Value::Null), "{left:#}");
     let words = found["health"]["words"].as_str().unwrap();
@@ -83,7 +71,7 @@ async fn collections_come_and_go_without_a_restart() {
     docrow.logs_times("people is no longer followed", 2).await;
     let said = home.finish(&["forget", "*.people", "--drop"]).await.with_code(0).quiet().out;
     assert!(said.contains(&format!("forgotten: {people}")) && said.contains("dropped"), "{said}");
-    assert_eq!(of(&status(&home).await, "people"), &Value::Null);
+    assert_eq!(of(&home.status().await, "people"), &Value::Null);
     assert_eq!(place.number("SELECT count(*) FROM people").await, None);
     let stored = "SELECT (SELECT count(*) FROM docrow.schemas WHERE collection LIKE '%people') \
         + (SELECT count(*) FROM docrow.chunks WHERE collection LIKE '%people') \
@@ -112,7 +100,7 @@ async fn what_is_forgotten_may_leave_its_tables() {
     let said = home.finish(&["forget", "*"]).await.with_code(0).quiet().out;
     assert!(said.contains("its tables stay as they are") && !said.contains("orders"), "{said}");
     assert_eq!(place.number("SELECT count(*) FROM people").await, Some(20));
-    assert_eq!(status(&home).await["collections"].as_array().unwrap().len(), 2);
+    assert_eq!(home.status().await["collections"].as_array().unwrap().len(), 2);
     home.finish(&["forget", "*"]).await.with_code(2).coded(Code::NothingMatched);
     home.backfill().await;
 }
@@ -248,7 +236,7 @@ async fn flags_may_come_from_the_environment() {
     let ended = elsewhere.finish(&["backfill"]).await.with_code(0);
     assert!(ended.log.lines().all(|line| line.starts_with('{')), "{}", ended.log);
     assert!(elsewhere.path().join("by-the-environment/pipeline").exists() && !home.state().exists());
-    assert_eq!(status(&home).await["collections"].as_array().unwrap().len(), 2);
+    assert_eq!(home.status().await["collections"].as_array().unwrap().len(), 2);
     let ended = elsewhere.finish(&["backfill", "--state", "by-the-flag", "--log-format", "text"]).await;
     assert!(!ended.with_code(0).quiet().log.starts_with('{'));
     assert!(elsewhere.path().join("by-the-flag/pipeline").exists());

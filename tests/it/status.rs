@@ -5,23 +5,7 @@ use std::collections::BTreeSet;
 use mongodb::bson::doc;
 use serde_json::Value;
 
-use crate::support::{Before, Docrow, Gate, Home, Place, Proxy, http::get};
-
-async fn place(test: &str) -> (Place, Home) {
-    let place = Place::shared(&format!("status_{test}")).await;
-    for name in ["customers", "orders"] {
-        let documents = (0..50).map(|id| doc! { "_id": id, "name": "Ada", "lines": [{ "n": id }] });
-        place.collection(name).insert_many(documents).await.unwrap();
-    }
-    let mut home = Home::new(&place);
-    home.serve();
-    (place, home)
-}
-
-async fn status(home: &Home) -> Value {
-    let ended = home.finish(&["status", "--json"]).await.with_code(0).quiet();
-    serde_json::from_str(&ended.out).unwrap()
-}
+use crate::support::{Before, Docrow, Gate, Proxy, http::get, status::served};
 
 /// Waits for a document at `address` of which `condition` holds.
 async fn until(docrow: &mut Docrow, address: &str, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
@@ -69,7 +53,7 @@ fn fields(value: &Value) -> BTreeSet<String> {
 /// Issue: `/status` is the same JSON document as `docrow status --json`; it works without the running process.
 #[tokio::test]
 async fn one_document_with_and_without_the_process() {
-    let (place, home) = place("document").await;
+    let (place, home) = served("status_document").await;
     let mut docrow = home.run();
     let address = docrow.address().await;
     let served = until(&mut docrow, &address, "it is live", is_live).await;
@@ -77,7 +61,7 @@ async fn one_document_with_and_without_the_process() {
     let mut printed = Value::Null;
     docrow
         .until("that is reported", async || {
-            printed = status(&home).await;
+            printed = home.status().await;
             is_live(&printed)
         })
         .await;
@@ -125,7 +109,7 @@ async fn one_document_with_and_without_the_process() {
     );
 
     docrow.stop().await.quiet();
-    let stopped = status(&home).await;
+    let stopped = home.status().await;
     let mut same = fields(&stopped);
     same.retain(|field| !field.starts_with(".health.problems[]"));
     assert_eq!(same, fields(&printed));
@@ -143,10 +127,10 @@ async fn one_document_with_and_without_the_process() {
     let address = docrow.address().await;
     until(&mut docrow, &address, "it is live again", is_live).await;
     docrow.kill9().await;
-    let mut killed = status(&home).await;
+    let mut killed = home.status().await;
     while killed["process"]["running"] == true {
         // The server takes a moment to notice.
-        killed = status(&home).await;
+        killed = home.status().await;
     }
     assert!(killed["health"]["words"].as_str().unwrap().contains("ended without a word"), "{killed}");
 }
@@ -154,7 +138,7 @@ async fn one_document_with_and_without_the_process() {
 /// A document that is described is one that is given.
 #[tokio::test]
 async fn the_documented_fields_are_those_that_there_are() {
-    let (place, mut home) = place("docs").await;
+    let (place, mut home) = served("status_docs").await;
     home.set("mapping.max_dead_letters", 2);
     let mapping = |name: &str, rest: &str| {
         let name = format!("collection = '{}.{name}'\ntable = '{name}'\nextra = '_extra'\n", place.name);
@@ -208,8 +192,8 @@ async fn the_documented_fields_are_those_that_there_are() {
 
 #[tokio::test]
 async fn nothing_has_been_run_yet() {
-    let (_, home) = place("never").await;
-    let found = status(&home).await;
+    let (_, home) = served("status_never").await;
+    let found = home.status().await;
     assert_eq!(found["health"]["words"], "this pipeline has never been run");
     assert_eq!((&found["process"]["running"], &found["collections"]), (&false.into(), &Value::Array(vec![])));
     let table = home.finish(&["status"]).await.with_code(0).quiet().out;
@@ -220,17 +204,17 @@ async fn nothing_has_been_run_yet() {
 /// there is nothing: an error that says what does not answer, exit code 4.
 #[tokio::test]
 async fn a_server_that_is_away() {
-    let (_, mut home) = place("away").await;
+    let (_, mut home) = served("status_away").await;
     home.backfill().await;
     home.set("source.uri", "mongodb://ada:hunter2@127.0.0.1:9/?serverSelectionTimeoutMS=500");
-    let found = status(&home).await;
+    let found = home.status().await;
     assert_eq!(found["source"]["answers"], false, "{found}");
     assert_eq!(found["collections"].as_array().unwrap().len(), 2);
     assert!(found["source"]["problem"].as_str().unwrap().contains("127.0.0.1:9"), "{found}");
     let table = home.finish(&["status"]).await.with_code(0).quiet().out;
     assert!(table.contains("MongoDB does not answer") && table.contains(".orders"), "{table}");
     home.set("source.uri", "${DOCROW_TEST_NOT_SET}");
-    let without = status(&home).await;
+    let without = home.status().await;
     assert_eq!(without["source"]["answers"], Value::Null);
     home.set("target.uri", "postgres://ada:hunter2@127.0.0.1:9/x");
     for arguments in [&["status"][..], &["status", "--json"], &["status", "--watch"]] {
@@ -244,7 +228,7 @@ async fn a_server_that_is_away() {
 /// Issue: phase and progress of each collection. Between nothing and all of it, with how much there is.
 #[tokio::test]
 async fn the_progress_of_a_snapshot() {
-    let (place, home) = place("progress").await;
+    let (place, home) = served("status_progress").await;
     let padding = "x".repeat(1_000_000);
     let large = (0..40).map(|id| doc! { "_id": id, "padding": &padding });
     place.collection("large").insert_many(large).await.unwrap();
@@ -280,7 +264,7 @@ async fn the_progress_of_a_snapshot() {
 /// applied, and goes to nothing; meanwhile what waits is in the spool.
 #[tokio::test]
 async fn lag_and_spool_grow_and_shrink() {
-    let (place, mut home) = place("lag").await;
+    let (place, mut home) = served("status_lag").await;
     home.set("stream.partitions", 1);
     let gate = Gate::close(&place, Before::Update("docrow.progress", "true")).await;
     let mut docrow = home.run();
@@ -318,7 +302,7 @@ async fn lag_and_spool_grow_and_shrink() {
 /// `--watch` shows it again and again, and ends by ^C as it should.
 #[tokio::test]
 async fn watching_ends_when_told_to() {
-    let (_, home) = place("watch").await;
+    let (_, home) = served("status_watch").await;
     home.backfill().await;
     let mut watching = home.start(&["status", "--watch=1", "--json"]);
     let out = async |watching: &Docrow| watching.out().lines().count();
@@ -337,7 +321,7 @@ async fn watching_ends_when_told_to() {
 /// A process that can't reach PostgreSQL says so, and what it knew; nothing in it is a secret.
 #[tokio::test]
 async fn postgres_goes_away_while_it_runs() {
-    let (place, mut home) = place("outage").await;
+    let (place, mut home) = served("status_outage").await;
     let proxy = Proxy::of(&place.postgres_uri).await;
     home.set("target.uri", proxy.uri(&place.postgres_uri));
     let mut docrow = home.run();
@@ -361,7 +345,7 @@ async fn postgres_goes_away_while_it_runs() {
 /// "Nobody runs this pipeline", while it retries: between two tries, too, it is said that it does, and why it has to.
 #[tokio::test]
 async fn a_process_that_tries_again_runs_the_pipeline() {
-    let (place, home) = place("retries").await;
+    let (place, home) = served("status_retries").await;
     let mut docrow = home.run();
     let address = docrow.address().await;
     until(&mut docrow, &address, "it is live", is_live).await;
@@ -374,7 +358,7 @@ async fn a_process_that_tries_again_runs_the_pipeline() {
     // It holds the pipeline for a moment at each try.
     docrow
         .until("it was asked between tries", async || {
-            let found = status(&home).await;
+            let found = home.status().await;
             assert_eq!(found["process"]["running"], true, "{found}");
             let holder = found["process"]["holder"].as_str().unwrap();
             if holder.contains("between two tries") {
@@ -396,5 +380,5 @@ async fn a_process_that_tries_again_runs_the_pipeline() {
     place.postgres().await.batch_execute("DROP TRIGGER conflict ON docrow.progress").await.unwrap();
     until(&mut docrow, &address, "it is live again", is_live).await;
     docrow.stop().await;
-    assert_eq!(status(&home).await["process"]["running"], false);
+    assert_eq!(home.status().await["process"]["running"], false);
 }

@@ -5,29 +5,13 @@ use docrow::demo::servers::Mongod;
 use mongodb::bson::{Timestamp, doc};
 use serde_json::Value;
 
-use crate::support::{Home, Place, http::get, oplog_start, roll_over, small_oplog};
-
-async fn place(test: &str) -> (Place, Home) {
-    let place = Place::shared(&format!("told_{test}")).await;
-    for name in ["customers", "orders"] {
-        let documents = (0..50).map(|id| doc! { "_id": id, "name": "Ada" });
-        place.collection(name).insert_many(documents).await.unwrap();
-    }
-    let mut home = Home::new(&place);
-    home.serve();
-    (place, home)
-}
-
-async fn status(home: &Home) -> Value {
-    let ended = home.finish(&["status", "--json"]).await.with_code(0).quiet();
-    serde_json::from_str(&ended.out).unwrap()
-}
+use crate::support::{Home, Place, http::get, oplog_start, roll_over, small_oplog, status::served};
 
 /// A role that may have few connections: the process says that it can't go on, and nobody says that it does not run.
 #[tokio::test]
 async fn a_role_with_few_connections_runs_the_pipeline_all_the_same() {
     for limit in [2, 6] {
-        let (place, mut home) = place(&format!("limit_{limit}")).await;
+        let (place, mut home) = served(&format!("told_limit_{limit}")).await;
         let (postgres, role) = (place.postgres().await, format!("{}_few", place.name));
         let make = format!(
             "DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN PASSWORD 'few' CONNECTION LIMIT {limit}; \
@@ -43,7 +27,7 @@ async fn a_role_with_few_connections_runs_the_pipeline_all_the_same() {
         let (mut tries, mut last) = (0, Value::Null);
         docrow
             .until("it was seen to try again", async || {
-                last = status(&outside).await;
+                last = outside.status().await;
                 assert_eq!(last["process"]["running"], true, "limit {limit}: {last}");
                 let words = last["health"]["words"].as_str().unwrap();
                 tries += i32::from(words.starts_with("trying again: [DRW-3106] "));
@@ -70,14 +54,14 @@ async fn lost_history_is_seen_before_a_run_meets_it() {
     docrow.stop().await.quiet();
     let check =
         async || -> Value { serde_json::from_str(&home.finish(&["check", "--json"]).await.out).unwrap() };
-    let found = status(&home).await;
+    let found = home.status().await;
     let words = found["health"]["problems"].to_string();
     assert!(words.contains("nobody runs this pipeline; started within about "), "{words}");
     assert_eq!(found["source"]["oplog"]["is_history_lost"], false, "{found}");
     assert!(check().await.to_string().contains("the oplog has what is to be read next, for about"));
     let now = u32::try_from(seconds(&found["source"]["time"])).unwrap();
     roll_over(&place.client, Timestamp { time: now + 1, increment: 0 }).await;
-    let lost = status(&home).await;
+    let lost = home.status().await;
     let words = lost["health"]["words"].as_str().unwrap();
     assert!(words.starts_with("history is lost: ") && words.ends_with("docrow explain DRW-4000"), "{words}");
     assert!(oplog_start(&place.client).await.time > now, "it is");
@@ -87,7 +71,7 @@ async fn lost_history_is_seen_before_a_run_meets_it() {
     assert!(report["findings"].as_array().unwrap().iter().any(problem), "{report:#}");
     // And a run meets it.
     home.finish(&["run"]).await.with_code(5);
-    let ended = status(&home).await;
+    let ended = home.status().await;
     assert!(ended["process"]["problem"].as_str().unwrap().starts_with("[DRW-40"), "{ended}");
 }
 
@@ -100,7 +84,7 @@ fn seconds(time: &Value) -> u64 {
 /// What is started, between what and what, and that it is live, stands in the log; no password does.
 #[tokio::test]
 async fn the_log_begins_with_what_is_done() {
-    let (place, home) = place("log").await;
+    let (place, home) = served("told_log").await;
     let mut docrow = home.run();
     docrow.logs("live: 2 collections follow MongoDB").await;
     let log = docrow.log();
@@ -121,7 +105,7 @@ async fn the_log_begins_with_what_is_done() {
 /// On a slow way a chunk takes long: it is seen to go on, in every figure.
 #[tokio::test]
 async fn a_snapshot_goes_on_within_a_chunk() {
-    let (place, mut home) = place("within").await;
+    let (place, mut home) = served("told_within").await;
     let padding = "x".repeat(100_000);
     let large = (0..100).map(|id| doc! { "_id": id, "padding": &padding });
     place.collection("large").insert_many(large).await.unwrap();

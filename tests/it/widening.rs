@@ -7,7 +7,7 @@ use futures_util::TryStreamExt;
 use mongodb::bson::{Bson, doc};
 use serde_json::Value;
 
-use crate::support::{Before, Docrow, Gate, Home, Place};
+use crate::support::{Before, Docrow, Gate, Home, Place, status::of};
 
 /// A table of so many documents is too large to be rewritten: each has a text that does not compress.
 const LARGE: i32 = 660;
@@ -58,10 +58,14 @@ async fn types(place: &Place) -> Vec<String> {
     place.postgres().await.query(question, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
-/// Waits until both columns are of this type.
-async fn until_wide(place: &Place, docrow: &mut Docrow, ty: &str) {
-    let wanted = [format!("price {ty}"), format!("qty {ty}")];
+/// Waits until the columns `price` and `qty` are of these types.
+async fn until_types(place: &Place, docrow: &mut Docrow, wanted: [&str; 2]) {
     docrow.until("the columns are wide", async || types(place).await == wanted).await;
+}
+
+/// Waits until both are of this type, and filled.
+async fn until_wide(place: &Place, docrow: &mut Docrow, ty: &str) {
+    until_types(place, docrow, [&format!("price {ty}"), &format!("qty {ty}")]).await;
     let filled = "SELECT count(*) FROM docrow.schemas WHERE NOT filled";
     docrow.until("all is filled", async || place.number(filled).await == Some(0)).await;
 }
@@ -69,6 +73,14 @@ async fn until_wide(place: &Place, docrow: &mut Docrow, ty: &str) {
 /// Nothing of them is in `_extra`.
 async fn assert_columns_tell_all(place: &Place) {
     assert_eq!(place.number("SELECT count(*) FROM orders WHERE _extra IS NOT NULL").await, Some(0));
+}
+
+/// Waits until both are `double precision`; then all is as it should be.
+async fn assert_wide(place: &Place, home: &Home, docrow: &mut Docrow) {
+    until_wide(place, docrow, "double precision").await;
+    place.settle(docrow).await;
+    place.assert_same(home).await;
+    assert_sums(place).await;
 }
 
 /// As [`Place::assert_same`] does, but for the judge that knows no `numeric`.
@@ -123,10 +135,7 @@ async fn fractions_in_a_large_table_widen_its_columns_online() {
     let mut docrow = home.run();
     place.collection("orders").update_many(doc! { "_id": { "$mod": [50, 1] } }, change(1.5)).await.unwrap();
     place.collection("orders").delete_many(doc! { "_id": { "$mod": [50, 2] } }).await.unwrap();
-    until_wide(&place, &mut docrow, "double precision").await;
-    place.settle(&mut docrow).await;
-    place.assert_same(&home).await;
-    assert_sums(&place).await;
+    assert_wide(&place, &home, &mut docrow).await;
     assert_columns_tell_all(&place).await;
     assert_eq!(place.number(node).await, before, "the table was rewritten");
     docrow.stop().await.quiet();
@@ -177,9 +186,7 @@ async fn a_column_that_somebody_uses_stays_as_it_is() {
     home.map("orders.toml", &file(&place, "\"double precision\""));
     let mut docrow = home.run();
     fractions(&place).await;
-    docrow
-        .until("qty is wide", async || types(&place).await == ["price bigint", "qty double precision"])
-        .await;
+    until_types(&place, &mut docrow, ["price bigint", "qty double precision"]).await;
     place.settle(&mut docrow).await;
     place.assert_same(&home).await;
     let ended = docrow.stop().await.quiet_but(&["columns stay as they are"]).coded(Code::ColumnInUse);
@@ -189,10 +196,7 @@ async fn a_column_that_somebody_uses_stays_as_it_is() {
 
     place.postgres().await.batch_execute("DROP INDEX theirs; DROP VIEW expensive").await.unwrap();
     let mut docrow = home.run();
-    until_wide(&place, &mut docrow, "double precision").await;
-    place.settle(&mut docrow).await;
-    place.assert_same(&home).await;
-    assert_sums(&place).await;
+    assert_wide(&place, &home, &mut docrow).await;
     let comment = "SELECT count(*) FROM pg_description WHERE description = 'how many'";
     assert_eq!(place.number(comment).await, Some(1));
     docrow.stop().await.quiet();
@@ -233,12 +237,10 @@ async fn a_column_that_lacks_values_is_told_until_it_is_mended() {
     place.postgres().await.batch_execute(view).await.unwrap();
     fractions(&place).await;
     let mut orders = Value::Null;
-    docrow
-        .until("qty is wide", async || types(&place).await == ["price bigint", "qty double precision"])
-        .await;
+    until_types(&place, &mut docrow, ["price bigint", "qty double precision"]).await;
     docrow
         .until("it is counted", async || {
-            orders = status(&home, "orders").await;
+            orders = of(&home.status().await, "orders").clone();
             orders["misfits"]["columns"].as_array().is_some_and(|columns| columns.len() == 1)
         })
         .await;
@@ -264,20 +266,11 @@ async fn a_column_that_lacks_values_is_told_until_it_is_mended() {
     until_wide(&place, &mut docrow, "double precision").await;
     docrow
         .until("nothing is lacking", async || {
-            status(&home, "orders").await["misfits"]["columns"].as_array().is_some_and(Vec::is_empty)
+            of(&home.status().await, "orders")["misfits"]["columns"].as_array().is_some_and(Vec::is_empty)
         })
         .await;
     place.settle(&mut docrow).await;
     place.assert_same(&home).await;
     assert_sums(&place).await;
     docrow.stop().await.quiet();
-}
-
-/// What `docrow status` says of a collection.
-async fn status(home: &Home, collection: &str) -> Value {
-    let ended = home.finish(&["status", "--json"]).await.with_code(0);
-    let mut status: Value = serde_json::from_str(&ended.out).unwrap();
-    let mut collections = status["collections"].as_array_mut().unwrap().drain(..);
-    let is_it = |of: &Value| of["name"].as_str().is_some_and(|name| name.ends_with(collection));
-    collections.find(is_it).unwrap_or_default()
 }

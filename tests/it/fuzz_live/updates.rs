@@ -9,43 +9,47 @@ use super::documents::{
     FIELDS, Ids, Kind, ODD, anything, document, fields, id, number, one_of, put, rarely, value,
 };
 
-/// Where updates go, and what is mostly there.
-const PATHS: [(&str, Kind); 24] = [
-    ("n", Kind::Int),
-    ("total", Kind::Double),
-    ("price", Kind::Decimal),
-    ("name", Kind::Text),
-    ("at", Kind::Date),
-    ("ok", Kind::Bool),
-    ("home", Kind::Home),
-    ("home.city", Kind::Text),
-    ("home.zip", Kind::Int),
-    ("home.geo.lat", Kind::Double),
-    ("home.new", Kind::Text),
-    ("lines", Kind::Lines),
-    ("lines.0.qty", Kind::Int),
-    ("lines.1", Kind::Home),
-    ("lines.3.sku", Kind::Text),
-    ("lines.0.parts.0.qty", Kind::Int),
-    ("tags", Kind::Texts),
-    ("tags.0", Kind::Text),
-    ("nums.2", Kind::Int),
-    ("grid.0.1", Kind::Int),
-    ("any", Kind::Any),
-    ("any.x", Kind::Int),
-    ("12", Kind::Int),
-    ("any.0", Kind::Text),
+/// Where updates go.
+const PATHS: [&str; 24] = [
+    "n",
+    "total",
+    "price",
+    "name",
+    "at",
+    "ok",
+    "home",
+    "home.city",
+    "home.zip",
+    "home.geo.lat",
+    "home.new",
+    "lines",
+    "lines.0.qty",
+    "lines.1",
+    "lines.3.sku",
+    "lines.0.parts.0.qty",
+    "tags",
+    "tags.0",
+    "nums.2",
+    "grid.0.1",
+    "any",
+    "any.x",
+    "12",
+    "any.0",
 ];
 
 /// Arrays in documents.
-const ARRAYS: [(&str, Kind); 6] = [
-    ("lines", Kind::Lines),
-    ("tags", Kind::Texts),
-    ("nums", Kind::Ints),
-    ("grid", Kind::Grid),
-    ("lines.0.parts", Kind::Lines),
-    ("any", Kind::Any),
-];
+const ARRAYS: [&str; 6] = ["lines", "tags", "nums", "grid", "lines.0.parts", "any"];
+
+/// What is mostly at such a path.
+fn kind_at(path: &str) -> Kind {
+    match path {
+        "home.city" | "home.new" | "lines.3.sku" | "tags.0" | "any.0" => Kind::Text,
+        "home.geo.lat" => Kind::Double,
+        "lines.1" => Kind::Home,
+        "lines.0.parts" => Kind::Lines,
+        _ => FIELDS.iter().find(|(name, _)| *name == path).map_or(Kind::Int, |(_, kind)| *kind),
+    }
+}
 
 /// One write, or some, to a collection, as a command.
 pub(super) fn write(rng: &mut Rng, collection: &str, ids: Ids) -> RawDocumentBuf {
@@ -189,8 +193,8 @@ fn path(rng: &mut Rng) -> (String, Kind) {
             (name.to_owned(), kind)
         }
         _ => {
-            let (name, kind) = one_of(rng, &PATHS);
-            (name.to_owned(), kind)
+            let path = one_of(rng, &PATHS);
+            (path.to_owned(), kind_at(path))
         }
     }
 }
@@ -207,8 +211,8 @@ fn operator(rng: &mut Rng) -> (&'static str, RawDocumentBuf) {
         0..6 => {
             set(&path, value(rng, kind));
             if rng.bool() {
-                let (other, kind) = one_of(rng, &PATHS);
-                set(other, value(rng, kind));
+                let other = one_of(rng, &PATHS);
+                set(other, value(rng, kind_at(other)));
             }
             "$set"
         }
@@ -249,7 +253,8 @@ fn operator(rng: &mut Rng) -> (&'static str, RawDocumentBuf) {
 
 fn on_array(rng: &mut Rng) -> (&'static str, RawDocumentBuf) {
     let mut operand = RawDocumentBuf::new();
-    let (array, of) = one_of(rng, &ARRAYS);
+    let array = one_of(rng, &ARRAYS);
+    let of = kind_at(array);
     let mut set = |path: &str, value: RawBson| put(&mut operand, path, value);
     let name = match rng.u8(..7) {
         0 | 1 => {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::support::{
-    Before, Code, Docrow, Gate, Home, Place, http::get, oplog_start, roll_over, small_oplog,
+    Before, Code, Docrow, Gate, Home, Place, http::get, oplog_start, roll_over, small_oplog, status::of,
 };
 
 const ORDERS: i32 = 100;
@@ -36,11 +36,8 @@ async fn rows(place: &Place) -> String {
 }
 
 async fn status(home: &Home) -> (Value, Value) {
-    let ended = home.finish(&["status", "--json"]).await.with_code(0).quiet();
-    let status: Value = serde_json::from_str(&ended.out).unwrap();
-    let collections = status["collections"].as_array().unwrap().iter();
-    let of = |c: &&Value| c["name"].as_str().unwrap().ends_with(".orders");
-    let orders = collections.clone().find(of).unwrap().clone();
+    let status = home.status().await;
+    let orders = of(&status, "orders").clone();
     (status, orders)
 }
 

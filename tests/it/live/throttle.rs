@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use mongodb::bson::doc;
-use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::support::{Home, Pair, Place};
@@ -38,10 +37,7 @@ async fn a_running_snapshot_is_throttled_and_let_go() {
     let mut home = Home::new(&place);
     home.set("snapshot.max_rate", 1);
     let mut docrow = home.run();
-    let status = async || {
-        let ended = home.finish(&["status", "--json"]).await.with_code(0).quiet();
-        serde_json::from_str::<Value>(&ended.out).unwrap()["process"]["limit"].clone()
-    };
+    let status = async || home.status().await["process"]["limit"].clone();
     docrow.until("the limit is shown", async || status().await == "at most 1 documents a second").await;
     let ended = home.finish(&["throttle", "off"]).await.with_code(0).quiet();
     assert!(ended.out.contains("as fast as they can"), "{}", ended.out);
@@ -82,9 +78,9 @@ async fn a_snapshot_spares_secondaries_that_are_behind() {
         () = docrow.logs("secondaries are") => {}
     }
     let limit = async || {
-        let ended = home.finish(&["status", "--json"]).await.with_code(0);
-        let status: Value = serde_json::from_str(&ended.out).unwrap();
-        status["process"]["limit"].as_str().is_some_and(|limit| limit.contains("secondaries are"))
+        home.status().await["process"]["limit"]
+            .as_str()
+            .is_some_and(|limit| limit.contains("secondaries are"))
     };
     docrow.until("that is shown", async || limit().await).await;
     pair.let_go().await;

@@ -12,6 +12,7 @@ mod members;
 mod oplog;
 mod proxy;
 pub(crate) mod same;
+pub(crate) mod status;
 
 use ::docrow::demo::servers::{Mongod, MongodOptions, Postgres, PostgresOptions};
 use mongodb::{Client, Collection, bson::Document};
