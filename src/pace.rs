@@ -6,39 +6,45 @@ use tokio::time::{Duration, Instant, sleep_until};
 
 use crate::shutdown::Shutdown;
 
-/// A limit of speed.
+/// A limit of speed: `L` is a number of things a second.
 #[derive(Debug)]
-pub struct Pace(Mutex<State>);
+pub struct Pace<L>(Mutex<State<L>>);
 
 #[derive(Clone, Copy, Debug)]
-struct State {
-    /// Things a second.
-    rate: Option<f64>,
+struct State<L> {
+    limit: Option<L>,
     /// When all that was done so far may have been done.
     paid: Instant,
 }
 
-impl Pace {
-    /// A limit of so many things a second; none without one.
-    pub fn new(rate: Option<f64>) -> Self {
-        Self(Mutex::new(State { rate, paid: Instant::now() }))
+impl<L: Copy + PartialEq + Into<f64>> Pace<L> {
+    /// Not faster than that.
+    pub fn new(limit: Option<L>) -> Self {
+        Self(Mutex::new(State { limit, paid: Instant::now() }))
     }
 
-    /// Sets another limit. Who waits by the old one waits no longer than by the new one from now on.
-    pub fn set(&self, rate: Option<f64>) {
+    /// The limit.
+    pub fn limit(&self) -> Option<L> {
+        self.state().limit
+    }
+
+    /// Sets the limit. Who waits by the old one waits no longer than by the new one from now on. Whether it is another one.
+    pub fn set(&self, limit: Option<L>) -> bool {
         let mut state = self.state();
-        if state.rate != rate {
-            *state = State { rate, paid: Instant::now() };
+        let is_new = state.limit != limit;
+        if is_new {
+            *state = State { limit, paid: Instant::now() };
         }
+        is_new
     }
 
     /// How many things are to be taken at a time, so that they come evenly: at most `most`.
     pub fn together(&self, most: usize, workers: usize) -> usize {
         let workers = u32::try_from(workers.max(1)).unwrap_or(u32::MAX);
-        let Some(rate) = self.state().rate else { return most };
+        let Some(rate) = self.limit() else { return most };
         // A quarter of a second's worth. Saturating is wanted.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let each = (rate / 4.0 / f64::from(workers)) as usize;
+        let each = (rate.into() / 4.0 / f64::from(workers)) as usize;
         each.clamp(1, most)
     }
 
@@ -47,16 +53,17 @@ impl Pace {
         let things = u32::try_from(things).unwrap_or(u32::MAX);
         let due = {
             let mut state = self.state();
-            let Some(rate) = state.rate else { return };
+            let Some(rate) = state.limit else { return };
             // What was not used of the time before is not made up for.
-            state.paid = state.paid.max(Instant::now()) + Duration::from_secs_f64(f64::from(things) / rate);
+            state.paid =
+                state.paid.max(Instant::now()) + Duration::from_secs_f64(f64::from(things) / rate.into());
             state.paid
         };
         while !shutdown.is_requested() {
             // The limit may be another one by then.
             let state = *self.state();
             let until = due.min(state.paid);
-            if state.rate.is_none() || until <= Instant::now() {
+            if state.limit.is_none() || until <= Instant::now() {
                 return;
             }
             tokio::select! {
@@ -67,7 +74,7 @@ impl Pace {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State<L>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -91,7 +98,7 @@ mod tests {
         assert!(began.elapsed() >= Duration::from_millis(99), "{:?}", began.elapsed());
         assert_eq!(pace.together(1000, 4), 62);
         assert_eq!(Pace::new(Some(0.5)).together(1000, 4), 1);
-        assert_eq!(Pace::new(None).together(1000, 4), 1000);
+        assert_eq!(Pace::<f64>::new(None).together(1000, 4), 1000);
     }
 
     /// Whoever waits for an hour by the old limit does not when that is lifted.

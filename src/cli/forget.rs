@@ -4,7 +4,6 @@ use clap::Args;
 
 use super::{
     Outcome,
-    chosen::chosen,
     printable::{printable, say},
 };
 use crate::{
@@ -14,6 +13,7 @@ use crate::{
         Target,
         forget::{Archive, Known, Tables, still_followed},
     },
+    source::chosen,
 };
 
 #[derive(Debug, Args)]

@@ -3,7 +3,6 @@
 mod assets;
 mod backfill;
 mod check;
-mod chosen;
 mod dead_letters;
 mod demo;
 mod environment;

@@ -7,7 +7,6 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     Outcome,
-    chosen::chosen,
     printable::{printable, say},
     resync,
 };
@@ -15,12 +14,8 @@ use crate::{
     config::TargetConfig,
     error::{Code, Error, Result},
     shutdown::Shutdown,
-    sink::{
-        Target,
-        fence::Runner,
-        pauses::{Pause, Pauses},
-        resyncs::Desk,
-    },
+    sink::{Target, fence::Runner, pauses::Pause, requests::Requests},
+    source::chosen,
 };
 
 /// How long whoever runs the pipeline is waited for: it looks every second, and then finishes what it is about.
@@ -37,21 +32,21 @@ pub(super) struct Options {
 pub(super) async fn pause(config: &TargetConfig, options: Options, shutdown: Shutdown) -> Result<Outcome> {
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
     let pipeline = target.pipeline();
-    let (Some(desk), Some(pauses)) = (Desk::open(&target).await?, Pauses::open(&target).await?) else {
+    let Some(requests) = Requests::open(&target).await? else {
         return Err(resync::nothing(pipeline, "pause"));
     };
-    let known = desk.collections().await?;
+    let known = requests.collections().await?;
     if known.is_empty() {
         return Err(resync::nothing(pipeline, "pause"));
     }
     let chosen = chosen("pause", &options.collections, &known, "no collection of the pipeline")?;
-    pauses.pause(&chosen).await?;
-    let is_held = held(&pauses, &chosen, &shutdown).await?;
+    requests.pause(&chosen).await?;
+    let is_held = held(&requests, &chosen, &shutdown).await?;
     for collection in &chosen {
         say(format!("paused {}", printable(collection)))?;
     }
     let names: Vec<_> = options.collections.iter().map(|name| format!("'{}'", printable(name))).collect();
-    let runner = pauses.runner().await?;
+    let runner = requests.runner().await?;
     let so = match (&runner, is_held) {
         (Runner::Nobody, _) => {
             "nobody runs the pipeline now; whoever does leaves them as they are".to_owned()
@@ -67,16 +62,16 @@ pub(super) async fn pause(config: &TargetConfig, options: Options, shutdown: Shu
 
 pub(super) async fn resume(config: &TargetConfig, options: &Options) -> Result<Outcome> {
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
-    let Some(pauses) = Pauses::open(&target).await? else {
+    let Some(requests) = Requests::open(&target).await? else {
         return Err(resync::nothing(target.pipeline(), "resume"));
     };
-    let paused: Vec<_> = pauses.all().await?.into_iter().map(|pause| pause.collection).collect();
+    let paused: Vec<_> = requests.pauses().await?.into_iter().map(|pause| pause.collection).collect();
     if paused.is_empty() {
         let none = format!("no collection of pipeline {} is paused", target.pipeline());
         return Err(Error::new(Code::NothingMatched, none));
     }
     let chosen = chosen("resume", &options.collections, &paused, "no paused collection")?;
-    pauses.resume(&chosen).await?;
+    requests.resume(&chosen).await?;
     for collection in &chosen {
         say(format!("{} goes on", printable(collection)))?;
     }
@@ -84,15 +79,16 @@ pub(super) async fn resume(config: &TargetConfig, options: &Options) -> Result<O
 }
 
 /// Waits until whoever runs the pipeline writes nothing more to these collections. Whether that is so.
-async fn held(pauses: &Pauses, collections: &[String], shutdown: &Shutdown) -> Result<bool> {
+async fn held(requests: &Requests, collections: &[String], shutdown: &Shutdown) -> Result<bool> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let all = pauses.all().await?;
+        let all = requests.pauses().await?;
         let is_held = |pause: &Pause| pause.is_held || !collections.contains(&pause.collection);
         if all.iter().all(is_held) {
             return Ok(true);
         }
-        if Instant::now() > deadline || pauses.runner().await? == Runner::Nobody || shutdown.is_requested() {
+        if Instant::now() > deadline || requests.runner().await? == Runner::Nobody || shutdown.is_requested()
+        {
             return Ok(false);
         }
         sleep(POLL).await;

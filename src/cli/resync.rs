@@ -5,13 +5,13 @@ use serde_json::json;
 
 use super::{
     Outcome,
-    chosen::chosen,
     printable::{printable, say},
 };
 use crate::{
     config::TargetConfig,
     error::{Code, Error, Result},
-    sink::{Target, fence::Runner, resyncs::Desk},
+    sink::{Target, fence::Runner, requests::Requests},
+    source::chosen,
 };
 
 #[derive(Debug, Args)]
@@ -30,14 +30,16 @@ pub(super) async fn execute(
 ) -> Result<Outcome> {
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
     let pipeline = target.pipeline();
-    let Some(mut desk) = Desk::open(&target).await? else { return Err(nothing(pipeline, "copy anew")) };
-    let known = desk.collections().await?;
+    let Some(mut requests) = Requests::open(&target).await? else {
+        return Err(nothing(pipeline, "copy anew"));
+    };
+    let known = requests.collections().await?;
     if known.is_empty() {
         return Err(nothing(pipeline, "copy anew"));
     }
     let chosen = chosen("resync", &collections, &known, "no collection of the pipeline")?;
-    desk.ask(&chosen).await?;
-    let runner = desk.runner().await?;
+    requests.resync(&chosen).await?;
+    let runner = requests.runner().await?;
     if json {
         let runner = if let Runner::Process(runner) = &runner { Some(runner) } else { None };
         say(json!({ "pipeline": pipeline, "collections": chosen, "runner": runner }))?;

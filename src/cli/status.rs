@@ -9,7 +9,6 @@ use clap::Args;
 
 use super::{
     Outcome,
-    chosen::chosen,
     printable::{say, unprintable},
     status_layout::Size,
     status_table::{Paint, Sort, sort, table},
@@ -19,6 +18,7 @@ use crate::{
     error::{Error, Kind, Result},
     shutdown::Shutdown,
     sink::Target,
+    source::chosen,
     status::{Gatherer, Level, Status},
 };
 

@@ -10,11 +10,7 @@ use super::{
 use crate::{
     config::{Rate, TargetConfig},
     error::Result,
-    sink::{
-        Target,
-        fence::Runner,
-        throttles::{Throttle, Throttles},
-    },
+    sink::{Target, fence::Runner, requests::Requests, throttles::Throttle},
 };
 
 #[derive(Debug, Args)]
@@ -37,10 +33,10 @@ fn rate(text: &str) -> Result<Throttle, String> {
 
 pub(super) async fn execute(config: &TargetConfig, Options { rate }: Options) -> Result<Outcome> {
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
-    let Some(throttles) = Throttles::open(&target).await? else {
+    let Some(requests) = Requests::open(&target).await? else {
         return Err(resync::nothing(target.pipeline(), "throttle"));
     };
-    throttles.ask(&rate).await?;
+    requests.throttle(&rate).await?;
     let limit = match &rate {
         Throttle::AsConfigured => "as fast as the configuration says".to_owned(),
         Throttle::Off => "as fast as they can".to_owned(),
@@ -49,7 +45,7 @@ pub(super) async fn execute(config: &TargetConfig, Options { rate }: Options) ->
             Err(_) => text.clone(),
         },
     };
-    say(match throttles.runner().await? {
+    say(match requests.runner().await? {
         Runner::Process(runner) | Runner::Unheard(runner) => {
             format!(
                 "snapshots read {limit}: the docrow that runs the pipeline ({}) heeds it within seconds",

@@ -6,6 +6,7 @@
 //! relative to the file's folder; those of the command line and the environment, to the working directory. Where a
 //! [`Secret`] may come from is said in docs/security.md.
 
+mod amount;
 mod check;
 mod file;
 mod listen;

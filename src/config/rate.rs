@@ -5,6 +5,8 @@ use std::{fmt, str::FromStr};
 use bytesize::ByteSize;
 use indicatif::{BinaryBytes, HumanCount};
 
+use super::amount::amount;
+
 /// How fast a snapshot may read, over all chunks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rate {
@@ -18,14 +20,21 @@ impl FromStr for Rate {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, &'static str> {
-        const WRONG: &str = "write a number of documents, 5000, or of bytes, \"20MiB\", a second";
-        let text = text.trim();
-        let digits = text.replace(['_', ','], "");
-        let rate = match digits.parse() {
-            Ok(documents) => Self::Documents(documents),
-            Err(_) => Self::Bytes(text.parse::<ByteSize>().map_err(|_| WRONG)?.as_u64()),
+        let bytes = |text: &str| {
+            let bytes = text.parse::<ByteSize>().ok()?.as_u64();
+            (bytes > 0).then_some(Self::Bytes(bytes))
         };
-        if matches!(rate, Self::Documents(0) | Self::Bytes(0)) { Err(WRONG) } else { Ok(rate) }
+        let wrong = "write a number of documents, 5000, or of bytes, \"20MiB\", a second";
+        amount(text, Self::Documents, bytes).ok_or(wrong)
+    }
+}
+
+impl From<Rate> for f64 {
+    fn from((Rate::Documents(rate) | Rate::Bytes(rate)): Rate) -> Self {
+        // From 2^53 on it is no limit.
+        #[allow(clippy::cast_precision_loss)]
+        let rate = rate as Self;
+        rate
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{str::FromStr, time::Duration};
 
-use super::{check::Check, file::RawVerify};
+use super::{amount::amount, check::Check, file::RawVerify};
 use crate::error::Result;
 
 /// How often one may be wanted.
@@ -32,17 +32,12 @@ impl FromStr for SampleSize {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, &'static str> {
-        const WRONG: &str = "write a number of documents, 5000, or a percentage, 2.5%";
-        match text.strip_suffix('%') {
-            Some(percent) => {
-                let percent: f64 = percent.trim().parse().map_err(|_| WRONG)?;
-                if percent > 0.0 && percent <= 100.0 { Ok(Self::Percent(percent)) } else { Err(WRONG) }
-            }
-            None => match text.replace(['_', ','], "").parse() {
-                Ok(0) | Err(_) => Err(WRONG),
-                Ok(documents) => Ok(Self::Documents(documents)),
-            },
-        }
+        let percent = |text: &str| {
+            let percent = text.strip_suffix('%')?.trim().parse().ok()?;
+            (percent > 0.0 && percent <= 100.0).then_some(Self::Percent(percent))
+        };
+        let wrong = "write a number of documents, 5000, or a percentage, 2.5%";
+        amount(text, Self::Documents, percent).ok_or(wrong)
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tokio::{
+    sync::watch,
+    task::{AbortHandle, JoinError, JoinSet},
+};
 
 use super::{evolve::Evolution, intake::Workers};
 use crate::{
@@ -19,6 +22,28 @@ pub(super) enum Came {
     Asked,
     /// It was told to stop.
     Stopped,
+}
+
+/// How far the end of a turn has come for its workers, and what they do with what they have been sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// It has not begun.
+    None,
+    /// They leave what the stream has sent and they have not begun: it is read again from the stored positions. Requests may
+    /// still come.
+    Leave,
+    /// The same, and nothing comes any more: they end.
+    Left,
+    /// Nothing comes any more: they do all of it, and end.
+    Drain,
+}
+
+impl Ending {
+    /// Waits until nothing comes any more.
+    pub(super) async fn of_all(ending: &mut watch::Receiver<Self>) {
+        // Who would say so ends those who wait for it before it is gone.
+        let _ = ending.wait_for(|ending| matches!(ending, Self::Left | Self::Drain)).await;
+    }
 }
 
 /// All tasks of a turn. Dropped as a whole, it begins with the workers: once nobody applies changes any more, it does no
@@ -40,7 +65,7 @@ impl Crew {
         self.asking.request();
         if !finish {
             self.evolution.stop();
-            self.workers.leave.request();
+            self.workers.ending.send_replace(Ending::Leave);
         }
         while let Some(ended) = self.others.join_next().await {
             match ended {
@@ -48,7 +73,7 @@ impl Crew {
                 ended => drop(came(ended)?),
             }
         }
-        self.end_workers().await?;
+        self.end_workers(if finish { Ending::Drain } else { Ending::Left }).await?;
         if finish {
             let orders = self.evolution.orders();
             tokio::select! {
@@ -61,9 +86,9 @@ impl Crew {
         self.evolution.end().await
     }
 
-    async fn end_workers(&mut self) -> Result<()> {
+    async fn end_workers(&mut self, ending: Ending) -> Result<()> {
         // Not only by dropping the senders: the intake may be held up with one.
-        self.workers.stop.request();
+        self.workers.ending.send_replace(ending);
         while let Some(ended) = self.running.join_next().await {
             ended.map_err(|e| Error::caused(Kind::Bug, "a partition's worker broke off", e))??;
         }

@@ -6,14 +6,14 @@
 //! # Why a turn ends
 //!
 //! Whatever may hold a collection's mapping, or wait for it or for a worker, is a task of its own: the workers, the
-//! [keepers](super::evolve) of the mappings, what completes collections, and what looks for [what is asked for](super::asks).
+//! [keepers](super::evolve) of the mappings, what completes collections, and what looks for [requests](super::requests).
 //! So each of them always goes on, whatever the others wait for, and the turn itself, which only waits for tasks and
 //! for notices, holds nothing that any of them needs. A mapping is held for as long as a transaction takes, and nobody
 //! who holds one waits for another task. So everybody who waits for a mapping gets it.
 //!
 //! A turn that ends well cuts off what completes collections: what it has under way is rolled back, and it begins nothing
 //! any more; the next turn does it again. Everybody else is asked to stop, and does when what he is about is
-//! done, which is short: a worker writes the batch at hand, and what it was [asked for](super::asks), a keeper ends before the
+//! done, which is short: a worker writes the batch at hand, and what was [requested](super::requests) of it, a keeper ends before the
 //! next page, or the next try for a lock. Changes of the stream that wait for a worker are left: they may take minutes, and are
 //! read again from the stored positions, by the next turn or the next process. (Where a run ends by itself, once everything is
 //! applied, workers write all that they have been sent.) All of them are joined before the turn is over. A turn that fails cuts off everybody, the workers first ([`crew`](super::crew)).
@@ -26,7 +26,7 @@ use std::{
 
 use mongodb::bson::Timestamp;
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::{JoinError, JoinSet},
     time::Instant,
 };
@@ -34,16 +34,16 @@ use tokio::{
 use super::{
     Pipeline, Until,
     ahead::Ahead,
-    asks::Asks,
     batch::Positions,
     collection::Collection,
-    crew::{Came, Crew, came},
+    crew::{Came, Crew, Ending, came},
     evolve::Evolution,
     gauges::Gauges,
     intake::{Demand, Workers},
     phase::Phase,
     positions,
     prepare::Prepared,
+    requests::RequestWatch,
     retries::Retries,
     router::Router,
     watermark::Watermark,
@@ -150,7 +150,7 @@ impl Pipeline {
         let evolution = Evolution::start(self, prepared);
         let (mut others, asking) = (JoinSet::new(), Shutdown::default());
         let completing = others.spawn(self.clone().complete(collections.clone(), evolution.orders()));
-        let asks = Asks {
+        let requests = RequestWatch {
             retries: Retries::new(&collections, stored.positions),
             pipeline: self.clone(),
             collections,
@@ -158,7 +158,7 @@ impl Pipeline {
             parting,
             stop: asking.clone(),
         };
-        others.spawn(asks.run());
+        others.spawn(requests.run());
         Ok(Crew { running, workers, others, completing, asking, evolution })
     }
 
@@ -311,7 +311,7 @@ impl Pipeline {
         self.gauges.begin(collections, Watermark::new(known.clone()));
         let watermark = Arc::new(Mutex::new(Watermark::new(known)));
         let counter = self.reporter.counter("following, changes applied".to_owned());
-        let (mut workers, stop, leave) = (JoinSet::new(), Shutdown::default(), Shutdown::default());
+        let (mut workers, ending) = (JoinSet::new(), watch::Sender::new(Ending::None));
         let mut senders = Vec::new();
         for partition in (0..self.config.partitions).map(Partition) {
             let (sender, incoming) = mpsc::channel(WAITING);
@@ -324,8 +324,7 @@ impl Pipeline {
                 order: self.config.order,
                 limits: Limits { rows: self.config.batch_rows, age: self.config.batch_age },
                 incoming,
-                stop: stop.clone(),
-                leave: leave.clone(),
+                ending: ending.subscribe(),
                 acknowledge: Acknowledge { watermark: watermark.clone(), gauges: self.gauges.clone() },
                 counts: self.counts.clone(),
                 counter: counter.clone(),
@@ -341,7 +340,7 @@ impl Pipeline {
             senders.push(sender);
         }
         let router = Router::new(self.config.partitions, HashMap::clone(positions));
-        Ok((Workers { senders, stop, leave, router, watermark }, workers))
+        Ok((Workers { senders, ending, router, watermark }, workers))
     }
 
     async fn writer(

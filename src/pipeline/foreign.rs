@@ -12,10 +12,7 @@ use super::collection::Collection;
 use crate::{
     error::Result,
     mapping::Mapping,
-    sink::{
-        Target,
-        repairs::{Bench, Repairs},
-    },
+    sink::{Target, repairs::Repairs, requests::Requests},
 };
 
 /// How many are asked for together.
@@ -66,8 +63,8 @@ impl Foreign {
 
     async fn ask(&mut self, target: &Target, collection: &Collection) -> Result<()> {
         let repairs = std::mem::take(&mut self.repairs);
-        match Bench::open(target).await? {
-            Some(bench) => bench.ask(collection.name(), &repairs).await,
+        match Requests::open(target).await? {
+            Some(requests) => requests.repair(collection.name(), &repairs).await,
             None => Ok(()),
         }
     }

@@ -130,11 +130,10 @@ pub(super) async fn require_collections(
 
 /// The mappings of a pipeline.
 pub(super) struct Mappings {
+    /// Those that are stored, with what their files have got since.
     in_force: HashMap<String, InForce>,
-    /// As they are stored, without what their files have got since.
-    stored: HashMap<String, InForce>,
     files: HashMap<String, MappingSpec>,
-    /// Those that were made from samples here.
+    /// Those that were made from samples.
     sampled: HashMap<String, InForce>,
     /// The names of all tables.
     pub(super) tables: Names,
@@ -149,11 +148,10 @@ impl Mappings {
     pub(super) fn load(stored: &[schemas::Mapping], config: &Config, files: &MappingFiles) -> Result<Self> {
         let files: HashMap<_, _> =
             files.iter().map(|(name, file)| (name.clone(), file.spec.clone())).collect();
-        let (mut in_force, mut as_stored) = (HashMap::new(), HashMap::new());
+        let mut in_force = HashMap::new();
         for stored in stored {
             config.check_mask_key(&stored.collection, stored.masked_by.as_deref())?;
             let mut mapping = InForce::read(stored)?;
-            as_stored.insert(stored.collection.clone(), mapping.clone());
             if let Some(file) = files.get(&stored.collection) {
                 mapping = mapping.with_file(file)?;
             }
@@ -175,7 +173,7 @@ impl Mappings {
             }
         }
         let (sampled, default) = (HashMap::new(), config.default_mapping);
-        Ok(Self { in_force, stored: as_stored, files, sampled, tables, default })
+        Ok(Self { in_force, files, sampled, tables, default })
     }
 
     /// Takes over what `earlier` has made from samples, for the collections that still have no mapping: what was shown to
@@ -184,20 +182,21 @@ impl Mappings {
         for (name, mapping) in earlier.sampled {
             let is_mapped = self.in_force.contains_key(&name) || self.files.contains_key(&name);
             if !is_mapped && table_names(&mapping.spec).all(|table| self.tables.reserve(table)) {
-                self.in_force.insert(name, mapping);
+                self.sampled.insert(name, mapping);
             }
         }
     }
 
     /// The mapping of a collection as it is stored, if it is.
     pub(super) fn stored(&self, collection: &str) -> Option<&InForce> {
-        self.stored.get(collection)
+        let in_force = self.in_force.get(collection)?;
+        Some(in_force.before.as_deref().unwrap_or(in_force))
     }
 
     /// The mapping of a collection, made from a sample of its documents if nobody wrote one.
     pub(super) async fn of(&mut self, source: &Source, collection: &Namespace) -> Result<InForce> {
         let name = collection.to_string();
-        if let Some(mapping) = self.in_force.get(&name) {
+        if let Some(mapping) = self.in_force.get(&name).or_else(|| self.sampled.get(&name)) {
             return Ok(mapping.clone());
         }
         let new =
@@ -222,7 +221,6 @@ impl Mappings {
 
     /// Forgets the mapping in force of a collection, and the names of its tables: it is new.
     pub(super) fn forget(&mut self, collection: &Namespace) {
-        self.stored.remove(&collection.to_string());
         if let Some(forgotten) = self.in_force.remove(&collection.to_string()) {
             table_names(&forgotten.spec).for_each(|name| self.tables.release(name));
         }

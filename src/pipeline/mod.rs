@@ -35,7 +35,6 @@
 
 mod ahead;
 mod anew;
-mod asks;
 pub mod batch;
 mod census;
 mod chronicle;
@@ -63,6 +62,7 @@ mod positions;
 mod prepare;
 mod reload;
 mod repair;
+mod requests;
 mod retries;
 pub mod router;
 #[cfg(test)]

@@ -36,7 +36,7 @@
 use super::{Pipeline, collection::Collection};
 use crate::{
     error::{Code, Error, Result},
-    sink::{Session, pauses},
+    sink::{Session, pauses, requests::Requested},
 };
 
 impl Pipeline {
@@ -46,19 +46,19 @@ impl Pipeline {
         Ok(all.into_iter().map(|pause| pause.collection).collect())
     }
 
-    /// Whether somebody has paused one of these collections, or wants one to go on.
+    /// Whether one of these collections is to be paused, or to go on.
     pub(super) async fn is_pause_asked(
         &self,
         session: &mut Session,
+        requested: &Requested,
         collections: &[Collection],
     ) -> Result<bool> {
-        let paused = pauses::all(session, self.target.pipeline()).await?;
-        let wanted = |collection: &Collection| paused.iter().find(|p| p.collection == collection.name());
-        if collections.iter().any(|collection| collection.is_paused() != wanted(collection).is_some()) {
+        let is_among = |names: &[String], own: &Collection| names.iter().any(|name| name == own.name());
+        if collections.iter().any(|own| own.is_paused() != is_among(&requested.paused, own)) {
             return Ok(true);
         }
         // Resumed and paused again before that was seen: it is held all the same.
-        let unheard = collections.iter().filter(|collection| wanted(collection).is_some_and(|p| !p.is_held));
+        let unheard = collections.iter().filter(|own| is_among(&requested.unheard, own));
         let unheard: Vec<&str> = unheard.map(Collection::name).collect();
         if !unheard.is_empty() {
             pauses::hold(session, self.target.pipeline(), &unheard).await?;

@@ -12,12 +12,10 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use indicatif::HumanCount;
 use mongodb::bson::{RawArrayBuf, RawDocument, RawDocumentBuf, cstr};
-use tokio::time::Instant;
 
 use super::{
     Collection, Pipeline,
@@ -45,9 +43,6 @@ use crate::{
     source::{CHUNK_BYTES, Chunk, CollectionInfo, Source},
     vitals::Part,
 };
-
-/// How long somebody's lock on a table is waited for.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The collections, with their tables and plans made, and the mappings they have.
 pub(super) struct Prepared {
@@ -151,10 +146,10 @@ impl Pipeline {
         stored: Option<&InForce>,
     ) -> Result<bool> {
         let (record, tables) = (wanted.record(mapping), mapping.tables());
-        let (deadline, mut tries) = (Instant::now() + PATIENCE, Tries::endless());
+        let mut tries = Tries::patient();
         loop {
             match ddl::change_tables(session, &self.target, &record, tables).await {
-                Err(error) if error.code() == Code::TargetLocked && Instant::now() < deadline => {
+                Err(error) if tries.outwait(&error) => {
                     let what = format!("{}: changes of its tables", record.collection);
                     let names = ddl::names(self.target.schema(), tables);
                     tries.make_way(session, (&what, error), &names).await?;

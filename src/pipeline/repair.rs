@@ -37,7 +37,7 @@ use crate::{
         dead_letter::{self, DeadKey},
         fence::{Fence, Holder, Manner},
         progress::Partition,
-        repairs::{self, Repairs},
+        repairs::Repairs,
         schemas,
         upsert::{Applier, Batch, CollectionBatch},
     },
@@ -49,21 +49,16 @@ const TOGETHER: usize = 500;
 const BYTES: usize = 8 << 20;
 
 impl Pipeline {
-    /// Takes up the repairs that are asked for: the changes they amount to, by partition. Those of collections that are not
-    /// complete wait until these are, those of collections that are not included are forgotten.
+    /// Takes up repairs: the changes they amount to, by partition. Those of collections that are not included are forgotten.
     pub(super) async fn repairs(
         &self,
-        session: &mut Session,
+        session: &Session,
         collections: &[Collection],
+        taken: Vec<(String, Repairs)>,
         (retries, router, tries): (&Retries, &Router, &mut Tries),
     ) -> Result<BTreeMap<Partition, Vec<Change>>> {
         let mut changes: BTreeMap<Partition, Vec<Change>> = BTreeMap::new();
-        let ready = self.demand.borrow().ready.clone();
-        let waiting = (0..).map(CollectionId).zip(collections).filter(|(id, _)| !ready.contains_key(id));
-        let waiting: Vec<&str> = waiting.map(|(_, collection)| collection.name()).collect();
-        for (name, Repairs { documents, keys }) in
-            repairs::take(session, self.target.pipeline(), &waiting).await?
-        {
+        for (name, Repairs { documents, keys }) in taken {
             let Some(id) = retries.collection(&name) else { continue };
             let Some(collection) = collections.get(id.0) else { continue };
             let count = documents.len() + keys.count;

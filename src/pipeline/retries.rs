@@ -1,4 +1,4 @@
-//! Dead letters that somebody asked to be tried again.
+//! Dead letters that are to be tried again.
 //!
 //! A letter is tried by giving its document to its worker as if it had been updated just now: the worker looks up its
 //! current state, as for any update, and writes it, or its dead letter anew. So a retry can't take a row backwards (G3).
@@ -17,7 +17,7 @@ use crate::{
     error::Result,
     failpoint::{self, Failpoint},
     key::{DocumentKey, Id},
-    sink::{Session, Target, dead_letter, progress::Partition},
+    sink::{Session, dead_letter, progress::Partition},
 };
 
 /// Hands dead letters to the workers.
@@ -42,14 +42,14 @@ impl Retries {
         Self { ids, paused, given: HashSet::new(), stored }
     }
 
-    /// What is asked for and not under way yet, by partition.
-    pub(super) async fn asked(
+    /// Of the letters that are asked for, what is not under way yet, by partition.
+    pub(super) async fn take(
         &mut self,
         session: &mut Session,
-        target: &Target,
+        pipeline: &str,
+        asked: Vec<dead_letter::Asked>,
         router: &Router,
     ) -> Result<BTreeMap<Partition, Vec<Change>>> {
-        let asked = dead_letter::asked(session, target.pipeline()).await?;
         let times: HashSet<_> = asked.iter().map(|letter| (letter.id, letter.at)).collect();
         self.given.retain(|given| times.contains(given));
         let mut unknown = Vec::new();
@@ -68,7 +68,7 @@ impl Retries {
         }
         // Those of a collection that is no longer included stay dead, and do not keep the others waiting.
         if !unknown.is_empty() {
-            dead_letter::answered(session, target.pipeline(), &unknown).await?;
+            dead_letter::answered(session, pipeline, &unknown).await?;
             failpoint::reach(Failpoint::LettersAnswered);
         }
         Ok(changes)

@@ -5,11 +5,7 @@
 //! The limit is paid after each reply, inside the chunk's transaction, so that a chunk takes as long as the limit says, and none
 //! is read twice.
 
-use std::{
-    convert::Infallible,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{convert::Infallible, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -18,7 +14,7 @@ use tokio::{
 
 use super::Pipeline;
 use crate::{
-    config::Rate, metrics, pace::Pace, shutdown::Shutdown, sink::throttles::Throttle as Asked, vitals::Vitals,
+    config::Rate, pace::Pace, shutdown::Shutdown, sink::throttles::Throttle as Asked, vitals::Vitals,
 };
 
 /// How often the secondaries are looked at, and how long MongoDB may take to answer.
@@ -31,8 +27,7 @@ const SPARING: Duration = Duration::from_secs(60);
 /// Slows snapshots down.
 pub(super) struct Throttle {
     configured: Option<Rate>,
-    limit: Mutex<Option<Rate>>,
-    pace: Pace,
+    pace: Pace<Rate>,
     /// How far MongoDB's secondaries are behind, if that is too far.
     lag: watch::Sender<Option<Duration>>,
 }
@@ -40,8 +35,7 @@ pub(super) struct Throttle {
 impl Throttle {
     /// As the configuration says.
     pub(super) fn new(configured: Option<Rate>) -> Self {
-        let (limit, lag) = (Mutex::new(configured), watch::Sender::new(None));
-        Self { configured, limit, pace: Pace::new(figure(configured)), lag }
+        Self { configured, pace: Pace::new(configured), lag: watch::Sender::new(None) }
     }
 
     /// Takes over what is asked for. Shows it.
@@ -52,10 +46,7 @@ impl Throttle {
             // What a later docrow wrote counts for nothing.
             Asked::AtMost(text) => text.parse().ok().or(self.configured),
         };
-        let before =
-            std::mem::replace(&mut *self.limit.lock().unwrap_or_else(PoisonError::into_inner), limit);
-        if before != limit {
-            self.pace.set(figure(limit));
+        if self.pace.set(limit) {
             match limit {
                 Some(limit) => tracing::info!("snapshots read at most {limit}"),
                 None => tracing::info!("snapshots read as fast as they can"),
@@ -70,7 +61,7 @@ impl Throttle {
 
     /// How many documents a reply has, so that they come evenly: at most `most`, by so many copiers.
     pub(super) fn documents_per_reply(&self, most: u32, copiers: usize) -> u32 {
-        match self.limit() {
+        match self.pace.limit() {
             Some(Rate::Documents(_)) => {
                 let most = usize::try_from(most).unwrap_or(usize::MAX);
                 u32::try_from(self.pace.together(most, copiers)).unwrap_or(u32::MAX)
@@ -81,7 +72,7 @@ impl Throttle {
 
     /// Waits until more may be read than this reply.
     pub(super) async fn read(&self, documents: u64, bytes: usize, shutdown: &Shutdown) {
-        match self.limit() {
+        match self.pace.limit() {
             Some(Rate::Documents(_)) => {
                 self.pace.done(usize::try_from(documents).unwrap_or(usize::MAX), shutdown).await;
             }
@@ -99,16 +90,6 @@ impl Throttle {
             _ = timeout(SPARING, caught_up) => {}
         }
     }
-
-    fn limit(&self) -> Option<Rate> {
-        *self.limit.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Things a second.
-fn figure(rate: Option<Rate>) -> Option<f64> {
-    let (Rate::Documents(rate) | Rate::Bytes(rate)) = rate?;
-    Some(metrics::figure(rate))
 }
 
 impl Pipeline {

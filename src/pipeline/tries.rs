@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::collection::{Changing, Collection};
 use crate::{
@@ -23,12 +23,17 @@ use crate::{
 const MOMENT: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(2);
 
+/// How long another session's lock is waited for where nothing can be done without it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// After how many tries it is said that something waits: before, it is somebody's query, or autovacuum, and soon over.
 const TOLD: u32 = 3;
 
 /// Tries at one thing, until it is done or the turn ends.
 pub(super) struct Tries {
     stop: Shutdown,
+    /// When locks are no longer waited for.
+    deadline: Option<Instant>,
     retry: Retry,
     /// How long was waited between tries.
     waited: Duration,
@@ -38,12 +43,22 @@ pub(super) struct Tries {
 impl Tries {
     /// Tries until `stop` is requested.
     pub(super) fn until(stop: Shutdown) -> Self {
-        Self { stop, retry: Retry::new(), waited: Duration::ZERO, is_told: false }
+        Self { stop, deadline: None, retry: Retry::new(), waited: Duration::ZERO, is_told: false }
     }
 
     /// Tries that end when their task is aborted.
     pub(super) fn endless() -> Self {
         Self::until(Shutdown::default())
+    }
+
+    /// Tries for some seconds, that end when their task is aborted.
+    pub(super) fn patient() -> Self {
+        Self { deadline: Some(Instant::now() + PATIENCE), ..Self::endless() }
+    }
+
+    /// Whether it is to be tried again after this error: another session has a lock, and there is time.
+    pub(super) fn outwait(&self, error: &Error) -> bool {
+        error.code() == Code::TargetLocked && self.deadline.is_none_or(|deadline| Instant::now() < deadline)
     }
 
     /// Does what can be dropped at any time. `None`: the turn ends.
@@ -90,7 +105,7 @@ impl Tries {
     ) -> Result<bool> {
         loop {
             match applier.apply(batch).await {
-                Err(error) if error.code() == Code::TargetLocked => self.tell(what, &error),
+                Err(error) if self.outwait(&error) => self.tell(what, &error),
                 applied => return applied.map(|_| true),
             }
             if !self.again().await {

@@ -10,9 +10,8 @@ use std::{
 };
 
 use bytes::BytesMut;
-use tokio::time::Instant;
 
-use super::{Pipeline, mappings::Mappings, prepare::PATIENCE, tries::Tries};
+use super::{Pipeline, mappings::Mappings, tries::Tries};
 use crate::{
     change::Namespace,
     config::OnDrop,
@@ -197,18 +196,13 @@ impl Pipeline {
 
     /// Drops a collection's tables, with all that is known of it, so that it is mapped and copied as a new one.
     pub(super) async fn begin_again(&self, session: &mut Session, collection: &Namespace) -> Result<()> {
-        let (deadline, mut tries) = (Instant::now() + PATIENCE, Tries::endless());
-        loop {
-            match ddl::drop_tables(session, &self.target, &collection.to_string()).await {
-                Err(error) if error.code() == Code::TargetLocked && Instant::now() < deadline => {
-                    tries.again().await;
-                }
-                Err(error) => {
-                    let doing = "has other keys than its tables take, which must be made again";
-                    return Err(error.within(format!("{collection} {doing}")));
-                }
-                Ok(_) => break,
+        let mut tries = Tries::patient();
+        while let Err(error) = ddl::drop_tables(session, &self.target, &collection.to_string()).await {
+            if !tries.outwait(&error) {
+                let doing = "has other keys than its tables take, which must be made again";
+                return Err(error.within(format!("{collection} {doing}")));
             }
+            tries.again().await;
         }
         tracing::warn!(
             "{collection} has got other keys than its tables take: they are made again, and are empty until it is copied"

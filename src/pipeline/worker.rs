@@ -15,7 +15,7 @@ use std::{
 use indicatif::ProgressBar;
 use mongodb::bson::{DateTime, RawDocumentBuf, Timestamp};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant, sleep_until},
 };
 
@@ -24,6 +24,7 @@ use super::{
     ahead::Ahead,
     batch::Batch,
     collection::Collection,
+    crew::Ending,
     follow::Acknowledge,
     write::{Reach, Write, Writer, Written},
 };
@@ -35,7 +36,6 @@ use crate::{
     key::{DocumentKey, Id},
     metrics,
     patch::Patch,
-    shutdown::Shutdown,
     sink::progress::Partition,
     source::{Lookup, Source},
     vitals::Post,
@@ -103,10 +103,8 @@ pub(super) struct Worker {
     pub(super) order: Order,
     pub(super) limits: Limits,
     pub(super) incoming: mpsc::Receiver<Routed>,
-    /// Asks it to end when it has done what it has been sent.
-    pub(super) stop: Shutdown,
-    /// Asks it to leave what the stream has sent and is in no batch yet.
-    pub(super) leave: Shutdown,
+    /// Has it end.
+    pub(super) ending: watch::Receiver<Ending>,
     pub(super) acknowledge: Acknowledge,
     pub(super) counts: Arc<Counts>,
     pub(super) counter: ProgressBar,
@@ -135,7 +133,7 @@ impl Worker {
             self.post.rests("waits for changes");
             let routed = tokio::select! {
                 biased;
-                () = self.stop.requested(), if !self.incoming.is_closed() => {
+                () = Ending::of_all(&mut self.ending), if !self.incoming.is_closed() => {
                     self.incoming.close();
                     continue;
                 }
@@ -152,7 +150,7 @@ impl Worker {
             };
             // What was asked for comes without a position, and nobody would read it again.
             let is_of_stream = reached.is_some();
-            if is_of_stream && self.leave.is_requested() {
+            if is_of_stream && self.leaves() {
                 continue;
             }
             if let Some(reached) = &reached {
@@ -162,7 +160,7 @@ impl Worker {
                 if batch.is_full(self.limits.rows) && self.may_end(&batch, &change) {
                     self.flush(&mut batch).await?;
                     due = Instant::now() + HEARTBEAT;
-                    if is_of_stream && self.leave.is_requested() {
+                    if is_of_stream && self.leaves() {
                         continue 'parcels;
                     }
                 }
@@ -183,6 +181,11 @@ impl Worker {
         self.flush(&mut batch).await?;
         // The positions that are left, and makes all durable.
         self.flush(&mut batch).await
+    }
+
+    /// Whether what the stream has sent and is in no batch yet is left.
+    fn leaves(&self) -> bool {
+        matches!(*self.ending.borrow(), Ending::Leave | Ending::Left)
     }
 
     /// Whether a transaction of PostgreSQL may end between the batch and `next`.

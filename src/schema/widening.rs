@@ -128,7 +128,17 @@ impl MappingSpec {
         if beside != *new {
             return Some(beside);
         }
-        self.unwidened(new).filter(|narrow| narrow != new)
+        let mut narrow = new.clone();
+        for table in narrow.tables_mut() {
+            let Some(before) = self.tables().find(|before| before.table == table.table) else { continue };
+            for column in &mut table.columns {
+                let before = before.columns.iter().find(|old| old.settled_name() == column.settled_name());
+                if let Some(before) = before {
+                    column.clone_from(before);
+                }
+            }
+        }
+        (narrow != *self && narrow != *new).then_some(narrow)
     }
 
     /// The mapping in which these columns, named with their tables, hold fractions, too. `None`: none of them holds whole
@@ -154,21 +164,6 @@ impl MappingSpec {
     /// All tables, the root first.
     fn tables_mut(&mut self) -> impl Iterator<Item = &mut TableSpec> {
         std::iter::once(&mut self.root).chain(&mut self.children)
-    }
-
-    /// `new`, which adds to this mapping, with the columns of this one as they are. `None`: then it adds nothing.
-    fn unwidened(&self, new: &Self) -> Option<Self> {
-        let mut narrow = new.clone();
-        for table in narrow.tables_mut() {
-            let Some(before) = self.tables().find(|before| before.table == table.table) else { continue };
-            for column in &mut table.columns {
-                let before = before.columns.iter().find(|old| old.settled_name() == column.settled_name());
-                if let Some(before) = before {
-                    column.clone_from(before);
-                }
-            }
-        }
-        (narrow != *self).then_some(narrow)
     }
 }
 
@@ -200,7 +195,7 @@ mod tests {
         assert_eq!(found, [of("t", "id"), of("c", "p")]);
         assert_eq!(beside.settled(), wide);
         assert_eq!(MappingSpec::parse(&beside.to_toml(), "t.toml").unwrap(), beside);
-        assert_eq!(narrow.unwidened(&beside), None);
+        assert_eq!(narrow.less_than(&beside), None);
         let kept = narrow.keeping(&beside, &beside.replacements()[..1]);
         assert_eq!(kept.replacements(), beside.replacements()[1..]);
         assert_eq!(narrow.keeping(&beside, &beside.replacements()), narrow);
@@ -223,7 +218,7 @@ mod tests {
     fn what_is_new_can_be_had_without_what_is_wider() {
         let more = "b = { path = \"b\", type = \"text\" }\n";
         let (narrow, wide) = (spec("\"bigint\"", ""), spec("\"numeric\"", more));
-        assert_eq!(narrow.unwidened(&narrow.beside(&wide)), Some(spec("\"bigint\"", more)));
-        assert_eq!(narrow.unwidened(&spec("\"numeric\"", "")), None);
+        assert_eq!(narrow.less_than(&narrow.beside(&wide)), Some(spec("\"bigint\"", more)));
+        assert_eq!(narrow.less_than(&narrow.beside(&spec("\"numeric\"", ""))), None);
     }
 }

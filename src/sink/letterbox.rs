@@ -3,10 +3,7 @@
 
 use tokio_postgres::Row;
 
-use super::{
-    Session, Target, bookkeeping, failure,
-    fence::{self, Runner},
-};
+use super::{Target, failure, fence::Runner, requests::Requests};
 use crate::error::Result;
 
 /// How many groups of letters are told.
@@ -84,16 +81,12 @@ pub struct Waiting {
 
 /// The dead letters of a pipeline.
 #[derive(Debug)]
-pub struct Letterbox {
-    session: Session,
-    pipeline: String,
-}
+pub struct Letterbox(Requests);
 
 impl Letterbox {
     /// Opens it; `None` where docrow has never written to the target.
     pub async fn open(target: &Target) -> Result<Option<Self>> {
-        let session = bookkeeping::open(target).await?;
-        Ok(session.map(|session| Self { session, pipeline: target.pipeline().to_owned() }))
+        Ok(Requests::open(target).await?.map(Self))
     }
 
     /// The latest letters, of one collection or of all.
@@ -104,7 +97,8 @@ impl Letterbox {
         );
         let (ids, collection) = which.parameters();
         let limit = i64::from(limit);
-        let rows = self.session.client.query(&question, &[&self.pipeline, &ids, &collection, &limit]).await;
+        let rows =
+            self.0.session.client.query(&question, &[&self.0.pipeline, &ids, &collection, &limit]).await;
         let rows = rows.map_err(fail)?;
         rows.iter().map(letter).collect::<Result<_, _>>().map_err(fail)
     }
@@ -117,7 +111,7 @@ impl Letterbox {
              WHERE {CONDITION} GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2 LIMIT {GROUPS}"
         );
         let (ids, collection) = which.parameters();
-        let rows = self.session.client.query(&question, &[&self.pipeline, &ids, &collection]).await;
+        let rows = self.0.session.client.query(&question, &[&self.0.pipeline, &ids, &collection]).await;
         let (mut groups, mut total) = (Vec::new(), 0);
         for row in &rows.map_err(fail)? {
             let get = |column| row.try_get(column).map_err(fail);
@@ -132,7 +126,7 @@ impl Letterbox {
         let fail = |e| failure::of(format!("read dead letter {id}"), &e);
         let question =
             format!("SELECT {LETTER}, document FROM docrow.dead_letters WHERE pipeline = $1 AND id = $2");
-        let row = self.session.client.query_opt(&question, &[&self.pipeline, &id]).await.map_err(fail)?;
+        let row = self.0.session.client.query_opt(&question, &[&self.0.pipeline, &id]).await.map_err(fail)?;
         row.map(|row| Ok((letter(&row)?, row.try_get(7)?))).transpose().map_err(fail)
     }
 
@@ -142,7 +136,7 @@ impl Letterbox {
         let statement =
             format!("UPDATE docrow.dead_letters SET retry_at = now() WHERE {CONDITION} RETURNING id");
         let (ids, collection) = which.parameters();
-        let rows = self.session.client.query(&statement, &[&self.pipeline, &ids, &collection]).await;
+        let rows = self.0.session.client.query(&statement, &[&self.0.pipeline, &ids, &collection]).await;
         rows.map_err(fail)?.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fail)
     }
 
@@ -158,7 +152,7 @@ impl Letterbox {
              FROM docrow.dead_letters l WHERE {CONDITION} AND retry_at IS NOT NULL) AS waiting"
         );
         let (ids, collection) = which.parameters();
-        let row = self.session.client.query_one(&question, &[&self.pipeline, &ids, &collection]).await;
+        let row = self.0.session.client.query_one(&question, &[&self.0.pipeline, &ids, &collection]).await;
         let row = row.map_err(fail)?;
         Ok(Waiting { live: row.try_get(0).map_err(fail)?, stopped: row.try_get(1).map_err(fail)? })
     }
@@ -167,7 +161,7 @@ impl Letterbox {
     pub async fn existing(&self, ids: &[i64]) -> Result<Vec<i64>> {
         let fail = |e| failure::of("look for dead letters", &e);
         let question = "SELECT id FROM docrow.dead_letters WHERE pipeline = $1 AND id = ANY($2)";
-        let rows = self.session.client.query(question, &[&self.pipeline, &ids]).await.map_err(fail)?;
+        let rows = self.0.session.client.query(question, &[&self.0.pipeline, &ids]).await.map_err(fail)?;
         rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fail)
     }
 
@@ -176,12 +170,12 @@ impl Letterbox {
         let fail = |e| failure::of("discard dead letters", &e);
         let (ids, collection) = which.parameters();
         let statement = format!("DELETE FROM docrow.dead_letters WHERE {CONDITION}");
-        self.session.client.execute(&statement, &[&self.pipeline, &ids, &collection]).await.map_err(fail)
+        self.0.session.client.execute(&statement, &[&self.0.pipeline, &ids, &collection]).await.map_err(fail)
     }
 
     /// Who runs the pipeline.
     pub async fn runner(&self) -> Result<Runner> {
-        fence::runner(&self.session, &self.pipeline).await
+        self.0.runner().await
     }
 }
 

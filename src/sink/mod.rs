@@ -23,7 +23,7 @@
 //! those that are there, `plan` decides what is to be done about them, `ddl` does it, `locks` keeps that from holding up
 //! others; `bookkeeping` creates the schema `docrow`, of which `progress`, `chunks`, `resyncs`, `repairs`, `schemas`, `reports` and `dead_letter` each own one table;
 //! `copy` writes snapshot chunks, `upsert` batches of the stream, `array` encodes their parameters; `read` and `scan` give
-//! rows back, some by a `cursor`; `letterbox` is what people do with dead letters, `survey` what a status is made of;
+//! rows back, some by a `cursor`; `requests` is what people ask by, `letterbox` what they do with dead letters, `survey` what a status is made of;
 //! `standing` is what the server does for docrow right now.
 //!
 //! The sink sees encoded rows only. What a document is, where rows come from and when to try again are
@@ -52,6 +52,7 @@ mod pulse;
 pub mod read;
 pub mod repairs;
 pub mod reports;
+pub mod requests;
 pub mod resyncs;
 pub mod scan;
 pub mod schemas;

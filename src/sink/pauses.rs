@@ -5,10 +5,7 @@
 
 use std::time::SystemTime;
 
-use super::{
-    Session, Target, bookkeeping, failure,
-    fence::{self, Runner},
-};
+use super::{Session, failure, requests::Requests};
 use crate::error::Result;
 
 /// A collection that is paused.
@@ -45,22 +42,9 @@ pub async fn hold(session: &mut Session, pipeline: &str, collections: &[&str]) -
     transaction.commit().await.map_err(fail)
 }
 
-/// What people need to pause collections, and to have them go on.
-#[derive(Debug)]
-pub struct Pauses {
-    session: Session,
-    pipeline: String,
-}
-
-impl Pauses {
-    /// Opens it; `None` where docrow has never written to the target.
-    pub async fn open(target: &Target) -> Result<Option<Self>> {
-        let session = bookkeeping::open(target).await?;
-        Ok(session.map(|session| Self { session, pipeline: target.pipeline().to_owned() }))
-    }
-
+impl Requests {
     /// The collections that are paused.
-    pub async fn all(&self) -> Result<Vec<Pause>> {
+    pub async fn pauses(&self) -> Result<Vec<Pause>> {
         all(&self.session, &self.pipeline).await
     }
 
@@ -68,22 +52,14 @@ impl Pauses {
     pub async fn pause(&self, collections: &[String]) -> Result<()> {
         let statement = "INSERT INTO docrow.pauses (pipeline, collection) SELECT $1, c FROM unnest($2::text[]) AS a (c) \
             ON CONFLICT (pipeline, collection) DO NOTHING";
-        self.execute("pause collections", statement, collections).await
+        let done = self.session.client.execute(statement, &[&self.pipeline, &collections]).await;
+        done.map(drop).map_err(|e| failure::of("pause collections", &e))
     }
 
     /// Has these collections go on.
     pub async fn resume(&self, collections: &[String]) -> Result<()> {
         let statement = "DELETE FROM docrow.pauses WHERE pipeline = $1 AND collection = ANY($2)";
-        self.execute("have collections go on", statement, collections).await
-    }
-
-    async fn execute(&self, doing: &str, statement: &str, collections: &[String]) -> Result<()> {
         let done = self.session.client.execute(statement, &[&self.pipeline, &collections]).await;
-        done.map(drop).map_err(|e| failure::of(doing, &e))
-    }
-
-    /// Who runs the pipeline.
-    pub async fn runner(&self) -> Result<Runner> {
-        fence::runner(&self.session, &self.pipeline).await
+        done.map(drop).map_err(|e| failure::of("have collections go on", &e))
     }
 }

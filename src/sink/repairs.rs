@@ -6,7 +6,7 @@
 
 use mongodb::bson::{RawDocument, RawDocumentBuf};
 
-use super::{Keys, Session, Target, bookkeeping, failure, fence};
+use super::{Keys, Session, failure, requests::Requests};
 use crate::{error::Result, key::Id};
 
 /// How many are taken at a time.
@@ -32,11 +32,6 @@ impl Repairs {
 pub async fn take(session: &mut Session, pipeline: &str, later: &[&str]) -> Result<Vec<(String, Repairs)>> {
     let doing = "take rows to be repaired";
     let fail = |e| failure::of(doing, &e);
-    // Mostly there is nothing, which is not worth a transaction.
-    let any = "SELECT FROM docrow.repairs WHERE pipeline = $1 AND collection <> ALL ($2) LIMIT 1";
-    if session.client.query_opt(any, &[&pipeline, &later]).await.map_err(fail)?.is_none() {
-        return Ok(Vec::new());
-    }
     let transaction = session.enter(doing).await?;
     let delete = "DELETE FROM docrow.repairs WHERE id IN \
         (SELECT id FROM docrow.repairs WHERE pipeline = $1 AND collection <> ALL ($2) ORDER BY id LIMIT $3) \
@@ -59,22 +54,9 @@ pub async fn take(session: &mut Session, pipeline: &str, later: &[&str]) -> Resu
     Ok(taken)
 }
 
-/// What is needed to ask.
-#[derive(Debug)]
-pub struct Bench {
-    session: Session,
-    pipeline: String,
-}
-
-impl Bench {
-    /// Opens it; `None` where docrow has never written to the target.
-    pub async fn open(target: &Target) -> Result<Option<Self>> {
-        let session = bookkeeping::open(target).await?;
-        Ok(session.map(|session| Self { session, pipeline: target.pipeline().to_owned() }))
-    }
-
+impl Requests {
     /// Asks for repairs.
-    pub async fn ask(&self, collection: &str, repairs: &Repairs) -> Result<()> {
+    pub async fn repair(&self, collection: &str, repairs: &Repairs) -> Result<()> {
         let fail = |e| failure::of("ask for rows to be repaired", &e);
         let documents: Vec<&[u8]> = repairs.documents.iter().map(|document| document.as_bytes()).collect();
         let keys: Vec<&[u8]> = repairs.keys.iter().collect();
@@ -87,7 +69,7 @@ impl Bench {
     }
 
     /// How many requests are not taken yet.
-    pub async fn waiting(&self, collection: &str) -> Result<i64> {
+    pub async fn repairs_left(&self, collection: &str) -> Result<i64> {
         let fail = |e| failure::of("ask how many repairs are left", &e);
         let question = "SELECT count(*) FROM docrow.repairs WHERE pipeline = $1 AND collection = $2";
         let row = self.session.client.query_one(question, &[&self.pipeline, &collection]).await;
@@ -95,14 +77,9 @@ impl Bench {
     }
 
     /// Takes back what was not taken.
-    pub async fn forget(&self, collection: &str) -> Result<()> {
+    pub async fn take_back_repairs(&self, collection: &str) -> Result<()> {
         let fail = |e| failure::of("take back repairs", &e);
         let delete = "DELETE FROM docrow.repairs WHERE pipeline = $1 AND collection = $2";
         self.session.client.execute(delete, &[&self.pipeline, &collection]).await.map(drop).map_err(fail)
-    }
-
-    /// Who runs the pipeline, if anybody does.
-    pub async fn runner(&self) -> Result<Option<String>> {
-        fence::holder(&self.session, &self.pipeline).await
     }
 }

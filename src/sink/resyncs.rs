@@ -10,10 +10,7 @@ use std::fmt;
 
 use tokio_postgres::{Error as PgError, GenericClient};
 
-use super::{
-    Session, Target, bookkeeping, failure,
-    fence::{self, Runner},
-};
+use super::{Session, failure, requests::Requests};
 use crate::error::Result;
 
 /// Why a collection is to be copied anew.
@@ -122,20 +119,7 @@ pub(super) async fn is_asked(
     Ok(client.query_opt(question, &[&pipeline, &collection]).await?.is_some())
 }
 
-/// What people need to ask for a resync.
-#[derive(Debug)]
-pub struct Desk {
-    session: Session,
-    pipeline: String,
-}
-
-impl Desk {
-    /// Opens it; `None` where docrow has never written to the target.
-    pub async fn open(target: &Target) -> Result<Option<Self>> {
-        let session = bookkeeping::open(target).await?;
-        Ok(session.map(|session| Self { session, pipeline: target.pipeline().to_owned() }))
-    }
-
+impl Requests {
     /// The collections that the pipeline has copied, or begun to.
     pub async fn collections(&self) -> Result<Vec<String>> {
         let fail = |e| failure::of("look for the pipeline's collections", &e);
@@ -145,13 +129,8 @@ impl Desk {
     }
 
     /// Asks for a resync of these collections.
-    pub async fn ask(&mut self, collections: &[String]) -> Result<()> {
+    pub async fn resync(&mut self, collections: &[String]) -> Result<()> {
         ask(&mut self.session, &self.pipeline, collections, Reason::Asked).await
-    }
-
-    /// Who runs the pipeline.
-    pub async fn runner(&self) -> Result<Runner> {
-        fence::runner(&self.session, &self.pipeline).await
     }
 }
 

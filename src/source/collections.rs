@@ -3,7 +3,7 @@
 use globset::{GlobBuilder, GlobMatcher};
 use mongodb::bson::{Bson, Document, doc, rawdoc};
 
-use super::{Source, ask::Replies, error};
+use super::{Source, ask::Replies, chosen::listed, error};
 use crate::{
     change::Namespace,
     error::{Code, Error, Result},
@@ -11,8 +11,6 @@ use crate::{
 
 /// Databases of the server's own.
 const SYSTEM_DATABASES: [&str; 3] = ["admin", "config", "local"];
-/// How many names an error shows.
-const NAMES_SHOWN: usize = 10;
 
 /// A collection that can be replicated, and its size as the server estimates it.
 #[derive(Clone, Debug)]
@@ -59,7 +57,7 @@ impl Source {
             tracing::info!("{namespace} is left out: it is a {kind}, which has no change stream");
         }
         if !found.chosen.iter().any(Listed::is_stored) {
-            return Err(nothing_matched(self.hosts(), &choice.include, found.others));
+            return Err(nothing_matched(self.hosts(), &choice.include, &found.others));
         }
         for pattern in choice.idle(&found.chosen) {
             // Beside others that match something it is more often a slip than a plan.
@@ -349,18 +347,12 @@ impl Pattern {
     }
 }
 
-fn nothing_matched(hosts: &str, include: &[Pattern], mut seen: Vec<String>) -> Error {
+fn nothing_matched(hosts: &str, include: &[Pattern], seen: &[String]) -> Error {
     let patterns = include.iter().map(|pattern| pattern.text.as_str()).collect::<Vec<_>>().join(", ");
-    let more = seen.len().saturating_sub(NAMES_SHOWN);
-    seen.truncate(NAMES_SHOWN);
-    let seen = match (seen.as_slice(), more) {
-        ([], _) => "there is none that this user may read".to_owned(),
-        (seen, 0) => format!("there are {}", seen.join(", ")),
-        (seen, more) => format!("there are {} and {more} more", seen.join(", ")),
-    };
+    let readable = if seen.is_empty() { " that this user may read" } else { "" };
     Error::new(
         Code::NothingMatched,
-        format!("include {patterns}: no collection of {hosts} is matched: {seen}"),
+        format!("include {patterns}: no collection of {hosts} is matched: there {}{readable}", listed(seen)),
     )
 }
 

@@ -8,6 +8,7 @@
 
 mod ask;
 mod change_stream;
+mod chosen;
 mod clock;
 mod collections;
 mod connect;
@@ -40,6 +41,7 @@ use mongodb::{
 use self::{ask::Patience, error::Request};
 pub use self::{
     change_stream::{ChangeStream, StreamBatch},
+    chosen::chosen,
     collections::CollectionInfo,
     connect::name,
     deployment::{Deployment, Kinship},

@@ -22,7 +22,7 @@ use crate::{
     error::{Kind, Result},
     pace::Pace,
     shutdown::Shutdown,
-    sink::{Target, dead_letter::DeadKeys, read::Reader, resyncs::Desk, schemas},
+    sink::{Target, dead_letter::DeadKeys, read::Reader, requests::Requests, schemas},
     source::{CollectionInfo, Source},
     telemetry::Reporter,
 };
@@ -39,7 +39,7 @@ pub(super) struct Verification<'a> {
     pub(super) source: &'a Source,
     pub(super) target: &'a Target,
     pub(super) info: &'a CollectionInfo,
-    pub(super) pace: &'a Arc<Pace>,
+    pub(super) pace: &'a Arc<Pace<f64>>,
     pub(super) reporter: &'a Reporter,
     pub(super) shutdown: &'a Shutdown,
 }
@@ -107,8 +107,8 @@ impl Verification<'_> {
             compared.remark(format!("docrow verify --repair, or docrow resync '{name}', sees to both"));
             return Ok(());
         }
-        let Some(mut desk) = Desk::open(self.target).await? else { return Ok(()) };
-        desk.ask(&[name]).await?;
+        let Some(mut requests) = Requests::open(self.target).await? else { return Ok(()) };
+        requests.resync(&[name]).await?;
         compared.remark("docrow run now begins with copying it anew, in place: verify it again after that");
         Ok(())
     }

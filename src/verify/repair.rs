@@ -9,10 +9,7 @@ use crate::{
     config::Config,
     error::{Kind, Result},
     pipeline,
-    sink::{
-        Target,
-        repairs::{Bench, Repairs},
-    },
+    sink::{Target, fence::Runner, repairs::Repairs, requests::Requests},
     source::{CollectionInfo, Source},
 };
 
@@ -78,8 +75,8 @@ impl<'a> Mender<'a> {
                 (None, None) => {}
             }
         }
-        let Some(bench) = Bench::open(self.target).await? else { return Ok(()) };
-        if bench.runner().await?.is_none() {
+        let Some(requests) = Requests::open(self.target).await? else { return Ok(()) };
+        if !matches!(requests.runner().await?, Runner::Process(_)) {
             match pipeline::repair(self.config, self.source, self.info, &repairs).await {
                 // Somebody has begun to run it just now.
                 Err(error) if error.kind() == Kind::Fenced => {}
@@ -87,12 +84,12 @@ impl<'a> Mender<'a> {
             }
         }
         let name = self.info.namespace.to_string();
-        bench.ask(&name, &repairs).await?;
+        requests.repair(&name, &repairs).await?;
         let deadline = Instant::now() + PATIENCE;
-        while bench.waiting(&name).await? > 0 {
+        while requests.repairs_left(&name).await? > 0 {
             if Instant::now() > deadline {
                 self.unheard = true;
-                return bench.forget(&name).await;
+                return requests.take_back_repairs(&name).await;
             }
             sleep(POLL).await;
         }

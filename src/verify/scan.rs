@@ -65,7 +65,7 @@ pub(super) struct Scan {
     pub(super) met: PlainMutex<DeadKeys>,
     /// Remembers the keys that were met.
     pub(super) seen: Mutex<Reader>,
-    pub(super) pace: Arc<Pace>,
+    pub(super) pace: Arc<Pace<f64>>,
     pub(super) bar: ProgressBar,
     pub(super) shutdown: Shutdown,
     pub(super) totals: Totals,

@@ -25,7 +25,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("secret", "error"),
     ("config", "change error mapping schema secret"),
     ("mapping_files", "config error schema"),
-    ("source", "change error key metrics patch retry roles secret"),
+    ("source", "change error key metrics patch retry roles secret shown"),
     ("sink", "change error failpoint key mapping metrics roles secret shown"),
     ("checkpoint", "change error failpoint"),
     (

@@ -35,6 +35,7 @@ use tokio::{
 use self::spool::{FULL, Spool, TENDING};
 use super::{
     collection::Collection,
+    crew::Ending,
     flow::{Flow, Way},
     gauges::Gauges,
     router::Router,
@@ -47,7 +48,6 @@ use crate::{
     config::{Config, OnHistoryLost, Order},
     error::{Error, Kind, Result},
     metrics,
-    shutdown::Shutdown,
     sink::{progress::Partition, resyncs::Reason},
     source::{ChangeStream, Event, Source, StreamBatch, StreamStart},
     vitals::Post,
@@ -87,10 +87,8 @@ impl Demand {
 /// The workers of an attempt.
 pub(super) struct Workers {
     pub(super) senders: Vec<mpsc::Sender<Routed>>,
-    /// Has them end when they have done what they have been sent.
-    pub(super) stop: Shutdown,
-    /// Has them leave what the stream has sent them and they have not begun: it is read again from the stored positions.
-    pub(super) leave: Shutdown,
+    /// Has them end.
+    pub(super) ending: watch::Sender<Ending>,
     pub(super) router: Router,
     pub(super) watermark: Arc<Mutex<Watermark>>,
 }
@@ -321,6 +319,7 @@ impl Intake {
             is_new
         });
         self.spool.taken.clear();
+        self.spool.looked = None;
         self.is_foreign = self.now.foreign || stored.is_some_and(|stored| stored != self.fingerprint);
         self.read_on();
         Ok(())

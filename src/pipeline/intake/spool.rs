@@ -50,6 +50,8 @@ pub(super) struct Spool {
     /// The last reply found no space, and is tried again then.
     pub(super) again: Instant,
     is_lacking: bool,
+    /// When it was last looked what waits of collections that are paused.
+    pub(super) looked: Option<Instant>,
 }
 
 impl Spool {
@@ -64,6 +66,7 @@ impl Spool {
             owed: Vec::new(),
             again: now,
             is_lacking: false,
+            looked: None,
         }
     }
 }
@@ -213,6 +216,11 @@ impl Intake {
     async fn give_up_paused(&mut self) -> Result<()> {
         let collections = self.now.collections.clone();
         if collections.iter().all(Collection::rests) {
+            return Ok(());
+        }
+        let looked = self.spool.looked.replace(Instant::now());
+        if looked.is_some_and(|looked| looked > self.spool.written) {
+            // Nothing has come in since.
             return Ok(());
         }
         for (id, collection) in (0..).map(CollectionId).zip(collections.iter()) {

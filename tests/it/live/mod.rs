@@ -7,6 +7,7 @@ mod fence;
 mod keys;
 mod patches;
 mod pause;
+mod requests;
 mod resync;
 mod sink;
 mod snapshot;

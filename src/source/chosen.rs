@@ -1,21 +1,18 @@
-//! Which collections are meant by what somebody names: globs, or the very names.
+//! Which collections a command means by the names it is given: globs, or the very names.
 
 use globset::GlobBuilder;
 
-use super::printable::printable;
-use crate::error::{Code, Error, Result};
+use crate::{
+    error::{Code, Error, Result},
+    shown::printable,
+};
 
 /// How many names an error shows.
 const SHOWN: usize = 10;
 
 /// Those of `known` that are meant, each once. Errors: one of the patterns means none, said of `command` with `none`, the
 /// subject of a sentence.
-pub(super) fn chosen(
-    command: &str,
-    patterns: &[String],
-    known: &[String],
-    none: &str,
-) -> Result<Vec<String>> {
+pub fn chosen(command: &str, patterns: &[String], known: &[String], none: &str) -> Result<Vec<String>> {
     let mut is_chosen = vec![false; known.len()];
     for pattern in patterns {
         let wrong = |code: Code, why: String| Error::new(code, format!("{command} {pattern:?}: {why}"));
@@ -36,7 +33,8 @@ pub(super) fn chosen(
     Ok(known.iter().zip(is_chosen).filter(|(_, chosen)| *chosen).map(|(name, _)| name.clone()).collect())
 }
 
-fn listed(names: &[String]) -> String {
+/// Names for an error, after "there".
+pub(super) fn listed(names: &[String]) -> String {
     if names.is_empty() {
         return "is none".to_owned();
     }

@@ -1,5 +1,5 @@
-//! Looks for what somebody asks for while the pipeline runs: another try of dead letters, repairs, a resync, a pause; for
-//! collections that are new; and for a moment to part from those that are no more, if somebody had their tables locked.
+//! Looks for requests while the pipeline runs: another try of dead letters, repairs, a resync, a pause, a throttle; for
+//! collections that are new; and for a moment to part from those that are no more, if another session had their tables locked.
 //!
 //! This is a task of its own: to hand something to a worker takes as long as that is busy.
 
@@ -15,21 +15,24 @@ use super::{
     worker::Routed,
 };
 use crate::{
-    change::Namespace,
+    change::{CollectionId, Namespace},
     error::{Code, Disposition, Result},
     shutdown::Shutdown,
-    sink::{Session, dead_letter, resyncs, throttles},
+    sink::{
+        Session, dead_letter, repairs,
+        requests::{self, Requested},
+    },
     vitals::Part,
 };
 
-/// How often to look whether somebody asks for something.
+/// How often to look for requests.
 const ASKING: Duration = Duration::from_secs(1);
 
 /// How often to look for new collections.
 const LISTING: Duration = Duration::from_secs(10);
 
-/// Looks for what is asked for.
-pub(super) struct Asks {
+/// Looks for requests.
+pub(super) struct RequestWatch {
     pub(super) pipeline: Pipeline,
     pub(super) collections: Arc<[Collection]>,
     pub(super) workers: Arc<Workers>,
@@ -39,7 +42,7 @@ pub(super) struct Asks {
     pub(super) stop: Shutdown,
 }
 
-impl Asks {
+impl RequestWatch {
     /// Looks until there is something that takes a new turn. It stops between two looks only: what it has taken up, it hands on.
     pub(super) async fn run(mut self) -> Result<Came> {
         let post = self.pipeline.reporter.vitals().post(Part::Requests);
@@ -55,12 +58,14 @@ impl Asks {
                 _ = asking.tick() => {}
             }
             post.at("looks for requests");
-            let throttle = throttles::asked(&session, self.pipeline.target.pipeline()).await?;
-            self.pipeline.throttle.set(&throttle, self.pipeline.reporter.vitals());
-            self.hand_on(&mut session).await?;
-            let (pipeline, collections) = (&self.pipeline, &*self.collections);
-            if pipeline.is_resync_asked(&session, collections).await?
-                || pipeline.is_pause_asked(&mut session, collections).await?
+            let collections = self.collections.clone();
+            let waiting = self.pipeline.incomplete(&collections);
+            let requested = requests::look(&session, self.pipeline.target.pipeline(), &waiting).await?;
+            self.pipeline.throttle.set(&requested.throttle, self.pipeline.reporter.vitals());
+            self.hand_on(&mut session, &requested, &waiting).await?;
+            let (pipeline, collections) = (&self.pipeline, &*collections);
+            if pipeline.is_resync_asked(&requested, collections)
+                || pipeline.is_pause_asked(&mut session, &requested, collections).await?
             {
                 return Ok(Came::Asked);
             }
@@ -81,14 +86,22 @@ impl Asks {
     }
 
     /// Hands the workers what they are asked to try again, and to repair.
-    async fn hand_on(&mut self, session: &mut Session) -> Result<()> {
+    async fn hand_on(
+        &mut self,
+        session: &mut Session,
+        requested: &Requested,
+        waiting: &[&str],
+    ) -> Result<()> {
         let Self { pipeline, collections, workers, retries, stop, .. } = self;
-        let mut tries = Tries::until(stop.clone());
         pipeline.record_stopped(session, collections).await?;
-        let asked = retries.asked(session, &pipeline.target, &workers.router).await?;
-        let how = (&*retries, &workers.router, &mut tries);
-        let repairs = pipeline.repairs(session, collections, how).await?;
-        for (partition, changes) in asked.into_iter().chain(repairs) {
+        let (name, router) = (pipeline.target.pipeline(), &workers.router);
+        let letters = if requested.letters { dead_letter::asked(session, name).await? } else { Vec::new() };
+        let letters = retries.take(session, name, letters, router).await?;
+        let repairs =
+            if requested.repairs { repairs::take(session, name, waiting).await? } else { Vec::new() };
+        let how = (&*retries, router, &mut Tries::until(stop.clone()));
+        let repairs = pipeline.repairs(session, collections, repairs, how).await?;
+        for (partition, changes) in letters.into_iter().chain(repairs) {
             let Some(sender) = workers.senders.get(usize::from(partition.0)) else { continue };
             // A worker that is gone has ended with an error, which ends the turn.
             let _ = sender.send(Routed { changes, reached: None, oldest: None }).await;
@@ -111,12 +124,18 @@ impl Pipeline {
         Ok(())
     }
 
-    async fn is_resync_asked(&self, session: &Session, collections: &[Collection]) -> Result<bool> {
-        let asked = resyncs::asked(session, self.target.pipeline()).await?;
-        let is_known = |name: &str| {
+    /// The collections that are not complete yet: repairs of them wait.
+    fn incomplete<'a>(&self, collections: &'a [Collection]) -> Vec<&'a str> {
+        let ready = self.demand.borrow().ready.clone();
+        let incomplete = (0..).map(CollectionId).zip(collections).filter(|(id, _)| !ready.contains_key(id));
+        incomplete.map(|(_, collection)| collection.name()).collect()
+    }
+
+    fn is_resync_asked(&self, requested: &Requested, collections: &[Collection]) -> bool {
+        let is_known = |name: &String| {
             self.refused.contains(name) || collections.iter().any(|collection| collection.name() == name)
         };
-        Ok(asked.iter().any(|(name, _)| is_known(name)))
+        requested.resyncs.iter().any(is_known)
     }
 
     async fn is_anything_new(&self, collections: &[Collection]) -> Result<bool> {
