@@ -88,6 +88,9 @@ pub(super) async fn execute(
         allow_dead_letters: options.allow_dead_letters,
     };
     let report = verify::run(config, &wanted, &reporter, &shutdown).await?;
+    if let Err(error) = verify::take_out_mended(config, &report).await {
+        tracing::warn!(code = %error.code(), "docrow status may go on warning of what is mended: {error}");
+    }
     if options.json {
         say(format!("{:#}", document(&report)))?;
     } else {

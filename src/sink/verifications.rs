@@ -1,5 +1,5 @@
 //! `docrow.verifications`: what the last verification on schedule found, one row a pipeline, for people elsewhere and for the
-//! next process, which goes on with the schedule.
+//! next process, which goes on with the schedule. Of that, what a later verification finds to be mended is taken out.
 
 use std::time::SystemTime;
 
@@ -27,6 +27,14 @@ pub async fn store(session: &mut Session, pipeline: &str, result: &str) -> Resul
         ON CONFLICT (pipeline) DO UPDATE SET verified_at = EXCLUDED.verified_at, result = EXCLUDED.result";
     transaction.execute(statement, &[&pipeline, &result]).await.map_err(fail)?;
     transaction.commit().await.map_err(fail)
+}
+
+/// Puts `result` in the place of `stored`, unless there has been another verification since. Its time stays.
+pub async fn amend(session: &Session, pipeline: &str, stored: &Stored, result: &str) -> Result<()> {
+    let fail = |e| failure::of("store what is mended of what a verification found", &e);
+    let statement = "UPDATE docrow.verifications SET result = $3::text::jsonb \
+        WHERE pipeline = $1 AND verified_at = $2";
+    session.client.execute(statement, &[&pipeline, &stored.at, &result]).await.map(drop).map_err(fail)
 }
 
 /// The last result.

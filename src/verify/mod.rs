@@ -53,31 +53,29 @@ mod sample;
 mod scan;
 mod schedule;
 mod sweep;
+mod verified;
 mod window;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use globset::GlobBuilder;
 use tokio::time::Instant;
 
 use self::collection::Verification;
 pub use self::{
     report::{Compared, Difference, Report, Standing, Verdict, What},
     sample::Sample,
-    schedule::{Verified, VerifiedCollection, beside},
+    schedule::beside,
+    verified::{Verified, VerifiedCollection, take_out_mended},
 };
 use crate::{
     config::Config,
-    error::{Code, Error, Result},
+    error::Result,
     pace::Pace,
     shutdown::Shutdown,
     sink::Target,
-    source::{CollectionInfo, Source},
+    source::{self, CollectionInfo, Source},
     telemetry::Reporter,
 };
-
-/// How many names an error shows.
-const SHOWN: usize = 10;
 
 /// How to compare.
 #[derive(Clone, Debug)]
@@ -126,7 +124,7 @@ pub async fn run(
     let began = Instant::now();
     let source = Source::connect(config.source.expose()).await?;
     let found = source.collections(&config.include, &config.exclude).await?;
-    let found = chosen(&options.collections, found)?;
+    let found = narrowed(&options.collections, found)?;
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
     let pace = Arc::new(Pace::new(options.max_rate));
     let mut collections = Vec::with_capacity(found.len());
@@ -158,31 +156,14 @@ pub async fn run(
 }
 
 /// The collections that are meant. Errors: one of the patterns means none.
-fn chosen(patterns: &[String], found: Vec<CollectionInfo>) -> Result<Vec<CollectionInfo>> {
-    if patterns.is_empty() {
-        return Ok(found);
+fn narrowed(patterns: &[String], mut found: Vec<CollectionInfo>) -> Result<Vec<CollectionInfo>> {
+    if !patterns.is_empty() {
+        let names: Vec<_> = found.iter().map(|info| info.namespace.to_string()).collect();
+        let chosen: HashSet<_> =
+            source::chosen("verify --collection", patterns, &names, "no included collection")?
+                .into_iter()
+                .collect();
+        found.retain(|info| chosen.contains(&info.namespace.to_string()));
     }
-    let names: Vec<String> = found.iter().map(|info| info.namespace.to_string()).collect();
-    let mut is_chosen = vec![false; names.len()];
-    for pattern in patterns {
-        let wrong = |code, why: String| Error::new(code, format!("verify --collection {pattern:?}: {why}"));
-        let glob =
-            GlobBuilder::new(pattern).build().map_err(|e| wrong(Code::BadPattern, e.kind().to_string()))?;
-        let glob = glob.compile_matcher();
-        let mut any = false;
-        for (name, is_chosen) in names.iter().zip(&mut is_chosen) {
-            // A name may have characters that mean something in a glob.
-            if name == pattern || glob.is_match(name) {
-                (any, *is_chosen) = (true, true);
-            }
-        }
-        if !any {
-            let more = names.len().saturating_sub(SHOWN);
-            let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-            let shown: Vec<_> = names.iter().take(SHOWN).map(String::as_str).collect();
-            let there = format!("there are {}{more}", shown.join(", "));
-            return Err(wrong(Code::NothingMatched, format!("no included collection is matched: {there}")));
-        }
-    }
-    Ok(found.into_iter().zip(is_chosen).filter_map(|(info, chosen)| chosen.then_some(info)).collect())
+    Ok(found)
 }

@@ -5,11 +5,6 @@ use serde_json::Value;
 
 use crate::support::{Home, Place, http::get};
 
-async fn status(home: &Home) -> Value {
-    let ended = home.finish(&["status", "--json"]).await.with_code(0).quiet();
-    serde_json::from_str(&ended.out).unwrap()
-}
-
 fn metric(metrics: &str, name: &str) -> f64 {
     let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("{name}: {metrics}")).parse().unwrap()
@@ -44,8 +39,8 @@ async fn a_verification_on_schedule_is_shown_everywhere() {
 
     place.postgres().await.batch_execute("UPDATE orders SET n = 7 WHERE _id = 3").await.unwrap();
     docrow.logs("[DRW-3320] verified").await;
-    docrow.until("that is shown", async || status(&home).await["verified"]["differences"] == 1).await;
-    let shown = status(&home).await;
+    docrow.until("that is shown", async || home.status().await["verified"]["differences"] == 1).await;
+    let shown = home.status().await;
     let name = format!("{}.orders", place.name);
     assert_eq!(shown["verified"]["collections"][0]["name"], name, "{shown}");
     let problems = shown["health"]["problems"].to_string();
@@ -58,7 +53,7 @@ async fn a_verification_on_schedule_is_shown_everywhere() {
     docrow.until("that is mended", async || verified("equal").await.is_some()).await;
     docrow.stop().await.quiet_but(&["DRW-3320"]);
     // It is there also when nobody runs.
-    assert_eq!(status(&home).await["verified"]["equal"], true);
+    assert_eq!(home.status().await["verified"]["equal"], true);
 }
 
 /// A restart goes on with the schedule: what was verified just now is not verified again.
@@ -71,8 +66,8 @@ async fn a_restart_goes_on_with_the_schedule() {
     home.set("verify.sample", "50%");
     let mut docrow = home.run();
     docrow.logs("verified ").await;
-    docrow.until("it is stored", async || status(&home).await["verified"]["sample"] == "50%").await;
-    let first = status(&home).await["verified"]["at"].clone();
+    docrow.until("it is stored", async || home.status().await["verified"]["sample"] == "50%").await;
+    let first = home.status().await["verified"]["at"].clone();
     docrow.kill9().await.quiet();
     home.serve();
     let mut docrow = home.run();
@@ -83,7 +78,42 @@ async fn a_restart_goes_on_with_the_schedule() {
             metric(&get(&address, "/metrics").await.body, "docrow_verify_differences") == 0.0
         })
         .await;
-    assert_eq!(status(&home).await["verified"]["at"], first);
+    assert_eq!(home.status().await["verified"]["at"], first);
     assert!(!docrow.log().contains("as [verify] every says"), "{}", docrow.log());
     docrow.stop().await.quiet();
+}
+
+/// Issue: what `docrow verify --repair` has mended is not warned of until the next one on schedule.
+#[tokio::test]
+async fn what_is_mended_is_no_longer_warned_of() {
+    let place = Place::shared("verify_schedule_mended").await;
+    place.add_sentinels().await;
+    for name in ["orders", "others"] {
+        place.collection(name).insert_many((0..50).map(|id| doc! { "_id": id, "n": 1 })).await.unwrap();
+    }
+    let mut home = Home::new(&place);
+    let mut docrow = home.run();
+    place.settle(&mut docrow).await;
+    docrow.stop().await.quiet();
+    let edit = "UPDATE orders SET n = 7 WHERE _id = 3; UPDATE others SET n = 7 WHERE _id < 2";
+    place.postgres().await.batch_execute(edit).await.unwrap();
+    home.set("verify.every", "1h");
+    let mut docrow = home.run();
+    docrow.logs("[DRW-3320] verified").await;
+    let found = home.status().await;
+    assert_eq!(found["verified"]["differences"], 3, "{found}");
+    // One collection, and then what is left.
+    let others = format!("{}.others", place.name);
+    home.finish(&["verify", "--repair", "--collection", &others]).await.with_code(0).quiet();
+    let left = home.status().await;
+    assert_eq!(left["verified"]["differences"], 1, "{left}");
+    assert!(left["health"]["problems"].to_string().contains("found 1 difference: docrow verify"), "{left}");
+    home.finish(&["verify", "--repair"]).await.with_code(0).quiet();
+    let mended = home.status().await;
+    assert_eq!(mended["health"]["problems"], Value::Array(vec![]), "{mended}");
+    assert_eq!(
+        (&mended["verified"]["equal"], &mended["verified"]["at"]),
+        (&true.into(), &found["verified"]["at"])
+    );
+    docrow.stop().await.quiet_but(&["DRW-3320"]);
 }

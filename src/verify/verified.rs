@@ -1,0 +1,159 @@
+//! What is stored of a verification on schedule: counts by collection, no keys, no values (G12); and what becomes of that when a
+//! later one finds it mended.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Compared, Report, Verdict};
+use crate::{
+    config::{Config, SampleSize},
+    error::{Error, Kind, Result},
+    sink::{Target, verifications},
+};
+
+/// What a verification found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Verified {
+    /// Whether every row that was compared is as its document says.
+    pub equal: bool,
+    /// How many differences there are.
+    pub differences: u64,
+    /// Documents of which it could not be told.
+    pub unsettled: u64,
+    /// Documents that were read.
+    pub documents: u64,
+    /// How long it took, in whole seconds.
+    pub seconds: u64,
+    /// How large a sample it was, as in the configuration; `null`: all documents.
+    pub sample: Option<String>,
+    /// The collections that are not equal, by name.
+    pub collections: Vec<VerifiedCollection>,
+}
+
+/// A collection that is not equal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifiedCollection {
+    /// `database.collection`.
+    pub name: String,
+    /// How many differences it has.
+    pub differences: u64,
+    /// Documents of it of which it could not be told.
+    pub unsettled: u64,
+    /// Why, and what else there is to say.
+    pub remarks: Vec<String>,
+}
+
+impl Verified {
+    pub(super) fn of(report: &Report) -> Self {
+        let sum = |count: fn(&Compared) -> u64| report.collections.iter().map(count).sum();
+        let sample = report.sample.map(|sample| match sample.size {
+            SampleSize::Documents(documents) => documents.to_string(),
+            SampleSize::Percent(percent) => format!("{percent}%"),
+        });
+        let unequal = report.collections.iter().filter(|collection| !collection.is_equal());
+        Self {
+            equal: report.is_equal(),
+            differences: report.different(),
+            unsettled: sum(|collection| collection.unsettled),
+            documents: sum(|collection| collection.documents),
+            seconds: report.elapsed.as_secs(),
+            sample,
+            collections: unequal.map(VerifiedCollection::of).collect(),
+        }
+    }
+
+    /// What is left of it after `report`, a comparison of all documents: the rows of some collections are proven to be right by now.
+    fn after(&self, report: &Report) -> Self {
+        let left = self.collections.iter().filter_map(|own| {
+            let now = report.collections.iter().find(|now| now.namespace.to_string() == own.name);
+            match now.map(|now| (now, now.verdict())) {
+                Some((_, Verdict::Equal)) => None,
+                Some((now, Verdict::DeadLetters)) => Some(VerifiedCollection::of(now)),
+                _ => Some(own.clone()),
+            }
+        });
+        let collections: Vec<_> = left.collect();
+        let sum = |count: fn(&VerifiedCollection) -> u64| collections.iter().map(count).sum();
+        Self {
+            equal: collections.is_empty(),
+            differences: sum(|collection| collection.differences),
+            unsettled: sum(|collection| collection.unsettled),
+            collections,
+            ..self.clone()
+        }
+    }
+
+    /// As it is stored.
+    pub(super) fn to_json(&self) -> Result<String> {
+        serde_json::to_string(self)
+            .map_err(|e| Error::caused(Kind::Bug, "write what a verification found", e))
+    }
+}
+
+impl VerifiedCollection {
+    /// What is mended is not different any more.
+    fn of(compared: &Compared) -> Self {
+        Self {
+            name: compared.namespace.to_string(),
+            differences: compared.different.saturating_sub(compared.mended),
+            unsettled: compared.unsettled,
+            remarks: compared.remarks.clone(),
+        }
+    }
+}
+
+/// Takes out of what the last verification on schedule found what `report` proves to be right by now, so that nobody is warned
+/// of it any longer. A sample proves nothing.
+pub async fn take_out_mended(config: &Config, report: &Report) -> Result<()> {
+    if report.stopped || report.sample.is_some() {
+        return Ok(());
+    }
+    let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
+    let session = target.connect().await?;
+    let Some(stored) = verifications::last(&session, target.pipeline()).await? else { return Ok(()) };
+    // What can't be read is of a later docrow.
+    let Ok(verified) = serde_json::from_str::<Verified>(&stored.result) else { return Ok(()) };
+    let left = verified.after(report);
+    if left == verified {
+        return Ok(());
+    }
+    verifications::amend(&session, target.pipeline(), &stored, &left.to_json()?).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::change::Namespace;
+
+    fn compared(name: &str, different: u64, mended: u64) -> Compared {
+        Compared { different, mended, ..Compared::new(Namespace::parse(name).unwrap()) }
+    }
+
+    fn report(collections: Vec<Compared>) -> Report {
+        Report {
+            pipeline: "p".to_owned(),
+            collections,
+            sample: None,
+            repaired: true,
+            allows_dead_letters: false,
+            stopped: false,
+            elapsed: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn what_is_mended_is_taken_out_and_nothing_else() {
+        let found =
+            Verified::of(&report(vec![compared("a.b", 3, 0), compared("a.c", 2, 0), compared("a.d", 0, 0)]));
+        assert_eq!((found.equal, found.differences, found.collections.len()), (false, 5, 2));
+        let dead = Compared { dead_letters: 1, ..compared("a.c", 2, 2) };
+        let left = found.after(&report(vec![compared("a.b", 3, 2), dead]));
+        let names: Vec<_> = left.collections.iter().map(|c| (&*c.name, c.differences)).collect();
+        assert_eq!((left.equal, left.differences, names), (false, 3, vec![("a.b", 3), ("a.c", 0)]));
+        let left = left.after(&report(vec![compared("a.b", 3, 3)]));
+        assert_eq!((left.equal, left.differences, left.collections.len()), (false, 0, 1));
+        assert!(left.after(&report(vec![compared("a.c", 0, 0)])).equal);
+        assert_eq!(found.after(&report(vec![])), found);
+    }
+}
