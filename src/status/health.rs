@@ -165,7 +165,7 @@ fn collections(status: &Status, problem: &mut impl FnMut(Level, String)) {
         let (which, why) = (&first.name, first.stopped.as_deref().unwrap_or_default());
         let words = match stopped.len() {
             1 => format!("{which} is stopped: {why}"),
-            n => format!("{n} of {all} collections are stopped, {which} because: {why}"),
+            n => format!("{n} of {all} collections are stopped, among them {which}: {why}"),
         };
         problem(Level::Error, words);
     }

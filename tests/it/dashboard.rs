@@ -100,15 +100,6 @@ async fn what_is_shown_is_legible() {
     assert_eq!(browser.evaluate("document.documentElement.scrollWidth <= innerWidth").await, true);
     assert_eq!(browser.evaluate("height([...Array(100).fill(2), 900], 5)").await, 5);
     assert_eq!(browser.evaluate("height([...Array(50).fill(2), ...Array(50).fill(900)], 5)").await, 1000);
-    // A chunk of 3,000 documents every ten seconds is 200 to 400 a second, at any moment.
-    let means = "(() => { points.length = 0;
-        for (let at = 0; at < 60; at += 1) points.push({ at, documents_per_second: at % 10 === 9 ? 3000 : 0 });
-        return points.slice(20).map((_, n) => mean(n + 20)); })()";
-    let means = browser.evaluate(means).await;
-    assert!(
-        means.as_array().unwrap().iter().all(|mean| (200..=400).contains(&mean.as_i64().unwrap())),
-        "{means}"
-    );
     assert_eq!(browser.complaints(), [""; 0]);
     docrow.stop().await;
 }
