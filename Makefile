@@ -13,7 +13,7 @@ export ROCKSDB_STATIC ?= 1
 # Tests mostly wait for servers.
 export RUST_TEST_THREADS ?= 4
 
-.PHONY: setup demo test chaos golden bench bench-check fuzz fuzz-live screenshots lint release
+.PHONY: setup demo test quick chaos golden bench bench-check fuzz fuzz-live screenshots lint release
 
 setup:
 	@.ci/setup
@@ -23,11 +23,17 @@ demo: setup
 	@cargo build --release
 	@"$(CARGO_TARGET_DIR)/release/docrow" demo
 
-# With the places where tests end the process, which no other build has. Cargo says a result for each binary; the last line here is their sum.
+# With the places where tests end the process, which no other build has. Cargo says a result for each binary; the last line
+# here is their sum. T=faults::spool runs those whose names hold that.
+T ?=
 test: setup
-	@cargo test --release --features failpoints --no-fail-fast 2>&1 | awk '{ print; fflush() } \
+	@cargo test --features failpoints --no-fail-fast -- $(T) 2>&1 | awk '{ print; fflush() } \
 	    /^test result:/ { passed += $$4; failed += $$6 } \
 	    END { printf "%d passed, %d failed\n", passed, failed; exit passed == 0 }'
+
+# What needs no server: unit tests, and the simulation.
+quick: setup
+	@cargo test --features failpoints --lib -- $(T)
 
 # Kills docrow, mongod and PostgreSQL by turns under live writes, and compares after each round. The same seed makes the
 # same schedule: what happens, to whom, and after which time; what the programs are just doing then is never the same.
@@ -38,7 +44,7 @@ chaos: setup
 
 # Rewrites what docrow makes of the cases in testdata/mapping, to be read as a diff.
 golden: setup
-	@DOCROW_GOLDEN=rewrite cargo test --release --features failpoints --test it -- golden:: errors:: mapping::types metrics::files::the_documentation
+	@DOCROW_GOLDEN=rewrite cargo test --features failpoints --test it -- golden:: errors:: mapping::types metrics::files::the_documentation
 	@git diff --stat -- testdata docs
 
 # The mapping alone, in a few seconds (`cargo bench --bench mapping` takes its time), then everything end to end, in about
@@ -71,14 +77,14 @@ fuzz-live: setup
 # Pictures of the dashboard in its five states, and of 63 collections with three in trouble, for docs/screenshots: of a docrow
 # and servers that really are in them, in about six minutes.
 screenshots: setup
-	@cargo test --release --features failpoints --test screenshots
+	@cargo test --features failpoints --test screenshots
 
 # Licences and sources of the dependencies are looked at without the internet; what is known against them needs RustSec's
 # database, which is not to be had everywhere: then it says so, and does not fail.
 lint: setup
 	@cargo fmt --check
-	@cargo clippy --release --all-targets --features failpoints -- -D warnings
-	@cargo clippy --release --features failpoints --test chaos --test fuzz_live -- -D warnings
+	@cargo clippy --all-targets --features failpoints -- -D warnings
+	@cargo clippy --features failpoints --test chaos --test fuzz_live --test screenshots -- -D warnings
 	@.ci/audit
 
 # What is shipped, in dist/: the binary, manual pages, completions, a tarball of them, a .deb, and checksums.

@@ -64,6 +64,11 @@ impl Scenario {
         }
     }
 
+    /// Whether it has documents enough for a fill or a copy to take a while.
+    pub(super) fn has_many_documents(self) -> bool {
+        matches!(self, Self::GrownFill | Self::EvolvedFill | Self::Copying)
+    }
+
     /// What happens before docrow is first started, and while it runs.
     pub(super) fn steps(self, rng: &mut Rng) -> (Vec<Step>, Vec<Step>) {
         let many = Step::Many(BIG, MANY);
