@@ -30,7 +30,8 @@
 //! 5. [`sink`]: writes PostgreSQL: tables, chunks, batches, progress; and keeps a second writer out.
 //! 6. [`checkpoint`]: the state directory, with the spool. [`mapping_files`]: the folder of mapping files. [`verify`]: the proof.
 //!    [`vitals`]: what only the running process knows of itself; [`status`]: how a pipeline is doing, as one document;
-//!    [`notify`]: who is told what happens.
+//!    [`notify`]: who is told what happens. [`trace`]: what took how long; [`otlp`]: sends that, and the metrics, to a
+//!    collector. [`http`]: how both post.
 //!    [`serve`]: the dashboard, that document and the probes over HTTP. [`moment`]: times as they are written there; [`shown`]: names from data.
 //!    [`check`]: the preflight; [`roles`]: the statements that grant what it finds missing. [`config`], [`secret`], [`error`], [`retry`], [`shutdown`], [`telemetry`]: what every program has.
 //!    [`pace`]: limits of speed. [`metrics`]: what is counted. [`cli`]: the commands.
@@ -65,6 +66,7 @@ pub mod config;
 pub mod demo;
 pub mod error;
 pub mod failpoint;
+pub mod http;
 pub mod key;
 pub mod mapping;
 pub mod mapping_files;
@@ -72,6 +74,7 @@ pub mod metrics;
 pub mod moment;
 pub mod notify;
 pub mod number;
+pub mod otlp;
 pub mod pace;
 pub mod patch;
 pub mod pipeline;
@@ -87,5 +90,6 @@ pub mod sink;
 pub mod source;
 pub mod status;
 pub mod telemetry;
+pub mod trace;
 pub mod verify;
 pub mod vitals;

@@ -7,7 +7,7 @@ use super::{Outcome, profiling::Profiling};
 use crate::{
     config::Config,
     error::Result,
-    notify,
+    notify, otlp,
     pipeline::{self, Job, Reload, Until},
     serve,
     shutdown::Shutdown,
@@ -37,11 +37,10 @@ pub(super) async fn execute(
     let vitals = reporter.vitals().clone();
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
     let (until, manner, reload) = (Until::CaughtUp, Manner::Refuse, Reload::never());
-    let work = pipeline::run(
-        Job { config, target: target.clone(), until, manner, reload },
-        reporter,
-        shutdown.clone(),
-    );
+    let job = Job { config, target: target.clone(), until, manner, reload };
+    // In a box, for what goes on beside it would hold it twice each.
+    let work = Box::pin(pipeline::run(job, reporter, shutdown.clone()));
+    let work = otlp::beside(config, work);
     let work = notify::beside(config, &vitals, work);
     let done = serve::beside(config, &target, &vitals, work).await?;
     profiling.note(done);

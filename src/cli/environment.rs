@@ -26,6 +26,15 @@ pub(super) const VARIABLES: &[(&str, &str)] = &[
         "DOCROW_NOTIFY_KEY",
         "What notices are signed with, at least 16 bytes. DOCROW_NOTIFY_KEY_FILE names a file that holds it.",
     ),
+    (
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "Where traces and metrics are sent, as [otlp] endpoint. OTEL_EXPORTER_OTLP_ENDPOINT_FILE names a file that holds it.",
+    ),
+    (
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        "The headers of that, name=value,name=value, a token say. OTEL_EXPORTER_OTLP_HEADERS_FILE names a file that holds \
+         them.",
+    ),
     ("DOCROW_CONFIG", "The configuration, as by --config."),
     ("DOCROW_INCLUDE", "Which collections, as by --include; one glob."),
     ("DOCROW_STATE", "The state directory, as by --state."),

@@ -6,7 +6,7 @@ use super::{Outcome, profiling::Profiling};
 use crate::{
     config::{Config, Overrides},
     error::Result,
-    notify,
+    notify, otlp,
     pipeline::{self, Job, Reload, Until},
     serve,
     shutdown::Shutdown,
@@ -37,8 +37,10 @@ pub(super) async fn execute(
     let manner = if standby { Manner::StandBy } else { Manner::Refuse };
     let vitals = reporter.vitals().clone();
     let job = Job { config: &config, target: target.clone(), until: Until::Stopped, manner, reload };
-    let work = pipeline::run(job, reporter.clone(), shutdown);
+    // In a box, for what goes on beside it would hold it twice each.
+    let work = Box::pin(pipeline::run(job, reporter.clone(), shutdown));
     let work = verify::beside(&config, &reporter, work);
+    let work = otlp::beside(&config, work);
     let work = notify::beside(&config, &vitals, work);
     let done = serve::beside(&config, &target, &vitals, work).await?;
     profiling.note(done);

@@ -38,6 +38,7 @@ pub(super) struct RawConfig {
     state: RawState,
     serve: RawServe,
     notify: RawNotify,
+    otlp: RawOtlp,
     verify: RawVerify,
 }
 
@@ -118,6 +119,14 @@ pub(super) struct RawNotify {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+pub(super) struct RawOtlp {
+    pub(super) endpoint: Option<Secret>,
+    pub(super) sample: Option<String>,
+    pub(super) metrics_every: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub(super) struct RawVerify {
     pub(super) every: Option<String>,
     pub(super) sample: Option<String>,
@@ -136,7 +145,8 @@ impl RawRate {
 impl RawConfig {
     /// Checks all of it. `folder` is what its relative paths are relative to.
     pub(super) fn validate(self, file: &str, folder: &Path, flags: Overrides) -> Result<Config> {
-        let Self { name, source, target, mapping, snapshot, stream, state, serve, notify, verify } = self;
+        let Self { name, source, target, mapping, snapshot, stream, state, serve, notify, otlp, verify } =
+            self;
         let RawSource { uri, password, include, exclude, full_document, on_history_lost, on_drop } = source;
         let source = Endpoint { side: "source", variable: SOURCE, flag: flags.source, uri, password };
         let RawTarget { uri, password, schema } = target;
@@ -201,6 +211,7 @@ impl RawConfig {
             max_spool: check.size(max_spool, "state.max_spool", ByteSize::gib(10), LEAST_SPOOL)?,
             serve: if flags.serves_nothing { None } else { check.serve(serve)? },
             notify: if flags.serves_nothing { None } else { check.notify(notify)? },
+            otlp: if flags.serves_nothing { None } else { check.otlp(otlp)? },
             verify: check.verify(verify)?,
         })
     }

@@ -11,6 +11,7 @@ mod check;
 mod file;
 mod listen;
 mod notify;
+mod otlp;
 mod rate;
 mod reload;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use self::file::RawConfig;
 pub use self::{
     listen::{DEFAULT_PORT, ServeConfig},
     notify::NotifyConfig,
+    otlp::OtlpConfig,
     rate::Rate,
     reload::Change,
     verify::{SampleSize, VerifyConfig},
@@ -53,6 +55,12 @@ pub const MASK_KEY: &str = "DOCROW_MASK_KEY";
 
 /// The environment variable that holds the key which notices are signed with.
 pub const NOTIFY_KEY: &str = "DOCROW_NOTIFY_KEY";
+
+/// OpenTelemetry's environment variable for where to send to: the URL without `/v1/traces` and `/v1/metrics`.
+pub const OTLP_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+
+/// OpenTelemetry's environment variable for what requests bring along.
+pub const OTLP_HEADERS: &str = "OTEL_EXPORTER_OTLP_HEADERS";
 
 /// A complete, valid configuration.
 #[derive(Clone, Debug)]
@@ -105,6 +113,8 @@ pub struct Config {
     pub serve: Option<ServeConfig>,
     /// Who is told what happens, if anybody.
     pub notify: Option<NotifyConfig>,
+    /// Where traces and metrics are sent, if anywhere.
+    pub otlp: Option<OtlpConfig>,
     /// When a run verifies by itself, if it does.
     pub verify: Option<VerifyConfig>,
 }

@@ -46,6 +46,7 @@ impl Config {
             serve,
             max_rate,
             notify,
+            otlp,
             verify,
         } = wanted;
         let mut change = Change { config: self.clone(), taken_up: Vec::new(), waits: Vec::new() };
@@ -82,6 +83,7 @@ impl Config {
         waits.note("snapshot.max_rate", now.max_rate != max_rate);
         waits.note("verify", now.verify != verify);
         waits.note("notify", now.notify != notify);
+        waits.note("otlp", now.otlp != otlp);
         waits.note("serve.token", token(now.serve.clone()) != token(serve));
         change
     }
@@ -146,10 +148,11 @@ mod tests {
         assert_eq!((config.include.len(), config.batch_rows, config.partitions), (1, 7, 4));
         let config = assert_change(
             &format!(
-                "{URIS}name = 'other'\nserve = {{ listen = '127.0.0.1:1', token = '0123456789abcdef' }}"
+                "{URIS}name = 'other'\nserve = {{ listen = '127.0.0.1:1', token = '0123456789abcdef' }}\n\
+                 otlp.endpoint = 'http://a:4318'"
             ),
             &[],
-            &["name", "serve.listen", "serve.token"],
+            &["name", "serve.listen", "otlp", "serve.token"],
         );
         assert_eq!(config.name, "docrow");
     }

@@ -157,6 +157,10 @@ table! {
     LOG_LINES_DROPPED: Counter = "docrow_log_lines_dropped_total", Count, [],
         "Log lines that were dropped, because nobody read standard error, and replication does not wait for that.";
 
+    SPANS_DROPPED: Counter = "docrow_spans_dropped_total", Count, [],
+        "Spans of traces that were dropped, because the collector ([otlp]) did not take them, or not fast enough, and \
+         replication does not wait for that.";
+
     BUILD_INFO: Gauge = "docrow_build_info", Count, [VERSION],
         "Always 1: the label says which version of docrow this is.";
     PROCESS_START: Gauge = "process_start_time_seconds", UnixSeconds, [],

@@ -61,9 +61,9 @@ impl ChunkWorker {
         collection: &Collection,
         writer: &mut Writer,
         copier: &mut Copier,
-    ) -> Result<()> {
+    ) -> Result<Option<Copied>> {
         if collection.stopped().is_some() {
-            return Ok(());
+            return Ok(None);
         }
         let mut reader = self.read(work, collection).await?;
         let (mut copied, mut under_way) = (Copied::default(), work.copying.chunk());
@@ -89,7 +89,7 @@ impl ChunkWorker {
             let read = u64::try_from(writes.len()).unwrap_or(0);
             self.throttle.read(read, documents.byte_len(), &self.shutdown).await;
             if collection.stopped().is_some() {
-                return Ok(());
+                return Ok(None);
             }
         }
         let marker =
@@ -101,7 +101,7 @@ impl ChunkWorker {
         Counts::add(&self.counts.rewritten, copied.rows);
         metrics::DOCUMENTS_COPIED.of(&[collection.name()]).increment(copied.documents);
         under_way.committed(&copied);
-        Ok(())
+        Ok(Some(copied))
     }
 }
 

@@ -68,6 +68,7 @@ pub mod router;
 #[cfg(test)]
 mod simulation;
 mod snapshot;
+mod spans;
 mod standstill;
 mod throttle;
 mod tries;

@@ -16,7 +16,7 @@ use indicatif::{HumanCount, ProgressBar};
 use mongodb::bson::{RawDocument, Timestamp};
 use tokio::task::JoinSet;
 
-use super::{Counts, Pipeline, collection::Collection, dead_letter_of, throttle::Throttle};
+use super::{Counts, Pipeline, collection::Collection, dead_letter_of, spans, throttle::Throttle};
 use crate::{
     change::CollectionId,
     error::{Error, Kind, Result},
@@ -236,26 +236,30 @@ impl ChunkWorker {
         let mut writer = None;
         while let Some(work) = next(&self.queue) {
             let Some(collection) = self.collections.get(work.collection.0) else { continue };
-            if work.replaces {
+            let span = spans::chunk(&work, collection);
+            let copied = if work.replaces {
                 let writer = match &mut writer {
                     Some(writer) => writer,
                     none => none.insert(self.writer().await?),
                 };
-                self.replace(&work, collection, writer, &mut copier).await?;
-                continue;
-            }
-            let mapping = collection.hold().await;
-            let lane = match lanes.remove(&work.collection) {
-                Some(lane) if Arc::ptr_eq(&lane.mapping, &mapping) => lane,
-                _ => Lane::new(collection, &mapping),
+                self.replace(&work, collection, writer, &mut copier).await
+            } else {
+                let mapping = collection.hold().await;
+                let lane = match lanes.remove(&work.collection) {
+                    Some(lane) if Arc::ptr_eq(&lane.mapping, &mapping) => lane,
+                    _ => Lane::new(collection, &mapping),
+                };
+                let lane = lanes.entry(work.collection).insert_entry(lane).into_mut();
+                self.copy(&work, lane, &mut copier).await
             };
-            let lane = lanes.entry(work.collection).insert_entry(lane).into_mut();
-            self.copy(&work, lane, &mut copier).await?;
+            spans::end_chunk(span, &copied);
+            copied?;
         }
         Ok(())
     }
 
-    async fn copy(&self, work: &Work, lane: &mut Lane<'_>, copier: &mut Copier) -> Result<()> {
+    /// Copies a chunk, and says what it held. `None`: its collection is stopped.
+    async fn copy(&self, work: &Work, lane: &mut Lane<'_>, copier: &mut Copier) -> Result<Option<Copied>> {
         let copied = match self.attempt(work, lane, copier, Manner::Together).await {
             Err(error) if error.kind() == Kind::TargetRefusedRows => {
                 metrics::retried(error.kind());
@@ -265,7 +269,7 @@ impl ChunkWorker {
             }
             copied => copied?,
         };
-        let Some((copied, under_way)) = copied else { return Ok(()) };
+        let Some((copied, under_way)) = copied else { return Ok(None) };
         let letters = u64::try_from(copied.letters.len()).unwrap_or(0);
         Counts::add(&self.counts.documents, copied.documents);
         Counts::add(&self.counts.rows, copied.rows);
@@ -275,7 +279,7 @@ impl ChunkWorker {
         metrics::DOCUMENTS_COPIED.of(&name).increment(copied.documents);
         metrics::MISFITS.of(&name).increment(lane.collection.count_misfits(lane.encoder.take_misfits()));
         under_way.committed(&copied);
-        Ok(())
+        Ok(Some(copied))
     }
 
     /// Begins to read a chunk.

@@ -26,6 +26,7 @@ use super::{
     collection::Collection,
     crew::Ending,
     follow::Acknowledge,
+    spans,
     write::{Reach, Write, Writer, Written},
 };
 use crate::{
@@ -38,6 +39,7 @@ use crate::{
     patch::Patch,
     sink::progress::Partition,
     source::{Lookup, Source},
+    trace::Span,
     vitals::Post,
 };
 
@@ -199,6 +201,13 @@ impl Worker {
 
     /// Makes the batch durable, changes and positions, or the positions alone.
     async fn flush(&mut self, batch: &mut Batch) -> Result<()> {
+        let mut span = spans::batch(self.partition, batch.events());
+        let flushed = self.make_durable(batch, &mut span).await;
+        span.end(&flushed, "committed");
+        flushed
+    }
+
+    async fn make_durable(&mut self, batch: &mut Batch, span: &mut Span) -> Result<()> {
         let events = batch.events();
         let (changes, positions) = batch.take();
         let began = Instant::now();
@@ -213,8 +222,12 @@ impl Worker {
         };
         let stored = loop {
             for (collection, wanted) in unknown {
-                self.look_up(collection, wanted, &mut writes).await?;
+                let mut lookup = spans::lookup(span, &self.collections, collection, wanted.len());
+                let looked_up = self.look_up(collection, wanted, &mut writes, &mut lookup).await;
+                lookup.end(&looked_up, "done");
+                looked_up?;
             }
+            spans::writes(span, &writes, &self.collections);
             let shown = self.shown(latest);
             self.post.at("writes a batch to PostgreSQL");
             failpoint::hang(Failpoint::BatchBeforeCommit).await;
@@ -223,6 +236,7 @@ impl Worker {
                 Written::WholeOnly(numbers) => unknown = take(&mut writes, &numbers)?,
             }
         };
+        span.count("docrow.rows", self.writer.take_written());
         let now = Instant::now();
         if reach != Reach::Touched {
             self.stored_for_all = now;
@@ -298,6 +312,7 @@ impl Worker {
         collection: CollectionId,
         wanted: Vec<Wanted>,
         writes: &mut Vec<Write>,
+        span: &mut Span,
     ) -> Result<()> {
         let began = Instant::now();
         metrics::LOOKUPS.add(u64::try_from(wanted.len()).unwrap_or(0));
@@ -333,6 +348,7 @@ impl Worker {
         }
         metrics::LOOKUP_DURATION.record(began.elapsed().as_secs_f64());
         metrics::LOOKUPS_MISSING.add(u64::try_from(missing.len()).unwrap_or(0));
+        span.count("docrow.missing", missing.len());
         if self.order == Order::Commit && !is_past {
             // Noted before it is true.
             self.writer.note_ahead(lookup.operation_time()).await?;

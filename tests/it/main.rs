@@ -32,6 +32,7 @@ mod many;
 mod mapping;
 mod metrics;
 mod notify;
+mod otlp;
 mod packaging;
 mod plan;
 mod pooler;

@@ -16,6 +16,9 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("pace", "shutdown"),
     ("shutdown", "error"),
     ("moment", ""),
+    ("http", ""),
+    ("trace", "error metrics"),
+    ("otlp", "config error http metrics shutdown trace"),
     ("roles", ""),
     ("shown", ""),
     ("vitals", "moment"),
@@ -30,7 +33,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("checkpoint", "change error failpoint"),
     (
         "pipeline",
-        "change checkpoint config error failpoint key mapping mapping_files metrics moment pace patch retry schema shown shutdown sink source telemetry vitals",
+        "change checkpoint config error failpoint key mapping mapping_files metrics moment pace patch retry schema shown shutdown sink source telemetry trace vitals",
     ),
     ("profile", "error pipeline"),
     (
@@ -39,12 +42,12 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ),
     ("status", "config error moment pipeline schema secret shown sink source verify vitals"),
     ("serve", "config error metrics secret shutdown sink status vitals"),
-    ("notify", "config error metrics moment retry shutdown sink status vitals"),
+    ("notify", "config error http metrics moment retry shutdown sink status vitals"),
     ("check", "change config error mapping mapping_files pipeline schema shown sink source status"),
     ("demo", "error"),
     (
         "cli",
-        "change check config demo error mapping mapping_files notify pipeline profile schema secret serve shown shutdown sink source status telemetry verify vitals",
+        "change check config demo error mapping mapping_files notify otlp pipeline profile schema secret serve shown shutdown sink source status telemetry verify vitals",
     ),
     ("lib", ""),
     ("main", ""),

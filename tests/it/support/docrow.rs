@@ -18,7 +18,11 @@ use tokio::{
 };
 
 pub(crate) use ::docrow::error::Code;
-use ::docrow::{schema::MappingSpec, sink::Target};
+use ::docrow::{
+    config::{OTLP_ENDPOINT, OTLP_HEADERS},
+    schema::MappingSpec,
+    sink::Target,
+};
 
 use super::{
     Place,
@@ -134,7 +138,9 @@ impl Home {
                 command.env_remove(format!("{name}{what}"));
             }
         }
-        command.env_remove("RUST_LOG");
+        for name in ["RUST_LOG", OTLP_ENDPOINT, OTLP_HEADERS] {
+            command.env_remove(name);
+        }
         command.envs(&self.environment);
         command.current_dir(&self.folder).kill_on_drop(true).stdin(Stdio::null());
         command.stdout(out).stderr(err);
