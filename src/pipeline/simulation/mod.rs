@@ -340,7 +340,7 @@ fn play_all(name: &str, seeds: Range<u64>, kind: (Focus, Order)) {
             let last = story.iter().skip(story.len().saturating_sub(TOLD));
             last.for_each(|step| println!("{step}"));
             panic!(
-                "{what}: DOCROW_SIM_SEED={seed} cargo test --release --lib simulation::{name} -- --nocapture"
+                "{what}: DOCROW_SIM_SEED={seed} cargo test --lib simulation::{name} -- --nocapture"
             );
         }
     }
