@@ -339,9 +339,7 @@ fn play_all(name: &str, seeds: Range<u64>, kind: (Focus, Order)) {
             let story = tell(seed, kind, None);
             let last = story.iter().skip(story.len().saturating_sub(TOLD));
             last.for_each(|step| println!("{step}"));
-            panic!(
-                "{what}: DOCROW_SIM_SEED={seed} cargo test --lib simulation::{name} -- --nocapture"
-            );
+            panic!("{what}: DOCROW_SIM_SEED={seed} cargo test --lib simulation::{name} -- --nocapture");
         }
     }
     // Past what captures the output of tests.
