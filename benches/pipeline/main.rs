@@ -31,7 +31,7 @@ use docrow::{
     mapping::{Encoder, Framing, Mapping, Rows},
     pipeline::{batch::Batch, router::Router},
     schema::MappingSpec,
-    sink::{Keys, progress::Partition},
+    sink::{Keys, metadata::positions::Partition},
 };
 use tokio::{runtime::Runtime, sync::mpsc, task::JoinSet};
 

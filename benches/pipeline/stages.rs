@@ -11,7 +11,7 @@ use docrow::{
     change::{Change, CollectionId},
     checkpoint::{Checkpoint, Span, SpoolWrite},
     pipeline::{batch::Batch, router::Router},
-    sink::progress::Partition,
+    sink::metadata::positions::Partition,
 };
 use tempfile::TempDir;
 

@@ -13,7 +13,7 @@ use crate::{
     mapping::{Encoder, Framing, Left, Mapping, Rows, Trial, Tried},
     mapping_files::{self, MappingFiles},
     pipeline::Preview,
-    sink::plan::{Obstacle, Plan},
+    sink::tables::ddl_plan::{Obstacle, Plan},
     source::{Chunk, CollectionInfo, Source},
 };
 

@@ -20,7 +20,7 @@ mod target;
 use tracing::{instrument::WithSubscriber, subscriber::NoSubscriber};
 
 use self::documents::Known;
-use crate::{config::Config, error::Result, pipeline, sink::schemas};
+use crate::{config::Config, error::Result, pipeline, sink::metadata::mapping_versions};
 
 /// What a check found.
 #[derive(Debug, Default)]
@@ -131,7 +131,9 @@ pub async fn run(config: &Config, size: u32) -> Report {
     report.extend(of_target);
     let stored = match &target {
         // What can't be read is a finding when the mappings are looked at.
-        Some((target, session)) => schemas::load(session, target.pipeline()).await.unwrap_or_default(),
+        Some((target, session)) => {
+            mapping_versions::load(session, target.pipeline()).await.unwrap_or_default()
+        }
         None => Vec::new(),
     };
     let known = source.as_ref().filter(|found| found.allowed).map(|found| Known {

@@ -10,8 +10,10 @@ use crate::{
     shown,
     sink::{
         Session, Target,
-        misfits::{self, Misfits},
-        schemas,
+        metadata::{
+            mapping_versions,
+            misfits::{self, Misfits},
+        },
     },
 };
 
@@ -28,7 +30,7 @@ async fn tell(findings: &mut Findings, target: &Target, session: &Session) -> Re
     if counts.is_empty() {
         return Ok(());
     }
-    for mapping in schemas::load(session, target.pipeline()).await? {
+    for mapping in mapping_versions::load(session, target.pipeline()).await? {
         let Some(count) = counts.get(&mapping.collection) else { continue };
         let spec = MappingSpec::parse(&mapping.text, "docrow.schemas")?;
         for (misfits, _) in &count.found {

@@ -6,8 +6,8 @@ use crate::{
     error::Result,
     sink::{
         Session, Target,
-        fence::Runner,
-        preflight::{self, Inspection, Objection, Remedy},
+        connection::preflight::{self, Inspection, Objection, Remedy},
+        metadata::fence::Runner,
     },
 };
 

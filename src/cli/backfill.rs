@@ -11,7 +11,7 @@ use crate::{
     pipeline::{self, Job, Reload, Until},
     serve,
     shutdown::Shutdown,
-    sink::{Target, fence::Manner},
+    sink::{Target, metadata::fence::Manner},
     telemetry::Reporter,
 };
 

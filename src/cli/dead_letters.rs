@@ -22,8 +22,10 @@ use crate::{
     shutdown::Shutdown,
     sink::{
         Target,
-        fence::Runner,
-        letterbox::{Group, Letter, Letterbox, Which},
+        metadata::{
+            dead_letter_admin::{Group, Letter, Letterbox, Which},
+            fence::Runner,
+        },
     },
 };
 

@@ -35,7 +35,10 @@ use crate::{
     },
     error::{Error, Kind, Result},
     shutdown::Shutdown,
-    sink::{Session, Target, chunks, progress},
+    sink::{
+        Session, Target,
+        metadata::{chunks, positions},
+    },
     source::Source,
     telemetry::Reporter,
     verify,
@@ -217,7 +220,7 @@ impl Stage {
     /// Waits until everything that was written up to `time` is applied.
     async fn until_applied(&self, time: Timestamp) -> Result<Duration> {
         until("apply the changes", async || {
-            let positions = progress::load(&self.session, PIPELINE).await?;
+            let positions = positions::load(&self.session, PIPELINE).await?;
             Ok(positions.iter().all(|stored| stored.position.is_past(time)))
         })
         .await

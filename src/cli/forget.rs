@@ -11,7 +11,7 @@ use crate::{
     error::{Code, Error, Result},
     sink::{
         Target,
-        forget::{Archive, Known, Tables, still_followed},
+        metadata::forget::{Archive, Known, Tables, still_followed},
     },
     source::chosen,
 };

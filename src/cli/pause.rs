@@ -14,7 +14,10 @@ use crate::{
     config::TargetConfig,
     error::{Code, Error, Result},
     shutdown::Shutdown,
-    sink::{Target, fence::Runner, pauses::Pause, requests::Requests},
+    sink::{
+        Target,
+        metadata::{fence::Runner, pauses::Pause, requests::Requests},
+    },
     source::chosen,
 };
 

@@ -12,7 +12,7 @@ use crate::{
     config::Config,
     error::Result,
     pipeline,
-    sink::plan::{Obstacle, Origin, Plan, TablePlan, When},
+    sink::tables::ddl_plan::{Obstacle, Origin, Plan, TablePlan, When},
 };
 
 #[derive(Debug, Args)]

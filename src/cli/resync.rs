@@ -10,7 +10,10 @@ use super::{
 use crate::{
     config::TargetConfig,
     error::{Code, Error, Result},
-    sink::{Target, fence::Runner, requests::Requests},
+    sink::{
+        Target,
+        metadata::{fence::Runner, requests::Requests},
+    },
     source::chosen,
 };
 

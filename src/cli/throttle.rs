@@ -10,7 +10,10 @@ use super::{
 use crate::{
     config::{Rate, TargetConfig},
     error::Result,
-    sink::{Target, fence::Runner, requests::Requests, throttles::Throttle},
+    sink::{
+        Target,
+        metadata::{fence::Runner, requests::Requests, throttles::Throttle},
+    },
 };
 
 #[derive(Debug, Args)]

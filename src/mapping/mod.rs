@@ -38,13 +38,15 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
-pub use column::value_text;
-pub use compile::Mapping;
-pub use encode::{Encoder, Unfit};
-pub use json::document_json;
-pub use mask::MaskKey;
-pub use places::{Places, Replacement, Step};
-pub use rebuild::{Corrupt, Rebuilder};
-pub use table::{Column, ColumnType, DELETED_AT, Framing, Reading, Rows, Scalar, Table, TableRows};
-pub use trial::{Left, Tally, Trial, Tried};
-pub use tuples::{Tuple, TupleColumns, Tuples, same_value};
+pub use self::{
+    column::value_text,
+    compile::Mapping,
+    encode::{Encoder, Unfit},
+    json::document_json,
+    mask::MaskKey,
+    places::{Places, Replacement, Step},
+    rebuild::{Corrupt, Rebuilder},
+    table::{Column, ColumnType, DELETED_AT, Framing, Reading, Rows, Scalar, Table, TableRows},
+    trial::{Left, Tally, Trial, Tried},
+    tuples::{Tuple, TupleColumns, Tuples, same_value},
+};

@@ -32,12 +32,16 @@ use crate::{
     metrics,
     sink::{
         Keys, Session,
-        chunks::{self, Marker},
-        copy::Copier,
-        dead_letter::{self, DeadKey},
-        progress::Partition,
-        read::Reader,
-        upsert::{Applier, Batch, CollectionBatch},
+        metadata::{
+            chunks::{self, Marker},
+            dead_letters::{self, DeadKey},
+            positions::Partition,
+        },
+        rows::{
+            copy::Copier,
+            read::Reader,
+            upsert::{Applier, Batch, CollectionBatch},
+        },
     },
 };
 
@@ -117,7 +121,7 @@ impl Pipeline {
         let (pipeline, name) = (self.target.pipeline(), collection.name());
         let mut last = 0;
         loop {
-            let letters = dead_letter::document_keys(session, pipeline, name, last).await?;
+            let letters = dead_letters::document_keys(session, pipeline, name, last).await?;
             let Some((number, _)) = letters.last() else { return Ok(()) };
             last = *number;
             let keys = letters.iter().map(|(_, key)| &**key);
@@ -136,7 +140,7 @@ impl Pipeline {
                 }
             }
             if !vanished.is_empty() {
-                dead_letter::forget(session, pipeline, &vanished).await?;
+                dead_letters::forget(session, pipeline, &vanished).await?;
                 tracing::info!(
                     "{name}: dead letters of {} documents that are gone are removed",
                     vanished.len()

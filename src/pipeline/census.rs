@@ -16,7 +16,7 @@ use super::{Collection, Pipeline};
 use crate::{
     change::CollectionId,
     error::Result,
-    sink::misfits::{self, Misfits},
+    sink::metadata::misfits::{self, Misfits},
 };
 
 /// How long to wait for more: misfits mostly come together.

@@ -19,7 +19,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use super::{Counts, Pipeline};
 use crate::{
     error::{Error, Kind, Result},
-    sink::{Session, Target, reports},
+    sink::{Session, Target, metadata::process_reports},
     vitals::{Details, Reading, Spool, Stage, Totals},
 };
 
@@ -101,7 +101,7 @@ impl Pipeline {
     async fn report(&self, session: &mut Session, told: &mut Option<Details>) -> Result<()> {
         let (report, details) = self.reporter.vitals().report();
         let changed = (told.as_ref() != Some(&details)).then(|| json(&details)).transpose()?;
-        reports::store(session, self.target.pipeline(), &json(&report)?, changed.as_deref()).await?;
+        process_reports::store(session, self.target.pipeline(), &json(&report)?, changed.as_deref()).await?;
         *told = Some(details);
         Ok(())
     }

@@ -26,7 +26,7 @@ use crate::{
     mapping::{Encoder, Framing, Mapping},
     metrics,
     schema::{MappingSpec, Sample},
-    sink::dead_letter::{DeadKey, DeadKeys, DeadLetter},
+    sink::metadata::dead_letters::{DeadKey, DeadKeys, DeadLetter},
     source::CollectionInfo,
 };
 

@@ -12,9 +12,12 @@ use crate::{
     config::OnHistoryLost,
     error::{Code, Error, Kind, Result},
     sink::{
-        Session, deployment,
-        progress::{self, StoredPosition},
-        resyncs, schemas,
+        Session,
+        metadata::{
+            deployment, mapping_versions,
+            positions::{self, StoredPosition},
+            resync_requests,
+        },
     },
     source::{ANEW, Deployment, Kinship},
 };
@@ -29,8 +32,8 @@ impl Pipeline {
         let Some(stored) = deployment::load(session, pipeline).await? else { return Ok(()) };
         let before = Deployment::parse(&stored)?;
         let now = self.source.deployment(&self.config.include, &self.config.exclude).await?;
-        let asked = resyncs::asked(session, pipeline).await?;
-        let mut positions = progress::load(session, pipeline).await?;
+        let asked = resync_requests::asked(session, pipeline).await?;
+        let mut positions = positions::load(session, pipeline).await?;
         // Of what is to be copied anew, what happened before does not matter.
         positions.retain(|stored| {
             let name = &stored.collection;
@@ -95,7 +98,7 @@ impl Pipeline {
     }
 
     async fn part(&self, session: &mut Session, now: &Deployment) -> Result<()> {
-        let stored = schemas::load(session, self.target.pipeline()).await?;
+        let stored = mapping_versions::load(session, self.target.pipeline()).await?;
         let collections: Vec<String> = stored.into_iter().map(|mapping| mapping.collection).collect();
         let known = (&*now.to_text()?, &*super::life());
         deployment::replace(session, self.target.pipeline(), known, &collections).await

@@ -5,15 +5,18 @@
 //! keys that no document has are swept away then. Dead letters get their names anew; and as a document may have been
 //! another partition's, all partitions begin at the least position.
 
-use super::{Pipeline, positions};
+use super::Pipeline;
 use crate::{
     error::Result,
     mapping::Scalar,
     schema::MappingSpec,
     sink::{
-        Session, ddl, dead_letter, progress,
-        resyncs::{self, Reason},
-        schemas,
+        Session,
+        metadata::{
+            dead_letters, mapping_versions, positions,
+            resync_requests::{self, Reason},
+        },
+        tables::ddl,
     },
 };
 
@@ -21,14 +24,14 @@ impl Pipeline {
     /// Sees to what is left of an earlier form.
     pub(super) async fn renew_keys(&self, session: &mut Session) -> Result<()> {
         let pipeline = self.target.pipeline();
-        let earlier = schemas::with_earlier_keys(session, pipeline).await?;
+        let earlier = mapping_versions::with_earlier_keys(session, pipeline).await?;
         if earlier.is_empty() {
             return Ok(());
         }
-        let stored = progress::load(session, pipeline).await?;
-        let spread = positions::spread(&stored, self.config.partitions);
-        progress::reset(session, pipeline, &spread).await?;
-        for stored in schemas::load(session, pipeline).await? {
+        let stored = positions::load(session, pipeline).await?;
+        let spread = super::positions::spread(&stored, self.config.partitions);
+        positions::reset(session, pipeline, &spread).await?;
+        for stored in mapping_versions::load(session, pipeline).await? {
             let name = stored.collection;
             if !earlier.contains(&name) {
                 continue;
@@ -39,10 +42,10 @@ impl Pipeline {
                 && ddl::has_earlier_keys(session, self.target.schema(), root).await?
             {
                 tracing::info!("{name}: an earlier docrow wrote the keys of its rows in another form");
-                resyncs::ask(session, pipeline, &[&name], Reason::Asked).await?;
+                resync_requests::ask(session, pipeline, &[&name], Reason::Asked).await?;
             }
-            dead_letter::rename(session, pipeline, &name).await?;
-            schemas::set_keys_renewed(session, pipeline, &name).await?;
+            dead_letters::rename(session, pipeline, &name).await?;
+            mapping_versions::set_keys_renewed(session, pipeline, &name).await?;
         }
         Ok(())
     }

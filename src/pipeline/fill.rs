@@ -29,10 +29,12 @@ use crate::{
     schema::{FieldPath, Segment},
     sink::{
         Keys, Session, Target,
-        progress::Partition,
-        read::Reader,
-        scan::{Scan, Wanted},
-        upsert::{Applier, Batch, CollectionBatch},
+        metadata::positions::Partition,
+        rows::{
+            read::Reader,
+            scan_extra::{Scan, Wanted},
+            upsert::{Applier, Batch, CollectionBatch},
+        },
     },
 };
 

@@ -41,7 +41,6 @@ use super::{
     gauges::Gauges,
     intake::{Demand, Workers},
     phase::Phase,
-    positions,
     prepare::Prepared,
     requests::RequestWatch,
     retries::Retries,
@@ -57,7 +56,7 @@ use crate::{
     shutdown::Shutdown,
     sink::{
         Session,
-        progress::{self, Partition},
+        metadata::positions::{self, Partition},
     },
     source::Source,
     vitals::{Part, Stage},
@@ -207,13 +206,13 @@ impl Pipeline {
     async fn ahead(&self, session: &mut Session) -> Result<Timestamp> {
         let (now, pipeline) = (self.source.operation_time().await?, self.target.pipeline());
         if self.config.order == Order::Document {
-            progress::set_ahead(session, pipeline, None).await?;
-            return Ok(progress::shown(session, pipeline).await?.unwrap_or(now));
+            positions::set_ahead(session, pipeline, None).await?;
+            return Ok(positions::shown(session, pipeline).await?.unwrap_or(now));
         }
-        if let Some(ahead) = progress::ahead(session, pipeline).await? {
+        if let Some(ahead) = positions::ahead(session, pipeline).await? {
             return Ok(ahead);
         }
-        progress::set_ahead(session, pipeline, Some(now)).await?;
+        positions::set_ahead(session, pipeline, Some(now)).await?;
         Ok(now)
     }
 
@@ -226,7 +225,7 @@ impl Pipeline {
     ) -> Result<Timestamp> {
         let now = self.source.operation_time().await?;
         if self.config.order == Order::Commit && self.demand.borrow().ready.len() < collections.len() {
-            progress::set_ahead(session, self.target.pipeline(), Some(now)).await?;
+            positions::set_ahead(session, self.target.pipeline(), Some(now)).await?;
         }
         Ok(now)
     }
@@ -272,10 +271,10 @@ impl Pipeline {
             .zip(collections.iter())
             .map(|(id, c)| (c.name().to_owned(), id))
             .collect();
-        let mut stored = progress::load(session, pipeline).await?;
-        if !positions::are_of(&stored, self.config.partitions) {
-            stored = positions::spread(&stored, self.config.partitions);
-            progress::reset(session, pipeline, &stored).await?;
+        let mut stored = positions::load(session, pipeline).await?;
+        if !super::positions::are_of(&stored, self.config.partitions) {
+            stored = super::positions::spread(&stored, self.config.partitions);
+            positions::reset(session, pipeline, &stored).await?;
         }
         stored.retain(|position| ids.contains_key(&position.collection));
         // The server may not find a position in a stream of other collections, and takes that for lost history (error

@@ -12,7 +12,10 @@ use super::collection::Collection;
 use crate::{
     error::Result,
     mapping::Mapping,
-    sink::{Target, repairs::Repairs, requests::Requests},
+    sink::{
+        Target,
+        metadata::{repair_requests::Repairs, requests::Requests},
+    },
 };
 
 /// How many are asked for together.

@@ -23,7 +23,7 @@ use crate::{
     error::Result,
     metrics,
     moment::Moment,
-    sink::progress::Partition,
+    sink::metadata::positions::Partition,
     source::Source,
     vitals::{ANSWERS_WITHIN, Applied, Clock, Lag, Spool},
 };

@@ -19,7 +19,7 @@ use crate::{
     schema::{MappingSpec, Names, additions, evolve},
     shown,
     shutdown::Shutdown,
-    sink::{Session, ddl, schemas},
+    sink::{Session, metadata::mapping_versions, tables::ddl},
     vitals::Part,
 };
 
@@ -388,7 +388,8 @@ impl Keeper {
         }
         let pipeline = target.pipeline();
         failpoint::reach(Failpoint::FilledBeforeNoted);
-        schemas::set_filled(&mut session, pipeline, collection.name(), self.in_force.version).await?;
+        mapping_versions::set_filled(&mut session, pipeline, collection.name(), self.in_force.version)
+            .await?;
         failpoint::reach(Failpoint::FilledNoted);
         self.in_force.unfilled = None;
         collection.recount();

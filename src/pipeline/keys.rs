@@ -12,7 +12,7 @@ use super::{Pipeline, collection::Collection, snapshot::next, tries::Tries};
 use crate::{
     error::{Code, Error, Kind, Result},
     mapping::Table,
-    sink::{Session, chunks, ddl},
+    sink::{Session, metadata::chunks, tables::ddl},
 };
 
 impl Pipeline {

@@ -16,7 +16,7 @@ use crate::{
     error::Result,
     mapping::{Encoder, Framing, Mapping, Rows},
     metrics,
-    sink::{Keys, dead_letter::DeadLetter, upsert::CollectionBatch},
+    sink::{Keys, metadata::dead_letters::DeadLetter, rows::upsert::CollectionBatch},
 };
 
 /// One collection's encoder and buffers, reused from batch to batch as long as its mapping stays.

@@ -13,7 +13,7 @@ use crate::{
     mapping::Mapping,
     mapping_files::{self, MappingFiles},
     schema::{FieldPath, MappingSpec, Names, Sample, additions},
-    sink::schemas,
+    sink::metadata::mapping_versions,
     source::{SAMPLE_SIZE, Source},
 };
 
@@ -49,9 +49,9 @@ pub(super) enum Unfilled {
 
 impl InForce {
     /// The version as it is stored, which is `compiled`.
-    pub(super) fn record(&self, compiled: &Mapping) -> schemas::Mapping {
+    pub(super) fn record(&self, compiled: &Mapping) -> mapping_versions::Mapping {
         let head = if self.is_automatic { AUTOMATIC } else { "" };
-        schemas::Mapping {
+        mapping_versions::Mapping {
             collection: self.spec.collection().to_string(),
             version: self.version,
             text: format!("{head}{}", self.spec.to_toml()),
@@ -61,7 +61,7 @@ impl InForce {
         }
     }
 
-    fn read(stored: &schemas::Mapping) -> Result<Self> {
+    fn read(stored: &mapping_versions::Mapping) -> Result<Self> {
         let spec = MappingSpec::parse(&stored.text, "docrow.schemas").map_err(|e| {
             Error::new(
                 Code::StoredUnreadable,
@@ -111,7 +111,7 @@ impl InForce {
 pub(super) async fn require_collections(
     (config, files): (&Config, &MappingFiles),
     source: &Source,
-    stored: &[schemas::Mapping],
+    stored: &[mapping_versions::Mapping],
 ) -> Result<()> {
     if files.is_empty() {
         return Ok(());
@@ -145,7 +145,11 @@ impl Mappings {
     ///
     /// Errors: a file does more than add to the mapping in force; two collections want one table; values were masked by
     /// another key.
-    pub(super) fn load(stored: &[schemas::Mapping], config: &Config, files: &MappingFiles) -> Result<Self> {
+    pub(super) fn load(
+        stored: &[mapping_versions::Mapping],
+        config: &Config,
+        files: &MappingFiles,
+    ) -> Result<Self> {
         let files: HashMap<_, _> =
             files.iter().map(|(name, file)| (name.clone(), file.spec.clone())).collect();
         let mut in_force = HashMap::new();

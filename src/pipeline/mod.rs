@@ -127,9 +127,11 @@ use crate::{
     shutdown::Shutdown,
     sink::{
         self, Session, Target,
-        dead_letter::DeadLetter,
-        fence::{Fence, Holder, Manner},
-        schemas,
+        metadata::{
+            dead_letters::DeadLetter,
+            fence::{Fence, Holder, Manner},
+            mapping_versions,
+        },
     },
     source::Source,
     telemetry::Reporter,
@@ -358,7 +360,7 @@ async fn look_over(config: &Config, files: &MappingFiles, source: &Source, targe
     let there = sink::preflight(&session, target, sink::Intent::Write).await?;
     let (here, hosts, schema) = (source.words(), source.hosts(), shown::name(target.schema()));
     tracing::info!("from {here}, at {hosts}, to {there}, schema {schema}");
-    let stored = schemas::load(&session, target.pipeline()).await?;
+    let stored = mapping_versions::load(&session, target.pipeline()).await?;
     require_collections((config, files), source, &stored).await
 }
 
@@ -516,7 +518,7 @@ impl Pipeline {
     /// Everything up to the point where documents can be copied.
     async fn make_ready(&self, session: &mut Session) -> Result<Prepared> {
         self.recognise(session).await?;
-        let life = sink::progress::register(session, self.target.pipeline(), &life()).await?;
+        let life = sink::metadata::positions::register(session, self.target.pipeline(), &life()).await?;
         failpoint::reach(Failpoint::PipelineRegistered);
         self.checkpoint()?.reconcile(&life)?;
         failpoint::reach(Failpoint::StateReconciled);
@@ -561,7 +563,8 @@ impl Pipeline {
                     collection.history_goes_by();
                 }
                 let reason = Some(reason);
-                schemas::set_stopped(session, self.target.pipeline(), collection.name(), reason).await?;
+                mapping_versions::set_stopped(session, self.target.pipeline(), collection.name(), reason)
+                    .await?;
                 failpoint::reach(Failpoint::StopNoted);
             }
         }

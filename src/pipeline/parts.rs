@@ -12,7 +12,7 @@ use super::collection::Collection;
 use crate::{
     change::CollectionId,
     mapping::{Encoder, Framing, Mapping, Rows},
-    sink::{Keys, upsert::PartBatch},
+    sink::{Keys, rows::upsert::PartBatch},
 };
 
 /// How many there are of one collection.

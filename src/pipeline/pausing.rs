@@ -36,7 +36,10 @@
 use super::{Pipeline, collection::Collection};
 use crate::{
     error::{Code, Error, Result},
-    sink::{Session, pauses, requests::Requested},
+    sink::{
+        Session,
+        metadata::{pauses, requests::Requested},
+    },
 };
 
 impl Pipeline {

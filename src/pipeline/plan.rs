@@ -13,10 +13,12 @@ use crate::{
     mapping::Mapping,
     mapping_files::{self, MappingFiles},
     sink::{
-        self, Session, Target, ddl,
-        fence::{Fence, Holder, Manner},
-        plan::Plan,
-        schemas,
+        self, Session, Target,
+        metadata::{
+            fence::{Fence, Holder, Manner},
+            mapping_versions,
+        },
+        tables::{ddl, ddl_plan::Plan},
     },
     source::{CollectionInfo, Source},
 };
@@ -33,8 +35,12 @@ pub async fn plan(config: &Config, apply: bool) -> Result<Vec<(Namespace, Plan)>
     let intent = if apply { sink::Intent::Write } else { sink::Intent::Look };
     sink::preflight(&session, &target, intent).await?;
     let files = mapping_files::read(&config.mapping_dir)?;
-    require_collections((config, &files), &source, &schemas::load(&session, target.pipeline()).await?)
-        .await?;
+    require_collections(
+        (config, &files),
+        &source,
+        &mapping_versions::load(&session, target.pipeline()).await?,
+    )
+    .await?;
     let sides = Sides { config, files: &files, source: &source, target: &target };
     let look =
         async |session: &mut Session, earlier: Option<Mappings>| look(&sides, &found, session, earlier).await;
@@ -68,7 +74,7 @@ struct Sides<'a> {
 struct Looked {
     plans: Vec<(Namespace, Plan)>,
     /// What is to be stored when they are carried out.
-    changes: Vec<(schemas::Mapping, Mapping)>,
+    changes: Vec<(mapping_versions::Mapping, Mapping)>,
     /// What was sampled for them.
     mappings: Mappings,
 }
@@ -80,7 +86,7 @@ async fn look(
     session: &mut Session,
     earlier: Option<Mappings>,
 ) -> Result<Looked> {
-    let stored = schemas::load(session, target.pipeline()).await?;
+    let stored = mapping_versions::load(session, target.pipeline()).await?;
     let mut mappings = Mappings::load(&stored, config, files)?;
     if let Some(earlier) = earlier {
         mappings.take_samples(earlier);
@@ -117,7 +123,7 @@ pub async fn preview(
     mut target: Option<(&Target, &mut Session)>,
 ) -> Result<Vec<Result<Preview>>> {
     let stored = match &target {
-        Some((target, session)) => schemas::load(session, target.pipeline()).await?,
+        Some((target, session)) => mapping_versions::load(session, target.pipeline()).await?,
         None => Vec::new(),
     };
     let mut mappings = Mappings::load(&stored, config, files)?;

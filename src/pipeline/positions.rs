@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::sink::progress::{Partition, StoredPosition};
+use crate::sink::metadata::positions::{Partition, StoredPosition};
 
 /// Whether every collection's positions were stored by exactly `partitions` partitions.
 pub(super) fn are_of(stored: &[StoredPosition], partitions: u16) -> bool {

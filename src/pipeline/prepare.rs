@@ -33,12 +33,14 @@ use crate::{
     schema::Names,
     sink::{
         Session,
-        chunks::{self, StoredChunk},
-        ddl,
-        dead_letter::{self, DeadKeys},
-        progress::{Partition, StoredPosition},
-        resyncs::{self, Reason},
-        schemas,
+        metadata::{
+            chunks::{self, StoredChunk},
+            dead_letters::{self, DeadKeys},
+            mapping_versions,
+            positions::{Partition, StoredPosition},
+            resync_requests::{self, Reason},
+        },
+        tables::ddl,
     },
     source::{CHUNK_BYTES, Chunk, CollectionInfo, Source},
     vitals::Part,
@@ -63,7 +65,7 @@ impl Pipeline {
     pub(super) async fn write_down(&self, session: &mut Session) -> Result<()> {
         let anew = self.notices.borrow().anew.clone();
         for (namespace, reason) in &anew {
-            resyncs::ask(session, self.target.pipeline(), &[namespace.to_string()], *reason).await?;
+            resync_requests::ask(session, self.target.pipeline(), &[namespace.to_string()], *reason).await?;
         }
         if !anew.is_empty() {
             failpoint::reach(Failpoint::ResyncNoted);
@@ -81,12 +83,12 @@ impl Pipeline {
         self.refused.hide();
         self.renew_keys(session).await?;
         let found = self.source.collections_now(&self.config.include, &self.config.exclude).await?;
-        let stored = schemas::load(session, pipeline).await?;
+        let stored = mapping_versions::load(session, pipeline).await?;
         let (stored, parting) = self.part_from_gone(session, stored, &found).await?;
         // As they are now: one for a collection that is new may be new as well.
         let files = mapping_files::read(&self.config.mapping_dir)?;
         let mut mappings = Mappings::load(&stored, &self.config, &files)?;
-        let asked = resyncs::asked(session, pipeline).await?;
+        let asked = resync_requests::asked(session, pipeline).await?;
         let paused = self.paused(session).await?;
         let dead = Arc::<Mutex<DeadKeys>>::default();
         let most_dead = usize::try_from(self.config.max_dead_letters).unwrap_or(usize::MAX);
@@ -122,7 +124,7 @@ impl Pipeline {
         }
         post.at("plans what is to be copied");
         self.refuse(session, refused, collections.len()).await?;
-        let keys = dead_letter::keys(session, pipeline).await?;
+        let keys = dead_letters::keys(session, pipeline).await?;
         collections.iter().for_each(|collection| collection.show_dead(keys.count(collection.name())));
         *dead.lock().unwrap_or_else(PoisonError::into_inner) = keys;
         let live = self.plan_all(session, &collections, &asked).await?;
@@ -181,13 +183,13 @@ impl Pipeline {
         let stored = mappings.stored(&info.namespace.to_string());
         let made = self.make_tables(session, wanted, stored).await?;
         let record = made.in_force.record(&made.mapping);
-        schemas::note_mask_key(session, self.target.pipeline(), &record).await?;
+        mapping_versions::note_mask_key(session, self.target.pipeline(), &record).await?;
         Ok(made)
     }
 
     /// Why a collection is stopped, if it was already when this process began its last turn. A process that only starts
     /// tries them all.
-    fn still_stopped<'a>(&self, stored: &'a [schemas::Mapping], name: &str) -> Option<&'a str> {
+    fn still_stopped<'a>(&self, stored: &'a [mapping_versions::Mapping], name: &str) -> Option<&'a str> {
         if self.demand.borrow().attempt == 0 {
             return None;
         }
@@ -208,7 +210,7 @@ impl Pipeline {
         let mut start = None;
         for (id, collection) in (0..).map(CollectionId).zip(collections) {
             if collection.stopped().is_none() {
-                schemas::set_stopped(session, pipeline, collection.name(), None).await?;
+                mapping_versions::set_stopped(session, pipeline, collection.name(), None).await?;
             }
             let reason = reason_for(collection.name(), asked);
             let phase = self.phase(session, collection).await?;

@@ -19,7 +19,7 @@ use crate::{
     config::{Change, Config},
     error::{Error, Kind, Result},
     mapping_files::{self, MappingFiles},
-    sink::schemas,
+    sink::metadata::mapping_versions,
 };
 
 /// What a turn goes by.
@@ -114,7 +114,7 @@ impl Pipeline {
         if (&config.include, &config.exclude) != (&current.include, &current.exclude) {
             self.source.collections(&config.include, &config.exclude).await?;
         }
-        let stored = schemas::load(&self.target.connect().await?, self.target.pipeline()).await?;
+        let stored = mapping_versions::load(&self.target.connect().await?, self.target.pipeline()).await?;
         require_collections((config, files), &self.source, &stored).await?;
         files.values().try_for_each(|file| config.compile(&file.spec).map(drop))?;
         Mappings::load(&stored, config, files).map(drop)

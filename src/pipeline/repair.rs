@@ -34,12 +34,14 @@ use crate::{
     schema::MappingSpec,
     sink::{
         Keys, Session, Target,
-        dead_letter::{self, DeadKey},
-        fence::{Fence, Holder, Manner},
-        progress::Partition,
-        repairs::Repairs,
-        schemas,
-        upsert::{Applier, Batch, CollectionBatch},
+        metadata::{
+            dead_letters::{self, DeadKey},
+            fence::{Fence, Holder, Manner},
+            mapping_versions,
+            positions::Partition,
+            repair_requests::Repairs,
+        },
+        rows::upsert::{Applier, Batch, CollectionBatch},
     },
     source::{CollectionInfo, Source},
 };
@@ -86,7 +88,7 @@ impl Pipeline {
     ) -> Result<()> {
         let keys = documents.iter().map(|document| key::id_text(document)).collect::<Result<Vec<_>>>()?;
         let (pipeline, name) = (self.target.pipeline(), collection.name());
-        let dead = dead_letter::among(session, pipeline, name, &keys).await?;
+        let dead = dead_letters::among(session, pipeline, name, &keys).await?;
         for key in keys.into_iter().filter(|key| dead.contains(name, key)) {
             collection.found_dead(DeadKey { collection: name.to_owned(), key });
         }
@@ -130,7 +132,7 @@ pub async fn repair(
 
 /// The mapping in force of a collection.
 async fn mapping_of(config: &Config, session: &Session, name: &str) -> Result<Mapping> {
-    let stored = schemas::load(session, &config.name).await?;
+    let stored = mapping_versions::load(session, &config.name).await?;
     let stored = stored.into_iter().find(|mapping| mapping.collection == name);
     let stored = stored.ok_or_else(|| Error::bug(format!("repair {name}: it has no mapping")))?;
     config.compile(&MappingSpec::parse(&stored.text, "docrow.schemas")?)
@@ -150,7 +152,7 @@ impl Repairing<'_> {
         if !repairs.keys.is_empty() {
             delete(&self.target, &mapping, (&repairs.keys, &mut Tries::endless())).await?;
         }
-        let dead = dead_letter::keys(&session, self.target.pipeline()).await?;
+        let dead = dead_letters::keys(&session, self.target.pipeline()).await?;
         let collection = Collection::new(info.clone(), mapping, Arc::new(Mutex::new(dead)), usize::MAX);
         let collections: Arc<[Collection]> = [collection].into();
         let (stored, counts) = ((0, &HashMap::new()), Arc::new(Counts::default()));

@@ -19,8 +19,11 @@ use crate::{
     error::{Code, Disposition, Result},
     shutdown::Shutdown,
     sink::{
-        Session, dead_letter, repairs,
-        requests::{self, Requested},
+        Session,
+        metadata::{
+            dead_letters, repair_requests,
+            requests::{self, Requested},
+        },
     },
     vitals::Part,
 };
@@ -95,10 +98,10 @@ impl RequestWatch {
         let Self { pipeline, collections, workers, retries, stop, .. } = self;
         pipeline.record_stopped(session, collections).await?;
         let (name, router) = (pipeline.target.pipeline(), &workers.router);
-        let letters = if requested.letters { dead_letter::asked(session, name).await? } else { Vec::new() };
+        let letters = if requested.letters { dead_letters::asked(session, name).await? } else { Vec::new() };
         let letters = retries.take(session, name, letters, router).await?;
         let repairs =
-            if requested.repairs { repairs::take(session, name, waiting).await? } else { Vec::new() };
+            if requested.repairs { repair_requests::take(session, name, waiting).await? } else { Vec::new() };
         let how = (&*retries, router, &mut Tries::until(stop.clone()));
         let repairs = pipeline.repairs(session, collections, repairs, how).await?;
         for (partition, changes) in letters.into_iter().chain(repairs) {
@@ -113,7 +116,7 @@ impl RequestWatch {
 impl Pipeline {
     /// Shows how many dead letters there are: somebody may have discarded some.
     pub(super) async fn show_dead(&self, session: &Session, collections: &[Collection]) -> Result<()> {
-        let counts = dead_letter::counts(session, self.target.pipeline()).await?;
+        let counts = dead_letters::counts(session, self.target.pipeline()).await?;
         let mut left = 0_u64;
         for collection in collections {
             let count = counts.get(collection.name()).copied().unwrap_or(0);

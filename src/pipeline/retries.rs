@@ -17,7 +17,10 @@ use crate::{
     error::Result,
     failpoint::{self, Failpoint},
     key::{DocumentKey, Id},
-    sink::{Session, dead_letter, progress::Partition},
+    sink::{
+        Session,
+        metadata::{dead_letters, positions::Partition},
+    },
 };
 
 /// Hands dead letters to the workers.
@@ -47,7 +50,7 @@ impl Retries {
         &mut self,
         session: &mut Session,
         pipeline: &str,
-        asked: Vec<dead_letter::Asked>,
+        asked: Vec<dead_letters::Asked>,
         router: &Router,
     ) -> Result<BTreeMap<Partition, Vec<Change>>> {
         let times: HashSet<_> = asked.iter().map(|letter| (letter.id, letter.at)).collect();
@@ -68,7 +71,7 @@ impl Retries {
         }
         // Those of a collection that is no longer included stay dead, and do not keep the others waiting.
         if !unknown.is_empty() {
-            dead_letter::answered(session, pipeline, &unknown).await?;
+            dead_letters::answered(session, pipeline, &unknown).await?;
             failpoint::reach(Failpoint::LettersAnswered);
         }
         Ok(changes)

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use crate::{
     change::{Change, CollectionId, Position},
     key::DocumentKey,
-    sink::progress::Partition,
+    sink::metadata::positions::Partition,
 };
 
 /// Routes changes by document, and drops those that are durable already.

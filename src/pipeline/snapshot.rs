@@ -25,9 +25,11 @@ use crate::{
     shutdown::Shutdown,
     sink::{
         Session, Target,
-        chunks::{self, Marker},
-        copy::{ChunkWriter, Copier},
-        dead_letter::DeadLetter,
+        metadata::{
+            chunks::{self, Marker},
+            dead_letters::DeadLetter,
+        },
+        rows::copy::{ChunkWriter, Copier},
     },
     source::{Chunk, ChunkReader, Source},
     vitals::Vitals,

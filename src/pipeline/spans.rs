@@ -7,7 +7,7 @@ use super::{
     snapshot::{Copied, Work},
     write::Write,
 };
-use crate::{change::CollectionId, error::Result, sink::progress::Partition, trace::Span};
+use crate::{change::CollectionId, error::Result, sink::metadata::positions::Partition, trace::Span};
 
 /// Begins that of a batch. Positions alone are not traced.
 pub(super) fn batch(partition: Partition, events: u64) -> Span {

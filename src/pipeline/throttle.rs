@@ -14,7 +14,8 @@ use tokio::{
 
 use super::Pipeline;
 use crate::{
-    config::Rate, pace::Pace, shutdown::Shutdown, sink::throttles::Throttle as Asked, vitals::Vitals,
+    config::Rate, pace::Pace, shutdown::Shutdown, sink::metadata::throttles::Throttle as Asked,
+    vitals::Vitals,
 };
 
 /// How often the secondaries are looked at, and how long MongoDB may take to answer.

@@ -13,8 +13,9 @@ use crate::{
     retry::Retry,
     shutdown::Shutdown,
     sink::{
-        Session, locks,
-        upsert::{Applier, Batch},
+        Session,
+        rows::upsert::{Applier, Batch},
+        tables::locks,
     },
 };
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     change::{CollectionId, Position},
-    sink::progress::Partition,
+    sink::metadata::positions::Partition,
 };
 
 /// The stored position of every partition in every collection.

@@ -20,9 +20,12 @@ use crate::{
     metrics,
     schema::{MappingSpec, Sample},
     sink::{
-        Session, ddl,
-        resyncs::{self, Reason},
-        schemas,
+        Session,
+        metadata::{
+            mapping_versions,
+            resync_requests::{self, Reason},
+        },
+        tables::ddl,
     },
     source::{CollectionInfo, SAMPLE_SIZE},
 };
@@ -68,11 +71,11 @@ impl Pipeline {
     pub(super) async fn part_from_gone(
         &self,
         session: &mut Session,
-        stored: Vec<schemas::Mapping>,
+        stored: Vec<mapping_versions::Mapping>,
         found: &[CollectionInfo],
-    ) -> Result<(Vec<schemas::Mapping>, Vec<String>)> {
+    ) -> Result<(Vec<mapping_versions::Mapping>, Vec<String>)> {
         let pipeline = self.target.pipeline();
-        let asked = resyncs::asked(session, pipeline).await?;
+        let asked = resync_requests::asked(session, pipeline).await?;
         let (mut left, mut parting) = (Vec::with_capacity(stored.len()), Vec::new());
         let (mut dropped, mut excluded) = (Vec::new(), Vec::new());
         for mapping in stored {
@@ -98,7 +101,7 @@ impl Pipeline {
             dropped.push(name);
             left.push(mapping);
         }
-        for name in schemas::set_absent(session, pipeline, &dropped, &excluded).await? {
+        for name in mapping_versions::set_absent(session, pipeline, &dropped, &excluded).await? {
             tracing::info!(
                 "{name} is no longer followed, for it is not included: its rows stay as they are, until docrow forget '{name}' \
                  --drop removes them"
@@ -134,7 +137,7 @@ impl Pipeline {
             }
         }
         // Should it come back, it is another collection of that name.
-        resyncs::ask(session, self.target.pipeline(), &[name.to_owned()], Reason::Recreated).await?;
+        resync_requests::ask(session, self.target.pipeline(), &[name.to_owned()], Reason::Recreated).await?;
         Ok(Parted::Left)
     }
 
@@ -157,7 +160,7 @@ impl Pipeline {
                     "{name} is stopped, other collections go on: {reason}: then start docrow again"
                 );
             }
-            schemas::set_stopped(session, self.target.pipeline(), &name, Some(&reason)).await?;
+            mapping_versions::set_stopped(session, self.target.pipeline(), &name, Some(&reason)).await?;
             now.insert(name, reason);
         }
         self.reporter.vitals().refuse(now.clone());

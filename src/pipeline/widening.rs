@@ -31,9 +31,12 @@ use crate::{
     mapping::{Mapping, Replacement},
     schema::OnDelete,
     sink::{
-        Session, Target, ddl,
-        plan::{Plan, Wanted},
-        widen,
+        Session, Target,
+        tables::{
+            ddl,
+            ddl_plan::{Plan, Wanted},
+            widen,
+        },
     },
 };
 

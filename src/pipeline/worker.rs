@@ -37,7 +37,7 @@ use crate::{
     key::{DocumentKey, Id},
     metrics,
     patch::Patch,
-    sink::progress::Partition,
+    sink::metadata::positions::Partition,
     source::{Lookup, Source},
     trace::Span,
     vitals::Post,

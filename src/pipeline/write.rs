@@ -20,9 +20,11 @@ use crate::{
     metrics,
     sink::{
         Target,
-        dead_letter::{DeadKey, DeadLetter},
-        progress::{Partition, Reached},
-        upsert::{Applier, Batch},
+        metadata::{
+            dead_letters::{DeadKey, DeadLetter},
+            positions::{Partition, Reached},
+        },
+        rows::upsert::{Applier, Batch},
     },
 };
 

@@ -188,6 +188,8 @@ pub(super) fn stage<'a>(stack: impl IntoIterator<Item = &'a str>) -> Stage {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::Path};
+
     use super::*;
 
     /// As a backfill shows them, shortened; innermost first.
@@ -244,10 +246,10 @@ mod tests {
                     "__libc_send",
                     "tokio::net::tcp::stream::TcpStream::poll_write_vectored",
                     "<tokio_postgres::connection::Connection<S,T> as core::future::future::Future>::poll",
-                    "docrow::sink::session::Target::connect",
+                    "docrow::sink::connection::session::Target::connect",
                 ],
             ),
-            (Stage::Send, &["<docrow::sink::copy::Copier as futures_sink::Sink>::poll_ready", "main"]),
+            (Stage::Send, &["<docrow::sink::rows::copy::Copier as futures_sink::Sink>::poll_ready", "main"]),
             (
                 Stage::Spool,
                 &["fdatasync", "rocksdb::DBImpl::WriteToWAL", "docrow::checkpoint::spool::Spool::append"],
@@ -279,10 +281,10 @@ mod tests {
             ["_rjem_je_large_ralloc", "alloc::raw_vec::finish_grow", "docrow::mapping::walk::Walk::close"];
         assert_eq!(stage(grows), Stage::Allocation);
         assert_eq!(
-            stage(["[libc.so.6]", "_rjem_je_arena_ralloc", "docrow::sink::copy::Copier::write"]),
+            stage(["[libc.so.6]", "_rjem_je_arena_ralloc", "docrow::sink::rows::copy::Copier::write"]),
             Stage::Allocation
         );
-        assert_eq!(stage(["[libc.so.6]", "docrow::sink::copy::Copier::write"]), Stage::Send);
+        assert_eq!(stage(["[libc.so.6]", "docrow::sink::rows::copy::Copier::write"]), Stage::Send);
         assert_eq!(stage(["[libc.so.6]", "malloc", "rocksdb::Arena::AllocateNewBlock"]), Stage::Allocation);
         // Not the allocator's: a name that only begins like one of its.
         assert_eq!(stage(["freeaddrinfo", "mongodb::client::Client::new"]), Stage::Read);
@@ -298,5 +300,35 @@ mod tests {
                 "{prefix}"
             );
         }
+    }
+
+    /// Whether docrow has what `path` names: modules, then what their file defines.
+    fn is_of_the_source(path: &str) -> bool {
+        let mut folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let mut file = folder.join("lib.rs");
+        let mut names = path.split("::").skip(1).filter(|name| !name.is_empty()).peekable();
+        while let Some(name) = names.peek() {
+            folder.push(name);
+            let files = [folder.with_extension("rs"), folder.join("mod.rs")];
+            let Some(found) = files.into_iter().find(|file| file.is_file()) else { break };
+            file = found;
+            names.next();
+        }
+        let text = fs::read_to_string(file).unwrap();
+        let words: Vec<_> = text.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+        let defines = |name| {
+            words.windows(2).any(|two| matches!(two, ["fn" | "struct" | "enum" | "trait", n] if *n == name))
+        };
+        names.all(defines)
+    }
+
+    /// A module that moves takes its prefix along, or its samples would count as its parent's.
+    #[test]
+    fn every_prefix_of_docrow_is_of_its_source() {
+        for (prefix, _) in BY_PREFIX.iter().filter(|(prefix, _)| prefix.starts_with("docrow::")) {
+            assert!(is_of_the_source(prefix), "nothing of docrow is {prefix}");
+        }
+        assert!(!is_of_the_source("docrow::mapping::nowhere"));
+        assert!(!is_of_the_source("docrow::mapping::walk::Walk::nothing"));
     }
 }

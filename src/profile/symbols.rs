@@ -178,7 +178,10 @@ mod tests {
     #[test]
     fn names_are_as_people_know_them() {
         for (name, expected) in [
-            ("docrow::sink::copy::ChunkWriter::write::{{closure}}", "docrow::sink::copy::ChunkWriter::write"),
+            (
+                "docrow::sink::rows::copy::ChunkWriter::write::{{closure}}",
+                "docrow::sink::rows::copy::ChunkWriter::write",
+            ),
             ("docrow::verify::run::{{closure}}::{{closure}}", "docrow::verify::run"),
             ("_ZN7rocksdb6DBImpl5WriteERKNS_12WriteOptionsEPNS_10WriteBatchE", "rocksdb::DBImpl::Write"),
             ("_ZNK7rocksdb9BlockIter4SeekE", "rocksdb::BlockIter::Seek"),

@@ -20,13 +20,15 @@ mod toml_error;
 mod widening;
 mod write;
 
-pub use change::{Additions, additions};
-pub use evolve::evolve;
-pub use naming::{MAX_NAME, Names};
-pub use path::{FieldPath, Segment};
-pub use sample::Sample;
-pub use spec::{
-    ColumnSpec, DocumentSpec, JsonForm, KeySpec, MappingSpec, Mask, OnDelete, OnUnfit, TableSpec, Was,
-    WrittenMapping,
+pub use self::{
+    change::{Additions, additions},
+    evolve::evolve,
+    naming::{MAX_NAME, Names},
+    path::{FieldPath, Segment},
+    sample::Sample,
+    spec::{
+        ColumnSpec, DocumentSpec, JsonForm, KeySpec, MappingSpec, Mask, OnDelete, OnUnfit, TableSpec, Was,
+        WrittenMapping,
+    },
+    toml_error::{nearest, toml_error},
 };
-pub use toml_error::{nearest, toml_error};

@@ -15,10 +15,10 @@ use crate::{
     },
     schema::{MappingSpec, TableSpec},
     shown,
-    sink::{
+    sink::metadata::{
         fence::Runner,
         misfits::Misfits,
-        survey::{Survey, Surveyed},
+        overview::{Survey, Surveyed},
     },
     vitals::{Applied, Clock, Details, Lag, Report},
 };

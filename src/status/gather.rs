@@ -11,8 +11,10 @@ use crate::{
     secret::Secret,
     sink::{
         Target,
-        fence::Runner,
-        survey::{Survey, Surveyor},
+        metadata::{
+            fence::Runner,
+            overview::{Survey, Surveyor},
+        },
     },
     source::{self, Source},
     vitals::{Clock, Details, Report, Stage, Vitals},

@@ -9,10 +9,10 @@ use super::{Facts, Health, Level, Status, document::Mappings, span};
 use crate::{
     moment::Moment,
     pipeline::phase::Phase,
-    sink::{
+    sink::metadata::{
         fence::Runner,
         misfits::{Count, Misfits},
-        survey::{Letters, Reached, Survey, Surveyed},
+        overview::{Letters, Reached, Survey, Surveyed},
         verifications::Stored,
     },
     vitals::{Applied, Clock, Details, Hindrance, Lag, Pace, Report, Spool, Stage},

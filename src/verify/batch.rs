@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Result},
     key::{self, Id},
     mapping::{Column, Encoder, Framing, Rows, Table, same_value},
-    sink::{Keys, dead_letter::DeadKeys, read},
+    sink::{Keys, metadata::dead_letters::DeadKeys, rows::read},
 };
 
 /// Documents that are compared at a time, and about how many bytes of rows they may have.

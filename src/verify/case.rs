@@ -14,7 +14,7 @@ use crate::{
     error::Result,
     key::{self, DocumentKey, Id},
     mapping::{Encoder, Framing, Rows},
-    sink::{Keys, dead_letter::DeadKeys},
+    sink::{Keys, metadata::dead_letters::DeadKeys},
 };
 
 /// Some suspects.

@@ -22,7 +22,11 @@ use crate::{
     error::{Kind, Result},
     pace::Pace,
     shutdown::Shutdown,
-    sink::{Target, dead_letter::DeadKeys, read::Reader, requests::Requests, schemas},
+    sink::{
+        Target,
+        metadata::{dead_letters::DeadKeys, mapping_versions, requests::Requests},
+        rows::read::Reader,
+    },
     source::{CollectionInfo, Source},
     telemetry::Reporter,
 };
@@ -62,7 +66,7 @@ impl Verification<'_> {
     /// The version of the mapping in force.
     async fn version(&self) -> Result<Option<u16>> {
         let (session, name) = (self.target.connect().await?, self.info.namespace.to_string());
-        let stored = schemas::load(&session, self.target.pipeline()).await?;
+        let stored = mapping_versions::load(&session, self.target.pipeline()).await?;
         Ok(stored.iter().find(|mapping| mapping.collection == name).map(|mapping| mapping.version))
     }
 

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     error::{Kind, Result},
     shutdown::Shutdown,
-    sink::{Target, read::Reader},
+    sink::{Target, rows::read::Reader},
     source::{CollectionInfo, Source},
 };
 

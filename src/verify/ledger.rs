@@ -7,6 +7,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+use super::{Difference, What, detail::difference};
 use crate::{
     change::Position,
     config::Config,
@@ -15,15 +16,15 @@ use crate::{
     schema::MappingSpec,
     sink::{
         Session, Target,
-        chunks::{self, Extent},
-        ddl,
-        dead_letter::{self, DeadKeys},
-        fence, pauses, progress, schemas,
+        metadata::{
+            chunks::{self, Extent},
+            dead_letters::{self, DeadKeys},
+            fence, mapping_versions, pauses, positions,
+        },
+        tables::ddl,
     },
 };
 use mongodb::bson::RawDocumentBuf;
-
-use super::{Difference, What, detail::difference};
 
 /// How long to wait for new columns to be filled.
 const FILLING: Duration = Duration::from_secs(30);
@@ -32,12 +33,12 @@ const POLL: Duration = Duration::from_millis(100);
 /// A mapping in force.
 #[derive(Debug)]
 pub(super) struct InForce {
-    stored: schemas::Mapping,
+    stored: mapping_versions::Mapping,
     pub(super) mapping: Arc<Mapping>,
 }
 
 impl InForce {
-    fn is(&self, stored: &schemas::Mapping) -> bool {
+    fn is(&self, stored: &mapping_versions::Mapping) -> bool {
         let own = &self.stored;
         (own.version, own.filled, &own.text) == (stored.version, stored.filled, &stored.text)
     }
@@ -121,7 +122,7 @@ impl Ledger {
             tracing::info!("{name}: compared by version {} of its mapping from now on", stored.version);
             self.in_force.send_replace(Arc::new(compile(&self.config, stored)?));
         }
-        let positions = progress::load(&self.session, pipeline).await?;
+        let positions = positions::load(&self.session, pipeline).await?;
         let own = positions.into_iter().filter(|stored| stored.collection == self.collection);
         let position = own.map(|stored| stored.position).min();
         let extent = chunks::extent(&self.session, pipeline, &self.collection).await?;
@@ -142,17 +143,17 @@ impl Ledger {
 
     /// The documents, of all collections, that have a dead letter.
     pub(super) async fn dead(&self) -> Result<DeadKeys> {
-        dead_letter::keys(&self.session, &self.config.name).await
+        dead_letters::keys(&self.session, &self.config.name).await
     }
 
     /// Which of these documents have one.
     pub(super) async fn dead_among(&self, keys: &[String]) -> Result<DeadKeys> {
-        dead_letter::among(&self.session, &self.config.name, &self.collection, keys).await
+        dead_letters::among(&self.session, &self.config.name, &self.collection, keys).await
     }
 
     /// All documents of the collection that have one, in pages.
     pub(super) async fn dead_documents(&self, after: i64) -> Result<Vec<(i64, RawDocumentBuf)>> {
-        dead_letter::document_keys(&self.session, &self.config.name, &self.collection, after).await
+        dead_letters::document_keys(&self.session, &self.config.name, &self.collection, after).await
     }
 
     /// The tables and columns that are missing.
@@ -177,8 +178,8 @@ impl Ledger {
     }
 }
 
-async fn stored(session: &Session, pipeline: &str, collection: &str) -> Result<schemas::Mapping> {
-    let stored = schemas::load(session, pipeline).await?;
+async fn stored(session: &Session, pipeline: &str, collection: &str) -> Result<mapping_versions::Mapping> {
+    let stored = mapping_versions::load(session, pipeline).await?;
     stored.into_iter().find(|mapping| mapping.collection == collection).ok_or_else(|| {
         let advice = "copy it with docrow run or backfill, or name the collections by --include";
         let missing = format!("{collection} has not been copied by pipeline {pipeline}: {advice}");
@@ -186,7 +187,7 @@ async fn stored(session: &Session, pipeline: &str, collection: &str) -> Result<s
     })
 }
 
-fn compile(config: &Config, stored: schemas::Mapping) -> Result<InForce> {
+fn compile(config: &Config, stored: mapping_versions::Mapping) -> Result<InForce> {
     config.check_mask_key(&stored.collection, stored.masked_by.as_deref())?;
     let mapping = config.compile(&MappingSpec::parse(&stored.text, "docrow.schemas")?)?;
     Ok(InForce { stored, mapping: Arc::new(mapping) })

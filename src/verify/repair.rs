@@ -9,7 +9,10 @@ use crate::{
     config::Config,
     error::{Kind, Result},
     pipeline,
-    sink::{Target, fence::Runner, repairs::Repairs, requests::Requests},
+    sink::{
+        Target,
+        metadata::{fence::Runner, repair_requests::Repairs, requests::Requests},
+    },
     source::{CollectionInfo, Source},
 };
 

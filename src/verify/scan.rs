@@ -28,8 +28,8 @@ use crate::{
     shutdown::Shutdown,
     sink::{
         Target,
-        dead_letter::{DeadKey, DeadKeys},
-        read::Reader,
+        metadata::dead_letters::{DeadKey, DeadKeys},
+        rows::read::Reader,
     },
     source::{CHUNK_BYTES, Chunk, CollectionInfo, Documents, Source},
 };

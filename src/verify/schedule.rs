@@ -18,7 +18,7 @@ use crate::{
     error::Result,
     metrics,
     shutdown::Shutdown,
-    sink::{Target, verifications},
+    sink::{Target, metadata::verifications},
     telemetry::Reporter,
     vitals::Stage,
 };

@@ -11,7 +11,7 @@ use crate::{
     error::Result,
     key::{self, DocumentKey, Id},
     mapping::Mapping,
-    sink::{Keys, dead_letter::DeadKey},
+    sink::{Keys, metadata::dead_letters::DeadKey},
 };
 
 /// Keys that are taken at a time.

@@ -7,7 +7,7 @@ use super::{Compared, Report, Verdict};
 use crate::{
     config::{Config, SampleSize},
     error::{Error, Kind, Result},
-    sink::{Target, verifications},
+    sink::{Target, metadata::verifications},
 };
 
 /// What a verification found.

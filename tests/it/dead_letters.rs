@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 use docrow::sink::{
     Target,
-    dead_letter::{self, DeadKey, DeadLetter},
-    fence::{Fence, Holder, Manner},
-    progress::Partition,
-    upsert::{Applier, Batch},
+    metadata::{
+        dead_letters::{self, DeadKey, DeadLetter},
+        fence::{Fence, Holder, Manner},
+        positions::Partition,
+    },
+    rows::upsert::{Applier, Batch},
 };
 use mongodb::bson::{doc, oid::ObjectId, rawdoc};
 use serde_json::{Value, json};
@@ -138,7 +140,7 @@ async fn what_is_asked_for_is_there_for_the_next_run() {
     );
     let target = Target::parse(&place.postgres_uri, "public", "docrow").unwrap();
     let session = target.connect().await.unwrap();
-    let asked = dead_letter::asked(&session, "docrow").await.unwrap();
+    let asked = dead_letters::asked(&session, "docrow").await.unwrap();
     assert_eq!(asked.len(), 1);
     assert_eq!(
         (asked[0].id.to_string(), asked[0].document_key.as_ref()),
@@ -148,15 +150,15 @@ async fn what_is_asked_for_is_there_for_the_next_run() {
     assert_eq!(ended.out.lines().filter(|line| line.ends_with("asked")).count(), 1, "{}", ended.out);
     let fence = Fence::acquire(&target, &Holder::new(), Manner::Refuse).await.unwrap();
     let mut writing = fence.target().connect().await.unwrap();
-    dead_letter::answered(&mut writing, "docrow", &[asked[0].id]).await.unwrap();
+    dead_letters::answered(&mut writing, "docrow", &[asked[0].id]).await.unwrap();
     drop((fence, writing));
-    assert_eq!(dead_letter::asked(&session, "docrow").await.unwrap(), []);
+    assert_eq!(dead_letters::asked(&session, "docrow").await.unwrap(), []);
 
     // A letter of an earlier docrow has no key apart from its document.
     place.postgres().await.batch_execute("UPDATE docrow.dead_letters SET document_key = NULL").await.unwrap();
     let ended = home.finish(&["dead-letters", "retry", "--all"]).await.with_code(0).quiet();
     assert!(ended.out.contains("tries 3 again"), "{}", ended.out);
-    let asked = dead_letter::asked(&session, "docrow").await.unwrap();
+    let asked = dead_letters::asked(&session, "docrow").await.unwrap();
     assert!(asked.iter().any(|asked| asked.document_key == rawdoc! { "_id": 2.5 }), "{asked:?}");
 
     // One that is not there is an error, whatever is to be done with it, and nothing is done with the others.
@@ -190,7 +192,7 @@ async fn the_outcome_is_told_while_the_pipeline_runs() {
     let mut asked = Vec::new();
     command
         .until("letters are asked for", async || {
-            asked = dead_letter::asked(&session, "docrow").await.unwrap();
+            asked = dead_letters::asked(&session, "docrow").await.unwrap();
             asked.len() == 3
         })
         .await;
@@ -207,9 +209,9 @@ async fn the_outcome_is_told_while_the_pipeline_runs() {
         document: None,
     }];
     applier.apply(&Batch { healed: &healed, dead_letters: &letters, ..Batch::default() }).await.unwrap();
-    let left = dead_letter::asked(&session, "docrow").await.unwrap();
+    let left = dead_letters::asked(&session, "docrow").await.unwrap();
     assert_eq!(left.len(), 1, "who is buried again has been answered");
-    dead_letter::answered(&mut session, "docrow", &[left[0].id]).await.unwrap();
+    dead_letters::answered(&mut session, "docrow", &[left[0].id]).await.unwrap();
     let ended = command.ended().await.with_code(1).quiet();
     assert!(
         ended.out.contains("PostgreSQL process ") && ended.out.contains("to try 3 again"),

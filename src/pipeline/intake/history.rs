@@ -13,7 +13,7 @@ use crate::{
     change::CollectionId,
     config::OnHistoryLost,
     error::{Disposition, Error, Result},
-    sink::resyncs::Reason,
+    sink::metadata::resync_requests::Reason,
 };
 
 /// How long to wait before the server is asked again, if it does not answer.

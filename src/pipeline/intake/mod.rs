@@ -48,7 +48,7 @@ use crate::{
     config::{Config, OnHistoryLost, Order},
     error::{Error, Kind, Result},
     metrics,
-    sink::{progress::Partition, resyncs::Reason},
+    sink::metadata::{positions::Partition, resync_requests::Reason},
     source::{ChangeStream, Event, Source, StreamBatch, StreamStart},
     vitals::Post,
 };

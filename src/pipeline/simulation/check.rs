@@ -11,7 +11,7 @@ use super::{
 use crate::{
     change::{CollectionId, Position},
     config::Order,
-    sink::progress::Partition,
+    sink::metadata::positions::Partition,
 };
 
 impl World {

@@ -25,7 +25,7 @@ use crate::{
     change::{Change, CollectionId, Position},
     checkpoint::Span,
     config::Order,
-    sink::{progress::Partition, resyncs::Reason},
+    sink::metadata::{positions::Partition, resync_requests::Reason},
 };
 
 /// See [`Demand`](super::super::intake::Demand).

@@ -54,7 +54,7 @@ use self::{
     spool::Spool,
     worker::Crew,
 };
-use crate::{change::CollectionId, config::Order, sink::resyncs::Reason};
+use crate::{change::CollectionId, config::Order, sink::metadata::resync_requests::Reason};
 
 /// How many steps of a failed schedule are told.
 const TOLD: usize = 40;

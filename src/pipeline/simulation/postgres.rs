@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     change::Position,
-    sink::{progress::Partition, resyncs::Reason},
+    sink::metadata::{positions::Partition, resync_requests::Reason},
 };
 
 /// All that is in the database.

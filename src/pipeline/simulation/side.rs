@@ -21,9 +21,9 @@ use super::{
 use crate::{
     change::{CollectionId, Position},
     config::Order,
-    sink::{
-        progress::{Partition, StoredPosition},
-        resyncs::Reason,
+    sink::metadata::{
+        positions::{Partition, StoredPosition},
+        resync_requests::Reason,
     },
 };
 

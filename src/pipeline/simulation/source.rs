@@ -11,7 +11,7 @@ use super::document::{self, State, word};
 use crate::{
     change::{Change, CollectionId, Op, Position},
     key::{DocumentKey, Id},
-    sink::resyncs::Reason,
+    sink::metadata::resync_requests::Reason,
 };
 
 /// A collection. In which place it is in the list of a run is its [`CollectionId`].

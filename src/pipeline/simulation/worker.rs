@@ -25,7 +25,7 @@ use crate::{
     change::{Change, CollectionId, Op, Position},
     config::Order,
     patch::Patch,
-    sink::progress::Partition,
+    sink::metadata::positions::Partition,
 };
 
 /// The workers of a turn, and what they share.

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     change::{CollectionId, Position},
     config::Order,
-    sink::progress::Partition,
+    sink::metadata::positions::Partition,
 };
 
 /// What a document is to be.

@@ -23,7 +23,7 @@ use crate::{
     metrics,
     sink::{
         Session, Target,
-        standing::{self, Locked, Standing},
+        connection::standing::{self, Locked, Standing},
     },
     vitals::{Hindrance, Part, Place, Stage, Vitals},
 };

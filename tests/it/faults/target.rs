@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use docrow::{
     demo::servers::{Postgres, PostgresOptions},
-    sink::{Target, ddl},
+    sink::{Target, metadata::schema},
 };
 use fastrand::Rng;
 use mongodb::bson::doc;
@@ -221,7 +221,7 @@ async fn serialization_failure(test: &str, phase: Phase) {
         docrow
     } else {
         let target = Target::parse(&place.postgres_uri, "public", "docrow").unwrap();
-        ddl::create_bookkeeping(&mut target.connect().await.unwrap(), "public").await.unwrap();
+        schema::create(&mut target.connect().await.unwrap(), "public").await.unwrap();
         place.postgres().await.batch_execute(&make).await.unwrap();
         home.run()
     };

@@ -4,9 +4,12 @@ use docrow::{
     error::{Kind, Result},
     mapping::{Column, ColumnType, DELETED_AT, Framing, Rows, Scalar, Table},
     sink::{
-        Keys, ddl,
-        read::Reader,
-        upsert::{Applied, Applier, Batch, CollectionBatch},
+        Keys,
+        rows::{
+            read::Reader,
+            upsert::{Applied, Applier, Batch, CollectionBatch},
+        },
+        tables::ddl,
     },
 };
 

@@ -4,9 +4,9 @@ use docrow::{
     demo::servers::{Postgres, PostgresOptions},
     mapping::Framing,
     sink::{
-        ddl, progress,
-        progress::Reached,
-        upsert::{Batch, CollectionBatch},
+        metadata::positions::{self, Reached},
+        rows::upsert::{Batch, CollectionBatch},
+        tables::ddl,
     },
 };
 
@@ -41,6 +41,6 @@ async fn a_durable_batch_survives_a_crash_where_synchronous_commit_is_off() {
     postgres.kill9().await.unwrap();
     postgres.restart().await.unwrap();
     assert_eq!(place.query("SELECT name FROM users").await, ["n"]);
-    let stored = progress::load(&place.plain().connect().await.unwrap(), "p").await.unwrap();
+    let stored = positions::load(&place.plain().connect().await.unwrap(), "p").await.unwrap();
     assert_eq!(stored[0].position, position(1));
 }

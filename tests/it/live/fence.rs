@@ -16,14 +16,19 @@ use docrow::{
     mapping::{Framing, Rows},
     sink::{
         Session, Target,
-        chunks::{self, Marker, StoredChunk},
-        copy::Copier,
-        ddl, dead_letter,
-        fence::{Fence, Holder, Manner, holder},
-        progress::{self, Partition, StoredPosition},
-        resyncs::{self, Reason},
-        schemas, sql,
-        upsert::{Applier, Batch, CollectionBatch},
+        metadata::{
+            chunks::{self, Marker, StoredChunk},
+            dead_letters,
+            fence::{Fence, Holder, Manner, holder},
+            mapping_versions,
+            positions::{self, Partition, StoredPosition},
+            resync_requests::{self, Reason},
+        },
+        rows::{
+            copy::Copier,
+            upsert::{Applier, Batch, CollectionBatch},
+        },
+        tables::{ddl, sql},
     },
 };
 use tokio::{task::JoinSet, time::timeout};
@@ -206,17 +211,17 @@ async fn a_fenced_off_process_can_not_write() {
         fingerprint: None,
     };
     let second = mapping().next("second");
-    outcomes.push(("reset", progress::reset(s, "p", &[stored]).await.unwrap_err()));
+    outcomes.push(("reset", positions::reset(s, "p", &[stored]).await.unwrap_err()));
     outcomes.push(("store", chunks::store(s, "p", "shop.more", &chunk, &[]).await.unwrap_err()));
     outcomes.push(("replace", chunks::replace(s, "p", NS, &chunk, &[]).await.unwrap_err()));
-    outcomes.push(("filled", schemas::set_filled(s, "p", NS, 1).await.unwrap_err()));
-    outcomes.push(("stopped", schemas::set_stopped(s, "p", NS, Some("x")).await.unwrap_err()));
-    outcomes.push(("answered", dead_letter::answered(s, "p", &[1]).await.unwrap_err()));
+    outcomes.push(("filled", mapping_versions::set_filled(s, "p", NS, 1).await.unwrap_err()));
+    outcomes.push(("stopped", mapping_versions::set_stopped(s, "p", NS, Some("x")).await.unwrap_err()));
+    outcomes.push(("answered", dead_letters::answered(s, "p", &[1]).await.unwrap_err()));
     outcomes.push(("change", ddl::change_tables(s, &place.target, &second, &users()).await.unwrap_err()));
     outcomes.push(("drop", ddl::drop_tables(s, &place.target, NS).await.unwrap_err()));
     outcomes.push(("key", ddl::build_key(s, "public", &tables[0]).await.unwrap_err()));
     outcomes.push(("references", ddl::add_foreign_keys(s, "public", &tables).await.unwrap_err()));
-    outcomes.push(("ask", resyncs::ask(s, "p", &[NS], Reason::HistoryLost).await.unwrap_err()));
+    outcomes.push(("ask", resync_requests::ask(s, "p", &[NS], Reason::HistoryLost).await.unwrap_err()));
     for (what, error) in outcomes {
         assert_eq!(error.kind(), Kind::Fenced, "{what}: {error}");
         assert!(error.to_string().contains("taken the pipeline over"), "{what}: {error}");
@@ -232,7 +237,7 @@ async fn without_the_pipeline_nothing_is_written() {
     let session = plain.connect().await.unwrap();
     let error = Applier::new(session, &plain, Partition(0), FINGERPRINT).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Bug);
-    let error = progress::reset(&mut plain.connect().await.unwrap(), "p", &[]).await.unwrap_err();
+    let error = positions::reset(&mut plain.connect().await.unwrap(), "p", &[]).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Bug);
 }
 
@@ -314,7 +319,7 @@ async fn a_late_batch_is_seen_by_whoever_changes_the_number_of_partitions() {
         position: position(at),
         fingerprint: Some(FINGERPRINT),
     };
-    progress::reset(&mut place.session().await, "p", &[stored(0, 5), stored(1, 5)]).await.unwrap();
+    positions::reset(&mut place.session().await, "p", &[stored(0, 5), stored(1, 5)]).await.unwrap();
     let mut applier = place.applier().await;
     let (none, rows) = (keys([]), |name| documents(Framing::Composite, &[1], name, 0));
     apply(&mut applier, &rows("first"), (&keys([1]), &none), 6).await.unwrap();
@@ -339,13 +344,13 @@ async fn a_late_batch_is_seen_by_whoever_changes_the_number_of_partitions() {
         second.unwrap()
     };
     let mut session = second.target().connect().await.unwrap();
-    let found = progress::load(&session, "p").await.unwrap();
+    let found = positions::load(&session, "p").await.unwrap();
     assert_eq!(found, [stored(0, 7), stored(1, 5)]);
     // The least of them, for the one partition that there is now. Then the former process comes again.
-    progress::reset(&mut session, "p", &[stored(0, 5)]).await.unwrap();
+    positions::reset(&mut session, "p", &[stored(0, 5)]).await.unwrap();
     let error = apply(&mut applier, &rows("later"), (&upserted, &none), 8).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Fenced);
-    assert_eq!(progress::load(&session, "p").await.unwrap(), [stored(0, 5)]);
+    assert_eq!(positions::load(&session, "p").await.unwrap(), [stored(0, 5)]);
     assert_eq!(free.query("SELECT name FROM users").await, ["late"]);
 }
 

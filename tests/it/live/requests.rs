@@ -1,8 +1,8 @@
 //! What people ask of a pipeline, and the one question that shows it.
 
-use docrow::sink::{
+use docrow::sink::metadata::{
     pauses,
-    repairs::{self, Repairs},
+    repair_requests::{self, Repairs},
     requests::{Requested, Requests, look},
     throttles::Throttle,
 };
@@ -53,7 +53,7 @@ async fn one_question_shows_all_requests() {
     // Repairs of a collection that is not complete wait.
     assert!(!look(&session, "p", &[NS]).await.unwrap().repairs);
     assert_eq!(requests.repairs_left(NS).await.unwrap(), 1);
-    assert_eq!(repairs::take(&mut session, "p", &[]).await.unwrap().len(), 1);
+    assert_eq!(repair_requests::take(&mut session, "p", &[]).await.unwrap().len(), 1);
     requests.throttle(&Throttle::Off).await.unwrap();
     requests.resume(&[NS.to_owned()]).await.unwrap();
     let found = look(&session, "p", &[]).await.unwrap();

@@ -7,12 +7,14 @@ use docrow::{
     mapping::{Framing, Scalar, Table},
     sink::{
         Target,
-        chunks::{self, StoredChunk},
-        ddl, dead_letter,
-        progress::{self, Partition, StoredPosition},
-        read::Reader,
-        resyncs::{self, Reason},
-        schemas,
+        metadata::{
+            chunks::{self, StoredChunk},
+            dead_letters, mapping_versions,
+            positions::{self, Partition, StoredPosition},
+            resync_requests::{self, Reason},
+        },
+        rows::read::Reader,
+        tables::ddl,
     },
 };
 use mongodb::bson::doc;
@@ -42,14 +44,14 @@ async fn a_position_is_stored_with_its_stream() {
     place.build_keys(&users()).await;
     let mut session = place.session().await;
     let unknown = StoredPosition { fingerprint: None, ..start(NS, 0, 1) };
-    progress::reset(&mut session, "p", std::slice::from_ref(&unknown)).await.unwrap();
-    assert_eq!(progress::load(&session, "p").await.unwrap(), [unknown]);
+    positions::reset(&mut session, "p", std::slice::from_ref(&unknown)).await.unwrap();
+    assert_eq!(positions::load(&session, "p").await.unwrap(), [unknown]);
     chunks::replace(&mut session, "p", NS, &[chunk(0)], &[start(NS, 0, 1)]).await.unwrap();
-    assert_eq!(progress::load(&session, "p").await.unwrap(), [start(NS, 0, 1)]);
+    assert_eq!(positions::load(&session, "p").await.unwrap(), [start(NS, 0, 1)]);
     let rows = documents(Framing::Composite, &[1], "n", 1);
     apply(&mut place.applier().await, &rows, (&keys([1]), &keys([])), 2).await.unwrap();
     let applied = StoredPosition { fingerprint: Some(FINGERPRINT), ..start(NS, 0, 2) };
-    assert_eq!(progress::load(&session, "p").await.unwrap(), [applied]);
+    assert_eq!(positions::load(&session, "p").await.unwrap(), [applied]);
 }
 
 /// A resync begins in one transaction: plan, positions, request. The rows stay, and other collections too.
@@ -65,26 +67,26 @@ async fn a_resync_replaces_the_plan_and_the_positions() {
     place.query("UPDATE docrow.chunks SET copied_at = now(), documents = 2").await;
     let rows = documents(Framing::Composite, &[1, 2], "n", 2);
     apply(&mut place.applier().await, &rows, (&keys([1, 2]), &keys([])), 200).await.unwrap();
-    assert_eq!(resyncs::asked(&session, "p").await.unwrap(), []);
-    resyncs::ask(&mut session, "p", &[NS, OTHER], Reason::HistoryLost).await.unwrap();
+    assert_eq!(resync_requests::asked(&session, "p").await.unwrap(), []);
+    resync_requests::ask(&mut session, "p", &[NS, OTHER], Reason::HistoryLost).await.unwrap();
     // The last reason counts. People ask without holding the pipeline.
     let mut plain = place.plain().connect().await.unwrap();
-    resyncs::ask(&mut plain, "p", &[NS], Reason::Asked).await.unwrap();
-    resyncs::ask(&mut plain, "q", &[NS], Reason::Asked).await.unwrap();
+    resync_requests::ask(&mut plain, "p", &[NS], Reason::Asked).await.unwrap();
+    resync_requests::ask(&mut plain, "q", &[NS], Reason::Asked).await.unwrap();
     let asked = [(OTHER.to_owned(), Reason::HistoryLost), (NS.to_owned(), Reason::Asked)];
-    assert_eq!(resyncs::asked(&session, "p").await.unwrap(), asked);
+    assert_eq!(resync_requests::asked(&session, "p").await.unwrap(), asked);
 
     // Before where it was.
     chunks::replace(&mut session, "p", NS, &[chunk(5)], &[start(NS, 0, 50)]).await.unwrap();
     let planned = StoredChunk { replaces: true, ..chunk(5) };
     assert_eq!(chunks::load(&session, "p", NS).await.unwrap(), [planned]);
-    let positions = progress::load(&session, "p").await.unwrap();
+    let positions = positions::load(&session, "p").await.unwrap();
     assert_eq!(positions, [start(OTHER, 0, 100), start(NS, 0, 50), start(OTHER, 1, 100)]);
-    assert_eq!(resyncs::asked(&session, "p").await.unwrap(), asked[..1]);
+    assert_eq!(resync_requests::asked(&session, "p").await.unwrap(), asked[..1]);
     let others = chunks::load(&session, "p", OTHER).await.unwrap();
     assert!(others.len() == 2 && others.iter().all(|chunk| !chunk.replaces && chunk.copied == Some(2)));
     assert_eq!(place.query("SELECT count(*) FROM users").await, ["2"]);
-    assert_eq!(resyncs::asked(&session, "q").await.unwrap().len(), 1);
+    assert_eq!(resync_requests::asked(&session, "q").await.unwrap().len(), 1);
 }
 
 /// A sweep: all keys that were not seen, page by page, in roots and in children, while they are deleted.
@@ -147,7 +149,7 @@ async fn a_dropped_collection_leaves_nothing_but_what_was_given() {
     chunks::store(&mut session, "p", OTHER, &[chunk(0)], &[start(OTHER, 0, 1)]).await.unwrap();
     let rows = documents(Framing::Composite, &[1], "n", 2);
     apply(&mut place.applier().await, &rows, (&keys([1]), &keys([])), 2).await.unwrap();
-    resyncs::ask(&mut session, "p", &[NS, OTHER], Reason::Dropped).await.unwrap();
+    resync_requests::ask(&mut session, "p", &[NS, OTHER], Reason::Dropped).await.unwrap();
     let letter = "INSERT INTO docrow.dead_letters (pipeline, collection, key, key_hash, reason) VALUES \
         ('p', 'shop.users', '7', gen_random_uuid(), 'x'), ('p', 'shop.other', '7', gen_random_uuid(), 'x')";
     place.query(letter).await;
@@ -166,13 +168,13 @@ async fn a_dropped_collection_leaves_nothing_but_what_was_given() {
         WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace";
     assert_eq!(place.query(there).await, ["messages"]);
     assert_eq!(place.query("SELECT count(*) FROM messages").await, ["0"]);
-    assert_eq!(schemas::load(&session, "p").await.unwrap(), []);
+    assert_eq!(mapping_versions::load(&session, "p").await.unwrap(), []);
     assert_eq!(chunks::load(&session, "p", NS).await.unwrap(), []);
     assert_eq!(chunks::load(&session, "p", OTHER).await.unwrap().len(), 1);
-    assert_eq!(progress::load(&session, "p").await.unwrap(), [start(OTHER, 0, 1)]);
-    assert_eq!(resyncs::asked(&session, "p").await.unwrap().len(), 1);
-    assert_eq!(dead_letter::keys(&session, "p").await.unwrap().count(NS), 0);
-    assert_eq!(dead_letter::keys(&session, "p").await.unwrap().count(OTHER), 1);
+    assert_eq!(positions::load(&session, "p").await.unwrap(), [start(OTHER, 0, 1)]);
+    assert_eq!(resync_requests::asked(&session, "p").await.unwrap().len(), 1);
+    assert_eq!(dead_letters::keys(&session, "p").await.unwrap().count(NS), 0);
+    assert_eq!(dead_letters::keys(&session, "p").await.unwrap().count(OTHER), 1);
     // Again: nothing to do. And it may come again.
     ddl::drop_tables(&mut session, &place.target, NS).await.unwrap();
     ddl::change_tables(&mut session, &place.target, &mapping(), &users()).await.unwrap();
@@ -196,10 +198,10 @@ async fn a_resync_is_asked_for_on_the_command_line() {
     let there = format!("there are {0}.orders, {0}.users", place.name);
     assert!(ended.error().contains("\"shop.nothing\"") && ended.error().contains(&there), "{}", ended.log);
     let session = Target::parse(target, "public", "docrow").unwrap().connect().await.unwrap();
-    assert_eq!(resyncs::asked(&session, "docrow").await.unwrap(), []);
+    assert_eq!(resync_requests::asked(&session, "docrow").await.unwrap(), []);
     let ended = home.finish(&["resync", "*.orders"]).await.with_code(0).quiet();
     let orders = format!("{}.orders", place.name);
     let said = format!("asked for a resync of {orders}\nnobody runs pipeline docrow: the next `docrow run`");
     assert!(ended.out.starts_with(&said), "{}", ended.out);
-    assert_eq!(resyncs::asked(&session, "docrow").await.unwrap(), [(orders, Reason::Asked)]);
+    assert_eq!(resync_requests::asked(&session, "docrow").await.unwrap(), [(orders, Reason::Asked)]);
 }

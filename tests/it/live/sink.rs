@@ -7,16 +7,21 @@ use docrow::{
     mapping::{Column, ColumnType, Framing, Rows, Scalar, Table},
     sink::{
         Intent, Keys, Session, Target,
-        chunks::{self, Marker, StoredChunk},
-        copy::Copier,
-        ddl,
-        dead_letter::{self, DeadKey, DeadLetter},
-        fence::{Fence, Holder, Manner},
+        metadata::{
+            chunks::{self, Marker, StoredChunk},
+            dead_letters::{self, DeadKey, DeadLetter},
+            fence::{Fence, Holder, Manner},
+            mapping_versions::{self, Mapping},
+            positions::{self, Partition, Reached, StoredPosition},
+            schema,
+        },
         preflight,
-        progress::{self, Partition, Reached, StoredPosition},
-        read::{self, Reader},
-        schemas::{self, Mapping},
-        upsert::{Applier, Batch, CollectionBatch},
+        rows::{
+            copy::Copier,
+            read::{self, Reader},
+            upsert::{Applier, Batch, CollectionBatch},
+        },
+        tables::ddl,
     },
 };
 use mongodb::bson::rawdoc;
@@ -269,7 +274,7 @@ pub(super) async fn apply(
     rows: &Rows,
     (upserted, deleted): (&Keys, &Keys),
     reached: u32,
-) -> docrow::error::Result<docrow::sink::upsert::Applied> {
+) -> docrow::error::Result<docrow::sink::rows::upsert::Applied> {
     let (tables, reached) = (users(), position(reached));
     let reached = [Reached { collection: NS, position: &reached }];
     let users = CollectionBatch { collection: USERS, tables: &tables, rows, upserted, deleted };
@@ -277,7 +282,7 @@ pub(super) async fn apply(
 }
 
 async fn position_of(session: &Session) -> Position {
-    progress::load(session, "p").await.unwrap()[0].position.clone()
+    positions::load(session, "p").await.unwrap()[0].position.clone()
 }
 
 #[tokio::test]
@@ -326,7 +331,7 @@ async fn a_missing_database_and_a_missing_privilege_are_named() {
     );
     place.query("CREATE SCHEMA another AUTHORIZATION docrow_poor").await;
     // All that docrow needs, as that user.
-    ddl::create_bookkeeping(&mut poor.connect().await.unwrap(), "another").await.unwrap();
+    schema::create(&mut poor.connect().await.unwrap(), "another").await.unwrap();
     let fence = fence(&poor).await;
     let poor = fence.target();
     let mut session = poor.connect().await.unwrap();
@@ -353,7 +358,7 @@ async fn processes_that_start_at_once_do_not_collide() {
     for _ in 0..8 {
         let target = place.target.clone();
         tasks.spawn(async move {
-            ddl::create_bookkeeping(&mut target.connect().await.unwrap(), "fresh").await.unwrap();
+            schema::create(&mut target.connect().await.unwrap(), "fresh").await.unwrap();
         });
     }
     assert_eq!(tasks.join_all().await.len(), 8);
@@ -367,7 +372,7 @@ async fn processes_that_start_at_once_do_not_collide() {
         });
     }
     assert_eq!(tasks.join_all().await.len(), 8);
-    assert_eq!(schemas::load(&place.session().await, "p").await.unwrap(), [mapping()]);
+    assert_eq!(mapping_versions::load(&place.session().await, "p").await.unwrap(), [mapping()]);
 }
 
 #[tokio::test]
@@ -382,7 +387,7 @@ async fn a_table_of_someone_else_is_left_alone() {
         "{error}"
     );
     // Nothing half written: neither the other table nor the mapping.
-    assert_eq!(schemas::load(&session, "p").await.unwrap(), []);
+    assert_eq!(mapping_versions::load(&session, "p").await.unwrap(), []);
     assert_eq!(place.query("SELECT to_regclass('public.users') IS NULL").await, ["t"]);
 }
 
@@ -497,7 +502,7 @@ async fn a_batch_upserts_deletes_and_replaces_children() {
     let place = Place::with_users("batch", &users()).await;
     place.build_keys(&users()).await;
     let (mut applier, session) = (place.applier().await, place.session().await);
-    progress::reset(&mut place.session().await, "p", &[stored(0, 1)]).await.unwrap();
+    positions::reset(&mut place.session().await, "p", &[stored(0, 1)]).await.unwrap();
 
     let (ids, none) = ([1, 2, 3], keys([]));
     let rows = documents(Framing::Composite, &ids, "first", 3);
@@ -548,7 +553,7 @@ async fn a_refused_row_undoes_its_batch() {
     let place = Place::with_users("undo", &users()).await;
     place.build_keys(&users()).await;
     place.query("ALTER TABLE users ADD CONSTRAINT polite CHECK (name <> 'rude')").await;
-    progress::reset(&mut place.session().await, "p", &[stored(0, 1)]).await.unwrap();
+    positions::reset(&mut place.session().await, "p", &[stored(0, 1)]).await.unwrap();
     let (mut applier, session, none) = (place.applier().await, place.session().await, keys([]));
 
     let mut rows = documents(Framing::Composite, &[1], "kind", 1);
@@ -583,11 +588,11 @@ async fn a_refused_row_undoes_its_batch() {
         applier.apply(&batch).await.unwrap();
     }
     assert_eq!(position_of(&session).await, position(2));
-    let dead = dead_letter::keys(&session, "p").await.unwrap();
+    let dead = dead_letters::keys(&session, "p").await.unwrap();
     assert!(dead.count(NS) == 1 && dead.contains(NS, "2") && !dead.contains(NS, "1"));
     let healed = [DeadKey { collection: NS.into(), key: "2".into() }];
     applier.apply(&Batch { healed: &healed, ..Batch::default() }).await.unwrap();
-    assert!(dead_letter::keys(&session, "p").await.unwrap().is_empty());
+    assert!(dead_letters::keys(&session, "p").await.unwrap().is_empty());
 }
 
 /// A process that was killed may have a transaction that commits late.
@@ -610,13 +615,13 @@ async fn a_stale_writer_cannot_move_a_position_back() {
 async fn positions_are_replaced_when_partitions_change() {
     let place = Place::with_users("reset", &users()).await;
     let mut session = place.session().await;
-    progress::reset(&mut session, "p", &[stored(0, 5), stored(1, 6)]).await.unwrap();
+    positions::reset(&mut session, "p", &[stored(0, 5), stored(1, 6)]).await.unwrap();
     let fewer = [stored(0, 4)];
-    progress::reset(&mut session, "p", &fewer).await.unwrap();
-    assert_eq!(progress::load(&session, "p").await.unwrap(), fewer);
-    assert_eq!(progress::load(&session, "q").await.unwrap(), []);
-    assert_eq!(progress::register(&session, "q", "a").await.unwrap(), "a");
-    assert_eq!(progress::register(&session, "q", "b").await.unwrap(), "a");
+    positions::reset(&mut session, "p", &fewer).await.unwrap();
+    assert_eq!(positions::load(&session, "p").await.unwrap(), fewer);
+    assert_eq!(positions::load(&session, "q").await.unwrap(), []);
+    assert_eq!(positions::register(&session, "q", "a").await.unwrap(), "a");
+    assert_eq!(positions::register(&session, "q", "b").await.unwrap(), "a");
 }
 
 #[tokio::test]

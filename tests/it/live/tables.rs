@@ -6,13 +6,19 @@ use docrow::{
     error::Kind,
     mapping::{Framing, Rows, Scalar, Table},
     sink::{
-        chunks::{self, Marker, StoredChunk},
-        copy::Copier,
-        ddl,
-        plan::{Origin, Plan, Wanted, When},
-        resyncs,
-        schemas::{self, Mapping},
-        upsert::{Batch, CollectionBatch},
+        metadata::{
+            chunks::{self, Marker, StoredChunk},
+            mapping_versions::{self, Mapping},
+            resync_requests, schema,
+        },
+        rows::{
+            copy::Copier,
+            upsert::{Batch, CollectionBatch},
+        },
+        tables::{
+            ddl,
+            ddl_plan::{Origin, Plan, Wanted, When},
+        },
     },
 };
 
@@ -27,12 +33,16 @@ impl Place {
     async fn refusal(&self, tables: &[Table]) -> String {
         let error = self.change(&mapping(), tables).await.unwrap_err();
         assert_eq!(error.kind(), Kind::TargetRefused, "{error}");
-        assert_eq!(schemas::load(&self.session().await, "p").await.unwrap(), [], "nothing half written");
+        assert_eq!(
+            mapping_versions::load(&self.session().await, "p").await.unwrap(),
+            [],
+            "nothing half written"
+        );
         error.to_string()
     }
 
     async fn stored(&self) -> Mapping {
-        schemas::load(&self.session().await, "p").await.unwrap().pop().unwrap()
+        mapping_versions::load(&self.session().await, "p").await.unwrap().pop().unwrap()
     }
 
     async fn with_bookkeeping(name: &str) -> Self {
@@ -177,7 +187,7 @@ async fn a_next_version_adds_and_widens() {
     // Again: nothing.
     let plan = place.change(&second, &tables).await.unwrap();
     assert_eq!(plan.steps(When::AtOnce).count(), 0);
-    schemas::set_filled(&mut place.session().await, "p", NS, 2).await.unwrap();
+    mapping_versions::set_filled(&mut place.session().await, "p", NS, 2).await.unwrap();
     assert!(place.stored().await.filled);
 
     // Small integers widen; an earlier table is left.
@@ -312,11 +322,11 @@ async fn earlier_bookkeeping_is_completed() {
         )
         .await;
     for _ in 0..2 {
-        let error = schemas::load(&place.plain().connect().await.unwrap(), "p").await.unwrap_err();
+        let error = mapping_versions::load(&place.plain().connect().await.unwrap(), "p").await.unwrap_err();
         assert_eq!(error.kind(), Kind::TargetRefused);
         assert!(error.to_string().contains("was copied by an earlier docrow"), "{error}");
         let several = [(); 4].map(|()| async {
-            ddl::create_bookkeeping(&mut place.plain().connect().await.unwrap(), "public").await.unwrap();
+            schema::create(&mut place.plain().connect().await.unwrap(), "public").await.unwrap();
         });
         futures_util::future::join_all(several).await;
     }
@@ -324,8 +334,8 @@ async fn earlier_bookkeeping_is_completed() {
     assert_eq!(place.query("SELECT epoch FROM docrow.pipelines").await, ["0"]);
     let place = place.freed().0;
     let fence = super::sink::fence(&place.target).await;
-    assert_eq!(resyncs::asked(&fence.target().connect().await.unwrap(), "p").await.unwrap(), []);
-    assert_eq!(schemas::load(&place.session().await, "another").await.unwrap(), []);
+    assert_eq!(resync_requests::asked(&fence.target().connect().await.unwrap(), "p").await.unwrap(), []);
+    assert_eq!(mapping_versions::load(&place.session().await, "another").await.unwrap(), []);
     let columns = "SELECT count(*) FROM pg_attribute WHERE attname IN ('tables', 'filled', 'stopped', 'retry_at', 'document_key') \
         AND attrelid IN ('docrow.schemas'::regclass, 'docrow.dead_letters'::regclass)";
     assert_eq!(place.query(columns).await, ["5"]);

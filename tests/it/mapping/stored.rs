@@ -8,14 +8,17 @@ use docrow::{
     mapping::{Encoder, Framing, Mapping, Rows},
     sink::{
         Keys, Target,
-        chunks::{self, Marker, StoredChunk},
-        copy::Copier,
-        ddl,
-        fence::{Fence, Holder, Manner},
-        progress::Partition,
-        read::Reader,
-        sql,
-        upsert::{Applier, Batch, CollectionBatch},
+        metadata::{
+            chunks::{self, Marker, StoredChunk},
+            fence::{Fence, Holder, Manner},
+            positions::Partition,
+        },
+        rows::{
+            copy::Copier,
+            read::Reader,
+            upsert::{Applier, Batch, CollectionBatch},
+        },
+        tables::{ddl, sql},
     },
 };
 use mongodb::bson::{RawDocument, RawDocumentBuf};

@@ -139,7 +139,7 @@ async fn the_function_of_docrow_has_a_search_path_of_its_own() {
     let earlier = "ALTER FUNCTION docrow.enter RESET ALL; ALTER TABLE docrow.chunks DROP COLUMN replaces";
     place.postgres().await.batch_execute(earlier).await.unwrap();
     let target = Target::parse(&place.postgres_uri, "public", "docrow").unwrap();
-    docrow::sink::ddl::create_bookkeeping(&mut target.connect().await.unwrap(), "public").await.unwrap();
+    docrow::sink::metadata::schema::create(&mut target.connect().await.unwrap(), "public").await.unwrap();
     assert_eq!(place.number(pinned).await, Some(1));
 }
 

@@ -7,7 +7,11 @@ use bytes::BytesMut;
 use docrow::{
     mapping::{Encoder, Framing, Mapping, Rebuilder},
     schema::MappingSpec,
-    sink::{Keys, Session, Target, dead_letter, read::Reader, resyncs, schemas},
+    sink::{
+        Keys, Session, Target,
+        metadata::{dead_letters, mapping_versions, resync_requests},
+        rows::read::Reader,
+    },
 };
 use mongodb::bson::{RawDocument, RawDocumentBuf, doc};
 
@@ -20,7 +24,7 @@ const BATCH: usize = 500;
 pub(crate) async fn compare(place: &Place, target: &Target, spec: &MappingSpec) -> Vec<String> {
     let mapping = Arc::new(Mapping::compile(spec));
     let session = target.connect().await.unwrap();
-    let dead = dead_letter::keys(&session, target.pipeline()).await.unwrap();
+    let dead = dead_letters::keys(&session, target.pipeline()).await.unwrap();
     let dead = dead.count(&spec.collection().to_string());
     let mut reader = Reader::new(session, target);
     let namespace = spec.collection();
@@ -77,12 +81,12 @@ fn key_of(mapping: &Arc<Mapping>, document: &RawDocument) -> Option<Vec<u8>> {
 
 /// The mappings in force, once nothing is left to be filled, but those of collections that are gone and whose rows are
 /// kept.
-pub(crate) async fn in_force(session: &Session, target: &Target) -> Vec<schemas::Mapping> {
+pub(crate) async fn in_force(session: &Session, target: &Target) -> Vec<mapping_versions::Mapping> {
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
     loop {
-        let mappings = schemas::load(session, target.pipeline()).await.unwrap();
+        let mappings = mapping_versions::load(session, target.pipeline()).await.unwrap();
         if mappings.iter().all(|mapping| mapping.filled) {
-            let gone = resyncs::asked(session, target.pipeline()).await.unwrap();
+            let gone = resync_requests::asked(session, target.pipeline()).await.unwrap();
             let is_there = |name: &String| !gone.iter().any(|(gone, _)| gone == name);
             return mappings.into_iter().filter(|mapping| is_there(&mapping.collection)).collect();
         }

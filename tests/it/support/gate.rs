@@ -2,7 +2,7 @@
 //!
 //! A trigger takes an advisory lock that the test holds. Opening the gate lets everyone through.
 
-use docrow::sink::{Target, ddl};
+use docrow::sink::{Target, metadata::schema};
 
 use super::{Docrow, Place};
 
@@ -25,7 +25,7 @@ impl Gate {
     /// A closed gate in front of what docrow, which has not been started yet, will do. A place has one of each kind.
     pub(crate) async fn close(place: &Place, before: Before<'_>) -> Self {
         let target = Target::parse(&place.postgres_uri, "public", "gate").unwrap();
-        ddl::create_bookkeeping(&mut target.connect().await.unwrap(), "public").await.unwrap();
+        schema::create(&mut target.connect().await.unwrap(), "public").await.unwrap();
         // The scope of an advisory lock is the database, and so the test.
         let (lock, result, attach) = match before {
             Before::Update(table, condition) => (

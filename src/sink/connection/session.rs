@@ -1,0 +1,311 @@
+//! One connection to PostgreSQL, and how to get it.
+//!
+//! A [`Session`] owns its connection's task: dropping it ends the connection, and the server rolls back what
+//! was open. Nothing of what the server sends by itself (notices, which may quote values) is logged.
+//!
+//! A session that a [`Fence`](crate::sink::metadata::fence::Fence)'s target has connected can write to the pipeline, by
+//! [`Session::enter`]; any other one can only read.
+
+use std::{
+    fmt, future,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use tokio::{task::JoinSet, time::timeout};
+use tokio_postgres::{
+    Client, Config, Connection, Error as PgError, GenericClient, Statement, Transaction, tls::TlsStream,
+};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::{
+    pulse::{Listening, Pulse},
+    sqlstate, tls,
+    uri::{self, PATIENCE, TargetUri},
+};
+use crate::{
+    error::{Code, Error, Result},
+    sink::{metadata::fence, tables::locks},
+};
+
+/// What every session is set to, first of all: nothing of docrow ever runs by another search path, in which a function
+/// or an operator of somebody's, in `public` perhaps, could be a better match than PostgreSQL's own and run with docrow's
+/// rights. So all that is not PostgreSQL's is named with its schema. (`SET` itself looks nothing up; a pooler may refuse the
+/// same as a startup option.) Where row-level security would hide rows from docrow, which then would neither change nor
+/// delete them, a statement fails instead. And what is committed is on the server's disk, whatever the role, the
+/// database or the server is set to, unless a transaction itself says that it need not be.
+///
+/// Limits that suit an application's short statements would end a replicator's long ones. And when docrow
+/// dies, alone or with its machine, its connections and what they lock shall not outlive it by more than a
+/// minute. Some servers do not know all of these, hence the form.
+const SETTINGS: &str = "SET search_path = pg_catalog, pg_temp; SET row_security = off; \
+    SET default_transaction_isolation = 'read committed'; SET client_min_messages = 'error'; \
+    SELECT set_config(name, CASE WHEN setting = 'off' THEN 'on' ELSE setting END, false) \
+        FROM pg_settings WHERE name = 'synchronous_commit'; \
+    SELECT set_config(name, value, false) FROM pg_settings JOIN (VALUES \
+        ('statement_timeout', '0'), ('lock_timeout', '0'), ('idle_in_transaction_session_timeout', '0'), \
+        ('idle_session_timeout', '0'), ('transaction_timeout', '0'), ('client_connection_check_interval', '5s'), \
+        ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '10'), ('tcp_keepalives_count', '3') \
+    ) AS wanted (name, value) USING (name)";
+
+/// How to connect.
+#[derive(Clone)]
+struct Login {
+    config: Config,
+    tls: MakeRustlsConnect,
+}
+
+/// Where rows go: a server, a schema in it, and the name of the pipeline that writes.
+#[derive(Clone)]
+pub struct Target {
+    /// All clones have the same one, also when it is exchanged.
+    login: Arc<RwLock<Login>>,
+    address: String,
+    schema: String,
+    pipeline: String,
+    /// What whoever holds the pipeline writes by.
+    epoch: Option<i64>,
+    /// What ends sessions when the server is silent. `None`: whoever uses them has a limit of its own.
+    pulse: Option<Arc<Pulse>>,
+}
+
+impl Target {
+    /// Reads a URI, `postgresql://user:password@host:port/database?option=value`, and the certificates that it names.
+    /// Errors never repeat the URI: it holds a password.
+    pub fn parse(uri: &str, schema: &str, pipeline: &str) -> Result<Self> {
+        let TargetUri { config, tls, address, patience } = uri::parse(uri)?;
+        let tls = tls::connector(&tls, config.get_ssl_negotiation())?;
+        let (schema, pipeline) = (schema.to_owned(), pipeline.to_owned());
+        let pulse = Some(Arc::new(Pulse::new(patience)));
+        let login = Arc::new(RwLock::new(Login { config, tls }));
+        Ok(Self { login, address, schema, pipeline, epoch: None, pulse })
+    }
+
+    fn login(&self) -> Login {
+        self.login.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Connects by another login and certificate from now on, as `uri` says, which is the same for the rest. Errors: it can't
+    /// be connected by them; then all stays as it was.
+    pub async fn log_in_again(&self, uri: &str) -> Result<()> {
+        let other = Self::parse(uri, &self.schema, &self.pipeline)?.unattended();
+        other.connect().await?;
+        *self.login.write().unwrap_or_else(PoisonError::into_inner) = other.login();
+        Ok(())
+    }
+
+    /// The schema of the user's tables.
+    pub fn schema(&self) -> &str {
+        &self.schema
+    }
+
+    /// The pipeline's name.
+    pub fn pipeline(&self) -> &str {
+        &self.pipeline
+    }
+
+    /// `host:port`, for people.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// `host:port/database`, for people.
+    pub fn place(&self) -> String {
+        let login = self.login();
+        format!("{}/{}", self.address, login.config.get_dbname().unwrap_or_default())
+    }
+
+    /// The user and the database that the URI names.
+    pub(super) fn user_and_database(&self) -> Option<(String, String)> {
+        let Login { config, .. } = self.login();
+        Some((config.get_user()?.to_owned(), config.get_dbname()?.to_owned()))
+    }
+
+    /// The same, whose sessions write by `epoch`.
+    pub(crate) fn at(&self, epoch: i64) -> Self {
+        Self { epoch: Some(epoch), ..self.clone() }
+    }
+
+    /// The same, whose sessions are not ended when the server is silent: each use of them has a limit of its own.
+    #[must_use]
+    pub fn unattended(&self) -> Self {
+        Self { pulse: None, ..self.clone() }
+    }
+
+    /// Listens whether the server is still there, from now on, as all sessions do.
+    pub(crate) fn listen(&self) -> Listening {
+        Listening::to(self.pulse.as_ref())
+    }
+
+    /// Connects under a name that others see in `pg_stat_activity`.
+    pub(crate) async fn connect_as(&self, name: &str) -> Result<Session> {
+        let mut login = self.login();
+        login.config.application_name(name);
+        self.connect_by(login).await
+    }
+
+    /// Connects for statements that wait for no lock longer than a [try](crate::sink::tables::locks) takes.
+    pub async fn connect_in_haste(&self) -> Result<Session> {
+        let session = self.connect().await?;
+        let set = session.client.batch_execute(locks::IN_HASTE).await;
+        set.map_err(|e| sqlstate::of(format!("connect to PostgreSQL at {}", self.address), &e))?;
+        Ok(session)
+    }
+
+    /// Connects. Errors: of [`Kind::TargetAway`](crate::error::Kind) if there is no answer, of `TargetRefused` if it is a no.
+    pub async fn connect(&self) -> Result<Session> {
+        self.connect_by(self.login()).await
+    }
+
+    async fn connect_by(&self, login: Login) -> Result<Session> {
+        let doing = || format!("connect to PostgreSQL at {}", self.address);
+        // The driver's own limit covers the TCP handshake alone: a server that accepts and then says nothing needs this.
+        let patience = login.config.get_connect_timeout().copied().unwrap_or(PATIENCE) * 2;
+        timeout(patience, self.open(login))
+            .await
+            .map_err(|_| {
+                Error::new(Code::TargetSilent, format!("{}: no answer: check host and port", doing()))
+            })?
+            .map_err(|e| sqlstate::of(doing(), &e))
+    }
+
+    async fn open(&self, Login { config, tls }: Login) -> Result<Session, PgError> {
+        let (client, connection) = config.connect(tls).await?;
+        let mut session = Session::start(client, connection, self);
+        session.client.batch_execute(SETTINGS).await?;
+        if let Some(epoch) = self.epoch {
+            session.entry = Some(Entry::prepare(&session.client, &self.pipeline, epoch).await?);
+        }
+        Ok(session)
+    }
+}
+
+/// Without the password.
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Target({}, schema {}, pipeline {})", self.address, self.schema, self.pipeline)
+    }
+}
+
+/// One connection. Dropping it ends it, and rolls back what is open.
+#[derive(Debug)]
+pub struct Session {
+    pub(crate) client: Client,
+    connection: JoinSet<()>,
+    entry: Option<Entry>,
+}
+
+/// The prepared statement that lets a transaction write to the pipeline, or makes it fail.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    statement: Statement,
+    pipeline: String,
+    epoch: i64,
+    lock: i64,
+}
+
+impl Entry {
+    async fn prepare(client: &Client, pipeline: &str, epoch: i64) -> Result<Self, PgError> {
+        let statement = client.prepare("SELECT docrow.enter($1, $2, $3)").await?;
+        let lock = fence::lock_of_writers(pipeline);
+        Ok(Self { statement, pipeline: pipeline.to_owned(), epoch, lock })
+    }
+
+    /// To be the first statement of a transaction.
+    pub(crate) async fn enter(&self, client: &impl GenericClient) -> Result<u64, PgError> {
+        client.execute(&self.statement, &[&self.pipeline, &self.epoch, &self.lock]).await
+    }
+}
+
+impl Session {
+    fn start<T>(client: Client, mut messages: Connection<tokio_postgres::Socket, T>, target: &Target) -> Self
+    where
+        T: TlsStream + Unpin + Send + 'static,
+    {
+        let mut connection = JoinSet::new();
+        let silence = target.pulse.clone().map(|pulse| pulse.attend(target.unattended()));
+        // How it ends is told to whoever waits for an answer.
+        connection.spawn(async move {
+            let carry =
+                async { while let Some(Ok(_)) = future::poll_fn(|cx| messages.poll_message(cx)).await {} };
+            match silence {
+                None => carry.await,
+                Some(silence) => tokio::select! {
+                    biased;
+                    () = carry => {}
+                    () = silence => {}
+                },
+            }
+        });
+        Self { client, connection, entry: None }
+    }
+
+    /// How transactions of this session enter the pipeline. Errors: [`Kind::Bug`](crate::error::Kind) if they may not.
+    pub(crate) fn entry(&self) -> Result<&Entry> {
+        self.entry.as_ref().ok_or_else(|| Error::bug("write to the pipeline: this session may only read"))
+    }
+
+    /// Begins a transaction that writes to the pipeline. Errors: [`Kind::Fenced`](crate::error::Kind) if another process has taken it.
+    pub(crate) async fn enter(&mut self, doing: &str) -> Result<Transaction<'_>> {
+        let entry = self.entry()?.clone();
+        let transaction = self.client.transaction().await.map_err(|e| sqlstate::of(doing, &e))?;
+        entry.enter(&transaction).await.map_err(|e| sqlstate::of(doing, &e))?;
+        Ok(transaction)
+    }
+
+    /// As [`Self::enter`], or, for somebody who does not hold the pipeline, without entering it.
+    pub(crate) async fn enter_if_fenced(&mut self, doing: &str) -> Result<Transaction<'_>> {
+        match self.entry {
+            Some(_) => self.enter(doing).await,
+            None => self.client.transaction().await.map_err(|e| sqlstate::of(doing, &e)),
+        }
+    }
+
+    /// Whether the connection has ended.
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// Returns once the connection has ended, from whichever side.
+    pub async fn closed(&mut self) {
+        self.connection.join_next().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(uri: &str) -> String {
+        Target::parse(uri, "public", "p").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_uri_is_read_without_repeating_its_password() {
+        let target = Target::parse("postgresql://u:secret@db:5433/x?connect_timeout=3", "s", "p").unwrap();
+        assert_eq!(target.address(), "db:5433");
+        assert!(!format!("{target:?}").contains("secret"));
+        for uri in [
+            "mysql://u:secret@db/x",
+            "postgresql://u:secret@db:port/x",
+            "postgresql://u:sec@secret@db/x",
+            "postgresql://u:secret@db/x?sslmode=sometimes",
+            "postgresql://u:secret@db/x?nonsense=1",
+            "postgresql:///x",
+            "postgresql://u:secret@db",
+        ] {
+            assert!(!refusal(uri).contains("secret"), "{}", refusal(uri));
+        }
+        assert!(refusal("postgresql://u@db/x?nonsense=1").contains("nonsense"));
+    }
+
+    /// libpq would take the database that is named like the user.
+    #[test]
+    fn a_uri_without_a_database_is_refused() {
+        for uri in ["postgresql://u@db", "postgres://u:p@db:5433/", "postgresql://u@db/?sslmode=disable"] {
+            assert!(refusal(uri).contains("names no database"), "{uri}: {}", refusal(uri));
+        }
+        for uri in ["postgresql://u@db/x", "postgresql://u@db?dbname=x", "postgresql:///x?host=/run/p"] {
+            Target::parse(uri, "public", "p").unwrap();
+        }
+    }
+}

@@ -1,0 +1,439 @@
+//! What an error of PostgreSQL, or of the way to it, means: the one place where SQLSTATEs become a [`Code`], and so a [`Kind`](crate::error::Kind).
+//!
+//! It also keeps values out of errors (G12): of what the server says, the message, the SQLSTATE and the names
+//! of table, column and constraint are repeated; never CONTEXT, nor DETAIL, which quote rows, but for that of SQLSTATE
+//! 2BP01, which names what depends on a table; and the message neither where it quotes a value (class 22) nor where a
+//! user's trigger wrote it.
+
+use std::{error::Error as StdError, fmt, io};
+
+use tokio_postgres::{Error as PgError, error::DbError};
+
+use super::tls;
+use crate::error::{Code, Error};
+
+/// What was being done, where that changes the meaning of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Doing {
+    /// Writing rows of documents: an error about their content is theirs, not the target's.
+    Rows,
+    /// Anything else.
+    Other,
+}
+
+/// The error of `context`, which was not about rows.
+pub(crate) fn of(context: impl Into<String>, error: &PgError) -> Error {
+    explain(Doing::Other, context, error)
+}
+
+/// The error of `context`, which wrote rows of documents.
+pub(crate) fn of_rows(context: impl Into<String>, error: &PgError) -> Error {
+    explain(Doing::Rows, context, error)
+}
+
+fn explain(doing: Doing, context: impl Into<String>, error: &PgError) -> Error {
+    match error.as_db_error() {
+        Some(answer) => Error::caused(meaning_of(doing, answer), context, Answer::of(answer)),
+        None => Error::caused(meaning_without_answer(doing, error), context, Way::of(error)),
+    }
+}
+
+fn meaning_of(doing: Doing, answer: &DbError) -> Code {
+    if is_stale_position(answer) {
+        return Code::TargetOvertaken;
+    }
+    if is_row_security(answer) {
+        return Code::RowSecurity;
+    }
+    if is_lost_name(answer) {
+        return Code::NameWithoutSchema;
+    }
+    meaning_of_state(doing, answer.code().code())
+}
+
+/// Where it would hide rows, and the session wants an error instead. The message may be in any language.
+fn is_row_security(answer: &DbError) -> bool {
+    answer.code().code() == "42501" && answer.routine() == Some("check_enable_rls")
+}
+
+/// A trigger or function of somebody's, run by what docrow did, names what it relies on the search path for. docrow's own
+/// statements have no context, but for the function of its own.
+fn is_lost_name(answer: &DbError) -> bool {
+    let is_missing = matches!(answer.code().code(), "42P01" | "42883" | "42704");
+    is_missing && answer.where_().is_some_and(|context| !context.contains("docrow.enter("))
+}
+
+/// The statement that writes a position sets it to NULL where it would move backwards (see `progress`).
+fn is_stale_position(answer: &DbError) -> bool {
+    answer.code().code() == "23502"
+        && answer.schema() == Some("docrow")
+        && answer.table() == Some("progress")
+        && answer.column() == Some("position")
+}
+
+/// What `docrow.enter` raises where the pipeline is another process's.
+const TAKEN: &str = "ZD001";
+
+/// SQLSTATEs: <https://www.postgresql.org/docs/15/errcodes-appendix.html>
+fn meaning_of_state(doing: Doing, state: &str) -> Code {
+    match state {
+        // docrow.enter: another process has taken the pipeline.
+        TAKEN => Code::PipelineTaken,
+        "3D000" => Code::TargetDatabase,
+        "42501" => Code::TargetPrivilege,
+        "42P01" | "42703" | "3F000" => Code::TableDropped,
+        "42804" => Code::ColumnChanged,
+        "42P10" => Code::KeyDropped,
+        "2BP01" => Code::TableInUse,
+        // A statement that docrow has prepared is not there, or is there before it was: another session has answered.
+        "26000" | "42P05" => Code::Pooled,
+        // Database dropped: it will not come back by waiting.
+        "57P04" => Code::TargetDropped,
+        "57P01" | "57P02" | "57P03" => Code::TargetRestarting,
+        "57014" => Code::TargetCancelled,
+        "53100" => Code::TargetDiskFull,
+        "53200" => Code::TargetOutOfMemory,
+        "53300" => Code::TargetTooManyConnections,
+        // Read-only: a standby that was, or is about to be, the primary.
+        "25006" => Code::TargetStandby,
+        // Idle or open for too long.
+        "25P03" | "25P04" => Code::TargetCancelled,
+        "55P03" => Code::TargetLocked,
+        _ => match (state.get(..2).unwrap_or_default(), doing) {
+            ("08", _) => Code::TargetLost,
+            ("28", _) => Code::TargetCredentials,
+            // Transaction rolled back: serialization, deadlock.
+            ("40", _) => Code::TargetConflict,
+            // Resources; operator.
+            ("53" | "57", _) => Code::TargetAway,
+            // System.
+            ("58", _) => Code::TargetIo,
+            ("22", Doing::Rows) => Code::RowValue,
+            // A constraint; a view's CHECK OPTION.
+            ("23" | "44", Doing::Rows) => Code::RowConstraint,
+            ("P0", Doing::Rows) => Code::RowTrigger,
+            ("54", Doing::Rows) => Code::RowTooLarge,
+            _ => Code::TargetRefused,
+        },
+    }
+}
+
+/// Errors of tokio-postgres have no public kind; their chain tells what they are.
+fn meaning_without_answer(doing: Doing, error: &PgError) -> Code {
+    let Some(io) = io_error(error) else {
+        return if error.is_closed() { Code::TargetLost } else { refusal(error) };
+    };
+    match (io.kind(), doing) {
+        _ if tls_error(io).is_some() => Code::TargetTls,
+        // A message over the protocol's limit of 2 GiB.
+        (io::ErrorKind::InvalidInput, Doing::Rows) => Code::RowTooLarge,
+        (io::ErrorKind::InvalidInput, Doing::Other) => Code::TargetRefused,
+        (io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound, _) => Code::TargetUnreachable,
+        (io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable, _) => Code::TargetUnreachable,
+        (io::ErrorKind::TimedOut, _) => Code::TargetSilent,
+        _ if io.to_string().contains("failed to lookup address") => Code::TargetName,
+        _ => Code::TargetLost,
+    }
+}
+
+/// There was no answer, but the connection stands.
+fn refusal(error: &PgError) -> Code {
+    match error.to_string().as_str() {
+        "error performing TLS handshake" => Code::TargetTls,
+        // "invalid configuration": the server wants a password, and there is none.
+        "authentication error" | "invalid configuration" => Code::TargetCredentials,
+        _ => Code::TargetRefused,
+    }
+}
+
+fn io_error(error: &PgError) -> Option<&io::Error> {
+    error.source()?.downcast_ref()
+}
+
+/// What the server said, without values.
+#[derive(Debug)]
+struct Answer(String);
+
+impl Answer {
+    fn of(answer: &DbError) -> Self {
+        let code = answer.code().code();
+        let mut said = format!("{} (SQLSTATE {code})", message(code, answer.message(), answer.routine()));
+        if is_stale_position(answer) {
+            "another transaction has moved the position further: reading it again".clone_into(&mut said);
+        }
+        if code == TAKEN {
+            return Self("another process has taken the pipeline over".to_owned());
+        }
+        for (what, name) in
+            [("table", answer.table()), ("column", answer.column()), ("constraint", answer.constraint())]
+        {
+            if let Some(name) = name.filter(|name| !said.contains(*name)) {
+                said.push_str(&format!(", {what} \"{name}\""));
+            }
+        }
+        if let Some(detail) = answer.detail().filter(|_| code == "2BP01") {
+            said.push_str(&format!(": {detail}"));
+        }
+        let advice = special_advice(answer).or_else(|| login_advice(code, answer.message()));
+        match advice.or_else(|| advice_of(code)) {
+            Some(advice) => said.push_str(&format!(": {advice}")),
+            None if code == "42501" => said.push_str(&format!(": {}", privilege_advice(answer.message()))),
+            None => {}
+        }
+        Self(said)
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl StdError for Answer {}
+
+fn message(code: &str, message: &str, routine: Option<&str>) -> String {
+    if code.starts_with("P0") || routine == Some("exec_stmt_raise") {
+        return "a trigger or function of the target raised an error".to_owned();
+    }
+    if !code.starts_with("22") {
+        return message.to_owned();
+    }
+    let Some((before, rest)) = message.split_once('"') else { return message.to_owned() };
+    let after = rest.rsplit_once('"').map_or("", |(_, after)| after);
+    let after = if after.starts_with(':') { "" } else { after };
+    format!("{before}\"…\"{after}")
+}
+
+/// What SQLSTATE 28000 says in its message alone.
+fn login_advice(code: &str, message: &str) -> Option<&'static str> {
+    if code != "28000" {
+        None
+    } else if message.contains("certificate") {
+        Some(
+            "name a certificate with sslcert and sslkey in the target URI: of an authority that the server trusts, for \
+             this user (its CN, or as pg_ident.conf has it)",
+        )
+    } else if message.contains("no encryption") {
+        Some("the server wants TLS: write sslmode=require or stronger in the target URI")
+    } else {
+        None
+    }
+}
+
+/// Where the SQLSTATE alone means something else.
+fn special_advice(answer: &DbError) -> Option<&'static str> {
+    if is_row_security(answer) {
+        Some(
+            "row-level security would hide rows from docrow: ALTER TABLE … NO FORCE ROW LEVEL SECURITY, or ALTER ROLE … \
+             BYPASSRLS",
+        )
+    } else if is_lost_name(answer) {
+        Some(
+            "a trigger or function of the target does not say in which schema that is: write it there, or ALTER FUNCTION … \
+             SET search_path = …, since docrow's sessions look in pg_catalog alone",
+        )
+    } else {
+        None
+    }
+}
+
+/// What to do where a pooler gives a session's statements to different server processes.
+pub(crate) const POOLED: &str = "lead the target URI to PostgreSQL itself, or to a pool in session mode (PgBouncer: pool_mode = \
+     session)";
+
+/// Which privilege it takes, by what the server says it lacks one for; for the user in the target URI.
+fn privilege_advice(message: &str) -> String {
+    let lacks =
+        |what: &str| message.split_once(&format!("permission denied for {what} ")).map(|(_, name)| name);
+    let owned = |what: &str| message.split_once(&format!("must be owner of {what} ")).map(|(_, name)| name);
+    if let Some(table) = lacks("table").or_else(|| lacks("relation")) {
+        format!("GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON {table} TO the user in the target URI")
+    } else if let Some(schema) = lacks("schema") {
+        format!("GRANT USAGE, CREATE ON SCHEMA {schema} TO the user in the target URI")
+    } else if let Some(database) = lacks("database") {
+        format!("GRANT CONNECT, CREATE, TEMPORARY ON DATABASE {database} TO the user in the target URI")
+    } else if let Some(table) = owned("table").or_else(|| owned("relation")) {
+        format!("ALTER TABLE {table} OWNER TO the user in the target URI: only an owner may alter it")
+    } else {
+        "the user in the target URI may not do that: docs/roles.md has what docrow needs".to_owned()
+    }
+}
+
+fn advice_of(code: &str) -> Option<&'static str> {
+    Some(match code {
+        "26000" | "42P05" => POOLED,
+        "28P01" => "check user and password in the target URI",
+        "28000" => "check the user in the target URI and the server's pg_hba.conf",
+        "3D000" => "create it with CREATE DATABASE, or name another in the target URI",
+        "25006" => "point the target URI at the primary",
+        "2BP01" => "drop that first",
+        "42P01" | "42703" | "3F000" => {
+            "it was dropped or renamed while docrow used it: restore it with what it held, or have it made again and all rows \
+             written anew: docrow resync, then start docrow again"
+        }
+        "42804" => "the column's type was changed while docrow used it: change it back",
+        "42P10" => "the table's primary key was dropped: start docrow again, which builds it",
+        "53100" => "free or add disk space at the PostgreSQL server",
+        "53300" => "raise max_connections, or lower [snapshot] parallelism and [stream] partitions",
+        _ => return None,
+    })
+}
+
+/// What went wrong on the way to the server.
+#[derive(Debug)]
+struct Way(String);
+
+impl Way {
+    fn of(error: &PgError) -> Self {
+        let mut said = match error.source() {
+            // The TLS library refers to a page about an end that was not announced.
+            Some(cause) if cause.is::<io::Error>() => {
+                let said = cause.to_string();
+                said.split(": https://").next().unwrap_or(&said).to_owned()
+            }
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        };
+        let advice = io_error(error).map_or_else(|| driver_advice(&said), way_advice);
+        if let Some(advice) = advice {
+            said.push_str(": ");
+            said.push_str(advice);
+        }
+        Self(said)
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl StdError for Way {}
+
+/// Where the driver itself gives up, its words tell why.
+fn driver_advice(said: &str) -> Option<&'static str> {
+    const ADVICE: [(&str, &str); 4] = [
+        ("server does not support TLS", "set ssl = on there, or ask for less with sslmode in the target URI"),
+        (
+            "password missing",
+            "the server asks for one: write it into the target URI, or give it by DOCROW_TARGET_PASSWORD or \
+             DOCROW_TARGET_PASSWORD_FILE (PGPASSWORD and .pgpass are not read)",
+        ),
+        (
+            "did not use channel binding",
+            "with channel_binding=require the server must ask for a password by scram-sha-256, over TLS: see its pg_hba.conf",
+        ),
+        (
+            "unsupported authentication method",
+            "docrow logs in by password or by certificate: choose scram-sha-256 or cert in the server's pg_hba.conf",
+        ),
+    ];
+    ADVICE.iter().find(|(words, _)| said.contains(words)).map(|(_, advice)| *advice)
+}
+
+fn way_advice(error: &io::Error) -> Option<&'static str> {
+    if let Some(error) = tls_error(error) {
+        return Some(tls::advice(error));
+    }
+    Some(match error.kind() {
+        io::ErrorKind::ConnectionRefused => "is PostgreSQL running there, and listening on that address?",
+        io::ErrorKind::TimedOut => "no answer: check host, port and firewall",
+        io::ErrorKind::NotFound => "no such socket: check the host in the target URI",
+        _ => return None,
+    })
+}
+
+fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    #[test]
+    fn a_code_means_what_follows_from_it() {
+        for (code, rows, other) in [
+            ("08006", Kind::TargetAway, Kind::TargetAway),
+            ("57P01", Kind::TargetAway, Kind::TargetAway),
+            ("57P03", Kind::TargetAway, Kind::TargetAway),
+            ("57P04", Kind::TargetRefused, Kind::TargetRefused),
+            // Disk full, out of memory, an I/O error.
+            ("53100", Kind::TargetAway, Kind::TargetAway),
+            ("53200", Kind::TargetAway, Kind::TargetAway),
+            ("58030", Kind::TargetAway, Kind::TargetAway),
+            // Serialization failure, deadlock.
+            ("40001", Kind::TargetAway, Kind::TargetAway),
+            ("40P01", Kind::TargetAway, Kind::TargetAway),
+            // Cancelled, as by a statement timeout; a lock timeout; a transaction timeout.
+            ("57014", Kind::TargetAway, Kind::TargetAway),
+            ("55P03", Kind::TargetAway, Kind::TargetAway),
+            ("25P04", Kind::TargetAway, Kind::TargetAway),
+            // Read-only after a failover.
+            ("25006", Kind::TargetAway, Kind::TargetAway),
+            // docrow.enter.
+            ("ZD001", Kind::Fenced, Kind::Fenced),
+            ("28P01", Kind::TargetRefused, Kind::TargetRefused),
+            ("3D000", Kind::TargetRefused, Kind::TargetRefused),
+            ("42501", Kind::TargetRefused, Kind::TargetRefused),
+            // A table, a column, a key that was dropped; a column of another type; something that depends on a table.
+            ("42P01", Kind::TargetRefused, Kind::TargetRefused),
+            ("42703", Kind::TargetRefused, Kind::TargetRefused),
+            ("42P10", Kind::TargetRefused, Kind::TargetRefused),
+            ("42804", Kind::TargetRefused, Kind::TargetRefused),
+            ("2BP01", Kind::TargetRefused, Kind::TargetRefused),
+            // A pooler's doing: prepared statements that vanish, or are there already.
+            ("26000", Kind::TargetRefused, Kind::TargetRefused),
+            ("42P05", Kind::TargetRefused, Kind::TargetRefused),
+            ("22P05", Kind::TargetRefusedRows, Kind::TargetRefused),
+            ("23514", Kind::TargetRefusedRows, Kind::TargetRefused),
+            ("54000", Kind::TargetRefusedRows, Kind::TargetRefused),
+            ("P0001", Kind::TargetRefusedRows, Kind::TargetRefused),
+        ] {
+            assert_eq!(meaning_of_state(Doing::Rows, code).kind(), rows, "{code}");
+            assert_eq!(meaning_of_state(Doing::Other, code).kind(), other, "{code}");
+        }
+    }
+
+    /// Whoever reads it need not guess which privilege is meant.
+    #[test]
+    fn a_refusal_says_which_privilege_is_lacking() {
+        for (message, advice) in [
+            (
+                "permission denied for table users",
+                "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON users TO",
+            ),
+            ("permission denied for schema public", "GRANT USAGE, CREATE ON SCHEMA public TO"),
+            ("permission denied for database shop", "GRANT CONNECT, CREATE, TEMPORARY ON DATABASE shop TO"),
+            ("must be owner of table users", "ALTER TABLE users OWNER TO"),
+            ("permission denied to set role", "docs/roles.md"),
+        ] {
+            assert!(privilege_advice(message).contains(advice), "{message}: {}", privilege_advice(message));
+        }
+    }
+
+    /// G12: no value of a document in an error.
+    #[test]
+    fn messages_lose_the_values_they_quote() {
+        let of = |code, text| message(code, text, None);
+        assert_eq!(
+            of("22P02", "invalid input syntax for type integer: \"sec\"ret\""),
+            "invalid input syntax for type integer: \"…\""
+        );
+        assert_eq!(
+            of("22003", "value \"99\" is out of range for type integer"),
+            "value \"…\" is out of range for type integer"
+        );
+        assert_eq!(
+            of("22021", "invalid byte sequence for encoding \"UTF8\": 0x00"),
+            "invalid byte sequence for encoding \"…\""
+        );
+        assert_eq!(of("22003", "integer out of range"), "integer out of range");
+        assert!(!of("P0001", "secret").contains("secret"));
+        assert!(!message("23514", "secret", Some("exec_stmt_raise")).contains("secret"));
+        assert!(of("23514", "new row for relation \"t\" violates check constraint \"c\"").contains("\"c\""));
+    }
+}

@@ -1,0 +1,323 @@
+//! The target URI: what its options mean. They are libpq's, with libpq's meanings, and what docrow does not serve is
+//! refused with words, never ignored: an option about security that says nothing would be worse than none.
+//!
+//! Where docrow is stricter than libpq: nothing is read that the URI does not name (no `~/.postgresql`, no `PG…`
+//! variables, no password file), and naming certificates without an `sslmode` means `require`, not `prefer`, which goes
+//! on in plain text where a server has no TLS.
+
+use std::time::Duration;
+
+use percent_encoding::percent_decode_str;
+use tokio_postgres::{
+    Config,
+    config::{Host, SslMode},
+};
+
+use super::{
+    sqlstate,
+    tls::{Identity, Proof, Roots, Tls},
+};
+use crate::error::{Code, Error, Result};
+
+/// How long to wait for the server to accept a connection, unless the URI says `connect_timeout`.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A peer that answers no keepalive for this long (and, times three, for good) is gone. The driver's two
+/// hours would keep a pipeline waiting for a machine that died.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// How long the server, or the way to it, may be silent, unless the URI says `tcp_user_timeout`.
+const SILENCE: Duration = Duration::from_secs(40);
+
+/// What a URI looks like.
+const FORM: &str = "write it as postgresql://user:password@host:port/database";
+
+/// Options of libpq that are not served, and what to do instead.
+const NOT_SERVED: [(&[&str], &str); 7] = [
+    (&["sslcrl", "sslcrldir"], "revocation lists are not read: give servers short-lived certificates"),
+    (
+        &["sslpassword"],
+        "encrypted keys are not read: decrypt it with `openssl pkey -in FILE -out KEY`, and protect the file by its \
+         permissions",
+    ),
+    (
+        &["passfile"],
+        "libpq's password files are not read: name a file that holds the password alone, by DOCROW_TARGET_PASSWORD_FILE \
+         or as target.password = \"${file:PATH}\"",
+    ),
+    (&["service", "servicefile"], "service files are not read: write out what is in there"),
+    (
+        &["gssencmode", "gsslib", "gssdelegation", "krbsrvname"],
+        "GSSAPI is not spoken: leave it away, and use TLS (sslmode=verify-full)",
+    ),
+    (
+        &["ssl_min_protocol_version", "ssl_max_protocol_version", "sslcompression", "sslsni", "sslcertmode"],
+        "leave it away: TLS 1.2 and 1.3 are spoken, without compression, with the host's name",
+    ),
+    (
+        &["require_auth", "requirepeer"],
+        "use channel_binding=require, which takes nothing but SCRAM, or a client certificate",
+    ),
+];
+
+/// What a URI says.
+#[derive(Debug)]
+pub(super) struct TargetUri {
+    /// For the driver.
+    pub(super) config: Config,
+    /// How to speak TLS, if it is spoken.
+    pub(super) tls: Tls,
+    /// `host:port`, for people.
+    pub(super) address: String,
+    /// How long the server may be silent.
+    pub(super) patience: Duration,
+}
+
+/// Reads a URI. Errors never repeat it: it holds a password.
+pub(super) fn parse(uri: &str) -> Result<TargetUri> {
+    if !uri.starts_with("postgres://") && !uri.starts_with("postgresql://") {
+        return Err(Error::new(Code::TargetUri, format!("the target is not a PostgreSQL URI: {FORM}")));
+    }
+    let (uri, options) = split(uri)?;
+    let mut config: Config = uri.parse().map_err(|e| {
+        Error::new(Code::TargetUri, format!("{}: {FORM}", sqlstate::of("read the target URI", &e)))
+    })?;
+    let address = address(&config)?;
+    // libpq takes the one that is named like the user, and whoever forgot it finds his tables there.
+    if config.get_dbname().is_none_or(str::is_empty) {
+        return Err(Error::new(Code::TargetUri, format!("the target URI names no database: {FORM}")));
+    }
+    config.application_name("docrow");
+    if config.get_connect_timeout().is_none() {
+        config.connect_timeout(PATIENCE);
+    }
+    if !uri.contains("keepalives") {
+        config.keepalives_idle(KEEPALIVE).keepalives_interval(KEEPALIVE).keepalives_retries(3);
+    }
+    let patience = options.silence()?.unwrap_or(SILENCE);
+    config.tcp_user_timeout(patience);
+    let (mode, tls) = options.tls()?;
+    // There is none on a socket of this machine, as with libpq.
+    let local = config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_)));
+    config.ssl_mode(if local { SslMode::Disable } else { mode });
+    Ok(TargetUri { config, tls, address, patience })
+}
+
+/// The options of a URI that the driver does not know, or not in full: those of TLS, and one that it reads in seconds
+/// where libpq means milliseconds.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Options {
+    silence: Option<String>,
+    mode: Option<String>,
+    roots: Option<String>,
+    certificate: Option<String>,
+    key: Option<String>,
+}
+
+/// Takes these options out of a URI.
+fn split(uri: &str) -> Result<(String, Options)> {
+    let (base, options) = uri.split_once('?').unwrap_or((uri, ""));
+    let (mut own, mut kept) = (Options::default(), Vec::new());
+    for option in options.split('&').filter(|option| !option.is_empty()) {
+        let (name, value) = option.split_once('=').unwrap_or((option, ""));
+        let place = match name {
+            "sslmode" => &mut own.mode,
+            "sslrootcert" => &mut own.roots,
+            "sslcert" => &mut own.certificate,
+            "sslkey" => &mut own.key,
+            "tcp_user_timeout" => &mut own.silence,
+            _ => {
+                if let Some((_, advice)) = NOT_SERVED.iter().find(|(names, _)| names.contains(&name)) {
+                    return Err(wrong(format_args!("{name} is not supported: {advice}")));
+                }
+                kept.push(option);
+                continue;
+            }
+        };
+        let value = percent_decode_str(value).decode_utf8();
+        *place = Some(value.map_err(|_| wrong(format_args!("{name} is not UTF-8")))?.into_owned());
+    }
+    let uri = if kept.is_empty() { base.to_owned() } else { format!("{base}?{}", kept.join("&")) };
+    Ok((uri, own))
+}
+
+impl Options {
+    /// How long the server may be silent, if it is said; 0 is the default, as with libpq.
+    fn silence(&self) -> Result<Option<Duration>> {
+        let Some(text) = &self.silence else { return Ok(None) };
+        let millis: u32 =
+            text.parse().map_err(|_| wrong(format_args!("tcp_user_timeout is a number of milliseconds")))?;
+        Ok((millis > 0).then(|| Duration::from_millis(millis.into())))
+    }
+
+    fn tls(self) -> Result<(SslMode, Tls)> {
+        let Self { mode, roots, certificate, key, silence: _ } = self;
+        let system = roots.as_deref() == Some("system");
+        let named = roots.is_some() || certificate.is_some() || key.is_some();
+        let (mode, proof) = match mode.as_deref() {
+            Some("verify-full") => (SslMode::Require, Proof::Host),
+            // Anybody gets a certificate of a public authority, so that proves nothing without the host.
+            None if system => (SslMode::Require, Proof::Host),
+            Some(mode) if system => {
+                return Err(wrong(format_args!(
+                    "sslmode={mode} is too weak for sslrootcert=system: write sslmode=verify-full"
+                )));
+            }
+            Some("verify-ca") => (SslMode::Require, Proof::Authority),
+            // As libpq does: who names an authority wants it checked.
+            Some("require") | None if roots.is_some() => (SslMode::Require, Proof::Authority),
+            Some("require") => (SslMode::Require, Proof::None),
+            None if named => (SslMode::Require, Proof::None),
+            Some(mode @ ("prefer" | "disable")) if named => {
+                return Err(wrong(format_args!(
+                    "sslmode={mode} goes without the certificates that are named: write sslmode=verify-full, or leave \
+                     them away"
+                )));
+            }
+            Some("prefer") | None => (SslMode::Prefer, Proof::None),
+            Some("disable") => (SslMode::Disable, Proof::None),
+            Some("allow") => {
+                return Err(wrong(format_args!(
+                    "sslmode=allow is not supported, since it would rather not encrypt: write sslmode=prefer or stronger"
+                )));
+            }
+            Some(_) => {
+                return Err(wrong(format_args!(
+                    "sslmode is none of disable, prefer, require, verify-ca, verify-full"
+                )));
+            }
+        };
+        let roots = roots.filter(|_| !system).map_or(Roots::System, |path| Roots::File(path.into()));
+        let identity = match (certificate, key) {
+            (None, None) => None,
+            (Some(certificate), Some(key)) => {
+                Some(Identity { certificate: certificate.into(), key: key.into() })
+            }
+            (Some(_), None) => {
+                return Err(wrong(format_args!("sslcert needs sslkey: name the file of its private key")));
+            }
+            (None, Some(_)) => {
+                return Err(wrong(format_args!("sslkey needs sslcert: name the file of its certificate")));
+            }
+        };
+        Ok((mode, Tls { proof, roots, identity }))
+    }
+}
+
+fn wrong(what: std::fmt::Arguments<'_>) -> Error {
+    Error::new(Code::TargetUri, format!("target URI: {what}"))
+}
+
+/// The servers that a configuration names, for people. Errors: there is none, or what stands there is part of
+/// a password that was not percent-encoded.
+fn address(config: &Config) -> Result<String> {
+    let ports = config.get_ports();
+    let mut addresses = Vec::new();
+    for (i, host) in config.get_hosts().iter().enumerate() {
+        let port = ports.get(i).or(ports.first()).copied().unwrap_or(5432);
+        match host {
+            Host::Tcp(host) if host.contains('@') => {
+                let advice = "percent-encode the special characters of the password (@ is %40, / is %2F, : is %3A), or \
+                              give it by itself, as target.password";
+                return Err(Error::new(
+                    Code::TargetUri,
+                    format!("the target URI has more than one @: {advice}"),
+                ));
+            }
+            Host::Tcp(host) => addresses.push(format!("{host}:{port}")),
+            Host::Unix(path) => addresses.push(format!("{} (port {port})", path.display())),
+        }
+    }
+    if addresses.is_empty() {
+        return Err(Error::new(Code::TargetUri, format!("the target URI names no host: {FORM}")));
+    }
+    Ok(addresses.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(options: &str) -> Result<(SslMode, Tls), String> {
+        let parsed = parse(&format!("postgres://u:secret@h/d{options}")).map_err(|e| e.to_string())?;
+        Ok((parsed.config.get_ssl_mode(), parsed.tls))
+    }
+
+    #[test]
+    fn sslmode_decides_what_is_proved() {
+        for (options, mode, proof) in [
+            ("", SslMode::Prefer, Proof::None),
+            ("?sslmode=prefer", SslMode::Prefer, Proof::None),
+            ("?sslmode=disable", SslMode::Disable, Proof::None),
+            ("?sslmode=require", SslMode::Require, Proof::None),
+            ("?sslrootcert=/ca.pem", SslMode::Require, Proof::Authority),
+            ("?sslmode=require&sslrootcert=/ca.pem", SslMode::Require, Proof::Authority),
+            ("?sslmode=verify-ca&connect_timeout=1", SslMode::Require, Proof::Authority),
+            ("?connect_timeout=1&sslmode=verify-full", SslMode::Require, Proof::Host),
+            ("?sslrootcert=system", SslMode::Require, Proof::Host),
+            ("?sslcert=/c.pem&sslkey=/k.pem", SslMode::Require, Proof::None),
+        ] {
+            let (found, tls) = of(options).unwrap();
+            assert_eq!((found, tls.proof), (mode, proof), "{options}");
+        }
+    }
+
+    #[test]
+    fn files_are_named_by_options() {
+        let tls = of("?sslrootcert=/a%20b.pem&sslcert=c.pem&sslkey=k.pem").unwrap().1;
+        assert_eq!(tls.roots, Roots::File("/a b.pem".into()));
+        assert_eq!(tls.identity, Some(Identity { certificate: "c.pem".into(), key: "k.pem".into() }));
+        let tls = of("?sslrootcert=system&sslmode=verify-full").unwrap().1;
+        assert_eq!((tls.roots, tls.identity), (Roots::System, None));
+    }
+
+    /// What would say nothing is refused, with words; and without the password.
+    #[test]
+    fn no_option_about_security_is_ignored() {
+        for (options, words) in [
+            ("?sslmode=allow", "rather not encrypt"),
+            ("?sslmode=sometimes", "none of disable, prefer"),
+            ("?sslmode=", "none of disable, prefer"),
+            ("?sslmode=verify-ca&sslrootcert=system", "too weak for sslrootcert=system"),
+            ("?sslmode=prefer&sslrootcert=/ca.pem", "goes without the certificates"),
+            ("?sslmode=disable&sslcert=/c.pem&sslkey=/k.pem", "goes without the certificates"),
+            ("?sslcert=/c.pem", "sslcert needs sslkey"),
+            ("?sslkey=/k.pem", "sslkey needs sslcert"),
+            ("?sslrootcert=%ff", "sslrootcert is not UTF-8"),
+            ("?sslcrl=/crl.pem", "revocation lists"),
+            ("?sslpassword=secret", "openssl pkey"),
+            ("?passfile=/x", "DOCROW_TARGET_PASSWORD_FILE"),
+            ("?service=x", "service files"),
+            ("?gssencmode=prefer", "GSSAPI"),
+            ("?ssl_min_protocol_version=TLSv1.3", "TLS 1.2 and 1.3"),
+            ("?require_auth=scram-sha-256", "channel_binding=require"),
+            ("?nonsense=1", "nonsense"),
+            ("?channel_binding=perhaps", "channel_binding"),
+        ] {
+            let error = of(options).unwrap_err();
+            assert!(error.contains(words) && !error.contains("secret"), "{options}: {error}");
+        }
+    }
+
+    /// libpq has it in milliseconds, the driver in seconds.
+    #[test]
+    fn the_limit_of_silence_is_in_milliseconds() {
+        let silence = |options: &str| {
+            let parsed = parse(&format!("postgres://u@h/d{options}")).map_err(|e| e.to_string())?;
+            assert_eq!(parsed.config.get_tcp_user_timeout(), Some(&parsed.patience));
+            Ok::<_, String>(parsed.patience)
+        };
+        assert_eq!(silence("?tcp_user_timeout=2500&connect_timeout=1"), Ok(Duration::from_millis(2500)));
+        for default in ["", "?tcp_user_timeout=0", "?sslmode=disable"] {
+            assert_eq!(silence(default), Ok(SILENCE), "{default}");
+        }
+        for wrong in ["?tcp_user_timeout=", "?tcp_user_timeout=-1", "?tcp_user_timeout=10s"] {
+            assert!(silence(wrong).unwrap_err().contains("milliseconds"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn there_is_no_tls_on_a_socket_of_this_machine() {
+        let parsed = parse("postgres://u@%2Frun%2Fpostgresql/d?sslmode=require").unwrap();
+        assert_eq!(parsed.config.get_ssl_mode(), SslMode::Disable);
+    }
+}

@@ -1,0 +1,44 @@
+//! `docrow.pipelines.source`: which deployment of MongoDB a pipeline's positions are of, as [`pipeline`](crate::sink) hands it on.
+
+use super::resync_requests;
+use crate::{
+    error::Result,
+    sink::{Session, connection::sqlstate},
+};
+
+/// What was stored; `None`: nothing yet, as by an earlier docrow.
+pub async fn load(session: &Session, pipeline: &str) -> Result<Option<String>> {
+    let fail = |e| sqlstate::of("look which MongoDB was copied", &e);
+    let select = "SELECT source FROM docrow.pipelines WHERE pipeline = $1";
+    let row = session.client.query_opt(select, &[&pipeline]).await.map_err(fail)?;
+    Ok(row.map(|row| row.try_get::<_, Option<String>>(0)).transpose().map_err(fail)?.flatten())
+}
+
+/// Stores it.
+pub async fn store(session: &mut Session, pipeline: &str, source: &str) -> Result<()> {
+    let doing = "note which MongoDB is copied";
+    let fail = |e| sqlstate::of(doing, &e);
+    let transaction = session.enter(doing).await?;
+    let update = "UPDATE docrow.pipelines SET source = $2 WHERE pipeline = $1 AND source IS DISTINCT FROM $2";
+    transaction.execute(update, &[&pipeline, &source]).await.map_err(fail)?;
+    transaction.commit().await.map_err(fail)
+}
+
+/// Stores another one in place of what was: everything is to be copied anew, and what the state directory holds, by
+/// `state_id`, is another one's.
+pub async fn replace(
+    session: &mut Session,
+    pipeline: &str,
+    (source, state_id): (&str, &str),
+    collections: &[String],
+) -> Result<()> {
+    let doing = "note that another MongoDB is copied";
+    let fail = |e| sqlstate::of(doing, &e);
+    let transaction = session.enter(doing).await?;
+    let update = "UPDATE docrow.pipelines SET source = $2, state_id = $3 WHERE pipeline = $1";
+    transaction.execute(update, &[&pipeline, &source, &state_id]).await.map_err(fail)?;
+    resync_requests::insert(&transaction, pipeline, collections, resync_requests::Reason::HistoryLost)
+        .await
+        .map_err(fail)?;
+    transaction.commit().await.map_err(fail)
+}

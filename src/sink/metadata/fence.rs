@@ -1,0 +1,488 @@
+//! One writer (G9): who holds a pipeline, and how it passes to another process.
+//!
+//! # Why a process that lost the pipeline can't commit
+//!
+//! Each taking of a pipeline raises its `epoch` in `docrow.pipelines`, and all that the taker writes, it writes by that
+//! number. A transaction that writes begins with `docrow.enter`, which takes the *writers' lock*, shared, until the
+//! transaction ends, and only then reads the epoch: if it is another one, the transaction fails. Whoever raises the
+//! epoch holds the writers' lock exclusively, from before it is raised until that is committed. So of a transaction of
+//! an earlier epoch one of two is true. Either it got the lock first: then it had ended, and what it did could be seen,
+//! before the epoch was raised. Or it gets the lock afterwards: then it sees the new epoch, and fails. Nothing of this
+//! depends on a clock, on noticing that a connection is gone, or on what a process believes of itself. A crash of
+//! PostgreSQL, or a failover to a server that lags, can undo the last raise, but not without all that was written by it,
+//! which came later.
+//!
+//! [`Session::enter`](crate::sink::Session) is the one way to such a transaction; statements that are sent together with it
+//! do nothing unless the pipeline was entered ([`sql::ENTERED`](crate::sink::tables::sql)).
+//!
+//! # Who may take it
+//!
+//! This decides only for how long nobody writes, and keeps two processes from taking the pipeline from each other in
+//! turns. The holder has the *holder's lock*, for the life of its session, on a connection that does nothing else but
+//! ask for the epoch about every second. If the process dies, the server frees the lock. If it is stopped, or its
+//! machine or network is gone, its connection stays; then `pg_stat_activity` shows that it is asked for nothing, and
+//! after [`SILENCE`] seconds the next one ends it. This takes no heartbeat that is written, which would leave a dead row
+//! each second for `docrow.enter` to read past, and there is no moment at which the lock is new and its heartbeat old:
+//! who gets the lock asks for it. A server that is slow leaves the connection *active*, which is not silence. A server
+//! whose clock jumps makes everybody silent, so whoever wants the pipeline watches the silence for a while by its own.
+//!
+//! A process whose own connection broke knows the old one by its name, with a number of its own in it, and ends it at
+//! once. Transactions that are open when the holder's lock is free get [`GRACE`] to end, then they are ended, too.
+
+use std::{fs, time::Duration};
+
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+use tokio_postgres::{Error as PgError, Statement, error::SqlState};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::schema;
+use crate::{
+    error::{Code, Disposition, Error, Kind, Result},
+    sink::{
+        Session, Target,
+        connection::{pulse::Listening, sqlstate},
+    },
+};
+
+/// How long a living holder is waited for, unless it is stood by for: a server under load takes a moment to notice that
+/// a process was killed.
+const PATIENCE: Duration = Duration::from_secs(3);
+const POLL: Duration = Duration::from_millis(50);
+/// How often it is looked whether a pipeline that is stood by for is free.
+const STANDBY_POLL: Duration = Duration::from_millis(500);
+/// How often a standby tries to reach a server that is away, and how long it then leaves the pipeline to the one that
+/// held it, which may be waiting for its next try.
+const AWAY_POLL: Duration = Duration::from_secs(1);
+const PRECEDENCE: Duration = Duration::from_secs(15);
+
+/// How often the holder is heard of, and how often that is put down, for people.
+const BEAT: Duration = Duration::from_secs(1);
+const BEATS_NOTED: u32 = 60;
+/// The silence after which a holder is taken for dead, in seconds of the server's clock; and how long it must be watched.
+const SILENCE: u32 = 10;
+const WATCHED: Duration = Duration::from_secs(2);
+
+/// How long a session may take to end when the server is told to end it.
+const ENDING: Duration = Duration::from_secs(10);
+
+/// A process that has reported so many seconds ago is there, if it was not killed since.
+const REPORTED: u32 = 3;
+
+/// How long transactions of an earlier holder are waited for each time, and how many times they are ended then.
+const GRACE: &str = "3s";
+const TRIES: u32 = 5;
+
+/// A process that runs pipelines, or is about to.
+#[derive(Debug)]
+pub struct Holder {
+    /// What its connection is called, in `pg_stat_activity`.
+    name: String,
+    /// For people.
+    words: String,
+}
+
+impl Holder {
+    /// This process: one for as long as it runs, so that it knows its own connections again.
+    #[expect(clippy::new_without_default, reason = "no two are the same")]
+    pub fn new() -> Self {
+        let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let host = if host.trim().is_empty() { String::new() } else { format!(" on {}", host.trim()) };
+        let words = format!("process {}{host}", std::process::id());
+        Self { name: format!("docrow fence {:016x}", fastrand::u64(..)), words }
+    }
+}
+
+/// What to do about a pipeline that another process holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// Give up.
+    Refuse,
+    /// Wait for it, however long it takes.
+    StandBy,
+}
+
+/// A held pipeline. Dropping it frees it.
+#[derive(Debug)]
+pub struct Fence {
+    target: Target,
+    /// Ends with the reason when the pipeline is lost. It must not fall silent when whoever holds the fence is busy.
+    heart: JoinSet<Error>,
+    listening: Listening,
+    answered: watch::Receiver<Instant>,
+}
+
+impl Fence {
+    /// Takes the pipeline, for which it creates the bookkeeping if there is none. Can be dropped at any time.
+    ///
+    /// Errors: [`Kind::Fenced`] if another process holds it, saying which, unless it is stood by for; then not even a
+    /// server that is away is an error.
+    pub async fn acquire(target: &Target, holder: &Holder, manner: Manner) -> Result<Self> {
+        let mut claim = Claim { target, holder, manner, told: None, watched: None, away: false };
+        loop {
+            let error = match claim.attempt().await {
+                Err(error) if claim.waits_out(&error) => error,
+                taken => return taken,
+            };
+            let is_away = error.kind() != Kind::Fenced;
+            if is_away && !claim.away {
+                tracing::warn!(code = %error.code(), "{error}: standing by until that is over");
+            }
+            claim.away |= is_away;
+            sleep(AWAY_POLL).await;
+        }
+    }
+
+    /// The target, whose sessions can write to the pipeline for as long as nobody else takes it.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// When the server last answered: it is asked about every second.
+    pub fn answered(&self) -> watch::Receiver<Instant> {
+        self.answered.clone()
+    }
+
+    /// Ends when the pipeline is lost, and tells why: [`Kind::Fenced`] if another process has taken it,
+    /// [`Kind::TargetAway`] if the server is silent, or the connection ended, perhaps for that reason: taking it again will
+    /// tell. To be called until it has ended once.
+    pub async fn hold(&mut self) -> Error {
+        let doing = format!("hold pipeline {}", self.target.pipeline());
+        let joined = tokio::select! {
+            biased;
+            silence = self.listening.silence(&doing) => return silence,
+            joined = self.heart.join_next() => joined,
+        };
+        match joined {
+            Some(Ok(lost)) => lost,
+            Some(Err(broken)) => Error::caused(Kind::Bug, "hold the pipeline: its task broke off", broken),
+            None => Error::bug("hold the pipeline: it is lost already"),
+        }
+    }
+}
+
+/// The holder's connection.
+struct Heart {
+    session: Session,
+    pipeline: String,
+    epoch: i64,
+    beat: Statement,
+    answers: watch::Sender<Instant>,
+}
+
+impl Heart {
+    /// Is heard of until the pipeline is lost.
+    async fn run(mut self) -> Error {
+        let doing = format!("hold pipeline {}", self.pipeline);
+        for beat in 1_u32.. {
+            match self.beat(beat % BEATS_NOTED == 0).await {
+                Ok(Some(epoch)) if epoch == self.epoch => {
+                    self.answers.send_replace(Instant::now());
+                }
+                Ok(_) => {
+                    return Error::new(
+                        Code::PipelineTaken,
+                        format!("{doing}: another process has taken it over"),
+                    );
+                }
+                Err(error) => return sqlstate::of(doing, &error),
+            }
+            tokio::select! {
+                biased;
+                () = self.session.closed() => {}
+                () = sleep(BEAT) => {}
+            }
+        }
+        Error::bug(doing)
+    }
+
+    async fn beat(&self, note: bool) -> Result<Option<i64>, PgError> {
+        let (client, pipeline) = (&self.session.client, &self.pipeline);
+        if note {
+            let seen = "UPDATE docrow.pipelines SET seen_at = now() WHERE pipeline = $1 AND epoch = $2";
+            client.execute(seen, &[pipeline, &self.epoch]).await?;
+        }
+        client.query_opt(&self.beat, &[pipeline]).await?.map(|row| row.try_get(0)).transpose()
+    }
+}
+
+/// The lock that transactions of a pipeline take, shared, and whoever raises its epoch, exclusively.
+pub(crate) fn lock_of_writers(pipeline: &str) -> i64 {
+    xxh3_64(format!("docrow writers of pipeline {pipeline}").as_bytes()).cast_signed()
+}
+
+/// The lock that the holder has.
+fn lock_of_holder(pipeline: &str) -> i64 {
+    xxh3_64(format!("docrow pipeline {pipeline}").as_bytes()).cast_signed()
+}
+
+/// Of `pg_locks l`: the advisory lock `$1` of this database, granted.
+const IS_LOCK: &str = "l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
+    AND (l.classid::bigint << 32 | l.objid::bigint) = $1 \
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+
+/// An attempt to take a pipeline, perhaps over several connections.
+struct Claim<'a> {
+    target: &'a Target,
+    holder: &'a Holder,
+    manner: Manner,
+    /// The server's process of the holder that is waited for, once that is told.
+    told: Option<i32>,
+    /// The last silence that was seen, and when it was first.
+    watched: Option<(String, Instant)>,
+    /// Whether the server was away since the holder was last seen.
+    away: bool,
+}
+
+/// Who holds a pipeline, as far as the server shows it.
+struct Sighting {
+    /// The server's process.
+    pid: i32,
+    /// What its connection is called.
+    name: Option<String>,
+    /// Identifies a silence: by whom, since when. `None`: it is none.
+    silence: Option<String>,
+    /// Whether that is longer than a living holder's, by the server's clock.
+    is_long: bool,
+    /// For people.
+    words: String,
+}
+
+impl Claim<'_> {
+    fn waits_out(&self, error: &Error) -> bool {
+        let passes = error.kind() == Kind::Fenced || error.kind().disposition() == Disposition::Retry;
+        self.manner == Manner::StandBy && passes
+    }
+
+    async fn attempt(&mut self) -> Result<Fence> {
+        let mut session = self.target.connect_as(&self.holder.name).await?;
+        schema::create(&mut session, self.target.schema()).await?;
+        self.wait(&session).await?;
+        if self.told.is_some() {
+            tracing::info!("taking pipeline {} over", self.target.pipeline());
+        }
+        let epoch = self.raise(&mut session).await?;
+        let question = "SELECT epoch FROM docrow.pipelines WHERE pipeline = $1";
+        let beat = session.client.prepare(question).await.map_err(|e| self.failed(&e))?;
+        let (answers, answered) = watch::channel(Instant::now());
+        let heart = Heart { session, pipeline: self.target.pipeline().to_owned(), epoch, beat, answers };
+        let target = self.target.at(epoch);
+        let mut fence = Fence { listening: target.listen(), target, heart: JoinSet::new(), answered };
+        fence.heart.spawn(heart.run());
+        Ok(fence)
+    }
+
+    /// Gets the holder's lock.
+    async fn wait(&mut self, session: &Session) -> Result<()> {
+        let lock = lock_of_holder(self.target.pipeline());
+        let mut deadline = Instant::now() + PATIENCE;
+        let free_at = Instant::now() + PRECEDENCE;
+        let mut ended = None;
+        loop {
+            while self.away && Instant::now() < free_at {
+                self.away = look(session, self.target.pipeline()).await?.is_none();
+                sleep(STANDBY_POLL).await;
+            }
+            let tried = session.client.query_one("SELECT pg_try_advisory_lock($1)", &[&lock]).await;
+            if tried.and_then(|row| row.try_get(0)).map_err(|e| self.failed(&e))? {
+                return Ok(());
+            }
+            if let Some(sighting) = look(session, self.target.pipeline()).await? {
+                let is_own = sighting.name.as_ref() == Some(&self.holder.name);
+                let is_over = is_own || self.is_dead(&sighting);
+                if let Some((_, since)) = ended.filter(|(pid, _)| is_over && *pid == sighting.pid) {
+                    self.give_up_on(&sighting, since)?;
+                } else if is_over {
+                    ended = Some((sighting.pid, Instant::now()));
+                    if !is_own {
+                        let (pipeline, words) = (self.target.pipeline(), &sighting.words);
+                        tracing::warn!("nothing is heard of {words}: taking pipeline {pipeline} from it");
+                    }
+                    self.end(session, lock, Some(sighting.pid)).await?;
+                    deadline = Instant::now() + PATIENCE;
+                } else if self.manner == Manner::StandBy {
+                    self.tell(&sighting);
+                } else if Instant::now() > deadline {
+                    return Err(self.refused(&sighting.words));
+                }
+            }
+            sleep(if self.manner == Manner::StandBy { STANDBY_POLL } else { POLL }).await;
+        }
+    }
+
+    /// Whether it has been silent for too long. A silence is looked at for some time before it is believed.
+    fn is_dead(&mut self, sighting: &Sighting) -> bool {
+        match (&self.watched, &sighting.silence) {
+            (_, None) => self.watched = None,
+            (Some((watched, since)), Some(silence)) if watched == silence => {
+                return sighting.is_long && since.elapsed() >= WATCHED;
+            }
+            (_, Some(silence)) => self.watched = Some((silence.clone(), Instant::now())),
+        }
+        false
+    }
+
+    /// Does not wait for ever for a session that the server was told to end: its process may have been stopped.
+    fn give_up_on(&self, Sighting { pid, .. }: &Sighting, since: Instant) -> Result<()> {
+        if since.elapsed() < ENDING {
+            return Ok(());
+        }
+        let pipeline = self.target.pipeline();
+        let what =
+            format!("take pipeline {pipeline}: PostgreSQL process {pid}, which holds it, does not end");
+        Err(Error::new(
+            Code::TargetSilent,
+            format!("{what}: it hangs or was stopped; look at it on the server"),
+        ))
+    }
+
+    fn tell(&mut self, Sighting { pid, words, .. }: &Sighting) {
+        if self.told.replace(*pid) != Some(*pid) {
+            tracing::info!("standing by: pipeline {} is run by {words}", self.target.pipeline());
+        }
+    }
+
+    fn refused(&self, words: &str) -> Error {
+        let advice = "stop the other process, or stand by with docrow run --standby; a second replica takes another name \
+            and another [target] schema";
+        Error::new(
+            Code::PipelineHeld,
+            format!("another docrow runs pipeline {} ({words}): {advice}", self.target.pipeline()),
+        )
+    }
+
+    /// Ends the connections that hold a lock, or one of them. What may not be ended is waited for.
+    async fn end(&self, session: &Session, lock: i64, pid: Option<i32>) -> Result<()> {
+        let statement = format!(
+            "SELECT count(pg_terminate_backend(l.pid)) FROM pg_locks l \
+             WHERE {IS_LOCK} AND l.pid <> pg_backend_pid() AND l.pid = coalesce($2, l.pid)"
+        );
+        let ended = session.client.query_one(&statement, &[&lock, &pid]).await;
+        match ended.and_then(|row| row.try_get::<_, i64>(0)) {
+            Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+                let advice = "run both as one PostgreSQL user, or GRANT pg_signal_backend to this one";
+                let error = self.failed(&error);
+                tracing::warn!(code = %error.code(), "{error}: the connections of the process before can't be ended: {advice}");
+                Ok(())
+            }
+            ended => {
+                let (pipeline, ended) = (self.target.pipeline(), ended.map_err(|e| self.failed(&e))?);
+                tracing::info!(
+                    "taking pipeline {pipeline}: ended connections of the process before: {ended}"
+                );
+                Ok(())
+            }
+        }
+    }
+
+    /// Raises the epoch, once no transaction by an earlier one is under way.
+    async fn raise(&self, session: &mut Session) -> Result<i64> {
+        let lock = lock_of_writers(self.target.pipeline());
+        for _ in 0..TRIES {
+            match self.try_raise(session, lock).await {
+                Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                    self.end(session, lock, None).await?;
+                }
+                raised => return raised.map_err(|e| self.failed(&e)),
+            }
+        }
+        let there = "transactions of another process, or a lock on docrow.pipelines, do not end";
+        Err(Error::new(Kind::Fenced, format!("take pipeline {}: {there}", self.target.pipeline())))
+    }
+
+    async fn try_raise(&self, session: &mut Session, lock: i64) -> Result<i64, PgError> {
+        let transaction = session.client.transaction().await?;
+        transaction.batch_execute(&format!("SET LOCAL lock_timeout = '{GRACE}'")).await?;
+        transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&lock]).await?;
+        let raise = "INSERT INTO docrow.pipelines AS p (pipeline, state_id, epoch, holder, seen_at) \
+            VALUES ($1, $2, 1, $3, now()) ON CONFLICT (pipeline) DO UPDATE SET \
+            epoch = p.epoch + 1, holder = EXCLUDED.holder, seen_at = EXCLUDED.seen_at RETURNING epoch";
+        let state_id = format!("{:016x}", fastrand::u64(..));
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
+            [&self.target.pipeline(), &state_id, &self.holder.words];
+        let epoch = transaction.query_one(raise, &parameters).await?.try_get(0)?;
+        transaction.commit().await?;
+        Ok(epoch)
+    }
+
+    fn failed(&self, error: &PgError) -> Error {
+        sqlstate::of(format!("take pipeline {}", self.target.pipeline()), error)
+    }
+}
+
+/// Who runs a pipeline, as far as PostgreSQL can tell. The words are for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Runner {
+    /// This process.
+    Process(String),
+    /// Nobody: the last process said that it ends, or there never was one.
+    Nobody,
+    /// Nobody holds the pipeline, and the last process never said that it ends: it was killed, or has no way to PostgreSQL.
+    Unheard(String),
+}
+
+/// Looks who runs a pipeline. A process that tries again does not hold it meanwhile, but says so in its reports, which
+/// only the last that held it can store. (It says so every other second, and a moment after it has let the pipeline go.)
+pub async fn runner(session: &Session, pipeline: &str) -> Result<Runner> {
+    if let Some(sighting) = look(session, pipeline).await? {
+        return Ok(Runner::Process(sighting.words));
+    }
+    let question = format!(
+        "SELECT 'docrow ' || holder, report->>'stage' = 'retrying', reported_at::timestamptz(0)::text, reported_at > \
+             clock_timestamp() - make_interval(secs => CASE report->>'stage' WHEN 'retrying' THEN {SILENCE} ELSE {REPORTED} END) \
+         FROM docrow.reports JOIN docrow.pipelines USING (pipeline) \
+         WHERE pipeline = $1 AND report->>'stage' IS DISTINCT FROM 'ended'"
+    );
+    let fail = |e| sqlstate::of(format!("ask who runs pipeline {pipeline}"), &e);
+    let Some(row) = session.client.query_opt(&question, &[&pipeline]).await.map_err(fail)? else {
+        return Ok(Runner::Nobody);
+    };
+    let holder: Option<String> = row.try_get(0).map_err(fail)?;
+    let holder = holder.unwrap_or_else(|| "docrow".to_owned());
+    let (retries, at, is_recent): (Option<bool>, String, bool) =
+        (row.try_get(1).map_err(fail)?, row.try_get(2).map_err(fail)?, row.try_get(3).map_err(fail)?);
+    Ok(match is_recent {
+        true if retries == Some(true) => Runner::Process(format!("{holder}, between two tries")),
+        true => Runner::Process(holder),
+        false => Runner::Unheard(format!("{holder}, last heard of at {at}")),
+    })
+}
+
+/// Who is known to run a pipeline; `None`: nobody who could write now.
+pub async fn holder(session: &Session, pipeline: &str) -> Result<Option<String>> {
+    Ok(match runner(session, pipeline).await? {
+        Runner::Process(words) => Some(words),
+        Runner::Nobody | Runner::Unheard(_) => None,
+    })
+}
+
+async fn look(session: &Session, pipeline: &str) -> Result<Option<Sighting>> {
+    let fail = |e| sqlstate::of(format!("ask who runs pipeline {pipeline}"), &e);
+    // Of another user's connection only its number and its name are shown to everybody: it can't be told to be silent.
+    let question = format!(
+        "SELECT l.pid, a.application_name, \
+            CASE WHEN a.application_name LIKE 'docrow fence %' AND a.state LIKE 'idle%' \
+                THEN concat(l.pid, ' ', a.state_change) END, \
+            coalesce(a.state_change < clock_timestamp() - make_interval(secs => {SILENCE}), false), \
+            concat_ws(', ', (SELECT 'docrow ' || holder FROM docrow.pipelines WHERE pipeline = $2), \
+                'PostgreSQL process ' || l.pid, \
+                'client ' || coalesce(host(a.client_addr), CASE WHEN a.backend_start IS NOT NULL THEN 'on a local socket' END), \
+                'since ' || a.backend_start::timestamptz(0)) \
+        FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid) WHERE {IS_LOCK}"
+    );
+    let lock = lock_of_holder(pipeline);
+    let Some(row) = session.client.query_opt(&question, &[&lock, &pipeline]).await.map_err(fail)? else {
+        return Ok(None);
+    };
+    let get = |column| row.try_get(column).map_err(fail);
+    Ok(Some(Sighting {
+        pid: row.try_get(0).map_err(fail)?,
+        name: get(1)?,
+        silence: get(2)?,
+        is_long: row.try_get(3).map_err(fail)?,
+        words: row.try_get(4).map_err(fail)?,
+    }))
+}

@@ -1,0 +1,68 @@
+//! `docrow.pauses`: collections whose changes wait until `docrow resume`, because somebody asked for that.
+//!
+//! A row is there for as long as the pause: so it outlives every process. Whoever runs the pipeline looks for rows that
+//! come and go, and notes once nothing more is written to a collection (`held_at`).
+
+use std::time::SystemTime;
+
+use super::requests::Requests;
+use crate::{
+    error::Result,
+    sink::{Session, connection::sqlstate},
+};
+
+/// A collection that is paused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pause {
+    /// `database.collection`.
+    pub collection: String,
+    /// When somebody asked for it.
+    pub since: SystemTime,
+    /// Whether a process that runs the pipeline has seen it: from then on nothing is written to the collection.
+    pub is_held: bool,
+}
+
+/// The pauses of a pipeline, by collection.
+pub async fn all(session: &Session, pipeline: &str) -> Result<Vec<Pause>> {
+    let fail = |e| sqlstate::of("look for collections that are paused", &e);
+    let question =
+        "SELECT collection, paused_at, held_at IS NOT NULL FROM docrow.pauses WHERE pipeline = $1 ORDER BY 1";
+    let rows = session.client.query(question, &[&pipeline]).await.map_err(fail)?;
+    let pause = |row: &tokio_postgres::Row| {
+        Ok(Pause { collection: row.try_get(0)?, since: row.try_get(1)?, is_held: row.try_get(2)? })
+    };
+    rows.iter().map(pause).collect::<Result<_, _>>().map_err(fail)
+}
+
+/// Notes that nothing more is written to these collections.
+pub async fn hold(session: &mut Session, pipeline: &str, collections: &[&str]) -> Result<()> {
+    let doing = "note which collections are paused";
+    let fail = |e| sqlstate::of(doing, &e);
+    let transaction = session.enter(doing).await?;
+    let statement = "UPDATE docrow.pauses SET held_at = now() \
+        WHERE pipeline = $1 AND collection = ANY($2) AND held_at IS NULL";
+    transaction.execute(statement, &[&pipeline, &collections]).await.map_err(fail)?;
+    transaction.commit().await.map_err(fail)
+}
+
+impl Requests {
+    /// The collections that are paused.
+    pub async fn pauses(&self) -> Result<Vec<Pause>> {
+        all(&self.session, &self.pipeline).await
+    }
+
+    /// Pauses these collections. Those that are paused already stay so.
+    pub async fn pause(&self, collections: &[String]) -> Result<()> {
+        let statement = "INSERT INTO docrow.pauses (pipeline, collection) SELECT $1, c FROM unnest($2::text[]) AS a (c) \
+            ON CONFLICT (pipeline, collection) DO NOTHING";
+        let done = self.session.client.execute(statement, &[&self.pipeline, &collections]).await;
+        done.map(drop).map_err(|e| sqlstate::of("pause collections", &e))
+    }
+
+    /// Has these collections go on.
+    pub async fn resume(&self, collections: &[String]) -> Result<()> {
+        let statement = "DELETE FROM docrow.pauses WHERE pipeline = $1 AND collection = ANY($2)";
+        let done = self.session.client.execute(statement, &[&self.pipeline, &collections]).await;
+        done.map(drop).map_err(|e| sqlstate::of("have collections go on", &e))
+    }
+}

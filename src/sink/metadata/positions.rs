@@ -1,0 +1,217 @@
+//! `docrow.pipelines` and `docrow.progress`: how far each partition of a pipeline has come in each
+//! collection.
+//!
+//! A position never moves backwards. The statement that writes it compares it with the stored one and, where
+//! that is further, writes NULL into a column that takes none, so that the whole transaction fails. The fence keeps
+//! two processes from getting there; this holds for what one process does, too.
+//!
+//! With a position goes up to when rows may show states, for they may be ahead of it; and the fingerprint of the stream that its token came from: in another stream the server may not
+//! find it.
+
+use mongodb::bson::Timestamp;
+use tokio_postgres::{
+    Client, Error as PgError, GenericClient, Statement,
+    types::{ToSql, Type},
+};
+
+use crate::{
+    change::Position,
+    error::{Code, Error, Result},
+    failpoint::{self, Failpoint},
+    sink::{Session, connection::sqlstate, tables::sql::ENTERED},
+};
+
+/// One of the workers among which a pipeline's documents are divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Partition(pub u16);
+
+/// How far a partition has come in a collection: everything up to `position` is durable.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredPosition {
+    /// The partition.
+    pub partition: Partition,
+    /// The collection, `database.collection`.
+    pub collection: String,
+    /// The position.
+    pub position: Position,
+    /// The fingerprint of the stream that it is a position in, if it is known.
+    pub fingerprint: Option<i64>,
+}
+
+/// A position that a partition reaches in a collection with a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Reached<'a> {
+    /// The collection, `database.collection`.
+    pub collection: &'a str,
+    /// The position.
+    pub position: &'a Position,
+}
+
+/// Stores the pipeline's name with the id of its state directory, unless it is known, and returns the id that
+/// is stored.
+pub async fn register(session: &Session, pipeline: &str, state_id: &str) -> Result<String> {
+    let fail = |e| sqlstate::of(format!("register pipeline {pipeline}"), &e);
+    let insert = "INSERT INTO docrow.pipelines (pipeline, state_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    session.client.execute(insert, &[&pipeline, &state_id]).await.map_err(fail)?;
+    let select = "SELECT state_id FROM docrow.pipelines WHERE pipeline = $1";
+    session.client.query_one(select, &[&pipeline]).await.and_then(|row| row.try_get(0)).map_err(fail)
+}
+
+/// Up to which cluster time rows may show states that the stored positions have not reached. `None`: it is not known.
+pub async fn ahead(session: &Session, pipeline: &str) -> Result<Option<Timestamp>> {
+    let fail = |e| sqlstate::of("ask how far rows may be ahead", &e);
+    let select = "SELECT ahead FROM docrow.pipelines WHERE pipeline = $1";
+    let row = session.client.query_opt(select, &[&pipeline]).await.map_err(fail)?;
+    let ahead = row.map(|row| row.try_get::<_, Option<i64>>(0)).transpose().map_err(fail)?.flatten();
+    Ok(ahead.map(timestamp))
+}
+
+fn timestamp(both_halves: i64) -> Timestamp {
+    let [a, b, c, d, e, f, g, h] = both_halves.to_be_bytes();
+    Timestamp { time: u32::from_be_bytes([a, b, c, d]), increment: u32::from_be_bytes([e, f, g, h]) }
+}
+
+fn both_halves(at: Timestamp) -> i64 {
+    (u64::from(at.time) << 32 | u64::from(at.increment)).cast_signed()
+}
+
+/// Up to which cluster time rows may show states, as it was stored with the positions. `None`: it is not known of all.
+pub async fn shown(session: &Session, pipeline: &str) -> Result<Option<Timestamp>> {
+    let fail = |e| sqlstate::of("ask how far rows may be ahead", &e);
+    let select = "SELECT CASE WHEN bool_and(shown IS NOT NULL) THEN \
+            greatest(max(shown), (SELECT shown FROM docrow.pipelines WHERE pipeline = $1)) END \
+        FROM docrow.progress WHERE pipeline = $1";
+    let row = session.client.query_one(select, &[&pipeline]).await.map_err(fail)?;
+    Ok(row.try_get::<_, Option<i64>>(0).map_err(fail)?.map(timestamp))
+}
+
+/// Stores, for [`shown`], what is about to be written without a position.
+pub(crate) async fn note_shown(session: &mut Session, pipeline: &str, shown: Timestamp) -> Result<()> {
+    let doing = "note how far rows may be ahead";
+    let fail = |e| sqlstate::of(doing, &e);
+    let transaction = session.enter(doing).await?;
+    let update = "UPDATE docrow.pipelines SET shown = greatest(shown, $2) WHERE pipeline = $1";
+    transaction.execute(update, &[&pipeline, &both_halves(shown)]).await.map_err(fail)?;
+    transaction.commit().await.map_err(fail)
+}
+
+/// Stores what [`ahead`] gives, unless that is later already.
+pub async fn set_ahead(session: &mut Session, pipeline: &str, ahead: Option<Timestamp>) -> Result<()> {
+    let doing = "note how far rows may be ahead";
+    let fail = |e| sqlstate::of(doing, &e);
+    let transaction = session.enter(doing).await?;
+    let update = "UPDATE docrow.pipelines SET ahead = CASE WHEN $2::bigint IS NOT NULL THEN greatest(ahead, $2) END \
+        WHERE pipeline = $1 AND ahead IS DISTINCT FROM $2";
+    transaction.execute(update, &[&pipeline, &ahead.map(both_halves)]).await.map_err(fail)?;
+    transaction.commit().await.map_err(fail)
+}
+
+/// All positions of a pipeline.
+pub async fn load(session: &Session, pipeline: &str) -> Result<Vec<StoredPosition>> {
+    let fail = |e| sqlstate::of("load the stored positions", &e);
+    let question = "SELECT partition, collection, token, fingerprint FROM docrow.progress WHERE pipeline = $1 ORDER BY 1, 2";
+    let rows = session.client.query(question, &[&pipeline]).await.map_err(fail)?;
+    let mut positions = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let partition: i32 = row.try_get(0).map_err(fail)?;
+        let token: &[u8] = row.try_get(2).map_err(fail)?;
+        positions.push(StoredPosition {
+            partition: Partition(u16::try_from(partition).map_err(|e| {
+                Error::caused(Code::StoredUnreadable, "read docrow.progress: a partition out of range", e)
+            })?),
+            collection: row.try_get(1).map_err(fail)?,
+            position: Position::from_bytes(token)?,
+            fingerprint: row.try_get(3).map_err(fail)?,
+        });
+    }
+    Ok(positions)
+}
+
+/// Replaces all positions of a pipeline, for example because the number of partitions changed. This, and
+/// [`chunks::replace`](super::chunks::replace) for one collection, can move positions backwards: the caller runs nothing
+/// else meanwhile.
+pub async fn reset(session: &mut Session, pipeline: &str, positions: &[StoredPosition]) -> Result<()> {
+    let doing = "replace the stored positions";
+    let fail = |e| sqlstate::of(doing, &e);
+    let transaction = session.enter(doing).await?;
+    let delete = "DELETE FROM docrow.progress WHERE pipeline = $1";
+    transaction.execute(delete, &[&pipeline]).await.map_err(fail)?;
+    insert(&transaction, pipeline, positions).await.map_err(fail)?;
+    failpoint::reach(Failpoint::PositionsBeforeReset);
+    transaction.commit().await.map_err(fail)?;
+    failpoint::reach(Failpoint::PositionsReset);
+    Ok(())
+}
+
+/// Adds positions.
+pub(super) async fn insert(
+    client: &impl GenericClient,
+    pipeline: &str,
+    positions: &[StoredPosition],
+) -> Result<u64, PgError> {
+    let partitions: Vec<i32> = positions.iter().map(|stored| stored.partition.0.into()).collect();
+    let fingerprints: Vec<Option<i64>> = positions.iter().map(|stored| stored.fingerprint).collect();
+    let columns = Columns::of(positions.iter().map(|stored| (stored.collection.as_str(), &stored.position)));
+    let statement = "INSERT INTO docrow.progress \
+            (pipeline, partition, collection, position, token, cluster_time, fingerprint) \
+        SELECT $1, p, c, d, t, to_timestamp(s), f \
+        FROM unnest($2::int[], $3::text[], $4::text[], $5::bytea[], $6::float8[], $7::bigint[]) \
+            AS r (p, c, d, t, s, f)";
+    let Columns { collections, data, tokens, seconds } = &columns;
+    let parameters: &[&(dyn ToSql + Sync)] =
+        &[&pipeline, &partitions, collections, data, tokens, seconds, &fingerprints];
+    client.execute(statement, parameters).await
+}
+
+/// Writes, in a batch's transaction, the positions that it reaches.
+pub(crate) async fn prepare(client: &Client) -> Result<Statement, PgError> {
+    let upsert = format!(
+        "INSERT INTO docrow.progress AS p \
+            (pipeline, partition, collection, position, token, cluster_time, updated_at, fingerprint, shown) \
+        SELECT $1, $2, c, d, t, to_timestamp(s), now(), $3, $4 \
+        FROM unnest($5::text[], $6::text[], $7::bytea[], $8::float8[]) AS r (c, d, t, s) WHERE {ENTERED} \
+        ON CONFLICT (pipeline, partition, collection) DO UPDATE SET \
+            position = CASE WHEN p.position <= EXCLUDED.position THEN EXCLUDED.position END, \
+            token = EXCLUDED.token, cluster_time = EXCLUDED.cluster_time, updated_at = EXCLUDED.updated_at, \
+            fingerprint = EXCLUDED.fingerprint, shown = EXCLUDED.shown"
+    );
+    client.prepare_typed(&upsert, &[Type::TEXT, Type::INT4, Type::INT8, Type::INT8]).await
+}
+
+/// Runs what [`prepare`] prepared.
+pub(crate) async fn upsert(
+    client: &Client,
+    statement: &Statement,
+    (pipeline, partition, fingerprint): (&str, Partition, i64),
+    (reached, shown): (&[Reached<'_>], Option<Timestamp>),
+) -> Result<u64, PgError> {
+    let shown = shown.map(both_halves);
+    let columns = Columns::of(reached.iter().map(|reached| (reached.collection, reached.position)));
+    let Columns { collections, data, tokens, seconds } = &columns;
+    let partition = i32::from(partition.0);
+    client
+        .execute(
+            statement,
+            &[&pipeline, &partition, &fingerprint, &shown, collections, data, tokens, seconds],
+        )
+        .await
+}
+
+/// Positions, column by column.
+struct Columns<'a> {
+    collections: Vec<&'a str>,
+    data: Vec<&'a str>,
+    tokens: Vec<&'a [u8]>,
+    seconds: Vec<f64>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(positions: impl Iterator<Item = (&'a str, &'a Position)> + Clone) -> Self {
+        Self {
+            collections: positions.clone().map(|(collection, _)| collection).collect(),
+            data: positions.clone().map(|(_, position)| position.data()).collect(),
+            tokens: positions.clone().map(|(_, position)| position.as_bytes()).collect(),
+            seconds: positions.map(|(_, position)| f64::from(position.cluster_time().time)).collect(),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! `docrow.resyncs`: collections that are to be copied anew in place, because somebody asks for it or their history is
+//! lost.
+//!
+//! A request is answered by the transaction that stores the plan of the resync ([`chunks::replace`]): what is asked
+//! before that is done by it, what is asked afterwards is another request.
+//!
+//! [`chunks::replace`]: super::chunks::replace
+
+use std::fmt;
+
+use tokio_postgres::{Error as PgError, GenericClient};
+
+use super::requests::Requests;
+use crate::{
+    error::Result,
+    sink::{Session, connection::sqlstate},
+};
+
+/// Why a collection is to be copied anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Somebody asks for it.
+    Asked,
+    /// The oplog no longer holds what it would go on from.
+    HistoryLost,
+    /// Another collection took its place as a whole, by a rename or `$out`.
+    Replaced,
+    /// It was dropped, and its rows are not to be kept.
+    Dropped,
+    /// It was dropped, and is there again.
+    Recreated,
+}
+
+impl Reason {
+    const ALL: [Self; 5] = [Self::Asked, Self::HistoryLost, Self::Replaced, Self::Dropped, Self::Recreated];
+
+    /// As a label of a metric.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::HistoryLost => "history_lost",
+            other => other.text(),
+        }
+    }
+
+    /// As it is stored.
+    fn text(self) -> &'static str {
+        match self {
+            Self::Asked => "asked",
+            Self::HistoryLost => "history lost",
+            Self::Replaced => "replaced",
+            Self::Dropped => "dropped",
+            Self::Recreated => "recreated",
+        }
+    }
+
+    /// A reason that only a later docrow knows is as good as any.
+    fn from_text(text: &str) -> Self {
+        Self::ALL.into_iter().find(|reason| reason.text() == text).unwrap_or(Self::Asked)
+    }
+}
+
+/// For the log: "copied anew because …".
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Asked => "somebody asked for it",
+            Self::HistoryLost => "the oplog no longer holds its changes",
+            Self::Replaced => "it was replaced as a whole",
+            Self::Dropped => "it was dropped",
+            Self::Recreated => "it was dropped and created again",
+        })
+    }
+}
+
+/// Asks for a resync of these collections, for this reason from now on.
+pub async fn ask(
+    session: &mut Session,
+    pipeline: &str,
+    collections: &[impl AsRef<str> + Sync],
+    reason: Reason,
+) -> Result<()> {
+    let doing = "ask for a resync";
+    let fail = |e| sqlstate::of(doing, &e);
+    // Whoever runs the pipeline asks as such, anybody else may ask too.
+    let transaction = session.enter_if_fenced(doing).await?;
+    insert(&transaction, pipeline, collections, reason).await.map_err(fail)?;
+    transaction.commit().await.map_err(fail)
+}
+
+/// The same, in a transaction.
+pub(super) async fn insert(
+    client: &impl GenericClient,
+    pipeline: &str,
+    collections: &[impl AsRef<str> + Sync],
+    reason: Reason,
+) -> Result<u64, PgError> {
+    let collections: Vec<&str> = collections.iter().map(AsRef::as_ref).collect();
+    let statement = "INSERT INTO docrow.resyncs (pipeline, collection, reason) \
+        SELECT $1, c, $3 FROM unnest($2::text[]) AS a (c) \
+        ON CONFLICT (pipeline, collection) DO UPDATE SET reason = EXCLUDED.reason";
+    client.execute(statement, &[&pipeline, &collections, &reason.text()]).await
+}
+
+/// What is asked for.
+pub async fn asked(session: &Session, pipeline: &str) -> Result<Vec<(String, Reason)>> {
+    let fail = |e| sqlstate::of("look for resyncs that are asked for", &e);
+    let question = "SELECT collection, reason FROM docrow.resyncs WHERE pipeline = $1 ORDER BY collection";
+    let rows = session.client.query(question, &[&pipeline]).await.map_err(fail)?;
+    rows.iter()
+        .map(|row| Ok((row.try_get(0)?, Reason::from_text(row.try_get(1)?))))
+        .collect::<Result<_, _>>()
+        .map_err(fail)
+}
+
+/// Whether a resync of this collection is asked for.
+pub(crate) async fn is_asked(
+    client: &impl GenericClient,
+    pipeline: &str,
+    collection: &str,
+) -> Result<bool, PgError> {
+    let question = "SELECT FROM docrow.resyncs WHERE pipeline = $1 AND collection = $2";
+    Ok(client.query_opt(question, &[&pipeline, &collection]).await?.is_some())
+}
+
+impl Requests {
+    /// The collections that the pipeline has copied, or begun to.
+    pub async fn collections(&self) -> Result<Vec<String>> {
+        let fail = |e| sqlstate::of("look for the pipeline's collections", &e);
+        let question = "SELECT DISTINCT collection FROM docrow.chunks WHERE pipeline = $1 ORDER BY 1";
+        let rows = self.session.client.query(question, &[&self.pipeline]).await.map_err(fail)?;
+        rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fail)
+    }
+
+    /// Asks for a resync of these collections.
+    pub async fn resync(&mut self, collections: &[String]) -> Result<()> {
+        ask(&mut self.session, &self.pipeline, collections, Reason::Asked).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_reads_back() {
+        for reason in Reason::ALL {
+            assert_eq!(Reason::from_text(reason.text()), reason);
+        }
+        assert_eq!(Reason::from_text("of a later docrow"), Reason::Asked);
+    }
+}

@@ -1,0 +1,244 @@
+//! The schema `docrow`: its tables, and the function by which a transaction enters its pipeline (see `fence`).
+//!
+//! Everything here can be repeated: what exists is left alone, and the tables of an earlier docrow get what they lack.
+
+use crate::{
+    error::Result,
+    failpoint::{self, Failpoint},
+    sink::{Session, Target, connection::sqlstate, tables::sql::quote},
+};
+
+/// Held while creating the bookkeeping schema, and while tables change: `IF NOT EXISTS` is no protection from a second
+/// process doing the same.
+pub(crate) const LOCK: &str = "SELECT pg_advisory_xact_lock(7233163017226)";
+
+/// The bookkeeping schema. A position is stored as the token itself, to resume from, and as its keystring,
+/// which sorts in the order of the stream. A dead letter is found by a hash of its key, for a key may be too
+/// long for an index.
+const TABLES: &str = "CREATE TABLE IF NOT EXISTS docrow.pipelines (
+    pipeline text PRIMARY KEY,
+    state_id text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    epoch bigint NOT NULL DEFAULT 0,
+    holder text,
+    seen_at timestamptz,
+    ahead bigint,
+    shown bigint,
+    source text
+);
+CREATE TABLE IF NOT EXISTS docrow.progress (
+    pipeline text, partition integer, collection text,
+    position text COLLATE \"C\" NOT NULL,
+    token bytea NOT NULL,
+    cluster_time timestamptz NOT NULL,
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    fingerprint bigint,
+    shown bigint,
+    PRIMARY KEY (pipeline, partition, collection)
+) WITH (fillfactor = 50);
+CREATE TABLE IF NOT EXISTS docrow.chunks (
+    pipeline text, collection text, chunk bigint,
+    min bytea, max bytea,
+    documents bigint,
+    copied_at timestamptz,
+    replaces boolean NOT NULL DEFAULT false,
+    PRIMARY KEY (pipeline, collection, chunk)
+);
+CREATE TABLE IF NOT EXISTS docrow.resyncs (
+    pipeline text, collection text,
+    reason text NOT NULL,
+    asked_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (pipeline, collection)
+);
+CREATE TABLE IF NOT EXISTS docrow.pauses (
+    pipeline text, collection text,
+    paused_at timestamptz NOT NULL DEFAULT now(),
+    held_at timestamptz,
+    PRIMARY KEY (pipeline, collection)
+);
+CREATE TABLE IF NOT EXISTS docrow.repairs (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    pipeline text NOT NULL, collection text NOT NULL,
+    document_key bytea, key bytea,
+    asked_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE TABLE IF NOT EXISTS docrow.dead_letters (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    pipeline text NOT NULL, collection text NOT NULL, key text NOT NULL, key_hash uuid NOT NULL,
+    path text, reason text NOT NULL,
+    document bytea, document_key bytea,
+    at timestamptz NOT NULL DEFAULT now(),
+    retry_at timestamptz,
+    UNIQUE (pipeline, collection, key_hash)
+);
+CREATE TABLE IF NOT EXISTS docrow.schemas (
+    pipeline text, collection text, version integer,
+    mapping text NOT NULL,
+    tables text[],
+    adopted text[] NOT NULL DEFAULT '{}',
+    filled boolean NOT NULL DEFAULT true,
+    stopped text,
+    absent text,
+    masked_by text,
+    key_form integer NOT NULL DEFAULT 0,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (pipeline, collection, version)
+);
+CREATE TABLE IF NOT EXISTS docrow.misfits (
+    pipeline text, collection text, table_name text, column_name text,
+    \"values\" bigint NOT NULL, numbers bigint NOT NULL,
+    since timestamptz NOT NULL DEFAULT now(),
+    counted_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (pipeline, collection, table_name, column_name)
+);
+CREATE TABLE IF NOT EXISTS docrow.throttles (
+    pipeline text PRIMARY KEY,
+    max_rate text,
+    asked_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE TABLE IF NOT EXISTS docrow.verifications (
+    pipeline text PRIMARY KEY,
+    verified_at timestamptz NOT NULL,
+    result jsonb NOT NULL
+);
+CREATE TABLE IF NOT EXISTS docrow.reports (
+    pipeline text PRIMARY KEY,
+    reported_at timestamptz NOT NULL,
+    report jsonb NOT NULL,
+    details jsonb NOT NULL
+) WITH (fillfactor = 20)";
+
+/// Columns that the tables of an earlier docrow lack.
+const LATER: [(&str, &str, &str); 18] = [
+    ("docrow.pipelines", "source", "text"),
+    ("docrow.pipelines", "shown", "bigint"),
+    ("docrow.progress", "shown", "bigint"),
+    ("docrow.pipelines", "ahead", "bigint"),
+    ("docrow.schemas", "tables", "text[]"),
+    ("docrow.schemas", "filled", "boolean NOT NULL DEFAULT true"),
+    ("docrow.schemas", "stopped", "text"),
+    ("docrow.schemas", "absent", "text"),
+    ("docrow.schemas", "masked_by", "text"),
+    ("docrow.schemas", "adopted", "text[] NOT NULL DEFAULT '{}'"),
+    ("docrow.schemas", "key_form", "integer NOT NULL DEFAULT 0"),
+    ("docrow.dead_letters", "document_key", "bytea"),
+    ("docrow.dead_letters", "retry_at", "timestamptz"),
+    ("docrow.pipelines", "epoch", "bigint NOT NULL DEFAULT 0"),
+    ("docrow.pipelines", "holder", "text"),
+    ("docrow.pipelines", "seen_at", "timestamptz"),
+    ("docrow.progress", "fingerprint", "bigint"),
+    ("docrow.chunks", "replaces", "boolean NOT NULL DEFAULT false"),
+];
+
+/// Lets a transaction write to a pipeline, or makes it fail: `fence` has the argument. Every statement of a volatile
+/// function sees what was committed before it, so the epoch is read as it is once the lock is granted. What is set at
+/// the end is undone with the transaction; statements that write look for it ([`ENTERED`](crate::sink::tables::sql::ENTERED)). Should
+/// it ever have to do something else, it gets another name: those of two docrow may be used at once.
+const ENTER: &str =
+    "CREATE FUNCTION docrow.enter(of_pipeline text, of_epoch bigint, lock bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found bigint;
+BEGIN
+    PERFORM pg_catalog.pg_advisory_xact_lock_shared(lock);
+    SELECT p.epoch INTO found FROM docrow.pipelines p WHERE p.pipeline = of_pipeline;
+    IF found IS DISTINCT FROM of_epoch THEN
+        RAISE EXCEPTION 'the pipeline is at epoch %, not %', found, of_epoch USING ERRCODE = 'ZD001';
+    END IF;
+    PERFORM pg_catalog.set_config('docrow.entered', of_epoch::text, true);
+END $$";
+
+/// How much of the bookkeeping there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// Nothing: docrow has never written to this database.
+    Missing,
+    /// What an earlier docrow made.
+    Earlier,
+    /// All of it.
+    Complete,
+}
+
+/// Looks how much there is, without waiting for anybody.
+pub(crate) async fn extent(session: &Session) -> Result<Extent> {
+    let fail = |e| sqlstate::of("look for the schema docrow", &e);
+    let tables = [
+        ("docrow.resyncs", "reason"),
+        ("docrow.repairs", "key"),
+        ("docrow.pauses", "held_at"),
+        ("docrow.verifications", "result"),
+        ("docrow.throttles", "max_rate"),
+        ("docrow.misfits", "counted_at"),
+        ("docrow.reports", "details"),
+    ]
+    .into_iter();
+    let wanted = LATER.iter().map(|(table, column, _)| (*table, *column)).chain(tables);
+    let (tables, columns): (Vec<_>, Vec<_>) = wanted.unzip();
+    let question = "SELECT to_regclass('docrow.pipelines') IS NOT NULL, \
+        to_regprocedure('docrow.enter(text, bigint, bigint)') IS NOT NULL AND bool_and(EXISTS ( \
+            SELECT FROM pg_attribute WHERE attrelid = to_regclass(t) AND attname = c AND NOT attisdropped)) \
+        FROM unnest($1::text[], $2::text[]) AS wanted (t, c)";
+    let row = session.client.query_one(question, &[&tables, &columns]).await.map_err(fail)?;
+    Ok(match (row.try_get(0).map_err(fail)?, row.try_get(1).map_err(fail)?) {
+        (false, _) => Extent::Missing,
+        (true, false) => Extent::Earlier,
+        (true, true) => Extent::Complete,
+    })
+}
+
+/// A session for people's own requests; `None` where docrow has never written to the target.
+pub(super) async fn open(target: &Target) -> Result<Option<Session>> {
+    let mut session = target.connect().await?;
+    match extent(&session).await? {
+        Extent::Missing => return Ok(None),
+        Extent::Earlier => create(&mut session, target.schema()).await?,
+        Extent::Complete => {}
+    }
+    Ok(Some(session))
+}
+
+/// Creates the bookkeeping schema, and the user tables' schema if it is missing.
+pub async fn create(session: &mut Session, schema: &str) -> Result<()> {
+    let fail = |e| sqlstate::of("create the schema docrow", &e);
+    // `CREATE SCHEMA IF NOT EXISTS` asks for the privilege to create it even where it exists.
+    let schema_exists = "SELECT FROM pg_namespace WHERE nspname = $1";
+    // Waiting for the lock could mean waiting for a process that has been stopped.
+    if extent(session).await? == Extent::Complete
+        && session.client.query_opt(schema_exists, &[&schema]).await.map_err(fail)?.is_some()
+    {
+        return Ok(());
+    }
+    let transaction = session.client.transaction().await.map_err(fail)?;
+    transaction.batch_execute(LOCK).await.map_err(fail)?;
+    for schema in ["docrow", schema] {
+        if transaction.query_opt(schema_exists, &[&schema]).await.map_err(fail)?.is_none() {
+            let create = format!("CREATE SCHEMA {}", quote(schema));
+            transaction.batch_execute(&create).await.map_err(fail)?;
+        }
+    }
+    transaction.batch_execute(TABLES).await.map_err(fail)?;
+    for (table, column, definition) in LATER {
+        // `ADD COLUMN IF NOT EXISTS` keeps everyone else out even where there is nothing to add.
+        let exists = "SELECT FROM pg_attribute \
+            WHERE attrelid = $1::text::regclass AND attname = $2 AND NOT attisdropped";
+        if transaction.query_opt(exists, &[&table, &column]).await.map_err(fail)?.is_none() {
+            let add = format!("ALTER TABLE {table} ADD COLUMN {column} {definition}");
+            transaction.batch_execute(&add).await.map_err(fail)?;
+        }
+    }
+    // An earlier docrow made it without a search path of its own. Only its owner may change that.
+    let exists = "SELECT proconfig IS NULL AND pg_has_role(proowner, 'USAGE') FROM pg_proc \
+        WHERE oid = to_regprocedure('docrow.enter(text, bigint, bigint)')";
+    match transaction.query_opt(exists, &[]).await.map_err(fail)? {
+        None => transaction.batch_execute(ENTER).await.map_err(fail)?,
+        Some(row) if row.try_get(0).map_err(fail)? => {
+            let pin =
+                "ALTER FUNCTION docrow.enter(text, bigint, bigint) SET search_path = pg_catalog, pg_temp";
+            transaction.batch_execute(pin).await.map_err(fail)?;
+        }
+        Some(_) => {}
+    }
+    transaction.commit().await.map_err(fail)?;
+    failpoint::reach(Failpoint::BookkeepingCreated);
+    Ok(())
+}

@@ -1,0 +1,41 @@
+//! `docrow.throttles`: how fast the pipeline's snapshots may be, where somebody has said otherwise than the configuration does.
+
+use super::requests::Requests;
+use crate::{error::Result, sink::connection::sqlstate};
+
+/// What somebody has asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Throttle {
+    /// Nothing: the configuration says it.
+    #[default]
+    AsConfigured,
+    /// No limit.
+    Off,
+    /// A limit, as it was written.
+    AtMost(String),
+}
+
+impl Throttle {
+    /// What a row means.
+    pub(super) fn asked(max_rate: Option<String>) -> Self {
+        max_rate.map_or(Self::Off, Self::AtMost)
+    }
+}
+
+impl Requests {
+    /// Asks how fast snapshots may be from now on.
+    pub async fn throttle(&self, throttle: &Throttle) -> Result<()> {
+        let fail = |e| sqlstate::of("ask how fast snapshots may be", &e);
+        let rate = match throttle {
+            Throttle::AsConfigured => {
+                let delete = "DELETE FROM docrow.throttles WHERE pipeline = $1";
+                return self.session.client.execute(delete, &[&self.pipeline]).await.map(drop).map_err(fail);
+            }
+            Throttle::Off => None,
+            Throttle::AtMost(rate) => Some(rate),
+        };
+        let insert = "INSERT INTO docrow.throttles (pipeline, max_rate) VALUES ($1, $2) \
+            ON CONFLICT (pipeline) DO UPDATE SET max_rate = EXCLUDED.max_rate, asked_at = now()";
+        self.session.client.execute(insert, &[&self.pipeline, &rate]).await.map(drop).map_err(fail)
+    }
+}

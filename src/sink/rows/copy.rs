@@ -1,0 +1,212 @@
+//! Writes the chunks of a snapshot: one transaction per chunk, over all tables of its collection, with its
+//! marker.
+//!
+//! Rows travel without being copied in this process: the encoder's buffer itself becomes the messages, and
+//! gets its memory back once they are sent. The tables of one [`ChunkWriter::write`] are sent one after the
+//! other, each as a binary COPY: the driver loses count of the server's answers when a COPY is refused at its
+//! start, as every further one is after the first that failed, and then the session is lost.
+
+use std::{collections::HashMap, pin::pin};
+
+use bytes::Bytes;
+use futures_util::SinkExt;
+use tokio_postgres::{Error as PgError, Statement, Transaction};
+
+use crate::{
+    change::CollectionId,
+    error::{Code, Error, Result},
+    failpoint::{self, Failpoint},
+    mapping::{Rows, Table},
+    metrics,
+    sink::{
+        Session, Target,
+        connection::sqlstate,
+        metadata::{
+            chunks::{self, Marker},
+            dead_letters::{self, DeadLetter},
+        },
+        tables::sql,
+    },
+};
+
+/// What a binary COPY begins with: signature, flags, length of the header's extension.
+const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+/// What it ends with, in place of a tuple's count of columns.
+const TRAILER: &[u8] = b"\xff\xff";
+/// The most a message holds. The driver's write buffer grows to the largest, and stays so.
+const FRAME: usize = 128 * 1024;
+
+/// A session that copies chunks. Prepares each collection's statements once.
+#[derive(Debug)]
+pub struct Copier {
+    session: Session,
+    schema: String,
+    pipeline: String,
+    plans: HashMap<CollectionId, Plan>,
+}
+
+#[derive(Debug)]
+struct Plan {
+    schema: String,
+    tables: Vec<Table>,
+    statements: Vec<Statement>,
+}
+
+impl Copier {
+    /// Copies over `session`, which must be one of a fence's target.
+    pub fn new(session: Session, target: &Target) -> Self {
+        let (schema, pipeline) = (target.schema().to_owned(), target.pipeline().to_owned());
+        Self { session, schema, pipeline, plans: HashMap::new() }
+    }
+
+    /// Begins the transaction of a chunk of `collection`, whose mapping writes `tables`.
+    pub async fn begin(&mut self, collection: CollectionId, tables: &[Table]) -> Result<ChunkWriter<'_>> {
+        let Self { session, schema, pipeline, plans } = self;
+        let plan = match plans.remove(&collection) {
+            Some(plan) if plan.tables == tables => plan,
+            _ => Plan::prepare(session, schema, tables).await?,
+        };
+        let plan = plans.entry(collection).insert_entry(plan).into_mut();
+        let transaction = session.enter("begin to copy a chunk").await?;
+        Ok(ChunkWriter { transaction, plan, pipeline, sent: Sent::default() })
+    }
+}
+
+impl Plan {
+    async fn prepare(session: &Session, schema: &str, tables: &[Table]) -> Result<Self> {
+        let mut statements = Vec::with_capacity(tables.len());
+        for table in tables {
+            let prepared = session.client.prepare(&sql::copy_in(schema, table)).await;
+            statements.push(prepared.map_err(|e| sqlstate::of(copying(table), &e))?);
+        }
+        Ok(Self { schema: schema.to_owned(), tables: tables.to_vec(), statements })
+    }
+}
+
+fn copying(table: &Table) -> String {
+    format!("copy rows into {}", sql::quote(&table.name))
+}
+
+/// An open chunk. Dropping it without [`Self::commit`] rolls it back.
+pub struct ChunkWriter<'a> {
+    transaction: Transaction<'a>,
+    plan: &'a Plan,
+    pipeline: &'a str,
+    sent: Sent,
+}
+
+/// What is in the transaction.
+#[derive(Clone, Copy, Default)]
+struct Sent {
+    rows: u64,
+    bytes: u64,
+}
+
+impl ChunkWriter<'_> {
+    /// Sends rows in [`Framing::Copy`](crate::mapping::Framing::Copy), and forgets them: afterwards the
+    /// buffers are empty and have their memory back, also after an error. Says how many rows the server took.
+    /// Errors: [`Kind::TargetRefusedRows`](crate::error::Kind) if the content of a row is refused; then
+    /// [`Self::rollback_to_savepoint`] or drop.
+    pub async fn write(&mut self, rows: &mut Rows) -> Result<u64> {
+        let plans = self.plan.tables.iter().zip(&self.plan.statements);
+        let mut sent = Sent::default();
+        let mut refused = None;
+        for (rows, (table, statement)) in rows.tables.iter_mut().zip(plans) {
+            let bytes = rows.bytes.split().freeze();
+            let length = u64::try_from(bytes.len()).unwrap_or(0);
+            if rows.count > 0 && refused.is_none() {
+                match copy(&self.transaction, statement, bytes).await {
+                    Ok(rows) => sent = Sent { rows: sent.rows + rows, bytes: sent.bytes + length },
+                    Err(e) => refused = Some(sqlstate::of_rows(copying(table), &e)),
+                }
+            }
+            rows.count = 0;
+        }
+        if let Some(error) = refused {
+            return Err(error);
+        }
+        self.sent = Sent { rows: self.sent.rows + sent.rows, bytes: self.sent.bytes + sent.bytes };
+        Ok(sent.rows)
+    }
+
+    /// Sets the savepoint, in place of an earlier one.
+    pub async fn savepoint(&mut self) -> Result<()> {
+        self.run("set a savepoint", "SAVEPOINT docrow").await
+    }
+
+    /// Undoes what was written since [`Self::savepoint`], which stays set, whether or not it was refused.
+    pub async fn rollback_to_savepoint(&mut self) -> Result<()> {
+        self.run("roll back to a savepoint", "ROLLBACK TO SAVEPOINT docrow").await
+    }
+
+    /// Keeps what was written since [`Self::savepoint`].
+    pub async fn release_savepoint(&mut self) -> Result<()> {
+        self.run("release a savepoint", "RELEASE SAVEPOINT docrow").await
+    }
+
+    /// Stores dead letters with the chunk, no document twice.
+    pub async fn dead_letters(&mut self, letters: &[DeadLetter]) -> Result<()> {
+        let statement = dead_letters::insert_statement();
+        let stored = dead_letters::insert(&self.transaction, &statement, self.pipeline, letters).await;
+        stored.map(drop).map_err(|e| sqlstate::of("store dead letters", &e))
+    }
+
+    /// Marks the chunk and commits: once this returns `Ok`, the chunk is durable. After an error it may be
+    /// durable or not, and the plan tells: see the contract in [`sink`](crate::sink). A chunk that is marked already is
+    /// refused (see [`chunks`]): nothing is copied twice.
+    pub async fn commit(self, marker: Marker<'_>) -> Result<()> {
+        let doing = || format!("commit chunk {} of {}", marker.number, marker.collection);
+        self.check_types().await.map_err(|e| e.within(doing()))?;
+        chunks::mark(&self.transaction, self.pipeline, marker).await.map_err(|e| e.within(doing()))?;
+        failpoint::reach(Failpoint::ChunkBeforeCommit);
+        // The mark was set, so the transaction is sound, and COMMIT can't mean ROLLBACK.
+        self.transaction.commit().await.map_err(|e| sqlstate::of_rows(doing(), &e))?;
+        metrics::ROWS_WRITTEN.add_to("copy", self.sent.rows);
+        metrics::WRITTEN_BYTES.add_to("copy", self.sent.bytes);
+        metrics::LAST_COMMIT.set(metrics::unix_seconds());
+        failpoint::reach(Failpoint::ChunkCommitted);
+        Ok(())
+    }
+
+    /// Refuses columns that have got another type: COPY takes any bytes for a value of it. The rows that are written
+    /// keep anyone from changing it now.
+    async fn check_types(&self) -> Result<()> {
+        let plan = self.plan;
+        let columns = || plan.tables.iter().flat_map(|table| table.columns.iter().map(move |c| (table, c)));
+        let names: Vec<String> =
+            columns().map(|(table, _)| sql::qualified(&plan.schema, &table.name)).collect();
+        let (attributes, types): (Vec<&str>, Vec<u32>) =
+            columns().map(|(_, c)| (&*c.name, c.ty.oid())).unzip();
+        let question = "SELECT t || ', column ' || quote_ident(c) || ', is of type ' || format_type(a.atttypid, a.atttypmod) \
+            FROM unnest($1::text[], $2::text[], $3::oid[]) AS wanted (t, c, o) \
+            JOIN pg_attribute a ON attrelid = to_regclass(t) AND attname = c WHERE atttypid <> o LIMIT 1";
+        let fail = |e| sqlstate::of("check the types of columns", &e);
+        match self.transaction.query_opt(question, &[&names, &attributes, &types]).await.map_err(fail)? {
+            None => Ok(()),
+            Some(row) => {
+                let found: String = row.try_get(0).map_err(fail)?;
+                let advice = "it was changed while docrow copied: change it back";
+                Err(Error::new(Code::ColumnChanged, format!("{found} now: {advice}")))
+            }
+        }
+    }
+
+    async fn run(&mut self, doing: &str, statement: &str) -> Result<()> {
+        self.transaction.batch_execute(statement).await.map_err(|e| sqlstate::of(doing, &e))
+    }
+}
+
+async fn copy(
+    transaction: &Transaction<'_>,
+    statement: &Statement,
+    mut bytes: Bytes,
+) -> Result<u64, PgError> {
+    let mut sink = pin!(transaction.copy_in::<_, Bytes>(statement).await?);
+    sink.feed(Bytes::from_static(HEADER)).await?;
+    while !bytes.is_empty() {
+        let frame = bytes.split_to(bytes.len().min(FRAME));
+        sink.feed(frame).await?;
+    }
+    sink.feed(Bytes::from_static(TRAILER)).await?;
+    sink.finish().await
+}

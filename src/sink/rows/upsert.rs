@@ -1,0 +1,415 @@
+//! Applies batches of the change stream: one transaction per batch, sent in one go, with the positions it reaches.
+//!
+//! Every statement is prepared once per session, and of a batch every message is on its way before the first
+//! answer is awaited: a batch costs one round trip. First the transaction enters the pipeline, which fails if another
+//! process has taken it. Then, for each collection, in this order: all rows of deleted documents are deleted, children
+//! first, or, with soft deletes, their root rows are marked, and child rows without one deleted; root rows are inserted
+//! or, where they differ, updated; the child rows of a table are merged: deleted where they are no more, and inserted or
+//! updated likewise. Of documents of which only some fields changed, the columns and tables of these alone are written;
+//! one that has no row makes the batch fail, and the caller writes it whole. Dead letters and positions come last.
+//!
+//! A COMMIT after a failed statement answers like any other, and does nothing. So a batch is applied if and
+//! only if *every* answer up to that of COMMIT is good.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    future::{Future, poll_fn},
+    pin::Pin,
+    task::Poll,
+};
+
+use mongodb::bson::Timestamp;
+use tokio_postgres::{Client, Error as PgError, Statement};
+
+use super::composite_array::Array;
+use crate::{
+    change::CollectionId,
+    error::{Error, Result},
+    failpoint::{self, Failpoint},
+    mapping::{Rows, Table},
+    metrics,
+    sink::{
+        Keys, Session, Target,
+        connection::{session::Entry, sqlstate},
+        metadata::{
+            dead_letters::{self, DeadKey, DeadLetter},
+            positions::{self, Partition, Reached},
+        },
+        tables::sql,
+    },
+};
+
+/// What to write in one transaction.
+#[derive(Debug, Default)]
+pub struct Batch<'a> {
+    /// The changes, no collection twice.
+    pub collections: Vec<CollectionBatch<'a>>,
+    /// The changes to some fields of documents, of which there are no others; no part twice.
+    pub parts: Vec<PartBatch<'a>>,
+    /// Documents that could not be mapped or written, none twice.
+    pub dead_letters: &'a [DeadLetter],
+    /// Documents with a dead letter that are written now, or are gone: it is removed.
+    pub healed: &'a [DeadKey],
+    /// The positions reached; empty while a batch is applied in parts, but for the last.
+    pub reached: &'a [Reached<'a>],
+    /// Up to which cluster time rows may show states once it is applied, if that is known.
+    pub shown: Option<Timestamp>,
+    /// Whether it is to be on the server's disk, with all that this session wrote before it, when it is applied. Else it
+    /// is seen at once, but a server that crashes within the next moments forgets it, rows and positions alike.
+    pub is_durable: bool,
+}
+
+/// The changes of one collection, at most one per document.
+#[derive(Clone, Copy, Debug)]
+pub struct CollectionBatch<'a> {
+    /// The collection.
+    pub collection: CollectionId,
+    /// The tables that its mapping writes, root first.
+    pub tables: &'a [Table],
+    /// The rows of all upserted documents in [`Framing::Composite`](crate::mapping::Framing::Composite), a buffer per table.
+    pub rows: &'a Rows,
+    /// The keys of the documents that `rows` are of.
+    pub upserted: &'a Keys,
+    /// The keys of the documents that are gone.
+    pub deleted: &'a Keys,
+}
+
+/// Changes to the same fields of some documents, at most one per document.
+#[derive(Clone, Copy, Debug)]
+pub struct PartBatch<'a> {
+    /// The collection, and a number that tells its parts from each other.
+    pub part: (CollectionId, usize),
+    /// The names of the fields.
+    pub fields: &'a [Box<str>],
+    /// The tables of the fields, as far as they are theirs, root first.
+    pub tables: &'a [Table],
+    /// The rows in [`Framing::Composite`](crate::mapping::Framing::Composite), a buffer per table.
+    pub rows: &'a Rows,
+    /// The keys of the documents.
+    pub keys: &'a Keys,
+}
+
+/// What applying a batch did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Rows inserted and updated.
+    pub written: u64,
+    /// Rows deleted, or marked as deleted, besides those of arrays that became shorter but not empty.
+    pub deleted: u64,
+}
+
+/// A session that applies one partition's batches.
+#[derive(Debug)]
+pub struct Applier {
+    session: Session,
+    schema: String,
+    pipeline: String,
+    partition: Partition,
+    fingerprint: i64,
+    plans: HashMap<CollectionId, Plan>,
+    parts: HashMap<(CollectionId, usize), Plan>,
+    bookkeeping: Bookkeeping,
+    /// Counts the row types, which gives each a name of its own.
+    row_types: usize,
+}
+
+#[derive(Debug)]
+struct Bookkeeping {
+    entry: Entry,
+    reach: Statement,
+    bury: Statement,
+    heal: Statement,
+}
+
+#[derive(Debug)]
+struct Plan {
+    tables: Vec<Table>,
+    /// Of a part. Fields without a column of their own have the same tables, but not the same statements.
+    fields: Vec<Box<str>>,
+    statements: Vec<TableStatements>,
+}
+
+#[derive(Debug)]
+struct TableStatements {
+    /// [`sql::delete`], or, for a root with soft deletes, [`sql::mark_deleted`].
+    delete: Statement,
+    /// Of a child, with soft deletes: [`sql::delete_rootless`].
+    orphans: Option<Statement>,
+    /// [`sql::upsert`] for the root, or [`sql::patch`] for that of a part; [`sql::merge`] for a child.
+    write: Statement,
+}
+
+impl Applier {
+    /// Applies `partition`'s batches over `session`, which must be one of a fence's target. The positions it stores are
+    /// in the stream with this `fingerprint`.
+    pub async fn new(
+        session: Session,
+        target: &Target,
+        partition: Partition,
+        fingerprint: i64,
+    ) -> Result<Self> {
+        let fail = |e| sqlstate::of("prepare to apply changes", &e);
+        let client = &session.client;
+        // Every statement finds its rows by key: no plan is better than the index, and none needs making anew each time.
+        let settings = "SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan; SET jit = off; SET work_mem = '64MB'";
+        client.batch_execute(settings).await.map_err(fail)?;
+        let bookkeeping = Bookkeeping {
+            entry: session.entry()?.clone(),
+            reach: positions::prepare(client).await.map_err(fail)?,
+            bury: client.prepare(&dead_letters::insert_statement()).await.map_err(fail)?,
+            heal: client.prepare(&dead_letters::remove_statement()).await.map_err(fail)?,
+        };
+        let (schema, pipeline) = (target.schema().to_owned(), target.pipeline().to_owned());
+        let (plans, parts, row_types) = (HashMap::new(), HashMap::new(), 0);
+        Ok(Self { session, schema, pipeline, partition, fingerprint, plans, parts, bookkeeping, row_types })
+    }
+
+    /// Applies a batch: once this returns `Ok`, its rows and positions are to be seen, and, if it is so asked, durable. Errors:
+    /// with [`Kind::TargetRefusedRows`](crate::error::Kind) nothing was written and the session stays usable, so that the
+    /// caller can apply halves of the batch to find the document; after any other see the contract in [`sink`](crate::sink).
+    pub async fn apply(&mut self, batch: &Batch<'_>) -> Result<Applied> {
+        for collection in &batch.collections {
+            self.plan(collection).await?;
+        }
+        for part in &batch.parts {
+            self.plan_part(part).await?;
+        }
+        let Bookkeeping { entry, reach, bury, heal } = &self.bookkeeping;
+        let (client, mut pipe) = (&self.session.client, Pipe::default());
+        let begin = if batch.is_durable { "BEGIN" } else { "BEGIN; SET LOCAL synchronous_commit = off" };
+        pipe.text(What::Begin, client, begin);
+        pipe.add(What::Begin, entry.enter(client));
+        for collection in &batch.collections {
+            let plan = self.plans.get(&collection.collection);
+            plan.ok_or_else(|| Error::bug("apply a batch: no plan for a collection"))?
+                .add_to(&mut pipe, client, collection);
+        }
+        for part in &batch.parts {
+            let plan =
+                self.parts.get(&part.part).ok_or_else(|| Error::bug("apply a batch: no plan for a part"))?;
+            plan.add_part_to(&mut pipe, client, part);
+        }
+        let pipeline = self.pipeline.as_str();
+        if !batch.dead_letters.is_empty() {
+            pipe.add(What::Bookkeeping, dead_letters::insert(client, bury, pipeline, batch.dead_letters));
+        }
+        if !batch.healed.is_empty() {
+            pipe.add(What::Bookkeeping, dead_letters::remove(client, heal, pipeline, batch.healed));
+        }
+        if !batch.reached.is_empty() {
+            let (whose, to) = ((pipeline, self.partition, self.fingerprint), (batch.reached, batch.shown));
+            pipe.add(What::Bookkeeping, positions::upsert(client, reach, whose, to));
+        }
+        pipe.text(What::Commit, client, "COMMIT");
+        let applied = pipe.run().await?;
+        let rows = batch.collections.iter().map(|collection| collection.rows);
+        let bytes = rows.chain(batch.parts.iter().map(|part| part.rows)).map(Rows::byte_len).sum::<usize>();
+        metrics::WRITTEN_BYTES.add_to("upsert", u64::try_from(bytes).unwrap_or(0));
+        metrics::ROWS_WRITTEN.add_to("upsert", applied.written);
+        metrics::ROWS_DELETED.add(applied.deleted);
+        metrics::LAST_COMMIT.set(metrics::unix_seconds());
+        Ok(applied)
+    }
+
+    /// Stores up to when rows may be ahead of the positions.
+    pub async fn note_ahead(&mut self, time: Timestamp) -> Result<()> {
+        positions::set_ahead(&mut self.session, &self.pipeline, Some(time)).await
+    }
+
+    /// Stores up to when rows are about to show states, for batches without a position.
+    pub async fn note_shown(&mut self, time: Timestamp) -> Result<()> {
+        positions::note_shown(&mut self.session, &self.pipeline, time).await
+    }
+
+    /// Makes sure that the collection's statements are prepared, for these very tables.
+    async fn plan(&mut self, batch: &CollectionBatch<'_>) -> Result<()> {
+        if self.plans.get(&batch.collection).is_some_and(|plan| plan.tables == batch.tables) {
+            return Ok(());
+        }
+        let plan = self.prepare((batch.tables, &[]), sql::upsert).await?;
+        self.plans.insert(batch.collection, plan);
+        Ok(())
+    }
+
+    /// The same for those of a part, whose number other fields had before if the mapping has changed.
+    async fn plan_part(&mut self, batch: &PartBatch<'_>) -> Result<()> {
+        let is_of = |plan: &Plan| plan.tables == batch.tables && plan.fields == batch.fields;
+        if self.parts.get(&batch.part).is_some_and(is_of) {
+            return Ok(());
+        }
+        let patch =
+            |schema: &str, table: &Table, row_type: &str| sql::patch(schema, table, row_type, batch.fields);
+        let plan = self.prepare((batch.tables, batch.fields), patch).await?;
+        self.parts.insert(batch.part, plan);
+        Ok(())
+    }
+
+    /// Prepares a plan whose root is written by `write_root`.
+    async fn prepare(
+        &mut self,
+        (tables, fields): (&[Table], &[Box<str>]),
+        write_root: impl Fn(&str, &Table, &str) -> String,
+    ) -> Result<Plan> {
+        let mut statements = Vec::with_capacity(tables.len());
+        for (i, table) in tables.iter().enumerate() {
+            let fail = |e| sqlstate::of(What::Write(table).to_string(), &e);
+            let client = &self.session.client;
+            self.row_types += 1;
+            let row_type = format!("docrow_{}", self.row_types);
+            client.batch_execute(&sql::create_row_type(&row_type, table)).await.map_err(fail)?;
+            let write = match i {
+                0 => write_root(&self.schema, table, &row_type),
+                _ => sql::merge(&self.schema, table, &row_type),
+            };
+            let delete = if table.soft_delete { sql::mark_deleted } else { sql::delete };
+            let orphans = match tables.first() {
+                Some(root) if root.soft_delete && i > 0 => Some(
+                    client.prepare(&sql::delete_rootless(&self.schema, root, table)).await.map_err(fail)?,
+                ),
+                _ => None,
+            };
+            statements.push(TableStatements {
+                orphans,
+                delete: client.prepare(&delete(&self.schema, table)).await.map_err(fail)?,
+                write: client.prepare(&write).await.map_err(fail)?,
+            });
+        }
+        Ok(Plan { tables: tables.to_vec(), fields: fields.to_vec(), statements })
+    }
+}
+
+impl Plan {
+    fn add_to<'a>(&'a self, pipe: &mut Pipe<'a>, client: &'a Client, batch: &'a CollectionBatch<'_>) {
+        let statements = || self.tables.iter().zip(&self.statements);
+        let (upserted, deleted) = (Array::keys(batch.upserted), Array::keys(batch.deleted));
+        for (table, statement) in statements().rev() {
+            let delete = statement.orphans.as_ref().unwrap_or(&statement.delete);
+            pipe.array(What::Delete(table), client, delete, deleted);
+        }
+        if let (Some((root, statement)), Some(rows)) = (statements().next(), batch.rows.tables.first()) {
+            pipe.array(What::Write(root), client, &statement.write, Array::rows(rows));
+        }
+        self.add_children_to(pipe, client, (upserted, batch.rows));
+    }
+
+    /// A patch must find all of its rows: else the batch fails, and is to be tried otherwise.
+    fn add_part_to<'a>(&'a self, pipe: &mut Pipe<'a>, client: &'a Client, batch: &'a PartBatch<'_>) {
+        let keys = Array::keys(batch.keys);
+        let root = self.tables.first().zip(self.statements.first()).zip(batch.rows.tables.first());
+        if let Some(((root, TableStatements { write, .. }), rows)) = root {
+            let (rows, wanted) = (Array::rows(rows), i64::try_from(keys.count()).unwrap_or(-1));
+            // The statement answers with one row, or fails. Where only `extra` may change, it mostly does not.
+            let has_columns = root.patched().is_some_and(|(columns, _)| !columns.is_empty());
+            let written = if has_columns { u64::try_from(batch.keys.count).unwrap_or(0) } else { 0 };
+            pipe.add(What::Write(root), async move {
+                client.execute(write, &[&rows, &wanted]).await.map(|_| written)
+            });
+        }
+        self.add_children_to(pipe, client, (keys, batch.rows));
+    }
+
+    /// Merges the child rows that the documents with these keys have.
+    fn add_children_to<'a>(
+        &'a self,
+        pipe: &mut Pipe<'a>,
+        client: &'a Client,
+        (keys, rows): (Array<'a>, &'a Rows),
+    ) {
+        let tables = self.tables.iter().zip(&self.statements).zip(&rows.tables);
+        for ((table, TableStatements { delete, write, .. }), rows) in tables.skip(1) {
+            let rows = Array::rows(rows);
+            if rows.count() == 0 {
+                pipe.array(What::Delete(table), client, delete, keys);
+            } else if keys.count() > 0 {
+                pipe.add(What::Write(table), async move { client.execute(write, &[&keys, &rows]).await });
+            }
+        }
+    }
+}
+
+/// What a statement of a batch does.
+#[derive(Clone, Copy)]
+enum What<'a> {
+    Begin,
+    Delete(&'a Table),
+    Write(&'a Table),
+    Bookkeeping,
+    Commit,
+}
+
+impl What<'_> {
+    /// Only what touches user tables can be refused for the content of a row; COMMIT too, by a deferred constraint.
+    fn failure(&self, error: &PgError) -> Error {
+        match self {
+            What::Delete(_) | What::Write(_) | What::Commit => sqlstate::of_rows(self.to_string(), error),
+            What::Begin | What::Bookkeeping => sqlstate::of(self.to_string(), error),
+        }
+    }
+}
+
+impl fmt::Display for What<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            What::Begin => f.write_str("begin a batch"),
+            What::Delete(table) => write!(f, "delete rows from {}", sql::quote(&table.name)),
+            What::Write(table) => write!(f, "write rows to {}", sql::quote(&table.name)),
+            What::Bookkeeping => f.write_str("write positions and dead letters"),
+            What::Commit => f.write_str("commit a batch"),
+        }
+    }
+}
+
+type Answer<'a> = Pin<Box<dyn Future<Output = Result<u64, PgError>> + Send + 'a>>;
+
+/// Statements whose messages are to be sent one after the other before any answer is awaited.
+#[derive(Default)]
+struct Pipe<'a> {
+    statements: Vec<(What<'a>, Answer<'a>)>,
+}
+
+impl<'a> Pipe<'a> {
+    fn text(&mut self, what: What<'a>, client: &'a Client, text: &'a str) {
+        self.add(what, async move { client.batch_execute(text).await.map(|()| 0) });
+    }
+
+    fn array(&mut self, what: What<'a>, client: &'a Client, statement: &'a Statement, array: Array<'a>) {
+        if array.count() > 0 {
+            self.add(what, async move { client.execute(statement, &[&array]).await });
+        }
+    }
+
+    fn add(&mut self, what: What<'a>, answer: impl Future<Output = Result<u64, PgError>> + Send + 'a) {
+        self.statements.push((what, Box::pin(answer)));
+    }
+
+    /// Sends everything, then awaits every answer up to the first that is an error. The driver encodes and
+    /// sends a prepared statement when its future is polled for the first time, and nothing here gives way to
+    /// another task before all are sent: dropping this future leaves no transaction open.
+    async fn run(self) -> Result<Applied> {
+        let mut sent = Vec::with_capacity(self.statements.len());
+        for (what, mut answer) in self.statements {
+            if matches!(what, What::Commit) {
+                failpoint::reach(Failpoint::BatchBeforeCommit);
+            }
+            let early = poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await;
+            sent.push((what, answer, early));
+        }
+        failpoint::reach(Failpoint::BatchSent);
+        let mut applied = Applied::default();
+        for (what, answer, early) in sent {
+            let answer = match early {
+                Poll::Ready(answer) => answer,
+                Poll::Pending => answer.await,
+            };
+            let count = answer.map_err(|e| what.failure(&e))?;
+            match what {
+                What::Write(_) => applied.written += count,
+                What::Delete(_) => applied.deleted += count,
+                What::Begin | What::Bookkeeping | What::Commit => {}
+            }
+        }
+        failpoint::reach(Failpoint::BatchCommitted);
+        Ok(applied)
+    }
+}

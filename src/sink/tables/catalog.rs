@@ -1,0 +1,201 @@
+//! Looks in PostgreSQL's catalog for what is there of a collection's tables. Changes nothing.
+
+use std::collections::HashMap;
+
+use tokio_postgres::{Error as PgError, GenericClient, Row};
+
+use super::{
+    ddl_plan::{
+        self, Attribute, Found, Obstacle, OwnTable, PrimaryKey, Reference, Relation, Whose, Widening,
+    },
+    sql::{qualified, quote},
+};
+use crate::{
+    mapping::Table,
+    roles,
+    sink::{Target, metadata::mapping_versions},
+};
+
+/// `$1`: a schema; `$2`: names. What has no name of its own in `pg_class` (a table's array type)
+/// makes way for a table. What is allowed is asked of the user who would write: where this one may only look, that is the owner of
+/// docrow's own tables.
+const RELATIONS: &str = "SELECT c.oid, c.relname::text, c.relkind::text, c.relispartition, c.relpersistence::text, \
+        pg_has_role(w.oid, c.relowner, 'USAGE'), w.rolname = current_user AND row_security_active(c.oid), \
+        has_table_privilege(w.oid, c.oid, 'SELECT') AND has_table_privilege(w.oid, c.oid, 'INSERT') \
+        AND has_table_privilege(w.oid, c.oid, 'UPDATE') AND has_table_privilege(w.oid, c.oid, 'DELETE'), \
+        coalesce(pg_table_size(c.oid), 0), w.rolname::text \
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, pg_roles w \
+    WHERE w.oid = coalesce( \
+        (SELECT b.relowner FROM pg_class b JOIN pg_namespace d ON d.oid = b.relnamespace \
+         WHERE d.nspname = 'docrow' AND b.relname = 'schemas' AND NOT has_table_privilege(b.oid, 'INSERT')), \
+        (SELECT oid FROM pg_roles WHERE rolname = current_user)) AND n.nspname = $1 AND c.relname = ANY($2::text[]) ORDER BY c.relname";
+
+/// `$1`: OIDs of relations.
+const COLUMNS: &str = "SELECT a.attrelid, a.attname::text, format_type(a.atttypid, a.atttypmod) || \
+            CASE WHEN NOT k.collisdeterministic THEN ' COLLATE ' || quote_ident(k.collname) ELSE '' END, a.atttypid, \
+        a.atttypmod = -1 AND coalesce(k.collisdeterministic, true), a.attnotnull, \
+        a.atthasdef OR a.attidentity <> '', a.attgenerated <> '' OR a.attidentity = 'a' \
+    FROM pg_attribute a LEFT JOIN pg_collation k ON k.oid = a.attcollation \
+    WHERE a.attrelid = ANY($1) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attrelid, a.attnum";
+
+/// `$1`: OIDs of relations.
+const KEYS: &str = "SELECT i.indrelid, NOT i.indimmediate, \
+        ARRAY(SELECT a.attname::text FROM unnest(i.indkey) WITH ORDINALITY AS k (n, o) \
+            JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.n \
+            WHERE o <= i.indnkeyatts ORDER BY o) \
+    FROM pg_index i WHERE i.indisprimary AND i.indrelid = ANY($1)";
+
+/// What there is of a collection's tables. Of columns that would be widened, and of tables that are nobody's, the rows
+/// are looked at.
+pub(super) async fn look(
+    client: &impl GenericClient,
+    target: &Target,
+    collection: &str,
+    tables: &[Table],
+) -> Result<Found, PgError> {
+    let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
+    let mine = (target.pipeline(), collection);
+    let full: Vec<String> = names.iter().map(|name| qualified(target.schema(), name)).collect();
+    let owners = mapping_versions::owners(client, mine, &full).await?;
+    let relations = client.query(RELATIONS, &[&target.schema(), &names]).await?;
+    let oids = relations.iter().map(|row| row.try_get(0)).collect::<Result<Vec<u32>, _>>()?;
+    let mut columns = group(client.query(COLUMNS, &[&oids]).await?, attribute)?;
+    let mut keys = group(client.query(KEYS, &[&oids]).await?, primary_key)?;
+    let mut found = Found::default();
+    for (row, oid) in relations.iter().zip(&oids) {
+        let mut relation = relation(row, target.schema())?;
+        relation.columns = columns.remove(oid).unwrap_or_default();
+        relation.key = keys.remove(oid).and_then(|mut keys| keys.pop());
+        relation.whose = owners.of(&qualified(target.schema(), &relation.name), mine);
+        if let Some(table) = tables.iter().find(|table| table.name == relation.name) {
+            look_at_rows(client, target.schema(), table, &mut relation).await?;
+        }
+        found.relations.push(relation);
+    }
+    let own = owners.tables(mine);
+    let there =
+        client.query("SELECT to_regclass(t) IS NOT NULL FROM unnest($1::text[]) AS o (t)", &[&own]).await?;
+    for (name, row) in own.into_iter().zip(&there) {
+        found.own.push(OwnTable { name, exists: row.try_get(0)? });
+    }
+    if let Some(root) = tables.first() {
+        found.references = references(client, target.schema(), root).await?;
+    }
+    Ok(found)
+}
+
+/// What refers to a table of a schema by one column, from the same schema.
+pub(super) async fn references(
+    client: &impl GenericClient,
+    schema: &str,
+    root: &Table,
+) -> Result<Vec<Reference>, PgError> {
+    let question = "SELECT c.relname::text, a.attname::text FROM pg_constraint f \
+        JOIN pg_class r ON r.oid = f.confrelid JOIN pg_namespace n ON n.oid = r.relnamespace \
+        JOIN pg_class c ON c.oid = f.conrelid AND c.relnamespace = r.relnamespace \
+        JOIN pg_attribute a ON a.attrelid = f.conrelid AND a.attnum = f.conkey[1] \
+        WHERE f.contype = 'f' AND cardinality(f.conkey) = 1 AND n.nspname = $1 AND r.relname = $2";
+    let rows = client.query(question, &[&schema, &root.name]).await?;
+    rows.iter().map(|row| Ok(Reference { table: row.try_get(0)?, column: row.try_get(1)? })).collect()
+}
+
+async fn look_at_rows(
+    client: &impl GenericClient,
+    schema: &str,
+    table: &Table,
+    relation: &mut Relation,
+) -> Result<(), PgError> {
+    let name = qualified(schema, &relation.name);
+    if relation.barrier.is_some() {
+        return Ok(());
+    }
+    if relation.whose == Whose::Nobody {
+        let question = format!("SELECT EXISTS (SELECT FROM {name})");
+        relation.has_rows = client.query_one(&question, &[]).await?.try_get(0)?;
+    }
+    if relation.whose == Whose::Own && relation.bytes <= ddl_plan::REWRITTEN {
+        for column in &mut relation.columns {
+            let wanted = table.columns.iter().find(|wanted| wanted.name == column.name);
+            if wanted.and_then(|wanted| ddl_plan::widening(wanted.ty, column)) == Some(Widening::IfSmall) {
+                let beyond = format!("{} NOT BETWEEN -2147483648 AND 2147483647", quote(&column.name));
+                let question = format!("SELECT EXISTS (SELECT FROM {name} WHERE {beyond})");
+                column.beyond_int4 = client.query_one(&question, &[]).await?.try_get(0)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The values of rows by the OID in their first column.
+fn group<T>(
+    rows: Vec<Row>,
+    read: impl Fn(&Row) -> Result<T, PgError>,
+) -> Result<HashMap<u32, Vec<T>>, PgError> {
+    let mut groups: HashMap<u32, Vec<T>> = HashMap::new();
+    for row in &rows {
+        groups.entry(row.try_get(0)?).or_default().push(read(row)?);
+    }
+    Ok(groups)
+}
+
+fn relation(row: &Row, schema: &str) -> Result<Relation, PgError> {
+    let (name, kind): (String, String) = (row.try_get(1)?, row.try_get(2)?);
+    let (partition, persistence): (bool, String) = (row.try_get(3)?, row.try_get(4)?);
+    let (row_security, writable): (bool, bool) = (row.try_get(6)?, row.try_get(7)?);
+    let user: String = row.try_get(9)?;
+    let barrier = match (kind.as_str(), persistence.as_str()) {
+        ("r", _) if partition => Some(Obstacle::new("a partition", "a table of its own")),
+        ("r", "u") => Some(Obstacle::new("an unlogged table, which a crash empties", "a logged table")),
+        ("r", _) if row_security => Some(Obstacle::new(
+            format!("row-level security for user {}", quote(&user)),
+            "none for docrow's user",
+        )),
+        ("r", _) if !writable => {
+            let grant = roles::grant_table(&qualified(schema, &name), &quote(&user));
+            Some(Obstacle::new("no privilege to read and write it", grant))
+        }
+        ("r", _) => None,
+        (other, _) => Some(Obstacle::new(kind_name(other), "a table")),
+    };
+    Ok(Relation {
+        name,
+        whose: Whose::Nobody,
+        barrier,
+        has_rows: false,
+        bytes: u64::try_from(row.try_get::<_, i64>(8)?).unwrap_or(0),
+        columns: Vec::new(),
+        key: None,
+        alterable: row.try_get(5)?,
+    })
+}
+
+/// <https://www.postgresql.org/docs/15/catalog-pg-class.html>, `relkind`.
+fn kind_name(kind: &str) -> &'static str {
+    match kind {
+        "v" => "a view",
+        "m" => "a materialized view",
+        "p" => "a partitioned table",
+        "f" => "a foreign table",
+        "S" => "a sequence",
+        "i" | "I" => "an index",
+        "c" => "a composite type",
+        _ => "something else",
+    }
+}
+
+fn attribute(row: &Row) -> Result<Attribute, PgError> {
+    Ok(Attribute {
+        name: row.try_get(1)?,
+        ty: row.try_get(2)?,
+        oid: row.try_get(3)?,
+        plain: row.try_get(4)?,
+        not_null: row.try_get(5)?,
+        default: row.try_get(6)?,
+        generated: row.try_get(7)?,
+        beyond_int4: false,
+    })
+}
+
+fn primary_key(row: &Row) -> Result<PrimaryKey, PgError> {
+    Ok(PrimaryKey { deferrable: row.try_get(1)?, columns: row.try_get(2)? })
+}

@@ -1,0 +1,331 @@
+//! Creates, changes and drops the user's tables.
+//!
+//! They are created bare and get their primary keys after the snapshot, which makes both faster. Everything here can
+//! be repeated: what exists is left alone, and what is gone is not missed.
+
+use tokio_postgres::{Error as PgError, GenericClient, Transaction};
+
+use super::{
+    catalog,
+    ddl_plan::{Origin, Plan, TablePlan, Wanted, When},
+    locks,
+    sql::{self, quote},
+};
+pub use crate::sink::metadata::schema::create as create_bookkeeping;
+use crate::{
+    error::{Code, Error, Result},
+    failpoint::{self, Failpoint},
+    mapping::Table,
+    sink::{
+        Session, Target,
+        connection::sqlstate,
+        metadata::{
+            chunks,
+            forget::Tables,
+            mapping_versions::{self, Mapping},
+            resync_requests,
+            schema::LOCK,
+        },
+    },
+};
+
+/// How long it is waited for somebody who lets nobody even look at a table.
+const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '5s'";
+
+/// What there is to do for a collection's tables. Changes nothing. Errors: [`Kind::TargetAway`](crate::error::Kind) if somebody keeps one of
+/// the tables locked.
+pub async fn plan(
+    session: &mut Session,
+    target: &Target,
+    collection: &str,
+    wanted: Wanted<'_>,
+) -> Result<Plan> {
+    let fail = |e| sqlstate::of(format!("look for the tables of {collection}"), &e);
+    let transaction = session.client.transaction().await.map_err(fail)?;
+    transaction.batch_execute(LOCK_TIMEOUT).await.map_err(fail)?;
+    let found = catalog::look(&transaction, target, collection, wanted.tables).await.map_err(fail)?;
+    Ok(Plan::of(target.schema(), wanted, &found))
+}
+
+/// Creates a collection's tables, or adds to them what this version of its mapping adds, and stores the mapping, in one
+/// transaction: a table or column exists only if the mapping it belongs to is known. Of a version that is stored already
+/// nothing is made again, unless a resync is asked for. Says what was to be done; of that, what is to be done [`AfterCopy`](When::AfterCopy) is left to [`build_key`] and [`add_foreign_keys`].
+///
+/// Errors: [`Kind::TargetRefused`](crate::error::Kind) if something stands in the way, or was dropped, saying what;
+/// [`Code::TargetLocked`] if somebody has a lock on one of the tables: to be tried again.
+pub async fn change_tables(
+    session: &mut Session,
+    target: &Target,
+    mapping: &Mapping,
+    tables: &[Table],
+) -> Result<Plan> {
+    let doing = || format!("prepare the tables of {}", mapping.collection);
+    let fail = |e| sqlstate::of(doing(), &e);
+    let wanted = Wanted { tables, foreign_keys: false };
+    let transaction = session.enter(&doing()).await?;
+    transaction.batch_execute(LOCK).await.map_err(fail)?;
+    transaction.batch_execute(locks::BRIEFLY).await.map_err(fail)?;
+    let look = async || {
+        let found = catalog::look(&transaction, target, &mapping.collection, tables).await.map_err(fail)?;
+        Ok(Plan::of(target.schema(), wanted, &found))
+    };
+    let mut plan = look().await?;
+    let changed: Vec<&str> = plan.changed().collect();
+    if !changed.is_empty() {
+        // What was found of them may have changed meanwhile.
+        locks::against_all(&transaction, &changed).await.map_err(|e| e.within(doing()))?;
+        plan = look().await?;
+    }
+    if let Some(refusal) = plan.refusal() {
+        return Err(Error::new(Code::TableInTheWay, format!("{}: {refusal}", doing())));
+    }
+    // What this version needs was made with it. It is made again only where every row is about to be written anew.
+    let is_lacking = |table: &&TablePlan| table.steps.iter().any(|step| step.when == When::AtOnce);
+    if let Some(lost) = plan.tables.iter().find(is_lacking)
+        && mapping_versions::is_stored(&transaction, target.pipeline(), mapping).await.map_err(fail)?
+        && !resync_requests::is_asked(&transaction, target.pipeline(), &mapping.collection)
+            .await
+            .map_err(fail)?
+    {
+        return Err(dropped(&doing(), &mapping.collection, lost));
+    }
+    for step in plan.steps(When::AtOnce) {
+        transaction.batch_execute(&step.sql).await.map_err(fail)?;
+    }
+    mapping_versions::insert(&transaction, target.pipeline(), mapping, &plan.tables).await.map_err(fail)?;
+    failpoint::reach(Failpoint::TablesBeforeCommit);
+    transaction.commit().await.map_err(fail)?;
+    failpoint::reach(Failpoint::TablesCommitted);
+    Ok(plan)
+}
+
+/// Somebody has dropped a table or a column of a collection that is copied already.
+fn dropped(doing: &str, collection: &str, lost: &TablePlan) -> Error {
+    let name = lost.name.replace('"', "");
+    let statements = lost.steps.iter().filter(|step| step.when == When::AtOnce).map(|step| &*step.sql);
+    let columns: Vec<_> =
+        statements.flat_map(added_columns).map(|column| format!("{name}.{column}")).collect();
+    let what = match (lost.origin, &*columns) {
+        (Origin::Created, _) => format!("table {name} was dropped or renamed"),
+        (_, []) => format!("table {name} was changed"),
+        (_, [column]) => format!("column {column} was dropped or renamed"),
+        (_, columns) => format!("columns {} were dropped or renamed", columns.join(", ")),
+    };
+    let advice = format!(
+        "restore it with what it held, or have it made again and all rows written anew: docrow resync '{collection}', \
+         then start docrow again"
+    );
+    Error::new(Code::TableDropped, format!("{doing}: {what}: {advice}"))
+}
+
+/// The columns that a statement adds, as [`sql`] writes it.
+fn added_columns(statement: &str) -> impl Iterator<Item = String> {
+    let added = statement.split("ADD COLUMN \"").skip(1);
+    added.filter_map(|rest| Some(rest.split_once("\" ")?.0.replace("\"\"", "\"")))
+}
+
+/// The names of tables with their schema, as SQL.
+pub fn names(schema: &str, tables: &[Table]) -> Vec<String> {
+    tables.iter().map(|table| sql::qualified(schema, &table.name)).collect()
+}
+
+/// The names that are taken in a schema, whoever took them: of tables, views, indexes and sequences.
+pub async fn relations(session: &Session, schema: &str) -> Result<Vec<String>> {
+    let fail = |e| sqlstate::of(format!("look at schema {}", quote(schema)), &e);
+    let question = "SELECT relname::text FROM pg_class \
+        WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)";
+    let rows = session.client.query(question, &[&schema]).await.map_err(fail)?;
+    rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fail)
+}
+
+/// The columns of these tables, whoever made them, each with its table.
+pub async fn columns(session: &Session, schema: &str, tables: &[Table]) -> Result<Vec<(String, String)>> {
+    let fail = |e| sqlstate::of(format!("look for the columns of schema {}", quote(schema)), &e);
+    let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
+    let question = "SELECT relname::text, attname::text FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid \
+        WHERE relname = ANY($2::text[]) AND attnum > 0 AND NOT attisdropped \
+        AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)";
+    let rows = session.client.query(question, &[&schema, &names]).await.map_err(fail)?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, _>>().map_err(fail)
+}
+
+/// Whether the text keys of a root have some in which an earlier docrow left numbers and symbols within an embedded document
+/// as they were; perhaps some that are in no other form now.
+pub async fn has_earlier_keys(session: &Session, schema: &str, root: &Table) -> Result<bool> {
+    let fail = |e| sqlstate::of(format!("look at the keys of {}", quote(&root.name)), &e);
+    let Some(key) = root.columns.first().map(|key| quote(&key.name)) else { return Ok(false) };
+    let question = format!(
+        r#"SELECT EXISTS (SELECT FROM {} AS t WHERE t.{key} LIKE '{{"%' AND t.{key} NOT LIKE '{{"$date":%'
+        AND (t.{key} LIKE '{{"$docrow":{{"document":%' OR substr(t.{key}, 4) ~ '"[$](number(Long|Double|Decimal)|symbol|docrow)"'))"#,
+        sql::qualified(schema, &root.name)
+    );
+    let row = session.client.query_one(&question, &[]).await.map_err(fail)?;
+    row.try_get(0).map_err(fail)
+}
+
+/// Which of the tables have no primary key yet, the largest first, so that no long work is left for the end. Waits for nobody
+/// who has locked one of the others.
+pub async fn keys_missing<'a>(
+    session: &Session,
+    schema: &str,
+    tables: &'a [Table],
+) -> Result<Vec<&'a Table>> {
+    let fail = |e| sqlstate::of(format!("look for the keys of schema {}", quote(schema)), &e);
+    let keyed = keyed(&session.client, schema, tables).await.map_err(fail)?;
+    let missing: Vec<&Table> = tables.iter().filter(|table| !keyed.contains(&table.name)).collect();
+    if missing.len() < 2 {
+        return Ok(missing);
+    }
+    let names: Vec<&str> = missing.iter().map(|table| table.name.as_str()).collect();
+    let question = "SELECT coalesce(pg_relation_size(to_regclass(quote_ident($1) || '.' || quote_ident(name))), 0) \
+        FROM unnest($2::text[]) WITH ORDINALITY AS t (name, n) ORDER BY n";
+    let sizes = session.client.query(question, &[&schema, &names]).await.map_err(fail)?;
+    let sizes: Vec<i64> = sizes.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fail)?;
+    let mut missing: Vec<_> = missing.into_iter().zip(sizes).collect();
+    missing.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
+    Ok(missing.into_iter().map(|(table, _)| table).collect())
+}
+
+/// The names of those that have one.
+async fn keyed(client: &impl GenericClient, schema: &str, tables: &[Table]) -> Result<Vec<String>, PgError> {
+    let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
+    let question = "SELECT relname::text FROM pg_class JOIN pg_index ON indrelid = pg_class.oid \
+        WHERE indisprimary AND relname = ANY($2::text[]) \
+        AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)";
+    client.query(question, &[&schema, &names]).await?.iter().map(|row| row.try_get(0)).collect()
+}
+
+/// Builds a table's primary key if it has none, then gathers its statistics. For several tables, run it over
+/// several sessions. Errors: [`Code::TargetLocked`] if somebody has a lock on the table: to be tried again.
+pub async fn build_key(session: &mut Session, schema: &str, table: &Table) -> Result<()> {
+    let name = sql::qualified(schema, &table.name);
+    let doing = format!("build the primary key of {name}");
+    let fail = |e| sqlstate::of(&*doing, &e);
+    let transaction = session.enter(&doing).await?;
+    // Then whether there is a key stays as it is; readers are asked to wait by the statement alone, for as short a time.
+    locks::against_writers(&transaction, &[&name]).await.map_err(|e| e.within(&doing))?;
+    if keyed(&transaction, schema, std::slice::from_ref(table)).await.map_err(fail)?.is_empty() {
+        transaction.batch_execute("SET LOCAL maintenance_work_mem = '256MB'").await.map_err(fail)?;
+        transaction.batch_execute(&sql::add_primary_key(schema, table)).await.map_err(fail)?;
+    }
+    failpoint::reach(Failpoint::KeyBeforeCommit);
+    transaction.commit().await.map_err(fail)?;
+    failpoint::reach(Failpoint::KeyCommitted);
+    session.client.batch_execute(&sql::analyze(schema, table)).await.map_err(fail)
+}
+
+/// Makes the child tables refer to the root, the first of `tables`, where they do not yet. Their primary keys must be
+/// built. Errors: [`Code::TargetLocked`] if somebody writes to the tables all the time, or changes them: to be tried again.
+pub async fn add_foreign_keys(session: &mut Session, schema: &str, tables: &[Table]) -> Result<()> {
+    let Some((root, children)) = tables.split_first() else { return Ok(()) };
+    for child in children {
+        let [child_name, root_name] = [child, root].map(|table| sql::qualified(schema, &table.name));
+        let doing = format!("add the foreign key of {child_name}");
+        let fail = |e| sqlstate::of(&*doing, &e);
+        // Where there is one, nobody is to be kept from writing.
+        let references = catalog::references(&session.client, schema, root).await.map_err(fail)?;
+        if references.iter().any(|reference| reference.is_of(child)) {
+            continue;
+        }
+        let transaction = session.enter(&doing).await?;
+        let both = [&*child_name, &*root_name];
+        locks::against_writers(&transaction, &both).await.map_err(|e| e.within(&doing))?;
+        let references = catalog::references(&transaction, schema, root).await.map_err(fail)?;
+        if !references.iter().any(|reference| reference.is_of(child)) {
+            let add = sql::add_foreign_key(schema, child, root);
+            transaction.batch_execute(&add).await.map_err(fail)?;
+        }
+        failpoint::reach(Failpoint::ForeignKeyBeforeCommit);
+        transaction.commit().await.map_err(fail)?;
+        failpoint::reach(Failpoint::ForeignKeyCommitted);
+    }
+    Ok(())
+}
+
+/// Empties a collection's tables and removes its dead letters, in one transaction.
+///
+/// Errors: [`Code::TargetLocked`] if somebody has a lock on one of them: to be tried again.
+pub async fn empty_tables(session: &mut Session, target: &Target, collection: &str) -> Result<()> {
+    let doing = format!("empty the tables of {collection}");
+    let fail = |e| sqlstate::of(&*doing, &e);
+    let transaction = session.enter(&doing).await?;
+    let (made, given) =
+        mapping_versions::tables(&transaction, target.pipeline(), collection).await.map_err(fail)?;
+    let tables: Vec<String> = made.into_iter().chain(given).collect();
+    if !tables.is_empty() {
+        let names: Vec<&str> = tables.iter().map(String::as_str).collect();
+        locks::against_all(&transaction, &names).await.map_err(|e| e.within(&doing))?;
+        let statement = format!("TRUNCATE TABLE {}", tables.join(", "));
+        transaction.batch_execute(&statement).await.map_err(fail)?;
+    }
+    // Their documents are gone, too.
+    let delete = "DELETE FROM docrow.dead_letters WHERE pipeline = $1 AND collection = $2";
+    transaction.execute(delete, &[&target.pipeline(), &collection]).await.map_err(fail)?;
+    transaction.commit().await.map_err(fail)
+}
+
+/// Drops the tables that docrow has made for a collection, empties those that it was given, and forgets all there is about
+/// the collection, in one transaction.
+///
+/// Errors: [`Kind::TargetRefused`](crate::error::Kind) if something of somebody's depends on a table, saying what;
+/// [`Code::TargetLocked`] if somebody has a lock on one of them: to be tried again.
+pub async fn drop_tables(session: &mut Session, target: &Target, collection: &str) -> Result<()> {
+    let doing = format!("drop the tables of {collection}");
+    let transaction = session.enter(&doing).await?;
+    part(&transaction, (target, &doing), collection, Tables::Drop).await?;
+    transaction.commit().await.map_err(|e| sqlstate::of(&*doing, &e))
+}
+
+/// Forgets all there is about a collection, and does with its tables what is wanted. Says which they were. Errors: as
+/// [`drop_tables`].
+pub(crate) async fn part(
+    transaction: &Transaction<'_>,
+    (target, doing): (&Target, &str),
+    collection: &str,
+    tables: Tables,
+) -> Result<Vec<String>> {
+    let fail = |e| sqlstate::of(doing, &e);
+    let pipeline = target.pipeline();
+    transaction.batch_execute(LOCK).await.map_err(fail)?;
+    let (made, given) = mapping_versions::tables(transaction, pipeline, collection).await.map_err(fail)?;
+    let named = [made.clone(), given.clone()].concat();
+    if tables == Tables::Drop {
+        drop_all(transaction, doing, made, given).await?;
+    }
+    for table in
+        ["docrow.schemas", "docrow.dead_letters", "docrow.misfits", "docrow.repairs", "docrow.pauses"]
+    {
+        let delete = format!("DELETE FROM {table} WHERE pipeline = $1 AND collection = $2");
+        transaction.execute(&delete, &[&pipeline, &collection]).await.map_err(fail)?;
+    }
+    chunks::forget(transaction, pipeline, collection).await.map_err(fail)?;
+    Ok(named)
+}
+
+async fn drop_all(
+    transaction: &Transaction<'_>,
+    doing: &str,
+    made: Vec<String>,
+    given: Vec<String>,
+) -> Result<()> {
+    let fail = |e| sqlstate::of(doing, &e);
+    transaction.batch_execute(locks::BRIEFLY).await.map_err(fail)?;
+    let names: Vec<&str> = made.iter().chain(&given).map(String::as_str).collect();
+    if !names.is_empty() {
+        locks::against_all(transaction, &names).await.map_err(|e| e.within(doing))?;
+    }
+    // What was given may refer to what was made.
+    let references = "SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname) FROM pg_constraint \
+        WHERE contype = 'f' AND conrelid = ANY ($1::text[]::regclass[]) AND confrelid = ANY ($2::text[]::regclass[])";
+    for row in transaction.query(references, &[&given, &made]).await.map_err(fail)? {
+        transaction.batch_execute(row.try_get(0).map_err(fail)?).await.map_err(fail)?;
+    }
+    // All at once, for they may refer to each other.
+    for (what, tables) in [("DROP", made), ("TRUNCATE", given)] {
+        if !tables.is_empty() {
+            let statement = format!("{what} TABLE {}", tables.join(", "));
+            transaction.batch_execute(&statement).await.map_err(fail)?;
+        }
+    }
+    Ok(())
+}

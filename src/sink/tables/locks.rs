@@ -1,0 +1,94 @@
+//! Locks on users' tables: how docrow asks for those that keep others away.
+//!
+//! A request that waits for such a lock has everybody wait who comes after it, readers of the table as well. One reader with
+//! an idle transaction would so lock out all others, by docrow's hand. So docrow asks for as long as a try takes, goes away if the lock
+//! is not free then, and leaves the table alone for a while: that is up to the caller, to whom it is
+//! [`Code::TargetLocked`].
+//!
+//! But PostgreSQL ends its own autovacuum for the sake of somebody who waits, and only for one who has waited for
+//! `deadlock_timeout`. So that this gives way to docrow, too, [`make_way`] asks for a lock that keeps away neither readers
+//! nor writers, and for longer.
+
+use tokio_postgres::{Error as PgError, Transaction, error::SqlState};
+
+use crate::{
+    error::{Code, Error, Result},
+    sink::{Session, connection::sqlstate},
+};
+
+/// Of a session that workers wait for.
+pub(crate) const IN_HASTE: &str = "SET lock_timeout = '150ms'";
+
+/// Of a transaction.
+pub(super) const BRIEFLY: &str = "SET LOCAL lock_timeout = '150ms'";
+
+/// How many of those who hold a lock are named.
+const NAMED: i64 = 3;
+
+/// Locks tables, named with their schemas, against everybody. The rest of the transaction waits for no lock longer than a try
+/// takes. Errors: [`Code::TargetLocked`] if somebody else has a lock on
+/// one of them for longer than a try takes, which is for all of them together.
+pub(super) async fn against_all(transaction: &Transaction<'_>, tables: &[&str]) -> Result<()> {
+    lock(transaction, tables, "ACCESS EXCLUSIVE").await
+}
+
+/// As [`against_all`], against those who write to them, or change them.
+pub(super) async fn against_writers(transaction: &Transaction<'_>, tables: &[&str]) -> Result<()> {
+    lock(transaction, tables, "SHARE ROW EXCLUSIVE").await
+}
+
+async fn lock(transaction: &Transaction<'_>, tables: &[&str], mode: &str) -> Result<()> {
+    let fail = |e: PgError| {
+        let error = sqlstate::of(format!("lock {}", shown(tables)), &e);
+        // That is the limit below.
+        let is_late = e.code() == Some(&SqlState::QUERY_CANCELED);
+        if is_late { error.with_code(Code::TargetLocked) } else { error }
+    };
+    // The one is for each table, the other for the statement.
+    let limits = format!("{BRIEFLY}; SET LOCAL statement_timeout = '200ms'");
+    transaction.batch_execute(&limits).await.map_err(fail)?;
+    let lock = format!("LOCK TABLE {} IN {mode} MODE", tables.join(", "));
+    transaction.batch_execute(&lock).await.map_err(fail)?;
+    transaction.batch_execute("SET LOCAL statement_timeout = 0").await.map_err(fail)
+}
+
+/// Says after a try who it was that held a lock on one of these tables, and has autovacuum make way for the next one. Takes as
+/// long as that, or as somebody else who changes the table or its statistics, but no more than some seconds.
+pub async fn make_way(session: &mut Session, error: Error, tables: &[String]) -> Result<Error> {
+    let fail = |e| sqlstate::of("look who holds a lock", &e);
+    let holders = holders(session, tables).await.map_err(fail)?;
+    let transaction = session.client.transaction().await.map_err(fail)?;
+    let patience = "SELECT set_config('lock_timeout', (setting::bigint + 1000)::text, true) \
+        FROM pg_settings WHERE name = 'deadlock_timeout'";
+    transaction.execute(patience, &[]).await.map_err(fail)?;
+    let lock = "SELECT format('LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE', string_agg(t, ', ' ORDER BY t)) \
+        FROM unnest($1::text[]) AS t WHERE to_regclass(t) IS NOT NULL HAVING count(*) > 0";
+    if let Some(row) = transaction.query_opt(lock, &[&tables]).await.map_err(fail)? {
+        // If it is not to be had, the next try says why.
+        let _ = transaction.batch_execute(row.try_get(0).map_err(fail)?).await;
+    }
+    transaction.rollback().await.map_err(fail)?;
+    Ok(if holders.is_empty() { error } else { error.within(holders) })
+}
+
+/// Who has a lock on one of these tables, in words; empty if nobody has. Other users' sessions show less of themselves.
+async fn holders(session: &Session, tables: &[String]) -> Result<String, PgError> {
+    let question = "SELECT concat(min(relation::regclass::text), ' is locked by ', \
+            CASE WHEN pid IS NULL THEN 'a prepared transaction' ELSE 'PostgreSQL process ' || pid END, \
+            ' (' || nullif(concat_ws(', ', nullif(min(application_name), ''), min(state)), '') || ')') \
+        FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid) \
+        WHERE locktype = 'relation' AND granted AND l.pid IS DISTINCT FROM pg_backend_pid() \
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+            AND relation IN (SELECT to_regclass(t) FROM unnest($1::text[]) AS t) \
+        GROUP BY pid ORDER BY min(xact_start), pid LIMIT $2";
+    let rows = session.client.query(question, &[&tables, &NAMED]).await?;
+    let words: Vec<String> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    Ok(words.join(", "))
+}
+
+/// Some of the names.
+fn shown(tables: &[&str]) -> String {
+    let few = tables.iter().take(3).copied().collect::<Vec<_>>().join(", ");
+    let more = tables.len().saturating_sub(3);
+    if more == 0 { few } else { format!("{few}, and {more} more") }
+}
