@@ -5,7 +5,7 @@
 //!            find(min, max, hint _id)           binary COPY, one chunk = one transaction
 //!  MongoDB ─┬─ snapshot chunks ─────► encode ─────────────────────────────► PostgreSQL
 //!           │                           ▲                                     ▲  rows + positions,
-//!           └─ change stream ─► intake ─┴─► partition workers ─► batch ─► upsert  one transaction
+//!           └─ change stream ─► tailer ─┴─► partition workers ─► batch ─► upsert  one transaction
 //!                                │ ▲                │
 //!                                ▼ │                └─► lookup of the current documents of a batch
 //!                        spool (RocksDB): while a snapshot runs, or PostgreSQL is away or slow
@@ -19,11 +19,13 @@
 //!
 //! 1. [`change`], [`key`], [`patch`]: the nouns. A [`change::Change`] happened to the document with a
 //!    [`key::DocumentKey`], at a [`change::Position`] in the stream; an update's [`patch::Patch`] says to which fields.
-//! 2. [`pipeline`]: how it all hangs together, and the arguments for why nothing is lost. Its pure parts decide:
-//!    `flow` (straight to the workers, or through the spool), `phase` (where a collection stands),
-//!    [`router`](pipeline::router) (which worker), [`batch`](pipeline::batch) (folding), `ahead` (when an event may be
-//!    applied as it stands), `watermark` (how far everything is); `simulation` plays them through thousands of crashes.
-//!    `evolve` changes mappings while all that goes on.
+//! 2. [`pipeline`]: how it all hangs together, and the arguments for why nothing is lost: `run` begins attempts, each
+//!    `prepare`s its collections and has a `supervisor` for its tasks. Rooms: `snapshot`, [`stream`](pipeline::stream),
+//!    [`apply`](pipeline::apply), `mappings` (which change while all that goes on), `requests` of people, `observe`. Its pure
+//!    parts decide: `stream::route` (straight to the workers, or through the spool), `phase` (where a collection stands),
+//!    [`partitioner`](pipeline::stream::partitioner) (which worker), [`batch`](pipeline::apply::batch) (folding),
+//!    `staleness` (when an event may be applied as it stands), `watermark` (how far everything is); `simulation` plays them
+//!    through thousands of crashes.
 //! 3. [`source`]: reads MongoDB: chunks, change stream, lookups.
 //! 4. [`schema`] and [`mapping`]: mapping files, inference and growth; the compiled mapping, which walks a raw document
 //!    once and encodes its rows in PostgreSQL's binary format, and the way back from rows to the document.

@@ -29,7 +29,7 @@ use criterion::{
 use docrow::{
     change::{Change, CollectionId, Op},
     mapping::{Encoder, Framing, Mapping, Rows},
-    pipeline::{batch::Batch, router::Router},
+    pipeline::{apply::batch::Batch, stream::partitioner::Router},
     schema::MappingSpec,
     sink::{Keys, metadata::positions::Partition},
 };

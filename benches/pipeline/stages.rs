@@ -10,7 +10,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use docrow::{
     change::{Change, CollectionId},
     checkpoint::{Checkpoint, Span, SpoolWrite},
-    pipeline::{batch::Batch, router::Router},
+    pipeline::{apply::batch::Batch, stream::partitioner::Router},
     sink::metadata::positions::Partition,
 };
 use tempfile::TempDir;

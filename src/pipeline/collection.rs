@@ -1,10 +1,10 @@
 //! A replicated collection: what is known of it, its mapping in force, and whether it is stopped.
 //!
-//! The mapping in force may change while documents are written ([`evolve`](super::evolve)). Whoever writes holds it,
+//! The mapping in force may change while documents are written ([`evolution`](super::mappings::evolution)). Whoever writes holds it,
 //! from the encoding of a transaction's first document to its commit; the one task that changes it waits until nobody does.
 //! So the rows of a transaction are of one mapping, and it is still in force when they are committed.
 //!
-//! A collection that is [paused](super::pausing) is not written to, either, for as long as somebody wants that.
+//! A collection that is [paused](super::requests::pausing) is not written to, either, for as long as somebody wants that.
 //!
 //! A collection that is stopped is written to no more in this run: its positions stay where they are, so that the next
 //! run, with a mended mapping, goes on from there, if the oplog still reaches back so far; if not, it needs a resync. Other
@@ -26,6 +26,7 @@ use crate::{
     mapping::{Encoder, Framing, Mapping},
     metrics,
     schema::{MappingSpec, Sample},
+    shown,
     sink::metadata::dead_letters::{DeadKey, DeadKeys, DeadLetter},
     source::CollectionInfo,
 };
@@ -368,3 +369,20 @@ pub(super) type Held = OwnedRwLockReadGuard<Arc<Mapping>>;
 
 /// A mapping that is being changed, or whose rows are: nobody else holds it.
 pub(super) type Changing = OwnedRwLockWriteGuard<Arc<Mapping>>;
+
+/// The dead letter of a document that `mapping` hides parts of, if it says so.
+pub(super) fn dead_letter_of(
+    collection: &Collection,
+    mapping: &Mapping,
+    document: &RawDocument,
+    (path, reason): (&str, &str),
+) -> Result<DeadLetter> {
+    Ok(DeadLetter {
+        collection: collection.name().to_owned(),
+        key: key::id_text(document)?,
+        document_key: key::Id::of(document)?.document()?.into_bytes(),
+        path: (!path.is_empty()).then(|| shown::path(path).replace('\0', "")),
+        reason: reason.replace('\0', ""),
+        document: mapping.censored(document),
+    })
+}

@@ -12,8 +12,8 @@ use tokio::{
 };
 
 use super::{
-    Pipeline,
-    mappings::{Mappings, require_collections},
+    context::Pipeline,
+    mappings::active::{Mappings, require_collections},
 };
 use crate::{
     config::{Change, Config},

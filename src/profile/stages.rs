@@ -217,7 +217,10 @@ mod tests {
             (Stage::Decode, &["docrow::source::event::read", "docrow::source::change_stream::Watch::read"]),
             (
                 Stage::Route,
-                &["docrow::pipeline::batch::Batch::fold", "docrow::pipeline::worker::Worker::sort"],
+                &[
+                    "docrow::pipeline::apply::batch::Batch::fold",
+                    "docrow::pipeline::apply::worker::Worker::sort",
+                ],
             ),
             (
                 Stage::Map,
@@ -263,10 +266,13 @@ mod tests {
                 &[
                     "syscall",
                     "tokio::sync::mpsc::chan::Tx<T,S>::send",
-                    "docrow::pipeline::intake::Intake::run",
+                    "docrow::pipeline::stream::tailer::Tailer::run",
                 ],
             ),
-            (Stage::Other, &["write", "tracing_subscriber::fmt::Layer::on_event", "docrow::pipeline::run"]),
+            (
+                Stage::Other,
+                &["write", "tracing_subscriber::fmt::Layer::on_event", "docrow::pipeline::run::run"],
+            ),
             (Stage::Other, &["[vdso]", "std::rt::lang_start"]),
             (Stage::Other, &[]),
         ];

@@ -1,7 +1,7 @@
 //! What must hold after each transaction, and at the end.
 
 use super::{
-    super::{flow::Way, phase::Phase},
+    super::phase::Phase,
     Error, World,
     document::{Fields, State, word},
     postgres::Contents,
@@ -11,6 +11,7 @@ use super::{
 use crate::{
     change::{CollectionId, Position},
     config::Order,
+    pipeline::stream::route::Way,
     sink::metadata::positions::Partition,
 };
 

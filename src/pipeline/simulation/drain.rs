@@ -1,11 +1,12 @@
-//! What [`drain`](super::super::intake) does, in the same order.
+//! What [`drain`](crate::pipeline::stream::tailer) does, in the same order.
 
 use std::sync::Arc;
 
-use super::{super::flow::Way, Bug, Error, World};
+use super::{Bug, Error, World};
 use crate::{
     change::{Change, CollectionId, Op, Position},
     config::Order,
+    pipeline::stream::route::Way,
 };
 
 impl World {

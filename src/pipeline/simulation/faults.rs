@@ -1,11 +1,7 @@
 //! What goes wrong, and what may follow from it.
 
 use super::{
-    super::{
-        flow::{Flow, Way},
-        phase::Phase,
-        worker::Routed,
-    },
+    super::phase::Phase,
     Process, World,
     intake::{least, least_of},
     settings::Faults,
@@ -14,6 +10,10 @@ use super::{
 use crate::{
     change::{Change, CollectionId, Op, Position},
     config::Order,
+    pipeline::stream::{
+        channel::Routed,
+        route::{Flow, Way},
+    },
 };
 
 /// What faults have made possible that else must not happen.

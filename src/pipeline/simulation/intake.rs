@@ -1,4 +1,4 @@
-//! What [`intake`](super::super::intake) does, in the same order, with the models of the stream and of the spool. A step of it
+//! What [`tailer`](crate::pipeline::stream::tailer) does, in the same order, with the models of the stream and of the spool. A step of it
 //! is what happens between two points where another task may come in between.
 
 use std::{
@@ -11,11 +11,6 @@ use std::{
 use mongodb::bson::Timestamp;
 
 use super::{
-    super::{
-        flow::{Flow, Saved, Trim, Way},
-        watermark::Watermark,
-        worker::{Reached, Routed},
-    },
     Bug, Error, World,
     source::{Event, Name, Start, doc_of},
     spool,
@@ -25,10 +20,17 @@ use crate::{
     change::{Change, CollectionId, Position},
     checkpoint::Span,
     config::Order,
+    pipeline::{
+        apply::watermark::Watermark,
+        stream::{
+            channel::{Reached, Routed},
+            route::{Flow, Saved, Trim, Way},
+        },
+    },
     sink::metadata::{positions::Partition, resync_requests::Reason},
 };
 
-/// See [`Demand`](super::super::intake::Demand).
+/// See [`Demand`](crate::pipeline::stream::channel::Demand).
 #[derive(Clone, Default)]
 pub(super) struct Demand {
     pub(super) attempt: u64,
@@ -39,7 +41,7 @@ pub(super) struct Demand {
     pub(super) ready: BTreeMap<CollectionId, Timestamp>,
 }
 
-/// See [`Notices`](super::super::intake::Notices).
+/// See [`Notices`](crate::pipeline::stream::channel::Notices).
 #[derive(Clone, Debug, Default)]
 pub(super) struct Notices {
     pub(super) attempt: u64,

@@ -1,8 +1,8 @@
 //! A model test without servers: the whole of docrow as a deterministic simulation, thousands of schedules by seed.
 //!
-//! What decides is the program's own: [`flow`](super::flow), [`router`](super::router), [`batch`](super::batch),
-//! [`patch`](crate::patch), [`watermark`](super::watermark), [`ahead`](super::ahead), [`phase`](super::phase),
-//! [`positions`](super::positions). What does the I/O around them is modelled, step by step as the program does it: the
+//! What decides is the program's own: [`route`](super::stream::route), [`partitioner`](super::stream::partitioner), [`batch`](super::apply::batch),
+//! [`patch`](crate::patch), [`watermark`](super::apply::watermark), [`staleness`](super::apply::staleness), [`phase`](super::phase),
+//! [`repartition`](super::stream::repartition). What does the I/O around them is modelled, step by step as the program does it: the
 //! intake ([`intake`], [`drain`]), the side of PostgreSQL ([`side`]) and the workers ([`worker`], [`write`]), and what they
 //! speak to: MongoDB ([`source`]), the state directory ([`spool`]) and [`postgres`]. Documents have a few fields, each with
 //! a version of its own ([`document`]). All that a schedule does is drawn from its seed: how everything is set

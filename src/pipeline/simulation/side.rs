@@ -1,4 +1,4 @@
-//! The side of PostgreSQL: what [`Pipeline::attempt`](super::super::Pipeline) and what it calls do, in the same order. A step is one
+//! The side of PostgreSQL: what [`Pipeline::attempt`](crate::pipeline::context::Pipeline) and what it calls do, in the same order. A step is one
 //! transaction, or one question to the source.
 
 use std::{
@@ -10,7 +10,7 @@ use std::{
 use mongodb::bson::Timestamp;
 
 use super::{
-    super::{phase::Phase, positions, router::Router, watermark::Watermark},
+    super::phase::Phase,
     Bug, Error, World,
     document::State,
     intake::{Demand, fingerprint},
@@ -21,6 +21,10 @@ use super::{
 use crate::{
     change::{CollectionId, Position},
     config::Order,
+    pipeline::{
+        apply::watermark::Watermark,
+        stream::{partitioner::Router, repartition},
+    },
     sink::metadata::{
         positions::{Partition, StoredPosition},
         resync_requests::Reason,
@@ -213,8 +217,8 @@ impl World {
             }
         };
         let mut stored: Vec<_> = self.pg.now.positions.iter().map(load).collect();
-        if !positions::are_of(&stored, self.set.partitions) {
-            stored = positions::spread(&stored, self.set.partitions);
+        if !repartition::are_of(&stored, self.set.partitions) {
+            stored = repartition::spread(&stored, self.set.partitions);
             let of = |stored: &StoredPosition| {
                 let place = (stored.partition, stored.collection.parse().unwrap());
                 (place, (stored.position.clone(), stored.fingerprint.unwrap()))

@@ -1,4 +1,4 @@
-//! What a partition's [`worker`](super::super::worker) does, in the same order, with the models of the source and of PostgreSQL.
+//! What a partition's [`worker`](crate::pipeline::apply::worker) does, in the same order, with the models of the source and of PostgreSQL.
 
 use std::{
     cell::RefCell,
@@ -9,13 +9,6 @@ use std::{
 use mongodb::bson::Timestamp;
 
 use super::{
-    super::{
-        ahead::Ahead,
-        batch::{Batch, Positions},
-        router::Router,
-        watermark::Watermark,
-        worker::{Reached, Routed},
-    },
     Bug, Error, World,
     document::{document, fields_of},
     source::{Doc, Name, at, doc_of},
@@ -25,6 +18,17 @@ use crate::{
     change::{Change, CollectionId, Op, Position},
     config::Order,
     patch::Patch,
+    pipeline::{
+        apply::{
+            batch::{Batch, Positions},
+            staleness::Ahead,
+            watermark::Watermark,
+        },
+        stream::{
+            channel::{Reached, Routed},
+            partitioner::Router,
+        },
+    },
     sink::metadata::positions::Partition,
 };
 

@@ -1,11 +1,10 @@
-//! What a worker's [`Writer`](super::super::write::Writer) does, in the same order, with the model of PostgreSQL.
+//! What a worker's [`Writer`](crate::pipeline::apply::writer::Writer) does, in the same order, with the model of PostgreSQL.
 
 use std::{cell::RefCell, collections::BTreeMap, fmt, rc::Rc};
 
 use mongodb::bson::Timestamp;
 
 use super::{
-    super::batch::Positions,
     Bug, Error, World,
     document::{State, word},
     source::Doc,
@@ -14,6 +13,7 @@ use super::{
 use crate::{
     change::{CollectionId, Position},
     config::Order,
+    pipeline::apply::batch::Positions,
     sink::metadata::positions::Partition,
 };
 

@@ -1,0 +1,183 @@
+//! One collection's part of what a partition writes: its encoder and buffers.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use mongodb::bson::RawDocument;
+
+use super::{document_write::Write, partial_encoder::Parts, writer::Refused};
+use crate::{
+    change::{CollectionId, Position},
+    error::Result,
+    mapping::{Encoder, Framing, Mapping, Rows},
+    metrics,
+    pipeline::collection::{Collection, dead_letter_of},
+    sink::{Keys, metadata::dead_letters::DeadLetter, rows::upsert::CollectionBatch},
+};
+
+/// One collection's encoder and buffers, reused from batch to batch as long as its mapping stays.
+pub(super) struct Lane {
+    collections: Arc<[Collection]>,
+    pub(super) id: CollectionId,
+    mapping: Arc<Mapping>,
+    encoder: Encoder,
+    rows: Rows,
+    upserted: Keys,
+    deleted: Keys,
+    pub(super) parts: Parts,
+    counted: ::metrics::Counter,
+    misfits: ::metrics::Counter,
+    key: BytesMut,
+    /// The position that is stored. After a restart it may be further on than the stream, which begins at the least of
+    /// all; it is left alone until the stream has come there.
+    pub(super) stored: Option<Position>,
+}
+
+impl Lane {
+    pub(super) async fn new(
+        collections: &Arc<[Collection]>,
+        id: CollectionId,
+        stored: Option<Position>,
+    ) -> Self {
+        let collections = collections.clone();
+        let collection = of(&collections, id);
+        let mapping = collection.hold().await.clone();
+        let encoder = collection.encoder(&mapping, Framing::Composite);
+        let rows = Rows::new(mapping.tables().len());
+        let (upserted, deleted, key) = (Keys::default(), Keys::default(), BytesMut::new());
+        let parts = Parts::default();
+        let name = [of(&collections, id).name()];
+        let (counted, misfits) = (metrics::DOCUMENTS_WRITTEN.of(&name), metrics::MISFITS.of(&name));
+        Self {
+            collections,
+            id,
+            mapping,
+            encoder,
+            rows,
+            upserted,
+            deleted,
+            parts,
+            counted,
+            misfits,
+            key,
+            stored,
+        }
+    }
+
+    pub(super) fn collection(&self) -> &Collection {
+        of(&self.collections, self.id)
+    }
+
+    /// Whether `position` is to be stored: that of a stopped collection stays where it is.
+    pub(super) fn may_reach(&self, position: &Position) -> bool {
+        self.collection().stopped().is_none() && self.stored.as_ref().is_none_or(|stored| stored < position)
+    }
+
+    /// Whether `position` is what is stored.
+    pub(super) fn is_at(&self, position: &Position) -> bool {
+        self.collection().stopped().is_none() && self.stored.as_ref() == Some(position)
+    }
+
+    /// Encodes by `mapping` from now on, which must be held.
+    pub(super) fn follow(&mut self, mapping: &Arc<Mapping>) {
+        if !Arc::ptr_eq(&self.mapping, mapping) {
+            self.encoder = self.collection().encoder(mapping, Framing::Composite);
+            self.rows = Rows::new(mapping.tables().len());
+            self.parts = Parts::default();
+            self.mapping = mapping.clone();
+        }
+    }
+
+    /// Counts what was written since it was cleared.
+    pub(super) fn count(&mut self) {
+        let documents = self.upserted.count + self.deleted.count + self.parts.documents();
+        if documents > 0 {
+            self.counted.increment(u64::try_from(documents).unwrap_or(0));
+            let misfits = self.encoder.take_misfits() + self.parts.take_misfits();
+            self.misfits.increment(self.collection().count_misfits(misfits));
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.encoder.take_misfits();
+        self.parts.take_misfits();
+        self.parts.clear();
+        self.rows.clear();
+        self.upserted.clear();
+        self.deleted.clear();
+    }
+
+    /// Encodes one write. A document that can't have rows loses those it has, and its dead letter is returned: what can't
+    /// be brought up to date is not left standing as if it were, unless the target refuses that, too.
+    pub(super) fn add(&mut self, write: &Write, refused: &Refused) -> Result<Option<DeadLetter>> {
+        // Of a document that is gone there is only the key left.
+        let whole = write.document.as_ref().unwrap_or(&write.document_key);
+        if let Refused::Removal(reason) = refused {
+            return self.letter(whole, ("", reason)).map(Some);
+        }
+        self.key.clear();
+        let encoded = self.encoder.encode_key(&write.document_key, &mut self.key);
+        let letter = match (&write.document, refused) {
+            (None, _) => None,
+            (Some(document), Refused::Rows(reason)) => Some(self.letter(document, ("", reason))?),
+            (Some(document), _) => self.encode(document)?,
+        };
+        if encoded.is_ok() {
+            let written = write.document.is_some() && letter.is_none();
+            let keys = if written { &mut self.upserted } else { &mut self.deleted };
+            keys.push(&self.key);
+        }
+        Ok(letter)
+    }
+
+    /// Encodes some fields of a document. False: it must be written whole, as one that has no rows.
+    pub(super) fn add_part(
+        &mut self,
+        key: &RawDocument,
+        fields: &[Box<str>],
+        document: &RawDocument,
+    ) -> Result<bool> {
+        self.key.clear();
+        if self.collection().dead_key(key)?.is_some() || self.encoder.encode_key(key, &mut self.key).is_err()
+        {
+            return Ok(false);
+        }
+        let Self { collections, id, mapping, parts, key, .. } = self;
+        Ok(parts.add((of(collections, *id), mapping), fields, document, key))
+    }
+
+    fn encode(&mut self, document: &RawDocument) -> Result<Option<DeadLetter>> {
+        let encoded = self.encoder.encode(document, &mut self.rows);
+        if self.encoder.discovered() {
+            self.collection().discovered(document);
+        }
+        match encoded {
+            Ok(()) => Ok(None),
+            Err(unfit) if unfit.stops => {
+                self.collection().stop(&format!("{unfit} (on_unfit = \"fail\")"));
+                Ok(None)
+            }
+            Err(unfit) => self.letter(document, (&unfit.path, unfit.reason)).map(Some),
+        }
+    }
+
+    fn letter(&self, document: &RawDocument, why: (&str, &str)) -> Result<DeadLetter> {
+        dead_letter_of(self.collection(), &self.mapping, document, why)
+    }
+
+    /// What there is to apply, if anything.
+    pub(super) fn batch(&self) -> Option<CollectionBatch<'_>> {
+        let Self { id, mapping, rows, upserted, deleted, .. } = self;
+        (!upserted.is_empty() || !deleted.is_empty()).then_some(CollectionBatch {
+            collection: *id,
+            tables: mapping.tables(),
+            rows,
+            upserted,
+            deleted,
+        })
+    }
+}
+
+fn of(collections: &[Collection], id: CollectionId) -> &Collection {
+    collections.get(id.0).expect("a lane is of a collection in the list")
+}

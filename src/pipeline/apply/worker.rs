@@ -1,0 +1,408 @@
+//! One partition's worker: takes its share of the stream, folds it into batches, and makes them durable.
+//!
+//! The order of one batch: fold; look up the documents of events that don't carry them, or that may be older than what
+//! the row shows ([`Ahead`]); encode; write rows and position in one transaction; only then report the position as
+//! durable. Transactions do not wait for PostgreSQL's disk (`synchronous_commit = off`), but for one now and then, and positions
+//! are reported after that: then everything before it is on the disk, too. What PostgreSQL forgets when it crashes, rows and
+//! positions alike, has not been reported, and is read again. A document that PostgreSQL refuses is found by halving the batch, and becomes a dead letter (G10).
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use indicatif::ProgressBar;
+use mongodb::bson::{DateTime, RawDocumentBuf, Timestamp};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    acknowledge::Acknowledge,
+    batch::Batch,
+    document_write::Write,
+    staleness::Ahead,
+    writer::{Reach, Writer, Written},
+};
+use crate::{
+    change::{Change, CollectionId, Op, Position},
+    config::Order,
+    error::{Error, Result},
+    failpoint::{self, Failpoint},
+    key::{DocumentKey, Id},
+    metrics,
+    patch::Patch,
+    pipeline::{
+        collection::Collection,
+        context::Counts,
+        observe::spans,
+        stream::channel::{Reached, Routed},
+        supervisor::crew::Ending,
+    },
+    sink::metadata::positions::Partition,
+    source::{Lookup, Source},
+    trace::Span,
+    vitals::Post,
+};
+
+/// How long the position of a partition may go without being stored for collections that don't change. Without it an
+/// idle collection's position would age out of the oplog.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// How often a transaction waits for PostgreSQL's disk while there is always something to write. Then changes wait, too.
+const LASTING: Duration = Duration::from_secs(5);
+
+/// The most that a worker holds of documents that were looked up, besides the reply that they come in (G11).
+const HELD_BYTES: usize = 8 << 20;
+
+/// Where the changed fields of a document are larger, it is written whole.
+const PART_BYTES: usize = 64 << 10;
+
+/// What a batch is limited by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) rows: usize,
+    pub(crate) age: Duration,
+}
+
+/// A document that is to be looked up.
+struct Wanted {
+    key: DocumentKey,
+    document_key: RawDocumentBuf,
+    /// When it changed.
+    at: Timestamp,
+    /// What changed, if not all of it may have.
+    patch: Option<Patch>,
+}
+
+type Unknown = HashMap<CollectionId, Vec<Wanted>>;
+
+/// A partition's worker.
+pub(crate) struct Worker {
+    pub(crate) partition: Partition,
+    pub(crate) source: Source,
+    pub(crate) collections: Arc<[Collection]>,
+    pub(crate) writer: Writer,
+    pub(crate) ahead: Ahead,
+    pub(crate) order: Order,
+    pub(crate) limits: Limits,
+    pub(crate) incoming: mpsc::Receiver<Routed>,
+    /// Has it end.
+    pub(crate) ending: watch::Receiver<Ending>,
+    pub(crate) acknowledge: Acknowledge,
+    pub(crate) counts: Arc<Counts>,
+    pub(crate) counter: ProgressBar,
+    pub(crate) post: Post,
+    /// When the position was last stored for every collection.
+    pub(crate) stored_for_all: Instant,
+    /// When what is written was last known to be on PostgreSQL's disk.
+    pub(crate) lasting: Instant,
+    /// How long it took to write the last batch. A change waits for others about as long: hardly at all where there is
+    /// little to do, and where there is much, transactions are large.
+    pub(crate) took: Duration,
+    /// What is stored and may not yet be on PostgreSQL's disk.
+    pub(crate) unacknowledged: BTreeMap<CollectionId, Position>,
+    /// When the oldest change of the batch at hand happened.
+    pub(crate) oldest: Option<DateTime>,
+    /// In the order of commits, when each collection last changed.
+    pub(crate) changed: HashMap<CollectionId, Timestamp>,
+}
+
+impl Worker {
+    /// Works until the stream ends, then writes what is left, or until it is to leave that.
+    pub(crate) async fn run(mut self) -> Result<()> {
+        let mut batch = Batch::default();
+        let mut due = Instant::now() + HEARTBEAT;
+        'parcels: loop {
+            self.post.rests("waits for changes");
+            let routed = tokio::select! {
+                biased;
+                () = Ending::of_all(&mut self.ending), if !self.incoming.is_closed() => {
+                    self.incoming.close();
+                    continue;
+                }
+                () = sleep_until(due) => None,
+                routed = self.incoming.recv() => match routed {
+                    Some(routed) => Some(routed),
+                    None => break,
+                },
+            };
+            let Some(Routed { changes, reached, oldest }) = routed else {
+                self.flush(&mut batch).await?;
+                due = Instant::now() + HEARTBEAT;
+                continue;
+            };
+            // What was asked for comes without a position, and nobody would read it again.
+            let is_of_stream = reached.is_some();
+            if is_of_stream && self.leaves() {
+                continue;
+            }
+            if let Some(reached) = &reached {
+                self.ahead.raise(reached.ahead_until);
+            }
+            for change in changes {
+                if batch.is_full(self.limits.rows) && self.may_end(&batch, &change) {
+                    self.flush(&mut batch).await?;
+                    due = Instant::now() + HEARTBEAT;
+                    if is_of_stream && self.leaves() {
+                        continue 'parcels;
+                    }
+                }
+                if batch.is_empty() {
+                    due = Instant::now() + self.limits.age.min(self.took);
+                    self.oldest = oldest;
+                }
+                batch.push(change);
+            }
+            if let Some(Reached { collections, position, .. }) = reached {
+                collections.iter().for_each(|id| batch.reach(*id, &position));
+            }
+            if batch.is_full(self.limits.rows) {
+                self.flush(&mut batch).await?;
+                due = Instant::now() + HEARTBEAT;
+            }
+        }
+        self.flush(&mut batch).await?;
+        // The positions that are left, and makes all durable.
+        self.flush(&mut batch).await
+    }
+
+    /// Whether what the stream has sent and is in no batch yet is left.
+    fn leaves(&self) -> bool {
+        matches!(*self.ending.borrow(), Ending::Leave | Ending::Left)
+    }
+
+    /// Whether a transaction of PostgreSQL may end between the batch and `next`.
+    fn may_end(&self, batch: &Batch, next: &Change) -> bool {
+        match self.order {
+            Order::Document => true,
+            // All changes of a transaction of MongoDB bear one time.
+            Order::Commit => batch.ends_before(next.position.cluster_time()),
+        }
+    }
+
+    /// Makes the batch durable, changes and positions, or the positions alone.
+    async fn flush(&mut self, batch: &mut Batch) -> Result<()> {
+        let mut span = spans::batch(self.partition, batch.events());
+        let flushed = self.make_durable(batch, &mut span).await;
+        span.end(&flushed, "committed");
+        flushed
+    }
+
+    async fn make_durable(&mut self, batch: &mut Batch, span: &mut Span) -> Result<()> {
+        let events = batch.events();
+        let (changes, positions) = batch.take();
+        let began = Instant::now();
+        let Some(latest) = positions.values().map(Position::cluster_time).max() else { return Ok(()) };
+        let (mut writes, mut unknown) = self.sort(changes);
+        let reach = if events == 0 || self.lasting.elapsed() >= LASTING {
+            Reach::Lasting
+        } else if self.stored_for_all.elapsed() >= HEARTBEAT {
+            Reach::All
+        } else {
+            Reach::Touched
+        };
+        let stored = loop {
+            for (collection, wanted) in unknown {
+                let mut lookup = spans::lookup(span, &self.collections, collection, wanted.len());
+                let looked_up = self.look_up(collection, wanted, &mut writes, &mut lookup).await;
+                lookup.end(&looked_up, "done");
+                looked_up?;
+            }
+            spans::writes(span, &writes, &self.collections);
+            let shown = self.shown(latest);
+            self.post.at("writes a batch to PostgreSQL");
+            failpoint::hang(Failpoint::BatchBeforeCommit).await;
+            match self.writer.write(&writes, Some((&positions, reach)), shown).await? {
+                Written::All(stored) => break stored,
+                Written::WholeOnly(numbers) => unknown = take(&mut writes, &numbers)?,
+            }
+        };
+        span.count("docrow.rows", self.writer.take_written());
+        let now = Instant::now();
+        if reach != Reach::Touched {
+            self.stored_for_all = now;
+        }
+        if reach == Reach::Lasting {
+            self.lasting = now;
+        } else {
+            // They are stored, again perhaps, with a later batch, or when nothing comes: the spool waits for them.
+            positions.iter().for_each(|(id, position)| batch.reach(*id, position));
+        }
+        if events > 0 {
+            // One that took long by chance does not count in full.
+            self.took = (now - began).min(2 * self.took + Duration::from_millis(1));
+        }
+        self.ahead.passed(latest);
+        self.count(events, now - began);
+        self.acknowledge.committed(self.partition, &positions);
+        failpoint::reach(Failpoint::BatchBeforeAcknowledge);
+        self.unacknowledged.extend(stored);
+        if !self.writer.is_forgettable() {
+            let durable: Vec<_> = std::mem::take(&mut self.unacknowledged).into_iter().collect();
+            self.acknowledge.stored(self.partition, &durable);
+        }
+        failpoint::reach(Failpoint::BatchAcknowledged);
+        Ok(())
+    }
+
+    fn count(&mut self, events: u64, took: Duration) {
+        self.counter.inc(events);
+        Counts::add(&self.counts.changes, events);
+        if events > 0 {
+            metrics::BATCH_EVENTS.record(metrics::figure(events));
+            metrics::BATCH_DURATION.record(took.as_secs_f64());
+        }
+        if let Some(oldest) = self.oldest.take() {
+            metrics::END_TO_END.record(self.source.elapsed_since(oldest).as_secs_f64());
+        }
+        metrics::EVENTS_APPLIED.add(events);
+    }
+
+    /// What changed documents are to be, where the event says it, and those that must be looked up.
+    fn sort(&mut self, changes: Vec<Change>) -> (Vec<Write>, Unknown) {
+        let mut writes = Vec::with_capacity(changes.len());
+        let mut unknown = Unknown::new();
+        for Change { collection, key, document_key, op, position } in changes {
+            let at = position.cluster_time();
+            if self.order == Order::Commit {
+                let changed = self.changed.entry(collection).or_insert(at);
+                *changed = at.max(*changed);
+            }
+            let newest = !self.ahead.may_be(&key, at);
+            let (document, fields) = match op {
+                Op::Whole(document) if newest => (Some(document), None),
+                Op::Delete if newest => (None, None),
+                Op::Patch(Patch { fields, document, is_complete: true }) if newest => {
+                    (Some(document), Some(fields))
+                }
+                op => {
+                    let patch = if let Op::Patch(patch) = op { Some(patch) } else { None };
+                    unknown.entry(collection).or_default().push(Wanted { key, document_key, at, patch });
+                    continue;
+                }
+            };
+            writes.push(Write { collection, document_key, document, fields, at });
+        }
+        (writes, unknown)
+    }
+
+    /// Adds the current documents; one that is gone is to be deleted. What is too much to be held is written on the way,
+    /// without a position: whatever comes after it, this is only what a replay would write again.
+    async fn look_up(
+        &mut self,
+        collection: CollectionId,
+        wanted: Vec<Wanted>,
+        writes: &mut Vec<Write>,
+        span: &mut Span,
+    ) -> Result<()> {
+        let began = Instant::now();
+        metrics::LOOKUPS.add(u64::try_from(wanted.len()).unwrap_or(0));
+        self.post.at("looks documents up in MongoDB");
+        let (mut lookup, is_past) = self.begin_to_look_up(collection, &wanted).await?;
+        let mut missing: HashMap<DocumentKey, (RawDocumentBuf, Timestamp, Option<Patch>)> = wanted
+            .into_iter()
+            .map(|wanted| (wanted.key, (wanted.document_key, wanted.at, wanted.patch)))
+            .collect();
+        let mut found = Vec::new();
+        while let Some(documents) = lookup.next().await? {
+            self.post.at("looks documents up in MongoDB");
+            for document in documents.iter()? {
+                let document = document?;
+                let key = DocumentKey::of(Id::of(document)?);
+                let Some((document_key, at, patch)) = missing.remove(&key) else { continue };
+                self.ahead.looked_up(&key, lookup.operation_time());
+                let part = patch.and_then(|patch| {
+                    let part = patch.of_document(document)?;
+                    (part.as_bytes().len() <= PART_BYTES).then_some((part, patch.fields))
+                });
+                let (document, fields) = match part {
+                    Some((part, fields)) => (part, Some(fields)),
+                    None => (document.to_owned(), None),
+                };
+                found.push(Write { collection, document_key, document: Some(document), fields, at });
+            }
+            drop(documents);
+            // A reply has up to 16 MB, so this is looked at often enough.
+            if self.order == Order::Document && byte_len(&found) >= HELD_BYTES {
+                self.write_whole(&mut found).await?;
+            }
+        }
+        metrics::LOOKUP_DURATION.record(began.elapsed().as_secs_f64());
+        metrics::LOOKUPS_MISSING.add(u64::try_from(missing.len()).unwrap_or(0));
+        span.count("docrow.missing", missing.len());
+        if self.order == Order::Commit && !is_past {
+            // Noted before it is true.
+            self.writer.note_ahead(lookup.operation_time()).await?;
+            self.ahead.raise(lookup.operation_time());
+        }
+        for (key, (document_key, at, _)) in missing {
+            self.ahead.looked_up(&key, lookup.operation_time());
+            found.push(Write { collection, document_key, document: None, fields: None, at });
+        }
+        if self.order == Order::Document && byte_len(&found) + byte_len(writes) >= 2 * HELD_BYTES {
+            self.write_whole(&mut found).await?;
+        }
+        writes.append(&mut found);
+        Ok(())
+    }
+
+    /// Writes, without a position, and takes out, what is not a part of a document: parts are small.
+    async fn write_whole(&mut self, found: &mut Vec<Write>) -> Result<()> {
+        let whole: Vec<_> = found.extract_if(.., |write| write.fields.is_none()).collect();
+        let shown = whole.iter().map(|write| write.at).max().and_then(|latest| self.shown(latest));
+        self.writer.write(&whole, None, shown).await.map(drop)
+    }
+
+    /// Up to when rows will show states, once events up to `latest` and what was looked up are written. In the order of
+    /// commits that is noted before it is true.
+    fn shown(&self, latest: Timestamp) -> Option<Timestamp> {
+        (self.order == Order::Document).then(|| self.ahead.latest().max(latest))
+    }
+
+    /// The documents as they are now; in the order of commits as they were at the last of their collection's changes, so
+    /// that what is written together is of one time, and what is tried again is not of the past. (Of another collection that may be another time: up to the batch's end there is no
+    /// change after it, unless this one comes out of the spool, and is behind.) Where rows may be ahead of that, as they
+    /// were at the time up to which all may be, so that none goes back (G3), and none gets further ahead: once the stream
+    /// is there, all rows are of one time. If the server does not reach back so far any more, then as they are now, which
+    /// is said by `false`: rows are ahead up to the present.
+    async fn begin_to_look_up(
+        &mut self,
+        collection: CollectionId,
+        wanted: &[Wanted],
+    ) -> Result<(Lookup, bool)> {
+        let times = wanted.iter().map(|wanted| wanted.at);
+        let until = times.max().unwrap_or(Timestamp { time: 0, increment: 0 });
+        let namespace = self.collection(collection)?.namespace().clone();
+        let keys = || wanted.iter().map(|wanted| &*wanted.document_key);
+        if self.order == Order::Commit {
+            let at = self.changed.get(&collection).map_or(until, |changed| until.max(*changed));
+            let at = self.ahead.noted().max(at);
+            if let Some(lookup) = self.source.lookup_at(&namespace, keys(), at).await? {
+                return Ok((lookup, true));
+            }
+        }
+        Ok((self.source.lookup(&namespace, keys(), until).await?, false))
+    }
+
+    fn collection(&self, id: CollectionId) -> Result<&Collection> {
+        self.collections.get(id.0).ok_or_else(|| Error::bug("find a collection by its number: there is none"))
+    }
+}
+
+/// Takes writes out of the list, as documents to be looked up, and written whole.
+fn take(writes: &mut Vec<Write>, numbers: &[usize]) -> Result<Unknown> {
+    let mut unknown = Unknown::new();
+    for number in numbers.iter().rev() {
+        let Write { collection, document_key, at, .. } = writes.swap_remove(*number);
+        let key = DocumentKey::of(Id::of(&document_key)?);
+        unknown.entry(collection).or_default().push(Wanted { key, document_key, at, patch: None });
+    }
+    Ok(unknown)
+}
+
+fn byte_len(writes: &[Write]) -> usize {
+    writes.iter().map(Write::byte_len).sum()
+}

@@ -1,0 +1,318 @@
+//! Writes changed documents through one partition's session: encodes them, and finds the one that is refused.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use mongodb::bson::Timestamp;
+
+use super::{batch::Positions, collection_encoder::Lane, document_write::Write};
+use crate::{
+    change::{CollectionId, Position},
+    error::{Error, Kind, Result},
+    failpoint::{self, Failpoint},
+    metrics,
+    pipeline::{
+        collection::{Collection, Held},
+        context::Counts,
+    },
+    sink::{
+        Target,
+        metadata::{
+            dead_letters::{DeadKey, DeadLetter},
+            positions::{Partition, Reached},
+        },
+        rows::upsert::{Applier, Batch},
+    },
+};
+
+/// What became of writes.
+#[derive(Debug)]
+pub(crate) enum Written {
+    /// They are durable, and these positions are stored.
+    All(Vec<(CollectionId, Position)>),
+    /// Nothing is written: these, of which there are only some fields, must be written whole.
+    WholeOnly(Vec<usize>),
+}
+
+/// For which collections a position is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Those that the batch changes.
+    Touched,
+    /// All.
+    All,
+    /// All, and these and what was written before are to be on PostgreSQL's disk.
+    Lasting,
+}
+
+/// Writes one partition's batches.
+pub(crate) struct Writer {
+    applier: Applier,
+    lanes: Vec<Lane>,
+    /// The collections that were written to since a position was stored.
+    touched: BTreeSet<CollectionId>,
+    counts: Arc<Counts>,
+    is_forgettable: bool,
+    /// Up to when rows may show states, as was stored without a position.
+    noted: Timestamp,
+    /// Rows that were written.
+    written: u64,
+}
+
+/// What is written of documents besides their rows.
+#[derive(Default)]
+struct Letters {
+    new: Vec<DeadLetter>,
+    healed: Vec<DeadKey>,
+}
+
+impl Writer {
+    /// A writer with a session of its own. `stored` is how far all partitions have come, and the fingerprint of the stream
+    /// that further positions are of.
+    pub(crate) async fn start(
+        target: &Target,
+        partition: Partition,
+        collections: &Arc<[Collection]>,
+        (fingerprint, stored): (i64, &HashMap<(Partition, CollectionId), Position>),
+        counts: Arc<Counts>,
+    ) -> Result<Self> {
+        let session = target.connect().await?;
+        let applier = Applier::new(session, target, partition, fingerprint).await?;
+        let mut lanes = Vec::with_capacity(collections.len());
+        for id in (0..collections.len()).map(CollectionId) {
+            lanes.push(Lane::new(collections, id, stored.get(&(partition, id)).cloned()).await);
+        }
+        Ok(Self {
+            applier,
+            lanes,
+            touched: BTreeSet::new(),
+            counts,
+            is_forgettable: false,
+            noted: Timestamp { time: 0, increment: 0 },
+            written: 0,
+        })
+    }
+
+    /// Stores that rows are about to show states as of `time`, ahead of the positions.
+    pub(super) async fn note_ahead(&mut self, time: Timestamp) -> Result<()> {
+        self.applier.note_ahead(time).await
+    }
+
+    /// Whether a crash of the server may undo what was written last.
+    pub(super) fn is_forgettable(&self) -> bool {
+        self.is_forgettable
+    }
+
+    /// How many rows were written since this was last asked.
+    pub(crate) fn take_written(&mut self) -> u64 {
+        std::mem::take(&mut self.written)
+    }
+
+    /// Makes `writes`, at most one per document, and the positions that are reached with them durable. They come in one
+    /// transaction, unless one of them is refused: then in halves, the position with the last of them, until the
+    /// refused ones are alone and become dead letters. Each try of a lone document asks less of the target, so that there
+    /// is a last one. Where there are only some fields of documents, that is tried first, and nothing else.
+    ///
+    /// `shown`: up to when rows show states afterwards; `None` in the order of commits.
+    pub(crate) async fn write(
+        &mut self,
+        writes: &[Write],
+        reached: Option<(&Positions, Reach)>,
+        shown: Option<Timestamp>,
+    ) -> Result<Written> {
+        let concerned: BTreeSet<_> = writes.iter().map(|write| write.collection).collect();
+        let _held = self.hold(&concerned).await;
+        self.touched.extend(concerned);
+        let in_parts = writes.iter().any(|write| write.fields.is_some());
+        let mut stored = Written::All(Vec::new());
+        let mut parts = vec![(writes, Refused::Not)];
+        while let Some((part, refused)) = parts.pop() {
+            let reached = reached.filter(|_| parts.is_empty());
+            match self.apply(part, &refused, reached, shown).await {
+                Err(error) if error.kind() == Kind::TargetRefusedRows && in_parts => {
+                    tracing::debug!("documents are written whole: {error}");
+                    let with_fields = writes.iter().enumerate().filter(|(_, write)| write.fields.is_some());
+                    return Ok(Written::WholeOnly(with_fields.map(|(number, _)| number).collect()));
+                }
+                Err(error) if error.kind() == Kind::TargetRefusedRows => {
+                    metrics::retried(error.kind());
+                    match (part, refused) {
+                        ([write], Refused::Not) => {
+                            let name = self
+                                .lanes
+                                .get(write.collection.0)
+                                .map_or("", |lane| lane.collection().name());
+                            tracing::warn!(code = %error.code(), "{name}: a document becomes a dead letter: {error}");
+                            failpoint::reach(Failpoint::DocumentRefused);
+                            parts.push((part, Refused::once(write, &error)));
+                        }
+                        ([_, ..], Refused::Not) => {
+                            let (first, second) = part.split_at(part.len() / 2);
+                            parts.extend([(second, Refused::Not), (first, Refused::Not)]);
+                        }
+                        ([_, ..], Refused::Rows(reason)) => parts.push((part, Refused::Removal(reason))),
+                        ([], _) | (_, Refused::Removal(_)) => return Err(error),
+                    }
+                }
+                applied => stored = applied?,
+            }
+        }
+        if let (Some(_), Written::All(_)) = (reached, &stored) {
+            self.touched.clear();
+        }
+        Ok(stored)
+    }
+
+    /// Holds the mappings of these collections, and brings their lanes up to date with them. In the order of the
+    /// collections, so that two workers can't wait for each other.
+    async fn hold(&mut self, concerned: &BTreeSet<CollectionId>) -> Vec<Held> {
+        let mut held = Vec::with_capacity(concerned.len());
+        for id in concerned {
+            if let Some(lane) = self.lanes.get_mut(id.0) {
+                let mapping = lane.collection().hold().await;
+                lane.follow(&mapping);
+                held.push(mapping);
+            }
+        }
+        held
+    }
+
+    /// One transaction. `refused` is of the only document in `writes`.
+    async fn apply(
+        &mut self,
+        writes: &[Write],
+        refused: &Refused,
+        reached: Option<(&Positions, Reach)>,
+        shown: Option<Timestamp>,
+    ) -> Result<Written> {
+        self.lanes.iter_mut().for_each(Lane::clear);
+        let (letters, whole_only) = self.encode(writes, refused)?;
+        if !whole_only.is_empty() {
+            return Ok(Written::WholeOnly(whole_only));
+        }
+        let is_durable = matches!(reached, Some((_, Reach::Lasting)));
+        // A position that is stored again makes a transaction of it, which brings all before it to the disk.
+        let again = is_durable && self.is_forgettable;
+        let moved: Vec<(CollectionId, Position)> = reached.map_or_else(Vec::new, |(positions, reach)| {
+            let concerned = |id| reach != Reach::Touched || self.touched.contains(&id);
+            let moves = |(id, position): &(CollectionId, &Position)| {
+                let lane = self.lanes.get(id.0).filter(|_| concerned(*id));
+                lane.is_some_and(|lane| lane.may_reach(position) || again && lane.is_at(position))
+            };
+            let positions = positions.iter().map(|(id, position)| (*id, position));
+            positions.filter(moves).map(|(id, position)| (id, position.clone())).collect()
+        });
+        let told = |id| moved.iter().any(|(moved, _)| *moved == id);
+        if let Some(at) = writes.iter().filter(|write| !told(write.collection)).map(|write| write.at).max() {
+            self.note(shown, at).await?;
+        }
+        let name = |id: &CollectionId| self.lanes.get(id.0).map_or("", |lane| lane.collection().name());
+        let positions: Vec<Reached<'_>> =
+            moved.iter().map(|(id, position)| Reached { collection: name(id), position }).collect();
+        let collections: Vec<_> = self.lanes.iter().filter_map(Lane::batch).collect();
+        let parts: Vec<_> = self.lanes.iter().flat_map(|lane| lane.parts.batches(lane.id)).collect();
+        let Letters { new, healed } = &letters;
+        if collections.is_empty()
+            && parts.is_empty()
+            && new.is_empty()
+            && healed.is_empty()
+            && positions.is_empty()
+        {
+            return Ok(Written::All(moved));
+        }
+        let batch =
+            Batch { collections, parts, dead_letters: new, healed, reached: &positions, shown, is_durable };
+        self.written += self.applier.apply(&batch).await?.written;
+        self.is_forgettable = !is_durable;
+        if !new.is_empty() {
+            failpoint::reach(Failpoint::LetterCommitted);
+        }
+        for (id, position) in &moved {
+            if let Some(lane) = self.lanes.get_mut(id.0) {
+                lane.stored = Some(position.clone());
+            }
+        }
+        self.lanes.iter_mut().for_each(Lane::count);
+        self.count(&letters);
+        Ok(Written::All(moved))
+    }
+
+    /// Notes how far rows are about to be ahead of their positions; in the order of commits that is `at`, since when their
+    /// documents have not changed.
+    async fn note(&mut self, shown: Option<Timestamp>, at: Timestamp) -> Result<()> {
+        let until = shown.unwrap_or(at);
+        if until <= self.noted {
+            return Ok(());
+        }
+        match shown {
+            Some(shown) => self.applier.note_shown(shown).await?,
+            None => self.applier.note_ahead(at).await?,
+        }
+        self.noted = until;
+        Ok(())
+    }
+
+    /// Encodes the writes into their lanes, and says which can't be written unless they are whole. What belongs to a
+    /// collection that is stopped, or is stopped by this, is left out.
+    fn encode(&mut self, writes: &[Write], refused: &Refused) -> Result<(Letters, Vec<usize>)> {
+        let (mut letters, mut whole_only) = (Letters::default(), Vec::new());
+        for (number, write) in writes.iter().enumerate() {
+            let Some(lane) = self.lanes.get_mut(write.collection.0) else { continue };
+            if lane.collection().stopped().is_some() {
+                continue;
+            }
+            if let (Some(fields), Some(document)) = (&write.fields, &write.document) {
+                if !lane.add_part(&write.document_key, fields, document)? {
+                    whole_only.push(number);
+                }
+                continue;
+            }
+            match lane.add(write, refused)? {
+                Some(letter) => letters.new.push(letter),
+                None => letters.healed.extend(lane.collection().dead_key(&write.document_key)?),
+            }
+        }
+        for lane in &mut self.lanes {
+            if lane.collection().stopped().is_some() {
+                lane.clear();
+                letters.new.retain(|letter| letter.collection != lane.collection().name());
+                letters.healed.retain(|key| key.collection != lane.collection().name());
+            }
+        }
+        Ok((letters, whole_only))
+    }
+
+    /// Notes what was written of dead letters. Too many stop their collection.
+    fn count(&self, Letters { new, healed }: &Letters) {
+        Counts::add(&self.counts.dead_letters, u64::try_from(new.len()).unwrap_or(0));
+        let of = |name: &str| self.lanes.iter().map(Lane::collection).find(|c| c.name() == name);
+        for key in healed {
+            of(&key.collection).into_iter().for_each(|collection| collection.healed(key));
+        }
+        for letter in new {
+            of(&letter.collection).into_iter().for_each(|collection| collection.died([letter]));
+        }
+    }
+}
+
+/// What the target has refused of a document, and why.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// Nothing.
+    Not,
+    /// The rows that it should have. Those it has are removed.
+    Rows(String),
+    /// That its rows are removed: they stay, perhaps because a foreign key of the user's own refers to them.
+    Removal(String),
+}
+
+impl Refused {
+    fn once(write: &Write, error: &Error) -> Self {
+        match write.document {
+            Some(_) => Self::Rows(error.to_string()),
+            None => Self::Removal(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! Which mapping a collection gets: the one in force, what its mapping file adds to that, the mapping file's, or an
+//! automatic one.
+//!
+//! The mapping in force is stored in `docrow.schemas`, by versions, so that a restart never guesses anew. All tables of a
+//! pipeline share one schema, so their names are unique across its collections.
+
+use std::collections::HashMap;
+
+use crate::{
+    change::Namespace,
+    config::{Config, DefaultMapping},
+    error::{Code, Error, Result},
+    mapping::Mapping,
+    mapping_files::{self, MappingFiles},
+    schema::{FieldPath, MappingSpec, Names, Sample, additions},
+    sink::metadata::mapping_versions,
+    source::{SAMPLE_SIZE, Source},
+};
+
+/// The first line of an automatic mapping as it is stored: it may evolve, one that somebody wrote does not.
+const AUTOMATIC: &str = "# Mapped automatically.\n";
+
+/// Whether docrow made the mapping that is stored as `text`.
+pub fn is_automatic(text: &str) -> bool {
+    text.starts_with(AUTOMATIC)
+}
+
+/// A mapping that is in force, or is to be.
+#[derive(Clone, Debug)]
+pub(crate) struct InForce {
+    pub(crate) spec: MappingSpec,
+    pub(super) version: u16,
+    /// Whether docrow made it.
+    pub(crate) is_automatic: bool,
+    /// What its tables have not got yet out of `extra`.
+    pub(super) unfilled: Option<Unfilled>,
+    /// The stored one, if this one is to come after it: what to go on with if the tables can't follow.
+    pub(super) before: Option<Box<InForce>>,
+}
+
+/// Values that a column or table exists for, and that are still in `extra` where they were before it did.
+#[derive(Clone, Debug)]
+pub(super) enum Unfilled {
+    /// Those of these fields.
+    Fields(Vec<FieldPath>),
+    /// It is not known of which.
+    All,
+}
+
+impl InForce {
+    /// The version as it is stored, which is `compiled`.
+    pub(crate) fn record(&self, compiled: &Mapping) -> mapping_versions::Mapping {
+        let head = if self.is_automatic { AUTOMATIC } else { "" };
+        mapping_versions::Mapping {
+            collection: self.spec.collection().to_string(),
+            version: self.version,
+            text: format!("{head}{}", self.spec.to_toml()),
+            filled: self.unfilled.is_none(),
+            stopped: None,
+            masked_by: compiled.masked_by(),
+        }
+    }
+
+    fn read(stored: &mapping_versions::Mapping) -> Result<Self> {
+        let spec = MappingSpec::parse(&stored.text, "docrow.schemas").map_err(|e| {
+            Error::new(
+                Code::StoredUnreadable,
+                format!("read the stored mapping of {}: {e}", stored.collection),
+            )
+        })?;
+        Ok(Self {
+            spec,
+            version: stored.version,
+            is_automatic: is_automatic(&stored.text),
+            unfilled: (!stored.filled).then_some(Unfilled::All),
+            before: None,
+        })
+    }
+
+    /// The mapping with what its file, changed since, adds to it. Errors: the file does more than add.
+    fn with_file(self, file: &MappingSpec) -> Result<Self> {
+        if self.spec.settled() == *file {
+            return Ok(Self { is_automatic: false, ..self });
+        }
+        let next = self.next(self.spec.beside(file), false);
+        next.map_err(|differences| {
+            Error::new(Code::MappingChanged, format!(
+                "the mapping file of {} differs from the mapping that its tables were made with by more than new columns, \
+                 new tables and wider types: restore it, or copy anew under another pipeline name and schema: {}",
+                self.spec.collection(),
+                differences.join("; ")
+            ))
+        })
+    }
+
+    /// The version after this one. Errors: all in which it does more than add.
+    pub(super) fn next(&self, spec: MappingSpec, is_automatic: bool) -> Result<Self, Vec<String>> {
+        let added = additions(&self.spec, &spec)?;
+        let unfilled = match self.unfilled {
+            None if added.fields.is_empty() => None,
+            None => Some(Unfilled::Fields(added.fields)),
+            Some(_) => Some(Unfilled::All),
+        };
+        let version = self.version.saturating_add(1);
+        Ok(Self { spec, version, is_automatic, unfilled, before: Some(Box::new(self.clone())) })
+    }
+}
+
+/// Sees that every mapping file is for a collection that is included, or that the pipeline has a mapping of already: a slip in
+/// its name would leave masks away in silence. Errors: one is for none, and not optional.
+pub(crate) async fn require_collections(
+    (config, files): (&Config, &MappingFiles),
+    source: &Source,
+    stored: &[mapping_versions::Mapping],
+) -> Result<()> {
+    if files.is_empty() {
+        return Ok(());
+    }
+    let (include, exclude) = (&config.include, &config.exclude);
+    let included: Vec<_> = source.names(include, exclude).await?.iter().map(ToString::to_string).collect();
+    let is_known = |name: &str| {
+        included.iter().any(|own| own == name) || stored.iter().any(|mapping| mapping.collection == name)
+    };
+    if mapping_files::for_nothing(files, is_known, &[]).next().is_none() {
+        return Ok(());
+    }
+    let names = [included.clone(), source.others(include, exclude).await?].concat();
+    mapping_files::for_nothing(files, is_known, &names).next().map_or(Ok(()), Err)
+}
+
+/// The mappings of a pipeline.
+pub(crate) struct Mappings {
+    /// Those that are stored, with what their files have got since.
+    in_force: HashMap<String, InForce>,
+    files: HashMap<String, MappingSpec>,
+    /// Those that were made from samples.
+    sampled: HashMap<String, InForce>,
+    /// The names of all tables.
+    pub(crate) tables: Names,
+    default: DefaultMapping,
+}
+
+impl Mappings {
+    /// Brings the stored mappings and the mapping files together.
+    ///
+    /// Errors: a file does more than add to the mapping in force; two collections want one table; values were masked by
+    /// another key.
+    pub(crate) fn load(
+        stored: &[mapping_versions::Mapping],
+        config: &Config,
+        files: &MappingFiles,
+    ) -> Result<Self> {
+        let files: HashMap<_, _> =
+            files.iter().map(|(name, file)| (name.clone(), file.spec.clone())).collect();
+        let mut in_force = HashMap::new();
+        for stored in stored {
+            config.check_mask_key(&stored.collection, stored.masked_by.as_deref())?;
+            let mut mapping = InForce::read(stored)?;
+            if let Some(file) = files.get(&stored.collection) {
+                mapping = mapping.with_file(file)?;
+            }
+            in_force.insert(stored.collection.clone(), mapping);
+        }
+        let mut tables = Names::new();
+        let new = files.iter().filter(|(name, _)| !in_force.contains_key(*name)).map(|(_, spec)| spec);
+        for spec in in_force.values().map(|mapping| &mapping.spec).chain(new) {
+            for name in table_names(spec) {
+                if !tables.reserve(name) {
+                    return Err(Error::new(
+                        Code::TableShared,
+                        format!(
+                            "table {name} of {}: another collection has a table of that name: rename one of them",
+                            spec.collection()
+                        ),
+                    ));
+                }
+            }
+        }
+        let (sampled, default) = (HashMap::new(), config.default_mapping);
+        Ok(Self { in_force, files, sampled, tables, default })
+    }
+
+    /// Takes over what `earlier` has made from samples, for the collections that still have no mapping: what was shown to
+    /// somebody is what is made then.
+    pub(super) fn take_samples(&mut self, earlier: Self) {
+        for (name, mapping) in earlier.sampled {
+            let is_mapped = self.in_force.contains_key(&name) || self.files.contains_key(&name);
+            if !is_mapped && table_names(&mapping.spec).all(|table| self.tables.reserve(table)) {
+                self.sampled.insert(name, mapping);
+            }
+        }
+    }
+
+    /// The mapping of a collection as it is stored, if it is.
+    pub(crate) fn stored(&self, collection: &str) -> Option<&InForce> {
+        let in_force = self.in_force.get(collection)?;
+        Some(in_force.before.as_deref().unwrap_or(in_force))
+    }
+
+    /// The mapping of a collection, made from a sample of its documents if nobody wrote one.
+    pub(crate) async fn of(&mut self, source: &Source, collection: &Namespace) -> Result<InForce> {
+        let name = collection.to_string();
+        if let Some(mapping) = self.in_force.get(&name).or_else(|| self.sampled.get(&name)) {
+            return Ok(mapping.clone());
+        }
+        let new =
+            |spec, is_automatic| InForce { spec, version: 1, is_automatic, unfilled: None, before: None };
+        if let Some(spec) = self.files.get(&name) {
+            return Ok(new(spec.clone(), false));
+        }
+        let mut sample = Sample::new();
+        source.sample_documents(collection, SAMPLE_SIZE, |document| sample.observe(document)).await?;
+        let spec = infer(self.default, &sample, collection, &mut self.tables);
+        let tables: Vec<_> = table_names(&spec).collect();
+        tracing::info!("{name}: mapped automatically to {}", tables.join(", "));
+        let mapping = new(spec, true);
+        self.sampled.insert(name, mapping.clone());
+        Ok(mapping)
+    }
+
+    /// The mapping that a collection would get by itself, if no name were taken.
+    pub(crate) fn inferred(&self, sample: &Sample, collection: &Namespace) -> MappingSpec {
+        infer(self.default, sample, collection, &mut Names::new())
+    }
+
+    /// Forgets the mapping in force of a collection, and the names of its tables: it is new.
+    pub(crate) fn forget(&mut self, collection: &Namespace) {
+        if let Some(forgotten) = self.in_force.remove(&collection.to_string()) {
+            table_names(&forgotten.spec).for_each(|name| self.tables.release(name));
+        }
+    }
+}
+
+fn infer(
+    default: DefaultMapping,
+    sample: &Sample,
+    collection: &Namespace,
+    tables: &mut Names,
+) -> MappingSpec {
+    match default {
+        DefaultMapping::Auto => sample.spec(collection, tables),
+        DefaultMapping::Document(json) => sample.document_spec(collection, json, tables),
+    }
+}
+
+fn table_names(spec: &MappingSpec) -> impl Iterator<Item = &str> {
+    spec.tables().map(|table| table.table.as_str())
+}

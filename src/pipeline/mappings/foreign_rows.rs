@@ -1,0 +1,74 @@
+//! Rows that docrow reads back, and that it did not write: somebody edited them.
+//!
+//! What they tell is worth nothing, what MongoDB has is. So each costs its document a repair, as if `docrow verify --repair`
+//! had found it: it is asked for here, and its worker looks the document up and writes it whole, when it comes to that.
+//! Until then its rows stay as they are. Rows of a key that no document can have are deleted.
+
+use std::fmt::Display;
+
+use indicatif::HumanCount;
+
+use crate::{
+    error::Result,
+    mapping::Mapping,
+    pipeline::collection::Collection,
+    sink::{
+        Target,
+        metadata::{repair_requests::Repairs, requests::Requests},
+    },
+};
+
+/// How many are asked for together.
+const TOGETHER: usize = 1000;
+
+/// Such rows of one collection.
+#[derive(Default)]
+pub(super) struct Foreign {
+    repairs: Repairs,
+    documents: u64,
+    /// What is wrong with the first of them.
+    why: String,
+}
+
+impl Foreign {
+    /// Notes that docrow did not write the rows with this key.
+    pub(super) fn note(&mut self, mapping: &Mapping, key: &[u8], why: impl Display) {
+        if self.documents == 0 {
+            self.why = why.to_string();
+        }
+        self.documents += 1;
+        match mapping.id_of_key(key) {
+            Some(document_key) => self.repairs.documents.push(document_key),
+            None => self.repairs.keys.push(key),
+        }
+    }
+
+    /// Asks for repairs, if there are many.
+    pub(super) async fn ask_for_many(&mut self, target: &Target, collection: &Collection) -> Result<()> {
+        let count = self.repairs.documents.len() + self.repairs.keys.count;
+        if count >= TOGETHER { self.ask(target, collection).await } else { Ok(()) }
+    }
+
+    /// Asks for the repairs that are left, and says what was found. Whether there was any.
+    pub(super) async fn finish(mut self, target: &Target, collection: &Collection) -> Result<bool> {
+        if self.documents > 0 {
+            self.ask(target, collection).await?;
+            tracing::warn!(
+                "{}: rows of {} documents are not as docrow writes them, the first because {}: these documents are looked \
+                 up in MongoDB, and written again",
+                collection.name(),
+                HumanCount(self.documents),
+                self.why
+            );
+        }
+        Ok(self.documents > 0)
+    }
+
+    async fn ask(&mut self, target: &Target, collection: &Collection) -> Result<()> {
+        let repairs = std::mem::take(&mut self.repairs);
+        match Requests::open(target).await? {
+            Some(requests) => requests.repair(collection.name(), &repairs).await,
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,428 @@
+//! The keeper of one collection's mapping: the one task that changes it, and fills what it has added. See [`evolution`](super::evolution).
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{active::InForce, backfill::Filled, evolution::Shared, widening};
+use crate::{
+    error::{Error, Kind, Result},
+    failpoint::{self, Failpoint},
+    mapping::Mapping,
+    metrics,
+    pipeline::{
+        collection::{Changing, Collection},
+        context::Pipeline,
+        tries::Tries,
+    },
+    schema::{MappingSpec, Names, additions, evolve},
+    shown,
+    shutdown::Shutdown,
+    sink::{Session, metadata::mapping_versions, tables::ddl},
+    vitals::Part,
+};
+
+/// How long to wait for more discoveries, which mostly come together.
+const GATHERING: Duration = Duration::from_millis(200);
+/// How many times longer than it took to leave a mapping alone afterwards: where names of fields never cease to be new,
+/// tables must not be filled all the time.
+const REST: u32 = 10;
+/// How long the end of a backfill is held up by somebody's lock on a table.
+const LAST: Duration = Duration::from_secs(5);
+
+/// How many new fields the log names.
+const LISTED: usize = 20;
+
+/// What a keeper is told.
+pub(super) enum Order {
+    /// Act on all that was discovered, then leave the mapping as it is until the collection is complete.
+    Settle(oneshot::Sender<()>),
+    /// The collection is complete: its tables have their keys and no other rows than they should.
+    Complete,
+    /// Act on all that was discovered: no more will come.
+    Finish(oneshot::Sender<()>),
+}
+
+/// Keeps one collection's mapping up to date: the only one to change it.
+pub(super) struct Keeper {
+    shared: Arc<Shared>,
+    id: usize,
+    in_force: InForce,
+    /// What its file has added, and could not be put in force yet.
+    pending: Option<InForce>,
+    /// Whether the evidence holds a sample of the collection.
+    is_sampled: bool,
+    /// Whether the collection is copied, has its keys, and is swept: then it can be filled.
+    is_complete: bool,
+    /// Whether the mapping is left as it is until the collection is complete.
+    is_settled: bool,
+    /// Whether wide columns wait for somebody's lock to take the places of narrow ones.
+    is_replacing: bool,
+    orders: mpsc::Receiver<Order>,
+    tries: Tries,
+    /// How long the present change has taken, but for waiting.
+    worked: Duration,
+    rests_until: Instant,
+}
+
+/// What came of a discovery.
+enum Evolved {
+    /// Nothing that the mapping takes up, or the turn ends.
+    Not,
+    /// A new version is in force.
+    Yes,
+    /// Writers hold the mapping, or somebody has a lock on a table.
+    NotNow(Option<Error>),
+}
+
+/// A collection whose mapping changes.
+struct Place<'a> {
+    collection: &'a Collection,
+    /// The mapping until then.
+    before: &'a Mapping,
+    held: &'a mut Option<Changing>,
+}
+
+impl Keeper {
+    /// A keeper of the collection with this number, of which a complete one can be filled.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        (id, is_complete): (usize, bool),
+        (in_force, pending): (InForce, Option<InForce>),
+        orders: mpsc::Receiver<Order>,
+        stop: Shutdown,
+    ) -> Self {
+        Self {
+            shared,
+            id,
+            in_force,
+            pending,
+            is_sampled: false,
+            is_complete,
+            is_settled: false,
+            is_replacing: false,
+            orders,
+            tries: Tries::until(stop),
+            worked: Duration::ZERO,
+            rests_until: Instant::now(),
+        }
+    }
+
+    /// Works until the turn ends.
+    pub(super) async fn run(mut self) -> Result<()> {
+        let shared = self.shared.clone();
+        let Some(collection) = shared.collections.get(self.id) else { return Ok(()) };
+        self.fill(collection).await?;
+        while !self.tries.is_over() {
+            let (is_settled, is_pending, rests_until) =
+                (self.is_settled, self.pending.is_some() || self.is_replacing, self.rests_until);
+            let due = async {
+                if !is_pending {
+                    collection.discoveries().await;
+                    sleep(GATHERING).await;
+                }
+                sleep_until(rests_until).await;
+            };
+            let order = tokio::select! {
+                biased;
+                order = self.tries.unless_stopped(self.orders.recv()) => order.flatten(),
+                () = due, if !is_settled => {
+                    self.act(collection).await?;
+                    continue;
+                }
+            };
+            match order {
+                Some(Order::Settle(done)) => {
+                    self.act(collection).await?;
+                    self.is_settled = true;
+                    let _ = done.send(());
+                }
+                Some(Order::Complete) => {
+                    (self.is_complete, self.is_settled) = (true, false);
+                    self.fill(collection).await?;
+                }
+                Some(Order::Finish(done)) => {
+                    self.finish(collection).await?;
+                    let _ = done.send(());
+                }
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Acts on what was discovered until now.
+    async fn act(&mut self, collection: &Collection) -> Result<()> {
+        self.worked = Duration::ZERO;
+        match self.evolve(collection).await? {
+            Evolved::Not if !self.is_replacing => {}
+            Evolved::Not => self.fill(collection).await?,
+            Evolved::Yes => {
+                self.tries.succeeded();
+                self.fill(collection).await?;
+            }
+            Evolved::NotNow(_) => {
+                if self.pending.is_none() {
+                    collection.keep_discoveries();
+                }
+                self.rests_until = Instant::now() + self.tries.failed();
+                return Ok(());
+            }
+        }
+        if !self.is_replacing {
+            self.rests_until = Instant::now() + self.worked * REST;
+        }
+        Ok(())
+    }
+
+    /// Acts on all that was discovered: somebody's lock is waited for, for a while.
+    async fn finish(&mut self, collection: &Collection) -> Result<()> {
+        let deadline = Instant::now() + LAST;
+        self.act(collection).await?;
+        let waits =
+            |keeper: &Self| keeper.pending.is_some() || keeper.is_replacing || collection.has_discoveries();
+        while waits(self) && self.rests_until < deadline && !self.tries.is_over() {
+            self.tries.unless_stopped(sleep_until(self.rests_until)).await;
+            self.act(collection).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives the mapping the places that what was discovered needs, or that its file has added.
+    async fn evolve(&mut self, collection: &Collection) -> Result<Evolved> {
+        if collection.rests() || self.pending.is_none() && !collection.take_discoveries() {
+            return Ok(Evolved::Not);
+        }
+        let shared = self.shared.clone();
+        if self.pending.is_none() && !self.is_sampled {
+            let sampled = self.tries.unless_stopped(shared.sample(collection)).await.transpose()?;
+            self.is_sampled = sampled.is_some();
+        }
+        let before = collection.mapping().await;
+        let mut held = None;
+        let (evolved, mut session) = loop {
+            let ready = self.tries.unless_stopped(shared.make_ready()).await.transpose()?;
+            let Some((mut session, mut tables)) = ready else { return Ok(Evolved::Not) };
+            let began = Instant::now();
+            let place = Place { collection, before: &before, held: &mut held };
+            let evolved = match self.pending.take() {
+                Some(next) => self.catch_up(place, &mut session, next).await?,
+                None => self.take_up(place, &mut session, &mut tables).await?,
+            };
+            self.worked += began.elapsed();
+            match evolved {
+                // Only those who copy the collection hold it then. They do so for as long as a chunk takes, and nobody else
+                // waits for it; so it is waited for, but not while others wait for their turn to change tables.
+                Evolved::NotNow(None) if !self.is_complete && held.is_none() && !self.tries.is_over() => {
+                    drop(tables);
+                    held = self.tries.unless_stopped(collection.change()).await;
+                }
+                evolved => break (evolved, session),
+            }
+        };
+        drop(held);
+        let Evolved::NotNow(Some(error)) = evolved else {
+            self.refer(collection, &mut session).await?;
+            return Ok(evolved);
+        };
+        let what = format!("{}: new columns", collection.name());
+        let tables = ddl::names(shared.pipeline.target.schema(), before.tables());
+        self.tries.make_way(&mut session, (&what, error), &tables).await?;
+        Ok(Evolved::NotNow(None))
+    }
+
+    /// Makes tables that are new refer to the root, if they shall.
+    async fn refer(&self, collection: &Collection, session: &mut Session) -> Result<()> {
+        let mapping = collection.mapping().await;
+        if self.is_complete && mapping.foreign_keys() {
+            let pipeline = &self.shared.pipeline;
+            let adding = pipeline.add_foreign_keys(session, collection, mapping.tables());
+            self.tries.unless_stopped(adding).await.transpose()?;
+        }
+        Ok(())
+    }
+
+    /// Puts in force what could not be when the turn began.
+    async fn catch_up(
+        &mut self,
+        mut place: Place<'_>,
+        session: &mut Session,
+        mut next: InForce,
+    ) -> Result<Evolved> {
+        loop {
+            match self.put_in_force(session, &mut place, &next).await {
+                Ok(Evolved::Yes) => break,
+                Ok(other) => {
+                    self.pending = Some(next);
+                    return Ok(other);
+                }
+                Err(error) if error.kind() == Kind::TargetRefused => match next.less() {
+                    Some(less) if less.version > self.in_force.version => next = less,
+                    Some(_) => return Ok(Evolved::Not),
+                    None => return Err(error),
+                },
+                Err(error) => return Err(error),
+            }
+        }
+        let name = place.collection.name();
+        tracing::info!("{name}: mapped as its file says (version {})", next.version);
+        self.in_force = InForce { before: None, ..next };
+        Ok(Evolved::Yes)
+    }
+
+    /// Gives the mapping the places that what was discovered needs.
+    async fn take_up(
+        &mut self,
+        mut place: Place<'_>,
+        session: &mut Session,
+        tables: &mut Names,
+    ) -> Result<Evolved> {
+        let (collection, schema) = (place.collection, self.shared.pipeline.target.schema());
+        let mut names = tables.clone();
+        for name in ddl::relations(session, schema).await? {
+            names.reserve(name);
+        }
+        // Columns that somebody has added keep their values.
+        let there = ddl::columns(session, schema, place.before.tables()).await?;
+        let evolved = collection.weigh(|sample| evolve(&self.in_force.spec, sample, &mut names, &there));
+        let wider = collection.widened(evolved.as_ref().unwrap_or(&self.in_force.spec));
+        let Some(spec) = wider.or(evolved) else { return Ok(Evolved::Not) };
+        let mut spec = self.in_force.spec.beside(&spec);
+        loop {
+            let (next, fields) = next_version(&self.in_force, spec)?;
+            let (next, kept) = widening::possible(session, &self.shared.pipeline.target, next).await?;
+            widening::warn(kept.as_ref());
+            if next.version == self.in_force.version {
+                return Ok(Evolved::Not);
+            }
+            match self.put_in_force(session, &mut place, &next).await {
+                Ok(Evolved::Yes) => {
+                    metrics::MAPPING_CHANGES.of(&[collection.name()]).increment(1);
+                    let (name, version) = (collection.name(), next.version);
+                    tracing::info!("{name}: mapped anew (version {version}): {}", listed(&fields));
+                    self.in_force = InForce { before: None, ..next };
+                    *tables = names;
+                    return Ok(Evolved::Yes);
+                }
+                Ok(other) => return Ok(other),
+                // A table that is large, or has values that a wider column would not tell exactly, gets another column.
+                Err(error) if error.kind() == Kind::TargetRefused => {
+                    match self.in_force.spec.less_than(&next.spec) {
+                        Some(less) => spec = less,
+                        None => {
+                            tracing::warn!(code = %error.code(), "{}: new fields stay in extra: {error}", collection.name());
+                            return Ok(Evolved::Not);
+                        }
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Changes the tables, stores the version, and lets everyone write by it.
+    async fn put_in_force(
+        &self,
+        session: &mut Session,
+        place: &mut Place<'_>,
+        next: &InForce,
+    ) -> Result<Evolved> {
+        let Pipeline { config, target, reporter, .. } = &self.shared.pipeline;
+        let mapping = Arc::new(config.compile(&next.spec)?);
+        let post = reporter.vitals().post(Part::Evolution(self.id));
+        post.at(format!("changes the tables of {}", place.collection.name()));
+        if self.is_complete && place.held.is_none() {
+            *place.held = self.tries.grasp(place.collection).await;
+        }
+        let Some(held) = place.held else { return Ok(Evolved::NotNow(None)) };
+        match ddl::change_tables(session, target, &next.record(&mapping), mapping.tables()).await {
+            Err(error) if error.kind() == Kind::TargetAway && !session.is_closed() => {
+                return Ok(Evolved::NotNow(Some(error)));
+            }
+            changed => drop(changed?),
+        }
+        failpoint::reach(Failpoint::VersionCommitted);
+        **held = mapping;
+        Ok(Evolved::Yes)
+    }
+
+    /// Takes out of `extra` what there are columns and tables for now; then wide columns take the places of narrow ones.
+    async fn fill(&mut self, collection: &Collection) -> Result<()> {
+        self.is_replacing = false;
+        if !self.is_complete || collection.rests() {
+            return Ok(());
+        }
+        if self.in_force.unfilled.is_some() && !self.take_out(collection).await? {
+            return Ok(());
+        }
+        if self.in_force.spec.replacements().is_empty() {
+            return Ok(());
+        }
+        let pipeline = &self.shared.pipeline;
+        let replaced = pipeline.replace_columns(collection, &mut self.in_force, &mut self.tries).await?;
+        if !replaced {
+            self.is_replacing = true;
+            self.rests_until = Instant::now() + self.tries.failed();
+        }
+        Ok(())
+    }
+
+    /// Takes out of `extra` what there are columns and tables for now. False if some of it is still there.
+    async fn take_out(&mut self, collection: &Collection) -> Result<bool> {
+        let Some(unfilled) = &self.in_force.unfilled else { return Ok(true) };
+        let Pipeline { target, reporter, .. } = &self.shared.pipeline;
+        let post = reporter.vitals().post(Part::Evolution(self.id));
+        post.at(format!("fills new columns of {}", collection.name()));
+        let permit = self.tries.unless_stopped(self.shared.filling.acquire()).await;
+        let Some(Ok(_permit)) = permit else { return Ok(false) };
+        let began = Instant::now();
+        let session = self.tries.unless_stopped(target.connect()).await.transpose()?;
+        let Some(mut session) = session else { return Ok(false) };
+        let filled = self.shared.fill(collection, unfilled, (&mut session, &mut self.tries)).await?;
+        self.worked += began.elapsed().saturating_sub(self.tries.take_waited());
+        match filled {
+            Filled::CutOff => return Ok(false),
+            Filled::ButSome if !self.in_force.spec.replacements().is_empty() => return Ok(false),
+            Filled::All | Filled::ButSome => {}
+        }
+        let pipeline = target.pipeline();
+        failpoint::reach(Failpoint::FilledBeforeNoted);
+        mapping_versions::set_filled(&mut session, pipeline, collection.name(), self.in_force.version)
+            .await?;
+        failpoint::reach(Failpoint::FilledNoted);
+        self.in_force.unfilled = None;
+        collection.recount();
+        Ok(true)
+    }
+}
+
+/// The version after `in_force`, and the fields that it has places for.
+fn next_version(in_force: &InForce, spec: MappingSpec) -> Result<(InForce, Vec<String>)> {
+    let more = |_| Error::bug("evolve a mapping: it does more than add");
+    let fields = additions(&in_force.spec, &spec).map_err(more)?.fields;
+    let next = in_force.next(spec, true).map_err(more)?;
+    Ok((next, fields.iter().map(ToString::to_string).collect()))
+}
+
+/// Names for the log: not all of them where they are many.
+fn listed(fields: &[String]) -> String {
+    let names: Vec<_> = fields.iter().take(LISTED).map(|name| shown::name(name)).collect();
+    let more = fields.len().saturating_sub(LISTED);
+    let more = if more == 0 { String::new() } else { format!(", and {more} more") };
+    format!("{}{more}", names.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_names_some_fields_on_one_line() {
+        let fields = |count| (0..count).map(|n| format!("é\n{n}")).collect::<Vec<_>>();
+        assert_eq!(listed(&fields(2)), r"é\u000a0, é\u000a1");
+        assert!(listed(&fields(LISTED + 3)).ends_with(", and 3 more"));
+    }
+}

@@ -1,0 +1,147 @@
+//! What a run would do to the tables of the included collections, and doing just that.
+
+use std::sync::Arc;
+
+use super::{
+    active::{Mappings, require_collections},
+    widening,
+};
+use crate::{
+    change::Namespace,
+    config::Config,
+    error::Result,
+    mapping::Mapping,
+    mapping_files::{self, MappingFiles},
+    sink::{
+        self, Session, Target,
+        metadata::{
+            fence::{Fence, Holder, Manner},
+            mapping_versions,
+        },
+        tables::{ddl, ddl_plan::Plan},
+    },
+    source::{CollectionInfo, Source},
+};
+
+/// The plan of every included collection. With `apply` it is carried out, and the mappings are stored, if nothing stands
+/// in the way of any of them; a run goes on from there. Without it nothing is written.
+///
+/// Errors: those of [`pipeline::run`](crate::pipeline::run) before it copies anything.
+pub async fn plan(config: &Config, apply: bool) -> Result<Vec<(Namespace, Plan)>> {
+    let source = Source::connect(config.source.expose()).await?;
+    let found = source.collections(&config.include, &config.exclude).await?;
+    let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
+    let mut session = target.connect().await?;
+    let intent = if apply { sink::Intent::Write } else { sink::Intent::Look };
+    sink::preflight(&session, &target, intent).await?;
+    let files = mapping_files::read(&config.mapping_dir)?;
+    require_collections(
+        (config, &files),
+        &source,
+        &mapping_versions::load(&session, target.pipeline()).await?,
+    )
+    .await?;
+    let sides = Sides { config, files: &files, source: &source, target: &target };
+    let look =
+        async |session: &mut Session, earlier: Option<Mappings>| look(&sides, &found, session, earlier).await;
+    let Looked { mut plans, mappings, .. } = look(&mut session, None).await?;
+    let is_free =
+        |plans: &[(Namespace, Plan)]| plans.iter().all(|(_, plan)| plan.obstacles().next().is_none());
+    if apply && is_free(&plans) {
+        // A process that runs the pipeline changes its tables itself.
+        let fence = Fence::acquire(&target, &Holder::new(), Manner::Refuse).await?;
+        let mut session = fence.target().connect().await?;
+        let again = look(&mut session, Some(mappings)).await?;
+        plans = again.plans;
+        if is_free(&plans) {
+            for (record, mapping) in &again.changes {
+                ddl::change_tables(&mut session, &target, record, mapping.tables()).await?;
+            }
+        }
+    }
+    Ok(plans)
+}
+
+/// What a plan is made between.
+struct Sides<'a> {
+    config: &'a Config,
+    files: &'a MappingFiles,
+    source: &'a Source,
+    target: &'a Target,
+}
+
+/// What was found.
+struct Looked {
+    plans: Vec<(Namespace, Plan)>,
+    /// What is to be stored when they are carried out.
+    changes: Vec<(mapping_versions::Mapping, Mapping)>,
+    /// What was sampled for them.
+    mappings: Mappings,
+}
+
+/// Makes the plans; what was sampled `earlier` is not sampled again.
+async fn look(
+    Sides { config, files, source, target }: &Sides<'_>,
+    found: &[CollectionInfo],
+    session: &mut Session,
+    earlier: Option<Mappings>,
+) -> Result<Looked> {
+    let stored = mapping_versions::load(session, target.pipeline()).await?;
+    let mut mappings = Mappings::load(&stored, config, files)?;
+    if let Some(earlier) = earlier {
+        mappings.take_samples(earlier);
+    }
+    let (mut plans, mut changes) = (Vec::with_capacity(found.len()), Vec::with_capacity(found.len()));
+    for info in found {
+        let in_force = mappings.of(source, &info.namespace).await?;
+        let (in_force, mapping, plan) = widening::plan(config, target, session, in_force).await?;
+        plans.push((info.namespace.clone(), plan));
+        changes.push((in_force.record(&mapping), mapping));
+    }
+    Ok(Looked { plans, changes, mappings })
+}
+
+/// What a run would make of a collection.
+#[derive(Debug)]
+pub struct Preview {
+    /// The mapping that it would have.
+    pub mapping: Arc<Mapping>,
+    /// Whether docrow would make it, or has made it.
+    pub is_automatic: bool,
+    /// What would be done to its tables. `None`: the target was not asked.
+    pub plan: Option<Result<Plan>>,
+}
+
+/// What a run would make of each of these collections; without a target, of those that have none in force yet. Writes
+/// nothing, and what is wrong with one collection does not hide the others.
+///
+/// Errors: mappings can't be read at all, or contradict each other.
+pub async fn preview(
+    (config, files): (&Config, &MappingFiles),
+    source: &Source,
+    found: &[CollectionInfo],
+    mut target: Option<(&Target, &mut Session)>,
+) -> Result<Vec<Result<Preview>>> {
+    let stored = match &target {
+        Some((target, session)) => mapping_versions::load(session, target.pipeline()).await?,
+        None => Vec::new(),
+    };
+    let mut mappings = Mappings::load(&stored, config, files)?;
+    let mut previews = Vec::with_capacity(found.len());
+    for info in found {
+        let preview = async {
+            let in_force = mappings.of(source, &info.namespace).await?;
+            let (mapping, is_automatic) = (config.compile(&in_force.spec)?, in_force.is_automatic);
+            let (mapping, plan) = match &mut target {
+                Some((target, session)) => match widening::plan(config, target, session, in_force).await {
+                    Ok((_, mapping, plan)) => (mapping, Some(Ok(plan))),
+                    Err(error) => (mapping, Some(Err(error))),
+                },
+                None => (mapping, None),
+            };
+            Ok(Preview { mapping: Arc::new(mapping), is_automatic, plan })
+        };
+        previews.push(preview.await);
+    }
+    Ok(previews)
+}

@@ -1,0 +1,201 @@
+//! Columns become wider while their tables are read and written.
+//!
+//! Where a type can be changed in place, that is one short statement, and [`evolution`](super::evolution) does it. A large
+//! table can't be rewritten while everybody waits; and most types read back as other BSON types, so that every document
+//! must be written again. Then a column passes through three versions of its collection's mapping:
+//!
+//! 1. `price bigint`. What does not fit is in `extra`.
+//! 2. `price_widened_by_docrow double precision` beside `price bigint`: added, NULL, in the transaction that stores the
+//!    version. From then on both are written; who reads `price` sees what was always there. ([`backfill`](super::backfill) writes
+//!    every document again that has a value in the narrow column alone, or in `extra`.)
+//! 3. `price double precision`: one short transaction drops the narrow column, gives the wide one its name, and stores
+//!    the version.
+//!
+//! Rows of versions 1 and 2 both tell their documents exactly in version 2 ([`schema`](crate::schema) says why), so no
+//! reader and no verification waits for anything. Version 3 comes only when all rows are of version 2: whoever writes
+//! holds the mapping in force, which is version 2 from before the first row is filled, and version 2 is stored as filled
+//! only if no document was refused. Everything is in the stored version, so a crash anywhere goes on from there: before
+//! the end of the filling with filling, which finds what is left; afterwards with the third step.
+//!
+//! A column on which something else depends is not replaced, for that would go with it ([`sink::tables::widen`]). Nor is one of
+//! a mapping that keeps the rows of deleted documents: they can't be written again.
+//!
+//! [`sink::tables::widen`]: crate::sink::tables::widen
+
+use std::sync::Arc;
+
+use super::active::InForce;
+use crate::{
+    config::Config,
+    error::{Code, Error, Kind, Result},
+    mapping::{Mapping, Replacement},
+    pipeline::{collection::Collection, context::Pipeline, tries::Tries},
+    schema::OnDelete,
+    sink::{
+        Session, Target,
+        tables::{
+            ddl,
+            ddl_plan::{Plan, Wanted},
+            widen,
+        },
+    },
+};
+
+impl InForce {
+    /// What to go on with where the tables can't follow: less, down to the version that is stored. `None`: this is it.
+    pub(super) fn less(&self) -> Option<Self> {
+        let before = self.before.as_deref()?;
+        let less = before.spec.less_than(&self.spec);
+        let less = less.and_then(|spec| before.next(spec, self.is_automatic).ok());
+        Some(less.unwrap_or_else(|| Self { is_automatic: self.is_automatic, ..before.clone() }))
+    }
+
+    /// The columns that are to take others' places from this version on.
+    fn begun(&self) -> Vec<Replacement> {
+        let before = self.before.iter().flat_map(|before| before.spec.replacements()).collect::<Vec<_>>();
+        self.spec.replacements().into_iter().filter(|replacement| !before.contains(replacement)).collect()
+    }
+}
+
+/// The version without the columns that can't be replaced, which stay as they are, and why they can't.
+pub(super) async fn possible(
+    session: &Session,
+    target: &Target,
+    next: InForce,
+) -> Result<(InForce, Option<Error>)> {
+    let (begun, collection) = (next.begun(), next.spec.collection().to_string());
+    let Some(before) = next.before.as_deref().filter(|_| !begun.is_empty()) else { return Ok((next, None)) };
+    let (kept, why) = if next.spec.on_delete() == OnDelete::Soft {
+        let why = "on_delete = \"soft\" keeps rows of deleted documents, which can't be written again";
+        (begun, Error::new(Code::ColumnInUse, format!("widen columns of {collection}: {why}")))
+    } else {
+        match widen::irreplaceable(session, target, &collection, &begun).await? {
+            Some(found) => found,
+            None => return Ok((next, None)),
+        }
+    };
+    let spec = before.spec.keeping(&next.spec, &kept);
+    let is_automatic = next.is_automatic;
+    let less = if spec == before.spec { None } else { before.next(spec, is_automatic).ok() };
+    let less = less.unwrap_or_else(|| InForce { is_automatic, ..before.clone() });
+    Ok((less, Some(why)))
+}
+
+/// What is to be done for a collection, with as much of what its mapping file adds as its tables can follow.
+pub(super) async fn plan(
+    config: &Config,
+    target: &Target,
+    session: &mut Session,
+    mut wanted: InForce,
+) -> Result<(InForce, Mapping, Plan)> {
+    let collection = wanted.spec.collection().to_string();
+    loop {
+        (wanted, _) = possible(session, target, wanted).await?;
+        let mapping = config.compile(&wanted.spec)?;
+        let tables = Wanted { tables: mapping.tables(), foreign_keys: wanted.spec.foreign_keys() };
+        let plan = ddl::plan(session, target, &collection, tables).await?;
+        match wanted.less().filter(|_| plan.obstacles().next().is_some()) {
+            Some(less) => wanted = less,
+            None => return Ok((wanted, mapping, plan)),
+        }
+    }
+}
+
+/// Warns that columns are not replaced.
+pub(super) fn warn(kept: Option<&Error>) {
+    if let Some(error) = kept {
+        tracing::warn!(code = %error.code(), "columns stay as they are: {error}");
+    }
+}
+
+/// What a collection's tables were made for.
+pub(crate) struct Made {
+    /// The mapping that is stored.
+    pub(crate) in_force: InForce,
+    pub(crate) mapping: Mapping,
+    /// What its file adds, if that must wait for somebody's lock.
+    pub(crate) later: Option<InForce>,
+}
+
+impl Pipeline {
+    /// Makes or changes the tables of a collection, as far as they can follow what its mapping file adds to the `stored`
+    /// one, and stores the mapping.
+    pub(crate) async fn make_tables(
+        &self,
+        session: &mut Session,
+        mut wanted: InForce,
+        stored: Option<&InForce>,
+    ) -> Result<Made> {
+        loop {
+            let kept;
+            (wanted, kept) = possible(session, &self.target, wanted).await?;
+            let mapping = self.config.compile(&wanted.spec)?;
+            match self.change_tables(session, (&wanted, &mapping), stored).await {
+                Err(error) if error.kind() == Kind::TargetRefused => match wanted.less() {
+                    Some(less) => wanted = less,
+                    None => return Err(error),
+                },
+                Err(error) => return Err(error),
+                Ok(made) => {
+                    warn(kept.as_ref());
+                    let Some(stored) = stored.filter(|_| !made) else {
+                        let in_force = InForce { before: None, ..wanted };
+                        return Ok(Made { in_force, mapping, later: None });
+                    };
+                    let mapping = self.config.compile(&stored.spec)?;
+                    let later = Some(wanted).filter(|wanted| wanted.version > stored.version);
+                    return Ok(Made { in_force: stored.clone(), mapping, later });
+                }
+            }
+        }
+    }
+
+    /// Lets columns take others' places whose rows are all written. False if that must wait for somebody's lock.
+    pub(super) async fn replace_columns(
+        &self,
+        collection: &Collection,
+        in_force: &mut InForce,
+        tries: &mut Tries,
+    ) -> Result<bool> {
+        let replacements = in_force.spec.replacements();
+        if replacements.is_empty() {
+            return Ok(true);
+        }
+        let next = InForce {
+            spec: in_force.spec.settled(),
+            version: in_force.version.saturating_add(1),
+            is_automatic: in_force.is_automatic,
+            unfilled: None,
+            before: None,
+        };
+        let mapping = Arc::new(self.config.compile(&next.spec)?);
+        let Some(session) = tries.unless_stopped(self.target.connect()).await else { return Ok(false) };
+        let mut session = session?;
+        let Some(mut held) = tries.grasp(collection).await else { return Ok(false) };
+        let record = next.record(&mapping);
+        let replaced = widen::replace_columns(&mut session, &self.target, &record, &replacements).await;
+        let name = collection.name();
+        match replaced {
+            Ok(()) => {}
+            Err(error) if error.code() == Code::TargetLocked => {
+                drop(held);
+                let what = format!("{name}: wider columns");
+                let tables = ddl::names(self.target.schema(), mapping.tables());
+                tries.make_way(&mut session, (&what, error), &tables).await?;
+                return Ok(false);
+            }
+            Err(error) if error.kind() == Kind::TargetRefused => {
+                warn(Some(&error));
+                return Ok(true);
+            }
+            Err(error) => return Err(error),
+        }
+        tries.succeeded();
+        *held = mapping;
+        *in_force = next;
+        for Replacement { table, narrow, ty, .. } in &replacements {
+            tracing::info!("{name}: column {narrow} of {table} is {ty} now");
+        }
+        Ok(true)
+    }
+}

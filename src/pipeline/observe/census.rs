@@ -1,0 +1,88 @@
+//! Counts, now and then, the values that do not fit their columns ([`misfits`]), for `docrow status` and whoever else
+//! asks: in SQL a sum over such a column is wrong, and nothing else says so. What is counted is what the rows say, so
+//! values that were mended are no longer counted, however that came about.
+//!
+//! It also finds columns of whole numbers that lack fractions which no encoder of this process has met: of an
+//! automatic mapping they are widened ([`evolution`](crate::pipeline::mappings::evolution)).
+
+use std::{
+    convert::Infallible,
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    change::CollectionId,
+    error::Result,
+    pipeline::{collection::Collection, context::Pipeline},
+    sink::metadata::misfits::{self, Misfits},
+};
+
+/// How long to wait for more: misfits mostly come together.
+const GATHERING: Duration = Duration::from_secs(2);
+/// How many times longer than it took nothing is counted afterwards: it reads whole tables.
+const REST: u32 = 20;
+/// A count is made again after so long, for misfits may be gone.
+const STALE: Duration = Duration::from_secs(3600);
+
+impl Pipeline {
+    /// Counts for as long as it is polled. What goes wrong is of no consequence: there is another time.
+    pub(crate) async fn count_misfits(&self, collections: &[Collection]) -> Infallible {
+        let mut counted = vec![None; collections.len()];
+        loop {
+            sleep(GATHERING).await;
+            let began = Instant::now();
+            if let Err(error) = self.count_what_is_due(collections, &mut counted).await {
+                tracing::debug!("misfits are not counted: {error}");
+            }
+            sleep(began.elapsed() * REST).await;
+        }
+    }
+
+    async fn count_what_is_due(
+        &self,
+        collections: &[Collection],
+        counted: &mut [Option<SystemTime>],
+    ) -> Result<()> {
+        let ready = self.demand.borrow().ready.clone();
+        let is_ready = |id: CollectionId| ready.contains_key(&id);
+        let each = || (0..).map(CollectionId).zip(collections);
+        if counted.iter().any(Option::is_none) && each().any(|(id, _)| is_ready(id)) {
+            // Times of the server's clock and of this one's are near enough to each other.
+            let session = self.target.connect().await?;
+            let known = misfits::load(&session, self.target.pipeline()).await?;
+            for (at, collection) in counted.iter_mut().zip(collections) {
+                // What lacks values is counted at once: what kept it from being widened may be gone.
+                let known = known.get(collection.name()).filter(|count| count.found.is_empty());
+                *at = at.or(known.map(|count| count.at));
+            }
+        }
+        for ((id, collection), at) in each().zip(counted) {
+            let stale = at.is_none_or(|at| at.elapsed().is_ok_and(|age| age > STALE));
+            if is_ready(id) && (collection.take_uncounted() || stale) {
+                self.count_in(collection).await?;
+                *at = Some(SystemTime::now());
+            }
+        }
+        Ok(())
+    }
+
+    async fn count_in(&self, collection: &Collection) -> Result<()> {
+        let mapping = collection.mapping().await;
+        let (schema, pipeline) = (self.target.schema(), self.target.pipeline());
+        let mut session = self.target.connect().await?;
+        let found = misfits::count(&session, schema, &mapping).await?;
+        misfits::store(&mut session, pipeline, collection.name(), &found).await?;
+        for Misfits { table, column, numbers, .. } in found {
+            let lacks = numbers > 0 && collection.evolves();
+            if lacks
+                && mapping.is_whole(&table, &column)
+                && misfits::fits_double(&session, schema, (&table, &column)).await?
+            {
+                collection.is_narrow((table, column));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,302 @@
+//! How far a run is, as its gauges show it: looked at once a second, by the cluster's clock.
+//!
+//! The stages say here what they have reached, when they reach it; nothing is decided by it. Lag is for how long the
+//! cluster's time has been past the time up to which all of a collection's partitions have committed ([`lag`](super::lag)).
+//! The cluster's time moves with every write to it, replicated or not, and so do the stream's positions, also with empty
+//! replies: so while nothing is written the two stay together, and when PostgreSQL is away the one moves on without the
+//! other. It is the time of the set's newest operation, and not only what the member that is asked has come to, which may
+//! be behind the others. While MongoDB does not answer, lag is not known, and nothing says that it is small.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use mongodb::bson::Timestamp;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use super::lag::Timeline;
+use crate::{
+    change::{CollectionId, Position},
+    error::Result,
+    metrics,
+    moment::Moment,
+    pipeline::{apply::watermark::Watermark, collection::Collection, context::Pipeline, phase::Phase},
+    sink::metadata::positions::Partition,
+    source::Source,
+    vitals::{ANSWERS_WITHIN, Applied, Clock, Lag, Spool},
+};
+
+/// How often they are looked at.
+const LOOKING: Duration = Duration::from_secs(1);
+/// After how many of these the oplog's beginning is looked at.
+const SELDOM: u32 = 10;
+/// How long an answer of the source is waited for: longer than the driver looks for a server, so that it says itself why
+/// there is none.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// What the stages have reached.
+#[derive(Default)]
+pub(crate) struct Gauges(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    collections: Arc<[Collection]>,
+    /// What is committed, whether or not it is known to be on PostgreSQL's disk.
+    committed: Watermark,
+    /// How often a partition has got further.
+    advances: u64,
+    /// Where the stream would be read from after a restart.
+    resumes: Option<Timestamp>,
+    oplog_start: Option<Timestamp>,
+    spool: Spool,
+    contact: Contact,
+    timeline: Timeline,
+    /// Why nothing comes of the change stream.
+    stalled: Option<String>,
+}
+
+/// What is heard of the source.
+struct Contact {
+    /// When it last answered.
+    heard: Instant,
+    heard_at: Moment,
+    /// Why it has not since, if that is known.
+    problem: Option<String>,
+}
+
+impl Default for Contact {
+    fn default() -> Self {
+        Self { heard: Instant::now(), heard_at: Moment::now(), problem: None }
+    }
+}
+
+impl Contact {
+    fn is_silent(&self) -> bool {
+        self.heard.elapsed() >= ANSWERS_WITHIN
+    }
+}
+
+impl Gauges {
+    /// Begins anew, from what is stored.
+    pub(crate) fn begin(&self, collections: &Arc<[Collection]>, stored: Watermark) {
+        let mut state = self.state();
+        let known =
+            |collections: &[Collection], name: &str| collections.iter().any(|known| known.name() == name);
+        let (before, now) = (&state.collections, collections);
+        before.iter().map(Collection::name).filter(|name| !known(now, name)).for_each(metrics::forget);
+        // It is known with the next look. Of the others it stays as it was, so that no alert begins anew.
+        let new = now.iter().map(Collection::name).filter(|name| !known(before, name));
+        new.for_each(|name| metrics::LAG.of(&[name]).set(f64::NAN));
+        (state.collections, state.committed) = (collections.clone(), stored);
+    }
+
+    /// Shows no collection any more: another process has them.
+    pub(crate) fn end(&self) {
+        self.begin(&Arc::default(), Watermark::default());
+    }
+
+    /// Notes how far a partition has committed.
+    pub(crate) fn committed<'a>(
+        &self,
+        partition: Partition,
+        positions: impl IntoIterator<Item = (&'a CollectionId, &'a Position)>,
+    ) {
+        let State { collections, committed, advances, .. } = &mut *self.state();
+        for (id, position) in positions {
+            // Nothing more is written of one that is stopped.
+            if collections.get(id.0).is_some_and(|collection| collection.stopped().is_none())
+                && committed.advance(partition, *id, position)
+            {
+                *advances = advances.wrapping_add(1);
+            }
+        }
+    }
+
+    /// Notes where the stream would be read from after a restart.
+    pub(crate) fn resumes_from(&self, position: Option<Timestamp>) {
+        self.state().resumes = position;
+    }
+
+    /// Whether the oplog no longer reaches back to where a collection is, as far as that is known.
+    pub(crate) fn is_left_behind(&self, name: &str) -> bool {
+        let state = self.state();
+        let mut named = (0..).map(CollectionId).zip(state.collections.iter());
+        let id = named.find(|(_, collection)| collection.name() == name).map(|(id, _)| id);
+        let reached = id.and_then(|id| state.committed.least(id)).map(Position::cluster_time);
+        reached.zip(state.oplog_start).is_some_and(|(reached, start)| reached < start)
+    }
+
+    /// Notes how much of the disk the spool takes.
+    pub(crate) fn spooled(&self, bytes: u64) {
+        self.state().spool.bytes = bytes;
+    }
+
+    /// Notes why nothing can be put into the spool, if that is so.
+    pub(crate) fn lacks_space(&self, problem: Option<String>) {
+        metrics::STATE_FULL.set(if problem.is_some() { 1.0 } else { 0.0 });
+        self.state().spool.problem = problem;
+    }
+
+    /// Notes why nothing comes of the change stream, if that is so.
+    pub(crate) fn stalled(&self, why: Option<String>) {
+        self.state().stalled = why;
+    }
+
+    /// What MongoDB says of its time.
+    pub(super) fn clock(&self, source: &Source) -> Clock {
+        let state = self.state();
+        let time = Some(source.newest()).filter(|time| time.time > 0);
+        let is_silent = state.contact.is_silent();
+        let no_answer = || format!("no answer from MongoDB at {}", source.hosts());
+        let problem = is_silent.then(|| state.contact.problem.clone().unwrap_or_else(no_answer));
+        Clock {
+            problem: problem.or_else(|| state.stalled.clone()),
+            silent_since: is_silent.then_some(state.contact.heard_at),
+            time: time.map(Moment::from),
+            oplog_start: state.oplog_start.map(Moment::from),
+        }
+    }
+
+    /// Whether MongoDB does not answer.
+    pub(super) fn is_silent(&self) -> bool {
+        self.state().contact.is_silent()
+    }
+
+    /// How far behind the `live` collections are; `None`: there are none, or it is not known.
+    pub(super) fn behind(&self, live: &[CollectionId]) -> Option<Duration> {
+        let state = self.state();
+        live.iter().filter_map(|id| state.behind(state.committed.least(*id)?)).max()
+    }
+
+    /// Reckons the lag, for people, and shows it as a metric: the same to everybody who asks.
+    pub(super) fn lag(&self, live: &[CollectionId]) -> Lag {
+        let live: BTreeSet<_> = live.iter().copied().collect();
+        let state = self.state();
+        let (mut behind, mut applied) = (BTreeMap::new(), Applied::default());
+        let mut seconds: Option<u64> = None;
+        for (id, collection) in (0..).map(CollectionId).zip(state.collections.iter()) {
+            let (name, committed) = (collection.name(), state.committed.least(id));
+            let lag = committed.and_then(|position| state.behind(position)).map(|lag| lag.as_secs());
+            metrics::LAG.of(&[name]).set(lag.map_or(f64::NAN, metrics::figure));
+            let position = committed.map(|position| position.cluster_time().into());
+            applied.collections.extend(position.map(|at| (name.to_owned(), at)));
+            behind.extend(lag.filter(|lag| *lag > 0).map(|lag| (name.to_owned(), lag)));
+            seconds = if live.contains(&id) { seconds.max(lag) } else { seconds };
+        }
+        let mut partitions = BTreeMap::new();
+        for (Partition(number), position) in state.committed.by_partition(&live) {
+            applied.partitions.insert(number, position.cluster_time().into());
+            partitions.extend(state.behind(position).map(|lag| (number, lag.as_secs())));
+        }
+        Lag { seconds, behind, partitions, applied }
+    }
+
+    /// Where the stream would be read from, and the spool, for people.
+    pub(super) fn stream(&self) -> (Option<Moment>, Spool) {
+        let state = self.state();
+        (state.resumes.map(Moment::from), state.spool.clone())
+    }
+
+    /// How often a partition has got further in a collection.
+    pub(super) fn advances(&self) -> u64 {
+        self.state().advances
+    }
+
+    /// Shows all this for as long as it is polled.
+    pub(crate) async fn show(&self, source: &Source) -> Infallible {
+        self.state().contact = Contact::default();
+        tokio::join!(self.ask(source), async {
+            let mut looking = interval(LOOKING);
+            looking.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                looking.tick().await;
+                self.state().show(source.newest());
+                metrics::keep_up();
+            }
+        })
+        .0
+    }
+
+    /// Asks the source for its time, again and again.
+    async fn ask(&self, source: &Source) -> Infallible {
+        let mut looking = interval(LOOKING);
+        looking.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for round in (0..SELDOM).cycle() {
+            looking.tick().await;
+            let looked = timeout(PATIENCE, source.look_at_clock()).await;
+            self.state().answered(looked.ok(), source.newest());
+            if round == 0
+                && let Ok(Ok(start)) = timeout(LOOKING, source.oplog_start()).await
+            {
+                self.state().oplog_start = start;
+            }
+        }
+        std::future::pending().await
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pipeline {
+    /// Notes that all collections that were not live are in this phase.
+    pub(crate) fn enter(&self, phase: Phase, collections: &[Collection]) {
+        let ready = self.demand.borrow().ready.clone();
+        let all = (0..).map(CollectionId).zip(collections);
+        all.filter(|(id, _)| !ready.contains_key(id)).for_each(|(_, collection)| collection.enter(phase));
+    }
+}
+
+/// Shows that the pipeline is this process's, until it is dropped.
+pub(crate) struct Leading(::metrics::Gauge);
+
+impl Leading {
+    pub(crate) fn begin(pipeline: &str) -> Self {
+        let gauge = metrics::LEADER.of(&[pipeline]);
+        gauge.set(1.0);
+        Self(gauge)
+    }
+}
+
+impl Drop for Leading {
+    fn drop(&mut self) {
+        self.0.set(0.0);
+    }
+}
+
+impl State {
+    /// Notes an answer; `None`: it did not come in time. The set's time may be later than that of the member that is asked.
+    fn answered(&mut self, answer: Option<Result<Timestamp>>, newest: Timestamp) {
+        match answer {
+            Some(Ok(_)) => {
+                self.contact = Contact::default();
+                self.timeline.saw(newest, Instant::now());
+            }
+            Some(Err(error)) => self.contact.problem = Some(error.to_string()),
+            // Why it does not answer is known already, or nobody knows.
+            None => {}
+        }
+    }
+
+    /// How long what is after this position has waited; `None`: that is not known.
+    fn behind(&self, position: &Position) -> Option<Duration> {
+        if self.contact.is_silent() {
+            return None;
+        }
+        self.timeline.behind(position.cluster_time(), Instant::now())
+    }
+
+    fn show(&self, now: Timestamp) {
+        metrics::POSITION_AGE.set(age(self.resumes, now));
+        metrics::OPLOG_WINDOW.set(age(self.oplog_start, now));
+    }
+}
+
+/// How many seconds before `now` that was; NaN, if it is not known.
+fn age(then: Option<Timestamp>, now: Timestamp) -> f64 {
+    then.map_or(f64::NAN, |then| f64::from(now.time.saturating_sub(then.time)))
+}

@@ -1,0 +1,106 @@
+//! Whether MongoDB is still the deployment whose changes the stored positions are of.
+//!
+//! A position is little more than a time, so another deployment behind the same URI goes on from it without a word, and the
+//! rows of both are mixed. So what this one is known by is stored, and compared before anything else is done, above all
+//! before collections that are not there are taken for dropped. To be another one is lost history (G8).
+//!
+//! It is stored when it was recognised, and again when the collections are planned: a collection that was replaced in between
+//! would be foreign the next time, and no event would tell.
+
+use crate::{
+    config::OnHistoryLost,
+    error::{Code, Error, Kind, Result},
+    pipeline::{context::Pipeline, run::life},
+    sink::{
+        Session,
+        metadata::{
+            deployment, mapping_versions,
+            positions::{self, StoredPosition},
+            resync_requests,
+        },
+    },
+    source::{ANEW, Deployment, Kinship},
+};
+
+/// How many names an error shows.
+const SHOWN: usize = 3;
+
+impl Pipeline {
+    /// Compares. Errors: it is another one, and that is to stop the pipeline.
+    pub(crate) async fn recognise(&self, session: &mut Session) -> Result<()> {
+        let pipeline = self.target.pipeline();
+        let Some(stored) = deployment::load(session, pipeline).await? else { return Ok(()) };
+        let before = Deployment::parse(&stored)?;
+        let now = self.source.deployment(&self.config.include, &self.config.exclude).await?;
+        let asked = resync_requests::asked(session, pipeline).await?;
+        let mut positions = positions::load(session, pipeline).await?;
+        // Of what is to be copied anew, what happened before does not matter.
+        positions.retain(|stored| {
+            let name = &stored.collection;
+            let is_included = self.source.includes(&self.config.include, &self.config.exclude, name);
+            is_included.unwrap_or(false) && !asked.iter().any(|(asked, _)| asked == name)
+        });
+        match self.is_same(&before, &now, &positions).await {
+            Ok(true) => deployment::store(session, pipeline, &now.as_before(&before).to_text()?).await,
+            Ok(false) if positions.is_empty() => self.part(session, &now).await,
+            Ok(false) => self.part_for(session, &now, self.another(&before)).await,
+            Err(error) if error.kind() == Kind::HistoryLost => self.part_for(session, &now, error).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Stores what it is known by.
+    pub(crate) async fn note_deployment(&self, session: &mut Session) -> Result<()> {
+        let mut now = self.source.deployment(&self.config.include, &self.config.exclude).await?;
+        if let Some(stored) = deployment::load(session, self.target.pipeline()).await? {
+            now = now.as_before(&Deployment::parse(&stored)?);
+        }
+        deployment::store(session, self.target.pipeline(), &now.to_text()?).await
+    }
+
+    async fn is_same(
+        &self,
+        before: &Deployment,
+        now: &Deployment,
+        positions: &[StoredPosition],
+    ) -> Result<bool> {
+        let counts = |name: &str| positions.iter().any(|stored| stored.collection == name);
+        let names = match before.compare(now, counts) {
+            Kinship::Same => return Ok(true),
+            Kinship::Other => return Ok(false),
+            Kinship::Unless(names) => names,
+        };
+        let own = positions.iter().filter(|stored| names.contains(&stored.collection));
+        match own.map(|stored| stored.position.cluster_time()).min() {
+            Some(since) => self.source.says_what_became_of(&names, since).await,
+            None => Ok(true),
+        }
+    }
+
+    fn another(&self, before: &Deployment) -> Error {
+        let names: Vec<&str> = before.collections().take(SHOWN).collect();
+        let text = format!(
+            "MongoDB at {} is another deployment than the one that was copied, though it may have collections of the same \
+             names ({}): check that the source URI leads to the right one; if it does, {ANEW}",
+            self.source.hosts(),
+            names.join(", ")
+        );
+        Error::new(Code::HistoryUnknown, text)
+    }
+
+    /// Stops, or has all that was copied copied anew.
+    async fn part_for(&self, session: &mut Session, now: &Deployment, error: Error) -> Result<()> {
+        if self.config.on_history_lost != OnHistoryLost::Resync {
+            return Err(error);
+        }
+        tracing::warn!(code = %error.code(), "{error}: all collections are copied anew, in place (on_history_lost = \"resync\")");
+        self.part(session, now).await
+    }
+
+    async fn part(&self, session: &mut Session, now: &Deployment) -> Result<()> {
+        let stored = mapping_versions::load(session, self.target.pipeline()).await?;
+        let collections: Vec<String> = stored.into_iter().map(|mapping| mapping.collection).collect();
+        let known = (&*now.to_text()?, &*life());
+        deployment::replace(session, self.target.pipeline(), known, &collections).await
+    }
+}

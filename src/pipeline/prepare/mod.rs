@@ -1,0 +1,380 @@
+//! Brings every collection to the phase where it can be copied: a mapping, tables, a start position, a chunk plan.
+//!
+//! The order of the writes makes a crash between any two of them harmless: the mapping and its tables come in one
+//! transaction, then the plan and the start position in one. A collection counts as planned only with the latter; until
+//! then it is prepared again, with the mapping that is stored.
+//!
+//! Here, too, is dealt with what happened to whole collections, as it is written down in `docrow.resyncs`: a collection
+//! that is to be copied anew gets a new start position and a plan whose chunks replace the rows that are there. What
+//! happened before the new start position is of no interest any more. A request is forgotten in the transaction that
+//! stores the plan. ([`whole_collections`](self::whole_collections))
+
+mod deployment;
+mod earlier_keys;
+pub(super) mod whole_collections;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use indicatif::HumanCount;
+use mongodb::bson::{RawArrayBuf, RawDocument, RawDocumentBuf, cstr};
+
+use super::{
+    collection::Collection,
+    context::Pipeline,
+    mappings::{
+        active::{InForce, Mappings},
+        widening::Made,
+    },
+    phase::{Evidence, Phase},
+    tries::Tries,
+};
+use crate::{
+    change::{CollectionId, Namespace, Position},
+    error::{Code, Error, Kind, Result},
+    failpoint::{self, Failpoint},
+    mapping::Mapping,
+    mapping_files, metrics,
+    schema::Names,
+    sink::{
+        Session,
+        metadata::{
+            chunks::{self, StoredChunk},
+            dead_letters::{self, DeadKeys},
+            mapping_versions,
+            positions::{Partition, StoredPosition},
+            resync_requests::{self, Reason},
+        },
+        tables::ddl,
+    },
+    source::{CHUNK_BYTES, Chunk, CollectionInfo, Source},
+    vitals::Part,
+};
+
+/// The collections, with their tables and plans made, and the mappings they have.
+pub(super) struct Prepared {
+    pub(super) collections: Arc<[Collection]>,
+    pub(super) in_force: Vec<InForce>,
+    /// What is to be put in force once nobody has a lock on the tables any more, by the collection's name.
+    pub(super) pending: HashMap<String, InForce>,
+    /// Collections that are no more, whose tables somebody has a lock on.
+    pub(super) parting: Vec<String>,
+    /// The names of all tables.
+    pub(super) tables: Names,
+    /// Those that are complete: their changes can be applied.
+    pub(super) live: Vec<CollectionId>,
+}
+
+impl Pipeline {
+    /// Writes down in PostgreSQL what happened to whole collections.
+    pub(super) async fn write_down(&self, session: &mut Session) -> Result<()> {
+        let anew = self.notices.borrow().anew.clone();
+        for (namespace, reason) in &anew {
+            resync_requests::ask(session, self.target.pipeline(), &[namespace.to_string()], *reason).await?;
+        }
+        if !anew.is_empty() {
+            failpoint::reach(Failpoint::ResyncNoted);
+        }
+        self.notices.send_modify(|notices| notices.anew.retain(|namespace, _| !anew.contains_key(namespace)));
+        Ok(())
+    }
+
+    /// All collections with their mappings. Those that were new, or are to be copied anew, have got their tables and
+    /// their plan; those whose mapping file was changed, their new tables and columns.
+    pub(super) async fn prepare(&self, session: &mut Session) -> Result<Prepared> {
+        let pipeline = self.target.pipeline();
+        let post = self.reporter.vitals().post(Part::Attempt);
+        post.at("looks which collections there are");
+        self.refused.hide();
+        self.renew_keys(session).await?;
+        let found = self.source.collections_now(&self.config.include, &self.config.exclude).await?;
+        let stored = mapping_versions::load(session, pipeline).await?;
+        let (stored, parting) = self.part_from_gone(session, stored, &found).await?;
+        // As they are now: one for a collection that is new may be new as well.
+        let files = mapping_files::read(&self.config.mapping_dir)?;
+        let mut mappings = Mappings::load(&stored, &self.config, &files)?;
+        let asked = resync_requests::asked(session, pipeline).await?;
+        let paused = self.paused(session).await?;
+        let dead = Arc::<Mutex<DeadKeys>>::default();
+        let most_dead = usize::try_from(self.config.max_dead_letters).unwrap_or(usize::MAX);
+        let (mut collections, mut in_force) =
+            (Vec::with_capacity(found.len()), Vec::with_capacity(found.len()));
+        let (mut pending, mut refused) = (HashMap::new(), Vec::new());
+        for info in &found {
+            post.at(format!("prepares the tables of {}", info.namespace));
+            let name = info.namespace.to_string();
+            let reason = reason_for(&name, &asked);
+            let made = match self.map_collection(session, &mut mappings, (info, reason)).await {
+                // What stands in the way of one collection is not in the way of the others.
+                Err(error) if matches!(error.code(), Code::TableInTheWay | Code::TableInUse) => {
+                    refused.push((name, error));
+                    continue;
+                }
+                made => made?,
+            };
+            let Made { in_force: wanted, mapping, later } = made;
+            pending.extend(later.map(|later| (name.clone(), later)));
+            let collection = Collection::new(info.clone(), mapping, dead.clone(), most_dead);
+            let is_paused = paused.contains(&name);
+            let collection = if is_paused { collection.paused() } else { collection };
+            if let Some(stopped) = self
+                .still_stopped(&stored, &name)
+                .filter(|_| reason.is_none() && !self.is_resumed(&collection))
+            {
+                collection.stay_stopped(stopped);
+            }
+            let evolves = wanted.is_automatic && self.config.evolve;
+            collections.push(if evolves { collection.evolving() } else { collection });
+            in_force.push(wanted);
+        }
+        post.at("plans what is to be copied");
+        self.refuse(session, refused, collections.len()).await?;
+        let keys = dead_letters::keys(session, pipeline).await?;
+        collections.iter().for_each(|collection| collection.show_dead(keys.count(collection.name())));
+        *dead.lock().unwrap_or_else(PoisonError::into_inner) = keys;
+        let live = self.plan_all(session, &collections, &asked).await?;
+        self.note_paused(session, &collections).await?;
+        Ok(Prepared {
+            collections: collections.into(),
+            in_force,
+            tables: mappings.tables,
+            pending,
+            parting,
+            live,
+        })
+    }
+
+    /// Makes a collection's tables what its mapping wants. Where somebody's lock keeps that from being done, the mapping that is
+    /// stored goes on, for which nothing need be done: false. If there is none, the lock is waited for, for some seconds.
+    pub(super) async fn change_tables(
+        &self,
+        session: &mut Session,
+        (wanted, mapping): (&InForce, &Mapping),
+        stored: Option<&InForce>,
+    ) -> Result<bool> {
+        let (record, tables) = (wanted.record(mapping), mapping.tables());
+        let mut tries = Tries::patient();
+        loop {
+            match ddl::change_tables(session, &self.target, &record, tables).await {
+                Err(error) if tries.outwait(&error) => {
+                    let what = format!("{}: changes of its tables", record.collection);
+                    let names = ddl::names(self.target.schema(), tables);
+                    tries.make_way(session, (&what, error), &names).await?;
+                    if stored.is_some() {
+                        return Ok(false);
+                    }
+                    tries.again().await;
+                }
+                changed => return changed.map(|_| true),
+            }
+        }
+    }
+
+    /// The mapping of a collection, with its tables made.
+    async fn map_collection(
+        &self,
+        session: &mut Session,
+        mappings: &mut Mappings,
+        (info, reason): (&CollectionInfo, Option<Reason>),
+    ) -> Result<Made> {
+        let mut wanted = mappings.of(&self.source, &info.namespace).await?;
+        if let Some(reason) = reason.filter(|_| wanted.is_automatic)
+            && !self.takes_its_keys(mappings, &wanted.spec, &info.namespace, reason).await?
+        {
+            self.begin_again(session, &info.namespace).await?;
+            mappings.forget(&info.namespace);
+            wanted = mappings.of(&self.source, &info.namespace).await?;
+        }
+        let stored = mappings.stored(&info.namespace.to_string());
+        let made = self.make_tables(session, wanted, stored).await?;
+        let record = made.in_force.record(&made.mapping);
+        mapping_versions::note_mask_key(session, self.target.pipeline(), &record).await?;
+        Ok(made)
+    }
+
+    /// Why a collection is stopped, if it was already when this process began its last turn. A process that only starts
+    /// tries them all.
+    fn still_stopped<'a>(&self, stored: &'a [mapping_versions::Mapping], name: &str) -> Option<&'a str> {
+        if self.demand.borrow().attempt == 0 {
+            return None;
+        }
+        stored.iter().find(|mapping| mapping.collection == name)?.stopped.as_deref()
+    }
+
+    /// Plans what has no plan, or is to be copied anew, and says which collections are complete.
+    async fn plan_all(
+        &self,
+        session: &mut Session,
+        collections: &[Collection],
+        asked: &[(String, Reason)],
+    ) -> Result<Vec<CollectionId>> {
+        let pipeline = self.target.pipeline();
+        let namespaces: Vec<Namespace> = collections.iter().map(|c| c.namespace().clone()).collect();
+        let mut live = Vec::new();
+        // One for all that are new: taking it asks every collection.
+        let mut start = None;
+        for (id, collection) in (0..).map(CollectionId).zip(collections) {
+            if collection.stopped().is_none() {
+                mapping_versions::set_stopped(session, pipeline, collection.name(), None).await?;
+            }
+            let reason = reason_for(collection.name(), asked);
+            let phase = self.phase(session, collection).await?;
+            collection.enter(phase);
+            let purpose = match (phase, reason) {
+                (Phase::New, _) => Purpose::Copy,
+                (_, Some(reason)) => Purpose::Replace(reason),
+                (Phase::Live, None) => {
+                    live.push(id);
+                    continue;
+                }
+                (Phase::Copying | Phase::Indexing | Phase::Sweeping, None) => continue,
+            };
+            let taken = match start.take() {
+                Some(taken) => taken,
+                None => self.source.start_position(&namespaces).await?,
+            };
+            failpoint::reach(Failpoint::StartTaken);
+            let fingerprint = Source::fingerprint(&namespaces);
+            self.plan(session, collection, purpose, (&taken, fingerprint)).await?;
+            collection.enter(Phase::Copying);
+            start = Some(taken);
+        }
+        Ok(live)
+    }
+
+    /// Where a collection stands, by what PostgreSQL says.
+    pub(super) async fn phase(&self, session: &Session, collection: &Collection) -> Result<Phase> {
+        let plan = chunks::load(session, self.target.pipeline(), collection.name()).await?;
+        let mapping = collection.mapping().await;
+        let missing = ddl::keys_missing(session, self.target.schema(), mapping.tables()).await?;
+        Ok(Phase::of(Evidence {
+            planned: !plan.is_empty(),
+            chunks_left: plan.iter().filter(|chunk| chunk.copied.is_none()).count(),
+            replaces: plan.iter().any(|chunk| chunk.replaces),
+            keys_missing: missing.len(),
+        }))
+    }
+
+    /// Cuts the collection into chunks, then stores them with the start position, which was taken before.
+    async fn plan(
+        &self,
+        session: &mut Session,
+        collection: &Collection,
+        purpose: Purpose,
+        (start, fingerprint): (&Position, i64),
+    ) -> Result<()> {
+        let (name, chunks) = (collection.name(), self.cut(collection, purpose).await?);
+        let stored: Vec<_> = (0..).zip(&chunks).map(|(number, chunk)| to_stored(number, chunk)).collect();
+        let positions: Vec<_> = (0..self.config.partitions)
+            .map(|number| StoredPosition {
+                partition: Partition(number),
+                collection: name.to_owned(),
+                position: start.clone(),
+                fingerprint: Some(fingerprint),
+            })
+            .collect();
+        let (pipeline, documents) = (self.target.pipeline(), HumanCount(collection.info.documents));
+        match purpose {
+            Purpose::Copy => {
+                chunks::store(session, pipeline, name, &stored, &positions).await?;
+                tracing::info!("{name}: about {documents} documents to copy (chunks: {})", chunks.len());
+            }
+            Purpose::Replace(reason) => {
+                self.forget_vanished(session, collection, start.cluster_time()).await?;
+                chunks::replace(session, pipeline, name, &stored, &positions).await?;
+                metrics::RESYNCS.add_to(reason.label(), 1);
+                tracing::info!("{name}: about {documents} documents to copy anew, in place: {reason}");
+            }
+        }
+        Ok(())
+    }
+
+    /// The chunks of a collection: those that were cut before a crash, for on a large collection that takes long. Old
+    /// chunks are as good as new ones: they cover all keys there can be.
+    async fn cut(&self, collection: &Collection, purpose: Purpose) -> Result<Vec<Chunk>> {
+        let namespace = collection.namespace();
+        if purpose == Purpose::Copy
+            && let Some(chunks) = self.checkpoint()?.plan(namespace)?.and_then(|plan| decode(&plan).ok())
+        {
+            return Ok(chunks);
+        }
+        let chunks = self.source.split(&collection.info, CHUNK_BYTES).await?;
+        match self.checkpoint()?.save_plan(namespace, encode(&chunks).as_bytes()) {
+            // It spares a restart the cutting, no more, and what goes on from here may free space.
+            Err(error) if error.kind() == Kind::StateFull => {
+                tracing::debug!("{error}: how {namespace} is cut is not kept");
+            }
+            saved => saved?,
+        }
+        failpoint::reach(Failpoint::CutSaved);
+        Ok(chunks)
+    }
+}
+
+/// What a plan is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// There are no rows yet.
+    Copy,
+    /// There are rows, which are to be replaced.
+    Replace(Reason),
+}
+
+/// Why a collection is to be copied anew, if it is.
+fn reason_for(name: &str, asked: &[(String, Reason)]) -> Option<Reason> {
+    asked.iter().find(|(asked, _)| asked == name).map(|(_, reason)| *reason)
+}
+
+fn to_stored(number: u32, chunk: &Chunk) -> StoredChunk {
+    let bytes = |bound: &Option<RawDocumentBuf>| bound.as_ref().map(|bound| bound.as_bytes().to_vec());
+    StoredChunk { number, min: bytes(&chunk.min), max: bytes(&chunk.max), copied: None, replaces: false }
+}
+
+/// `{bounds: […]}`: where one chunk ends and the next begins.
+fn encode(chunks: &[Chunk]) -> RawDocumentBuf {
+    let mut bounds = RawArrayBuf::new();
+    for bound in chunks.iter().filter_map(|chunk| chunk.max.clone()) {
+        bounds.push(bound);
+    }
+    let mut plan = RawDocumentBuf::new();
+    plan.append(cstr!("bounds"), bounds);
+    plan
+}
+
+fn decode(plan: &[u8]) -> Result<Vec<Chunk>> {
+    let corrupt =
+        |e: bson::error::Error| Error::caused(Code::StoredUnreadable, "read a stored chunk plan", e);
+    let plan = RawDocument::from_bytes(plan).map_err(corrupt)?;
+    let bounds = plan.get_array("bounds").map_err(corrupt)?;
+    let mut chunks = Vec::new();
+    let mut min: Option<Vec<u8>> = None;
+    for bound in bounds {
+        let bound = bound.map_err(corrupt)?;
+        let max = bound.as_document().map(|bound| bound.as_bytes().to_vec());
+        chunks.push(Chunk::from_bytes(min.as_deref(), max.as_deref())?);
+        min = max;
+    }
+    chunks.push(Chunk::from_bytes(min.as_deref(), None)?);
+    Ok(chunks)
+}
+
+#[cfg(test)]
+mod tests {
+    use mongodb::bson::rawdoc;
+
+    use super::*;
+
+    #[test]
+    fn a_plan_reads_back() {
+        let bound = |id: i32| Some(rawdoc! { "_id": id });
+        let chunks = vec![
+            Chunk { min: None, max: bound(1) },
+            Chunk { min: bound(1), max: bound(5) },
+            Chunk { min: bound(5), max: None },
+        ];
+        assert_eq!(decode(encode(&chunks).as_bytes()).unwrap(), chunks);
+        assert_eq!(decode(encode(&[Chunk::whole()]).as_bytes()).unwrap(), [Chunk::whole()]);
+    }
+}

@@ -1,0 +1,215 @@
+//! What happened to whole collections, dealt with while everything is prepared: one is gone, one has been replaced by
+//! documents that its tables can't take, one can't have its tables.
+//!
+//! One collection's trouble never decides for another: what can't be done for a collection is said, with what to do, and the
+//! others go on.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::BytesMut;
+
+use crate::{
+    change::Namespace,
+    config::OnDrop,
+    error::{Code, Error, Result},
+    mapping::{Encoder, Framing},
+    metrics,
+    pipeline::{context::Pipeline, mappings::active::Mappings, tries::Tries},
+    schema::{MappingSpec, Sample},
+    sink::{
+        Session,
+        metadata::{
+            mapping_versions,
+            resync_requests::{self, Reason},
+        },
+        tables::ddl,
+    },
+    source::{CollectionInfo, SAMPLE_SIZE},
+};
+
+/// The collections that can't have their tables, by name, each with the reason: nothing of them is read.
+#[derive(Debug, Default)]
+pub(crate) struct Refused(Mutex<BTreeMap<String, String>>);
+
+impl Refused {
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.lock().contains_key(name)
+    }
+
+    /// Shows them as stopped. How many there are.
+    pub(crate) fn show(&self) -> usize {
+        let refused = self.lock();
+        refused.keys().for_each(|name| metrics::set_phase(name, "stopped"));
+        refused.len()
+    }
+
+    /// Shows nothing of them any more: they are about to be tried again, or are gone.
+    pub(super) fn hide(&self) {
+        self.lock().keys().for_each(|name| metrics::forget(name));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is left in PostgreSQL of a collection that is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Parted {
+    /// Nothing.
+    Forgotten,
+    /// Its tables.
+    Left,
+}
+
+impl Pipeline {
+    /// Does what the configuration says about collections that are gone, and notes which are not replicated any more. Returns
+    /// the mappings that are left, and the collections whose tables are locked: docrow parts from those later.
+    pub(super) async fn part_from_gone(
+        &self,
+        session: &mut Session,
+        stored: Vec<mapping_versions::Mapping>,
+        found: &[CollectionInfo],
+    ) -> Result<(Vec<mapping_versions::Mapping>, Vec<String>)> {
+        let pipeline = self.target.pipeline();
+        let asked = resync_requests::asked(session, pipeline).await?;
+        let (mut left, mut parting) = (Vec::with_capacity(stored.len()), Vec::new());
+        let (mut dropped, mut excluded) = (Vec::new(), Vec::new());
+        for mapping in stored {
+            let name = mapping.collection.clone();
+            let is_there = found.iter().any(|info| info.namespace.to_string() == name);
+            let is_included = self.source.includes(&self.config.include, &self.config.exclude, &name)?;
+            if is_there || !is_included {
+                excluded.extend((!is_included).then_some(name));
+                left.push(mapping);
+                continue;
+            }
+            let is_known = asked.iter().any(|(asked, reason)| *asked == name && *reason == Reason::Recreated);
+            if !is_known || self.config.on_drop == OnDrop::Drop {
+                match self.part_from(session, &name).await {
+                    Err(error) if error.code() == Code::TargetLocked => {
+                        tracing::warn!(code = %error.code(), "{name} is no more in MongoDB, but its tables wait: {error}");
+                        parting.push(name.clone());
+                    }
+                    Ok(Parted::Forgotten) => continue,
+                    parted => drop(parted?),
+                }
+            }
+            dropped.push(name);
+            left.push(mapping);
+        }
+        for name in mapping_versions::set_absent(session, pipeline, &dropped, &excluded).await? {
+            tracing::info!(
+                "{name} is no longer followed, for it is not included: its rows stay as they are, until docrow forget '{name}' \
+                 --drop removes them"
+            );
+        }
+        Ok((left, parting))
+    }
+
+    /// Does it for one. Errors: [`Code::TargetLocked`] if another session has a lock on one of its tables.
+    pub(crate) async fn part_from(&self, session: &mut Session, name: &str) -> Result<Parted> {
+        match self.config.on_drop {
+            OnDrop::Drop => match ddl::drop_tables(session, &self.target, name).await {
+                // Whoever made the view does not know of the other collections.
+                Err(error) if error.code() == Code::TableInUse => {
+                    tracing::warn!(code = %error.code(), "{name} is no more in MongoDB, and its tables stay for now: {error}");
+                }
+                done => {
+                    done?;
+                    tracing::warn!(
+                        "{name} is no more in MongoDB: its tables are dropped (on_drop = \"drop\")"
+                    );
+                    return Ok(Parted::Forgotten);
+                }
+            },
+            OnDrop::Truncate => {
+                ddl::empty_tables(session, &self.target, name).await?;
+                tracing::warn!(
+                    "{name} is no more in MongoDB: its tables are emptied (on_drop = \"truncate\")"
+                );
+            }
+            OnDrop::Keep => {
+                tracing::warn!("{name} is no more in MongoDB: its rows are kept (on_drop = \"keep\")");
+            }
+        }
+        // Should it come back, it is another collection of that name.
+        resync_requests::ask(session, self.target.pipeline(), &[name.to_owned()], Reason::Recreated).await?;
+        Ok(Parted::Left)
+    }
+
+    /// Leaves the collections alone that can't have their tables, and says so. Error: no other is left.
+    pub(super) async fn refuse(
+        &self,
+        session: &mut Session,
+        refused: Vec<(String, Error)>,
+        others: usize,
+    ) -> Result<()> {
+        let mut now = BTreeMap::new();
+        for (name, error) in refused {
+            if others == 0 {
+                return Err(error);
+            }
+            let reason = error.to_string();
+            if self.refused.lock().get(&name) != Some(&reason) {
+                tracing::error!(
+                    code = %error.code(),
+                    "{name} is stopped, other collections go on: {reason}: then start docrow again"
+                );
+            }
+            mapping_versions::set_stopped(session, self.target.pipeline(), &name, Some(&reason)).await?;
+            now.insert(name, reason);
+        }
+        self.reporter.vitals().refuse(now.clone());
+        *self.refused.lock() = now;
+        Ok(())
+    }
+
+    /// Whether a collection that is to be copied anew can have the keys that it is mapped with. One that took another's
+    /// place may have other keys altogether; where it is what it was, a few that do not fit are no reason to make its table
+    /// again.
+    pub(super) async fn takes_its_keys(
+        &self,
+        mappings: &Mappings,
+        spec: &MappingSpec,
+        collection: &Namespace,
+        reason: Reason,
+    ) -> Result<bool> {
+        let mut encoder = Encoder::new(Arc::new(self.config.compile(spec)?), Framing::Composite);
+        let (mut sample, mut key) = (Sample::new(), BytesMut::new());
+        let (mut fit, mut unfit) = (0_u64, 0_u64);
+        let observe = |document: &_| {
+            key.clear();
+            *(if encoder.encode_key(document, &mut key).is_ok() { &mut fit } else { &mut unfit }) += 1;
+            sample.observe(document);
+        };
+        self.source.sample_documents(collection, SAMPLE_SIZE, observe).await?;
+        let is_another = match reason {
+            Reason::Replaced | Reason::Dropped | Reason::Recreated => true,
+            Reason::Asked | Reason::HistoryLost => false,
+        };
+        if unfit == 0 || (fit > 0 && !is_another) {
+            return Ok(true);
+        }
+        Ok(mappings.inferred(&sample, collection).key().ty == spec.key().ty)
+    }
+
+    /// Drops a collection's tables, with all that is known of it, so that it is mapped and copied as a new one.
+    pub(super) async fn begin_again(&self, session: &mut Session, collection: &Namespace) -> Result<()> {
+        let mut tries = Tries::patient();
+        while let Err(error) = ddl::drop_tables(session, &self.target, &collection.to_string()).await {
+            if !tries.outwait(&error) {
+                let doing = "has other keys than its tables take, which must be made again";
+                return Err(error.within(format!("{collection} {doing}")));
+            }
+            tries.again().await;
+        }
+        tracing::warn!(
+            "{collection} has got other keys than its tables take: they are made again, and are empty until it is copied"
+        );
+        Ok(())
+    }
+}

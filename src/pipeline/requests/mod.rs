@@ -1,0 +1,164 @@
+//! Looks for requests while the pipeline runs: another try of dead letters, repairs, a resync, a pause, a throttle; for
+//! collections that are new; and for a moment to part from those that are no more, if another session had their tables locked.
+//!
+//! This is a task of its own: to hand something to a worker takes as long as that is busy.
+
+pub(super) mod dead_letter_retry;
+pub(super) mod pausing;
+pub(super) mod row_repair;
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use self::dead_letter_retry::Retries;
+use super::{
+    collection::Collection,
+    context::Pipeline,
+    stream::channel::{Routed, Workers},
+    supervisor::crew::Came,
+    tries::Tries,
+};
+use crate::{
+    change::{CollectionId, Namespace},
+    error::{Code, Disposition, Result},
+    shutdown::Shutdown,
+    sink::{
+        Session,
+        metadata::{
+            dead_letters, repair_requests,
+            requests::{self, Requested},
+        },
+    },
+    vitals::Part,
+};
+
+/// How often to look for requests.
+const ASKING: Duration = Duration::from_secs(1);
+
+/// How often to look for new collections.
+const LISTING: Duration = Duration::from_secs(10);
+
+/// Looks for requests.
+pub(super) struct RequestWatch {
+    pub(super) pipeline: Pipeline,
+    pub(super) collections: Arc<[Collection]>,
+    pub(super) workers: Arc<Workers>,
+    pub(super) retries: Retries,
+    /// Collections that are no more, and are still to be parted from.
+    pub(super) parting: Vec<String>,
+    pub(super) stop: Shutdown,
+}
+
+impl RequestWatch {
+    /// Looks until there is something that takes a new turn. It stops between two looks only: what it has taken up, it hands on.
+    pub(super) async fn run(mut self) -> Result<Came> {
+        let post = self.pipeline.reporter.vitals().post(Part::Requests);
+        let mut session = self.pipeline.target.connect().await?;
+        let mut asking = interval(ASKING);
+        asking.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut listed = Instant::now();
+        loop {
+            post.rests("waits for requests");
+            tokio::select! {
+                biased;
+                () = self.stop.requested() => return Ok(Came::Stopped),
+                _ = asking.tick() => {}
+            }
+            post.at("looks for requests");
+            let collections = self.collections.clone();
+            let waiting = self.pipeline.incomplete(&collections);
+            let requested = requests::look(&session, self.pipeline.target.pipeline(), &waiting).await?;
+            self.pipeline.throttle.set(&requested.throttle, self.pipeline.reporter.vitals());
+            self.hand_on(&mut session, &requested, &waiting).await?;
+            let (pipeline, collections) = (&self.pipeline, &*collections);
+            if pipeline.is_resync_asked(&requested, collections)
+                || pipeline.is_pause_asked(&mut session, &requested, collections).await?
+            {
+                return Ok(Came::Asked);
+            }
+            if listed.elapsed() >= LISTING {
+                listed = Instant::now();
+                for name in std::mem::take(&mut self.parting) {
+                    match pipeline.part_from(&mut session, &name).await {
+                        Err(error) if error.code() == Code::TargetLocked => self.parting.push(name),
+                        parted => drop(parted?),
+                    }
+                }
+                pipeline.show_dead(&session, collections).await?;
+                if pipeline.is_anything_new(collections).await? {
+                    return Ok(Came::Asked);
+                }
+            }
+        }
+    }
+
+    /// Hands the workers what they are asked to try again, and to repair.
+    async fn hand_on(
+        &mut self,
+        session: &mut Session,
+        requested: &Requested,
+        waiting: &[&str],
+    ) -> Result<()> {
+        let Self { pipeline, collections, workers, retries, stop, .. } = self;
+        pipeline.record_stopped(session, collections).await?;
+        let (name, router) = (pipeline.target.pipeline(), &workers.router);
+        let letters = if requested.letters { dead_letters::asked(session, name).await? } else { Vec::new() };
+        let letters = retries.take(session, name, letters, router).await?;
+        let repairs =
+            if requested.repairs { repair_requests::take(session, name, waiting).await? } else { Vec::new() };
+        let how = (&*retries, router, &mut Tries::until(stop.clone()));
+        let repairs = pipeline.repairs(session, collections, repairs, how).await?;
+        for (partition, changes) in letters.into_iter().chain(repairs) {
+            let Some(sender) = workers.senders.get(usize::from(partition.0)) else { continue };
+            // A worker that is gone has ended with an error, which ends the turn.
+            let _ = sender.send(Routed { changes, reached: None, oldest: None }).await;
+        }
+        Ok(())
+    }
+}
+
+impl Pipeline {
+    /// Shows how many dead letters there are: somebody may have discarded some.
+    pub(super) async fn show_dead(&self, session: &Session, collections: &[Collection]) -> Result<()> {
+        let counts = dead_letters::counts(session, self.target.pipeline()).await?;
+        let mut left = 0_u64;
+        for collection in collections {
+            let count = counts.get(collection.name()).copied().unwrap_or(0);
+            collection.show_dead(usize::try_from(count).unwrap_or(usize::MAX));
+            left = left.saturating_add(count);
+        }
+        self.counts.dead_letters_left.store(left, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The collections that are not complete yet: repairs of them wait.
+    fn incomplete<'a>(&self, collections: &'a [Collection]) -> Vec<&'a str> {
+        let ready = self.demand.borrow().ready.clone();
+        let incomplete = (0..).map(CollectionId).zip(collections).filter(|(id, _)| !ready.contains_key(id));
+        incomplete.map(|(_, collection)| collection.name()).collect()
+    }
+
+    fn is_resync_asked(&self, requested: &Requested, collections: &[Collection]) -> bool {
+        let is_known = |name: &String| {
+            self.refused.contains(name) || collections.iter().any(|collection| collection.name() == name)
+        };
+        requested.resyncs.iter().any(is_known)
+    }
+
+    async fn is_anything_new(&self, collections: &[Collection]) -> Result<bool> {
+        let names = match self.source.names(&self.config.include, &self.config.exclude).await {
+            // The stream waits for the source, too; there is time to look.
+            Err(error) if error.kind().disposition() == Disposition::Retry => return Ok(false),
+            names => names?,
+        };
+        let is_known = |name: &Namespace| {
+            collections.iter().any(|collection| collection.namespace() == name)
+                || self.refused.contains(&name.to_string())
+        };
+        Ok(!names.iter().all(is_known))
+    }
+}

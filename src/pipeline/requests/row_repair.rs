@@ -1,0 +1,207 @@
+//! Rows that `docrow verify --repair` found different, or that docrow did not write, written anew.
+//!
+//! # Why no row goes backwards, and nobody else writes (G3, G9)
+//!
+//! While a process runs the pipeline, it is asked (`docrow.repairs`), and gives each document to its worker as if it had been
+//! updated just now, as [`dead_letter_retry`](super::dead_letter_retry) do: the worker looks up its present state, as for any update, and writes
+//! that, in the order of all it writes of this document. While nobody runs it, [`repair`] takes the pipeline, which makes it the
+//! one writer, and writes the present states by a [`Writer`]; it stores no position, but, before, up to when rows show
+//! states then, so that the next run looks up again whatever the stream still has of that time.
+//!
+//! Of a key that no document can have, rows are deleted: there is no worker that could ever write any.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex},
+};
+
+use mongodb::bson::{RawDocumentBuf, Timestamp};
+
+use super::dead_letter_retry::Retries;
+use crate::{
+    change::{Change, CollectionId},
+    config::{Config, Order},
+    error::{Error, Result},
+    key::{self, DocumentKey, Id},
+    mapping::{Mapping, Rows},
+    pipeline::{
+        apply::{document_write::Write, writer::Writer},
+        collection::Collection,
+        context::{Counts, Pipeline},
+        stream::partitioner::Router,
+        tries::Tries,
+    },
+    schema::MappingSpec,
+    sink::{
+        Keys, Session, Target,
+        metadata::{
+            dead_letters::{self, DeadKey},
+            fence::{Fence, Holder, Manner},
+            mapping_versions,
+            positions::Partition,
+            repair_requests::Repairs,
+        },
+        rows::upsert::{Applier, Batch, CollectionBatch},
+    },
+    source::{CollectionInfo, Source},
+};
+
+/// Documents that are looked up at a time, and about how many bytes of them are written at a time.
+const TOGETHER: usize = 500;
+const BYTES: usize = 8 << 20;
+
+impl Pipeline {
+    /// Takes up repairs: the changes they amount to, by partition. Those of collections that are not included are forgotten.
+    pub(super) async fn repairs(
+        &self,
+        session: &Session,
+        collections: &[Collection],
+        taken: Vec<(String, Repairs)>,
+        (retries, router, tries): (&Retries, &Router, &mut Tries),
+    ) -> Result<BTreeMap<Partition, Vec<Change>>> {
+        let mut changes: BTreeMap<Partition, Vec<Change>> = BTreeMap::new();
+        for (name, Repairs { documents, keys }) in taken {
+            let Some(id) = retries.collection(&name) else { continue };
+            let Some(collection) = collections.get(id.0) else { continue };
+            let count = documents.len() + keys.count;
+            tracing::info!("{name}: writing anew what was found different: {count} documents");
+            self.find_dead(session, collection, &documents).await?;
+            for document_key in documents {
+                if let Some((partition, change)) = retries.update(id, document_key, router)? {
+                    changes.entry(partition).or_default().push(change);
+                }
+            }
+            if !keys.is_empty() {
+                // No document can have them, so that it is nothing to them what the mapping becomes meanwhile.
+                delete(&self.target, &*collection.mapping().await, (&keys, tries)).await?;
+            }
+        }
+        Ok(changes)
+    }
+
+    /// Notes which of these documents have dead letters that are not known of, so that they heal.
+    async fn find_dead(
+        &self,
+        session: &Session,
+        collection: &Collection,
+        documents: &[RawDocumentBuf],
+    ) -> Result<()> {
+        let keys = documents.iter().map(|document| key::id_text(document)).collect::<Result<Vec<_>>>()?;
+        let (pipeline, name) = (self.target.pipeline(), collection.name());
+        let dead = dead_letters::among(session, pipeline, name, &keys).await?;
+        for key in keys.into_iter().filter(|key| dead.contains(name, key)) {
+            collection.found_dead(DeadKey { collection: name.to_owned(), key });
+        }
+        Ok(())
+    }
+}
+
+/// Deletes the rows with these keys, once nobody has them locked.
+async fn delete(target: &Target, mapping: &Mapping, (keys, tries): (&Keys, &mut Tries)) -> Result<()> {
+    // It stores no position.
+    let mut applier = Applier::new(target.connect_in_haste().await?, target, Partition(0), 0).await?;
+    let (rows, none) = (Rows::new(mapping.tables().len()), Keys::default());
+    let batch = CollectionBatch {
+        collection: CollectionId(0),
+        tables: mapping.tables(),
+        rows: &rows,
+        upserted: &none,
+        deleted: keys,
+    };
+    let batch = Batch { collections: vec![batch], ..Batch::default() };
+    tries.apply(&mut applier, &batch, "rows that no document can have").await.map(drop)
+}
+
+/// Writes documents of a collection anew, and deletes rows of keys that no document can have. Errors:
+/// [`Kind::Fenced`](crate::error::Kind) if a process runs the pipeline, which is to be asked then.
+pub async fn repair(
+    config: &Config,
+    source: &Source,
+    info: &CollectionInfo,
+    repairs: &Repairs,
+) -> Result<()> {
+    let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
+    let mut fence = Fence::acquire(&target, &Holder::new(), Manner::Refuse).await?;
+    let repairing = Repairing { config, source, target: fence.target().clone() };
+    tokio::select! {
+        biased;
+        lost = fence.hold() => Err(lost),
+        repaired = repairing.run(info, repairs) => repaired,
+    }
+}
+
+/// The mapping in force of a collection.
+async fn mapping_of(config: &Config, session: &Session, name: &str) -> Result<Mapping> {
+    let stored = mapping_versions::load(session, &config.name).await?;
+    let stored = stored.into_iter().find(|mapping| mapping.collection == name);
+    let stored = stored.ok_or_else(|| Error::bug(format!("repair {name}: it has no mapping")))?;
+    config.compile(&MappingSpec::parse(&stored.text, "docrow.schemas")?)
+}
+
+/// Repairs, while the pipeline is this process's.
+struct Repairing<'a> {
+    config: &'a Config,
+    source: &'a Source,
+    target: Target,
+}
+
+impl Repairing<'_> {
+    async fn run(&self, info: &CollectionInfo, repairs: &Repairs) -> Result<()> {
+        let session = self.target.connect().await?;
+        let mapping = mapping_of(self.config, &session, &info.namespace.to_string()).await?;
+        if !repairs.keys.is_empty() {
+            delete(&self.target, &mapping, (&repairs.keys, &mut Tries::endless())).await?;
+        }
+        let dead = dead_letters::keys(&session, self.target.pipeline()).await?;
+        let collection = Collection::new(info.clone(), mapping, Arc::new(Mutex::new(dead)), usize::MAX);
+        let collections: Arc<[Collection]> = [collection].into();
+        let (stored, counts) = ((0, &HashMap::new()), Arc::new(Counts::default()));
+        // It stores no position.
+        let mut writer = Writer::start(&self.target, Partition(0), &collections, stored, counts).await?;
+        for documents in repairs.documents.chunks(TOGETHER) {
+            let after = self.source.operation_time().await?;
+            let keys = documents.iter().map(|document| &**document);
+            let mut lookup = self.source.lookup(&info.namespace, keys, after).await?;
+            let mut missing = HashMap::new();
+            for document_key in documents {
+                missing.insert(DocumentKey::of(Id::of(document_key)?), document_key);
+            }
+            let mut writes = Vec::new();
+            while let Some(found) = lookup.next().await? {
+                let at = lookup.operation_time();
+                for document in found.iter()? {
+                    let document = document?;
+                    let Some(key) = missing.remove(&DocumentKey::of(Id::of(document)?)) else { continue };
+                    let (document_key, document) = (key.clone(), Some(document.to_owned()));
+                    writes.push(Write {
+                        collection: CollectionId(0),
+                        document_key,
+                        document,
+                        fields: None,
+                        at,
+                    });
+                }
+                if writes.iter().map(Write::byte_len).sum::<usize>() >= BYTES {
+                    self.write(&mut writer, &mut writes, at).await?;
+                }
+            }
+            let at = lookup.operation_time();
+            writes.extend(missing.into_values().map(|document_key| Write {
+                collection: CollectionId(0),
+                document_key: document_key.clone(),
+                document: None,
+                fields: None,
+                at,
+            }));
+            self.write(&mut writer, &mut writes, at).await?;
+        }
+        Ok(())
+    }
+
+    async fn write(&self, writer: &mut Writer, writes: &mut Vec<Write>, at: Timestamp) -> Result<()> {
+        let shown = (self.config.order == Order::Document).then_some(at);
+        writer.write(writes, None, shown).await?;
+        writes.clear();
+        Ok(())
+    }
+}

@@ -1,0 +1,400 @@
+//! The snapshot: copies the chunks that are left, several at once, each in one transaction with its mark (G5).
+//!
+//! A chunk whose rows PostgreSQL refuses is copied again document by document, each behind a savepoint, so that only
+//! the documents that are refused become dead letters (G10).
+//! Chunks that replace rows are for [`resync`](self::resync).
+
+mod keys;
+mod resync;
+pub(super) mod throttle;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use indicatif::{HumanCount, ProgressBar};
+use mongodb::bson::{RawDocument, Timestamp};
+use tokio::task::JoinSet;
+
+use self::throttle::Throttle;
+use super::{
+    collection::{Collection, dead_letter_of},
+    context::{Counts, Pipeline},
+    observe::spans,
+};
+use crate::{
+    change::CollectionId,
+    error::{Error, Kind, Result},
+    mapping::{Encoder, Framing, Mapping, Rows},
+    metrics, shown,
+    shutdown::Shutdown,
+    sink::{
+        Session, Target,
+        metadata::{
+            chunks::{self, Marker},
+            dead_letters::DeadLetter,
+        },
+        rows::copy::{ChunkWriter, Copier},
+    },
+    source::{Chunk, ChunkReader, Source},
+    vitals::Vitals,
+};
+
+/// Rows are sent when a chunk's buffers hold this many bytes for each of its tables, so that a COPY is worth its round trip,
+/// or this many in all, however large its documents are (G11). Of larger ones the allocator keeps more the longer it is
+/// copied.
+const TABLE_BYTES: usize = 1 << 20;
+const BUFFER_BYTES: usize = 8 << 20;
+
+/// A chunk to be copied.
+pub(super) struct Work {
+    pub(super) collection: CollectionId,
+    pub(super) number: u32,
+    pub(super) chunk: Chunk,
+    /// Whether its documents may have rows already.
+    replaces: bool,
+    pub(super) copying: Arc<Copying>,
+}
+
+/// How far the copying of a collection is.
+pub(super) struct Copying {
+    name: String,
+    bar: ProgressBar,
+    vitals: Arc<Vitals>,
+    done: ::metrics::Gauge,
+    chunks_left: AtomicUsize,
+    rows: AtomicU64,
+    /// Whether rows that were there before are replaced.
+    replaces: bool,
+}
+
+impl Copying {
+    /// Begins to show how far a chunk is.
+    pub(super) fn chunk(&self) -> ChunkUnderWay<'_> {
+        ChunkUnderWay { copying: self, documents: 0, bytes: 0 }
+    }
+}
+
+/// How much of a chunk is written, which is shown as it is written. Dropped without [`committed`](Self::committed), it is
+/// taken back: so is what was written.
+pub(super) struct ChunkUnderWay<'a> {
+    copying: &'a Copying,
+    documents: u64,
+    bytes: u64,
+}
+
+impl ChunkUnderWay<'_> {
+    /// Shows that so many of its documents are written by now, and so many bytes of BSON.
+    pub(super) fn written(&mut self, documents: u64, bytes: u64) {
+        let Copying { bar, vitals, name, done, .. } = self.copying;
+        let (more, more_bytes) = (documents.saturating_sub(self.documents), bytes.saturating_sub(self.bytes));
+        bar.inc(more);
+        vitals.copied(name, more, more_bytes);
+        done.increment(metrics::figure(more));
+        (self.documents, self.bytes) = (documents, bytes);
+    }
+
+    /// Shows that the chunk is copied.
+    pub(super) fn committed(mut self, copied: &Copied) {
+        self.written(copied.documents, copied.bytes);
+        (self.documents, self.bytes) = (0, 0);
+        let Copying { bar, name, rows, chunks_left, replaces, .. } = self.copying;
+        let rows = rows.fetch_add(copied.rows, Ordering::Relaxed) + copied.rows;
+        if chunks_left.fetch_sub(1, Ordering::Relaxed) == 1 {
+            let (how, which) = if *replaces { ("copied anew", " changed by that") } else { ("copied", "") };
+            tracing::info!("{name}: {how}, {} rows{which}, in {:.1?}", HumanCount(rows), bar.elapsed());
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for ChunkUnderWay<'_> {
+    fn drop(&mut self) {
+        let Copying { bar, vitals, name, done, .. } = self.copying;
+        bar.dec(self.documents);
+        vitals.rolled_back(name, self.documents, self.bytes);
+        done.decrement(metrics::figure(self.documents));
+    }
+}
+
+type Queue = Arc<Mutex<VecDeque<Work>>>;
+
+impl Pipeline {
+    /// Copies the chunks that are not marked as copied. One that is cut off is rolled back, and left.
+    pub(super) async fn copy(&self, session: &Session, collections: &Arc<[Collection]>) -> Result<()> {
+        let queue = self.chunks_left(session, collections).await?;
+        if queue.is_empty() {
+            return Ok(());
+        }
+        let copiers = self.config.parallelism.min(queue.len());
+        let after = self.source.operation_time().await?;
+        let queue = Arc::new(Mutex::new(queue));
+        let mut running = JoinSet::new();
+        for _ in 0..copiers {
+            let copier = Copier::new(self.target.connect().await?, &self.target);
+            let worker = ChunkWorker {
+                source: self.source.clone(),
+                target: self.target.clone(),
+                collections: collections.clone(),
+                queue: queue.clone(),
+                after,
+                counts: self.counts.clone(),
+                throttle: self.throttle.clone(),
+                copiers,
+                shutdown: self.shutdown.clone(),
+            };
+            running.spawn(worker.run(copier));
+        }
+        while let Some(ended) = running.join_next().await {
+            ended.map_err(|e| Error::caused(Kind::Bug, "copying broke off", e))??;
+        }
+        Ok(())
+    }
+
+    async fn chunks_left(&self, session: &Session, collections: &[Collection]) -> Result<VecDeque<Work>> {
+        let mut queue = VecDeque::new();
+        for (id, collection) in collections.iter().enumerate().filter(|(_, c)| !c.is_paused()) {
+            let name = collection.name().to_owned();
+            let plan = chunks::load(session, self.target.pipeline(), &name).await?;
+            let copied = plan.iter().filter_map(|chunk| chunk.copied).sum();
+            let done = metrics::SNAPSHOT_DONE.of(&[&name]);
+            done.set(metrics::figure(copied));
+            let estimated = metrics::SNAPSHOT_ESTIMATED.of(&[&name]);
+            if plan.iter().all(|chunk| chunk.copied.is_some()) {
+                estimated.set(metrics::figure(copied));
+                continue;
+            }
+            estimated.set(metrics::figure(copied.max(collection.info.documents)));
+            let left: Vec<_> = plan.iter().filter(|chunk| chunk.copied.is_none()).collect();
+            if left.len() < plan.len() {
+                tracing::info!("{name}: going on, {} of {} chunks are left", left.len(), plan.len());
+            }
+            let vitals = self.reporter.vitals().clone();
+            vitals.copying(&name, collection.info.documents, copied);
+            let copying = Arc::new(Copying {
+                vitals,
+                bar: self.reporter.bar(name.clone(), collection.info.documents, copied, "documents"),
+                done,
+                chunks_left: AtomicUsize::new(left.len()),
+                rows: AtomicU64::new(0),
+                replaces: left.iter().any(|chunk| chunk.replaces),
+                name,
+            });
+            for stored in left {
+                let chunk = Chunk::from_bytes(stored.min.as_deref(), stored.max.as_deref())?;
+                let (collection, copying) = (CollectionId(id), copying.clone());
+                let (number, replaces) = (stored.number, stored.replaces);
+                queue.push_back(Work { collection, number, chunk, replaces, copying });
+            }
+        }
+        Ok(queue)
+    }
+}
+
+pub(super) fn next<T>(queue: &Mutex<VecDeque<T>>) -> Option<T> {
+    queue.lock().ok()?.pop_front()
+}
+
+/// Copies chunks until none is left.
+pub(super) struct ChunkWorker {
+    pub(super) source: Source,
+    pub(super) target: Target,
+    pub(super) collections: Arc<[Collection]>,
+    queue: Queue,
+    /// Nothing older than this is read.
+    pub(super) after: Timestamp,
+    pub(super) counts: Arc<Counts>,
+    pub(super) throttle: Arc<Throttle>,
+    /// How many there are of it.
+    copiers: usize,
+    pub(super) shutdown: Shutdown,
+}
+
+/// One collection's encoder and buffers, reused from chunk to chunk as long as its mapping stays.
+struct Lane<'a> {
+    collection: &'a Collection,
+    mapping: Arc<Mapping>,
+    encoder: Encoder,
+    rows: Rows,
+}
+
+/// How a chunk's rows are sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// Many documents at a time.
+    Together,
+    /// Each document behind a savepoint.
+    OneByOne,
+}
+
+/// What a chunk held.
+#[derive(Default)]
+pub(super) struct Copied {
+    pub(super) documents: u64,
+    /// Of BSON.
+    pub(super) bytes: u64,
+    pub(super) rows: u64,
+    letters: Vec<DeadLetter>,
+}
+
+impl ChunkWorker {
+    async fn run(self, mut copier: Copier) -> Result<()> {
+        let mut lanes: HashMap<CollectionId, Lane<'_>> = HashMap::new();
+        let mut writer = None;
+        while let Some(work) = next(&self.queue) {
+            let Some(collection) = self.collections.get(work.collection.0) else { continue };
+            let span = spans::chunk(&work, collection);
+            let copied = if work.replaces {
+                let writer = match &mut writer {
+                    Some(writer) => writer,
+                    none => none.insert(self.writer().await?),
+                };
+                self.replace(&work, collection, writer, &mut copier).await
+            } else {
+                let mapping = collection.hold().await;
+                let lane = match lanes.remove(&work.collection) {
+                    Some(lane) if Arc::ptr_eq(&lane.mapping, &mapping) => lane,
+                    _ => Lane::new(collection, &mapping),
+                };
+                let lane = lanes.entry(work.collection).insert_entry(lane).into_mut();
+                self.copy(&work, lane, &mut copier).await
+            };
+            spans::end_chunk(span, &copied);
+            copied?;
+        }
+        Ok(())
+    }
+
+    /// Copies a chunk, and says what it held. `None`: its collection is stopped.
+    async fn copy(&self, work: &Work, lane: &mut Lane<'_>, copier: &mut Copier) -> Result<Option<Copied>> {
+        let copied = match self.attempt(work, lane, copier, Manner::Together).await {
+            Err(error) if error.kind() == Kind::TargetRefusedRows => {
+                metrics::retried(error.kind());
+                let (name, number) = (lane.collection.name(), work.number);
+                tracing::warn!(code = %error.code(), "{name}: chunk {number} is copied document by document: {error}");
+                self.attempt(work, lane, copier, Manner::OneByOne).await?
+            }
+            copied => copied?,
+        };
+        let Some((copied, under_way)) = copied else { return Ok(None) };
+        let letters = u64::try_from(copied.letters.len()).unwrap_or(0);
+        Counts::add(&self.counts.documents, copied.documents);
+        Counts::add(&self.counts.rows, copied.rows);
+        Counts::add(&self.counts.dead_letters, letters);
+        lane.collection.died(&copied.letters);
+        let name = [lane.collection.name()];
+        metrics::DOCUMENTS_COPIED.of(&name).increment(copied.documents);
+        metrics::MISFITS.of(&name).increment(lane.collection.count_misfits(lane.encoder.take_misfits()));
+        under_way.committed(&copied);
+        Ok(Some(copied))
+    }
+
+    /// Begins to read a chunk.
+    pub(super) async fn read(&self, work: &Work, collection: &Collection) -> Result<ChunkReader> {
+        let most = collection.info.documents_per_reply();
+        let documents = self.throttle.documents_per_reply(most, self.copiers);
+        self.source.read_chunk(collection.namespace(), &work.chunk, self.after, documents).await
+    }
+
+    /// Copies a chunk in one transaction. `None`: its collection is stopped, the chunk is rolled back.
+    async fn attempt<'a>(
+        &self,
+        work: &'a Work,
+        lane: &mut Lane<'_>,
+        copier: &mut Copier,
+        manner: Manner,
+    ) -> Result<Option<(Copied, ChunkUnderWay<'a>)>> {
+        let (collection, mapping) = (lane.collection, lane.mapping.clone());
+        let (mut copied, mut under_way) = (Copied::default(), work.copying.chunk());
+        let enough = (mapping.tables().len() * TABLE_BYTES).min(BUFFER_BYTES);
+        lane.rows.clear();
+        lane.encoder.take_misfits();
+        if collection.stopped().is_some() {
+            return Ok(None);
+        }
+        let mut reader = self.read(work, collection).await?;
+        let mut writer = copier.begin(work.collection, mapping.tables()).await?;
+        while let Some(documents) = reader.next().await? {
+            let before = copied.documents;
+            for document in documents.iter()? {
+                let document = document?;
+                copied.documents += 1;
+                copied.bytes += u64::try_from(document.as_bytes().len()).unwrap_or(0);
+                lane.encode(document, &mut copied)?;
+                if manner == Manner::OneByOne {
+                    lane.send_alone(document, &mut writer, &mut copied).await?;
+                } else if lane.rows.byte_len() >= enough {
+                    copied.rows += writer.write(&mut lane.rows).await?;
+                    under_way.written(copied.documents, copied.bytes);
+                }
+            }
+            if collection.stopped().is_some() {
+                return Ok(None);
+            }
+            let read = copied.documents.saturating_sub(before);
+            self.throttle.read(read, documents.byte_len(), &self.shutdown).await;
+        }
+        copied.rows += writer.write(&mut lane.rows).await?;
+        writer.dead_letters(&copied.letters).await?;
+        let marker =
+            Marker { collection: collection.name(), number: work.number, documents: copied.documents };
+        writer.commit(marker).await?;
+        Ok(Some((copied, under_way)))
+    }
+}
+
+impl<'a> Lane<'a> {
+    fn new(collection: &'a Collection, mapping: &Arc<Mapping>) -> Self {
+        let encoder = collection.encoder(mapping, Framing::Copy);
+        Self { collection, mapping: mapping.clone(), encoder, rows: Rows::new(mapping.tables().len()) }
+    }
+
+    fn encode(&mut self, document: &RawDocument, copied: &mut Copied) -> Result<()> {
+        let encoded = self.encoder.encode(document, &mut self.rows);
+        if self.encoder.discovered() {
+            self.collection.discovered(document);
+        }
+        match encoded {
+            Ok(()) => {}
+            Err(unfit) if unfit.stops => self.collection.stop(&format!("{unfit} (on_unfit = \"fail\")")),
+            Err(unfit) => self.bury(document, (&unfit.path, unfit.reason), copied)?,
+        }
+        Ok(())
+    }
+
+    /// Makes a document a dead letter. One too many, and the collection stops: this chunk's are not stored then, but they
+    /// come again with the next run, unless its mapping is mended.
+    fn bury(&self, document: &RawDocument, (path, reason): (&str, &str), copied: &mut Copied) -> Result<()> {
+        copied.letters.push(dead_letter_of(self.collection, &self.mapping, document, (path, reason))?);
+        if self.collection.would_stop(copied.letters.len()) {
+            let place = if path.is_empty() { String::new() } else { format!("{}: ", shown::name(path)) };
+            self.collection.stop_for_letters(&format!("{place}{reason}"));
+        }
+        Ok(())
+    }
+
+    /// Sends the rows of one document, or makes it a dead letter.
+    async fn send_alone(
+        &mut self,
+        document: &RawDocument,
+        writer: &mut ChunkWriter<'_>,
+        copied: &mut Copied,
+    ) -> Result<()> {
+        writer.savepoint().await?;
+        match writer.write(&mut self.rows).await {
+            Ok(rows) => {
+                copied.rows += rows;
+                writer.release_savepoint().await
+            }
+            Err(error) if error.kind() == Kind::TargetRefusedRows => {
+                writer.rollback_to_savepoint().await?;
+                self.bury(document, ("", &error.to_string()), copied)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! Copying a collection anew, in place (G8): its documents replace the rows that are there, chunk by chunk, then the rows
+//! of documents that are no more are swept away. Readers never see an empty table.
+//!
+//! The documents of a chunk are written like changes, and the chunk is marked when all of them are: to write some of
+//! them twice does no harm. To sweep, the `_id`s of all documents are read, and rows whose key is not among them are
+//! deleted, as if the document had been. A document that came or went while that is done has an event, which waits in the
+//! spool and is applied afterwards. So nothing is lost if a row is swept too early or too late, and a sweep that is cut
+//! off is done again: it is over when the plan says so.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use bytes::BytesMut;
+use indicatif::HumanCount;
+use mongodb::bson::Timestamp;
+
+use super::{ChunkWorker, Copied, Work};
+use crate::{
+    change::CollectionId,
+    error::Result,
+    failpoint::{self, Failpoint},
+    key::{self, DocumentKey, Id},
+    mapping::{Framing, Mapping, Rows},
+    metrics,
+    pipeline::{
+        apply::{document_write::Write, writer::Writer},
+        collection::Collection,
+        context::{Counts, Pipeline},
+        phase::Phase,
+        tries::Tries,
+    },
+    sink::{
+        Keys, Session,
+        metadata::{
+            chunks::{self, Marker},
+            dead_letters::{self, DeadKey},
+            positions::Partition,
+        },
+        rows::{
+            copy::Copier,
+            read::Reader,
+            upsert::{Applier, Batch, CollectionBatch},
+        },
+    },
+};
+
+/// Documents that are replaced in one transaction, at most.
+const TOGETHER: usize = 2_000;
+
+/// How many keys are sent at a time.
+const PAGE: u16 = 2_000;
+
+impl ChunkWorker {
+    pub(super) async fn writer(&self) -> Result<Writer> {
+        let (collections, counts) = (&self.collections, self.counts.clone());
+        // It stores no position.
+        Writer::start(&self.target, Partition(0), collections, (0, &HashMap::new()), counts).await
+    }
+
+    /// Writes a chunk's documents in place of what there is of them.
+    pub(super) async fn replace(
+        &self,
+        work: &Work,
+        collection: &Collection,
+        writer: &mut Writer,
+        copier: &mut Copier,
+    ) -> Result<Option<Copied>> {
+        if collection.stopped().is_some() {
+            return Ok(None);
+        }
+        let mut reader = self.read(work, collection).await?;
+        let (mut copied, mut under_way) = (Copied::default(), work.copying.chunk());
+        while let Some(documents) = reader.next().await? {
+            let mut writes = Vec::new();
+            for document in documents.iter()? {
+                let document = document?;
+                writes.push(Write {
+                    fields: None,
+                    at: self.after,
+                    collection: work.collection,
+                    document_key: Id::of(document)?.document()?,
+                    document: Some(document.to_owned()),
+                });
+            }
+            for writes in writes.chunks(TOGETHER) {
+                writer.write(writes, None, None).await?;
+                copied.documents += u64::try_from(writes.len()).unwrap_or(0);
+                let bytes: usize = writes.iter().map(Write::byte_len).sum();
+                copied.bytes += u64::try_from(bytes).unwrap_or(0);
+                under_way.written(copied.documents, copied.bytes);
+            }
+            let read = u64::try_from(writes.len()).unwrap_or(0);
+            self.throttle.read(read, documents.byte_len(), &self.shutdown).await;
+            if collection.stopped().is_some() {
+                return Ok(None);
+            }
+        }
+        let marker =
+            Marker { collection: collection.name(), number: work.number, documents: copied.documents };
+        failpoint::reach(Failpoint::ChunkReplaced);
+        copier.begin(work.collection, &[]).await?.commit(marker).await?;
+        copied.rows = writer.take_written();
+        Counts::add(&self.counts.replaced, copied.documents);
+        Counts::add(&self.counts.rewritten, copied.rows);
+        metrics::DOCUMENTS_COPIED.of(&[collection.name()]).increment(copied.documents);
+        under_way.committed(&copied);
+        Ok(Some(copied))
+    }
+}
+
+impl Pipeline {
+    /// Removes the dead letters of documents that are gone at `after` or later, when a collection is about to be copied
+    /// anew: they have no event any more that could. One that comes back afterwards has.
+    pub(crate) async fn forget_vanished(
+        &self,
+        session: &mut Session,
+        collection: &Collection,
+        after: Timestamp,
+    ) -> Result<()> {
+        let (pipeline, name) = (self.target.pipeline(), collection.name());
+        let mut last = 0;
+        loop {
+            let letters = dead_letters::document_keys(session, pipeline, name, last).await?;
+            let Some((number, _)) = letters.last() else { return Ok(()) };
+            last = *number;
+            let keys = letters.iter().map(|(_, key)| &**key);
+            let (mut found, mut there) =
+                (self.source.lookup(collection.namespace(), keys, after).await?, HashSet::new());
+            while let Some(documents) = found.next().await? {
+                for document in documents.iter()? {
+                    there.insert(DocumentKey::of(Id::of(document?)?));
+                }
+            }
+            let mut vanished = Vec::new();
+            for (number, key) in &letters {
+                if !there.contains(&DocumentKey::of(Id::of(key)?)) {
+                    vanished.push(*number);
+                    collection.healed(&DeadKey { collection: name.to_owned(), key: key::id_text(key)? });
+                }
+            }
+            if !vanished.is_empty() {
+                dead_letters::forget(session, pipeline, &vanished).await?;
+                tracing::info!(
+                    "{name}: dead letters of {} documents that are gone are removed",
+                    vanished.len()
+                );
+            }
+        }
+    }
+
+    /// Sweeps the collections that were copied anew.
+    pub(crate) async fn sweep(&self, session: &mut Session, collections: &[Collection]) -> Result<()> {
+        for collection in collections {
+            if collection.rests() || self.phase(session, collection).await? != Phase::Sweeping {
+                continue;
+            }
+            collection.enter(Phase::Sweeping);
+            let mapping = collection.mapping().await;
+            let swept = self.sweep_one(collection, &mapping).await?;
+            failpoint::reach(Failpoint::SweptBeforeNoted);
+            self.note_ahead(session, collections).await?;
+            chunks::swept(session, self.target.pipeline(), collection.name()).await?;
+            failpoint::reach(Failpoint::SweptNoted);
+            let name = collection.name();
+            tracing::info!(
+                "{name}: copied anew; rows of {} documents that are no more are swept away",
+                HumanCount(swept)
+            );
+        }
+        Ok(())
+    }
+
+    async fn sweep_one(&self, collection: &Collection, mapping: &Arc<Mapping>) -> Result<u64> {
+        let Some(root) = mapping.tables().first() else { return Ok(0) };
+        let mut reader = Reader::new(self.target.connect().await?, &self.target);
+        reader.forget_seen(root).await?;
+        let label = format!("{}: looking for what is no more", collection.name());
+        let bar = self.reporter.bar(label, collection.info.documents, 0, "documents");
+        let mut encoder = collection.encoder(mapping, Framing::Composite);
+        let after = self.source.operation_time().await?;
+        let mut ids = self.source.read_ids(collection.namespace(), after).await?;
+        let (mut keys, mut key) = (Keys::default(), BytesMut::new());
+        while let Some(documents) = ids.next().await? {
+            for document in documents.iter()? {
+                key.clear();
+                // What can't have a key has no rows.
+                if encoder.encode_key(document?, &mut key).is_ok() {
+                    keys.push(&key);
+                }
+                bar.inc(1);
+                if keys.count >= usize::from(PAGE) {
+                    reader.see(&keys).await?;
+                    keys.clear();
+                }
+            }
+        }
+        reader.see(&keys).await?;
+        bar.finish_and_clear();
+        self.delete_unseen(collection, mapping, &mut reader).await
+    }
+
+    async fn delete_unseen(
+        &self,
+        collection: &Collection,
+        mapping: &Mapping,
+        reader: &mut Reader,
+    ) -> Result<u64> {
+        let Some(root) = mapping.tables().first() else { return Ok(0) };
+        // It stores no position.
+        let session = self.target.connect_in_haste().await?;
+        let mut applier = Applier::new(session, &self.target, Partition(0), 0).await?;
+        let mut tries = Tries::endless();
+        let (rows, none, mut swept) = (Rows::new(mapping.tables().len()), Keys::default(), 0);
+        for table in mapping.tables() {
+            let mut pages = reader.unseen(root, table).await?;
+            loop {
+                let unseen = pages.next(PAGE).await?;
+                if unseen.count == 0 {
+                    break;
+                }
+                let change = CollectionBatch {
+                    collection: CollectionId(0),
+                    tables: mapping.tables(),
+                    rows: &rows,
+                    upserted: &none,
+                    deleted: &unseen,
+                };
+                let batch = Batch { collections: vec![change], ..Batch::default() };
+                // If this is cut off it must not happen later: it may be a document's again then.
+                tries
+                    .apply(&mut applier, &batch, &format!("{}: rows that are no more", collection.name()))
+                    .await?;
+                swept += u64::try_from(unseen.count).unwrap_or(0);
+            }
+        }
+        tracing::debug!("{}: {swept} documents are swept away", collection.name());
+        Ok(swept)
+    }
+}

@@ -1,0 +1,85 @@
+//! What goes between the stream, the workers and the side of PostgreSQL.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex},
+};
+
+use mongodb::bson::{DateTime, Timestamp};
+use tokio::sync::{mpsc, watch};
+
+use super::partitioner::Router;
+use crate::{
+    change::{Change, CollectionId, Namespace, Position},
+    pipeline::{apply::watermark::Watermark, collection::Collection, supervisor::crew::Ending},
+    sink::metadata::{positions::Partition, resync_requests::Reason},
+};
+
+/// What the side of PostgreSQL has and wants.
+#[derive(Clone, Default)]
+pub(crate) struct Demand {
+    /// Counts how often positions were read.
+    pub(crate) attempt: u64,
+    pub(crate) collections: Arc<[Collection]>,
+    /// The positions that were read.
+    pub(crate) stored: Arc<HashMap<(Partition, CollectionId), Position>>,
+    /// Whether they may be of another stream, which had other collections: the server may not find them in this one.
+    pub(crate) foreign: bool,
+    /// `None`: nobody takes changes.
+    pub(crate) workers: Option<Arc<Workers>>,
+    /// The collections whose changes can be applied, and up to when their rows may be ahead of the stream.
+    pub(crate) ready: Arc<BTreeMap<CollectionId, Timestamp>>,
+    /// Notice is to be given when everything up to then is handed out.
+    pub(crate) until: Option<Timestamp>,
+}
+
+impl Demand {
+    /// The collections whose rows follow MongoDB.
+    pub(crate) fn live(&self) -> Vec<CollectionId> {
+        let collections = (0..).map(CollectionId).zip(self.collections.iter());
+        let live = collections.filter(|(id, c)| self.ready.contains_key(id) && c.stopped().is_none());
+        live.map(|(id, _)| id).collect()
+    }
+}
+
+/// The workers of an attempt.
+pub(crate) struct Workers {
+    pub(crate) senders: Vec<mpsc::Sender<Routed>>,
+    /// Has them end.
+    pub(crate) ending: watch::Sender<Ending>,
+    pub(crate) router: Router,
+    pub(crate) watermark: Arc<Mutex<Watermark>>,
+}
+
+/// What the tailer has to say.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Notices {
+    /// The [`Demand::attempt`] that it is said to.
+    pub(crate) attempt: u64,
+    /// Collections that must be copied anew.
+    pub(crate) anew: BTreeMap<Namespace, Reason>,
+    /// Everything up to [`Demand::until`] is handed out.
+    pub(crate) arrived: bool,
+    /// The spool is lost: the attempt is to end.
+    pub(crate) is_lost: bool,
+}
+
+/// Changes for one partition.
+#[derive(Debug)]
+pub(crate) struct Routed {
+    /// In order.
+    pub(crate) changes: Vec<Change>,
+    /// What is reached with them.
+    pub(crate) reached: Option<Reached>,
+    /// When the oldest of them happened, if that is known.
+    pub(crate) oldest: Option<DateTime>,
+}
+
+/// How far some collections are.
+#[derive(Clone, Debug)]
+pub(crate) struct Reached {
+    pub(crate) collections: Arc<[CollectionId]>,
+    pub(crate) position: Position,
+    /// Their rows may show states up to here.
+    pub(crate) ahead_until: Timestamp,
+}

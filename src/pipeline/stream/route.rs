@@ -1,0 +1,427 @@
+//! Which way each collection's changes take: straight to the workers, or through the spool. Pure.
+//!
+//! # The argument (G2, G6)
+//!
+//! Of every collection there is a position `known`: its changes up to there are applied, handed to the workers, or in
+//! the spool, and are not taken from the stream again. The stream is read from the least `known` of all that are followed. So nothing is left out as long
+//! as every `known` is true, in memory and, after a crash, as it is rebuilt from what is durable:
+//!
+//! - PostgreSQL says what is *applied* (the least position of the collection's partitions), and is always right.
+//! - The spool says, by a [`Span`], that it holds every change in `(from, to]`. If what is applied lies in there, then
+//!   `known` is `to`, and the spool is drained from what is applied on. If not (the state directory is older, or
+//!   PostgreSQL was taken back to an earlier time), the span is worth nothing: `known` is what is applied.
+//!
+//! A span is open (`to` is the stored token) as long as its changes go into the spool, and every reply of the stream that
+//! moves the token has put its changes into the same write. When its beginning is trimmed away, `from` moves along.
+//!
+//! A collection goes direct when all that waited has been handed to the workers, in order; what follows goes through the
+//! same channels, so the order of a document's changes is kept (G3). What waited is not durable by that, and the oplog may
+//! have forgotten it long ago. So its span stays, and stays true: what goes direct goes into the spool as well, until
+//! what waited is durable, and the span is forgotten. When the workers are gone, whatever was handed to them counts
+//! for nothing: everything is rebuilt from what is durable ([`Flow::resume`]), as after a crash.
+
+use crate::{
+    change::{CollectionId, Position},
+    checkpoint::Span,
+};
+
+/// The ways of all collections.
+#[derive(Clone, Debug)]
+pub(crate) struct Flow(Vec<Course>);
+
+/// One collection's way.
+#[derive(Clone, Debug)]
+struct Course {
+    way: Way,
+    /// Not taken from the stream again, up to here.
+    known: Position,
+    /// Handed to the workers, up to here. Where it goes direct: out of the spool.
+    given: Position,
+    span: Option<Span>,
+    /// Whether the span is not stored yet.
+    begun: bool,
+}
+
+/// Where changes go that come from the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Into the spool; nobody takes them out. Entered at every start, until the collection's tables are complete.
+    Held,
+    /// Into the spool, out of which the workers get them. Left when nothing waits any more.
+    Draining,
+    /// To the workers, and into the spool, too, where there is a span. Left when they have no room, or are gone.
+    Direct,
+    /// Nowhere: the collection is stopped, or is to be copied anew. Left when everything begins anew, from what is applied.
+    Nowhere,
+}
+
+/// A change of a stored span. `None`: it is forgotten, with all that waits.
+pub(crate) type Saved = (CollectionId, Option<Span>);
+
+/// What is not needed in the spool any more.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Trim {
+    /// Changes up to here.
+    Until(Position),
+    /// All of the collection.
+    All,
+}
+
+impl Flow {
+    /// Everything is held, with what is applied of each collection, and the spans and the token that are stored. Also
+    /// the spans that are worth nothing, to be forgotten.
+    pub(crate) fn resume(
+        collections: impl IntoIterator<Item = (Position, Option<Span>)>,
+        token: Option<&Position>,
+    ) -> (Self, Vec<Saved>) {
+        let mut courses = Vec::new();
+        let mut worthless = Vec::new();
+        for (id, (applied, span)) in (0..).map(CollectionId).zip(collections) {
+            let end = span.as_ref().and_then(|span| span.to.as_ref().or(token)).cloned();
+            let way = Way::Held;
+            courses.push(match (span, end) {
+                (Some(Span { from, .. }), Some(end)) if from <= applied && applied < end => {
+                    let span = Some(Span { from, to: Some(end.clone()) });
+                    Course { way, known: end, given: applied, span, begun: false }
+                }
+                (span, _) => {
+                    worthless.extend(span.map(|_| (id, None)));
+                    Course { way, known: applied.clone(), given: applied, span: None, begun: false }
+                }
+            });
+        }
+        (Self(courses), worthless)
+    }
+
+    /// The collections whose changes do not go by.
+    pub(crate) fn followed(&self) -> impl Iterator<Item = CollectionId> {
+        let ids = (0..).map(CollectionId).zip(&self.0);
+        ids.filter(|(_, course)| course.way != Way::Nowhere).map(|(id, _)| id)
+    }
+
+    /// The stream is to be read from here. `None`: nobody needs it. A collection whose changes go by does not hold it back.
+    pub(crate) fn start(&self) -> Option<&Position> {
+        self.followed().filter_map(|id| self.known(id)).min()
+    }
+
+    pub(crate) fn way(&self, id: CollectionId) -> Way {
+        self.0.get(id.0).map_or(Way::Held, |course| course.way)
+    }
+
+    /// Whether a change has not been taken yet.
+    pub(crate) fn is_new(&self, id: CollectionId, position: &Position) -> bool {
+        self.0.get(id.0).is_some_and(|course| *position > course.known)
+    }
+
+    /// Up to where everything of a collection is in the spool or handed out.
+    pub(crate) fn known(&self, id: CollectionId) -> Option<&Position> {
+        self.0.get(id.0).map(|course| &course.known)
+    }
+
+    /// The collections that go this way.
+    pub(crate) fn on(&self, way: Way) -> impl Iterator<Item = CollectionId> {
+        let ids = (0..).map(CollectionId).zip(&self.0);
+        ids.filter(move |(_, course)| course.way == way).map(|(id, _)| id)
+    }
+
+    pub(crate) fn any_on(&self, way: Way) -> bool {
+        self.on(way).next().is_some()
+    }
+
+    /// Lets the workers have a held collection's changes.
+    pub(crate) fn release(&mut self, id: CollectionId) {
+        if let Some(course) = self.0.get_mut(id.0).filter(|course| course.way == Way::Held) {
+            course.way = Way::Draining;
+        }
+    }
+
+    /// Lets a collection's changes go by from the reply at hand on: something in it happened to the whole collection, which
+    /// is to be met again after a restart, unless it is written down by then. So its span ends before. Gives what is to
+    /// be stored before the token moves.
+    pub(crate) fn hold(&mut self, id: CollectionId) -> Option<Saved> {
+        let course = self.0.get_mut(id.0).filter(|course| course.way != Way::Nowhere)?;
+        course.way = Way::Nowhere;
+        if std::mem::take(&mut course.begun) {
+            course.span = None;
+        }
+        let span = course.span.as_mut()?;
+        span.to = Some(course.known.clone());
+        Some((id, Some(span.clone())))
+    }
+
+    /// Lets a collection's changes go by. Its span, if there is one, is to be forgotten before the token moves.
+    pub(crate) fn abandon(&mut self, id: CollectionId) -> Option<Saved> {
+        let course = self.0.get_mut(id.0).filter(|course| course.way != Way::Nowhere)?;
+        course.way = Way::Nowhere;
+        let had_span = course.span.take().is_some();
+        (had_span && !std::mem::take(&mut course.begun)).then_some((id, None))
+    }
+
+    /// Spools a collection that went direct, because the workers have no room.
+    pub(crate) fn turn_away(&mut self, id: CollectionId) {
+        if let Some(course) = self.0.get_mut(id.0).filter(|course| course.way == Way::Direct) {
+            course.way = Way::Draining;
+            course.give(&course.known.clone());
+            // What was handed out and not spooled is in no span: this is the beginning of a new one. One that found no space yet
+            // is still to be stored.
+            course.begun |= course.span.is_none();
+            course.span.get_or_insert(Span { from: course.known.clone(), to: None });
+        }
+    }
+
+    /// Whether the changes of a collection go into the spool.
+    pub(crate) fn is_spooled(&self, id: CollectionId) -> bool {
+        self.0.get(id.0).is_some_and(Course::is_spooled)
+    }
+
+    /// Whether a span is to be stored, though nothing may come.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.0.iter().any(|course| course.begun)
+    }
+
+    pub(crate) fn any_is_spooled(&self) -> bool {
+        self.0.iter().any(Course::is_spooled)
+    }
+
+    /// Notes that a reply that reaches `position` goes into the spool, as far as its changes are of collections that are
+    /// spooled and [`Self::is_new`] was true. Gives the spans to be stored in the same write.
+    pub(crate) fn spool(&mut self, position: &Position) -> Vec<Saved> {
+        let mut changed = Vec::new();
+        for (id, course) in (0..).map(CollectionId).zip(&mut self.0) {
+            let is_new = *position > course.known;
+            if !course.is_spooled() || !(is_new || course.begun) {
+                continue;
+            }
+            let is_stored = course.span.as_ref().is_some_and(|span| span.to.is_none()) && !course.begun;
+            let from = course.span.take().map_or_else(|| course.known.clone(), |span| span.from);
+            let open = Span { from, to: None };
+            if !is_stored {
+                changed.push((id, Some(open.clone())));
+            }
+            (course.span, course.begun) = (Some(open), false);
+            // What goes direct is known once it is handed out.
+            if is_new && course.way != Way::Direct {
+                course.known = position.clone();
+            }
+        }
+        changed
+    }
+
+    /// Where the draining of a collection goes on; `None`: there is nothing in the spool.
+    pub(crate) fn given(&self, id: CollectionId) -> Option<&Position> {
+        let stored = self.0.get(id.0).filter(|course| course.span.is_some() && !course.begun);
+        stored.map(|course| &course.given)
+    }
+
+    /// Notes that what waited up to `position` is handed to the workers.
+    pub(crate) fn give(&mut self, id: CollectionId, position: &Position) {
+        if let Some(course) = self.0.get_mut(id.0) {
+            course.give(position);
+        }
+    }
+
+    /// Notes that all that waited is handed to the workers: the collection goes direct.
+    pub(crate) fn drained(&mut self, id: CollectionId) {
+        if let Some(course) = self.0.get_mut(id.0) {
+            course.way = Way::Direct;
+            course.give(&course.known.clone());
+        }
+    }
+
+    /// The collections that go direct, of which a reply that reaches `position` has all changes up to there.
+    pub(crate) fn reached(&self, position: &Position) -> impl Iterator<Item = CollectionId> {
+        self.on(Way::Direct)
+            .filter(move |id| self.0.get(id.0).is_some_and(|course| course.known <= *position))
+    }
+
+    /// Notes that such a reply is handed to the workers.
+    pub(crate) fn pass(&mut self, position: &Position) {
+        for course in self.0.iter_mut().filter(|course| course.way == Way::Direct) {
+            if *position > course.known {
+                course.known = position.clone();
+            }
+        }
+    }
+
+    /// Notes that a collection is durable up to `applied`, and says what that makes superfluous.
+    pub(crate) fn trim(&mut self, id: CollectionId, applied: &Position) -> Option<Trim> {
+        let course = self.0.get_mut(id.0)?;
+        let span = course.span.as_mut()?;
+        if course.way == Way::Direct && course.given <= *applied {
+            (course.span, course.begun) = (None, false);
+            return Some(Trim::All);
+        }
+        // What is beyond was not handed out by way of the spool.
+        if course.begun || *applied <= span.from || *applied > course.given {
+            return None;
+        }
+        span.from = applied.clone();
+        Some(Trim::Until(applied.clone()))
+    }
+}
+
+impl Course {
+    /// It may have been further already: those that are drained together begin at different positions, and there may be more in
+    /// the spool than is known, if the token has gone back since.
+    fn give(&mut self, position: &Position) {
+        if self.given < *position {
+            self.given = position.clone();
+        }
+    }
+
+    fn is_spooled(&self) -> bool {
+        match self.way {
+            Way::Held | Way::Draining => true,
+            Way::Direct => self.span.is_some(),
+            Way::Nowhere => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mongodb::bson::rawdoc;
+
+    use super::*;
+
+    const ONE: CollectionId = CollectionId(0);
+    const TWO: CollectionId = CollectionId(1);
+
+    fn at(n: u32) -> Position {
+        Position::from_token(&rawdoc! { "_data": format!("82{n:08X}00000001") }).unwrap()
+    }
+
+    fn span(from: u32, to: Option<u32>) -> Option<Span> {
+        Some(Span { from: at(from), to: to.map(at) })
+    }
+
+    fn start(flow: &Flow) -> Position {
+        flow.start().unwrap().clone()
+    }
+
+    /// G6: what the spool holds is not read again, for the oplog may have lost it.
+    #[test]
+    fn goes_on_after_what_the_spool_holds() {
+        let (flow, worthless) = Flow::resume([(at(3), span(2, None)), (at(8), None)], Some(&at(9)));
+        assert_eq!((start(&flow), worthless), (at(8), vec![]));
+        assert!(!flow.is_new(ONE, &at(9)) && flow.is_new(TWO, &at(9)));
+        assert_eq!(flow.given(ONE), Some(&at(3)));
+    }
+
+    /// G7: a spool that does not begin where PostgreSQL is, or ends before it, is not believed.
+    #[test]
+    fn a_span_beside_what_is_applied_is_worthless() {
+        for (applied, stored, token) in
+            [(3, span(4, None), 9), (3, span(1, Some(2)), 9), (9, span(1, None), 9)]
+        {
+            let (flow, worthless) = Flow::resume([(at(applied), stored)], Some(&at(token)));
+            assert_eq!((start(&flow), worthless), (at(applied), vec![(ONE, None)]));
+        }
+    }
+
+    #[test]
+    fn a_collection_is_spooled_drained_and_goes_direct() {
+        let (mut flow, _) = Flow::resume([(at(1), None)], None);
+        assert_eq!(flow.spool(&at(5)), [(ONE, span(1, None))]);
+        assert_eq!(flow.spool(&at(6)), [], "the span is open already");
+        flow.release(ONE);
+        flow.give(ONE, &at(4));
+        assert_eq!(flow.spool(&at(7)), []);
+        assert_eq!(flow.trim(ONE, &at(4)), Some(Trim::Until(at(4))));
+        flow.drained(ONE);
+        assert!(flow.is_spooled(ONE), "what was handed out is not durable");
+        assert_eq!(flow.spool(&at(8)), []);
+        flow.pass(&at(8));
+        assert_eq!(flow.trim(ONE, &at(6)), Some(Trim::Until(at(6))));
+        assert_eq!(flow.trim(ONE, &at(7)), Some(Trim::All));
+        assert_eq!((flow.trim(ONE, &at(9)), flow.spool(&at(9))), (None, vec![]));
+    }
+
+    /// G6: what waited may be older than the oplog, so its span does not end before it is durable.
+    #[test]
+    fn a_collection_that_is_turned_away_at_once_keeps_its_span() {
+        let (mut flow, _) = Flow::resume([(at(1), None)], None);
+        flow.spool(&at(5));
+        flow.release(ONE);
+        flow.drained(ONE);
+        flow.spool(&at(7));
+        flow.pass(&at(7));
+        flow.turn_away(ONE);
+        assert_eq!((flow.spool(&at(9)), flow.given(ONE)), (vec![], Some(&at(7))));
+        assert_eq!(flow.trim(ONE, &at(3)), Some(Trim::Until(at(3))));
+    }
+
+    /// What a span does not hold is not asked for.
+    #[test]
+    fn what_is_given_out_never_goes_back() {
+        let (mut flow, _) = Flow::resume([(at(3), span(2, None)), (at(5), span(5, None))], Some(&at(9)));
+        [ONE, TWO].into_iter().for_each(|id| flow.give(id, &at(4)));
+        assert_eq!((flow.given(ONE), flow.given(TWO)), (Some(&at(4)), Some(&at(5))));
+    }
+
+    /// G2: of a stopped collection nothing is claimed to be known.
+    #[test]
+    fn a_stopped_collection_has_no_span() {
+        let (mut flow, _) = Flow::resume([(at(1), None), (at(1), None)], None);
+        flow.spool(&at(5));
+        assert_eq!(flow.abandon(ONE), Some((ONE, None)));
+        assert_eq!(flow.abandon(ONE), None);
+        assert_eq!(flow.spool(&at(7)), []);
+        assert_eq!(flow.trim(ONE, &at(3)), None);
+        flow.release(ONE);
+        assert_eq!(flow.way(ONE), Way::Nowhere);
+    }
+
+    /// One collection's trouble never decides for another: where it stopped is not where the stream begins.
+    #[test]
+    fn a_stopped_collection_does_not_hold_the_stream_back() {
+        let (mut flow, _) = Flow::resume([(at(1), None), (at(5), None)], None);
+        assert_eq!(start(&flow), at(1));
+        flow.abandon(ONE);
+        assert_eq!(start(&flow), at(5));
+        flow.abandon(TWO);
+        assert_eq!(flow.start(), None);
+    }
+
+    /// G2: what was handed out directly is in no span.
+    #[test]
+    fn a_span_that_is_begun_anew_leaves_out_what_went_direct() {
+        let (mut flow, _) = Flow::resume([(at(1), None), (at(1), None)], None);
+        flow.spool(&at(5));
+        flow.release(ONE);
+        flow.drained(ONE);
+        flow.trim(ONE, &at(5));
+        flow.pass(&at(7));
+        flow.turn_away(ONE);
+        assert_eq!(flow.trim(ONE, &at(6)), None, "that is not of this span");
+        assert_eq!(flow.spool(&at(7)), [(ONE, span(7, None))], "it is stored, though nothing is new");
+        assert_eq!(flow.spool(&at(10)), []);
+    }
+
+    /// G6: a span that found no space is stored later, whatever becomes of its collection meanwhile.
+    #[test]
+    fn a_span_that_found_no_space_is_still_to_be_stored() {
+        let (mut flow, _) = Flow::resume([(at(1), None)], None);
+        flow.release(ONE);
+        flow.drained(ONE);
+        flow.turn_away(ONE);
+        flow.drained(ONE);
+        flow.turn_away(ONE);
+        assert!(flow.has_begun() && flow.given(ONE).is_none());
+        flow.drained(ONE);
+        assert_eq!((flow.trim(ONE, &at(1)), flow.has_begun()), (Some(Trim::All), false));
+    }
+
+    /// G3: while the stream is read again for one collection, the other takes nothing twice.
+    #[test]
+    fn what_comes_again_is_known() {
+        let (mut flow, _) = Flow::resume([(at(3), span(2, None)), (at(4), None)], Some(&at(9)));
+        flow.release(ONE);
+        flow.release(TWO);
+        assert_eq!(flow.spool(&at(6)), [(TWO, span(4, None))]);
+        flow.drained(ONE);
+        flow.drained(TWO);
+        assert_eq!(flow.reached(&at(7)).collect::<Vec<_>>(), [TWO]);
+        assert_eq!(flow.reached(&at(9)).collect::<Vec<_>>(), [ONE, TWO]);
+    }
+}

@@ -1,0 +1,479 @@
+//! The tailer: reads the change stream for as long as the run lasts, whatever becomes of PostgreSQL (G6).
+//!
+//! Changes go straight to the workers, or into the spool and from there to the workers; which way, and why nothing is left out or
+//! taken twice, is decided in [`route`](super::route). This file does what is decided there: it owns the stream, is the only
+//! one to write to the spool, and hands changes out.
+//!
+//! The other side, an attempt at PostgreSQL, says by a [`Demand`] what it has and wants; it is replaced as a whole and
+//! looked at between two steps, so that an attempt may fail at any time. What happens to whole collections, which is the
+//! other side's to deal with, goes back by [`Notices`].
+//!
+//! What waits in the spool is not what documents became, but which documents changed. They are looked up when they are
+//! taken out. So the spool stays small, and a document that changed a thousand times meanwhile is written once.
+//!
+//! Where the spool's disk is full, only reading on stops: the reply that finds no space is held, and tried again. All else goes
+//! on, for handing out, trimming and forgetting are what gives space back. So no step may wait for space.
+
+mod draining;
+mod history;
+mod spooling;
+
+use std::{
+    convert::Infallible,
+    sync::{Arc, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use futures_util::future::try_join_all;
+use mongodb::bson::{DateTime, Timestamp};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout},
+};
+
+use self::spooling::{FULL, Spool, TENDING};
+use super::{
+    channel::{Demand, Notices, Reached, Routed, Workers},
+    route::{Flow, Way},
+};
+use crate::{
+    change::{Change, CollectionId, Namespace, Position},
+    checkpoint::Checkpoint,
+    config::{Config, OnHistoryLost, Order},
+    error::{Error, Kind, Result},
+    metrics,
+    pipeline::{apply::watermark::Watermark, observe::gauges::Gauges},
+    sink::metadata::resync_requests::Reason,
+    source::{ChangeStream, Event, Source, StreamBatch, StreamStart},
+    vitals::Post,
+};
+
+/// How long the workers may have no room before changes go into the spool: longer than a few large batches take, for what
+/// comes out of the spool is looked up once more.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Reads the stream.
+pub(crate) struct Tailer {
+    source: Source,
+    checkpoint: Arc<OnceLock<Arc<Checkpoint>>>,
+    on_history_lost: OnHistoryLost,
+    order: Order,
+    budget: u64,
+    demand: watch::Receiver<Demand>,
+    notices: Arc<watch::Sender<Notices>>,
+    gauges: Arc<Gauges>,
+    post: Post,
+    /// What was last seen of `demand`.
+    now: Demand,
+    /// The attempt whose workers were found to be gone.
+    gone: Option<u64>,
+    /// It is to begin anew, from what is applied of each collection.
+    resumes: Option<Vec<Position>>,
+    /// Of the stream.
+    fingerprint: i64,
+    /// Whether what is known of a collection is of another stream, in which this one may not find it.
+    is_foreign: bool,
+    flow: Flow,
+    stream: Option<ChangeStream>,
+    start: Option<Position>,
+    /// When it began to read from there.
+    since: Instant,
+    /// In the order of commits: changes of a transaction of which more may come.
+    tail: Vec<Change>,
+    /// A reply that the spool has no space for. Nothing is read before it is passed on.
+    held: Option<Reply>,
+    /// When the first change of the reply at hand, or of `tail`, happened.
+    oldest: Option<DateTime>,
+    spool: Spool,
+}
+
+/// A reply of the stream, with the tail of the one before.
+struct Reply {
+    changes: Vec<Change>,
+    position: Position,
+    at_end: bool,
+}
+
+/// Whether the workers can take more.
+enum Room {
+    Yes(Vec<mpsc::OwnedPermit<Routed>>),
+    /// Not for a while.
+    No,
+    /// They are gone.
+    Gone,
+}
+
+impl Tailer {
+    /// It begins with the next attempt: how far the present one is, only its workers know.
+    pub(crate) fn new(
+        (source, checkpoint): (Source, Arc<OnceLock<Arc<Checkpoint>>>),
+        config: &Config,
+        demand: watch::Receiver<Demand>,
+        notices: Arc<watch::Sender<Notices>>,
+        gauges: Arc<Gauges>,
+        post: Post,
+    ) -> Self {
+        let attempt = demand.borrow().attempt;
+        Self {
+            source,
+            checkpoint,
+            on_history_lost: config.on_history_lost,
+            order: config.order,
+            budget: config.max_spool,
+            demand,
+            notices,
+            gauges,
+            post,
+            now: Demand { attempt, ..Demand::default() },
+            gone: Some(attempt),
+            resumes: None,
+            fingerprint: 0,
+            is_foreign: false,
+            flow: Flow::resume([], None).0,
+            stream: None,
+            start: None,
+            since: Instant::now(),
+            tail: Vec::new(),
+            held: None,
+            oldest: None,
+            spool: Spool::new(),
+        }
+    }
+
+    /// Reads for as long as it is polled. Ends with an error only: the source refuses, or the history of all collections is
+    /// lost and that is to stop the pipeline.
+    pub(crate) async fn run(mut self) -> Result<Infallible> {
+        let mut tending = interval(TENDING);
+        tending.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            match self.step(&mut tending).await {
+                Err(error) if error.kind() == Kind::StateRebuilt => self.begin_anew(&error),
+                // The spool can't even be opened, so that there is nothing to be handed out.
+                Err(error) if error.kind() == Kind::StateFull => {
+                    self.lack_space(&error);
+                    sleep(FULL).await;
+                }
+                done => done?,
+            }
+        }
+    }
+
+    async fn step(&mut self, tending: &mut Interval) -> Result<()> {
+        self.obey();
+        if let Some(applied) = self.resumes.clone() {
+            self.resume(applied).await?;
+            self.resumes = None;
+        }
+        if self.now.workers.is_some() {
+            self.now.ready.keys().for_each(|id| self.flow.release(*id));
+        }
+        let workers = self.now.workers.clone().filter(|_| self.flow.any_on(Way::Draining));
+        self.post.rests("waits for the stream, or for workers that it can hand changes to");
+        tokio::select! {
+            changed = self.demand.changed() => {
+                changed.map_err(|_| Error::bug("read the stream: nobody wants it"))
+            }
+            _ = tending.tick() => self.tend().await,
+            room = room(workers.as_deref()), if workers.is_some() => match room {
+                Room::Yes(permits) => self.drain(permits).await,
+                Room::No | Room::Gone => {
+                    self.rewind();
+                    Ok(())
+                }
+            },
+            () = sleep_until(self.spool.again), if self.held.is_some() => match self.held.take() {
+                Some(reply) => self.pass_on(reply).await,
+                None => Ok(()),
+            },
+            batch = next(&mut self.stream), if self.reads_on() => match batch {
+                Err(error) if error.kind() == Kind::HistoryLost => self.lose_history(error).await,
+                batch => self.take(batch?).await,
+            },
+        }
+    }
+
+    /// Whether there is room for more; for the rest of a transaction there always is, for it is what the workers wait for.
+    /// Workers that are about to come are waited for: what goes to them directly need not be looked up.
+    fn reads_on(&self) -> bool {
+        let for_somebody = self.now.workers.is_some() || self.since.elapsed() >= PATIENCE;
+        self.held.is_none() && (for_somebody && self.spool.tenths < 10 || !self.tail.is_empty())
+    }
+
+    /// Takes over what was demanded since the last time.
+    fn obey(&mut self) {
+        let mut demand = self.demand.borrow_and_update().clone();
+        if self.gone == Some(demand.attempt) {
+            demand.workers = None;
+        }
+        let before = std::mem::replace(&mut self.now, demand);
+        if self.now.attempt != before.attempt {
+            self.resumes = Some(least_of(&self.now));
+        } else if let (Some(workers), None) = (before.workers, &self.now.workers) {
+            self.resumes = Some(applied_by(&workers, &self.now));
+        }
+    }
+
+    /// Begins anew: the spool is lost. What the workers have been given was given for good, so that they are replaced,
+    /// too.
+    fn begin_anew(&mut self, error: &Error) {
+        tracing::warn!(code = %error.code(), "{error}: what it held is read again");
+        metrics::retried(error.kind());
+        let attempt = self.now.attempt;
+        self.notices.send_modify(|notices| (notices.attempt, notices.is_lost) = (attempt, true));
+        self.gone = Some(attempt);
+        let workers = self.now.workers.take();
+        let applied = workers.map_or_else(|| least_of(&self.now), |workers| applied_by(&workers, &self.now));
+        self.resumes = Some(applied);
+    }
+
+    /// Begins anew: the workers are gone, and what was handed to them counts for nothing.
+    fn rewind(&mut self) {
+        if let Some(workers) = self.now.workers.take() {
+            self.gone = Some(self.now.attempt);
+            self.resumes = Some(applied_by(&workers, &self.now));
+        }
+    }
+
+    /// Begins from what is durable: in PostgreSQL, as `applied` says, and in the spool.
+    async fn resume(&mut self, applied: Vec<Position>) -> Result<()> {
+        self.post.at("looks up what the spool holds");
+        let namespaces = self.namespaces();
+        if applied.len() != namespaces.len() {
+            return Err(Error::bug("read the stream: a collection has no position"));
+        }
+        self.fingerprint = Source::fingerprint(&namespaces);
+        self.spool.life = Some(self.with_spool(Checkpoint::life).await?);
+        let (mut spans, token, stored) =
+            self.with_spool(|spool| Ok((spool.spans()?, spool.token()?, spool.fingerprint()?))).await?;
+        let known: Vec<_> =
+            applied.into_iter().zip(namespaces.iter().map(|name| spans.remove(name))).collect();
+        let (flow, worthless) = Flow::resume(known, token.as_ref());
+        self.flow = flow;
+        // An open span of a collection whose changes do not come any more would claim to hold them.
+        self.spool.owed = spans.into_keys().map(|name| (name, None)).collect();
+        self.owe(worthless);
+        self.abandon_stopped();
+        self.held = None;
+        self.pay().await?;
+        let attempt = self.now.attempt;
+        // What is still to be dealt with is met again on the way from there.
+        self.notices.send_if_modified(|notices| {
+            let is_new = notices.attempt != attempt;
+            if is_new {
+                *notices = Notices { attempt, ..Notices::default() };
+            }
+            is_new
+        });
+        self.spool.taken.clear();
+        self.spool.looked = None;
+        self.is_foreign = self.now.foreign || stored.is_some_and(|stored| stored != self.fingerprint);
+        self.read_on();
+        Ok(())
+    }
+
+    /// Opens the stream where the collections that are followed need it.
+    fn read_on(&mut self) {
+        self.tail.clear();
+        self.since = Instant::now();
+        self.start = self.flow.start().cloned();
+        let start = self.start.as_ref().map(|start| self.beginning_at(start));
+        self.stream = start.map(|start| self.source.change_stream(&self.namespaces(), start));
+    }
+
+    fn beginning_at(&self, position: &Position) -> StreamStart {
+        match self.is_foreign {
+            true => StreamStart::At(position.cluster_time()),
+            false => StreamStart::After(position.clone()),
+        }
+    }
+
+    fn namespaces(&self) -> Vec<Namespace> {
+        self.now.collections.iter().map(|collection| collection.namespace().clone()).collect()
+    }
+
+    /// A reply of the stream.
+    async fn take(&mut self, batch: StreamBatch) -> Result<()> {
+        let StreamBatch { events, position, at_end, unknown, oldest, .. } = batch;
+        if self.tail.is_empty() {
+            self.oldest = oldest;
+        }
+        if unknown > 0 {
+            tracing::info!("{unknown} events of types that do not matter here were passed over");
+        }
+        let mut changes = std::mem::take(&mut self.tail);
+        for event in events {
+            match event {
+                Event::Change(change) => changes.push(change),
+                event => self.notice(&event),
+            }
+        }
+        self.pass_on(Reply { changes, position, at_end }).await
+    }
+
+    /// Passes a reply on, into the spool and to the workers, or holds it, if the spool has no space for it.
+    async fn pass_on(&mut self, mut reply: Reply) -> Result<()> {
+        self.abandon_stopped();
+        self.post.at("waits for room at the workers");
+        let permits = match self.room().await {
+            Room::Yes(permits) => permits,
+            Room::Gone => {
+                self.rewind();
+                return Ok(());
+            }
+            Room::No => {
+                tracing::info!("PostgreSQL does not keep up: the stream goes on into the state directory");
+                let direct: Vec<_> = self.flow.on(Way::Direct).collect();
+                direct.into_iter().for_each(|id| self.flow.turn_away(id));
+                Vec::new()
+            }
+        };
+        reply.changes.retain(|change| {
+            let is_wanted = self.flow.way(change.collection) != Way::Nowhere;
+            is_wanted && self.flow.is_new(change.collection, &change.position)
+        });
+        self.post.at("puts changes into the spool");
+        let is_spooled = |change: &&Change| self.flow.is_spooled(change.collection);
+        let spooled = reply.changes.iter().filter(is_spooled).cloned().collect();
+        if !self.put(spooled, &reply.position).await? {
+            self.held = Some(reply);
+            return Ok(());
+        }
+        let Reply { mut changes, position, at_end } = reply;
+        changes.retain(|change| self.flow.way(change.collection) == Way::Direct);
+        self.hand_out(changes, permits, (&position, at_end));
+        self.tell_arrival(&position, at_end);
+        Ok(())
+    }
+
+    /// Lets the changes of collections that are stopped go by.
+    fn abandon_stopped(&mut self) {
+        let collections = self.now.collections.clone();
+        let stopped = (0..).map(CollectionId).zip(collections.iter()).filter(|(_, c)| c.stopped().is_some());
+        let saved = stopped.filter_map(|(id, _)| self.flow.abandon(id)).collect();
+        self.owe(saved);
+    }
+
+    /// Waits for room for one more reply. Where nothing goes direct, none is needed.
+    async fn room(&mut self) -> Room {
+        let Some(workers) = self.now.workers.clone().filter(|_| self.flow.any_on(Way::Direct)) else {
+            return Room::Yes(Vec::new());
+        };
+        match timeout(PATIENCE, room(Some(&workers))).await {
+            Ok(room) => room,
+            Err(_) => Room::No,
+        }
+    }
+
+    /// Hands changes to the workers, and how far the collections that go direct are.
+    fn hand_out(
+        &mut self,
+        mut changes: Vec<Change>,
+        permits: Vec<mpsc::OwnedPermit<Routed>>,
+        (position, at_end): (&Position, bool),
+    ) {
+        let mut position = position.clone();
+        if self.order == Order::Commit && !at_end {
+            // More may come of the transaction at the end, whose changes all bear one time.
+            let time = position.cluster_time();
+            let complete = changes.partition_point(|change| change.position.cluster_time() < time);
+            self.tail = changes.split_off(complete);
+            if !self.tail.is_empty() {
+                let Some(last) = changes.last() else { return };
+                position = last.position.clone();
+            }
+        }
+        let collections: Arc<[CollectionId]> = self.flow.reached(&position).collect();
+        if !collections.is_empty() {
+            self.send(changes, permits, (collections, &position), self.oldest);
+            self.flow.pass(&position);
+        }
+    }
+
+    fn send(
+        &self,
+        changes: Vec<Change>,
+        permits: Vec<mpsc::OwnedPermit<Routed>>,
+        (collections, position): (Arc<[CollectionId]>, &Position),
+        oldest: Option<DateTime>,
+    ) {
+        let Some(workers) = &self.now.workers else { return };
+        let times = collections.iter().filter_map(|id| self.now.ready.get(id));
+        let ahead_until = times.max().copied().unwrap_or(Timestamp { time: 0, increment: 0 });
+        let reached = Reached { collections, position: position.clone(), ahead_until };
+        for (permit, changes) in permits.into_iter().zip(workers.router.route(changes)) {
+            permit.send(Routed { changes, reached: Some(reached.clone()), oldest });
+        }
+    }
+
+    fn tell_arrival(&self, position: &Position, at_end: bool) {
+        let Some(until) = self.now.until else { return };
+        // The start position itself says nothing about the events of its time.
+        let is_new = self.start.as_ref().is_some_and(|start| position > start);
+        let is_there = position.is_past(until) || (at_end && is_new && position.cluster_time() >= until);
+        let ids = (0..self.now.collections.len()).map(CollectionId);
+        let is_handed_out = |id| matches!(self.flow.way(id), Way::Direct | Way::Nowhere);
+        if is_there && self.tail.is_empty() && ids.into_iter().all(is_handed_out) {
+            self.notices.send_modify(|notices| notices.arrived = true);
+        }
+    }
+
+    /// Something that happened to a whole collection. Its changes from here on go by: it is to be copied anew.
+    fn notice(&mut self, event: &Event) {
+        let (happened, position) = match event {
+            Event::Dropped { collection, position } => (vec![(*collection, Reason::Dropped)], position),
+            Event::Renamed { from, to, position } => {
+                let from = from.map(|id| (id, Reason::Dropped));
+                let to = to.map(|id| (id, Reason::Replaced));
+                (from.into_iter().chain(to).collect(), position)
+            }
+            Event::Change(_) | Event::DatabaseDropped { .. } | Event::Invalidated { .. } => return,
+        };
+        let mut saved = Vec::new();
+        for (id, reason) in happened {
+            if let Some(collection) =
+                self.now.collections.get(id.0).filter(|_| self.flow.is_new(id, position))
+            {
+                let namespace = collection.namespace().clone();
+                saved.extend(self.flow.hold(id));
+                self.must_be_copied_anew(namespace, reason);
+            }
+        }
+        self.owe(saved);
+    }
+
+    fn must_be_copied_anew(&self, namespace: Namespace, reason: Reason) {
+        self.notices.send_modify(|notices| {
+            notices.anew.insert(namespace, reason);
+        });
+    }
+}
+
+/// Room for something for every worker.
+async fn room(workers: Option<&Workers>) -> Room {
+    let Some(workers) = workers else { return std::future::pending().await };
+    match try_join_all(workers.senders.iter().map(|sender| sender.clone().reserve_owned())).await {
+        Ok(permits) => Room::Yes(permits),
+        Err(_) => Room::Gone,
+    }
+}
+
+async fn next(stream: &mut Option<ChangeStream>) -> Result<StreamBatch> {
+    match stream {
+        Some(stream) => stream.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The least stored position of each collection.
+fn least_of(demand: &Demand) -> Vec<Position> {
+    let stored = demand.stored.iter().map(|(place, position)| (*place, position.clone()));
+    least(&Watermark::new(stored), demand)
+}
+
+fn applied_by(workers: &Workers, demand: &Demand) -> Vec<Position> {
+    least(&workers.watermark.lock().unwrap_or_else(PoisonError::into_inner), demand)
+}
+
+fn least(watermark: &Watermark, demand: &Demand) -> Vec<Position> {
+    (0..demand.collections.len()).filter_map(|id| watermark.least(CollectionId(id)).cloned()).collect()
+}

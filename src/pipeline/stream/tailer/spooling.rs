@@ -1,0 +1,320 @@
+//! Putting changes into the spool, trimming it, and watching how full it is.
+//!
+//! A span that ends, or is worth nothing, is *owed*: it is stored with whatever is written next, and the token never moves
+//! before that, so that it does not matter when that is. Nothing is waited for: where the disk is full, a write is tried again by
+//! a later step.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use indicatif::BinaryBytes;
+use tokio::time::{Instant, timeout};
+
+use super::Tailer;
+use crate::{
+    change::{Change, CollectionId, Namespace, Position},
+    checkpoint::{Checkpoint, Span, SpoolWrite},
+    error::{Code, Error, Kind, Result},
+    failpoint::{self, Failpoint},
+    metrics,
+    pipeline::{
+        collection::Collection,
+        stream::route::{Saved, Trim},
+    },
+    source::ChangeStream,
+};
+
+/// How often the spool is trimmed and looked at, and its token moves if nothing is written to it.
+pub(super) const TENDING: Duration = Duration::from_secs(1);
+/// After how long a write is tried again that the state directory's disk had no space for.
+pub(super) const FULL: Duration = Duration::from_secs(2);
+/// How long MongoDB may take to say what the oplog leaves.
+const BRIEF: Duration = Duration::from_secs(1);
+
+/// What is known of the spool.
+pub(super) struct Spool {
+    /// Which one it is: should it be lost without a word here, nothing is written to the next one as if it were this.
+    pub(super) life: Option<i64>,
+    /// How full it is; ten is too much.
+    pub(super) tenths: u64,
+    pub(super) written: Instant,
+    /// The collection that was taken from last.
+    pub(super) last: CollectionId,
+    /// How much was taken out of it, by collection.
+    pub(super) taken: BTreeMap<CollectionId, u64>,
+    /// Spans to be stored with the next write, in this order.
+    pub(super) owed: Vec<(Namespace, Option<Span>)>,
+    /// The last reply found no space, and is tried again then.
+    pub(super) again: Instant,
+    is_lacking: bool,
+    /// When it was last looked what waits of collections that are paused.
+    pub(super) looked: Option<Instant>,
+}
+
+impl Spool {
+    pub(super) fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            life: None,
+            tenths: 0,
+            written: now,
+            last: CollectionId(0),
+            taken: BTreeMap::new(),
+            owed: Vec::new(),
+            again: now,
+            is_lacking: false,
+            looked: None,
+        }
+    }
+}
+
+impl Tailer {
+    /// Puts changes into the spool. If there are none, the token moves now and then. `false`: there is no space for them, and
+    /// nothing has changed.
+    pub(super) async fn put(&mut self, changes: Vec<Change>, position: &Position) -> Result<bool> {
+        let is_due = self.flow.has_begun() || self.spool.written.elapsed() >= TENDING;
+        let is_idle = changes.is_empty();
+        if !self.flow.any_is_spooled() {
+            self.have_space();
+            return Ok(true);
+        }
+        if is_idle && (!is_due || Instant::now() < self.spool.again) {
+            return Ok(true);
+        }
+        let mut flow = self.flow.clone();
+        let spans = flow.spool(position);
+        let new: Vec<_> = spans.iter().filter(|(id, _)| self.flow.given(*id).is_none()).cloned().collect();
+        let spans = [self.spool.owed.clone(), self.named(spans)].concat();
+        let (collections, fingerprint, life) =
+            (self.now.collections.clone(), self.fingerprint, self.spool.life);
+        metrics::EVENTS_SPOOLED.add(u64::try_from(changes.len()).unwrap_or(0));
+        let (changes, token) = (Arc::new(changes), position.clone());
+        failpoint::reach(Failpoint::SpoolBeforeWrite);
+        failpoint::hang(Failpoint::SpoolBeforeWrite).await;
+        let stored = self.store(move |spool| {
+            let changes: Vec<_> = changes
+                .iter()
+                .filter_map(|c| {
+                    Some((collections.get(c.collection.0)?.namespace(), &c.position, &*c.document_key))
+                })
+                .collect();
+            spool.spool(&SpoolWrite {
+                changes: &changes,
+                token: Some(&token),
+                spans: spans.iter().map(|(name, span)| (name, span.clone())).collect(),
+                fingerprint: Some(fingerprint),
+                life,
+            })
+        });
+        if !stored.await? {
+            // It may be written all the same, and then there are spans that nobody here goes on with.
+            self.owe(new.into_iter().map(|(id, _)| (id, None)).collect());
+            // Without changes there is nothing to hold up: the token moves later.
+            return Ok(is_idle);
+        }
+        failpoint::reach(Failpoint::SpoolWritten);
+        self.flow = flow;
+        self.spool.owed.clear();
+        self.spool.written = Instant::now();
+        if !is_idle {
+            self.have_space();
+        }
+        Ok(true)
+    }
+
+    /// Gives back what the spool need not hold any more, and looks how full it is.
+    pub(super) async fn tend(&mut self) -> Result<()> {
+        self.post.at("looks after the spool");
+        self.show_where_it_resumes();
+        self.gauges.stalled(self.stream.as_ref().and_then(ChangeStream::trouble));
+        let Some(workers) = self.now.workers.clone() else {
+            self.pay().await?;
+            return self.measure().await;
+        };
+        let mut closes = false;
+        for (id, collection) in (0..).map(CollectionId).zip(self.now.collections.clone().iter()) {
+            // A span that is owed says where it begins: it is not to begin later by then.
+            if self.spool.owed.iter().any(|(name, _)| name == collection.namespace()) {
+                continue;
+            }
+            let least = {
+                let watermark = workers.watermark.lock().unwrap_or_else(PoisonError::into_inner);
+                watermark.least(id).cloned()
+            };
+            let Some(trim) = least.and_then(|least| self.flow.trim(id, &least)) else { continue };
+            let namespace = collection.namespace().clone();
+            match trim {
+                Trim::All => {
+                    self.spool.owed.push((namespace, None));
+                    closes = true;
+                }
+                Trim::Until(position) => {
+                    self.with_spool(move |spool| spool.trim(&namespace, &position)).await?;
+                }
+            }
+            failpoint::reach(Failpoint::SpoolTrimmed);
+        }
+        self.pay().await?;
+        if closes {
+            failpoint::reach(Failpoint::SpoolClosed);
+        }
+        self.measure().await
+    }
+
+    /// Shows where the stream would be read from after a restart: what is in the spool is not read again.
+    fn show_where_it_resumes(&self) {
+        let watermark = self.now.workers.as_ref().map(|workers| &workers.watermark);
+        let watermark = watermark.map(|watermark| watermark.lock().unwrap_or_else(PoisonError::into_inner));
+        let of = |id| match &watermark {
+            Some(watermark) if self.flow.given(id).is_none() => watermark.least(id),
+            _ => self.flow.known(id),
+        };
+        let least = self.flow.followed().filter_map(of).min();
+        self.gauges.resumes_from(least.map(Position::cluster_time));
+    }
+
+    /// Says how full the spool is, each time that it is a tenth fuller. A full one is not filled further: then the stream
+    /// waits in the oplog.
+    pub(super) async fn measure(&mut self) -> Result<()> {
+        if self.checkpoint.get().is_none() {
+            return Ok(());
+        }
+        let (bytes, entries) =
+            self.with_spool(|spool| Ok((spool.spool_bytes(), spool.spool_entries()?))).await?;
+        metrics::SPOOL_BYTES.set(metrics::figure(bytes));
+        self.gauges.spooled(bytes);
+        metrics::SPOOL_ENTRIES.set(metrics::figure(entries));
+        let tenths = bytes.saturating_mul(10) / self.budget.max(1);
+        if tenths >= 10 || self.spool.is_lacking {
+            self.give_up_paused().await?;
+        }
+        let before = std::mem::replace(&mut self.spool.tenths, tenths);
+        if tenths <= before || !self.flow.any_is_spooled() {
+            if before >= 10 && tenths < 10 {
+                tracing::info!("the spool has room again: the stream is read on");
+            }
+            return Ok(());
+        }
+        let (bytes, budget, headroom) = (BinaryBytes(bytes), BinaryBytes(self.budget), self.headroom().await);
+        match tenths {
+            ..8 => tracing::info!("the spool holds {bytes} of {budget} (state.max_spool){headroom}"),
+            8..10 => {
+                tracing::warn!(code = %Code::SpoolFull, "the spool is almost full: {bytes} of {budget} (state.max_spool){headroom}")
+            }
+            10.. => tracing::error!(
+                code = %Code::SpoolFull,
+                "the spool is full ({budget}, state.max_spool): the stream is not read on until some of it is applied{headroom}"
+            ),
+        }
+        Ok(())
+    }
+
+    /// Gives up what waits of collections that are paused, so that the others, if there are any, go on.
+    async fn give_up_paused(&mut self) -> Result<()> {
+        let collections = self.now.collections.clone();
+        if collections.iter().all(Collection::rests) {
+            return Ok(());
+        }
+        let looked = self.spool.looked.replace(Instant::now());
+        if looked.is_some_and(|looked| looked > self.spool.written) {
+            // Nothing has come in since.
+            return Ok(());
+        }
+        for (id, collection) in (0..).map(CollectionId).zip(collections.iter()) {
+            if collection.is_paused()
+                && collection.stopped().is_none()
+                && !self.waiting(id, 1).await?.0.is_empty()
+            {
+                collection.stop_for_space();
+            }
+        }
+        self.abandon_stopped();
+        self.pay().await
+    }
+
+    /// How much time the oplog leaves, for people.
+    async fn headroom(&self) -> String {
+        match (timeout(BRIEF, self.source.oplog_start()).await, self.flow.start()) {
+            (Ok(Ok(Some(oldest))), Some(position)) => {
+                let left = position.cluster_time().time.saturating_sub(oldest.time);
+                format!("; the oplog reaches back {left} s before what is read")
+            }
+            _ => String::new(),
+        }
+    }
+
+    fn named(&self, spans: Vec<Saved>) -> Vec<(Namespace, Option<Span>)> {
+        let name = |id: CollectionId| self.now.collections.get(id.0).map(|c| c.namespace().clone());
+        spans.into_iter().filter_map(|(id, span)| Some((name(id)?, span))).collect()
+    }
+
+    /// Notes spans that are to be stored with the next write.
+    pub(super) fn owe(&mut self, spans: Vec<Saved>) {
+        for span in self.named(spans) {
+            if self.spool.owed.last() != Some(&span) {
+                self.spool.owed.push(span);
+            }
+        }
+    }
+
+    /// Stores them, if there is space.
+    pub(super) async fn pay(&mut self) -> Result<()> {
+        if self.spool.owed.is_empty() {
+            return Ok(());
+        }
+        let (owed, life) = (self.spool.owed.clone(), self.spool.life);
+        let stored = self.store(move |spool| {
+            let spans = owed.iter().map(|(name, span)| (name, span.clone())).collect();
+            spool.spool(&SpoolWrite { spans, life, ..SpoolWrite::default() })
+        });
+        if stored.await? {
+            self.spool.owed.clear();
+        }
+        Ok(())
+    }
+
+    /// Writes to the spool. `false`: there is no space for it.
+    async fn store(
+        &mut self,
+        write: impl FnOnce(&Checkpoint) -> Result<()> + Send + 'static,
+    ) -> Result<bool> {
+        match self.with_spool(write).await {
+            Err(error) if error.kind() == Kind::StateFull => {
+                self.lack_space(&error);
+                Ok(false)
+            }
+            written => written.map(|()| true),
+        }
+    }
+
+    /// Notes that there is no space, and when it is looked for next.
+    pub(super) fn lack_space(&mut self, error: &Error) {
+        metrics::retried(error.kind());
+        self.spool.again = Instant::now() + FULL;
+        if !std::mem::replace(&mut self.spool.is_lacking, true) {
+            tracing::error!(code = %error.code(), "{error}: waiting until there is space");
+            self.gauges.lacks_space(Some(error.to_string()));
+        }
+    }
+
+    /// Notes that there is enough for what was read.
+    fn have_space(&mut self) {
+        if self.spool.owed.is_empty() && std::mem::take(&mut self.spool.is_lacking) {
+            tracing::info!("the state directory has space again: going on");
+            self.gauges.lacks_space(None);
+        }
+    }
+
+    pub(super) async fn with_spool<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Checkpoint) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let checkpoint = self.checkpoint.get().cloned();
+        let checkpoint = checkpoint.ok_or_else(|| Error::bug("use the spool: it is not open"))?;
+        let done = tokio::task::spawn_blocking(move || work(&checkpoint)).await;
+        done.map_err(|e| Error::caused(Kind::Bug, "use the spool", e))?
+    }
+}

@@ -1,0 +1,347 @@
+//! The side of PostgreSQL: completes the collections that are not, while workers apply the changes of those that are.
+//!
+//! It says to the [`tailer`](super::stream::tailer) what it can take, and deals with what happens to whole collections: that is
+//! written down in PostgreSQL, and dealt with at the beginning of the next turn ([`prepare`](super::prepare)), for which this one ends.
+//!
+//! # Why a turn ends
+//!
+//! Whatever may hold a collection's mapping, or wait for it or for a worker, is a task of its own: the workers, the
+//! [keepers](super::mappings::evolution) of the mappings, what completes collections, and what looks for [requests](super::requests).
+//! So each of them always goes on, whatever the others wait for, and the turn itself, which only waits for tasks and
+//! for notices, holds nothing that any of them needs. A mapping is held for as long as a transaction takes, and nobody
+//! who holds one waits for another task. So everybody who waits for a mapping gets it.
+//!
+//! A turn that ends well cuts off what completes collections: what it has under way is rolled back, and it begins nothing
+//! any more; the next turn does it again. Everybody else is asked to stop, and does when what he is about is
+//! done, which is short: a worker writes the batch at hand, and what was [requested](super::requests) of it, a keeper ends before the
+//! next page, or the next try for a lock. Changes of the stream that wait for a worker are left: they may take minutes, and are
+//! read again from the stored positions, by the next turn or the next process. (Where a run ends by itself, once everything is
+//! applied, workers write all that they have been sent.) All of them are joined before the turn is over. A turn that fails cuts off everybody, the workers first ([`crew`](self::crew)).
+
+pub(super) mod crew;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use mongodb::bson::Timestamp;
+use tokio::{
+    sync::{mpsc, watch},
+    task::{JoinError, JoinSet},
+    time::Instant,
+};
+
+use self::crew::{Came, Crew, Ending, came};
+use super::{
+    Until,
+    apply::{
+        acknowledge::Acknowledge,
+        staleness::Ahead,
+        watermark::Watermark,
+        worker::{Limits, Worker},
+        writer::Writer,
+    },
+    collection::Collection,
+    context::Pipeline,
+    mappings::evolution::Evolution,
+    phase::Phase,
+    prepare::Prepared,
+    requests::{RequestWatch, dead_letter_retry::Retries},
+    stream::{
+        channel::{Demand, Workers},
+        partitioner::Router,
+        repartition,
+    },
+};
+use crate::{
+    change::{CollectionId, Position},
+    config::Order,
+    error::{Code, Error, Kind, Result},
+    shutdown::Shutdown,
+    sink::{
+        Session,
+        metadata::positions::{self, Partition},
+    },
+    source::Source,
+    vitals::{Part, Stage},
+};
+
+/// Replies of the stream that wait for a worker. A reply has at most 16 MB for all partitions together, so this many
+/// times that is the most that waits (G11).
+const WAITING: usize = 2;
+
+/// Why a turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// All is done, or it was told to stop.
+    Done,
+    /// There is something to prepare: a new collection, one that is to be copied anew, a changed configuration.
+    Again,
+}
+
+/// The positions that are stored.
+pub(super) struct Stored {
+    pub(super) positions: Arc<HashMap<(Partition, CollectionId), Position>>,
+    /// Of the stream that new ones will be of.
+    fingerprint: i64,
+}
+
+impl Pipeline {
+    /// Applies changes, and completes what is not complete, until told to stop, or until everything that was written
+    /// before it was complete is applied.
+    pub(super) async fn follow(
+        &self,
+        session: &mut Session,
+        prepared: Prepared,
+        stored: Stored,
+        until: Until,
+    ) -> Result<Turn> {
+        let mut crew = self.start(session, prepared, stored).await?;
+        let mut turn = self.attend(session, &mut crew, until).await;
+        let post = self.reporter.vitals().post(Part::Attempt);
+        post.at("waits for all tasks to be done");
+        self.take_no_more();
+        if let Ok(ended) = turn {
+            let finish = until == Until::CaughtUp && ended == Turn::Done && !self.shutdown.is_requested();
+            turn = crew.end(finish, &self.shutdown).await.map(|()| ended);
+        }
+        if turn.is_err() {
+            crew.abort().await;
+        }
+        turn
+    }
+
+    /// Starts all tasks.
+    async fn start(&self, session: &mut Session, prepared: Prepared, stored: Stored) -> Result<Crew> {
+        let (collections, live) = (prepared.collections.clone(), prepared.live.clone());
+        let parting = prepared.parting.clone();
+        let ahead = self.ahead(session).await?;
+        let (workers, running) = self.start_workers(&collections, &stored, ahead).await?;
+        let workers = Arc::new(workers);
+        let is_left = |(id, c): (CollectionId, &Collection)| !c.is_paused() && !live.contains(&id);
+        if (0..).map(CollectionId).zip(collections.iter()).any(is_left) {
+            self.reporter.vitals().enter(Stage::Copying, None);
+        }
+        self.demand.send_modify(|demand| {
+            demand.workers = Some(workers.clone());
+            let is_paused = |id: &CollectionId| collections.get(id.0).is_some_and(Collection::is_paused);
+            let ready = live.into_iter().filter(|id| !is_paused(id));
+            demand.ready = Arc::new(ready.map(|id| (id, ahead)).collect());
+        });
+        let evolution = Evolution::start(self, prepared);
+        let (mut others, asking) = (JoinSet::new(), Shutdown::default());
+        let completing = others.spawn(self.clone().complete(collections.clone(), evolution.orders()));
+        let requests = RequestWatch {
+            retries: Retries::new(&collections, stored.positions),
+            pipeline: self.clone(),
+            collections,
+            workers: workers.clone(),
+            parting,
+            stop: asking.clone(),
+        };
+        others.spawn(requests.run());
+        Ok(Crew { running, workers, others, completing, asking, evolution })
+    }
+
+    /// Waits for what ends the turn.
+    async fn attend(&self, session: &mut Session, crew: &mut Crew, until: Until) -> Result<Turn> {
+        let (attempt, collections) = {
+            let demand = self.demand.borrow();
+            (demand.attempt, demand.collections.clone())
+        };
+        let (mut happened, mut arrived) = (self.notices.subscribe(), self.notices.subscribe());
+        let mut settings = self.settings.clone();
+        let post = self.reporter.vitals().post(Part::Attempt);
+        post.rests("follows");
+        loop {
+            tokio::select! {
+                biased;
+                () = self.shutdown.requested() => return Ok(Turn::Done),
+                Some(ended) = crew.running.join_next() => return Err(why(ended)),
+                error = crew.evolution.failed() => return Err(error),
+                Ok(()) = settings.changed() => return Ok(Turn::Again),
+                lost = happened.wait_for(|n| n.attempt == attempt && (n.is_lost || !n.anew.is_empty())) => {
+                    if lost.is_ok_and(|notices| notices.is_lost) {
+                        return Err(Error::new(Code::SpoolLost, "follow: what had been read ahead is lost"));
+                    }
+                    return Ok(Turn::Again);
+                }
+                Some(ended) = crew.others.join_next() => match came(ended)? {
+                    Came::Complete => {
+                        self.all_are_ready(session, &collections, until).await?;
+                        if self.reporter.vitals().enter(Stage::Live, None) {
+                            let live = collections.iter().filter(|c| c.stopped().is_none()).count();
+                            let noun = if live == 1 { "collection follows" } else { "collections follow" };
+                            tracing::info!("live: {live} {noun} MongoDB");
+                        }
+                    }
+                    Came::Asked => return Ok(Turn::Again),
+                    Came::Stopped => {}
+                },
+                _ = arrived.wait_for(|n| n.attempt == attempt && n.arrived) => return Ok(Turn::Done),
+            }
+        }
+    }
+
+    /// Up to when the rows of live collections may be ahead of the stored positions: if it is not stored, up to now.
+    /// In the order of commits rows and positions are of one time, and since when is stored.
+    async fn ahead(&self, session: &mut Session) -> Result<Timestamp> {
+        let (now, pipeline) = (self.source.operation_time().await?, self.target.pipeline());
+        if self.config.order == Order::Document {
+            positions::set_ahead(session, pipeline, None).await?;
+            return Ok(positions::shown(session, pipeline).await?.unwrap_or(now));
+        }
+        if let Some(ahead) = positions::ahead(session, pipeline).await? {
+            return Ok(ahead);
+        }
+        positions::set_ahead(session, pipeline, Some(now)).await?;
+        Ok(now)
+    }
+
+    /// The rows of collections that were not complete may be ahead of the stored positions up to now. In the order of
+    /// commits that is to be stored before they count as complete.
+    pub(super) async fn note_ahead(
+        &self,
+        session: &mut Session,
+        collections: &[Collection],
+    ) -> Result<Timestamp> {
+        let now = self.source.operation_time().await?;
+        if self.config.order == Order::Commit && self.demand.borrow().ready.len() < collections.len() {
+            positions::set_ahead(session, self.target.pipeline(), Some(now)).await?;
+        }
+        Ok(now)
+    }
+
+    /// Lets the workers have the changes of all collections.
+    async fn all_are_ready(
+        &self,
+        session: &mut Session,
+        collections: &[Collection],
+        until: Until,
+    ) -> Result<()> {
+        let now = self.note_ahead(session, collections).await?;
+        self.enter(Phase::Live, collections);
+        self.demand.send_modify(|demand| {
+            let mut ready = BTreeMap::clone(&demand.ready);
+            let all = (0..).map(CollectionId).zip(collections);
+            for (id, _) in all.filter(|(_, collection)| !collection.is_paused()) {
+                ready.entry(id).or_insert(now);
+            }
+            demand.ready = Arc::new(ready);
+            demand.until = (until == Until::CaughtUp).then_some(now);
+        });
+        Ok(())
+    }
+
+    /// Tells the tailer that nobody takes changes any more.
+    pub(super) fn take_no_more(&self) {
+        self.demand.send_modify(|demand| demand.workers = None);
+    }
+
+    /// The stored position of each partition in each collection, which from now on is where the tailer reads from. Where
+    /// they were stored by another number of partitions, every partition begins at the least of them.
+    pub(super) async fn positions(
+        &self,
+        session: &mut Session,
+        collections: &Arc<[Collection]>,
+    ) -> Result<Stored> {
+        let pipeline = self.target.pipeline();
+        let namespaces: Vec<_> = collections.iter().map(|c| c.namespace().clone()).collect();
+        let fingerprint = Source::fingerprint(&namespaces);
+        let ids: HashMap<String, CollectionId> = (0..)
+            .map(CollectionId)
+            .zip(collections.iter())
+            .map(|(id, c)| (c.name().to_owned(), id))
+            .collect();
+        let mut stored = positions::load(session, pipeline).await?;
+        if !repartition::are_of(&stored, self.config.partitions) {
+            stored = repartition::spread(&stored, self.config.partitions);
+            positions::reset(session, pipeline, &stored).await?;
+        }
+        stored.retain(|position| ids.contains_key(&position.collection));
+        // The server may not find a position in a stream of other collections, and takes that for lost history (error
+        // 280): the stream is to begin at the position's time then. What comes twice is dropped.
+        // Those of a collection that is stopped stay as they are, and it reads none.
+        let is_read = |name: &str| {
+            ids.get(name).and_then(|id| collections.get(id.0)).is_some_and(|c| c.stopped().is_none())
+        };
+        let foreign = stored.iter().any(|p| p.fingerprint != Some(fingerprint) && is_read(&p.collection));
+        let known =
+            stored.into_iter().filter_map(|p| Some(((p.partition, *ids.get(&p.collection)?), p.position)));
+        let positions = Arc::new(known.collect::<HashMap<_, _>>());
+        self.demand.send_modify(|demand| {
+            *demand = Demand {
+                attempt: demand.attempt + 1,
+                collections: collections.clone(),
+                stored: positions.clone(),
+                foreign,
+                ..Demand::default()
+            };
+        });
+        Ok(Stored { positions, fingerprint })
+    }
+
+    async fn start_workers(
+        &self,
+        collections: &Arc<[Collection]>,
+        stored: &Stored,
+        ahead: Timestamp,
+    ) -> Result<(Workers, JoinSet<Result<()>>)> {
+        let positions = &stored.positions;
+        let known = positions.iter().map(|(place, position)| (*place, position.clone()));
+        self.gauges.begin(collections, Watermark::new(known.clone()));
+        let watermark = Arc::new(Mutex::new(Watermark::new(known)));
+        let counter = self.reporter.counter("following, changes applied".to_owned());
+        let (mut workers, ending) = (JoinSet::new(), watch::Sender::new(Ending::None));
+        let mut senders = Vec::new();
+        for partition in (0..self.config.partitions).map(Partition) {
+            let (sender, incoming) = mpsc::channel(WAITING);
+            let worker = Worker {
+                partition,
+                source: self.source.clone(),
+                collections: collections.clone(),
+                writer: self.writer(partition, collections, stored).await?,
+                ahead: Ahead::new(ahead),
+                order: self.config.order,
+                limits: Limits { rows: self.config.batch_rows, age: self.config.batch_age },
+                incoming,
+                ending: ending.subscribe(),
+                acknowledge: Acknowledge { watermark: watermark.clone(), gauges: self.gauges.clone() },
+                counts: self.counts.clone(),
+                counter: counter.clone(),
+                post: self.reporter.vitals().post(Part::Worker(partition.0)),
+                stored_for_all: Instant::now(),
+                lasting: Instant::now(),
+                took: Duration::ZERO,
+                unacknowledged: BTreeMap::new(),
+                oldest: None,
+                changed: HashMap::new(),
+            };
+            workers.spawn(worker.run());
+            senders.push(sender);
+        }
+        let router = Router::new(self.config.partitions, HashMap::clone(positions));
+        Ok((Workers { senders, ending, router, watermark }, workers))
+    }
+
+    async fn writer(
+        &self,
+        partition: Partition,
+        collections: &Arc<[Collection]>,
+        stored: &Stored,
+    ) -> Result<Writer> {
+        let places = (stored.fingerprint, &*stored.positions);
+        Writer::start(&self.target, partition, collections, places, self.counts.clone()).await
+    }
+}
+
+/// A worker never ends by itself while the stream goes on.
+fn why(ended: Result<Result<()>, JoinError>) -> Error {
+    match ended {
+        Ok(Ok(())) => Error::bug("a partition's worker ended early"),
+        Ok(Err(error)) => error,
+        Err(error) => Error::caused(Kind::Bug, "a partition's worker broke off", error),
+    }
+}
