@@ -6,14 +6,14 @@
 //! [`attempt`](context::Pipeline::attempt) does everything that has to do with PostgreSQL, always from what PostgreSQL says, so a
 //! first start, a start after a crash and a reconnection are the same code:
 //!
-//! 1. Take the pipeline for this process (G9), and see that MongoDB is the one that was copied. ([`deployment`](prepare::deployment))
+//! 1. Take the pipeline for this process (G9), and see that MongoDB is the one that was copied. (`prepare::deployment`)
 //! 2. For every collection that is new, or is to be copied anew: take the start position of the change stream, prove that
 //!    the server accepts it, and store it together with the chunk plan, before the first page is read. ([`prepare`])
 //! 3. Read all positions, and have the tailer begin at the least of them. Have workers apply the changes of the collections that
 //!    are live; those of the others wait in the spool. ([`supervisor`])
 //! 4. Meanwhile, copy the chunks that are not marked as copied, a chunk's rows and its mark together (G5), and build the
 //!    primary keys that are missing. ([`snapshot`]) Where a collection is copied anew, its rows are replaced, and those
-//!    of documents that are no more are swept away. ([`resync`](snapshot::resync))
+//!    of documents that are no more are swept away. (`snapshot::resync`)
 //! 5. Have the workers apply what has waited, and from then on everything.
 //!
 //! Meanwhile mappings may evolve ([`evolution`](mappings::evolution)): a collection's tables change between two transactions of docrow, never
@@ -28,7 +28,7 @@
 //! replaying it is harmless. The same argument holds for a replay after a crash: every change is at or before a stored
 //! position, and then its rows are committed, or after it, and then it is read again, from the spool or from the stream ([`route`](stream::route)).
 //!
-//! How it goes is told by [`reporter`](observe::reporter), and how far behind MongoDB the rows are by [`lag`](observe::lag); nothing else depends on
+//! How it goes is told by [`reporter`](observe::reporter), and how far behind MongoDB the rows are by `observe::lag`; nothing else depends on
 //! either.
 //!
 //! An error that may pass ([`Disposition::Retry`](crate::error::Disposition)) ends the attempt, and after a while there is another one.

@@ -48,7 +48,7 @@ use crate::{
 
 /// Replicates until `until`, or until `shutdown` is requested; then what was taken up is committed.
 ///
-/// Errors: as [`Kind`](crate::error::Kind) says. What can't be right at the start (a host, a password, a privilege) is
+/// Errors: as [`Kind`] says. What can't be right at the start (a host, a password, a privilege) is
 /// an error at once, before anything is written; later on, what may pass is tried again.
 pub async fn run(job: Job<'_>, reporter: Reporter, shutdown: Shutdown) -> Result<Summary> {
     let (started, Job { config, target, until, manner, reload }) = (Instant::now(), job);

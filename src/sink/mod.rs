@@ -4,15 +4,15 @@
 //!
 //! - Rows and the position (or the chunk's marker) that they reach commit in **one** transaction: both are there or
 //!   neither is. No other statement of docrow moves a position past rows that are not written.
-//! - Only the sink says *durable*: [`Applier::apply`](upsert::Applier::apply) and
-//!   [`ChunkWriter::commit`](copy::ChunkWriter::commit) return `Ok` after the server acknowledged the COMMIT of a
+//! - Only the sink says *durable*: [`Applier::apply`](rows::upsert::Applier::apply) and
+//!   [`ChunkWriter::commit`](rows::copy::ChunkWriter::commit) return `Ok` after the server acknowledged the COMMIT of a
 //!   transaction in which every statement succeeded, and in no other case.
 //! - After an error nothing may be assumed: the answer to a COMMIT can be lost after the server carried it out. The
 //!   caller drops the [`Session`], connects anew and reads positions and chunk markers again
-//!   ([`positions::load`], [`chunks::load`]). The one exception is [`Kind::TargetRefusedRows`](crate::error::Kind): the
+//!   ([`positions::load`](metadata::positions::load), [`chunks::load`](metadata::chunks::load)). The one exception is [`Kind::TargetRefusedRows`](crate::error::Kind): the
 //!   transaction is known to be rolled back and the session stays usable.
 //! - Only whoever holds the pipeline commits (G9): every transaction that writes to it begins by entering it, and fails
-//!   if another process has taken it ([`fence`]).
+//!   if another process has taken it ([`fence`](metadata::fence)).
 //! - A position never moves backwards: the statement that writes it makes its transaction fail when the stored one is
 //!   already further.
 //!

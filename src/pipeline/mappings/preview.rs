@@ -26,7 +26,7 @@ use crate::{
 /// The plan of every included collection. With `apply` it is carried out, and the mappings are stored, if nothing stands
 /// in the way of any of them; a run goes on from there. Without it nothing is written.
 ///
-/// Errors: those of [`pipeline::run`](crate::pipeline::run) before it copies anything.
+/// Errors: those of [`pipeline::run`](crate::pipeline::run()) before it copies anything.
 pub async fn plan(config: &Config, apply: bool) -> Result<Vec<(Namespace, Plan)>> {
     let source = Source::connect(config.source.expose()).await?;
     let found = source.collections(&config.include, &config.exclude).await?;

@@ -7,7 +7,7 @@
 //! Here, too, is dealt with what happened to whole collections, as it is written down in `docrow.resyncs`: a collection
 //! that is to be copied anew gets a new start position and a plan whose chunks replace the rows that are there. What
 //! happened before the new start position is of no interest any more. A request is forgotten in the transaction that
-//! stores the plan. ([`whole_collections`](self::whole_collections))
+//! stores the plan. ([`whole_collections`])
 
 mod deployment;
 mod earlier_keys;

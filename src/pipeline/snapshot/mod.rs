@@ -2,7 +2,7 @@
 //!
 //! A chunk whose rows PostgreSQL refuses is copied again document by document, each behind a savepoint, so that only
 //! the documents that are refused become dead letters (G10).
-//! Chunks that replace rows are for [`resync`](self::resync).
+//! Chunks that replace rows are for [`resync`].
 
 mod keys;
 mod resync;

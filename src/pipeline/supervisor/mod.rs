@@ -16,7 +16,7 @@
 //! done, which is short: a worker writes the batch at hand, and what was [requested](super::requests) of it, a keeper ends before the
 //! next page, or the next try for a lock. Changes of the stream that wait for a worker are left: they may take minutes, and are
 //! read again from the stored positions, by the next turn or the next process. (Where a run ends by itself, once everything is
-//! applied, workers write all that they have been sent.) All of them are joined before the turn is over. A turn that fails cuts off everybody, the workers first ([`crew`](self::crew)).
+//! applied, workers write all that they have been sent.) All of them are joined before the turn is over. A turn that fails cuts off everybody, the workers first ([`crew`]).
 
 pub(super) mod crew;
 
