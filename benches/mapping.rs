@@ -9,9 +9,9 @@ use criterion::{
     BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
 };
 use docrow::{
-    change::Namespace,
     demo::users,
     mapping::{Encoder, Framing, Mapping, Rebuilder, Rows},
+    model::change::Namespace,
     schema::{MappingSpec, Names, Sample},
 };
 use mongodb::bson::RawDocumentBuf;

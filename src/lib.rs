@@ -11,14 +11,15 @@
 //!                        spool (RocksDB): while a snapshot runs, or PostgreSQL is away or slow
 //! ```
 //!
-//! Data flows one way, `source → change → mapping → sink`, and only `pipeline` connects them: `source` does not know
+//! Data flows one way, `source → model → mapping → sink`, and only `pipeline` connects them: `source` does not know
 //! that PostgreSQL exists, `sink` does not know MongoDB, `mapping` and `schema` do no I/O. `tests/it/tidy.rs` holds
 //! the imports to it.
 //!
 //! # Reading order
 //!
-//! 1. [`change`], [`key`], [`patch`]: the nouns. A [`change::Change`] happened to the document with a
-//!    [`key::DocumentKey`], at a [`change::Position`] in the stream; an update's [`patch::Patch`] says to which fields.
+//! 1. [`model`]: the nouns. A [`Change`](model::change::Change) happened to the document with a
+//!    [`DocumentKey`](model::document_key::DocumentKey), at a [`Position`](model::change::Position) in the stream; an update's
+//!    [`Patch`](model::partial_update::Patch) says to which fields.
 //! 2. [`pipeline`]: how it all hangs together, and the arguments for why nothing is lost: `run` begins attempts, each
 //!    `prepare`s its collections and has a `supervisor` for its tasks. Rooms: `snapshot`, [`stream`](pipeline::stream),
 //!    [`apply`](pipeline::apply), `mappings` (which change while all that goes on), `requests` of people, `observe`. Its pure
@@ -60,7 +61,6 @@
 //! No ORM, no query builder, no SQL text with values in it, no intermediate document structs on the hot path, no
 //! cache of documents, no second place that decides whether an error is worth a retry.
 
-pub mod change;
 pub mod check;
 pub mod checkpoint;
 pub mod cli;
@@ -69,16 +69,14 @@ pub mod demo;
 pub mod error;
 pub mod failpoint;
 pub mod http;
-pub mod key;
 pub mod mapping;
 pub mod mapping_files;
 pub mod metrics;
+pub mod model;
 pub mod moment;
 pub mod notify;
-pub mod number;
 pub mod otlp;
 pub mod pace;
-pub mod patch;
 pub mod pipeline;
 pub mod profile;
 pub mod retry;

@@ -3,8 +3,8 @@
 use std::sync::LazyLock;
 
 use docrow::{
-    change::{Change, Namespace, Position},
     demo::users,
+    model::change::{Change, Namespace, Position},
     source::event::{self, Event, Included, Read},
 };
 use mongodb::bson::{RawDocumentBuf, rawdoc};

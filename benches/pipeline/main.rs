@@ -27,11 +27,14 @@ use criterion::{
     measurement::WallTime,
 };
 use docrow::{
-    change::{Change, CollectionId, Op},
     mapping::{Encoder, Framing, Mapping, Rows},
+    model::{
+        change::{Change, CollectionId, Op},
+        partition::Partition,
+    },
     pipeline::{apply::batch::Batch, stream::partitioner::Router},
     schema::MappingSpec,
-    sink::{Keys, metadata::positions::Partition},
+    sink::Keys,
 };
 use tokio::{runtime::Runtime, sync::mpsc, task::JoinSet};
 

@@ -8,10 +8,12 @@ use std::{
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use docrow::{
-    change::{Change, CollectionId},
     checkpoint::{Checkpoint, Span, SpoolWrite},
+    model::{
+        change::{Change, CollectionId},
+        partition::Partition,
+    },
     pipeline::{apply::batch::Batch, stream::partitioner::Router},
-    sink::metadata::positions::Partition,
 };
 use tempfile::TempDir;
 

@@ -8,22 +8,20 @@ extern crate self as docrow;
 
 #[path = "../../tests/it/mapping/any_bytes.rs"]
 mod any_bytes;
-#[path = "../../src/change.rs"]
-mod change;
 #[path = "../../src/error/mod.rs"]
 mod error;
 mod grown;
-#[path = "../../src/key.rs"]
-mod key;
 #[path = "../../src/mapping/mod.rs"]
 mod mapping;
-#[path = "../../src/number.rs"]
-mod number;
+#[path = "../../src/model/mod.rs"]
+mod model;
 #[path = "../../tests/it/support/same.rs"]
 mod same;
 #[path = "../../src/schema/mod.rs"]
 mod schema;
 mod seeds;
+#[path = "../../src/shown.rs"]
+mod shown;
 #[path = "../../src/demo/users.rs"]
 mod users;
 

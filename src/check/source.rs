@@ -4,9 +4,9 @@ use indicatif::HumanCount;
 
 use super::{Findings, Part};
 use crate::{
-    change::Namespace,
     config::{Config, Order},
     error::{Kind, Result},
+    model::change::Namespace,
     schema::nearest,
     source::{Access, CollectionInfo, Missing, Oplog, Source, Survey},
 };

@@ -40,8 +40,8 @@ use super::{
     store::{Failure, Result},
 };
 use crate::{
-    change::{Namespace, Position},
     error::Error,
+    model::change::{Namespace, Position},
 };
 
 /// How far a collection's changes are in the spool: every change in `(from, to]` is there, or was applied.

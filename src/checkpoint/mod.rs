@@ -39,8 +39,8 @@ pub use self::{
     spool::{SpoolWrite, Waiting},
 };
 use crate::{
-    change::Namespace,
     error::{Code, Error, Result},
+    model::change::Namespace,
 };
 
 const IDENTITY: &[u8] = b"identity";
@@ -250,9 +250,8 @@ fn refused(dir: &Path, failure: Failure) -> Error {
 mod tests {
     use mongodb::bson::rawdoc;
 
-    use crate::change::Position;
-
     use super::*;
+    use crate::model::change::Position;
 
     fn position(data: &str) -> Position {
         Position::from_token(&rawdoc! { "_data": data, "_typeBits": { "x": 1 } }).unwrap()

@@ -27,8 +27,8 @@ use super::{
     store::{Failure, Result, Store},
 };
 use crate::{
-    change::{Namespace, Position},
     error::{self, Code, Error, Kind},
+    model::change::{Namespace, Position},
 };
 
 /// The space of so many deleted changes, some megabytes, is given back at once. Few in tests, as all sizes: so a few

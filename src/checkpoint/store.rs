@@ -19,8 +19,8 @@ use super::{
     reserve, spool,
 };
 use crate::{
-    change::Namespace,
     error::{Code, Error},
+    model::change::Namespace,
 };
 
 pub(super) type Result<T, E = Failure> = std::result::Result<T, E>;

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::change::Position;
+use crate::model::change::Position;
 
 /// In memory: it is not the disk that is tested.
 fn folder() -> TempDir {

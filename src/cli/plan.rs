@@ -8,9 +8,9 @@ use super::{
     printable::{printable, say},
 };
 use crate::{
-    change::Namespace,
     config::Config,
     error::Result,
+    model::change::Namespace,
     pipeline,
     sink::tables::ddl_plan::{Obstacle, Origin, Plan, TablePlan, When},
 };

@@ -10,7 +10,7 @@ use super::{
     status_layout::{Entry, Parts, Size, arranged, clipped, counted, cut_in_the_middle, headline},
 };
 use crate::{
-    pipeline::phase::Phase,
+    model::phase::Phase,
     shown,
     status::{CollectionStatus, LAG, Level, NarrowColumn, Status, TargetStatus, VerifiedStatus, span},
     telemetry::has_colors,

@@ -7,11 +7,13 @@ use super::{
     bson::{self, ARRAY, BINARY, BOOLEAN, DATE, DECIMAL, DOUBLE, INT32, INT64, NULL, OBJECT_ID, STRING},
     numeric,
     parse::{self, Told},
-    table::{ColumnType, Reading, Scalar},
     tuples,
     value::{self, OBJECT_ID_BYTES},
 };
-use crate::number;
+use crate::model::{
+    bson_number,
+    table::{ColumnType, Reading, Scalar},
+};
 
 /// Appends the bytes of the BSON value that a column of type `ty` holds.
 pub(super) fn read(out: &mut Vec<u8>, ty: ColumnType, bytes: &[u8]) -> Option<Told> {
@@ -98,7 +100,7 @@ fn integer(out: &mut Vec<u8>, reading: Reading, value: i64) -> u8 {
 }
 
 fn double(out: &mut Vec<u8>, reading: Reading, value: f64) -> u8 {
-    match number::int32(value) {
+    match bson_number::int32(value) {
         Some(value) if reading == Reading::Number => put(out, INT32, &value.to_le_bytes()),
         _ => put(out, DOUBLE, &value.to_le_bytes()),
     }

@@ -9,10 +9,10 @@ use super::{
     bson::{ARRAY, DOCUMENT, Elements, NULL, Read},
     extra::render,
     mask::MaskKey,
-    table::{Column, ColumnType, DELETED_AT, Scalar, Table},
 };
-use crate::schema::{
-    ColumnSpec, FieldPath, JsonForm, MappingSpec, Mask, OnDelete, OnUnfit, Segment, TableSpec,
+use crate::{
+    model::table::{Column, ColumnType, DELETED_AT, Scalar, Table},
+    schema::{ColumnSpec, FieldPath, JsonForm, MappingSpec, Mask, OnDelete, OnUnfit, Segment, TableSpec},
 };
 
 /// A compiled [`MappingSpec`]: immutable, to be shared by all tasks.

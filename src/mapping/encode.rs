@@ -11,7 +11,7 @@ use super::{
     compile::Mapping,
     extra::render_trail,
     key_column,
-    table::{Framing, Rows},
+    rows::{Framing, Rows},
     walk::{Scratch, first_key, walk},
 };
 use crate::{schema::OnUnfit, shown};

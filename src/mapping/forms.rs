@@ -18,7 +18,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::BytesMut;
 
 use super::bson::{self, Fault, Read};
-use crate::number::Decimal;
+use crate::model::bson_number::Decimal;
 
 /// The form of a value that a mapping withholds.
 pub(super) const WITHHELD: &[u8] = b"{\"$docrow\":{\"withheld\":true}}";

@@ -12,7 +12,7 @@
 //! digits, or holds a NUL, it is a JSON string with its quotes. Everything else is canonical Extended JSON;
 //! numbers in the canonical form of their value, whole ones as `$numberLong`, or within an embedded document as
 //! `$numberInt` if they fit. What a key says but would read back as another type is noted besides, by
-//! [`Reading`](super::Reading) or, in a `text` key, where it is not what the JSON says.
+//! [`Reading`](crate::model::table::Reading) or, in a `text` key, where it is not what the JSON says.
 
 use bytes::BytesMut;
 use mongodb::bson::{RawDocumentBuf, spec::ElementType};
@@ -27,13 +27,13 @@ use super::{
     forms,
     json::JsonWriter,
     parse::{self, Told},
-    table::{ColumnType, Scalar},
     value::{self, Fit},
     walk::first_key,
 };
-use crate::{
-    key::Id,
-    number::{Decimal, Number},
+use crate::model::{
+    bson_number::{Decimal, Number},
+    document_key::Id,
+    table::{ColumnType, Scalar},
 };
 
 /// An entry of a B-tree index has at most 2,704 bytes; a child table's holds its ordinals, too.

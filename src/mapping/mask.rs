@@ -20,10 +20,9 @@ use super::{
     extra::clear_bytes,
     forms,
     json::JsonWriter,
-    table::Scalar,
     value::Fit,
 };
-use crate::schema::Mask;
+use crate::{model::table::Scalar, schema::Mask};
 
 /// What is left of a redacted text.
 const REDACTED: &[u8] = b"***";

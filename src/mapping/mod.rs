@@ -9,7 +9,7 @@
 //! [`Rebuilder`] goes the other way, from a document's rows back to the document.
 //!
 //! Pure: bytes in, bytes out. No I/O, no clock, no `async`; malformed bytes are an [`Unfit`], never a panic.
-//! Reading order: [`table`] (what is written), `compile` (the plan), `encode` and `walk` (a document), `value` (one
+//! Reading order: [`rows`] (what is written), `compile` (the plan), `encode` and `walk` (a document), `value` (one
 //! value, one column), `key_column` (the `_id`), `extra` (what no column holds), `mask` (what never leaves the
 //! process), `watch` (what the mapping does not know), `trial` (a dry run), `places` (where a column's values are), `json`, `forms` and `numeric` (forms), `bson` (bytes).
 //! And back: `rebuild` and `tree`, `column` (one column, one value), `parse` (JSON).
@@ -27,7 +27,7 @@ mod numeric;
 mod parse;
 mod places;
 mod rebuild;
-mod table;
+mod rows;
 mod tree;
 mod trial;
 mod tuples;
@@ -46,7 +46,7 @@ pub use self::{
     mask::MaskKey,
     places::{Places, Replacement, Step},
     rebuild::{Corrupt, Rebuilder},
-    table::{Column, ColumnType, DELETED_AT, Framing, Reading, Rows, Scalar, Table, TableRows},
+    rows::{Framing, Rows, TableRows},
     trial::{Left, Tally, Trial, Tried},
     tuples::{Tuple, TupleColumns, Tuples, same_value},
 };

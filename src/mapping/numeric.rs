@@ -3,7 +3,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-use crate::number::{Decimal, MAX_COEFFICIENT};
+use crate::model::bson_number::{Decimal, MAX_COEFFICIENT};
 
 const NEGATIVE: u16 = 0x4000;
 const NAN: u16 = 0xc000;

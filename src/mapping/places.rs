@@ -1,11 +1,11 @@
 //! What a mapping says about its columns besides how to encode them: where their values lie that do not fit them, and
 //! which of them are to take others' places.
 
-use super::{
-    compile::Mapping,
-    table::{Column, Scalar},
+use super::compile::Mapping;
+use crate::{
+    model::table::{Column, Scalar},
+    schema::{Segment, TableSpec},
 };
-use crate::schema::{Segment, TableSpec};
 
 /// A column that is written beside a narrower one, to take its place ([`MappingSpec`](crate::schema::MappingSpec)).
 #[derive(Clone, Debug, PartialEq, Eq)]

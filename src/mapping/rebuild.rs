@@ -18,10 +18,11 @@ use super::{
     column,
     compile::{Mapping, Node, Object, Plan},
     key_column, parse,
-    table::{Column, Rows, Table},
+    rows::Rows,
     tree::{self, Shape, Spot, Tree},
     tuples::Tuple,
 };
+use crate::model::table::{Column, Table};
 
 /// What is wrong with rows from which no document can be made. Never a value.
 #[derive(Clone, Debug, PartialEq, Eq)]

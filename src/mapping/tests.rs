@@ -15,7 +15,10 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    change::Namespace,
+    model::{
+        change::Namespace,
+        table::{ColumnType, DELETED_AT, Scalar, Table},
+    },
     schema::{MappingSpec, Names, Sample},
 };
 
@@ -692,7 +695,7 @@ proptest! {
     fn text_keys_are_injective(left in any_id(), right in any_id()) {
         let key = |id: &Bson| {
             let document = RawDocumentBuf::try_from(&doc! { "_id": id.clone() }).unwrap();
-            crate::key::DocumentKey::of(crate::key::Id::of(&document).unwrap())
+            crate::model::document_key::DocumentKey::of(crate::model::document_key::Id::of(&document).unwrap())
         };
         prop_assert_eq!(key(&left) == key(&right), text_key(left).0 == text_key(right).0);
     }

@@ -16,7 +16,7 @@ use super::{
     compile::{Field, Mapping, Node, Object, PlannedColumn},
     encode::Encoder,
     json::JsonWriter,
-    table::{Framing, Rows},
+    rows::{Framing, Rows},
     value::{self, Fit},
 };
 use crate::shown;

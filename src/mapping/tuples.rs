@@ -2,10 +2,8 @@
 
 use bytes::BufMut;
 
-use super::{
-    column,
-    table::{ColumnType, Scalar, TableRows},
-};
+use super::{column, rows::TableRows};
+use crate::model::table::{ColumnType, Scalar};
 
 /// Whether a column's bytes, as encoded and as PostgreSQL sends them, are the same value. They are the same
 /// bytes, but for `jsonb`, which PostgreSQL writes with its own spaces and its own order of keys.

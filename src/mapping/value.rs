@@ -28,9 +28,11 @@ use super::{
     forms,
     json::JsonWriter,
     numeric,
+};
+use crate::model::{
+    bson_number::{self, Decimal, Number},
     table::{ColumnType, Reading, Scalar},
 };
-use crate::number::{self, Decimal, Number};
 
 /// How a value relates to what its column holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,7 +220,7 @@ fn integer(reading: Reading, doc: &[u8], kind: u8, at: usize) -> Read<Option<(i6
             let value = bson::int64(doc, at)?;
             Some((value, exact_if(long || i32::try_from(value).is_err())))
         }
-        DOUBLE => number::integer(bson::double(doc, at)?).map(|value| (value, Fit::Equal)),
+        DOUBLE => bson_number::integer(bson::double(doc, at)?).map(|value| (value, Fit::Equal)),
         DECIMAL => match decimal(doc, at)?.into() {
             Number::Int(value) => Some((value, Fit::Equal)),
             _ => None,
@@ -232,12 +234,12 @@ fn double(reading: Reading, doc: &[u8], kind: u8, at: usize) -> Read<Option<(f64
     Ok(match kind {
         DOUBLE => {
             let value = bson::double(doc, at)?;
-            Some((value, exact_if(!number || number::int32(value).is_none())))
+            Some((value, exact_if(!number || bson_number::int32(value).is_none())))
         }
         INT32 => Some((bson::int32(doc, at)?.into(), exact_if(number))),
-        INT64 => number::double(bson::int64(doc, at)?).map(|value| (value, Fit::Equal)),
+        INT64 => bson_number::double(bson::int64(doc, at)?).map(|value| (value, Fit::Equal)),
         DECIMAL => match decimal(doc, at)?.into() {
-            Number::Int(value) => number::double(value).map(|value| (value, Fit::Equal)),
+            Number::Int(value) => bson_number::double(value).map(|value| (value, Fit::Equal)),
             Number::Double(value) => Some((value, Fit::Equal)),
             Number::Decimal { .. } => None,
         },
@@ -271,7 +273,7 @@ fn numeric(out: &mut BytesMut, doc: &[u8], kind: u8, at: usize) -> Read<Fit> {
         }
         DOUBLE => {
             let value = bson::double(doc, at)?;
-            match number::decimal(value) {
+            match bson_number::decimal(value) {
                 Some((coefficient, exponent)) => numeric::finite(out, value < 0.0, coefficient, exponent),
                 None if value.is_nan() => numeric::nan(out),
                 None => return Ok(Fit::Misfit),

@@ -18,11 +18,14 @@ use super::{
     json::JsonWriter,
     key_column,
     mask::{Masker, censored_object},
-    table::{Framing, Rows, Scalar, TableRows},
+    rows::{Framing, Rows, TableRows},
     value::{self, Fit},
     watch::Watch,
 };
-use crate::schema::{JsonForm, OnUnfit};
+use crate::{
+    model::table::Scalar,
+    schema::{JsonForm, OnUnfit},
+};
 
 /// The memory of an encoder.
 #[derive(Debug, Default)]

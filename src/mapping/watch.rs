@@ -6,8 +6,8 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::{
     bson::{ARRAY, DOCUMENT, DOUBLE, Elements, NULL, Read},
     compile::PlannedColumn,
-    table::Scalar,
 };
+use crate::model::table::Scalar;
 
 /// How many discoveries one encoder makes. Later ones are for the next one, which knows a newer mapping.
 const MAX_SEEN: usize = 4096;

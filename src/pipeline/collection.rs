@@ -18,20 +18,18 @@ use std::sync::{
 use mongodb::bson::RawDocument;
 use tokio::sync::{Notify, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
-use super::phase::Phase;
 use crate::{
-    change::Namespace,
     error::{Code, Result},
-    key,
     mapping::{Encoder, Framing, Mapping},
     metrics,
+    model::{change::Namespace, document_key, phase::Phase},
     schema::{MappingSpec, Sample},
     shown,
     sink::metadata::dead_letters::{DeadKey, DeadKeys, DeadLetter},
     source::CollectionInfo,
 };
 
-/// A collection. Its place in the list is its [`CollectionId`](crate::change::CollectionId).
+/// A collection. Its place in the list is its [`CollectionId`](crate::model::change::CollectionId).
 #[derive(Debug)]
 pub(super) struct Collection {
     pub(super) info: CollectionInfo,
@@ -261,7 +259,7 @@ impl Collection {
         if dead.count(&self.name) == 0 {
             return Ok(None);
         }
-        let key = DeadKey { collection: self.name.clone(), key: key::id_text(document_key)? };
+        let key = DeadKey { collection: self.name.clone(), key: document_key::id_text(document_key)? };
         Ok(dead.contains(&key.collection, &key.key).then_some(key))
     }
 
@@ -379,8 +377,8 @@ pub(super) fn dead_letter_of(
 ) -> Result<DeadLetter> {
     Ok(DeadLetter {
         collection: collection.name().to_owned(),
-        key: key::id_text(document)?,
-        document_key: key::Id::of(document)?.document()?.into_bytes(),
+        key: document_key::id_text(document)?,
+        document_key: document_key::Id::of(document)?.document()?.into_bytes(),
         path: (!path.is_empty()).then(|| shown::path(path).replace('\0', "")),
         reason: reason.replace('\0', ""),
         document: mapping.censored(document),

@@ -38,7 +38,6 @@ mod collection;
 mod context;
 mod mappings;
 mod observe;
-pub mod phase;
 mod prepare;
 mod reload;
 mod requests;

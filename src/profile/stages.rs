@@ -55,7 +55,7 @@ impl Stage {
             }
             Self::Decode => "taking replies apart: the `bson` crate, `docrow::source::event`",
             Self::Route => {
-                "which change goes to which worker, folding, batches: `docrow::pipeline`, `change`, `key`"
+                "which change goes to which worker, folding, batches: `docrow::pipeline`, `docrow::model`"
             }
             Self::Map => {
                 "walking documents along their mapping: `docrow::mapping` but what encodes; `docrow::schema`"
@@ -92,9 +92,9 @@ impl fmt::Display for Stage {
 /// The stage of the functions whose path begins so; of several the longest decides. `None`: of its caller's stage.
 const BY_PREFIX: &[(&str, Option<Stage>)] = &[
     ("docrow::", Some(Stage::Other)),
-    ("docrow::change", Some(Stage::Route)),
+    ("docrow::model::change", Some(Stage::Route)),
     ("docrow::checkpoint", Some(Stage::Spool)),
-    ("docrow::key", Some(Stage::Route)),
+    ("docrow::model::document_key", Some(Stage::Route)),
     ("docrow::mapping", Some(Stage::Map)),
     ("docrow::mapping::encode", Some(Stage::Encode)),
     ("docrow::mapping::extra", Some(Stage::Encode)),
@@ -108,7 +108,7 @@ const BY_PREFIX: &[(&str, Option<Stage>)] = &[
     ("docrow::mapping::walk::Walk::close", Some(Stage::Encode)),
     ("docrow::mapping::walk::begin_row", Some(Stage::Encode)),
     ("docrow::mapping::walk::end_column", Some(Stage::Encode)),
-    ("docrow::number", Some(Stage::Encode)),
+    ("docrow::model::bson_number", Some(Stage::Encode)),
     ("docrow::pipeline", Some(Stage::Route)),
     ("docrow::schema", Some(Stage::Map)),
     ("docrow::sink", Some(Stage::Send)),

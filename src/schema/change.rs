@@ -5,7 +5,7 @@
 
 use super::{ColumnSpec, FieldPath, MappingSpec, OnDelete, TableSpec};
 use crate::{
-    mapping::{ColumnType, Reading, Scalar},
+    model::table::{ColumnType, Reading, Scalar},
     shown,
 };
 

@@ -16,9 +16,11 @@ use super::{
     toml_error::{place, toml_error},
 };
 use crate::{
-    change::Namespace,
     error::{Code, Error, Result},
-    mapping::{ColumnType, DELETED_AT, Reading, Scalar},
+    model::{
+        change::Namespace,
+        table::{ColumnType, DELETED_AT, Reading, Scalar},
+    },
 };
 
 /// As many columns as a PostgreSQL table can have (`MaxHeapAttributeNumber`).

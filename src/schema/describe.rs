@@ -18,9 +18,9 @@ use super::{
     remarks::{Line, Remarks, TableRemarks},
     sample::{KEY, Kind, Kinds, MAX_DEPTH, MAX_FIELDS, Objects, Sample, Seen, Tally},
 };
-use crate::{
+use crate::model::{
     change::Namespace,
-    mapping::{ColumnType, Reading, Scalar},
+    table::{ColumnType, Reading, Scalar},
 };
 
 /// The names of MongoDB's types, as its `$type` has them.

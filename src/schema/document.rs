@@ -1,7 +1,7 @@
 //! Document mode: a collection as one table, each document whole in a `jsonb` column.
 
 use super::{DocumentSpec, JsonForm, MappingSpec, Names, Sample, TableSpec};
-use crate::change::Namespace;
+use crate::model::change::Namespace;
 
 /// The name of the column.
 const COLUMN: &str = "doc";

@@ -16,7 +16,7 @@ use super::{
     sample::{KEY, Objects, Sample, Seen},
     spec::{EXTRA, OnDelete, OnUnfit},
 };
-use crate::{change::Namespace, mapping::ColumnType};
+use crate::model::{change::Namespace, table::ColumnType};
 
 /// PostgreSQL moves no value of up to 24 bytes out of a row, and a row must fit a page of 8,160: so many
 /// always do.
@@ -308,7 +308,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{arbitrary::documents, *};
-    use crate::mapping::{Encoder, Framing, Mapping, Reading, Rebuilder, Rows, Scalar};
+    use crate::{
+        mapping::{Encoder, Framing, Mapping, Rebuilder, Rows},
+        model::table::{Reading, Scalar},
+    };
 
     fn sample(documents: &[Document]) -> Sample {
         let mut sample = Sample::new();

@@ -13,7 +13,7 @@
 //! A sample that misses a type loses nothing: what fits no column is in `extra`.
 
 use super::sample::{Kind, Kinds, Objects, Seen, Tally};
-use crate::mapping::{ColumnType, Reading, Scalar};
+use crate::model::table::{ColumnType, Reading, Scalar};
 
 /// An object with more different fields than these is a map from data to data.
 const MAX_KEYS: usize = 200;
@@ -170,8 +170,8 @@ mod tests {
     };
 
     use crate::{
-        change::Namespace,
         mapping::{Encoder, Framing, Mapping, Rows},
+        model::change::Namespace,
         schema::{MappingSpec, Names, Sample, evolve::*},
     };
 

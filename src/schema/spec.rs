@@ -4,7 +4,10 @@
 //! field is in two places, and every type is one that docrow writes. [`super::check`] sees to that.
 
 use super::{FieldPath, check};
-use crate::{change::Namespace, error::Result, mapping::ColumnType};
+use crate::{
+    error::Result,
+    model::{change::Namespace, table::ColumnType},
+};
 
 /// The name of the `extra` column of automatic mappings.
 pub(super) const EXTRA: &str = "_extra";
@@ -225,7 +228,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{super::Segment, *};
-    use crate::mapping::{Reading, Scalar};
+    use crate::model::table::{Reading, Scalar};
 
     const USERS: &str = include_str!("../../schemas/users.toml");
 

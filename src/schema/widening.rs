@@ -12,7 +12,10 @@
 //! [`change`](super::change).
 
 use super::{ColumnSpec, MappingSpec, TableSpec, Was, change::keeps_rows, evolve::columns_of};
-use crate::mapping::{ColumnType, Reading, Replacement, Scalar};
+use crate::{
+    mapping::Replacement,
+    model::table::{ColumnType, Reading, Scalar},
+};
 
 /// For which columns whose type changes another one is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

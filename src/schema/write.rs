@@ -6,7 +6,7 @@ use super::{
     ColumnSpec, DocumentSpec, FieldPath, JsonForm, MappingSpec, Mask, OnDelete, OnUnfit, Was,
     remarks::{Remarks, comments},
 };
-use crate::mapping::{ColumnType, Reading};
+use crate::model::table::{ColumnType, Reading};
 
 impl MappingSpec {
     /// The mapping file that reads back as this mapping.

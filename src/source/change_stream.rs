@@ -36,9 +36,9 @@ use super::{
     scope::{EVENTS_PER_REPLY, Events, Scope, StreamStart},
 };
 use crate::{
-    change::{Namespace, Position},
     error::{Code, Disposition, Error, Kind, Result},
     metrics,
+    model::change::{Namespace, Position},
     retry::Retry,
 };
 

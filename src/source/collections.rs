@@ -5,8 +5,8 @@ use mongodb::bson::{Bson, Document, doc, rawdoc};
 
 use super::{Source, ask::Replies, chosen::listed, error};
 use crate::{
-    change::Namespace,
     error::{Code, Error, Result},
+    model::change::Namespace,
 };
 
 /// Databases of the server's own.

@@ -21,8 +21,8 @@ use super::{
     scope::EVENTS_PER_REPLY,
 };
 use crate::{
-    change::Namespace,
     error::{Code, Error, Result},
+    model::change::Namespace,
 };
 
 /// Unauthorized, CommandNotFound, CommandNotSupported, and how Atlas refuses what a tier has not got.

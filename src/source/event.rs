@@ -6,10 +6,12 @@
 use mongodb::bson::RawDocument;
 
 use crate::{
-    change::{Change, CollectionId, Namespace, Op, Position},
     error::{Error, Result},
-    key::{DocumentKey, Id},
-    patch::Patch,
+    model::{
+        change::{Change, CollectionId, Namespace, Op, Position},
+        document_key::{DocumentKey, Id},
+        partial_update::Patch,
+    },
 };
 
 /// What a change stream brings.

@@ -35,10 +35,9 @@ use super::{
     no_operation_time,
 };
 use crate::{
-    change::Namespace,
     error::{Code, Error, Kind, Result},
-    key::Id,
     metrics::READ_BYTES,
+    model::{change::Namespace, document_key::Id},
 };
 
 /// A lookup, whose replies are yet to be read.

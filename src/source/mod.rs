@@ -57,8 +57,8 @@ pub use self::{
     survey::{Excluded, Survey},
 };
 use crate::{
-    change::Namespace,
     error::{Code, Error, Result},
+    model::change::Namespace,
 };
 
 /// A MongoDB deployment: connected, checked, and cheap to clone.

@@ -3,7 +3,7 @@
 use mongodb::bson::{RawDocument, RawDocumentBuf, rawdoc};
 
 use super::{Documents, Source};
-use crate::{change::Namespace, error::Result};
+use crate::{error::Result, model::change::Namespace};
 
 /// A sample of large documents has fewer of them: no further reply is read once it has so many bytes.
 const BYTES_AT_MOST: usize = 256 << 20;

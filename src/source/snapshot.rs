@@ -15,7 +15,7 @@ use super::{
     ask::{Cursor, Replies},
     error::Request,
 };
-use crate::{change::Namespace, error::Result, metrics::READ_BYTES};
+use crate::{error::Result, metrics::READ_BYTES, model::change::Namespace};
 
 /// A scan of a chunk.
 pub struct ChunkReader {

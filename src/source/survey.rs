@@ -6,8 +6,8 @@ use super::{
     collections::{CollectionKind, Listing},
 };
 use crate::{
-    change::Namespace,
     error::{Error, Result},
+    model::change::Namespace,
 };
 
 /// From this version on the server writes into the oplog what it drops of a capped collection (SERVER-56344; seen on 6.0.5).

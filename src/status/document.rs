@@ -8,11 +8,9 @@ use super::{
     TableStatus, TargetStatus, VerifiedStatus, health,
 };
 use crate::{
+    model::phase::{Evidence, Phase},
     moment::Moment,
-    pipeline::{
-        self,
-        phase::{Evidence, Phase},
-    },
+    pipeline,
     schema::{MappingSpec, TableSpec},
     shown,
     sink::metadata::{

@@ -22,8 +22,8 @@ pub use self::{
     health::{LAG, span},
 };
 use crate::{
+    model::phase::Phase,
     moment::Moment,
-    pipeline::phase::Phase,
     verify::Verified,
     vitals::{Message, Rates, Stage, Totals},
 };

@@ -7,8 +7,8 @@ use std::{
 
 use super::{Facts, Health, Level, Status, document::Mappings, span};
 use crate::{
+    model::phase::Phase,
     moment::Moment,
-    pipeline::phase::Phase,
     sink::metadata::{
         fence::Runner,
         misfits::{Count, Misfits},

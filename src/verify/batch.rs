@@ -14,8 +14,11 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{judge::Suspect, ledger::InForce};
 use crate::{
     error::{Error, Result},
-    key::{self, Id},
-    mapping::{Column, Encoder, Framing, Rows, Table, same_value},
+    mapping::{Encoder, Framing, Rows, same_value},
+    model::{
+        document_key::{self, Id},
+        table::{Column, Table},
+    },
     sink::{Keys, metadata::dead_letters::DeadKeys, rows::read},
 };
 
@@ -114,7 +117,8 @@ impl Batch {
                 of.is_suspect = true;
             }
         }
-        let is_dead = dead.count(collection) > 0 && dead.contains(collection, &key::id_text(document)?);
+        let is_dead =
+            dead.count(collection) > 0 && dead.contains(collection, &document_key::id_text(document)?);
         let first = self.spans.len();
         self.spans.extend(self.wanted.tables.iter().map(|table| table.bytes.len()..table.bytes.len()));
         if is_dead {

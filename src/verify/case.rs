@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     error::Result,
-    key::{self, DocumentKey, Id},
     mapping::{Encoder, Framing, Rows},
+    model::document_key::{self, DocumentKey, Id},
     sink::{Keys, metadata::dead_letters::DeadKeys},
 };
 
@@ -66,7 +66,7 @@ impl Case {
             let mut own = BytesMut::new();
             if let Some(document_key) = document_key {
                 case.by_document.insert(DocumentKey::of(Id::of(document_key)?), number);
-                text = Some(key::id_text(document_key)?);
+                text = Some(document_key::id_text(document_key)?);
                 // As the mapping in force has it now.
                 let _ = case.encoder.encode_key(document_key, &mut own);
             }

@@ -4,8 +4,11 @@ use std::collections::HashMap;
 
 use super::{Difference, What};
 use crate::{
-    key,
-    mapping::{Rows, Scalar, Table, TableRows, Tuple, same_value, value_text},
+    mapping::{Rows, TableRows, Tuple, same_value, value_text},
+    model::{
+        document_key,
+        table::{Scalar, Table},
+    },
 };
 use mongodb::bson::RawDocument;
 
@@ -62,7 +65,7 @@ impl Differences {
         let mut found = Self::default();
         let Some(root) = tables.first() else { return found };
         let none = TableRows::default();
-        let id = || id.and_then(|id| key::id_text(id).ok());
+        let id = || id.and_then(|id| document_key::id_text(id).ok());
         for (number, table) in tables.iter().enumerate() {
             let rows = actual.rows.and_then(|rows| rows.tables.get(number)).unwrap_or(&none);
             match wanted {
@@ -180,7 +183,7 @@ fn shown(key: &[u8], table: &Table) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mapping::{Column, ColumnType};
+    use crate::model::table::{Column, ColumnType};
 
     fn table(name: &str, key_columns: usize, columns: &[(&str, Scalar)]) -> Table {
         let column = |&(name, ty): &(&str, Scalar)| Column { name: name.into(), ty: ColumnType::scalar(ty) };

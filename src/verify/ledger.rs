@@ -9,10 +9,10 @@ use tokio::{
 
 use super::{Difference, What, detail::difference};
 use crate::{
-    change::Position,
     config::Config,
     error::{Code, Error, Result},
-    mapping::{Mapping, Table},
+    mapping::Mapping,
+    model::{change::Position, table::Table},
     schema::MappingSpec,
     sink::{
         Session, Target,

@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use super::Sample;
-use crate::change::Namespace;
+use crate::model::change::Namespace;
 
 /// What the comparison found.
 #[derive(Clone, Debug)]

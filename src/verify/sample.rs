@@ -5,7 +5,7 @@
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::{config::SampleSize, key::DocumentKey};
+use crate::{config::SampleSize, model::document_key::DocumentKey};
 
 /// A random sample.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -66,7 +66,7 @@ mod tests {
     use mongodb::bson::rawdoc;
 
     use super::*;
-    use crate::key::Id;
+    use crate::model::document_key::Id;
 
     #[test]
     fn about_as_many_are_taken_as_wanted_and_the_same_again() {

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    key::{self, DocumentKey, Id},
+    model::document_key::{self, DocumentKey, Id},
     pace::Pace,
     shutdown::Shutdown,
     sink::{
@@ -233,7 +233,7 @@ impl Worker {
     }
 
     fn meet(&self, document: &RawDocument) -> Result<()> {
-        let key = DeadKey { collection: self.scan.name.clone(), key: key::id_text(document)? };
+        let key = DeadKey { collection: self.scan.name.clone(), key: document_key::id_text(document)? };
         self.scan.met.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
         Ok(())
     }

@@ -9,8 +9,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{collection::Court, judge::Suspect, sample::Choice, scan::Scan};
 use crate::{
     error::Result,
-    key::{self, DocumentKey, Id},
     mapping::Mapping,
+    model::document_key::{self, DocumentKey, Id},
     sink::{Keys, metadata::dead_letters::DeadKey},
 };
 
@@ -63,7 +63,7 @@ impl Court<'_> {
                 let is_met = || scan.met.lock().unwrap_or_else(PoisonError::into_inner);
                 let identity = DocumentKey::of(Id::of(&document_key)?);
                 let is_chosen = scan.choice.as_ref().is_none_or(|choice: &Choice| choice.takes(&identity));
-                if is_chosen && !is_met().contains(&scan.name, &key::id_text(&document_key)?) {
+                if is_chosen && !is_met().contains(&scan.name, &document_key::id_text(&document_key)?) {
                     suspects.push(Suspect { key: None, document_key: Some(document_key), bytes: 0 });
                 }
             }
@@ -97,7 +97,7 @@ async fn without_document(suspects: &mut Vec<Suspect>, scan: &Scan) -> Result<()
 fn meet(suspects: &[Suspect], scan: &Scan) -> Result<()> {
     let mut met = scan.met.lock().unwrap_or_else(PoisonError::into_inner);
     for document_key in suspects.iter().filter_map(|suspect| suspect.document_key.as_ref()) {
-        let key = key::id_text(document_key)?;
+        let key = document_key::id_text(document_key)?;
         if scan.dead.contains(&scan.name, &key) {
             met.insert(DeadKey { collection: scan.name.clone(), key });
         }

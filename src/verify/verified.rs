@@ -124,7 +124,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::change::Namespace;
+    use crate::model::change::Namespace;
 
     fn compared(name: &str, different: u64, mended: u64) -> Compared {
         Compared { different, mended, ..Compared::new(Namespace::parse(name).unwrap()) }

@@ -12,9 +12,11 @@ use mongodb::bson::Timestamp;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    change::{Namespace, Position},
     error::{Kind, Result},
-    key::DocumentKey,
+    model::{
+        change::{Namespace, Position},
+        document_key::DocumentKey,
+    },
     shutdown::Shutdown,
     source::{ChangeStream, Event, Source, StreamStart},
 };

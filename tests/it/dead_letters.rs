@@ -3,14 +3,16 @@
 
 use std::time::{Duration, Instant};
 
-use docrow::sink::{
-    Target,
-    metadata::{
-        dead_letters::{self, DeadKey, DeadLetter},
-        fence::{Fence, Holder, Manner},
-        positions::Partition,
+use docrow::{
+    model::partition::Partition,
+    sink::{
+        Target,
+        metadata::{
+            dead_letters::{self, DeadKey, DeadLetter},
+            fence::{Fence, Holder, Manner},
+        },
+        rows::upsert::{Applier, Batch},
     },
-    rows::upsert::{Applier, Batch},
 };
 use mongodb::bson::{doc, oid::ObjectId, rawdoc};
 use serde_json::{Value, json};

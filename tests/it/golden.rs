@@ -8,8 +8,11 @@
 use std::{fs, path::Path, sync::Arc};
 
 use docrow::{
-    change::Namespace,
-    mapping::{Mapping, MaskKey, Scalar, Table},
+    mapping::{Mapping, MaskKey},
+    model::{
+        change::Namespace,
+        table::{Scalar, Table},
+    },
     schema::{MappingSpec, Names, Sample},
 };
 use mongodb::bson::{Bson, RawDocumentBuf};

@@ -8,10 +8,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("error", ""),
     ("failpoint", ""),
     ("metrics", "error"),
-    ("number", ""),
-    ("key", "error number"),
-    ("patch", ""),
-    ("change", "error key patch"),
+    ("model", "error"),
     ("retry", "error"),
     ("pace", "shutdown"),
     ("shutdown", "error"),
@@ -22,32 +19,32 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("roles", ""),
     ("shown", ""),
     ("vitals", "moment"),
-    ("telemetry", "change error metrics vitals"),
-    ("schema", "change error mapping shown"),
-    ("mapping", "change error key number schema shown"),
+    ("telemetry", "error metrics vitals"),
+    ("schema", "error mapping model shown"),
+    ("mapping", "error model schema shown"),
     ("secret", "error"),
-    ("config", "change error mapping schema secret"),
+    ("config", "error mapping schema secret"),
     ("mapping_files", "config error schema"),
-    ("source", "change error key metrics patch retry roles secret shown"),
-    ("sink", "change error failpoint key mapping metrics roles secret shown"),
-    ("checkpoint", "change error failpoint"),
+    ("source", "error metrics model retry roles secret shown"),
+    ("sink", "error failpoint mapping metrics model roles secret shown"),
+    ("checkpoint", "error failpoint model"),
     (
         "pipeline",
-        "change checkpoint config error failpoint key mapping mapping_files metrics moment pace patch retry schema shown shutdown sink source telemetry trace vitals",
+        "checkpoint config error failpoint mapping mapping_files metrics model moment pace retry schema shown shutdown sink source telemetry trace vitals",
     ),
     ("profile", "error pipeline"),
     (
         "verify",
-        "change config error key mapping metrics pace pipeline schema shutdown sink source telemetry vitals",
+        "config error mapping metrics model pace pipeline schema shutdown sink source telemetry vitals",
     ),
-    ("status", "config error moment pipeline schema secret shown sink source verify vitals"),
+    ("status", "config error model moment pipeline schema secret shown sink source verify vitals"),
     ("serve", "config error metrics secret shutdown sink status vitals"),
     ("notify", "config error http metrics moment retry shutdown sink status vitals"),
-    ("check", "change config error mapping mapping_files pipeline schema shown sink source status"),
+    ("check", "config error mapping mapping_files model pipeline schema shown sink source status"),
     ("demo", "error"),
     (
         "cli",
-        "change check config demo error mapping mapping_files notify otlp pipeline profile schema secret serve shown shutdown sink source status telemetry verify vitals",
+        "check config demo error mapping mapping_files model notify otlp pipeline profile schema secret serve shown shutdown sink source status telemetry verify vitals",
     ),
     ("lib", ""),
     ("main", ""),
@@ -55,11 +52,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
 
 /// Text that a module's code must not contain, and why.
 const BANNED: &[(&str, &[&str], &str)] = &[
-    (
-        "schema mapping key number patch change",
-        &["tokio", "async ", ".await", "std::fs", "std::net", "std::time"],
-        "is pure",
-    ),
+    ("schema mapping model", &["tokio", "async ", ".await", "std::fs", "std::net", "std::time"], "is pure"),
     ("sink", &["mongodb::Client", "mongodb::{", "mongodb::options"], "does not know MongoDB, only BSON"),
     ("source", &["tokio_postgres"], "does not know PostgreSQL"),
 ];
@@ -214,8 +207,8 @@ fn what_is_untidy_is_found() {
         ("src/source.rs", "//! A.\nuse tokio_postgres::Row;", "does not know PostgreSQL"),
         ("src/source/a.rs", "//! A.\nfn f() { admin.run_command(ping) }", "is waited for in"),
         ("src/helpers.rs", "//! A.", "not in the table"),
-        ("src/key.rs", "use std::fmt;", "does not begin"),
-        ("src/key.rs", &long, "has 801 lines"),
+        ("src/model/change.rs", "use std::fmt;", "does not begin"),
+        ("src/model/change.rs", &long, "has 801 lines"),
         ("tests/it/a.rs", concat!("//! A.\n#[", "ignore]"), "contains #[ig"),
         ("src/cli/a.rs", concat!("//! A.\nfn f() { todo", "!() }"), "contains todo"),
     ];
@@ -224,6 +217,7 @@ fn what_is_untidy_is_found() {
         assert!(found.len() == 1 && found[0].contains(message), "{path}: {text}: {found:?}");
     }
     assert!(!is_reached(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/nowhere.rs")));
-    let fine = "//! A.\n// crate::sink is not known here.\nuse crate::{change::{Change, Op}, error::Result};";
+    let fine =
+        "//! A.\n// crate::sink is not known here.\nuse crate::{model::change::{Change, Op}, error::Result};";
     assert_eq!(faults("src/source/a.rs", fine), [""; 0]);
 }

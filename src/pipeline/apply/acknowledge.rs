@@ -4,9 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{batch::Positions, watermark::Watermark};
 use crate::{
-    change::{CollectionId, Position},
+    model::{
+        change::{CollectionId, Position},
+        partition::Partition,
+    },
     pipeline::observe::gauges::Gauges,
-    sink::metadata::positions::Partition,
 };
 
 /// Where a worker reports what is durable.

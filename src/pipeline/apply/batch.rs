@@ -10,10 +10,10 @@ use std::{
 
 use mongodb::bson::Timestamp;
 
-use crate::{
+use crate::model::{
     change::{Change, CollectionId, Op, Position},
-    key::DocumentKey,
-    patch::Patch,
+    document_key::DocumentKey,
+    partial_update::Patch,
 };
 
 /// A batch's documents may hold this many bytes; beyond, it is full (G11).
@@ -133,7 +133,7 @@ mod tests {
     use mongodb::bson::{raw::CString, rawdoc};
 
     use super::*;
-    use crate::key::Id;
+    use crate::model::document_key::Id;
 
     fn position(n: u32) -> Position {
         Position::from_token(&rawdoc! { "_data": format!("82{n:08X}00000001") }).unwrap()

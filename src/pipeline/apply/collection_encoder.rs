@@ -7,10 +7,10 @@ use mongodb::bson::RawDocument;
 
 use super::{document_write::Write, partial_encoder::Parts, writer::Refused};
 use crate::{
-    change::{CollectionId, Position},
     error::Result,
     mapping::{Encoder, Framing, Mapping, Rows},
     metrics,
+    model::change::{CollectionId, Position},
     pipeline::collection::{Collection, dead_letter_of},
     sink::{Keys, metadata::dead_letters::DeadLetter, rows::upsert::CollectionBatch},
 };

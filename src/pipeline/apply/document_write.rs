@@ -2,7 +2,7 @@
 
 use mongodb::bson::{RawDocumentBuf, Timestamp};
 
-use crate::change::CollectionId;
+use crate::model::change::CollectionId;
 
 /// What a document is to be.
 #[derive(Clone, Debug)]

@@ -9,8 +9,8 @@ use bytes::BytesMut;
 use mongodb::bson::RawDocument;
 
 use crate::{
-    change::CollectionId,
     mapping::{Encoder, Framing, Mapping, Rows},
+    model::change::CollectionId,
     pipeline::collection::Collection,
     sink::{Keys, rows::upsert::PartBatch},
 };

@@ -17,7 +17,7 @@
 
 use mongodb::bson::Timestamp;
 
-use crate::key::DocumentKey;
+use crate::model::document_key::DocumentKey;
 
 /// 1 Mbit, 128 KiB: at 10,000 documents ahead of the stream about one event in 2,700 is looked up needlessly.
 const BITS: u64 = 1 << 20;
@@ -119,7 +119,7 @@ mod tests {
     use mongodb::bson::rawdoc;
 
     use super::*;
-    use crate::key::Id;
+    use crate::model::document_key::Id;
 
     fn at(time: u32) -> Timestamp {
         Timestamp { time, increment: 0 }

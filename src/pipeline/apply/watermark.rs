@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{
+use crate::model::{
     change::{CollectionId, Position},
-    sink::metadata::positions::Partition,
+    partition::Partition,
 };
 
 /// The stored position of every partition in every collection.

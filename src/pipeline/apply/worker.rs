@@ -27,13 +27,16 @@ use super::{
     writer::{Reach, Writer, Written},
 };
 use crate::{
-    change::{Change, CollectionId, Op, Position},
     config::Order,
     error::{Error, Result},
     failpoint::{self, Failpoint},
-    key::{DocumentKey, Id},
     metrics,
-    patch::Patch,
+    model::{
+        change::{Change, CollectionId, Op, Position},
+        document_key::{DocumentKey, Id},
+        partial_update::Patch,
+        partition::Partition,
+    },
     pipeline::{
         collection::Collection,
         context::Counts,
@@ -41,7 +44,6 @@ use crate::{
         stream::channel::{Reached, Routed},
         supervisor::crew::Ending,
     },
-    sink::metadata::positions::Partition,
     source::{Lookup, Source},
     trace::Span,
     vitals::Post,

@@ -9,10 +9,13 @@ use mongodb::bson::Timestamp;
 
 use super::{batch::Positions, collection_encoder::Lane, document_write::Write};
 use crate::{
-    change::{CollectionId, Position},
     error::{Error, Kind, Result},
     failpoint::{self, Failpoint},
     metrics,
+    model::{
+        change::{CollectionId, Position},
+        partition::Partition,
+    },
     pipeline::{
         collection::{Collection, Held},
         context::Counts,
@@ -21,7 +24,7 @@ use crate::{
         Target,
         metadata::{
             dead_letters::{DeadKey, DeadLetter},
-            positions::{Partition, Reached},
+            positions::Reached,
         },
         rows::upsert::{Applier, Batch},
     },

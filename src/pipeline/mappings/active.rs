@@ -7,11 +7,11 @@
 use std::collections::HashMap;
 
 use crate::{
-    change::Namespace,
     config::{Config, DefaultMapping},
     error::{Code, Error, Result},
     mapping::Mapping,
     mapping_files::{self, MappingFiles},
+    model::change::Namespace,
     schema::{FieldPath, MappingSpec, Names, Sample, additions},
     sink::metadata::mapping_versions,
     source::{SAMPLE_SIZE, Source},

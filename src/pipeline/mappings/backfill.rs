@@ -21,14 +21,13 @@ use super::{
     foreign_rows::Foreign,
 };
 use crate::{
-    change::CollectionId,
     error::{Code, Kind, Result},
     mapping::{Encoder, Framing, Mapping, Rebuilder, Rows, Tuple},
+    model::{change::CollectionId, partition::Partition},
     pipeline::{collection::Collection, context::Pipeline, tries::Tries},
     schema::{FieldPath, Segment},
     sink::{
         Keys, Session, Target,
-        metadata::positions::Partition,
         rows::{
             read::Reader,
             scan_extra::{Scan, Wanted},

@@ -39,8 +39,8 @@ use tokio::{
 
 use super::keeper::{Keeper, Order};
 use crate::{
-    change::CollectionId,
     error::{Error, Kind, Result},
+    model::change::CollectionId,
     pipeline::{collection::Collection, context::Pipeline, prepare::Prepared},
     schema::Names,
     shutdown::Shutdown,

@@ -7,11 +7,11 @@ use super::{
     widening,
 };
 use crate::{
-    change::Namespace,
     config::Config,
     error::Result,
     mapping::Mapping,
     mapping_files::{self, MappingFiles},
+    model::change::Namespace,
     sink::{
         self, Session, Target,
         metadata::{

@@ -13,8 +13,8 @@ use std::{
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    change::CollectionId,
     error::Result,
+    model::change::CollectionId,
     pipeline::{collection::Collection, context::Pipeline},
     sink::metadata::misfits::{self, Misfits},
 };

@@ -19,12 +19,15 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::lag::Timeline;
 use crate::{
-    change::{CollectionId, Position},
     error::Result,
     metrics,
+    model::{
+        change::{CollectionId, Position},
+        partition::Partition,
+        phase::Phase,
+    },
     moment::Moment,
-    pipeline::{apply::watermark::Watermark, collection::Collection, context::Pipeline, phase::Phase},
-    sink::metadata::positions::Partition,
+    pipeline::{apply::watermark::Watermark, collection::Collection, context::Pipeline},
     source::Source,
     vitals::{ANSWERS_WITHIN, Applied, Clock, Lag, Spool},
 };

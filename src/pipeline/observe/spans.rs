@@ -3,14 +3,13 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    change::CollectionId,
     error::Result,
+    model::{change::CollectionId, partition::Partition},
     pipeline::{
         apply::document_write::Write,
         collection::Collection,
         snapshot::{Copied, Work},
     },
-    sink::metadata::positions::Partition,
     trace::Span,
 };
 

@@ -7,15 +7,12 @@
 
 use crate::{
     error::Result,
-    mapping::Scalar,
+    model::{resync_reason::Reason, table::Scalar},
     pipeline::{context::Pipeline, stream::repartition},
     schema::MappingSpec,
     sink::{
         Session,
-        metadata::{
-            dead_letters, mapping_versions, positions,
-            resync_requests::{self, Reason},
-        },
+        metadata::{dead_letters, mapping_versions, positions, resync_requests},
         tables::ddl,
     },
 };

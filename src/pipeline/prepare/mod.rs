@@ -28,15 +28,19 @@ use super::{
         active::{InForce, Mappings},
         widening::Made,
     },
-    phase::{Evidence, Phase},
     tries::Tries,
 };
 use crate::{
-    change::{CollectionId, Namespace, Position},
     error::{Code, Error, Kind, Result},
     failpoint::{self, Failpoint},
     mapping::Mapping,
     mapping_files, metrics,
+    model::{
+        change::{CollectionId, Namespace, Position},
+        partition::Partition,
+        phase::{Evidence, Phase},
+        resync_reason::Reason,
+    },
     schema::Names,
     sink::{
         Session,
@@ -44,8 +48,8 @@ use crate::{
             chunks::{self, StoredChunk},
             dead_letters::{self, DeadKeys},
             mapping_versions,
-            positions::{Partition, StoredPosition},
-            resync_requests::{self, Reason},
+            positions::StoredPosition,
+            resync_requests,
         },
         tables::ddl,
     },

@@ -12,19 +12,16 @@ use std::{
 use bytes::BytesMut;
 
 use crate::{
-    change::Namespace,
     config::OnDrop,
     error::{Code, Error, Result},
     mapping::{Encoder, Framing},
     metrics,
+    model::{change::Namespace, resync_reason::Reason},
     pipeline::{context::Pipeline, mappings::active::Mappings, tries::Tries},
     schema::{MappingSpec, Sample},
     sink::{
         Session,
-        metadata::{
-            mapping_versions,
-            resync_requests::{self, Reason},
-        },
+        metadata::{mapping_versions, resync_requests},
         tables::ddl,
     },
     source::{CollectionInfo, SAMPLE_SIZE},

@@ -12,15 +12,15 @@ use std::{
 use mongodb::bson::RawDocumentBuf;
 
 use crate::{
-    change::{Change, CollectionId, Op, Position},
     error::Result,
     failpoint::{self, Failpoint},
-    key::{DocumentKey, Id},
-    pipeline::{collection::Collection, stream::partitioner::Router},
-    sink::{
-        Session,
-        metadata::{dead_letters, positions::Partition},
+    model::{
+        change::{Change, CollectionId, Op, Position},
+        document_key::{DocumentKey, Id},
+        partition::Partition,
     },
+    pipeline::{collection::Collection, stream::partitioner::Router},
+    sink::{Session, metadata::dead_letters},
 };
 
 /// Hands dead letters to the workers.

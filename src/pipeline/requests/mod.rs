@@ -23,8 +23,8 @@ use super::{
     tries::Tries,
 };
 use crate::{
-    change::{CollectionId, Namespace},
     error::{Code, Disposition, Result},
+    model::change::{CollectionId, Namespace},
     shutdown::Shutdown,
     sink::{
         Session,

@@ -19,11 +19,14 @@ use mongodb::bson::{RawDocumentBuf, Timestamp};
 
 use super::dead_letter_retry::Retries;
 use crate::{
-    change::{Change, CollectionId},
     config::{Config, Order},
     error::{Error, Result},
-    key::{self, DocumentKey, Id},
     mapping::{Mapping, Rows},
+    model::{
+        change::{Change, CollectionId},
+        document_key::{self, DocumentKey, Id},
+        partition::Partition,
+    },
     pipeline::{
         apply::{document_write::Write, writer::Writer},
         collection::Collection,
@@ -38,7 +41,6 @@ use crate::{
             dead_letters::{self, DeadKey},
             fence::{Fence, Holder, Manner},
             mapping_versions,
-            positions::Partition,
             repair_requests::Repairs,
         },
         rows::upsert::{Applier, Batch, CollectionBatch},
@@ -86,7 +88,8 @@ impl Pipeline {
         collection: &Collection,
         documents: &[RawDocumentBuf],
     ) -> Result<()> {
-        let keys = documents.iter().map(|document| key::id_text(document)).collect::<Result<Vec<_>>>()?;
+        let keys =
+            documents.iter().map(|document| document_key::id_text(document)).collect::<Result<Vec<_>>>()?;
         let (pipeline, name) = (self.target.pipeline(), collection.name());
         let dead = dead_letters::among(session, pipeline, name, &keys).await?;
         for key in keys.into_iter().filter(|key| dead.contains(name, key)) {

@@ -1,7 +1,6 @@
 //! What must hold after each transaction, and at the end.
 
 use super::{
-    super::phase::Phase,
     Error, World,
     document::{Fields, State, word},
     postgres::Contents,
@@ -9,10 +8,13 @@ use super::{
     source::{Doc, Name, Shown},
 };
 use crate::{
-    change::{CollectionId, Position},
     config::Order,
+    model::{
+        change::{CollectionId, Position},
+        partition::Partition,
+        phase::Phase,
+    },
     pipeline::stream::route::Way,
-    sink::metadata::positions::Partition,
 };
 
 impl World {

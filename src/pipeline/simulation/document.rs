@@ -1,6 +1,6 @@
 //! What documents are, and rows show: versions of a few fields; and what an event says of a write to one.
 //!
-//! All that decides over patches is the program's own ([`patch`](crate::patch)), and works on documents as they are. Of the
+//! All that decides over patches is the program's own ([`partial_update`](crate::model::partial_update)), and works on documents as they are. Of the
 //! fields, one is mostly written by a path with dots, and one has a dot in its name.
 
 use fastrand::Rng;
@@ -10,7 +10,7 @@ use mongodb::bson::{
     rawdoc,
 };
 
-use crate::{change::Op, patch::Patch};
+use crate::model::{change::Op, partial_update::Patch};
 
 /// The names of the fields.
 pub(super) const NAMES: [&CStr; 4] = [cstr!("a"), cstr!("b"), cstr!("c"), cstr!("d.e")];

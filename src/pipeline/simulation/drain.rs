@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{Bug, Error, World};
 use crate::{
-    change::{Change, CollectionId, Op, Position},
     config::Order,
+    model::change::{Change, CollectionId, Op, Position},
     pipeline::stream::route::Way,
 };
 

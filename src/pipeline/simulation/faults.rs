@@ -1,15 +1,17 @@
 //! What goes wrong, and what may follow from it.
 
 use super::{
-    super::phase::Phase,
     Process, World,
     intake::{least, least_of},
     settings::Faults,
     source::Start,
 };
 use crate::{
-    change::{Change, CollectionId, Op, Position},
     config::Order,
+    model::{
+        change::{Change, CollectionId, Op, Position},
+        phase::Phase,
+    },
     pipeline::stream::{
         channel::Routed,
         route::{Flow, Way},

@@ -17,9 +17,13 @@ use super::{
     worker::Crew,
 };
 use crate::{
-    change::{Change, CollectionId, Position},
     checkpoint::Span,
     config::Order,
+    model::{
+        change::{Change, CollectionId, Position},
+        partition::Partition,
+        resync_reason::Reason,
+    },
     pipeline::{
         apply::watermark::Watermark,
         stream::{
@@ -27,7 +31,6 @@ use crate::{
             route::{Flow, Saved, Trim, Way},
         },
     },
-    sink::metadata::{positions::Partition, resync_requests::Reason},
 };
 
 /// See [`Demand`](crate::pipeline::stream::channel::Demand).

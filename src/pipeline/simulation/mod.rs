@@ -1,7 +1,7 @@
 //! A model test without servers: the whole of docrow as a deterministic simulation, thousands of schedules by seed.
 //!
 //! What decides is the program's own: [`route`](super::stream::route), [`partitioner`](super::stream::partitioner), [`batch`](super::apply::batch),
-//! [`patch`](crate::patch), [`watermark`](super::apply::watermark), [`staleness`](super::apply::staleness), [`phase`](super::phase),
+//! [`partial_update`](crate::model::partial_update), [`watermark`](super::apply::watermark), [`staleness`](super::apply::staleness), [`phase`](crate::model::phase),
 //! [`repartition`](super::stream::repartition). What does the I/O around them is modelled, step by step as the program does it: the
 //! intake ([`intake`], [`drain`]), the side of PostgreSQL ([`side`]) and the workers ([`worker`], [`write`]), and what they
 //! speak to: MongoDB ([`source`]), the state directory ([`spool`]) and [`postgres`]. Documents have a few fields, each with
@@ -54,7 +54,10 @@ use self::{
     spool::Spool,
     worker::Crew,
 };
-use crate::{change::CollectionId, config::Order, sink::metadata::resync_requests::Reason};
+use crate::{
+    config::Order,
+    model::{change::CollectionId, resync_reason::Reason},
+};
 
 /// How many steps of a failed schedule are told.
 const TOLD: usize = 40;

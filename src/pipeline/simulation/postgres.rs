@@ -6,13 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use mongodb::bson::Timestamp;
 
 use super::{
-    super::phase::{Evidence, Phase},
     document::{Fields, NAMES, State},
     source::{Doc, Name},
 };
-use crate::{
+use crate::model::{
     change::Position,
-    sink::metadata::{positions::Partition, resync_requests::Reason},
+    partition::Partition,
+    phase::{Evidence, Phase},
+    resync_reason::Reason,
 };
 
 /// All that is in the database.

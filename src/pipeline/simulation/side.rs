@@ -10,7 +10,6 @@ use std::{
 use mongodb::bson::Timestamp;
 
 use super::{
-    super::phase::Phase,
     Bug, Error, World,
     document::State,
     intake::{Demand, fingerprint},
@@ -19,16 +18,18 @@ use super::{
     worker::{Crew, End, Worker},
 };
 use crate::{
-    change::{CollectionId, Position},
     config::Order,
+    model::{
+        change::{CollectionId, Position},
+        partition::Partition,
+        phase::Phase,
+        resync_reason::Reason,
+    },
     pipeline::{
         apply::watermark::Watermark,
         stream::{partitioner::Router, repartition},
     },
-    sink::metadata::{
-        positions::{Partition, StoredPosition},
-        resync_requests::Reason,
-    },
+    sink::metadata::positions::StoredPosition,
 };
 
 /// What comes next.

@@ -8,10 +8,10 @@ use fastrand::Rng;
 use mongodb::bson::{RawDocument, RawDocumentBuf, Timestamp, rawdoc};
 
 use super::document::{self, State, word};
-use crate::{
+use crate::model::{
     change::{Change, CollectionId, Op, Position},
-    key::{DocumentKey, Id},
-    sink::metadata::resync_requests::Reason,
+    document_key::{DocumentKey, Id},
+    resync_reason::Reason,
 };
 
 /// A collection. In which place it is in the list of a run is its [`CollectionId`].

@@ -9,7 +9,7 @@ use super::{
     Error,
     source::{Doc, Name},
 };
-use crate::{change::Position, checkpoint::Span};
+use crate::{checkpoint::Span, model::change::Position};
 
 #[derive(Clone, Debug, Default)]
 struct Contents {

@@ -15,9 +15,12 @@ use super::{
     write::Write,
 };
 use crate::{
-    change::{Change, CollectionId, Op, Position},
     config::Order,
-    patch::Patch,
+    model::{
+        change::{Change, CollectionId, Op, Position},
+        partial_update::Patch,
+        partition::Partition,
+    },
     pipeline::{
         apply::{
             batch::{Batch, Positions},
@@ -29,7 +32,6 @@ use crate::{
             partitioner::Router,
         },
     },
-    sink::metadata::positions::Partition,
 };
 
 /// The workers of a turn, and what they share.

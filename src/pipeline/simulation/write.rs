@@ -11,10 +11,12 @@ use super::{
     worker::{Crew, Flush, Wanted, Worker},
 };
 use crate::{
-    change::{CollectionId, Position},
     config::Order,
+    model::{
+        change::{CollectionId, Position},
+        partition::Partition,
+    },
     pipeline::apply::batch::Positions,
-    sink::metadata::positions::Partition,
 };
 
 /// What a document is to be.

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use super::next;
 use crate::{
     error::{Code, Error, Kind, Result},
-    mapping::Table,
+    model::table::Table,
     pipeline::{collection::Collection, context::Pipeline, tries::Tries},
     sink::{Session, metadata::chunks, tables::ddl},
 };

@@ -27,10 +27,11 @@ use super::{
     observe::spans,
 };
 use crate::{
-    change::CollectionId,
     error::{Error, Kind, Result},
     mapping::{Encoder, Framing, Mapping, Rows},
-    metrics, shown,
+    metrics,
+    model::change::CollectionId,
+    shown,
     shutdown::Shutdown,
     sink::{
         Session, Target,

@@ -18,17 +18,20 @@ use mongodb::bson::Timestamp;
 
 use super::{ChunkWorker, Copied, Work};
 use crate::{
-    change::CollectionId,
     error::Result,
     failpoint::{self, Failpoint},
-    key::{self, DocumentKey, Id},
     mapping::{Framing, Mapping, Rows},
     metrics,
+    model::{
+        change::CollectionId,
+        document_key::{self, DocumentKey, Id},
+        partition::Partition,
+        phase::Phase,
+    },
     pipeline::{
         apply::{document_write::Write, writer::Writer},
         collection::Collection,
         context::{Counts, Pipeline},
-        phase::Phase,
         tries::Tries,
     },
     sink::{
@@ -36,7 +39,6 @@ use crate::{
         metadata::{
             chunks::{self, Marker},
             dead_letters::{self, DeadKey},
-            positions::Partition,
         },
         rows::{
             copy::Copier,
@@ -137,7 +139,8 @@ impl Pipeline {
             for (number, key) in &letters {
                 if !there.contains(&DocumentKey::of(Id::of(key)?)) {
                     vanished.push(*number);
-                    collection.healed(&DeadKey { collection: name.to_owned(), key: key::id_text(key)? });
+                    collection
+                        .healed(&DeadKey { collection: name.to_owned(), key: document_key::id_text(key)? });
                 }
             }
             if !vanished.is_empty() {

@@ -10,9 +10,12 @@ use tokio::sync::{mpsc, watch};
 
 use super::partitioner::Router;
 use crate::{
-    change::{Change, CollectionId, Namespace, Position},
+    model::{
+        change::{Change, CollectionId, Namespace, Position},
+        partition::Partition,
+        resync_reason::Reason,
+    },
     pipeline::{apply::watermark::Watermark, collection::Collection, supervisor::crew::Ending},
-    sink::metadata::{positions::Partition, resync_requests::Reason},
 };
 
 /// What the side of PostgreSQL has and wants.

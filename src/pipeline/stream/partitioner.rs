@@ -5,10 +5,10 @@
 
 use std::collections::HashMap;
 
-use crate::{
+use crate::model::{
     change::{Change, CollectionId, Position},
-    key::DocumentKey,
-    sink::metadata::positions::Partition,
+    document_key::DocumentKey,
+    partition::Partition,
 };
 
 /// Routes changes by document, and drops those that are durable already.
@@ -57,8 +57,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::change::Op;
-    use crate::key::Id;
+    use crate::model::{change::Op, document_key::Id};
 
     fn position(n: u32) -> Position {
         Position::from_token(&rawdoc! { "_data": format!("82{n:08X}00000001") }).unwrap()

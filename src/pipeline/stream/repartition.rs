@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::sink::metadata::positions::{Partition, StoredPosition};
+use crate::{model::partition::Partition, sink::metadata::positions::StoredPosition};
 
 /// Whether every collection's positions were stored by exactly `partitions` partitions.
 pub(crate) fn are_of(stored: &[StoredPosition], partitions: u16) -> bool {
@@ -37,7 +37,7 @@ mod tests {
     use mongodb::bson::rawdoc;
 
     use super::*;
-    use crate::change::Position;
+    use crate::model::change::Position;
 
     fn stored(partition: u16, collection: &str, at: u32) -> StoredPosition {
         let position = Position::from_token(&rawdoc! { "_data": format!("82{at:08X}00000001") }).unwrap();

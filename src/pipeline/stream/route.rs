@@ -21,8 +21,8 @@
 //! for nothing: everything is rebuilt from what is durable ([`Flow::resume`]), as after a crash.
 
 use crate::{
-    change::{CollectionId, Position},
     checkpoint::Span,
+    model::change::{CollectionId, Position},
 };
 
 /// The ways of all collections.

@@ -46,7 +46,6 @@ use super::{
     collection::Collection,
     context::Pipeline,
     mappings::evolution::Evolution,
-    phase::Phase,
     prepare::Prepared,
     requests::{RequestWatch, dead_letter_retry::Retries},
     stream::{
@@ -56,14 +55,15 @@ use super::{
     },
 };
 use crate::{
-    change::{CollectionId, Position},
     config::Order,
     error::{Code, Error, Kind, Result},
-    shutdown::Shutdown,
-    sink::{
-        Session,
-        metadata::positions::{self, Partition},
+    model::{
+        change::{CollectionId, Position},
+        partition::Partition,
+        phase::Phase,
     },
+    shutdown::Shutdown,
+    sink::{Session, metadata::positions},
     source::Source,
     vitals::{Part, Stage},
 };

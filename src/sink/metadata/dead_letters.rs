@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{
     error::Result,
-    key::{Id, id_text},
+    model::document_key::{Id, id_text},
     sink::{RawValue, Session, connection::sqlstate, tables::sql::ENTERED},
 };
 

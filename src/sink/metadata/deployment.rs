@@ -37,8 +37,13 @@ pub async fn replace(
     let transaction = session.enter(doing).await?;
     let update = "UPDATE docrow.pipelines SET source = $2, state_id = $3 WHERE pipeline = $1";
     transaction.execute(update, &[&pipeline, &source, &state_id]).await.map_err(fail)?;
-    resync_requests::insert(&transaction, pipeline, collections, resync_requests::Reason::HistoryLost)
-        .await
-        .map_err(fail)?;
+    resync_requests::insert(
+        &transaction,
+        pipeline,
+        collections,
+        crate::model::resync_reason::Reason::HistoryLost,
+    )
+    .await
+    .map_err(fail)?;
     transaction.commit().await.map_err(fail)
 }

@@ -10,7 +10,8 @@ use tokio_postgres::{Client, Error as PgError, Row, types::ToSql};
 
 use crate::{
     error::Result,
-    mapping::{Column, Mapping, Places, Step},
+    mapping::{Mapping, Places, Step},
+    model::table::Column,
     sink::{
         Session,
         connection::sqlstate,
@@ -202,7 +203,7 @@ impl Misfits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mapping::{ColumnType, Scalar};
+    use crate::model::table::{ColumnType, Scalar};
 
     /// Names that are data are parameters.
     #[test]

@@ -15,15 +15,11 @@ use tokio_postgres::{
 };
 
 use crate::{
-    change::Position,
     error::{Code, Error, Result},
     failpoint::{self, Failpoint},
+    model::{change::Position, partition::Partition},
     sink::{Session, connection::sqlstate, tables::sql::ENTERED},
 };
-
-/// One of the workers among which a pipeline's documents are divided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Partition(pub u16);
 
 /// How far a partition has come in a collection: everything up to `position` is durable.
 #[derive(Clone, Debug, PartialEq)]

@@ -9,7 +9,7 @@ use mongodb::bson::{RawDocument, RawDocumentBuf};
 use super::requests::Requests;
 use crate::{
     error::Result,
-    key::Id,
+    model::document_key::Id,
     sink::{Keys, Session, connection::sqlstate},
 };
 

@@ -6,71 +6,14 @@
 //!
 //! [`chunks::replace`]: super::chunks::replace
 
-use std::fmt;
-
 use tokio_postgres::{Error as PgError, GenericClient};
 
 use super::requests::Requests;
 use crate::{
     error::Result,
+    model::resync_reason::Reason,
     sink::{Session, connection::sqlstate},
 };
-
-/// Why a collection is to be copied anew.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// Somebody asks for it.
-    Asked,
-    /// The oplog no longer holds what it would go on from.
-    HistoryLost,
-    /// Another collection took its place as a whole, by a rename or `$out`.
-    Replaced,
-    /// It was dropped, and its rows are not to be kept.
-    Dropped,
-    /// It was dropped, and is there again.
-    Recreated,
-}
-
-impl Reason {
-    const ALL: [Self; 5] = [Self::Asked, Self::HistoryLost, Self::Replaced, Self::Dropped, Self::Recreated];
-
-    /// As a label of a metric.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::HistoryLost => "history_lost",
-            other => other.text(),
-        }
-    }
-
-    /// As it is stored.
-    fn text(self) -> &'static str {
-        match self {
-            Self::Asked => "asked",
-            Self::HistoryLost => "history lost",
-            Self::Replaced => "replaced",
-            Self::Dropped => "dropped",
-            Self::Recreated => "recreated",
-        }
-    }
-
-    /// A reason that only a later docrow knows is as good as any.
-    fn from_text(text: &str) -> Self {
-        Self::ALL.into_iter().find(|reason| reason.text() == text).unwrap_or(Self::Asked)
-    }
-}
-
-/// For the log: "copied anew because …".
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Asked => "somebody asked for it",
-            Self::HistoryLost => "the oplog no longer holds its changes",
-            Self::Replaced => "it was replaced as a whole",
-            Self::Dropped => "it was dropped",
-            Self::Recreated => "it was dropped and created again",
-        })
-    }
-}
 
 /// Asks for a resync of these collections, for this reason from now on.
 pub async fn ask(
@@ -134,18 +77,5 @@ impl Requests {
     /// Asks for a resync of these collections.
     pub async fn resync(&mut self, collections: &[String]) -> Result<()> {
         ask(&mut self.session, &self.pipeline, collections, Reason::Asked).await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_reason_reads_back() {
-        for reason in Reason::ALL {
-            assert_eq!(Reason::from_text(reason.text()), reason);
-        }
-        assert_eq!(Reason::from_text("of a later docrow"), Reason::Asked);
     }
 }

@@ -13,11 +13,11 @@ use futures_util::SinkExt;
 use tokio_postgres::{Error as PgError, Statement, Transaction};
 
 use crate::{
-    change::CollectionId,
     error::{Code, Error, Result},
     failpoint::{self, Failpoint},
-    mapping::{Rows, Table},
+    mapping::Rows,
     metrics,
+    model::{change::CollectionId, table::Table},
     sink::{
         Session, Target,
         connection::sqlstate,

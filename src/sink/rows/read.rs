@@ -13,7 +13,8 @@ use tokio_postgres::{Row, Statement};
 use super::{composite_array::Array, cursor::Cursor};
 use crate::{
     error::{Error, Result},
-    mapping::{Rows, Table},
+    mapping::Rows,
+    model::table::Table,
     sink::{
         Keys, RawValue, Session, Target,
         connection::sqlstate,

@@ -3,7 +3,8 @@
 use super::{cursor::Cursor, read::first_column};
 use crate::{
     error::{Error, Result},
-    mapping::{Replacement, Table},
+    mapping::Replacement,
+    model::table::Table,
     sink::{
         Keys, Session,
         connection::sqlstate,

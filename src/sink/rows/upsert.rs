@@ -24,17 +24,17 @@ use tokio_postgres::{Client, Error as PgError, Statement};
 
 use super::composite_array::Array;
 use crate::{
-    change::CollectionId,
     error::{Error, Result},
     failpoint::{self, Failpoint},
-    mapping::{Rows, Table},
+    mapping::Rows,
     metrics,
+    model::{change::CollectionId, partition::Partition, table::Table},
     sink::{
         Keys, Session, Target,
         connection::{session::Entry, sqlstate},
         metadata::{
             dead_letters::{self, DeadKey, DeadLetter},
-            positions::{self, Partition, Reached},
+            positions::{self, Reached},
         },
         tables::sql,
     },

@@ -11,7 +11,7 @@ use super::{
     sql::{qualified, quote},
 };
 use crate::{
-    mapping::Table,
+    model::table::Table,
     roles,
     sink::{Target, metadata::mapping_versions},
 };

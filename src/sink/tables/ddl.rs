@@ -15,7 +15,7 @@ pub use crate::sink::metadata::schema::create as create_bookkeeping;
 use crate::{
     error::{Code, Error, Result},
     failpoint::{self, Failpoint},
-    mapping::Table,
+    model::table::Table,
     sink::{
         Session, Target,
         connection::sqlstate,

@@ -6,7 +6,7 @@
 //! ever dropped, emptied or narrowed, and what is there besides is left alone.
 
 use super::sql::{self, Action};
-use crate::mapping::{Column, ColumnType, Scalar, Table};
+use crate::model::table::{Column, ColumnType, Scalar, Table};
 
 /// The largest table that is rewritten to widen a column: nobody can write to it meanwhile.
 pub(super) const REWRITTEN: u64 = 64 << 20;

@@ -1,6 +1,6 @@
 //! The text of every SQL statement about user tables. Pure. Names reach SQL through [`quote`] alone.
 
-use crate::mapping::{Column, DELETED_AT, Scalar, Table};
+use crate::model::table::{Column, DELETED_AT, Scalar, Table};
 
 /// A condition that holds only in a transaction that has entered the pipeline (`docrow.enter`, see `fence`). Of
 /// statements that are sent together, each would run by itself if the one that begins their transaction failed; with
@@ -310,7 +310,7 @@ fn list(items: impl Iterator<Item = String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mapping::{ColumnType, Scalar};
+    use crate::model::table::{ColumnType, Scalar};
 
     fn table(key_columns: usize, columns: &[(&str, Scalar)]) -> Table {
         let columns =

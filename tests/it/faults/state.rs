@@ -10,9 +10,9 @@ use std::{
 };
 
 use docrow::{
-    change::{Namespace, Position},
     checkpoint::{Checkpoint, Span, SpoolWrite},
     error::{Disposition, Kind},
+    model::change::{Namespace, Position},
 };
 use fastrand::Rng;
 use mongodb::bson::{RawDocumentBuf, doc, rawdoc};

@@ -2,7 +2,8 @@
 
 use docrow::{
     error::{Kind, Result},
-    mapping::{Column, ColumnType, DELETED_AT, Framing, Rows, Scalar, Table},
+    mapping::{Framing, Rows},
+    model::table::{Column, ColumnType, DELETED_AT, Scalar, Table},
     sink::{
         Keys,
         rows::{

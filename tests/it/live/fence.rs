@@ -14,6 +14,7 @@ use std::{
 use docrow::{
     error::{Error, Kind},
     mapping::{Framing, Rows},
+    model::{partition::Partition, resync_reason::Reason},
     sink::{
         Session, Target,
         metadata::{
@@ -21,8 +22,8 @@ use docrow::{
             dead_letters,
             fence::{Fence, Holder, Manner, holder},
             mapping_versions,
-            positions::{self, Partition, StoredPosition},
-            resync_requests::{self, Reason},
+            positions::{self, StoredPosition},
+            resync_requests,
         },
         rows::{
             copy::Copier,

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, iter};
 
-use docrow::key::{DocumentKey, Id};
+use docrow::model::document_key::{DocumentKey, Id};
 use mongodb::{
     bson::{
         Binary, Bson, DateTime, Decimal128, JavaScriptCodeWithScope, RawDocument, RawDocumentBuf, Regex,

@@ -4,14 +4,19 @@ use std::collections::BTreeSet;
 
 use docrow::{
     error::Kind,
-    mapping::{Framing, Scalar, Table},
+    mapping::Framing,
+    model::{
+        partition::Partition,
+        resync_reason::Reason,
+        table::{Scalar, Table},
+    },
     sink::{
         Target,
         metadata::{
             chunks::{self, StoredChunk},
             dead_letters, mapping_versions,
-            positions::{self, Partition, StoredPosition},
-            resync_requests::{self, Reason},
+            positions::{self, StoredPosition},
+            resync_requests,
         },
         rows::read::Reader,
         tables::ddl,

@@ -2,9 +2,13 @@
 
 use bytes::BufMut;
 use docrow::{
-    change::{CollectionId, Position},
     error::{Disposition, Kind},
-    mapping::{Column, ColumnType, Framing, Rows, Scalar, Table},
+    mapping::{Framing, Rows},
+    model::{
+        change::{CollectionId, Position},
+        partition::Partition,
+        table::{Column, ColumnType, Scalar, Table},
+    },
     sink::{
         Intent, Keys, Session, Target,
         metadata::{
@@ -12,7 +16,7 @@ use docrow::{
             dead_letters::{self, DeadKey, DeadLetter},
             fence::{Fence, Holder, Manner},
             mapping_versions::{self, Mapping},
-            positions::{self, Partition, Reached, StoredPosition},
+            positions::{self, Reached, StoredPosition},
             schema,
         },
         preflight,

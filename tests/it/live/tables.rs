@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use docrow::{
     error::Kind,
-    mapping::{Framing, Rows, Scalar, Table},
+    mapping::{Framing, Rows},
+    model::table::{Scalar, Table},
     sink::{
         metadata::{
             chunks::{self, Marker, StoredChunk},

@@ -9,8 +9,8 @@ use std::{
 
 use bytes::BytesMut;
 use docrow::{
-    change::Namespace,
-    mapping::{Encoder, Framing, Mapping, MaskKey, Rebuilder, Rows, Scalar, document_json},
+    mapping::{Encoder, Framing, Mapping, MaskKey, Rebuilder, Rows, document_json},
+    model::{change::Namespace, table::Scalar},
     schema::{MappingSpec, Names, Sample, evolve},
 };
 use mongodb::bson::{RawBsonRef, RawDocument, RawDocumentBuf, rawdoc, spec::ElementType};

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use docrow::{
-    change::Namespace,
-    mapping::{Mapping, Rows, Scalar},
+    mapping::{Mapping, Rows},
+    model::{change::Namespace, table::Scalar},
     schema::{Names, Sample, evolve},
 };
 use mongodb::bson::RawDocumentBuf;

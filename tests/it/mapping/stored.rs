@@ -4,14 +4,13 @@
 use std::sync::Arc;
 
 use docrow::{
-    change::CollectionId,
     mapping::{Encoder, Framing, Mapping, Rows},
+    model::{change::CollectionId, partition::Partition},
     sink::{
         Keys, Target,
         metadata::{
             chunks::{self, Marker, StoredChunk},
             fence::{Fence, Holder, Manner},
-            positions::Partition,
         },
         rows::{
             copy::Copier,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use docrow::mapping::{Mapping, Scalar};
+use docrow::{mapping::Mapping, model::table::Scalar};
 use mongodb::bson::{Decimal128, RawDocumentBuf};
 use serde_json::Value as Json;
 

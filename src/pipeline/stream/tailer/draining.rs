@@ -8,12 +8,14 @@ use tokio::{sync::mpsc, time::sleep};
 
 use super::Tailer;
 use crate::{
-    change::{Change, CollectionId, Op, Position},
     checkpoint::Waiting,
     config::Order,
     error::Result,
     failpoint::{self, Failpoint},
-    key::{DocumentKey, Id},
+    model::{
+        change::{Change, CollectionId, Op, Position},
+        document_key::{DocumentKey, Id},
+    },
     pipeline::stream::{channel::Routed, route::Way},
 };
 

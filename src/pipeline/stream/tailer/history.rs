@@ -10,10 +10,9 @@ use tokio::time::sleep;
 
 use super::Tailer;
 use crate::{
-    change::CollectionId,
     config::OnHistoryLost,
     error::{Disposition, Error, Result},
-    sink::metadata::resync_requests::Reason,
+    model::{change::CollectionId, resync_reason::Reason},
 };
 
 /// How long to wait before the server is asked again, if it does not answer.

@@ -37,13 +37,15 @@ use super::{
     route::{Flow, Way},
 };
 use crate::{
-    change::{Change, CollectionId, Namespace, Position},
     checkpoint::Checkpoint,
     config::{Config, OnHistoryLost, Order},
     error::{Error, Kind, Result},
     metrics,
+    model::{
+        change::{Change, CollectionId, Namespace, Position},
+        resync_reason::Reason,
+    },
     pipeline::{apply::watermark::Watermark, observe::gauges::Gauges},
-    sink::metadata::resync_requests::Reason,
     source::{ChangeStream, Event, Source, StreamBatch, StreamStart},
     vitals::Post,
 };

@@ -15,11 +15,11 @@ use tokio::time::{Instant, timeout};
 
 use super::Tailer;
 use crate::{
-    change::{Change, CollectionId, Namespace, Position},
     checkpoint::{Checkpoint, Span, SpoolWrite},
     error::{Code, Error, Kind, Result},
     failpoint::{self, Failpoint},
     metrics,
+    model::change::{Change, CollectionId, Namespace, Position},
     pipeline::{
         collection::Collection,
         stream::route::{Saved, Trim},

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use docrow::{
-    change::{Namespace, Position},
     demo::servers::Mongod,
     error::Kind,
+    model::change::{Namespace, Position},
     source::{Source, StreamStart},
 };
 use mongodb::{

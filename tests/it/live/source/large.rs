@@ -1,8 +1,8 @@
 //! Documents of 16 MB, and events that are larger than a reply may be.
 
 use docrow::{
-    change::{Change, Namespace, Op},
     error::Kind,
+    model::change::{Change, Namespace, Op},
     source::{Source, StreamStart},
 };
 use mongodb::bson::{Document, RawDocument, doc};

@@ -6,8 +6,8 @@ use std::{
 };
 
 use docrow::{
-    change::{Namespace, Op},
     demo::servers::{Mongod, MongodOptions},
+    model::change::{Namespace, Op},
     source::{Lookup, Source, StreamStart},
 };
 use mongodb::{

@@ -13,7 +13,7 @@ mod temporary;
 use std::time::Duration;
 
 use docrow::{
-    change::{Change, Namespace},
+    model::change::{Change, Namespace},
     source::{Chunk, Event, Source, StreamBatch},
 };
 use mongodb::{

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use docrow::{
-    change::Namespace,
     demo::servers::{Mongod, MongodOptions},
     error::Kind,
+    model::change::Namespace,
     source::Source,
 };
 use mongodb::{Client, bson::doc};

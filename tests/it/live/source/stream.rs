@@ -1,7 +1,7 @@
 //! What the change stream brings.
 
 use docrow::{
-    change::{CollectionId, Namespace, Op},
+    model::change::{CollectionId, Namespace, Op},
     source::{Event, StreamStart},
 };
 use mongodb::bson::doc;

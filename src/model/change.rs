@@ -10,11 +10,8 @@ use std::{cmp::Ordering, fmt, sync::Arc};
 
 use mongodb::bson::{RawDocument, RawDocumentBuf, Timestamp};
 
-use crate::{
-    error::{Code, Error, Result},
-    key::DocumentKey,
-    patch::Patch,
-};
+use super::{document_key::DocumentKey, partial_update::Patch};
+use crate::error::{Code, Error, Result};
 
 /// A collection's full name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

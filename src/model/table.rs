@@ -1,6 +1,4 @@
-//! The shape of what a mapping writes: tables, columns, types, and the buffers that rows are encoded into.
-
-use bytes::BytesMut;
+//! The shape of what a mapping writes: tables, columns, types.
 
 /// A table of a mapped collection. The first table of a mapping is its root: one row per document.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,57 +161,5 @@ impl ColumnType {
     pub fn oid(self) -> u32 {
         let (scalar, array) = self.scalar.oids();
         if self.array { array } else { scalar }
-    }
-}
-
-/// How rows are laid out in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framing {
-    /// Tuples of `COPY … WITH (FORMAT binary)`: an `i16` count of columns, then for each its `i32` length (-1: NULL)
-    /// and its bytes. Without the file's header and trailer.
-    Copy,
-    /// Elements of a binary array of a composite type: the `i32` length of the element, an `i32` count of columns,
-    /// then for each its type's `u32` OID, its `i32` length (-1: NULL) and its bytes. Without the array's header.
-    Composite,
-}
-
-/// Encoded rows, one buffer for each table of a mapping, in its order. Meant to be reused.
-#[derive(Debug, Default)]
-pub struct Rows {
-    /// One entry per table.
-    pub tables: Vec<TableRows>,
-}
-
-/// The encoded rows of one table.
-#[derive(Debug, Default)]
-pub struct TableRows {
-    /// The rows, one after the other.
-    pub bytes: BytesMut,
-    /// How many there are.
-    pub count: usize,
-}
-
-impl Rows {
-    /// Buffers for `tables` tables.
-    pub fn new(tables: usize) -> Self {
-        Self { tables: std::iter::repeat_with(TableRows::default).take(tables).collect() }
-    }
-
-    /// How many bytes are held.
-    pub fn byte_len(&self) -> usize {
-        self.tables.iter().map(|table| table.bytes.len()).sum()
-    }
-
-    /// How many rows are held.
-    pub fn row_count(&self) -> usize {
-        self.tables.iter().map(|table| table.count).sum()
-    }
-
-    /// Forgets the rows, keeps the memory.
-    pub fn clear(&mut self) {
-        for table in &mut self.tables {
-            table.bytes.clear();
-            table.count = 0;
-        }
     }
 }

@@ -8,10 +8,8 @@
 use mongodb::bson::{Bson, RawDocument, RawDocumentBuf, doc, raw::RawIter, spec::ElementType};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{
-    error::{Error, Kind, Result},
-    number::{Decimal, Number},
-};
+use super::bson_number::{Decimal, Number};
+use crate::error::{Error, Kind, Result};
 
 /// An `_id` as it stands in a document, in whatever encoding its text is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

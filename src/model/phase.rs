@@ -24,7 +24,7 @@ pub enum Phase {
 
 impl Phase {
     /// As the value of a label.
-    pub(super) fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Phase::New => "new",
             Phase::Copying => "copying",

@@ -1,0 +1,28 @@
+//! The nouns: what every other module speaks of. Pure.
+//!
+//! A [`Change`](change::Change) happened to the document with a [`DocumentKey`](document_key::DocumentKey), at a
+//! [`Position`](change::Position) in the stream; an update's [`Patch`](partial_update::Patch) says to which fields.
+//! Documents are divided into [`Partition`](partition::Partition)s; a collection is in a [`Phase`](phase::Phase), and may be
+//! copied anew for a [`Reason`](resync_reason::Reason). What it becomes has the shape of [`Table`](table::Table)s.
+//!
+//! # Positions
+//!
+//! How far a collection is has these words, from the first to the last:
+//!
+//! - *known*: the stream need not bring it again up to here, for it is applied, handed to a worker, or in the spool.
+//! - *given*: handed to the workers up to here.
+//! - *committed*: a partition's transaction up to here is acknowledged; a crash of the server may still undo it.
+//! - *stored*: what `docrow.progress` says of a partition, written in the transaction of the rows that it speaks of.
+//! - *durable*: stored, and on PostgreSQL's disk. Only this is reported, and lets the spool be trimmed.
+//! - *applied*: the least that is stored of the collection's partitions, from which everything begins again.
+//!
+//! Rows may be *ahead* of what is stored: they *show* states up to a time that is *noted* before they are written.
+
+pub(crate) mod bson_number;
+pub mod change;
+pub mod document_key;
+pub mod partial_update;
+pub mod partition;
+pub mod phase;
+pub mod resync_reason;
+pub mod table;
