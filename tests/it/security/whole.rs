@@ -3,7 +3,7 @@
 use mongodb::bson::{Document, doc};
 
 use super::Servers;
-use crate::support::{Docrow, Home, Place, Proxy, Trap, connect};
+use crate::support::{Docrow, Home, Place, Proxy, Trap};
 
 /// In every value, and nowhere else.
 const SECRET: &str = "geheim";
@@ -26,11 +26,11 @@ fn person(id: i32) -> Document {
     doc! { "_id": id, "name": format!("{SECRET}-{id}"), "tags": [{ "label": format!("{SECRET}-tag") }] }
 }
 
-/// Asserts that PostgreSQL sees nothing of docrow but connections with its certificate.
-async fn assert_certified(servers: &Servers) {
+/// Asserts that PostgreSQL sees nothing of docrow in this database but connections with its certificate.
+async fn assert_certified(place: &Place) {
     let question = "SELECT count(*), count(*) FILTER (WHERE s.ssl AND s.client_dn = '/CN=certified/O=clients') \
-        FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid) WHERE a.application_name LIKE 'docrow%'";
-    let row = connect(&servers.postgres.uri("postgres")).await.query_one(question, &[]).await.unwrap();
+        FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid) WHERE a.application_name LIKE 'docrow%' AND a.datname = current_database()";
+    let row = place.postgres().await.query_one(question, &[]).await.unwrap();
     let (all, certified): (i64, i64) = (row.get(0), row.get(1));
     assert!(all > 1 && all == certified, "{certified} of {all}");
 }
@@ -67,7 +67,7 @@ async fn all_of_it_by_certificates() {
     proxy.set(Trap::Message { message: SECRET.as_bytes(), answer: None });
     let mut docrow = home.run();
     change(&place, &mut docrow).await;
-    assert_certified(servers).await;
+    assert_certified(&place).await;
     let mut log = docrow.kill9().await.log;
 
     let mut docrow = home.run();
