@@ -193,90 +193,81 @@ mod tests {
     use super::*;
 
     /// As a backfill shows them, shortened; innermost first.
+    const STACKS: &[(Stage, &[&str])] = &[
+        (
+            Stage::Read,
+            &[
+                "__libc_recv",
+                "<&std::net::tcp::TcpStream as std::io::Read>::read",
+                "tokio::runtime::io::registration::Registration::poll_io",
+                "tokio::net::tcp::stream::TcpStream::poll_read_priv",
+                "rustls::conn::ConnectionCommon<T>::read_tls",
+                "<mongodb::runtime::stream::AsyncStream as tokio::io::async_read::AsyncRead>::poll_read",
+                "docrow::source::snapshot::<impl docrow::source::Source>::read_chunk",
+                "docrow::pipeline::snapshot::ChunkWorker::run",
+                "tokio::runtime::task::harness::Harness<T,S>::poll",
+            ],
+        ),
+        (
+            Stage::Decode,
+            &["[libc.so.6]", "bson::raw::iter::RawIter::next", "mongodb::cursor::raw_batch::Batch"],
+        ),
+        (Stage::Decode, &["docrow::source::event::read", "docrow::source::change_stream::Watch::read"]),
+        (
+            Stage::Route,
+            &["docrow::pipeline::apply::batch::Batch::fold", "docrow::pipeline::apply::worker::Worker::sort"],
+        ),
+        (
+            Stage::Map,
+            &[
+                "core::slice::cmp::memcmp",
+                "docrow::mapping::walk::Walk::object",
+                "docrow::mapping::encode::Encoder::encode",
+                "docrow::pipeline::snapshot::ChunkWorker::attempt",
+            ],
+        ),
+        (
+            Stage::Encode,
+            &["[libc.so.6]", "bytes::bytes_mut::BytesMut::put_slice", "docrow::mapping::walk::Walk::close"],
+        ),
+        (
+            Stage::Encode,
+            &["docrow::mapping::json::JsonWriter::value", "docrow::mapping::extra::Extra::write"],
+        ),
+        (
+            Stage::Send,
+            &[
+                "__libc_send",
+                "tokio::net::tcp::stream::TcpStream::poll_write_vectored",
+                "<tokio_postgres::connection::Connection<S,T> as core::future::future::Future>::poll",
+                "docrow::sink::connection::session::Target::connect",
+            ],
+        ),
+        (Stage::Send, &["<docrow::sink::rows::copy::Copier as futures_sink::Sink>::poll_ready", "main"]),
+        (
+            Stage::Spool,
+            &["fdatasync", "rocksdb::DBImpl::WriteToWAL", "docrow::checkpoint::spool::Spool::append"],
+        ),
+        (
+            Stage::Runtime,
+            &["epoll_wait", "mio::poll::Poll::poll", "tokio::runtime::io::driver::Driver::turn", "main"],
+        ),
+        (
+            Stage::Runtime,
+            &[
+                "syscall",
+                "tokio::sync::mpsc::chan::Tx<T,S>::send",
+                "docrow::pipeline::stream::tailer::Tailer::run",
+            ],
+        ),
+        (Stage::Other, &["write", "tracing_subscriber::fmt::Layer::on_event", "docrow::pipeline::run::run"]),
+        (Stage::Other, &["[vdso]", "std::rt::lang_start"]),
+        (Stage::Other, &[]),
+    ];
+
     #[test]
     fn stacks_have_the_stage_of_the_innermost_function_that_says_one() {
-        let cases: &[(Stage, &[&str])] = &[
-            (
-                Stage::Read,
-                &[
-                    "__libc_recv",
-                    "<&std::net::tcp::TcpStream as std::io::Read>::read",
-                    "tokio::runtime::io::registration::Registration::poll_io",
-                    "tokio::net::tcp::stream::TcpStream::poll_read_priv",
-                    "rustls::conn::ConnectionCommon<T>::read_tls",
-                    "<mongodb::runtime::stream::AsyncStream as tokio::io::async_read::AsyncRead>::poll_read",
-                    "docrow::source::snapshot::<impl docrow::source::Source>::read_chunk",
-                    "docrow::pipeline::snapshot::ChunkWorker::run",
-                    "tokio::runtime::task::harness::Harness<T,S>::poll",
-                ],
-            ),
-            (
-                Stage::Decode,
-                &["[libc.so.6]", "bson::raw::iter::RawIter::next", "mongodb::cursor::raw_batch::Batch"],
-            ),
-            (Stage::Decode, &["docrow::source::event::read", "docrow::source::change_stream::Watch::read"]),
-            (
-                Stage::Route,
-                &[
-                    "docrow::pipeline::apply::batch::Batch::fold",
-                    "docrow::pipeline::apply::worker::Worker::sort",
-                ],
-            ),
-            (
-                Stage::Map,
-                &[
-                    "core::slice::cmp::memcmp",
-                    "docrow::mapping::walk::Walk::object",
-                    "docrow::mapping::encode::Encoder::encode",
-                    "docrow::pipeline::snapshot::ChunkWorker::attempt",
-                ],
-            ),
-            (
-                Stage::Encode,
-                &[
-                    "[libc.so.6]",
-                    "bytes::bytes_mut::BytesMut::put_slice",
-                    "docrow::mapping::walk::Walk::close",
-                ],
-            ),
-            (
-                Stage::Encode,
-                &["docrow::mapping::json::JsonWriter::value", "docrow::mapping::extra::Extra::write"],
-            ),
-            (
-                Stage::Send,
-                &[
-                    "__libc_send",
-                    "tokio::net::tcp::stream::TcpStream::poll_write_vectored",
-                    "<tokio_postgres::connection::Connection<S,T> as core::future::future::Future>::poll",
-                    "docrow::sink::connection::session::Target::connect",
-                ],
-            ),
-            (Stage::Send, &["<docrow::sink::rows::copy::Copier as futures_sink::Sink>::poll_ready", "main"]),
-            (
-                Stage::Spool,
-                &["fdatasync", "rocksdb::DBImpl::WriteToWAL", "docrow::checkpoint::spool::Spool::append"],
-            ),
-            (
-                Stage::Runtime,
-                &["epoll_wait", "mio::poll::Poll::poll", "tokio::runtime::io::driver::Driver::turn", "main"],
-            ),
-            (
-                Stage::Runtime,
-                &[
-                    "syscall",
-                    "tokio::sync::mpsc::chan::Tx<T,S>::send",
-                    "docrow::pipeline::stream::tailer::Tailer::run",
-                ],
-            ),
-            (
-                Stage::Other,
-                &["write", "tracing_subscriber::fmt::Layer::on_event", "docrow::pipeline::run::run"],
-            ),
-            (Stage::Other, &["[vdso]", "std::rt::lang_start"]),
-            (Stage::Other, &[]),
-        ];
-        for (expected, stack) in cases {
+        for (expected, stack) in STACKS {
             assert_eq!(stage(stack.iter().copied()), *expected, "{stack:?}");
         }
     }
