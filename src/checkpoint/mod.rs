@@ -13,12 +13,12 @@
 //!   reserve      space put by for when there is none left
 //! ```
 
-mod book;
-mod reserve;
+mod disk_reserve;
 mod spool;
-mod store;
+mod spool_index;
 #[cfg(test)]
-mod world;
+mod spool_model_test;
+mod store;
 
 use std::{
     fs, io,
@@ -30,13 +30,13 @@ use std::{
 use rocksdb::WriteBatch;
 
 use self::{
-    book::Book,
-    reserve::Reserve,
+    disk_reserve::Reserve,
+    spool_index::Book,
     store::{Failure, LIFE, Store, is_locked, set_aside},
 };
 pub use self::{
-    book::Span,
     spool::{SpoolWrite, Waiting},
+    spool_index::Span,
 };
 use crate::{
     error::{Code, Error, Result},
@@ -195,8 +195,9 @@ fn plan_key(namespace: &Namespace) -> Vec<u8> {
 
 /// Creates the directory and writes the pipeline's name into it, or checks the name that is there.
 fn claim(dir: &Path, pipeline: &str) -> Result<()> {
-    let refused =
-        |error: io::Error| reserve::failed(&format!("write to the state directory {}", dir.display()), error);
+    let refused = |error: io::Error| {
+        disk_reserve::failed(&format!("write to the state directory {}", dir.display()), error)
+    };
     if !dir.exists() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(refused)?;
     }

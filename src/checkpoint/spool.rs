@@ -2,7 +2,7 @@
 //! before the token is stored that says so (G6).
 //!
 //! What became of a document is not kept: it is looked up when the spool is drained. What must hold for the writes is said
-//! in [`book`](super::book). All of this blocks.
+//! in [`spool_index`](super::spool_index). All of this blocks.
 //!
 //! ```text
 //! head                 token, fingerprint, seal
@@ -21,9 +21,8 @@ use mongodb::bson::{RawDocument, RawDocumentBuf, rawdoc};
 use rocksdb::{DB, DBRawIterator, ReadOptions, WriteBatch};
 
 use super::{
-    Checkpoint,
-    book::{Book, Draft, Record, Span, Written, span_key},
-    database_of,
+    Checkpoint, database_of,
+    spool_index::{Book, Draft, Record, Span, Written, span_key},
     store::{Failure, Result, Store},
 };
 use crate::{

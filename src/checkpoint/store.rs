@@ -15,8 +15,8 @@ use rocksdb::{
 };
 
 use super::{
-    book::{Book, HEAD, SPAN},
-    reserve, spool,
+    disk_reserve, spool,
+    spool_index::{Book, HEAD, SPAN},
 };
 use crate::{
     error::{Code, Error},
@@ -130,7 +130,7 @@ impl Store {
         let private = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
         private
             .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o700)))
-            .map_err(|error| reserve::failed(&format!("write to {}", path.display()), error))?;
+            .map_err(|error| disk_reserve::failed(&format!("write to {}", path.display()), error))?;
         let db = DB::open(&options(), path)?;
         let mut read = ReadOptions::default();
         read.set_iterate_range(rocksdb::PrefixRange(SPAN));
