@@ -5,7 +5,7 @@
 //! specification is
 //! <https://bsonspec.org/spec.html>.
 
-use super::parse::Told;
+use super::extended_json_parse::Told;
 
 /// Why a document can't have rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,9 +5,8 @@ use mongodb::bson::{Bson, RawDocumentBuf};
 
 use super::{
     bson::{self, ARRAY, BINARY, BOOLEAN, DATE, DECIMAL, DOUBLE, INT32, INT64, NULL, OBJECT_ID, STRING},
-    numeric,
-    parse::{self, Told},
-    tuples,
+    extended_json_parse::{self, Told},
+    numeric, tuples,
     value::{self, OBJECT_ID_BYTES},
 };
 use crate::model::{
@@ -35,7 +34,7 @@ fn scalar(out: &mut Vec<u8>, ty: ColumnType, bytes: &[u8]) -> Option<Told> {
             let millis = value::unix_millis(i64::from_be_bytes(*array_of(bytes)?))?;
             put(out, DATE, &millis.to_le_bytes())
         }
-        Scalar::Jsonb => return parse::value(out, &json(bytes)?),
+        Scalar::Jsonb => return extended_json_parse::value(out, &json(bytes)?),
     };
     Some(Told::Value(kind))
 }
@@ -67,7 +66,7 @@ pub(super) fn single(
 
 /// The JSON in a `jsonb`, whose binary form begins with a version.
 pub(super) fn json(bytes: &[u8]) -> Option<serde_json::Value> {
-    parse::json(bytes.strip_prefix(b"\x01")?)
+    extended_json_parse::json(bytes.strip_prefix(b"\x01")?)
 }
 
 fn array(out: &mut Vec<u8>, ty: ColumnType, bytes: &[u8]) -> Option<u8> {

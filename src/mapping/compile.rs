@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use super::{
     bson::{ARRAY, DOCUMENT, Elements, NULL, Read},
     extra::render,
-    mask::MaskKey,
+    mask_key::MaskKey,
 };
 use crate::{
     model::table::{Column, ColumnType, DELETED_AT, Scalar, Table},

@@ -4,7 +4,7 @@
 //! - A key is the field's path: names joined by dots, elements of unfolded arrays by their index from 0:
 //!   `messages.3.foo`. In a name, a dot and a backslash are escaped by a backslash; a byte that is no valid
 //!   UTF-8 is `\x` and two hexadecimal digits.
-//! - A value is canonical Extended JSON as [`super::json`] writes it, without its masked and omitted fields; if it
+//! - A value is canonical Extended JSON as [`super::extended_json_write`](super::extended_json_write) writes it, without its masked and omitted fields; if it
 //!   can't be taken apart, the form that says that it is withheld.
 //! - A field that occurs several times in one object is legal on the wire. The occurrence that counts has its
 //!   column, its rows or the plain key; the others have the key followed by a backslash and their number among
@@ -22,8 +22,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{
     bson::{Fault, Read},
     compile::Node,
-    forms,
-    json::JsonWriter,
+    extended_json_values,
+    extended_json_write::JsonWriter,
     mask::{Left, censored},
 };
 
@@ -181,7 +181,7 @@ impl Notes {
             match note.place {
                 Place::Document => json.write(out, doc, note.kind, note.at)?,
                 Place::Censored => json.write(out, &self.censored, note.kind, note.at)?,
-                Place::Withheld => out.extend_from_slice(forms::WITHHELD),
+                Place::Withheld => out.extend_from_slice(extended_json_values::WITHHELD),
             }
             if out.len() - start > MAX_JSON {
                 return Err(Fault::TooLong);
@@ -244,15 +244,15 @@ pub(super) fn render(out: &mut BytesMut, name: &[u8]) {
         while let Some(at) = rest.find(['.', '\\']) {
             let (before, after) = rest.split_at(at);
             let (special, after) = after.split_at(1);
-            forms::escaped(out, before.as_bytes());
+            extended_json_values::escaped(out, before.as_bytes());
             out.extend_from_slice(b"\\\\");
-            forms::escaped(out, special.as_bytes());
+            extended_json_values::escaped(out, special.as_bytes());
             rest = after;
         }
-        forms::escaped(out, rest.as_bytes());
+        extended_json_values::escaped(out, rest.as_bytes());
         for byte in chunk.invalid() {
             out.extend_from_slice(b"\\\\x");
-            forms::hex(out, &[*byte]);
+            extended_json_values::hex(out, &[*byte]);
         }
     }
 }

@@ -24,9 +24,9 @@ use super::{
     },
     column,
     compile::Mapping,
-    forms,
-    json::JsonWriter,
-    parse::{self, Told},
+    extended_json_parse::{self, Told},
+    extended_json_values,
+    extended_json_write::JsonWriter,
     value::{self, Fit},
     walk::first_key,
 };
@@ -66,7 +66,7 @@ pub(super) fn key(
 pub(super) fn read(out: &mut Vec<u8>, ty: ColumnType, bytes: &[u8]) -> Option<Told> {
     match (ty.scalar, bytes) {
         (Scalar::Text, [b'{' | b'[' | b'"', ..] | b"null" | b"true" | b"false") => {
-            parse::value(out, &parse::json(bytes)?)
+            extended_json_parse::value(out, &extended_json_parse::json(bytes)?)
         }
         _ => column::read(out, ty, bytes),
     }
@@ -87,15 +87,15 @@ impl Mapping {
 
 fn text(out: &mut BytesMut, (doc, kind, at): (&[u8], u8, usize), json: &mut JsonWriter) -> Read<Fit> {
     match kind {
-        OBJECT_ID => forms::hex(out, &bson::array_at::<12>(doc, at)?),
+        OBJECT_ID => extended_json_values::hex(out, &bson::array_at::<12>(doc, at)?),
         STRING => string(out, bson::text(doc, at)?),
         SYMBOL => {
             string(out, bson::text(doc, at)?);
             return Ok(Fit::Equal);
         }
-        INT64 => forms::long(out, bson::int64(doc, at)?),
+        INT64 => extended_json_values::long(out, bson::int64(doc, at)?),
         INT32 => {
-            forms::long(out, bson::int32(doc, at)?.into());
+            extended_json_values::long(out, bson::int32(doc, at)?.into());
             return Ok(Fit::Equal);
         }
         DOUBLE => {
@@ -179,10 +179,10 @@ fn same(form: Number, value: Decimal) -> bool {
 
 fn number(out: &mut BytesMut, form: Number, exact: impl Fn(Number) -> bool) -> Fit {
     match form {
-        Number::Int(value) => forms::long(out, value),
-        Number::Double(value) => forms::double(out, value),
+        Number::Int(value) => extended_json_values::long(out, value),
+        Number::Double(value) => extended_json_values::double(out, value),
         Number::Decimal { negative, coefficient, exponent } => {
-            forms::decimal(out, Decimal::Finite { negative, coefficient, exponent });
+            extended_json_values::decimal(out, Decimal::Finite { negative, coefficient, exponent });
         }
     }
     if exact(form) { Fit::Exact } else { Fit::Equal }
@@ -195,9 +195,9 @@ fn string(out: &mut BytesMut, text: &[u8]) {
         out.extend_from_slice(text);
     } else if valid {
         // Between quotes a NUL is six plain characters, which text can hold.
-        forms::quoted(out, text);
+        extended_json_values::quoted(out, text);
     } else {
-        forms::string(out, text);
+        extended_json_values::string(out, text);
     }
 }
 

@@ -7,19 +7,16 @@
 //!   mapping says. A value that is not what the mapping takes it for, an array where it has an object, can't be taken
 //!   apart and might hold such a field anywhere: [`WITHHELD`] stands in its place.
 
-use std::fmt;
-
 use bytes::BytesMut;
-use hmac::{Hmac, KeyInit, Mac};
 use mongodb::bson::RawDocument;
-use sha2::Sha256;
 
 use super::{
     bson::{self, ARRAY, DOCUMENT, Element, Elements, Fault, NULL, OBJECT_ID, Read, STRING},
     compile::{Mapping, Node, Object, PlannedColumn},
+    extended_json_values,
+    extended_json_write::JsonWriter,
     extra::clear_bytes,
-    forms,
-    json::JsonWriter,
+    mask_key::MaskKey,
     value::Fit,
 };
 use crate::{model::table::Scalar, schema::Mask};
@@ -29,36 +26,6 @@ const REDACTED: &[u8] = b"***";
 
 /// The document `{"$docrow": {"withheld": true}}`.
 const WITHHELD: &[u8] = b"\x1e\0\0\0\x03$docrow\0\x10\0\0\0\x08withheld\0\x01\0\0";
-
-/// The key of a mapping's hashes.
-#[derive(Clone)]
-pub struct MaskKey(Hmac<Sha256>);
-
-impl MaskKey {
-    /// The key of these bytes, of whatever length.
-    pub fn new(bytes: &[u8]) -> Self {
-        Self(Hmac::new_from_slice(bytes).expect("HMAC takes keys of any length"))
-    }
-
-    /// Tells this key from others, and nothing of it: the hash of a text that is no value of anybody's, cut in half.
-    pub fn fingerprint(&self) -> String {
-        let mut out = BytesMut::new();
-        self.hash(&mut out, b"docrow: which key is this?\0");
-        out.truncate(32);
-        String::from_utf8_lossy(&out).into_owned()
-    }
-
-    fn hash(&self, out: &mut BytesMut, bytes: &[u8]) {
-        let hash = self.0.clone().chain_update(bytes).finalize();
-        forms::hex(out, &hash.into_bytes());
-    }
-}
-
-impl fmt::Debug for MaskKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("MaskKey(..)")
-    }
-}
 
 /// Memory for the text of a value that is hashed.
 #[derive(Debug, Default)]
@@ -86,7 +53,9 @@ impl Masker {
                 STRING => key.hash(out, bson::text(doc, at)?),
                 _ => {
                     match kind {
-                        OBJECT_ID => forms::hex(&mut self.text, &bson::array_at::<12>(doc, at)?),
+                        OBJECT_ID => {
+                            extended_json_values::hex(&mut self.text, &bson::array_at::<12>(doc, at)?)
+                        }
                         _ => json.write(&mut self.text, doc, kind, at)?,
                     }
                     key.hash(out, &self.text);

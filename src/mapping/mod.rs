@@ -10,30 +10,31 @@
 //!
 //! Pure: bytes in, bytes out. No I/O, no clock, no `async`; malformed bytes are an [`Unfit`], never a panic.
 //! Reading order: [`rows`] (what is written), `compile` (the plan), `encode` and `walk` (a document), `value` (one
-//! value, one column), `key_column` (the `_id`), `extra` (what no column holds), `mask` (what never leaves the
-//! process), `watch` (what the mapping does not know), `trial` (a dry run), `places` (where a column's values are), `json`, `forms` and `numeric` (forms), `bson` (bytes).
-//! And back: `rebuild` and `tree`, `column` (one column, one value), `parse` (JSON).
+//! value, one column), `key_column` (the `_id`), `extra` (what no column holds), `mask` and `mask_key` (what never leaves the
+//! process), `unknown_fields` (what the mapping does not know), `dry_run` (a dry run), `places` (where a column's values are), `extended_json_write`, `extended_json_values` and `numeric` (forms), `bson` (bytes).
+//! And back: `rebuild` and `tree`, `column` (one column, one value), `extended_json_parse` (JSON).
 
 mod bson;
 mod column;
 mod compile;
+mod dry_run;
 mod encode;
+mod extended_json_parse;
+mod extended_json_values;
+mod extended_json_write;
 mod extra;
-mod forms;
-mod json;
 mod key_column;
 mod mask;
+mod mask_key;
 mod numeric;
-mod parse;
 mod places;
 mod rebuild;
 mod rows;
 mod tree;
-mod trial;
 mod tuples;
+mod unknown_fields;
 mod value;
 mod walk;
-mod watch;
 
 #[cfg(test)]
 mod tests;
@@ -41,12 +42,12 @@ mod tests;
 pub use self::{
     column::value_text,
     compile::Mapping,
+    dry_run::{Left, Tally, Trial, Tried},
     encode::{Encoder, Unfit},
-    json::document_json,
-    mask::MaskKey,
+    extended_json_write::document_json,
+    mask_key::MaskKey,
     places::{Places, Replacement, Step},
     rebuild::{Corrupt, Rebuilder},
     rows::{Framing, Rows, TableRows},
-    trial::{Left, Tally, Trial, Tried},
     tuples::{Tuple, TupleColumns, Tuples, same_value},
 };

@@ -17,7 +17,7 @@ use serde_json::{Map, Value as Json};
 use super::{
     column,
     compile::{Mapping, Node, Object, Plan},
-    key_column, parse,
+    extended_json_parse, key_column,
     rows::Rows,
     tree::{self, Shape, Spot, Tree},
     tuples::Tuple,
@@ -135,7 +135,7 @@ impl<'a> Rebuilder<'a> {
         for (path, json) in notes {
             let (steps, copy) = tree::steps(path).ok_or(NOT_OURS)?;
             let spot = tree.at(&steps, Shape::Object(&self.mapping.root)).ok_or(NO_PLACE)?;
-            let value = Tree::read(|out| parse::value(out, json)).ok_or(NOT_OURS)?;
+            let value = Tree::read(|out| extended_json_parse::value(out, json)).ok_or(NOT_OURS)?;
             match (copy, spot) {
                 (0, Spot::Field(field)) => field.value = value,
                 (0, Spot::Element(element)) => *element = value,

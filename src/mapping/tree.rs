@@ -7,9 +7,9 @@ use serde_json::Value as Json;
 use super::{
     bson::{self, ARRAY, CODE_WITH_SCOPE, DOCUMENT},
     compile::{Node, Object},
-    json::is_reserved,
+    extended_json_parse::{self, Told},
+    extended_json_write::is_reserved,
     key_column::in_order,
-    parse::{self, Told},
 };
 
 /// A place in a document, and what is known of it.
@@ -93,7 +93,7 @@ impl Tree {
                 let elements = elements.iter().enumerate();
                 Self::Array(elements.map(|(i, json)| Some((i, Self::of(json)?))).collect::<Option<_>>()?)
             }
-            _ => Self::read(|out| parse::value(out, json))?,
+            _ => Self::read(|out| extended_json_parse::value(out, json))?,
         })
     }
 

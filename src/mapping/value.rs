@@ -25,8 +25,8 @@ use super::{
         self, ARRAY, BINARY, BOOLEAN, DATE, DECIMAL, DOUBLE, Elements, Fault, INT32, INT64, NULL, OBJECT_ID,
         Read, STRING,
     },
-    forms,
-    json::JsonWriter,
+    extended_json_values,
+    extended_json_write::JsonWriter,
     numeric,
 };
 use crate::model::{
@@ -73,7 +73,7 @@ fn scalar(
             out.extend_from_slice(text);
             return Ok(exact_if(!is_object_id(text)));
         }
-        (Scalar::Text, OBJECT_ID) => forms::hex(out, &bson::array_at::<12>(doc, at)?),
+        (Scalar::Text, OBJECT_ID) => extended_json_values::hex(out, &bson::array_at::<12>(doc, at)?),
         (Scalar::Bytea, OBJECT_ID) => out.extend_from_slice(&bson::array_at::<12>(doc, at)?),
         (Scalar::Bytea, BINARY) => {
             let (0, bytes) = bson::binary(doc, at)? else { return Ok(Fit::Misfit) };

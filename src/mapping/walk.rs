@@ -14,13 +14,13 @@ use bytes::{BufMut, BytesMut};
 use super::{
     bson::{self, ARRAY, DOCUMENT, Elements, Fault, NULL, Read},
     compile::{Field, Mapping, Node, Object, SlotId},
+    extended_json_write::JsonWriter,
     extra::{Noted, Notes, Occurrence, Step, clear, clear_bytes},
-    json::JsonWriter,
     key_column,
     mask::{Masker, censored_object},
     rows::{Framing, Rows, TableRows},
+    unknown_fields::Watch,
     value::{self, Fit},
-    watch::Watch,
 };
 use crate::{
     model::table::Scalar,

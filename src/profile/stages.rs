@@ -98,8 +98,8 @@ const BY_PREFIX: &[(&str, Option<Stage>)] = &[
     ("docrow::mapping", Some(Stage::Map)),
     ("docrow::mapping::encode", Some(Stage::Encode)),
     ("docrow::mapping::extra", Some(Stage::Encode)),
-    ("docrow::mapping::forms", Some(Stage::Encode)),
-    ("docrow::mapping::json", Some(Stage::Encode)),
+    ("docrow::mapping::extended_json_values", Some(Stage::Encode)),
+    ("docrow::mapping::extended_json_write", Some(Stage::Encode)),
     ("docrow::mapping::key_column", Some(Stage::Encode)),
     ("docrow::mapping::mask", Some(Stage::Encode)),
     ("docrow::mapping::numeric", Some(Stage::Encode)),
@@ -232,7 +232,10 @@ mod tests {
         ),
         (
             Stage::Encode,
-            &["docrow::mapping::json::JsonWriter::value", "docrow::mapping::extra::Extra::write"],
+            &[
+                "docrow::mapping::extended_json_write::JsonWriter::value",
+                "docrow::mapping::extra::Extra::write",
+            ],
         ),
         (
             Stage::Send,

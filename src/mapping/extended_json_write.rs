@@ -1,12 +1,12 @@
 //! Canonical and relaxed Extended JSON (version 2), written straight from raw BSON, with a stack of its own: no
-//! depth of nesting can overflow the thread's. The values without fields are written by [`super::forms`].
+//! depth of nesting can overflow the thread's. The values without fields are written by [`super::extended_json_values`](super::extended_json_values).
 //!
 //! A document that JSON would change or that would read as something else is
 //! `{"$docrow":{"document":"<its BSON in base64>"}}`: one with two fields of one name, with a field name of
 //! invalid UTF-8, and with one that begins with `$` and is no part of a DBRef.
 //!
 //! Relaxed JSON is for people: what is within the scope of a code is canonical there, too, for no path leads
-//! into it. [`super::parse`] reads both back.
+//! into it. [`super::extended_json_parse`](super::extended_json_parse) reads both back.
 
 use bytes::BytesMut;
 use xxhash_rust::xxh3::xxh3_64;
@@ -17,8 +17,8 @@ use super::{
         Elements, Fault, INT32, INT64, MAX_KEY, MIN_KEY, NULL, OBJECT_ID, REGEX, Read, STRING, SYMBOL,
         TIMESTAMP, UNDEFINED,
     },
+    extended_json_values,
     extra::{Step, clear},
-    forms,
 };
 
 /// Writes values; keeps only the memory of its stacks.
@@ -100,7 +100,10 @@ impl JsonWriter {
             let step = if open.array {
                 Step::Element(open.count)
             } else {
-                forms::quoted(out, doc.get(element.name.0..element.name.1).ok_or(Fault::Malformed)?);
+                extended_json_values::quoted(
+                    out,
+                    doc.get(element.name.0..element.name.1).ok_or(Fault::Malformed)?,
+                );
                 out.extend_from_slice(b":");
                 Step::Field(element.name.0, element.name.1)
             };
@@ -124,29 +127,29 @@ impl JsonWriter {
         match kind {
             DOCUMENT => self.open(out, doc, value, (b"{", b"}"))?,
             ARRAY => self.open(out, doc, value, (b"[", b"]"))?,
-            STRING => forms::string(out, bson::text(doc, at)?),
-            INT32 if relaxed => forms::integer(out, bson::int32(doc, at)?.into()),
-            INT32 => forms::int(out, bson::int32(doc, at)?),
-            INT64 if relaxed => forms::integer(out, bson::int64(doc, at)?),
-            INT64 => forms::long(out, bson::int64(doc, at)?),
-            DOUBLE if relaxed => forms::relaxed_double(out, bson::double(doc, at)?),
-            DOUBLE => forms::double(out, bson::double(doc, at)?),
-            DECIMAL => forms::decimal_of(out, bson::array_at(doc, at)?),
+            STRING => extended_json_values::string(out, bson::text(doc, at)?),
+            INT32 if relaxed => extended_json_values::integer(out, bson::int32(doc, at)?.into()),
+            INT32 => extended_json_values::int(out, bson::int32(doc, at)?),
+            INT64 if relaxed => extended_json_values::integer(out, bson::int64(doc, at)?),
+            INT64 => extended_json_values::long(out, bson::int64(doc, at)?),
+            DOUBLE if relaxed => extended_json_values::relaxed_double(out, bson::double(doc, at)?),
+            DOUBLE => extended_json_values::double(out, bson::double(doc, at)?),
+            DECIMAL => extended_json_values::decimal_of(out, bson::array_at(doc, at)?),
             BOOLEAN if bson::boolean(doc, at)? => out.extend_from_slice(b"true"),
             BOOLEAN => out.extend_from_slice(b"false"),
             NULL => out.extend_from_slice(b"null"),
             UNDEFINED => out.extend_from_slice(b"{\"$undefined\":true}"),
             MIN_KEY => out.extend_from_slice(b"{\"$minKey\":1}"),
             MAX_KEY => out.extend_from_slice(b"{\"$maxKey\":1}"),
-            OBJECT_ID => forms::object_id(out, bson::array_at(doc, at)?),
-            DATE if relaxed => forms::relaxed_date(out, bson::int64(doc, at)?),
-            DATE => forms::date(out, bson::int64(doc, at)?),
-            TIMESTAMP => forms::timestamp(out, bson::array_at(doc, at)?),
-            BINARY => forms::binary(out, doc, at)?,
-            REGEX => forms::regex(out, doc, at)?,
-            CODE => forms::wrapped_string(out, b"{\"$code\":", bson::text(doc, at)?),
-            SYMBOL => forms::wrapped_string(out, b"{\"$symbol\":", bson::text(doc, at)?),
-            DB_POINTER => forms::db_pointer(out, doc, at)?,
+            OBJECT_ID => extended_json_values::object_id(out, bson::array_at(doc, at)?),
+            DATE if relaxed => extended_json_values::relaxed_date(out, bson::int64(doc, at)?),
+            DATE => extended_json_values::date(out, bson::int64(doc, at)?),
+            TIMESTAMP => extended_json_values::timestamp(out, bson::array_at(doc, at)?),
+            BINARY => extended_json_values::binary(out, doc, at)?,
+            REGEX => extended_json_values::regex(out, doc, at)?,
+            CODE => extended_json_values::wrapped_string(out, b"{\"$code\":", bson::text(doc, at)?),
+            SYMBOL => extended_json_values::wrapped_string(out, b"{\"$symbol\":", bson::text(doc, at)?),
+            DB_POINTER => extended_json_values::db_pointer(out, doc, at)?,
             CODE_WITH_SCOPE => {
                 let code = bson::text(doc, at + 4)?;
                 let scope = Value { kind: DOCUMENT, at: at + 4 + 4 + code.len() + 1, relaxed: false };
@@ -154,7 +157,7 @@ impl JsonWriter {
                     return Err(Fault::Malformed);
                 }
                 out.extend_from_slice(b"{\"$code\":");
-                forms::string(out, code);
+                extended_json_values::string(out, code);
                 out.extend_from_slice(b",\"$scope\":");
                 self.open(out, doc, scope, (b"{", b"}}"))?;
             }
@@ -173,7 +176,7 @@ impl JsonWriter {
         let Elements { next, end } = Elements::of(doc, at)?;
         let array = head == b"[";
         if !array && !self.is_plain(doc, at)? {
-            forms::own(out, "document", doc.get(at..=end).ok_or(Fault::Malformed)?);
+            extended_json_values::own(out, "document", doc.get(at..=end).ok_or(Fault::Malformed)?);
             // What it is wrapped in; its own bracket it has not.
             out.extend_from_slice(tail.get(1..).unwrap_or_default());
             return Ok(());
@@ -276,8 +279,8 @@ mod tests {
         exactly(date(-1), r#"{"$date":{"$numberLong":"-1"}}"#);
         exactly(date(253_402_300_800_000), r#"{"$date":{"$numberLong":"253402300800000"}}"#);
         for days in 0..3_000_000 {
-            let (year, month, day) = forms::civil(days);
-            let next = forms::civil(days + 1);
+            let (year, month, day) = extended_json_values::civil(days);
+            let next = extended_json_values::civil(days + 1);
             let same_month = next == (year, month, day + 1) && day < 31;
             let next_month = next == (year, month + 1, 1) && (28..=31).contains(&day);
             assert!(same_month || next_month || ((month, day), next) == ((12, 31), (year + 1, 1, 1)));

@@ -1,4 +1,4 @@
-//! Reads Extended JSON back, canonical and relaxed, as [`super::json`] writes it and PostgreSQL gives it.
+//! Reads Extended JSON back, canonical and relaxed, as [`super::extended_json_write`](super::extended_json_write) writes it and PostgreSQL gives it.
 //!
 //! Of numbers without a wrapping, one with a decimal point is a double; one without is an int32 if it fits, else an
 //! int64 if it fits, else a double. An object with a key that begins with `$`, other than those of a DBRef, is a
@@ -14,7 +14,7 @@ use super::{
         self, ARRAY, BINARY, BOOLEAN, CODE, CODE_WITH_SCOPE, DATE, DB_POINTER, DECIMAL, DOCUMENT, DOUBLE,
         INT32, INT64, MAX_KEY, MIN_KEY, NULL, OBJECT_ID, REGEX, STRING, SYMBOL, TIMESTAMP, UNDEFINED,
     },
-    json::is_reserved,
+    extended_json_write::is_reserved,
 };
 
 /// MongoDB takes no document of more than 200 levels, of which a code's scope makes two here. What is deeper could

@@ -15,7 +15,7 @@ use super::{
     bson::{ARRAY, DOCUMENT, Elements, Fault, NULL, Read, type_name},
     compile::{Field, Mapping, Node, Object, PlannedColumn},
     encode::Encoder,
-    json::JsonWriter,
+    extended_json_write::JsonWriter,
     rows::{Framing, Rows},
     value::{self, Fit},
 };
