@@ -10,9 +10,8 @@ use toml::Spanned;
 
 use super::{
     ColumnSpec, DocumentSpec, FieldPath, JsonForm, KeySpec, MAX_NAME, MappingSpec, Mask, Names, OnDelete,
-    OnUnfit, TableSpec, Was, WrittenMapping,
-    layout::Layout,
-    nearest,
+    OnUnfit, TableSpec, Was, WrittenMapping, nearest,
+    path_conflicts::Layout,
     toml_error::{place, toml_error},
 };
 use crate::{

@@ -15,8 +15,8 @@ use super::{
     ColumnSpec, FieldPath, MappingSpec, Names, Segment, TableSpec,
     evolve::{MAX_COLUMNS, MAX_TABLES, columns_of},
     infer::Shape,
-    remarks::{Line, Remarks, TableRemarks},
     sample::{KEY, Kind, Kinds, MAX_DEPTH, MAX_FIELDS, Objects, Sample, Seen, Tally},
+    toml_comments::{Line, Remarks, TableRemarks},
 };
 use crate::model::{
     change::Namespace,

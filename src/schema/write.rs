@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::{
     ColumnSpec, DocumentSpec, FieldPath, JsonForm, MappingSpec, Mask, OnDelete, OnUnfit, Was,
-    remarks::{Remarks, comments},
+    toml_comments::{Remarks, comments},
 };
 use crate::model::table::{ColumnType, Reading};
 
