@@ -11,7 +11,7 @@ use mongodb::bson::{RawDocument, spec::ElementType};
 use tokio_postgres::Row;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{judge::Suspect, ledger::InForce};
+use super::{pipeline_state::InForce, recheck::Suspect};
 use crate::{
     error::{Error, Result},
     mapping::{Encoder, Framing, Rows, same_value},

@@ -10,9 +10,9 @@ use tokio::{
 
 use super::{
     Compared, Options, Standing,
-    detail::Telling,
-    judge::{Found, Judge, Settled, Suspect, Why},
-    ledger::Ledger,
+    diff::Telling,
+    pipeline_state::Ledger,
+    recheck::{Found, Judge, Settled, Suspect, Why},
     repair::Mender,
     scan::{self, Scan, Totals},
     window::Window,

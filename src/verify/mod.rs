@@ -9,7 +9,7 @@
 //!
 //! A first pass ([`scan`]) reads both sides as fast as they come, each document before its rows. What is equal then is proven: the
 //! rows show a state that the document had since the comparison began. What is not equal is a *suspect*, no more: its rows may be
-//! behind the document, or ahead of it. Suspects are looked at again ([`judge`]), in this order:
+//! behind the document, or ahead of it. Suspects are looked at again ([`recheck`]), in this order:
 //!
 //! 1. the stored position `P`, the least of all partitions in the collection; 2. the suspects' rows; 3. the cluster's time, and
 //!    after it the documents, by a majority read that states a time `T` which nothing it saw is later than; 4. the change stream
@@ -42,17 +42,17 @@
 //! Repair is others' work ([`crate::pipeline`]): here it is asked for, and looked at again.
 
 mod batch;
-mod case;
 mod collection;
-mod detail;
-mod judge;
-mod ledger;
+mod diff;
+mod orphan_rows;
+mod pipeline_state;
+mod recheck;
+mod recheck_batch;
 mod repair;
 mod report;
 mod sample;
 mod scan;
 mod schedule;
-mod sweep;
 mod verified;
 mod window;
 

@@ -4,7 +4,7 @@ use std::{collections::HashSet, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
-use super::judge::{Found, Judge, Settled, Suspect};
+use super::recheck::{Found, Judge, Settled, Suspect};
 use crate::{
     config::Config,
     error::{Kind, Result},

@@ -17,8 +17,8 @@ use tokio::{
 
 use super::{
     batch::{self, Batch, BatchCounts},
-    judge::Suspect,
-    ledger::{InForce, Ledger},
+    pipeline_state::{InForce, Ledger},
+    recheck::Suspect,
     sample::Choice,
 };
 use crate::{

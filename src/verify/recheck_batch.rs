@@ -6,9 +6,9 @@ use bytes::BytesMut;
 use mongodb::bson::{RawDocument, RawDocumentBuf};
 
 use super::{
-    detail::{Actual, Differences, Telling, Wanted},
-    judge::Suspect,
-    ledger::InForce,
+    diff::{Actual, Differences, Telling, Wanted},
+    pipeline_state::InForce,
+    recheck::Suspect,
 };
 use crate::{
     error::Result,

@@ -10,9 +10,9 @@ use mongodb::bson::{RawDocumentBuf, Timestamp};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    case::Case,
-    detail::{Differences, Telling},
-    ledger::{Ledger, Standing},
+    diff::{Differences, Telling},
+    pipeline_state::{Ledger, Standing},
+    recheck_batch::Case,
     window::{Reach, Window},
 };
 use crate::{

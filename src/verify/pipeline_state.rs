@@ -7,7 +7,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{Difference, What, detail::difference};
+use super::{Difference, What, diff::difference};
 use crate::{
     config::Config,
     error::{Code, Error, Result},

@@ -6,7 +6,7 @@ use std::{collections::HashSet, sync::PoisonError};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{collection::Court, judge::Suspect, sample::Choice, scan::Scan};
+use super::{collection::Court, recheck::Suspect, sample::Choice, scan::Scan};
 use crate::{
     error::Result,
     mapping::Mapping,
