@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use indicatif::HumanCount;
 use tokio::time::Instant;
 
-use super::{Findings, Misfit, Part, room::Rate, source::Found};
+use super::{Findings, Misfit, Part, capacity::Rate, source::Found};
 use crate::{
     config::Config,
     error::Result,

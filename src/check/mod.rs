@@ -9,10 +9,11 @@
 //!
 //! No finding holds a document's value (G12): of documents it tells paths, types and counts.
 
+mod capacity;
 mod documents;
+mod format;
 mod history;
 mod narrow;
-mod room;
 mod source;
 mod state;
 mod target;
@@ -159,7 +160,7 @@ pub async fn run(config: &Config, size: u32) -> Report {
     report.extend(history::check(config).await);
     report.extend(state::check(config));
     if let Some(found) = &source {
-        report.extend(room::check(config, found, rate));
+        report.extend(capacity::check(config, found, rate));
         found.source.close().await;
     }
     report.findings.sort_by_key(|finding| Part::ALL.iter().position(|part| *part == finding.part));

@@ -135,7 +135,7 @@ fn collections(findings: &mut Findings, survey: &Survey, allowed: bool) {
         let what = format!(
             "{count} {noun} in {}: about {documents} documents, {}",
             databases.join(", "),
-            super::room::size(bytes)
+            super::format::size(bytes)
         );
         findings.ok("collections", what);
     }

@@ -10,10 +10,14 @@
 
 use std::{path::Path, time::Duration};
 
-use bytesize::ByteSize;
-use indicatif::{HumanCount, HumanDuration};
+use indicatif::HumanCount;
 
-use super::{Findings, Part, source::Found, state};
+use super::{
+    Findings, Part,
+    format::{decimal, float, size, span, whole},
+    source::Found,
+    state,
+};
 use crate::{
     config::Config,
     source::{Oplog, OplogSize},
@@ -232,34 +236,6 @@ impl Window {
             );
         }
     }
-}
-
-/// Bytes, for people: in the units of `max_spool`, `docrow status` and the dashboard.
-pub(super) fn size(bytes: u64) -> String {
-    ByteSize(bytes).display().iec().to_string()
-}
-
-fn span(time: Duration) -> String {
-    if time < Duration::from_secs(1) {
-        "less than 1 second".to_owned()
-    } else {
-        HumanDuration(time).to_string()
-    }
-}
-
-fn decimal(rate: f64) -> String {
-    if rate < 10.0 { format!("{rate:.1}") } else { HumanCount(whole(rate)).to_string() }
-}
-
-/// For display, and for sums that are estimates anyway.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-fn whole(number: f64) -> u64 {
-    number.round() as u64
-}
-
-#[allow(clippy::cast_precision_loss)]
-fn float(number: u64) -> f64 {
-    number as f64
 }
 
 #[cfg(test)]
