@@ -32,12 +32,12 @@
 //!    once and encodes its rows in PostgreSQL's binary format, and the way back from rows to the document.
 //! 5. [`sink`]: writes PostgreSQL: tables, chunks, batches, progress; and keeps a second writer out.
 //! 6. [`checkpoint`]: the state directory, with the spool. [`mapping_files`]: the folder of mapping files. [`verify`]: the proof.
-//!    [`vitals`]: what only the running process knows of itself; [`status`]: how a pipeline is doing, as one document;
+//!    [`process_status`]: what only the running process knows of itself; [`status`]: how a pipeline is doing, as one document;
 //!    [`notify`]: who is told what happens. [`trace`]: what took how long; [`otlp`]: sends that, and the metrics, to a
 //!    collector. [`http`]: how both post.
 //!    [`serve`]: the dashboard, that document and the probes over HTTP. [`moment`]: times as they are written there; [`shown`]: names from data.
 //!    [`check`]: the preflight; [`roles`]: the statements that grant what it finds missing. [`config`], [`secret`], [`error`], [`retry`], [`shutdown`], [`telemetry`]: what every program has.
-//!    [`pace`]: limits of speed. [`metrics`]: what is counted. [`cli`]: the commands.
+//!    [`rate_limit`]: limits of speed. [`metrics`]: what is counted. [`cli`]: the commands.
 //!    [`profile`]: where the CPU time of a run went.
 //!    [`demo`]: throwaway servers and sample data. [`failpoint`]: where tests end the process.
 //!
@@ -76,9 +76,10 @@ pub mod model;
 pub mod moment;
 pub mod notify;
 pub mod otlp;
-pub mod pace;
 pub mod pipeline;
+pub mod process_status;
 pub mod profile;
+pub mod rate_limit;
 pub mod retry;
 pub mod roles;
 pub mod schema;
@@ -92,4 +93,3 @@ pub mod status;
 pub mod telemetry;
 pub mod trace;
 pub mod verify;
-pub mod vitals;

@@ -11,10 +11,10 @@ use super::{
 };
 use crate::{
     model::phase::Phase,
+    process_status::Gravity,
     shown,
     status::{CollectionStatus, LAG, Level, NarrowColumn, Status, TargetStatus, VerifiedStatus, span},
     telemetry::has_colors,
-    vitals::Gravity,
 };
 
 /// How many dead letters and messages are shown.

@@ -7,8 +7,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use crate::{
     moment::Moment,
+    process_status::{Message, Stage},
     status::{CollectionStatus, Level, Status},
-    vitals::{Message, Stage},
 };
 
 /// How long all must be well after trouble.
@@ -228,7 +228,7 @@ mod tests {
         let mut stopped = live(|survey, _| survey.collections[0].stopped = Some("why".to_owned()));
         stopped.messages = vec![Message {
             at: stopped.at,
-            level: crate::vitals::Gravity::Error,
+            level: crate::process_status::Gravity::Error,
             text: "[DRW-1305] shop.orders is stopped, other collections go on: why".to_owned(),
             count: 1,
         }];

@@ -30,10 +30,10 @@ use crate::{
     error::{Error, Result},
     metrics,
     moment::Moment,
+    process_status::{Stage, Vitals},
     shutdown::Shutdown,
     sink::Target,
     status::Gatherer,
-    vitals::{Stage, Vitals},
 };
 
 /// How often it is looked what happened.

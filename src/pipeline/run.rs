@@ -31,6 +31,7 @@ use crate::{
     mapping_files::{self, MappingFiles},
     metrics,
     model::phase::Phase,
+    process_status::{Part, Stage},
     retry::Retry,
     shown,
     shutdown::Shutdown,
@@ -43,7 +44,6 @@ use crate::{
     },
     source::Source,
     telemetry::Reporter,
-    vitals::{Part, Stage},
 };
 
 /// Replicates until `until`, or until `shutdown` is requested; then what was taken up is committed.

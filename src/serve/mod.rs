@@ -35,10 +35,10 @@ use crate::{
     config::{Config, ServeConfig},
     error::{Code, Error, Kind, Result},
     metrics,
+    process_status::{Point, Stage, Vitals},
     shutdown::Shutdown,
     sink::Target,
     status::{Gatherer, Status},
-    vitals::{Point, Stage, Vitals},
 };
 
 /// A document is as good as new for so long, however many ask for it.

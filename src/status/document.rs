@@ -11,6 +11,7 @@ use crate::{
     model::phase::{Evidence, Phase},
     moment::Moment,
     pipeline,
+    process_status::{Applied, Clock, Details, Lag, Report},
     schema::{MappingSpec, TableSpec},
     shown,
     sink::metadata::{
@@ -18,7 +19,6 @@ use crate::{
         misfits::Misfits,
         overview::{Survey, Surveyed},
     },
-    vitals::{Applied, Clock, Details, Lag, Report},
 };
 
 /// What is known of a pipeline.

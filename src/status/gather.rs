@@ -8,6 +8,7 @@ use super::{Facts, Status, document::Mappings};
 use crate::{
     error::{Error, Kind, Result},
     moment::Moment,
+    process_status::{Clock, Details, Report, Stage, Vitals},
     secret::Secret,
     sink::{
         Target,
@@ -17,7 +18,6 @@ use crate::{
         },
     },
     source::{self, Source},
-    vitals::{Clock, Details, Report, Stage, Vitals},
 };
 
 /// How long MongoDB is asked: longer than the driver looks for a server, so that it says itself why there is none.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use indicatif::{BinaryBytes, HumanCount};
 
 use super::{CollectionStatus, Health, Level, NarrowColumn, OplogStatus, Problem, Status, VerifiedStatus};
-use crate::{error::Code, model::phase::Phase, vitals::Stage};
+use crate::{error::Code, model::phase::Phase, process_status::Stage};
 
 /// Who is behind by no more follows as it should: positions are stored once a second, and clocks are read once a second.
 const CLOSE: u64 = 10;

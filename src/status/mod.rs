@@ -24,8 +24,8 @@ pub use self::{
 use crate::{
     model::phase::Phase,
     moment::Moment,
+    process_status::{Message, Rates, Stage, Totals},
     verify::Verified,
-    vitals::{Message, Rates, Stage, Totals},
 };
 
 /// The number that `document` has: it is raised if a field ever means something else.

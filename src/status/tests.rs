@@ -9,13 +9,13 @@ use super::{Facts, Health, Level, Status, document::Mappings, span};
 use crate::{
     model::phase::Phase,
     moment::Moment,
+    process_status::{Applied, Clock, Details, Hindrance, Lag, Pace, Report, Spool, Stage},
     sink::metadata::{
         fence::Runner,
         misfits::{Count, Misfits},
         overview::{Letters, Reached, Survey, Surveyed},
         verifications::Stored,
     },
-    vitals::{Applied, Clock, Details, Hindrance, Lag, Pace, Report, Spool, Stage},
 };
 
 /// When all these documents are of, in seconds since 1970.

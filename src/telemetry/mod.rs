@@ -31,7 +31,7 @@ use tracing_subscriber::{
 };
 
 pub use self::outlet::Flush;
-use crate::vitals::{Gravity, Vitals};
+use crate::process_status::{Gravity, Vitals};
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     config::Config,
     error::{Kind, Result},
-    pace::Pace,
+    rate_limit::Pace,
     shutdown::Shutdown,
     sink::{
         Target,

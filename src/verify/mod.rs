@@ -70,7 +70,7 @@ pub use self::{
 use crate::{
     config::Config,
     error::Result,
-    pace::Pace,
+    rate_limit::Pace,
     shutdown::Shutdown,
     sink::Target,
     source::{self, CollectionInfo, Source},

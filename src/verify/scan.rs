@@ -24,7 +24,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     model::document_key::{self, DocumentKey, Id},
-    pace::Pace,
+    rate_limit::Pace,
     shutdown::Shutdown,
     sink::{
         Target,

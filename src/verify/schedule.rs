@@ -17,10 +17,10 @@ use crate::{
     config::{Config, VerifyConfig},
     error::Result,
     metrics,
+    process_status::Stage,
     shutdown::Shutdown,
     sink::{Target, metadata::verifications},
     telemetry::Reporter,
-    vitals::Stage,
 };
 
 /// How often it is looked whether one is due.

@@ -44,9 +44,9 @@ use crate::{
         stream::channel::{Reached, Routed},
         supervisor::crew::Ending,
     },
+    process_status::Post,
     source::{Lookup, Source},
     trace::Span,
-    vitals::Post,
 };
 
 /// How long the position of a partition may go without being stored for collections that don't change. Without it an

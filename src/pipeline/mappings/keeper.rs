@@ -18,11 +18,11 @@ use crate::{
         context::Pipeline,
         tries::Tries,
     },
+    process_status::Part,
     schema::{MappingSpec, Names, additions, evolve},
     shown,
     shutdown::Shutdown,
     sink::{Session, metadata::mapping_versions, tables::ddl},
-    vitals::Part,
 };
 
 /// How long to wait for more discoveries, which mostly come together.

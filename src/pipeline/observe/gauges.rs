@@ -28,8 +28,8 @@ use crate::{
     },
     moment::Moment,
     pipeline::{apply::watermark::Watermark, collection::Collection, context::Pipeline},
+    process_status::{ANSWERS_WITHIN, Applied, Clock, Lag, Spool},
     source::Source,
-    vitals::{ANSWERS_WITHIN, Applied, Clock, Lag, Spool},
 };
 
 /// How often they are looked at.

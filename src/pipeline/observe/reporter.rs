@@ -1,4 +1,4 @@
-//! Tells how the run goes: once a second to this process's [vital signs](crate::vitals), and every other second, and when
+//! Tells how the run goes: once a second to this process's [vital signs](crate::process_status), and every other second, and when
 //! a stage begins, to PostgreSQL, for whoever asks from elsewhere.
 //!
 //! It runs beside everything else, on a connection of its own, and nothing waits for it: what it can't write now it leaves
@@ -19,8 +19,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use crate::{
     error::{Error, Kind, Result},
     pipeline::context::{Counts, Pipeline},
+    process_status::{Details, Reading, Spool, Stage, Totals},
     sink::{Session, Target, metadata::process_reports},
-    vitals::{Details, Reading, Spool, Stage, Totals},
 };
 
 const EACH: Duration = Duration::from_secs(1);

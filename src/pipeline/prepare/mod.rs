@@ -41,6 +41,7 @@ use crate::{
         phase::{Evidence, Phase},
         resync_reason::Reason,
     },
+    process_status::Part,
     schema::Names,
     sink::{
         Session,
@@ -54,7 +55,6 @@ use crate::{
         tables::ddl,
     },
     source::{CHUNK_BYTES, Chunk, CollectionInfo, Source},
-    vitals::Part,
 };
 
 /// The collections, with their tables and plans made, and the mappings they have.

@@ -25,6 +25,7 @@ use super::{
 use crate::{
     error::{Code, Disposition, Result},
     model::change::{CollectionId, Namespace},
+    process_status::Part,
     shutdown::Shutdown,
     sink::{
         Session,
@@ -33,7 +34,6 @@ use crate::{
             requests::{self, Requested},
         },
     },
-    vitals::Part,
 };
 
 /// How often to look for requests.

@@ -31,6 +31,7 @@ use crate::{
     mapping::{Encoder, Framing, Mapping, Rows},
     metrics,
     model::change::CollectionId,
+    process_status::Vitals,
     shown,
     shutdown::Shutdown,
     sink::{
@@ -42,7 +43,6 @@ use crate::{
         rows::copy::{ChunkWriter, Copier},
     },
     source::{Chunk, ChunkReader, Source},
-    vitals::Vitals,
 };
 
 /// Rows are sent when a chunk's buffers hold this many bytes for each of its tables, so that a COPY is worth its round trip,

@@ -13,8 +13,8 @@ use tokio::{
 };
 
 use crate::{
-    config::Rate, pace::Pace, pipeline::context::Pipeline, shutdown::Shutdown,
-    sink::metadata::throttles::Throttle as Asked, vitals::Vitals,
+    config::Rate, pipeline::context::Pipeline, process_status::Vitals, rate_limit::Pace, shutdown::Shutdown,
+    sink::metadata::throttles::Throttle as Asked,
 };
 
 /// How often the secondaries are looked at, and how long MongoDB may take to answer.

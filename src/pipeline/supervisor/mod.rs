@@ -62,10 +62,10 @@ use crate::{
         partition::Partition,
         phase::Phase,
     },
+    process_status::{Part, Stage},
     shutdown::Shutdown,
     sink::{Session, metadata::positions},
     source::Source,
-    vitals::{Part, Stage},
 };
 
 /// Replies of the stream that wait for a worker. A reply has at most 16 MB for all partitions together, so this many

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::vitals::Part;
+use crate::process_status::Part;
 
 /// Rows that are behind by less are up to date.
 const CLOSE: Duration = Duration::from_secs(10);

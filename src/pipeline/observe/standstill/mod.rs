@@ -22,11 +22,11 @@ use crate::{
     error::{Code, Error},
     metrics,
     pipeline::{context::Counts, stream::channel::Demand},
+    process_status::{Hindrance, Part, Place, Stage, Vitals},
     sink::{
         Session, Target,
         connection::standing::{self, Locked, Standing},
     },
-    vitals::{Hindrance, Part, Place, Stage, Vitals},
 };
 
 const LOOKING: Duration = Duration::from_secs(1);

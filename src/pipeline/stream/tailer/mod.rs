@@ -46,8 +46,8 @@ use crate::{
         resync_reason::Reason,
     },
     pipeline::{apply::watermark::Watermark, observe::gauges::Gauges},
+    process_status::Post,
     source::{ChangeStream, Event, Source, StreamBatch, StreamStart},
-    vitals::Post,
 };
 
 /// How long the workers may have no room before changes go into the spool: longer than a few large batches take, for what

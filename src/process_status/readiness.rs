@@ -46,7 +46,7 @@ impl Vitals {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vitals::{Clock, Reading};
+    use crate::process_status::{Clock, Reading};
 
     fn live() -> (Vitals, watch::Sender<Instant>) {
         let (answers, answered) = watch::channel(Instant::now());
