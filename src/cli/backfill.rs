@@ -11,7 +11,7 @@ use crate::{
     pipeline::{self, Job, Reload, Until},
     serve,
     shutdown::Shutdown,
-    sink::{Target, metadata::fence::Manner},
+    sink::{Target, metadata::fence::OnHeld},
     telemetry::Reporter,
 };
 
@@ -36,8 +36,8 @@ pub(super) async fn execute(
 ) -> Result<Outcome> {
     let vitals = reporter.vitals().clone();
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
-    let (until, manner, reload) = (Until::CaughtUp, Manner::Refuse, Reload::never());
-    let job = Job { config, target: target.clone(), until, manner, reload };
+    let (until, on_held, reload) = (Until::CaughtUp, OnHeld::Refuse, Reload::never());
+    let job = Job { config, target: target.clone(), until, on_held, reload };
     // In a box, for what goes on beside it would hold it twice each.
     let work = Box::pin(pipeline::run(job, reporter, shutdown.clone()));
     let work = otlp::beside(config, work);

@@ -10,7 +10,7 @@ use crate::{
     pipeline::{self, Job, Reload, Until},
     serve,
     shutdown::Shutdown,
-    sink::{Target, metadata::fence::Manner},
+    sink::{Target, metadata::fence::OnHeld},
     telemetry::Reporter,
     verify,
 };
@@ -34,9 +34,9 @@ pub(super) async fn execute(
     let reload = Reload::on_hangup(move || Config::load(again.clone()))?;
     let config = Config::load(overrides)?;
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
-    let manner = if standby { Manner::StandBy } else { Manner::Refuse };
+    let on_held = if standby { OnHeld::StandBy } else { OnHeld::Refuse };
     let vitals = reporter.vitals().clone();
-    let job = Job { config: &config, target: target.clone(), until: Until::Stopped, manner, reload };
+    let job = Job { config: &config, target: target.clone(), until: Until::Stopped, on_held, reload };
     // In a box, for what goes on beside it would hold it twice each.
     let work = Box::pin(pipeline::run(job, reporter.clone(), shutdown));
     let work = verify::beside(&config, &reporter, work);

@@ -22,7 +22,7 @@ use crate::error::{Error, Kind, Result};
 
 /// A kind of change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Deed {
+pub enum WriteKind {
     /// A new document.
     Insert,
     /// Scalar fields of a document get other values.
@@ -43,7 +43,7 @@ pub enum Deed {
     Transaction,
 }
 
-impl Deed {
+impl WriteKind {
     /// Each kind as often as it is to happen.
     const DECK: [Self; 20] = [
         Self::Insert,
@@ -69,7 +69,7 @@ impl Deed {
     ];
 }
 
-impl fmt::Display for Deed {
+impl fmt::Display for WriteKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Insert => "inserts",
@@ -86,7 +86,7 @@ impl fmt::Display for Deed {
 }
 
 /// How often each kind of change was made.
-pub type Deeds = BTreeMap<Deed, u64>;
+pub type Deeds = BTreeMap<WriteKind, u64>;
 
 /// Writes to a users collection.
 #[derive(Debug)]
@@ -135,13 +135,15 @@ impl Writer {
 
     /// Makes one change. After an error the change may have been made or not; the writer can go on.
     pub async fn write(&mut self) -> Result<()> {
-        let deed = self.make.0.choice(Deed::DECK).unwrap_or(Deed::Insert);
+        let deed = self.make.0.choice(WriteKind::DECK).unwrap_or(WriteKind::Insert);
         let outcome = match deed {
-            Deed::Insert => self.insert(None).await,
-            Deed::Replace => self.replace().await,
-            Deed::Delete => self.delete(None).await,
-            Deed::Transaction => self.transaction().await,
-            Deed::Set | Deed::Push | Deed::Pull | Deed::Unset | Deed::Rename => self.update(deed, None).await,
+            WriteKind::Insert => self.insert(None).await,
+            WriteKind::Replace => self.replace().await,
+            WriteKind::Delete => self.delete(None).await,
+            WriteKind::Transaction => self.transaction().await,
+            WriteKind::Set | WriteKind::Push | WriteKind::Pull | WriteKind::Unset | WriteKind::Rename => {
+                self.update(deed, None).await
+            }
         };
         outcome.map_err(|e| Error::caused(Kind::SourceAway, format!("write to the users: {deed}"), e))?;
         *self.deeds.entry(deed).or_default() += 1;
@@ -154,8 +156,8 @@ impl Writer {
         session.start_transaction().await?;
         let (alive, next) = (self.alive.clone(), self.next);
         self.insert(Some(&mut session)).await?;
-        self.update(Deed::Set, Some(&mut session)).await?;
-        self.update(Deed::Push, Some(&mut session)).await?;
+        self.update(WriteKind::Set, Some(&mut session)).await?;
+        self.update(WriteKind::Push, Some(&mut session)).await?;
         self.delete(Some(&mut session)).await?;
         if self.make.0.u8(0..4) > 0 {
             return session.commit_transaction().await;
@@ -195,15 +197,15 @@ impl Writer {
 
     async fn update(
         &mut self,
-        deed: Deed,
+        deed: WriteKind,
         session: Option<&mut ClientSession>,
     ) -> mongodb::error::Result<()> {
         let Some(id) = self.any() else { return Ok(()) };
         let change = match deed {
-            Deed::Set => self.set(),
-            Deed::Push => self.push(),
-            Deed::Pull => self.pull(),
-            Deed::Unset => self.unset(),
+            WriteKind::Set => self.set(),
+            WriteKind::Push => self.push(),
+            WriteKind::Pull => self.pull(),
+            WriteKind::Unset => self.unset(),
             _ => self.rename(),
         };
         let update = self.users.update_one(doc! { "_id": id }, change);

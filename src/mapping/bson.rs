@@ -5,7 +5,7 @@
 //! specification is
 //! <https://bsonspec.org/spec.html>.
 
-use super::extended_json_parse::Told;
+use super::extended_json_parse::Parsed;
 
 /// Why a document can't have rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -259,15 +259,15 @@ pub(super) fn begin(out: &mut Vec<u8>) -> usize {
 pub(super) fn element(
     out: &mut Vec<u8>,
     name: &[u8],
-    write: impl FnOnce(&mut Vec<u8>) -> Option<Told>,
-) -> Option<Told> {
+    write: impl FnOnce(&mut Vec<u8>) -> Option<Parsed>,
+) -> Option<Parsed> {
     let start = out.len();
     out.push(0);
     out.extend_from_slice(name);
     out.push(0);
     let told = write(out)?;
     match (told, out.get_mut(start)) {
-        (Told::Value(kind), Some(place)) => *place = kind,
+        (Parsed::Value(kind), Some(place)) => *place = kind,
         _ => out.truncate(start),
     }
     Some(told)

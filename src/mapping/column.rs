@@ -5,7 +5,7 @@ use mongodb::bson::{Bson, RawDocumentBuf};
 
 use super::{
     bson::{self, ARRAY, BINARY, BOOLEAN, DATE, DECIMAL, DOUBLE, INT32, INT64, NULL, OBJECT_ID, STRING},
-    extended_json_parse::{self, Told},
+    extended_json_parse::{self, Parsed},
     numeric, tuples,
     value::{self, OBJECT_ID_BYTES},
 };
@@ -15,11 +15,11 @@ use crate::model::{
 };
 
 /// Appends the bytes of the BSON value that a column of type `ty` holds.
-pub(super) fn read(out: &mut Vec<u8>, ty: ColumnType, bytes: &[u8]) -> Option<Told> {
-    if ty.array { array(out, ty, bytes).map(Told::Value) } else { scalar(out, ty, bytes) }
+pub(super) fn read(out: &mut Vec<u8>, ty: ColumnType, bytes: &[u8]) -> Option<Parsed> {
+    if ty.array { array(out, ty, bytes).map(Parsed::Value) } else { scalar(out, ty, bytes) }
 }
 
-fn scalar(out: &mut Vec<u8>, ty: ColumnType, bytes: &[u8]) -> Option<Told> {
+fn scalar(out: &mut Vec<u8>, ty: ColumnType, bytes: &[u8]) -> Option<Parsed> {
     let kind = match ty.scalar {
         Scalar::Boolean => put(out, BOOLEAN, &[u8::from(*array_of::<1>(bytes)? != [0])]),
         Scalar::Integer => integer(out, ty.reading, i32::from_be_bytes(*array_of(bytes)?).into()),
@@ -36,7 +36,7 @@ fn scalar(out: &mut Vec<u8>, ty: ColumnType, bytes: &[u8]) -> Option<Told> {
         }
         Scalar::Jsonb => return extended_json_parse::value(out, &json(bytes)?),
     };
-    Some(Told::Value(kind))
+    Some(Parsed::Value(kind))
 }
 
 /// A column's value for a person to read: in relaxed Extended JSON, `jsonb` as it stands; bytes that docrow does not write
@@ -55,7 +55,7 @@ pub fn value_text(ty: ColumnType, bytes: &[u8]) -> String {
 /// A document with one field, whose value `write` appends.
 pub(super) fn single(
     name: &[u8],
-    write: impl FnOnce(&mut Vec<u8>) -> Option<Told>,
+    write: impl FnOnce(&mut Vec<u8>) -> Option<Parsed>,
 ) -> Option<RawDocumentBuf> {
     let mut out = Vec::new();
     let start = bson::begin(&mut out);
@@ -75,7 +75,7 @@ fn array(out: &mut Vec<u8>, ty: ColumnType, bytes: &[u8]) -> Option<u8> {
         let mut name = itoa::Buffer::new();
         bson::element(out, name.format(index).as_bytes(), |out| match element? {
             Some(element) => scalar(out, ty, element),
-            None => Some(Told::Value(NULL)),
+            None => Some(Parsed::Value(NULL)),
         })?;
     }
     bson::end(out, start)?;

@@ -18,7 +18,7 @@ use crate::{schema::OnUnfit, shown};
 
 /// Why a document can't have rows at all: it is to be kept whole, as a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unfit {
+pub struct EncodeError {
     /// The field, in dotted notation; empty for the document itself.
     pub path: String,
     /// What is wrong with it. Never a value.
@@ -27,7 +27,7 @@ pub struct Unfit {
     pub stops: bool,
 }
 
-impl fmt::Display for Unfit {
+impl fmt::Display for EncodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.path.is_empty() {
             f.write_str(self.reason)
@@ -37,7 +37,7 @@ impl fmt::Display for Unfit {
     }
 }
 
-impl std::error::Error for Unfit {}
+impl std::error::Error for EncodeError {}
 
 /// Encodes documents into rows. One per task: it owns the scratch memory, and in the steady state allocates
 /// nothing.
@@ -77,7 +77,7 @@ impl Encoder {
 
     /// Appends the rows of `document` to `rows`, which has one buffer for each table of the mapping. On an
     /// error nothing is appended.
-    pub fn encode(&mut self, document: &RawDocument, rows: &mut Rows) -> Result<(), Unfit> {
+    pub fn encode(&mut self, document: &RawDocument, rows: &mut Rows) -> Result<(), EncodeError> {
         let Self { mapping, framing, scratch, marks } = self;
         let doc = document.as_bytes();
         debug_assert_eq!(rows.tables.len(), mapping.plans.len());
@@ -103,7 +103,7 @@ impl Encoder {
 
     /// Appends the key column's bytes for the `_id` of a document, or of an event's `documentKey`, to `out`, without a
     /// length, in PostgreSQL's binary form of [`Mapping::key_type`]. On an error nothing is appended.
-    pub fn encode_key(&mut self, document: &RawDocument, out: &mut BytesMut) -> Result<(), Unfit> {
+    pub fn encode_key(&mut self, document: &RawDocument, out: &mut BytesMut) -> Result<(), EncodeError> {
         let (doc, json) = (document.as_bytes(), &mut self.scratch.json);
         let start = out.len();
         let encoded = first_key(doc)
@@ -115,7 +115,7 @@ impl Encoder {
     }
 }
 
-fn unfit(mapping: &Mapping, path: String, fault: Fault) -> Unfit {
+fn unfit(mapping: &Mapping, path: String, fault: Fault) -> EncodeError {
     let path = if matches!(fault, Fault::KeyMisfit | Fault::KeyTooLong) { "_id".to_owned() } else { path };
-    Unfit { path, reason: fault.reason(), stops: mapping.on_unfit == OnUnfit::Fail }
+    EncodeError { path, reason: fault.reason(), stops: mapping.on_unfit == OnUnfit::Fail }
 }

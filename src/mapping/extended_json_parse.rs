@@ -23,7 +23,7 @@ const MAX_DEPTH: usize = 512;
 
 /// What a piece of JSON tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum Parsed {
     /// A value of this type.
     Value(u8),
     /// That a mapping withholds the value.
@@ -61,7 +61,7 @@ fn depth(text: &[u8]) -> usize {
 }
 
 /// Appends the bytes of the BSON value that `json` tells; nothing for one that is withheld.
-pub(super) fn value(out: &mut Vec<u8>, json: &Value) -> Option<Told> {
+pub(super) fn value(out: &mut Vec<u8>, json: &Value) -> Option<Parsed> {
     let kind = match json {
         Value::Null => NULL,
         Value::Bool(value) => put(out, BOOLEAN, [u8::from(*value)]),
@@ -73,7 +73,7 @@ pub(super) fn value(out: &mut Vec<u8>, json: &Value) -> Option<Told> {
             for element in elements {
                 let mut name = itoa::Buffer::new();
                 let told = bson::element(out, name.format(index).as_bytes(), |out| value(out, element))?;
-                index += usize::from(told != Told::Withheld);
+                index += usize::from(told != Parsed::Withheld);
             }
             bson::end(out, start)?;
             ARRAY
@@ -83,7 +83,7 @@ pub(super) fn value(out: &mut Vec<u8>, json: &Value) -> Option<Told> {
         }
         Value::Object(fields) => document(out, fields)?,
     };
-    Some(Told::Value(kind))
+    Some(Parsed::Value(kind))
 }
 
 fn document(out: &mut Vec<u8>, fields: &Map<String, Value>) -> Option<u8> {
@@ -115,7 +115,7 @@ fn string(out: &mut Vec<u8>, kind: u8, text: &[u8]) -> Option<u8> {
 }
 
 /// An object that stands for something else.
-fn wrapped(out: &mut Vec<u8>, fields: &Map<String, Value>) -> Option<Told> {
+fn wrapped(out: &mut Vec<u8>, fields: &Map<String, Value>) -> Option<Parsed> {
     if fields.len() == 2 {
         return code_with_scope(out, fields);
     }
@@ -156,18 +156,18 @@ fn wrapped(out: &mut Vec<u8>, fields: &Map<String, Value>) -> Option<Told> {
         }
         _ => return None,
     };
-    Some(Told::Value(kind))
+    Some(Parsed::Value(kind))
 }
 
 /// One of docrow's own forms.
-fn own(out: &mut Vec<u8>, fields: &Map<String, Value>) -> Option<Told> {
+fn own(out: &mut Vec<u8>, fields: &Map<String, Value>) -> Option<Parsed> {
     let (name, json) = only(fields)?;
     if name == "withheld" {
-        return Some(Told::Withheld);
+        return Some(Parsed::Withheld);
     }
     let bytes = base64(json)?;
     let kind = match name {
-        "string" => return string(out, STRING, &bytes).map(Told::Value),
+        "string" => return string(out, STRING, &bytes).map(Parsed::Value),
         "double" => DOUBLE,
         "decimal" => DECIMAL,
         "binary" => BINARY,
@@ -175,16 +175,16 @@ fn own(out: &mut Vec<u8>, fields: &Map<String, Value>) -> Option<Told> {
         _ => return None,
     };
     out.extend_from_slice(&bytes);
-    (bson::end_of(kind, &bytes, 0) == Ok(bytes.len())).then_some(Told::Value(kind))
+    (bson::end_of(kind, &bytes, 0) == Ok(bytes.len())).then_some(Parsed::Value(kind))
 }
 
-fn code_with_scope(out: &mut Vec<u8>, fields: &Map<String, Value>) -> Option<Told> {
+fn code_with_scope(out: &mut Vec<u8>, fields: &Map<String, Value>) -> Option<Parsed> {
     let [code, scope] = all(fields, ["$code", "$scope"])?;
     let start = bson::begin(out);
     string(out, CODE, &text(code)?)?;
     let told = value(out, scope)?;
     bson::fill_in(out, start)?;
-    (told == Told::Value(DOCUMENT)).then_some(Told::Value(CODE_WITH_SCOPE))
+    (told == Parsed::Value(DOCUMENT)).then_some(Parsed::Value(CODE_WITH_SCOPE))
 }
 
 fn binary(out: &mut Vec<u8>, fields: &Map<String, Value>) -> Option<u8> {
@@ -248,14 +248,14 @@ fn all<'a, const N: usize>(fields: &'a Map<String, Value>, names: [&str; N]) -> 
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Option<(Told, Vec<u8>)> {
+    fn read(text: &str) -> Option<(Parsed, Vec<u8>)> {
         let mut out = Vec::new();
         let told = value(&mut out, &json(text.as_bytes())?)?;
         Some((told, out))
     }
 
     fn reads(text: &str, kind: u8, bytes: &[u8]) {
-        assert_eq!(read(text), Some((Told::Value(kind), bytes.to_vec())), "{text}");
+        assert_eq!(read(text), Some((Parsed::Value(kind), bytes.to_vec())), "{text}");
     }
 
     #[test]
@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn what_is_withheld_is_left_out() {
         let withheld = r#"{"$docrow":{"withheld":true}}"#;
-        assert_eq!(read(withheld), Some((Told::Withheld, vec![])));
+        assert_eq!(read(withheld), Some((Parsed::Withheld, vec![])));
         let (_, bytes) = read(&format!(r#"{{"a":{withheld},"b":[{withheld},1]}}"#)).unwrap();
         assert_eq!(bytes, mongodb::bson::rawdoc! { "b": [1] }.as_bytes());
     }

@@ -24,7 +24,7 @@ use super::{
     },
     column,
     compile::Mapping,
-    extended_json_parse::{self, Told},
+    extended_json_parse::{self, Parsed},
     extended_json_values,
     extended_json_write::JsonWriter,
     value::{self, Fit},
@@ -63,7 +63,7 @@ pub(super) fn key(
 }
 
 /// Appends the bytes of the `_id` that a key column holds, unless it is noted otherwise.
-pub(super) fn read(out: &mut Vec<u8>, ty: ColumnType, bytes: &[u8]) -> Option<Told> {
+pub(super) fn read(out: &mut Vec<u8>, ty: ColumnType, bytes: &[u8]) -> Option<Parsed> {
     match (ty.scalar, bytes) {
         (Scalar::Text, [b'{' | b'[' | b'"', ..] | b"null" | b"true" | b"false") => {
             extended_json_parse::value(out, &extended_json_parse::json(bytes)?)
@@ -151,7 +151,7 @@ pub(super) fn in_order(out: &mut Vec<u8>, kind: u8, key: &[u8], values: &[u8]) -
                 DOCUMENT | ARRAY | CODE_WITH_SCOPE if kind == own => in_order(out, kind, key, values)?,
                 _ => out.extend_from_slice(values),
             }
-            Some(Told::Value(kind))
+            Some(Parsed::Value(kind))
         })?;
     }
     bson::end(out, scope)?;

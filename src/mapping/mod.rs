@@ -8,7 +8,7 @@
 //!
 //! [`Rebuilder`] goes the other way, from a document's rows back to the document.
 //!
-//! Pure: bytes in, bytes out. No I/O, no clock, no `async`; malformed bytes are an [`Unfit`], never a panic.
+//! Pure: bytes in, bytes out. No I/O, no clock, no `async`; malformed bytes are an [`EncodeError`], never a panic.
 //! Reading order: [`rows`] (what is written), `compile` (the plan), `encode` and `walk` (a document), `value` (one
 //! value, one column), `key_column` (the `_id`), `extra` (what no column holds), `mask` and `mask_key` (what never leaves the
 //! process), `unknown_fields` (what the mapping does not know), `dry_run` (a dry run), `places` (where a column's values are), `extended_json_write`, `extended_json_values` and `numeric` (forms), `bson` (bytes).
@@ -43,7 +43,7 @@ pub use self::{
     column::value_text,
     compile::Mapping,
     dry_run::{Left, Tally, Trial, Tried},
-    encode::{Encoder, Unfit},
+    encode::{EncodeError, Encoder},
     extended_json_write::document_json,
     mask_key::MaskKey,
     places::{Places, Replacement, Step},

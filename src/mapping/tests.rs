@@ -41,7 +41,7 @@ fn mapped(options: &str, key: &str, columns: &str) -> Arc<Mapping> {
     Arc::new(Mapping::compile(&MappingSpec::parse(&format!("{head}{columns}"), "t.toml").unwrap()))
 }
 
-fn encode(mapping: &Arc<Mapping>, document: &RawDocument) -> Result<BTreeMap<String, Vec<Row>>, Unfit> {
+fn encode(mapping: &Arc<Mapping>, document: &RawDocument) -> Result<BTreeMap<String, Vec<Row>>, EncodeError> {
     let mut rows = Rows::new(mapping.tables().len());
     Encoder::new(Arc::clone(mapping), Framing::Copy).encode(document, &mut rows)?;
     let table = |(table, rows): (&Table, &TableRows)| {
@@ -622,7 +622,10 @@ fn an_unfit_document_leaves_nothing_behind() {
     bad[at - 1] = 0x7f;
     let bad = RawDocumentBuf::from_bytes(bad).unwrap();
     let unfit = encoder.encode(&bad, &mut rows).unwrap_err();
-    assert_eq!(unfit, Unfit { path: "m.1.x".into(), reason: "the bytes are not valid BSON", stops: false });
+    assert_eq!(
+        unfit,
+        EncodeError { path: "m.1.x".into(), reason: "the bytes are not valid BSON", stops: false }
+    );
     assert_eq!(
         rows.tables.iter().map(|table| (table.bytes.to_vec(), table.count)).collect::<Vec<_>>(),
         before

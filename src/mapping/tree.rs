@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use super::{
     bson::{self, ARRAY, CODE_WITH_SCOPE, DOCUMENT},
     compile::{Node, Object},
-    extended_json_parse::{self, Told},
+    extended_json_parse::{self, Parsed},
     extended_json_write::is_reserved,
     key_column::in_order,
 };
@@ -71,11 +71,11 @@ impl<'a> Shape<'a> {
 
 impl Tree {
     /// What `read` appends and tells.
-    pub(super) fn read(read: impl FnOnce(&mut Vec<u8>) -> Option<Told>) -> Option<Self> {
+    pub(super) fn read(read: impl FnOnce(&mut Vec<u8>) -> Option<Parsed>) -> Option<Self> {
         let mut bytes = Vec::new();
         Some(match read(&mut bytes)? {
-            Told::Value(kind) => Self::Value(kind, bytes),
-            Told::Withheld => Self::Withheld,
+            Parsed::Value(kind) => Self::Value(kind, bytes),
+            Parsed::Withheld => Self::Withheld,
         })
     }
 
@@ -191,10 +191,10 @@ impl Tree {
         Some(out)
     }
 
-    fn write(&self, out: &mut Vec<u8>) -> Option<Told> {
+    fn write(&self, out: &mut Vec<u8>) -> Option<Parsed> {
         let start = out.len();
-        Some(Told::Value(match self {
-            Self::Missing | Self::Withheld => return Some(Told::Withheld),
+        Some(Parsed::Value(match self {
+            Self::Missing | Self::Withheld => return Some(Parsed::Withheld),
             Self::Value(kind, bytes) => {
                 out.extend_from_slice(bytes);
                 *kind
@@ -216,7 +216,7 @@ impl Tree {
                     }
                     let mut name = itoa::Buffer::new();
                     let told = bson::element(out, name.format(count).as_bytes(), |out| element.write(out))?;
-                    count += usize::from(told != Told::Withheld);
+                    count += usize::from(told != Parsed::Withheld);
                 }
                 bson::end(out, start)?;
                 ARRAY

@@ -225,7 +225,7 @@ impl Collection {
     }
 
     /// Notes dead letters that are stored. Too many stop the collection.
-    pub(super) fn died<'a>(&self, letters: impl IntoIterator<Item = &'a DeadLetter>) {
+    pub(super) fn record_dead_letters<'a>(&self, letters: impl IntoIterator<Item = &'a DeadLetter>) {
         let (mut dead, mut last, mut count) = (self.dead(), None, 0);
         for letter in letters {
             count += 1;

@@ -17,7 +17,7 @@ use super::{
     prepare::whole_collections::Refused,
     reload::{Reload, Settings},
     snapshot::throttle::Throttle,
-    stream::channel::{Demand, Notices},
+    stream::channel::{ApplyState, TailerEvents},
 };
 use crate::{
     checkpoint::Checkpoint,
@@ -25,7 +25,7 @@ use crate::{
     shutdown::Shutdown,
     sink::{
         Target,
-        metadata::fence::{Holder, Manner},
+        metadata::fence::{Holder, OnHeld},
     },
     source::Source,
     telemetry::Reporter,
@@ -149,7 +149,7 @@ pub(super) struct Pipeline {
     pub(super) source: Source,
     pub(super) target: Target,
     pub(super) holder: Arc<Holder>,
-    pub(super) manner: Manner,
+    pub(super) on_held: OnHeld,
     /// The target, with what was held last, to be written to as long as nobody else holds it.
     pub(super) held: Arc<Mutex<Option<Target>>>,
     /// Counts reports that were written, or could not be.
@@ -162,8 +162,8 @@ pub(super) struct Pipeline {
     pub(super) reporter: Reporter,
     pub(super) shutdown: Shutdown,
     /// To the tailer, and from it.
-    pub(super) demand: watch::Sender<Demand>,
-    pub(super) notices: Arc<watch::Sender<Notices>>,
+    pub(super) demand: watch::Sender<ApplyState>,
+    pub(super) notices: Arc<watch::Sender<TailerEvents>>,
     pub(super) alarm: Arc<Alarm>,
     pub(super) throttle: Arc<Throttle>,
 }
@@ -177,7 +177,7 @@ pub struct Job<'a> {
     /// When it is over.
     pub until: Until,
     /// Whether it waits while another process has the pipeline.
-    pub manner: Manner,
+    pub on_held: OnHeld,
     /// When it is to take up a changed configuration.
     pub reload: Reload,
 }

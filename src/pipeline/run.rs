@@ -20,8 +20,8 @@ use super::{
     reload::Settings,
     requests::pausing,
     snapshot::throttle::Throttle,
-    stream::{channel::Demand, tailer::Tailer},
-    supervisor::{Turn, crew::Came},
+    stream::{channel::ApplyState, tailer::Tailer},
+    supervisor::{RoundEnd, crew::Came},
 };
 use crate::{
     checkpoint::Checkpoint,
@@ -38,7 +38,7 @@ use crate::{
     sink::{
         self, Session, Target,
         metadata::{
-            fence::{Fence, Holder, Manner},
+            fence::{Fence, Holder, OnHeld},
             mapping_versions, positions,
         },
     },
@@ -51,7 +51,7 @@ use crate::{
 /// Errors: as [`Kind`] says. What can't be right at the start (a host, a password, a privilege) is
 /// an error at once, before anything is written; later on, what may pass is tried again.
 pub async fn run(job: Job<'_>, reporter: Reporter, shutdown: Shutdown) -> Result<Summary> {
-    let (started, Job { config, target, until, manner, reload }) = (Instant::now(), job);
+    let (started, Job { config, target, until, on_held, reload }) = (Instant::now(), job);
     tracing::info!("docrow {}: pipeline {}", env!("CARGO_PKG_VERSION"), shown::name(&config.name));
     metrics::install();
     metrics::SPOOL_LIMIT.set(metrics::figure(config.max_spool));
@@ -64,7 +64,7 @@ pub async fn run(job: Job<'_>, reporter: Reporter, shutdown: Shutdown) -> Result
     look_over(config, &files, &source, &target).await?;
     let checkpoint = Arc::new(OnceLock::new());
     let (counts, gauges) = (Arc::new(Counts::default()), Arc::new(Gauges::default()));
-    let (demand, demanded) = watch::channel(Demand::default());
+    let (demand, demanded) = watch::channel(ApplyState::default());
     let notices = Arc::new(watch::Sender::default());
     let vitals = reporter.vitals().clone();
     let holder = Arc::new(Holder::new());
@@ -76,7 +76,7 @@ pub async fn run(job: Job<'_>, reporter: Reporter, shutdown: Shutdown) -> Result
         source,
         target,
         holder,
-        manner,
+        on_held,
         held: Arc::default(),
         told: Arc::default(),
         refused: Arc::default(),
@@ -92,7 +92,7 @@ pub async fn run(job: Job<'_>, reporter: Reporter, shutdown: Shutdown) -> Result
     };
     let mut watching = JoinSet::new();
     watching.spawn(pipeline.watch().run());
-    if manner == Manner::Refuse {
+    if on_held == OnHeld::Refuse {
         // What is wrong with the state directory is said before anything is written to the target.
         pipeline.checkpoint()?;
     }
@@ -153,7 +153,7 @@ impl Pipeline {
     }
 
     /// Reads the stream. Where all has come to a standstill, the tailer, which may be why, is replaced.
-    async fn take_in(&self, demanded: &watch::Receiver<Demand>) -> Result<Infallible> {
+    async fn take_in(&self, demanded: &watch::Receiver<ApplyState>) -> Result<Infallible> {
         loop {
             let post = self.reporter.vitals().post(Part::Intake);
             let (source, checkpoint) = (self.source.clone(), self.checkpoint.clone());
@@ -180,7 +180,7 @@ impl Pipeline {
             let error = match attempted {
                 Err(error) if error.kind().disposition() == Disposition::Retry => error,
                 // Another process has taken over; then this is the standby now.
-                Err(error) if self.manner == Manner::StandBy && error.kind() == Kind::Fenced => error,
+                Err(error) if self.on_held == OnHeld::StandBy && error.kind() == Kind::Fenced => error,
                 finished => return finished,
             };
             metrics::retried(error.kind());
@@ -203,13 +203,13 @@ impl Pipeline {
 
     /// Everything, from what PostgreSQL says to the end.
     async fn attempt(&self, until: Until) -> Result<()> {
-        if self.manner == Manner::StandBy {
+        if self.on_held == OnHeld::StandBy {
             self.reporter.vitals().enter(Stage::StandingBy, None);
         }
         let mut fence = tokio::select! {
             biased;
             () = self.shutdown.requested() => return Ok(()),
-            taken = Fence::acquire(&self.target, &self.holder, self.manner) => taken?,
+            taken = Fence::acquire(&self.target, &self.holder, self.on_held) => taken?,
         };
         let _leading = Leading::begin(self.target.pipeline());
         failpoint::reach(Failpoint::FenceTaken);
@@ -235,7 +235,7 @@ impl Pipeline {
     }
 
     async fn work(&self, until: Until) -> Result<()> {
-        while self.as_configured().turn(until).await? == Turn::Again {
+        while self.as_configured().turn(until).await? == RoundEnd::Again {
             self.reporter.clear();
         }
         Ok(())
@@ -249,12 +249,12 @@ impl Pipeline {
     }
 
     /// Everything, until there is something new to prepare.
-    async fn turn(&self, until: Until) -> Result<Turn> {
+    async fn turn(&self, until: Until) -> Result<RoundEnd> {
         let mut session = self.target.connect().await?;
         let prepared = tokio::select! {
             biased;
             // What this cuts off is rolled back, and done again by the next run.
-            () = self.shutdown.requested() => return Ok(Turn::Done),
+            () = self.shutdown.requested() => return Ok(RoundEnd::Done),
             prepared = self.make_ready(&mut session) => prepared?,
         };
         if until == Until::CaughtUp {

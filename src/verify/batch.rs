@@ -1,7 +1,7 @@
 //! The first pass over some documents: the rows that they should have, against those that come. Pure.
 //!
 //! All that is asked is whether a document's rows are the same, byte by byte, and in the order in which documents and their
-//! elements are; whatever is not is a suspect, and nobody else's concern than the judge's. So no row is looked up or kept,
+//! elements are; whatever is not is a suspect, and nobody else's concern than the rechecker's. So no row is looked up or kept,
 //! and nothing is allocated for a row or a value.
 
 use std::{collections::HashMap, ops::Range, sync::Arc};

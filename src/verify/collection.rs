@@ -1,4 +1,4 @@
-//! The verification of one collection: the first pass and the judge side by side, then the search for what has no document;
+//! The verification of one collection: the first pass and the rechecker side by side, then the search for what has no document;
 //! and what is said of it.
 
 use std::sync::{Arc, Mutex as PlainMutex, OnceLock, atomic::Ordering};
@@ -12,7 +12,7 @@ use super::{
     Compared, Options, Standing,
     diff::Telling,
     pipeline_state::Ledger,
-    recheck::{Found, Judge, Settled, Suspect, Why},
+    recheck::{Found, Rechecker, Settled, Suspect, Why},
     repair::Mender,
     scan::{self, Scan, Totals},
     window::Window,
@@ -145,8 +145,8 @@ impl Verification<'_> {
             totals: Totals::default(),
         });
         let line = Arc::new(OnceLock::new());
-        let mut court = Court {
-            judge: Judge {
+        let mut second_pass = SecondPass {
+            rechecker: Rechecker {
                 source: self.source,
                 target: self.target,
                 info: self.info,
@@ -174,8 +174,8 @@ impl Verification<'_> {
             line.get_or_init(|| self.reporter.line(words));
             Result::<()>::Ok(())
         };
-        tokio::try_join!(scanning, court.hear(suspects))?;
-        court.sweep(&scan).await?;
+        tokio::try_join!(scanning, second_pass.receive_suspects(suspects))?;
+        second_pass.sweep(&scan).await?;
         if let Some(line) = line.get() {
             line.finish_and_clear();
         }
@@ -208,39 +208,39 @@ fn advise_resync(name: &str, compared: &mut Compared) {
 }
 
 /// Judges, has differences mended, and writes down what is found.
-pub(super) struct Court<'a> {
-    pub(super) judge: Judge<'a>,
+pub(super) struct SecondPass<'a> {
+    pub(super) rechecker: Rechecker<'a>,
     mender: Option<Mender<'a>>,
     limit: usize,
     compared: &'a mut Compared,
 }
 
-impl Court<'_> {
+impl SecondPass<'_> {
     /// Judges suspects as they come.
-    async fn hear(&mut self, mut suspects: mpsc::Receiver<Vec<Suspect>>) -> Result<()> {
+    async fn receive_suspects(&mut self, mut suspects: mpsc::Receiver<Vec<Suspect>>) -> Result<()> {
         while let Some(mut together) = suspects.recv().await {
             while together.len() < TOGETHER
                 && let Ok(more) = suspects.try_recv()
             {
                 together.extend(more);
             }
-            self.hear_all(together).await?;
+            self.recheck_all(together).await?;
         }
         Ok(())
     }
 
-    pub(super) async fn hear_all(&mut self, suspects: Vec<Suspect>) -> Result<()> {
+    pub(super) async fn recheck_all(&mut self, suspects: Vec<Suspect>) -> Result<()> {
         if suspects.is_empty() {
             return Ok(());
         }
         self.compared.rechecked += u64::try_from(suspects.len()).unwrap_or(0);
-        let Settled { mut found, open, why } = self.judge.settle(suspects).await?;
+        let Settled { mut found, open, why } = self.rechecker.settle(suspects).await?;
         self.leave_open(open.len(), why);
-        let is_paused = self.mender.is_some() && self.judge.ledger.look().await?.is_paused;
+        let is_paused = self.mender.is_some() && self.rechecker.ledger.look().await?.is_paused;
         if is_paused && !found.is_empty() {
             self.compared.remark("it is paused: nothing of it is mended until docrow resume");
         } else if let Some(mender) = self.mender.as_mut().filter(|_| !found.is_empty()) {
-            mender.mend(&mut found, &mut self.judge).await?;
+            mender.mend(&mut found, &mut self.rechecker).await?;
             mender.remarks().for_each(|remark| self.compared.remark(remark));
         }
         found.into_iter().for_each(|found| self.write_down(found));
@@ -262,7 +262,7 @@ impl Court<'_> {
     fn leave_open(&mut self, open: usize, why: Option<Why>) {
         self.compared.unsettled += u64::try_from(open).unwrap_or(0);
         let Some(why) = why else { return };
-        let patience = self.judge.patience.as_secs();
+        let patience = self.rechecker.patience.as_secs();
         self.compared.remark(match why {
             Why::NotApplied => "documents changed since docrow stopped, so nothing can be said of them: verify again when \
                 docrow run has caught up".to_owned(),

@@ -6,7 +6,7 @@ use std::{collections::HashSet, sync::PoisonError};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{collection::Court, recheck::Suspect, sample::Choice, scan::Scan};
+use super::{collection::SecondPass, recheck::Suspect, sample::Choice, scan::Scan};
 use crate::{
     error::Result,
     mapping::Mapping,
@@ -19,10 +19,10 @@ const PAGE: u16 = 2_000;
 /// Keys that are remembered, to look at none for each of its tables: 8 bytes each (G11).
 const REMEMBERED: usize = 4_000_000;
 
-impl Court<'_> {
+impl SecondPass<'_> {
     /// Looks for what has no document.
     pub(super) async fn sweep(&mut self, scan: &Scan) -> Result<()> {
-        let mapping = self.judge.ledger.in_force().mapping.clone();
+        let mapping = self.rechecker.ledger.in_force().mapping.clone();
         let Some(root) = mapping.tables().first() else { return Ok(()) };
         let mut seen = scan.seen.lock().await;
         let mut known = HashSet::new();
@@ -45,7 +45,7 @@ impl Court<'_> {
                     without_document(&mut suspects, scan).await?;
                 }
                 meet(&suspects, scan)?;
-                self.hear_all(suspects).await?;
+                self.recheck_all(suspects).await?;
             }
         }
         drop(seen);
@@ -55,7 +55,7 @@ impl Court<'_> {
     async fn sweep_dead_letters(&mut self, scan: &Scan) -> Result<()> {
         let mut after = 0;
         loop {
-            let page = self.judge.ledger.dead_documents(after).await?;
+            let page = self.rechecker.ledger.dead_documents(after).await?;
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = *last;
             let mut suspects = Vec::new();
@@ -70,7 +70,7 @@ impl Court<'_> {
             if scan.shutdown.is_requested() {
                 return Ok(());
             }
-            self.hear_all(suspects).await?;
+            self.recheck_all(suspects).await?;
         }
     }
 }

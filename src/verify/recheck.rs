@@ -99,8 +99,8 @@ struct Entry {
     differed: bool,
 }
 
-/// The judge of one collection.
-pub(super) struct Judge<'a> {
+/// The rechecker of one collection.
+pub(super) struct Rechecker<'a> {
     pub(super) source: &'a Source,
     pub(super) target: &'a Target,
     pub(super) info: &'a CollectionInfo,
@@ -116,7 +116,7 @@ pub(super) struct Judge<'a> {
     pub(super) line: Arc<OnceLock<ProgressBar>>,
 }
 
-impl Judge<'_> {
+impl Rechecker<'_> {
     /// Looks at suspects until all is told of them that can be.
     pub(super) async fn settle(&mut self, suspects: Vec<Suspect>) -> Result<Settled> {
         let mut settled = Settled::default();

@@ -4,7 +4,7 @@ use std::{collections::HashSet, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
-use super::recheck::{Found, Judge, Settled, Suspect};
+use super::recheck::{Found, Rechecker, Settled, Suspect};
 use crate::{
     config::Config,
     error::{Kind, Result},
@@ -44,16 +44,16 @@ impl<'a> Mender<'a> {
     }
 
     /// Has all that is found mended, and marks what certainly is.
-    pub(super) async fn mend(&mut self, found: &mut [Found], judge: &mut Judge<'_>) -> Result<()> {
+    pub(super) async fn mend(&mut self, found: &mut [Found], rechecker: &mut Rechecker<'_>) -> Result<()> {
         let mut left: Vec<Suspect> = found.iter().map(|found| found.suspect.clone()).collect();
         let mut pause = PAUSE;
         for _ in 0..TRIES {
-            if left.is_empty() || judge.shutdown.is_requested() || self.unheard {
+            if left.is_empty() || rechecker.shutdown.is_requested() || self.unheard {
                 break;
             }
             self.request(&left, pause).await?;
             pause *= 2;
-            let Settled { found, open, .. } = judge.settle(left).await?;
+            let Settled { found, open, .. } = rechecker.settle(left).await?;
             left = found.into_iter().map(|found| found.suspect).chain(open).collect();
         }
         let left: HashSet<_> = left.iter().map(identity).collect();

@@ -34,7 +34,7 @@ use crate::{
     source::{CHUNK_BYTES, Chunk, CollectionInfo, Documents, Source},
 };
 
-/// Suspects that are handed over together; and how many times so many may wait for the judge.
+/// Suspects that are handed over together; and how many times so many may wait for the rechecker.
 const TOGETHER: usize = 1_000;
 pub(super) const WAITING: usize = 8;
 /// Documents of a sample that are looked up at a time.
@@ -80,8 +80,8 @@ pub(super) struct Totals {
 }
 
 impl Scan {
-    /// Compares everything once, and gives suspects to the judge. Ends early if it is told to stop.
-    pub(super) async fn run(self: Arc<Self>, judge: mpsc::Sender<Vec<Suspect>>) -> Result<()> {
+    /// Compares everything once, and gives suspects to the rechecker. Ends early if it is told to stop.
+    pub(super) async fn run(self: Arc<Self>, rechecker: mpsc::Sender<Vec<Suspect>>) -> Result<()> {
         let after = self.source.operation_time().await?;
         let (sender, receiver) = mpsc::channel(2 * self.workers);
         let work = Arc::new(Mutex::new(receiver));
@@ -92,13 +92,13 @@ impl Scan {
                 reader: Reader::by_index(self.target.connect().await?, &self.target).await?,
                 batch: Batch::new(self.in_force.borrow().clone()),
                 suspects: Vec::new(),
-                judge: judge.clone(),
+                rechecker: rechecker.clone(),
                 work: work.clone(),
                 after,
             };
             running.spawn(worker.run());
         }
-        drop((work, judge));
+        drop((work, rechecker));
         let working = async {
             while let Some(ended) = running.join_next().await {
                 ended.map_err(|e| Error::caused(Kind::Bug, "comparing broke off", e))??;
@@ -152,7 +152,7 @@ struct Worker {
     reader: Reader,
     batch: Batch,
     suspects: Vec<Suspect>,
-    judge: mpsc::Sender<Vec<Suspect>>,
+    rechecker: mpsc::Sender<Vec<Suspect>>,
     work: Arc<Mutex<mpsc::Receiver<Work>>>,
     after: Timestamp,
 }
@@ -266,8 +266,8 @@ impl Worker {
 
     async fn hand_over(&mut self) {
         if !self.suspects.is_empty() {
-            // If the judge is gone, it has an error to tell.
-            let _ = self.judge.send(std::mem::take(&mut self.suspects)).await;
+            // If the rechecker is gone, it has an error to tell.
+            let _ = self.rechecker.send(std::mem::take(&mut self.suspects)).await;
         }
     }
 }

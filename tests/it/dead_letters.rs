@@ -9,7 +9,7 @@ use docrow::{
         Target,
         metadata::{
             dead_letters::{self, DeadKey, DeadLetter},
-            fence::{Fence, Holder, Manner},
+            fence::{Fence, Holder, OnHeld},
         },
         rows::upsert::{Applier, Batch},
     },
@@ -150,7 +150,7 @@ async fn what_is_asked_for_is_there_for_the_next_run() {
     );
     let ended = home.finish(&["dead-letters", "list"]).await.with_code(0);
     assert_eq!(ended.out.lines().filter(|line| line.ends_with("asked")).count(), 1, "{}", ended.out);
-    let fence = Fence::acquire(&target, &Holder::new(), Manner::Refuse).await.unwrap();
+    let fence = Fence::acquire(&target, &Holder::new(), OnHeld::Refuse).await.unwrap();
     let mut writing = fence.target().connect().await.unwrap();
     dead_letters::answered(&mut writing, "docrow", &[asked[0].id]).await.unwrap();
     drop((fence, writing));
@@ -187,7 +187,7 @@ async fn what_is_asked_for_is_there_for_the_next_run() {
 async fn the_outcome_is_told_while_the_pipeline_runs() {
     let (place, home) = place("running").await;
     let target = Target::parse(&place.postgres_uri, "public", "docrow").unwrap();
-    let fence = Fence::acquire(&target, &Holder::new(), Manner::Refuse).await.unwrap();
+    let fence = Fence::acquire(&target, &Holder::new(), OnHeld::Refuse).await.unwrap();
     let target = fence.target();
     let mut session = target.connect().await.unwrap();
     let mut command = home.start(&["dead-letters", "retry", "--all"]);

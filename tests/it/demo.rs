@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicU64;
 
 use docrow::demo::{
     users,
-    writer::{Deed, Writer},
+    writer::{WriteKind, Writer},
 };
 use mongodb::{
     Collection,
@@ -35,7 +35,14 @@ async fn the_writer_makes_every_kind_of_change_and_repeats_itself() {
         let mut writer = Writer::new(&place.client, &collection, 5, 0..1500);
         writer.write_times(300).await.unwrap();
         assert_eq!(writer.deeds().values().sum::<u64>(), 300);
-        for deed in [Deed::Push, Deed::Pull, Deed::Replace, Deed::Unset, Deed::Rename, Deed::Transaction] {
+        for deed in [
+            WriteKind::Push,
+            WriteKind::Pull,
+            WriteKind::Replace,
+            WriteKind::Unset,
+            WriteKind::Rename,
+            WriteKind::Transaction,
+        ] {
             assert!(writer.deeds().contains_key(&deed), "no {deed}");
         }
         results.push(documents(&collection).await);

@@ -24,7 +24,7 @@ use super::{
     batch::Batch,
     document_write::Write,
     staleness::Ahead,
-    writer::{Reach, Writer, Written},
+    writer::{PositionScope, Writer, Written},
 };
 use crate::{
     config::Order,
@@ -41,7 +41,7 @@ use crate::{
         collection::Collection,
         context::Counts,
         observe::spans,
-        stream::channel::{Reached, Routed},
+        stream::channel::{Reached, WorkerMessage},
         supervisor::crew::Ending,
     },
     process_status::Post,
@@ -90,7 +90,7 @@ pub(crate) struct Worker {
     pub(crate) ahead: Ahead,
     pub(crate) order: Order,
     pub(crate) limits: Limits,
-    pub(crate) incoming: mpsc::Receiver<Routed>,
+    pub(crate) incoming: mpsc::Receiver<WorkerMessage>,
     /// Has it end.
     pub(crate) ending: watch::Receiver<Ending>,
     pub(crate) acknowledge: Acknowledge,
@@ -131,7 +131,7 @@ impl Worker {
                     None => break,
                 },
             };
-            let Some(Routed { changes, reached, oldest }) = routed else {
+            let Some(WorkerMessage { changes, reached, oldest }) = routed else {
                 self.flush(&mut batch).await?;
                 due = Instant::now() + HEARTBEAT;
                 continue;
@@ -200,11 +200,11 @@ impl Worker {
         let Some(latest) = positions.values().map(Position::cluster_time).max() else { return Ok(()) };
         let (mut writes, mut unknown) = self.sort(changes);
         let reach = if events == 0 || self.lasting.elapsed() >= LASTING {
-            Reach::Lasting
+            PositionScope::Lasting
         } else if self.stored_for_all.elapsed() >= HEARTBEAT {
-            Reach::All
+            PositionScope::All
         } else {
-            Reach::Touched
+            PositionScope::Touched
         };
         let stored = loop {
             for (collection, wanted) in unknown {
@@ -224,10 +224,10 @@ impl Worker {
         };
         span.count("docrow.rows", self.writer.take_written());
         let now = Instant::now();
-        if reach != Reach::Touched {
+        if reach != PositionScope::Touched {
             self.stored_for_all = now;
         }
-        if reach == Reach::Lasting {
+        if reach == PositionScope::Lasting {
             self.lasting = now;
         } else {
             // They are stored, again perhaps, with a later batch, or when nothing comes: the spool waits for them.

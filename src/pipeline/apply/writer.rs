@@ -41,7 +41,7 @@ pub(crate) enum Written {
 
 /// For which collections a position is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reach {
+pub(crate) enum PositionScope {
     /// Those that the batch changes.
     Touched,
     /// All.
@@ -122,7 +122,7 @@ impl Writer {
     pub(crate) async fn write(
         &mut self,
         writes: &[Write],
-        reached: Option<(&Positions, Reach)>,
+        reached: Option<(&Positions, PositionScope)>,
         shown: Option<Timestamp>,
     ) -> Result<Written> {
         let concerned: BTreeSet<_> = writes.iter().map(|write| write.collection).collect();
@@ -187,7 +187,7 @@ impl Writer {
         &mut self,
         writes: &[Write],
         refused: &Refused,
-        reached: Option<(&Positions, Reach)>,
+        reached: Option<(&Positions, PositionScope)>,
         shown: Option<Timestamp>,
     ) -> Result<Written> {
         self.lanes.iter_mut().for_each(Lane::clear);
@@ -195,11 +195,11 @@ impl Writer {
         if !whole_only.is_empty() {
             return Ok(Written::WholeOnly(whole_only));
         }
-        let is_durable = matches!(reached, Some((_, Reach::Lasting)));
+        let is_durable = matches!(reached, Some((_, PositionScope::Lasting)));
         // A position that is stored again makes a transaction of it, which brings all before it to the disk.
         let again = is_durable && self.is_forgettable;
         let moved: Vec<(CollectionId, Position)> = reached.map_or_else(Vec::new, |(positions, reach)| {
-            let concerned = |id| reach != Reach::Touched || self.touched.contains(&id);
+            let concerned = |id| reach != PositionScope::Touched || self.touched.contains(&id);
             let moves = |(id, position): &(CollectionId, &Position)| {
                 let lane = self.lanes.get(id.0).filter(|_| concerned(*id));
                 lane.is_some_and(|lane| lane.may_reach(position) || again && lane.is_at(position))
@@ -295,7 +295,9 @@ impl Writer {
             of(&key.collection).into_iter().for_each(|collection| collection.healed(key));
         }
         for letter in new {
-            of(&letter.collection).into_iter().for_each(|collection| collection.died([letter]));
+            of(&letter.collection)
+                .into_iter()
+                .for_each(|collection| collection.record_dead_letters([letter]));
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     sink::{
         self, Session, Target,
         metadata::{
-            fence::{Fence, Holder, Manner},
+            fence::{Fence, Holder, OnHeld},
             mapping_versions,
         },
         tables::{ddl, ddl_plan::Plan},
@@ -49,7 +49,7 @@ pub async fn plan(config: &Config, apply: bool) -> Result<Vec<(Namespace, Plan)>
         |plans: &[(Namespace, Plan)]| plans.iter().all(|(_, plan)| plan.obstacles().next().is_none());
     if apply && is_free(&plans) {
         // A process that runs the pipeline changes its tables itself.
-        let fence = Fence::acquire(&target, &Holder::new(), Manner::Refuse).await?;
+        let fence = Fence::acquire(&target, &Holder::new(), OnHeld::Refuse).await?;
         let mut session = fence.target().connect().await?;
         let again = look(&mut session, Some(mappings)).await?;
         plans = again.plans;

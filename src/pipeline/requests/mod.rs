@@ -18,7 +18,7 @@ use self::dead_letter_retry::Retries;
 use super::{
     collection::Collection,
     context::Pipeline,
-    stream::channel::{Routed, Workers},
+    stream::channel::{WorkerMessage, Workers},
     supervisor::crew::Came,
     tries::Tries,
 };
@@ -115,7 +115,7 @@ impl RequestWatch {
         for (partition, changes) in letters.into_iter().chain(repairs) {
             let Some(sender) = workers.senders.get(usize::from(partition.0)) else { continue };
             // A worker that is gone has ended with an error, which ends the turn.
-            let _ = sender.send(Routed { changes, reached: None, oldest: None }).await;
+            let _ = sender.send(WorkerMessage { changes, reached: None, oldest: None }).await;
         }
         Ok(())
     }

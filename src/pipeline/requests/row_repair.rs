@@ -39,7 +39,7 @@ use crate::{
         Keys, Session, Target,
         metadata::{
             dead_letters::{self, DeadKey},
-            fence::{Fence, Holder, Manner},
+            fence::{Fence, Holder, OnHeld},
             mapping_versions,
             repair_requests::Repairs,
         },
@@ -124,7 +124,7 @@ pub async fn repair(
     repairs: &Repairs,
 ) -> Result<()> {
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
-    let mut fence = Fence::acquire(&target, &Holder::new(), Manner::Refuse).await?;
+    let mut fence = Fence::acquire(&target, &Holder::new(), OnHeld::Refuse).await?;
     let repairing = Repairing { config, source, target: fence.target().clone() };
     tokio::select! {
         biased;

@@ -14,7 +14,7 @@ use crate::{
         partition::Partition,
         phase::Phase,
     },
-    pipeline::stream::route::Way,
+    pipeline::stream::route::Route,
 };
 
 impl World {
@@ -178,7 +178,7 @@ impl World {
     fn is_level(&self, next: &Contents, name: Name, furthest: Option<&Position>) -> bool {
         let intake = &self.run.intake;
         let id = intake.now.names.iter().position(|of| *of == name).map(CollectionId);
-        let Some(id) = id.filter(|id| intake.flow.way(*id) == Way::Direct) else { return false };
+        let Some(id) = id.filter(|id| intake.flow.way(*id) == Route::Direct) else { return false };
         let until = intake.flow.known(id).max(furthest);
         next.least(name).zip(until).is_some_and(|(least, until)| !self.source.has_between(name, least, until))
     }

@@ -6,7 +6,7 @@ use super::{Bug, Error, World};
 use crate::{
     config::Order,
     model::change::{Change, CollectionId, Op, Position},
-    pipeline::stream::route::Way,
+    pipeline::stream::route::Route,
 };
 
 impl World {
@@ -19,7 +19,7 @@ impl World {
 
     fn drain_one(&mut self) -> Result<(), Error> {
         let intake = &mut self.run.intake;
-        let draining: Vec<_> = intake.flow.on(Way::Draining).collect();
+        let draining: Vec<_> = intake.flow.on(Route::Draining).collect();
         let next = draining.iter().find(|id| **id > intake.last).or(draining.first());
         let Some(&id) = next else { return Ok(()) };
         intake.last = id;
@@ -38,7 +38,7 @@ impl World {
     }
 
     fn drain_all(&mut self) -> Result<(), Error> {
-        let draining: Vec<_> = self.run.intake.flow.on(Way::Draining).collect();
+        let draining: Vec<_> = self.run.intake.flow.on(Route::Draining).collect();
         let mut most = self.set.window;
         loop {
             let (mut changes, mut horizon, mut all) = (Vec::new(), None::<Position>, true);

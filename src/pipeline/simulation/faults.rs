@@ -13,8 +13,8 @@ use crate::{
         phase::Phase,
     },
     pipeline::stream::{
-        channel::Routed,
-        route::{Flow, Way},
+        channel::WorkerMessage,
+        route::{Flow, Route},
     },
 };
 
@@ -131,7 +131,7 @@ impl World {
         self.say(|_| format!("#{}/{doc} is tried again", collection.0));
         let change = Change { collection, key, document_key, op: Op::Update, position };
         let worker = &mut crew.borrow_mut().workers[usize::from(partition.0)];
-        worker.receive(Routed { changes: vec![change], reached: None, oldest: None });
+        worker.receive(WorkerMessage { changes: vec![change], reached: None, oldest: None });
     }
 
     /// An earlier copy of PostgreSQL takes its place.
@@ -184,7 +184,7 @@ impl World {
         }
         // What goes direct is soon in no span: it is taken for granted that the log holds it for a moment.
         let flow = &self.run.intake.flow;
-        needed.extend(flow.on(Way::Direct).filter_map(|id| Some(flow.given(id)?.cluster_time().time)));
+        needed.extend(flow.on(Route::Direct).filter_map(|id| Some(flow.given(id)?.cluster_time().time)));
         needed.extend(match &self.run.intake.stream {
             Some(Start::After(position)) => Some(position.cluster_time().time),
             Some(Start::At(time)) => Some(*time),

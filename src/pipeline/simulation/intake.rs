@@ -27,15 +27,15 @@ use crate::{
     pipeline::{
         apply::watermark::Watermark,
         stream::{
-            channel::{Reached, Routed},
-            route::{Flow, Saved, Trim, Way},
+            channel::{Reached, WorkerMessage},
+            route::{Flow, Route, Saved, Trim},
         },
     },
 };
 
-/// See [`Demand`](crate::pipeline::stream::channel::Demand).
+/// See [`ApplyState`](crate::pipeline::stream::channel::ApplyState).
 #[derive(Clone, Default)]
-pub(super) struct Demand {
+pub(super) struct ApplyState {
     pub(super) attempt: u64,
     pub(super) names: Rc<[Name]>,
     pub(super) stored: Rc<HashMap<(Partition, CollectionId), Position>>,
@@ -44,16 +44,16 @@ pub(super) struct Demand {
     pub(super) ready: BTreeMap<CollectionId, Timestamp>,
 }
 
-/// See [`Notices`](crate::pipeline::stream::channel::Notices).
+/// See [`TailerEvents`](crate::pipeline::stream::channel::TailerEvents).
 #[derive(Clone, Debug, Default)]
-pub(super) struct Notices {
+pub(super) struct TailerEvents {
     pub(super) attempt: u64,
     pub(super) anew: BTreeMap<Name, Reason>,
     pub(super) is_lost: bool,
 }
 
 pub(super) struct Intake {
-    pub(super) now: Demand,
+    pub(super) now: ApplyState,
     gone: Option<u64>,
     fingerprint: i64,
     is_foreign: bool,
@@ -87,7 +87,7 @@ enum Effect {
     Put(spool::Write, Flow, Taken),
     /// What is owed is stored.
     Pay,
-    Send(Rc<RefCell<Crew>>, Vec<Routed>),
+    Send(Rc<RefCell<Crew>>, Vec<WorkerMessage>),
 }
 
 #[derive(PartialEq)]
@@ -104,7 +104,7 @@ pub(super) fn fingerprint(names: &[Name]) -> i64 {
 impl Intake {
     pub(super) fn new() -> Self {
         Self {
-            now: Demand::default(),
+            now: ApplyState::default(),
             gone: None,
             fingerprint: 0,
             is_foreign: false,
@@ -136,17 +136,17 @@ impl Intake {
 
     /// Whether there is nothing under way.
     pub(super) fn rests(&self) -> bool {
-        let all_direct = (0..self.now.names.len()).all(|id| self.flow.way(CollectionId(id)) == Way::Direct);
+        let all_direct = (0..self.now.names.len()).all(|id| self.flow.way(CollectionId(id)) == Route::Direct);
         let is_idle = self.taken.is_none() && self.held.is_none() && self.effects.is_empty();
         is_idle && self.tail.is_empty() && all_direct
     }
 }
 
-pub(super) fn least(watermark: &Watermark, demand: &Demand) -> Vec<Position> {
+pub(super) fn least(watermark: &Watermark, demand: &ApplyState) -> Vec<Position> {
     (0..demand.names.len()).filter_map(|id| watermark.least(CollectionId(id)).cloned()).collect()
 }
 
-pub(super) fn least_of(demand: &Demand) -> Vec<Position> {
+pub(super) fn least_of(demand: &ApplyState) -> Vec<Position> {
     least(&Watermark::new(demand.stored.iter().map(|(place, position)| (*place, position.clone()))), demand)
 }
 
@@ -168,14 +168,14 @@ impl World {
         // The demand may change right after it was looked at.
         self.run.intake.blind = !self.run.intake.blind && self.rng.u8(..4) == 0;
         if !self.run.intake.blind {
-            self.obey()?;
+            self.apply_demand()?;
             if !self.run.intake.effects.is_empty() {
                 return Ok(());
             }
         }
         let intake = &self.run.intake;
         let room = match &intake.now.crew {
-            Some(crew) if intake.flow.any_on(Way::Draining) => {
+            Some(crew) if intake.flow.any_on(Route::Draining) => {
                 Some(self.room(crew)).filter(|room| *room != Room::No)
             }
             _ => None,
@@ -183,7 +183,7 @@ impl World {
         let for_somebody = intake.now.crew.is_some() || self.rng.u8(..self.set.patience) == 0;
         let reads = intake.held.is_none() && (for_somebody && !intake.is_full || !intake.tail.is_empty());
         match (self.rng.u8(..6), room) {
-            (0, _) => self.tend(),
+            (0, _) => self.trim_and_measure(),
             (1..4, Some(Room::Yes)) => self.drain(),
             (1..4, Some(Room::Gone)) => self.rewind(),
             (4, _) if intake.held.is_some() => match self.run.intake.held.take() {
@@ -278,7 +278,7 @@ impl World {
         }
     }
 
-    fn obey(&mut self) -> Result<(), Error> {
+    fn apply_demand(&mut self) -> Result<(), Error> {
         let mut demand = self.run.demand.clone();
         if self.run.intake.gone == Some(demand.attempt) {
             demand.crew = None;
@@ -358,7 +358,7 @@ impl World {
         let (intake, notices) = (&mut self.run.intake, &mut self.run.notices);
         intake.fingerprint = fingerprint(&names);
         if notices.attempt != intake.now.attempt {
-            *notices = Notices { attempt: intake.now.attempt, ..Notices::default() };
+            *notices = TailerEvents { attempt: intake.now.attempt, ..TailerEvents::default() };
         }
         intake.is_foreign = intake.now.foreign || stored.is_some_and(|stored| stored != intake.fingerprint);
         self.read_on();
@@ -465,7 +465,7 @@ impl World {
     fn pass_on(&mut self, mut taken: Taken) -> Result<(), Error> {
         self.abandon_stopped();
         let room = match &self.run.intake.now.crew {
-            Some(crew) if self.run.intake.flow.any_on(Way::Direct) => self.room(crew),
+            Some(crew) if self.run.intake.flow.any_on(Route::Direct) => self.room(crew),
             _ => Room::Yes,
         };
         match room {
@@ -478,13 +478,13 @@ impl World {
             Room::No => {
                 self.say(|_| "the intake: the workers have no room".to_owned());
                 let intake = &mut self.run.intake;
-                let direct: Vec<_> = intake.flow.on(Way::Direct).collect();
+                let direct: Vec<_> = intake.flow.on(Route::Direct).collect();
                 direct.into_iter().for_each(|id| intake.flow.turn_away(id));
             }
         }
         let intake = &mut self.run.intake;
         taken.changes.retain(|change| {
-            let is_wanted = intake.flow.way(change.collection) != Way::Nowhere;
+            let is_wanted = intake.flow.way(change.collection) != Route::Nowhere;
             is_wanted && intake.flow.is_new(change.collection, &change.position)
         });
         let is_spooled = |change: &&Change| intake.flow.is_spooled(change.collection);
@@ -515,7 +515,7 @@ impl World {
     fn hand_out(&mut self, taken: Taken) {
         let intake = &mut self.run.intake;
         let Taken { mut changes, mut position, at_end } = taken;
-        changes.retain(|change| intake.flow.way(change.collection) == Way::Direct);
+        changes.retain(|change| intake.flow.way(change.collection) == Route::Direct);
         if self.set.order == Order::Commit && !at_end {
             let time = position.cluster_time();
             let complete = changes.partition_point(|change| change.position.cluster_time() < time);
@@ -544,12 +544,13 @@ impl World {
         let ahead_until = times.max().copied().unwrap_or(Timestamp { time: 0, increment: 0 });
         let reached = Reached { collections, position: position.clone(), ahead_until };
         let parcels = crew.borrow().router.route(changes).into_iter();
-        let parcels =
-            parcels.map(|changes| Routed { changes, reached: Some(reached.clone()), oldest: None }).collect();
+        let parcels = parcels
+            .map(|changes| WorkerMessage { changes, reached: Some(reached.clone()), oldest: None })
+            .collect();
         intake.effects.push_back(Effect::Send(crew.clone(), parcels));
     }
 
-    fn tend(&mut self) -> Result<(), Error> {
+    fn trim_and_measure(&mut self) -> Result<(), Error> {
         if let Some(crew) = self.run.intake.now.crew.clone() {
             for (id, name) in self.run.intake.now.names.clone().iter().enumerate() {
                 let id = CollectionId(id);

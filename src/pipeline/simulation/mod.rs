@@ -46,7 +46,7 @@ use fastrand::Rng;
 
 use self::{
     faults::Excused,
-    intake::{Demand, Intake, Notices},
+    intake::{ApplyState, Intake, TailerEvents},
     postgres::{Contents, Postgres},
     settings::{Focus, Settings},
     side::Stage,
@@ -120,8 +120,8 @@ enum Bug {
 
 /// All that a kill ends.
 struct Process {
-    demand: Demand,
-    notices: Notices,
+    demand: ApplyState,
+    notices: TailerEvents,
     intake: Intake,
     stage: Stage,
     /// The connection to PostgreSQL.
@@ -140,8 +140,8 @@ struct Process {
 impl Process {
     fn new() -> Self {
         Self {
-            demand: Demand::default(),
-            notices: Notices::default(),
+            demand: ApplyState::default(),
+            notices: TailerEvents::default(),
             intake: Intake::new(),
             stage: Stage::Idle,
             session: 0,

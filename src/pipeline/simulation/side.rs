@@ -12,7 +12,7 @@ use mongodb::bson::Timestamp;
 use super::{
     Bug, Error, World,
     document::State,
-    intake::{Demand, fingerprint},
+    intake::{ApplyState, fingerprint},
     postgres::{Contents, Plan},
     source::{Doc, Name, at},
     worker::{Crew, End, Worker},
@@ -244,8 +244,13 @@ impl World {
         }
         let attempt = self.run.demand.attempt + 1;
         self.say(|_| format!("attempt {attempt} has {known:?}"));
-        self.run.demand =
-            Demand { attempt, names: names.clone(), stored: Rc::new(known), foreign, ..Demand::default() };
+        self.run.demand = ApplyState {
+            attempt,
+            names: names.clone(),
+            stored: Rc::new(known),
+            foreign,
+            ..ApplyState::default()
+        };
         Ok(Stage::Follow(names, live))
     }
 

@@ -28,7 +28,7 @@ use crate::{
             watermark::Watermark,
         },
         stream::{
-            channel::{Reached, Routed},
+            channel::{Reached, WorkerMessage},
             partitioner::Router,
         },
     },
@@ -64,7 +64,7 @@ pub(super) enum End {
 #[derive(Default)]
 pub(super) struct Worker {
     pub(super) partition: u16,
-    incoming: VecDeque<Routed>,
+    incoming: VecDeque<WorkerMessage>,
     /// What is left of the parcel that was taken.
     taken: VecDeque<Change>,
     reached: Option<Reached>,
@@ -116,7 +116,7 @@ impl Worker {
         Self { partition: partition.0, ahead: Some(Ahead::new(ahead)), stored, ..Self::default() }
     }
 
-    pub(super) fn receive(&mut self, parcel: Routed) {
+    pub(super) fn receive(&mut self, parcel: WorkerMessage) {
         // To one that is gone, it is lost.
         if self.end.is_none() {
             self.incoming.push_back(parcel);
@@ -162,8 +162,8 @@ impl World {
         if worker.taken.is_empty() && worker.reached.is_none() {
             // The time of a batch may be up before the next parcel is taken.
             match if self.rng.u8(..4) == 0 { None } else { worker.incoming.pop_front() } {
-                Some(Routed { reached: Some(_), .. }) if is_left => return Ok(()),
-                Some(Routed { changes, reached, .. }) => {
+                Some(WorkerMessage { reached: Some(_), .. }) if is_left => return Ok(()),
+                Some(WorkerMessage { changes, reached, .. }) => {
                     if let Some(reached) = reached.as_ref().filter(|_| !self.has(Bug::AheadNotRaised)) {
                         worker.ahead().raise(reached.ahead_until);
                     }

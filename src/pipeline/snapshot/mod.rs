@@ -225,7 +225,7 @@ struct Lane<'a> {
 
 /// How a chunk's rows are sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Manner {
+enum CopyMode {
     /// Many documents at a time.
     Together,
     /// Each document behind a savepoint.
@@ -272,12 +272,12 @@ impl ChunkWorker {
 
     /// Copies a chunk, and says what it held. `None`: its collection is stopped.
     async fn copy(&self, work: &Work, lane: &mut Lane<'_>, copier: &mut Copier) -> Result<Option<Copied>> {
-        let copied = match self.attempt(work, lane, copier, Manner::Together).await {
+        let copied = match self.attempt(work, lane, copier, CopyMode::Together).await {
             Err(error) if error.kind() == Kind::TargetRefusedRows => {
                 metrics::retried(error.kind());
                 let (name, number) = (lane.collection.name(), work.number);
                 tracing::warn!(code = %error.code(), "{name}: chunk {number} is copied document by document: {error}");
-                self.attempt(work, lane, copier, Manner::OneByOne).await?
+                self.attempt(work, lane, copier, CopyMode::OneByOne).await?
             }
             copied => copied?,
         };
@@ -286,7 +286,7 @@ impl ChunkWorker {
         Counts::add(&self.counts.documents, copied.documents);
         Counts::add(&self.counts.rows, copied.rows);
         Counts::add(&self.counts.dead_letters, letters);
-        lane.collection.died(&copied.letters);
+        lane.collection.record_dead_letters(&copied.letters);
         let name = [lane.collection.name()];
         metrics::DOCUMENTS_COPIED.of(&name).increment(copied.documents);
         metrics::MISFITS.of(&name).increment(lane.collection.count_misfits(lane.encoder.take_misfits()));
@@ -307,7 +307,7 @@ impl ChunkWorker {
         work: &'a Work,
         lane: &mut Lane<'_>,
         copier: &mut Copier,
-        manner: Manner,
+        mode: CopyMode,
     ) -> Result<Option<(Copied, ChunkUnderWay<'a>)>> {
         let (collection, mapping) = (lane.collection, lane.mapping.clone());
         let (mut copied, mut under_way) = (Copied::default(), work.copying.chunk());
@@ -326,7 +326,7 @@ impl ChunkWorker {
                 copied.documents += 1;
                 copied.bytes += u64::try_from(document.as_bytes().len()).unwrap_or(0);
                 lane.encode(document, &mut copied)?;
-                if manner == Manner::OneByOne {
+                if mode == CopyMode::OneByOne {
                     lane.send_alone(document, &mut writer, &mut copied).await?;
                 } else if lane.rows.byte_len() >= enough {
                     copied.rows += writer.write(&mut lane.rows).await?;
@@ -362,14 +362,19 @@ impl<'a> Lane<'a> {
         match encoded {
             Ok(()) => {}
             Err(unfit) if unfit.stops => self.collection.stop(&format!("{unfit} (on_unfit = \"fail\")")),
-            Err(unfit) => self.bury(document, (&unfit.path, unfit.reason), copied)?,
+            Err(unfit) => self.dead_letter(document, (&unfit.path, unfit.reason), copied)?,
         }
         Ok(())
     }
 
     /// Makes a document a dead letter. One too many, and the collection stops: this chunk's are not stored then, but they
     /// come again with the next run, unless its mapping is mended.
-    fn bury(&self, document: &RawDocument, (path, reason): (&str, &str), copied: &mut Copied) -> Result<()> {
+    fn dead_letter(
+        &self,
+        document: &RawDocument,
+        (path, reason): (&str, &str),
+        copied: &mut Copied,
+    ) -> Result<()> {
         copied.letters.push(dead_letter_of(self.collection, &self.mapping, document, (path, reason))?);
         if self.collection.would_stop(copied.letters.len()) {
             let place = if path.is_empty() { String::new() } else { format!("{}: ", shown::name(path)) };
@@ -393,7 +398,7 @@ impl<'a> Lane<'a> {
             }
             Err(error) if error.kind() == Kind::TargetRefusedRows => {
                 writer.rollback_to_savepoint().await?;
-                self.bury(document, ("", &error.to_string()), copied)
+                self.dead_letter(document, ("", &error.to_string()), copied)
             }
             Err(error) => Err(error),
         }

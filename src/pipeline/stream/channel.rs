@@ -20,7 +20,7 @@ use crate::{
 
 /// What the side of PostgreSQL has and wants.
 #[derive(Clone, Default)]
-pub(crate) struct Demand {
+pub(crate) struct ApplyState {
     /// Counts how often positions were read.
     pub(crate) attempt: u64,
     pub(crate) collections: Arc<[Collection]>,
@@ -36,7 +36,7 @@ pub(crate) struct Demand {
     pub(crate) until: Option<Timestamp>,
 }
 
-impl Demand {
+impl ApplyState {
     /// The collections whose rows follow MongoDB.
     pub(crate) fn live(&self) -> Vec<CollectionId> {
         let collections = (0..).map(CollectionId).zip(self.collections.iter());
@@ -47,7 +47,7 @@ impl Demand {
 
 /// The workers of an attempt.
 pub(crate) struct Workers {
-    pub(crate) senders: Vec<mpsc::Sender<Routed>>,
+    pub(crate) senders: Vec<mpsc::Sender<WorkerMessage>>,
     /// Has them end.
     pub(crate) ending: watch::Sender<Ending>,
     pub(crate) router: Router,
@@ -56,12 +56,12 @@ pub(crate) struct Workers {
 
 /// What the tailer has to say.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Notices {
-    /// The [`Demand::attempt`] that it is said to.
+pub(crate) struct TailerEvents {
+    /// The [`ApplyState::attempt`] that it is said to.
     pub(crate) attempt: u64,
     /// Collections that must be copied anew.
     pub(crate) anew: BTreeMap<Namespace, Reason>,
-    /// Everything up to [`Demand::until`] is handed out.
+    /// Everything up to [`ApplyState::until`] is handed out.
     pub(crate) arrived: bool,
     /// The spool is lost: the attempt is to end.
     pub(crate) is_lost: bool,
@@ -69,7 +69,7 @@ pub(crate) struct Notices {
 
 /// Changes for one partition.
 #[derive(Debug)]
-pub(crate) struct Routed {
+pub(crate) struct WorkerMessage {
     /// In order.
     pub(crate) changes: Vec<Change>,
     /// What is reached with them.

@@ -27,12 +27,12 @@ use crate::{
 
 /// The ways of all collections.
 #[derive(Clone, Debug)]
-pub(crate) struct Flow(Vec<Course>);
+pub(crate) struct Flow(Vec<CollectionRoute>);
 
 /// One collection's way.
 #[derive(Clone, Debug)]
-struct Course {
-    way: Way,
+struct CollectionRoute {
+    way: Route,
     /// Not taken from the stream again, up to here.
     known: Position,
     /// Handed to the workers, up to here. Where it goes direct: out of the spool.
@@ -44,7 +44,7 @@ struct Course {
 
 /// Where changes go that come from the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum Route {
     /// Into the spool; nobody takes them out. Entered at every start, until the collection's tables are complete.
     Held,
     /// Into the spool, out of which the workers get them. Left when nothing waits any more.
@@ -74,29 +74,29 @@ impl Flow {
         collections: impl IntoIterator<Item = (Position, Option<Span>)>,
         token: Option<&Position>,
     ) -> (Self, Vec<Saved>) {
-        let mut courses = Vec::new();
+        let mut routes = Vec::new();
         let mut worthless = Vec::new();
         for (id, (applied, span)) in (0..).map(CollectionId).zip(collections) {
             let end = span.as_ref().and_then(|span| span.to.as_ref().or(token)).cloned();
-            let way = Way::Held;
-            courses.push(match (span, end) {
+            let way = Route::Held;
+            routes.push(match (span, end) {
                 (Some(Span { from, .. }), Some(end)) if from <= applied && applied < end => {
                     let span = Some(Span { from, to: Some(end.clone()) });
-                    Course { way, known: end, given: applied, span, begun: false }
+                    CollectionRoute { way, known: end, given: applied, span, begun: false }
                 }
                 (span, _) => {
                     worthless.extend(span.map(|_| (id, None)));
-                    Course { way, known: applied.clone(), given: applied, span: None, begun: false }
+                    CollectionRoute { way, known: applied.clone(), given: applied, span: None, begun: false }
                 }
             });
         }
-        (Self(courses), worthless)
+        (Self(routes), worthless)
     }
 
     /// The collections whose changes do not go by.
     pub(crate) fn followed(&self) -> impl Iterator<Item = CollectionId> {
         let ids = (0..).map(CollectionId).zip(&self.0);
-        ids.filter(|(_, course)| course.way != Way::Nowhere).map(|(id, _)| id)
+        ids.filter(|(_, route)| route.way != Route::Nowhere).map(|(id, _)| id)
     }
 
     /// The stream is to be read from here. `None`: nobody needs it. A collection whose changes go by does not hold it back.
@@ -104,34 +104,34 @@ impl Flow {
         self.followed().filter_map(|id| self.known(id)).min()
     }
 
-    pub(crate) fn way(&self, id: CollectionId) -> Way {
-        self.0.get(id.0).map_or(Way::Held, |course| course.way)
+    pub(crate) fn way(&self, id: CollectionId) -> Route {
+        self.0.get(id.0).map_or(Route::Held, |route| route.way)
     }
 
     /// Whether a change has not been taken yet.
     pub(crate) fn is_new(&self, id: CollectionId, position: &Position) -> bool {
-        self.0.get(id.0).is_some_and(|course| *position > course.known)
+        self.0.get(id.0).is_some_and(|route| *position > route.known)
     }
 
     /// Up to where everything of a collection is in the spool or handed out.
     pub(crate) fn known(&self, id: CollectionId) -> Option<&Position> {
-        self.0.get(id.0).map(|course| &course.known)
+        self.0.get(id.0).map(|route| &route.known)
     }
 
     /// The collections that go this way.
-    pub(crate) fn on(&self, way: Way) -> impl Iterator<Item = CollectionId> {
+    pub(crate) fn on(&self, way: Route) -> impl Iterator<Item = CollectionId> {
         let ids = (0..).map(CollectionId).zip(&self.0);
-        ids.filter(move |(_, course)| course.way == way).map(|(id, _)| id)
+        ids.filter(move |(_, route)| route.way == way).map(|(id, _)| id)
     }
 
-    pub(crate) fn any_on(&self, way: Way) -> bool {
+    pub(crate) fn any_on(&self, way: Route) -> bool {
         self.on(way).next().is_some()
     }
 
     /// Lets the workers have a held collection's changes.
     pub(crate) fn release(&mut self, id: CollectionId) {
-        if let Some(course) = self.0.get_mut(id.0).filter(|course| course.way == Way::Held) {
-            course.way = Way::Draining;
+        if let Some(route) = self.0.get_mut(id.0).filter(|route| route.way == Route::Held) {
+            route.way = Route::Draining;
         }
     }
 
@@ -139,69 +139,69 @@ impl Flow {
     /// is to be met again after a restart, unless it is written down by then. So its span ends before. Gives what is to
     /// be stored before the token moves.
     pub(crate) fn hold(&mut self, id: CollectionId) -> Option<Saved> {
-        let course = self.0.get_mut(id.0).filter(|course| course.way != Way::Nowhere)?;
-        course.way = Way::Nowhere;
-        if std::mem::take(&mut course.begun) {
-            course.span = None;
+        let route = self.0.get_mut(id.0).filter(|route| route.way != Route::Nowhere)?;
+        route.way = Route::Nowhere;
+        if std::mem::take(&mut route.begun) {
+            route.span = None;
         }
-        let span = course.span.as_mut()?;
-        span.to = Some(course.known.clone());
+        let span = route.span.as_mut()?;
+        span.to = Some(route.known.clone());
         Some((id, Some(span.clone())))
     }
 
     /// Lets a collection's changes go by. Its span, if there is one, is to be forgotten before the token moves.
     pub(crate) fn abandon(&mut self, id: CollectionId) -> Option<Saved> {
-        let course = self.0.get_mut(id.0).filter(|course| course.way != Way::Nowhere)?;
-        course.way = Way::Nowhere;
-        let had_span = course.span.take().is_some();
-        (had_span && !std::mem::take(&mut course.begun)).then_some((id, None))
+        let route = self.0.get_mut(id.0).filter(|route| route.way != Route::Nowhere)?;
+        route.way = Route::Nowhere;
+        let had_span = route.span.take().is_some();
+        (had_span && !std::mem::take(&mut route.begun)).then_some((id, None))
     }
 
     /// Spools a collection that went direct, because the workers have no room.
     pub(crate) fn turn_away(&mut self, id: CollectionId) {
-        if let Some(course) = self.0.get_mut(id.0).filter(|course| course.way == Way::Direct) {
-            course.way = Way::Draining;
-            course.give(&course.known.clone());
+        if let Some(route) = self.0.get_mut(id.0).filter(|route| route.way == Route::Direct) {
+            route.way = Route::Draining;
+            route.give(&route.known.clone());
             // What was handed out and not spooled is in no span: this is the beginning of a new one. One that found no space yet
             // is still to be stored.
-            course.begun |= course.span.is_none();
-            course.span.get_or_insert(Span { from: course.known.clone(), to: None });
+            route.begun |= route.span.is_none();
+            route.span.get_or_insert(Span { from: route.known.clone(), to: None });
         }
     }
 
     /// Whether the changes of a collection go into the spool.
     pub(crate) fn is_spooled(&self, id: CollectionId) -> bool {
-        self.0.get(id.0).is_some_and(Course::is_spooled)
+        self.0.get(id.0).is_some_and(CollectionRoute::is_spooled)
     }
 
     /// Whether a span is to be stored, though nothing may come.
     pub(crate) fn has_begun(&self) -> bool {
-        self.0.iter().any(|course| course.begun)
+        self.0.iter().any(|route| route.begun)
     }
 
     pub(crate) fn any_is_spooled(&self) -> bool {
-        self.0.iter().any(Course::is_spooled)
+        self.0.iter().any(CollectionRoute::is_spooled)
     }
 
     /// Notes that a reply that reaches `position` goes into the spool, as far as its changes are of collections that are
     /// spooled and [`Self::is_new`] was true. Gives the spans to be stored in the same write.
     pub(crate) fn spool(&mut self, position: &Position) -> Vec<Saved> {
         let mut changed = Vec::new();
-        for (id, course) in (0..).map(CollectionId).zip(&mut self.0) {
-            let is_new = *position > course.known;
-            if !course.is_spooled() || !(is_new || course.begun) {
+        for (id, route) in (0..).map(CollectionId).zip(&mut self.0) {
+            let is_new = *position > route.known;
+            if !route.is_spooled() || !(is_new || route.begun) {
                 continue;
             }
-            let is_stored = course.span.as_ref().is_some_and(|span| span.to.is_none()) && !course.begun;
-            let from = course.span.take().map_or_else(|| course.known.clone(), |span| span.from);
+            let is_stored = route.span.as_ref().is_some_and(|span| span.to.is_none()) && !route.begun;
+            let from = route.span.take().map_or_else(|| route.known.clone(), |span| span.from);
             let open = Span { from, to: None };
             if !is_stored {
                 changed.push((id, Some(open.clone())));
             }
-            (course.span, course.begun) = (Some(open), false);
+            (route.span, route.begun) = (Some(open), false);
             // What goes direct is known once it is handed out.
-            if is_new && course.way != Way::Direct {
-                course.known = position.clone();
+            if is_new && route.way != Route::Direct {
+                route.known = position.clone();
             }
         }
         changed
@@ -209,50 +209,50 @@ impl Flow {
 
     /// Where the draining of a collection goes on; `None`: there is nothing in the spool.
     pub(crate) fn given(&self, id: CollectionId) -> Option<&Position> {
-        let stored = self.0.get(id.0).filter(|course| course.span.is_some() && !course.begun);
-        stored.map(|course| &course.given)
+        let stored = self.0.get(id.0).filter(|route| route.span.is_some() && !route.begun);
+        stored.map(|route| &route.given)
     }
 
     /// Notes that what waited up to `position` is handed to the workers.
     pub(crate) fn give(&mut self, id: CollectionId, position: &Position) {
-        if let Some(course) = self.0.get_mut(id.0) {
-            course.give(position);
+        if let Some(route) = self.0.get_mut(id.0) {
+            route.give(position);
         }
     }
 
     /// Notes that all that waited is handed to the workers: the collection goes direct.
     pub(crate) fn drained(&mut self, id: CollectionId) {
-        if let Some(course) = self.0.get_mut(id.0) {
-            course.way = Way::Direct;
-            course.give(&course.known.clone());
+        if let Some(route) = self.0.get_mut(id.0) {
+            route.way = Route::Direct;
+            route.give(&route.known.clone());
         }
     }
 
     /// The collections that go direct, of which a reply that reaches `position` has all changes up to there.
     pub(crate) fn reached(&self, position: &Position) -> impl Iterator<Item = CollectionId> {
-        self.on(Way::Direct)
-            .filter(move |id| self.0.get(id.0).is_some_and(|course| course.known <= *position))
+        self.on(Route::Direct)
+            .filter(move |id| self.0.get(id.0).is_some_and(|route| route.known <= *position))
     }
 
     /// Notes that such a reply is handed to the workers.
     pub(crate) fn pass(&mut self, position: &Position) {
-        for course in self.0.iter_mut().filter(|course| course.way == Way::Direct) {
-            if *position > course.known {
-                course.known = position.clone();
+        for route in self.0.iter_mut().filter(|route| route.way == Route::Direct) {
+            if *position > route.known {
+                route.known = position.clone();
             }
         }
     }
 
     /// Notes that a collection is durable up to `applied`, and says what that makes superfluous.
     pub(crate) fn trim(&mut self, id: CollectionId, applied: &Position) -> Option<Trim> {
-        let course = self.0.get_mut(id.0)?;
-        let span = course.span.as_mut()?;
-        if course.way == Way::Direct && course.given <= *applied {
-            (course.span, course.begun) = (None, false);
+        let route = self.0.get_mut(id.0)?;
+        let span = route.span.as_mut()?;
+        if route.way == Route::Direct && route.given <= *applied {
+            (route.span, route.begun) = (None, false);
             return Some(Trim::All);
         }
         // What is beyond was not handed out by way of the spool.
-        if course.begun || *applied <= span.from || *applied > course.given {
+        if route.begun || *applied <= span.from || *applied > route.given {
             return None;
         }
         span.from = applied.clone();
@@ -260,7 +260,7 @@ impl Flow {
     }
 }
 
-impl Course {
+impl CollectionRoute {
     /// It may have been further already: those that are drained together begin at different positions, and there may be more in
     /// the spool than is known, if the token has gone back since.
     fn give(&mut self, position: &Position) {
@@ -271,9 +271,9 @@ impl Course {
 
     fn is_spooled(&self) -> bool {
         match self.way {
-            Way::Held | Way::Draining => true,
-            Way::Direct => self.span.is_some(),
-            Way::Nowhere => false,
+            Route::Held | Route::Draining => true,
+            Route::Direct => self.span.is_some(),
+            Route::Nowhere => false,
         }
     }
 }
@@ -369,7 +369,7 @@ mod tests {
         assert_eq!(flow.spool(&at(7)), []);
         assert_eq!(flow.trim(ONE, &at(3)), None);
         flow.release(ONE);
-        assert_eq!(flow.way(ONE), Way::Nowhere);
+        assert_eq!(flow.way(ONE), Route::Nowhere);
     }
 
     /// One collection's trouble never decides for another: where it stopped is not where the stream begins.

@@ -49,7 +49,7 @@ use super::{
     prepare::Prepared,
     requests::{RequestWatch, dead_letter_retry::Retries},
     stream::{
-        channel::{Demand, Workers},
+        channel::{ApplyState, Workers},
         partitioner::Router,
         repartition,
     },
@@ -74,7 +74,7 @@ const WAITING: usize = 2;
 
 /// Why a turn ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(super) enum RoundEnd {
     /// All is done, or it was told to stop.
     Done,
     /// There is something to prepare: a new collection, one that is to be copied anew, a changed configuration.
@@ -97,14 +97,14 @@ impl Pipeline {
         prepared: Prepared,
         stored: Stored,
         until: Until,
-    ) -> Result<Turn> {
+    ) -> Result<RoundEnd> {
         let mut crew = self.start(session, prepared, stored).await?;
         let mut turn = self.attend(session, &mut crew, until).await;
         let post = self.reporter.vitals().post(Part::Attempt);
         post.at("waits for all tasks to be done");
         self.take_no_more();
         if let Ok(ended) = turn {
-            let finish = until == Until::CaughtUp && ended == Turn::Done && !self.shutdown.is_requested();
+            let finish = until == Until::CaughtUp && ended == RoundEnd::Done && !self.shutdown.is_requested();
             turn = crew.end(finish, &self.shutdown).await.map(|()| ended);
         }
         if turn.is_err() {
@@ -146,7 +146,7 @@ impl Pipeline {
     }
 
     /// Waits for what ends the turn.
-    async fn attend(&self, session: &mut Session, crew: &mut Crew, until: Until) -> Result<Turn> {
+    async fn attend(&self, session: &mut Session, crew: &mut Crew, until: Until) -> Result<RoundEnd> {
         let (attempt, collections) = {
             let demand = self.demand.borrow();
             (demand.attempt, demand.collections.clone())
@@ -158,15 +158,15 @@ impl Pipeline {
         loop {
             tokio::select! {
                 biased;
-                () = self.shutdown.requested() => return Ok(Turn::Done),
+                () = self.shutdown.requested() => return Ok(RoundEnd::Done),
                 Some(ended) = crew.running.join_next() => return Err(why(ended)),
                 error = crew.evolution.failed() => return Err(error),
-                Ok(()) = settings.changed() => return Ok(Turn::Again),
+                Ok(()) = settings.changed() => return Ok(RoundEnd::Again),
                 lost = happened.wait_for(|n| n.attempt == attempt && (n.is_lost || !n.anew.is_empty())) => {
                     if lost.is_ok_and(|notices| notices.is_lost) {
                         return Err(Error::new(Code::SpoolLost, "follow: what had been read ahead is lost"));
                     }
-                    return Ok(Turn::Again);
+                    return Ok(RoundEnd::Again);
                 }
                 Some(ended) = crew.others.join_next() => match came(ended)? {
                     Came::Complete => {
@@ -177,10 +177,10 @@ impl Pipeline {
                             tracing::info!("live: {live} {noun} MongoDB");
                         }
                     }
-                    Came::Asked => return Ok(Turn::Again),
+                    Came::Asked => return Ok(RoundEnd::Again),
                     Came::Stopped => {}
                 },
-                _ = arrived.wait_for(|n| n.attempt == attempt && n.arrived) => return Ok(Turn::Done),
+                _ = arrived.wait_for(|n| n.attempt == attempt && n.arrived) => return Ok(RoundEnd::Done),
             }
         }
     }
@@ -272,12 +272,12 @@ impl Pipeline {
             stored.into_iter().filter_map(|p| Some(((p.partition, *ids.get(&p.collection)?), p.position)));
         let positions = Arc::new(known.collect::<HashMap<_, _>>());
         self.demand.send_modify(|demand| {
-            *demand = Demand {
+            *demand = ApplyState {
                 attempt: demand.attempt + 1,
                 collections: collections.clone(),
                 stored: positions.clone(),
                 foreign,
-                ..Demand::default()
+                ..ApplyState::default()
             };
         });
         Ok(Stored { positions, fingerprint })

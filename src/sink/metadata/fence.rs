@@ -98,7 +98,7 @@ impl Holder {
 
 /// What to do about a pipeline that another process holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Manner {
+pub enum OnHeld {
     /// Give up.
     Refuse,
     /// Wait for it, however long it takes.
@@ -120,8 +120,8 @@ impl Fence {
     ///
     /// Errors: [`Kind::Fenced`] if another process holds it, saying which, unless it is stood by for; then not even a
     /// server that is away is an error.
-    pub async fn acquire(target: &Target, holder: &Holder, manner: Manner) -> Result<Self> {
-        let mut claim = Claim { target, holder, manner, told: None, watched: None, away: false };
+    pub async fn acquire(target: &Target, holder: &Holder, on_held: OnHeld) -> Result<Self> {
+        let mut claim = Claim { target, holder, on_held, told: None, watched: None, away: false };
         loop {
             let error = match claim.attempt().await {
                 Err(error) if claim.waits_out(&error) => error,
@@ -228,7 +228,7 @@ const IS_LOCK: &str = "l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 
 struct Claim<'a> {
     target: &'a Target,
     holder: &'a Holder,
-    manner: Manner,
+    on_held: OnHeld,
     /// The server's process of the holder that is waited for, once that is told.
     told: Option<i32>,
     /// The last silence that was seen, and when it was first.
@@ -254,7 +254,7 @@ struct Sighting {
 impl Claim<'_> {
     fn waits_out(&self, error: &Error) -> bool {
         let passes = error.kind() == Kind::Fenced || error.kind().disposition() == Disposition::Retry;
-        self.manner == Manner::StandBy && passes
+        self.on_held == OnHeld::StandBy && passes
     }
 
     async fn attempt(&mut self) -> Result<Fence> {
@@ -303,13 +303,13 @@ impl Claim<'_> {
                     }
                     self.end(session, lock, Some(sighting.pid)).await?;
                     deadline = Instant::now() + PATIENCE;
-                } else if self.manner == Manner::StandBy {
+                } else if self.on_held == OnHeld::StandBy {
                     self.tell(&sighting);
                 } else if Instant::now() > deadline {
                     return Err(self.refused(&sighting.words));
                 }
             }
-            sleep(if self.manner == Manner::StandBy { STANDBY_POLL } else { POLL }).await;
+            sleep(if self.on_held == OnHeld::StandBy { STANDBY_POLL } else { POLL }).await;
         }
     }
 

@@ -20,7 +20,7 @@ use docrow::{
         metadata::{
             chunks::{self, Marker, StoredChunk},
             dead_letters,
-            fence::{Fence, Holder, Manner, holder},
+            fence::{Fence, Holder, OnHeld, holder},
             mapping_versions,
             positions::{self, StoredPosition},
             resync_requests,
@@ -38,8 +38,8 @@ use super::sink::{FINGERPRINT, NS, Place, USERS, apply, documents, fence, keys, 
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-async fn acquire(target: &Target, holder: &Holder, manner: Manner) -> docrow::error::Result<Fence> {
-    timeout(DEADLINE, Fence::acquire(target, holder, manner)).await.expect("the pipeline is taken in time")
+async fn acquire(target: &Target, holder: &Holder, on_held: OnHeld) -> docrow::error::Result<Fence> {
+    timeout(DEADLINE, Fence::acquire(target, holder, on_held)).await.expect("the pipeline is taken in time")
 }
 
 async fn is_pending(future: &mut Pin<&mut impl Future>) -> bool {
@@ -78,7 +78,7 @@ async fn a_second_process_is_refused_until_the_first_ends() {
     let place = Place::new("fence").await;
     let mut first = fence(&place.target).await;
     assert_eq!(place.query(EPOCH).await, ["1"]);
-    let error = acquire(&place.target, &Holder::new(), Manner::Refuse).await.unwrap_err();
+    let error = acquire(&place.target, &Holder::new(), OnHeld::Refuse).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Fenced);
     let said = error.to_string();
     let own = format!("docrow process {}", std::process::id());
@@ -110,7 +110,7 @@ async fn one_of_many_gets_the_pipeline() {
     let mut tasks = JoinSet::new();
     for _ in 0..6 {
         let target = place.target.clone();
-        tasks.spawn(async move { acquire(&target, &Holder::new(), Manner::Refuse).await });
+        tasks.spawn(async move { acquire(&target, &Holder::new(), OnHeld::Refuse).await });
     }
     let taken = tasks.join_all().await;
     let refused = taken.iter().filter_map(|taken| taken.as_ref().err()).map(Error::kind);
@@ -123,9 +123,9 @@ async fn one_of_many_gets_the_pipeline() {
 async fn a_process_takes_its_own_pipeline_again_at_once() {
     let place = Place::new("fence_again").await;
     let holder = Holder::new();
-    let mut first = acquire(&place.target, &holder, Manner::Refuse).await.unwrap();
+    let mut first = acquire(&place.target, &holder, OnHeld::Refuse).await.unwrap();
     let began = Instant::now();
-    let second = acquire(&place.target, &holder, Manner::Refuse).await.unwrap();
+    let second = acquire(&place.target, &holder, OnHeld::Refuse).await.unwrap();
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     assert_eq!(timeout(DEADLINE, first.hold()).await.unwrap().kind(), Kind::TargetAway);
     assert_eq!(place.query(EPOCH).await, ["2"]);
@@ -153,15 +153,15 @@ async fn a_silent_holder_is_taken_over_from_and_a_living_one_is_not() {
     let took = tokio::select! {
         biased;
         lost = living.hold() => panic!("{lost}"),
-        taken = acquire(&other, &waits, Manner::StandBy) => panic!("taken: {taken:?}"),
-        took = acquire(&place.target, &standby, Manner::StandBy) => took.unwrap(),
+        taken = acquire(&other, &waits, OnHeld::StandBy) => panic!("taken: {taken:?}"),
+        took = acquire(&place.target, &standby, OnHeld::StandBy) => took.unwrap(),
     };
     assert!(began.elapsed() >= Duration::from_secs(10), "{:?}", began.elapsed());
     assert!(silent.simple_query("SELECT 1").await.is_err());
     // Giving up standing by leaves nothing behind.
     drop(living);
     fence(&other).await;
-    let error = acquire(&place.target, &Holder::new(), Manner::Refuse).await.unwrap_err();
+    let error = acquire(&place.target, &Holder::new(), OnHeld::Refuse).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Fenced);
     drop(took);
 }
@@ -279,7 +279,7 @@ async fn a_chunk_that_is_under_way_is_committed_before_the_pipeline_passes_on() 
     let (mut copier, tables, standby) = (Copier::new(session, &target), users(), Holder::new());
     let mut writer = copier.begin(USERS, &tables).await.unwrap();
     writer.write(&mut documents(Framing::Copy, &[1], "n", 1)).await.unwrap();
-    let mut second = pin!(acquire(&free.target, &standby, Manner::StandBy));
+    let mut second = pin!(acquire(&free.target, &standby, OnHeld::StandBy));
     until(&free, WAITED_FOR, &mut second).await;
     assert_eq!(free.query(EPOCH).await, ["1"]);
     writer.commit(Marker { collection: NS, number: 0, documents: 1 }).await.unwrap();
@@ -335,7 +335,7 @@ async fn a_late_batch_is_seen_by_whoever_changes_the_number_of_partitions() {
         let mut both = pin!(async {
             tokio::join!(
                 apply(&mut applier, &late, (&upserted, &none), 7),
-                acquire(&free.target, &standby, Manner::StandBy)
+                acquire(&free.target, &standby, OnHeld::StandBy)
             )
         });
         until(&free, WAITED_FOR, &mut both).await;
@@ -367,7 +367,7 @@ async fn what_may_not_be_ended_is_waited_for() {
     let (mut copier, tables, standby) = (Copier::new(session, &target), users(), Holder::new());
     let writer = copier.begin(USERS, &tables).await.unwrap();
     let other = free.target_as("docrow_standby");
-    let mut second = pin!(acquire(&other, &standby, Manner::StandBy));
+    let mut second = pin!(acquire(&other, &standby, OnHeld::StandBy));
     until(&free, WAITED_FOR, &mut second).await;
     // It has tried to end them once it waits anew.
     let since = free.query(&format!("SELECT min(at) FROM ({WAITS_SINCE}) AS w (at)")).await[0].clone();
@@ -400,7 +400,7 @@ async fn writers_of_different_epochs_never_interleave() {
         let (target, left) = (free.target.clone(), left.clone());
         tasks.spawn(async move {
             for term in 0..3 {
-                let fence = Fence::acquire(&target, &Holder::new(), Manner::StandBy).await.unwrap();
+                let fence = Fence::acquire(&target, &Holder::new(), OnHeld::StandBy).await.unwrap();
                 let held = fence.target().clone();
                 let session = held.connect().await.unwrap();
                 let mut applier = Applier::new(session, &held, Partition(0), FINGERPRINT).await.unwrap();

@@ -14,7 +14,7 @@ use docrow::{
         metadata::{
             chunks::{self, Marker, StoredChunk},
             dead_letters::{self, DeadKey, DeadLetter},
-            fence::{Fence, Holder, Manner},
+            fence::{Fence, Holder, OnHeld},
             mapping_versions::{self, Mapping},
             positions::{self, Reached, StoredPosition},
             schema,
@@ -134,7 +134,7 @@ impl Place {
 
 /// Takes a pipeline as a process of its own.
 pub(super) async fn fence(target: &Target) -> Fence {
-    Fence::acquire(target, &Holder::new(), Manner::Refuse).await.unwrap()
+    Fence::acquire(target, &Holder::new(), OnHeld::Refuse).await.unwrap()
 }
 
 async fn query(uri: &str, text: &str) -> Vec<String> {

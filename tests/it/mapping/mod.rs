@@ -13,7 +13,7 @@ mod types;
 use std::sync::Arc;
 
 use docrow::{
-    mapping::{Encoder, Framing, Mapping, Rebuilder, Rows, Unfit},
+    mapping::{EncodeError, Encoder, Framing, Mapping, Rebuilder, Rows},
     schema::MappingSpec,
 };
 use mongodb::bson::{RawDocument, RawDocumentBuf};
@@ -23,7 +23,7 @@ pub(crate) fn compile(text: &str) -> Arc<Mapping> {
     Arc::new(Mapping::compile(&spec))
 }
 
-pub(crate) fn encode(mapping: &Arc<Mapping>, document: &RawDocument) -> Result<Rows, Unfit> {
+pub(crate) fn encode(mapping: &Arc<Mapping>, document: &RawDocument) -> Result<Rows, EncodeError> {
     let mut rows = Rows::new(mapping.tables().len());
     Encoder::new(Arc::clone(mapping), Framing::Copy).encode(document, &mut rows)?;
     Ok(rows)

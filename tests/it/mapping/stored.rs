@@ -10,7 +10,7 @@ use docrow::{
         Keys, Target,
         metadata::{
             chunks::{self, Marker, StoredChunk},
-            fence::{Fence, Holder, Manner},
+            fence::{Fence, Holder, OnHeld},
         },
         rows::{
             copy::Copier,
@@ -53,7 +53,7 @@ impl Store {
         self.schemas += 1;
         let schema = format!("s{}", self.schemas);
         let target = Target::parse(&self.uri, &schema, "p").unwrap();
-        let fence = Fence::acquire(&target, &Holder::new(), Manner::Refuse).await.unwrap();
+        let fence = Fence::acquire(&target, &Holder::new(), OnHeld::Refuse).await.unwrap();
         let target = fence.target().clone();
         let mut session = target.connect().await.unwrap();
         create(&self.uri, &schema, mapping).await;

@@ -21,7 +21,7 @@ use super::gauges::Gauges;
 use crate::{
     error::{Code, Error},
     metrics,
-    pipeline::{context::Counts, stream::channel::Demand},
+    pipeline::{context::Counts, stream::channel::ApplyState},
     process_status::{Hindrance, Part, Place, Stage, Vitals},
     sink::{
         Session, Target,
@@ -64,7 +64,7 @@ pub(crate) struct Watch {
     pub(crate) counts: Arc<Counts>,
     pub(crate) gauges: Arc<Gauges>,
     pub(crate) vitals: Arc<Vitals>,
-    pub(crate) demand: watch::Receiver<Demand>,
+    pub(crate) demand: watch::Receiver<ApplyState>,
     pub(crate) alarm: Arc<Alarm>,
 }
 

@@ -16,7 +16,7 @@ use crate::{
         change::{Change, CollectionId, Op, Position},
         document_key::{DocumentKey, Id},
     },
-    pipeline::stream::{channel::Routed, route::Way},
+    pipeline::stream::{channel::WorkerMessage, route::Route},
 };
 
 /// How many changes are taken out of the spool at a time.
@@ -24,7 +24,7 @@ const WINDOW: usize = 2_000;
 
 impl Tailer {
     /// Takes some changes out of the spool, and hands them to the workers.
-    pub(super) async fn drain(&mut self, permits: Vec<mpsc::OwnedPermit<Routed>>) -> Result<()> {
+    pub(super) async fn drain(&mut self, permits: Vec<mpsc::OwnedPermit<WorkerMessage>>) -> Result<()> {
         self.post.at("takes changes out of the spool");
         match self.order {
             Order::Document => self.drain_one(permits).await,
@@ -33,8 +33,8 @@ impl Tailer {
     }
 
     /// Of one collection, each in its turn.
-    async fn drain_one(&mut self, permits: Vec<mpsc::OwnedPermit<Routed>>) -> Result<()> {
-        let draining: Vec<_> = self.flow.on(Way::Draining).collect();
+    async fn drain_one(&mut self, permits: Vec<mpsc::OwnedPermit<WorkerMessage>>) -> Result<()> {
+        let draining: Vec<_> = self.flow.on(Route::Draining).collect();
         let next = draining.iter().find(|id| **id > self.spool.last).or(draining.first());
         let Some(&id) = next else { return Ok(()) };
         self.spool.last = id;
@@ -54,8 +54,8 @@ impl Tailer {
 
     /// Of all collections, in the order of the stream, and only whole transactions: those before the time up to which all
     /// of them are known.
-    async fn drain_all(&mut self, permits: Vec<mpsc::OwnedPermit<Routed>>) -> Result<()> {
-        let draining: Vec<_> = self.flow.on(Way::Draining).collect();
+    async fn drain_all(&mut self, permits: Vec<mpsc::OwnedPermit<WorkerMessage>>) -> Result<()> {
+        let draining: Vec<_> = self.flow.on(Route::Draining).collect();
         let mut most = WINDOW;
         loop {
             let (mut changes, mut horizon, mut all) = (Vec::new(), None::<Position>, true);

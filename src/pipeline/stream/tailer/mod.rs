@@ -4,9 +4,9 @@
 //! taken twice, is decided in [`route`](super::route). This file does what is decided there: it owns the stream, is the only
 //! one to write to the spool, and hands changes out.
 //!
-//! The other side, an attempt at PostgreSQL, says by a [`Demand`] what it has and wants; it is replaced as a whole and
+//! The other side, an attempt at PostgreSQL, says by a [`ApplyState`] what it has and wants; it is replaced as a whole and
 //! looked at between two steps, so that an attempt may fail at any time. What happens to whole collections, which is the
-//! other side's to deal with, goes back by [`Notices`].
+//! other side's to deal with, goes back by [`TailerEvents`].
 //!
 //! What waits in the spool is not what documents became, but which documents changed. They are looked up when they are
 //! taken out. So the spool stays small, and a document that changed a thousand times meanwhile is written once.
@@ -33,8 +33,8 @@ use tokio::{
 
 use self::spooling::{FULL, Spool, TENDING};
 use super::{
-    channel::{Demand, Notices, Reached, Routed, Workers},
-    route::{Flow, Way},
+    channel::{ApplyState, Reached, TailerEvents, WorkerMessage, Workers},
+    route::{Flow, Route},
 };
 use crate::{
     checkpoint::Checkpoint,
@@ -61,12 +61,12 @@ pub(crate) struct Tailer {
     on_history_lost: OnHistoryLost,
     order: Order,
     budget: u64,
-    demand: watch::Receiver<Demand>,
-    notices: Arc<watch::Sender<Notices>>,
+    demand: watch::Receiver<ApplyState>,
+    notices: Arc<watch::Sender<TailerEvents>>,
     gauges: Arc<Gauges>,
     post: Post,
     /// What was last seen of `demand`.
-    now: Demand,
+    now: ApplyState,
     /// The attempt whose workers were found to be gone.
     gone: Option<u64>,
     /// It is to begin anew, from what is applied of each collection.
@@ -98,7 +98,7 @@ struct Reply {
 
 /// Whether the workers can take more.
 enum Room {
-    Yes(Vec<mpsc::OwnedPermit<Routed>>),
+    Yes(Vec<mpsc::OwnedPermit<WorkerMessage>>),
     /// Not for a while.
     No,
     /// They are gone.
@@ -110,8 +110,8 @@ impl Tailer {
     pub(crate) fn new(
         (source, checkpoint): (Source, Arc<OnceLock<Arc<Checkpoint>>>),
         config: &Config,
-        demand: watch::Receiver<Demand>,
-        notices: Arc<watch::Sender<Notices>>,
+        demand: watch::Receiver<ApplyState>,
+        notices: Arc<watch::Sender<TailerEvents>>,
         gauges: Arc<Gauges>,
         post: Post,
     ) -> Self {
@@ -126,7 +126,7 @@ impl Tailer {
             notices,
             gauges,
             post,
-            now: Demand { attempt, ..Demand::default() },
+            now: ApplyState { attempt, ..ApplyState::default() },
             gone: Some(attempt),
             resumes: None,
             fingerprint: 0,
@@ -161,7 +161,7 @@ impl Tailer {
     }
 
     async fn step(&mut self, tending: &mut Interval) -> Result<()> {
-        self.obey();
+        self.apply_demand();
         if let Some(applied) = self.resumes.clone() {
             self.resume(applied).await?;
             self.resumes = None;
@@ -169,13 +169,13 @@ impl Tailer {
         if self.now.workers.is_some() {
             self.now.ready.keys().for_each(|id| self.flow.release(*id));
         }
-        let workers = self.now.workers.clone().filter(|_| self.flow.any_on(Way::Draining));
+        let workers = self.now.workers.clone().filter(|_| self.flow.any_on(Route::Draining));
         self.post.rests("waits for the stream, or for workers that it can hand changes to");
         tokio::select! {
             changed = self.demand.changed() => {
                 changed.map_err(|_| Error::bug("read the stream: nobody wants it"))
             }
-            _ = tending.tick() => self.tend().await,
+            _ = tending.tick() => self.trim_and_measure().await,
             room = room(workers.as_deref()), if workers.is_some() => match room {
                 Room::Yes(permits) => self.drain(permits).await,
                 Room::No | Room::Gone => {
@@ -202,7 +202,7 @@ impl Tailer {
     }
 
     /// Takes over what was demanded since the last time.
-    fn obey(&mut self) {
+    fn apply_demand(&mut self) {
         let mut demand = self.demand.borrow_and_update().clone();
         if self.gone == Some(demand.attempt) {
             demand.workers = None;
@@ -262,7 +262,7 @@ impl Tailer {
         self.notices.send_if_modified(|notices| {
             let is_new = notices.attempt != attempt;
             if is_new {
-                *notices = Notices { attempt, ..Notices::default() };
+                *notices = TailerEvents { attempt, ..TailerEvents::default() };
             }
             is_new
         });
@@ -324,13 +324,13 @@ impl Tailer {
             }
             Room::No => {
                 tracing::info!("PostgreSQL does not keep up: the stream goes on into the state directory");
-                let direct: Vec<_> = self.flow.on(Way::Direct).collect();
+                let direct: Vec<_> = self.flow.on(Route::Direct).collect();
                 direct.into_iter().for_each(|id| self.flow.turn_away(id));
                 Vec::new()
             }
         };
         reply.changes.retain(|change| {
-            let is_wanted = self.flow.way(change.collection) != Way::Nowhere;
+            let is_wanted = self.flow.way(change.collection) != Route::Nowhere;
             is_wanted && self.flow.is_new(change.collection, &change.position)
         });
         self.post.at("puts changes into the spool");
@@ -341,7 +341,7 @@ impl Tailer {
             return Ok(());
         }
         let Reply { mut changes, position, at_end } = reply;
-        changes.retain(|change| self.flow.way(change.collection) == Way::Direct);
+        changes.retain(|change| self.flow.way(change.collection) == Route::Direct);
         self.hand_out(changes, permits, (&position, at_end));
         self.tell_arrival(&position, at_end);
         Ok(())
@@ -357,7 +357,7 @@ impl Tailer {
 
     /// Waits for room for one more reply. Where nothing goes direct, none is needed.
     async fn room(&mut self) -> Room {
-        let Some(workers) = self.now.workers.clone().filter(|_| self.flow.any_on(Way::Direct)) else {
+        let Some(workers) = self.now.workers.clone().filter(|_| self.flow.any_on(Route::Direct)) else {
             return Room::Yes(Vec::new());
         };
         match timeout(PATIENCE, room(Some(&workers))).await {
@@ -370,7 +370,7 @@ impl Tailer {
     fn hand_out(
         &mut self,
         mut changes: Vec<Change>,
-        permits: Vec<mpsc::OwnedPermit<Routed>>,
+        permits: Vec<mpsc::OwnedPermit<WorkerMessage>>,
         (position, at_end): (&Position, bool),
     ) {
         let mut position = position.clone();
@@ -394,7 +394,7 @@ impl Tailer {
     fn send(
         &self,
         changes: Vec<Change>,
-        permits: Vec<mpsc::OwnedPermit<Routed>>,
+        permits: Vec<mpsc::OwnedPermit<WorkerMessage>>,
         (collections, position): (Arc<[CollectionId]>, &Position),
         oldest: Option<DateTime>,
     ) {
@@ -403,7 +403,7 @@ impl Tailer {
         let ahead_until = times.max().copied().unwrap_or(Timestamp { time: 0, increment: 0 });
         let reached = Reached { collections, position: position.clone(), ahead_until };
         for (permit, changes) in permits.into_iter().zip(workers.router.route(changes)) {
-            permit.send(Routed { changes, reached: Some(reached.clone()), oldest });
+            permit.send(WorkerMessage { changes, reached: Some(reached.clone()), oldest });
         }
     }
 
@@ -413,7 +413,7 @@ impl Tailer {
         let is_new = self.start.as_ref().is_some_and(|start| position > start);
         let is_there = position.is_past(until) || (at_end && is_new && position.cluster_time() >= until);
         let ids = (0..self.now.collections.len()).map(CollectionId);
-        let is_handed_out = |id| matches!(self.flow.way(id), Way::Direct | Way::Nowhere);
+        let is_handed_out = |id| matches!(self.flow.way(id), Route::Direct | Route::Nowhere);
         if is_there && self.tail.is_empty() && ids.into_iter().all(is_handed_out) {
             self.notices.send_modify(|notices| notices.arrived = true);
         }
@@ -467,15 +467,15 @@ async fn next(stream: &mut Option<ChangeStream>) -> Result<StreamBatch> {
 }
 
 /// The least stored position of each collection.
-fn least_of(demand: &Demand) -> Vec<Position> {
+fn least_of(demand: &ApplyState) -> Vec<Position> {
     let stored = demand.stored.iter().map(|(place, position)| (*place, position.clone()));
     least(&Watermark::new(stored), demand)
 }
 
-fn applied_by(workers: &Workers, demand: &Demand) -> Vec<Position> {
+fn applied_by(workers: &Workers, demand: &ApplyState) -> Vec<Position> {
     least(&workers.watermark.lock().unwrap_or_else(PoisonError::into_inner), demand)
 }
 
-fn least(watermark: &Watermark, demand: &Demand) -> Vec<Position> {
+fn least(watermark: &Watermark, demand: &ApplyState) -> Vec<Position> {
     (0..demand.collections.len()).filter_map(|id| watermark.least(CollectionId(id)).cloned()).collect()
 }

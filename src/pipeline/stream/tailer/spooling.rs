@@ -126,7 +126,7 @@ impl Tailer {
     }
 
     /// Gives back what the spool need not hold any more, and looks how full it is.
-    pub(super) async fn tend(&mut self) -> Result<()> {
+    pub(super) async fn trim_and_measure(&mut self) -> Result<()> {
         self.post.at("looks after the spool");
         self.show_where_it_resumes();
         self.gauges.stalled(self.stream.as_ref().and_then(ChangeStream::trouble));
