@@ -116,8 +116,8 @@ impl Stage {
         let file = self.folder().join(format!("{target}.toml"));
         let mapping = match mapping {
             Mapping::Files => format!("dir = '{}/schemas'", env!("CARGO_MANIFEST_DIR")),
-            Mapping::Auto => format!("dir = '{}/none'", self.folder().display()),
-            Mapping::Document => format!("dir = '{}/none', default = 'document'", self.folder().display()),
+            Mapping::Auto => String::new(),
+            Mapping::Document => "default = 'document'".to_owned(),
         };
         let config = format!(
             "source = {{ uri = '{}', include = ['{DATABASE}.{collection}'] }}\ntarget.uri = '{}'\n\
