@@ -44,7 +44,7 @@ use self::input::{Reply, position, read};
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Replies that wait for a worker, as in `pipeline::follow`.
+/// Replies that wait for a worker, as in `pipeline::supervisor`.
 const WAITING: usize = 2;
 
 /// What a bench varies; by default, as docrow is by default.

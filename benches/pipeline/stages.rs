@@ -23,7 +23,7 @@ use crate::input::{REPLY_EVENTS, inserts, namespace, position, read, updates};
 const EVENTS: u32 = 1000;
 const PARTITIONS: u16 = 4;
 
-/// Changes that are taken out of the spool at a time, as in `pipeline::intake::drain`.
+/// Changes that are taken out of the spool at a time, as in `pipeline::stream::tailer::draining`.
 const WINDOW: usize = 2000;
 /// Changes in the spool that is drained.
 const WAITING: u32 = 100_000;
