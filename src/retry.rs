@@ -1,38 +1,31 @@
-//! How long to wait before trying again: exponential, jittered, without an end.
-//!
-//! The only file that names the `backoff` crate. What is worth another try is not decided here but by
-//! [`Kind::disposition`](crate::error::Kind::disposition).
+//! How long to wait before trying again: exponential, jittered, without an end. What is worth another try is not
+//! decided here but by [`Kind::disposition`](crate::error::Kind::disposition).
 
 use std::time::Duration;
-
-use backoff::{ExponentialBackoff, ExponentialBackoffBuilder, backoff::Backoff};
 
 /// The first delay; the later ones grow by half up to [`LONGEST`], each varied by half up or down.
 const FIRST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// The delays between attempts at one thing.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Retry {
-    delays: ExponentialBackoff,
+    delay: Duration,
     attempts: u32,
 }
 
 impl Retry {
     /// No attempt has failed yet.
     pub fn new() -> Self {
-        let delays = ExponentialBackoffBuilder::new()
-            .with_initial_interval(FIRST)
-            .with_max_interval(LONGEST)
-            .with_max_elapsed_time(None)
-            .build();
-        Self { delays, attempts: 0 }
+        Self { delay: FIRST, attempts: 0 }
     }
 
     /// Counts a failed attempt, and says how long to wait before the next one.
     pub fn after_failure(&mut self) -> Duration {
         self.attempts = self.attempts.saturating_add(1);
-        self.delays.next_backoff().unwrap_or(LONGEST)
+        let delay = self.delay.mul_f64(0.5 + fastrand::f64());
+        self.delay = self.delay.mul_f64(1.5).min(LONGEST);
+        delay
     }
 
     /// How many attempts have failed since the last success.

@@ -127,6 +127,12 @@ impl Collection {
         self.in_force.clone().write_owned().await
     }
 
+    /// Who holds the mapping in force, or waits for it.
+    #[cfg(test)]
+    pub(super) fn in_force(&self) -> Arc<RwLock<Arc<Mapping>>> {
+        self.in_force.clone()
+    }
+
     /// An encoder for `mapping`, which must be held.
     pub(super) fn encoder(&self, mapping: &Arc<Mapping>, framing: Framing) -> Encoder {
         let mut encoder = Encoder::new(mapping.clone(), framing);

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -14,20 +14,19 @@ use tokio::sync::watch;
 
 use super::{
     observe::{gauges::Gauges, standstill::Alarm},
+    ports::{DocumentSource, LazySpool, RowTarget},
     prepare::whole_collections::Refused,
     reload::{Reload, Settings},
     snapshot::throttle::Throttle,
     stream::channel::{ApplyState, TailerEvents},
 };
 use crate::{
-    checkpoint::Checkpoint,
     config::Config,
     shutdown::Shutdown,
     sink::{
         Target,
         metadata::fence::{Holder, OnHeld},
     },
-    source::Source,
     telemetry::Reporter,
 };
 
@@ -146,17 +145,17 @@ pub(super) struct Pipeline {
     /// What this turn goes by, and what the next one will.
     pub(super) config: Arc<Config>,
     pub(super) settings: watch::Receiver<Arc<Settings>>,
-    pub(super) source: Source,
-    pub(super) target: Target,
+    pub(super) source: Arc<dyn DocumentSource>,
+    pub(super) target: Arc<dyn RowTarget>,
     pub(super) holder: Arc<Holder>,
     pub(super) on_held: OnHeld,
     /// The target, with what was held last, to be written to as long as nobody else holds it.
-    pub(super) held: Arc<Mutex<Option<Target>>>,
+    pub(super) held: Arc<Mutex<Option<Arc<dyn RowTarget>>>>,
     /// Counts reports that were written, or could not be.
     pub(super) told: Arc<watch::Sender<u64>>,
     pub(super) refused: Arc<Refused>,
     /// Opened once the pipeline is this process's.
-    pub(super) checkpoint: Arc<OnceLock<Arc<Checkpoint>>>,
+    pub(super) spool: Arc<LazySpool>,
     pub(super) counts: Arc<Counts>,
     pub(super) gauges: Arc<Gauges>,
     pub(super) reporter: Reporter,
@@ -166,6 +165,46 @@ pub(super) struct Pipeline {
     pub(super) notices: Arc<watch::Sender<TailerEvents>>,
     pub(super) alarm: Arc<Alarm>,
     pub(super) throttle: Arc<Throttle>,
+}
+
+/// What a pipeline speaks to.
+pub(super) struct Ports {
+    pub(super) source: Arc<dyn DocumentSource>,
+    pub(super) target: Arc<dyn RowTarget>,
+    pub(super) spool: Arc<LazySpool>,
+}
+
+impl Pipeline {
+    pub(super) fn new(
+        Ports { source, target, spool }: Ports,
+        settings: watch::Receiver<Arc<Settings>>,
+        on_held: OnHeld,
+        reporter: Reporter,
+        shutdown: Shutdown,
+    ) -> Self {
+        let config = settings.borrow().config.clone();
+        let throttle = Arc::new(Throttle::new(config.max_rate));
+        Self {
+            config,
+            settings,
+            source,
+            target,
+            holder: Arc::new(Holder::new()),
+            on_held,
+            held: Arc::default(),
+            told: Arc::default(),
+            refused: Arc::default(),
+            spool,
+            counts: Arc::default(),
+            gauges: Arc::default(),
+            reporter,
+            shutdown,
+            demand: watch::Sender::default(),
+            notices: Arc::default(),
+            alarm: Arc::default(),
+            throttle,
+        }
+    }
 }
 
 /// What a run is to do.

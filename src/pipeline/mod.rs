@@ -38,6 +38,8 @@ mod collection;
 mod context;
 mod mappings;
 mod observe;
+mod planted;
+mod ports;
 mod prepare;
 mod reload;
 mod requests;

@@ -19,8 +19,15 @@ use crate::{
     config::{Change, Config},
     error::{Error, Kind, Result},
     mapping_files::{self, MappingFiles},
-    sink::metadata::mapping_versions,
+    sink::Target,
+    source::Source,
 };
+
+/// The servers that are logged in to again.
+pub(super) struct Servers {
+    pub(super) source: Source,
+    pub(super) target: Target,
+}
 
 /// What a turn goes by.
 #[derive(Debug)]
@@ -64,12 +71,13 @@ impl Pipeline {
     pub(super) async fn reload(
         &self,
         mut reload: Reload,
+        servers: &Servers,
         settings: &watch::Sender<Arc<Settings>>,
     ) -> Infallible {
         loop {
             let wanted = reload.asked().await;
             let current = settings.borrow().clone();
-            match self.take_up(wanted, &current).await {
+            match self.take_up(servers, wanted, &current).await {
                 Ok(Some(new)) => drop(settings.send_replace(Arc::new(new))),
                 Ok(None) => {}
                 Err(error) => tracing::error!(
@@ -81,13 +89,18 @@ impl Pipeline {
     }
 
     /// What a turn is to go by from now on; `None`: by the same as before. Says so.
-    async fn take_up(&self, wanted: Result<Config>, current: &Settings) -> Result<Option<Settings>> {
+    async fn take_up(
+        &self,
+        servers: &Servers,
+        wanted: Result<Config>,
+        current: &Settings,
+    ) -> Result<Option<Settings>> {
         let Change { config, taken_up, waits } = current.config.changed_to(wanted?);
         let files = mapping_files::read(&config.mapping_dir)?;
         // Also where the URIs are the same: the certificates that they name may be new.
-        self.source.log_in_again(config.source.expose()).await?;
-        self.target.log_in_again(config.target.expose()).await?;
-        self.look_through(&config, &files, &current.config).await?;
+        servers.source.log_in_again(config.source.expose()).await?;
+        servers.target.log_in_again(config.target.expose()).await?;
+        self.look_through(servers, &config, &files, &current.config).await?;
         let changed = changed_files(&current.files, &files);
         let mut news: Vec<_> = taken_up.iter().map(|key| (*key).to_owned()).collect();
         if !changed.is_empty() {
@@ -109,13 +122,19 @@ impl Pipeline {
     }
 
     /// Errors: those with which a run would end at its start.
-    async fn look_through(&self, config: &Config, files: &MappingFiles, current: &Config) -> Result<()> {
+    async fn look_through(
+        &self,
+        servers: &Servers,
+        config: &Config,
+        files: &MappingFiles,
+        current: &Config,
+    ) -> Result<()> {
         // Who runs has something to replicate, or waits for it by what was there before.
         if (&config.include, &config.exclude) != (&current.include, &current.exclude) {
-            self.source.collections(&config.include, &config.exclude).await?;
+            servers.source.collections(&config.include, &config.exclude).await?;
         }
-        let stored = mapping_versions::load(&self.target.connect().await?, self.target.pipeline()).await?;
-        require_collections((config, files), &self.source, &stored).await?;
+        let stored = self.target.connect().await?.mappings().await?;
+        require_collections((config, files), &servers.source, &stored).await?;
         files.values().try_for_each(|file| config.compile(&file.spec).map(drop))?;
         Mappings::load(&stored, config, files).map(drop)
     }

@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    sync::{Arc, OnceLock, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::Instant,
 };
 
@@ -10,16 +10,13 @@ use tokio::{sync::watch, task::JoinSet};
 
 use super::{
     collection::Collection,
-    context::{Counts, Job, Pipeline, Summary, Until},
+    context::{Job, Pipeline, Ports, Summary, Until},
     mappings::{active::require_collections, evolution::Orders},
-    observe::{
-        gauges::{Gauges, Leading},
-        standstill::Watch,
-    },
+    observe::{gauges::Leading, standstill::Watch},
+    ports::{LazySpool, TargetSession},
     prepare::Prepared,
-    reload::Settings,
+    reload::{Servers, Settings},
     requests::pausing,
-    snapshot::throttle::Throttle,
     stream::{channel::ApplyState, tailer::Tailer},
     supervisor::{RoundEnd, crew::Came},
 };
@@ -36,11 +33,8 @@ use crate::{
     shown,
     shutdown::Shutdown,
     sink::{
-        self, Session, Target,
-        metadata::{
-            fence::{Fence, Holder, OnHeld},
-            mapping_versions, positions,
-        },
+        self, Target,
+        metadata::{fence::OnHeld, mapping_versions},
     },
     source::Source,
     telemetry::Reporter,
@@ -62,52 +56,34 @@ pub async fn run(job: Job<'_>, reporter: Reporter, shutdown: Shutdown) -> Result
         source.require_states_of_the_past()?;
     }
     look_over(config, &files, &source, &target).await?;
-    let checkpoint = Arc::new(OnceLock::new());
-    let (counts, gauges) = (Arc::new(Counts::default()), Arc::new(Gauges::default()));
-    let (demand, demanded) = watch::channel(ApplyState::default());
-    let notices = Arc::new(watch::Sender::default());
-    let vitals = reporter.vitals().clone();
-    let holder = Arc::new(Holder::new());
-    let (config, throttle) = (Arc::new(config.clone()), Arc::new(Throttle::new(config.max_rate)));
-    let (settings, current) = watch::channel(Arc::new(Settings { config: config.clone(), files }));
-    let pipeline = Pipeline {
-        config,
-        settings: current,
-        source,
-        target,
-        holder,
-        on_held,
-        held: Arc::default(),
-        told: Arc::default(),
-        refused: Arc::default(),
-        checkpoint,
-        counts,
-        gauges,
-        reporter,
-        shutdown,
-        demand,
-        notices,
-        alarm: Arc::default(),
-        throttle,
+    let (dir, name) = (config.state_dir.clone(), config.name.clone());
+    let spool = LazySpool::new(move || Ok(Arc::new(Arc::new(Checkpoint::open(&dir, &name)?))));
+    let servers = Servers { source, target };
+    let ports = Ports {
+        source: Arc::new(servers.source.clone()),
+        target: Arc::new(servers.target.clone()),
+        spool: Arc::new(spool),
     };
+    let (settings, current) = watch::channel(Arc::new(Settings { config: Arc::new(config.clone()), files }));
+    let pipeline = Pipeline::new(ports, current, on_held, reporter, shutdown);
     let mut watching = JoinSet::new();
-    watching.spawn(pipeline.watch().run());
+    watching.spawn(pipeline.watch(servers.target.clone()).run());
     if on_held == OnHeld::Refuse {
         // What is wrong with the state directory is said before anything is written to the target.
-        pipeline.checkpoint()?;
+        pipeline.spool.open()?;
     }
+    let vitals = pipeline.reporter.vitals().clone();
     let finished = tokio::select! {
         biased;
-        failed = pipeline.take_in(&demanded) => failed.map(|never| match never {}),
-        never = pipeline.gauges.show(&pipeline.source) => match never {},
+        finished = pipeline.replicate(until) => finished,
+        never = pipeline.gauges.show(&servers.source) => match never {},
         never = pipeline.chronicle() => match never {},
-        never = pipeline.reload(reload, &settings) => match never {},
-        done = pipeline.until_done(until) => done,
+        never = pipeline.reload(reload, &servers, &settings) => match never {},
     };
     vitals.enter(Stage::Ended, finished.as_ref().err().map(Error::coded));
     pipeline.say_last().await;
     finished?;
-    pipeline.source.close().await;
+    servers.source.close().await;
     Ok(pipeline.counts.summary(started.elapsed()))
 }
 
@@ -139,11 +115,21 @@ async fn wait_or_have_some(config: &Config, source: &Source, until: Until) -> Re
 }
 
 impl Pipeline {
-    fn watch(&self) -> Watch {
+    /// Reads the stream, and applies it, until all is done or something is wrong.
+    pub(super) async fn replicate(&self, until: Until) -> Result<()> {
+        let demanded = self.demand.subscribe();
+        tokio::select! {
+            biased;
+            failed = self.take_in(&demanded) => failed.map(|never| match never {}),
+            done = self.until_done(until) => done,
+        }
+    }
+
+    fn watch(&self, target: Target) -> Watch {
         Watch {
             patience: self.config.stall_after,
             max_spool: self.config.max_spool,
-            target: self.target.clone(),
+            target,
             counts: self.counts.clone(),
             gauges: self.gauges.clone(),
             vitals: self.reporter.vitals().clone(),
@@ -156,10 +142,9 @@ impl Pipeline {
     async fn take_in(&self, demanded: &watch::Receiver<ApplyState>) -> Result<Infallible> {
         loop {
             let post = self.reporter.vitals().post(Part::Intake);
-            let (source, checkpoint) = (self.source.clone(), self.checkpoint.clone());
+            let (source, spool) = (self.source.clone(), self.spool.clone());
             let (notices, gauges) = (self.notices.clone(), self.gauges.clone());
-            let tailer =
-                Tailer::new((source, checkpoint), &self.config, demanded.clone(), notices, gauges, post);
+            let tailer = Tailer::new((source, spool), &self.config, demanded.clone(), notices, gauges, post);
             tokio::select! {
                 biased;
                 _ = self.alarm.raised() => {}
@@ -209,29 +194,21 @@ impl Pipeline {
         let mut fence = tokio::select! {
             biased;
             () = self.shutdown.requested() => return Ok(()),
-            taken = Fence::acquire(&self.target, &self.holder, self.on_held) => taken?,
+            taken = self.target.acquire(&self.holder, self.on_held) => taken?,
         };
         let _leading = Leading::begin(self.target.pipeline());
         failpoint::reach(Failpoint::FenceTaken);
         // The same, with a target that can be written to.
-        let held = Self { target: fence.target().clone(), ..self.clone() };
+        let held = Self { target: fence.target(), ..self.clone() };
         held.take_hold();
         self.reporter.vitals().hear_target(fence.answered());
         held.report_first(Stage::Preparing).await;
         tokio::select! {
             biased;
-            lost = fence.hold() => Err(lost),
+            lost = fence.lost() => Err(lost),
             stalled = self.alarm.raised() => Err(stalled),
             finished = held.work(until) => finished,
         }
-    }
-
-    pub(super) fn checkpoint(&self) -> Result<Arc<Checkpoint>> {
-        if let Some(open) = self.checkpoint.get() {
-            return Ok(open.clone());
-        }
-        let opened = Arc::new(Checkpoint::open(&self.config.state_dir, &self.config.name)?);
-        Ok(self.checkpoint.get_or_init(|| opened).clone())
     }
 
     async fn work(&self, until: Until) -> Result<()> {
@@ -255,29 +232,29 @@ impl Pipeline {
             biased;
             // What this cuts off is rolled back, and done again by the next run.
             () = self.shutdown.requested() => return Ok(RoundEnd::Done),
-            prepared = self.make_ready(&mut session) => prepared?,
+            prepared = self.make_ready(&mut *session) => prepared?,
         };
         if until == Until::CaughtUp {
             pausing::refuse(&prepared.collections)?;
         }
-        let stored = self.positions(&mut session, &prepared.collections).await?;
+        let stored = self.positions(&mut *session, &prepared.collections).await?;
         let collections = prepared.collections.clone();
         let turn = tokio::select! {
             biased;
             never = self.count_misfits(&collections) => match never {},
-            turn = self.follow(&mut session, prepared, stored, until) => turn,
+            turn = self.follow(&mut *session, prepared, stored, until) => turn,
         }?;
-        self.record_stopped(&mut session, &collections).await?;
-        self.show_dead(&session, &collections).await?;
+        self.record_stopped(&mut *session, &collections).await?;
+        self.show_dead(&*session, &collections).await?;
         Ok(turn)
     }
 
     /// Everything up to the point where documents can be copied.
-    async fn make_ready(&self, session: &mut Session) -> Result<Prepared> {
+    async fn make_ready(&self, session: &mut dyn TargetSession) -> Result<Prepared> {
         self.recognise(session).await?;
-        let life = positions::register(session, self.target.pipeline(), &life()).await?;
+        let life = session.register(&life()).await?;
         failpoint::reach(Failpoint::PipelineRegistered);
-        self.checkpoint()?.reconcile(&life)?;
+        self.spool.open()?.reconcile(life).await?;
         failpoint::reach(Failpoint::StateReconciled);
         self.write_down(session).await?;
         let prepared = self.prepare(session).await?;
@@ -291,29 +268,29 @@ impl Pipeline {
         let mut session = self.target.connect().await?;
         post.at("copies");
         // Rows are replaced by their keys.
-        self.build_keys_of_replaced(&mut session, &collections).await?;
+        self.build_keys_of_replaced(&mut *session, &collections).await?;
         tokio::select! {
             biased;
-            copied = self.copy(&session, &collections) => copied?,
+            copied = self.copy(&*session, &collections) => copied?,
             never = self.heed_secondaries() => match never {},
         }
         self.enter(Phase::Indexing, &collections);
-        self.note_ahead(&mut session, &collections).await?;
+        self.note_ahead(&mut *session, &collections).await?;
         post.at("waits for mappings to take up what was found");
         evolution.settle().await;
         post.at("builds keys");
-        self.build_keys(&mut session, &collections).await?;
+        self.build_keys(&mut *session, &collections).await?;
         post.at("sweeps");
-        self.sweep(&mut session, &collections).await?;
+        self.sweep(&mut *session, &collections).await?;
         evolution.complete().await;
-        self.record_stopped(&mut session, &collections).await?;
+        self.record_stopped(&mut *session, &collections).await?;
         Ok(Came::Complete)
     }
 
     /// Stores why collections are stopped, and counts them.
     pub(super) async fn record_stopped(
         &self,
-        session: &mut Session,
+        session: &mut dyn TargetSession,
         collections: &[Collection],
     ) -> Result<()> {
         let mut stopped = 0_u64;
@@ -324,8 +301,7 @@ impl Pipeline {
                     collection.history_goes_by();
                 }
                 let reason = Some(reason);
-                mapping_versions::set_stopped(session, self.target.pipeline(), collection.name(), reason)
-                    .await?;
+                session.set_stopped(collection.name(), reason).await?;
                 failpoint::reach(Failpoint::StopNoted);
             }
         }

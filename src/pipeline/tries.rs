@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use super::collection::{Changing, Collection};
+use super::{
+    collection::{Changing, Collection},
+    ports::{RowApplier, TargetSession},
+};
 use crate::{
     error::{Code, Error, Result},
+    model::table::Table,
     retry::Retry,
     shutdown::Shutdown,
-    sink::{
-        Session,
-        rows::upsert::{Applier, Batch},
-        tables::locks,
-    },
+    sink::rows::upsert::Batch,
 };
 
 /// How long a mapping is waited for at first. A worker may have a large batch under way: each time it is twice as long, up
@@ -96,11 +96,11 @@ impl Tries {
         self.unless_stopped(sleep(delay)).await.is_some()
     }
 
-    /// Applies a batch over a session [in haste](crate::sink::Target::connect_in_haste), once nobody has its rows or
+    /// Applies a batch over a session [in haste](super::ports::RowTarget::applier_in_haste), once nobody has its rows or
     /// tables locked. False: the turn ends, and nothing is applied.
     pub(super) async fn apply(
         &mut self,
-        applier: &mut Applier,
+        applier: &mut dyn RowApplier,
         batch: &Batch<'_>,
         what: &str,
     ) -> Result<bool> {
@@ -118,11 +118,11 @@ impl Tries {
     /// Says what waits for a lock on one of these tables, which somebody else has, and has what can make way do so.
     pub(super) async fn make_way(
         &mut self,
-        session: &mut Session,
+        session: &mut dyn TargetSession,
         (what, error): (&str, Error),
-        tables: &[String],
+        tables: &[Table],
     ) -> Result<()> {
-        let made = self.unless_stopped(locks::make_way(session, error, tables)).await.transpose()?;
+        let made = self.unless_stopped(session.make_way(error, tables)).await.transpose()?;
         if let Some(error) = made {
             self.tell(what, &error);
         }

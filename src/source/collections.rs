@@ -26,6 +26,11 @@ pub struct CollectionInfo {
 }
 
 impl CollectionInfo {
+    #[cfg(test)]
+    pub(crate) fn simulated(namespace: Namespace, documents: u64) -> Self {
+        Self { namespace, documents, bytes: documents, collated: false }
+    }
+
     /// How many documents make a reply of a good size.
     pub fn documents_per_reply(&self) -> u32 {
         let bytes = (self.bytes / self.documents.max(1)).max(1);

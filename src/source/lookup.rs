@@ -26,7 +26,10 @@
 
 use std::{mem, vec};
 
-use mongodb::bson::{RawDocument, RawDocumentBuf, Timestamp, rawdoc};
+use mongodb::{
+    bson::{RawDocument, RawDocumentBuf, Timestamp, rawdoc},
+    raw_batch_cursor::RawBatch,
+};
 
 use super::{
     Documents, Source,
@@ -130,9 +133,10 @@ impl Lookup {
             let cursor = self.source.cursor(&self.request, &self.database, find).await;
             self.cursor = cursor.map_err(|e| self.request.failed(&e))?;
         };
-        let documents = Documents(batch.map_err(|e| self.request.failed(&e))?);
+        let batch = batch.map_err(|e| self.request.failed(&e))?;
+        let now = self.source.saw(operation_time(&batch, &self.request)?);
+        let documents = Documents::of(batch);
         READ_BYTES.add_to("lookup", u64::try_from(documents.byte_len()).unwrap_or(0));
-        let now = self.source.saw(operation_time(&documents, &self.request)?);
         if let Time::Present(time) = &mut self.time {
             *time = now;
         }
@@ -216,6 +220,6 @@ impl Ids {
     }
 }
 
-fn operation_time(documents: &Documents, request: &Request) -> Result<Timestamp> {
-    documents.0.as_raw_document().get_timestamp("operationTime").map_err(|_| no_operation_time(request))
+fn operation_time(reply: &RawBatch, request: &Request) -> Result<Timestamp> {
+    reply.as_raw_document().get_timestamp("operationTime").map_err(|_| no_operation_time(request))
 }

@@ -31,9 +31,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
+#[cfg(test)]
+use mongodb::bson::RawArrayBuf;
 use mongodb::{
     Client,
-    bson::{Bson, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc},
+    bson::{Bson, RawArray, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc},
     options::SelectionCriteria,
     raw_batch_cursor::RawBatch,
 };
@@ -209,26 +211,53 @@ fn no_operation_time(request: &Request) -> Error {
 
 /// One reply of the server: some raw documents.
 #[derive(Clone, Debug)]
-pub struct Documents(RawBatch);
+pub struct Documents(Reply);
+
+#[derive(Clone, Debug)]
+enum Reply {
+    OfServer(RawBatch),
+    #[cfg(test)]
+    Simulated(RawArrayBuf),
+}
 
 impl Documents {
+    fn of(reply: RawBatch) -> Self {
+        Self(Reply::OfServer(reply))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn simulated(documents: impl IntoIterator<Item = RawDocumentBuf>) -> Self {
+        Self(Reply::Simulated(documents.into_iter().collect()))
+    }
+
     /// The documents, in the order of the reply. Errors: the reply is not of the form that MongoDB gives.
     pub fn iter(&self) -> Result<impl Iterator<Item = Result<&RawDocument>>> {
-        documents(&self.0)
+        Ok(each(match &self.0 {
+            Reply::OfServer(reply) => reply.doc_slices().map_err(|_| malformed_reply())?,
+            #[cfg(test)]
+            Reply::Simulated(documents) => documents,
+        }))
     }
 
     /// The size of the whole reply in bytes.
     pub fn byte_len(&self) -> usize {
-        self.0.as_raw_document().as_bytes().len()
+        match &self.0 {
+            Reply::OfServer(reply) => reply.as_raw_document().as_bytes().len(),
+            #[cfg(test)]
+            Reply::Simulated(documents) => documents.as_bytes().len(),
+        }
     }
 }
 
 fn documents(reply: &RawBatch) -> Result<impl Iterator<Item = Result<&RawDocument>>> {
-    let documents = reply.doc_slices().map_err(|_| malformed_reply())?;
-    Ok(documents.into_iter().map(|document| match document {
+    Ok(each(reply.doc_slices().map_err(|_| malformed_reply())?))
+}
+
+fn each(documents: &RawArray) -> impl Iterator<Item = Result<&RawDocument>> {
+    documents.into_iter().map(|document| match document {
         Ok(RawBsonRef::Document(document)) => Ok(document),
         _ => Err(malformed_reply()),
-    }))
+    })
 }
 
 fn malformed_reply() -> Error {

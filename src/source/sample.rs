@@ -38,7 +38,7 @@ impl Source {
             let mut cursor = cursor.map_err(|e| request.failed(&e))?;
             while read < BYTES_AT_MOST {
                 let Some(batch) = cursor.next().await else { break };
-                let documents = Documents(batch.map_err(|e| request.failed(&e))?);
+                let documents = Documents::of(batch.map_err(|e| request.failed(&e))?);
                 read += documents.byte_len();
                 for document in documents.iter()? {
                     let document = document?;

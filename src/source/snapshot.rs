@@ -89,7 +89,7 @@ impl ChunkReader {
     pub async fn next(&mut self) -> Result<Option<Documents>> {
         loop {
             if let Some(batch) = self.cursor.next().await {
-                let documents = Documents(batch.map_err(|e| self.request.failed(&e))?);
+                let documents = Documents::of(batch.map_err(|e| self.request.failed(&e))?);
                 READ_BYTES.add_to("snapshot", u64::try_from(documents.byte_len()).unwrap_or(0));
                 // Of the scan itself, it would be the last.
                 if self.then.is_some()

@@ -141,7 +141,7 @@ impl Source {
         let mut cursor = cursor.map_err(|e| request.failed(&e))?;
         let mut bounds = Vec::new();
         while let Some(batch) = cursor.next().await {
-            let documents = Documents(batch.map_err(|e| request.failed(&e))?);
+            let documents = Documents::of(batch.map_err(|e| request.failed(&e))?);
             for id in documents.iter()? {
                 bounds.push(id?.to_owned());
             }

@@ -10,10 +10,13 @@ use std::{
 
 use mongodb::bson::Timestamp;
 
-use crate::model::{
-    change::{Change, CollectionId, Op, Position},
-    document_key::DocumentKey,
-    partial_update::Patch,
+use crate::{
+    model::{
+        change::{Change, CollectionId, Op, Position},
+        document_key::DocumentKey,
+        partial_update::Patch,
+    },
+    pipeline::planted::{self, Bug},
 };
 
 /// A batch's documents may hold this many bytes; beyond, it is full (G11).
@@ -115,6 +118,7 @@ impl Batch {
 fn fold(earlier: Op, later: Op) -> Op {
     match (earlier, later) {
         (Op::Patch(earlier), Op::Patch(later)) => earlier.then(&later).map_or(Op::Update, Op::Patch),
+        (Op::Whole(_), patch @ Op::Patch(_)) if planted::has(Bug::PatchOntoWhole) => patch,
         (_, Op::Patch(_)) => Op::Update,
         (_, later) => later,
     }

@@ -11,7 +11,10 @@ use crate::{
     mapping::{Encoder, Framing, Mapping, Rows},
     metrics,
     model::change::{CollectionId, Position},
-    pipeline::collection::{Collection, dead_letter_of},
+    pipeline::{
+        collection::{Collection, dead_letter_of},
+        planted::{self, Bug},
+    },
     sink::{Keys, metadata::dead_letters::DeadLetter, rows::upsert::CollectionBatch},
 };
 
@@ -80,7 +83,7 @@ impl Lane {
 
     /// Encodes by `mapping` from now on, which must be held.
     pub(super) fn follow(&mut self, mapping: &Arc<Mapping>) {
-        if !Arc::ptr_eq(&self.mapping, mapping) {
+        if !Arc::ptr_eq(&self.mapping, mapping) && !planted::has(Bug::MappingCached) {
             self.encoder = self.collection().encoder(mapping, Framing::Composite);
             self.rows = Rows::new(mapping.tables().len());
             self.parts = Parts::default();

@@ -15,7 +15,7 @@ use std::{
 use indicatif::ProgressBar;
 use mongodb::bson::{DateTime, RawDocumentBuf, Timestamp};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::mpsc,
     time::{Instant, sleep_until},
 };
 
@@ -41,11 +41,12 @@ use crate::{
         collection::Collection,
         context::Counts,
         observe::spans,
+        planted::{self, Bug},
+        ports::{DocumentSource, LookupCursor},
         stream::channel::{Reached, WorkerMessage},
         supervisor::crew::Ending,
     },
     process_status::Post,
-    source::{Lookup, Source},
     trace::Span,
 };
 
@@ -79,12 +80,12 @@ struct Wanted {
     patch: Option<Patch>,
 }
 
-type Unknown = HashMap<CollectionId, Vec<Wanted>>;
+type Unknown = BTreeMap<CollectionId, Vec<Wanted>>;
 
 /// A partition's worker.
 pub(crate) struct Worker {
     pub(crate) partition: Partition,
-    pub(crate) source: Source,
+    pub(crate) source: Arc<dyn DocumentSource>,
     pub(crate) collections: Arc<[Collection]>,
     pub(crate) writer: Writer,
     pub(crate) ahead: Ahead,
@@ -92,7 +93,7 @@ pub(crate) struct Worker {
     pub(crate) limits: Limits,
     pub(crate) incoming: mpsc::Receiver<WorkerMessage>,
     /// Has it end.
-    pub(crate) ending: watch::Receiver<Ending>,
+    pub(crate) ending: Ending,
     pub(crate) acknowledge: Acknowledge,
     pub(crate) counts: Arc<Counts>,
     pub(crate) counter: ProgressBar,
@@ -121,7 +122,7 @@ impl Worker {
             self.post.rests("waits for changes");
             let routed = tokio::select! {
                 biased;
-                () = Ending::of_all(&mut self.ending), if !self.incoming.is_closed() => {
+                () = self.ending.ends(), if !self.incoming.is_closed() => {
                     self.incoming.close();
                     continue;
                 }
@@ -141,7 +142,9 @@ impl Worker {
             if is_of_stream && self.leaves() {
                 continue;
             }
-            if let Some(reached) = &reached {
+            if let Some(reached) = &reached
+                && !planted::has(Bug::AheadNotRaised)
+            {
                 self.ahead.raise(reached.ahead_until);
             }
             for change in changes {
@@ -173,7 +176,7 @@ impl Worker {
 
     /// Whether what the stream has sent and is in no batch yet is left.
     fn leaves(&self) -> bool {
-        matches!(*self.ending.borrow(), Ending::Leave | Ending::Left)
+        self.ending.leaves()
     }
 
     /// Whether a transaction of PostgreSQL may end between the batch and `next`.
@@ -242,7 +245,7 @@ impl Worker {
         self.acknowledge.committed(self.partition, &positions);
         failpoint::reach(Failpoint::BatchBeforeAcknowledge);
         self.unacknowledged.extend(stored);
-        if !self.writer.is_forgettable() {
+        if !self.writer.is_forgettable() || planted::has(Bug::AcknowledgedEarly) {
             let durable: Vec<_> = std::mem::take(&mut self.unacknowledged).into_iter().collect();
             self.acknowledge.stored(self.partition, &durable);
         }
@@ -277,7 +280,9 @@ impl Worker {
             let (document, fields) = match op {
                 Op::Whole(document) if newest => (Some(document), None),
                 Op::Delete if newest => (None, None),
-                Op::Patch(Patch { fields, document, is_complete: true }) if newest => {
+                Op::Patch(Patch { fields, document, is_complete: true })
+                    if newest || planted::has(Bug::PatchOfThePast) =>
+                {
                     (Some(document), Some(fields))
                 }
                 op => {
@@ -361,7 +366,9 @@ impl Worker {
     /// Up to when rows will show states, once events up to `latest` and what was looked up are written. In the order of
     /// commits that is noted before it is true.
     fn shown(&self, latest: Timestamp) -> Option<Timestamp> {
-        (self.order == Order::Document).then(|| self.ahead.latest().max(latest))
+        let is_bound = !planted::has(Bug::ShownNotRaised);
+        let looked_up = if is_bound { self.ahead.latest() } else { latest };
+        (self.order == Order::Document).then(|| looked_up.max(latest))
     }
 
     /// The documents as they are now; in the order of commits as they were at the last of their collection's changes, so
@@ -374,19 +381,20 @@ impl Worker {
         &mut self,
         collection: CollectionId,
         wanted: &[Wanted],
-    ) -> Result<(Lookup, bool)> {
+    ) -> Result<(Box<dyn LookupCursor>, bool)> {
         let times = wanted.iter().map(|wanted| wanted.at);
         let until = times.max().unwrap_or(Timestamp { time: 0, increment: 0 });
         let namespace = self.collection(collection)?.namespace().clone();
-        let keys = || wanted.iter().map(|wanted| &*wanted.document_key);
+        let keys: Vec<_> = wanted.iter().map(|wanted| &*wanted.document_key).collect();
         if self.order == Order::Commit {
-            let at = self.changed.get(&collection).map_or(until, |changed| until.max(*changed));
+            let changed = self.changed.get(&collection).filter(|_| !planted::has(Bug::TriedAgainAsItWas));
+            let at = changed.map_or(until, |changed| until.max(*changed));
             let at = self.ahead.noted().max(at);
-            if let Some(lookup) = self.source.lookup_at(&namespace, keys(), at).await? {
+            if let Some(lookup) = self.source.lookup_at(&namespace, &keys, at).await? {
                 return Ok((lookup, true));
             }
         }
-        Ok((self.source.lookup(&namespace, keys(), until).await?, false))
+        Ok((self.source.lookup(&namespace, &keys, until).await?, false))
     }
 
     fn collection(&self, id: CollectionId) -> Result<&Collection> {

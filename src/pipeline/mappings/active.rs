@@ -12,6 +12,7 @@ use crate::{
     mapping::Mapping,
     mapping_files::{self, MappingFiles},
     model::change::Namespace,
+    pipeline::ports::DocumentSource,
     schema::{FieldPath, MappingSpec, Names, Sample, additions},
     sink::metadata::mapping_versions,
     source::{SAMPLE_SIZE, Source},
@@ -198,7 +199,11 @@ impl Mappings {
     }
 
     /// The mapping of a collection, made from a sample of its documents if nobody wrote one.
-    pub(crate) async fn of(&mut self, source: &Source, collection: &Namespace) -> Result<InForce> {
+    pub(crate) async fn of(
+        &mut self,
+        source: &dyn DocumentSource,
+        collection: &Namespace,
+    ) -> Result<InForce> {
         let name = collection.to_string();
         if let Some(mapping) = self.in_force.get(&name).or_else(|| self.sampled.get(&name)) {
             return Ok(mapping.clone());
@@ -209,7 +214,7 @@ impl Mappings {
             return Ok(new(spec.clone(), false));
         }
         let mut sample = Sample::new();
-        source.sample_documents(collection, SAMPLE_SIZE, |document| sample.observe(document)).await?;
+        source.sample_documents(collection, SAMPLE_SIZE, &mut |document| sample.observe(document)).await?;
         let spec = infer(self.default, &sample, collection, &mut self.tables);
         let tables: Vec<_> = table_names(&spec).collect();
         tracing::info!("{name}: mapped automatically to {}", tables.join(", "));

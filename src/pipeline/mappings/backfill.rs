@@ -23,15 +23,20 @@ use super::{
 use crate::{
     error::{Code, Kind, Result},
     mapping::{Encoder, Framing, Mapping, Rebuilder, Rows, Tuple},
-    model::{change::CollectionId, partition::Partition},
-    pipeline::{collection::Collection, context::Pipeline, tries::Tries},
+    model::change::CollectionId,
+    pipeline::{
+        collection::Collection,
+        context::Pipeline,
+        planted::{self, Bug},
+        ports::{RowApplier, RowReader, RowTarget, TargetSession},
+        tries::Tries,
+    },
     schema::{FieldPath, Segment},
     sink::{
-        Keys, Session, Target,
+        Keys,
         rows::{
-            read::Reader,
-            scan_extra::{Scan, Wanted},
-            upsert::{Applier, Batch, CollectionBatch},
+            scan_extra::Wanted,
+            upsert::{Batch, CollectionBatch},
         },
     },
 };
@@ -60,7 +65,7 @@ impl Shared {
         &self,
         collection: &Collection,
         unfilled: &Unfilled,
-        (session, tries): (&mut Session, &mut Tries),
+        (session, tries): (&mut dyn TargetSession, &mut Tries),
     ) -> Result<Filled> {
         let steps = match unfilled {
             Unfilled::All => None,
@@ -75,8 +80,8 @@ impl Shared {
             replacements: mapping.replacements(),
         };
         let begun = tries.unless_stopped(async {
-            let scan = Scan::new(session, target.schema(), &wanted).await?;
-            Ok((scan, Filler::start(target, &self.alone).await?))
+            let scan = session.scan(&wanted).await?;
+            Ok((scan, Filler::start(&**target, &self.alone).await?))
         });
         let Some((mut scan, mut filler)) = begun.await.transpose()? else { return Ok(Filled::CutOff) };
         let bar = reporter.counter(format!("{}: filling new columns, documents", collection.name()));
@@ -89,12 +94,12 @@ impl Shared {
             }
             let Some(next) = filler.fill(collection, keys, tries).await? else { break Filled::CutOff };
             page = next;
-            filler.foreign.ask_for_many(target, collection).await?;
+            filler.foreign.ask_for_many(&**target, collection).await?;
             bar.set_position(filler.filled);
         };
         bar.finish_and_clear();
         let (name, Filler { filled: count, refused, foreign, .. }) = (collection.name(), filler);
-        let is_foreign = foreign.finish(target, collection).await?;
+        let is_foreign = foreign.finish(&**target, collection).await?;
         if filled == Filled::All && count > 0 {
             tracing::info!("{name}: new columns are filled in {} documents", HumanCount(count));
         }
@@ -116,8 +121,8 @@ fn next_page(documents: usize, bytes: usize) -> u16 {
 
 /// Fills some documents at a time.
 struct Filler<'a> {
-    reader: Reader,
-    applier: Applier,
+    reader: Box<dyn RowReader>,
+    applier: Box<dyn RowApplier>,
     /// Held while one document is filled, which may be large.
     alone: &'a Mutex<()>,
     filled: u64,
@@ -140,9 +145,8 @@ type Keyed = (Vec<u8>, RawDocumentBuf);
 
 impl<'a> Filler<'a> {
     /// Its sessions wait for no lock longer than a moment: workers wait for them meanwhile.
-    async fn start(target: &Target, alone: &'a Mutex<()>) -> Result<Self> {
-        let reader = Reader::new(target.connect_in_haste().await?, target);
-        let applier = Applier::new(target.connect_in_haste().await?, target, Partition(0), 0).await?;
+    async fn start(target: &dyn RowTarget, alone: &'a Mutex<()>) -> Result<Self> {
+        let (reader, applier) = (target.reader_in_haste().await?, target.applier_in_haste().await?);
         Ok(Self { reader, applier, alone, filled: 0, refused: 0, foreign: Foreign::default() })
     }
 
@@ -180,7 +184,9 @@ impl<'a> Filler<'a> {
             0 | 1 => (Some(self.alone.lock().await), usize::MAX),
             _ => (None, MOST_BYTES),
         };
-        let Some(mapping) = tries.grasp(collection).await else { return Ok(Part::NotNow) };
+        let Some(held) = tries.grasp(collection).await else { return Ok(Part::NotNow) };
+        let mapping = held.clone();
+        let _held = (!planted::has(Bug::FillOvertakes)).then_some(held);
         let Some(found) = self.reader.documents(mapping.tables(), keys, most).await? else {
             return Ok(Part::TooMuch);
         };

@@ -41,10 +41,9 @@ use super::keeper::{Keeper, Order};
 use crate::{
     error::{Error, Kind, Result},
     model::change::CollectionId,
-    pipeline::{collection::Collection, context::Pipeline, prepare::Prepared},
+    pipeline::{collection::Collection, context::Pipeline, ports::TargetSession, prepare::Prepared},
     schema::Names,
     shutdown::Shutdown,
-    sink::Session,
     source::SAMPLE_SIZE,
 };
 
@@ -190,11 +189,11 @@ impl Shared {
     pub(super) async fn sample(&self, collection: &Collection) -> Result<()> {
         let _permit = self.sampling.acquire().await;
         let source = &self.pipeline.source;
-        source.sample_documents(collection.namespace(), SAMPLE_SIZE, |d| collection.observe(d)).await
+        source.sample_documents(collection.namespace(), SAMPLE_SIZE, &mut |d| collection.observe(d)).await
     }
 
     /// What it takes to change tables: that nobody else does, and a session.
-    pub(super) async fn make_ready(&self) -> Result<(Session, OwnedMutexGuard<Names>)> {
+    pub(super) async fn make_ready(&self) -> Result<(Box<dyn TargetSession>, OwnedMutexGuard<Names>)> {
         let tables = self.tables.clone().lock_owned().await;
         // Other pipelines change tables as well.
         Ok((self.pipeline.target.connect_in_haste().await?, tables))

@@ -11,11 +11,8 @@ use indicatif::HumanCount;
 use crate::{
     error::Result,
     mapping::Mapping,
-    pipeline::collection::Collection,
-    sink::{
-        Target,
-        metadata::{repair_requests::Repairs, requests::Requests},
-    },
+    pipeline::{collection::Collection, ports::RowTarget},
+    sink::metadata::repair_requests::Repairs,
 };
 
 /// How many are asked for together.
@@ -44,13 +41,17 @@ impl Foreign {
     }
 
     /// Asks for repairs, if there are many.
-    pub(super) async fn ask_for_many(&mut self, target: &Target, collection: &Collection) -> Result<()> {
+    pub(super) async fn ask_for_many(
+        &mut self,
+        target: &dyn RowTarget,
+        collection: &Collection,
+    ) -> Result<()> {
         let count = self.repairs.documents.len() + self.repairs.keys.count;
         if count >= TOGETHER { self.ask(target, collection).await } else { Ok(()) }
     }
 
     /// Asks for the repairs that are left, and says what was found. Whether there was any.
-    pub(super) async fn finish(mut self, target: &Target, collection: &Collection) -> Result<bool> {
+    pub(super) async fn finish(mut self, target: &dyn RowTarget, collection: &Collection) -> Result<bool> {
         if self.documents > 0 {
             self.ask(target, collection).await?;
             tracing::warn!(
@@ -64,11 +65,8 @@ impl Foreign {
         Ok(self.documents > 0)
     }
 
-    async fn ask(&mut self, target: &Target, collection: &Collection) -> Result<()> {
+    async fn ask(&mut self, target: &dyn RowTarget, collection: &Collection) -> Result<()> {
         let repairs = std::mem::take(&mut self.repairs);
-        match Requests::open(target).await? {
-            Some(requests) => requests.repair(collection.name(), &repairs).await,
-            None => Ok(()),
-        }
+        target.ask_for_repairs(collection.name(), &repairs).await
     }
 }

@@ -16,13 +16,13 @@ use crate::{
     pipeline::{
         collection::{Changing, Collection},
         context::Pipeline,
+        ports::TargetSession,
         tries::Tries,
     },
     process_status::Part,
     schema::{MappingSpec, Names, additions, evolve},
     shown,
     shutdown::Shutdown,
-    sink::{Session, metadata::mapping_versions, tables::ddl},
 };
 
 /// How long to wait for more discoveries, which mostly come together.
@@ -209,8 +209,8 @@ impl Keeper {
             let began = Instant::now();
             let place = Place { collection, before: &before, held: &mut held };
             let evolved = match self.pending.take() {
-                Some(next) => self.catch_up(place, &mut session, next).await?,
-                None => self.take_up(place, &mut session, &mut tables).await?,
+                Some(next) => self.catch_up(place, &mut *session, next).await?,
+                None => self.take_up(place, &mut *session, &mut tables).await?,
             };
             self.worked += began.elapsed();
             match evolved {
@@ -225,17 +225,16 @@ impl Keeper {
         };
         drop(held);
         let Evolved::NotNow(Some(error)) = evolved else {
-            self.refer(collection, &mut session).await?;
+            self.refer(collection, &mut *session).await?;
             return Ok(evolved);
         };
         let what = format!("{}: new columns", collection.name());
-        let tables = ddl::names(shared.pipeline.target.schema(), before.tables());
-        self.tries.make_way(&mut session, (&what, error), &tables).await?;
+        self.tries.make_way(&mut *session, (&what, error), before.tables()).await?;
         Ok(Evolved::NotNow(None))
     }
 
     /// Makes tables that are new refer to the root, if they shall.
-    async fn refer(&self, collection: &Collection, session: &mut Session) -> Result<()> {
+    async fn refer(&self, collection: &Collection, session: &mut dyn TargetSession) -> Result<()> {
         let mapping = collection.mapping().await;
         if self.is_complete && mapping.foreign_keys() {
             let pipeline = &self.shared.pipeline;
@@ -249,7 +248,7 @@ impl Keeper {
     async fn catch_up(
         &mut self,
         mut place: Place<'_>,
-        session: &mut Session,
+        session: &mut dyn TargetSession,
         mut next: InForce,
     ) -> Result<Evolved> {
         loop {
@@ -277,23 +276,23 @@ impl Keeper {
     async fn take_up(
         &mut self,
         mut place: Place<'_>,
-        session: &mut Session,
+        session: &mut dyn TargetSession,
         tables: &mut Names,
     ) -> Result<Evolved> {
-        let (collection, schema) = (place.collection, self.shared.pipeline.target.schema());
+        let collection = place.collection;
         let mut names = tables.clone();
-        for name in ddl::relations(session, schema).await? {
+        for name in session.relations().await? {
             names.reserve(name);
         }
         // Columns that somebody has added keep their values.
-        let there = ddl::columns(session, schema, place.before.tables()).await?;
+        let there = session.columns(place.before.tables()).await?;
         let evolved = collection.weigh(|sample| evolve(&self.in_force.spec, sample, &mut names, &there));
         let wider = collection.widened(evolved.as_ref().unwrap_or(&self.in_force.spec));
         let Some(spec) = wider.or(evolved) else { return Ok(Evolved::Not) };
         let mut spec = self.in_force.spec.beside(&spec);
         loop {
             let (next, fields) = next_version(&self.in_force, spec)?;
-            let (next, kept) = widening::possible(session, &self.shared.pipeline.target, next).await?;
+            let (next, kept) = widening::possible(session, next).await?;
             widening::warn(kept.as_ref());
             if next.version == self.in_force.version {
                 return Ok(Evolved::Not);
@@ -326,11 +325,11 @@ impl Keeper {
     /// Changes the tables, stores the version, and lets everyone write by it.
     async fn put_in_force(
         &self,
-        session: &mut Session,
+        session: &mut dyn TargetSession,
         place: &mut Place<'_>,
         next: &InForce,
     ) -> Result<Evolved> {
-        let Pipeline { config, target, reporter, .. } = &self.shared.pipeline;
+        let Pipeline { config, reporter, .. } = &self.shared.pipeline;
         let mapping = Arc::new(config.compile(&next.spec)?);
         let post = reporter.vitals().post(Part::Evolution(self.id));
         post.at(format!("changes the tables of {}", place.collection.name()));
@@ -338,7 +337,7 @@ impl Keeper {
             *place.held = self.tries.grasp(place.collection).await;
         }
         let Some(held) = place.held else { return Ok(Evolved::NotNow(None)) };
-        match ddl::change_tables(session, target, &next.record(&mapping), mapping.tables()).await {
+        match session.change_tables(&next.record(&mapping), mapping.tables()).await {
             Err(error) if error.kind() == Kind::TargetAway && !session.is_closed() => {
                 return Ok(Evolved::NotNow(Some(error)));
             }
@@ -381,17 +380,15 @@ impl Keeper {
         let began = Instant::now();
         let session = self.tries.unless_stopped(target.connect()).await.transpose()?;
         let Some(mut session) = session else { return Ok(false) };
-        let filled = self.shared.fill(collection, unfilled, (&mut session, &mut self.tries)).await?;
+        let filled = self.shared.fill(collection, unfilled, (&mut *session, &mut self.tries)).await?;
         self.worked += began.elapsed().saturating_sub(self.tries.take_waited());
         match filled {
             Filled::CutOff => return Ok(false),
             Filled::ButSome if !self.in_force.spec.replacements().is_empty() => return Ok(false),
             Filled::All | Filled::ButSome => {}
         }
-        let pipeline = target.pipeline();
         failpoint::reach(Failpoint::FilledBeforeNoted);
-        mapping_versions::set_filled(&mut session, pipeline, collection.name(), self.in_force.version)
-            .await?;
+        session.set_filled(collection.name(), self.in_force.version).await?;
         failpoint::reach(Failpoint::FilledNoted);
         self.in_force.unfilled = None;
         collection.recount();

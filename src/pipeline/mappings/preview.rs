@@ -41,21 +41,19 @@ pub async fn plan(config: &Config, apply: bool) -> Result<Vec<(Namespace, Plan)>
         &mapping_versions::load(&session, target.pipeline()).await?,
     )
     .await?;
-    let sides = Sides { config, files: &files, source: &source, target: &target };
-    let look =
-        async |session: &mut Session, earlier: Option<Mappings>| look(&sides, &found, session, earlier).await;
-    let Looked { mut plans, mappings, .. } = look(&mut session, None).await?;
+    let sides = Sides { config, files: &files, source: &source };
+    let Looked { mut plans, mappings, .. } = look(&sides, &found, (&target, &mut session), None).await?;
     let is_free =
         |plans: &[(Namespace, Plan)]| plans.iter().all(|(_, plan)| plan.obstacles().next().is_none());
     if apply && is_free(&plans) {
         // A process that runs the pipeline changes its tables itself.
         let fence = Fence::acquire(&target, &Holder::new(), OnHeld::Refuse).await?;
         let mut session = fence.target().connect().await?;
-        let again = look(&mut session, Some(mappings)).await?;
+        let again = look(&sides, &found, (fence.target(), &mut session), Some(mappings)).await?;
         plans = again.plans;
         if is_free(&plans) {
             for (record, mapping) in &again.changes {
-                ddl::change_tables(&mut session, &target, record, mapping.tables()).await?;
+                ddl::change_tables(&mut session, fence.target(), record, mapping.tables()).await?;
             }
         }
     }
@@ -67,7 +65,6 @@ struct Sides<'a> {
     config: &'a Config,
     files: &'a MappingFiles,
     source: &'a Source,
-    target: &'a Target,
 }
 
 /// What was found.
@@ -81,9 +78,9 @@ struct Looked {
 
 /// Makes the plans; what was sampled `earlier` is not sampled again.
 async fn look(
-    Sides { config, files, source, target }: &Sides<'_>,
+    Sides { config, files, source }: &Sides<'_>,
     found: &[CollectionInfo],
-    session: &mut Session,
+    (target, session): (&Target, &mut Session),
     earlier: Option<Mappings>,
 ) -> Result<Looked> {
     let stored = mapping_versions::load(session, target.pipeline()).await?;
@@ -93,7 +90,7 @@ async fn look(
     }
     let (mut plans, mut changes) = (Vec::with_capacity(found.len()), Vec::with_capacity(found.len()));
     for info in found {
-        let in_force = mappings.of(source, &info.namespace).await?;
+        let in_force = mappings.of(*source, &info.namespace).await?;
         let (in_force, mapping, plan) = widening::plan(config, target, session, in_force).await?;
         plans.push((info.namespace.clone(), plan));
         changes.push((in_force.record(&mapping), mapping));

@@ -29,14 +29,18 @@ use crate::{
     config::Config,
     error::{Code, Error, Kind, Result},
     mapping::{Mapping, Replacement},
-    pipeline::{collection::Collection, context::Pipeline, tries::Tries},
+    pipeline::{
+        collection::Collection,
+        context::Pipeline,
+        ports::{TargetSession, of_postgres},
+        tries::Tries,
+    },
     schema::OnDelete,
     sink::{
         Session, Target,
         tables::{
             ddl,
             ddl_plan::{Plan, Wanted},
-            widen,
         },
     },
 };
@@ -58,18 +62,14 @@ impl InForce {
 }
 
 /// The version without the columns that can't be replaced, which stay as they are, and why they can't.
-pub(super) async fn possible(
-    session: &Session,
-    target: &Target,
-    next: InForce,
-) -> Result<(InForce, Option<Error>)> {
+pub(super) async fn possible(session: &dyn TargetSession, next: InForce) -> Result<(InForce, Option<Error>)> {
     let (begun, collection) = (next.begun(), next.spec.collection().to_string());
     let Some(before) = next.before.as_deref().filter(|_| !begun.is_empty()) else { return Ok((next, None)) };
     let (kept, why) = if next.spec.on_delete() == OnDelete::Soft {
         let why = "on_delete = \"soft\" keeps rows of deleted documents, which can't be written again";
         (begun, Error::new(Code::ColumnInUse, format!("widen columns of {collection}: {why}")))
     } else {
-        match widen::irreplaceable(session, target, &collection, &begun).await? {
+        match session.irreplaceable(&collection, &begun).await? {
             Some(found) => found,
             None => return Ok((next, None)),
         }
@@ -90,7 +90,7 @@ pub(super) async fn plan(
 ) -> Result<(InForce, Mapping, Plan)> {
     let collection = wanted.spec.collection().to_string();
     loop {
-        (wanted, _) = possible(session, target, wanted).await?;
+        (wanted, _) = possible(&of_postgres(session, target), wanted).await?;
         let mapping = config.compile(&wanted.spec)?;
         let tables = Wanted { tables: mapping.tables(), foreign_keys: wanted.spec.foreign_keys() };
         let plan = ddl::plan(session, target, &collection, tables).await?;
@@ -122,13 +122,13 @@ impl Pipeline {
     /// one, and stores the mapping.
     pub(crate) async fn make_tables(
         &self,
-        session: &mut Session,
+        session: &mut dyn TargetSession,
         mut wanted: InForce,
         stored: Option<&InForce>,
     ) -> Result<Made> {
         loop {
             let kept;
-            (wanted, kept) = possible(session, &self.target, wanted).await?;
+            (wanted, kept) = possible(session, wanted).await?;
             let mapping = self.config.compile(&wanted.spec)?;
             match self.change_tables(session, (&wanted, &mapping), stored).await {
                 Err(error) if error.kind() == Kind::TargetRefused => match wanted.less() {
@@ -173,15 +173,14 @@ impl Pipeline {
         let mut session = session?;
         let Some(mut held) = tries.grasp(collection).await else { return Ok(false) };
         let record = next.record(&mapping);
-        let replaced = widen::replace_columns(&mut session, &self.target, &record, &replacements).await;
+        let replaced = session.replace_columns(&record, &replacements).await;
         let name = collection.name();
         match replaced {
             Ok(()) => {}
             Err(error) if error.code() == Code::TargetLocked => {
                 drop(held);
                 let what = format!("{name}: wider columns");
-                let tables = ddl::names(self.target.schema(), mapping.tables());
-                tries.make_way(&mut session, (&what, error), &tables).await?;
+                tries.make_way(&mut *session, (&what, error), mapping.tables()).await?;
                 return Ok(false);
             }
             Err(error) if error.kind() == Kind::TargetRefused => {

@@ -1,4 +1,4 @@
-//! Counts, now and then, the values that do not fit their columns ([`misfits`]), for `docrow status` and whoever else
+//! Counts, now and then, the values that do not fit their columns ([`misfits`](crate::sink::metadata::misfits)), for `docrow status` and whoever else
 //! asks: in SQL a sum over such a column is wrong, and nothing else says so. What is counted is what the rows say, so
 //! values that were mended are no longer counted, however that came about.
 //!
@@ -16,7 +16,7 @@ use crate::{
     error::Result,
     model::change::CollectionId,
     pipeline::{collection::Collection, context::Pipeline},
-    sink::metadata::misfits::{self, Misfits},
+    sink::metadata::misfits::Misfits,
 };
 
 /// How long to wait for more: misfits mostly come together.
@@ -51,7 +51,7 @@ impl Pipeline {
         if counted.iter().any(Option::is_none) && each().any(|(id, _)| is_ready(id)) {
             // Times of the server's clock and of this one's are near enough to each other.
             let session = self.target.connect().await?;
-            let known = misfits::load(&session, self.target.pipeline()).await?;
+            let known = session.misfits().await?;
             for (at, collection) in counted.iter_mut().zip(collections) {
                 // What lacks values is counted at once: what kept it from being widened may be gone.
                 let known = known.get(collection.name()).filter(|count| count.found.is_empty());
@@ -70,16 +70,12 @@ impl Pipeline {
 
     async fn count_in(&self, collection: &Collection) -> Result<()> {
         let mapping = collection.mapping().await;
-        let (schema, pipeline) = (self.target.schema(), self.target.pipeline());
         let mut session = self.target.connect().await?;
-        let found = misfits::count(&session, schema, &mapping).await?;
-        misfits::store(&mut session, pipeline, collection.name(), &found).await?;
+        let found = session.count_misfits(&mapping).await?;
+        session.store_misfits(collection.name(), &found).await?;
         for Misfits { table, column, numbers, .. } in found {
             let lacks = numbers > 0 && collection.evolves();
-            if lacks
-                && mapping.is_whole(&table, &column)
-                && misfits::fits_double(&session, schema, (&table, &column)).await?
-            {
+            if lacks && mapping.is_whole(&table, &column) && session.fits_double(&table, &column).await? {
                 collection.is_narrow((table, column));
             }
         }

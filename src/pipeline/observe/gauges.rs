@@ -27,7 +27,9 @@ use crate::{
         phase::Phase,
     },
     moment::Moment,
-    pipeline::{apply::watermark::Watermark, collection::Collection, context::Pipeline},
+    pipeline::{
+        apply::watermark::Watermark, collection::Collection, context::Pipeline, ports::DocumentSource,
+    },
     process_status::{ANSWERS_WITHIN, Applied, Clock, Lag, Spool},
     source::Source,
 };
@@ -149,7 +151,7 @@ impl Gauges {
     }
 
     /// What MongoDB says of its time.
-    pub(super) fn clock(&self, source: &Source) -> Clock {
+    pub(super) fn clock(&self, source: &dyn DocumentSource) -> Clock {
         let state = self.state();
         let time = Some(source.newest()).filter(|time| time.time > 0);
         let is_silent = state.contact.is_silent();

@@ -8,7 +8,7 @@
 use std::{
     convert::Infallible,
     sync::{
-        PoisonError,
+        Arc, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -18,9 +18,11 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::{
     error::{Error, Kind, Result},
-    pipeline::context::{Counts, Pipeline},
+    pipeline::{
+        context::{Counts, Pipeline},
+        ports::{RowTarget, TargetSession},
+    },
     process_status::{Details, Reading, Spool, Stage, Totals},
-    sink::{Session, Target, metadata::process_reports},
 };
 
 const EACH: Duration = Duration::from_secs(1);
@@ -36,7 +38,7 @@ impl Pipeline {
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.target.clone());
     }
 
-    fn held(&self) -> Option<Target> {
+    fn held(&self) -> Option<Arc<dyn RowTarget>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -53,7 +55,7 @@ impl Pipeline {
         loop {
             ticks.tick().await;
             vitals.beat();
-            vitals.hear(self.gauges.clock(&self.source));
+            vitals.hear(self.gauges.clock(&*self.source));
             let (live, stopped) = {
                 let demand = self.demand.borrow();
                 (demand.live(), demand.collections.iter().filter(|c| c.stopped().is_some()).count())
@@ -79,7 +81,7 @@ impl Pipeline {
                     Some(session) => session,
                     none => none.insert(target.connect().await?),
                 };
-                self.report(session, &mut told).await
+                self.report(&mut **session, &mut told).await
             });
             if !matches!(done.await, Ok(Ok(()))) {
                 (session, told) = (None, None);
@@ -98,10 +100,10 @@ impl Pipeline {
     }
 
     /// Writes a report, and those details that have changed since.
-    async fn report(&self, session: &mut Session, told: &mut Option<Details>) -> Result<()> {
+    async fn report(&self, session: &mut dyn TargetSession, told: &mut Option<Details>) -> Result<()> {
         let (report, details) = self.reporter.vitals().report();
         let changed = (told.as_ref() != Some(&details)).then(|| json(&details)).transpose()?;
-        process_reports::store(session, self.target.pipeline(), &json(&report)?, changed.as_deref()).await?;
+        session.store_report(&json(&report)?, changed.as_deref()).await?;
         *told = Some(details);
         Ok(())
     }
@@ -111,7 +113,7 @@ impl Pipeline {
         let Some(target) = self.held() else { return };
         let said = timeout(LAST, async {
             let mut session = target.connect().await?;
-            self.report(&mut session, &mut None).await
+            self.report(&mut *session, &mut None).await
         });
         if let Ok(Err(error)) = said.await {
             tracing::debug!("{error}: the end is not reported");

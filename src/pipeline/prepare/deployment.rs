@@ -10,15 +10,8 @@
 use crate::{
     config::OnHistoryLost,
     error::{Code, Error, Kind, Result},
-    pipeline::{context::Pipeline, run::life},
-    sink::{
-        Session,
-        metadata::{
-            deployment, mapping_versions,
-            positions::{self, StoredPosition},
-            resync_requests,
-        },
-    },
+    pipeline::{context::Pipeline, ports::TargetSession, run::life},
+    sink::metadata::positions::StoredPosition,
     source::{ANEW, Deployment, Kinship},
 };
 
@@ -27,13 +20,12 @@ const SHOWN: usize = 3;
 
 impl Pipeline {
     /// Compares. Errors: it is another one, and that is to stop the pipeline.
-    pub(crate) async fn recognise(&self, session: &mut Session) -> Result<()> {
-        let pipeline = self.target.pipeline();
-        let Some(stored) = deployment::load(session, pipeline).await? else { return Ok(()) };
+    pub(crate) async fn recognise(&self, session: &mut dyn TargetSession) -> Result<()> {
+        let Some(stored) = session.deployment().await? else { return Ok(()) };
         let before = Deployment::parse(&stored)?;
         let now = self.source.deployment(&self.config.include, &self.config.exclude).await?;
-        let asked = resync_requests::asked(session, pipeline).await?;
-        let mut positions = positions::load(session, pipeline).await?;
+        let asked = session.resyncs_asked().await?;
+        let mut positions = session.positions().await?;
         // Of what is to be copied anew, what happened before does not matter.
         positions.retain(|stored| {
             let name = &stored.collection;
@@ -41,7 +33,7 @@ impl Pipeline {
             is_included.unwrap_or(false) && !asked.iter().any(|(asked, _)| asked == name)
         });
         match self.is_same(&before, &now, &positions).await {
-            Ok(true) => deployment::store(session, pipeline, &now.as_before(&before).to_text()?).await,
+            Ok(true) => session.store_deployment(&now.as_before(&before).to_text()?).await,
             Ok(false) if positions.is_empty() => self.part(session, &now).await,
             Ok(false) => self.part_for(session, &now, self.another(&before)).await,
             Err(error) if error.kind() == Kind::HistoryLost => self.part_for(session, &now, error).await,
@@ -50,12 +42,12 @@ impl Pipeline {
     }
 
     /// Stores what it is known by.
-    pub(crate) async fn note_deployment(&self, session: &mut Session) -> Result<()> {
+    pub(crate) async fn note_deployment(&self, session: &mut dyn TargetSession) -> Result<()> {
         let mut now = self.source.deployment(&self.config.include, &self.config.exclude).await?;
-        if let Some(stored) = deployment::load(session, self.target.pipeline()).await? {
+        if let Some(stored) = session.deployment().await? {
             now = now.as_before(&Deployment::parse(&stored)?);
         }
-        deployment::store(session, self.target.pipeline(), &now.to_text()?).await
+        session.store_deployment(&now.to_text()?).await
     }
 
     async fn is_same(
@@ -89,7 +81,7 @@ impl Pipeline {
     }
 
     /// Stops, or has all that was copied copied anew.
-    async fn part_for(&self, session: &mut Session, now: &Deployment, error: Error) -> Result<()> {
+    async fn part_for(&self, session: &mut dyn TargetSession, now: &Deployment, error: Error) -> Result<()> {
         if self.config.on_history_lost != OnHistoryLost::Resync {
             return Err(error);
         }
@@ -97,10 +89,9 @@ impl Pipeline {
         self.part(session, now).await
     }
 
-    async fn part(&self, session: &mut Session, now: &Deployment) -> Result<()> {
-        let stored = mapping_versions::load(session, self.target.pipeline()).await?;
+    async fn part(&self, session: &mut dyn TargetSession, now: &Deployment) -> Result<()> {
+        let stored = session.mappings().await?;
         let collections: Vec<String> = stored.into_iter().map(|mapping| mapping.collection).collect();
-        let known = (&*now.to_text()?, &*life());
-        deployment::replace(session, self.target.pipeline(), known, &collections).await
+        session.replace_deployment(&now.to_text()?, &life(), &collections).await
     }
 }

@@ -8,27 +8,21 @@
 use crate::{
     error::Result,
     model::{resync_reason::Reason, table::Scalar},
-    pipeline::{context::Pipeline, stream::repartition},
+    pipeline::{context::Pipeline, ports::TargetSession, stream::repartition},
     schema::MappingSpec,
-    sink::{
-        Session,
-        metadata::{dead_letters, mapping_versions, positions, resync_requests},
-        tables::ddl,
-    },
 };
 
 impl Pipeline {
     /// Sees to what is left of an earlier form.
-    pub(super) async fn renew_keys(&self, session: &mut Session) -> Result<()> {
-        let pipeline = self.target.pipeline();
-        let earlier = mapping_versions::with_earlier_keys(session, pipeline).await?;
+    pub(super) async fn renew_keys(&self, session: &mut dyn TargetSession) -> Result<()> {
+        let earlier = session.with_earlier_keys().await?;
         if earlier.is_empty() {
             return Ok(());
         }
-        let stored = positions::load(session, pipeline).await?;
+        let stored = session.positions().await?;
         let spread = repartition::spread(&stored, self.config.partitions);
-        positions::reset(session, pipeline, &spread).await?;
-        for stored in mapping_versions::load(session, pipeline).await? {
+        session.reset_positions(&spread).await?;
+        for stored in session.mappings().await? {
             let name = stored.collection;
             if !earlier.contains(&name) {
                 continue;
@@ -36,13 +30,13 @@ impl Pipeline {
             let mapping = self.config.compile(&MappingSpec::parse(&stored.text, "docrow.schemas")?)?;
             if let Some(root) = mapping.tables().first()
                 && mapping.key_type().scalar == Scalar::Text
-                && ddl::has_earlier_keys(session, self.target.schema(), root).await?
+                && session.has_earlier_keys(root).await?
             {
                 tracing::info!("{name}: an earlier docrow wrote the keys of its rows in another form");
-                resync_requests::ask(session, pipeline, &[&name], Reason::Asked).await?;
+                session.ask_for_resync(std::slice::from_ref(&name), Reason::Asked).await?;
             }
-            dead_letters::rename(session, pipeline, &name).await?;
-            mapping_versions::set_keys_renewed(session, pipeline, &name).await?;
+            session.rename_dead_letters(&name).await?;
+            session.set_keys_renewed(&name).await?;
         }
         Ok(())
     }

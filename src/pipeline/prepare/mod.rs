@@ -28,6 +28,7 @@ use super::{
         active::{InForce, Mappings},
         widening::Made,
     },
+    ports::TargetSession,
     tries::Tries,
 };
 use crate::{
@@ -43,16 +44,8 @@ use crate::{
     },
     process_status::Part,
     schema::Names,
-    sink::{
-        Session,
-        metadata::{
-            chunks::{self, StoredChunk},
-            dead_letters::{self, DeadKeys},
-            mapping_versions,
-            positions::StoredPosition,
-            resync_requests,
-        },
-        tables::ddl,
+    sink::metadata::{
+        chunks::StoredChunk, dead_letters::DeadKeys, mapping_versions, positions::StoredPosition,
     },
     source::{CHUNK_BYTES, Chunk, CollectionInfo, Source},
 };
@@ -73,10 +66,10 @@ pub(super) struct Prepared {
 
 impl Pipeline {
     /// Writes down in PostgreSQL what happened to whole collections.
-    pub(super) async fn write_down(&self, session: &mut Session) -> Result<()> {
+    pub(super) async fn write_down(&self, session: &mut dyn TargetSession) -> Result<()> {
         let anew = self.notices.borrow().anew.clone();
         for (namespace, reason) in &anew {
-            resync_requests::ask(session, self.target.pipeline(), &[namespace.to_string()], *reason).await?;
+            session.ask_for_resync(&[namespace.to_string()], *reason).await?;
         }
         if !anew.is_empty() {
             failpoint::reach(Failpoint::ResyncNoted);
@@ -87,19 +80,18 @@ impl Pipeline {
 
     /// All collections with their mappings. Those that were new, or are to be copied anew, have got their tables and
     /// their plan; those whose mapping file was changed, their new tables and columns.
-    pub(super) async fn prepare(&self, session: &mut Session) -> Result<Prepared> {
-        let pipeline = self.target.pipeline();
+    pub(super) async fn prepare(&self, session: &mut dyn TargetSession) -> Result<Prepared> {
         let post = self.reporter.vitals().post(Part::Attempt);
         post.at("looks which collections there are");
         self.refused.hide();
         self.renew_keys(session).await?;
         let found = self.source.collections_now(&self.config.include, &self.config.exclude).await?;
-        let stored = mapping_versions::load(session, pipeline).await?;
+        let stored = session.mappings().await?;
         let (stored, parting) = self.part_from_gone(session, stored, &found).await?;
         // As they are now: one for a collection that is new may be new as well.
         let files = mapping_files::read(&self.config.mapping_dir)?;
         let mut mappings = Mappings::load(&stored, &self.config, &files)?;
-        let asked = resync_requests::asked(session, pipeline).await?;
+        let asked = session.resyncs_asked().await?;
         let paused = self.paused(session).await?;
         let dead = Arc::<Mutex<DeadKeys>>::default();
         let most_dead = usize::try_from(self.config.max_dead_letters).unwrap_or(usize::MAX);
@@ -135,7 +127,7 @@ impl Pipeline {
         }
         post.at("plans what is to be copied");
         self.refuse(session, refused, collections.len()).await?;
-        let keys = dead_letters::keys(session, pipeline).await?;
+        let keys = session.dead_keys().await?;
         collections.iter().for_each(|collection| collection.show_dead(keys.count(collection.name())));
         *dead.lock().unwrap_or_else(PoisonError::into_inner) = keys;
         let live = self.plan_all(session, &collections, &asked).await?;
@@ -154,18 +146,17 @@ impl Pipeline {
     /// stored goes on, for which nothing need be done: false. If there is none, the lock is waited for, for some seconds.
     pub(super) async fn change_tables(
         &self,
-        session: &mut Session,
+        session: &mut dyn TargetSession,
         (wanted, mapping): (&InForce, &Mapping),
         stored: Option<&InForce>,
     ) -> Result<bool> {
         let (record, tables) = (wanted.record(mapping), mapping.tables());
         let mut tries = Tries::patient();
         loop {
-            match ddl::change_tables(session, &self.target, &record, tables).await {
+            match session.change_tables(&record, tables).await {
                 Err(error) if tries.outwait(&error) => {
                     let what = format!("{}: changes of its tables", record.collection);
-                    let names = ddl::names(self.target.schema(), tables);
-                    tries.make_way(session, (&what, error), &names).await?;
+                    tries.make_way(session, (&what, error), tables).await?;
                     if stored.is_some() {
                         return Ok(false);
                     }
@@ -179,22 +170,22 @@ impl Pipeline {
     /// The mapping of a collection, with its tables made.
     async fn map_collection(
         &self,
-        session: &mut Session,
+        session: &mut dyn TargetSession,
         mappings: &mut Mappings,
         (info, reason): (&CollectionInfo, Option<Reason>),
     ) -> Result<Made> {
-        let mut wanted = mappings.of(&self.source, &info.namespace).await?;
+        let mut wanted = mappings.of(&*self.source, &info.namespace).await?;
         if let Some(reason) = reason.filter(|_| wanted.is_automatic)
             && !self.takes_its_keys(mappings, &wanted.spec, &info.namespace, reason).await?
         {
             self.begin_again(session, &info.namespace).await?;
             mappings.forget(&info.namespace);
-            wanted = mappings.of(&self.source, &info.namespace).await?;
+            wanted = mappings.of(&*self.source, &info.namespace).await?;
         }
         let stored = mappings.stored(&info.namespace.to_string());
         let made = self.make_tables(session, wanted, stored).await?;
         let record = made.in_force.record(&made.mapping);
-        mapping_versions::note_mask_key(session, self.target.pipeline(), &record).await?;
+        session.note_mask_key(&record).await?;
         Ok(made)
     }
 
@@ -210,18 +201,17 @@ impl Pipeline {
     /// Plans what has no plan, or is to be copied anew, and says which collections are complete.
     async fn plan_all(
         &self,
-        session: &mut Session,
+        session: &mut dyn TargetSession,
         collections: &[Collection],
         asked: &[(String, Reason)],
     ) -> Result<Vec<CollectionId>> {
-        let pipeline = self.target.pipeline();
         let namespaces: Vec<Namespace> = collections.iter().map(|c| c.namespace().clone()).collect();
         let mut live = Vec::new();
         // One for all that are new: taking it asks every collection.
         let mut start = None;
         for (id, collection) in (0..).map(CollectionId).zip(collections) {
             if collection.stopped().is_none() {
-                mapping_versions::set_stopped(session, pipeline, collection.name(), None).await?;
+                session.set_stopped(collection.name(), None).await?;
             }
             let reason = reason_for(collection.name(), asked);
             let phase = self.phase(session, collection).await?;
@@ -249,10 +239,10 @@ impl Pipeline {
     }
 
     /// Where a collection stands, by what PostgreSQL says.
-    pub(super) async fn phase(&self, session: &Session, collection: &Collection) -> Result<Phase> {
-        let plan = chunks::load(session, self.target.pipeline(), collection.name()).await?;
+    pub(super) async fn phase(&self, session: &dyn TargetSession, collection: &Collection) -> Result<Phase> {
+        let plan = session.chunks(collection.name()).await?;
         let mapping = collection.mapping().await;
-        let missing = ddl::keys_missing(session, self.target.schema(), mapping.tables()).await?;
+        let missing = session.keys_missing(mapping.tables()).await?;
         Ok(Phase::of(Evidence {
             planned: !plan.is_empty(),
             chunks_left: plan.iter().filter(|chunk| chunk.copied.is_none()).count(),
@@ -264,7 +254,7 @@ impl Pipeline {
     /// Cuts the collection into chunks, then stores them with the start position, which was taken before.
     async fn plan(
         &self,
-        session: &mut Session,
+        session: &mut dyn TargetSession,
         collection: &Collection,
         purpose: Purpose,
         (start, fingerprint): (&Position, i64),
@@ -279,15 +269,15 @@ impl Pipeline {
                 fingerprint: Some(fingerprint),
             })
             .collect();
-        let (pipeline, documents) = (self.target.pipeline(), HumanCount(collection.info.documents));
+        let documents = HumanCount(collection.info.documents);
         match purpose {
             Purpose::Copy => {
-                chunks::store(session, pipeline, name, &stored, &positions).await?;
+                session.store_chunks(name, &stored, &positions).await?;
                 tracing::info!("{name}: about {documents} documents to copy (chunks: {})", chunks.len());
             }
             Purpose::Replace(reason) => {
                 self.forget_vanished(session, collection, start.cluster_time()).await?;
-                chunks::replace(session, pipeline, name, &stored, &positions).await?;
+                session.replace_chunks(name, &stored, &positions).await?;
                 metrics::RESYNCS.add_to(reason.label(), 1);
                 tracing::info!("{name}: about {documents} documents to copy anew, in place: {reason}");
             }
@@ -300,12 +290,13 @@ impl Pipeline {
     async fn cut(&self, collection: &Collection, purpose: Purpose) -> Result<Vec<Chunk>> {
         let namespace = collection.namespace();
         if purpose == Purpose::Copy
-            && let Some(chunks) = self.checkpoint()?.plan(namespace)?.and_then(|plan| decode(&plan).ok())
+            && let Some(plan) = self.spool.open()?.plan(namespace.clone()).await?
+            && let Ok(chunks) = decode(&plan)
         {
             return Ok(chunks);
         }
         let chunks = self.source.split(&collection.info, CHUNK_BYTES).await?;
-        match self.checkpoint()?.save_plan(namespace, encode(&chunks).as_bytes()) {
+        match self.spool.open()?.save_plan(namespace.clone(), encode(&chunks).into_bytes()).await {
             // It spares a restart the cutting, no more, and what goes on from here may free space.
             Err(error) if error.kind() == Kind::StateFull => {
                 tracing::debug!("{error}: how {namespace} is cut is not kept");

@@ -17,13 +17,9 @@ use crate::{
     mapping::{Encoder, Framing},
     metrics,
     model::{change::Namespace, resync_reason::Reason},
-    pipeline::{context::Pipeline, mappings::active::Mappings, tries::Tries},
+    pipeline::{context::Pipeline, mappings::active::Mappings, ports::TargetSession, tries::Tries},
     schema::{MappingSpec, Sample},
-    sink::{
-        Session,
-        metadata::{mapping_versions, resync_requests},
-        tables::ddl,
-    },
+    sink::metadata::mapping_versions,
     source::{CollectionInfo, SAMPLE_SIZE},
 };
 
@@ -67,12 +63,11 @@ impl Pipeline {
     /// the mappings that are left, and the collections whose tables are locked: docrow parts from those later.
     pub(super) async fn part_from_gone(
         &self,
-        session: &mut Session,
+        session: &mut dyn TargetSession,
         stored: Vec<mapping_versions::Mapping>,
         found: &[CollectionInfo],
     ) -> Result<(Vec<mapping_versions::Mapping>, Vec<String>)> {
-        let pipeline = self.target.pipeline();
-        let asked = resync_requests::asked(session, pipeline).await?;
+        let asked = session.resyncs_asked().await?;
         let (mut left, mut parting) = (Vec::with_capacity(stored.len()), Vec::new());
         let (mut dropped, mut excluded) = (Vec::new(), Vec::new());
         for mapping in stored {
@@ -98,7 +93,7 @@ impl Pipeline {
             dropped.push(name);
             left.push(mapping);
         }
-        for name in mapping_versions::set_absent(session, pipeline, &dropped, &excluded).await? {
+        for name in session.set_absent(&dropped, &excluded).await? {
             tracing::info!(
                 "{name} is no longer followed, for it is not included: its rows stay as they are, until docrow forget '{name}' \
                  --drop removes them"
@@ -108,9 +103,9 @@ impl Pipeline {
     }
 
     /// Does it for one. Errors: [`Code::TargetLocked`] if another session has a lock on one of its tables.
-    pub(crate) async fn part_from(&self, session: &mut Session, name: &str) -> Result<Parted> {
+    pub(crate) async fn part_from(&self, session: &mut dyn TargetSession, name: &str) -> Result<Parted> {
         match self.config.on_drop {
-            OnDrop::Drop => match ddl::drop_tables(session, &self.target, name).await {
+            OnDrop::Drop => match session.drop_tables(name).await {
                 // Whoever made the view does not know of the other collections.
                 Err(error) if error.code() == Code::TableInUse => {
                     tracing::warn!(code = %error.code(), "{name} is no more in MongoDB, and its tables stay for now: {error}");
@@ -124,7 +119,7 @@ impl Pipeline {
                 }
             },
             OnDrop::Truncate => {
-                ddl::empty_tables(session, &self.target, name).await?;
+                session.empty_tables(name).await?;
                 tracing::warn!(
                     "{name} is no more in MongoDB: its tables are emptied (on_drop = \"truncate\")"
                 );
@@ -134,14 +129,14 @@ impl Pipeline {
             }
         }
         // Should it come back, it is another collection of that name.
-        resync_requests::ask(session, self.target.pipeline(), &[name.to_owned()], Reason::Recreated).await?;
+        session.ask_for_resync(&[name.to_owned()], Reason::Recreated).await?;
         Ok(Parted::Left)
     }
 
     /// Leaves the collections alone that can't have their tables, and says so. Error: no other is left.
     pub(super) async fn refuse(
         &self,
-        session: &mut Session,
+        session: &mut dyn TargetSession,
         refused: Vec<(String, Error)>,
         others: usize,
     ) -> Result<()> {
@@ -157,7 +152,7 @@ impl Pipeline {
                     "{name} is stopped, other collections go on: {reason}: then start docrow again"
                 );
             }
-            mapping_versions::set_stopped(session, self.target.pipeline(), &name, Some(&reason)).await?;
+            session.set_stopped(&name, Some(&reason)).await?;
             now.insert(name, reason);
         }
         self.reporter.vitals().refuse(now.clone());
@@ -178,12 +173,12 @@ impl Pipeline {
         let mut encoder = Encoder::new(Arc::new(self.config.compile(spec)?), Framing::Composite);
         let (mut sample, mut key) = (Sample::new(), BytesMut::new());
         let (mut fit, mut unfit) = (0_u64, 0_u64);
-        let observe = |document: &_| {
+        let mut observe = |document: &_| {
             key.clear();
             *(if encoder.encode_key(document, &mut key).is_ok() { &mut fit } else { &mut unfit }) += 1;
             sample.observe(document);
         };
-        self.source.sample_documents(collection, SAMPLE_SIZE, observe).await?;
+        self.source.sample_documents(collection, SAMPLE_SIZE, &mut observe).await?;
         let is_another = match reason {
             Reason::Replaced | Reason::Dropped | Reason::Recreated => true,
             Reason::Asked | Reason::HistoryLost => false,
@@ -195,9 +190,13 @@ impl Pipeline {
     }
 
     /// Drops a collection's tables, with all that is known of it, so that it is mapped and copied as a new one.
-    pub(super) async fn begin_again(&self, session: &mut Session, collection: &Namespace) -> Result<()> {
+    pub(super) async fn begin_again(
+        &self,
+        session: &mut dyn TargetSession,
+        collection: &Namespace,
+    ) -> Result<()> {
         let mut tries = Tries::patient();
-        while let Err(error) = ddl::drop_tables(session, &self.target, &collection.to_string()).await {
+        while let Err(error) = session.drop_tables(&collection.to_string()).await {
             if !tries.outwait(&error) {
                 let doing = "has other keys than its tables take, which must be made again";
                 return Err(error.within(format!("{collection} {doing}")));

@@ -19,8 +19,8 @@ use crate::{
         document_key::{DocumentKey, Id},
         partition::Partition,
     },
-    pipeline::{collection::Collection, stream::partitioner::Router},
-    sink::{Session, metadata::dead_letters},
+    pipeline::{collection::Collection, ports::TargetSession, stream::partitioner::Router},
+    sink::metadata::dead_letters::Asked,
 };
 
 /// Hands dead letters to the workers.
@@ -48,9 +48,8 @@ impl Retries {
     /// Of the letters that are asked for, what is not under way yet, by partition.
     pub(super) async fn take(
         &mut self,
-        session: &mut Session,
-        pipeline: &str,
-        asked: Vec<dead_letters::Asked>,
+        session: &mut dyn TargetSession,
+        asked: Vec<Asked>,
         router: &Router,
     ) -> Result<BTreeMap<Partition, Vec<Change>>> {
         let times: HashSet<_> = asked.iter().map(|letter| (letter.id, letter.at)).collect();
@@ -71,7 +70,7 @@ impl Retries {
         }
         // Those of a collection that is no longer included stay dead, and do not keep the others waiting.
         if !unknown.is_empty() {
-            dead_letters::answered(session, pipeline, &unknown).await?;
+            session.letters_answered(&unknown).await?;
             failpoint::reach(Failpoint::LettersAnswered);
         }
         Ok(changes)

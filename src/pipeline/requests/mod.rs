@@ -18,6 +18,8 @@ use self::dead_letter_retry::Retries;
 use super::{
     collection::Collection,
     context::Pipeline,
+    planted::{self, Bug},
+    ports::TargetSession,
     stream::channel::{WorkerMessage, Workers},
     supervisor::crew::Came,
     tries::Tries,
@@ -27,13 +29,7 @@ use crate::{
     model::change::{CollectionId, Namespace},
     process_status::Part,
     shutdown::Shutdown,
-    sink::{
-        Session,
-        metadata::{
-            dead_letters, repair_requests,
-            requests::{self, Requested},
-        },
-    },
+    sink::metadata::requests::Requested,
 };
 
 /// How often to look for requests.
@@ -71,24 +67,24 @@ impl RequestWatch {
             post.at("looks for requests");
             let collections = self.collections.clone();
             let waiting = self.pipeline.incomplete(&collections);
-            let requested = requests::look(&session, self.pipeline.target.pipeline(), &waiting).await?;
+            let requested = session.requests(&waiting).await?;
             self.pipeline.throttle.set(&requested.throttle, self.pipeline.reporter.vitals());
-            self.hand_on(&mut session, &requested, &waiting).await?;
+            self.hand_on(&mut *session, &requested, &waiting).await?;
             let (pipeline, collections) = (&self.pipeline, &*collections);
             if pipeline.is_resync_asked(&requested, collections)
-                || pipeline.is_pause_asked(&mut session, &requested, collections).await?
+                || pipeline.is_pause_asked(&mut *session, &requested, collections).await?
             {
                 return Ok(Came::Asked);
             }
             if listed.elapsed() >= LISTING {
                 listed = Instant::now();
                 for name in std::mem::take(&mut self.parting) {
-                    match pipeline.part_from(&mut session, &name).await {
+                    match pipeline.part_from(&mut *session, &name).await {
                         Err(error) if error.code() == Code::TargetLocked => self.parting.push(name),
                         parted => drop(parted?),
                     }
                 }
-                pipeline.show_dead(&session, collections).await?;
+                pipeline.show_dead(&*session, collections).await?;
                 if pipeline.is_anything_new(collections).await? {
                     return Ok(Came::Asked);
                 }
@@ -99,17 +95,19 @@ impl RequestWatch {
     /// Hands the workers what they are asked to try again, and to repair.
     async fn hand_on(
         &mut self,
-        session: &mut Session,
+        session: &mut dyn TargetSession,
         requested: &Requested,
         waiting: &[&str],
     ) -> Result<()> {
         let Self { pipeline, collections, workers, retries, stop, .. } = self;
         pipeline.record_stopped(session, collections).await?;
-        let (name, router) = (pipeline.target.pipeline(), &workers.router);
-        let letters = if requested.letters { dead_letters::asked(session, name).await? } else { Vec::new() };
-        let letters = retries.take(session, name, letters, router).await?;
-        let repairs =
-            if requested.repairs { repair_requests::take(session, name, waiting).await? } else { Vec::new() };
+        let router = &workers.router;
+        let letters = if requested.letters { session.letters_asked().await? } else { Vec::new() };
+        if planted::has(Bug::RetryAnsweredEarly) {
+            session.letters_answered(&letters.iter().map(|letter| letter.id).collect::<Vec<_>>()).await?;
+        }
+        let letters = retries.take(session, letters, router).await?;
+        let repairs = if requested.repairs { session.take_repairs(waiting).await? } else { Vec::new() };
         let how = (&*retries, router, &mut Tries::until(stop.clone()));
         let repairs = pipeline.repairs(session, collections, repairs, how).await?;
         for (partition, changes) in letters.into_iter().chain(repairs) {
@@ -123,8 +121,12 @@ impl RequestWatch {
 
 impl Pipeline {
     /// Shows how many dead letters there are: somebody may have discarded some.
-    pub(super) async fn show_dead(&self, session: &Session, collections: &[Collection]) -> Result<()> {
-        let counts = dead_letters::counts(session, self.target.pipeline()).await?;
+    pub(super) async fn show_dead(
+        &self,
+        session: &dyn TargetSession,
+        collections: &[Collection],
+    ) -> Result<()> {
+        let counts = session.dead_letter_counts().await?;
         let mut left = 0_u64;
         for collection in collections {
             let count = counts.get(collection.name()).copied().unwrap_or(0);

@@ -35,24 +35,21 @@
 
 use crate::{
     error::{Code, Error, Result},
-    pipeline::{collection::Collection, context::Pipeline},
-    sink::{
-        Session,
-        metadata::{pauses, requests::Requested},
-    },
+    pipeline::{collection::Collection, context::Pipeline, ports::TargetSession},
+    sink::metadata::requests::Requested,
 };
 
 impl Pipeline {
     /// The collections that are paused.
-    pub(crate) async fn paused(&self, session: &Session) -> Result<Vec<String>> {
-        let all = pauses::all(session, self.target.pipeline()).await?;
+    pub(crate) async fn paused(&self, session: &dyn TargetSession) -> Result<Vec<String>> {
+        let all = session.pauses().await?;
         Ok(all.into_iter().map(|pause| pause.collection).collect())
     }
 
     /// Whether one of these collections is to be paused, or to go on.
     pub(super) async fn is_pause_asked(
         &self,
-        session: &mut Session,
+        session: &mut dyn TargetSession,
         requested: &Requested,
         collections: &[Collection],
     ) -> Result<bool> {
@@ -64,7 +61,7 @@ impl Pipeline {
         let unheard = collections.iter().filter(|own| is_among(&requested.unheard, own));
         let unheard: Vec<&str> = unheard.map(Collection::name).collect();
         if !unheard.is_empty() {
-            pauses::hold(session, self.target.pipeline(), &unheard).await?;
+            session.hold_pauses(&unheard).await?;
         }
         Ok(false)
     }
@@ -77,7 +74,11 @@ impl Pipeline {
     }
 
     /// Notes, for whoever asked, that nothing more is written to the collections that are paused, and says which go on.
-    pub(crate) async fn note_paused(&self, session: &mut Session, collections: &[Collection]) -> Result<()> {
+    pub(crate) async fn note_paused(
+        &self,
+        session: &mut dyn TargetSession,
+        collections: &[Collection],
+    ) -> Result<()> {
         let before = self.demand.borrow().collections.clone();
         let was_paused = |name: &str| before.iter().any(|known| known.is_paused() && known.name() == name);
         for collection in collections.iter().filter(|collection| self.is_resumed(collection)) {
@@ -87,7 +88,7 @@ impl Pipeline {
         for name in paused.iter().filter(|name| !was_paused(name)) {
             tracing::info!("{name} is paused: its changes wait in the spool, until docrow resume '{name}'");
         }
-        if paused.is_empty() { Ok(()) } else { pauses::hold(session, self.target.pipeline(), &paused).await }
+        if paused.is_empty() { Ok(()) } else { session.hold_pauses(&paused).await }
     }
 }
 

@@ -31,19 +31,19 @@ use crate::{
         apply::{document_write::Write, writer::Writer},
         collection::Collection,
         context::{Counts, Pipeline},
+        ports::{DocumentSource, RowTarget, TargetSession},
         stream::partitioner::Router,
         tries::Tries,
     },
     schema::MappingSpec,
     sink::{
-        Keys, Session, Target,
+        Keys, Target,
         metadata::{
-            dead_letters::{self, DeadKey},
-            fence::{Fence, Holder, OnHeld},
-            mapping_versions,
+            dead_letters::DeadKey,
+            fence::{Holder, OnHeld},
             repair_requests::Repairs,
         },
-        rows::upsert::{Applier, Batch, CollectionBatch},
+        rows::upsert::{Batch, CollectionBatch},
     },
     source::{CollectionInfo, Source},
 };
@@ -56,7 +56,7 @@ impl Pipeline {
     /// Takes up repairs: the changes they amount to, by partition. Those of collections that are not included are forgotten.
     pub(super) async fn repairs(
         &self,
-        session: &Session,
+        session: &dyn TargetSession,
         collections: &[Collection],
         taken: Vec<(String, Repairs)>,
         (retries, router, tries): (&Retries, &Router, &mut Tries),
@@ -75,7 +75,7 @@ impl Pipeline {
             }
             if !keys.is_empty() {
                 // No document can have them, so that it is nothing to them what the mapping becomes meanwhile.
-                delete(&self.target, &*collection.mapping().await, (&keys, tries)).await?;
+                delete(&*self.target, &*collection.mapping().await, (&keys, tries)).await?;
             }
         }
         Ok(changes)
@@ -84,14 +84,14 @@ impl Pipeline {
     /// Notes which of these documents have dead letters that are not known of, so that they heal.
     async fn find_dead(
         &self,
-        session: &Session,
+        session: &dyn TargetSession,
         collection: &Collection,
         documents: &[RawDocumentBuf],
     ) -> Result<()> {
         let keys =
             documents.iter().map(|document| document_key::id_text(document)).collect::<Result<Vec<_>>>()?;
-        let (pipeline, name) = (self.target.pipeline(), collection.name());
-        let dead = dead_letters::among(session, pipeline, name, &keys).await?;
+        let name = collection.name();
+        let dead = session.dead_keys_among(name, &keys).await?;
         for key in keys.into_iter().filter(|key| dead.contains(name, key)) {
             collection.found_dead(DeadKey { collection: name.to_owned(), key });
         }
@@ -100,9 +100,8 @@ impl Pipeline {
 }
 
 /// Deletes the rows with these keys, once nobody has them locked.
-async fn delete(target: &Target, mapping: &Mapping, (keys, tries): (&Keys, &mut Tries)) -> Result<()> {
-    // It stores no position.
-    let mut applier = Applier::new(target.connect_in_haste().await?, target, Partition(0), 0).await?;
+async fn delete(target: &dyn RowTarget, mapping: &Mapping, (keys, tries): (&Keys, &mut Tries)) -> Result<()> {
+    let mut applier = target.applier_in_haste().await?;
     let (rows, none) = (Rows::new(mapping.tables().len()), Keys::default());
     let batch = CollectionBatch {
         collection: CollectionId(0),
@@ -112,7 +111,7 @@ async fn delete(target: &Target, mapping: &Mapping, (keys, tries): (&Keys, &mut 
         deleted: keys,
     };
     let batch = Batch { collections: vec![batch], ..Batch::default() };
-    tries.apply(&mut applier, &batch, "rows that no document can have").await.map(drop)
+    tries.apply(&mut *applier, &batch, "rows that no document can have").await.map(drop)
 }
 
 /// Writes documents of a collection anew, and deletes rows of keys that no document can have. Errors:
@@ -124,18 +123,18 @@ pub async fn repair(
     repairs: &Repairs,
 ) -> Result<()> {
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
-    let mut fence = Fence::acquire(&target, &Holder::new(), OnHeld::Refuse).await?;
-    let repairing = Repairing { config, source, target: fence.target().clone() };
+    let mut held = RowTarget::acquire(&target, &Holder::new(), OnHeld::Refuse).await?;
+    let repairing = Repairing { config, source, target: held.target() };
     tokio::select! {
         biased;
-        lost = fence.hold() => Err(lost),
+        lost = held.lost() => Err(lost),
         repaired = repairing.run(info, repairs) => repaired,
     }
 }
 
 /// The mapping in force of a collection.
-async fn mapping_of(config: &Config, session: &Session, name: &str) -> Result<Mapping> {
-    let stored = mapping_versions::load(session, &config.name).await?;
+async fn mapping_of(config: &Config, session: &dyn TargetSession, name: &str) -> Result<Mapping> {
+    let stored = session.mappings().await?;
     let stored = stored.into_iter().find(|mapping| mapping.collection == name);
     let stored = stored.ok_or_else(|| Error::bug(format!("repair {name}: it has no mapping")))?;
     config.compile(&MappingSpec::parse(&stored.text, "docrow.schemas")?)
@@ -144,27 +143,27 @@ async fn mapping_of(config: &Config, session: &Session, name: &str) -> Result<Ma
 /// Repairs, while the pipeline is this process's.
 struct Repairing<'a> {
     config: &'a Config,
-    source: &'a Source,
-    target: Target,
+    source: &'a dyn DocumentSource,
+    target: Arc<dyn RowTarget>,
 }
 
 impl Repairing<'_> {
     async fn run(&self, info: &CollectionInfo, repairs: &Repairs) -> Result<()> {
         let session = self.target.connect().await?;
-        let mapping = mapping_of(self.config, &session, &info.namespace.to_string()).await?;
+        let mapping = mapping_of(self.config, &*session, &info.namespace.to_string()).await?;
         if !repairs.keys.is_empty() {
-            delete(&self.target, &mapping, (&repairs.keys, &mut Tries::endless())).await?;
+            delete(&*self.target, &mapping, (&repairs.keys, &mut Tries::endless())).await?;
         }
-        let dead = dead_letters::keys(&session, self.target.pipeline()).await?;
+        let dead = session.dead_keys().await?;
         let collection = Collection::new(info.clone(), mapping, Arc::new(Mutex::new(dead)), usize::MAX);
         let collections: Arc<[Collection]> = [collection].into();
         let (stored, counts) = ((0, &HashMap::new()), Arc::new(Counts::default()));
         // It stores no position.
-        let mut writer = Writer::start(&self.target, Partition(0), &collections, stored, counts).await?;
+        let mut writer = Writer::start(&*self.target, Partition(0), &collections, stored, counts).await?;
         for documents in repairs.documents.chunks(TOGETHER) {
             let after = self.source.operation_time().await?;
-            let keys = documents.iter().map(|document| &**document);
-            let mut lookup = self.source.lookup(&info.namespace, keys, after).await?;
+            let keys: Vec<_> = documents.iter().map(|document| &**document).collect();
+            let mut lookup = self.source.lookup(&info.namespace, &keys, after).await?;
             let mut missing = HashMap::new();
             for document_key in documents {
                 missing.insert(DocumentKey::of(Id::of(document_key)?), document_key);

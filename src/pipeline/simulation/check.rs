@@ -1,25 +1,22 @@
 //! What must hold after each transaction, and at the end.
 
 use super::{
-    Error, World,
+    World,
     document::{Fields, State, word},
-    postgres::Contents,
-    side::{Completing, Stage},
-    source::{Doc, Name, Shown},
+    postgres::{Contents, in_extra},
+    source::{Doc, Name, Shown, namespace},
 };
 use crate::{
     config::Order,
-    model::{
-        change::{CollectionId, Position},
-        partition::Partition,
-        phase::Phase,
-    },
-    pipeline::stream::route::Route,
+    model::{change::Position, partition::Partition, phase::Phase},
 };
+
+/// What is wrong.
+type Wrong = String;
 
 impl World {
     /// Whether `next` may follow what is in PostgreSQL. Keeps account of the rows.
-    pub(super) fn check(&self, next: &mut Contents) -> Result<(), Error> {
+    pub(super) fn check(&self, next: &mut Contents) -> Result<(), Wrong> {
         for name in self.source.names() {
             if next.phase(name) != Phase::Live {
                 next.floors.retain(|(of, _), _| *of != name);
@@ -38,19 +35,18 @@ impl World {
     }
 
     /// G3: were docrow killed now, it would not take for news what rows are ahead of.
-    fn check_shown(next: &Contents) -> Result<(), Error> {
+    fn check_shown(next: &Contents) -> Result<(), Wrong> {
         match next.shown() {
-            Some(shown) if shown.time < next.latest => Err(Error::wrong(format!(
-                "rows show states up to {}, and {} is stored",
-                next.latest, shown.time
-            ))),
+            Some(shown) if shown.time < next.latest => {
+                Err(format!("rows show states up to {}, and {} is stored", next.latest, shown.time))
+            }
             _ => Ok(()),
         }
     }
 
     /// G3: a row never shows an older state after a newer one, and no field of a row does that was written as of several
     /// times.
-    fn check_order(&self, next: &mut Contents, name: Name, doc: Doc) -> Result<(), Error> {
+    fn check_order(&self, next: &mut Contents, name: Name, doc: Doc) -> Result<(), Wrong> {
         let (row, is_mixed) = (shows(next, name, doc), self.is_mixed(next, name, doc));
         if is_removed(next, name, doc) {
             return Ok(());
@@ -71,10 +67,14 @@ impl World {
             }
         };
         if is_further {
+            if next.by_worker && row != shows(&self.pg.now, name, doc) {
+                let since = next.floors[&(name, doc)].iter().map(|floor| shown[*floor].time).max();
+                next.latest = next.latest.max(since.unwrap_or(0));
+            }
             return Ok(());
         }
         let before = word(shows(&self.pg.now, name, doc));
-        Err(Error::wrong(format!("c{name}/{doc} goes back from {before} to {}", word(row))))
+        Err(format!("c{name}/{doc} goes back from {before} to {}", word(row)))
     }
 
     /// Whether a row may still show fields as of several times: until the stream has passed them.
@@ -85,9 +85,9 @@ impl World {
     }
 
     /// G2: what is at or before a stored position is in the rows.
-    fn check_position(&self, next: &Contents, name: Name, doc: Doc) -> Result<(), Error> {
+    fn check_position(&self, next: &Contents, name: Name, doc: Doc) -> Result<(), Wrong> {
         let Some(position) = self.position(next, name, doc) else {
-            return Err(Error::wrong(format!("c{name} is live without a position")));
+            return Err(format!("c{name} is live without a position"));
         };
         if is_removed(next, name, doc) {
             return Ok(());
@@ -110,9 +110,21 @@ impl World {
             return Ok(());
         }
         let (should, is) = (word(shown[last].state), word(row));
-        Err(Error::wrong(format!(
-            "c{name}/{doc} is {is}, though {position:?} is stored, when it was {should}"
-        )))
+        Err(format!("c{name}/{doc} is {is}, though {position:?} is stored, when it was {should}"))
+    }
+
+    fn is_any_stopped(&self, next: &Contents) -> bool {
+        next.mapped.values().any(|mapped| mapped.record.stopped.is_some())
+    }
+
+    /// G2: the spool holds all that is not on PostgreSQL's disk.
+    pub(super) fn check_trim(&mut self, name: Name, until: &Position) {
+        let durable = self.pg.durable().least(name);
+        if durable.is_none_or(|durable| until > durable) && !self.excused.history {
+            self.is_wrong(format!(
+                "c{name} is trimmed up to {until:?}, and {durable:?} is on PostgreSQL's disk"
+            ));
+        }
     }
 
     fn position<'a>(&self, next: &'a Contents, name: Name, doc: Doc) -> Option<&'a Position> {
@@ -125,21 +137,21 @@ impl World {
     }
 
     /// G2: what happens to a whole collection is not passed over.
-    fn check_whole(&self, next: &Contents, name: Name) -> Result<(), Error> {
+    fn check_whole(&self, next: &Contents, name: Name) -> Result<(), Wrong> {
         let plan = &next.plans[&name];
         let Some(whole) = self.source.last_whole(name).filter(|whole| **whole > plan.start) else {
             return Ok(());
         };
         match next.least(name) {
-            Some(position) if position > whole => Err(Error::wrong(format!(
-                "c{name} has {position:?}, though it was dropped or replaced at {whole:?}"
-            ))),
+            Some(position) if position > whole => {
+                Err(format!("c{name} has {position:?}, though it was dropped or replaced at {whole:?}"))
+            }
             _ => Ok(()),
         }
     }
 
     /// In the order of commits, rows that have settled are of one time.
-    fn check_commits(&self, next: &mut Contents) -> Result<(), Error> {
+    fn check_commits(&self, next: &mut Contents) -> Result<(), Wrong> {
         let is_followed = |name: &Name| {
             let start = next.plans.get(name).map(|plan| &plan.start);
             self.source.exists(*name) && self.source.last_whole(*name) <= start
@@ -150,7 +162,7 @@ impl World {
                 let position = next.least(*name).filter(|_| next.phase(*name) == Phase::Live);
                 position.is_some_and(|position| Some(position.cluster_time()) > next.ahead)
             };
-            let is_ahead = next.ahead.is_some() && self.run.stopped.is_empty();
+            let is_ahead = next.ahead.is_some() && !self.is_any_stopped(next);
             let furthest = names.iter().filter_map(|name| next.least(*name)).max();
             let has_come = |name: &Name| passed(name) && self.is_level(next, *name, furthest);
             if names.is_empty() || !is_ahead || !names.iter().all(has_come) {
@@ -169,47 +181,57 @@ impl World {
         if (0..=self.source.now).rev().any(is_at) {
             return Ok(());
         }
-        let rows = next.rows.iter().map(|((name, doc), row)| format!("c{name}/{doc} {}", word(Some(*row))));
+        let rows =
+            next.rows.iter().map(|((name, doc), row)| format!("c{name}/{doc} {}", word(Some(row.fields))));
         let rows: Vec<_> = rows.collect();
-        Err(Error::wrong(format!("the rows are of no one time: {rows:?}")))
+        Err(format!("the rows are of no one time: {rows:?}"))
     }
 
     /// Whether a collection goes direct, and all is applied of it that the workers were given, and up to `furthest`.
     fn is_level(&self, next: &Contents, name: Name, furthest: Option<&Position>) -> bool {
-        let intake = &self.run.intake;
-        let id = intake.now.names.iter().position(|of| *of == name).map(CollectionId);
-        let Some(id) = id.filter(|id| intake.flow.way(*id) == Route::Direct) else { return false };
-        let until = intake.flow.known(id).max(furthest);
+        let Some(notices) = &self.notices else { return false };
+        let notices = notices.borrow();
+        let Some(known) = notices.direct.get(&namespace(name)) else { return false };
+        let until = Some(known).max(furthest);
         next.least(name).zip(until).is_some_and(|(least, until)| !self.source.has_between(name, least, until))
     }
 
-    /// Whether there is nothing left to do.
-    pub(super) fn rests(&self) -> bool {
-        let Stage::Following(names, Completing::Done) = &self.run.stage else { return false };
-        let (intake, demand, notices) = (&self.run.intake, &self.run.demand, &self.run.notices);
-        let Some(crew) = &intake.now.crew else { return false };
-        let is_asked = names.iter().any(|name| self.pg.now.resyncs.contains_key(name));
-        let is_new = self.source.names().any(|name| self.source.exists(name) && !names.contains(&name));
-        let happens = !notices.anew.is_empty() || notices.is_lost || is_asked || is_new;
-        if happens || intake.now.attempt != demand.attempt || !intake.rests() {
-            return false;
+    /// What is still to be done. `None`: everything has come to rest.
+    pub(super) fn is_left(&self) -> Option<Wrong> {
+        let pg = &self.pg.now;
+        for name in self.source.names().filter(|name| self.source.exists(*name)) {
+            if pg.phase(name) != Phase::Live {
+                return Some(format!("c{name} is {:?}", pg.phase(name)));
+            }
+            for doc in self.source.docs() {
+                let shown = self.source.shown(name, doc);
+                let last = shown.iter().rev().find_map(|shown| shown.event.as_ref());
+                if last > self.position(pg, name, doc) {
+                    return Some(format!("c{name}/{doc} has changed, and no position says so"));
+                }
+            }
+            let mapped = &pg.mapped[&name];
+            if !mapped.record.filled || mapped.record.stopped.is_some() {
+                return Some(format!("c{name} is not filled, or stopped: {:?}", mapped.record.stopped));
+            }
+            if let Some(left) = is_unfilled(pg, name) {
+                return Some(left);
+            }
         }
-        let crew = crew.borrow();
-        let is_passed = |name: &Name| {
-            intake.flow.start().is_some_and(|start| !self.source.goes_on(*name, start))
-                && self.source.docs().all(|doc| {
-                    let last =
-                        self.source.shown(*name, doc).iter().rev().find_map(|shown| shown.event.as_ref());
-                    last <= self.position(&self.pg.now, *name, doc)
-                })
-        };
-        !crew.is_gone()
-            && crew.workers.iter().all(super::worker::Worker::rests)
-            && names.iter().all(is_passed)
+        // What is asked for of a collection that is gone waits until it comes back.
+        let of = pg.resyncs.keys().chain(pg.repairs.keys()).find(|name| self.source.exists(**name));
+        if let Some(name) = of {
+            return Some(format!("there is a request for c{name}"));
+        }
+        let dead = pg.letters.keys().find(|(name, _)| self.source.exists(*name));
+        if let Some((name, doc)) = dead {
+            return Some(format!("c{name}/{doc} is a dead letter"));
+        }
+        self.check_end().err()
     }
 
     /// G1: the rows are the documents.
-    pub(super) fn check_end(&self) -> Result<(), Error> {
+    pub(super) fn check_end(&self) -> Result<(), Wrong> {
         for name in self.source.names() {
             for doc in self.source.docs() {
                 let (should, is) =
@@ -218,9 +240,7 @@ impl World {
                     !self.source.exists(name) && !self.set.truncates || is_removed(&self.pg.now, name, doc);
                 if should != is && !is_kept {
                     let (is, should) = (word(is), word(should));
-                    return Err(Error::wrong(format!(
-                        "at the end c{name}/{doc} is {is}, and should be {should}"
-                    )));
+                    return Err(format!("at the end c{name}/{doc} is {is}, and should be {should}"));
                 }
             }
         }
@@ -229,12 +249,25 @@ impl World {
 }
 
 fn shows(contents: &Contents, name: Name, doc: Doc) -> State {
-    contents.rows.get(&(name, doc)).copied()
+    contents.shows(name, doc)
 }
 
-/// Whether somebody has removed the row.
+/// What there is a column for, and is in `extra`.
+pub(super) fn is_unfilled(contents: &Contents, name: Name) -> Option<Wrong> {
+    let mapping = contents.mapping(name)?;
+    let root = mapping.tables().first()?;
+    // Of what type an `_id` was is noted there, for its column does not say.
+    let has_column = |key: &String| *key != "_id" && root.columns.iter().any(|column| column.name == *key);
+    let mut rows = contents.rows.iter().filter(|((of, _), _)| *of == name);
+    rows.find_map(|((_, doc), row)| {
+        let field = in_extra(mapping, &row.columns).into_iter().find(has_column)?;
+        Some(format!("c{name}/{doc} has {field} in extra, and there is a column for it"))
+    })
+}
+
+/// Whether the row may be missing: somebody has removed it, or PostgreSQL has refused it.
 fn is_removed(contents: &Contents, name: Name, doc: Doc) -> bool {
-    contents.removed.contains(&(name, doc))
+    contents.removed.contains(&(name, doc)) || contents.letters.contains_key(&(name, doc))
 }
 
 /// Whether this field changed from one to the other.

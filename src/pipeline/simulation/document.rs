@@ -34,25 +34,37 @@ pub(super) fn fields_of(document: &RawDocument) -> Fields {
     NAMES.map(|name| document.get_i32(name).unwrap_or(0))
 }
 
-/// Writes `version` to a document: what an event says, and what it becomes.
-pub(super) fn write(rng: &mut Rng, key: &RawDocument, before: State, version: i32) -> (Op, State) {
-    let Some(fields) = before else { return whole(rng, key, version) };
+/// All fields of one version, but for those that are not in use yet.
+pub(super) fn of_version(version: i32, used: usize) -> Fields {
+    std::array::from_fn(|number| if number < used { version } else { 0 })
+}
+
+/// Writes `version` to a document, of whose fields the first are in use: what an event says, and what it becomes.
+pub(super) fn write(
+    rng: &mut Rng,
+    key: &RawDocument,
+    before: State,
+    (version, used): (i32, usize),
+) -> (Op, State) {
+    let Some(fields) = before else { return whole(rng, key, version, used) };
     match rng.u8(..10) {
-        0 | 1 => whole(rng, key, version),
+        0 | 1 => whole(rng, key, version, used),
         2 | 3 => (Op::Delete, None),
-        _ => update(rng, key, fields, version),
+        _ => update(rng, key, fields, version, used),
     }
 }
 
-fn whole(rng: &mut Rng, key: &RawDocument, version: i32) -> (Op, State) {
-    let fields = [4, 4, 4, 1].map(|of_five| if rng.u8(..5) < of_five { version } else { 0 });
+fn whole(rng: &mut Rng, key: &RawDocument, version: i32, used: usize) -> (Op, State) {
+    let all = of_version(version, used);
+    let often = [4, 4, 4, 1];
+    let fields = std::array::from_fn(|number| if rng.u8(..5) < often[number] { all[number] } else { 0 });
     (Op::Whole(document(key, &fields)), Some(fields))
 }
 
-fn update(rng: &mut Rng, key: &RawDocument, mut fields: Fields, version: i32) -> (Op, State) {
+fn update(rng: &mut Rng, key: &RawDocument, mut fields: Fields, version: i32, used: usize) -> (Op, State) {
     let (mut updated, mut removed) = (RawDocumentBuf::new(), RawArrayBuf::new());
-    let one = rng.usize(..3);
-    for (number, (name, field)) in NAMES.iter().zip(&mut fields).enumerate() {
+    let one = rng.usize(..used.min(3));
+    for (number, (name, field)) in NAMES.iter().zip(&mut fields).enumerate().take(used) {
         let rarity = if number < 3 { 4 } else { 16 };
         if number != one && rng.u8(..rarity) > 0 {
             continue;

@@ -1,21 +1,22 @@
 //! What goes wrong, and what may follow from it.
 
+use std::{collections::BTreeMap, sync::PoisonError, time::SystemTime};
+
 use super::{
-    Process, World,
-    intake::{least, least_of},
+    World,
+    postgres::Letter,
     settings::Faults,
-    source::Start,
+    source::{Name, name_of},
 };
 use crate::{
     config::Order,
     model::{
-        change::{Change, CollectionId, Op, Position},
+        change::{CollectionId, Position},
         phase::Phase,
+        resync_reason::Reason,
     },
-    pipeline::stream::{
-        channel::WorkerMessage,
-        route::{Flow, Route},
-    },
+    pipeline::{apply::watermark::Watermark, stream::route::Flow},
+    source::StreamStart,
 };
 
 /// What faults have made possible that else must not happen.
@@ -27,21 +28,30 @@ pub(super) struct Excused {
     pub(super) history: bool,
 }
 
+/// What becomes of docrow's process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    GoesOn,
+    IsKilled,
+}
+
 impl World {
     /// Something may go wrong.
-    pub(super) fn fail(&mut self) {
+    pub(super) fn fail(&mut self) -> Fate {
         let Faults {
             kill,
             stop,
             away,
+            crash,
             set_back,
             damage,
             forget,
             lose,
             whole,
-            refuse,
             remove,
+            repair,
             retry,
+            resync,
             full,
             bad_moment,
             ..
@@ -54,13 +64,16 @@ impl World {
         };
         let is_bad_moment = std::mem::take(&mut self.is_bad_moment);
         if happens(if is_bad_moment { bad_moment } else { kill }) {
-            self.crash();
+            return Fate::IsKilled;
         } else if happens(stop) {
-            self.run.stops = true;
-        } else if happens(if self.pg.is_up { away } else { 30 }) {
+            self.say(|_| "docrow is told to stop".to_owned());
+            self.shutdown.request();
+        } else if happens(if self.pg.is_up { away } else { 100 }) {
             self.pg.is_up = !self.pg.is_up;
             self.pg.starts += 1;
             self.say(|world| format!("PostgreSQL is {}", if world.pg.is_up { "back" } else { "away" }));
+        } else if happens(crash) {
+            self.crash_postgres();
         } else if happens(set_back) {
             self.set_back();
         } else if happens(damage) {
@@ -76,26 +89,41 @@ impl World {
         } else if happens(whole) {
             let said = self.source.whole(&mut self.rng);
             self.say(|_| said);
-        } else if happens(refuse) && self.run.stopped.is_empty() && !self.run.demand.names.is_empty() {
-            let id = CollectionId(self.rng.usize(..self.run.demand.names.len()));
-            self.run.stopped.insert(id);
-            // What waits of it is forgotten.
-            self.excused.history = true;
-            self.pg.now.settled = false;
-            self.say(|_| format!("#{} is stopped", id.0));
         } else if happens(remove) {
             self.remove();
+        } else if happens(repair) {
+            self.ask_for_repairs();
         } else if happens(retry) {
-            self.retry();
+            self.ask_for_retries();
+        } else if happens(resync) {
+            let known: Vec<Name> = self.pg.now.mapped.keys().copied().collect();
+            if let Some(name) = self.rng.choice(known) {
+                self.pg.now.resyncs.insert(name, Reason::Asked);
+                self.say(|_| format!("somebody asks for a resync of c{name}"));
+            }
         } else if happens(full) {
             self.spool.fill();
             self.say(|_| "the disk of the state directory is full".to_owned());
-        } else if happens(10) {
+        } else if happens(20) {
             self.source.now += 1;
-        } else if happens(10) {
+        } else if happens(20) {
             self.pg.copies.push(self.pg.now.clone());
             self.spool.copy();
+        } else if happens(20) {
+            self.source.fields = (self.source.fields + 1).min(super::document::NAMES.len());
         }
+        Fate::GoesOn
+    }
+
+    /// PostgreSQL crashes, and forgets what it has not brought to its disk.
+    fn crash_postgres(&mut self) {
+        let kept = self.rng.usize(..=self.pg.unsynced.len());
+        if let Some(kept) = self.pg.unsynced.get(kept) {
+            self.pg.now = kept.clone();
+        }
+        self.pg.unsynced.clear();
+        self.pg.starts += 1;
+        self.say(|world| format!("PostgreSQL crashes, and has {:?}", world.pg.now.positions));
     }
 
     /// Somebody removes a row.
@@ -109,91 +137,95 @@ impl World {
         self.say(|_| format!("somebody removes the row c{}/{}", row.0, row.1));
     }
 
-    /// Somebody wants a document to be written again, as if it were a dead letter.
-    fn retry(&mut self) {
-        let demand = &self.run.demand;
-        let Some(crew) = demand.crew.clone() else { return };
-        let has_begun = |id: &&CollectionId| {
-            let name = demand.names[id.0];
-            let plan = self.pg.now.plans.get(&name);
-            self.pg.now.least(name) > plan.map(|plan| &plan.start)
-        };
-        let ready: Vec<_> = demand.ready.keys().filter(has_begun).copied().collect();
-        let (Some(collection), doc) = (self.rng.choice(ready), self.rng.usize(self.source.docs())) else {
-            return;
-        };
-        let (key, document_key) = self.source.key(doc).clone();
-        let partition = crew.borrow().router.partition(&key);
-        let stored = self.run.demand.stored.get(&(partition, collection)).cloned();
-        // A position may be of a time that has not come. By the time that anybody asks, it has.
-        let has_come = |position: &Position| position.cluster_time().time <= self.source.now;
-        let Some(position) = stored.filter(has_come) else { return };
-        self.say(|_| format!("#{}/{doc} is tried again", collection.0));
-        let change = Change { collection, key, document_key, op: Op::Update, position };
-        let worker = &mut crew.borrow_mut().workers[usize::from(partition.0)];
-        worker.receive(WorkerMessage { changes: vec![change], reached: None, oldest: None });
+    /// Somebody asks for repairs of rows, some of which were removed.
+    fn ask_for_repairs(&mut self) {
+        let live = |name: &Name| self.pg.now.phase(*name) == Phase::Live;
+        let names: Vec<_> = self.source.names().filter(live).collect();
+        let (Some(name), doc) = (self.rng.choice(names), self.rng.usize(self.source.docs())) else { return };
+        self.pg.now.repairs.entry(name).or_default().insert(doc);
+        self.say(|_| format!("somebody asks for a repair of c{name}/{doc}"));
+    }
+
+    /// Somebody asks for all dead letters to be tried again.
+    pub(super) fn ask_for_retries(&mut self) {
+        let letters = self.pg.now.letters.values_mut().filter(|letter| !letter.was_asked);
+        let ask = |letter: &mut Letter| (letter.asked, letter.was_asked) = (Some(SystemTime::now()), true);
+        let count = letters.map(ask).count();
+        if count > 0 {
+            self.say(|_| format!("{count} dead letters are to be tried again"));
+        }
     }
 
     /// An earlier copy of PostgreSQL takes its place.
     fn set_back(&mut self) {
         let copy = self.rng.usize(..self.pg.copies.len());
         self.pg.now = self.pg.copies[copy].clone();
+        self.pg.unsynced.clear();
         self.pg.starts += 1;
         self.excused.history = true;
         // Another life of the pipeline: the state directory is emptied while it is in use.
         self.excused.spool |= self.pg.now.life.is_none();
-        self.say(|world| format!("PostgreSQL is set back: {:?}", world.pg.now));
+        self.say(|world| format!("PostgreSQL is set back: {:?}", world.pg.now.positions));
     }
 
     /// docrow is gone, and is started again.
-    pub(super) fn crash(&mut self) {
-        self.run = Process::new();
-        self.spool.crash(&mut self.rng);
+    pub(super) fn restart(&mut self) {
+        let World { spool, rng, .. } = self;
+        spool.crash(rng);
+        (self.demand, self.notices, self.stream, self.planned) = (None, None, None, None);
+        (self.seen, self.is_bad_moment) = (0, false);
+        self.shutdown = crate::shutdown::Shutdown::default();
+        self.looked_up.clear();
         if self.set.order == Order::Document && self.rng.u8(..4) == 0 {
             self.set.partitions = self.rng.u16(1..=3);
         }
         self.say(|world| format!("docrow is started again, with {} partitions", world.set.partitions));
         if !self.is_calm && self.rng.u32(..4000) < self.set.faults.exchange {
-            self.spool.exchange(&mut self.rng);
+            let World { spool, rng, .. } = self;
+            spool.exchange(rng);
             self.excused.history = true;
-            self.say(|world| format!("with another state directory: {:?}", world.spool));
+            self.say(|_| "with another state directory".to_owned());
         }
     }
 
     /// The log forgets what nobody can need, whatever happens to docrow next.
     fn forget(&mut self) {
-        let durable = self.spool.durable();
-        let now = self.spool.present();
-        let mut needed =
-            vec![self.source.now, self.run.planned().map_or(u32::MAX, |start| start.cluster_time().time)];
-        let pg = &self.pg.now;
-        let mut of = |names: &[usize], applied: Vec<Position>| {
-            for (spans, token) in [&durable, &now] {
-                let known = applied.iter().cloned().zip(names.iter().map(|name| spans.get(name).cloned()));
+        let spools = [self.spool.durable(), self.spool.present()];
+        let mut needed = vec![self.source.now];
+        needed.extend(self.planned.iter().map(|start| start.cluster_time().time));
+        let mut of = |applied: &BTreeMap<Name, Position>| {
+            for (spans, token) in &spools {
+                let known =
+                    applied.iter().map(|(name, position)| (position.clone(), spans.get(name).cloned()));
                 let (flow, _) = Flow::resume(known, token.as_ref());
                 needed.extend(flow.start().map(|start| start.cluster_time().time));
             }
         };
-        let names: Vec<_> = self.source.names().filter(|name| pg.least(*name).is_some()).collect();
-        of(&names, names.iter().filter_map(|name| pg.least(*name).cloned()).collect());
-        for demand in [&self.run.demand, &self.run.intake.now] {
-            of(&demand.names, least_of(demand));
-            if let Some(crew) = &demand.crew {
-                of(&demand.names, least(&crew.borrow().watermark, demand));
+        let all = || [self.pg.durable(), &self.pg.now].into_iter().chain(&self.pg.unsynced);
+        for contents in all() {
+            let least = |name: Name| Some((name, contents.least(name)?.clone()));
+            of(&self.source.names().filter_map(least).collect());
+        }
+        if let Some(demand) = &self.demand {
+            let demand = demand.borrow();
+            let least = |watermark: &Watermark| {
+                let names = (0..).map(CollectionId).zip(demand.collections.iter());
+                let least = names.filter_map(|(id, collection)| {
+                    Some((name_of(collection.name()), watermark.least(id)?.clone()))
+                });
+                least.collect::<BTreeMap<_, _>>()
+            };
+            let stored = demand.stored.iter().map(|(place, position)| (*place, position.clone()));
+            of(&least(&Watermark::new(stored)));
+            if let Some(workers) = &demand.workers {
+                of(&least(&workers.watermark.lock().unwrap_or_else(PoisonError::into_inner)));
             }
         }
-        // What goes direct is soon in no span: it is taken for granted that the log holds it for a moment.
-        let flow = &self.run.intake.flow;
-        needed.extend(flow.on(Route::Direct).filter_map(|id| Some(flow.given(id)?.cluster_time().time)));
-        needed.extend(match &self.run.intake.stream {
-            Some(Start::After(position)) => Some(position.cluster_time().time),
-            Some(Start::At(time)) => Some(*time),
+        needed.extend(match &self.stream {
+            Some(StreamStart::After(position)) => Some(position.cluster_time().time),
+            Some(StreamStart::At(time)) => Some(time.time),
             None => None,
         });
-        // What found no space may be on the disk all the same. The intake does not know, and goes by what it was told.
-        if self.run.intake.writes() {
-            needed.extend(flow.start().map(|start| start.cluster_time().time));
-        }
         let cut = needed.into_iter().min().unwrap_or(0).saturating_sub(1);
         self.source.cut = cut.max(self.source.cut);
         self.say(|world| format!("the log begins after {}, which nobody needs", world.source.cut));

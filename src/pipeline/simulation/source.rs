@@ -1,4 +1,4 @@
-//! The model of MongoDB: a log of events, and the state of every document at any time.
+//! The model of MongoDB, and its ports: a log of events, and the state of every document at any time.
 //!
 //! An event's position is its cluster time and its number within it, since the events of a transaction share their time. A
 //! reply that has come to the end of the log may bear a position without an event: one tick past the present, or the
@@ -8,10 +8,13 @@ use fastrand::Rng;
 use mongodb::bson::{RawDocument, RawDocumentBuf, Timestamp, rawdoc};
 
 use super::document::{self, State, word};
-use crate::model::{
-    change::{Change, CollectionId, Op, Position},
-    document_key::{DocumentKey, Id},
-    resync_reason::Reason,
+use crate::{
+    model::{
+        change::{Change, CollectionId, Namespace, Op, Position},
+        document_key::{DocumentKey, Id},
+        resync_reason::Reason,
+    },
+    source::{Event, StreamStart},
 };
 
 /// A collection. In which place it is in the list of a run is its [`CollectionId`].
@@ -66,13 +69,6 @@ struct Collection {
     wholes: Vec<Position>,
 }
 
-/// An event, as it comes in a reply.
-#[derive(Clone, Debug)]
-pub(super) enum Event {
-    Change(Change),
-    Whole(CollectionId, Reason, Position),
-}
-
 /// A reply of the stream.
 #[derive(Clone, Debug)]
 pub(super) struct Reply {
@@ -81,11 +77,14 @@ pub(super) struct Reply {
     pub(super) at_end: bool,
 }
 
-/// Where a stream goes on.
-#[derive(Clone, Debug)]
-pub(super) enum Start {
-    After(Position),
-    At(u32),
+/// What a collection is called.
+pub(super) fn namespace(name: Name) -> Namespace {
+    Namespace::new("db", format!("c{name}"))
+}
+
+/// The collection that is called so.
+pub(super) fn name_of(collection: &str) -> Name {
+    collection.trim_start_matches("db.c").parse().unwrap()
 }
 
 #[derive(Debug)]
@@ -97,6 +96,8 @@ pub(super) struct Source {
     log: Vec<Entry>,
     collections: Vec<Collection>,
     versions: i32,
+    /// How many of the fields are in use.
+    pub(super) fields: usize,
 }
 
 impl Source {
@@ -115,6 +116,7 @@ impl Source {
             log: Vec::new(),
             collections: (0..collections).map(|_| collection()).collect(),
             versions: 0,
+            fields: rng.usize(1..=document::NAMES.len()),
         };
         for _ in 0..rng.usize(0..=2 * docs) {
             source.write(rng);
@@ -166,7 +168,7 @@ impl Source {
             let (name, doc) = (rng.usize(self.names()), rng.usize(self.docs()));
             let before = self.shown(name, doc).last().unwrap().state;
             self.versions += 1;
-            let (op, state) = document::write(rng, &self.key(doc).1, before, self.versions);
+            let (op, state) = document::write(rng, &self.key(doc).1, before, (self.versions, self.fields));
             said += &format!(" c{name}/{doc} is {}", word(state));
             let collection = &mut self.collections[name];
             if !collection.exists {
@@ -192,7 +194,8 @@ impl Source {
         (collection.exists, collection.since) = (!drops, self.now);
         for shown in &mut collection.shown {
             self.versions += 1;
-            let state = Some([self.versions; 4]).filter(|_| !drops && rng.bool());
+            let fields = document::of_version(self.versions, self.fields);
+            let state = Some(fields).filter(|_| !drops && rng.bool());
             shown.push(Shown { time: self.now, state, event: None });
         }
         collection.wholes.push(event.clone());
@@ -213,21 +216,21 @@ impl Source {
     }
 
     /// Whether the log reaches back to before `start`.
-    pub(super) fn reaches(&self, start: &Start) -> bool {
+    pub(super) fn reaches(&self, start: &StreamStart) -> bool {
         match start {
-            Start::After(position) => position.cluster_time().time > self.cut,
-            Start::At(time) => *time > self.cut,
+            StreamStart::After(position) => position.cluster_time().time > self.cut,
+            StreamStart::At(time) => time.time > self.cut,
         }
     }
 
     /// The next reply of a stream of these collections. `None`: history is lost.
-    pub(super) fn read(&self, rng: &mut Rng, names: &[Name], start: &Start) -> Option<Reply> {
+    pub(super) fn read(&self, rng: &mut Rng, names: &[Name], start: &StreamStart) -> Option<Reply> {
         if !self.reaches(start) {
             return None;
         }
         let first = match start {
-            Start::After(position) => self.log.partition_point(|entry| entry.position <= *position),
-            Start::At(time) => self.log.partition_point(|entry| entry.time < *time),
+            StreamStart::After(position) => self.log.partition_point(|entry| entry.position <= *position),
+            StreamStart::At(time) => self.log.partition_point(|entry| entry.time < time.time),
         };
         let mut coming = self.log[first..].iter().filter_map(|entry| {
             let id = CollectionId(names.iter().position(|name| *name == entry.name)?);
@@ -237,8 +240,8 @@ impl Source {
         let events = some.iter().map(|(id, entry)| self.event(*id, entry)).collect();
         let last = some.last().map(|(_, entry)| entry.position.clone());
         let from = match start {
-            Start::After(position) => position.clone(),
-            Start::At(time) => tick(*time),
+            StreamStart::After(position) => position.clone(),
+            StreamStart::At(time) => tick(time.time),
         };
         let at_end = last.is_none();
         let mut position = last.unwrap_or_else(|| self.end(rng).max(from));
@@ -255,14 +258,10 @@ impl Source {
                 let (key, document_key) = self.key(doc).clone();
                 Event::Change(Change { collection, key, document_key, op, position })
             }
-            Happened::Whole(reason) => Event::Whole(collection, reason, position),
+            Happened::Whole(Reason::Dropped) => Event::Dropped { collection, position },
+            // Another one gets its name.
+            Happened::Whole(_) => Event::Renamed { from: None, to: Some(collection), position },
         }
-    }
-
-    /// Whether any event of a collection comes after `position`.
-    pub(super) fn goes_on(&self, name: Name, position: &Position) -> bool {
-        let first = self.log.partition_point(|entry| entry.position <= *position);
-        self.log[first..].iter().any(|entry| entry.name == name)
     }
 
     /// Whether any event of a collection comes after the one, and is not of a later time than the other.
@@ -274,5 +273,7 @@ impl Source {
 
 /// The document of a key that [`Source::key`] gave.
 pub(super) fn doc_of(document_key: &RawDocument) -> Doc {
-    usize::try_from(document_key.get_i32("_id").unwrap()).unwrap()
+    // An encoded key does not tell of which type the number was.
+    let number = document_key.get_i32("_id").map(i64::from).or_else(|_| document_key.get_i64("_id"));
+    usize::try_from(number.unwrap()).unwrap()
 }

@@ -1,19 +1,26 @@
-//! The model of the state directory: what `checkpoint` promises of it. A write is atomic and synced; a trim is not, so that
+//! The model of the state directory, and its port: what `checkpoint` promises of it. A write is atomic and synced; a trim is not, so that
 //! a crash may undo it. All of it may be lost, or be an older copy of itself. Its disk may be full, until enough is given back.
 
 use std::collections::{BTreeMap, HashMap};
 
+use async_trait::async_trait;
 use fastrand::Rng;
 
 use super::{
-    Error,
-    source::{Doc, Name},
+    Bug, Sim,
+    source::{Doc, Name, doc_of, name_of, namespace},
 };
-use crate::{checkpoint::Span, model::change::Position};
+use crate::{
+    checkpoint::{Span, Waiting},
+    error::{Code, Error, Result},
+    model::change::{Namespace, Position},
+    pipeline::ports::{SpoolLog, SpoolState, SpoolUpdate},
+};
 
 #[derive(Clone, Debug, Default)]
 struct Contents {
-    identity: Option<u64>,
+    identity: Option<String>,
+    plans: BTreeMap<Name, Vec<u8>>,
     token: Option<Position>,
     fingerprint: Option<i64>,
     records: BTreeMap<Name, Record>,
@@ -26,20 +33,10 @@ struct Record {
     changes: BTreeMap<Position, Doc>,
 }
 
-/// One write, as [`SpoolWrite`](crate::checkpoint::SpoolWrite).
-#[derive(Clone, Debug, Default)]
-pub(super) struct Write {
-    pub(super) changes: Vec<(Name, Position, Doc)>,
-    pub(super) token: Option<Position>,
-    pub(super) spans: Vec<(Name, Option<Span>)>,
-    pub(super) fingerprint: Option<i64>,
-    pub(super) life: u64,
-}
-
 #[derive(Debug, Default)]
 pub(super) struct Spool {
     /// Which one it is.
-    pub(super) life: u64,
+    pub(super) life: i64,
     now: Contents,
     /// What a crash may bring back: since the last synced write.
     unsynced: Vec<Contents>,
@@ -52,62 +49,66 @@ pub(super) struct Spool {
 }
 
 /// What a collection without a span, or with another one than is thought, means.
-fn gone<T>() -> Result<T, Error> {
-    Err(Error::Rebuilt)
+fn gone<T>() -> Result<T> {
+    Err(Error::new(Code::SpoolLost, "simulation: the spool has nothing of it"))
+}
+
+fn wrong<T>(what: String) -> Result<T> {
+    Err(Error::bug(what))
 }
 
 impl Spool {
-    fn used(&mut self) -> Result<&mut Contents, Error> {
+    fn used(&mut self) -> Result<&mut Contents> {
         if std::mem::take(&mut self.damaged) {
             let (life, copies) = (self.life + 1, std::mem::take(&mut self.copies));
             *self = Self { life, copies, ..Self::default() };
-            return Err(Error::Rebuilt);
+            return Err(Error::new(Code::StateRebuilt, "simulation: the state directory was damaged"));
         }
         Ok(&mut self.now)
     }
 
-    pub(super) fn reconcile(&mut self, identity: u64) -> Result<(), Error> {
-        if self.used()?.identity != Some(identity) {
-            self.now = Contents { identity: Some(identity), ..Contents::default() };
+    fn reconcile(&mut self, identity: &str) -> Result<()> {
+        if self.used()?.identity.as_deref() != Some(identity) {
+            self.now = Contents { identity: Some(identity.to_owned()), ..Contents::default() };
             self.unsynced.clear();
             self.life += 1;
         }
         Ok(())
     }
 
-    /// Spans, token and fingerprint.
-    #[expect(clippy::type_complexity, reason = "it is taken apart at once")]
-    pub(super) fn read(&mut self) -> Result<(HashMap<Name, Span>, Option<Position>, Option<i64>), Error> {
-        let Contents { token, fingerprint, records, .. } = self.used()?;
-        let spans = records.iter().map(|(name, record)| (*name, record.span.clone())).collect();
-        Ok((spans, token.clone(), *fingerprint))
+    fn state(&mut self) -> Result<SpoolState> {
+        self.used()?;
+        let (life, Contents { token, fingerprint, records, .. }) = (self.life, &self.now);
+        let spans = records.iter().map(|(name, record)| (namespace(*name), record.span.clone())).collect();
+        Ok(SpoolState { life, spans, token: token.clone(), fingerprint: *fingerprint })
     }
 
-    pub(super) fn write(&mut self, write: &Write) -> Result<(), Error> {
+    fn write(&mut self, write: &SpoolUpdate) -> Result<()> {
         let mut next = self.used()?.clone();
-        if write.life != self.life {
+        if write.life.is_some_and(|life| life != self.life) {
             return gone();
         }
         let mut back: Option<Position> = None;
         for (name, span) in &write.spans {
             match span {
-                None => drop(next.records.remove(name)),
+                None => drop(next.records.remove(&name_of(&name.to_string()))),
                 Some(span) => {
-                    let reached = next.open(*name, span, self.now.token.as_ref())?;
+                    let reached = next.open(name_of(&name.to_string()), span, self.now.token.as_ref())?;
                     back = back.into_iter().chain(reached).min();
                 }
             }
         }
-        for (name, position, doc) in &write.changes {
-            let Some(Record { span, last, changes }) = next.records.get_mut(name) else { return gone() };
+        for change in &write.changes {
+            let (name, position) = (name_of(&write.names[change.collection.0].to_string()), &change.position);
+            let Some(Record { span, last, changes }) = next.records.get_mut(&name) else { return gone() };
             if *position <= span.from || last.as_ref().is_some_and(|last| position <= last) {
                 continue;
             }
             if span.to.as_ref().is_some_and(|to| position > to) {
-                return Err(Error::wrong(format!("c{name}: a change comes after the end of its span")));
+                return wrong(format!("c{name}: a change comes after the end of its span"));
             }
             *last = Some(position.clone());
-            changes.insert(position.clone(), *doc);
+            changes.insert(position.clone(), doc_of(&change.document_key));
         }
         if let Some(given) =
             write.token.as_ref().filter(|given| back.is_some() || Some(*given) >= next.token.as_ref())
@@ -123,12 +124,7 @@ impl Spool {
     }
 
     /// The next changes that wait; fewer than `most` only if there are no more.
-    pub(super) fn waiting(
-        &mut self,
-        name: Name,
-        after: &Position,
-        most: usize,
-    ) -> Result<Vec<(Position, Doc)>, Error> {
+    fn waiting(&mut self, name: Name, after: &Position, most: usize) -> Result<Vec<(Position, Doc)>> {
         match self.used()?.records.get(&name) {
             Some(record) if *after >= record.span.from => {
                 let changes = record.changes.iter().filter(|(position, _)| *position > after);
@@ -138,7 +134,7 @@ impl Spool {
         }
     }
 
-    pub(super) fn trim(&mut self, name: Name, until: &Position) -> Result<(), Error> {
+    fn trim(&mut self, name: Name, until: &Position) -> Result<()> {
         let before = self.used()?.clone();
         if let Some(record) = self.now.records.get_mut(&name).filter(|record| *until > record.span.from) {
             record.span.from = until.clone();
@@ -206,16 +202,14 @@ impl Spool {
 
 impl Contents {
     /// Opens or closes a span. Returns how far it is known to reach, if the token is ahead of that.
-    fn open(&mut self, name: Name, span: &Span, token: Option<&Position>) -> Result<Option<Position>, Error> {
+    fn open(&mut self, name: Name, span: &Span, token: Option<&Position>) -> Result<Option<Position>> {
         let old = self.records.get(&name);
         let reach = match old {
             None => Some(&span.from),
             Some(old) => old.span.to.as_ref().or(token).max(Some(&old.span.from)),
         };
         if old.is_some_and(|old| span.from < old.span.from || Some(&span.from) > reach) {
-            return Err(Error::wrong(format!(
-                "c{name}: its span is to begin where the old one does not reach"
-            )));
+            return wrong(format!("c{name}: its span is to begin where the old one does not reach"));
         }
         let back = reach.filter(|reach| span.to.is_none() && Some(*reach) < token).cloned();
         let record = match old {
@@ -226,5 +220,103 @@ impl Contents {
         };
         self.records.insert(name, record);
         Ok(back)
+    }
+}
+
+pub(super) struct SimSpool(pub(super) Sim);
+
+impl SimSpool {
+    /// Uses the spool. That it is found lost must have a reason.
+    async fn with<T>(&self, work: impl FnOnce(&mut Spool) -> Result<T>) -> Result<T> {
+        self.0.pass().await;
+        let mut world = self.0.lock();
+        let done = work(&mut world.spool);
+        match &done {
+            Err(error) if error.code() == Code::Bug => world.is_wrong(error.to_string()),
+            Err(error) if !world.excused.spool => world.is_wrong(format!("the spool is found lost: {error}")),
+            _ => {}
+        }
+        done
+    }
+}
+
+#[async_trait]
+impl SpoolLog for SimSpool {
+    async fn reconcile(&self, identity: String) -> Result<()> {
+        self.with(|spool| spool.reconcile(&identity)).await
+    }
+
+    async fn plan(&self, namespace: Namespace) -> Result<Option<Vec<u8>>> {
+        self.with(|spool| Ok(spool.used()?.plans.get(&name_of(&namespace.to_string())).cloned())).await
+    }
+
+    async fn save_plan(&self, namespace: Namespace, plan: Vec<u8>) -> Result<()> {
+        let save = |spool: &mut Spool| {
+            spool.used()?.plans.insert(name_of(&namespace.to_string()), plan);
+            Ok(())
+        };
+        self.with(save).await
+    }
+
+    async fn state(&self) -> Result<SpoolState> {
+        self.with(Spool::state).await
+    }
+
+    async fn write(&self, update: SpoolUpdate) -> Result<()> {
+        let is_full = {
+            let mut world = self.0.lock();
+            !update.changes.is_empty() && world.spool.is_full()
+        };
+        if is_full {
+            // It may be written all the same, and only not be said.
+            if self.0.lock().rng.u8(..4) == 0 {
+                self.with(|spool| spool.write(&update)).await?;
+            }
+            return Err(Error::new(Code::StateFull, "simulation: the disk is full"));
+        }
+        if self.0.has(Bug::TokenWithoutChanges) {
+            let early = SpoolUpdate { changes: Vec::new(), ..update.clone() };
+            self.with(|spool| spool.write(&early)).await?;
+        }
+        self.0.pass().await;
+        let written = self.with(|spool| spool.write(&update)).await;
+        let mut world = self.0.lock();
+        world.is_bad_moment = true;
+        let (changes, spans) = (update.changes.len(), update.spans.len());
+        if changes + spans > 0 {
+            world.say(|_| {
+                format!("the spool takes {changes} changes, {spans} spans, up to {:?}", update.token)
+            });
+        }
+        written
+    }
+
+    async fn waiting(&self, namespace: Namespace, after: Position, most: usize) -> Result<Vec<Waiting>> {
+        let name = name_of(&namespace.to_string());
+        let waiting = self.with(|spool| spool.waiting(name, &after, most)).await?;
+        let world = self.0.lock();
+        let waiting = waiting.into_iter().map(|(position, doc)| {
+            let document_key = world.source.key(doc).1.clone();
+            Waiting { position, document_key }
+        });
+        Ok(waiting.collect())
+    }
+
+    async fn trim(&self, namespace: Namespace, until: Position) -> Result<()> {
+        let name = name_of(&namespace.to_string());
+        {
+            let mut world = self.0.lock();
+            world.say(|_| format!("the spool is trimmed: c{name} up to {until:?}"));
+            world.check_trim(name, &until);
+        }
+        self.with(|spool| spool.trim(name, &until)).await
+    }
+
+    async fn size(&self) -> Result<(u64, u64)> {
+        let size = |spool: &mut Spool| {
+            let len = u64::try_from(spool.len()).unwrap();
+            Ok((len, len))
+        };
+        self.with(size).await
     }
 }

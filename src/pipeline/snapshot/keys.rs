@@ -12,37 +12,38 @@ use super::next;
 use crate::{
     error::{Code, Error, Kind, Result},
     model::table::Table,
-    pipeline::{collection::Collection, context::Pipeline, tries::Tries},
-    sink::{Session, metadata::chunks, tables::ddl},
+    pipeline::{collection::Collection, context::Pipeline, ports::TargetSession, tries::Tries},
 };
 
 impl Pipeline {
     /// Builds the primary keys of tables whose rows are to be replaced: their first copy was cut off.
     pub(crate) async fn build_keys_of_replaced(
         &self,
-        session: &mut Session,
+        session: &mut dyn TargetSession,
         collections: &[Collection],
     ) -> Result<()> {
         let mut tables = VecDeque::new();
         for collection in collections.iter().filter(|collection| !collection.is_paused()) {
-            let plan = chunks::load(session, self.target.pipeline(), collection.name()).await?;
+            let plan = session.chunks(collection.name()).await?;
             if plan.iter().any(|chunk| chunk.replaces) {
-                let (mapping, schema) = (collection.mapping().await, self.target.schema());
-                tables
-                    .extend(ddl::keys_missing(session, schema, mapping.tables()).await?.into_iter().cloned());
+                let mapping = collection.mapping().await;
+                tables.extend(session.keys_missing(mapping.tables()).await?);
             }
         }
         self.build_primary_keys(tables).await
     }
 
     /// Builds the primary keys that are missing, several at once, then the foreign keys.
-    pub(crate) async fn build_keys(&self, session: &mut Session, collections: &[Collection]) -> Result<()> {
-        let schema = self.target.schema();
+    pub(crate) async fn build_keys(
+        &self,
+        session: &mut dyn TargetSession,
+        collections: &[Collection],
+    ) -> Result<()> {
         let mut tables = VecDeque::new();
         let complete = || collections.iter().filter(|collection| !collection.rests());
         for collection in complete() {
             let mapping = collection.mapping().await;
-            tables.extend(ddl::keys_missing(session, schema, mapping.tables()).await?.into_iter().cloned());
+            tables.extend(session.keys_missing(mapping.tables()).await?);
         }
         self.build_primary_keys(tables).await?;
         for collection in complete() {
@@ -57,18 +58,16 @@ impl Pipeline {
     /// Adds the foreign keys of a collection once nobody has a lock on its tables.
     pub(crate) async fn add_foreign_keys(
         &self,
-        session: &mut Session,
+        session: &mut dyn TargetSession,
         collection: &Collection,
         tables: &[Table],
     ) -> Result<()> {
-        let schema = self.target.schema();
         let mut tries = Tries::endless();
         loop {
-            match ddl::add_foreign_keys(session, schema, tables).await {
+            match session.add_foreign_keys(tables).await {
                 Err(error) if error.code() == Code::TargetLocked => {
-                    let (what, names) =
-                        (format!("{}: foreign keys", collection.name()), ddl::names(schema, tables));
-                    tries.make_way(session, (&what, error), &names).await?;
+                    let what = format!("{}: foreign keys", collection.name());
+                    tries.make_way(session, (&what, error), tables).await?;
                     tries.again().await;
                 }
                 added => return added,
@@ -85,11 +84,11 @@ impl Pipeline {
         let queue = Arc::new(Mutex::new(tables));
         let mut running = JoinSet::new();
         for _ in 0..self.config.parallelism {
-            let (queue, bar, target) = (queue.clone(), bar.clone(), self.target.clone());
-            let mut session = target.connect().await?;
+            let (queue, bar) = (queue.clone(), bar.clone());
+            let mut session = self.target.connect().await?;
             running.spawn(async move {
                 while let Some(table) = next(&queue) {
-                    build_key(&mut session, target.schema(), &table).await?;
+                    build_key(&mut *session, &table).await?;
                     bar.inc(1);
                 }
                 Ok::<_, Error>(())
@@ -105,14 +104,13 @@ impl Pipeline {
 }
 
 /// Builds a primary key once nobody has a lock on the table.
-async fn build_key(session: &mut Session, schema: &str, table: &Table) -> Result<()> {
+async fn build_key(session: &mut dyn TargetSession, table: &Table) -> Result<()> {
     let mut tries = Tries::endless();
     loop {
-        match ddl::build_key(session, schema, table).await {
+        match session.build_key(table).await {
             Err(error) if error.code() == Code::TargetLocked => {
                 let what = format!("{}: keys", table.name);
-                let names = ddl::names(schema, std::slice::from_ref(table));
-                tries.make_way(session, (&what, error), &names).await?;
+                tries.make_way(session, (&what, error), std::slice::from_ref(table)).await?;
                 tries.again().await;
             }
             built => return built,

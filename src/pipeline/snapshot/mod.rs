@@ -25,6 +25,7 @@ use super::{
     collection::{Collection, dead_letter_of},
     context::{Counts, Pipeline},
     observe::spans,
+    ports::{ChunkTransaction, DocumentCursor, DocumentSource, RowCopier, RowTarget, TargetSession},
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -34,15 +35,8 @@ use crate::{
     process_status::Vitals,
     shown,
     shutdown::Shutdown,
-    sink::{
-        Session, Target,
-        metadata::{
-            chunks::{self, Marker},
-            dead_letters::DeadLetter,
-        },
-        rows::copy::{ChunkWriter, Copier},
-    },
-    source::{Chunk, ChunkReader, Source},
+    sink::metadata::{chunks::Marker, dead_letters::DeadLetter},
+    source::Chunk,
 };
 
 /// Rows are sent when a chunk's buffers hold this many bytes for each of its tables, so that a COPY is worth its round trip,
@@ -126,7 +120,11 @@ type Queue = Arc<Mutex<VecDeque<Work>>>;
 
 impl Pipeline {
     /// Copies the chunks that are not marked as copied. One that is cut off is rolled back, and left.
-    pub(super) async fn copy(&self, session: &Session, collections: &Arc<[Collection]>) -> Result<()> {
+    pub(super) async fn copy(
+        &self,
+        session: &dyn TargetSession,
+        collections: &Arc<[Collection]>,
+    ) -> Result<()> {
         let queue = self.chunks_left(session, collections).await?;
         if queue.is_empty() {
             return Ok(());
@@ -136,7 +134,7 @@ impl Pipeline {
         let queue = Arc::new(Mutex::new(queue));
         let mut running = JoinSet::new();
         for _ in 0..copiers {
-            let copier = Copier::new(self.target.connect().await?, &self.target);
+            let copier = self.target.copier().await?;
             let worker = ChunkWorker {
                 source: self.source.clone(),
                 target: self.target.clone(),
@@ -156,11 +154,15 @@ impl Pipeline {
         Ok(())
     }
 
-    async fn chunks_left(&self, session: &Session, collections: &[Collection]) -> Result<VecDeque<Work>> {
+    async fn chunks_left(
+        &self,
+        session: &dyn TargetSession,
+        collections: &[Collection],
+    ) -> Result<VecDeque<Work>> {
         let mut queue = VecDeque::new();
         for (id, collection) in collections.iter().enumerate().filter(|(_, c)| !c.is_paused()) {
             let name = collection.name().to_owned();
-            let plan = chunks::load(session, self.target.pipeline(), &name).await?;
+            let plan = session.chunks(&name).await?;
             let copied = plan.iter().filter_map(|chunk| chunk.copied).sum();
             let done = metrics::SNAPSHOT_DONE.of(&[&name]);
             done.set(metrics::figure(copied));
@@ -202,8 +204,8 @@ pub(super) fn next<T>(queue: &Mutex<VecDeque<T>>) -> Option<T> {
 
 /// Copies chunks until none is left.
 pub(super) struct ChunkWorker {
-    pub(super) source: Source,
-    pub(super) target: Target,
+    pub(super) source: Arc<dyn DocumentSource>,
+    pub(super) target: Arc<dyn RowTarget>,
     pub(super) collections: Arc<[Collection]>,
     queue: Queue,
     /// Nothing older than this is read.
@@ -243,7 +245,7 @@ pub(super) struct Copied {
 }
 
 impl ChunkWorker {
-    async fn run(self, mut copier: Copier) -> Result<()> {
+    async fn run(self, mut copier: Box<dyn RowCopier>) -> Result<()> {
         let mut lanes: HashMap<CollectionId, Lane<'_>> = HashMap::new();
         let mut writer = None;
         while let Some(work) = next(&self.queue) {
@@ -254,7 +256,7 @@ impl ChunkWorker {
                     Some(writer) => writer,
                     none => none.insert(self.writer().await?),
                 };
-                self.replace(&work, collection, writer, &mut copier).await
+                self.replace(&work, collection, writer, &mut *copier).await
             } else {
                 let mapping = collection.hold().await;
                 let lane = match lanes.remove(&work.collection) {
@@ -262,7 +264,7 @@ impl ChunkWorker {
                     _ => Lane::new(collection, &mapping),
                 };
                 let lane = lanes.entry(work.collection).insert_entry(lane).into_mut();
-                self.copy(&work, lane, &mut copier).await
+                self.copy(&work, lane, &mut *copier).await
             };
             spans::end_chunk(span, &copied);
             copied?;
@@ -271,7 +273,12 @@ impl ChunkWorker {
     }
 
     /// Copies a chunk, and says what it held. `None`: its collection is stopped.
-    async fn copy(&self, work: &Work, lane: &mut Lane<'_>, copier: &mut Copier) -> Result<Option<Copied>> {
+    async fn copy(
+        &self,
+        work: &Work,
+        lane: &mut Lane<'_>,
+        copier: &mut dyn RowCopier,
+    ) -> Result<Option<Copied>> {
         let copied = match self.attempt(work, lane, copier, CopyMode::Together).await {
             Err(error) if error.kind() == Kind::TargetRefusedRows => {
                 metrics::retried(error.kind());
@@ -295,7 +302,7 @@ impl ChunkWorker {
     }
 
     /// Begins to read a chunk.
-    pub(super) async fn read(&self, work: &Work, collection: &Collection) -> Result<ChunkReader> {
+    pub(super) async fn read(&self, work: &Work, collection: &Collection) -> Result<Box<dyn DocumentCursor>> {
         let most = collection.info.documents_per_reply();
         let documents = self.throttle.documents_per_reply(most, self.copiers);
         self.source.read_chunk(collection.namespace(), &work.chunk, self.after, documents).await
@@ -306,7 +313,7 @@ impl ChunkWorker {
         &self,
         work: &'a Work,
         lane: &mut Lane<'_>,
-        copier: &mut Copier,
+        copier: &mut dyn RowCopier,
         mode: CopyMode,
     ) -> Result<Option<(Copied, ChunkUnderWay<'a>)>> {
         let (collection, mapping) = (lane.collection, lane.mapping.clone());
@@ -327,7 +334,7 @@ impl ChunkWorker {
                 copied.bytes += u64::try_from(document.as_bytes().len()).unwrap_or(0);
                 lane.encode(document, &mut copied)?;
                 if mode == CopyMode::OneByOne {
-                    lane.send_alone(document, &mut writer, &mut copied).await?;
+                    lane.send_alone(document, &mut *writer, &mut copied).await?;
                 } else if lane.rows.byte_len() >= enough {
                     copied.rows += writer.write(&mut lane.rows).await?;
                     under_way.written(copied.documents, copied.bytes);
@@ -387,7 +394,7 @@ impl<'a> Lane<'a> {
     async fn send_alone(
         &mut self,
         document: &RawDocument,
-        writer: &mut ChunkWriter<'_>,
+        writer: &mut dyn ChunkTransaction,
         copied: &mut Copied,
     ) -> Result<()> {
         writer.savepoint().await?;

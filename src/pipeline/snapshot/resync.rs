@@ -32,19 +32,13 @@ use crate::{
         apply::{document_write::Write, writer::Writer},
         collection::Collection,
         context::{Counts, Pipeline},
+        ports::{RowCopier, RowReader, TargetSession},
         tries::Tries,
     },
     sink::{
-        Keys, Session,
-        metadata::{
-            chunks::{self, Marker},
-            dead_letters::{self, DeadKey},
-        },
-        rows::{
-            copy::Copier,
-            read::Reader,
-            upsert::{Applier, Batch, CollectionBatch},
-        },
+        Keys,
+        metadata::{chunks::Marker, dead_letters::DeadKey},
+        rows::upsert::{Batch, CollectionBatch},
     },
 };
 
@@ -58,7 +52,7 @@ impl ChunkWorker {
     pub(super) async fn writer(&self) -> Result<Writer> {
         let (collections, counts) = (&self.collections, self.counts.clone());
         // It stores no position.
-        Writer::start(&self.target, Partition(0), collections, (0, &HashMap::new()), counts).await
+        Writer::start(&*self.target, Partition(0), collections, (0, &HashMap::new()), counts).await
     }
 
     /// Writes a chunk's documents in place of what there is of them.
@@ -67,7 +61,7 @@ impl ChunkWorker {
         work: &Work,
         collection: &Collection,
         writer: &mut Writer,
-        copier: &mut Copier,
+        copier: &mut dyn RowCopier,
     ) -> Result<Option<Copied>> {
         if collection.stopped().is_some() {
             return Ok(None);
@@ -117,19 +111,19 @@ impl Pipeline {
     /// anew: they have no event any more that could. One that comes back afterwards has.
     pub(crate) async fn forget_vanished(
         &self,
-        session: &mut Session,
+        session: &mut dyn TargetSession,
         collection: &Collection,
         after: Timestamp,
     ) -> Result<()> {
-        let (pipeline, name) = (self.target.pipeline(), collection.name());
+        let name = collection.name();
         let mut last = 0;
         loop {
-            let letters = dead_letters::document_keys(session, pipeline, name, last).await?;
+            let letters = session.dead_document_keys(name, last).await?;
             let Some((number, _)) = letters.last() else { return Ok(()) };
             last = *number;
-            let keys = letters.iter().map(|(_, key)| &**key);
+            let keys: Vec<_> = letters.iter().map(|(_, key)| &**key).collect();
             let (mut found, mut there) =
-                (self.source.lookup(collection.namespace(), keys, after).await?, HashSet::new());
+                (self.source.lookup(collection.namespace(), &keys, after).await?, HashSet::new());
             while let Some(documents) = found.next().await? {
                 for document in documents.iter()? {
                     there.insert(DocumentKey::of(Id::of(document?)?));
@@ -144,7 +138,7 @@ impl Pipeline {
                 }
             }
             if !vanished.is_empty() {
-                dead_letters::forget(session, pipeline, &vanished).await?;
+                session.forget_dead_letters(&vanished).await?;
                 tracing::info!(
                     "{name}: dead letters of {} documents that are gone are removed",
                     vanished.len()
@@ -154,7 +148,11 @@ impl Pipeline {
     }
 
     /// Sweeps the collections that were copied anew.
-    pub(crate) async fn sweep(&self, session: &mut Session, collections: &[Collection]) -> Result<()> {
+    pub(crate) async fn sweep(
+        &self,
+        session: &mut dyn TargetSession,
+        collections: &[Collection],
+    ) -> Result<()> {
         for collection in collections {
             if collection.rests() || self.phase(session, collection).await? != Phase::Sweeping {
                 continue;
@@ -164,7 +162,7 @@ impl Pipeline {
             let swept = self.sweep_one(collection, &mapping).await?;
             failpoint::reach(Failpoint::SweptBeforeNoted);
             self.note_ahead(session, collections).await?;
-            chunks::swept(session, self.target.pipeline(), collection.name()).await?;
+            session.set_swept(collection.name()).await?;
             failpoint::reach(Failpoint::SweptNoted);
             let name = collection.name();
             tracing::info!(
@@ -177,7 +175,7 @@ impl Pipeline {
 
     async fn sweep_one(&self, collection: &Collection, mapping: &Arc<Mapping>) -> Result<u64> {
         let Some(root) = mapping.tables().first() else { return Ok(0) };
-        let mut reader = Reader::new(self.target.connect().await?, &self.target);
+        let mut reader = self.target.reader().await?;
         reader.forget_seen(root).await?;
         let label = format!("{}: looking for what is no more", collection.name());
         let bar = self.reporter.bar(label, collection.info.documents, 0, "documents");
@@ -201,19 +199,17 @@ impl Pipeline {
         }
         reader.see(&keys).await?;
         bar.finish_and_clear();
-        self.delete_unseen(collection, mapping, &mut reader).await
+        self.delete_unseen(collection, mapping, &mut *reader).await
     }
 
     async fn delete_unseen(
         &self,
         collection: &Collection,
         mapping: &Mapping,
-        reader: &mut Reader,
+        reader: &mut dyn RowReader,
     ) -> Result<u64> {
         let Some(root) = mapping.tables().first() else { return Ok(0) };
-        // It stores no position.
-        let session = self.target.connect_in_haste().await?;
-        let mut applier = Applier::new(session, &self.target, Partition(0), 0).await?;
+        let mut applier = self.target.applier_in_haste().await?;
         let mut tries = Tries::endless();
         let (rows, none, mut swept) = (Rows::new(mapping.tables().len()), Keys::default(), 0);
         for table in mapping.tables() {
@@ -233,7 +229,7 @@ impl Pipeline {
                 let batch = Batch { collections: vec![change], ..Batch::default() };
                 // If this is cut off it must not happen later: it may be a document's again then.
                 tries
-                    .apply(&mut applier, &batch, &format!("{}: rows that are no more", collection.name()))
+                    .apply(&mut *applier, &batch, &format!("{}: rows that are no more", collection.name()))
                     .await?;
                 swept += u64::try_from(unseen.count).unwrap_or(0);
             }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use mongodb::bson::{DateTime, Timestamp};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::partitioner::Router;
 use crate::{
@@ -49,7 +49,7 @@ impl ApplyState {
 pub(crate) struct Workers {
     pub(crate) senders: Vec<mpsc::Sender<WorkerMessage>>,
     /// Has them end.
-    pub(crate) ending: watch::Sender<Ending>,
+    pub(crate) ending: Ending,
     pub(crate) router: Router,
     pub(crate) watermark: Arc<Mutex<Watermark>>,
 }
@@ -65,6 +65,9 @@ pub(crate) struct TailerEvents {
     pub(crate) arrived: bool,
     /// The spool is lost: the attempt is to end.
     pub(crate) is_lost: bool,
+    /// The collections that go direct, and up to where their changes are not taken from the stream again.
+    #[cfg(test)]
+    pub(crate) direct: BTreeMap<Namespace, Position>,
 }
 
 /// Changes for one partition.

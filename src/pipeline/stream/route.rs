@@ -23,6 +23,7 @@
 use crate::{
     checkpoint::Span,
     model::change::{CollectionId, Position},
+    pipeline::planted::{self, Bug},
 };
 
 /// The ways of all collections.
@@ -80,7 +81,9 @@ impl Flow {
             let end = span.as_ref().and_then(|span| span.to.as_ref().or(token)).cloned();
             let way = Route::Held;
             routes.push(match (span, end) {
-                (Some(Span { from, .. }), Some(end)) if from <= applied && applied < end => {
+                (Some(Span { from, .. }), Some(end))
+                    if (from <= applied || planted::has(Bug::SpanBelieved)) && applied < end =>
+                {
                     let span = Some(Span { from, to: Some(end.clone()) });
                     CollectionRoute { way, known: end, given: applied, span, begun: false }
                 }

@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::{
-    sync::watch,
-    task::{AbortHandle, JoinError, JoinSet},
-};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use crate::{
     error::{Error, Kind, Result},
@@ -24,25 +21,33 @@ pub(crate) enum Came {
     Stopped,
 }
 
-/// How far the end of a turn has come for its workers, and what they do with what they have been sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
-    /// It has not begun.
-    None,
-    /// They leave what the stream has sent and they have not begun: it is read again from the stored positions. Requests may
-    /// still come.
-    Leave,
-    /// The same, and nothing comes any more: they end.
-    Left,
-    /// Nothing comes any more: they do all of it, and end.
-    Drain,
+/// How far the end of a turn has come for its workers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ending {
+    leaves: Shutdown,
+    last: Shutdown,
 }
 
 impl Ending {
+    /// Has them leave what the stream has sent and they have not begun: it is read again from the stored positions.
+    /// Requests may still come.
+    pub(crate) fn leave(&self) {
+        self.leaves.request();
+    }
+
+    /// Whether they leave it.
+    pub(crate) fn leaves(&self) -> bool {
+        self.leaves.is_requested()
+    }
+
+    /// Says that nothing comes any more: they end, once they have done what they do not leave.
+    fn end(&self) {
+        self.last.request();
+    }
+
     /// Waits until nothing comes any more.
-    pub(crate) async fn of_all(ending: &mut watch::Receiver<Self>) {
-        // Who would say so ends those who wait for it before it is gone.
-        let _ = ending.wait_for(|ending| matches!(ending, Self::Left | Self::Drain)).await;
+    pub(crate) async fn ends(&self) {
+        self.last.requested().await;
     }
 }
 
@@ -65,7 +70,7 @@ impl Crew {
         self.asking.request();
         if !finish {
             self.evolution.stop();
-            self.workers.ending.send_replace(Ending::Leave);
+            self.workers.ending.leave();
         }
         while let Some(ended) = self.others.join_next().await {
             match ended {
@@ -73,7 +78,7 @@ impl Crew {
                 ended => drop(came(ended)?),
             }
         }
-        self.end_workers(if finish { Ending::Drain } else { Ending::Left }).await?;
+        self.end_workers().await?;
         if finish {
             let orders = self.evolution.orders();
             tokio::select! {
@@ -86,9 +91,9 @@ impl Crew {
         self.evolution.end().await
     }
 
-    async fn end_workers(&mut self, ending: Ending) -> Result<()> {
+    async fn end_workers(&mut self) -> Result<()> {
         // Not only by dropping the senders: the tailer may be held up with one.
-        self.workers.ending.send_replace(ending);
+        self.workers.ending.end();
         while let Some(ended) = self.running.join_next().await {
             ended.map_err(|e| Error::caused(Kind::Bug, "a partition's worker broke off", e))??;
         }

@@ -28,7 +28,7 @@ use std::{
 
 use mongodb::bson::Timestamp;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::mpsc,
     task::{JoinError, JoinSet},
     time::Instant,
 };
@@ -46,6 +46,7 @@ use super::{
     collection::Collection,
     context::Pipeline,
     mappings::evolution::Evolution,
+    ports::TargetSession,
     prepare::Prepared,
     requests::{RequestWatch, dead_letter_retry::Retries},
     stream::{
@@ -64,7 +65,6 @@ use crate::{
     },
     process_status::{Part, Stage},
     shutdown::Shutdown,
-    sink::{Session, metadata::positions},
     source::Source,
 };
 
@@ -93,11 +93,13 @@ impl Pipeline {
     /// before it was complete is applied.
     pub(super) async fn follow(
         &self,
-        session: &mut Session,
+        session: &mut dyn TargetSession,
         prepared: Prepared,
         stored: Stored,
         until: Until,
     ) -> Result<RoundEnd> {
+        #[cfg(test)]
+        let _unpolled = super::planted::lock_that_nobody_polls(&prepared.collections).await;
         let mut crew = self.start(session, prepared, stored).await?;
         let mut turn = self.attend(session, &mut crew, until).await;
         let post = self.reporter.vitals().post(Part::Attempt);
@@ -114,7 +116,12 @@ impl Pipeline {
     }
 
     /// Starts all tasks.
-    async fn start(&self, session: &mut Session, prepared: Prepared, stored: Stored) -> Result<Crew> {
+    async fn start(
+        &self,
+        session: &mut dyn TargetSession,
+        prepared: Prepared,
+        stored: Stored,
+    ) -> Result<Crew> {
         let (collections, live) = (prepared.collections.clone(), prepared.live.clone());
         let parting = prepared.parting.clone();
         let ahead = self.ahead(session).await?;
@@ -146,7 +153,12 @@ impl Pipeline {
     }
 
     /// Waits for what ends the turn.
-    async fn attend(&self, session: &mut Session, crew: &mut Crew, until: Until) -> Result<RoundEnd> {
+    async fn attend(
+        &self,
+        session: &mut dyn TargetSession,
+        crew: &mut Crew,
+        until: Until,
+    ) -> Result<RoundEnd> {
         let (attempt, collections) = {
             let demand = self.demand.borrow();
             (demand.attempt, demand.collections.clone())
@@ -187,16 +199,16 @@ impl Pipeline {
 
     /// Up to when the rows of live collections may be ahead of the stored positions: if it is not stored, up to now.
     /// In the order of commits rows and positions are of one time, and since when is stored.
-    async fn ahead(&self, session: &mut Session) -> Result<Timestamp> {
-        let (now, pipeline) = (self.source.operation_time().await?, self.target.pipeline());
+    async fn ahead(&self, session: &mut dyn TargetSession) -> Result<Timestamp> {
+        let now = self.source.operation_time().await?;
         if self.config.order == Order::Document {
-            positions::set_ahead(session, pipeline, None).await?;
-            return Ok(positions::shown(session, pipeline).await?.unwrap_or(now));
+            session.set_ahead(None).await?;
+            return Ok(session.shown().await?.unwrap_or(now));
         }
-        if let Some(ahead) = positions::ahead(session, pipeline).await? {
+        if let Some(ahead) = session.ahead().await? {
             return Ok(ahead);
         }
-        positions::set_ahead(session, pipeline, Some(now)).await?;
+        session.set_ahead(Some(now)).await?;
         Ok(now)
     }
 
@@ -204,12 +216,12 @@ impl Pipeline {
     /// commits that is to be stored before they count as complete.
     pub(super) async fn note_ahead(
         &self,
-        session: &mut Session,
+        session: &mut dyn TargetSession,
         collections: &[Collection],
     ) -> Result<Timestamp> {
         let now = self.source.operation_time().await?;
         if self.config.order == Order::Commit && self.demand.borrow().ready.len() < collections.len() {
-            positions::set_ahead(session, self.target.pipeline(), Some(now)).await?;
+            session.set_ahead(Some(now)).await?;
         }
         Ok(now)
     }
@@ -217,7 +229,7 @@ impl Pipeline {
     /// Lets the workers have the changes of all collections.
     async fn all_are_ready(
         &self,
-        session: &mut Session,
+        session: &mut dyn TargetSession,
         collections: &[Collection],
         until: Until,
     ) -> Result<()> {
@@ -244,10 +256,9 @@ impl Pipeline {
     /// they were stored by another number of partitions, every partition begins at the least of them.
     pub(super) async fn positions(
         &self,
-        session: &mut Session,
+        session: &mut dyn TargetSession,
         collections: &Arc<[Collection]>,
     ) -> Result<Stored> {
-        let pipeline = self.target.pipeline();
         let namespaces: Vec<_> = collections.iter().map(|c| c.namespace().clone()).collect();
         let fingerprint = Source::fingerprint(&namespaces);
         let ids: HashMap<String, CollectionId> = (0..)
@@ -255,10 +266,10 @@ impl Pipeline {
             .zip(collections.iter())
             .map(|(id, c)| (c.name().to_owned(), id))
             .collect();
-        let mut stored = positions::load(session, pipeline).await?;
+        let mut stored = session.positions().await?;
         if !repartition::are_of(&stored, self.config.partitions) {
             stored = repartition::spread(&stored, self.config.partitions);
-            positions::reset(session, pipeline, &stored).await?;
+            session.reset_positions(&stored).await?;
         }
         stored.retain(|position| ids.contains_key(&position.collection));
         // The server may not find a position in a stream of other collections, and takes that for lost history (error
@@ -294,7 +305,7 @@ impl Pipeline {
         self.gauges.begin(collections, Watermark::new(known.clone()));
         let watermark = Arc::new(Mutex::new(Watermark::new(known)));
         let counter = self.reporter.counter("following, changes applied".to_owned());
-        let (mut workers, ending) = (JoinSet::new(), watch::Sender::new(Ending::None));
+        let (mut workers, ending) = (JoinSet::new(), Ending::default());
         let mut senders = Vec::new();
         for partition in (0..self.config.partitions).map(Partition) {
             let (sender, incoming) = mpsc::channel(WAITING);
@@ -307,7 +318,7 @@ impl Pipeline {
                 order: self.config.order,
                 limits: Limits { rows: self.config.batch_rows, age: self.config.batch_age },
                 incoming,
-                ending: ending.subscribe(),
+                ending: ending.clone(),
                 acknowledge: Acknowledge { watermark: watermark.clone(), gauges: self.gauges.clone() },
                 counts: self.counts.clone(),
                 counter: counter.clone(),
@@ -333,7 +344,7 @@ impl Pipeline {
         stored: &Stored,
     ) -> Result<Writer> {
         let places = (stored.fingerprint, &*stored.positions);
-        Writer::start(&self.target, partition, collections, places, self.counts.clone()).await
+        Writer::start(&*self.target, partition, collections, places, self.counts.clone()).await
     }
 }
 

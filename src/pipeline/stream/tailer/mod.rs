@@ -20,7 +20,7 @@ mod spooling;
 
 use std::{
     convert::Infallible,
-    sync::{Arc, OnceLock, PoisonError},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -37,7 +37,6 @@ use super::{
     route::{Flow, Route},
 };
 use crate::{
-    checkpoint::Checkpoint,
     config::{Config, OnHistoryLost, Order},
     error::{Error, Kind, Result},
     metrics,
@@ -45,9 +44,14 @@ use crate::{
         change::{Change, CollectionId, Namespace, Position},
         resync_reason::Reason,
     },
-    pipeline::{apply::watermark::Watermark, observe::gauges::Gauges},
+    pipeline::{
+        apply::watermark::Watermark,
+        observe::gauges::Gauges,
+        planted::{self, Bug},
+        ports::{ChangeCursor, DocumentSource, LazySpool, SpoolState},
+    },
     process_status::Post,
-    source::{ChangeStream, Event, Source, StreamBatch, StreamStart},
+    source::{Event, Source, StreamBatch, StreamStart},
 };
 
 /// How long the workers may have no room before changes go into the spool: longer than a few large batches take, for what
@@ -56,8 +60,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Reads the stream.
 pub(crate) struct Tailer {
-    source: Source,
-    checkpoint: Arc<OnceLock<Arc<Checkpoint>>>,
+    source: Arc<dyn DocumentSource>,
+    log: Arc<LazySpool>,
     on_history_lost: OnHistoryLost,
     order: Order,
     budget: u64,
@@ -76,7 +80,7 @@ pub(crate) struct Tailer {
     /// Whether what is known of a collection is of another stream, in which this one may not find it.
     is_foreign: bool,
     flow: Flow,
-    stream: Option<ChangeStream>,
+    stream: Option<Box<dyn ChangeCursor>>,
     start: Option<Position>,
     /// When it began to read from there.
     since: Instant,
@@ -87,6 +91,8 @@ pub(crate) struct Tailer {
     /// When the first change of the reply at hand, or of `tail`, happened.
     oldest: Option<DateTime>,
     spool: Spool,
+    /// Whether it took something out of the spool since it last read a reply.
+    has_drained: bool,
 }
 
 /// A reply of the stream, with the tail of the one before.
@@ -108,7 +114,7 @@ enum Room {
 impl Tailer {
     /// It begins with the next attempt: how far the present one is, only its workers know.
     pub(crate) fn new(
-        (source, checkpoint): (Source, Arc<OnceLock<Arc<Checkpoint>>>),
+        (source, log): (Arc<dyn DocumentSource>, Arc<LazySpool>),
         config: &Config,
         demand: watch::Receiver<ApplyState>,
         notices: Arc<watch::Sender<TailerEvents>>,
@@ -118,7 +124,7 @@ impl Tailer {
         let attempt = demand.borrow().attempt;
         Self {
             source,
-            checkpoint,
+            log,
             on_history_lost: config.on_history_lost,
             order: config.order,
             budget: config.max_spool,
@@ -139,6 +145,7 @@ impl Tailer {
             held: None,
             oldest: None,
             spool: Spool::new(),
+            has_drained: false,
         }
     }
 
@@ -170,27 +177,54 @@ impl Tailer {
             self.now.ready.keys().for_each(|id| self.flow.release(*id));
         }
         let workers = self.now.workers.clone().filter(|_| self.flow.any_on(Route::Draining));
+        #[cfg(test)]
+        self.show_direct();
         self.post.rests("waits for the stream, or for workers that it can hand changes to");
+        // Neither the stream nor the spool may keep the other waiting: they take turns.
+        let (is_draining, drains_first) = (workers.is_some(), !self.has_drained);
+        let workers = workers.as_deref();
         tokio::select! {
+            biased;
             changed = self.demand.changed() => {
                 changed.map_err(|_| Error::bug("read the stream: nobody wants it"))
             }
             _ = tending.tick() => self.trim_and_measure().await,
-            room = room(workers.as_deref()), if workers.is_some() => match room {
-                Room::Yes(permits) => self.drain(permits).await,
-                Room::No | Room::Gone => {
-                    self.rewind();
-                    Ok(())
-                }
-            },
+            room = room(workers), if is_draining && drains_first => self.drain_into(room).await,
             () = sleep_until(self.spool.again), if self.held.is_some() => match self.held.take() {
                 Some(reply) => self.pass_on(reply).await,
                 None => Ok(()),
             },
-            batch = next(&mut self.stream), if self.reads_on() => match batch {
-                Err(error) if error.kind() == Kind::HistoryLost => self.lose_history(error).await,
-                batch => self.take(batch?).await,
-            },
+            batch = next(&mut self.stream), if self.reads_on() => {
+                self.has_drained = false;
+                match batch {
+                    Err(error) if error.kind() == Kind::HistoryLost => self.lose_history(error).await,
+                    batch => self.take(batch?).await,
+                }
+            }
+            room = room(workers), if is_draining && !drains_first => self.drain_into(room).await,
+        }
+    }
+
+    #[cfg(test)]
+    fn show_direct(&self) {
+        let known = |id: CollectionId| {
+            Some((self.now.collections.get(id.0)?.namespace().clone(), self.flow.known(id)?.clone()))
+        };
+        let direct = self.flow.on(Route::Direct).filter_map(known).collect();
+        self.notices.send_if_modified(|notices| {
+            notices.direct = direct;
+            false
+        });
+    }
+
+    async fn drain_into(&mut self, room: Room) -> Result<()> {
+        self.has_drained = true;
+        match room {
+            Room::Yes(permits) => self.drain(permits).await,
+            Room::No | Room::Gone => {
+                self.rewind();
+                Ok(())
+            }
         }
     }
 
@@ -208,6 +242,10 @@ impl Tailer {
             demand.workers = None;
         }
         let before = std::mem::replace(&mut self.now, demand);
+        let is_same = before.collections.len() == self.now.collections.len();
+        if planted::has(Bug::DroppedWhenGone) && is_same && self.now.attempt != before.attempt {
+            return;
+        }
         if self.now.attempt != before.attempt {
             self.resumes = Some(least_of(&self.now));
         } else if let (Some(workers), None) = (before.workers, &self.now.workers) {
@@ -232,7 +270,9 @@ impl Tailer {
     fn rewind(&mut self) {
         if let Some(workers) = self.now.workers.take() {
             self.gone = Some(self.now.attempt);
-            self.resumes = Some(applied_by(&workers, &self.now));
+            if !planted::has(Bug::DroppedWhenGone) {
+                self.resumes = Some(applied_by(&workers, &self.now));
+            }
         }
     }
 
@@ -244,9 +284,8 @@ impl Tailer {
             return Err(Error::bug("read the stream: a collection has no position"));
         }
         self.fingerprint = Source::fingerprint(&namespaces);
-        self.spool.life = Some(self.with_spool(Checkpoint::life).await?);
-        let (mut spans, token, stored) =
-            self.with_spool(|spool| Ok((spool.spans()?, spool.token()?, spool.fingerprint()?))).await?;
+        let SpoolState { life, mut spans, token, fingerprint: stored } = self.log()?.state().await?;
+        self.spool.life = Some(life);
         let known: Vec<_> =
             applied.into_iter().zip(namespaces.iter().map(|name| spans.remove(name))).collect();
         let (flow, worthless) = Flow::resume(known, token.as_ref());
@@ -337,6 +376,9 @@ impl Tailer {
         let is_spooled = |change: &&Change| self.flow.is_spooled(change.collection);
         let spooled = reply.changes.iter().filter(is_spooled).cloned().collect();
         if !self.put(spooled, &reply.position).await? {
+            if planted::has(Bug::WaitsForSpace) {
+                std::future::pending::<()>().await;
+            }
             self.held = Some(reply);
             return Ok(());
         }
@@ -459,7 +501,7 @@ async fn room(workers: Option<&Workers>) -> Room {
     }
 }
 
-async fn next(stream: &mut Option<ChangeStream>) -> Result<StreamBatch> {
+async fn next(stream: &mut Option<Box<dyn ChangeCursor>>) -> Result<StreamBatch> {
     match stream {
         Some(stream) => stream.next().await,
         None => std::future::pending().await,

@@ -15,16 +15,16 @@ use tokio::time::{Instant, timeout};
 
 use super::Tailer;
 use crate::{
-    checkpoint::{Checkpoint, Span, SpoolWrite},
+    checkpoint::Span,
     error::{Code, Error, Kind, Result},
     failpoint::{self, Failpoint},
     metrics,
     model::change::{Change, CollectionId, Namespace, Position},
     pipeline::{
         collection::Collection,
+        ports::{SpoolLog, SpoolUpdate},
         stream::route::{Saved, Trim},
     },
-    source::ChangeStream,
 };
 
 /// How often the spool is trimmed and looked at, and its token moves if nothing is written to it.
@@ -88,28 +88,18 @@ impl Tailer {
         let spans = flow.spool(position);
         let new: Vec<_> = spans.iter().filter(|(id, _)| self.flow.given(*id).is_none()).cloned().collect();
         let spans = [self.spool.owed.clone(), self.named(spans)].concat();
-        let (collections, fingerprint, life) =
-            (self.now.collections.clone(), self.fingerprint, self.spool.life);
         metrics::EVENTS_SPOOLED.add(u64::try_from(changes.len()).unwrap_or(0));
-        let (changes, token) = (Arc::new(changes), position.clone());
         failpoint::reach(Failpoint::SpoolBeforeWrite);
         failpoint::hang(Failpoint::SpoolBeforeWrite).await;
-        let stored = self.store(move |spool| {
-            let changes: Vec<_> = changes
-                .iter()
-                .filter_map(|c| {
-                    Some((collections.get(c.collection.0)?.namespace(), &c.position, &*c.document_key))
-                })
-                .collect();
-            spool.spool(&SpoolWrite {
-                changes: &changes,
-                token: Some(&token),
-                spans: spans.iter().map(|(name, span)| (name, span.clone())).collect(),
-                fingerprint: Some(fingerprint),
-                life,
-            })
-        });
-        if !stored.await? {
+        let update = SpoolUpdate {
+            names: self.namespaces().into(),
+            changes,
+            token: Some(position.clone()),
+            spans,
+            fingerprint: Some(self.fingerprint),
+            life: self.spool.life,
+        };
+        if !self.store(update).await? {
             // It may be written all the same, and then there are spans that nobody here goes on with.
             self.owe(new.into_iter().map(|(id, _)| (id, None)).collect());
             // Without changes there is nothing to hold up: the token moves later.
@@ -129,7 +119,7 @@ impl Tailer {
     pub(super) async fn trim_and_measure(&mut self) -> Result<()> {
         self.post.at("looks after the spool");
         self.show_where_it_resumes();
-        self.gauges.stalled(self.stream.as_ref().and_then(ChangeStream::trouble));
+        self.gauges.stalled(self.stream.as_ref().and_then(|stream| stream.trouble()));
         let Some(workers) = self.now.workers.clone() else {
             self.pay().await?;
             return self.measure().await;
@@ -152,7 +142,7 @@ impl Tailer {
                     closes = true;
                 }
                 Trim::Until(position) => {
-                    self.with_spool(move |spool| spool.trim(&namespace, &position)).await?;
+                    self.log()?.trim(namespace, position).await?;
                 }
             }
             failpoint::reach(Failpoint::SpoolTrimmed);
@@ -179,11 +169,8 @@ impl Tailer {
     /// Says how full the spool is, each time that it is a tenth fuller. A full one is not filled further: then the stream
     /// waits in the oplog.
     pub(super) async fn measure(&mut self) -> Result<()> {
-        if self.checkpoint.get().is_none() {
-            return Ok(());
-        }
-        let (bytes, entries) =
-            self.with_spool(|spool| Ok((spool.spool_bytes(), spool.spool_entries()?))).await?;
+        let Some(log) = self.log.get() else { return Ok(()) };
+        let (bytes, entries) = log.size().await?;
         metrics::SPOOL_BYTES.set(metrics::figure(bytes));
         self.gauges.spooled(bytes);
         metrics::SPOOL_ENTRIES.set(metrics::figure(entries));
@@ -265,23 +252,16 @@ impl Tailer {
         if self.spool.owed.is_empty() {
             return Ok(());
         }
-        let (owed, life) = (self.spool.owed.clone(), self.spool.life);
-        let stored = self.store(move |spool| {
-            let spans = owed.iter().map(|(name, span)| (name, span.clone())).collect();
-            spool.spool(&SpoolWrite { spans, life, ..SpoolWrite::default() })
-        });
-        if stored.await? {
+        let (spans, life) = (self.spool.owed.clone(), self.spool.life);
+        if self.store(SpoolUpdate { spans, life, ..SpoolUpdate::default() }).await? {
             self.spool.owed.clear();
         }
         Ok(())
     }
 
     /// Writes to the spool. `false`: there is no space for it.
-    async fn store(
-        &mut self,
-        write: impl FnOnce(&Checkpoint) -> Result<()> + Send + 'static,
-    ) -> Result<bool> {
-        match self.with_spool(write).await {
+    async fn store(&mut self, update: SpoolUpdate) -> Result<bool> {
+        match self.log()?.write(update).await {
             Err(error) if error.kind() == Kind::StateFull => {
                 self.lack_space(&error);
                 Ok(false)
@@ -308,13 +288,7 @@ impl Tailer {
         }
     }
 
-    pub(super) async fn with_spool<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Checkpoint) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let checkpoint = self.checkpoint.get().cloned();
-        let checkpoint = checkpoint.ok_or_else(|| Error::bug("use the spool: it is not open"))?;
-        let done = tokio::task::spawn_blocking(move || work(&checkpoint)).await;
-        done.map_err(|e| Error::caused(Kind::Bug, "use the spool", e))?
+    pub(super) fn log(&self) -> Result<Arc<dyn SpoolLog>> {
+        self.log.get().ok_or_else(|| Error::bug("use the spool: it is not open"))
     }
 }

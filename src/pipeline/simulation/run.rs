@@ -1,0 +1,67 @@
+//! docrow's process in the simulation: the program itself, from [`Pipeline::replicate`] on.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::{Sim, mongo::SimSource, sessions::SimTarget, settings::Settings, spool::SimSpool};
+use crate::{
+    config::{Config, OnDrop, OnHistoryLost, Order, Overrides},
+    error::Result,
+    mapping_files::MappingFiles,
+    pipeline::{
+        Until,
+        context::{Pipeline, Ports},
+        ports::LazySpool,
+        reload,
+    },
+    secret::Secret,
+    sink::metadata::fence::OnHeld,
+    telemetry::Reporter,
+};
+
+/// What everything but the settings of a schedule is.
+pub(super) fn config() -> Config {
+    let uri = |uri: &str| Some(Secret::from(uri.to_owned()));
+    let (source, target) = (uri("mongodb://simulation"), uri("postgres://simulation"));
+    Config::load(Overrides { source, target, ..Overrides::default() }).unwrap()
+}
+
+pub(super) fn configured(config: &Config, set: &Settings) -> Config {
+    Config {
+        on_history_lost: if set.resyncs { OnHistoryLost::Resync } else { OnHistoryLost::Stop },
+        on_drop: if set.truncates { OnDrop::Truncate } else { OnDrop::Keep },
+        evolve: set.evolves,
+        max_dead_letters: set.most_dead,
+        parallelism: 2,
+        partitions: if set.order == Order::Commit { 1 } else { set.partitions },
+        order: set.order,
+        batch_rows: set.rows,
+        max_spool: set.budget,
+        ..config.clone()
+    }
+}
+
+/// Runs docrow until it ends.
+pub(super) async fn docrow(sim: Sim) -> Result<()> {
+    let (config, shutdown) = {
+        let world = sim.lock();
+        (configured(&world.config, &world.set), world.shutdown.clone())
+    };
+    let opens = sim.clone();
+    let ports = Ports {
+        source: Arc::new(SimSource(sim.clone())),
+        target: Arc::new(SimTarget(sim.clone())),
+        spool: Arc::new(LazySpool::new(move || Ok(Arc::new(SimSpool(opens.clone()))))),
+    };
+    let settings = reload::Settings { config: Arc::new(config), files: MappingFiles::default() };
+    let (_settings, current) = watch::channel(Arc::new(settings));
+    let pipeline = Pipeline::new(ports, current, OnHeld::Refuse, Reporter::silent(), shutdown);
+    {
+        let mut world = sim.lock();
+        world.demand = Some(pipeline.demand.subscribe());
+        world.notices = Some(pipeline.notices.subscribe());
+        world.vitals = Some(pipeline.reporter.vitals().clone());
+    }
+    pipeline.replicate(Until::Stopped).await
+}

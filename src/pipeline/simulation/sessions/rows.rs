@@ -1,0 +1,245 @@
+//! What writes rows, and reads them.
+
+use std::collections::{HashMap, HashSet};
+
+use async_trait::async_trait;
+use mongodb::bson::Timestamp;
+
+use super::{
+    super::{
+        Bug, World,
+        postgres::{Columns, Contents, tuples},
+        source::name_of,
+    },
+    link::{Link, away},
+};
+use crate::{
+    error::{Error, Result},
+    mapping::Rows,
+    model::{change::CollectionId, partition::Partition, table::Table},
+    pipeline::ports::{ChunkTransaction, KeyPages, RowApplier, RowCopier, RowReader},
+    sink::{
+        Keys,
+        metadata::{chunks::Marker, dead_letters::DeadLetter},
+        rows::upsert::{Applied, Batch},
+    },
+};
+
+pub(super) struct SimApplier {
+    pub(super) link: Link,
+    pub(super) partition: Partition,
+    pub(super) fingerprint: i64,
+    pub(super) in_haste: bool,
+}
+
+#[async_trait]
+impl RowApplier for SimApplier {
+    async fn apply(&mut self, batch: &Batch<'_>) -> Result<Applied> {
+        let Self { link, partition, fingerprint, in_haste } = self;
+        if *in_haste {
+            link.lock()?;
+        }
+        let place = (*partition, *fingerprint);
+        let what = format!("worker {} stores {}", partition.0, words(batch));
+        if link.sim.has(Bug::PositionBeforeRows) && !batch.collections.is_empty() {
+            let first = Batch { reached: batch.reached, shown: batch.shown, ..Batch::default() };
+            link.transact("too early", batch.is_durable, |world, pg| pg.apply(world, place, &first)).await?;
+        }
+        let applied = link.transact(&what, batch.is_durable, |world, pg| pg.apply(world, place, batch)).await;
+        Ok(Applied { written: applied?, deleted: 0 })
+    }
+
+    async fn note_ahead(&mut self, time: Timestamp) -> Result<()> {
+        let note = |_: &mut World, pg: &mut Contents| {
+            (pg.ahead, pg.settled) = (pg.ahead.max(Some(time)), false);
+            Ok(())
+        };
+        self.link.change(&format!("worker {} notes ahead {time:?}", self.partition.0), note).await
+    }
+
+    async fn note_shown(&mut self, time: Timestamp) -> Result<()> {
+        let note = |_: &mut World, pg: &mut Contents| {
+            pg.noted = pg.noted.max(Some(time));
+            Ok(())
+        };
+        self.link.change(&format!("worker {} notes {time:?}", self.partition.0), note).await
+    }
+}
+
+/// What a batch holds, for the story.
+fn words(batch: &Batch<'_>) -> String {
+    let whole: usize = batch.collections.iter().map(|changes| changes.upserted.count).sum();
+    let deleted: usize = batch.collections.iter().map(|changes| changes.deleted.count).sum();
+    let parts: usize = batch.parts.iter().map(|part| part.keys.count).sum();
+    let reached: Vec<_> =
+        batch.reached.iter().map(|reached| (reached.collection, reached.position)).collect();
+    let (letters, healed) = (batch.dead_letters.len(), batch.healed.len());
+    format!(
+        "{whole} whole, {parts} parts, {deleted} deleted, {letters} letters, {healed} healed, {reached:?}, shown {:?}, \
+         durable: {}",
+        batch.shown, batch.is_durable
+    )
+}
+
+#[async_trait]
+impl RowCopier for Link {
+    async fn begin<'a>(
+        &'a mut self,
+        collection: CollectionId,
+        tables: &[Table],
+    ) -> Result<Box<dyn ChunkTransaction + 'a>> {
+        self.wait().await?;
+        let (_, root) = (collection, tables.first().cloned());
+        Ok(Box::new(SimChunk { link: self, root, rows: Vec::new(), letters: Vec::new(), saved: 0 }))
+    }
+}
+
+struct SimChunk<'a> {
+    link: &'a Link,
+    root: Option<Table>,
+    rows: Vec<Columns>,
+    letters: Vec<DeadLetter>,
+    /// How many rows there were at the savepoint.
+    saved: usize,
+}
+
+#[async_trait]
+impl ChunkTransaction for SimChunk<'_> {
+    async fn write(&mut self, rows: &mut Rows) -> Result<u64> {
+        self.link.wait().await?;
+        let Some(root) = &self.root else { return Ok(0) };
+        let new: Vec<_> = tuples(root, rows).collect();
+        rows.clear();
+        let count = u64::try_from(new.len()).unwrap_or(0);
+        {
+            // A refusal is found at once, and leaves the session usable.
+            let world = self.link.sim.lock();
+            let mut pg = world.pg.now.clone();
+            let name = pg.name_of_table(&root.name)?;
+            for columns in &new {
+                pg.put(&world, name, columns.clone())?;
+            }
+        }
+        self.rows.extend(new);
+        Ok(count)
+    }
+
+    async fn dead_letters(&mut self, letters: &[DeadLetter]) -> Result<()> {
+        self.letters.extend_from_slice(letters);
+        Ok(())
+    }
+
+    async fn savepoint(&mut self) -> Result<()> {
+        self.saved = self.rows.len();
+        Ok(())
+    }
+
+    async fn release_savepoint(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn rollback_to_savepoint(&mut self) -> Result<()> {
+        self.rows.truncate(self.saved);
+        Ok(())
+    }
+
+    async fn commit(self: Box<Self>, marker: Marker<'_>) -> Result<()> {
+        let Self { link, rows, letters, .. } = *self;
+        let (name, number) = (name_of(marker.collection), usize::try_from(marker.number).unwrap_or(0));
+        let copy = |world: &mut World, pg: &mut Contents| {
+            for columns in &rows {
+                let before = pg.rows.len();
+                pg.put(world, name, columns.clone())?;
+                if pg.rows.len() == before {
+                    world.is_wrong(format!("c{name} has two rows of a document"));
+                }
+            }
+            let batch = Batch { dead_letters: &letters, ..Batch::default() };
+            pg.apply(world, (Partition(0), 0), &batch).map(drop)
+        };
+        let mark = |_: &mut World, pg: &mut Contents| {
+            let chunk = pg.plans.get_mut(&name).and_then(|plan| plan.chunks.get_mut(number));
+            let chunk = chunk.filter(|chunk| chunk.copied.is_none());
+            chunk.map(|chunk| chunk.copied = Some(marker.documents)).ok_or_else(away)
+        };
+        let what = format!("chunk {number} of c{name}: {} rows", rows.len());
+        if link.sim.has(Bug::ChunkTwice) {
+            link.change(&what, copy).await?;
+            return link.change("and its mark", mark).await;
+        }
+        link.change(&what, |world, pg| copy(world, pg).and_then(|()| mark(world, pg))).await
+    }
+}
+
+pub(super) struct SimReader {
+    pub(super) link: Link,
+    pub(super) seen: HashSet<Vec<u8>>,
+}
+
+#[async_trait]
+impl RowReader for SimReader {
+    async fn documents(
+        &mut self,
+        tables: &[Table],
+        keys: &Keys,
+        most: usize,
+    ) -> Result<Option<HashMap<Vec<u8>, Rows>>> {
+        let Some(root) = tables.first() else { return Ok(Some(HashMap::new())) };
+        let read = |_: &World, pg: &Contents| {
+            let name = pg.name_of_table(&root.name)?;
+            let mut found = HashMap::new();
+            for key in keys.iter() {
+                let Some(doc) = pg.doc_of_key(name, key) else { continue };
+                let Some(row) = pg.rows.get(&(name, doc)) else { continue };
+                let values: Vec<_> =
+                    root.columns.iter().map(|column| row.columns.get(&column.name)).collect();
+                let values: Vec<_> = values.into_iter().map(|value| value.map(Vec::as_slice)).collect();
+                let mut rows = Rows::new(tables.len());
+                rows.tables[0].push(&values);
+                found.insert(key.to_vec(), rows);
+            }
+            let bytes: usize = found.values().map(Rows::byte_len).sum();
+            Ok((bytes <= most).then_some(found))
+        };
+        self.link.ask(read).await?
+    }
+
+    async fn forget_seen(&mut self, _: &Table) -> Result<()> {
+        self.seen.clear();
+        self.link.wait().await
+    }
+
+    async fn see(&mut self, keys: &Keys) -> Result<()> {
+        self.link.wait().await?;
+        self.seen.extend(keys.iter().map(<[u8]>::to_vec));
+        Ok(())
+    }
+
+    async fn unseen<'a>(&'a mut self, _: &Table, table: &Table) -> Result<Box<dyn KeyPages + 'a>> {
+        let Self { link, seen } = self;
+        let keys = |_: &World, pg: &Contents| {
+            let name = pg.name_of_table(&table.name)?;
+            let rows = pg.rows.iter().filter(|((of, _), _)| *of == name);
+            let keys = rows.filter_map(|(_, row)| row.columns.get(&table.columns.first()?.name).cloned());
+            Ok::<_, Error>(keys.filter(|key| !seen.contains(key)).collect::<Vec<_>>())
+        };
+        let keys = link.ask(keys).await??;
+        Ok(Box::new(Pages { link, keys }))
+    }
+}
+
+pub(super) struct Pages<'a> {
+    pub(super) link: &'a Link,
+    pub(super) keys: Vec<Vec<u8>>,
+}
+
+#[async_trait]
+impl KeyPages for Pages<'_> {
+    async fn next(&mut self, most: u16) -> Result<Keys> {
+        self.link.wait().await?;
+        let mut page = Keys::default();
+        let most = self.keys.len().min(usize::from(most)).min(2);
+        self.keys.drain(..most).for_each(|key| page.push(&key));
+        Ok(page)
+    }
+}

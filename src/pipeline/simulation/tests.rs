@@ -1,0 +1,188 @@
+//! The schedules, and the bugs that are planted into some of them.
+
+use std::{
+    collections::VecDeque,
+    io::{self, Write},
+    ops::Range,
+};
+
+use super::{Bug, Sim, planted, settings::Focus};
+use crate::config::Order;
+
+/// How many steps of a failed schedule are told.
+const TOLD: usize = 60;
+
+/// Plays a schedule. `Err`: what is wrong with it.
+fn play(seed: u64, kind: (Focus, Order), bug: Option<Bug>) -> Result<(), String> {
+    planted::with(bug, || Sim::new(seed, kind, bug, false).play())
+}
+
+/// What docrow logs, as a part of the story.
+#[derive(Clone)]
+struct Log(Sim);
+
+impl Write for Log {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.lock().say(|_| format!("  {}", String::from_utf8_lossy(line).trim()));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The same, told.
+fn tell(seed: u64, kind: (Focus, Order), bug: Option<Bug>) -> VecDeque<String> {
+    let sim = Sim::new(seed, kind, bug, true);
+    let log = Log(sim.clone());
+    let log = tracing_subscriber::fmt()
+        .with_writer(move || log.clone())
+        .without_time()
+        .with_target(false)
+        .with_ansi(false)
+        .finish();
+    let _ = tracing::subscriber::with_default(log, || planted::with(bug, || sim.play()));
+    let story = sim.lock().story.take();
+    story.unwrap()
+}
+
+fn play_all(name: &str, seeds: Range<u64>, kind: (Focus, Order)) {
+    if let Ok(seed) = std::env::var("DOCROW_SIM_SEED") {
+        let seed = seed.parse().unwrap();
+        tell(seed, kind, None).iter().for_each(|step| println!("{step}"));
+        return assert_eq!(play(seed, kind, None), Ok(()));
+    }
+    let (count, began) = (seeds.clone().count(), std::time::Instant::now());
+    for seed in seeds {
+        if let Err(what) = play(seed, kind, None) {
+            let story = tell(seed, kind, None);
+            let last = story.iter().skip(story.len().saturating_sub(TOLD));
+            last.for_each(|step| println!("{step}"));
+            panic!("{what}: DOCROW_SIM_SEED={seed} cargo test --lib simulation::{name} -- --nocapture");
+        }
+    }
+    let rate = count as f64 / began.elapsed().as_secs_f64();
+    // Past what captures the output of tests.
+    let _ = writeln!(io::stderr(), "{name}: {count} schedules, {rate:.0}/s");
+}
+
+/// A planted bug is found.
+fn find(bug: Bug, kind: (Focus, Order)) {
+    let began = std::time::Instant::now();
+    let found = (0..10_000).find_map(|seed| play(seed, kind, Some(bug)).err().map(|what| (seed, what)));
+    let (seed, what) = found.unwrap_or_else(|| panic!("{bug:?} is not found"));
+    let took = began.elapsed().as_secs_f64();
+    let _ = writeln!(io::stderr(), "{bug:?} is found after {seed} schedules, in {took:.1} s: {what}");
+}
+
+#[test]
+fn docrow_stops_and_is_killed() {
+    play_all("docrow_stops_and_is_killed", 0..1_000, (Focus::Docrow, Order::Document));
+}
+
+#[test]
+fn postgres_is_away_and_set_back() {
+    play_all("postgres_is_away_and_set_back", 0..1_000, (Focus::Postgres, Order::Document));
+}
+
+#[test]
+fn the_state_directory_is_lost() {
+    play_all("the_state_directory_is_lost", 0..1_000, (Focus::State, Order::Document));
+}
+
+#[test]
+fn history_is_lost_and_collections_are_replaced() {
+    play_all("history_is_lost_and_collections_are_replaced", 0..1_000, (Focus::Source, Order::Document));
+}
+
+#[test]
+fn everything_goes_wrong() {
+    play_all("everything_goes_wrong", 0..1_000, (Focus::All, Order::Document));
+}
+
+#[test]
+fn transactions_are_kept_whole() {
+    play_all("transactions_are_kept_whole", 0..1_000, (Focus::Docrow, Order::Commit));
+}
+
+#[test]
+fn transactions_are_kept_whole_when_everything_goes_wrong() {
+    play_all("transactions_are_kept_whole_when_everything_goes_wrong", 0..1_000, (Focus::All, Order::Commit));
+}
+
+#[test]
+fn planted_bugs_are_found() {
+    let (document, commit) = (Order::Document, Order::Commit);
+    find(Bug::PositionBeforeRows, (Focus::Docrow, document));
+    find(Bug::TokenWithoutChanges, (Focus::Docrow, document));
+    find(Bug::SpanBelieved, (Focus::Postgres, document));
+    find(Bug::DirectTooEarly, (Focus::Docrow, document));
+    find(Bug::DroppedWhenGone, (Focus::Docrow, document));
+    find(Bug::AheadNotRaised, (Focus::Docrow, document));
+    find(Bug::AheadNotRaised, (Focus::Docrow, commit));
+    find(Bug::ChunkTwice, (Focus::Docrow, document));
+}
+
+/// What frees the spool's disk does not wait for what wants it.
+#[test]
+fn waiting_for_space_is_found() {
+    find(Bug::WaitsForSpace, (Focus::State, Order::Document));
+}
+
+#[test]
+fn a_position_acknowledged_before_the_disk_is_found() {
+    find(Bug::AcknowledgedEarly, (Focus::Postgres, Order::Document));
+}
+
+#[test]
+fn a_lock_that_nobody_polls_is_found() {
+    find(Bug::LockNotPolled, (Focus::Docrow, Order::Document));
+}
+
+#[test]
+fn a_mapping_cached_across_its_change_is_found() {
+    find(Bug::MappingCached, (Focus::Docrow, Order::Document));
+}
+
+#[test]
+fn a_retry_lost_at_a_reconnect_is_found() {
+    find(Bug::RetryAnsweredEarly, (Focus::All, Order::Document));
+}
+
+#[test]
+fn a_fill_that_overtakes_a_patch_is_found() {
+    find(Bug::FillOvertakes, (Focus::Docrow, Order::Document));
+}
+
+#[test]
+fn a_bound_that_is_not_stored_is_found() {
+    find(Bug::ShownNotRaised, (Focus::Docrow, Order::Document));
+}
+
+#[test]
+fn a_part_without_a_note_is_found() {
+    find(Bug::PartNotNoted, (Focus::Docrow, Order::Document));
+}
+
+#[test]
+fn a_part_without_a_note_is_found_in_the_order_of_commits() {
+    find(Bug::PartNotNoted, (Focus::Docrow, Order::Commit));
+}
+
+#[test]
+fn what_is_tried_again_as_it_was_is_found() {
+    find(Bug::TriedAgainAsItWas, (Focus::Docrow, Order::Commit));
+}
+
+#[test]
+fn a_patch_of_the_past_is_found() {
+    find(Bug::PatchOfThePast, (Focus::Docrow, Order::Document));
+    find(Bug::PatchOfThePast, (Focus::Docrow, Order::Commit));
+}
+
+#[test]
+fn a_patch_in_place_of_a_whole_document_is_found() {
+    find(Bug::PatchOntoWhole, (Focus::Docrow, Order::Document));
+    find(Bug::PatchOntoWhole, (Focus::Docrow, Order::Commit));
+}
