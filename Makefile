@@ -23,17 +23,18 @@ demo: setup
 	@cargo build --release
 	@"$(CARGO_TARGET_DIR)/release/docrow" demo
 
-# With the places where tests end the process, which no other build has. Cargo says a result for each binary; the last line
-# here is their sum. T=faults::spool runs those whose names hold that.
+# Cargo says a result for each binary; the last line here is their sum.
+SUM = awk '{ print; fflush() } /^test result:/ { passed += $$4; failed += $$6 } \
+    END { printf "%d passed, %d failed\n", passed, failed; exit passed == 0 }'
+
+# With the places where tests end the process, which no other build has. T=faults::spool runs those whose names hold that.
 T ?=
 test: setup
-	@cargo test --features failpoints --no-fail-fast -- $(T) 2>&1 | awk '{ print; fflush() } \
-	    /^test result:/ { passed += $$4; failed += $$6 } \
-	    END { printf "%d passed, %d failed\n", passed, failed; exit passed == 0 }'
+	@cargo test --workspace --features failpoints --no-fail-fast -- $(T) 2>&1 | $(SUM)
 
 # What needs no server: unit tests, and the simulation.
 quick: setup
-	@cargo test --features failpoints --lib -- $(T)
+	@cargo test --workspace --features failpoints --no-fail-fast --lib -- $(T) 2>&1 | $(SUM)
 
 # Kills docrow, mongod and PostgreSQL by turns under live writes, and compares after each round. The same seed makes the
 # same schedule: what happens, to whom, and after which time; what the programs are just doing then is never the same.
@@ -47,16 +48,16 @@ golden: setup
 	@DOCROW_GOLDEN=rewrite cargo test --features failpoints --test it -- golden:: errors:: mapping::types metrics::files::the_documentation
 	@git diff --stat -- testdata docs
 
-# The mapping alone, in a few seconds (`cargo bench --bench mapping` takes its time), then everything end to end, in about
+# The mapping alone, in a few seconds (`cargo bench -p docrow-mapping` takes its time), then everything end to end, in about
 # a quarter of an hour during which the machine should have nothing else to do. WORKLOADS="users stream" picks some of them.
 WORKLOADS ?=
 bench: setup
-	@cargo bench --bench mapping -- --quick
+	@cargo bench -p docrow-mapping --bench mapping -- --quick
 	@cargo bench --bench end_to_end -- $(WORKLOADS)
 
 # The same, and fails if a bar is missed by more than the noise that was measured.
 bench-check: setup
-	@cargo bench --bench mapping -- --quick
+	@cargo bench -p docrow-mapping --bench mapping -- --quick
 	@cargo bench --bench end_to_end -- --check $(WORKLOADS)
 
 # Fuzzes the mapping; needs `cargo install cargo-fuzz`, and compiles what it needs for itself (a few minutes, once). What it
@@ -82,8 +83,8 @@ screenshots: setup
 # Licences and sources of the dependencies are looked at without the internet; what is known against them needs RustSec's
 # database, which is not to be had everywhere: then it says so, and does not fail.
 lint: setup
-	@cargo fmt --check
-	@cargo clippy --all-targets --features failpoints -- -D warnings
+	@cargo fmt --all --check
+	@cargo clippy --workspace --all-targets --features failpoints -- -D warnings
 	@cargo clippy --features failpoints --test chaos --test fuzz_live --test screenshots -- -D warnings
 	@.ci/audit
 

@@ -12,8 +12,8 @@
 //! ```
 //!
 //! Data flows one way, `source → model → mapping → sink`, and only `pipeline` connects them: `source` does not know
-//! that PostgreSQL exists, `sink` does not know MongoDB, `mapping` and `schema` do no I/O. `tests/it/tidy.rs` holds
-//! the imports to it.
+//! that PostgreSQL exists, `sink` does not know MongoDB. `model`, `mapping` and `schema` do no I/O: they are a crate of
+//! their own, `docrow-mapping`, with [`error`] and [`shown`]. `tests/it/tidy.rs` holds the imports to it.
 //!
 //! # Reading order
 //!
@@ -66,13 +66,10 @@ pub mod checkpoint;
 pub mod cli;
 pub mod config;
 pub mod demo;
-pub mod error;
 pub mod failpoint;
 pub mod http;
-pub mod mapping;
 pub mod mapping_files;
 pub mod metrics;
-pub mod model;
 pub mod moment;
 pub mod notify;
 pub mod otlp;
@@ -82,10 +79,8 @@ pub mod profile;
 pub mod rate_limit;
 pub mod retry;
 pub mod roles;
-pub mod schema;
 pub mod secret;
 pub mod serve;
-pub mod shown;
 pub mod shutdown;
 pub mod sink;
 pub mod source;
@@ -93,3 +88,5 @@ pub mod status;
 pub mod telemetry;
 pub mod trace;
 pub mod verify;
+
+pub use docrow_mapping::{error, mapping, model, schema, shown};

@@ -2,27 +2,13 @@
 //! or what [`grown`] grows one from.
 
 #![no_main]
-#![allow(dead_code, unused_imports, reason = "docrow's own modules, of which this uses parts")]
-
-extern crate self as docrow;
-
 #[path = "../../tests/it/mapping/any_bytes.rs"]
 mod any_bytes;
-#[path = "../../src/error/mod.rs"]
-mod error;
 mod grown;
-#[path = "../../src/mapping/mod.rs"]
-mod mapping;
-#[path = "../../src/model/mod.rs"]
-mod model;
 #[path = "../../tests/it/support/same.rs"]
 mod same;
-#[path = "../../src/schema/mod.rs"]
-mod schema;
 mod seeds;
-#[path = "../../src/shown.rs"]
-mod shown;
-#[path = "../../src/demo/users.rs"]
+#[path = "../../src/demo/users/documents.rs"]
 mod users;
 
 mod support {

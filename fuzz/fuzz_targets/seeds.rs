@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use mongodb::bson::{
+use bson::{
     Binary, Bson, DateTime, Decimal128, JavaScriptCodeWithScope, RawDocumentBuf, Regex, Timestamp, doc,
     oid::ObjectId, spec::BinarySubtype,
 };
@@ -84,10 +84,10 @@ fn deep(levels: i32) -> RawDocumentBuf {
     for level in 0..levels {
         let mut outer = RawDocumentBuf::new();
         let name =
-            if level % 2 == 0 { mongodb::bson::raw::cstr!("a") } else { mongodb::bson::raw::cstr!("m") };
+            if level % 2 == 0 { bson::raw::cstr!("a") } else { bson::raw::cstr!("m") };
         outer.append(name, document);
         document = outer;
     }
-    document.append(mongodb::bson::raw::cstr!("_id"), 1);
+    document.append(bson::raw::cstr!("_id"), 1);
     document
 }

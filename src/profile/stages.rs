@@ -54,14 +54,10 @@ impl Stage {
                 "receiving from MongoDB: the driver, its sockets, TLS and decompression, `docrow::source`"
             }
             Self::Decode => "taking replies apart: the `bson` crate, `docrow::source::event`",
-            Self::Route => {
-                "which change goes to which worker, folding, batches: `docrow::pipeline`, `docrow::model`"
-            }
-            Self::Map => {
-                "walking documents along their mapping: `docrow::mapping` but what encodes; `docrow::schema`"
-            }
+            Self::Route => "which change goes to which worker, folding, batches: `docrow::pipeline`, `model`",
+            Self::Map => "walking documents along their mapping: `docrow_mapping` but what encodes",
             Self::Encode => {
-                "rows in PostgreSQL's format: closing a row, `docrow::mapping::value`, `json`, `extra`, …"
+                "rows in PostgreSQL's format: closing a row, `value`, `key_column`, `extra`, … of `docrow_mapping::mapping`"
             }
             Self::Send => "sending to PostgreSQL: `docrow::sink`, `tokio_postgres`, its sockets and TLS",
             Self::Spool => "the state directory: `docrow::checkpoint`, RocksDB",
@@ -92,28 +88,29 @@ impl fmt::Display for Stage {
 /// The stage of the functions whose path begins so; of several the longest decides. `None`: of its caller's stage.
 const BY_PREFIX: &[(&str, Option<Stage>)] = &[
     ("docrow::", Some(Stage::Other)),
-    ("docrow::model::change", Some(Stage::Route)),
     ("docrow::checkpoint", Some(Stage::Spool)),
-    ("docrow::model::document_key", Some(Stage::Route)),
-    ("docrow::mapping", Some(Stage::Map)),
-    ("docrow::mapping::encode", Some(Stage::Encode)),
-    ("docrow::mapping::extra", Some(Stage::Encode)),
-    ("docrow::mapping::extended_json_values", Some(Stage::Encode)),
-    ("docrow::mapping::extended_json_write", Some(Stage::Encode)),
-    ("docrow::mapping::key_column", Some(Stage::Encode)),
-    ("docrow::mapping::mask", Some(Stage::Encode)),
-    ("docrow::mapping::numeric", Some(Stage::Encode)),
-    ("docrow::mapping::value", Some(Stage::Encode)),
-    // A row is encoded when it is complete.
-    ("docrow::mapping::walk::Walk::close", Some(Stage::Encode)),
-    ("docrow::mapping::walk::begin_row", Some(Stage::Encode)),
-    ("docrow::mapping::walk::end_column", Some(Stage::Encode)),
-    ("docrow::model::bson_number", Some(Stage::Encode)),
     ("docrow::pipeline", Some(Stage::Route)),
-    ("docrow::schema", Some(Stage::Map)),
     ("docrow::sink", Some(Stage::Send)),
     ("docrow::source", Some(Stage::Read)),
     ("docrow::source::event", Some(Stage::Decode)),
+    ("docrow_mapping::", Some(Stage::Other)),
+    ("docrow_mapping::mapping", Some(Stage::Map)),
+    ("docrow_mapping::mapping::encode", Some(Stage::Encode)),
+    ("docrow_mapping::mapping::extra", Some(Stage::Encode)),
+    ("docrow_mapping::mapping::extended_json_values", Some(Stage::Encode)),
+    ("docrow_mapping::mapping::extended_json_write", Some(Stage::Encode)),
+    ("docrow_mapping::mapping::key_column", Some(Stage::Encode)),
+    ("docrow_mapping::mapping::mask", Some(Stage::Encode)),
+    ("docrow_mapping::mapping::numeric", Some(Stage::Encode)),
+    ("docrow_mapping::mapping::value", Some(Stage::Encode)),
+    // A row is encoded when it is complete.
+    ("docrow_mapping::mapping::walk::Walk::close", Some(Stage::Encode)),
+    ("docrow_mapping::mapping::walk::begin_row", Some(Stage::Encode)),
+    ("docrow_mapping::mapping::walk::end_column", Some(Stage::Encode)),
+    ("docrow_mapping::model::bson_number", Some(Stage::Encode)),
+    ("docrow_mapping::model::change", Some(Stage::Route)),
+    ("docrow_mapping::model::document_key", Some(Stage::Route)),
+    ("docrow_mapping::schema", Some(Stage::Map)),
     ("bson::", Some(Stage::Decode)),
     ("hickory_", Some(Stage::Read)),
     ("mongodb::", Some(Stage::Read)),
@@ -221,20 +218,24 @@ mod tests {
             Stage::Map,
             &[
                 "core::slice::cmp::memcmp",
-                "docrow::mapping::walk::Walk::object",
-                "docrow::mapping::encode::Encoder::encode",
+                "docrow_mapping::mapping::walk::Walk::object",
+                "docrow_mapping::mapping::encode::Encoder::encode",
                 "docrow::pipeline::snapshot::ChunkWorker::attempt",
             ],
         ),
         (
             Stage::Encode,
-            &["[libc.so.6]", "bytes::bytes_mut::BytesMut::put_slice", "docrow::mapping::walk::Walk::close"],
+            &[
+                "[libc.so.6]",
+                "bytes::bytes_mut::BytesMut::put_slice",
+                "docrow_mapping::mapping::walk::Walk::close",
+            ],
         ),
         (
             Stage::Encode,
             &[
-                "docrow::mapping::extended_json_write::JsonWriter::value",
-                "docrow::mapping::extra::Extra::write",
+                "docrow_mapping::mapping::extended_json_write::JsonWriter::value",
+                "docrow_mapping::mapping::extra::Extra::write",
             ],
         ),
         (
@@ -277,8 +278,11 @@ mod tests {
 
     #[test]
     fn the_allocator_is_a_stage_and_copying_is_not() {
-        let grows =
-            ["_rjem_je_large_ralloc", "alloc::raw_vec::finish_grow", "docrow::mapping::walk::Walk::close"];
+        let grows = [
+            "_rjem_je_large_ralloc",
+            "alloc::raw_vec::finish_grow",
+            "docrow_mapping::mapping::walk::Walk::close",
+        ];
         assert_eq!(stage(grows), Stage::Allocation);
         assert_eq!(
             stage(["[libc.so.6]", "_rjem_je_arena_ralloc", "docrow::sink::rows::copy::Copier::write"]),
@@ -304,7 +308,9 @@ mod tests {
 
     /// Whether docrow has what `path` names: modules, then what their file defines.
     fn is_of_the_source(path: &str) -> bool {
-        let mut folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut folder =
+            root.join(if path.starts_with("docrow::") { "src" } else { "crates/docrow-mapping/src" });
         let mut file = folder.join("lib.rs");
         let mut names = path.split("::").skip(1).filter(|name| !name.is_empty()).peekable();
         while let Some(name) = names.peek() {
@@ -325,10 +331,10 @@ mod tests {
     /// A module that moves takes its prefix along, or its samples would count as its parent's.
     #[test]
     fn every_prefix_of_docrow_is_of_its_source() {
-        for (prefix, _) in BY_PREFIX.iter().filter(|(prefix, _)| prefix.starts_with("docrow::")) {
+        for (prefix, _) in BY_PREFIX.iter().filter(|(prefix, _)| prefix.starts_with("docrow")) {
             assert!(is_of_the_source(prefix), "nothing of docrow is {prefix}");
         }
-        assert!(!is_of_the_source("docrow::mapping::nowhere"));
-        assert!(!is_of_the_source("docrow::mapping::walk::Walk::nothing"));
+        assert!(!is_of_the_source("docrow_mapping::mapping::nowhere"));
+        assert!(!is_of_the_source("docrow_mapping::mapping::walk::Walk::nothing"));
     }
 }

@@ -108,16 +108,20 @@ fn the_image_is_built_from_what_is_there() {
         .collect();
     let sent: BTreeSet<_> =
         read(".dockerignore").lines().filter_map(|l| Some(l.strip_prefix('!')?.to_owned())).collect();
-    assert_eq!(copied, sent, "what is copied, and what .dockerignore lets through");
     for path in &copied {
         assert!(root().join(path).exists(), "COPY {path}");
     }
+    let copied: BTreeSet<_> =
+        copied.iter().map(|path| path.split('/').next().unwrap_or_default().to_owned()).collect();
+    assert_eq!(copied, sent, "what is copied, and what .dockerignore lets through");
     // What the program is compiled from besides.
-    for folder in included(&root().join("src")) {
-        assert!(
-            copied.contains(&folder),
-            "src includes files of {folder}, which the image is not built from"
-        );
+    for sources in ["src", "crates"] {
+        for folder in included(&root().join(sources)) {
+            assert!(
+                copied.contains(&folder),
+                "{sources} includes files of {folder}, which the image is not built from"
+            );
+        }
     }
     let packages = instructions().into_iter().find(|line| line.contains("build-essential")).unwrap();
     for needed in ["build-essential", "libclang-dev"] {
@@ -166,14 +170,16 @@ fn the_image_compiles_dependencies_apart() {
     let (stubs, build) = step.strip_prefix("RUN ").unwrap().rsplit_once("&&").unwrap();
     assert_eq!(build.trim(), "cargo build --release --locked --bin docrow");
     let folder = tempdir().unwrap();
-    for file in ["Cargo.toml", "Cargo.lock"] {
+    fs::create_dir_all(folder.path().join("crates/docrow-mapping")).unwrap();
+    for file in ["Cargo.toml", "Cargo.lock", "crates/docrow-mapping/Cargo.toml"] {
         fs::copy(root().join(file), folder.path().join(file)).unwrap();
     }
     let metadata =
         shell(&format!("{stubs} && cargo metadata --no-deps --offline --format-version 1"), folder.path());
     let metadata: Value = serde_json::from_str(&metadata).unwrap();
-    let targets: BTreeMap<_, _> = list(&metadata, "/packages/0/targets")
+    let targets: BTreeMap<_, _> = list(&metadata, "/packages")
         .iter()
+        .flat_map(|package| list(package, "/targets"))
         .map(|target| (text(target, "/src_path"), target))
         .collect();
     for (path, target) in targets {

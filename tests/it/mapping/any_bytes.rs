@@ -7,13 +7,13 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
+use bson::{RawBsonRef, RawDocument, RawDocumentBuf, rawdoc, spec::ElementType};
 use bytes::BytesMut;
-use docrow::{
+use docrow_mapping::{
     mapping::{Encoder, Framing, Mapping, MaskKey, Rebuilder, Rows, document_json},
     model::{change::Namespace, table::Scalar},
     schema::{MappingSpec, Names, Sample, evolve},
 };
-use mongodb::bson::{RawBsonRef, RawDocument, RawDocumentBuf, rawdoc, spec::ElementType};
 
 use crate::support::same::difference;
 

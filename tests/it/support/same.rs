@@ -81,7 +81,7 @@ fn size(kind: u8, bytes: &[u8]) -> usize {
 
 #[test]
 fn what_is_not_kept_makes_no_difference_and_all_else_does() {
-    use mongodb::bson::{Bson, Document, doc};
+    use bson::{Bson, Document, doc};
     let is_same = |left: &[u8], right: &[u8]| difference(left, right).is_none();
     let bytes = |document: Document| document.to_vec().unwrap();
     let document = bytes(doc! { "a": 1, "b": [1, { "x": 1, "y": 2 }], "c": "x" });

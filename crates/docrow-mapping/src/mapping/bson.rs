@@ -1,0 +1,316 @@
+//! Raw BSON: in place, where a value ends and what it holds; and put together. Every read is checked; bytes that are no
+//! BSON are a [`Fault`], never a panic.
+//!
+//! Offsets are into the whole document, so that a value is named by its type and one offset. The
+//! specification is
+//! <https://bsonspec.org/spec.html>.
+
+use super::extended_json_parse::Parsed;
+
+/// Why a document can't have rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The bytes are no BSON.
+    Malformed,
+    /// There is no `_id`.
+    NoKey,
+    /// The `_id` does not fit the key column.
+    KeyMisfit,
+    /// The `_id` is too long for an index.
+    KeyTooLong,
+    /// A value is longer than PostgreSQL takes.
+    TooLong,
+    /// A value does not fit where the mapping has it, and may not go to `extra`.
+    Misfit,
+    /// Nothing holds a value, and there is no `extra`.
+    Unmapped,
+}
+
+impl Fault {
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Fault::Malformed => "the bytes are not valid BSON",
+            Fault::NoKey => "the document has no _id",
+            Fault::KeyMisfit => "the _id does not fit the type of the key column",
+            Fault::KeyTooLong => "the _id is longer than the 2,600 bytes that a PostgreSQL index takes",
+            Fault::TooLong => "a value is longer than the 256 MB that jsonb takes",
+            Fault::Misfit => "the value does not fit its column or table",
+            Fault::Unmapped => "no column holds the field, and the mapping has no extra column",
+        }
+    }
+}
+
+pub(super) type Read<T> = Result<T, Fault>;
+
+pub(super) const DOUBLE: u8 = 0x01;
+pub(super) const STRING: u8 = 0x02;
+pub(super) const DOCUMENT: u8 = 0x03;
+pub(super) const ARRAY: u8 = 0x04;
+pub(super) const BINARY: u8 = 0x05;
+pub(super) const UNDEFINED: u8 = 0x06;
+pub(super) const OBJECT_ID: u8 = 0x07;
+pub(super) const BOOLEAN: u8 = 0x08;
+pub(super) const DATE: u8 = 0x09;
+pub(super) const NULL: u8 = 0x0a;
+pub(super) const REGEX: u8 = 0x0b;
+pub(super) const DB_POINTER: u8 = 0x0c;
+pub(super) const CODE: u8 = 0x0d;
+pub(super) const SYMBOL: u8 = 0x0e;
+pub(super) const CODE_WITH_SCOPE: u8 = 0x0f;
+pub(super) const INT32: u8 = 0x10;
+pub(super) const TIMESTAMP: u8 = 0x11;
+pub(super) const INT64: u8 = 0x12;
+pub(super) const DECIMAL: u8 = 0x13;
+pub(super) const MAX_KEY: u8 = 0x7f;
+pub(super) const MIN_KEY: u8 = 0xff;
+
+/// What the server calls a type, in `$type`.
+pub(super) fn type_name(kind: u8) -> &'static str {
+    match kind {
+        DOUBLE => "double",
+        STRING => "string",
+        DOCUMENT => "object",
+        ARRAY => "array",
+        BINARY => "binData",
+        UNDEFINED => "undefined",
+        OBJECT_ID => "objectId",
+        BOOLEAN => "bool",
+        DATE => "date",
+        NULL => "null",
+        REGEX => "regex",
+        DB_POINTER => "dbPointer",
+        CODE | CODE_WITH_SCOPE => "javascript",
+        SYMBOL => "symbol",
+        INT32 => "int",
+        TIMESTAMP => "timestamp",
+        INT64 => "long",
+        DECIMAL => "decimal",
+        MAX_KEY => "maxKey",
+        MIN_KEY => "minKey",
+        _ => "unknown",
+    }
+}
+
+/// The offset after the value at `at`, within `bytes`.
+#[inline]
+pub(super) fn end_of(kind: u8, bytes: &[u8], at: usize) -> Read<usize> {
+    let size = match kind {
+        DOUBLE | DATE | TIMESTAMP | INT64 => 8,
+        STRING | CODE | SYMBOL => 4 + length(bytes, at, 1)?,
+        DOCUMENT | ARRAY => length(bytes, at, 5)?,
+        INT32 => 4,
+        BOOLEAN => 1,
+        OBJECT_ID => 12,
+        NULL | UNDEFINED | MIN_KEY | MAX_KEY => 0,
+        BINARY => 5 + length(bytes, at, 0)?,
+        DECIMAL => 16,
+        CODE_WITH_SCOPE => length(bytes, at, 14)?,
+        DB_POINTER => 16 + length(bytes, at, 1)?,
+        REGEX => {
+            let options = c_string_end(bytes, at)? + 1;
+            return Ok(c_string_end(bytes, options)? + 1);
+        }
+        _ => return Err(Fault::Malformed),
+    };
+    let end = at + size;
+    if end <= bytes.len() { Ok(end) } else { Err(Fault::Malformed) }
+}
+
+/// The length that stands at `at`, if it is at least `least`.
+#[inline]
+fn length(bytes: &[u8], at: usize, least: usize) -> Read<usize> {
+    let length = usize::try_from(int32(bytes, at)?).map_err(|_| Fault::Malformed)?;
+    if length >= least { Ok(length) } else { Err(Fault::Malformed) }
+}
+
+/// The offset of the NUL that ends the text at `at`.
+#[inline]
+pub(super) fn c_string_end(bytes: &[u8], at: usize) -> Read<usize> {
+    let rest = bytes.get(at..).ok_or(Fault::Malformed)?;
+    rest.iter().position(|&byte| byte == 0).map(|length| at + length).ok_or(Fault::Malformed)
+}
+
+#[inline]
+pub(super) fn array_at<const N: usize>(bytes: &[u8], at: usize) -> Read<[u8; N]> {
+    bytes.get(at..).and_then(<[u8]>::first_chunk).copied().ok_or(Fault::Malformed)
+}
+
+#[inline]
+pub(super) fn int32(bytes: &[u8], at: usize) -> Read<i32> {
+    array_at(bytes, at).map(i32::from_le_bytes)
+}
+
+#[inline]
+pub(super) fn int64(bytes: &[u8], at: usize) -> Read<i64> {
+    array_at(bytes, at).map(i64::from_le_bytes)
+}
+
+#[inline]
+pub(super) fn double(bytes: &[u8], at: usize) -> Read<f64> {
+    array_at(bytes, at).map(f64::from_le_bytes)
+}
+
+#[inline]
+pub(super) fn boolean(bytes: &[u8], at: usize) -> Read<bool> {
+    match bytes.get(at) {
+        Some(0) => Ok(false),
+        Some(1) => Ok(true),
+        _ => Err(Fault::Malformed),
+    }
+}
+
+/// The bytes of a string, code or symbol, in whatever encoding they are.
+#[inline]
+pub(super) fn text(bytes: &[u8], at: usize) -> Read<&[u8]> {
+    let start = at + 4;
+    let end = start + length(bytes, at, 1)?;
+    match bytes.get(start..end) {
+        Some([text @ .., 0]) => Ok(text),
+        _ => Err(Fault::Malformed),
+    }
+}
+
+/// A binary's subtype and bytes.
+pub(super) fn binary(bytes: &[u8], at: usize) -> Read<(u8, &[u8])> {
+    let start = at + 5;
+    let content = bytes.get(start..start + length(bytes, at, 0)?).ok_or(Fault::Malformed)?;
+    Ok((*bytes.get(at + 4).ok_or(Fault::Malformed)?, content))
+}
+
+/// Whether `bytes` can be a PostgreSQL text: valid UTF-8 without NUL.
+#[inline]
+pub(super) fn is_text(bytes: &[u8]) -> bool {
+    // One pass without branches that the compiler turns into vector instructions: most text is ASCII.
+    let (all, least) =
+        bytes.iter().fold((0, 0xff), |(all, least): (u8, u8), &byte| (all | byte, least.min(byte)));
+    least != 0 && (all < 0x80 || std::str::from_utf8(bytes).is_ok())
+}
+
+/// One element of a document or array.
+pub(super) struct Element {
+    pub(super) kind: u8,
+    /// Where the name starts, and its NUL.
+    pub(super) name: (usize, usize),
+    /// Where the value starts.
+    pub(super) at: usize,
+}
+
+/// The elements of a document or array.
+pub(super) struct Elements {
+    /// Where the next element starts.
+    pub(super) next: usize,
+    /// Where the terminator is.
+    pub(super) end: usize,
+}
+
+impl Elements {
+    /// The elements of the document or array at `at`.
+    #[inline]
+    pub(super) fn of(bytes: &[u8], at: usize) -> Read<Self> {
+        let end = at + length(bytes, at, 5)? - 1;
+        match bytes.get(end) {
+            Some(0) => Ok(Self { next: at + 4, end }),
+            _ => Err(Fault::Malformed),
+        }
+    }
+
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.next == self.end
+    }
+
+    #[inline]
+    pub(super) fn advance(&mut self, bytes: &[u8]) -> Read<Option<Element>> {
+        if self.is_empty() {
+            return Ok(None);
+        }
+        let bytes = bytes.get(..self.end).ok_or(Fault::Malformed)?;
+        let kind = *bytes.get(self.next).ok_or(Fault::Malformed)?;
+        let name = (self.next + 1, c_string_end(bytes, self.next + 1)?);
+        let at = name.1 + 1;
+        self.next = end_of(kind, bytes, at)?;
+        Ok(Some(Element { kind, name, at }))
+    }
+}
+
+/// Appends a string's value, or a code's or symbol's.
+pub(super) fn put_text(out: &mut Vec<u8>, text: &[u8]) -> Option<()> {
+    out.extend_from_slice(&i32::try_from(text.len() + 1).ok()?.to_le_bytes());
+    out.extend_from_slice(text);
+    out.push(0);
+    Some(())
+}
+
+/// Appends a binary's value.
+pub(super) fn put_binary(out: &mut Vec<u8>, subtype: u8, bytes: &[u8]) -> Option<()> {
+    out.extend_from_slice(&i32::try_from(bytes.len()).ok()?.to_le_bytes());
+    out.push(subtype);
+    out.extend_from_slice(bytes);
+    Some(())
+}
+
+/// Leaves room for a length.
+pub(super) fn begin(out: &mut Vec<u8>) -> usize {
+    out.extend_from_slice(&[0; 4]);
+    out.len() - 4
+}
+
+/// Appends an element whose value `write` appends; nothing if it is withheld.
+pub(super) fn element(
+    out: &mut Vec<u8>,
+    name: &[u8],
+    write: impl FnOnce(&mut Vec<u8>) -> Option<Parsed>,
+) -> Option<Parsed> {
+    let start = out.len();
+    out.push(0);
+    out.extend_from_slice(name);
+    out.push(0);
+    let told = write(out)?;
+    match (told, out.get_mut(start)) {
+        (Parsed::Value(kind), Some(place)) => *place = kind,
+        _ => out.truncate(start),
+    }
+    Some(told)
+}
+
+/// Ends the document or array that began at `start`.
+pub(super) fn end(out: &mut Vec<u8>, start: usize) -> Option<()> {
+    out.push(0);
+    fill_in(out, start)
+}
+
+/// Fills in the length of what began at `start`, itself included.
+pub(super) fn fill_in(out: &mut [u8], start: usize) -> Option<()> {
+    let length = i32::try_from(out.len().checked_sub(start)?).ok()?;
+    out.get_mut(start..start + 4)?.copy_from_slice(&length.to_le_bytes());
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use ::bson::rawdoc;
+
+    use super::*;
+
+    #[test]
+    fn finds_every_element() {
+        let document = rawdoc! { "a": 1, "bc": "x", "d": { "e": [] } };
+        let bytes = document.as_bytes();
+        let mut elements = Elements::of(bytes, 0).unwrap();
+        let mut seen = Vec::new();
+        while let Some(element) = elements.advance(bytes).unwrap() {
+            seen.push((element.kind, &bytes[element.name.0..element.name.1]));
+        }
+        assert_eq!(seen, [(INT32, &b"a"[..]), (STRING, b"bc"), (DOCUMENT, b"d")]);
+    }
+
+    #[test]
+    fn text_is_utf8_without_nul() {
+        for good in ["", "a", "é", "plain ascii, longer than one vector register of any kind", "日本語"] {
+            assert!(is_text(good.as_bytes()), "{good}");
+        }
+        for bad in [&b"\0"[..], b"a\0b", b"\xff", b"\xed\xa0\x80", b"\xc0\x80", "é\0".as_bytes()] {
+            assert!(!is_text(bad), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! What never leaves the process: masked values, and fields that are left out.
+//!
+//! - A masked column holds a keyed hash of its value, or nothing of it. The hash is HMAC-SHA-256 in hexadecimal: of a
+//!   string's bytes, of an ObjectId's 24 hexadecimal digits, of anything else's canonical Extended JSON. So equal
+//!   strings have equal hashes, in whatever column, and can be joined. Null stays NULL.
+//! - Whatever else is written of a document is written without its masked and omitted fields: it is taken apart as the
+//!   mapping says. A value that is not what the mapping takes it for, an array where it has an object, can't be taken
+//!   apart and might hold such a field anywhere: [`WITHHELD`] stands in its place.
+
+use ::bson::RawDocument;
+use bytes::BytesMut;
+
+use super::{
+    bson::{self, ARRAY, DOCUMENT, Element, Elements, Fault, NULL, OBJECT_ID, Read, STRING},
+    compile::{Mapping, Node, Object, PlannedColumn},
+    extended_json_values,
+    extended_json_write::JsonWriter,
+    extra::clear_bytes,
+    mask_key::MaskKey,
+    value::Fit,
+};
+use crate::{model::table::Scalar, schema::Mask};
+
+/// What is left of a redacted text.
+const REDACTED: &[u8] = b"***";
+
+/// The document `{"$docrow": {"withheld": true}}`.
+const WITHHELD: &[u8] = b"\x1e\0\0\0\x03$docrow\0\x10\0\0\0\x08withheld\0\x01\0\0";
+
+/// Memory for the text of a value that is hashed.
+#[derive(Debug, Default)]
+pub(super) struct Masker {
+    text: BytesMut,
+}
+
+impl Masker {
+    /// Appends the bytes of a masked column, or says that it is NULL.
+    pub(super) fn column(
+        &mut self,
+        out: &mut BytesMut,
+        column: &PlannedColumn,
+        key: Option<&MaskKey>,
+        (doc, kind, at): (&[u8], u8, usize),
+        json: &mut JsonWriter,
+    ) -> Read<Fit> {
+        let text = column.ty.scalar == Scalar::Text && !column.ty.array;
+        if !text || kind == NULL {
+            return Ok(Fit::Misfit);
+        }
+        match (column.mask, key) {
+            (Some(Mask::Redact), _) => out.extend_from_slice(REDACTED),
+            (Some(Mask::Sha256), Some(key)) => match kind {
+                STRING => key.hash(out, bson::text(doc, at)?),
+                _ => {
+                    match kind {
+                        OBJECT_ID => {
+                            extended_json_values::hex(&mut self.text, &bson::array_at::<12>(doc, at)?)
+                        }
+                        _ => json.write(&mut self.text, doc, kind, at)?,
+                    }
+                    key.hash(out, &self.text);
+                    clear_bytes(&mut self.text);
+                }
+            },
+            (Some(Mask::Sha256), None) | (None, _) => return Ok(Fit::Misfit),
+        }
+        Ok(Fit::Exact)
+    }
+}
+
+impl Mapping {
+    /// The document without its masked and omitted fields: what may be kept of one that has no rows. None if its bytes
+    /// are no BSON, so that nobody can say where such a field is.
+    pub fn censored(&self, document: &RawDocument) -> Option<Vec<u8>> {
+        let doc = document.as_bytes();
+        if !self.root.guarded {
+            return Some(doc.to_vec());
+        }
+        let mut out = Vec::with_capacity(doc.len());
+        censored_object(&self.root, doc, 0, &mut out).is_ok().then_some(out)
+    }
+}
+
+/// What was left of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// All that is not hidden.
+    Everything,
+    /// Parts of it were withheld.
+    Parts,
+    /// It was withheld itself.
+    Nothing,
+}
+
+/// Appends a value without what is hidden in it; a document that says so, if it can't be taken apart.
+pub(super) fn censored(node: &Node, doc: &[u8], (kind, at): (u8, usize), out: &mut Vec<u8>) -> Read<Left> {
+    match node {
+        _ if kind == NULL => Ok(Left::Everything),
+        Node::Object(object) if kind == DOCUMENT => censored_object(object, doc, at, out),
+        Node::Array(element) if kind == ARRAY => members(doc, at, out, |_| Action::Open(element)),
+        _ => {
+            out.extend_from_slice(WITHHELD);
+            Ok(Left::Nothing)
+        }
+    }
+}
+
+/// As deep as the mapping's paths, not as the document.
+pub(super) fn censored_object(object: &Object, doc: &[u8], at: usize, out: &mut Vec<u8>) -> Read<Left> {
+    members(doc, at, out, |name| match object.find(name) {
+        Some((_, field)) if field.hidden => Action::Drop,
+        Some((_, field)) if field.node.is_guarded() => Action::Open(&field.node),
+        _ => Action::Copy,
+    })
+}
+
+enum Action<'a> {
+    Copy,
+    Drop,
+    Open(&'a Node),
+}
+
+/// Appends a document or an array, with each member treated by its name, which ends with its NUL.
+fn members<'a>(doc: &[u8], at: usize, out: &mut Vec<u8>, action: impl Fn(&[u8]) -> Action<'a>) -> Read<Left> {
+    let mut elements = Elements::of(doc, at)?;
+    let mut whole = Left::Everything;
+    let start = out.len();
+    out.extend_from_slice(&[0; 4]);
+    while let Some(Element { kind, name, at }) = elements.advance(doc)? {
+        let name = doc.get(name.0..=name.1).ok_or(Fault::Malformed)?;
+        let action = action(name);
+        if matches!(action, Action::Drop) {
+            continue;
+        }
+        let kind_at = out.len();
+        out.push(kind);
+        out.extend_from_slice(name);
+        let Action::Open(node) = action else {
+            out.extend_from_slice(doc.get(at..elements.next).ok_or(Fault::Malformed)?);
+            continue;
+        };
+        match censored(node, doc, (kind, at), out)? {
+            Left::Everything => continue,
+            Left::Parts => {}
+            Left::Nothing => {
+                if let Some(kind) = out.get_mut(kind_at) {
+                    *kind = DOCUMENT;
+                }
+            }
+        }
+        whole = Left::Parts;
+    }
+    out.push(0);
+    let length = i32::try_from(out.len() - start).map_err(|_| Fault::TooLong)?;
+    if let Some(room) = out.get_mut(start..start + 4) {
+        room.copy_from_slice(&length.to_le_bytes());
+    }
+    Ok(whole)
+}

@@ -1,0 +1,72 @@
+//! Why a collection is copied anew.
+
+use std::fmt;
+
+/// Why a collection is to be copied anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Somebody asks for it.
+    Asked,
+    /// The oplog no longer holds what it would go on from.
+    HistoryLost,
+    /// Another collection took its place as a whole, by a rename or `$out`.
+    Replaced,
+    /// It was dropped, and its rows are not to be kept.
+    Dropped,
+    /// It was dropped, and is there again.
+    Recreated,
+}
+
+impl Reason {
+    const ALL: [Self; 5] = [Self::Asked, Self::HistoryLost, Self::Replaced, Self::Dropped, Self::Recreated];
+
+    /// As a label of a metric.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::HistoryLost => "history_lost",
+            other => other.text(),
+        }
+    }
+
+    /// As it is stored.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Asked => "asked",
+            Self::HistoryLost => "history lost",
+            Self::Replaced => "replaced",
+            Self::Dropped => "dropped",
+            Self::Recreated => "recreated",
+        }
+    }
+
+    /// A reason that only a later docrow knows is as good as any.
+    pub fn from_text(text: &str) -> Self {
+        Self::ALL.into_iter().find(|reason| reason.text() == text).unwrap_or(Self::Asked)
+    }
+}
+
+/// For the log: "copied anew because …".
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Asked => "somebody asked for it",
+            Self::HistoryLost => "the oplog no longer holds its changes",
+            Self::Replaced => "it was replaced as a whole",
+            Self::Dropped => "it was dropped",
+            Self::Recreated => "it was dropped and created again",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_reads_back() {
+        for reason in Reason::ALL {
+            assert_eq!(Reason::from_text(reason.text()), reason);
+        }
+        assert_eq!(Reason::from_text("of a later docrow"), Reason::Asked);
+    }
+}

@@ -1,0 +1,528 @@
+//! What a mapping becomes when documents are seen: automatic mapping, which is the empty mapping grown by a sample, and
+//! its growth when fields appear later.
+//!
+//! A mapping only grows: columns are appended to tables and tables to the mapping, and a `bigint` whose field has
+//! fractions too becomes `double precision`. What is mapped stays where it is and keeps its name; a field that has a
+//! column keeps it whatever it becomes, and objects stay objects, arrays arrays: values of another kind go to
+//! `extra`. So rows that were written before are rows of the grown mapping too, with NULL in the new columns.
+//!
+//! A table gets at most [`MAX_COLUMNS`] columns, a collection [`MAX_TABLES`] tables.
+
+use std::collections::HashMap;
+
+use super::{
+    ColumnSpec, FieldPath, KeySpec, MappingSpec, Names, Segment, TableSpec,
+    infer::Shape,
+    sample::{KEY, Objects, Sample, Seen},
+    spec::{EXTRA, OnDelete, OnUnfit},
+};
+use crate::model::{change::Namespace, table::ColumnType};
+
+/// PostgreSQL moves no value of up to 24 bytes out of a row, and a row must fit a page of 8,160: so many
+/// always do.
+pub(super) const MAX_COLUMNS: usize = 300;
+
+pub(super) const MAX_TABLES: usize = 100;
+
+impl Sample {
+    /// The mapping that suits the sample. `tables` is the scope in which its tables' names are unique: that
+    /// of the target's schema, shared by all collections.
+    pub fn spec(&self, collection: &Namespace, tables: &mut Names) -> MappingSpec {
+        let root = TableSpec {
+            table: tables.claim([&*collection.collection]),
+            path: FieldPath::default(),
+            parent: KEY.to_owned(),
+            ordinals: Vec::new(),
+            columns: Vec::new(),
+        };
+        let empty = MappingSpec {
+            collection: collection.clone(),
+            extra: Some(EXTRA.to_owned()),
+            on_unfit: OnUnfit::default(),
+            on_delete: OnDelete::default(),
+            foreign_keys: false,
+            document: None,
+            omit: Vec::new(),
+            key: KeySpec { column: KEY.to_owned(), ty: self.ids.key() },
+            root,
+            children: Vec::new(),
+        };
+        evolve(&empty, self, tables, &[]).unwrap_or(empty)
+    }
+}
+
+/// What `spec` becomes when the documents of `sample` are seen; `None` if it stays as it is. `tables` is the scope of
+/// [`Sample::spec`]; the names of new tables are taken there. `there` are columns, each with its table, that are in the
+/// target already, be it that somebody added them: a new column gets another name.
+///
+/// The same mapping and sample give the same result, and the result does not change with the same sample.
+pub fn evolve(
+    spec: &MappingSpec,
+    sample: &Sample,
+    tables: &mut Names,
+    there: &[(String, String)],
+) -> Option<MappingSpec> {
+    if spec.document.is_some() {
+        return None;
+    }
+    for table in spec.tables() {
+        tables.reserve(&*table.table);
+    }
+    let columns = spec.tables().map(|table| {
+        let mut names = columns_of(table, spec.extra());
+        for (_, column) in there.iter().filter(|(of, _)| *of == table.table) {
+            names.reserve(&**column);
+        }
+        names
+    });
+    let columns = columns.collect();
+    let mut growth = Growth { spec: spec.clone(), tables, columns, grown: false };
+    growth.fields(0, &mut Vec::new(), &Known::of(spec), &sample.documents);
+    growth.grown.then_some(growth.spec)
+}
+
+/// What is mapped already, as a trie of the documents' fields.
+#[derive(Default)]
+struct Known {
+    place: Place,
+    fields: HashMap<String, Known>,
+    /// What the elements are, if the field is mapped as an array.
+    element: Option<Box<Known>>,
+}
+
+/// What a field has of its own.
+#[derive(Clone, Copy, Default)]
+enum Place {
+    /// Nothing, but fields in it may.
+    #[default]
+    None,
+    /// A column, by the numbers of its table and of itself.
+    Column(usize, usize),
+    /// A table.
+    Table(usize),
+    /// It is left out.
+    Omitted,
+}
+
+impl Known {
+    fn of(spec: &MappingSpec) -> Self {
+        let mut root = Self { place: Place::Table(0), ..Self::default() };
+        for (number, table) in spec.tables().enumerate() {
+            root.descend(&table.path).place = Place::Table(number);
+            for (column, mapped) in table.columns.iter().enumerate() {
+                root.descend(&table.path.join(&mapped.path)).place = Place::Column(number, column);
+            }
+        }
+        for path in &spec.omit {
+            root.descend(path).place = Place::Omitted;
+        }
+        root
+    }
+
+    fn descend(&mut self, path: &FieldPath) -> &mut Self {
+        path.segments().iter().fold(self, |node, segment| {
+            let field = node.fields.entry(segment.name.clone()).or_default();
+            (0..segment.arrays).fold(field, |node, _| node.element.get_or_insert_default())
+        })
+    }
+
+    /// How many fields there are, in the mapping and among `objects` together.
+    fn width(&self, objects: &Objects) -> usize {
+        let new = objects.fields().filter(|(name, _)| !self.fields.contains_key(*name));
+        self.fields.len() + new.count()
+    }
+}
+
+/// A mapping that grows.
+struct Growth<'a> {
+    spec: MappingSpec,
+    tables: &'a mut Names,
+    /// The scope of each table's columns.
+    columns: Vec<Names>,
+    grown: bool,
+}
+
+impl Growth<'_> {
+    /// Maps what is new in the objects at `way` from the rows of `table`.
+    fn fields(&mut self, table: usize, way: &mut Vec<Segment>, known: &Known, objects: &Objects) {
+        let is_document = table == 0 && way.is_empty();
+        if !is_document && objects.is_map(known.width(objects)) {
+            return;
+        }
+        for (name, seen) in objects.fields() {
+            if name.is_empty() || (is_document && name == KEY) {
+                continue;
+            }
+            way.push(Segment { name: name.to_owned(), arrays: 0 });
+            match known.fields.get(name) {
+                Some(known) => self.known(table, way, known, seen),
+                None => self.unknown(table, way, seen),
+            }
+            way.pop();
+        }
+    }
+
+    fn known(&mut self, table: usize, way: &mut Vec<Segment>, known: &Known, seen: &Seen) {
+        let mut at = (known, Some(seen));
+        while let (Known { element: Some(element), .. }, Some(seen)) = at {
+            at = (element, seen.elements.as_deref());
+        }
+        let (known, Some(seen)) = at else { return };
+        match known.place {
+            Place::Column(table, column) => self.widen(table, column, seen),
+            Place::Table(table) => self.fields(table, &mut Vec::new(), known, &seen.objects),
+            Place::None => self.fields(table, way, known, &seen.objects),
+            Place::Omitted => {}
+        }
+    }
+
+    fn unknown(&mut self, table: usize, way: &mut Vec<Segment>, seen: &Seen) {
+        match seen.shape() {
+            Shape::Column(ty) => self.column(table, way, seen.widened(ty).unwrap_or(ty)),
+            Shape::Flat(objects) => self.fields(table, way, &Known::default(), objects),
+            Shape::Table(objects) => self.table(table, way, objects),
+            Shape::Extra => {}
+        }
+    }
+
+    fn widen(&mut self, table: usize, column: usize, seen: &Seen) {
+        let column = table_of(&mut self.spec, table).and_then(|table| table.columns.get_mut(column));
+        let Some(column) = column else { return };
+        if let Some(ty) = seen.widened(column.ty) {
+            column.ty = ty;
+            self.grown = true;
+        }
+    }
+
+    fn column(&mut self, table: usize, way: &[Segment], ty: ColumnType) {
+        let Some(spec) = table_of(&mut self.spec, table) else { return };
+        let Some(names) = self.columns.get_mut(table) else { return };
+        if spec.columns.len() >= MAX_COLUMNS {
+            return;
+        }
+        let name = names.claim(way.iter().map(|segment| &*segment.name));
+        spec.columns.push(ColumnSpec { name, path: FieldPath::new(way.to_vec()), ty, mask: None, was: None });
+        self.grown = true;
+    }
+
+    fn table(&mut self, parent: usize, way: &[Segment], objects: &Objects) {
+        if self.spec.children.len() >= MAX_TABLES {
+            return;
+        }
+        let above = self.spec.tables().nth(parent).map_or(&[][..], |table| table.path.segments());
+        let mut path = [above, way].concat();
+        if let Some(last) = path.last_mut() {
+            last.arrays = 1;
+        }
+        let words = [&*self.spec.root.table].into_iter().chain(path.iter().map(|segment| &*segment.name));
+        let table = self.tables.claim(words);
+        let path = FieldPath::new(path);
+        let ordinals = (1..=path.arrays()).map(ordinal).collect();
+        let parent = self.spec.key.column.clone();
+        let table = TableSpec { table, path, parent, ordinals, columns: Vec::new() };
+        self.columns.push(columns_of(&table, None));
+        self.spec.children.push(table);
+        self.grown = true;
+        self.fields(self.spec.children.len(), &mut Vec::new(), &Known::default(), objects);
+    }
+}
+
+fn table_of(spec: &mut MappingSpec, number: usize) -> Option<&mut TableSpec> {
+    match number.checked_sub(1) {
+        None => Some(&mut spec.root),
+        Some(child) => spec.children.get_mut(child),
+    }
+}
+
+/// The names that a table's columns have taken.
+pub(super) fn columns_of(table: &TableSpec, extra: Option<&str>) -> Names {
+    let mut names = Names::of_columns();
+    let columns = table.columns.iter().flat_map(ColumnSpec::names);
+    for taken in table.ordinals.iter().map(String::as_str).chain(columns).chain([&*table.parent]).chain(extra)
+    {
+        names.reserve(taken);
+    }
+    names
+}
+
+fn ordinal(number: usize) -> String {
+    if number == 1 { "_ord".to_owned() } else { format!("_ord{number}") }
+}
+
+/// Documents of all sorts, whose fields often have the same names.
+#[cfg(test)]
+pub(super) mod arbitrary {
+    use bson::{Bson, DateTime, Document, oid::ObjectId};
+    use proptest::prelude::*;
+
+    fn value() -> impl Strategy<Value = Bson> {
+        let leaf = prop_oneof![
+            Just(Bson::Null),
+            any::<i32>().prop_map(Bson::Int32),
+            (-9_i64..9).prop_map(Bson::Int64),
+            any::<i64>().prop_map(Bson::Int64),
+            (-9_i32..9).prop_map(|n| Bson::Double(n.into())),
+            any::<f64>().prop_map(Bson::Double),
+            "[a-c]{0,2}".prop_map(Bson::String),
+            any::<[u8; 12]>().prop_map(|bytes| Bson::String(ObjectId::from_bytes(bytes).to_hex())),
+            any::<[u8; 12]>().prop_map(|bytes| Bson::ObjectId(ObjectId::from_bytes(bytes))),
+            any::<bool>().prop_map(Bson::Boolean),
+            Just(Bson::DateTime(DateTime::from_millis(0))),
+            Just(Bson::MaxKey),
+        ];
+        leaf.prop_recursive(4, 40, 5, |inner| {
+            prop_oneof![
+                fields(inner.clone()).prop_map(Bson::Document),
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Bson::Array),
+                prop::collection::vec(fields(inner).prop_map(Bson::Document), 0..4).prop_map(Bson::Array),
+            ]
+        })
+    }
+
+    fn fields(value: impl Strategy<Value = Bson>) -> impl Strategy<Value = Document> {
+        let name = prop_oneof![
+            "[a-e]",
+            "[a-b][A-B]?",
+            Just("a.b".to_owned()),
+            Just("$\"x\n".to_owned()),
+            Just(String::new())
+        ];
+        prop::collection::vec((name, value), 0..6).prop_map(|fields| fields.into_iter().collect())
+    }
+
+    pub(crate) fn documents() -> impl Strategy<Value = Vec<Document>> {
+        let document = fields(value()).prop_map(|mut fields| {
+            fields.insert("_id", 1);
+            fields
+        });
+        prop::collection::vec(document, 0..6)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bson::{Bson, Document, RawDocumentBuf, doc};
+    use bytes::BufMut;
+    use proptest::prelude::*;
+
+    use super::{arbitrary::documents, *};
+    use crate::{
+        mapping::{Encoder, Framing, Mapping, Rebuilder, Rows},
+        model::table::{Reading, Scalar},
+    };
+
+    fn sample(documents: &[Document]) -> Sample {
+        let mut sample = Sample::new();
+        for document in documents {
+            sample.observe(&RawDocumentBuf::try_from(document).unwrap());
+        }
+        sample
+    }
+
+    fn first(documents: &[Document]) -> (MappingSpec, Names) {
+        let mut names = Names::new();
+        (sample(documents).spec(&Namespace::new("shop", "users"), &mut names), names)
+    }
+
+    /// The columns `table.column path type` of what the first documents' mapping becomes when the second come.
+    fn grown(before: &[Document], after: &[Document]) -> Vec<String> {
+        let (spec, mut names) = first(before);
+        let grown = evolve(&spec, &sample(after), &mut names, &[]);
+        grown.as_ref().map_or(Vec::new(), all_columns)
+    }
+
+    fn all_columns(spec: &MappingSpec) -> Vec<String> {
+        let of = |table: &TableSpec| {
+            let line = |column: &ColumnSpec| {
+                format!("{}.{} {} {}", table.table, column.name, column.path, column.ty.sql())
+            };
+            table.columns.iter().map(line).collect::<Vec<_>>()
+        };
+        spec.tables().flat_map(of).collect()
+    }
+
+    #[test]
+    fn new_fields_are_appended() {
+        let before = [doc! { "_id": 1, "b": 1, "o": { "x": 1 }, "l": [{ "x": 1 }] }];
+        let after = [doc! {
+            "_id": 2, "a": 1.5, "b": 2, "o": { "n": { "m": true }, "x": 2 },
+            "l": [{ "w": "x", "in": [{ "z": 1 }] }], "t": ["x"], "k": [{ "v": 1 }],
+        }];
+        assert_eq!(
+            grown(&before, &after),
+            [
+                "users.b b bigint",
+                "users.o_x o.x bigint",
+                "users.a a double precision",
+                "users.o_n_m o.n.m boolean",
+                "users.t t text[]",
+                "users_l.x x bigint",
+                "users_l.w w text",
+                "users_l_in.z z bigint",
+                "users_k.v v bigint",
+            ]
+        );
+        assert!(grown(&before, &before).is_empty());
+        assert!(grown(&before, &[doc! { "_id": "x", "n": null, "m": Bson::MaxKey }]).is_empty());
+    }
+
+    #[test]
+    fn what_is_mapped_stays() {
+        let before = [doc! { "_id": 1, "a": "x", "o": { "x": 1 }, "l": [{ "x": 1 }], "t": [1], "j": true }];
+        for after in [
+            doc! { "a": { "n": 1 }, "o": [{ "n": 1 }], "l": { "n": 1 }, "t": [{ "n": 1 }], "j": [1] },
+            doc! { "a": [{ "n": 1 }], "o": 1, "l": 1, "t": { "n": 1 }, "j": 1.5 },
+            doc! { "a": 1, "o": "x", "l": [1, [{ "n": 1 }]], "t": [1.5] },
+        ] {
+            assert!(grown(&before, std::slice::from_ref(&after)).is_empty(), "{after}");
+        }
+    }
+
+    #[test]
+    fn names_do_not_change() {
+        let before = [doc! { "_id": 1, "first_name": 1 }];
+        let columns = grown(&before, &[doc! { "_id": 1, "firstName": 1, "lastName": 1 }]);
+        assert_eq!(columns[0], "users.first_name first_name bigint");
+        assert!(columns[1].starts_with("users.first_name_"), "{columns:?}");
+        assert_eq!(columns[2], "users.last_name lastName bigint");
+    }
+
+    #[test]
+    fn integers_widen_where_that_is_a_gain() {
+        let widens = |before: Bson, after: Bson| {
+            let (spec, mut names) = first(&[doc! { "_id": 1, "n": before }]);
+            let grown = evolve(&spec, &sample(&[doc! { "n": after }]), &mut names, &[])?;
+            Some(grown.root().columns[0].ty)
+        };
+        let double = ColumnType { reading: Reading::Number, ..ColumnType::scalar(Scalar::Double) };
+        assert_eq!(widens(1.into(), 1.5.into()), Some(double));
+        assert_eq!(widens((1_i64 << 40).into(), f64::NAN.into()), Some(double));
+        assert_eq!(widens(1.into(), 2.0.into()), None, "bigint holds it");
+        assert_eq!(widens(1_i64.into(), 1.5.into()), None, "an int64 would not read back as one");
+        assert_eq!(widens(Bson::Array(vec![1.into()]), Bson::Array(vec![1.5.into()])), None);
+        let mixed = [doc! { "_id": 1, "n": 1 }, doc! { "_id": 1 }];
+        assert!(grown(&mixed, &[doc! { "n": 1_i64 << 40 }, doc! { "n": 1.5 }]).is_empty());
+    }
+
+    /// Limits hold over the whole mapping, however it came to be.
+    #[test]
+    fn growth_has_limits() {
+        let named = |from: usize, count: usize, value: &dyn Fn(usize) -> Bson| {
+            (from..from + count).map(|i| (format!("f{i}"), value(i))).collect::<Document>()
+        };
+        let number = |_| Bson::Int32(1);
+        let (mut spec, mut names) = first(&[named(0, 250, &number)]);
+        spec = evolve(&spec, &sample(&[named(250, 100, &number)]), &mut names, &[]).unwrap();
+        assert_eq!(spec.root().columns.len(), MAX_COLUMNS);
+        assert_eq!(evolve(&spec, &sample(&[named(400, 100, &number)]), &mut names, &[]), None);
+
+        let list = |_| Bson::Array(vec![doc! { "x": 1 }.into()]);
+        let (mut spec, mut names) = first(&[named(0, 80, &list)]);
+        spec = evolve(&spec, &sample(&[named(80, 80, &list)]), &mut names, &[]).unwrap();
+        assert_eq!(spec.children().len(), MAX_TABLES);
+
+        let (spec, mut names) = first(&[doc! { "_id": 1, "scores": named(0, 150, &number) }]);
+        let more = |count| sample(&[doc! { "_id": 1, "scores": named(150, count, &number) }]);
+        assert_eq!(evolve(&spec, &more(51), &mut names, &[]), None, "a map has no columns for its keys");
+        assert!(evolve(&spec, &more(50), &mut names, &[]).is_some());
+    }
+
+    proptest! {
+        /// A mapping that grows stays a mapping, and all that was mapped stays where it was.
+        #[test]
+        fn a_mapping_only_grows(before in documents(), after in documents()) {
+            let (old, mut names) = first(&before);
+            prop_assert_eq!(evolve(&old, &sample(&before), &mut names, &[]), None);
+            let seen = sample(&after);
+            let new = evolve(&old, &seen, &mut names.clone(), &[]);
+            prop_assert_eq!(&evolve(&old, &seen, &mut names, &[]), &new);
+            let Some(new) = new else { return Ok(()) };
+            prop_assert_eq!(evolve(&new, &seen, &mut names, &[]), None);
+            prop_assert_eq!(&MappingSpec::parse(&new.to_toml(), "grown").unwrap(), &new);
+
+            prop_assert!(new.children().len() >= old.children().len());
+            for (old, new) in old.tables().zip(new.tables()) {
+                prop_assert!(new.columns.len() >= old.columns.len());
+                for (old, new) in old.columns.iter().zip(&new.columns) {
+                    let widened = old.ty == ColumnType::scalar(Scalar::Bigint) && new.ty.scalar == Scalar::Double;
+                    prop_assert!(old == new || (widened && (&old.name, &old.path) == (&new.name, &new.path)));
+                }
+                let same = (&old.table, &old.path, &old.parent, &old.ordinals);
+                prop_assert_eq!(same, (&new.table, &new.path, &new.parent, &new.ordinals));
+            }
+        }
+
+        /// G4: rows that were written before are rows of the grown mapping, with NULL in its new columns and no rows in
+        /// its new tables, and tell the same documents. So do rows that it writes itself.
+        #[test]
+        fn rows_stay_rows(before in documents(), after in documents()) {
+            let (old, mut names) = first(&before);
+            let Some(new) = evolve(&old, &sample(&after), &mut names, &[]) else { return Ok(()) };
+            let (old_mapping, new_mapping) = (Arc::new(Mapping::compile(&old)), Arc::new(Mapping::compile(&new)));
+            let rebuilder = Rebuilder::new(&new_mapping);
+            for document in before.iter().chain(&after) {
+                let expected = sorted(document.clone());
+                let rebuilt = rebuilder.document(&encode(&new_mapping, document)).unwrap();
+                prop_assert_eq!(sorted(Document::try_from(&rebuilt).unwrap()), expected.clone());
+                let Some(rows) = stored(&encode(&old_mapping, document), &old, &new) else { continue };
+                let rebuilt = rebuilder.document(&rows).unwrap();
+                prop_assert_eq!(sorted(Document::try_from(&rebuilt).unwrap()), expected);
+            }
+        }
+    }
+
+    fn encode(mapping: &Arc<Mapping>, document: &Document) -> Rows {
+        let mut rows = Rows::new(mapping.tables().len());
+        let raw = RawDocumentBuf::try_from(document).unwrap();
+        Encoder::new(mapping.clone(), Framing::Copy).encode(&raw, &mut rows).unwrap();
+        rows
+    }
+
+    /// Rows of the old mapping as the tables of the new one hold them. None if a column is not widened because it holds
+    /// an int64.
+    fn stored(rows: &Rows, old: &MappingSpec, new: &MappingSpec) -> Option<Rows> {
+        let mut stored = Rows::new(new.tables().count());
+        for (number, ((old, new), rows)) in old.tables().zip(new.tables()).zip(&rows.tables).enumerate() {
+            for tuple in rows.tuples() {
+                let mut columns: Vec<_> = tuple.columns().map(|column| column.map(<[u8]>::to_vec)).collect();
+                let head = 1 + old.ordinals.len();
+                for (i, (old, new)) in old.columns.iter().zip(&new.columns).enumerate() {
+                    if let (true, Some(bytes)) = (old.ty != new.ty, &mut columns[head + i]) {
+                        let value = i32::try_from(i64::from_be_bytes((&**bytes).try_into().unwrap())).ok()?;
+                        *bytes = f64::from(value).to_be_bytes().to_vec();
+                    }
+                }
+                let end = head + old.columns.len();
+                columns.splice(end..end, vec![None; new.columns.len() - old.columns.len()]);
+                let out = &mut stored.tables[number];
+                out.count += 1;
+                out.bytes.put_u16(columns.len().try_into().unwrap());
+                for column in columns {
+                    let length = column.as_ref().map_or(-1, |bytes| bytes.len().try_into().unwrap());
+                    out.bytes.put_i32(length);
+                    out.bytes.extend_from_slice(&column.unwrap_or_default());
+                }
+            }
+        }
+        Some(stored)
+    }
+
+    /// With its fields sorted: their order is not kept.
+    fn sorted(document: Document) -> String {
+        fn of(value: Bson) -> Bson {
+            match value {
+                Bson::Document(document) => {
+                    let mut fields: Vec<_> =
+                        document.into_iter().map(|(name, value)| (name, of(value))).collect();
+                    fields.sort_by(|left, right| left.0.cmp(&right.0));
+                    Bson::Document(fields.into_iter().collect())
+                }
+                Bson::Array(elements) => Bson::Array(elements.into_iter().map(of).collect()),
+                value => value,
+            }
+        }
+        format!("{:?}", of(document.into()))
+    }
+}
