@@ -208,8 +208,7 @@ pub fn merge(schema: &str, table: &Table, row_type: &str) -> String {
 /// Whether these columns differ between `c` and `r` in any byte. Where `=` calls only equal bytes equal, it is used, for
 /// it is faster than the comparison of records.
 fn differs(columns: &[Column]) -> String {
-    let by_bytes =
-        |column: &&Column| matches!(column.ty.scalar, Scalar::Double | Scalar::Numeric | Scalar::Jsonb);
+    let by_bytes = |column: &&Column| !column.ty.scalar.equal_is_same();
     let (by_bytes, by_value): (Vec<&Column>, Vec<&Column>) = columns.iter().partition(by_bytes);
     let by_value = by_value.into_iter().map(|column| {
         let collation = if column.ty.scalar == Scalar::Text { " COLLATE \"C\"" } else { "" };

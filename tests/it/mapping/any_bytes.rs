@@ -11,7 +11,10 @@ use bson::{RawBsonRef, RawDocument, RawDocumentBuf, rawdoc, spec::ElementType};
 use bytes::BytesMut;
 use docrow_mapping::{
     mapping::{Encoder, Framing, Mapping, MaskKey, Rebuilder, Rows, document_json},
-    model::{change::Namespace, table::Scalar},
+    model::{
+        change::Namespace,
+        table::{Reading, Scalar},
+    },
     schema::{MappingSpec, Names, Sample, evolve},
 };
 
@@ -70,11 +73,8 @@ fn tables(options: &str, key: &str, hidden: &str) -> String {
     );
     let of_scalar = |scalar: Scalar| {
         let name = scalar.sql();
-        let reading = match scalar {
-            Scalar::Integer | Scalar::Bigint => ", bson = 'long'",
-            Scalar::Double => ", bson = 'number'",
-            _ => "",
-        };
+        let word = scalar.other_reading().and_then(Reading::word);
+        let reading = word.map_or_else(String::new, |word| format!(", bson = '{word}'"));
         [
             format!("'{name}'"),
             format!("'{name}[]'"),

@@ -1,8 +1,11 @@
 //! Every BSON type in every column type, with PostgreSQL as the judge of what the column says.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, env, fs, path::Path, sync::LazyLock};
 
-use docrow::{mapping::Mapping, model::table::Scalar};
+use docrow::{
+    mapping::Mapping,
+    model::table::{Reading, Scalar},
+};
 use mongodb::bson::{Decimal128, RawDocumentBuf};
 use serde_json::Value as Json;
 
@@ -17,22 +20,17 @@ use crate::support::{self, connect, same::difference};
 /// else, so the value is noted besides; `-`: the column is NULL, the value is noted.
 const TABLE: &str = "types.txt";
 
+/// The table for people.
+const DOCUMENTATION: &str = "docs/mapping.md";
+
 /// The columns of the table: a type, and how its values read back.
-const COLUMNS: [&str; 13] = [
-    "boolean",
-    "integer",
-    "integer long",
-    "bigint",
-    "bigint long",
-    "double precision",
-    "double precision number",
-    "numeric",
-    "text",
-    "bytea",
-    "uuid",
-    "timestamptz",
-    "jsonb",
-];
+static COLUMNS: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let columns_of = |scalar: Scalar| {
+        let (name, word) = (scalar.sql(), scalar.other_reading().and_then(Reading::word));
+        [Some(name.to_owned()), word.map(|word| format!("{name} {word}"))]
+    };
+    Scalar::ALL.into_iter().flat_map(columns_of).flatten().collect()
+});
 
 fn values() -> Vec<(&'static str, Value)> {
     let leaf = |kind, bytes: &[u8]| Value::Leaf(kind, bytes.to_vec());
@@ -121,7 +119,7 @@ fn mapping() -> String {
     for (i, column) in COLUMNS.iter().enumerate() {
         let (ty, bson) = match column.rsplit_once(' ') {
             Some((ty, reading @ ("long" | "number"))) => (ty, format!(", bson = \"{reading}\"")),
-            _ => (*column, String::new()),
+            _ => (column.as_str(), String::new()),
         };
         text.push_str(&format!("s{i} = {{ path = \"s{i}\", type = \"{ty}\"{bson} }}\n"));
         text.push_str(&format!("a{i} = {{ path = \"a{i}\", type = \"{ty}[]\"{bson} }}\n"));
@@ -154,7 +152,7 @@ async fn every_type_in_every_column() {
     }
     let cells = cells(store.uri(), &stored.schema, &mapping).await;
     let mut shown: Vec<Vec<String>> =
-        vec![["value"].iter().chain(&COLUMNS).map(ToString::to_string).collect()];
+        vec![["value".to_owned()].into_iter().chain(COLUMNS.iter().cloned()).collect()];
     for (i, (name, value)) in values.iter().enumerate() {
         let mut line = vec![(*name).to_owned()];
         for (j, column) in COLUMNS.iter().enumerate() {
@@ -208,4 +206,30 @@ fn aligned(lines: &[Vec<String>]) -> String {
         cells.collect::<Vec<_>>().join(" | ").trim_end().to_owned()
     };
     lines.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// What docs/mapping.md says of the types is what the table of types says, and `make golden` writes it there.
+#[test]
+fn the_documentation_has_every_type() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(DOCUMENTATION);
+    let text = fs::read_to_string(&path).unwrap();
+    let start = text.find("| column | holds |").unwrap();
+    let end = start + text[start..].find("\n\n").unwrap();
+    let line =
+        |scalar: Scalar| format!("| `{}` | {} | {} |\n", scalar.sql(), scalar.holds(), scalar.exactly());
+    let table = format!(
+        "| column | holds | of these exactly; the rest is noted besides |\n|---|---|---|\n{}\
+         | `T[]` | an array of such values and nulls; empty too | of elements that fit exactly |",
+        Scalar::ALL.map(line).concat()
+    );
+    if env::var("DOCROW_GOLDEN").is_ok_and(|mode| mode == "rewrite") {
+        return fs::write(path, [&text[..start], &table, &text[end..]].concat()).unwrap();
+    }
+    assert_eq!(&text[start..end], table, "`make golden` rewrites {DOCUMENTATION}");
+    let keys = Scalar::ALL.into_iter().filter(|scalar| scalar.is_key());
+    let keys: Vec<_> = keys.map(|scalar| format!("`{}`", scalar.sql())).collect();
+    assert!(
+        text.contains(&format!("| `[key]` | `column`, `type` ({}), `bson` |", keys.join(", "))),
+        "{keys:?}"
+    );
 }

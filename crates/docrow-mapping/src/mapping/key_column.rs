@@ -19,8 +19,8 @@ use bytes::BytesMut;
 
 use super::{
     bson::{
-        self, ARRAY, BINARY, CODE_WITH_SCOPE, DECIMAL, DOCUMENT, DOUBLE, Elements, Fault, INT32, INT64,
-        OBJECT_ID, Read, STRING, SYMBOL,
+        self, ARRAY, CODE_WITH_SCOPE, DECIMAL, DOCUMENT, DOUBLE, Elements, Fault, INT32, INT64, OBJECT_ID,
+        Read, STRING, SYMBOL,
     },
     column,
     compile::Mapping,
@@ -49,11 +49,16 @@ pub(super) fn key(
     let start = out.len();
     let fit = match ty.scalar {
         Scalar::Text => text(out, (doc, kind, at), json)?,
-        _ => match value::column(out, ty, (doc, kind, at), json)? {
+        Scalar::Bytea => match value::column(out, ty, (doc, kind, at), json)? {
             // It would be an ObjectId's key.
-            Fit::Equal if kind == BINARY => Fit::Misfit,
+            Fit::Equal => Fit::Misfit,
             fit => fit,
         },
+        Scalar::Integer | Scalar::Bigint | Scalar::Uuid => value::column(out, ty, (doc, kind, at), json)?,
+        // No mapping has such a key.
+        Scalar::Boolean | Scalar::Double | Scalar::Numeric | Scalar::Timestamptz | Scalar::Jsonb => {
+            Fit::Misfit
+        }
     };
     match fit {
         Fit::Misfit => Err(Fault::KeyMisfit),

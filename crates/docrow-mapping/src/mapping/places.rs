@@ -3,7 +3,7 @@
 
 use super::compile::Mapping;
 use crate::{
-    model::table::{Column, Scalar},
+    model::table::Column,
     schema::{Segment, TableSpec},
 };
 
@@ -83,8 +83,6 @@ impl Mapping {
     pub fn is_whole(&self, table: &str, column: &str) -> bool {
         let table = self.tables().iter().find(|own| own.name == table);
         let column = table.and_then(|table| table.columns.iter().find(|own| own.name == column));
-        column.is_some_and(|column| {
-            matches!(column.ty.scalar, Scalar::Integer | Scalar::Bigint) && !column.ty.array
-        })
+        column.is_some_and(|column| column.ty.is_whole())
     }
 }

@@ -3,18 +3,8 @@
 //! A value fits exactly, or is equal to what the column holds but would read back as something else (as another
 //! type, without the scale of `1E+3` or the sign of `-0`), or does not fit. Nothing is rounded, clamped or cut.
 //!
-//! | column | takes | of these exactly |
-//! |---|---|---|
-//! | `boolean` | boolean | all |
-//! | `integer`, `bigint` | any number that is a whole one in range | int32, and int64 beyond an int32's range; with [`Reading::Long`] int64 |
-//! | `double precision` | double; any other number that a double has exactly | double; with [`Reading::Number`] int32, and double that is no int32 |
-//! | `numeric` | any number of at most 34 significant digits; no infinity (PostgreSQL 13 has none) | Decimal128 without a positive exponent, but -0 |
-//! | `text` | string without NUL, in valid UTF-8; ObjectId as 24 hexadecimal digits | ObjectId; string that does not look like one |
-//! | `bytea` | binary of subtype 0; ObjectId as 12 bytes | ObjectId; binary that is not 12 bytes long |
-//! | `uuid` | binary of subtype 4 and 16 bytes | all |
-//! | `timestamptz` | date from 4713 BC to 294276 | all |
-//! | `jsonb` | everything, as canonical Extended JSON; null as JSON's `null` | all |
-//! | an array | an array of such values and nulls | one of exact values |
+//! Which values those are, and of which a column says all, is in the table of types
+//! ([`column_type`](crate::model::column_type)), and so in docs/mapping.md. An array takes an array of such values and nulls.
 //!
 //! [`super::column`] reads them back.
 
@@ -64,53 +54,67 @@ fn scalar(
     (doc, kind, at): (&[u8], u8, usize),
     json: &mut JsonWriter,
 ) -> Read<Fit> {
-    match (ty.scalar, kind) {
-        (Scalar::Text, STRING) => {
-            let text = bson::text(doc, at)?;
-            if !bson::is_text(text) {
-                return Ok(Fit::Misfit);
-            }
-            out.extend_from_slice(text);
-            return Ok(exact_if(!is_object_id(text)));
-        }
-        (Scalar::Text, OBJECT_ID) => extended_json_values::hex(out, &bson::array_at::<12>(doc, at)?),
-        (Scalar::Bytea, OBJECT_ID) => out.extend_from_slice(&bson::array_at::<12>(doc, at)?),
-        (Scalar::Bytea, BINARY) => {
-            let (0, bytes) = bson::binary(doc, at)? else { return Ok(Fit::Misfit) };
-            out.extend_from_slice(bytes);
-            return Ok(exact_if(bytes.len() != OBJECT_ID_BYTES));
-        }
-        (Scalar::Uuid, BINARY) => match bson::binary(doc, at)? {
-            (4, bytes) if bytes.len() == 16 => out.extend_from_slice(bytes),
+    match ty.scalar {
+        Scalar::Boolean => match kind {
+            BOOLEAN => out.put_u8(bson::boolean(doc, at)?.into()),
             _ => return Ok(Fit::Misfit),
         },
-        (Scalar::Boolean, BOOLEAN) => out.put_u8(bson::boolean(doc, at)?.into()),
-        (Scalar::Timestamptz, DATE) => match postgres_micros(bson::int64(doc, at)?) {
-            Some(micros) => out.put_i64(micros),
-            None => return Ok(Fit::Misfit),
-        },
-        (Scalar::Jsonb, _) => {
-            out.put_u8(1);
-            json.write(out, doc, kind, at)?;
-        }
-        (Scalar::Bigint, _) => {
-            let Some((value, fit)) = integer(ty.reading, doc, kind, at)? else { return Ok(Fit::Misfit) };
-            out.put_i64(value);
-            return Ok(fit);
-        }
-        (Scalar::Integer, _) => {
+        Scalar::Integer => {
             let Some((value, fit)) = integer(ty.reading, doc, kind, at)? else { return Ok(Fit::Misfit) };
             let Ok(value) = i32::try_from(value) else { return Ok(Fit::Misfit) };
             out.put_i32(value);
             return Ok(fit);
         }
-        (Scalar::Double, _) => {
+        Scalar::Bigint => {
+            let Some((value, fit)) = integer(ty.reading, doc, kind, at)? else { return Ok(Fit::Misfit) };
+            out.put_i64(value);
+            return Ok(fit);
+        }
+        Scalar::Double => {
             let Some((value, fit)) = double(ty.reading, doc, kind, at)? else { return Ok(Fit::Misfit) };
             out.put_f64(value);
             return Ok(fit);
         }
-        (Scalar::Numeric, _) => return numeric(out, doc, kind, at),
-        _ => return Ok(Fit::Misfit),
+        Scalar::Numeric => return numeric(out, doc, kind, at),
+        Scalar::Text => match kind {
+            STRING => {
+                let text = bson::text(doc, at)?;
+                if !bson::is_text(text) {
+                    return Ok(Fit::Misfit);
+                }
+                out.extend_from_slice(text);
+                return Ok(exact_if(!is_object_id(text)));
+            }
+            OBJECT_ID => extended_json_values::hex(out, &bson::array_at::<12>(doc, at)?),
+            _ => return Ok(Fit::Misfit),
+        },
+        Scalar::Bytea => match kind {
+            OBJECT_ID => out.extend_from_slice(&bson::array_at::<12>(doc, at)?),
+            BINARY => {
+                let (0, bytes) = bson::binary(doc, at)? else { return Ok(Fit::Misfit) };
+                out.extend_from_slice(bytes);
+                return Ok(exact_if(bytes.len() != OBJECT_ID_BYTES));
+            }
+            _ => return Ok(Fit::Misfit),
+        },
+        Scalar::Uuid => match kind {
+            BINARY => match bson::binary(doc, at)? {
+                (4, bytes) if bytes.len() == 16 => out.extend_from_slice(bytes),
+                _ => return Ok(Fit::Misfit),
+            },
+            _ => return Ok(Fit::Misfit),
+        },
+        Scalar::Timestamptz => match kind {
+            DATE => match postgres_micros(bson::int64(doc, at)?) {
+                Some(micros) => out.put_i64(micros),
+                None => return Ok(Fit::Misfit),
+            },
+            _ => return Ok(Fit::Misfit),
+        },
+        Scalar::Jsonb => {
+            out.put_u8(1);
+            json.write(out, doc, kind, at)?;
+        }
     }
     Ok(Fit::Exact)
 }

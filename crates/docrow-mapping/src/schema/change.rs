@@ -115,14 +115,17 @@ impl Change {
 
 /// Whether the column may become the other: values of the old one that the new one does not hold are rare.
 fn widens(old: &ColumnSpec, new: &ColumnSpec) -> bool {
-    use Scalar::{Bigint, Double, Integer, Jsonb, Numeric};
-    let widens = match (old.ty.scalar, new.ty.scalar) {
-        (Integer, Bigint) => old.ty.reading == new.ty.reading,
-        (Integer | Bigint, Double | Numeric) => true,
-        (from, Jsonb) => from != Jsonb || old.ty.array,
-        _ => false,
+    let (from, to) = (old.ty, new.ty);
+    let widens = match to.scalar {
+        Scalar::Jsonb => from.scalar != Scalar::Jsonb || from.array,
+        wider => {
+            let reads_alike = from.scalar.other_reading() == wider.other_reading();
+            from.scalar.widens_to().contains(&wider)
+                && (!reads_alike || from.reading == to.reading)
+                && !from.array
+        }
     };
-    widens && !new.ty.array && (!old.ty.array || new.ty.scalar == Jsonb) && new.mask.is_none()
+    widens && !to.array && new.mask.is_none()
 }
 
 /// Whether rows tell the same when nothing but the type of their column is changed: each of its values reads back as what

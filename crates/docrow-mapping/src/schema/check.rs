@@ -25,8 +25,6 @@ use crate::{
 /// As many columns as a PostgreSQL table can have (`MaxHeapAttributeNumber`).
 const MAX_COLUMNS: usize = 1600;
 
-const KEY_TYPES: [Scalar; 5] = [Scalar::Bigint, Scalar::Integer, Scalar::Text, Scalar::Uuid, Scalar::Bytea];
-
 /// The name of the whole document's column where a mapping file gives none.
 const DOCUMENT: &str = "doc";
 
@@ -281,8 +279,8 @@ impl Check<'_> {
 
     fn key_type(&self, raw: &RawKey) -> Result<ColumnType> {
         let ty = self.column_type(&raw.ty, "key.type")?;
-        if ty.array || !KEY_TYPES.contains(&ty.scalar) {
-            let known = KEY_TYPES.map(Scalar::sql).join(", ");
+        if ty.array || !ty.scalar.is_key() {
+            let known = names(|scalar| scalar.is_key()).join(", ");
             return Err(self
                 .error(&raw.ty, "key.type", &format!("a key is one of {known}"))
                 .with_code(Code::MappingType));
@@ -291,19 +289,17 @@ impl Check<'_> {
     }
 
     fn reading(&self, raw: Option<&Spanned<String>>, key: &str, ty: ColumnType) -> Result<Reading> {
-        let known = [("long", Reading::Long), ("number", Reading::Number)];
+        let known: Vec<_> =
+            Reading::ALL.into_iter().filter_map(|reading| Some((reading.word()?, reading))).collect();
         let Some((raw, reading)) = raw.zip(self.choice(key, raw, &known)?) else {
             return Ok(Reading::Usual);
         };
-        let (suits, columns) = match reading {
-            Reading::Usual => return Ok(reading),
-            Reading::Long => (matches!(ty.scalar, Scalar::Integer | Scalar::Bigint), "integer and bigint"),
-            Reading::Number => (ty.scalar == Scalar::Double, "double precision"),
-        };
-        let constraint = || format!("\"{}\" is for {columns}, not for {}", raw.get_ref(), ty.sql());
-        suits
-            .then_some(reading)
-            .ok_or_else(|| self.error(raw, key, &constraint()).with_code(Code::MappingType))
+        if ty.scalar.other_reading() == Some(reading) {
+            return Ok(reading);
+        }
+        let columns = names(|scalar| scalar.other_reading() == Some(reading)).join(" and ");
+        let constraint = format!("\"{}\" is for {columns}, not for {}", raw.get_ref(), ty.sql());
+        Err(self.error(raw, key, &constraint).with_code(Code::MappingType))
     }
 
     fn mask(&self, raw: Option<&Spanned<String>>, key: &str, ty: ColumnType) -> Result<Option<Mask>> {
@@ -353,6 +349,11 @@ impl Check<'_> {
             format!("{}: {key}: {constraint}", place(self.file, self.text, offset)),
         )
     }
+}
+
+/// The names of such types.
+fn names(such: impl Fn(Scalar) -> bool) -> Vec<&'static str> {
+    Scalar::ALL.into_iter().filter(|scalar| such(*scalar)).map(Scalar::sql).collect()
 }
 
 /// The name as PostgreSQL reads it where it stands in no quotes.

@@ -331,14 +331,19 @@ fn fate(kind: Kind, ty: ColumnType) -> &'static str {
     if !Kinds::of_column(ty.scalar).has(kind) {
         return IN_EXTRA;
     }
-    let reads_back = match (ty.scalar, ty.reading) {
-        (Scalar::Bigint, Reading::Long) => kind != Kind::Int32,
-        (Scalar::Bigint, _) => kind != Kind::ShortLong,
-        (Scalar::Double, Reading::Number) => matches!(kind, Kind::Int32 | Kind::Double),
-        (Scalar::Double, _) => Kinds::DOUBLES.has(kind),
-        (Scalar::Numeric, _) => kind == Kind::Decimal,
-        (Scalar::Text, _) => kind != Kind::Hex,
-        _ => true,
+    let reads_back = match ty.scalar {
+        Scalar::Bigint if ty.reading == Reading::Long => kind != Kind::Int32,
+        Scalar::Bigint => kind != Kind::ShortLong,
+        Scalar::Double if ty.reading == Reading::Number => matches!(kind, Kind::Int32 | Kind::Double),
+        Scalar::Double => Kinds::DOUBLES.has(kind),
+        Scalar::Numeric => kind == Kind::Decimal,
+        Scalar::Text => kind != Kind::Hex,
+        Scalar::Boolean
+        | Scalar::Integer
+        | Scalar::Bytea
+        | Scalar::Uuid
+        | Scalar::Timestamptz
+        | Scalar::Jsonb => true,
     };
     if reads_back { "" } else { ALSO_IN_EXTRA }
 }

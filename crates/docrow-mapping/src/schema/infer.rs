@@ -102,10 +102,10 @@ impl Tally {
 
     /// The reading that needs fewer notes.
     fn reading(&self, scalar: Scalar) -> Reading {
-        match scalar {
-            Scalar::Bigint if self.of(Kind::Int32) < self.of(Kind::ShortLong) => Reading::Long,
-            Scalar::Double if self.of(Kind::WholeDouble) < self.of(Kind::Int32) => Reading::Number,
-            _ => Reading::Usual,
+        match scalar.other_reading() {
+            Some(Reading::Long) if self.of(Kind::Int32) < self.of(Kind::ShortLong) => Reading::Long,
+            Some(Reading::Number) if self.of(Kind::WholeDouble) < self.of(Kind::Int32) => Reading::Number,
+            Some(Reading::Usual | Reading::Long | Reading::Number) | None => Reading::Usual,
         }
     }
 }
@@ -137,27 +137,30 @@ impl Kinds {
         Self::of(&[Kind::Other]),
     ];
 
-    /// Which kinds a column is for. The first that has them all is it.
-    const COLUMNS: [(Self, Scalar); 8] = [
-        (Self::INTEGERS, Scalar::Bigint),
-        (Self::INTEGERS.or(Self::DOUBLES), Scalar::Double),
-        (Self::INTEGERS.or(Self::DECIMAL), Scalar::Numeric),
-        (Self::TEXTS.or(Self::OBJECT_ID), Scalar::Text),
-        (Self::BOOLEAN, Scalar::Boolean),
-        (Self::DATE, Scalar::Timestamptz),
-        (Self::UUID, Scalar::Uuid),
-        (Self::BYTES, Scalar::Bytea),
-    ];
+    /// The kinds for which a column of this type is made. None: docrow makes none by itself.
+    fn inferred(scalar: Scalar) -> Option<Self> {
+        match scalar {
+            Scalar::Boolean => Some(Self::BOOLEAN),
+            Scalar::Bigint => Some(Self::INTEGERS),
+            Scalar::Double => Some(Self::INTEGERS.or(Self::DOUBLES)),
+            Scalar::Numeric => Some(Self::INTEGERS.or(Self::DECIMAL)),
+            Scalar::Text => Some(Self::TEXTS.or(Self::OBJECT_ID)),
+            Scalar::Bytea => Some(Self::BYTES),
+            Scalar::Uuid => Some(Self::UUID),
+            Scalar::Timestamptz => Some(Self::DATE),
+            Scalar::Integer | Scalar::Jsonb => None,
+        }
+    }
 
     /// The kinds that a column of this type is for.
     pub(super) fn of_column(scalar: Scalar) -> Self {
-        let of = |(kinds, column)| (column == scalar).then_some(kinds);
-        Self::COLUMNS.into_iter().find_map(of).unwrap_or(Self::ALL)
+        Self::inferred(scalar).unwrap_or(Self::ALL)
     }
 
+    /// The type of a column that is made for these kinds: the first that has them all.
     fn column(self) -> Option<Scalar> {
-        let of = |(kinds, scalar)| self.are_among(kinds).then_some(scalar);
-        if self.is_empty() { None } else { Self::COLUMNS.into_iter().find_map(of) }
+        let has_all = |scalar: &Scalar| Self::inferred(*scalar).is_some_and(|kinds| self.are_among(kinds));
+        if self.is_empty() { None } else { Scalar::ALL.into_iter().find(has_all) }
     }
 }
 

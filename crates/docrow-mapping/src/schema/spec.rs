@@ -484,11 +484,7 @@ mod tests {
         let text = || r#"[a-c."'\\\[\]{}=# é\n\r\t\x01\x7f$-]{0,5}"#;
         let scalar = prop::sample::select(Scalar::ALL.to_vec());
         let ty = (scalar, any::<bool>(), any::<bool>(), 0..3).prop_map(|(scalar, array, read, mask)| {
-            let reading = match scalar {
-                Scalar::Integer | Scalar::Bigint if read => Reading::Long,
-                Scalar::Double if read => Reading::Number,
-                _ => Reading::Usual,
-            };
+            let reading = scalar.other_reading().filter(|_| read).unwrap_or_default();
             let mask = match mask {
                 1 => Some(Mask::Redact),
                 2 if scalar == Scalar::Text && !array => Some(Mask::Sha256),
@@ -577,7 +573,7 @@ mod tests {
         };
         assert_eq!(
             head(("bigint", "jsonb")),
-            "users.toml:5: key.type: a key is one of bigint, integer, text, uuid, bytea"
+            "users.toml:5: key.type: a key is one of integer, bigint, text, bytea, uuid"
         );
         assert_eq!(
             head(("shop.users", "users")),

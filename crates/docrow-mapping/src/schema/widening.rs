@@ -151,8 +151,7 @@ impl MappingSpec {
         for table in wide.tables_mut() {
             let name = &table.table;
             let is_one = |column: &ColumnSpec| {
-                let whole = matches!(column.ty.scalar, Scalar::Integer | Scalar::Bigint) && !column.ty.array;
-                whole
+                column.ty.is_whole()
                     && column.mask.is_none()
                     && columns.iter().any(|(of, own)| of == name && *own == column.name)
             };

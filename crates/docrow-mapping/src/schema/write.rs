@@ -6,7 +6,6 @@ use super::{
     ColumnSpec, DocumentSpec, FieldPath, JsonForm, MappingSpec, Mask, OnDelete, OnUnfit, Was,
     toml_comments::{Remarks, comments},
 };
-use crate::model::table::{ColumnType, Reading};
 
 impl MappingSpec {
     /// The mapping file that reads back as this mapping.
@@ -26,7 +25,7 @@ impl MappingSpec {
         comments(&mut out, &remarks.key);
         out.push_str("[key]\n");
         let mut key = vec![("column", text(&self.key().column)), ("type", text(self.key().ty.sql()))];
-        key.extend(bson(self.key().ty).map(|word| ("bson", text(word))));
+        key.extend(self.key().ty.reading.word().map(|word| ("bson", text(word))));
         pairs(&mut out, &key);
         if let Some(DocumentSpec { column, json }) = self.document() {
             let json = match json {
@@ -84,7 +83,7 @@ impl MappingSpec {
 pub(super) fn pieces(column: &ColumnSpec) -> [String; 3] {
     let ColumnSpec { name, path, ty, mask, was } = column;
     let mut rest = format!("type = {}", text(ty.sql()));
-    if let Some(word) = bson(*ty) {
+    if let Some(word) = ty.reading.word() {
         let _ = write!(rest, ", bson = {}", text(word));
     }
     match mask {
@@ -93,7 +92,7 @@ pub(super) fn pieces(column: &ColumnSpec) -> [String; 3] {
         Some(Mask::Redact) => rest.push_str(", mask = \"redact\""),
     }
     if let Some(Was { name, ty }) = was {
-        let bson = bson(*ty).map_or_else(String::new, |word| format!(", bson = {}", text(word)));
+        let bson = ty.reading.word().map_or_else(String::new, |word| format!(", bson = {}", text(word)));
         let _ = write!(rest, ", was = {{ column = {}, type = {}{bson} }}", text(name), text(ty.sql()));
     }
     [key(name), format!("{{ path = {},", text(path.to_string())), format!("{rest} }}")]
@@ -105,15 +104,6 @@ fn pairs(out: &mut String, pairs: &[(&str, String)]) {
     for (key, value) in pairs {
         // Writing to a string can't fail.
         let _ = writeln!(out, "{key:width$} = {value}");
-    }
-}
-
-/// The word for a reading that is not the usual one.
-fn bson(ty: ColumnType) -> Option<&'static str> {
-    match ty.reading {
-        Reading::Usual => None,
-        Reading::Long => Some("long"),
-        Reading::Number => Some("number"),
     }
 }
 
