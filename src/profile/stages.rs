@@ -110,6 +110,7 @@ const BY_PREFIX: &[(&str, Option<Stage>)] = &[
     ("docrow_mapping::model::bson_number", Some(Stage::Encode)),
     ("docrow_mapping::model::change", Some(Stage::Route)),
     ("docrow_mapping::model::document_key", Some(Stage::Route)),
+    ("docrow_mapping::model::id", Some(Stage::Route)),
     ("docrow_mapping::schema", Some(Stage::Map)),
     ("bson::", Some(Stage::Decode)),
     ("hickory_", Some(Stage::Read)),

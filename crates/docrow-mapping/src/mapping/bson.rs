@@ -233,6 +233,17 @@ impl Elements {
     }
 }
 
+/// The type and offset of the document's `_id`: mostly its first field.
+pub(super) fn first_key(doc: &[u8]) -> Read<(u8, usize)> {
+    let mut elements = Elements::of(doc, 0)?;
+    while let Some(element) = elements.advance(doc)? {
+        if doc.get(element.name.0..element.name.1) == Some(b"_id") {
+            return Ok((element.kind, element.at));
+        }
+    }
+    Err(Fault::NoKey)
+}
+
 /// Appends a string's value, or a code's or symbol's.
 pub(super) fn put_text(out: &mut Vec<u8>, text: &[u8]) -> Option<()> {
     out.extend_from_slice(&i32::try_from(text.len() + 1).ok()?.to_le_bytes());

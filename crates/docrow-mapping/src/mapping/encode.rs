@@ -7,12 +7,13 @@ use ::bson::RawDocument;
 use bytes::BytesMut;
 
 use super::{
-    bson::Fault,
+    bson::{Fault, first_key},
     compile::Mapping,
     extra::render_trail,
     key_column,
     rows::{Framing, Rows},
-    walk::{Scratch, first_key, walk},
+    scratch::Scratch,
+    walk::walk,
 };
 use crate::{schema::OnUnfit, shown};
 

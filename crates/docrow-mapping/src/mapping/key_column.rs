@@ -28,7 +28,6 @@ use super::{
     extended_json_values,
     extended_json_write::JsonWriter,
     value::{self, Fit},
-    walk::first_key,
 };
 use crate::model::{
     bson_number::{Decimal, Number},
@@ -84,7 +83,7 @@ impl Mapping {
         let ty = self.key_type();
         let document = column::single(b"_id", |out| read(out, ty, bytes))?;
         let (mut again, mut json) = (BytesMut::new(), JsonWriter::default());
-        let (kind, at) = first_key(document.as_bytes()).ok()?;
+        let (kind, at) = bson::first_key(document.as_bytes()).ok()?;
         key(&mut again, ty, (document.as_bytes(), kind, at), &mut json).ok()?;
         (*again == *bytes).then_some(document)
     }

@@ -15,65 +15,17 @@ use super::{
     bson::{self, ARRAY, DOCUMENT, Elements, Fault, NULL, Read},
     compile::{Field, Mapping, Node, Object, SlotId},
     extended_json_write::JsonWriter,
-    extra::{Noted, Notes, Occurrence, Step, clear, clear_bytes},
+    extra::{Noted, Notes, Occurrence, Step, clear},
     key_column,
-    mask::{Masker, censored_object},
+    mask::censored_object,
     rows::{Framing, Rows, TableRows},
-    unknown_fields::Watch,
+    scratch::{Scratch, Slot},
     value::{self, Fit},
 };
 use crate::{
     model::table::Scalar,
     schema::{JsonForm, OnUnfit},
 };
-
-/// The memory of an encoder.
-#[derive(Debug, Default)]
-pub(super) struct Scratch {
-    /// The slots of each table's open row.
-    slots: Vec<Vec<Slot>>,
-    /// The way from the document to where the walk is.
-    pub(super) trail: Vec<Step>,
-    /// The rest of the way to the value at fault, if it is in a column.
-    pub(super) culprit: BytesMut,
-    /// The indexes of the arrays on that way.
-    ordinals: Vec<i64>,
-    /// The key column's bytes.
-    key: BytesMut,
-    notes: Notes,
-    pub(super) watch: Option<Watch>,
-    /// How many values did not fit, and are noted; of all documents, until somebody asks.
-    pub(super) misfits: u64,
-    masker: Masker,
-    pub(super) json: JsonWriter,
-    /// In document mode, the document without what is omitted.
-    whole: Vec<u8>,
-}
-
-impl Scratch {
-    pub(super) fn new(mapping: &Mapping) -> Self {
-        let slots = mapping.plans.iter().map(|plan| vec![Slot::default(); plan.slots]).collect();
-        Self { slots, ..Self::default() }
-    }
-
-    fn clear(&mut self) {
-        clear(&mut self.trail);
-        self.culprit.clear();
-        clear(&mut self.ordinals);
-        clear_bytes(&mut self.key);
-        self.notes.clear();
-        if let Some(watch) = &mut self.watch {
-            watch.discovered = false;
-        }
-    }
-}
-
-/// A value that was found, by type and offset. Type 0: none.
-#[derive(Clone, Copy, Debug, Default)]
-struct Slot {
-    kind: u8,
-    at: usize,
-}
 
 /// Appends the rows of the document `doc`. On an error, what was appended is to be taken back.
 pub(super) fn walk(
@@ -85,28 +37,17 @@ pub(super) fn walk(
 ) -> Read<()> {
     scratch.clear();
     if mapping.document().is_none() || !mapping.root.guarded {
-        let id = first_key(doc)?;
+        let id = bson::first_key(doc)?;
         return Walk { mapping, framing, doc, id, scratch, rows }.document();
     }
     let mut whole = std::mem::take(&mut scratch.whole);
     clear(&mut whole);
     let walked = censored_object(&mapping.root, doc, 0, &mut whole).and_then(|_| {
-        let id = first_key(&whole)?;
+        let id = bson::first_key(&whole)?;
         Walk { mapping, framing, doc: &whole, id, scratch, rows }.document()
     });
     scratch.whole = whole;
     walked
-}
-
-/// The type and offset of the document's `_id`: mostly its first field.
-pub(super) fn first_key(doc: &[u8]) -> Read<(u8, usize)> {
-    let mut elements = Elements::of(doc, 0)?;
-    while let Some(element) = elements.advance(doc)? {
-        if doc.get(element.name.0..element.name.1) == Some(b"_id") {
-            return Ok((element.kind, element.at));
-        }
-    }
-    Err(Fault::NoKey)
 }
 
 struct Walk<'a> {

@@ -23,6 +23,7 @@ pub(crate) mod bson_number;
 pub mod change;
 pub mod column_type;
 pub mod document_key;
+mod id;
 pub mod partial_update;
 pub mod partition;
 pub mod phase;

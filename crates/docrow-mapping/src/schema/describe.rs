@@ -13,30 +13,14 @@ use super::{
     ColumnSpec, FieldPath, MappingSpec, Names, Segment, TableSpec,
     evolve::{MAX_COLUMNS, MAX_TABLES, columns_of},
     infer::Shape,
-    sample::{KEY, Kind, Kinds, MAX_DEPTH, MAX_FIELDS, Objects, Sample, Seen, Tally},
+    phrases::{IN_EXTRA, Said, Used, fate, grouped, map_of, shares, types},
+    sample::{KEY, Kind, Kinds, MAX_DEPTH, Objects, Sample, Seen, Tally},
     toml_comments::{Line, Remarks, TableRemarks},
 };
 use crate::model::{
     change::Namespace,
     table::{ColumnType, Reading, Scalar},
 };
-
-/// The names of MongoDB's types, as its `$type` has them.
-const TYPES: [(Kinds, &str); 13] = [
-    (Kinds::of(&[Kind::Int32]), "int"),
-    (Kinds::of(&[Kind::ShortLong, Kind::Long]), "long"),
-    (Kinds::DOUBLES, "double"),
-    (Kinds::of(&[Kind::Decimal]), "decimal"),
-    (Kinds::of(&[Kind::Text]), "string"),
-    (Kinds::of(&[Kind::Hex]), "string like an ObjectId"),
-    (Kinds::of(&[Kind::ObjectId]), "objectId"),
-    (Kinds::of(&[Kind::Boolean]), "bool"),
-    (Kinds::of(&[Kind::Date]), "date"),
-    (Kinds::of(&[Kind::Uuid, Kind::Bytes]), "binData"),
-    (Kinds::of(&[Kind::Object, Kind::DeepObject]), "object"),
-    (Kinds::of(&[Kind::Array, Kind::InnerArray]), "array"),
-    (Kinds::of(&[Kind::Other]), "other BSON types"),
-];
 
 impl Sample {
     /// The mapping of [`Sample::spec`], and the text of a mapping file for it. The collection has about `documents`
@@ -73,16 +57,6 @@ fn describe(sample: &Sample, spec: &MappingSpec, documents: u64) -> Remarks {
     let ids = types(&sample.ids, |_| "");
     let key = ids.map(|types| format!("_id: {types}"));
     Remarks { head: head(sample, spec, documents, &used), key: key.into_iter().collect(), tables }
-}
-
-/// What the comments make use of, and so is to be explained.
-#[derive(Default)]
-struct Used {
-    shares: bool,
-    misfits: bool,
-    notes: bool,
-    proposals: bool,
-    nameless: bool,
 }
 
 fn head(sample: &Sample, spec: &MappingSpec, documents: u64, used: &Used) -> Vec<String> {
@@ -283,133 +257,11 @@ impl Description<'_> {
     }
 }
 
-const IN_EXTRA: &str = " (in _extra)";
-const ALSO_IN_EXTRA: &str = " (also in _extra)";
-
-/// What is said in one comment.
-#[derive(Default)]
-struct Said {
-    parts: Vec<String>,
-    share: bool,
-}
-
-impl Said {
-    fn say(&mut self, part: String) {
-        self.parts.push(part);
-    }
-
-    fn types(&mut self, types: Option<String>) {
-        self.parts.extend(types);
-    }
-
-    /// How many of `rows` rows have the field, and how many of its values are null.
-    fn presence(&mut self, seen: &Seen, rows: usize) {
-        let count = usize::try_from(seen.count()).unwrap_or(usize::MAX);
-        let nulls = usize::try_from(seen.nulls).unwrap_or(usize::MAX);
-        if count < rows {
-            self.share = true;
-            self.say(format!("in {}", percent(count, rows)));
-        }
-        match nulls {
-            0 => {}
-            _ if nulls == count => self.say("always null".to_owned()),
-            _ => self.say(format!("{} null", percent(nulls, count))),
-        }
-    }
-
-    fn finish(self, used: &mut Used) -> String {
-        let text = self.parts.join("; ");
-        used.shares |= self.share;
-        used.misfits |= text.contains(IN_EXTRA);
-        used.notes |= text.contains(ALSO_IN_EXTRA);
-        text
-    }
-}
-
-/// What becomes of a value in a column: nothing to be said, or that `extra` holds it.
-fn fate(kind: Kind, ty: ColumnType) -> &'static str {
-    if !Kinds::of_column(ty.scalar).has(kind) {
-        return IN_EXTRA;
-    }
-    let reads_back = match ty.scalar {
-        Scalar::Bigint if ty.reading == Reading::Long => kind != Kind::Int32,
-        Scalar::Bigint => kind != Kind::ShortLong,
-        Scalar::Double if ty.reading == Reading::Number => matches!(kind, Kind::Int32 | Kind::Double),
-        Scalar::Double => Kinds::DOUBLES.has(kind),
-        Scalar::Numeric => kind == Kind::Decimal,
-        Scalar::Text => kind != Kind::Hex,
-        Scalar::Boolean
-        | Scalar::Integer
-        | Scalar::Bytea
-        | Scalar::Uuid
-        | Scalar::Timestamptz
-        | Scalar::Jsonb => true,
-    };
-    if reads_back { "" } else { ALSO_IN_EXTRA }
-}
-
-/// The types that there are, if that is worth saying: there are several, or of one it is to be said what becomes of it.
-fn types(tally: &Tally, fate: impl Fn(Kind) -> &'static str) -> Option<String> {
-    let several = TYPES.iter().filter(|(kinds, _)| tally.among(*kinds) > 0).count() > 1;
-    let fated = Kind::ALL.into_iter().any(|kind| tally.of(kind) > 0 && !fate(kind).is_empty());
-    (several || fated).then(|| shares(tally, fate))
-}
-
-/// `97% string, 3% int (in _extra)`: the commonest first.
-fn shares(tally: &Tally, fate: impl Fn(Kind) -> &'static str) -> String {
-    let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
-    let mut types: Vec<(u32, &str, &str)> = Vec::new();
-    for (kinds, name) in TYPES {
-        let met = || Kind::ALL.into_iter().filter(|&kind| kinds.has(kind) && tally.of(kind) > 0);
-        let mut fates: Vec<_> = met().map(&fate).collect();
-        fates.dedup();
-        for fate_of in fates {
-            let sum = met().filter(|&kind| fate(kind) == fate_of).map(|kind| tally.of(kind)).sum();
-            types.push((sum, name, fate_of));
-        }
-    }
-    types.sort_by_key(|&(sum, ..)| std::cmp::Reverse(sum));
-    let total = count(tally.total());
-    let share =
-        |(sum, name, fate): &(u32, &str, &str)| format!("{} {name}{fate}", percent(count(*sum), total));
-    types.iter().map(share).collect::<Vec<_>>().join(", ")
-}
-
 /// The column for the commonest kind of value.
 fn commonest(tally: &Tally) -> ColumnType {
     let family = Kinds::FAMILIES.into_iter().rev().max_by_key(|&family| tally.among(family));
     let kinds = family.map(|family| family.and(tally.kinds()));
     kinds.and_then(|kinds| tally.column(kinds)).unwrap_or(ColumnType::scalar(Scalar::Jsonb))
-}
-
-/// Why objects are kept whole, if the values are such.
-fn map_of(seen: &Seen) -> Option<String> {
-    let objects = seen.elements.as_ref().map_or(&seen.objects, |elements| &elements.objects);
-    let keys = match objects.width() {
-        0 => return None,
-        MAX_FIELDS => format!("over {}", MAX_FIELDS - 1),
-        keys => keys.to_string(),
-    };
-    let of = if seen.elements.is_some() { "its objects are maps" } else { "a map" };
-    Some(format!("{of}: {keys} different keys"))
-}
-
-fn percent(part: usize, whole: usize) -> String {
-    let whole = whole.max(1);
-    match (part.min(whole) * 200 / whole).div_ceil(2) {
-        100 if part >= whole => "all".to_owned(),
-        0 | 1 if part * 100 < whole => "<1%".to_owned(),
-        100 if part < whole => ">99%".to_owned(),
-        percent => format!("{percent}%"),
-    }
-}
-
-/// `12,345`.
-fn grouped(count: u64) -> String {
-    match count {
-        0..1000 => count.to_string(),
-        _ => format!("{},{:03}", grouped(count / 1000), count % 1000),
-    }
 }
 
 /// A path in a comment: on one line.
@@ -418,116 +270,4 @@ fn shown(path: &FieldPath) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use bson::{Bson, Document, RawDocumentBuf, doc, oid::ObjectId};
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::schema::evolve::arbitrary::documents;
-
-    fn file(documents: &[Document]) -> (MappingSpec, String) {
-        let mut sample = Sample::new();
-        for document in documents {
-            sample.observe(&RawDocumentBuf::try_from(document).unwrap());
-        }
-        let namespace = Namespace::new("shop", "users");
-        let expected = sample.spec(&namespace, &mut Names::new());
-        let (spec, text) = sample.mapping_file(&namespace, documents.len() as u64, &mut Names::new());
-        assert_eq!(spec, expected);
-        assert_eq!(MappingSpec::parse(&text, "users.toml").expect(&text), spec, "{text}");
-        let uncommented = MappingSpec::parse(&uncommented(&text), "users.toml").expect(&text);
-        assert!(
-            uncommented
-                .tables()
-                .zip(spec.tables())
-                .all(|(all, some)| all.columns.len() >= some.columns.len())
-        );
-        (spec, text)
-    }
-
-    /// The file with all that it proposes.
-    fn uncommented(text: &str) -> String {
-        let is_proposal = |line: &str| line.starts_with("# ") && line.contains(" = { path = ");
-        let line = |line: &str| if is_proposal(line) { line[2..].to_owned() } else { line.to_owned() };
-        text.lines().map(|text| format!("{}\n", line(text))).collect()
-    }
-
-    #[test]
-    fn a_file_is_as_one_would_write_it() {
-        let id = ObjectId::from_bytes([7; 12]);
-        let usual = |i: i32| {
-            doc! {
-                "_id": i, "name": "x", "total": if i % 2 == 0 { Bson::Double(0.5) } else { Bson::Int32(i) },
-                "address": { "zipCode": "x" }, "lines": [{ "sku": "x", "n": 1_i64 << (i % 40) }, { "sku": "y" }],
-                "none": null, "never": [], "ref": id, "mixed": if i % 4 == 0 { Bson::Int32(i) } else { "x".into() },
-            }
-        };
-        let mut documents: Vec<_> = (1..=40).map(usual).collect();
-        documents[3].insert("name", 7);
-        documents[4].insert("address", "x");
-        documents[5].insert("lines", vec![Bson::Int32(1)]);
-        documents[6].insert("ref", id.to_hex());
-        documents[7].insert("note", "x");
-        documents[8].insert("scores", (0..250).map(|i| (format!("k{i}"), 1.into())).collect::<Document>());
-        let (_, text) = file(&documents);
-        let expected = include_str!("../../../../testdata/infer.toml");
-        assert_eq!(text, expected, "{text}");
-    }
-
-    #[test]
-    fn an_empty_collection_has_a_file() {
-        let (spec, text) = file(&[]);
-        assert_eq!(spec.key().ty.sql(), "text");
-        let first = "# Made by docrow infer while shop.users had no documents: _extra keeps what comes.\n";
-        assert!(text.starts_with(first) && text.ends_with("\n[columns]\n"), "{text}");
-    }
-
-    /// G12: comments never hold a document's values.
-    #[test]
-    fn comments_hold_no_values() {
-        let secret = "hunter2";
-        let document = doc! {
-            "_id": secret, "a": secret, "b": [secret, 1], "c": [{ "d": secret }], "e": { "f": [secret] },
-        };
-        let (_, text) = file(&[document, doc! { "_id": 987_654_321, "a": 987_654_321, "c": [987_654_321] }]);
-        assert!(!text.contains(secret) && !text.contains("987654321"), "{text}");
-        assert!(text.contains("# _id: 50% int, 50% string\n[key]\n"), "{text}");
-    }
-
-    #[test]
-    fn what_is_left_out_is_said() {
-        let wide: Document = (0..400).map(|i| (format!("f{i}"), i.into())).collect();
-        let (_, text) = file(&[wide]);
-        assert!(
-            text.contains("\n# 1 more: a table gets at most 300 columns; _extra holds the rest\n"),
-            "{text}"
-        );
-        let lists: Document = (0..101).map(|i| (format!("f{i}"), vec![doc! { "a": 1 }].into())).collect();
-        let (_, text) = file(&[lists]);
-        assert!(text.contains("\n# f100: no table, there are 100; _extra holds it\n"), "{text}");
-        let (_, text) = file(&[doc! { "": 1 }]);
-        assert!(text.contains("\n# A field whose name is empty "), "{text}");
-    }
-
-    #[test]
-    fn shares_are_never_all_or_none_by_rounding() {
-        let all: Vec<_> =
-            [(1, 1000), (5, 1000), (10, 1000), (15, 1000), (500, 1000), (999, 1000), (1000, 1000)]
-                .map(|(part, whole)| percent(part, whole))
-                .into();
-        assert_eq!(all, ["<1%", "<1%", "1%", "2%", "50%", ">99%", "all"]);
-    }
-
-    #[test]
-    fn large_counts_are_grouped() {
-        assert_eq!([0, 999, 1000, 1_020_304].map(grouped), ["0", "999", "1,000", "1,020,304"]);
-    }
-
-    proptest! {
-        /// The file reads back as the mapping that it describes, and with all that it proposes it is a mapping, too.
-        #[test]
-        fn a_file_reads_back(documents in documents()) {
-            file(&documents);
-        }
-    }
-}
+mod tests;

@@ -13,6 +13,7 @@ mod infer;
 mod naming;
 mod path;
 mod path_conflicts;
+mod phrases;
 mod sample;
 mod spec;
 mod toml_comments;

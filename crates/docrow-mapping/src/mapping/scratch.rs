@@ -1,0 +1,59 @@
+//! The memory of an encoder, kept from document to document.
+
+use bytes::BytesMut;
+
+use super::{
+    compile::Mapping,
+    extended_json_write::JsonWriter,
+    extra::{Notes, Step, clear, clear_bytes},
+    mask::Masker,
+    unknown_fields::Watch,
+};
+
+/// The memory of an encoder.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    /// The slots of each table's open row.
+    pub(super) slots: Vec<Vec<Slot>>,
+    /// The way from the document to where the walk is.
+    pub(super) trail: Vec<Step>,
+    /// The rest of the way to the value at fault, if it is in a column.
+    pub(super) culprit: BytesMut,
+    /// The indexes of the arrays on that way.
+    pub(super) ordinals: Vec<i64>,
+    /// The key column's bytes.
+    pub(super) key: BytesMut,
+    pub(super) notes: Notes,
+    pub(super) watch: Option<Watch>,
+    /// How many values did not fit, and are noted; of all documents, until somebody asks.
+    pub(super) misfits: u64,
+    pub(super) masker: Masker,
+    pub(super) json: JsonWriter,
+    /// In document mode, the document without what is omitted.
+    pub(super) whole: Vec<u8>,
+}
+
+impl Scratch {
+    pub(super) fn new(mapping: &Mapping) -> Self {
+        let slots = mapping.plans.iter().map(|plan| vec![Slot::default(); plan.slots]).collect();
+        Self { slots, ..Self::default() }
+    }
+
+    pub(super) fn clear(&mut self) {
+        clear(&mut self.trail);
+        self.culprit.clear();
+        clear(&mut self.ordinals);
+        clear_bytes(&mut self.key);
+        self.notes.clear();
+        if let Some(watch) = &mut self.watch {
+            watch.discovered = false;
+        }
+    }
+}
+
+/// A value that was found, by type and offset. Type 0: none.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Slot {
+    pub(super) kind: u8,
+    pub(super) at: usize,
+}

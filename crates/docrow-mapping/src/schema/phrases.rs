@@ -1,0 +1,172 @@
+//! What comments say of the values of a field: how many there are, of which types, and what becomes of them.
+
+use super::sample::{Kind, Kinds, MAX_FIELDS, Seen, Tally};
+use crate::model::table::{ColumnType, Reading, Scalar};
+
+/// The names of MongoDB's types, as its `$type` has them.
+const TYPES: [(Kinds, &str); 13] = [
+    (Kinds::of(&[Kind::Int32]), "int"),
+    (Kinds::of(&[Kind::ShortLong, Kind::Long]), "long"),
+    (Kinds::DOUBLES, "double"),
+    (Kinds::of(&[Kind::Decimal]), "decimal"),
+    (Kinds::of(&[Kind::Text]), "string"),
+    (Kinds::of(&[Kind::Hex]), "string like an ObjectId"),
+    (Kinds::of(&[Kind::ObjectId]), "objectId"),
+    (Kinds::of(&[Kind::Boolean]), "bool"),
+    (Kinds::of(&[Kind::Date]), "date"),
+    (Kinds::of(&[Kind::Uuid, Kind::Bytes]), "binData"),
+    (Kinds::of(&[Kind::Object, Kind::DeepObject]), "object"),
+    (Kinds::of(&[Kind::Array, Kind::InnerArray]), "array"),
+    (Kinds::of(&[Kind::Other]), "other BSON types"),
+];
+
+pub(super) const IN_EXTRA: &str = " (in _extra)";
+const ALSO_IN_EXTRA: &str = " (also in _extra)";
+
+/// What the comments make use of, and so is to be explained.
+#[derive(Default)]
+pub(super) struct Used {
+    pub(super) shares: bool,
+    pub(super) misfits: bool,
+    pub(super) notes: bool,
+    pub(super) proposals: bool,
+    pub(super) nameless: bool,
+}
+
+/// What is said in one comment.
+#[derive(Default)]
+pub(super) struct Said {
+    parts: Vec<String>,
+    share: bool,
+}
+
+impl Said {
+    pub(super) fn say(&mut self, part: String) {
+        self.parts.push(part);
+    }
+
+    pub(super) fn types(&mut self, types: Option<String>) {
+        self.parts.extend(types);
+    }
+
+    /// How many of `rows` rows have the field, and how many of its values are null.
+    pub(super) fn presence(&mut self, seen: &Seen, rows: usize) {
+        let count = usize::try_from(seen.count()).unwrap_or(usize::MAX);
+        let nulls = usize::try_from(seen.nulls).unwrap_or(usize::MAX);
+        if count < rows {
+            self.share = true;
+            self.say(format!("in {}", percent(count, rows)));
+        }
+        match nulls {
+            0 => {}
+            _ if nulls == count => self.say("always null".to_owned()),
+            _ => self.say(format!("{} null", percent(nulls, count))),
+        }
+    }
+
+    pub(super) fn finish(self, used: &mut Used) -> String {
+        let text = self.parts.join("; ");
+        used.shares |= self.share;
+        used.misfits |= text.contains(IN_EXTRA);
+        used.notes |= text.contains(ALSO_IN_EXTRA);
+        text
+    }
+}
+
+/// What becomes of a value in a column: nothing to be said, or that `extra` holds it.
+pub(super) fn fate(kind: Kind, ty: ColumnType) -> &'static str {
+    if !Kinds::of_column(ty.scalar).has(kind) {
+        return IN_EXTRA;
+    }
+    let reads_back = match ty.scalar {
+        Scalar::Bigint if ty.reading == Reading::Long => kind != Kind::Int32,
+        Scalar::Bigint => kind != Kind::ShortLong,
+        Scalar::Double if ty.reading == Reading::Number => matches!(kind, Kind::Int32 | Kind::Double),
+        Scalar::Double => Kinds::DOUBLES.has(kind),
+        Scalar::Numeric => kind == Kind::Decimal,
+        Scalar::Text => kind != Kind::Hex,
+        Scalar::Boolean
+        | Scalar::Integer
+        | Scalar::Bytea
+        | Scalar::Uuid
+        | Scalar::Timestamptz
+        | Scalar::Jsonb => true,
+    };
+    if reads_back { "" } else { ALSO_IN_EXTRA }
+}
+
+/// The types that there are, if that is worth saying: there are several, or of one it is to be said what becomes of it.
+pub(super) fn types(tally: &Tally, fate: impl Fn(Kind) -> &'static str) -> Option<String> {
+    let several = TYPES.iter().filter(|(kinds, _)| tally.among(*kinds) > 0).count() > 1;
+    let fated = Kind::ALL.into_iter().any(|kind| tally.of(kind) > 0 && !fate(kind).is_empty());
+    (several || fated).then(|| shares(tally, fate))
+}
+
+/// `97% string, 3% int (in _extra)`: the commonest first.
+pub(super) fn shares(tally: &Tally, fate: impl Fn(Kind) -> &'static str) -> String {
+    let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+    let mut types: Vec<(u32, &str, &str)> = Vec::new();
+    for (kinds, name) in TYPES {
+        let met = || Kind::ALL.into_iter().filter(|&kind| kinds.has(kind) && tally.of(kind) > 0);
+        let mut fates: Vec<_> = met().map(&fate).collect();
+        fates.dedup();
+        for fate_of in fates {
+            let sum = met().filter(|&kind| fate(kind) == fate_of).map(|kind| tally.of(kind)).sum();
+            types.push((sum, name, fate_of));
+        }
+    }
+    types.sort_by_key(|&(sum, ..)| std::cmp::Reverse(sum));
+    let total = count(tally.total());
+    let share =
+        |(sum, name, fate): &(u32, &str, &str)| format!("{} {name}{fate}", percent(count(*sum), total));
+    types.iter().map(share).collect::<Vec<_>>().join(", ")
+}
+
+/// Why objects are kept whole, if the values are such.
+pub(super) fn map_of(seen: &Seen) -> Option<String> {
+    let objects = seen.elements.as_ref().map_or(&seen.objects, |elements| &elements.objects);
+    let keys = match objects.width() {
+        0 => return None,
+        MAX_FIELDS => format!("over {}", MAX_FIELDS - 1),
+        keys => keys.to_string(),
+    };
+    let of = if seen.elements.is_some() { "its objects are maps" } else { "a map" };
+    Some(format!("{of}: {keys} different keys"))
+}
+
+pub(super) fn percent(part: usize, whole: usize) -> String {
+    let whole = whole.max(1);
+    match (part.min(whole) * 200 / whole).div_ceil(2) {
+        100 if part >= whole => "all".to_owned(),
+        0 | 1 if part * 100 < whole => "<1%".to_owned(),
+        100 if part < whole => ">99%".to_owned(),
+        percent => format!("{percent}%"),
+    }
+}
+
+/// `12,345`.
+pub(super) fn grouped(count: u64) -> String {
+    match count {
+        0..1000 => count.to_string(),
+        _ => format!("{},{:03}", grouped(count / 1000), count % 1000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_never_all_or_none_by_rounding() {
+        let all: Vec<_> =
+            [(1, 1000), (5, 1000), (10, 1000), (15, 1000), (500, 1000), (999, 1000), (1000, 1000)]
+                .map(|(part, whole)| percent(part, whole))
+                .into();
+        assert_eq!(all, ["<1%", "<1%", "1%", "2%", "50%", ">99%", "all"]);
+    }
+
+    #[test]
+    fn large_counts_are_grouped() {
+        assert_eq!([0, 999, 1000, 1_020_304].map(grouped), ["0", "999", "1,000", "1,020,304"]);
+    }
+}
