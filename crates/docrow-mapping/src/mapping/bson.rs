@@ -186,6 +186,14 @@ pub(super) fn is_text(bytes: &[u8]) -> bool {
     least != 0 && (all < 0x80 || std::str::from_utf8(bytes).is_ok())
 }
 
+/// A value: the document that it is in, its type, and its offset.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ValueAt<'a> {
+    pub(super) doc: &'a [u8],
+    pub(super) kind: u8,
+    pub(super) at: usize,
+}
+
 /// One element of a document or array.
 pub(super) struct Element {
     pub(super) kind: u8,
@@ -206,7 +214,7 @@ pub(super) struct Elements {
 impl Elements {
     /// The elements of the document or array at `at`.
     #[inline]
-    pub(super) fn of(bytes: &[u8], at: usize) -> Read<Self> {
+    pub(super) fn at(bytes: &[u8], at: usize) -> Read<Self> {
         let end = at + length(bytes, at, 5)? - 1;
         match bytes.get(end) {
             Some(0) => Ok(Self { next: at + 4, end }),
@@ -235,7 +243,7 @@ impl Elements {
 
 /// The type and offset of the document's `_id`: mostly its first field.
 pub(super) fn first_key(doc: &[u8]) -> Read<(u8, usize)> {
-    let mut elements = Elements::of(doc, 0)?;
+    let mut elements = Elements::at(doc, 0)?;
     while let Some(element) = elements.advance(doc)? {
         if doc.get(element.name.0..element.name.1) == Some(b"_id") {
             return Ok((element.kind, element.at));
@@ -307,7 +315,7 @@ mod tests {
     fn finds_every_element() {
         let document = rawdoc! { "a": 1, "bc": "x", "d": { "e": [] } };
         let bytes = document.as_bytes();
-        let mut elements = Elements::of(bytes, 0).unwrap();
+        let mut elements = Elements::at(bytes, 0).unwrap();
         let mut seen = Vec::new();
         while let Some(element) = elements.advance(bytes).unwrap() {
             seen.push((element.kind, &bytes[element.name.0..element.name.1]));

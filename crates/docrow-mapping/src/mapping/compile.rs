@@ -325,7 +325,7 @@ impl Object {
 
     /// Whether nothing is in the object at `at` but what is hidden.
     pub(super) fn is_bare(&self, doc: &[u8], at: usize) -> Read<bool> {
-        let mut elements = Elements::of(doc, at)?;
+        let mut elements = Elements::at(doc, at)?;
         if !self.guarded {
             return Ok(elements.is_empty());
         }
@@ -370,7 +370,7 @@ impl Node {
         Ok(match self {
             _ if kind == NULL => true,
             Node::Object(object) if kind == DOCUMENT => object.is_bare(doc, at)?,
-            Node::Array(_) if kind == ARRAY => Elements::of(doc, at)?.is_empty(),
+            Node::Array(_) if kind == ARRAY => Elements::at(doc, at)?.is_empty(),
             _ => false,
         })
     }

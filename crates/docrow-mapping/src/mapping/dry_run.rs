@@ -12,7 +12,7 @@ use ::bson::RawDocument;
 use bytes::BytesMut;
 
 use super::{
-    bson::{ARRAY, DOCUMENT, Elements, Fault, NULL, Read, type_name},
+    bson::{ARRAY, DOCUMENT, Elements, Fault, NULL, Read, ValueAt, type_name},
     compile::{Field, Mapping, Node, Object, PlannedColumn},
     encode::Encoder,
     extended_json_write::JsonWriter,
@@ -123,7 +123,7 @@ impl Trial {
         // In document mode the whole document is in one column.
         let walked = match mapping.document() {
             Some(_) => Ok(()),
-            None => counter.object(mapping, &mapping.root, (document.as_bytes(), 0)),
+            None => counter.object(mapping, &mapping.root, document.as_bytes(), 0),
         };
         if walked.is_ok() && counter.left.is_empty() {
             tried.whole += 1;
@@ -149,8 +149,8 @@ struct Counter {
 }
 
 impl Counter {
-    fn object(&mut self, mapping: &Mapping, object: &Object, (doc, at): (&[u8], usize)) -> Read<()> {
-        let mut elements = Elements::of(doc, at)?;
+    fn object(&mut self, mapping: &Mapping, object: &Object, doc: &[u8], at: usize) -> Read<()> {
+        let mut elements = Elements::at(doc, at)?;
         while let Some(element) = elements.advance(doc)? {
             let name = doc.get(element.name.0..=element.name.1).ok_or(Fault::Malformed)?;
             let before = self.path.len();
@@ -158,7 +158,7 @@ impl Counter {
                 self.path.push('.');
             }
             self.path.push_str(&String::from_utf8_lossy(name.strip_suffix(b"\0").unwrap_or(name)));
-            let value = (doc, element.kind, element.at);
+            let value = ValueAt { doc, kind: element.kind, at: element.at };
             match object.find(name) {
                 Some((_, field)) => self.field(mapping, field, value)?,
                 None => self.unmapped(value)?,
@@ -168,7 +168,7 @@ impl Counter {
         Ok(())
     }
 
-    fn field(&mut self, mapping: &Mapping, field: &Field, value: (&[u8], u8, usize)) -> Read<()> {
+    fn field(&mut self, mapping: &Mapping, field: &Field, value: ValueAt<'_>) -> Read<()> {
         match &field.node {
             // A masked or omitted value goes nowhere else.
             _ if field.hidden => Ok(()),
@@ -181,27 +181,28 @@ impl Counter {
         }
     }
 
-    fn column(&mut self, column: &PlannedColumn, (doc, kind, at): (&[u8], u8, usize)) -> Read<()> {
+    fn column(&mut self, column: &PlannedColumn, value: ValueAt<'_>) -> Read<()> {
         self.column.clear();
-        if kind != NULL
-            && value::column(&mut self.column, column.ty, (doc, kind, at), &mut self.json)? == Fit::Misfit
+        if value.kind != NULL
+            && value::column(&mut self.column, column.ty, value, &mut self.json)? == Fit::Misfit
         {
-            self.left.push((self.path.clone(), Left::Misfit(type_name(kind))));
+            self.left.push((self.path.clone(), Left::Misfit(type_name(value.kind))));
         }
         Ok(())
     }
 
-    fn node(&mut self, mapping: &Mapping, node: &Node, (doc, kind, at): (&[u8], u8, usize)) -> Read<()> {
+    fn node(&mut self, mapping: &Mapping, node: &Node, value: ValueAt<'_>) -> Read<()> {
+        let ValueAt { doc, kind, at } = value;
         match node {
             Node::Key | Node::Column | Node::Omitted => Ok(()),
-            node if !node.is_mapped() => self.unmapped((doc, kind, at)),
-            Node::Object(object) if kind == DOCUMENT => self.object(mapping, object, (doc, at)),
+            node if !node.is_mapped() => self.unmapped(value),
+            Node::Object(object) if kind == DOCUMENT => self.object(mapping, object, doc, at),
             Node::Array(inner) if kind == ARRAY => {
                 let before = self.path.len();
                 self.path.push_str("[]");
-                let mut elements = Elements::of(doc, at)?;
+                let mut elements = Elements::at(doc, at)?;
                 while let Some(element) = elements.advance(doc)? {
-                    self.node(mapping, inner, (doc, element.kind, element.at))?;
+                    self.node(mapping, inner, ValueAt { doc, kind: element.kind, at: element.at })?;
                 }
                 self.path.truncate(before);
                 Ok(())
@@ -215,10 +216,10 @@ impl Counter {
     }
 
     /// Null, and what is empty, has no place of its own anyway.
-    fn unmapped(&mut self, (doc, kind, at): (&[u8], u8, usize)) -> Read<()> {
+    fn unmapped(&mut self, ValueAt { doc, kind, at }: ValueAt<'_>) -> Read<()> {
         let telling = match kind {
             NULL => false,
-            DOCUMENT | ARRAY => !Elements::of(doc, at)?.is_empty(),
+            DOCUMENT | ARRAY => !Elements::at(doc, at)?.is_empty(),
             _ => true,
         };
         if telling {

@@ -7,7 +7,7 @@ use ::bson::RawDocument;
 use bytes::BytesMut;
 
 use super::{
-    bson::{Fault, first_key},
+    bson::{Fault, ValueAt, first_key},
     compile::Mapping,
     extra::render_trail,
     key_column,
@@ -107,8 +107,9 @@ impl Encoder {
     pub fn encode_key(&mut self, document: &RawDocument, out: &mut BytesMut) -> Result<(), EncodeError> {
         let (doc, json) = (document.as_bytes(), &mut self.scratch.json);
         let start = out.len();
-        let encoded = first_key(doc)
-            .and_then(|(kind, at)| key_column::key(out, self.mapping.key_type(), (doc, kind, at), json));
+        let encoded = first_key(doc).and_then(|(kind, at)| {
+            key_column::key(out, self.mapping.key_type(), ValueAt { doc, kind, at }, json)
+        });
         encoded.map(|_| ()).map_err(|fault| {
             out.truncate(start);
             unfit(&self.mapping, String::new(), fault)

@@ -18,17 +18,17 @@ use super::{
         TIMESTAMP, UNDEFINED,
     },
     extended_json_values,
-    extra::{Step, clear},
+    extra::{TrailStep, clear},
 };
 
 /// Writes values; keeps only the memory of its stacks.
 #[derive(Debug, Default)]
 pub(super) struct JsonWriter {
-    open: Vec<Open>,
+    open: Vec<OpenJson>,
     /// Hashes of the field names of one document.
     names: Vec<u64>,
     /// The way to the value that is being written, where that is asked for.
-    trail: Vec<Step>,
+    trail: Vec<TrailStep>,
 }
 
 /// A document in canonical Extended JSON, as values stand in `extra`; `None` if its bytes are malformed.
@@ -40,7 +40,7 @@ pub fn document_json(document: &[u8]) -> Option<String> {
 
 /// A document or array that is being written.
 #[derive(Debug)]
-struct Open {
+struct OpenJson {
     next: usize,
     end: usize,
     array: bool,
@@ -71,7 +71,7 @@ impl JsonWriter {
         &mut self,
         out: &mut BytesMut,
         doc: &[u8],
-        inexact: &mut dyn FnMut(&[Step], u8, usize),
+        inexact: &mut dyn FnMut(&[TrailStep], u8, usize),
     ) -> Read<()> {
         self.run(out, doc, Value { kind: DOCUMENT, at: 0, relaxed: true }, inexact)
     }
@@ -81,7 +81,7 @@ impl JsonWriter {
         out: &mut BytesMut,
         doc: &[u8],
         value: Value,
-        inexact: &mut dyn FnMut(&[Step], u8, usize),
+        inexact: &mut dyn FnMut(&[TrailStep], u8, usize),
     ) -> Read<()> {
         clear(&mut self.open);
         clear(&mut self.trail);
@@ -98,14 +98,14 @@ impl JsonWriter {
                 out.extend_from_slice(b",");
             }
             let step = if open.array {
-                Step::Element(open.count)
+                TrailStep::Element(open.count)
             } else {
                 extended_json_values::quoted(
                     out,
                     doc.get(element.name.0..element.name.1).ok_or(Fault::Malformed)?,
                 );
                 out.extend_from_slice(b":");
-                Step::Field(element.name.0, element.name.1)
+                TrailStep::Field(element.name.0, element.name.1)
             };
             open.count += 1;
             let value = Value { kind: element.kind, at: element.at, relaxed: open.relaxed };
@@ -153,7 +153,7 @@ impl JsonWriter {
             CODE_WITH_SCOPE => {
                 let code = bson::text(doc, at + 4)?;
                 let scope = Value { kind: DOCUMENT, at: at + 4 + 4 + code.len() + 1, relaxed: false };
-                if Elements::of(doc, scope.at)?.end + 1 != bson::end_of(kind, doc, at)? {
+                if Elements::at(doc, scope.at)?.end + 1 != bson::end_of(kind, doc, at)? {
                     return Err(Fault::Malformed);
                 }
                 out.extend_from_slice(b"{\"$code\":");
@@ -173,7 +173,7 @@ impl JsonWriter {
         Value { at, relaxed, .. }: Value,
         (head, tail): (&'static [u8], &'static [u8]),
     ) -> Read<()> {
-        let Elements { next, end } = Elements::of(doc, at)?;
+        let Elements { next, end } = Elements::at(doc, at)?;
         let array = head == b"[";
         if !array && !self.is_plain(doc, at)? {
             extended_json_values::own(out, "document", doc.get(at..=end).ok_or(Fault::Malformed)?);
@@ -181,7 +181,7 @@ impl JsonWriter {
             out.extend_from_slice(tail.get(1..).unwrap_or_default());
             return Ok(());
         }
-        self.open.push(Open { next, end, array, relaxed, count: 0, tail });
+        self.open.push(OpenJson { next, end, array, relaxed, count: 0, tail });
         out.extend_from_slice(head);
         Ok(())
     }
@@ -189,7 +189,7 @@ impl JsonWriter {
     /// Whether JSON says all there is to say about the names of the document's fields.
     fn is_plain(&mut self, doc: &[u8], at: usize) -> Read<bool> {
         clear(&mut self.names);
-        let mut elements = Elements::of(doc, at)?;
+        let mut elements = Elements::at(doc, at)?;
         while let Some(element) = elements.advance(doc)? {
             let name = doc.get(element.name.0..element.name.1).ok_or(Fault::Malformed)?;
             if is_reserved(name) || std::str::from_utf8(name).is_err() {
@@ -229,7 +229,7 @@ mod tests {
     fn relaxed(value: impl Into<Bson>) -> (String, Vec<String>) {
         let document = RawDocumentBuf::try_from(&doc! { "a": value.into() }).unwrap();
         let (mut out, mut noted) = (BytesMut::new(), Vec::new());
-        let mut note = |trail: &[Step], _, _| {
+        let mut note = |trail: &[TrailStep], _, _| {
             let mut path = BytesMut::new();
             render_trail(&mut path, document.as_bytes(), trail);
             noted.push(String::from_utf8(path.to_vec()).unwrap());

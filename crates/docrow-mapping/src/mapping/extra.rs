@@ -20,11 +20,11 @@ use bytes::BytesMut;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
-    bson::{Fault, Read},
+    bson::{Fault, Read, ValueAt},
     compile::Node,
     extended_json_values,
     extended_json_write::JsonWriter,
-    mask::{Left, censored},
+    mask::{Remainder, censored},
 };
 
 /// PostgreSQL takes a little less than 256 MB in one `jsonb` (`JENTRY_OFFLENMASK`).
@@ -49,7 +49,7 @@ pub(super) fn clear_bytes(scratch: &mut BytesMut) {
 
 /// A step on the way to a value.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Step {
+pub(super) enum TrailStep {
     /// Into a field: where in the document its name starts and ends.
     Field(usize, usize),
     /// Into an element of an array.
@@ -69,7 +69,7 @@ pub(super) struct Notes {
 
 /// Where a noted value is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum NotePlace {
     Document,
     Censored,
     /// Nowhere: it is withheld.
@@ -80,7 +80,7 @@ enum Place {
 struct Note {
     path: Range<usize>,
     hash: u64,
-    place: Place,
+    place: NotePlace,
     kind: u8,
     at: usize,
     occurrence: Occurrence,
@@ -102,7 +102,7 @@ pub(super) enum Occurrence {
 /// A value to be noted.
 pub(super) struct Noted<'a> {
     /// The way to it, or to the object that holds it.
-    pub(super) trail: &'a [Step],
+    pub(super) trail: &'a [TrailStep],
     /// The rest of the way, rendered by [`render`]; may be empty.
     pub(super) inner: &'a [u8],
     pub(super) kind: u8,
@@ -123,30 +123,31 @@ impl Notes {
     }
 
     pub(super) fn add(&mut self, doc: &[u8], noted: Noted<'_>) -> Read<()> {
-        self.push(doc, noted, Place::Document)
+        self.push(doc, noted, NotePlace::Document)
     }
 
     /// Adds a value where the mapping has `node`, without what is hidden in it.
     pub(super) fn add_censored(&mut self, doc: &[u8], noted: Noted<'_>, node: &Node) -> Read<()> {
         let at = self.censored.len();
-        match censored(node, doc, (noted.kind, noted.at), &mut self.censored)? {
+        let value = ValueAt { doc, kind: noted.kind, at: noted.at };
+        match censored(node, value, &mut self.censored)? {
             // Of a value without fields nothing was appended.
-            Left::Everything if self.censored.len() == at => self.push(doc, noted, Place::Document),
-            Left::Everything => self.push(doc, Noted { at, ..noted }, Place::Censored),
-            Left::Parts | Left::Nothing => {
+            Remainder::Everything if self.censored.len() == at => self.push(doc, noted, NotePlace::Document),
+            Remainder::Everything => self.push(doc, Noted { at, ..noted }, NotePlace::Censored),
+            Remainder::Parts | Remainder::Nothing => {
                 self.censored.truncate(at);
-                self.push(doc, noted, Place::Withheld)
+                self.push(doc, noted, NotePlace::Withheld)
             }
         }
     }
 
     /// Adds that an occurrence of a field is withheld, of which a later one counts.
-    pub(super) fn withhold(&mut self, doc: &[u8], trail: &[Step]) -> Read<()> {
+    pub(super) fn withhold(&mut self, doc: &[u8], trail: &[TrailStep]) -> Read<()> {
         let noted = Noted { trail, inner: b"", kind: 0, at: 0, occurrence: Occurrence::Early };
-        self.push(doc, noted, Place::Withheld)
+        self.push(doc, noted, NotePlace::Withheld)
     }
 
-    fn push(&mut self, doc: &[u8], noted: Noted<'_>, place: Place) -> Read<()> {
+    fn push(&mut self, doc: &[u8], noted: Noted<'_>, place: NotePlace) -> Read<()> {
         let Noted { trail, inner, kind, at, occurrence } = noted;
         let start = self.paths.len();
         render_trail(&mut self.paths, doc, trail);
@@ -179,9 +180,9 @@ impl Notes {
             }
             out.extend_from_slice(b"\":");
             match note.place {
-                Place::Document => json.write(out, doc, note.kind, note.at)?,
-                Place::Censored => json.write(out, &self.censored, note.kind, note.at)?,
-                Place::Withheld => out.extend_from_slice(extended_json_values::WITHHELD),
+                NotePlace::Document => json.write(out, doc, note.kind, note.at)?,
+                NotePlace::Censored => json.write(out, &self.censored, note.kind, note.at)?,
+                NotePlace::Withheld => out.extend_from_slice(extended_json_values::WITHHELD),
             }
             if out.len() - start > MAX_JSON {
                 return Err(Fault::TooLong);
@@ -225,14 +226,14 @@ impl Notes {
 }
 
 /// Appends the path of `trail`, as it stands between a JSON key's quotes.
-pub(super) fn render_trail(out: &mut BytesMut, doc: &[u8], trail: &[Step]) {
+pub(super) fn render_trail(out: &mut BytesMut, doc: &[u8], trail: &[TrailStep]) {
     for (i, step) in trail.iter().enumerate() {
         if i > 0 {
             out.extend_from_slice(b".");
         }
         match *step {
-            Step::Field(start, end) => render(out, doc.get(start..end).unwrap_or_default()),
-            Step::Element(index) => out.extend_from_slice(itoa::Buffer::new().format(index).as_bytes()),
+            TrailStep::Field(start, end) => render(out, doc.get(start..end).unwrap_or_default()),
+            TrailStep::Element(index) => out.extend_from_slice(itoa::Buffer::new().format(index).as_bytes()),
         }
     }
 }

@@ -20,7 +20,7 @@ use bytes::BytesMut;
 use super::{
     bson::{
         self, ARRAY, CODE_WITH_SCOPE, DECIMAL, DOCUMENT, DOUBLE, Elements, Fault, INT32, INT64, OBJECT_ID,
-        Read, STRING, SYMBOL,
+        Read, STRING, SYMBOL, ValueAt,
     },
     column,
     compile::Mapping,
@@ -42,18 +42,18 @@ const MAX_LENGTH: usize = 2600;
 pub(super) fn key(
     out: &mut BytesMut,
     ty: ColumnType,
-    (doc, kind, at): (&[u8], u8, usize),
+    value: ValueAt<'_>,
     json: &mut JsonWriter,
 ) -> Read<Fit> {
     let start = out.len();
     let fit = match ty.scalar {
-        Scalar::Text => text(out, (doc, kind, at), json)?,
-        Scalar::Bytea => match value::column(out, ty, (doc, kind, at), json)? {
+        Scalar::Text => text(out, value, json)?,
+        Scalar::Bytea => match value::column(out, ty, value, json)? {
             // It would be an ObjectId's key.
             Fit::Equal => Fit::Misfit,
             fit => fit,
         },
-        Scalar::Integer | Scalar::Bigint | Scalar::Uuid => value::column(out, ty, (doc, kind, at), json)?,
+        Scalar::Integer | Scalar::Bigint | Scalar::Uuid => value::column(out, ty, value, json)?,
         // No mapping has such a key.
         Scalar::Boolean | Scalar::Double | Scalar::Numeric | Scalar::Timestamptz | Scalar::Jsonb => {
             Fit::Misfit
@@ -84,12 +84,12 @@ impl Mapping {
         let document = column::single(b"_id", |out| read(out, ty, bytes))?;
         let (mut again, mut json) = (BytesMut::new(), JsonWriter::default());
         let (kind, at) = bson::first_key(document.as_bytes()).ok()?;
-        key(&mut again, ty, (document.as_bytes(), kind, at), &mut json).ok()?;
+        key(&mut again, ty, ValueAt { doc: document.as_bytes(), kind, at }, &mut json).ok()?;
         (*again == *bytes).then_some(document)
     }
 }
 
-fn text(out: &mut BytesMut, (doc, kind, at): (&[u8], u8, usize), json: &mut JsonWriter) -> Read<Fit> {
+fn text(out: &mut BytesMut, ValueAt { doc, kind, at }: ValueAt<'_>, json: &mut JsonWriter) -> Read<Fit> {
     match kind {
         OBJECT_ID => extended_json_values::hex(out, &bson::array_at::<12>(doc, at)?),
         STRING => string(out, bson::text(doc, at)?),
@@ -167,7 +167,7 @@ type All<'a> = Vec<(&'a [u8], u8, &'a [u8])>;
 
 /// Those at `at`.
 fn all(bytes: &[u8], at: usize) -> Option<All<'_>> {
-    let (mut elements, mut all) = (Elements::of(bytes, at).ok()?, Vec::new());
+    let (mut elements, mut all) = (Elements::at(bytes, at).ok()?, Vec::new());
     while let Some(element) = elements.advance(bytes).ok()? {
         let name = bytes.get(element.name.0..element.name.1)?;
         all.push((name, element.kind, bytes.get(element.at..elements.next)?));

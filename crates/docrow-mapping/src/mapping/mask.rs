@@ -11,7 +11,7 @@ use ::bson::RawDocument;
 use bytes::BytesMut;
 
 use super::{
-    bson::{self, ARRAY, DOCUMENT, Element, Elements, Fault, NULL, OBJECT_ID, Read, STRING},
+    bson::{self, ARRAY, DOCUMENT, Element, Elements, Fault, NULL, OBJECT_ID, Read, STRING, ValueAt},
     compile::{Mapping, Node, Object, PlannedColumn},
     extended_json_values,
     extended_json_write::JsonWriter,
@@ -40,7 +40,7 @@ impl Masker {
         out: &mut BytesMut,
         column: &PlannedColumn,
         key: Option<&MaskKey>,
-        (doc, kind, at): (&[u8], u8, usize),
+        ValueAt { doc, kind, at }: ValueAt<'_>,
         json: &mut JsonWriter,
     ) -> Read<Fit> {
         let text = column.ty.scalar == Scalar::Text && !column.ty.array;
@@ -83,7 +83,7 @@ impl Mapping {
 
 /// What was left of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Left {
+pub(super) enum Remainder {
     /// All that is not hidden.
     Everything,
     /// Parts of it were withheld.
@@ -93,20 +93,21 @@ pub(super) enum Left {
 }
 
 /// Appends a value without what is hidden in it; a document that says so, if it can't be taken apart.
-pub(super) fn censored(node: &Node, doc: &[u8], (kind, at): (u8, usize), out: &mut Vec<u8>) -> Read<Left> {
+pub(super) fn censored(node: &Node, value: ValueAt<'_>, out: &mut Vec<u8>) -> Read<Remainder> {
+    let ValueAt { doc, kind, at } = value;
     match node {
-        _ if kind == NULL => Ok(Left::Everything),
+        _ if kind == NULL => Ok(Remainder::Everything),
         Node::Object(object) if kind == DOCUMENT => censored_object(object, doc, at, out),
         Node::Array(element) if kind == ARRAY => members(doc, at, out, |_| Action::Open(element)),
         _ => {
             out.extend_from_slice(WITHHELD);
-            Ok(Left::Nothing)
+            Ok(Remainder::Nothing)
         }
     }
 }
 
 /// As deep as the mapping's paths, not as the document.
-pub(super) fn censored_object(object: &Object, doc: &[u8], at: usize, out: &mut Vec<u8>) -> Read<Left> {
+pub(super) fn censored_object(object: &Object, doc: &[u8], at: usize, out: &mut Vec<u8>) -> Read<Remainder> {
     members(doc, at, out, |name| match object.find(name) {
         Some((_, field)) if field.hidden => Action::Drop,
         Some((_, field)) if field.node.is_guarded() => Action::Open(&field.node),
@@ -121,9 +122,14 @@ enum Action<'a> {
 }
 
 /// Appends a document or an array, with each member treated by its name, which ends with its NUL.
-fn members<'a>(doc: &[u8], at: usize, out: &mut Vec<u8>, action: impl Fn(&[u8]) -> Action<'a>) -> Read<Left> {
-    let mut elements = Elements::of(doc, at)?;
-    let mut whole = Left::Everything;
+fn members<'a>(
+    doc: &[u8],
+    at: usize,
+    out: &mut Vec<u8>,
+    action: impl Fn(&[u8]) -> Action<'a>,
+) -> Read<Remainder> {
+    let mut elements = Elements::at(doc, at)?;
+    let mut whole = Remainder::Everything;
     let start = out.len();
     out.extend_from_slice(&[0; 4]);
     while let Some(Element { kind, name, at }) = elements.advance(doc)? {
@@ -139,16 +145,16 @@ fn members<'a>(doc: &[u8], at: usize, out: &mut Vec<u8>, action: impl Fn(&[u8]) 
             out.extend_from_slice(doc.get(at..elements.next).ok_or(Fault::Malformed)?);
             continue;
         };
-        match censored(node, doc, (kind, at), out)? {
-            Left::Everything => continue,
-            Left::Parts => {}
-            Left::Nothing => {
+        match censored(node, ValueAt { doc, kind, at }, out)? {
+            Remainder::Everything => continue,
+            Remainder::Parts => {}
+            Remainder::Nothing => {
                 if let Some(kind) = out.get_mut(kind_at) {
                     *kind = DOCUMENT;
                 }
             }
         }
-        whole = Left::Parts;
+        whole = Remainder::Parts;
     }
     out.push(0);
     let length = i32::try_from(out.len() - start).map_err(|_| Fault::TooLong)?;

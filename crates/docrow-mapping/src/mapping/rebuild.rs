@@ -19,7 +19,7 @@ use super::{
     compile::{Mapping, Node, Object, Plan},
     extended_json_parse, key_column,
     rows::Rows,
-    tree::{self, Shape, Spot, Tree},
+    tree::{self, MappedShape, Spot, Tree},
     tuples::Tuple,
 };
 use crate::model::table::{Column, Table};
@@ -57,13 +57,13 @@ const NO_DOCUMENT: &str =
 #[derive(Debug)]
 pub struct Rebuilder<'a> {
     mapping: &'a Mapping,
-    places: Vec<Place<'a>>,
+    places: Vec<TablePlace<'a>>,
 }
 
 /// Where a table's rows and columns lie in a document.
 #[derive(Debug, Default)]
-struct Place<'a> {
-    steps: Vec<Step<'a>>,
+struct TablePlace<'a> {
+    steps: Vec<RowStep<'a>>,
     /// For each mapped column the names on the way from the row's own object.
     columns: Vec<Vec<&'a [u8]>>,
     /// For each mapped column its number in the row, and whether the next one is what it was: it tells the value where the
@@ -76,13 +76,13 @@ struct Place<'a> {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Step<'a> {
+enum RowStep<'a> {
     Field(&'a [u8]),
     Element,
 }
 
-impl Place<'_> {
-    fn of(plan: &Plan) -> Self {
+impl TablePlace<'_> {
+    fn planned(plan: &Plan) -> Self {
         let mut place = Self { end: 1 + plan.ordinals, ..Self::default() };
         for column in &plan.columns {
             place.at.push((place.end, column.was.is_some()));
@@ -95,7 +95,7 @@ impl Place<'_> {
 impl<'a> Rebuilder<'a> {
     /// For rows of `mapping`, or of an earlier version of it with fewer columns and tables.
     pub fn new(mapping: &'a Mapping) -> Self {
-        let mut places: Vec<_> = mapping.plans.iter().map(Place::of).collect();
+        let mut places: Vec<_> = mapping.plans.iter().map(TablePlace::planned).collect();
         locate(&mapping.root, &mut Vec::new(), 0, &mut places);
         Self { mapping, places }
     }
@@ -105,7 +105,7 @@ impl<'a> Rebuilder<'a> {
         let mut tables = self.mapping.tables().iter().zip(&rows.tables).zip(&self.places);
         let Some(((table, root_rows), place)) = tables.next() else { return Err(missing_root(&[])) };
         let Some(row) = root_rows.tuples().next() else { return Err(missing_root(self.mapping.tables())) };
-        let root = Row::of(table, row);
+        let root = RowValues::new(table, row);
         let mut special = place.end;
         let mut tree = Tree::default();
         if self.mapping.document().is_some() {
@@ -123,7 +123,7 @@ impl<'a> Rebuilder<'a> {
         }
         for ((table, rows), place) in tables {
             for row in rows.tuples() {
-                Row::of(table, row).put(place, &mut tree)?;
+                RowValues::new(table, row).put(place, &mut tree)?;
             }
         }
         let bytes = tree.document().ok_or_else(|| root.fault(NO_DOCUMENT))?;
@@ -134,7 +134,7 @@ impl<'a> Rebuilder<'a> {
     fn notes(&self, tree: &mut Tree, notes: &Map<String, Json>) -> Result<(), &'static str> {
         for (path, json) in notes {
             let (steps, copy) = tree::steps(path).ok_or(NOT_OURS)?;
-            let spot = tree.at(&steps, Shape::Object(&self.mapping.root)).ok_or(NO_PLACE)?;
+            let spot = tree.at(&steps, MappedShape::Object(&self.mapping.root)).ok_or(NO_PLACE)?;
             let value = Tree::read(|out| extended_json_parse::value(out, json)).ok_or(NOT_OURS)?;
             match (copy, spot) {
                 (0, Spot::Field(field)) => field.value = value,
@@ -153,7 +153,7 @@ fn missing_root(tables: &[Table]) -> Corrupt {
 }
 
 /// Finds the places of the tables and columns in `object`, which is at `way`; `base` of its steps lead to the row.
-fn locate<'a>(object: &'a Object, way: &mut Vec<Step<'a>>, base: usize, places: &mut [Place<'a>]) {
+fn locate<'a>(object: &'a Object, way: &mut Vec<RowStep<'a>>, base: usize, places: &mut [TablePlace<'a>]) {
     let base = match object.table.and_then(|table| places.get_mut(table)) {
         Some(place) => {
             place.steps.clone_from(way);
@@ -162,19 +162,19 @@ fn locate<'a>(object: &'a Object, way: &mut Vec<Step<'a>>, base: usize, places: 
         None => base,
     };
     for field in object.fields() {
-        way.push(Step::Field(field.name()));
+        way.push(RowStep::Field(field.name()));
         let before = way.len();
         let mut node = &field.node;
         while let Node::Array(element) = node {
-            way.push(Step::Element);
+            way.push(RowStep::Element);
             node = element;
         }
         match (node, places.get_mut(field.slot.table)) {
             (Node::Object(object), _) => locate(object, way, base, places),
             (Node::Column, Some(place)) => {
-                let name = |step: &Step<'a>| match *step {
-                    Step::Field(name) => name,
-                    Step::Element => &[],
+                let name = |step: &RowStep<'a>| match *step {
+                    RowStep::Field(name) => name,
+                    RowStep::Element => &[],
                 };
                 let columns = place.columns.len().max(field.slot.slot + 1);
                 place.columns.resize(columns, Vec::new());
@@ -192,13 +192,13 @@ fn locate<'a>(object: &'a Object, way: &mut Vec<Step<'a>>, base: usize, places: 
 }
 
 /// One row and what its columns are.
-struct Row<'a> {
+struct RowValues<'a> {
     table: &'a Table,
     values: Vec<Option<&'a [u8]>>,
 }
 
-impl<'a> Row<'a> {
-    fn of(table: &'a Table, tuple: Tuple<'a>) -> Self {
+impl<'a> RowValues<'a> {
+    fn new(table: &'a Table, tuple: Tuple<'a>) -> Self {
         Self { table, values: tuple.columns().collect() }
     }
 
@@ -217,7 +217,7 @@ impl<'a> Row<'a> {
 
     /// The document that a `jsonb` column holds.
     fn whole(&self, column: usize) -> Result<Tree, Corrupt> {
-        let tree = self.value(column).and_then(|(_, bytes)| Tree::of(&column::json(bytes)?));
+        let tree = self.value(column).and_then(|(_, bytes)| Tree::from_json(&column::json(bytes)?));
         tree.filter(Tree::is_document).ok_or_else(|| self.corrupt(column, NOT_OURS))
     }
 
@@ -234,12 +234,12 @@ impl<'a> Row<'a> {
     }
 
     /// Adds a child's row.
-    fn put(&self, place: &Place<'_>, mut tree: &mut Tree) -> Result<(), Corrupt> {
+    fn put(&self, place: &TablePlace<'_>, mut tree: &mut Tree) -> Result<(), Corrupt> {
         let mut ordinal = 0;
         for step in &place.steps {
             let next = match step {
-                Step::Field(name) => tree.field(name).map(|field| &mut field.value),
-                Step::Element => {
+                RowStep::Field(name) => tree.field(name).map(|field| &mut field.value),
+                RowStep::Element => {
                     ordinal += 1;
                     let bytes =
                         self.values.get(ordinal).copied().flatten().and_then(|bytes| bytes.try_into().ok());
@@ -253,7 +253,7 @@ impl<'a> Row<'a> {
     }
 
     /// Adds the mapped columns to the row's own object.
-    fn columns(&self, place: &Place<'_>, tree: &mut Tree) -> Result<(), Corrupt> {
+    fn columns(&self, place: &TablePlace<'_>, tree: &mut Tree) -> Result<(), Corrupt> {
         if !tree.is_object() {
             return Err(self.fault(NO_PLACE));
         }

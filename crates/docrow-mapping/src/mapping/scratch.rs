@@ -3,9 +3,10 @@
 use bytes::BytesMut;
 
 use super::{
+    bson::ValueAt,
     compile::Mapping,
     extended_json_write::JsonWriter,
-    extra::{Notes, Step, clear, clear_bytes},
+    extra::{Notes, TrailStep, clear, clear_bytes},
     mask::Masker,
     unknown_fields::Watch,
 };
@@ -16,7 +17,7 @@ pub(super) struct Scratch {
     /// The slots of each table's open row.
     pub(super) slots: Vec<Vec<Slot>>,
     /// The way from the document to where the walk is.
-    pub(super) trail: Vec<Step>,
+    pub(super) trail: Vec<TrailStep>,
     /// The rest of the way to the value at fault, if it is in a column.
     pub(super) culprit: BytesMut,
     /// The indexes of the arrays on that way.
@@ -56,4 +57,11 @@ impl Scratch {
 pub(super) struct Slot {
     pub(super) kind: u8,
     pub(super) at: usize,
+}
+
+impl Slot {
+    pub(super) fn in_document(self, doc: &[u8]) -> ValueAt<'_> {
+        let Self { kind, at } = self;
+        ValueAt { doc, kind, at }
+    }
 }

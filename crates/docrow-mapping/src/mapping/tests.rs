@@ -28,7 +28,7 @@ use crate::{
 
 const USERS: &str = include_str!("../../../../schemas/users.toml");
 
-type Row = Vec<Option<Vec<u8>>>;
+type DecodedRow = Vec<Option<Vec<u8>>>;
 
 fn mapping(columns: &str) -> Arc<Mapping> {
     keyed("bigint", columns)
@@ -45,11 +45,14 @@ fn mapped(options: &str, key: &str, columns: &str) -> Arc<Mapping> {
     Arc::new(Mapping::compile(&MappingSpec::parse(&format!("{head}{columns}"), "t.toml").unwrap()))
 }
 
-fn encode(mapping: &Arc<Mapping>, document: &RawDocument) -> Result<BTreeMap<String, Vec<Row>>, EncodeError> {
+fn encode(
+    mapping: &Arc<Mapping>,
+    document: &RawDocument,
+) -> Result<BTreeMap<String, Vec<DecodedRow>>, EncodeError> {
     let mut rows = Rows::new(mapping.tables().len());
     Encoder::new(Arc::clone(mapping), Framing::Copy).encode(document, &mut rows)?;
     let table = |(table, rows): (&Table, &TableRows)| {
-        let tuples: Vec<Row> = rows
+        let tuples: Vec<DecodedRow> = rows
             .tuples()
             .map(|tuple| tuple.columns().map(|column| column.map(<[u8]>::to_vec)).collect())
             .collect();

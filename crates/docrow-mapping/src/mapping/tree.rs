@@ -22,13 +22,13 @@ pub(super) enum Tree {
     Value(u8, Vec<u8>),
     /// Something that is to be left out.
     Withheld,
-    Object(BTreeMap<Vec<u8>, Field>),
+    Object(BTreeMap<Vec<u8>, SameNamed>),
     Array(BTreeMap<usize, Tree>),
 }
 
 /// What is known of the fields of one name.
 #[derive(Debug, Default)]
-pub(super) struct Field {
+pub(super) struct SameNamed {
     /// The one that counts.
     pub(super) value: Tree,
     /// The others, each with its number among all of them, from 1.
@@ -37,21 +37,21 @@ pub(super) struct Field {
 
 /// Where a path of a note ends.
 pub(super) enum Spot<'a> {
-    Field(&'a mut Field),
+    Field(&'a mut SameNamed),
     Element(&'a mut Tree),
 }
 
 /// What a mapping says about a place that nothing is known of yet.
 #[derive(Clone, Copy)]
-pub(super) enum Shape<'a> {
+pub(super) enum MappedShape<'a> {
     Object(&'a Object),
     Array(&'a Node),
     /// No object or array that is taken apart.
     Whole,
 }
 
-impl<'a> Shape<'a> {
-    fn of(node: &'a Node) -> Self {
+impl<'a> MappedShape<'a> {
+    fn from_node(node: &'a Node) -> Self {
         match node {
             Node::Object(object) => Self::Object(object),
             Node::Array(element) => Self::Array(element),
@@ -61,11 +61,11 @@ impl<'a> Shape<'a> {
 
     fn field(self, name: &[u8]) -> Self {
         let Self::Object(object) = self else { return Self::Whole };
-        object.find(&[name, b"\0"].concat()).map_or(Self::Whole, |(_, field)| Self::of(&field.node))
+        object.find(&[name, b"\0"].concat()).map_or(Self::Whole, |(_, field)| Self::from_node(&field.node))
     }
 
     fn element(self) -> Self {
-        if let Self::Array(element) = self { Self::of(element) } else { Self::Whole }
+        if let Self::Array(element) = self { Self::from_node(element) } else { Self::Whole }
     }
 }
 
@@ -80,18 +80,20 @@ impl Tree {
     }
 
     /// What `json` tells, its objects and arrays taken apart.
-    pub(super) fn of(json: &Json) -> Option<Self> {
+    pub(super) fn from_json(json: &Json) -> Option<Self> {
         Some(match json {
             Json::Object(fields) if !fields.keys().any(|name| is_reserved(name.as_bytes())) => {
                 let field = |(name, json): (&String, &Json)| {
-                    let (value, copies) = (Self::of(json)?, Vec::new());
-                    Some((name.clone().into_bytes(), Field { value, copies }))
+                    let (value, copies) = (Self::from_json(json)?, Vec::new());
+                    Some((name.clone().into_bytes(), SameNamed { value, copies }))
                 };
                 Self::Object(fields.iter().map(field).collect::<Option<_>>()?)
             }
             Json::Array(elements) => {
                 let elements = elements.iter().enumerate();
-                Self::Array(elements.map(|(i, json)| Some((i, Self::of(json)?))).collect::<Option<_>>()?)
+                Self::Array(
+                    elements.map(|(i, json)| Some((i, Self::from_json(json)?))).collect::<Option<_>>()?,
+                )
             }
             _ => Self::read(|out| extended_json_parse::value(out, json))?,
         })
@@ -122,13 +124,13 @@ impl Tree {
     }
 
     /// The fields of one name, if this is an object, or can become one.
-    pub(super) fn field(&mut self, name: &[u8]) -> Option<&mut Field> {
+    pub(super) fn field(&mut self, name: &[u8]) -> Option<&mut SameNamed> {
         if !self.is_object() {
             return None;
         }
         let Self::Object(fields) = self else { return None };
         if !fields.contains_key(name) {
-            fields.insert(name.to_vec(), Field::default());
+            fields.insert(name.to_vec(), SameNamed::default());
         }
         fields.get_mut(name)
     }
@@ -152,12 +154,12 @@ impl Tree {
 
     /// The place at the end of `path`. Whether a step is a field's name or an element's index, the tree says,
     /// or where it says nothing `shape`.
-    pub(super) fn at(&mut self, path: &[Vec<u8>], shape: Shape<'_>) -> Option<Spot<'_>> {
+    pub(super) fn at(&mut self, path: &[Vec<u8>], shape: MappedShape<'_>) -> Option<Spot<'_>> {
         let (name, rest) = path.split_first()?;
         let is_array = match self {
             Self::Array(_) => true,
             Self::Object(_) => false,
-            _ => matches!(shape, Shape::Array(_)),
+            _ => matches!(shape, MappedShape::Array(_)),
         };
         if is_array {
             let element = self.element(index(name)?)?;
@@ -167,7 +169,7 @@ impl Tree {
                 element.at(rest, shape.element())
             };
         }
-        if matches!((&*self, shape), (Self::Missing, Shape::Whole)) {
+        if matches!((&*self, shape), (Self::Missing, MappedShape::Whole)) {
             return None;
         }
         let field = self.field(name)?;
@@ -225,7 +227,7 @@ impl Tree {
     }
 }
 
-impl Field {
+impl SameNamed {
     /// Appends the fields in their order: the one that counts has the number that is missing.
     fn write(&self, out: &mut Vec<u8>, name: &[u8]) -> Option<()> {
         let mut all: Vec<_> = self.copies.iter().map(|(number, value)| (*number, value)).collect();

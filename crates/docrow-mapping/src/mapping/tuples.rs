@@ -72,7 +72,7 @@ pub struct TupleColumns<'a> {
 impl TableRows {
     /// The rows, if they were encoded in [`super::Framing::Copy`].
     pub fn tuples(&self) -> Tuples<'_> {
-        Tuples::of(&self.bytes)
+        Tuples::in_rows(&self.bytes)
     }
 
     /// Appends a row in [`super::Framing::Copy`]: the bytes of its columns, `None` for NULL. False, and nothing
@@ -93,7 +93,7 @@ impl TableRows {
 impl<'a> Tuples<'a> {
     /// The tuples in `bytes`: what `COPY … WITH (FORMAT binary)` takes and gives, without its header. Ends at
     /// the trailer, and at bytes that are no whole tuple.
-    pub fn of(bytes: &'a [u8]) -> Self {
+    pub fn in_rows(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }
 }
@@ -148,9 +148,9 @@ mod tests {
     #[test]
     fn the_trailer_ends_the_tuples() {
         let bytes = b"\0\x02\0\0\0\x01x\xff\xff\xff\xff\0\x01\0\0\0\0\xff\xff";
-        let tuples: Vec<Vec<_>> = Tuples::of(bytes).map(|tuple| tuple.columns().collect()).collect();
+        let tuples: Vec<Vec<_>> = Tuples::in_rows(bytes).map(|tuple| tuple.columns().collect()).collect();
         assert_eq!(tuples, [vec![Some(&b"x"[..]), None], vec![Some(&b""[..])]]);
-        assert_eq!(Tuples::of(&bytes[..6]).count(), 0);
+        assert_eq!(Tuples::in_rows(&bytes[..6]).count(), 0);
     }
 
     #[test]

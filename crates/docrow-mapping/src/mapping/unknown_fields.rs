@@ -4,7 +4,7 @@
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{
-    bson::{ARRAY, DOCUMENT, DOUBLE, Elements, NULL, Read},
+    bson::{ARRAY, DOCUMENT, DOUBLE, Elements, NULL, Read, ValueAt},
     compile::PlannedColumn,
 };
 use crate::model::table::Scalar;
@@ -27,12 +27,11 @@ impl Watch {
         &mut self,
         object: u32,
         name: &[u8],
-        doc: &[u8],
-        (kind, at): (u8, usize),
+        ValueAt { doc, kind, at }: ValueAt<'_>,
     ) -> Read<()> {
         let telling = match kind {
             NULL => false,
-            DOCUMENT | ARRAY => !Elements::of(doc, at)?.is_empty(),
+            DOCUMENT | ARRAY => !Elements::at(doc, at)?.is_empty(),
             _ => true,
         };
         if telling {

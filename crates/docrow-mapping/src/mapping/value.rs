@@ -13,7 +13,7 @@ use bytes::{BufMut, BytesMut};
 use super::{
     bson::{
         self, ARRAY, BINARY, BOOLEAN, DATE, DECIMAL, DOUBLE, Elements, Fault, INT32, INT64, NULL, OBJECT_ID,
-        Read, STRING,
+        Read, STRING, ValueAt,
     },
     extended_json_values,
     extended_json_write::JsonWriter,
@@ -42,16 +42,16 @@ pub(super) const OBJECT_ID_BYTES: usize = 12;
 pub(super) fn column(
     out: &mut BytesMut,
     ty: ColumnType,
-    (doc, kind, at): (&[u8], u8, usize),
+    value: ValueAt<'_>,
     json: &mut JsonWriter,
 ) -> Read<Fit> {
-    if ty.array { array(out, ty, (doc, kind, at), json) } else { scalar(out, ty, (doc, kind, at), json) }
+    if ty.array { array(out, ty, value, json) } else { scalar(out, ty, value, json) }
 }
 
 fn scalar(
     out: &mut BytesMut,
     ty: ColumnType,
-    (doc, kind, at): (&[u8], u8, usize),
+    ValueAt { doc, kind, at }: ValueAt<'_>,
     json: &mut JsonWriter,
 ) -> Read<Fit> {
     match ty.scalar {
@@ -124,13 +124,13 @@ fn scalar(
 fn array(
     out: &mut BytesMut,
     ty: ColumnType,
-    (doc, kind, at): (&[u8], u8, usize),
+    ValueAt { doc, kind, at }: ValueAt<'_>,
     json: &mut JsonWriter,
 ) -> Read<Fit> {
     if kind != ARRAY {
         return Ok(Fit::Misfit);
     }
-    let mut elements = Elements::of(doc, at)?;
+    let mut elements = Elements::at(doc, at)?;
     out.put_i32(i32::from(!elements.is_empty()));
     let nulls_at = out.len();
     out.put_i32(0);
@@ -150,7 +150,7 @@ fn array(
             continue;
         }
         let start = begin(out);
-        match scalar(out, ty, (doc, element.kind, element.at), json)? {
+        match scalar(out, ty, ValueAt { doc, kind: element.kind, at: element.at }, json)? {
             Fit::Exact => {}
             Fit::Equal => whole = Fit::Equal,
             Fit::Misfit => return Ok(Fit::Misfit),

@@ -12,10 +12,10 @@
 use bytes::{BufMut, BytesMut};
 
 use super::{
-    bson::{self, ARRAY, DOCUMENT, Elements, Fault, NULL, Read},
+    bson::{self, ARRAY, DOCUMENT, Elements, Fault, NULL, Read, ValueAt},
     compile::{Field, Mapping, Node, Object, SlotId},
     extended_json_write::JsonWriter,
-    extra::{Noted, Notes, Occurrence, Step, clear},
+    extra::{Noted, Notes, Occurrence, TrailStep, clear},
     key_column,
     mask::censored_object,
     rows::{Framing, Rows, TableRows},
@@ -64,7 +64,7 @@ impl<'a> Walk<'a> {
     fn document(mut self) -> Read<()> {
         let (kind, at) = self.id;
         let Scratch { key, json, .. } = &mut *self.scratch;
-        let fit = key_column::key(key, self.mapping.key_type(), (self.doc, kind, at), json)?;
+        let fit = key_column::key(key, self.mapping.key_type(), ValueAt { doc: self.doc, kind, at }, json)?;
         if self.mapping.document().is_some() {
             // The whole document says what its key is.
             return self.close(0);
@@ -85,7 +85,7 @@ impl<'a> Walk<'a> {
     }
 
     fn object(&mut self, object: &'a Object, at: usize) -> Read<()> {
-        let Elements { mut next, end } = Elements::of(self.doc, at)?;
+        let Elements { mut next, end } = Elements::at(self.doc, at)?;
         let bytes = self.doc.get(..end).ok_or(Fault::Malformed)?;
         let mut expected = 0;
         while next < end {
@@ -107,7 +107,7 @@ impl<'a> Walk<'a> {
             };
             let value = Slot { kind, at: name_end + 1 };
             next = bson::end_of(kind, bytes, value.at)?;
-            self.scratch.trail.push(Step::Field(name, name_end));
+            self.scratch.trail.push(TrailStep::Field(name, name_end));
             match field {
                 Some(field) => self.field(field, value)?,
                 None => self.unknown(object, (name, name_end), value)?,
@@ -140,7 +140,7 @@ impl<'a> Walk<'a> {
     fn unknown(&mut self, object: &Object, name: (usize, usize), value: Slot) -> Read<()> {
         if let Some(watch) = &mut self.scratch.watch {
             let name = self.doc.get(name.0..name.1).unwrap_or_default();
-            watch.field(object.id, name, self.doc, (value.kind, value.at))?;
+            watch.field(object.id, name, value.in_document(self.doc))?;
         }
         self.note(b"", value, Occurrence::Plain)
     }
@@ -165,7 +165,7 @@ impl<'a> Walk<'a> {
                 }
             },
             Node::Array(element)
-                if kind == ARRAY && element.is_mapped() && !Elements::of(self.doc, at)?.is_empty() =>
+                if kind == ARRAY && element.is_mapped() && !Elements::at(self.doc, at)?.is_empty() =>
             {
                 self.elements(element, at)?;
             }
@@ -175,11 +175,11 @@ impl<'a> Walk<'a> {
     }
 
     fn elements(&mut self, node: &'a Node, at: usize) -> Read<()> {
-        let mut elements = Elements::of(self.doc, at)?;
+        let mut elements = Elements::at(self.doc, at)?;
         let mut index = 0;
         while let Some(element) = elements.advance(self.doc)? {
             let value = Slot { kind: element.kind, at: element.at };
-            self.scratch.trail.push(Step::Element(index));
+            self.scratch.trail.push(TrailStep::Element(index));
             self.scratch.ordinals.push(i64::try_from(index).unwrap_or(i64::MAX));
             if !self.unfold(node, value)? {
                 self.left(node, value, Occurrence::Plain)?;
@@ -244,10 +244,11 @@ impl<'a> Walk<'a> {
             out.put_i32(8);
             out.put_i64(*ordinal);
         }
-        for (column, &Slot { kind, at }) in plan.columns.iter().zip(slots) {
+        for (column, &slot) in plan.columns.iter().zip(slots) {
+            let Slot { kind, at } = slot;
             framing.header(out, column.oid);
             let start = value::begin(out);
-            let value = (*doc, kind, at);
+            let value = slot.in_document(doc);
             let fit = match kind {
                 0 => Fit::Misfit,
                 _ if column.mask.is_some() => {
@@ -280,7 +281,7 @@ impl<'a> Walk<'a> {
             }
         }
         if table == 0 {
-            special(mapping, *framing, doc, (notes, json), out)?;
+            special(mapping, *framing, doc, notes, json, out)?;
         }
         if *framing == Framing::Composite {
             value::end(out, row)?;
@@ -295,7 +296,8 @@ fn special(
     mapping: &Mapping,
     framing: Framing,
     doc: &[u8],
-    (notes, json): (&mut Notes, &mut JsonWriter),
+    notes: &mut Notes,
+    json: &mut JsonWriter,
     out: &mut BytesMut,
 ) -> Read<()> {
     if let Some(form) = mapping.document() {

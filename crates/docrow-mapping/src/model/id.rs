@@ -48,7 +48,7 @@ impl<'a> Id<'a> {
         if self.is_plain() {
             return None;
         }
-        let canonical = Canonical::of(*self)?;
+        let canonical = Canonical::form_of(*self)?;
         (canonical.0 != self.kind || canonical.1 != self.bytes).then_some(canonical)
     }
 
@@ -88,11 +88,11 @@ impl<'a> Id<'a> {
 #[derive(Default)]
 struct Canonical<'a> {
     out: Vec<u8>,
-    open: Vec<Open<'a>>,
+    open: Vec<OpenContainer<'a>>,
 }
 
 /// A document or array that is being read, and where its canonical form begins.
-struct Open<'a> {
+struct OpenContainer<'a> {
     elements: RawIter<'a>,
     bytes: &'a [u8],
     /// Where in its bytes the next element is.
@@ -105,7 +105,7 @@ struct Open<'a> {
 }
 
 impl<'a> Canonical<'a> {
-    fn of(id: Id<'a>) -> Option<(ElementType, Vec<u8>)> {
+    fn form_of(id: Id<'a>) -> Option<(ElementType, Vec<u8>)> {
         let mut writer = Self::default();
         let kind = writer.value(id)?;
         // With a stack of its own: no depth of nesting can overflow the thread's.
@@ -169,7 +169,7 @@ impl<'a> Canonical<'a> {
         let elements = RawDocument::from_bytes(bytes).ok()?.iter_elements();
         let start = self.out.len();
         self.out.extend_from_slice(&[0; 4]);
-        self.open.push(Open { elements, bytes, next: 4, index, start, code });
+        self.open.push(OpenContainer { elements, bytes, next: 4, index, start, code });
         Some(())
     }
 

@@ -33,7 +33,7 @@ impl Patch {
     /// What an event's `updateDescription` says of the document with this `documentKey`. `None`: too little, or nothing.
     pub fn of_event(description: &RawDocument, document_key: &RawDocument) -> Option<Self> {
         let mut patch = Self { fields: Vec::new(), document: RawDocumentBuf::new(), is_complete: true };
-        let mut document = Fields::of(document_key)?;
+        let mut document = Fields::with_id_of(document_key)?;
         for element in description.iter_elements() {
             let element = element.ok()?;
             match element.key().as_str() {
@@ -80,7 +80,7 @@ impl Patch {
 
     /// Both, one after the other. `None`: too many fields.
     pub fn then(mut self, later: &Self) -> Option<Self> {
-        let mut document = Fields::of(&self.document)?;
+        let mut document = Fields::with_id_of(&self.document)?;
         for element in elements(&self.document).skip(1) {
             let (name, bytes) = element?;
             if !later.has(name) {
@@ -98,7 +98,7 @@ impl Patch {
     /// The patched fields as they are in `document`. `None`: a field's name has a dot, or may have had one, or is there
     /// twice.
     pub fn of_document(&self, document: &RawDocument) -> Option<RawDocumentBuf> {
-        let mut fields = Fields::of(document)?;
+        let mut fields = Fields::with_id_of(document)?;
         let mut found = vec![false; self.fields.len()];
         for element in elements(document) {
             let (name, bytes) = element?;
@@ -127,7 +127,7 @@ struct Fields(Vec<u8>);
 
 impl Fields {
     /// `None`: there is no `_id`.
-    fn of(document: &RawDocument) -> Option<Self> {
+    fn with_id_of(document: &RawDocument) -> Option<Self> {
         let id = elements(document).find_map(|element| element.filter(|(name, _)| *name == "_id"))?;
         Some(Self([&[0; 4], id.1].concat()))
     }

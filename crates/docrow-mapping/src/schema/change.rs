@@ -19,7 +19,7 @@ pub struct Additions {
 
 /// What `new` adds to `old`. Errors: everything that is not an addition, a line each.
 pub fn additions(old: &MappingSpec, new: &MappingSpec) -> Result<Additions, Vec<String>> {
-    let mut change = Change::default();
+    let mut change = Differences::default();
     change.goes_on(old, new);
     let (old, new) = (&old.settled(), &new.settled());
     change.same("extra", &old.extra(), &new.extra());
@@ -53,12 +53,12 @@ pub fn additions(old: &MappingSpec, new: &MappingSpec) -> Result<Additions, Vec<
 }
 
 #[derive(Default)]
-struct Change {
+struct Differences {
     added: Additions,
     refused: Vec<String>,
 }
 
-impl Change {
+impl Differences {
     fn same<T: PartialEq>(&mut self, what: &str, old: &T, new: &T) {
         if old != new {
             self.refused.push(format!("{what} differs"));

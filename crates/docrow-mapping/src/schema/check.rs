@@ -134,7 +134,7 @@ impl Check<'_> {
             self.alone(&raw.columns, &raw.tables)?;
         }
         let path = FieldPath::default();
-        let columns = self.columns("columns", raw.columns, &path, (&mut names, &mut layout))?;
+        let columns = self.columns("columns", raw.columns, &path, &mut names, &mut layout)?;
         let special = [extra.is_some(), on_delete == OnDelete::Soft, document.is_some()];
         self.width(&table, 1 + special.into_iter().map(usize::from).sum::<usize>() + columns.len())?;
         let children = raw.tables.into_iter().map(|raw| self.table(raw, &mut table_names, &mut layout));
@@ -200,7 +200,7 @@ impl Check<'_> {
         layout.table(&path).map_err(|e| self.wrong_path(&raw.path, &format!("{key}.path"), &e))?;
         let ordinal = |raw| self.name(raw, &format!("{key}.ordinals"), &mut names);
         let ordinals: Vec<_> = raw.ordinals.iter().map(ordinal).collect::<Result<_>>()?;
-        let columns = self.columns(&format!("{key}.columns"), raw.columns, &path, (&mut names, layout))?;
+        let columns = self.columns(&format!("{key}.columns"), raw.columns, &path, &mut names, layout)?;
         self.width(&raw.table, 1 + ordinals.len() + columns.len())?;
         Ok(TableSpec { table, path, parent, ordinals, columns })
     }
@@ -211,7 +211,8 @@ impl Check<'_> {
         key: &str,
         raw: RawColumns,
         table: &FieldPath,
-        (names, layout): (&mut Names, &mut Layout),
+        names: &mut Names,
+        layout: &mut Layout,
     ) -> Result<Vec<ColumnSpec>> {
         let mut raw: Vec<_> = raw.into_iter().collect();
         raw.sort_by_key(|(_, column)| column.span().start);

@@ -12,9 +12,9 @@
 use super::{
     ColumnSpec, FieldPath, MappingSpec, Names, Segment, TableSpec,
     evolve::{MAX_COLUMNS, MAX_TABLES, columns_of},
-    infer::Shape,
+    infer::FieldShape,
     phrases::{IN_EXTRA, Said, Used, fate, grouped, map_of, shares, types},
-    sample::{KEY, Kind, Kinds, MAX_DEPTH, Objects, Sample, Seen, Tally},
+    sample::{KEY, KindTally, Kinds, MAX_DEPTH, Objects, Sample, Seen, ValueKind},
     toml_comments::{Line, Remarks, TableRemarks},
 };
 use crate::model::{
@@ -141,15 +141,16 @@ impl Description<'_> {
 
     /// What is said of the array whose elements are the rows; the last on the path counts.
     fn array(&mut self, rows: usize, seen: &Seen, elements: &Seen) {
-        let arrays = seen.kinds.of(Kind::Array);
+        let arrays = seen.kinds.count(ValueKind::Array);
         let mut said = Said::default();
         said.presence(seen, rows);
-        said.types(types(&seen.kinds, |kind| if kind == Kind::Array { "" } else { IN_EXTRA }));
+        said.types(types(&seen.kinds, |kind| if kind == ValueKind::Array { "" } else { IN_EXTRA }));
         said.say(format!(
             "{:.1} elements on average",
             f64::from(elements.count()) / f64::from(arrays.max(1))
         ));
-        let of_elements = types(&elements.kinds, |kind| if kind == Kind::Object { "" } else { IN_EXTRA });
+        let of_elements =
+            types(&elements.kinds, |kind| if kind == ValueKind::Object { "" } else { IN_EXTRA });
         said.types(of_elements.map(|types| format!("elements {types}")));
         self.remarks.head = vec![said.finish(self.used)];
     }
@@ -174,21 +175,21 @@ impl Description<'_> {
             return self.remarks.lines.push(Line::Column(column.clone(), remark));
         }
         match seen.shape() {
-            Shape::Flat(objects) if objects.width() > 0 => {
-                let kinds = types(&seen.kinds, |kind| if kind == Kind::Object { "" } else { IN_EXTRA });
+            FieldShape::Flat(objects) if objects.width() > 0 => {
+                let kinds = types(&seen.kinds, |kind| if kind == ValueKind::Object { "" } else { IN_EXTRA });
                 if let Some(kinds) = kinds {
                     self.used.misfits = true;
                     self.remarks.lines.push(Line::Note(format!("{}: {kinds}", shown(&path))));
                 }
                 self.fields(way, objects);
             }
-            Shape::Column(_) => self.left_out += 1,
-            Shape::Table(_) if self.has_table(&path) => {}
-            Shape::Table(_) => {
+            FieldShape::Column(_) => self.left_out += 1,
+            FieldShape::Table(_) if self.has_table(&path) => {}
+            FieldShape::Table(_) => {
                 let full = format!("{}: no table, there are {MAX_TABLES}; _extra holds it", shown(&path));
                 self.remarks.lines.push(Line::Note(full));
             }
-            Shape::Flat(_) | Shape::Extra => self.proposal(path, seen),
+            FieldShape::Flat(_) | FieldShape::Extra => self.proposal(path, seen),
         }
     }
 
@@ -209,7 +210,7 @@ impl Description<'_> {
         match &seen.elements {
             _ if ty.scalar == Scalar::Jsonb => said.types(map_of(seen)),
             Some(elements) if ty.array => {
-                said.types(types(&seen.kinds, |kind| if kind == Kind::Array { "" } else { IN_EXTRA }));
+                said.types(types(&seen.kinds, |kind| if kind == ValueKind::Array { "" } else { IN_EXTRA }));
                 let of_elements = types(&elements.kinds, |kind| fate(kind, ty));
                 said.types(of_elements.map(|types| format!("elements {types}")));
             }
@@ -225,15 +226,15 @@ impl Description<'_> {
         said.presence(seen, self.rows);
         let ty = match &seen.elements {
             _ if only.is_empty() => ColumnType::scalar(Scalar::Text),
-            _ if only.are_among(Kinds::of(&[Kind::DeepObject])) => {
+            _ if only.are_among(Kinds::new(&[ValueKind::DeepObject])) => {
                 said.say(format!("more than {MAX_DEPTH} levels deep"));
                 ColumnType::scalar(Scalar::Jsonb)
             }
-            _ if only.are_among(Kinds::of(&[Kind::Object])) => {
+            _ if only.are_among(Kinds::new(&[ValueKind::Object])) => {
                 said.say("always empty".to_owned());
                 ColumnType::scalar(Scalar::Jsonb)
             }
-            Some(elements) if only.are_among(Kinds::of(&[Kind::Array])) => {
+            Some(elements) if only.are_among(Kinds::new(&[ValueKind::Array])) => {
                 let kinds = elements.kinds.kinds();
                 if kinds.is_empty() {
                     said.say(
@@ -258,7 +259,7 @@ impl Description<'_> {
 }
 
 /// The column for the commonest kind of value.
-fn commonest(tally: &Tally) -> ColumnType {
+fn commonest(tally: &KindTally) -> ColumnType {
     let family = Kinds::FAMILIES.into_iter().rev().max_by_key(|&family| tally.among(family));
     let kinds = family.map(|family| family.and(tally.kinds()));
     kinds.and_then(|kinds| tally.column(kinds)).unwrap_or(ColumnType::scalar(Scalar::Jsonb))

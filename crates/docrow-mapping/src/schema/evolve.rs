@@ -12,7 +12,7 @@ use std::collections::HashMap;
 
 use super::{
     ColumnSpec, FieldPath, KeySpec, MappingSpec, Names, Segment, TableSpec,
-    infer::Shape,
+    infer::FieldShape,
     sample::{KEY, Objects, Sample, Seen},
     spec::{EXTRA, OnDelete, OnUnfit},
 };
@@ -77,14 +77,14 @@ pub fn evolve(
     });
     let columns = columns.collect();
     let mut growth = Growth { spec: spec.clone(), tables, columns, grown: false };
-    growth.fields(0, &mut Vec::new(), &Known::of(spec), &sample.documents);
+    growth.fields(0, &mut Vec::new(), &Known::mapped_by(spec), &sample.documents);
     growth.grown.then_some(growth.spec)
 }
 
 /// What is mapped already, as a trie of the documents' fields.
 #[derive(Default)]
 struct Known {
-    place: Place,
+    place: MappedAs,
     fields: HashMap<String, Known>,
     /// What the elements are, if the field is mapped as an array.
     element: Option<Box<Known>>,
@@ -92,7 +92,7 @@ struct Known {
 
 /// What a field has of its own.
 #[derive(Clone, Copy, Default)]
-enum Place {
+enum MappedAs {
     /// Nothing, but fields in it may.
     #[default]
     None,
@@ -105,16 +105,16 @@ enum Place {
 }
 
 impl Known {
-    fn of(spec: &MappingSpec) -> Self {
-        let mut root = Self { place: Place::Table(0), ..Self::default() };
+    fn mapped_by(spec: &MappingSpec) -> Self {
+        let mut root = Self { place: MappedAs::Table(0), ..Self::default() };
         for (number, table) in spec.tables().enumerate() {
-            root.descend(&table.path).place = Place::Table(number);
+            root.descend(&table.path).place = MappedAs::Table(number);
             for (column, mapped) in table.columns.iter().enumerate() {
-                root.descend(&table.path.join(&mapped.path)).place = Place::Column(number, column);
+                root.descend(&table.path.join(&mapped.path)).place = MappedAs::Column(number, column);
             }
         }
         for path in &spec.omit {
-            root.descend(path).place = Place::Omitted;
+            root.descend(path).place = MappedAs::Omitted;
         }
         root
     }
@@ -169,19 +169,19 @@ impl Growth<'_> {
         }
         let (known, Some(seen)) = at else { return };
         match known.place {
-            Place::Column(table, column) => self.widen(table, column, seen),
-            Place::Table(table) => self.fields(table, &mut Vec::new(), known, &seen.objects),
-            Place::None => self.fields(table, way, known, &seen.objects),
-            Place::Omitted => {}
+            MappedAs::Column(table, column) => self.widen(table, column, seen),
+            MappedAs::Table(table) => self.fields(table, &mut Vec::new(), known, &seen.objects),
+            MappedAs::None => self.fields(table, way, known, &seen.objects),
+            MappedAs::Omitted => {}
         }
     }
 
     fn unknown(&mut self, table: usize, way: &mut Vec<Segment>, seen: &Seen) {
         match seen.shape() {
-            Shape::Column(ty) => self.column(table, way, seen.widened(ty).unwrap_or(ty)),
-            Shape::Flat(objects) => self.fields(table, way, &Known::default(), objects),
-            Shape::Table(objects) => self.table(table, way, objects),
-            Shape::Extra => {}
+            FieldShape::Column(ty) => self.column(table, way, seen.widened(ty).unwrap_or(ty)),
+            FieldShape::Flat(objects) => self.fields(table, way, &Known::default(), objects),
+            FieldShape::Table(objects) => self.table(table, way, objects),
+            FieldShape::Extra => {}
         }
     }
 

@@ -12,7 +12,7 @@
 //!
 //! A sample that misses a type loses nothing: what fits no column is in `extra`.
 
-use super::sample::{Kind, Kinds, Objects, Seen, Tally};
+use super::sample::{KindTally, Kinds, Objects, Seen, ValueKind};
 use crate::model::table::{ColumnType, Reading, Scalar};
 
 /// An object with more different fields than these is a map from data to data.
@@ -25,7 +25,7 @@ const FEW_KEYS: usize = 16;
 const RARE: u32 = 20;
 
 /// What a field becomes.
-pub(super) enum Shape<'a> {
+pub(super) enum FieldShape<'a> {
     /// A column of its own.
     Column(ColumnType),
     /// Columns of the table that it is in.
@@ -38,22 +38,22 @@ pub(super) enum Shape<'a> {
 
 impl Seen {
     /// What the field becomes if nothing is made of it yet.
-    pub(super) fn shape(&self) -> Shape<'_> {
-        let json = Shape::Column(ColumnType::scalar(Scalar::Jsonb));
+    pub(super) fn shape(&self) -> FieldShape<'_> {
+        let json = FieldShape::Column(ColumnType::scalar(Scalar::Jsonb));
         match (self.kinds.deciding(), &self.elements) {
             (Kinds::OBJECT, _) if self.objects.is_map(self.objects.width()) => json,
-            (Kinds::OBJECT, _) => Shape::Flat(&self.objects),
+            (Kinds::OBJECT, _) => FieldShape::Flat(&self.objects),
             (Kinds::ARRAY, Some(elements)) if elements.kinds.deciding() == Kinds::OBJECT => {
                 match &elements.objects {
                     objects if objects.is_map(objects.width()) => json,
-                    objects => Shape::Table(objects),
+                    objects => FieldShape::Table(objects),
                 }
             }
             (Kinds::ARRAY, Some(elements)) => match elements.kinds.column(elements.kinds.kinds()) {
-                Some(ty) => Shape::Column(ColumnType { array: true, ..ty }),
-                None => Shape::Extra,
+                Some(ty) => FieldShape::Column(ColumnType { array: true, ..ty }),
+                None => FieldShape::Extra,
             },
-            (kinds, _) => self.kinds.column(kinds).map_or(Shape::Extra, Shape::Column),
+            (kinds, _) => self.kinds.column(kinds).map_or(FieldShape::Extra, FieldShape::Column),
         }
     }
 
@@ -61,8 +61,8 @@ impl Seen {
     /// sure to be a gain: an int64 would be noted beside its double, or not fit.
     pub(super) fn widened(&self, ty: ColumnType) -> Option<ColumnType> {
         let widens = ty == ColumnType::scalar(Scalar::Bigint)
-            && self.kinds.of(Kind::Double) > 0
-            && self.kinds.of(Kind::Long) == 0;
+            && self.kinds.count(ValueKind::Double) > 0
+            && self.kinds.count(ValueKind::Long) == 0;
         widens.then_some(ColumnType { reading: Reading::Number, ..ColumnType::scalar(Scalar::Double) })
     }
 }
@@ -74,7 +74,7 @@ impl Objects {
     }
 }
 
-impl Tally {
+impl KindTally {
     /// The type of the key column.
     pub(super) fn key(&self) -> ColumnType {
         match self.column(self.kinds()) {
@@ -103,22 +103,26 @@ impl Tally {
     /// The reading that needs fewer notes.
     fn reading(&self, scalar: Scalar) -> Reading {
         match scalar.other_reading() {
-            Some(Reading::Long) if self.of(Kind::Int32) < self.of(Kind::ShortLong) => Reading::Long,
-            Some(Reading::Number) if self.of(Kind::WholeDouble) < self.of(Kind::Int32) => Reading::Number,
+            Some(Reading::Long) if self.count(ValueKind::Int32) < self.count(ValueKind::ShortLong) => {
+                Reading::Long
+            }
+            Some(Reading::Number) if self.count(ValueKind::WholeDouble) < self.count(ValueKind::Int32) => {
+                Reading::Number
+            }
             Some(Reading::Usual | Reading::Long | Reading::Number) | None => Reading::Usual,
         }
     }
 }
 
 impl Kinds {
-    const OBJECT: Self = Self::of(&[Kind::Object]);
-    const ARRAY: Self = Self::of(&[Kind::Array]);
-    const DECIMAL: Self = Self::of(&[Kind::Decimal]);
-    const OBJECT_ID: Self = Self::of(&[Kind::ObjectId]);
-    const BOOLEAN: Self = Self::of(&[Kind::Boolean]);
-    const DATE: Self = Self::of(&[Kind::Date]);
-    const UUID: Self = Self::of(&[Kind::Uuid]);
-    const BYTES: Self = Self::of(&[Kind::Bytes]);
+    const OBJECT: Self = Self::new(&[ValueKind::Object]);
+    const ARRAY: Self = Self::new(&[ValueKind::Array]);
+    const DECIMAL: Self = Self::new(&[ValueKind::Decimal]);
+    const OBJECT_ID: Self = Self::new(&[ValueKind::ObjectId]);
+    const BOOLEAN: Self = Self::new(&[ValueKind::Boolean]);
+    const DATE: Self = Self::new(&[ValueKind::Date]);
+    const UUID: Self = Self::new(&[ValueKind::Uuid]);
+    const BYTES: Self = Self::new(&[ValueKind::Bytes]);
 
     /// The kinds as people tell types apart.
     pub(super) const FAMILIES: [Self; 13] = [
@@ -132,9 +136,9 @@ impl Kinds {
         Self::UUID,
         Self::BYTES,
         Self::OBJECT,
-        Self::of(&[Kind::DeepObject]),
-        Self::of(&[Kind::Array, Kind::InnerArray]),
-        Self::of(&[Kind::Other]),
+        Self::new(&[ValueKind::DeepObject]),
+        Self::new(&[ValueKind::Array, ValueKind::InnerArray]),
+        Self::new(&[ValueKind::Other]),
     ];
 
     /// The kinds for which a column of this type is made. None: docrow makes none by itself.

@@ -10,7 +10,7 @@ const MAX_DEPTH: usize = 100;
 
 /// What a mapping takes a place in a document for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum TakenAs {
     Object { table: bool },
     Array,
     Column,
@@ -18,7 +18,7 @@ enum Place {
 }
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Step {
+enum PathStep {
     Field(String),
     Element,
 }
@@ -26,13 +26,13 @@ enum Step {
 /// The places taken so far.
 #[derive(Default)]
 pub(super) struct Layout {
-    places: BTreeMap<Vec<Step>, Place>,
+    places: BTreeMap<Vec<PathStep>, TakenAs>,
 }
 
 impl Layout {
     /// Takes the place of a child table. The error says what is in the way.
     pub(super) fn table(&mut self, path: &FieldPath) -> Result<(), String> {
-        self.take(path, Place::Object { table: true })
+        self.take(path, TakenAs::Object { table: true })
     }
 
     /// Takes the place of a column whose `path` is relative to `table`.
@@ -40,7 +40,7 @@ impl Layout {
         if path.arrays() > 0 {
             return Err("unfolds an array, which takes a table of its own".into());
         }
-        self.take(&table.join(path), Place::Column)
+        self.take(&table.join(path), TakenAs::Column)
     }
 
     /// Takes the place of a field that is left out.
@@ -48,17 +48,17 @@ impl Layout {
         if path.segments().last().is_some_and(|last| last.arrays > 0) {
             return Err("must end with a field, which may be an array: without []".into());
         }
-        self.take(path, Place::Omitted)
+        self.take(path, TakenAs::Omitted)
     }
 
-    fn take(&mut self, path: &FieldPath, place: Place) -> Result<(), String> {
+    fn take(&mut self, path: &FieldPath, place: TakenAs) -> Result<(), String> {
         let steps = steps(path);
         if steps.len() > MAX_DEPTH {
             return Err(format!("is deeper than {MAX_DEPTH} levels"));
         }
-        if matches!(steps.first(), Some(Step::Field(name)) if name == "_id") {
+        if matches!(steps.first(), Some(PathStep::Field(name)) if name == "_id") {
             let constraint = match place {
-                Place::Omitted => "_id is the document's key, which every row has",
+                TakenAs::Omitted => "_id is the document's key, which every row has",
                 _ => "_id is the document's key, which has its own column",
             };
             return Err(constraint.into());
@@ -66,16 +66,16 @@ impl Layout {
         for end in 1..steps.len() {
             let (before, after) = steps.split_at(end);
             let inner = match after.first() {
-                Some(Step::Element) => Place::Array,
-                _ => Place::Object { table: false },
+                Some(PathStep::Element) => TakenAs::Array,
+                _ => TakenAs::Object { table: false },
             };
             self.merge(before, inner, path)?;
         }
         self.merge(&steps, place, path)
     }
 
-    fn merge(&mut self, steps: &[Step], place: Place, path: &FieldPath) -> Result<(), String> {
-        use Place::{Array, Column, Object, Omitted};
+    fn merge(&mut self, steps: &[PathStep], place: TakenAs, path: &FieldPath) -> Result<(), String> {
+        use TakenAs::{Array, Column, Object, Omitted};
         let Some(there) = self.places.get_mut(steps) else {
             self.places.insert(steps.to_vec(), place);
             return Ok(());
@@ -103,10 +103,10 @@ impl Layout {
     }
 }
 
-fn steps(path: &FieldPath) -> Vec<Step> {
+fn steps(path: &FieldPath) -> Vec<PathStep> {
     let of = |segment: &super::Segment| {
-        let elements = std::iter::repeat_n(Step::Element, segment.arrays);
-        std::iter::once(Step::Field(segment.name.clone())).chain(elements).collect::<Vec<_>>()
+        let elements = std::iter::repeat_n(PathStep::Element, segment.arrays);
+        std::iter::once(PathStep::Field(segment.name.clone())).chain(elements).collect::<Vec<_>>()
     };
     path.segments().iter().flat_map(of).collect()
 }

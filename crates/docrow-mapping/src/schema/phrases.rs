@@ -1,23 +1,23 @@
 //! What comments say of the values of a field: how many there are, of which types, and what becomes of them.
 
-use super::sample::{Kind, Kinds, MAX_FIELDS, Seen, Tally};
+use super::sample::{KindTally, Kinds, MAX_FIELDS, Seen, ValueKind};
 use crate::model::table::{ColumnType, Reading, Scalar};
 
 /// The names of MongoDB's types, as its `$type` has them.
 const TYPES: [(Kinds, &str); 13] = [
-    (Kinds::of(&[Kind::Int32]), "int"),
-    (Kinds::of(&[Kind::ShortLong, Kind::Long]), "long"),
+    (Kinds::new(&[ValueKind::Int32]), "int"),
+    (Kinds::new(&[ValueKind::ShortLong, ValueKind::Long]), "long"),
     (Kinds::DOUBLES, "double"),
-    (Kinds::of(&[Kind::Decimal]), "decimal"),
-    (Kinds::of(&[Kind::Text]), "string"),
-    (Kinds::of(&[Kind::Hex]), "string like an ObjectId"),
-    (Kinds::of(&[Kind::ObjectId]), "objectId"),
-    (Kinds::of(&[Kind::Boolean]), "bool"),
-    (Kinds::of(&[Kind::Date]), "date"),
-    (Kinds::of(&[Kind::Uuid, Kind::Bytes]), "binData"),
-    (Kinds::of(&[Kind::Object, Kind::DeepObject]), "object"),
-    (Kinds::of(&[Kind::Array, Kind::InnerArray]), "array"),
-    (Kinds::of(&[Kind::Other]), "other BSON types"),
+    (Kinds::new(&[ValueKind::Decimal]), "decimal"),
+    (Kinds::new(&[ValueKind::Text]), "string"),
+    (Kinds::new(&[ValueKind::Hex]), "string like an ObjectId"),
+    (Kinds::new(&[ValueKind::ObjectId]), "objectId"),
+    (Kinds::new(&[ValueKind::Boolean]), "bool"),
+    (Kinds::new(&[ValueKind::Date]), "date"),
+    (Kinds::new(&[ValueKind::Uuid, ValueKind::Bytes]), "binData"),
+    (Kinds::new(&[ValueKind::Object, ValueKind::DeepObject]), "object"),
+    (Kinds::new(&[ValueKind::Array, ValueKind::InnerArray]), "array"),
+    (Kinds::new(&[ValueKind::Other]), "other BSON types"),
 ];
 
 pub(super) const IN_EXTRA: &str = " (in _extra)";
@@ -74,17 +74,19 @@ impl Said {
 }
 
 /// What becomes of a value in a column: nothing to be said, or that `extra` holds it.
-pub(super) fn fate(kind: Kind, ty: ColumnType) -> &'static str {
+pub(super) fn fate(kind: ValueKind, ty: ColumnType) -> &'static str {
     if !Kinds::of_column(ty.scalar).has(kind) {
         return IN_EXTRA;
     }
     let reads_back = match ty.scalar {
-        Scalar::Bigint if ty.reading == Reading::Long => kind != Kind::Int32,
-        Scalar::Bigint => kind != Kind::ShortLong,
-        Scalar::Double if ty.reading == Reading::Number => matches!(kind, Kind::Int32 | Kind::Double),
+        Scalar::Bigint if ty.reading == Reading::Long => kind != ValueKind::Int32,
+        Scalar::Bigint => kind != ValueKind::ShortLong,
+        Scalar::Double if ty.reading == Reading::Number => {
+            matches!(kind, ValueKind::Int32 | ValueKind::Double)
+        }
         Scalar::Double => Kinds::DOUBLES.has(kind),
-        Scalar::Numeric => kind == Kind::Decimal,
-        Scalar::Text => kind != Kind::Hex,
+        Scalar::Numeric => kind == ValueKind::Decimal,
+        Scalar::Text => kind != ValueKind::Hex,
         Scalar::Boolean
         | Scalar::Integer
         | Scalar::Bytea
@@ -96,22 +98,22 @@ pub(super) fn fate(kind: Kind, ty: ColumnType) -> &'static str {
 }
 
 /// The types that there are, if that is worth saying: there are several, or of one it is to be said what becomes of it.
-pub(super) fn types(tally: &Tally, fate: impl Fn(Kind) -> &'static str) -> Option<String> {
+pub(super) fn types(tally: &KindTally, fate: impl Fn(ValueKind) -> &'static str) -> Option<String> {
     let several = TYPES.iter().filter(|(kinds, _)| tally.among(*kinds) > 0).count() > 1;
-    let fated = Kind::ALL.into_iter().any(|kind| tally.of(kind) > 0 && !fate(kind).is_empty());
+    let fated = ValueKind::ALL.into_iter().any(|kind| tally.count(kind) > 0 && !fate(kind).is_empty());
     (several || fated).then(|| shares(tally, fate))
 }
 
 /// `97% string, 3% int (in _extra)`: the commonest first.
-pub(super) fn shares(tally: &Tally, fate: impl Fn(Kind) -> &'static str) -> String {
+pub(super) fn shares(tally: &KindTally, fate: impl Fn(ValueKind) -> &'static str) -> String {
     let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
     let mut types: Vec<(u32, &str, &str)> = Vec::new();
     for (kinds, name) in TYPES {
-        let met = || Kind::ALL.into_iter().filter(|&kind| kinds.has(kind) && tally.of(kind) > 0);
+        let met = || ValueKind::ALL.into_iter().filter(|&kind| kinds.has(kind) && tally.count(kind) > 0);
         let mut fates: Vec<_> = met().map(&fate).collect();
         fates.dedup();
         for fate_of in fates {
-            let sum = met().filter(|&kind| fate(kind) == fate_of).map(|kind| tally.of(kind)).sum();
+            let sum = met().filter(|&kind| fate(kind) == fate_of).map(|kind| tally.count(kind)).sum();
             types.push((sum, name, fate_of));
         }
     }

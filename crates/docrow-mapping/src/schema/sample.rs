@@ -30,7 +30,7 @@ pub(super) const KEY: &str = "_id";
 #[derive(Debug, Default)]
 pub struct Sample {
     pub(super) documents: Objects,
-    pub(super) ids: Tally,
+    pub(super) ids: KindTally,
     bytes: usize,
 }
 
@@ -50,22 +50,22 @@ pub(super) struct Objects {
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     pub(super) nulls: u32,
-    pub(super) kinds: Tally,
+    pub(super) kinds: KindTally,
     pub(super) objects: Objects,
     pub(super) elements: Option<Box<Seen>>,
 }
 
-/// How many values there are of each [`Kind`].
+/// How many values there are of each [`ValueKind`].
 #[derive(Debug, Default)]
-pub(super) struct Tally([u32; Kind::COUNT]);
+pub(super) struct KindTally([u32; ValueKind::COUNT]);
 
-/// A set of [`Kind`]s.
+/// A set of [`ValueKind`]s.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Kinds(u32);
 
 /// What a column's type and reading depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ValueKind {
     Int32,
     /// An int64 that an int32 could hold.
     ShortLong,
@@ -93,7 +93,7 @@ pub(super) enum Kind {
     Other,
 }
 
-impl Kind {
+impl ValueKind {
     pub(super) const COUNT: usize = Self::Other as usize + 1;
 
     pub(super) const ALL: [Self; Self::COUNT] = [
@@ -118,7 +118,7 @@ impl Kind {
     ];
 
     /// The kind of a value; none for null.
-    fn of(element: &RawElement<'_>) -> Option<Self> {
+    fn of_element(element: &RawElement<'_>) -> Option<Self> {
         Some(match element.value() {
             Ok(RawBsonRef::Null) => return None,
             Ok(RawBsonRef::Int32(_)) => Self::Int32,
@@ -165,7 +165,7 @@ impl Sample {
         let Self { documents, ids, bytes } = self;
         documents.observe(document, 1, bytes);
         if let Some(id) = document.iter_elements().flatten().find(|element| element.key() == KEY) {
-            ids.insert(Kind::of(&id).unwrap_or(Kind::Other));
+            ids.insert(ValueKind::of_element(&id).unwrap_or(ValueKind::Other));
         }
     }
 
@@ -231,12 +231,12 @@ impl Objects {
 
 impl Seen {
     fn observe(&mut self, element: &RawElement<'_>, depth: usize, bytes: &mut usize) {
-        let Some(kind) = Kind::of(element) else {
+        let Some(kind) = ValueKind::of_element(element) else {
             self.nulls = self.nulls.saturating_add(1);
             return;
         };
-        if kind == Kind::Object && depth == MAX_DEPTH {
-            return self.kinds.insert(Kind::DeepObject);
+        if kind == ValueKind::Object && depth == MAX_DEPTH {
+            return self.kinds.insert(ValueKind::DeepObject);
         }
         self.kinds.insert(kind);
         match element.value() {
@@ -245,7 +245,7 @@ impl Seen {
                 let elements = self.elements.get_or_insert_default();
                 for element in array.iter_elements().flatten() {
                     match element.element_type() {
-                        ElementType::Array => elements.kinds.insert(Kind::InnerArray),
+                        ElementType::Array => elements.kinds.insert(ValueKind::InnerArray),
                         _ => elements.observe(&element, depth, bytes),
                     }
                 }
@@ -260,21 +260,21 @@ impl Seen {
     }
 }
 
-impl Tally {
-    fn insert(&mut self, kind: Kind) {
+impl KindTally {
+    fn insert(&mut self, kind: ValueKind) {
         if let Some(count) = self.0.get_mut(kind as usize) {
             *count = count.saturating_add(1);
         }
     }
 
     /// How many there are of one kind.
-    pub(super) fn of(&self, kind: Kind) -> u32 {
+    pub(super) fn count(&self, kind: ValueKind) -> u32 {
         self.0.get(kind as usize).copied().unwrap_or_default()
     }
 
     /// How many there are of some kinds.
     pub(super) fn among(&self, kinds: Kinds) -> u32 {
-        let counts = Kind::ALL.into_iter().filter(|&kind| kinds.has(kind)).map(|kind| self.of(kind));
+        let counts = ValueKind::ALL.into_iter().filter(|&kind| kinds.has(kind)).map(|kind| self.count(kind));
         counts.fold(0, u32::saturating_add)
     }
 
@@ -284,21 +284,21 @@ impl Tally {
 
     /// The kinds that there are.
     pub(super) fn kinds(&self) -> Kinds {
-        let met = Kind::ALL.into_iter().filter(|&kind| self.of(kind) > 0);
-        met.fold(Kinds::default(), |kinds, kind| kinds.or(Kinds::of(&[kind])))
+        let met = ValueKind::ALL.into_iter().filter(|&kind| self.count(kind) > 0);
+        met.fold(Kinds::default(), |kinds, kind| kinds.or(Kinds::new(&[kind])))
     }
 }
 
 impl Kinds {
-    pub(super) const ALL: Self = Self::of(&Kind::ALL);
-    pub(super) const INTEGERS: Self = Self::of(&[Kind::Int32, Kind::ShortLong, Kind::Long]);
-    pub(super) const DOUBLES: Self = Self::of(&[Kind::WholeDouble, Kind::Double]);
-    pub(super) const TEXTS: Self = Self::of(&[Kind::Text, Kind::Hex]);
+    pub(super) const ALL: Self = Self::new(&ValueKind::ALL);
+    pub(super) const INTEGERS: Self = Self::new(&[ValueKind::Int32, ValueKind::ShortLong, ValueKind::Long]);
+    pub(super) const DOUBLES: Self = Self::new(&[ValueKind::WholeDouble, ValueKind::Double]);
+    pub(super) const TEXTS: Self = Self::new(&[ValueKind::Text, ValueKind::Hex]);
 
-    pub(super) const fn of(kinds: &[Kind]) -> Self {
+    pub(super) const fn new(kinds: &[ValueKind]) -> Self {
         match kinds {
             [] => Self(0),
-            [first, rest @ ..] => Self(1 << *first as u32).or(Self::of(rest)),
+            [first, rest @ ..] => Self(1 << *first as u32).or(Self::new(rest)),
         }
     }
 
@@ -310,8 +310,8 @@ impl Kinds {
         Self(self.0 & other.0)
     }
 
-    pub(super) fn has(self, kind: Kind) -> bool {
-        self.0 & Self::of(&[kind]).0 != 0
+    pub(super) fn has(self, kind: ValueKind) -> bool {
+        self.0 & Self::new(&[kind]).0 != 0
     }
 
     pub(super) fn is_empty(self) -> bool {
@@ -354,7 +354,8 @@ mod tests {
         let seen =
             sample([values, minus_zero, doc! { "Double": 2_147_483_648.0 }, doc! { "Double": f64::NAN }]);
         for (name, seen) in seen.documents.fields().skip(1) {
-            let kinds: Vec<_> = Kind::ALL.into_iter().filter(|&kind| seen.kinds.of(kind) > 0).collect();
+            let kinds: Vec<_> =
+                ValueKind::ALL.into_iter().filter(|&kind| seen.kinds.count(kind) > 0).collect();
             assert_eq!(format!("{kinds:?}"), format!("[{name}]"));
         }
     }

@@ -90,7 +90,7 @@ mod tests {
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
     #[expect(dead_code, reason = "only read")]
-    struct Sample {
+    struct Example {
         include: Option<String>,
         exclude: Option<String>,
         nested: Option<Nested>,
@@ -104,7 +104,7 @@ mod tests {
     }
 
     fn error(text: &str) -> String {
-        toml_error("docrow.toml", text, &toml::from_str::<Sample>(text).unwrap_err()).to_string()
+        toml_error("docrow.toml", text, &toml::from_str::<Example>(text).unwrap_err()).to_string()
     }
 
     /// Guards the format of serde's message, of which the known keys are read.

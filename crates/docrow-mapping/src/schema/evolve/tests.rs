@@ -210,17 +210,17 @@ fn stored(rows: &Rows, old: &MappingSpec, new: &MappingSpec) -> Option<Rows> {
 
 /// With its fields sorted: their order is not kept.
 fn sorted(document: Document) -> String {
-    fn of(value: Bson) -> Bson {
+    fn sort(value: Bson) -> Bson {
         match value {
             Bson::Document(document) => {
                 let mut fields: Vec<_> =
-                    document.into_iter().map(|(name, value)| (name, of(value))).collect();
+                    document.into_iter().map(|(name, value)| (name, sort(value))).collect();
                 fields.sort_by(|left, right| left.0.cmp(&right.0));
                 Bson::Document(fields.into_iter().collect())
             }
-            Bson::Array(elements) => Bson::Array(elements.into_iter().map(of).collect()),
+            Bson::Array(elements) => Bson::Array(elements.into_iter().map(sort).collect()),
             value => value,
         }
     }
-    format!("{:?}", of(document.into()))
+    format!("{:?}", sort(document.into()))
 }

@@ -6,13 +6,13 @@ use super::*;
 
 /// A document with any fields in any order, several of one name too.
 #[derive(Clone, Debug)]
-enum Tree {
+enum AnyTree {
     Leaf(Bson),
-    Object(Vec<(String, Tree)>),
-    Array(Vec<Tree>),
+    Object(Vec<(String, AnyTree)>),
+    Array(Vec<AnyTree>),
 }
 
-impl Tree {
+impl AnyTree {
     /// The type and the bytes of the value.
     fn bytes(&self) -> (u8, Vec<u8>) {
         let whole = |kind, members: Vec<(String, (u8, Vec<u8>))>| {
@@ -29,14 +29,14 @@ impl Tree {
             (kind, bytes)
         };
         match self {
-            Tree::Leaf(value) => {
+            AnyTree::Leaf(value) => {
                 let one = RawDocumentBuf::try_from(&doc! { "": value.clone() }).unwrap().into_bytes();
                 (one[4], one[6..one.len() - 1].to_vec())
             }
-            Tree::Object(fields) => {
+            AnyTree::Object(fields) => {
                 whole(3, fields.iter().map(|(name, value)| (name.clone(), value.bytes())).collect())
             }
-            Tree::Array(elements) => whole(
+            AnyTree::Array(elements) => whole(
                 4,
                 elements.iter().enumerate().map(|(i, value)| (i.to_string(), value.bytes())).collect(),
             ),
@@ -50,15 +50,15 @@ impl Tree {
     /// Puts `secret` at the end of `path`, wherever that leads, through arrays of any depth.
     fn replace(&mut self, path: &[&str], secret: &Bson) {
         match (self, path.split_first()) {
-            (tree, None) => *tree = Tree::Leaf(secret.clone()),
-            (Tree::Object(fields), Some((first, rest))) => {
+            (tree, None) => *tree = AnyTree::Leaf(secret.clone()),
+            (AnyTree::Object(fields), Some((first, rest))) => {
                 let named = fields.iter_mut().filter(|(name, _)| name == first);
                 named.for_each(|(_, value)| value.replace(rest, secret));
             }
-            (Tree::Array(elements), Some(_)) => {
+            (AnyTree::Array(elements), Some(_)) => {
                 elements.iter_mut().for_each(|element| element.replace(path, secret));
             }
-            (Tree::Leaf(_), Some(_)) => {}
+            (AnyTree::Leaf(_), Some(_)) => {}
         }
     }
 
@@ -70,7 +70,7 @@ impl Tree {
     }
 }
 
-fn any_tree() -> impl Strategy<Value = Tree> {
+fn any_tree() -> impl Strategy<Value = AnyTree> {
     let leaf = prop_oneof![
         Just(Bson::Null),
         Just(Bson::Int32(1)),
@@ -78,13 +78,13 @@ fn any_tree() -> impl Strategy<Value = Tree> {
         Just(Bson::Double(0.5)),
         "[a-z]{0,3}".prop_map(Bson::String),
     ];
-    leaf.prop_map(Tree::Leaf).prop_recursive(4, 24, 4, |inner| {
+    leaf.prop_map(AnyTree::Leaf).prop_recursive(4, 24, 4, |inner| {
         let name = prop::sample::select(vec![
             "o", "p", "m", "g", "k", "u", "v", "gone", "nick", "body", "pin", "c", "x",
         ]);
         prop_oneof![
-            prop::collection::vec(inner.clone(), 0..4).prop_map(Tree::Array),
-            prop::collection::vec((name, inner), 0..4).prop_map(|fields| Tree::Object(
+            prop::collection::vec(inner.clone(), 0..4).prop_map(AnyTree::Array),
+            prop::collection::vec((name, inner), 0..4).prop_map(|fields| AnyTree::Object(
                 fields.into_iter().map(|(name, value)| (name.into(), value)).collect()
             )),
         ]
@@ -93,34 +93,34 @@ fn any_tree() -> impl Strategy<Value = Tree> {
 
 /// A field on the way to a secret: with the values that are expected there, or in arrays where there should be none,
 /// or in none where there should be some.
-fn any_secret() -> impl Strategy<Value = (String, Tree)> {
+fn any_secret() -> impl Strategy<Value = (String, AnyTree)> {
     let step = (0..5, any_tree(), any_tree());
     (0..SECRETS.len(), prop::collection::vec(step, 3), any_tree()).prop_map(|(secret, steps, end)| {
         let path = SECRETS[secret];
         let wrapped = path.iter().zip(steps).rev().fold(end, |value, (name, (form, beside, other))| {
-            let object = |value| Tree::Object(vec![("x".into(), beside.clone()), ((*name).into(), value)]);
+            let object = |value| AnyTree::Object(vec![("x".into(), beside.clone()), ((*name).into(), value)]);
             match form {
-                0 => Tree::Object(vec![((*name).into(), value)]),
+                0 => AnyTree::Object(vec![((*name).into(), value)]),
                 1 => object(value),
-                2 => object(Tree::Array(vec![value])),
-                3 => object(Tree::Array(vec![other, value])),
-                _ => object(Tree::Array(vec![Tree::Array(vec![value])])),
+                2 => object(AnyTree::Array(vec![value])),
+                3 => object(AnyTree::Array(vec![other, value])),
+                _ => object(AnyTree::Array(vec![AnyTree::Array(vec![value])])),
             }
         });
         match wrapped {
-            Tree::Object(mut fields) => fields.pop().unwrap(),
+            AnyTree::Object(mut fields) => fields.pop().unwrap(),
             _ => unreachable!("the last step makes an object"),
         }
     })
 }
 
 /// Documents that hold secrets where they belong and where not, and several fields of one name.
-fn secrets() -> impl Strategy<Value = Tree> {
+fn secrets() -> impl Strategy<Value = AnyTree> {
     let name = prop::sample::select(vec!["o", "m", "g", "q", "u", "z", "card", "c", "x"]);
     let other = (name, any_tree()).prop_map(|(name, value)| (name.to_owned(), value));
     prop::collection::vec(prop_oneof![2 => any_secret(), 1 => other], 0..6).prop_map(|fields| {
-        let id = ("_id".to_owned(), Tree::Leaf(Bson::Int32(1)));
-        Tree::Object(std::iter::once(id).chain(fields).collect())
+        let id = ("_id".to_owned(), AnyTree::Leaf(Bson::Int32(1)));
+        AnyTree::Object(std::iter::once(id).chain(fields).collect())
     })
 }
 
