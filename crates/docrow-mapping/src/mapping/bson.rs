@@ -1,5 +1,5 @@
 //! Raw BSON: in place, where a value ends and what it holds; and put together. Every read is checked; bytes that are no
-//! BSON are a [`Fault`], never a panic.
+//! BSON are an [`EncodeFault`], never a panic.
 //!
 //! Offsets are into the whole document, so that a value is named by its type and one offset. The
 //! specification is
@@ -9,7 +9,7 @@ use super::extended_json_parse::Parsed;
 
 /// Why a document can't have rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum EncodeFault {
     /// The bytes are no BSON.
     Malformed,
     /// There is no `_id`.
@@ -26,21 +26,21 @@ pub(super) enum Fault {
     Unmapped,
 }
 
-impl Fault {
+impl EncodeFault {
     pub(super) fn reason(self) -> &'static str {
         match self {
-            Fault::Malformed => "the bytes are not valid BSON",
-            Fault::NoKey => "the document has no _id",
-            Fault::KeyMisfit => "the _id does not fit the type of the key column",
-            Fault::KeyTooLong => "the _id is longer than the 2,600 bytes that a PostgreSQL index takes",
-            Fault::TooLong => "a value is longer than the 256 MB that jsonb takes",
-            Fault::Misfit => "the value does not fit its column or table",
-            Fault::Unmapped => "no column holds the field, and the mapping has no extra column",
+            EncodeFault::Malformed => "the bytes are not valid BSON",
+            EncodeFault::NoKey => "the document has no _id",
+            EncodeFault::KeyMisfit => "the _id does not fit the type of the key column",
+            EncodeFault::KeyTooLong => "the _id is longer than the 2,600 bytes that a PostgreSQL index takes",
+            EncodeFault::TooLong => "a value is longer than the 256 MB that jsonb takes",
+            EncodeFault::Misfit => "the value does not fit its column or table",
+            EncodeFault::Unmapped => "no column holds the field, and the mapping has no extra column",
         }
     }
 }
 
-pub(super) type Read<T> = Result<T, Fault>;
+pub(super) type Read<T> = Result<T, EncodeFault>;
 
 pub(super) const DOUBLE: u8 = 0x01;
 pub(super) const STRING: u8 = 0x02;
@@ -110,29 +110,29 @@ pub(super) fn end_of(kind: u8, bytes: &[u8], at: usize) -> Read<usize> {
             let options = c_string_end(bytes, at)? + 1;
             return Ok(c_string_end(bytes, options)? + 1);
         }
-        _ => return Err(Fault::Malformed),
+        _ => return Err(EncodeFault::Malformed),
     };
     let end = at + size;
-    if end <= bytes.len() { Ok(end) } else { Err(Fault::Malformed) }
+    if end <= bytes.len() { Ok(end) } else { Err(EncodeFault::Malformed) }
 }
 
 /// The length that stands at `at`, if it is at least `least`.
 #[inline]
 fn length(bytes: &[u8], at: usize, least: usize) -> Read<usize> {
-    let length = usize::try_from(int32(bytes, at)?).map_err(|_| Fault::Malformed)?;
-    if length >= least { Ok(length) } else { Err(Fault::Malformed) }
+    let length = usize::try_from(int32(bytes, at)?).map_err(|_| EncodeFault::Malformed)?;
+    if length >= least { Ok(length) } else { Err(EncodeFault::Malformed) }
 }
 
 /// The offset of the NUL that ends the text at `at`.
 #[inline]
 pub(super) fn c_string_end(bytes: &[u8], at: usize) -> Read<usize> {
-    let rest = bytes.get(at..).ok_or(Fault::Malformed)?;
-    rest.iter().position(|&byte| byte == 0).map(|length| at + length).ok_or(Fault::Malformed)
+    let rest = bytes.get(at..).ok_or(EncodeFault::Malformed)?;
+    rest.iter().position(|&byte| byte == 0).map(|length| at + length).ok_or(EncodeFault::Malformed)
 }
 
 #[inline]
 pub(super) fn array_at<const N: usize>(bytes: &[u8], at: usize) -> Read<[u8; N]> {
-    bytes.get(at..).and_then(<[u8]>::first_chunk).copied().ok_or(Fault::Malformed)
+    bytes.get(at..).and_then(<[u8]>::first_chunk).copied().ok_or(EncodeFault::Malformed)
 }
 
 #[inline]
@@ -155,7 +155,7 @@ pub(super) fn boolean(bytes: &[u8], at: usize) -> Read<bool> {
     match bytes.get(at) {
         Some(0) => Ok(false),
         Some(1) => Ok(true),
-        _ => Err(Fault::Malformed),
+        _ => Err(EncodeFault::Malformed),
     }
 }
 
@@ -166,15 +166,15 @@ pub(super) fn text(bytes: &[u8], at: usize) -> Read<&[u8]> {
     let end = start + length(bytes, at, 1)?;
     match bytes.get(start..end) {
         Some([text @ .., 0]) => Ok(text),
-        _ => Err(Fault::Malformed),
+        _ => Err(EncodeFault::Malformed),
     }
 }
 
 /// A binary's subtype and bytes.
 pub(super) fn binary(bytes: &[u8], at: usize) -> Read<(u8, &[u8])> {
     let start = at + 5;
-    let content = bytes.get(start..start + length(bytes, at, 0)?).ok_or(Fault::Malformed)?;
-    Ok((*bytes.get(at + 4).ok_or(Fault::Malformed)?, content))
+    let content = bytes.get(start..start + length(bytes, at, 0)?).ok_or(EncodeFault::Malformed)?;
+    Ok((*bytes.get(at + 4).ok_or(EncodeFault::Malformed)?, content))
 }
 
 /// Whether `bytes` can be a PostgreSQL text: valid UTF-8 without NUL.
@@ -195,7 +195,7 @@ pub(super) struct ValueAt<'a> {
 }
 
 /// One element of a document or array.
-pub(super) struct Element {
+pub(super) struct BsonElement {
     pub(super) kind: u8,
     /// Where the name starts, and its NUL.
     pub(super) name: (usize, usize),
@@ -204,21 +204,21 @@ pub(super) struct Element {
 }
 
 /// The elements of a document or array.
-pub(super) struct Elements {
+pub(super) struct BsonElements {
     /// Where the next element starts.
     pub(super) next: usize,
     /// Where the terminator is.
     pub(super) end: usize,
 }
 
-impl Elements {
+impl BsonElements {
     /// The elements of the document or array at `at`.
     #[inline]
     pub(super) fn at(bytes: &[u8], at: usize) -> Read<Self> {
         let end = at + length(bytes, at, 5)? - 1;
         match bytes.get(end) {
             Some(0) => Ok(Self { next: at + 4, end }),
-            _ => Err(Fault::Malformed),
+            _ => Err(EncodeFault::Malformed),
         }
     }
 
@@ -228,28 +228,28 @@ impl Elements {
     }
 
     #[inline]
-    pub(super) fn advance(&mut self, bytes: &[u8]) -> Read<Option<Element>> {
+    pub(super) fn advance(&mut self, bytes: &[u8]) -> Read<Option<BsonElement>> {
         if self.is_empty() {
             return Ok(None);
         }
-        let bytes = bytes.get(..self.end).ok_or(Fault::Malformed)?;
-        let kind = *bytes.get(self.next).ok_or(Fault::Malformed)?;
+        let bytes = bytes.get(..self.end).ok_or(EncodeFault::Malformed)?;
+        let kind = *bytes.get(self.next).ok_or(EncodeFault::Malformed)?;
         let name = (self.next + 1, c_string_end(bytes, self.next + 1)?);
         let at = name.1 + 1;
         self.next = end_of(kind, bytes, at)?;
-        Ok(Some(Element { kind, name, at }))
+        Ok(Some(BsonElement { kind, name, at }))
     }
 }
 
 /// The type and offset of the document's `_id`: mostly its first field.
 pub(super) fn first_key(doc: &[u8]) -> Read<(u8, usize)> {
-    let mut elements = Elements::at(doc, 0)?;
+    let mut elements = BsonElements::at(doc, 0)?;
     while let Some(element) = elements.advance(doc)? {
         if doc.get(element.name.0..element.name.1) == Some(b"_id") {
             return Ok((element.kind, element.at));
         }
     }
-    Err(Fault::NoKey)
+    Err(EncodeFault::NoKey)
 }
 
 /// Appends a string's value, or a code's or symbol's.
@@ -315,7 +315,7 @@ mod tests {
     fn finds_every_element() {
         let document = rawdoc! { "a": 1, "bc": "x", "d": { "e": [] } };
         let bytes = document.as_bytes();
-        let mut elements = Elements::at(bytes, 0).unwrap();
+        let mut elements = BsonElements::at(bytes, 0).unwrap();
         let mut seen = Vec::new();
         while let Some(element) = elements.advance(bytes).unwrap() {
             seen.push((element.kind, &bytes[element.name.0..element.name.1]));

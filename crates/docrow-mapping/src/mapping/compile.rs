@@ -6,7 +6,7 @@
 use bytes::BytesMut;
 
 use super::{
-    bson::{ARRAY, DOCUMENT, Elements, NULL, Read},
+    bson::{ARRAY, BsonElements, DOCUMENT, NULL, Read},
     extra::render,
     mask_key::MaskKey,
 };
@@ -20,8 +20,8 @@ use crate::{
 pub struct Mapping {
     pub(super) spec: MappingSpec,
     tables: Vec<Table>,
-    pub(super) plans: Vec<Plan>,
-    pub(super) root: Object,
+    pub(super) plans: Vec<TablePlan>,
+    pub(super) root: MappedObject,
     pub(super) on_unfit: OnUnfit,
     /// Whether the root table has a column for what no other holds.
     pub(super) extra: bool,
@@ -32,7 +32,7 @@ pub struct Mapping {
 
 /// How a table's rows are encoded.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(super) struct TablePlan {
     /// All columns, those that no field is mapped to included.
     pub(super) width: u16,
     pub(super) ordinals: usize,
@@ -55,7 +55,7 @@ pub(super) struct PlannedColumn {
 
 /// An object with mapped fields.
 #[derive(Debug, Default)]
-pub(super) struct Object {
+pub(super) struct MappedObject {
     /// The table of which it is a row.
     pub(super) table: Option<usize>,
     /// Tells the object from all others of the mapping.
@@ -64,16 +64,16 @@ pub(super) struct Object {
     mapped: bool,
     /// Whether a field in it, at any depth, is hidden.
     pub(super) guarded: bool,
-    fields: Vec<Field>,
+    fields: Vec<MappedField>,
     /// The fields by length and bytes of their names.
     sorted: Vec<usize>,
 }
 
 #[derive(Debug)]
-pub(super) struct Field {
+pub(super) struct MappedField {
     /// The name and its NUL.
     name: Box<[u8]>,
-    pub(super) node: Node,
+    pub(super) node: MappedNode,
     /// Where an open row notes the field's value, or that it has been met.
     pub(super) slot: SlotId,
     /// Whether the value is masked or omitted: it may leave the process nowhere but in its own column.
@@ -88,13 +88,13 @@ pub(super) struct SlotId {
 }
 
 #[derive(Debug)]
-pub(super) enum Node {
+pub(super) enum MappedNode {
     /// The document's `_id`.
     Key,
     Column,
-    Object(Object),
+    Object(MappedObject),
     /// An array, and what its elements are.
-    Array(Box<Node>),
+    Array(Box<MappedNode>),
     /// Left out of everything.
     Omitted,
 }
@@ -102,8 +102,8 @@ pub(super) enum Node {
 impl Mapping {
     /// Compiles `spec`.
     pub fn compile(spec: &MappingSpec) -> Self {
-        let mut root = Object { table: Some(0), ..Object::default() };
-        root.fields.push(Field::new("_id", Node::Key));
+        let mut root = MappedObject { table: Some(0), ..MappedObject::default() };
+        root.fields.push(MappedField::new("_id", MappedNode::Key));
         let mut plans = Vec::new();
         for (table, spec) in spec.tables().enumerate() {
             let object = root.descend(spec.path.segments());
@@ -191,7 +191,7 @@ impl Mapping {
     }
 }
 
-fn plan(spec: &TableSpec) -> Plan {
+fn plan(spec: &TableSpec) -> TablePlan {
     let column = |column: &ColumnSpec| PlannedColumn {
         ty: column.ty,
         oid: column.ty.oid(),
@@ -199,7 +199,7 @@ fn plan(spec: &TableSpec) -> Plan {
         was: column.was.as_ref().map(|was| was.ty),
         path: rendered(&column.path),
     };
-    Plan {
+    TablePlan {
         width: 0,
         ordinals: spec.ordinals.len(),
         columns: spec.columns.iter().map(column).collect(),
@@ -240,30 +240,35 @@ fn rendered(path: &FieldPath) -> Box<[u8]> {
     (*out).into()
 }
 
-impl Field {
+impl MappedField {
     /// The field's name.
     pub(super) fn name(&self) -> &[u8] {
         self.name.strip_suffix(b"\0").unwrap_or_default()
     }
 }
 
-impl Object {
+impl MappedObject {
     /// The mapped fields.
-    pub(super) fn fields(&self) -> &[Field] {
+    pub(super) fn fields(&self) -> &[MappedField] {
         &self.fields
     }
 
     /// The field whose name stands at `at`, and where the name's NUL is. `expected` is the index of the field
     /// to try first.
     #[inline]
-    pub(super) fn field(&self, bytes: &[u8], at: usize, expected: usize) -> Option<(usize, &Field, usize)> {
+    pub(super) fn field(
+        &self,
+        bytes: &[u8],
+        at: usize,
+        expected: usize,
+    ) -> Option<(usize, &MappedField, usize)> {
         let field = self.fields.get(expected)?;
         let matches = bytes.get(at..).is_some_and(|rest| rest.starts_with(&field.name));
         matches.then(|| (expected, field, at + field.name.len() - 1))
     }
 
     /// The field of that name; `name` ends with its NUL.
-    pub(super) fn find(&self, name: &[u8]) -> Option<(usize, &Field)> {
+    pub(super) fn find(&self, name: &[u8]) -> Option<(usize, &MappedField)> {
         let named = |&index: &usize| self.fields.get(index).map(|field| (field.name.len(), &*field.name));
         let found = self.sorted.binary_search_by(|index| named(index).cmp(&Some((name.len(), name)))).ok()?;
         let index = *self.sorted.get(found)?;
@@ -275,29 +280,29 @@ impl Object {
         let Some((segment, rest)) = path.split_first() else { return self };
         let arrays = segment.arrays;
         let node = self.node(&segment.name, || {
-            (0..arrays).fold(Node::Object(Self::default()), |node, _| Node::Array(Box::new(node)))
+            (0..arrays).fold(MappedNode::Object(Self::default()), |node, _| MappedNode::Array(Box::new(node)))
         });
         innermost(node).descend(rest)
     }
 
     fn add_column(&mut self, column: &ColumnSpec, slot: SlotId) {
-        self.add(&column.path, Node::Column, slot, column.mask.is_some());
+        self.add(&column.path, MappedNode::Column, slot, column.mask.is_some());
     }
 
     fn add_omitted(&mut self, path: &FieldPath) {
-        self.add(path, Node::Omitted, SlotId::default(), true);
+        self.add(path, MappedNode::Omitted, SlotId::default(), true);
     }
 
-    fn add(&mut self, path: &FieldPath, node: Node, slot: SlotId, hidden: bool) {
+    fn add(&mut self, path: &FieldPath, node: MappedNode, slot: SlotId, hidden: bool) {
         let Some((last, way)) = path.segments().split_last() else { return };
-        self.descend(way).fields.push(Field { slot, hidden, ..Field::new(&last.name, node) });
+        self.descend(way).fields.push(MappedField { slot, hidden, ..MappedField::new(&last.name, node) });
     }
 
-    fn node(&mut self, name: &str, new: impl FnOnce() -> Node) -> &mut Node {
+    fn node(&mut self, name: &str, new: impl FnOnce() -> MappedNode) -> &mut MappedNode {
         let terminated = terminated(name);
         let there = self.fields.iter().position(|field| field.name == terminated);
         let index = there.unwrap_or_else(|| {
-            self.fields.push(Field::new(name, new()));
+            self.fields.push(MappedField::new(name, new()));
             self.fields.len() - 1
         });
         self.fields.get_mut(index).map(|field| &mut field.node).expect("the field is there or was just added")
@@ -305,7 +310,7 @@ impl Object {
 
     /// Sorts the fields, gives those that are no column a slot in the row of `table` or of the object's own, and
     /// the object what is known only now.
-    fn finish(&mut self, table: usize, plans: &mut [Plan], ids: &mut u32) {
+    fn finish(&mut self, table: usize, plans: &mut [TablePlan], ids: &mut u32) {
         let table = self.table.unwrap_or(table);
         (self.id, *ids) = (*ids, *ids + 1);
         self.sorted = (0..self.fields.len()).collect();
@@ -313,7 +318,9 @@ impl Object {
         self.sorted
             .sort_by_key(|&index| fields.get(index).map(|field| (field.name.len(), field.name.clone())));
         for field in &mut self.fields {
-            if let (Node::Object(_) | Node::Array(_), Some(plan)) = (&field.node, plans.get_mut(table)) {
+            if let (MappedNode::Object(_) | MappedNode::Array(_), Some(plan)) =
+                (&field.node, plans.get_mut(table))
+            {
                 field.slot = SlotId { table, slot: plan.slots };
                 plan.slots += 1;
                 innermost(&mut field.node).finish(table, plans, ids);
@@ -325,7 +332,7 @@ impl Object {
 
     /// Whether nothing is in the object at `at` but what is hidden.
     pub(super) fn is_bare(&self, doc: &[u8], at: usize) -> Read<bool> {
-        let mut elements = Elements::at(doc, at)?;
+        let mut elements = BsonElements::at(doc, at)?;
         if !self.guarded {
             return Ok(elements.is_empty());
         }
@@ -339,29 +346,29 @@ impl Object {
     }
 }
 
-impl Field {
-    fn new(name: &str, node: Node) -> Self {
+impl MappedField {
+    fn new(name: &str, node: MappedNode) -> Self {
         Self { name: terminated(name), node, slot: SlotId::default(), hidden: false }
     }
 }
 
-impl Node {
+impl MappedNode {
     /// Whether something in it, at any depth, has a column or rows.
     pub(super) fn is_mapped(&self) -> bool {
         match self {
-            Node::Object(object) => object.mapped,
-            Node::Array(element) => element.is_mapped(),
-            Node::Key | Node::Column => true,
-            Node::Omitted => false,
+            MappedNode::Object(object) => object.mapped,
+            MappedNode::Array(element) => element.is_mapped(),
+            MappedNode::Key | MappedNode::Column => true,
+            MappedNode::Omitted => false,
         }
     }
 
     /// Whether something in it, at any depth, is hidden.
     pub(super) fn is_guarded(&self) -> bool {
         match self {
-            Node::Object(object) => object.guarded,
-            Node::Array(element) => element.is_guarded(),
-            Node::Key | Node::Column | Node::Omitted => false,
+            MappedNode::Object(object) => object.guarded,
+            MappedNode::Array(element) => element.is_guarded(),
+            MappedNode::Key | MappedNode::Column | MappedNode::Omitted => false,
         }
     }
 
@@ -369,8 +376,8 @@ impl Node {
     pub(super) fn is_bare(&self, doc: &[u8], kind: u8, at: usize) -> Read<bool> {
         Ok(match self {
             _ if kind == NULL => true,
-            Node::Object(object) if kind == DOCUMENT => object.is_bare(doc, at)?,
-            Node::Array(_) if kind == ARRAY => Elements::at(doc, at)?.is_empty(),
+            MappedNode::Object(object) if kind == DOCUMENT => object.is_bare(doc, at)?,
+            MappedNode::Array(_) if kind == ARRAY => BsonElements::at(doc, at)?.is_empty(),
             _ => false,
         })
     }
@@ -378,11 +385,11 @@ impl Node {
 
 /// The object in an array, or in an array of arrays. Paths were checked when the spec was made: a node is
 /// never passed as one thing and mapped as another.
-fn innermost(node: &mut Node) -> &mut Object {
+fn innermost(node: &mut MappedNode) -> &mut MappedObject {
     match node {
-        Node::Object(object) => object,
-        Node::Array(element) => innermost(element),
-        Node::Key | Node::Column | Node::Omitted => {
+        MappedNode::Object(object) => object,
+        MappedNode::Array(element) => innermost(element),
+        MappedNode::Key | MappedNode::Column | MappedNode::Omitted => {
             unreachable!("a spec never passes through a column or an omitted field")
         }
     }

@@ -12,8 +12,8 @@ use ::bson::RawDocument;
 use bytes::BytesMut;
 
 use super::{
-    bson::{ARRAY, DOCUMENT, Elements, Fault, NULL, Read, ValueAt, type_name},
-    compile::{Field, Mapping, Node, Object, PlannedColumn},
+    bson::{ARRAY, BsonElements, DOCUMENT, EncodeFault, NULL, Read, ValueAt, type_name},
+    compile::{MappedField, MappedNode, MappedObject, Mapping, PlannedColumn},
     encode::Encoder,
     extended_json_write::JsonWriter,
     rows::{Framing, Rows},
@@ -30,7 +30,7 @@ pub struct Trial {
     mapping: Arc<Mapping>,
     encoder: Encoder,
     rows: Rows,
-    counter: Counter,
+    counter: LeftCounter,
     tried: Tried,
 }
 
@@ -103,7 +103,7 @@ impl Trial {
     pub fn new(mapping: Arc<Mapping>) -> Self {
         let encoder = Encoder::new(mapping.clone(), Framing::Copy);
         let rows = Rows::new(mapping.tables().len());
-        Self { mapping, encoder, rows, counter: Counter::default(), tried: Tried::default() }
+        Self { mapping, encoder, rows, counter: LeftCounter::default(), tried: Tried::default() }
     }
 
     /// Tries one document.
@@ -141,18 +141,18 @@ impl Trial {
 
 /// Finds what is left of one document.
 #[derive(Debug, Default)]
-struct Counter {
+struct LeftCounter {
     left: Vec<(String, Left)>,
     path: String,
     column: BytesMut,
     json: JsonWriter,
 }
 
-impl Counter {
-    fn object(&mut self, mapping: &Mapping, object: &Object, doc: &[u8], at: usize) -> Read<()> {
-        let mut elements = Elements::at(doc, at)?;
+impl LeftCounter {
+    fn object(&mut self, mapping: &Mapping, object: &MappedObject, doc: &[u8], at: usize) -> Read<()> {
+        let mut elements = BsonElements::at(doc, at)?;
         while let Some(element) = elements.advance(doc)? {
-            let name = doc.get(element.name.0..=element.name.1).ok_or(Fault::Malformed)?;
+            let name = doc.get(element.name.0..=element.name.1).ok_or(EncodeFault::Malformed)?;
             let before = self.path.len();
             if before > 0 {
                 self.path.push('.');
@@ -168,11 +168,11 @@ impl Counter {
         Ok(())
     }
 
-    fn field(&mut self, mapping: &Mapping, field: &Field, value: ValueAt<'_>) -> Read<()> {
+    fn field(&mut self, mapping: &Mapping, field: &MappedField, value: ValueAt<'_>) -> Read<()> {
         match &field.node {
             // A masked or omitted value goes nowhere else.
             _ if field.hidden => Ok(()),
-            Node::Column => {
+            MappedNode::Column => {
                 let plan = mapping.plans.get(field.slot.table);
                 let column = plan.and_then(|plan| plan.columns.get(field.slot.slot));
                 column.map_or(Ok(()), |column| self.column(column, value))
@@ -191,16 +191,16 @@ impl Counter {
         Ok(())
     }
 
-    fn node(&mut self, mapping: &Mapping, node: &Node, value: ValueAt<'_>) -> Read<()> {
+    fn node(&mut self, mapping: &Mapping, node: &MappedNode, value: ValueAt<'_>) -> Read<()> {
         let ValueAt { doc, kind, at } = value;
         match node {
-            Node::Key | Node::Column | Node::Omitted => Ok(()),
+            MappedNode::Key | MappedNode::Column | MappedNode::Omitted => Ok(()),
             node if !node.is_mapped() => self.unmapped(value),
-            Node::Object(object) if kind == DOCUMENT => self.object(mapping, object, doc, at),
-            Node::Array(inner) if kind == ARRAY => {
+            MappedNode::Object(object) if kind == DOCUMENT => self.object(mapping, object, doc, at),
+            MappedNode::Array(inner) if kind == ARRAY => {
                 let before = self.path.len();
                 self.path.push_str("[]");
-                let mut elements = Elements::at(doc, at)?;
+                let mut elements = BsonElements::at(doc, at)?;
                 while let Some(element) = elements.advance(doc)? {
                     self.node(mapping, inner, ValueAt { doc, kind: element.kind, at: element.at })?;
                 }
@@ -219,7 +219,7 @@ impl Counter {
     fn unmapped(&mut self, ValueAt { doc, kind, at }: ValueAt<'_>) -> Read<()> {
         let telling = match kind {
             NULL => false,
-            DOCUMENT | ARRAY => !Elements::at(doc, at)?.is_empty(),
+            DOCUMENT | ARRAY => !BsonElements::at(doc, at)?.is_empty(),
             _ => true,
         };
         if telling {

@@ -7,12 +7,12 @@ use ::bson::RawDocument;
 use bytes::BytesMut;
 
 use super::{
-    bson::{Fault, ValueAt, first_key},
+    bson::{EncodeFault, ValueAt, first_key},
     compile::Mapping,
     extra::render_trail,
     key_column,
     rows::{Framing, Rows},
-    scratch::Scratch,
+    scratch::EncoderMemory,
     walk::walk,
 };
 use crate::{schema::OnUnfit, shown};
@@ -46,7 +46,7 @@ impl std::error::Error for EncodeError {}
 pub struct Encoder {
     mapping: Arc<Mapping>,
     framing: Framing,
-    scratch: Scratch,
+    scratch: EncoderMemory,
     /// What each buffer held before the document.
     marks: Vec<(usize, usize)>,
 }
@@ -54,7 +54,7 @@ pub struct Encoder {
 impl Encoder {
     /// An encoder of `mapping` that lays rows out by `framing`.
     pub fn new(mapping: Arc<Mapping>, framing: Framing) -> Self {
-        let scratch = Scratch::new(&mapping);
+        let scratch = EncoderMemory::new(&mapping);
         Self { mapping, framing, scratch, marks: Vec::new() }
     }
 
@@ -117,7 +117,11 @@ impl Encoder {
     }
 }
 
-fn unfit(mapping: &Mapping, path: String, fault: Fault) -> EncodeError {
-    let path = if matches!(fault, Fault::KeyMisfit | Fault::KeyTooLong) { "_id".to_owned() } else { path };
+fn unfit(mapping: &Mapping, path: String, fault: EncodeFault) -> EncodeError {
+    let path = if matches!(fault, EncodeFault::KeyMisfit | EncodeFault::KeyTooLong) {
+        "_id".to_owned()
+    } else {
+        path
+    };
     EncodeError { path, reason: fault.reason(), stops: mapping.on_unfit == OnUnfit::Fail }
 }

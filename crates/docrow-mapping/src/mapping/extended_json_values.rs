@@ -17,7 +17,7 @@ use std::fmt::Write;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::BytesMut;
 
-use super::bson::{self, Fault, Read};
+use super::bson::{self, EncodeFault, Read};
 use crate::model::bson_number::Decimal;
 
 /// The form of a value that a mapping withholds.
@@ -220,7 +220,7 @@ pub(super) fn binary(out: &mut BytesMut, doc: &[u8], at: usize) -> Read<()> {
                 bytes = inner;
             }
             _ => {
-                let whole = doc.get(at..at + 5 + bytes.len()).ok_or(Fault::Malformed)?;
+                let whole = doc.get(at..at + 5 + bytes.len()).ok_or(EncodeFault::Malformed)?;
                 own(out, "binary", whole);
                 return Ok(());
             }
@@ -238,9 +238,9 @@ pub(super) fn regex(out: &mut BytesMut, doc: &[u8], at: usize) -> Read<()> {
     let pattern_end = bson::c_string_end(doc, at)?;
     let options_end = bson::c_string_end(doc, pattern_end + 1)?;
     out.extend_from_slice(b"{\"$regularExpression\":{\"pattern\":");
-    string(out, doc.get(at..pattern_end).ok_or(Fault::Malformed)?);
+    string(out, doc.get(at..pattern_end).ok_or(EncodeFault::Malformed)?);
     out.extend_from_slice(b",\"options\":");
-    string(out, doc.get(pattern_end + 1..options_end).ok_or(Fault::Malformed)?);
+    string(out, doc.get(pattern_end + 1..options_end).ok_or(EncodeFault::Malformed)?);
     out.extend_from_slice(b"}}");
     Ok(())
 }

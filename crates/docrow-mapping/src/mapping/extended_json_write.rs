@@ -13,9 +13,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     bson::{
-        self, ARRAY, BINARY, BOOLEAN, CODE, CODE_WITH_SCOPE, DATE, DB_POINTER, DECIMAL, DOCUMENT, DOUBLE,
-        Elements, Fault, INT32, INT64, MAX_KEY, MIN_KEY, NULL, OBJECT_ID, REGEX, Read, STRING, SYMBOL,
-        TIMESTAMP, UNDEFINED,
+        self, ARRAY, BINARY, BOOLEAN, BsonElements, CODE, CODE_WITH_SCOPE, DATE, DB_POINTER, DECIMAL,
+        DOCUMENT, DOUBLE, EncodeFault, INT32, INT64, MAX_KEY, MIN_KEY, NULL, OBJECT_ID, REGEX, Read, STRING,
+        SYMBOL, TIMESTAMP, UNDEFINED,
     },
     extended_json_values,
     extra::{TrailStep, clear},
@@ -87,7 +87,7 @@ impl JsonWriter {
         clear(&mut self.trail);
         self.value(out, doc, value)?;
         while let Some(open) = self.open.last_mut() {
-            let mut elements = Elements { next: open.next, end: open.end };
+            let mut elements = BsonElements { next: open.next, end: open.end };
             let Some(element) = elements.advance(doc)? else {
                 out.extend_from_slice(open.tail);
                 self.open.pop();
@@ -102,7 +102,7 @@ impl JsonWriter {
             } else {
                 extended_json_values::quoted(
                     out,
-                    doc.get(element.name.0..element.name.1).ok_or(Fault::Malformed)?,
+                    doc.get(element.name.0..element.name.1).ok_or(EncodeFault::Malformed)?,
                 );
                 out.extend_from_slice(b":");
                 TrailStep::Field(element.name.0, element.name.1)
@@ -153,15 +153,15 @@ impl JsonWriter {
             CODE_WITH_SCOPE => {
                 let code = bson::text(doc, at + 4)?;
                 let scope = Value { kind: DOCUMENT, at: at + 4 + 4 + code.len() + 1, relaxed: false };
-                if Elements::at(doc, scope.at)?.end + 1 != bson::end_of(kind, doc, at)? {
-                    return Err(Fault::Malformed);
+                if BsonElements::at(doc, scope.at)?.end + 1 != bson::end_of(kind, doc, at)? {
+                    return Err(EncodeFault::Malformed);
                 }
                 out.extend_from_slice(b"{\"$code\":");
                 extended_json_values::string(out, code);
                 out.extend_from_slice(b",\"$scope\":");
                 self.open(out, doc, scope, (b"{", b"}}"))?;
             }
-            _ => return Err(Fault::Malformed),
+            _ => return Err(EncodeFault::Malformed),
         }
         Ok(())
     }
@@ -173,10 +173,10 @@ impl JsonWriter {
         Value { at, relaxed, .. }: Value,
         (head, tail): (&'static [u8], &'static [u8]),
     ) -> Read<()> {
-        let Elements { next, end } = Elements::at(doc, at)?;
+        let BsonElements { next, end } = BsonElements::at(doc, at)?;
         let array = head == b"[";
         if !array && !self.is_plain(doc, at)? {
-            extended_json_values::own(out, "document", doc.get(at..=end).ok_or(Fault::Malformed)?);
+            extended_json_values::own(out, "document", doc.get(at..=end).ok_or(EncodeFault::Malformed)?);
             // What it is wrapped in; its own bracket it has not.
             out.extend_from_slice(tail.get(1..).unwrap_or_default());
             return Ok(());
@@ -189,9 +189,9 @@ impl JsonWriter {
     /// Whether JSON says all there is to say about the names of the document's fields.
     fn is_plain(&mut self, doc: &[u8], at: usize) -> Read<bool> {
         clear(&mut self.names);
-        let mut elements = Elements::at(doc, at)?;
+        let mut elements = BsonElements::at(doc, at)?;
         while let Some(element) = elements.advance(doc)? {
-            let name = doc.get(element.name.0..element.name.1).ok_or(Fault::Malformed)?;
+            let name = doc.get(element.name.0..element.name.1).ok_or(EncodeFault::Malformed)?;
             if is_reserved(name) || std::str::from_utf8(name).is_err() {
                 return Ok(false);
             }

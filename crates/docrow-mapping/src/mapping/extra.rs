@@ -20,8 +20,8 @@ use bytes::BytesMut;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
-    bson::{Fault, Read, ValueAt},
-    compile::Node,
+    bson::{EncodeFault, Read, ValueAt},
+    compile::MappedNode,
     extended_json_values,
     extended_json_write::JsonWriter,
     mask::{Remainder, censored},
@@ -58,10 +58,10 @@ pub(super) enum TrailStep {
 
 /// The values that no column holds, by type and offset.
 #[derive(Debug, Default)]
-pub(super) struct Notes {
+pub(super) struct ExtraNotes {
     /// The notes' paths, escaped as they stand between a JSON key's quotes.
     paths: BytesMut,
-    notes: Vec<Note>,
+    notes: Vec<ExtraNote>,
     order: Vec<usize>,
     /// The values that were taken apart.
     censored: Vec<u8>,
@@ -77,7 +77,7 @@ enum NotePlace {
 }
 
 #[derive(Debug)]
-struct Note {
+struct ExtraNote {
     path: Range<usize>,
     hash: u64,
     place: NotePlace,
@@ -100,7 +100,7 @@ pub(super) enum Occurrence {
 }
 
 /// A value to be noted.
-pub(super) struct Noted<'a> {
+pub(super) struct NotedValue<'a> {
     /// The way to it, or to the object that holds it.
     pub(super) trail: &'a [TrailStep],
     /// The rest of the way, rendered by [`render`]; may be empty.
@@ -110,7 +110,7 @@ pub(super) struct Noted<'a> {
     pub(super) occurrence: Occurrence,
 }
 
-impl Notes {
+impl ExtraNotes {
     pub(super) fn clear(&mut self) {
         clear_bytes(&mut self.paths);
         clear(&mut self.notes);
@@ -122,18 +122,18 @@ impl Notes {
         self.notes.is_empty()
     }
 
-    pub(super) fn add(&mut self, doc: &[u8], noted: Noted<'_>) -> Read<()> {
+    pub(super) fn add(&mut self, doc: &[u8], noted: NotedValue<'_>) -> Read<()> {
         self.push(doc, noted, NotePlace::Document)
     }
 
     /// Adds a value where the mapping has `node`, without what is hidden in it.
-    pub(super) fn add_censored(&mut self, doc: &[u8], noted: Noted<'_>, node: &Node) -> Read<()> {
+    pub(super) fn add_censored(&mut self, doc: &[u8], noted: NotedValue<'_>, node: &MappedNode) -> Read<()> {
         let at = self.censored.len();
         let value = ValueAt { doc, kind: noted.kind, at: noted.at };
         match censored(node, value, &mut self.censored)? {
             // Of a value without fields nothing was appended.
             Remainder::Everything if self.censored.len() == at => self.push(doc, noted, NotePlace::Document),
-            Remainder::Everything => self.push(doc, Noted { at, ..noted }, NotePlace::Censored),
+            Remainder::Everything => self.push(doc, NotedValue { at, ..noted }, NotePlace::Censored),
             Remainder::Parts | Remainder::Nothing => {
                 self.censored.truncate(at);
                 self.push(doc, noted, NotePlace::Withheld)
@@ -143,12 +143,12 @@ impl Notes {
 
     /// Adds that an occurrence of a field is withheld, of which a later one counts.
     pub(super) fn withhold(&mut self, doc: &[u8], trail: &[TrailStep]) -> Read<()> {
-        let noted = Noted { trail, inner: b"", kind: 0, at: 0, occurrence: Occurrence::Early };
+        let noted = NotedValue { trail, inner: b"", kind: 0, at: 0, occurrence: Occurrence::Early };
         self.push(doc, noted, NotePlace::Withheld)
     }
 
-    fn push(&mut self, doc: &[u8], noted: Noted<'_>, place: NotePlace) -> Read<()> {
-        let Noted { trail, inner, kind, at, occurrence } = noted;
+    fn push(&mut self, doc: &[u8], noted: NotedValue<'_>, place: NotePlace) -> Read<()> {
+        let NotedValue { trail, inner, kind, at, occurrence } = noted;
         let start = self.paths.len();
         render_trail(&mut self.paths, doc, trail);
         if !inner.is_empty() {
@@ -158,11 +158,11 @@ impl Notes {
             self.paths.extend_from_slice(inner);
         }
         if self.paths.len() > MAX_JSON {
-            return Err(Fault::TooLong);
+            return Err(EncodeFault::TooLong);
         }
         let path = start..self.paths.len();
         let hash = xxh3_64(self.paths.get(path.clone()).unwrap_or_default());
-        self.notes.push(Note { path, hash, place, kind, at, occurrence, copy: 0 });
+        self.notes.push(ExtraNote { path, hash, place, kind, at, occurrence, copy: 0 });
         Ok(())
     }
 
@@ -185,7 +185,7 @@ impl Notes {
                 NotePlace::Withheld => out.extend_from_slice(extended_json_values::WITHHELD),
             }
             if out.len() - start > MAX_JSON {
-                return Err(Fault::TooLong);
+                return Err(EncodeFault::TooLong);
             }
         }
         out.extend_from_slice(b"}");
@@ -198,7 +198,7 @@ impl Notes {
             return;
         }
         let Self { paths, notes, order, .. } = self;
-        let path = |note: &Note| paths.get(note.path.clone()).unwrap_or_default();
+        let path = |note: &ExtraNote| paths.get(note.path.clone()).unwrap_or_default();
         order.clear();
         order.extend(0..notes.len());
         let rank = |&at: &usize| notes.get(at).map(|note| (note.hash, path(note), at));
@@ -213,7 +213,7 @@ impl Notes {
                 number = 1;
             }
             number += 1;
-            let plain = |note: &Note| note.occurrence == Occurrence::Plain;
+            let plain = |note: &ExtraNote| note.occurrence == Occurrence::Plain;
             let copy = if plain(note) && !next.is_some_and(plain) { 0 } else { number };
             if next.is_none() {
                 number = 0;

@@ -19,8 +19,8 @@ use bytes::BytesMut;
 
 use super::{
     bson::{
-        self, ARRAY, CODE_WITH_SCOPE, DECIMAL, DOCUMENT, DOUBLE, Elements, Fault, INT32, INT64, OBJECT_ID,
-        Read, STRING, SYMBOL, ValueAt,
+        self, ARRAY, BsonElements, CODE_WITH_SCOPE, DECIMAL, DOCUMENT, DOUBLE, EncodeFault, INT32, INT64,
+        OBJECT_ID, Read, STRING, SYMBOL, ValueAt,
     },
     column,
     compile::Mapping,
@@ -60,8 +60,8 @@ pub(super) fn key(
         }
     };
     match fit {
-        Fit::Misfit => Err(Fault::KeyMisfit),
-        _ if out.len() - start > MAX_LENGTH => Err(Fault::KeyTooLong),
+        Fit::Misfit => Err(EncodeFault::KeyMisfit),
+        _ if out.len() - start > MAX_LENGTH => Err(EncodeFault::KeyTooLong),
         fit => Ok(fit),
     }
 }
@@ -125,8 +125,8 @@ fn text(out: &mut BytesMut, ValueAt { doc, kind, at }: ValueAt<'_>, json: &mut J
 
 /// The one that stands for all that are equal to this one, if it is another.
 fn canonical(doc: &[u8], kind: u8, at: usize) -> Read<Option<(ElementType, Vec<u8>)>> {
-    let bytes = doc.get(at..bson::end_of(kind, doc, at)?).ok_or(Fault::Malformed)?;
-    let kind = ElementType::from(kind).ok_or(Fault::Malformed)?;
+    let bytes = doc.get(at..bson::end_of(kind, doc, at)?).ok_or(EncodeFault::Malformed)?;
+    let kind = ElementType::from(kind).ok_or(EncodeFault::Malformed)?;
     Ok(Id { kind, bytes }.canonical())
 }
 
@@ -163,11 +163,11 @@ pub(super) fn in_order(out: &mut Vec<u8>, kind: u8, key: &[u8], values: &[u8]) -
 }
 
 /// The names, types and values in a document or array.
-type All<'a> = Vec<(&'a [u8], u8, &'a [u8])>;
+type NamedValues<'a> = Vec<(&'a [u8], u8, &'a [u8])>;
 
 /// Those at `at`.
-fn all(bytes: &[u8], at: usize) -> Option<All<'_>> {
-    let (mut elements, mut all) = (Elements::at(bytes, at).ok()?, Vec::new());
+fn all(bytes: &[u8], at: usize) -> Option<NamedValues<'_>> {
+    let (mut elements, mut all) = (BsonElements::at(bytes, at).ok()?, Vec::new());
     while let Some(element) = elements.advance(bytes).ok()? {
         let name = bytes.get(element.name.0..element.name.1)?;
         all.push((name, element.kind, bytes.get(element.at..elements.next)?));

@@ -11,8 +11,10 @@ use ::bson::RawDocument;
 use bytes::BytesMut;
 
 use super::{
-    bson::{self, ARRAY, DOCUMENT, Element, Elements, Fault, NULL, OBJECT_ID, Read, STRING, ValueAt},
-    compile::{Mapping, Node, Object, PlannedColumn},
+    bson::{
+        self, ARRAY, BsonElement, BsonElements, DOCUMENT, EncodeFault, NULL, OBJECT_ID, Read, STRING, ValueAt,
+    },
+    compile::{MappedNode, MappedObject, Mapping, PlannedColumn},
     extended_json_values,
     extended_json_write::JsonWriter,
     extra::clear_bytes,
@@ -93,12 +95,12 @@ pub(super) enum Remainder {
 }
 
 /// Appends a value without what is hidden in it; a document that says so, if it can't be taken apart.
-pub(super) fn censored(node: &Node, value: ValueAt<'_>, out: &mut Vec<u8>) -> Read<Remainder> {
+pub(super) fn censored(node: &MappedNode, value: ValueAt<'_>, out: &mut Vec<u8>) -> Read<Remainder> {
     let ValueAt { doc, kind, at } = value;
     match node {
         _ if kind == NULL => Ok(Remainder::Everything),
-        Node::Object(object) if kind == DOCUMENT => censored_object(object, doc, at, out),
-        Node::Array(element) if kind == ARRAY => members(doc, at, out, |_| Action::Open(element)),
+        MappedNode::Object(object) if kind == DOCUMENT => censored_object(object, doc, at, out),
+        MappedNode::Array(element) if kind == ARRAY => members(doc, at, out, |_| MemberAction::Open(element)),
         _ => {
             out.extend_from_slice(WITHHELD);
             Ok(Remainder::Nothing)
@@ -107,18 +109,23 @@ pub(super) fn censored(node: &Node, value: ValueAt<'_>, out: &mut Vec<u8>) -> Re
 }
 
 /// As deep as the mapping's paths, not as the document.
-pub(super) fn censored_object(object: &Object, doc: &[u8], at: usize, out: &mut Vec<u8>) -> Read<Remainder> {
+pub(super) fn censored_object(
+    object: &MappedObject,
+    doc: &[u8],
+    at: usize,
+    out: &mut Vec<u8>,
+) -> Read<Remainder> {
     members(doc, at, out, |name| match object.find(name) {
-        Some((_, field)) if field.hidden => Action::Drop,
-        Some((_, field)) if field.node.is_guarded() => Action::Open(&field.node),
-        _ => Action::Copy,
+        Some((_, field)) if field.hidden => MemberAction::Drop,
+        Some((_, field)) if field.node.is_guarded() => MemberAction::Open(&field.node),
+        _ => MemberAction::Copy,
     })
 }
 
-enum Action<'a> {
+enum MemberAction<'a> {
     Copy,
     Drop,
-    Open(&'a Node),
+    Open(&'a MappedNode),
 }
 
 /// Appends a document or an array, with each member treated by its name, which ends with its NUL.
@@ -126,23 +133,23 @@ fn members<'a>(
     doc: &[u8],
     at: usize,
     out: &mut Vec<u8>,
-    action: impl Fn(&[u8]) -> Action<'a>,
+    action: impl Fn(&[u8]) -> MemberAction<'a>,
 ) -> Read<Remainder> {
-    let mut elements = Elements::at(doc, at)?;
+    let mut elements = BsonElements::at(doc, at)?;
     let mut whole = Remainder::Everything;
     let start = out.len();
     out.extend_from_slice(&[0; 4]);
-    while let Some(Element { kind, name, at }) = elements.advance(doc)? {
-        let name = doc.get(name.0..=name.1).ok_or(Fault::Malformed)?;
+    while let Some(BsonElement { kind, name, at }) = elements.advance(doc)? {
+        let name = doc.get(name.0..=name.1).ok_or(EncodeFault::Malformed)?;
         let action = action(name);
-        if matches!(action, Action::Drop) {
+        if matches!(action, MemberAction::Drop) {
             continue;
         }
         let kind_at = out.len();
         out.push(kind);
         out.extend_from_slice(name);
-        let Action::Open(node) = action else {
-            out.extend_from_slice(doc.get(at..elements.next).ok_or(Fault::Malformed)?);
+        let MemberAction::Open(node) = action else {
+            out.extend_from_slice(doc.get(at..elements.next).ok_or(EncodeFault::Malformed)?);
             continue;
         };
         match censored(node, ValueAt { doc, kind, at }, out)? {
@@ -157,7 +164,7 @@ fn members<'a>(
         whole = Remainder::Parts;
     }
     out.push(0);
-    let length = i32::try_from(out.len() - start).map_err(|_| Fault::TooLong)?;
+    let length = i32::try_from(out.len() - start).map_err(|_| EncodeFault::TooLong)?;
     if let Some(room) = out.get_mut(start..start + 4) {
         room.copy_from_slice(&length.to_le_bytes());
     }

@@ -16,10 +16,10 @@ use serde_json::{Map, Value as Json};
 
 use super::{
     column,
-    compile::{Mapping, Node, Object, Plan},
+    compile::{MappedNode, MappedObject, Mapping, TablePlan},
     extended_json_parse, key_column,
     rows::Rows,
-    tree::{self, MappedShape, Spot, Tree},
+    tree::{self, DocumentTree, MappedShape, TreeSpot},
     tuples::Tuple,
 };
 use crate::model::table::{Column, Table};
@@ -82,7 +82,7 @@ enum RowStep<'a> {
 }
 
 impl TablePlace<'_> {
-    fn planned(plan: &Plan) -> Self {
+    fn planned(plan: &TablePlan) -> Self {
         let mut place = Self { end: 1 + plan.ordinals, ..Self::default() };
         for column in &plan.columns {
             place.at.push((place.end, column.was.is_some()));
@@ -107,7 +107,7 @@ impl<'a> Rebuilder<'a> {
         let Some(row) = root_rows.tuples().next() else { return Err(missing_root(self.mapping.tables())) };
         let root = RowValues::new(table, row);
         let mut special = place.end;
-        let mut tree = Tree::default();
+        let mut tree = DocumentTree::default();
         if self.mapping.document().is_some() {
             tree = root.whole(special)?;
             special += 1;
@@ -131,16 +131,16 @@ impl<'a> Rebuilder<'a> {
     }
 
     /// Puts every note in its place.
-    fn notes(&self, tree: &mut Tree, notes: &Map<String, Json>) -> Result<(), &'static str> {
+    fn notes(&self, tree: &mut DocumentTree, notes: &Map<String, Json>) -> Result<(), &'static str> {
         for (path, json) in notes {
             let (steps, copy) = tree::steps(path).ok_or(NOT_OURS)?;
             let spot = tree.at(&steps, MappedShape::Object(&self.mapping.root)).ok_or(NO_PLACE)?;
-            let value = Tree::read(|out| extended_json_parse::value(out, json)).ok_or(NOT_OURS)?;
+            let value = DocumentTree::read(|out| extended_json_parse::value(out, json)).ok_or(NOT_OURS)?;
             match (copy, spot) {
-                (0, Spot::Field(field)) => field.value = value,
-                (0, Spot::Element(element)) => *element = value,
-                (_, Spot::Field(field)) => field.copies.push((copy, value)),
-                (_, Spot::Element(_)) => return Err(NO_PLACE),
+                (0, TreeSpot::Field(field)) => field.value = value,
+                (0, TreeSpot::Element(element)) => *element = value,
+                (_, TreeSpot::Field(field)) => field.copies.push((copy, value)),
+                (_, TreeSpot::Element(_)) => return Err(NO_PLACE),
             }
         }
         Ok(())
@@ -153,7 +153,12 @@ fn missing_root(tables: &[Table]) -> Corrupt {
 }
 
 /// Finds the places of the tables and columns in `object`, which is at `way`; `base` of its steps lead to the row.
-fn locate<'a>(object: &'a Object, way: &mut Vec<RowStep<'a>>, base: usize, places: &mut [TablePlace<'a>]) {
+fn locate<'a>(
+    object: &'a MappedObject,
+    way: &mut Vec<RowStep<'a>>,
+    base: usize,
+    places: &mut [TablePlace<'a>],
+) {
     let base = match object.table.and_then(|table| places.get_mut(table)) {
         Some(place) => {
             place.steps.clone_from(way);
@@ -165,13 +170,13 @@ fn locate<'a>(object: &'a Object, way: &mut Vec<RowStep<'a>>, base: usize, place
         way.push(RowStep::Field(field.name()));
         let before = way.len();
         let mut node = &field.node;
-        while let Node::Array(element) = node {
+        while let MappedNode::Array(element) = node {
             way.push(RowStep::Element);
             node = element;
         }
         match (node, places.get_mut(field.slot.table)) {
-            (Node::Object(object), _) => locate(object, way, base, places),
-            (Node::Column, Some(place)) => {
+            (MappedNode::Object(object), _) => locate(object, way, base, places),
+            (MappedNode::Column, Some(place)) => {
                 let name = |step: &RowStep<'a>| match *step {
                     RowStep::Field(name) => name,
                     RowStep::Element => &[],
@@ -216,17 +221,17 @@ impl<'a> RowValues<'a> {
     }
 
     /// The document that a `jsonb` column holds.
-    fn whole(&self, column: usize) -> Result<Tree, Corrupt> {
-        let tree = self.value(column).and_then(|(_, bytes)| Tree::from_json(&column::json(bytes)?));
-        tree.filter(Tree::is_document).ok_or_else(|| self.corrupt(column, NOT_OURS))
+    fn whole(&self, column: usize) -> Result<DocumentTree, Corrupt> {
+        let tree = self.value(column).and_then(|(_, bytes)| DocumentTree::from_json(&column::json(bytes)?));
+        tree.filter(DocumentTree::is_document).ok_or_else(|| self.corrupt(column, NOT_OURS))
     }
 
     /// Sets the `_id`, unless it is told already. Of a document, the key column tells the order of fields then.
-    fn key(&self, tree: &mut Tree) -> Result<(), Corrupt> {
+    fn key(&self, tree: &mut DocumentTree) -> Result<(), Corrupt> {
         let Some(field) = tree.field(b"_id") else { return Ok(()) };
         let key = self
             .value(0)
-            .and_then(|(column, bytes)| Tree::read(|out| key_column::read(out, column.ty, bytes)));
+            .and_then(|(column, bytes)| DocumentTree::read(|out| key_column::read(out, column.ty, bytes)));
         let key = key.ok_or_else(|| self.corrupt(0, NOT_OURS))?;
         let told = std::mem::take(&mut field.value);
         field.value = told.in_order_of(key).ok_or_else(|| self.corrupt(0, NO_PLACE))?;
@@ -234,7 +239,7 @@ impl<'a> RowValues<'a> {
     }
 
     /// Adds a child's row.
-    fn put(&self, place: &TablePlace<'_>, mut tree: &mut Tree) -> Result<(), Corrupt> {
+    fn put(&self, place: &TablePlace<'_>, mut tree: &mut DocumentTree) -> Result<(), Corrupt> {
         let mut ordinal = 0;
         for step in &place.steps {
             let next = match step {
@@ -253,7 +258,7 @@ impl<'a> RowValues<'a> {
     }
 
     /// Adds the mapped columns to the row's own object.
-    fn columns(&self, place: &TablePlace<'_>, tree: &mut Tree) -> Result<(), Corrupt> {
+    fn columns(&self, place: &TablePlace<'_>, tree: &mut DocumentTree) -> Result<(), Corrupt> {
         if !tree.is_object() {
             return Err(self.fault(NO_PLACE));
         }
@@ -270,8 +275,8 @@ impl<'a> RowValues<'a> {
                     .map(|field| &mut field.value)
                     .ok_or_else(|| self.corrupt(at, NO_PLACE))?;
             }
-            if matches!(field, Tree::Missing) {
-                let value = Tree::read(|out| column::read(out, column.ty, bytes));
+            if matches!(field, DocumentTree::Missing) {
+                let value = DocumentTree::read(|out| column::read(out, column.ty, bytes));
                 *field = value.ok_or_else(|| self.corrupt(at, NOT_OURS))?;
             }
         }

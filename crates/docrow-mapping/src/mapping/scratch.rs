@@ -6,14 +6,14 @@ use super::{
     bson::ValueAt,
     compile::Mapping,
     extended_json_write::JsonWriter,
-    extra::{Notes, TrailStep, clear, clear_bytes},
+    extra::{ExtraNotes, TrailStep, clear, clear_bytes},
     mask::Masker,
-    unknown_fields::Watch,
+    unknown_fields::FieldWatch,
 };
 
 /// The memory of an encoder.
 #[derive(Debug, Default)]
-pub(super) struct Scratch {
+pub(super) struct EncoderMemory {
     /// The slots of each table's open row.
     pub(super) slots: Vec<Vec<Slot>>,
     /// The way from the document to where the walk is.
@@ -24,8 +24,8 @@ pub(super) struct Scratch {
     pub(super) ordinals: Vec<i64>,
     /// The key column's bytes.
     pub(super) key: BytesMut,
-    pub(super) notes: Notes,
-    pub(super) watch: Option<Watch>,
+    pub(super) notes: ExtraNotes,
+    pub(super) watch: Option<FieldWatch>,
     /// How many values did not fit, and are noted; of all documents, until somebody asks.
     pub(super) misfits: u64,
     pub(super) masker: Masker,
@@ -34,7 +34,7 @@ pub(super) struct Scratch {
     pub(super) whole: Vec<u8>,
 }
 
-impl Scratch {
+impl EncoderMemory {
     pub(super) fn new(mapping: &Mapping) -> Self {
         let slots = mapping.plans.iter().map(|plan| vec![Slot::default(); plan.slots]).collect();
         Self { slots, ..Self::default() }

@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 
 use super::{
     bson::{self, ARRAY, CODE_WITH_SCOPE, DOCUMENT},
-    compile::{Node, Object},
+    compile::{MappedNode, MappedObject},
     extended_json_parse::{self, Parsed},
     extended_json_write::is_reserved,
     key_column::in_order,
@@ -14,7 +14,7 @@ use super::{
 
 /// A place in a document, and what is known of it.
 #[derive(Debug, Default)]
-pub(super) enum Tree {
+pub(super) enum DocumentTree {
     /// Nothing yet.
     #[default]
     Missing,
@@ -23,38 +23,38 @@ pub(super) enum Tree {
     /// Something that is to be left out.
     Withheld,
     Object(BTreeMap<Vec<u8>, SameNamed>),
-    Array(BTreeMap<usize, Tree>),
+    Array(BTreeMap<usize, DocumentTree>),
 }
 
 /// What is known of the fields of one name.
 #[derive(Debug, Default)]
 pub(super) struct SameNamed {
     /// The one that counts.
-    pub(super) value: Tree,
+    pub(super) value: DocumentTree,
     /// The others, each with its number among all of them, from 1.
-    pub(super) copies: Vec<(usize, Tree)>,
+    pub(super) copies: Vec<(usize, DocumentTree)>,
 }
 
 /// Where a path of a note ends.
-pub(super) enum Spot<'a> {
+pub(super) enum TreeSpot<'a> {
     Field(&'a mut SameNamed),
-    Element(&'a mut Tree),
+    Element(&'a mut DocumentTree),
 }
 
 /// What a mapping says about a place that nothing is known of yet.
 #[derive(Clone, Copy)]
 pub(super) enum MappedShape<'a> {
-    Object(&'a Object),
-    Array(&'a Node),
+    Object(&'a MappedObject),
+    Array(&'a MappedNode),
     /// No object or array that is taken apart.
     Whole,
 }
 
 impl<'a> MappedShape<'a> {
-    fn from_node(node: &'a Node) -> Self {
+    fn from_node(node: &'a MappedNode) -> Self {
         match node {
-            Node::Object(object) => Self::Object(object),
-            Node::Array(element) => Self::Array(element),
+            MappedNode::Object(object) => Self::Object(object),
+            MappedNode::Array(element) => Self::Array(element),
             _ => Self::Whole,
         }
     }
@@ -69,7 +69,7 @@ impl<'a> MappedShape<'a> {
     }
 }
 
-impl Tree {
+impl DocumentTree {
     /// What `read` appends and tells.
     pub(super) fn read(read: impl FnOnce(&mut Vec<u8>) -> Option<Parsed>) -> Option<Self> {
         let mut bytes = Vec::new();
@@ -154,7 +154,7 @@ impl Tree {
 
     /// The place at the end of `path`. Whether a step is a field's name or an element's index, the tree says,
     /// or where it says nothing `shape`.
-    pub(super) fn at(&mut self, path: &[Vec<u8>], shape: MappedShape<'_>) -> Option<Spot<'_>> {
+    pub(super) fn at(&mut self, path: &[Vec<u8>], shape: MappedShape<'_>) -> Option<TreeSpot<'_>> {
         let (name, rest) = path.split_first()?;
         let is_array = match self {
             Self::Array(_) => true,
@@ -164,7 +164,7 @@ impl Tree {
         if is_array {
             let element = self.element(index(name)?)?;
             return if rest.is_empty() {
-                Some(Spot::Element(element))
+                Some(TreeSpot::Element(element))
             } else {
                 element.at(rest, shape.element())
             };
@@ -173,7 +173,7 @@ impl Tree {
             return None;
         }
         let field = self.field(name)?;
-        if rest.is_empty() { Some(Spot::Field(field)) } else { field.value.at(rest, shape.field(name)) }
+        if rest.is_empty() { Some(TreeSpot::Field(field)) } else { field.value.at(rest, shape.field(name)) }
     }
 
     /// The bytes of the document, its `_id` first; `None` if elements of an array are missing, or it is too long.

@@ -4,7 +4,7 @@
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{
-    bson::{ARRAY, DOCUMENT, DOUBLE, Elements, NULL, Read, ValueAt},
+    bson::{ARRAY, BsonElements, DOCUMENT, DOUBLE, NULL, Read, ValueAt},
     compile::PlannedColumn,
 };
 use crate::model::table::Scalar;
@@ -14,14 +14,14 @@ const MAX_SEEN: usize = 4096;
 
 /// What has been discovered.
 #[derive(Debug, Default)]
-pub(super) struct Watch {
+pub(super) struct FieldWatch {
     /// Hashes, sorted.
     seen: Vec<u64>,
     /// Whether the document at hand has something new.
     pub(super) discovered: bool,
 }
 
-impl Watch {
+impl FieldWatch {
     /// A field that the object numbered `object` has and the mapping has not. Null, and what is empty, tells nothing.
     pub(super) fn field(
         &mut self,
@@ -31,7 +31,7 @@ impl Watch {
     ) -> Read<()> {
         let telling = match kind {
             NULL => false,
-            DOCUMENT | ARRAY => !Elements::at(doc, at)?.is_empty(),
+            DOCUMENT | ARRAY => !BsonElements::at(doc, at)?.is_empty(),
             _ => true,
         };
         if telling {

@@ -12,8 +12,8 @@ use bytes::{BufMut, BytesMut};
 
 use super::{
     bson::{
-        self, ARRAY, BINARY, BOOLEAN, DATE, DECIMAL, DOUBLE, Elements, Fault, INT32, INT64, NULL, OBJECT_ID,
-        Read, STRING, ValueAt,
+        self, ARRAY, BINARY, BOOLEAN, BsonElements, DATE, DECIMAL, DOUBLE, EncodeFault, INT32, INT64, NULL,
+        OBJECT_ID, Read, STRING, ValueAt,
     },
     extended_json_values,
     extended_json_write::JsonWriter,
@@ -130,7 +130,7 @@ fn array(
     if kind != ARRAY {
         return Ok(Fit::Misfit);
     }
-    let mut elements = Elements::at(doc, at)?;
+    let mut elements = BsonElements::at(doc, at)?;
     out.put_i32(i32::from(!elements.is_empty()));
     let nulls_at = out.len();
     out.put_i32(0);
@@ -174,7 +174,7 @@ pub(super) fn begin(out: &mut BytesMut) -> usize {
 /// Fills in the length for which [`begin`] left room.
 #[inline]
 pub(super) fn end(out: &mut BytesMut, at: usize) -> Read<()> {
-    let length = i32::try_from(out.len() - at - 4).map_err(|_| Fault::TooLong)?;
+    let length = i32::try_from(out.len() - at - 4).map_err(|_| EncodeFault::TooLong)?;
     put_i32_at(out, at, length);
     Ok(())
 }

@@ -12,14 +12,14 @@
 use bytes::{BufMut, BytesMut};
 
 use super::{
-    bson::{self, ARRAY, DOCUMENT, Elements, Fault, NULL, Read, ValueAt},
-    compile::{Field, Mapping, Node, Object, SlotId},
+    bson::{self, ARRAY, BsonElements, DOCUMENT, EncodeFault, NULL, Read, ValueAt},
+    compile::{MappedField, MappedNode, MappedObject, Mapping, SlotId},
     extended_json_write::JsonWriter,
-    extra::{Noted, Notes, Occurrence, TrailStep, clear},
+    extra::{ExtraNotes, NotedValue, Occurrence, TrailStep, clear},
     key_column,
     mask::censored_object,
     rows::{Framing, Rows, TableRows},
-    scratch::{Scratch, Slot},
+    scratch::{EncoderMemory, Slot},
     value::{self, Fit},
 };
 use crate::{
@@ -32,7 +32,7 @@ pub(super) fn walk(
     mapping: &Mapping,
     framing: Framing,
     doc: &[u8],
-    scratch: &mut Scratch,
+    scratch: &mut EncoderMemory,
     rows: &mut Rows,
 ) -> Read<()> {
     scratch.clear();
@@ -56,14 +56,14 @@ struct Walk<'a> {
     doc: &'a [u8],
     /// The type and offset of the `_id`.
     id: (u8, usize),
-    scratch: &'a mut Scratch,
+    scratch: &'a mut EncoderMemory,
     rows: &'a mut Rows,
 }
 
 impl<'a> Walk<'a> {
     fn document(mut self) -> Read<()> {
         let (kind, at) = self.id;
-        let Scratch { key, json, .. } = &mut *self.scratch;
+        let EncoderMemory { key, json, .. } = &mut *self.scratch;
         let fit = key_column::key(key, self.mapping.key_type(), ValueAt { doc: self.doc, kind, at }, json)?;
         if self.mapping.document().is_some() {
             // The whole document says what its key is.
@@ -76,7 +76,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Reads the object at `at` into a row of `table`.
-    fn row(&mut self, table: usize, object: &'a Object, at: usize) -> Read<()> {
+    fn row(&mut self, table: usize, object: &'a MappedObject, at: usize) -> Read<()> {
         if let Some(slots) = self.scratch.slots.get_mut(table) {
             slots.fill(Slot::default());
         }
@@ -84,12 +84,12 @@ impl<'a> Walk<'a> {
         self.close(table)
     }
 
-    fn object(&mut self, object: &'a Object, at: usize) -> Read<()> {
-        let Elements { mut next, end } = Elements::at(self.doc, at)?;
-        let bytes = self.doc.get(..end).ok_or(Fault::Malformed)?;
+    fn object(&mut self, object: &'a MappedObject, at: usize) -> Read<()> {
+        let BsonElements { mut next, end } = BsonElements::at(self.doc, at)?;
+        let bytes = self.doc.get(..end).ok_or(EncodeFault::Malformed)?;
         let mut expected = 0;
         while next < end {
-            let kind = *bytes.get(next).ok_or(Fault::Malformed)?;
+            let kind = *bytes.get(next).ok_or(EncodeFault::Malformed)?;
             let name = next + 1;
             let (field, name_end) = match object.field(bytes, name, expected) {
                 Some((index, field, name_end)) => {
@@ -117,16 +117,16 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn field(&mut self, field: &'a Field, value: Slot) -> Read<()> {
+    fn field(&mut self, field: &'a MappedField, value: Slot) -> Read<()> {
         match &field.node {
-            Node::Column => match self.fill(field.slot, value) {
+            MappedNode::Column => match self.fill(field.slot, value) {
                 earlier if earlier.kind == 0 => Ok(()),
                 _ if field.hidden => self.withhold(),
                 earlier => self.note(b"", earlier, Occurrence::Early),
             },
-            Node::Omitted => Ok(()),
-            Node::Key if value.at == self.id.1 => Ok(()),
-            Node::Key => self.note(b"", value, Occurrence::Late),
+            MappedNode::Omitted => Ok(()),
+            MappedNode::Key if value.at == self.id.1 => Ok(()),
+            MappedNode::Key => self.note(b"", value, Occurrence::Late),
             node => {
                 if self.fill(field.slot, value).kind != 0 {
                     return self.left(node, value, Occurrence::Late);
@@ -137,7 +137,7 @@ impl<'a> Walk<'a> {
     }
 
     /// A field that the mapping does not know.
-    fn unknown(&mut self, object: &Object, name: (usize, usize), value: Slot) -> Read<()> {
+    fn unknown(&mut self, object: &MappedObject, name: (usize, usize), value: Slot) -> Read<()> {
         if let Some(watch) = &mut self.scratch.watch {
             let name = self.doc.get(name.0..name.1).unwrap_or_default();
             watch.field(object.id, name, value.in_document(self.doc))?;
@@ -153,9 +153,9 @@ impl<'a> Walk<'a> {
 
     /// Reads the mapped fields in an object or array; false if the value is something else, or no column and no row
     /// says that it is there.
-    fn unfold(&mut self, node: &'a Node, Slot { kind, at }: Slot) -> Read<bool> {
+    fn unfold(&mut self, node: &'a MappedNode, Slot { kind, at }: Slot) -> Read<bool> {
         match node {
-            Node::Object(object) if kind == DOCUMENT => match object.table {
+            MappedNode::Object(object) if kind == DOCUMENT => match object.table {
                 Some(table) => self.row(table, object, at)?,
                 None if !node.is_mapped() => return Ok(false),
                 None => {
@@ -164,8 +164,8 @@ impl<'a> Walk<'a> {
                     return Ok(!bare);
                 }
             },
-            Node::Array(element)
-                if kind == ARRAY && element.is_mapped() && !Elements::at(self.doc, at)?.is_empty() =>
+            MappedNode::Array(element)
+                if kind == ARRAY && element.is_mapped() && !BsonElements::at(self.doc, at)?.is_empty() =>
             {
                 self.elements(element, at)?;
             }
@@ -174,8 +174,8 @@ impl<'a> Walk<'a> {
         Ok(true)
     }
 
-    fn elements(&mut self, node: &'a Node, at: usize) -> Read<()> {
-        let mut elements = Elements::at(self.doc, at)?;
+    fn elements(&mut self, node: &'a MappedNode, at: usize) -> Read<()> {
+        let mut elements = BsonElements::at(self.doc, at)?;
         let mut index = 0;
         while let Some(element) = elements.advance(self.doc)? {
             let value = Slot { kind: element.kind, at: element.at };
@@ -192,13 +192,13 @@ impl<'a> Walk<'a> {
     }
 
     /// Notes a value that was not unfolded: of an unexpected type, bare, or not the first of its name.
-    fn left(&mut self, node: &Node, value: Slot, occurrence: Occurrence) -> Read<()> {
+    fn left(&mut self, node: &MappedNode, value: Slot, occurrence: Occurrence) -> Read<()> {
         let Slot { kind, at } = value;
         let counts = occurrence == Occurrence::Plain;
         let bare = node.is_bare(self.doc, kind, at)?;
         if counts && !bare && node.is_mapped() {
             if self.mapping.on_unfit != OnUnfit::Extra {
-                return Err(Fault::Misfit);
+                return Err(EncodeFault::Misfit);
             }
             self.scratch.misfits += 1;
         }
@@ -208,36 +208,37 @@ impl<'a> Walk<'a> {
         if !node.is_guarded() || !self.mapping.extra {
             return self.note(b"", value, occurrence);
         }
-        let Scratch { trail, notes, .. } = &mut *self.scratch;
-        notes.add_censored(self.doc, Noted { trail, inner: b"", kind, at, occurrence }, node)
+        let EncoderMemory { trail, notes, .. } = &mut *self.scratch;
+        notes.add_censored(self.doc, NotedValue { trail, inner: b"", kind, at, occurrence }, node)
     }
 
     /// Notes a value at the end of the trail and `inner`, a rendered path.
     fn note(&mut self, inner: &[u8], Slot { kind, at }: Slot, occurrence: Occurrence) -> Read<()> {
         if !self.mapping.extra {
-            return Err(Fault::Unmapped);
+            return Err(EncodeFault::Unmapped);
         }
-        let Scratch { trail, notes, .. } = &mut *self.scratch;
-        notes.add(self.doc, Noted { trail, inner, kind, at, occurrence })
+        let EncoderMemory { trail, notes, .. } = &mut *self.scratch;
+        notes.add(self.doc, NotedValue { trail, inner, kind, at, occurrence })
     }
 
     /// Notes that a hidden field of the document was there before, and nothing of what it was: an update of the field is
     /// not all there is to its column.
     fn withhold(&mut self) -> Read<()> {
-        let Scratch { trail, notes, .. } = &mut *self.scratch;
+        let EncoderMemory { trail, notes, .. } = &mut *self.scratch;
         if self.mapping.extra && trail.len() == 1 { notes.withhold(self.doc, trail) } else { Ok(()) }
     }
 
     /// Encodes the open row of `table`.
     fn close(&mut self, table: usize) -> Read<()> {
         let Self { mapping, framing, doc, scratch, rows, .. } = self;
-        let Scratch { slots, trail, culprit, ordinals, key, notes, watch, misfits, masker, json, .. } =
-            &mut **scratch;
+        let EncoderMemory {
+            slots, trail, culprit, ordinals, key, notes, watch, misfits, masker, json, ..
+        } = &mut **scratch;
         let found = mapping.plans.get(table).zip(slots.get(table)).zip(rows.tables.get_mut(table));
         let Some(((plan, slots), TableRows { bytes: out, count })) = found else { return Ok(()) };
         let row = begin_row(out, *framing, plan.width);
         framing.header(out, mapping.key_type().oid());
-        out.put_i32(i32::try_from(key.len()).map_err(|_| Fault::KeyTooLong)?);
+        out.put_i32(i32::try_from(key.len()).map_err(|_| EncodeFault::KeyTooLong)?);
         out.extend_from_slice(key);
         for ordinal in ordinals.iter().take(plan.ordinals) {
             framing.header(out, Scalar::Bigint.oid());
@@ -263,13 +264,13 @@ impl<'a> Walk<'a> {
                     }
                     if mapping.on_unfit != OnUnfit::Extra {
                         culprit.extend_from_slice(&column.path);
-                        return Err(Fault::Misfit);
+                        return Err(EncodeFault::Misfit);
                     }
                     *misfits += 1;
                 }
                 if mapping.extra {
                     let occurrence = Occurrence::Plain;
-                    notes.add(doc, Noted { trail, inner: &column.path, kind, at, occurrence })?;
+                    notes.add(doc, NotedValue { trail, inner: &column.path, kind, at, occurrence })?;
                 }
             }
             end_column(out, start, fit)?;
@@ -296,7 +297,7 @@ fn special(
     mapping: &Mapping,
     framing: Framing,
     doc: &[u8],
-    notes: &mut Notes,
+    notes: &mut ExtraNotes,
     json: &mut JsonWriter,
     out: &mut BytesMut,
 ) -> Read<()> {
@@ -310,7 +311,7 @@ fn special(
             JsonForm::Relaxed => json.relaxed(out, doc, &mut |trail, kind, at| {
                 if mapping.extra && noted.is_ok() {
                     let occurrence = Occurrence::Plain;
-                    noted = notes.add(doc, Noted { trail, inner: b"", kind, at, occurrence });
+                    noted = notes.add(doc, NotedValue { trail, inner: b"", kind, at, occurrence });
                 }
             })?,
         }

@@ -1,9 +1,9 @@
 //! The types of columns, in one table: whatever is known of each that is data is there, and nowhere else.
 //!
 //! To add a type, add an entry. Then the compiler names each `match` that has to say something about it: how a value
-//! becomes its bytes (`mapping::value`, as a key `mapping::key_column`) and how they are read back (`mapping::column`), for
-//! which values docrow makes such a column by itself (`schema::infer`), and what is said beside it (`schema::describe`).
-//! `make golden` rewrites what docs/mapping.md and testdata/types.txt show of it.
+//! becomes its bytes (`mapping::value`; as a key `mapping::key_column`), how they are read back (`mapping::column`),
+//! for which values docrow makes such a column by itself (`schema::infer`), and what is said beside it
+//! (`schema::phrases`). `make golden` rewrites what docs/mapping.md and testdata/types.txt show of it.
 
 /// A column's type: a scalar, or an array of one scalar type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl Reading {
 }
 
 /// What is known of a scalar type.
-struct Facts {
+struct TypeFacts {
     /// The name in SQL.
     sql: &'static str,
     /// The OIDs of the type and of its array type (fixed by PostgreSQL: `src/include/catalog/pg_type.dat`).
@@ -76,8 +76,8 @@ macro_rules! scalars {
             /// Every scalar.
             pub const ALL: [Self; [$($sql),+].len()] = [$(Self::$name),+];
 
-            const fn facts(self) -> &'static Facts {
-                match self { $(Self::$name => &Facts { sql: $sql, $($fact: $value),+ },)+ }
+            const fn facts(self) -> &'static TypeFacts {
+                match self { $(Self::$name => &TypeFacts { sql: $sql, $($fact: $value),+ },)+ }
             }
         }
     };
@@ -119,7 +119,8 @@ scalars! {
         // 0 and -0.
         equal_is_same: false,
         holds: "double, NaN and infinities included; other numbers that a double has exactly",
-        exactly: "double; with `bson = \"number\"`, as JavaScript's drivers write numbers, int32 and double that is no int32",
+        exactly: "double; with `bson = \"number\"`, as JavaScript's drivers write numbers, int32 and double that is no \
+                  int32",
     }
     // Unconstrained. PostgreSQL 13 has no infinity.
     Numeric "numeric" {

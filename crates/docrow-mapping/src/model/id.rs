@@ -48,7 +48,7 @@ impl<'a> Id<'a> {
         if self.is_plain() {
             return None;
         }
-        let canonical = Canonical::form_of(*self)?;
+        let canonical = CanonicalForm::form_of(*self)?;
         (canonical.0 != self.kind || canonical.1 != self.bytes).then_some(canonical)
     }
 
@@ -86,7 +86,7 @@ impl<'a> Id<'a> {
 
 /// The canonical form of a value, as far as it is written.
 #[derive(Default)]
-struct Canonical<'a> {
+struct CanonicalForm<'a> {
     out: Vec<u8>,
     open: Vec<OpenContainer<'a>>,
 }
@@ -104,7 +104,7 @@ struct OpenContainer<'a> {
     code: Option<usize>,
 }
 
-impl<'a> Canonical<'a> {
+impl<'a> CanonicalForm<'a> {
     fn form_of(id: Id<'a>) -> Option<(ElementType, Vec<u8>)> {
         let mut writer = Self::default();
         let kind = writer.value(id)?;

@@ -11,7 +11,7 @@ use toml::Spanned;
 use super::{
     ColumnSpec, DocumentSpec, FieldPath, JsonForm, KeySpec, MAX_NAME, MappingSpec, Mask, Names, OnDelete,
     OnUnfit, TableSpec, Was, WrittenMapping, nearest,
-    path_conflicts::Layout,
+    path_conflicts::PathLayout,
     toml_error::{place, toml_error},
 };
 use crate::{
@@ -32,7 +32,7 @@ const DOCUMENT: &str = "doc";
 pub(super) fn read(text: &str, file: &str) -> Result<WrittenMapping> {
     let raw: RawSpec = toml::from_str(text).map_err(|e| toml_error(file, text, &e))?;
     let is_optional = raw.optional;
-    Ok(WrittenMapping { spec: Check { file, text }.spec(raw)?, is_optional })
+    Ok(WrittenMapping { spec: SpecReader { file, text }.spec(raw)?, is_optional })
 }
 
 #[derive(Deserialize)]
@@ -101,12 +101,12 @@ struct RawColumn {
 }
 
 /// Turns what was written into what is meant, and knows where it was written.
-struct Check<'a> {
+struct SpecReader<'a> {
     file: &'a str,
     text: &'a str,
 }
 
-impl Check<'_> {
+impl SpecReader<'_> {
     fn spec(&self, raw: RawSpec) -> Result<MappingSpec> {
         let RawSpec { collection, table, extra, on_unfit, on_delete, foreign_keys, omit, key, .. } = raw;
         let on_unfit = self.on_unfit(on_unfit.as_ref())?;
@@ -120,7 +120,7 @@ impl Check<'_> {
             .ok_or_else(|| self.error(&collection, "collection", "must be \"database.collection\""))?;
 
         let mut table_names = Names::new();
-        let mut layout = Layout::default();
+        let mut layout = PathLayout::default();
         let mut names = Names::of_columns();
         if on_delete == OnDelete::Soft {
             names.reserve(DELETED_AT);
@@ -187,7 +187,7 @@ impl Check<'_> {
         }
     }
 
-    fn table(&self, raw: RawTable, table_names: &mut Names, layout: &mut Layout) -> Result<TableSpec> {
+    fn table(&self, raw: RawTable, table_names: &mut Names, layout: &mut PathLayout) -> Result<TableSpec> {
         let key = format!("tables.{}", raw.table.get_ref());
         let mut names = Names::of_columns();
         let table = self.name(&raw.table, &key, table_names)?;
@@ -212,7 +212,7 @@ impl Check<'_> {
         raw: RawColumns,
         table: &FieldPath,
         names: &mut Names,
-        layout: &mut Layout,
+        layout: &mut PathLayout,
     ) -> Result<Vec<ColumnSpec>> {
         let mut raw: Vec<_> = raw.into_iter().collect();
         raw.sort_by_key(|(_, column)| column.span().start);
@@ -239,7 +239,7 @@ impl Check<'_> {
         Ok(Was { name, ty: ColumnType { reading: self.reading(raw.bson.as_ref(), key, ty)?, ..ty } })
     }
 
-    fn omitted(&self, raw: &Spanned<String>, layout: &mut Layout) -> Result<FieldPath> {
+    fn omitted(&self, raw: &Spanned<String>, layout: &mut PathLayout) -> Result<FieldPath> {
         let path = self.path(raw, "omit")?;
         layout.omitted(&path).map_err(|e| self.wrong_path(raw, "omit", &e))?;
         Ok(path)

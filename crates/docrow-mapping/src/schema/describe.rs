@@ -13,9 +13,9 @@ use super::{
     ColumnSpec, FieldPath, MappingSpec, Names, Segment, TableSpec,
     evolve::{MAX_COLUMNS, MAX_TABLES, columns_of},
     infer::FieldShape,
-    phrases::{IN_EXTRA, Said, Used, fate, grouped, map_of, shares, types},
-    sample::{KEY, KindTally, Kinds, MAX_DEPTH, Objects, Sample, Seen, ValueKind},
-    toml_comments::{Line, Remarks, TableRemarks},
+    phrases::{IN_EXTRA, Phrases, PhrasesUsed, fate, grouped, map_of, shares, types},
+    sample::{KEY, KindSet, KindTally, MAX_DEPTH, Sample, SampledObjects, SampledValues, ValueKind},
+    toml_comments::{FileRemarks, RemarkedLine, TableRemarks},
 };
 use crate::model::{
     change::Namespace,
@@ -38,10 +38,10 @@ impl Sample {
     }
 }
 
-fn describe(sample: &Sample, spec: &MappingSpec, documents: u64) -> Remarks {
-    let mut used = Used::default();
+fn describe(sample: &Sample, spec: &MappingSpec, documents: u64) -> FileRemarks {
+    let mut used = PhrasesUsed::default();
     let tables = spec.tables().map(|table| {
-        let mut description = Description {
+        let mut description = TableDescription {
             spec,
             table,
             rows: 0,
@@ -56,10 +56,10 @@ fn describe(sample: &Sample, spec: &MappingSpec, documents: u64) -> Remarks {
     let tables = tables.collect();
     let ids = types(&sample.ids, |_| "");
     let key = ids.map(|types| format!("_id: {types}"));
-    Remarks { head: head(sample, spec, documents, &used), key: key.into_iter().collect(), tables }
+    FileRemarks { head: head(sample, spec, documents, &used), key: key.into_iter().collect(), tables }
 }
 
-fn head(sample: &Sample, spec: &MappingSpec, documents: u64, used: &Used) -> Vec<String> {
+fn head(sample: &Sample, spec: &MappingSpec, documents: u64, used: &PhrasesUsed) -> Vec<String> {
     let seen = u64::try_from(sample.len()).unwrap_or(u64::MAX);
     let name = spec.collection().to_string().escape_debug().to_string();
     let mut head = vec![match seen {
@@ -106,7 +106,7 @@ fn head(sample: &Sample, spec: &MappingSpec, documents: u64, used: &Used) -> Vec
 }
 
 /// Describes one table.
-struct Description<'a> {
+struct TableDescription<'a> {
     spec: &'a MappingSpec,
     table: &'a TableSpec,
     rows: usize,
@@ -115,10 +115,10 @@ struct Description<'a> {
     names: Names,
     /// How many fields have no column because the table is full.
     left_out: usize,
-    used: &'a mut Used,
+    used: &'a mut PhrasesUsed,
 }
 
-impl Description<'_> {
+impl TableDescription<'_> {
     fn table(&mut self, sample: &Sample) {
         let mut objects = &sample.documents;
         for segment in self.table.path.segments() {
@@ -135,14 +135,14 @@ impl Description<'_> {
             let more = self.left_out;
             let more =
                 format!("{more} more: a table gets at most {MAX_COLUMNS} columns; _extra holds the rest");
-            self.remarks.lines.push(Line::Note(more));
+            self.remarks.lines.push(RemarkedLine::Note(more));
         }
     }
 
     /// What is said of the array whose elements are the rows; the last on the path counts.
-    fn array(&mut self, rows: usize, seen: &Seen, elements: &Seen) {
+    fn array(&mut self, rows: usize, seen: &SampledValues, elements: &SampledValues) {
         let arrays = seen.kinds.count(ValueKind::Array);
-        let mut said = Said::default();
+        let mut said = Phrases::default();
         said.presence(seen, rows);
         said.types(types(&seen.kinds, |kind| if kind == ValueKind::Array { "" } else { IN_EXTRA }));
         said.say(format!(
@@ -155,7 +155,7 @@ impl Description<'_> {
         self.remarks.head = vec![said.finish(self.used)];
     }
 
-    fn fields(&mut self, way: &mut Vec<Segment>, objects: &Objects) {
+    fn fields(&mut self, way: &mut Vec<Segment>, objects: &SampledObjects) {
         let is_document = way.is_empty() && self.table.path.segments().is_empty();
         for (name, seen) in objects.fields() {
             self.used.nameless |= name.is_empty();
@@ -168,18 +168,18 @@ impl Description<'_> {
         }
     }
 
-    fn field(&mut self, way: &mut Vec<Segment>, seen: &Seen) {
+    fn field(&mut self, way: &mut Vec<Segment>, seen: &SampledValues) {
         let path = FieldPath::new(way.clone());
         if let Some(column) = self.table.columns.iter().find(|column| column.path == path) {
             let remark = self.column(seen, column.ty);
-            return self.remarks.lines.push(Line::Column(column.clone(), remark));
+            return self.remarks.lines.push(RemarkedLine::Column(column.clone(), remark));
         }
         match seen.shape() {
             FieldShape::Flat(objects) if objects.width() > 0 => {
                 let kinds = types(&seen.kinds, |kind| if kind == ValueKind::Object { "" } else { IN_EXTRA });
                 if let Some(kinds) = kinds {
                     self.used.misfits = true;
-                    self.remarks.lines.push(Line::Note(format!("{}: {kinds}", shown(&path))));
+                    self.remarks.lines.push(RemarkedLine::Note(format!("{}: {kinds}", shown(&path))));
                 }
                 self.fields(way, objects);
             }
@@ -187,7 +187,7 @@ impl Description<'_> {
             FieldShape::Table(_) if self.has_table(&path) => {}
             FieldShape::Table(_) => {
                 let full = format!("{}: no table, there are {MAX_TABLES}; _extra holds it", shown(&path));
-                self.remarks.lines.push(Line::Note(full));
+                self.remarks.lines.push(RemarkedLine::Note(full));
             }
             FieldShape::Flat(_) | FieldShape::Extra => self.proposal(path, seen),
         }
@@ -204,8 +204,8 @@ impl Description<'_> {
     }
 
     /// What is said beside a column.
-    fn column(&mut self, seen: &Seen, ty: ColumnType) -> String {
-        let mut said = Said::default();
+    fn column(&mut self, seen: &SampledValues, ty: ColumnType) -> String {
+        let mut said = Phrases::default();
         said.presence(seen, self.rows);
         match &seen.elements {
             _ if ty.scalar == Scalar::Jsonb => said.types(map_of(seen)),
@@ -220,21 +220,21 @@ impl Description<'_> {
     }
 
     /// A line for a field that has no column.
-    fn proposal(&mut self, path: FieldPath, seen: &Seen) {
-        let mut said = Said::default();
+    fn proposal(&mut self, path: FieldPath, seen: &SampledValues) {
+        let mut said = Phrases::default();
         let only = seen.kinds.kinds();
         said.presence(seen, self.rows);
         let ty = match &seen.elements {
             _ if only.is_empty() => ColumnType::scalar(Scalar::Text),
-            _ if only.are_among(Kinds::new(&[ValueKind::DeepObject])) => {
+            _ if only.are_among(KindSet::new(&[ValueKind::DeepObject])) => {
                 said.say(format!("more than {MAX_DEPTH} levels deep"));
                 ColumnType::scalar(Scalar::Jsonb)
             }
-            _ if only.are_among(Kinds::new(&[ValueKind::Object])) => {
+            _ if only.are_among(KindSet::new(&[ValueKind::Object])) => {
                 said.say("always empty".to_owned());
                 ColumnType::scalar(Scalar::Jsonb)
             }
-            Some(elements) if only.are_among(Kinds::new(&[ValueKind::Array])) => {
+            Some(elements) if only.are_among(KindSet::new(&[ValueKind::Array])) => {
                 let kinds = elements.kinds.kinds();
                 if kinds.is_empty() {
                     said.say(
@@ -254,13 +254,15 @@ impl Description<'_> {
         self.used.proposals = true;
         let remark = said.finish(self.used);
         let name = self.names.claim(path.segments().iter().map(|segment| &*segment.name));
-        self.remarks.lines.push(Line::Proposed(ColumnSpec { name, path, ty, mask: None, was: None }, remark));
+        self.remarks
+            .lines
+            .push(RemarkedLine::Proposed(ColumnSpec { name, path, ty, mask: None, was: None }, remark));
     }
 }
 
 /// The column for the commonest kind of value.
 fn commonest(tally: &KindTally) -> ColumnType {
-    let family = Kinds::FAMILIES.into_iter().rev().max_by_key(|&family| tally.among(family));
+    let family = KindSet::FAMILIES.into_iter().rev().max_by_key(|&family| tally.among(family));
     let kinds = family.map(|family| family.and(tally.kinds()));
     kinds.and_then(|kinds| tally.column(kinds)).unwrap_or(ColumnType::scalar(Scalar::Jsonb))
 }

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use super::{
     ColumnSpec, FieldPath, KeySpec, MappingSpec, Names, Segment, TableSpec,
     infer::FieldShape,
-    sample::{KEY, Objects, Sample, Seen},
+    sample::{KEY, Sample, SampledObjects, SampledValues},
     spec::{EXTRA, OnDelete, OnUnfit},
 };
 use crate::model::{change::Namespace, table::ColumnType};
@@ -76,18 +76,18 @@ pub fn evolve(
         names
     });
     let columns = columns.collect();
-    let mut growth = Growth { spec: spec.clone(), tables, columns, grown: false };
-    growth.fields(0, &mut Vec::new(), &Known::mapped_by(spec), &sample.documents);
+    let mut growth = MappingGrowth { spec: spec.clone(), tables, columns, grown: false };
+    growth.fields(0, &mut Vec::new(), &KnownField::mapped_by(spec), &sample.documents);
     growth.grown.then_some(growth.spec)
 }
 
 /// What is mapped already, as a trie of the documents' fields.
 #[derive(Default)]
-struct Known {
+struct KnownField {
     place: MappedAs,
-    fields: HashMap<String, Known>,
+    fields: HashMap<String, KnownField>,
     /// What the elements are, if the field is mapped as an array.
-    element: Option<Box<Known>>,
+    element: Option<Box<KnownField>>,
 }
 
 /// What a field has of its own.
@@ -104,7 +104,7 @@ enum MappedAs {
     Omitted,
 }
 
-impl Known {
+impl KnownField {
     fn mapped_by(spec: &MappingSpec) -> Self {
         let mut root = Self { place: MappedAs::Table(0), ..Self::default() };
         for (number, table) in spec.tables().enumerate() {
@@ -127,14 +127,14 @@ impl Known {
     }
 
     /// How many fields there are, in the mapping and among `objects` together.
-    fn width(&self, objects: &Objects) -> usize {
+    fn width(&self, objects: &SampledObjects) -> usize {
         let new = objects.fields().filter(|(name, _)| !self.fields.contains_key(*name));
         self.fields.len() + new.count()
     }
 }
 
 /// A mapping that grows.
-struct Growth<'a> {
+struct MappingGrowth<'a> {
     spec: MappingSpec,
     tables: &'a mut Names,
     /// The scope of each table's columns.
@@ -142,9 +142,9 @@ struct Growth<'a> {
     grown: bool,
 }
 
-impl Growth<'_> {
+impl MappingGrowth<'_> {
     /// Maps what is new in the objects at `way` from the rows of `table`.
-    fn fields(&mut self, table: usize, way: &mut Vec<Segment>, known: &Known, objects: &Objects) {
+    fn fields(&mut self, table: usize, way: &mut Vec<Segment>, known: &KnownField, objects: &SampledObjects) {
         let is_document = table == 0 && way.is_empty();
         if !is_document && objects.is_map(known.width(objects)) {
             return;
@@ -162,9 +162,9 @@ impl Growth<'_> {
         }
     }
 
-    fn known(&mut self, table: usize, way: &mut Vec<Segment>, known: &Known, seen: &Seen) {
+    fn known(&mut self, table: usize, way: &mut Vec<Segment>, known: &KnownField, seen: &SampledValues) {
         let mut at = (known, Some(seen));
-        while let (Known { element: Some(element), .. }, Some(seen)) = at {
+        while let (KnownField { element: Some(element), .. }, Some(seen)) = at {
             at = (element, seen.elements.as_deref());
         }
         let (known, Some(seen)) = at else { return };
@@ -176,16 +176,16 @@ impl Growth<'_> {
         }
     }
 
-    fn unknown(&mut self, table: usize, way: &mut Vec<Segment>, seen: &Seen) {
+    fn unknown(&mut self, table: usize, way: &mut Vec<Segment>, seen: &SampledValues) {
         match seen.shape() {
             FieldShape::Column(ty) => self.column(table, way, seen.widened(ty).unwrap_or(ty)),
-            FieldShape::Flat(objects) => self.fields(table, way, &Known::default(), objects),
+            FieldShape::Flat(objects) => self.fields(table, way, &KnownField::default(), objects),
             FieldShape::Table(objects) => self.table(table, way, objects),
             FieldShape::Extra => {}
         }
     }
 
-    fn widen(&mut self, table: usize, column: usize, seen: &Seen) {
+    fn widen(&mut self, table: usize, column: usize, seen: &SampledValues) {
         let column = table_of(&mut self.spec, table).and_then(|table| table.columns.get_mut(column));
         let Some(column) = column else { return };
         if let Some(ty) = seen.widened(column.ty) {
@@ -205,7 +205,7 @@ impl Growth<'_> {
         self.grown = true;
     }
 
-    fn table(&mut self, parent: usize, way: &[Segment], objects: &Objects) {
+    fn table(&mut self, parent: usize, way: &[Segment], objects: &SampledObjects) {
         if self.spec.children.len() >= MAX_TABLES {
             return;
         }
@@ -223,7 +223,7 @@ impl Growth<'_> {
         self.columns.push(columns_of(&table, None));
         self.spec.children.push(table);
         self.grown = true;
-        self.fields(self.spec.children.len(), &mut Vec::new(), &Known::default(), objects);
+        self.fields(self.spec.children.len(), &mut Vec::new(), &KnownField::default(), objects);
     }
 }
 

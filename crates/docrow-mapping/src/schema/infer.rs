@@ -12,7 +12,7 @@
 //!
 //! A sample that misses a type loses nothing: what fits no column is in `extra`.
 
-use super::sample::{KindTally, Kinds, Objects, Seen, ValueKind};
+use super::sample::{KindSet, KindTally, SampledObjects, SampledValues, ValueKind};
 use crate::model::table::{ColumnType, Reading, Scalar};
 
 /// An object with more different fields than these is a map from data to data.
@@ -29,27 +29,27 @@ pub(super) enum FieldShape<'a> {
     /// A column of its own.
     Column(ColumnType),
     /// Columns of the table that it is in.
-    Flat(&'a Objects),
+    Flat(&'a SampledObjects),
     /// A table with a row for each element.
-    Table(&'a Objects),
+    Table(&'a SampledObjects),
     /// Nothing: it stays in `extra`.
     Extra,
 }
 
-impl Seen {
+impl SampledValues {
     /// What the field becomes if nothing is made of it yet.
     pub(super) fn shape(&self) -> FieldShape<'_> {
         let json = FieldShape::Column(ColumnType::scalar(Scalar::Jsonb));
         match (self.kinds.deciding(), &self.elements) {
-            (Kinds::OBJECT, _) if self.objects.is_map(self.objects.width()) => json,
-            (Kinds::OBJECT, _) => FieldShape::Flat(&self.objects),
-            (Kinds::ARRAY, Some(elements)) if elements.kinds.deciding() == Kinds::OBJECT => {
+            (KindSet::OBJECT, _) if self.objects.is_map(self.objects.width()) => json,
+            (KindSet::OBJECT, _) => FieldShape::Flat(&self.objects),
+            (KindSet::ARRAY, Some(elements)) if elements.kinds.deciding() == KindSet::OBJECT => {
                 match &elements.objects {
                     objects if objects.is_map(objects.width()) => json,
                     objects => FieldShape::Table(objects),
                 }
             }
-            (Kinds::ARRAY, Some(elements)) => match elements.kinds.column(elements.kinds.kinds()) {
+            (KindSet::ARRAY, Some(elements)) => match elements.kinds.column(elements.kinds.kinds()) {
                 Some(ty) => FieldShape::Column(ColumnType { array: true, ..ty }),
                 None => FieldShape::Extra,
             },
@@ -67,7 +67,7 @@ impl Seen {
     }
 }
 
-impl Objects {
+impl SampledObjects {
     /// Whether the fields' names are data, where `keys` different ones are known.
     pub(super) fn is_map(&self, keys: usize) -> bool {
         keys > MAX_KEYS || (keys > FEW_KEYS && self.occurrences * 8 < keys * self.count)
@@ -84,18 +84,18 @@ impl KindTally {
     }
 
     /// The kinds that decide what the field becomes: all of them if they go together, or else the common ones.
-    pub(super) fn deciding(&self) -> Kinds {
+    pub(super) fn deciding(&self) -> KindSet {
         let all = self.kinds();
-        if all == Kinds::OBJECT || all == Kinds::ARRAY || all.column().is_some() {
+        if all == KindSet::OBJECT || all == KindSet::ARRAY || all.column().is_some() {
             return all;
         }
         let least = self.total() / RARE;
-        let common = Kinds::FAMILIES.into_iter().filter(|&family| self.among(family) > least);
-        common.fold(Kinds::default(), |common, family| common.or(family.and(all)))
+        let common = KindSet::FAMILIES.into_iter().filter(|&family| self.among(family) > least);
+        common.fold(KindSet::default(), |common, family| common.or(family.and(all)))
     }
 
     /// The type of a column for values of these kinds.
-    pub(super) fn column(&self, kinds: Kinds) -> Option<ColumnType> {
+    pub(super) fn column(&self, kinds: KindSet) -> Option<ColumnType> {
         let scalar = kinds.column()?;
         Some(ColumnType { reading: self.reading(scalar), ..ColumnType::scalar(scalar) })
     }
@@ -114,7 +114,7 @@ impl KindTally {
     }
 }
 
-impl Kinds {
+impl KindSet {
     const OBJECT: Self = Self::new(&[ValueKind::Object]);
     const ARRAY: Self = Self::new(&[ValueKind::Array]);
     const DECIMAL: Self = Self::new(&[ValueKind::Decimal]);

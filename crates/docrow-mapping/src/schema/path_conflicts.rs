@@ -25,11 +25,11 @@ enum PathStep {
 
 /// The places taken so far.
 #[derive(Default)]
-pub(super) struct Layout {
+pub(super) struct PathLayout {
     places: BTreeMap<Vec<PathStep>, TakenAs>,
 }
 
-impl Layout {
+impl PathLayout {
     /// Takes the place of a child table. The error says what is in the way.
     pub(super) fn table(&mut self, path: &FieldPath) -> Result<(), String> {
         self.take(path, TakenAs::Object { table: true })

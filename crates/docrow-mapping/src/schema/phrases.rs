@@ -1,23 +1,23 @@
 //! What comments say of the values of a field: how many there are, of which types, and what becomes of them.
 
-use super::sample::{KindTally, Kinds, MAX_FIELDS, Seen, ValueKind};
+use super::sample::{KindSet, KindTally, MAX_FIELDS, SampledValues, ValueKind};
 use crate::model::table::{ColumnType, Reading, Scalar};
 
 /// The names of MongoDB's types, as its `$type` has them.
-const TYPES: [(Kinds, &str); 13] = [
-    (Kinds::new(&[ValueKind::Int32]), "int"),
-    (Kinds::new(&[ValueKind::ShortLong, ValueKind::Long]), "long"),
-    (Kinds::DOUBLES, "double"),
-    (Kinds::new(&[ValueKind::Decimal]), "decimal"),
-    (Kinds::new(&[ValueKind::Text]), "string"),
-    (Kinds::new(&[ValueKind::Hex]), "string like an ObjectId"),
-    (Kinds::new(&[ValueKind::ObjectId]), "objectId"),
-    (Kinds::new(&[ValueKind::Boolean]), "bool"),
-    (Kinds::new(&[ValueKind::Date]), "date"),
-    (Kinds::new(&[ValueKind::Uuid, ValueKind::Bytes]), "binData"),
-    (Kinds::new(&[ValueKind::Object, ValueKind::DeepObject]), "object"),
-    (Kinds::new(&[ValueKind::Array, ValueKind::InnerArray]), "array"),
-    (Kinds::new(&[ValueKind::Other]), "other BSON types"),
+const TYPES: [(KindSet, &str); 13] = [
+    (KindSet::new(&[ValueKind::Int32]), "int"),
+    (KindSet::new(&[ValueKind::ShortLong, ValueKind::Long]), "long"),
+    (KindSet::DOUBLES, "double"),
+    (KindSet::new(&[ValueKind::Decimal]), "decimal"),
+    (KindSet::new(&[ValueKind::Text]), "string"),
+    (KindSet::new(&[ValueKind::Hex]), "string like an ObjectId"),
+    (KindSet::new(&[ValueKind::ObjectId]), "objectId"),
+    (KindSet::new(&[ValueKind::Boolean]), "bool"),
+    (KindSet::new(&[ValueKind::Date]), "date"),
+    (KindSet::new(&[ValueKind::Uuid, ValueKind::Bytes]), "binData"),
+    (KindSet::new(&[ValueKind::Object, ValueKind::DeepObject]), "object"),
+    (KindSet::new(&[ValueKind::Array, ValueKind::InnerArray]), "array"),
+    (KindSet::new(&[ValueKind::Other]), "other BSON types"),
 ];
 
 pub(super) const IN_EXTRA: &str = " (in _extra)";
@@ -25,7 +25,7 @@ const ALSO_IN_EXTRA: &str = " (also in _extra)";
 
 /// What the comments make use of, and so is to be explained.
 #[derive(Default)]
-pub(super) struct Used {
+pub(super) struct PhrasesUsed {
     pub(super) shares: bool,
     pub(super) misfits: bool,
     pub(super) notes: bool,
@@ -35,12 +35,12 @@ pub(super) struct Used {
 
 /// What is said in one comment.
 #[derive(Default)]
-pub(super) struct Said {
+pub(super) struct Phrases {
     parts: Vec<String>,
     share: bool,
 }
 
-impl Said {
+impl Phrases {
     pub(super) fn say(&mut self, part: String) {
         self.parts.push(part);
     }
@@ -50,7 +50,7 @@ impl Said {
     }
 
     /// How many of `rows` rows have the field, and how many of its values are null.
-    pub(super) fn presence(&mut self, seen: &Seen, rows: usize) {
+    pub(super) fn presence(&mut self, seen: &SampledValues, rows: usize) {
         let count = usize::try_from(seen.count()).unwrap_or(usize::MAX);
         let nulls = usize::try_from(seen.nulls).unwrap_or(usize::MAX);
         if count < rows {
@@ -64,7 +64,7 @@ impl Said {
         }
     }
 
-    pub(super) fn finish(self, used: &mut Used) -> String {
+    pub(super) fn finish(self, used: &mut PhrasesUsed) -> String {
         let text = self.parts.join("; ");
         used.shares |= self.share;
         used.misfits |= text.contains(IN_EXTRA);
@@ -75,7 +75,7 @@ impl Said {
 
 /// What becomes of a value in a column: nothing to be said, or that `extra` holds it.
 pub(super) fn fate(kind: ValueKind, ty: ColumnType) -> &'static str {
-    if !Kinds::of_column(ty.scalar).has(kind) {
+    if !KindSet::of_column(ty.scalar).has(kind) {
         return IN_EXTRA;
     }
     let reads_back = match ty.scalar {
@@ -84,7 +84,7 @@ pub(super) fn fate(kind: ValueKind, ty: ColumnType) -> &'static str {
         Scalar::Double if ty.reading == Reading::Number => {
             matches!(kind, ValueKind::Int32 | ValueKind::Double)
         }
-        Scalar::Double => Kinds::DOUBLES.has(kind),
+        Scalar::Double => KindSet::DOUBLES.has(kind),
         Scalar::Numeric => kind == ValueKind::Decimal,
         Scalar::Text => kind != ValueKind::Hex,
         Scalar::Boolean
@@ -125,7 +125,7 @@ pub(super) fn shares(tally: &KindTally, fate: impl Fn(ValueKind) -> &'static str
 }
 
 /// Why objects are kept whole, if the values are such.
-pub(super) fn map_of(seen: &Seen) -> Option<String> {
+pub(super) fn map_of(seen: &SampledValues) -> Option<String> {
     let objects = seen.elements.as_ref().map_or(&seen.objects, |elements| &elements.objects);
     let keys = match objects.width() {
         0 => return None,

@@ -29,30 +29,30 @@ pub(super) const KEY: &str = "_id";
 /// What a sample of a collection's documents looks like.
 #[derive(Debug, Default)]
 pub struct Sample {
-    pub(super) documents: Objects,
+    pub(super) documents: SampledObjects,
     pub(super) ids: KindTally,
     bytes: usize,
 }
 
 /// The objects that were met at one place.
 #[derive(Debug, Default)]
-pub(super) struct Objects {
+pub(super) struct SampledObjects {
     pub(super) count: usize,
     /// How many fields they have together.
     pub(super) occurrences: usize,
     index: HashMap<String, usize>,
-    fields: Vec<(String, Seen)>,
+    fields: Vec<(String, SampledValues)>,
     /// The fields in the documents' order.
     order: Vec<usize>,
 }
 
 /// The values that were met at one place.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct SampledValues {
     pub(super) nulls: u32,
     pub(super) kinds: KindTally,
-    pub(super) objects: Objects,
-    pub(super) elements: Option<Box<Seen>>,
+    pub(super) objects: SampledObjects,
+    pub(super) elements: Option<Box<SampledValues>>,
 }
 
 /// How many values there are of each [`ValueKind`].
@@ -61,7 +61,7 @@ pub(super) struct KindTally([u32; ValueKind::COUNT]);
 
 /// A set of [`ValueKind`]s.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Kinds(u32);
+pub(super) struct KindSet(u32);
 
 /// What a column's type and reading depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,7 +180,7 @@ impl Sample {
     }
 }
 
-impl Objects {
+impl SampledObjects {
     fn observe(&mut self, object: &RawDocument, depth: usize, bytes: &mut usize) {
         self.count += 1;
         let mut before = None;
@@ -209,17 +209,17 @@ impl Objects {
         let place = before.and_then(|before| self.order.iter().position(|&field| field == before));
         self.order.insert(place.map_or(0, |place| place + 1), at);
         self.index.insert(name.to_owned(), at);
-        self.fields.push((name.to_owned(), Seen::default()));
+        self.fields.push((name.to_owned(), SampledValues::default()));
         at
     }
 
     /// The fields, in the order in which documents have them.
-    pub(super) fn fields(&self) -> impl Iterator<Item = (&str, &Seen)> {
+    pub(super) fn fields(&self) -> impl Iterator<Item = (&str, &SampledValues)> {
         self.order.iter().filter_map(|&at| self.fields.get(at)).map(|(name, seen)| (name.as_str(), seen))
     }
 
     /// One field.
-    pub(super) fn field(&self, name: &str) -> Option<&Seen> {
+    pub(super) fn field(&self, name: &str) -> Option<&SampledValues> {
         self.index.get(name).and_then(|&at| self.fields.get(at)).map(|(_, seen)| seen)
     }
 
@@ -229,7 +229,7 @@ impl Objects {
     }
 }
 
-impl Seen {
+impl SampledValues {
     fn observe(&mut self, element: &RawElement<'_>, depth: usize, bytes: &mut usize) {
         let Some(kind) = ValueKind::of_element(element) else {
             self.nulls = self.nulls.saturating_add(1);
@@ -273,23 +273,23 @@ impl KindTally {
     }
 
     /// How many there are of some kinds.
-    pub(super) fn among(&self, kinds: Kinds) -> u32 {
+    pub(super) fn among(&self, kinds: KindSet) -> u32 {
         let counts = ValueKind::ALL.into_iter().filter(|&kind| kinds.has(kind)).map(|kind| self.count(kind));
         counts.fold(0, u32::saturating_add)
     }
 
     pub(super) fn total(&self) -> u32 {
-        self.among(Kinds::ALL)
+        self.among(KindSet::ALL)
     }
 
     /// The kinds that there are.
-    pub(super) fn kinds(&self) -> Kinds {
+    pub(super) fn kinds(&self) -> KindSet {
         let met = ValueKind::ALL.into_iter().filter(|&kind| self.count(kind) > 0);
-        met.fold(Kinds::default(), |kinds, kind| kinds.or(Kinds::new(&[kind])))
+        met.fold(KindSet::default(), |kinds, kind| kinds.or(KindSet::new(&[kind])))
     }
 }
 
-impl Kinds {
+impl KindSet {
     pub(super) const ALL: Self = Self::new(&ValueKind::ALL);
     pub(super) const INTEGERS: Self = Self::new(&[ValueKind::Int32, ValueKind::ShortLong, ValueKind::Long]);
     pub(super) const DOUBLES: Self = Self::new(&[ValueKind::WholeDouble, ValueKind::Double]);

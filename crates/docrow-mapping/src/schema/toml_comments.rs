@@ -8,7 +8,7 @@ const WIDEST: usize = 48;
 
 /// What is said beside a mapping in its file. Nothing, by default.
 #[derive(Debug, Default)]
-pub(super) struct Remarks {
+pub(super) struct FileRemarks {
     /// At the top of the file.
     pub(super) head: Vec<String>,
     /// Above the key.
@@ -23,11 +23,11 @@ pub(super) struct TableRemarks {
     /// Above it.
     pub(super) head: Vec<String>,
     /// Its columns, and what is said beside and between them.
-    pub(super) lines: Vec<Line>,
+    pub(super) lines: Vec<RemarkedLine>,
 }
 
 #[derive(Debug)]
-pub(super) enum Line {
+pub(super) enum RemarkedLine {
     /// A column, and what is said beside it; may be empty.
     Column(ColumnSpec, String),
     /// One that there is not, but might be.
@@ -36,7 +36,7 @@ pub(super) enum Line {
     Note(String),
 }
 
-impl Remarks {
+impl FileRemarks {
     /// Appends what is said above a table.
     pub(super) fn head_of(&self, out: &mut String, number: usize) {
         comments(out, self.tables.get(number).map_or(&[], |table| &*table.head));
@@ -47,7 +47,7 @@ impl Remarks {
         match self.tables.get(number) {
             Some(table) => columns(out, &table.lines),
             None => {
-                let line = |column: &ColumnSpec| Line::Column(column.clone(), String::new());
+                let line = |column: &ColumnSpec| RemarkedLine::Column(column.clone(), String::new());
                 columns(out, &table.columns.iter().map(line).collect::<Vec<_>>());
             }
         }
@@ -63,7 +63,7 @@ pub(super) fn comments(out: &mut String, lines: &[String]) {
     }
 }
 
-fn columns(out: &mut String, lines: &[Line]) {
+fn columns(out: &mut String, lines: &[RemarkedLine]) {
     let rows: Vec<_> = lines.iter().map(cells).collect();
     let mut widths = [0; 3];
     for cells in rows.iter().flatten() {
@@ -74,7 +74,7 @@ fn columns(out: &mut String, lines: &[Line]) {
     }
     for (line, cells) in lines.iter().zip(&rows) {
         match (line, cells) {
-            (Line::Note(note), _) => comments(out, std::slice::from_ref(note)),
+            (RemarkedLine::Note(note), _) => comments(out, std::slice::from_ref(note)),
             (_, Some(cells)) => row(out, cells, widths),
             (_, None) => {}
         }
@@ -94,11 +94,11 @@ fn row(out: &mut String, cells: &[String; 4], widths: [usize; 3]) {
 }
 
 /// `name`, `= { path = "…",`, `type = "…" }` and the comment.
-fn cells(line: &Line) -> Option<[String; 4]> {
+fn cells(line: &RemarkedLine) -> Option<[String; 4]> {
     let (before, column, remark) = match line {
-        Line::Column(column, remark) => ("", column, remark),
-        Line::Proposed(column, remark) => ("# ", column, remark),
-        Line::Note(_) => return None,
+        RemarkedLine::Column(column, remark) => ("", column, remark),
+        RemarkedLine::Proposed(column, remark) => ("# ", column, remark),
+        RemarkedLine::Note(_) => return None,
     };
     let [name, path, rest] = pieces(column);
     let remark = if remark.is_empty() { String::new() } else { format!(" # {remark}") };

@@ -19,7 +19,7 @@ use crate::{
 
 /// For which columns whose type changes another one is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Which {
+pub(super) enum WidenedColumns {
     /// Those whose rows would not tell the same if just the column's type were changed.
     Necessary,
     /// All of them.
@@ -71,17 +71,17 @@ impl MappingSpec {
     /// not tell the same afterwards. Those that are there already stay.
     #[must_use]
     pub fn beside(&self, new: &Self) -> Self {
-        self.beside_each(new, Which::Necessary)
+        self.beside_each(new, WidenedColumns::Necessary)
     }
 
     /// `new`, which adds to this mapping, without changing the type of any column that is there: with another one
     /// beside each.
     #[must_use]
     pub fn beside_all(&self, new: &Self) -> Self {
-        self.beside_each(new, Which::All)
+        self.beside_each(new, WidenedColumns::All)
     }
 
-    fn beside_each(&self, new: &Self, which: Which) -> Self {
+    fn beside_each(&self, new: &Self, which: WidenedColumns) -> Self {
         let (mut beside, extra) = (new.clone(), new.extra().map(str::to_owned));
         for table in beside.tables_mut() {
             let Some(before) = self.tables().find(|before| before.table == table.table) else { continue };
@@ -92,7 +92,7 @@ impl MappingSpec {
                     Some(before) if before.ty == column.ty => column.clone_from(before),
                     Some(before)
                         if (column.was.is_none() && before.was.is_none())
-                            && (which == Which::All || !keeps_rows(before.ty, column.ty)) =>
+                            && (which == WidenedColumns::All || !keeps_rows(before.ty, column.ty)) =>
                     {
                         let wide = names.claim([&*column.name, "widened by docrow"]);
                         let name = std::mem::replace(&mut column.name, wide);

@@ -4,17 +4,17 @@ use std::fmt::Write;
 
 use super::{
     ColumnSpec, DocumentSpec, FieldPath, JsonForm, MappingSpec, Mask, OnDelete, OnUnfit, Was,
-    toml_comments::{Remarks, comments},
+    toml_comments::{FileRemarks, comments},
 };
 
 impl MappingSpec {
     /// The mapping file that reads back as this mapping.
     pub fn to_toml(&self) -> String {
-        self.to_toml_with(&Remarks::default())
+        self.to_toml_with(&FileRemarks::default())
     }
 
     /// The same, with remarks.
-    pub(super) fn to_toml_with(&self, remarks: &Remarks) -> String {
+    pub(super) fn to_toml_with(&self, remarks: &FileRemarks) -> String {
         let mut out = String::new();
         comments(&mut out, &remarks.head);
         if !out.is_empty() {
