@@ -102,6 +102,7 @@ const BY_PREFIX: &[(&str, Option<Stage>)] = &[
     ("docrow_mapping::mapping::key_column", Some(Stage::Encode)),
     ("docrow_mapping::mapping::mask", Some(Stage::Encode)),
     ("docrow_mapping::mapping::numeric", Some(Stage::Encode)),
+    ("docrow_mapping::mapping::trail", Some(Stage::Encode)),
     ("docrow_mapping::mapping::value", Some(Stage::Encode)),
     // A row is encoded when it is complete.
     ("docrow_mapping::mapping::walk::Walk::close", Some(Stage::Encode)),

@@ -5,8 +5,6 @@
 //! specification is
 //! <https://bsonspec.org/spec.html>.
 
-use super::extended_json_parse::Parsed;
-
 /// Why a document can't have rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EncodeFault {
@@ -250,6 +248,15 @@ pub(super) fn first_key(doc: &[u8]) -> Read<(u8, usize)> {
         }
     }
     Err(EncodeFault::NoKey)
+}
+
+/// What was appended for a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Parsed {
+    /// A value of this type.
+    Value(u8),
+    /// That a mapping withholds the value.
+    Withheld,
 }
 
 /// Appends a string's value, or a code's or symbol's.

@@ -4,9 +4,10 @@
 use ::bson::{Bson, RawDocumentBuf};
 
 use super::{
-    bson::{self, ARRAY, BINARY, BOOLEAN, DATE, DECIMAL, DOUBLE, INT32, INT64, NULL, OBJECT_ID, STRING},
-    extended_json_parse::{self, Parsed},
-    numeric, tuples,
+    bson::{
+        self, ARRAY, BINARY, BOOLEAN, DATE, DECIMAL, DOUBLE, INT32, INT64, NULL, OBJECT_ID, Parsed, STRING,
+    },
+    extended_json_parse, numeric, tuples,
     value::{self, OBJECT_ID_BYTES},
 };
 use crate::model::{
@@ -34,7 +35,7 @@ fn scalar(out: &mut Vec<u8>, ty: ColumnType, bytes: &[u8]) -> Option<Parsed> {
             let millis = value::unix_millis(i64::from_be_bytes(*array_of(bytes)?))?;
             put(out, DATE, &millis.to_le_bytes())
         }
-        Scalar::Jsonb => return extended_json_parse::value(out, &json(bytes)?),
+        Scalar::Jsonb => return extended_json_parse::value(out, &extended_json_parse::jsonb(bytes)?),
     };
     Some(Parsed::Value(kind))
 }
@@ -62,11 +63,6 @@ pub(super) fn single(
     bson::element(&mut out, name, write)?;
     bson::end(&mut out, start)?;
     RawDocumentBuf::from_bytes(out).ok()
-}
-
-/// The JSON in a `jsonb`, whose binary form begins with a version.
-pub(super) fn json(bytes: &[u8]) -> Option<serde_json::Value> {
-    extended_json_parse::json(bytes.strip_prefix(b"\x01")?)
 }
 
 fn array(out: &mut Vec<u8>, ty: ColumnType, bytes: &[u8]) -> Option<u8> {

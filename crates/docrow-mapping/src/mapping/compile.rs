@@ -7,8 +7,8 @@ use bytes::BytesMut;
 
 use super::{
     bson::{ARRAY, BsonElements, DOCUMENT, NULL, Read},
-    extra::render,
     mask_key::MaskKey,
+    trail::render,
 };
 use crate::{
     model::table::{Column, ColumnType, DELETED_AT, Scalar, Table},

@@ -9,10 +9,10 @@ use bytes::BytesMut;
 use super::{
     bson::{EncodeFault, ValueAt, first_key},
     compile::Mapping,
-    extra::render_trail,
     key_column,
     rows::{Framing, Rows},
     scratch::EncoderMemory,
+    trail::render_trail,
     walk::walk,
 };
 use crate::{schema::OnUnfit, shown};

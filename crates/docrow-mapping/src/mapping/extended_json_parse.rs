@@ -12,7 +12,7 @@ use serde_json::{Map, Number, Value};
 use super::{
     bson::{
         self, ARRAY, BINARY, BOOLEAN, CODE, CODE_WITH_SCOPE, DATE, DB_POINTER, DECIMAL, DOCUMENT, DOUBLE,
-        INT32, INT64, MAX_KEY, MIN_KEY, NULL, OBJECT_ID, REGEX, STRING, SYMBOL, TIMESTAMP, UNDEFINED,
+        INT32, INT64, MAX_KEY, MIN_KEY, NULL, OBJECT_ID, Parsed, REGEX, STRING, SYMBOL, TIMESTAMP, UNDEFINED,
     },
     extended_json_write::is_reserved,
 };
@@ -20,15 +20,6 @@ use super::{
 /// MongoDB takes no document of more than 200 levels, of which a code's scope makes two here. What is deeper could
 /// overflow the stack.
 const MAX_DEPTH: usize = 512;
-
-/// What a piece of JSON tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Parsed {
-    /// A value of this type.
-    Value(u8),
-    /// That a mapping withholds the value.
-    Withheld,
-}
 
 /// JSON text as a value. Numbers are not rounded, keys stay in order.
 pub(super) fn json(text: &[u8]) -> Option<Value> {
@@ -40,6 +31,11 @@ pub(super) fn json(text: &[u8]) -> Option<Value> {
     let value = Value::deserialize(&mut reader).ok()?;
     reader.end().ok()?;
     Some(value)
+}
+
+/// The JSON in a `jsonb`, whose binary form begins with a version.
+pub(super) fn jsonb(bytes: &[u8]) -> Option<Value> {
+    json(bytes.strip_prefix(b"\x01")?)
 }
 
 /// How deep arrays and objects nest in JSON text.

@@ -18,7 +18,8 @@ use super::{
         SYMBOL, TIMESTAMP, UNDEFINED,
     },
     extended_json_values,
-    extra::{TrailStep, clear},
+    reclaim::clear,
+    trail::TrailStep,
 };
 
 /// Writes values; keeps only the memory of its stacks.
@@ -223,7 +224,7 @@ mod tests {
     use ::bson::{Binary, Bson, DateTime, JavaScriptCodeWithScope, RawDocumentBuf, doc, spec::BinarySubtype};
 
     use super::*;
-    use crate::mapping::extra::render_trail;
+    use crate::mapping::trail::render_trail;
 
     /// The relaxed form, and the paths that it does not tell exactly.
     fn relaxed(value: impl Into<Bson>) -> (String, Vec<String>) {

@@ -25,36 +25,12 @@ use super::{
     extended_json_values,
     extended_json_write::JsonWriter,
     mask::{Remainder, censored},
+    reclaim::{clear, clear_bytes},
+    trail::{TrailStep, render_trail},
 };
 
 /// PostgreSQL takes a little less than 256 MB in one `jsonb` (`JENTRY_OFFLENMASK`).
 const MAX_JSON: usize = 0x0fff_0000;
-
-/// Scratch memory above this is given back after the document that needed it.
-const KEEP: usize = 1 << 20;
-
-/// Empties scratch memory, and gives back what is too much.
-pub(super) fn clear<T>(scratch: &mut Vec<T>) {
-    scratch.clear();
-    scratch.shrink_to(KEEP / size_of::<T>().max(1));
-}
-
-/// The same.
-pub(super) fn clear_bytes(scratch: &mut BytesMut) {
-    scratch.clear();
-    if scratch.capacity() > KEEP {
-        *scratch = BytesMut::new();
-    }
-}
-
-/// A step on the way to a value.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum TrailStep {
-    /// Into a field: where in the document its name starts and ends.
-    Field(usize, usize),
-    /// Into an element of an array.
-    Element(usize),
-}
 
 /// The values that no column holds, by type and offset.
 #[derive(Debug, Default)]
@@ -221,39 +197,6 @@ impl ExtraNotes {
             if let Some(note) = notes.get_mut(at) {
                 note.copy = copy;
             }
-        }
-    }
-}
-
-/// Appends the path of `trail`, as it stands between a JSON key's quotes.
-pub(super) fn render_trail(out: &mut BytesMut, doc: &[u8], trail: &[TrailStep]) {
-    for (i, step) in trail.iter().enumerate() {
-        if i > 0 {
-            out.extend_from_slice(b".");
-        }
-        match *step {
-            TrailStep::Field(start, end) => render(out, doc.get(start..end).unwrap_or_default()),
-            TrailStep::Element(index) => out.extend_from_slice(itoa::Buffer::new().format(index).as_bytes()),
-        }
-    }
-}
-
-/// Appends one field's name, as it stands in a path between a JSON key's quotes.
-pub(super) fn render(out: &mut BytesMut, name: &[u8]) {
-    for chunk in name.utf8_chunks() {
-        let mut rest = chunk.valid();
-        while let Some(at) = rest.find(['.', '\\']) {
-            let (before, after) = rest.split_at(at);
-            let (special, after) = after.split_at(1);
-            extended_json_values::escaped(out, before.as_bytes());
-            out.extend_from_slice(b"\\\\");
-            extended_json_values::escaped(out, special.as_bytes());
-            rest = after;
-        }
-        extended_json_values::escaped(out, rest.as_bytes());
-        for byte in chunk.invalid() {
-            out.extend_from_slice(b"\\\\x");
-            extended_json_values::hex(out, &[*byte]);
         }
     }
 }

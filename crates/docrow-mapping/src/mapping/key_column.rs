@@ -20,12 +20,11 @@ use bytes::BytesMut;
 use super::{
     bson::{
         self, ARRAY, BsonElements, CODE_WITH_SCOPE, DECIMAL, DOCUMENT, DOUBLE, EncodeFault, INT32, INT64,
-        OBJECT_ID, Read, STRING, SYMBOL, ValueAt,
+        OBJECT_ID, Parsed, Read, STRING, SYMBOL, ValueAt,
     },
     column,
     compile::Mapping,
-    extended_json_parse::{self, Parsed},
-    extended_json_values,
+    extended_json_parse, extended_json_values,
     extended_json_write::JsonWriter,
     value::{self, Fit},
 };

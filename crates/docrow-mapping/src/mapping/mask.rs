@@ -17,8 +17,8 @@ use super::{
     compile::{MappedNode, MappedObject, Mapping, PlannedColumn},
     extended_json_values,
     extended_json_write::JsonWriter,
-    extra::clear_bytes,
     mask_key::MaskKey,
+    reclaim::clear_bytes,
     value::Fit,
 };
 use crate::{model::table::Scalar, schema::Mask};

@@ -10,7 +10,7 @@
 //!
 //! Pure: bytes in, bytes out. No I/O, no clock, no `async`; malformed bytes are an [`EncodeError`], never a panic.
 //! Reading order: [`rows`] (what is written), `compile` (the plan), `encode`, `scratch` and `walk` (a document),
-//! `value` (one value, one column), `key_column` (the `_id`), `extra` (what no column holds), `mask` and `mask_key`
+//! `value` (one value, one column), `key_column` (the `_id`), `extra` (what no column holds), `trail` (where that is), `mask` and `mask_key`
 //! (what never leaves the process), `unknown_fields` (what the mapping does not know), `dry_run` (a dry run), `places`
 //! (where a column's values are), `extended_json_write`, `extended_json_values` and `numeric` (forms), `bson` (bytes).
 //! And back: `rebuild` and `tree`, `column` (one column, one value), `extended_json_parse` (JSON).
@@ -30,8 +30,10 @@ mod mask_key;
 mod numeric;
 mod places;
 mod rebuild;
+mod reclaim;
 mod rows;
 mod scratch;
+mod trail;
 mod tree;
 mod tuples;
 mod unknown_fields;

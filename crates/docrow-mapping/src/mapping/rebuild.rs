@@ -113,7 +113,7 @@ impl<'a> Rebuilder<'a> {
             special += 1;
         }
         if let Some((_, bytes)) = root.value(special).filter(|_| self.mapping.extra) {
-            let notes = column::json(bytes).ok_or_else(|| root.corrupt(special, NOT_OURS))?;
+            let notes = extended_json_parse::jsonb(bytes).ok_or_else(|| root.corrupt(special, NOT_OURS))?;
             let Json::Object(notes) = notes else { return Err(root.corrupt(special, NOT_OURS)) };
             self.notes(&mut tree, &notes).map_err(|reason| root.corrupt(special, reason))?;
         }
@@ -222,7 +222,9 @@ impl<'a> RowValues<'a> {
 
     /// The document that a `jsonb` column holds.
     fn whole(&self, column: usize) -> Result<DocumentTree, Corrupt> {
-        let tree = self.value(column).and_then(|(_, bytes)| DocumentTree::from_json(&column::json(bytes)?));
+        let tree = self
+            .value(column)
+            .and_then(|(_, bytes)| DocumentTree::from_json(&extended_json_parse::jsonb(bytes)?));
         tree.filter(DocumentTree::is_document).ok_or_else(|| self.corrupt(column, NOT_OURS))
     }
 

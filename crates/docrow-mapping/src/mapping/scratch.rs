@@ -6,8 +6,10 @@ use super::{
     bson::ValueAt,
     compile::Mapping,
     extended_json_write::JsonWriter,
-    extra::{ExtraNotes, TrailStep, clear, clear_bytes},
+    extra::ExtraNotes,
     mask::Masker,
+    reclaim::{clear, clear_bytes},
+    trail::TrailStep,
     unknown_fields::FieldWatch,
 };
 

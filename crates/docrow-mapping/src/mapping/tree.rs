@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::Value as Json;
 
 use super::{
-    bson::{self, ARRAY, CODE_WITH_SCOPE, DOCUMENT},
+    bson::{self, ARRAY, CODE_WITH_SCOPE, DOCUMENT, Parsed},
     compile::{MappedNode, MappedObject},
-    extended_json_parse::{self, Parsed},
+    extended_json_parse,
     extended_json_write::is_reserved,
     key_column::in_order,
 };
@@ -242,7 +242,7 @@ impl SameNamed {
 }
 
 /// Takes a note's path apart: its steps, and the number of the field among those of its name, 0 for the one that
-/// counts. The other direction of [`super::extra::render`], after JSON's own escapes.
+/// counts. The other direction of [`super::trail::render`], after JSON's own escapes.
 pub(super) fn steps(path: &str) -> Option<(Vec<Vec<u8>>, usize)> {
     let mut steps = vec![Vec::new()];
     let mut rest = path.as_bytes();
@@ -279,7 +279,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::mapping::extra::render;
+    use crate::mapping::trail::render;
 
     #[test]
     fn takes_paths_apart() {

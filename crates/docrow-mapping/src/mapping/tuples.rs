@@ -2,7 +2,7 @@
 
 use bytes::BufMut;
 
-use super::{column, rows::TableRows};
+use super::{extended_json_parse::jsonb, rows::TableRows};
 use crate::model::table::{ColumnType, Scalar};
 
 /// Whether a column's bytes, as encoded and as PostgreSQL sends them, are the same value. They are the same
@@ -29,7 +29,7 @@ pub fn same_value(ty: ColumnType, encoded: Option<&[u8]>, stored: Option<&[u8]>)
 }
 
 fn same_json(left: &[u8], right: &[u8]) -> bool {
-    column::json(left).is_some_and(|left| column::json(right) == Some(left))
+    jsonb(left).is_some_and(|left| jsonb(right) == Some(left))
 }
 
 /// The elements of a binary array of one dimension or none: their bytes, `None` for NULL; a `None` in place of an

@@ -15,11 +15,13 @@ use super::{
     bson::{self, ARRAY, BsonElements, DOCUMENT, EncodeFault, NULL, Read, ValueAt},
     compile::{MappedField, MappedNode, MappedObject, Mapping, SlotId},
     extended_json_write::JsonWriter,
-    extra::{ExtraNotes, NotedValue, Occurrence, TrailStep, clear},
+    extra::{ExtraNotes, NotedValue, Occurrence},
     key_column,
     mask::censored_object,
+    reclaim::clear,
     rows::{Framing, Rows, TableRows},
     scratch::{EncoderMemory, Slot},
+    trail::TrailStep,
     value::{self, Fit},
 };
 use crate::{

@@ -18,6 +18,7 @@ mod sample;
 mod spec;
 mod toml_comments;
 mod toml_error;
+mod toml_text;
 mod widening;
 mod write;
 

@@ -1,7 +1,7 @@
 //! The comments of a mapping file, and how its lines are laid out: one line for each column, its parts below each
 //! other, the comment last. A column that is only proposed is a line that is commented out.
 
-use super::{ColumnSpec, TableSpec, write::pieces};
+use super::{ColumnSpec, TableSpec, toml_text::pieces};
 
 /// A part of a line that is wider than this does not push the others to the right.
 const WIDEST: usize = 48;
