@@ -43,10 +43,10 @@ SEED ?= 1
 chaos: setup
 	@cargo test --release --features failpoints --test chaos -- $(ROUNDS) $(SEED)
 
-# Rewrites what docrow makes of the cases in testdata/mapping, to be read as a diff.
+# Rewrites what docrow makes of the cases in testdata/mapping, and what docs take from the code, to be read as a diff.
 golden: setup
-	@DOCROW_GOLDEN=rewrite cargo test --features failpoints --test it -- golden:: errors:: mapping::types metrics::files::the_documentation
-	@git diff --stat -- testdata docs
+	@DOCROW_GOLDEN=rewrite cargo test --features failpoints --test it -- golden:: errors:: configuration::the_readme mapping::types metrics::files::the_documentation
+	@git diff --stat -- testdata docs README.md
 
 # The mapping alone, in a few seconds (`cargo bench -p docrow-mapping` takes its time), then everything end to end, in about
 # a quarter of an hour during which the machine should have nothing else to do. WORKLOADS="users stream" picks some of them.

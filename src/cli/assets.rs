@@ -6,11 +6,21 @@ use std::{fs, io::Write, path::PathBuf};
 use clap::{Args, Command, CommandFactory};
 use clap_complete::Shell;
 
-use super::{
-    Cli, EXIT_CODES, Outcome,
-    environment::{FILES, VARIABLES},
+use super::{Cli, EXIT_CODES, Outcome};
+use crate::{
+    config::environment::{VARIABLES, Variable},
+    error::{Error, Kind, Result},
 };
-use crate::error::{Error, Kind, Result};
+
+/// The files that docrow reads and writes, each with what it is.
+const FILES: &[(&str, &str)] = &[
+    ("docrow.toml", "The configuration, in the working directory, unless --config names another one."),
+    ("schemas/*.toml", "Mapping files, one for each collection, unless [mapping] dir names another folder."),
+    (
+        "docrow-state/",
+        "The state directory, unless --state or [state] dir names another one. It is expendable.",
+    ),
+];
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -25,7 +35,8 @@ pub(super) fn execute(Options { folder }: &Options) -> Result<Outcome> {
         fs::create_dir_all(&man)?;
         fs::create_dir_all(&completions)?;
         clap_mangen::generate_to(shown(), &man)?;
-        let surroundings = section("ENVIRONMENT", VARIABLES) + &section("FILES", FILES);
+        let surroundings = section("ENVIRONMENT", VARIABLES.iter().map(shown_variable))
+            + &section("FILES", FILES.iter().map(|(name, text)| (*name, (*text).to_owned())));
         for page in fs::read_dir(&man)? {
             fs::OpenOptions::new().append(true).open(page?.path())?.write_all(surroundings.as_bytes())?;
         }
@@ -38,11 +49,19 @@ pub(super) fn execute(Options { folder }: &Options) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+/// A variable, and what it is, as a sentence.
+fn shown_variable(Variable { name, has_file, doc }: &Variable) -> (&'static str, String) {
+    let file = if *has_file { format!(" {name}_FILE names a file that holds it.") } else { String::new() };
+    let (first, rest) = doc.split_at(1);
+    (name, format!("{}{}.{file}", first.to_uppercase(), rest.replace('`', "")))
+}
+
 /// A section of a manual's page.
-fn section(title: &str, entries: &[(&str, &str)]) -> String {
+fn section(title: &str, entries: impl Iterator<Item = (&'static str, String)>) -> String {
     let escaped = |text: &str| text.replace('\\', "\\e").replace('-', "\\-");
-    let entry = |(name, text): &(&str, &str)| format!(".TP\n\\fB{}\\fR\n{}\n", escaped(name), escaped(text));
-    format!(".SH {title}\n{}", entries.iter().map(entry).collect::<String>())
+    let entry =
+        |(name, text): (&str, String)| format!(".TP\n\\fB{}\\fR\n{}\n", escaped(name), escaped(&text));
+    format!(".SH {title}\n{}", entries.map(entry).collect::<String>())
 }
 
 /// The command line as everybody sees it: completions would offer hidden commands as well.

@@ -5,7 +5,6 @@ mod backfill;
 mod check;
 mod dead_letters;
 mod demo;
-mod environment;
 mod explain;
 mod forget;
 mod infer;
@@ -33,7 +32,12 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand,
 
 use self::profiling::Profiling;
 use crate::{
-    config::{self, Config, Overrides, SourceConfig, TargetConfig},
+    config::{
+        Config, Overrides, SourceConfig, TargetConfig,
+        environment::{
+            DOCROW_CONFIG, DOCROW_INCLUDE, DOCROW_LOG_FORMAT, DOCROW_SOURCE, DOCROW_STATE, DOCROW_TARGET,
+        },
+    },
     error::{Code, Error, Kind, Result},
     secret::Secret,
     shutdown::{self, Shutdown},
@@ -57,22 +61,22 @@ refused; 4 target unreachable or refused; 5 history lost; 6 held by another proc
 #[command(next_help_heading = "Options of all commands")]
 struct Global {
     /// Configuration file [default: docrow.toml, if there is one]
-    #[arg(long, global = true, value_name = "FILE", env = "DOCROW_CONFIG")]
+    #[arg(long, global = true, value_name = "FILE", env = DOCROW_CONFIG)]
     config: Option<PathBuf>,
     /// MongoDB's connection string, e.g. mongodb://host/shop?replicaSet=rs0
-    #[arg(long, global = true, value_name = "URI", env = config::SOURCE, hide_env_values = true)]
+    #[arg(long, global = true, value_name = "URI", env = DOCROW_SOURCE, hide_env_values = true)]
     source: Option<Secret>,
     /// PostgreSQL's connection string, e.g. postgres://user@host/warehouse
-    #[arg(long, global = true, value_name = "URI", env = config::TARGET, hide_env_values = true)]
+    #[arg(long, global = true, value_name = "URI", env = DOCROW_TARGET, hide_env_values = true)]
     target: Option<Secret>,
     /// Collections to replicate, as database.collection, globs allowed; repeatable [default: all of the URI's database]
-    #[arg(long, global = true, value_name = "NS", env = "DOCROW_INCLUDE")]
+    #[arg(long, global = true, value_name = "NS", env = DOCROW_INCLUDE)]
     include: Vec<String>,
     /// State directory [default: docrow-state]
-    #[arg(long, global = true, value_name = "DIR", env = "DOCROW_STATE")]
+    #[arg(long, global = true, value_name = "DIR", env = DOCROW_STATE)]
     state: Option<PathBuf>,
     /// How log lines are written to standard error
-    #[arg(long, global = true, value_enum, default_value_t, env = "DOCROW_LOG_FORMAT")]
+    #[arg(long, global = true, value_enum, default_value_t, env = DOCROW_LOG_FORMAT)]
     log_format: LogFormat,
 }
 
@@ -129,7 +133,7 @@ impl Global {
 
     /// What stands on the command line is in the list of processes, and in the shell's history.
     fn warn_of_shown_passwords(&self, matches: &ArgMatches) {
-        let sides = [("source", config::SOURCE, &self.source), ("target", config::TARGET, &self.target)];
+        let sides = [("source", DOCROW_SOURCE, &self.source), ("target", DOCROW_TARGET, &self.target)];
         for (name, variable, uri) in sides {
             let written = matches.value_source(name) == Some(ValueSource::CommandLine);
             if written && uri.as_ref().is_some_and(Secret::has_password) {

@@ -4,7 +4,7 @@ use clap::{Args, builder::FalseyValueParser};
 
 use super::{Outcome, profiling::Profiling};
 use crate::{
-    config::{Config, Overrides},
+    config::{Config, Overrides, environment::DOCROW_STANDBY},
     error::Result,
     notify, otlp,
     pipeline::{self, Job, Reload, Until},
@@ -18,7 +18,7 @@ use crate::{
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// While another process runs the pipeline, wait, and take over when that one ends, dies or falls silent
-    #[arg(long, env = "DOCROW_STANDBY", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = DOCROW_STANDBY, value_parser = FalseyValueParser::new())]
     standby: bool,
     #[command(flatten)]
     pub(super) profiling: Profiling,

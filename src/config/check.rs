@@ -4,7 +4,10 @@ use std::{env, fmt, path::Path, time::Duration};
 
 use bytesize::ByteSize;
 
-use super::{Order, Rate};
+use super::{
+    Order, Rate,
+    keys::{self, ConfigKey},
+};
 use crate::{
     error::{Code, Error, Result},
     secret::{self, Empty, Secret},
@@ -16,11 +19,16 @@ const STALL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 /// The longest a change may be made to wait.
 const LONGEST: Duration = Duration::from_secs(60);
 
+/// How many of them there are in the order of documents, unless the file says otherwise.
+const PARTITIONS: u16 = 4;
+
 /// How one of the two servers is named.
 pub(super) struct Endpoint {
     pub(super) side: &'static str,
-    /// The environment variable for the URI.
-    pub(super) variable: &'static str,
+    /// Those of URI and password.
+    pub(super) keys: (ConfigKey, ConfigKey),
+    /// The environment variables for the same.
+    pub(super) variables: (&'static str, &'static str),
     /// What the command line says, or that environment variable. Empty: nobody asks for this side.
     pub(super) flag: Option<Secret>,
     pub(super) uri: Option<Secret>,
@@ -35,7 +43,7 @@ pub(super) struct Check<'a> {
 }
 
 impl Check<'_> {
-    pub(super) fn error(&self, key: &str, constraint: impl fmt::Display) -> Error {
+    pub(super) fn error(&self, key: impl fmt::Display, constraint: impl fmt::Display) -> Error {
         Error::new(Code::BadValue, format!("{}: {key}: {constraint}", self.file))
     }
 
@@ -43,7 +51,7 @@ impl Check<'_> {
     pub(super) fn only(
         &self,
         value: Option<String>,
-        key: &str,
+        key: ConfigKey,
         served: &[&str],
         later: &[&str],
     ) -> Result<()> {
@@ -60,49 +68,46 @@ impl Check<'_> {
         }
     }
 
-    /// One of `known`, of which the first is the default.
+    /// What the value stands for.
     pub(super) fn one_of<T: Copy, const N: usize>(
         &self,
-        value: Option<String>,
-        key: &str,
+        value: String,
+        key: ConfigKey,
         known: [(&str, T); N],
     ) -> Result<T> {
-        let found = match &value {
-            None => known.first(),
-            Some(value) => known.iter().find(|(name, _)| name == value),
-        };
+        let found = known.iter().find(|(name, _)| *name == value);
         found.map(|(_, meaning)| *meaning).ok_or_else(|| {
             let known: Vec<_> = known.iter().map(|(name, _)| format!("\"{name}\"")).collect();
-            self.error(key, format!("\"{}\" is none of {}", value.unwrap_or_default(), known.join(", ")))
+            self.error(key, format!("\"{value}\" is none of {}", known.join(", ")))
         })
     }
 
     /// The connection string of one side, with its password.
     pub(super) fn uri(&self, endpoint: Endpoint) -> Result<Secret> {
-        let Endpoint { side, variable, flag, uri, password } = endpoint;
+        let Endpoint { side, keys, variables, flag, uri, password } = endpoint;
         if flag.as_ref().is_some_and(|flag| flag.expose().is_empty()) {
             return Ok(Secret::default());
         }
-        let (key, password_key) = (format!("{side}.uri"), format!("{side}.password"));
-        let from_environment = secret::from_environment(&format!("{variable}_PASSWORD"), Empty::IsNone)?;
+        let ((key, password_key), (variable, password_variable)) = (keys, variables);
+        let from_environment = secret::from_environment(password_variable, Empty::IsNone)?;
         let (uri, password) = match (flag, secret::from_environment(variable, Empty::IsWrong)?, uri) {
             (Some(flag), ..) => {
                 let of_the_command_line = Check { folder: Path::new(""), ..*self };
-                (of_the_command_line.expand(flag.expose(), &key)?.into(), None)
+                (of_the_command_line.expand(flag.expose(), key)?.into(), None)
             }
             (None, Some(filed), _) => (filed, None),
             (None, None, Some(uri)) => {
                 self.warn_of_secrets_in_file(&uri, password.as_ref());
-                let password = password.map(|text| self.expand(text.expose(), &password_key)).transpose()?;
-                (self.expand(uri.expose(), &key)?.into(), password.map(Secret::from))
+                let password = password.map(|text| self.expand(text.expose(), password_key)).transpose()?;
+                (self.expand(uri.expose(), key)?.into(), password.map(Secret::from))
             }
             (None, None, None) => {
                 let missing = format!("missing: write it there, set {variable}, or give --{side} URI");
-                return Err(self.error(&key, missing).with_code(Code::MissingUri));
+                return Err(self.error(key, missing).with_code(Code::MissingUri));
             }
         };
         match from_environment.or(password) {
-            Some(password) => uri.with_password(&password).map_err(|wrong| self.error(&password_key, wrong)),
+            Some(password) => uri.with_password(&password).map_err(|wrong| self.error(password_key, wrong)),
             None => Ok(uri),
         }
     }
@@ -115,8 +120,8 @@ impl Check<'_> {
         }
     }
 
-    pub(super) fn identifier(&self, value: Option<String>, key: &str, default: &str) -> Result<String> {
-        let text = value.map_or_else(|| Ok(default.to_owned()), |text| self.expand(&text, key))?;
+    pub(super) fn identifier(&self, value: &str, key: ConfigKey) -> Result<String> {
+        let text = self.expand(value, key)?;
         if text.is_empty() || text.len() > 63 || text.contains('\0') {
             return Err(self.error(key, "must have 1 to 63 bytes"));
         }
@@ -124,9 +129,9 @@ impl Check<'_> {
     }
 
     /// Where the tables are made. That of docrow itself, or PostgreSQL's own, can't take them.
-    pub(super) fn schema(&self, value: Option<String>) -> Result<String> {
-        let key = "target.schema";
-        let schema = self.identifier(value, key, "public")?;
+    pub(super) fn schema(&self, value: &str) -> Result<String> {
+        let key = keys::target::schema;
+        let schema = self.identifier(value, key)?;
         let whose = match schema.as_str() {
             "docrow" => "what docrow keeps for itself is there",
             "information_schema" => "it is PostgreSQL's own",
@@ -136,21 +141,21 @@ impl Check<'_> {
         Err(self.error(key, format!("\"{schema}\" can't have your tables: {whose}: name another schema")))
     }
 
-    pub(super) fn between<N>(&self, value: Option<N>, key: &str, default: N, most: N) -> Result<N>
+    pub(super) fn between<N>(&self, value: N, key: ConfigKey, most: N) -> Result<N>
     where
         N: Copy + PartialOrd + From<u8> + fmt::Display,
     {
-        match value.unwrap_or(default) {
-            value if (N::from(1)..=most).contains(&value) => Ok(value),
-            value => Err(self.error(key, format!("{value} is not between 1 and {most}"))),
+        if (N::from(1)..=most).contains(&value) {
+            return Ok(value);
         }
+        Err(self.error(key, format!("{value} is not between 1 and {most}")))
     }
 
     /// In the order of commits there is one.
     pub(super) fn partitions(&self, value: Option<u16>, order: Order) -> Result<u16> {
-        let key = "stream.partitions";
+        let key = keys::stream::partitions;
         match (order, value) {
-            (Order::Document, value) => self.between(value, key, 4, 64),
+            (Order::Document, value) => self.between(value.unwrap_or(PARTITIONS), key, 64),
             (Order::Commit, None | Some(1)) => Ok(1),
             (Order::Commit, Some(other)) => {
                 let advice = "leave it away, or write 1";
@@ -162,14 +167,7 @@ impl Check<'_> {
         }
     }
 
-    pub(super) fn size(
-        &self,
-        value: Option<String>,
-        key: &str,
-        default: ByteSize,
-        least: ByteSize,
-    ) -> Result<u64> {
-        let Some(text) = value else { return Ok(default.as_u64()) };
+    pub(super) fn size(&self, text: &str, key: ConfigKey, least: ByteSize) -> Result<u64> {
         match text.parse::<ByteSize>() {
             Ok(size) if size >= least => Ok(size.as_u64()),
             Ok(_) => Err(self.error(key, format!("\"{text}\" is less than {}", least.display().iec()))),
@@ -179,40 +177,38 @@ impl Check<'_> {
 
     /// How fast snapshots may read.
     pub(super) fn rate(&self, value: Option<String>) -> Result<Option<Rate>> {
-        let key = "snapshot.max_rate";
+        let key = keys::snapshot::max_rate;
         let Some(text) = value else { return Ok(None) };
         self.expand(&text, key)?.parse().map(Some).map_err(|wrong| self.error(key, wrong))
     }
 
-    pub(super) fn duration(&self, value: Option<String>, key: &str, default: Duration) -> Result<Duration> {
-        let Some(text) = value else { return Ok(default) };
-        match self.parsed(&text, key)? {
+    pub(super) fn duration(&self, text: &str, key: ConfigKey) -> Result<Duration> {
+        match self.parsed(text, key)? {
             duration if duration <= LONGEST => Ok(duration),
             _ => Err(self.error(key, format!("\"{text}\" is more than a minute"))),
         }
     }
 
     /// After how long a standstill is one.
-    pub(super) fn patience(&self, value: Option<String>, key: &str, default: Duration) -> Result<Duration> {
-        let Some(text) = value else { return Ok(default) };
-        match self.parsed(&text, key)? {
+    pub(super) fn patience(&self, text: &str, key: ConfigKey) -> Result<Duration> {
+        match self.parsed(text, key)? {
             duration if (STALL.0..=STALL.1).contains(&duration) => Ok(duration),
             _ => Err(self.error(key, format!("\"{text}\" is not between a second and an hour"))),
         }
     }
 
-    fn parsed(&self, text: &str, key: &str) -> Result<Duration> {
+    fn parsed(&self, text: &str, key: ConfigKey) -> Result<Duration> {
         let example = "write for example \"50ms\" or \"2s\"";
         humantime::parse_duration(text)
             .map_err(|_| self.error(key, format!("\"{text}\" is no duration: {example}")))
     }
 
-    pub(super) fn expand_all(&self, values: Vec<String>, key: &str) -> Result<Vec<String>> {
+    pub(super) fn expand_all(&self, values: Vec<String>, key: ConfigKey) -> Result<Vec<String>> {
         values.iter().map(|value| self.expand(value, key)).collect()
     }
 
     /// Replaces every `${NAME}` by the environment variable of that name, and every `${file:PATH}` by what is in that file.
-    pub(super) fn expand(&self, text: &str, key: &str) -> Result<String> {
+    pub(super) fn expand(&self, text: &str, key: ConfigKey) -> Result<String> {
         let mut expanded = String::new();
         let mut rest = text;
         while let Some((before, after)) = rest.split_once("${") {

@@ -1,16 +1,16 @@
-//! The configuration as it is written: the keys of the file, and what each is if it is left away.
+//! From the configuration as it is written to the one that is used.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::path::Path;
 
 use bytesize::ByteSize;
-use serde::Deserialize;
 
 use super::{
-    Config, DefaultMapping, MASK_KEY, MappingDir, OnDrop, OnHistoryLost, Order, Overrides, SOURCE, TARGET,
+    Config, DefaultMapping, MappingDir, OnDrop, OnHistoryLost, Order, Overrides,
     check::{Check, Endpoint},
+    environment::{
+        DOCROW_MASK_KEY, DOCROW_SOURCE, DOCROW_SOURCE_PASSWORD, DOCROW_TARGET, DOCROW_TARGET_PASSWORD,
+    },
+    keys::{self, RawConfig, RawMapping, RawRate, RawSnapshot, RawSource, RawState, RawStream, RawTarget},
 };
 use crate::{
     error::{Code, Error, Result},
@@ -25,190 +25,76 @@ const LEAST_SPOOL: ByteSize = ByteSize::mib(64);
 /// The least bytes that the key of masks has.
 const LEAST_MASK_KEY: usize = 16;
 
-/// The file as written. Field names are the keys.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct RawConfig {
-    name: Option<String>,
-    source: RawSource,
-    target: RawTarget,
-    mapping: RawMapping,
-    snapshot: RawSnapshot,
-    stream: RawStream,
-    state: RawState,
-    serve: RawServe,
-    notify: RawNotify,
-    otlp: RawOtlp,
-    verify: RawVerify,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawSource {
-    uri: Option<Secret>,
-    password: Option<Secret>,
-    include: Vec<String>,
-    exclude: Vec<String>,
-    full_document: Option<String>,
-    on_history_lost: Option<String>,
-    on_drop: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawTarget {
-    uri: Option<Secret>,
-    password: Option<Secret>,
-    schema: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawMapping {
-    dir: Option<PathBuf>,
-    default: Option<String>,
-    evolve: Option<String>,
-    json: Option<String>,
-    max_dead_letters: Option<u64>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawSnapshot {
-    parallelism: Option<usize>,
-    max_rate: Option<RawRate>,
-}
-
-/// A number stands for documents.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum RawRate {
-    Documents(u64),
-    Text(String),
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawStream {
-    partitions: Option<u16>,
-    batch_rows: Option<usize>,
-    batch_age: Option<String>,
-    order: Option<String>,
-    stall_after: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawState {
-    dir: Option<PathBuf>,
-    max_spool: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct RawServe {
-    pub(super) listen: Option<String>,
-    pub(super) token: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct RawNotify {
-    pub(super) webhook: Option<Secret>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct RawOtlp {
-    pub(super) endpoint: Option<Secret>,
-    pub(super) sample: Option<String>,
-    pub(super) metrics_every: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct RawVerify {
-    pub(super) every: Option<String>,
-    pub(super) sample: Option<String>,
-    pub(super) max_rate: Option<f64>,
-}
-
-impl RawRate {
-    fn text(self) -> String {
-        match self {
-            Self::Documents(documents) => documents.to_string(),
-            Self::Text(text) => text,
-        }
-    }
-}
-
 impl RawConfig {
     /// Checks all of it. `folder` is what its relative paths are relative to.
     pub(super) fn validate(self, file: &str, folder: &Path, flags: Overrides) -> Result<Config> {
         let Self { name, source, target, mapping, snapshot, stream, state, serve, notify, otlp, verify } =
             self;
         let RawSource { uri, password, include, exclude, full_document, on_history_lost, on_drop } = source;
-        let source = Endpoint { side: "source", variable: SOURCE, flag: flags.source, uri, password };
+        let source = Endpoint {
+            side: "source",
+            keys: (keys::source::uri, keys::source::password),
+            variables: (DOCROW_SOURCE, DOCROW_SOURCE_PASSWORD),
+            flag: flags.source,
+            uri,
+            password,
+        };
         let RawTarget { uri, password, schema } = target;
-        let target = Endpoint { side: "target", variable: TARGET, flag: flags.target, uri, password };
+        let target = Endpoint {
+            side: "target",
+            keys: (keys::target::uri, keys::target::password),
+            variables: (DOCROW_TARGET, DOCROW_TARGET_PASSWORD),
+            flag: flags.target,
+            uri,
+            password,
+        };
         let RawMapping { dir: mapping_dir, default, evolve, json, max_dead_letters } = mapping;
         let RawSnapshot { parallelism, max_rate } = snapshot;
         let RawStream { partitions, batch_rows, batch_age, order, stall_after } = stream;
         let RawState { dir: state_dir, max_spool } = state;
 
         let check = Check { file, folder };
-        check.only(
-            full_document,
-            "source.full_document",
-            &["batch_lookup"],
-            &["update_lookup", "post_image"],
-        )?;
+        let (served, later) = (&["batch_lookup"], &["update_lookup", "post_image"]);
+        check.only(full_document, keys::source::full_document, served, later)?;
         let history = [("stop", OnHistoryLost::Stop), ("resync", OnHistoryLost::Resync)];
         let drops = [("keep", OnDrop::Keep), ("truncate", OnDrop::Truncate), ("drop", OnDrop::Drop)];
-        let json = check.one_of(
-            json,
-            "mapping.json",
-            [("relaxed", JsonForm::Relaxed), ("canonical", JsonForm::Canonical)],
-        )?;
+        let forms = [("relaxed", JsonForm::Relaxed), ("canonical", JsonForm::Canonical)];
+        let json = check.one_of(json, keys::mapping::json, forms)?;
         let defaults = [("auto", DefaultMapping::Auto), ("document", DefaultMapping::Document(json))];
-        let order = check.one_of(
-            order,
-            "stream.order",
-            [("document", Order::Document), ("commit", Order::Commit)],
-        )?;
+        let orders = [("document", Order::Document), ("commit", Order::Commit)];
+        let order = check.one_of(order, keys::stream::order, orders)?;
+        let parallelism = parallelism.unwrap_or_else(default_parallelism);
 
         Ok(Config {
-            name: check.identifier(name, "name", "docrow")?,
+            name: check.identifier(&name, keys::top::name)?,
             source: check.uri(source)?,
             include: if flags.include.is_empty() {
-                check.expand_all(include, "source.include")?
+                check.expand_all(include, keys::source::include)?
             } else {
                 flags.include
             },
-            exclude: check.expand_all(exclude, "source.exclude")?,
-            on_history_lost: check.one_of(on_history_lost, "source.on_history_lost", history)?,
-            on_drop: check.one_of(on_drop, "source.on_drop", drops)?,
+            exclude: check.expand_all(exclude, keys::source::exclude)?,
+            on_history_lost: check.one_of(on_history_lost, keys::source::on_history_lost, history)?,
+            on_drop: check.one_of(on_drop, keys::source::on_drop, drops)?,
             target: check.uri(target)?,
-            schema: check.schema(schema)?,
+            schema: check.schema(&schema)?,
             mapping_dir: MappingDir {
                 must_exist: mapping_dir.is_some(),
                 path: folder.join(mapping_dir.unwrap_or_else(|| "schemas".into())),
             },
-            default_mapping: check.one_of(default, "mapping.default", defaults)?,
-            evolve: check.one_of(evolve, "mapping.evolve", [("add", true), ("freeze", false)])?,
-            max_dead_letters: max_dead_letters.unwrap_or(1000),
-            mask_key: mask_key(secret::from_environment(MASK_KEY, Empty::IsNone)?)?,
-            parallelism: check.between(parallelism, "snapshot.parallelism", default_parallelism(), 64)?,
+            default_mapping: check.one_of(default, keys::mapping::default, defaults)?,
+            evolve: check.one_of(evolve, keys::mapping::evolve, [("add", true), ("freeze", false)])?,
+            max_dead_letters,
+            mask_key: mask_key(secret::from_environment(DOCROW_MASK_KEY, Empty::IsNone)?)?,
+            parallelism: check.between(parallelism, keys::snapshot::parallelism, 64)?,
             max_rate: check.rate(max_rate.map(RawRate::text))?,
             partitions: check.partitions(partitions, order)?,
             order,
-            batch_rows: check.between(batch_rows, "stream.batch_rows", 1000, 100_000)?,
-            batch_age: check.duration(batch_age, "stream.batch_age", Duration::from_millis(50))?,
-            stall_after: check.patience(stall_after, "stream.stall_after", Duration::from_secs(60))?,
-            state_dir: flags
-                .state
-                .unwrap_or_else(|| folder.join(state_dir.unwrap_or_else(|| "docrow-state".into()))),
-            max_spool: check.size(max_spool, "state.max_spool", ByteSize::gib(10), LEAST_SPOOL)?,
+            batch_rows: check.between(batch_rows, keys::stream::batch_rows, 100_000)?,
+            batch_age: check.duration(&batch_age, keys::stream::batch_age)?,
+            stall_after: check.patience(&stall_after, keys::stream::stall_after)?,
+            state_dir: flags.state.unwrap_or_else(|| folder.join(state_dir)),
+            max_spool: check.size(&max_spool, keys::state::max_spool, LEAST_SPOOL)?,
             serve: if flags.serves_nothing { None } else { check.serve(serve)? },
             notify: if flags.serves_nothing { None } else { check.notify(notify)? },
             otlp: if flags.serves_nothing { None } else { check.otlp(otlp)? },
@@ -225,7 +111,7 @@ pub(super) fn mask_key(text: Option<Secret>) -> Result<Option<MaskKey>> {
         return Err(Error::new(
             Code::MaskKeyShort,
             format!(
-                "{MASK_KEY} has {} bytes, of which {LEAST_MASK_KEY} are wanted at least, for who guesses it can try values out: \
+                "{DOCROW_MASK_KEY} has {} bytes, of which {LEAST_MASK_KEY} are wanted at least, for who guesses it can try values out: \
                  openssl rand -hex 32 makes one",
                 bytes.len()
             ),

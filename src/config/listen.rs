@@ -4,7 +4,10 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use super::{check::Check, file::RawServe};
+use super::{
+    check::Check,
+    keys::{self, RawServe},
+};
 use crate::{error::Result, secret::Secret};
 
 /// Where it is served unless the configuration says otherwise.
@@ -28,15 +31,15 @@ impl Check<'_> {
     /// `None`: nothing is served.
     pub(super) fn serve(&self, RawServe { listen, token }: RawServe) -> Result<Option<ServeConfig>> {
         let is_default = listen.is_none();
-        let address = match listen.map(|text| self.expand(&text, "serve.listen")).transpose()? {
+        let address = match listen.map(|text| self.expand(&text, keys::serve::listen)).transpose()? {
             None => SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT)),
             Some(text) if text.is_empty() => return Ok(None),
             Some(text) => text.replacen("localhost:", "127.0.0.1:", 1).parse().map_err(|_| {
                 let form = "write an IP address with a port, for example \"127.0.0.1:8745\", or \"\" to serve nothing";
-                self.error("serve.listen", format!("\"{text}\" is no address: {form}"))
+                self.error(keys::serve::listen, format!("\"{text}\" is no address: {form}"))
             })?,
         };
-        let token = token.map(|text| self.expand(&text, "serve.token")).transpose()?;
+        let token = token.map(|text| self.expand(&text, keys::serve::token)).transpose()?;
         let token = match token {
             None if !address.ip().to_canonical().is_loopback() => {
                 let advice = format!(
@@ -44,11 +47,11 @@ impl Check<'_> {
                      (openssl rand -hex 32 makes one), or listen on 127.0.0.1"
                 );
                 let why = format!("missing: other machines can reach {address}");
-                return Err(self.error("serve.token", format!("{why}: {advice}")));
+                return Err(self.error(keys::serve::token, format!("{why}: {advice}")));
             }
             Some(token) if token.len() < LEAST_TOKEN || token.contains(|c: char| !c.is_ascii_graphic()) => {
                 let advice = format!("must have at least {LEAST_TOKEN} characters, all of ASCII, no spaces");
-                return Err(self.error("serve.token", advice));
+                return Err(self.error(keys::serve::token, advice));
             }
             token => token.map(Secret::from),
         };

@@ -1,14 +1,16 @@
-//! The configuration as it is used ([`Config`], which cannot be wrong); as it is written, and with its defaults, it is in
-//! [`file`].
+//! The configuration as it is used ([`Config`], which cannot be wrong). [`keys`] has what can be written, and
+//! the defaults; [`environment`] the variables; [`file`] makes the one of the other.
 //!
-//! Every key of the file is known here. A key that this version does not serve is refused with "not supported yet",
-//! never ignored. Flags of the command line win over the file, and the environment too. Relative paths in the file are
-//! relative to the file's folder; those of the command line and the environment, to the working directory. Where a
-//! [`Secret`] may come from is said in docs/security.md.
+//! Every key of the file is known. A key that this version does not serve is refused with "not supported
+//! yet", never ignored. Flags of the command line win over the file, and the environment too. Relative paths
+//! in the file are relative to the file's folder; those of the command line and the environment, to the
+//! working directory. Where a [`Secret`] may come from is said in docs/security.md.
 
 mod amount;
 mod check;
+pub mod environment;
 mod file;
+pub mod keys;
 mod listen;
 mod notify;
 mod otlp;
@@ -24,7 +26,10 @@ use std::{
     time::Duration,
 };
 
-use self::file::RawConfig;
+use self::{
+    environment::{DOCROW_MASK_KEY, DOCROW_SOURCE, DOCROW_TARGET},
+    keys::RawConfig,
+};
 pub use self::{
     listen::{DEFAULT_PORT, ServeConfig},
     notify::NotifyConfig,
@@ -42,25 +47,6 @@ use crate::{
 
 /// Where the configuration is looked for when `--config` is not given.
 pub const DEFAULT_FILE: &str = "docrow.toml";
-
-/// The environment variable that holds MongoDB's connection string. It may be given by a file, as all of these may:
-/// [`secret::from_environment`].
-pub const SOURCE: &str = "DOCROW_SOURCE";
-
-/// The environment variable that holds PostgreSQL's connection string.
-pub const TARGET: &str = "DOCROW_TARGET";
-
-/// The environment variable that holds the key of masks.
-pub const MASK_KEY: &str = "DOCROW_MASK_KEY";
-
-/// The environment variable that holds the key which notices are signed with.
-pub const NOTIFY_KEY: &str = "DOCROW_NOTIFY_KEY";
-
-/// OpenTelemetry's environment variable for where to send to: the URL without `/v1/traces` and `/v1/metrics`.
-pub const OTLP_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
-
-/// OpenTelemetry's environment variable for what requests bring along.
-pub const OTLP_HEADERS: &str = "OTEL_EXPORTER_OTLP_HEADERS";
 
 /// A complete, valid configuration.
 #[derive(Clone, Debug)]
@@ -246,7 +232,7 @@ impl Config {
             None if mapping.needs_mask_key() => Err(Error::new(
                 Code::MissingMaskKey,
                 format!(
-                    "the mapping of {} masks values by sha256: set the environment variable {MASK_KEY} to a secret key",
+                    "the mapping of {} masks values by sha256: set the environment variable {DOCROW_MASK_KEY} to a secret key",
                     spec.collection()
                 ),
             )),
@@ -254,14 +240,14 @@ impl Config {
         }
     }
 
-    /// Checks that hashes which are there, by the fingerprint of their key, and those to come are of one key: equal values
-    /// are to have equal hashes. Without any key, [`Self::compile`] refuses.
+    /// Checks that hashes which are there, by the fingerprint of their key, and those to come are of one key:
+    /// equal values are to have equal hashes. Without any key, [`Self::compile`] refuses.
     pub fn check_mask_key(&self, collection: &str, masked_by: Option<&str>) -> Result<()> {
         match (&self.mask_key, masked_by) {
             (Some(key), Some(masked_by)) if key.fingerprint() != masked_by => Err(Error::new(
                 Code::MaskKeyChanged,
                 format!(
-                    "the rows of {collection} are masked by another key than {MASK_KEY} holds now: set it back, or, for a \
+                    "the rows of {collection} are masked by another key than {DOCROW_MASK_KEY} holds now: set it back, or, for a \
                      new key, copy anew under another pipeline name and schema"
                 ),
             )),
@@ -278,7 +264,7 @@ fn read_file(overrides: &Overrides) -> Result<Option<(String, String)>> {
         Ok(text) => Ok(Some((name, text))),
         Err(error) if overrides.file.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
             let given = |flag: &Option<Secret>, name| flag.is_some() || secret::is_filed(name);
-            if given(&overrides.source, SOURCE) && given(&overrides.target, TARGET) {
+            if given(&overrides.source, DOCROW_SOURCE) && given(&overrides.target, DOCROW_TARGET) {
                 return Ok(None);
             }
             Err(Error::new(

@@ -2,7 +2,11 @@
 
 use axum::http::Uri;
 
-use super::{NOTIFY_KEY, check::Check, file::RawNotify};
+use super::{
+    check::Check,
+    environment::DOCROW_NOTIFY_KEY,
+    keys::{self, RawNotify},
+};
 use crate::{
     error::Result,
     secret::{self, Empty, Secret},
@@ -30,7 +34,7 @@ impl Check<'_> {
     /// `None`: nobody is told.
     pub(super) fn notify(&self, RawNotify { webhook }: RawNotify) -> Result<Option<NotifyConfig>> {
         let Some(webhook) = webhook else { return Ok(None) };
-        let text = self.expand(webhook.expose(), "notify.webhook")?;
+        let text = self.expand(webhook.expose(), keys::notify::webhook)?;
         if text.is_empty() {
             return Ok(None);
         }
@@ -38,14 +42,15 @@ impl Check<'_> {
         let is_served =
             |uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some();
         let Some(webhook) = webhook.filter(is_served) else {
-            return Err(self.error("notify.webhook", "is no URL: write https://host/path"));
+            return Err(self.error(keys::notify::webhook, "is no URL: write https://host/path"));
         };
-        let key = secret::from_environment(NOTIFY_KEY, Empty::IsNone)?;
+        let key = secret::from_environment(DOCROW_NOTIFY_KEY, Empty::IsNone)?;
         if key.as_ref().is_some_and(|key| key.expose().len() < LEAST_KEY) {
             let advice = "openssl rand -hex 32 makes one";
-            let short =
-                format!("{NOTIFY_KEY} has less than {LEAST_KEY} bytes, which could be guessed: {advice}");
-            return Err(self.error("notify.webhook", short));
+            let short = format!(
+                "{DOCROW_NOTIFY_KEY} has less than {LEAST_KEY} bytes, which could be guessed: {advice}"
+            );
+            return Err(self.error(keys::notify::webhook, short));
         }
         Ok(Some(NotifyConfig { webhook, key }))
     }

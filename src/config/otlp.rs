@@ -6,7 +6,11 @@ use std::{fmt, time::Duration};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use percent_encoding::percent_decode_str;
 
-use super::{OTLP_ENDPOINT, OTLP_HEADERS, check::Check, file::RawOtlp};
+use super::{
+    check::Check,
+    environment::{OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_HEADERS},
+    keys::{self, ConfigKey, RawOtlp},
+};
 use crate::{
     error::{Code, Error, Result},
     secret::{self, Empty, Secret},
@@ -37,13 +41,15 @@ impl Check<'_> {
     /// `None`: nothing is sent.
     pub(super) fn otlp(&self, raw: RawOtlp) -> Result<Option<OtlpConfig>> {
         let RawOtlp { endpoint, sample, metrics_every } = raw;
-        let sample = sample.map_or(Ok(1.0), |text| self.share(&text, "otlp.sample"))?;
-        let metrics_every = self.patience(metrics_every, "otlp.metrics_every", Duration::from_secs(60))?;
-        let (key, endpoint) = match (secret::from_environment(OTLP_ENDPOINT, Empty::IsNone)?, endpoint) {
-            (Some(endpoint), _) => (OTLP_ENDPOINT, endpoint.expose().to_owned()),
-            (None, Some(endpoint)) => ("otlp.endpoint", self.expand(endpoint.expose(), "otlp.endpoint")?),
-            (None, None) => return Ok(None),
-        };
+        let sample = self.share(&sample, keys::otlp::sample)?;
+        let metrics_every = self.patience(&metrics_every, keys::otlp::metrics_every)?;
+        let key = keys::otlp::endpoint;
+        let (key, endpoint) =
+            match (secret::from_environment(OTEL_EXPORTER_OTLP_ENDPOINT, Empty::IsNone)?, endpoint) {
+                (Some(endpoint), _) => (OTEL_EXPORTER_OTLP_ENDPOINT, endpoint.expose().to_owned()),
+                (None, Some(endpoint)) => (key.name, self.expand(endpoint.expose(), key)?),
+                (None, None) => return Ok(None),
+            };
         if endpoint.is_empty() {
             return Ok(None);
         }
@@ -58,16 +64,17 @@ impl Check<'_> {
         let (Some(traces), Some(metrics)) = (uri("/v1/traces"), uri("/v1/metrics")) else {
             return Err(self.error(key, form));
         };
-        let headers = secret::from_environment(OTLP_HEADERS, Empty::IsNone)?.unwrap_or_default();
+        let headers =
+            secret::from_environment(OTEL_EXPORTER_OTLP_HEADERS, Empty::IsNone)?.unwrap_or_default();
         let headers = headers_of(&headers).ok_or_else(|| {
             let form = "is no list of headers: write name=value,name=value, with values percent-encoded";
-            Error::new(Code::BadValue, format!("environment variable {OTLP_HEADERS}: {form}"))
+            Error::new(Code::BadValue, format!("environment variable {OTEL_EXPORTER_OTLP_HEADERS}: {form}"))
         })?;
         Ok(Some(OtlpConfig { traces, metrics, headers, sample, metrics_every }))
     }
 
     /// A percentage, as a number from 0 to 1.
-    fn share(&self, text: &str, key: &str) -> Result<f64> {
+    fn share(&self, text: &str, key: ConfigKey) -> Result<f64> {
         let percent = text.strip_suffix('%').and_then(|percent| percent.trim().parse::<f64>().ok());
         percent.filter(|percent| (0.0..=100.0).contains(percent)).map(|percent| percent / 100.0).ok_or_else(
             || {
@@ -103,8 +110,8 @@ mod tests {
     fn otlp(endpoint: &str, sample: &str, every: &str) -> Result<Option<OtlpConfig>, String> {
         let raw = RawOtlp {
             endpoint: Some(endpoint.into()),
-            sample: Some(sample.to_owned()),
-            metrics_every: Some(every.to_owned()),
+            sample: sample.to_owned(),
+            metrics_every: every.to_owned(),
         };
         Check { file: "docrow.toml", folder: Path::new("") }.otlp(raw).map_err(|error| error.to_string())
     }

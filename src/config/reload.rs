@@ -1,9 +1,13 @@
 //! A configuration that has changed while docrow runs: what of it is taken up, and what waits for a restart.
 //!
-//! Taken up is what every turn of the pipeline looks up anew, and how docrow logs in to its servers. What names the pipeline or its
-//! servers, and what is set up once (the spool, the partitions, the address of the dashboard), is not.
+//! [`keys`] says it of each key. Taken up is what every turn of the pipeline looks up anew, and how docrow
+//! logs in to its servers. What names the pipeline or its servers, and what is set up once (the spool, the
+//! partitions, the address of the dashboard), is not.
 
-use super::{Config, ServeConfig};
+use super::{
+    Config, ServeConfig,
+    keys::{self, ConfigKey, TakesEffect},
+};
 use crate::{mapping::MaskKey, secret::Secret};
 
 /// What a changed configuration comes to.
@@ -51,64 +55,84 @@ impl Config {
         } = wanted;
         let mut change = Change { config: self.clone(), taken_up: Vec::new(), waits: Vec::new() };
         let now = &mut change.config;
-        let mut taken = Changes(&mut change.taken_up);
-        taken.take("source.include", &mut now.include, include);
-        taken.take("source.exclude", &mut now.exclude, exclude);
-        taken.take("source.on_drop", &mut now.on_drop, on_drop);
-        taken.take("mapping.dir", &mut now.mapping_dir, mapping_dir);
-        taken.take("mapping.default", &mut now.default_mapping, default_mapping);
-        taken.take("mapping.evolve", &mut now.evolve, evolve);
-        taken.take("mapping.max_dead_letters", &mut now.max_dead_letters, max_dead_letters);
-        taken.take("snapshot.parallelism", &mut now.parallelism, parallelism);
-        taken.take("stream.batch_rows", &mut now.batch_rows, batch_rows);
-        taken.take("stream.batch_age", &mut now.batch_age, batch_age);
-        taken.take_login("the login to MongoDB", &mut now.source, &source);
-        taken.take_login("the login to PostgreSQL", &mut now.target, &target);
-        let mut waits = Changes(&mut change.waits);
-        waits.note("name", now.name != name);
-        waits.note("source.uri", now.source != source);
-        waits.note("source.on_history_lost", now.on_history_lost != on_history_lost);
-        waits.note("target.uri", now.target != target);
-        waits.note("target.schema", now.schema != schema);
+        let mut keys = Changes { taken_up: &mut change.taken_up, waits: &mut change.waits };
+        keys.take(keys::source::include, &mut now.include, include);
+        keys.take(keys::source::exclude, &mut now.exclude, exclude);
+        keys.take(keys::source::on_drop, &mut now.on_drop, on_drop);
+        keys.take(keys::mapping::dir, &mut now.mapping_dir, mapping_dir);
+        keys.take(keys::mapping::default, &mut now.default_mapping, default_mapping);
+        keys.take(keys::mapping::evolve, &mut now.evolve, evolve);
+        keys.take(keys::mapping::max_dead_letters, &mut now.max_dead_letters, max_dead_letters);
+        keys.take(keys::snapshot::parallelism, &mut now.parallelism, parallelism);
+        keys.take(keys::stream::batch_rows, &mut now.batch_rows, batch_rows);
+        keys.take(keys::stream::batch_age, &mut now.batch_age, batch_age);
+        keys.take_login("the login to MongoDB", &mut now.source, &source);
+        keys.take_login("the login to PostgreSQL", &mut now.target, &target);
+        keys.take(keys::top::name, &mut now.name, name);
+        keys.take(keys::source::uri, &mut now.source, source);
+        keys.take(keys::source::on_history_lost, &mut now.on_history_lost, on_history_lost);
+        keys.take(keys::target::uri, &mut now.target, target);
+        keys.take(keys::target::schema, &mut now.schema, schema);
         let fingerprint = |key: &Option<MaskKey>| key.as_ref().map(MaskKey::fingerprint);
-        waits.note("the key of masks", fingerprint(&now.mask_key) != fingerprint(&mask_key));
-        waits.note("stream.partitions", now.partitions != partitions);
-        waits.note("stream.order", now.order != order);
-        waits.note("stream.stall_after", now.stall_after != stall_after);
-        waits.note("state.dir", now.state_dir != state_dir);
-        waits.note("state.max_spool", now.max_spool != max_spool);
+        if fingerprint(&now.mask_key) != fingerprint(&mask_key) {
+            keys.waits.push("the key of masks");
+        }
+        keys.take(keys::stream::partitions, &mut now.partitions, partitions);
+        keys.take(keys::stream::order, &mut now.order, order);
+        keys.take(keys::stream::stall_after, &mut now.stall_after, stall_after);
+        keys.take(keys::state::dir, &mut now.state_dir, state_dir);
+        keys.take(keys::state::max_spool, &mut now.max_spool, max_spool);
         let address = |serve: &Option<ServeConfig>| serve.as_ref().map(|serve| serve.address);
-        waits.note("serve.listen", address(&now.serve) != address(&serve));
-        let token = |serve: Option<ServeConfig>| serve.and_then(|serve| serve.token);
-        waits.note("snapshot.max_rate", now.max_rate != max_rate);
-        waits.note("verify", now.verify != verify);
-        waits.note("notify", now.notify != notify);
-        waits.note("otlp", now.otlp != otlp);
-        waits.note("serve.token", token(now.serve.clone()) != token(serve));
+        let token = |serve: &Option<ServeConfig>| serve.as_ref().and_then(|serve| serve.token.clone());
+        let is_elsewhere = keys.takes_up(keys::serve::listen, address(&now.serve) != address(&serve));
+        let has_other_token = keys.takes_up(keys::serve::token, token(&now.serve) != token(&serve));
+        if is_elsewhere || has_other_token {
+            now.serve = serve;
+        }
+        keys.take(keys::snapshot::max_rate, &mut now.max_rate, max_rate);
+        keys.take_section(keys::verify::every, &mut now.verify, verify);
+        keys.take_section(keys::notify::webhook, &mut now.notify, notify);
+        keys.take_section(keys::otlp::endpoint, &mut now.otlp, otlp);
         change
     }
 }
 
-/// The keys that something is true of.
-struct Changes<'a>(&'a mut Vec<&'static str>);
+/// What has changed, by its names.
+struct Changes<'a> {
+    taken_up: &'a mut Vec<&'static str>,
+    waits: &'a mut Vec<&'static str>,
+}
 
 impl Changes<'_> {
-    fn take<T: PartialEq>(&mut self, key: &'static str, now: &mut T, wanted: T) {
-        self.note(key, *now != wanted);
-        *now = wanted;
+    /// Takes the value up, or leaves it for a restart, as the key has it.
+    fn take<T: PartialEq>(&mut self, key: ConfigKey, now: &mut T, wanted: T) {
+        if self.takes_up(key, *now != wanted) {
+            *now = wanted;
+        }
+    }
+
+    /// Of all keys in the section of `key`, which are one setting.
+    fn take_section<T: PartialEq>(&mut self, key: ConfigKey, now: &mut T, wanted: T) {
+        let section = ConfigKey { name: key.parts().0.unwrap_or(key.name), ..key };
+        self.take(section, now, wanted);
     }
 
     /// Of a URI that has changed in nothing else.
-    fn take_login(&mut self, key: &'static str, now: &mut Secret, wanted: &Secret) {
-        if now.without_login() == wanted.without_login() {
-            self.take(key, now, wanted.clone());
+    fn take_login(&mut self, name: &'static str, now: &mut Secret, wanted: &Secret) {
+        if *now != *wanted && now.without_login() == wanted.without_login() {
+            self.taken_up.push(name);
+            *now = wanted.clone();
         }
     }
 
-    fn note(&mut self, key: &'static str, is_so: bool) {
-        if is_so {
-            self.0.push(key);
+    /// Notes what has changed; whether that is to be taken up.
+    fn takes_up(&mut self, key: ConfigKey, has_changed: bool) -> bool {
+        let at_once = key.takes_effect == TakesEffect::AtOnce;
+        if has_changed {
+            let names = if at_once { &mut *self.taken_up } else { &mut *self.waits };
+            names.push(key.name);
         }
+        has_changed && at_once
     }
 }
 
@@ -152,7 +176,7 @@ mod tests {
                  otlp.endpoint = 'http://a:4318'"
             ),
             &[],
-            &["name", "serve.listen", "otlp", "serve.token"],
+            &["name", "serve.listen", "serve.token", "otlp"],
         );
         assert_eq!(config.name, "docrow");
     }

@@ -2,7 +2,11 @@
 
 use std::{str::FromStr, time::Duration};
 
-use super::{amount::amount, check::Check, file::RawVerify};
+use super::{
+    amount::amount,
+    check::Check,
+    keys::{self, RawVerify},
+};
 use crate::error::Result;
 
 /// How often one may be wanted.
@@ -47,20 +51,21 @@ impl Check<'_> {
         let RawVerify { every, sample, max_rate } = raw;
         let Some(every) = every else {
             if sample.is_some() || max_rate.is_some() {
-                return Err(self.error("verify.every", "missing: write for example \"24h\""));
+                return Err(self.error(keys::verify::every, "missing: write for example \"24h\""));
             }
             return Ok(None);
         };
         let parsed = humantime::parse_duration(&every).ok();
         let Some(every) = parsed.filter(|every| (EVERY.0..=EVERY.1).contains(every)) else {
-            return Err(
-                self.error("verify.every", format!("\"{every}\" is no duration: write for example \"24h\""))
-            );
+            return Err(self.error(
+                keys::verify::every,
+                format!("\"{every}\" is no duration: write for example \"24h\""),
+            ));
         };
-        let sample = sample.map(|text| text.parse().map_err(|wrong| self.error("verify.sample", wrong)));
+        let sample = sample.map(|text| text.parse().map_err(|wrong| self.error(keys::verify::sample, wrong)));
         if max_rate.is_some_and(|rate| !(rate.is_finite() && rate > 0.0)) {
             return Err(
-                self.error("verify.max_rate", "must be a number of documents per second, more than 0")
+                self.error(keys::verify::max_rate, "must be a number of documents per second, more than 0")
             );
         }
         Ok(Some(VerifyConfig { every, sample: sample.transpose()?, max_rate }))

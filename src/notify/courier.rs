@@ -15,7 +15,7 @@ use tokio::{
 
 use super::unusable;
 use crate::{
-    config::{NOTIFY_KEY, NotifyConfig},
+    config::{NotifyConfig, environment::DOCROW_NOTIFY_KEY},
     error::{Code, Error, Result},
     http::{HttpClient, Refusal},
     metrics,
@@ -45,8 +45,9 @@ impl Courier {
     /// Errors: there is no key, or this machine has no certificates to believe.
     pub(super) fn new(config: &NotifyConfig) -> Result<Self> {
         let Some(key) = &config.key else {
-            let advice =
-                format!("set {NOTIFY_KEY}, or {NOTIFY_KEY}_FILE, to a key (openssl rand -hex 32 makes one)");
+            let advice = format!(
+                "set {DOCROW_NOTIFY_KEY}, or {DOCROW_NOTIFY_KEY}_FILE, to a key (openssl rand -hex 32 makes one)"
+            );
             let missing = format!("notify.webhook: notices are signed, and there is no key: {advice}");
             return Err(Error::new(Code::MissingVariable, missing));
         };

@@ -16,6 +16,7 @@ mod bad_input;
 mod chaos;
 mod check;
 mod compare;
+mod configuration;
 mod crash;
 mod dashboard;
 mod dead_letters;

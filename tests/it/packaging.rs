@@ -8,7 +8,7 @@ use std::{
     process::{Command, Output},
 };
 
-use ::docrow::config::{Config, Overrides};
+use ::docrow::config::{Config, Overrides, environment::VARIABLES};
 use serde::Deserialize;
 use serde_json::Value;
 use tempfile::tempdir;
@@ -508,16 +508,8 @@ fn pages_and_completions_are_of_the_command_line() {
     let page = |name: &str| fs::read_to_string(folder.path().join("man").join(name)).unwrap();
     let main = page("docrow.1");
     assert!(main.contains("Exit codes") && main.contains("DOCROW_SOURCE"), "{main}");
-    // What each of them takes from the environment, and from which files: as README has it.
-    let variables: BTreeSet<_> = read("README.md")
-        .split("| environment variable | is |")
-        .nth(1)
-        .unwrap()
-        .lines()
-        .take_while(|line| line.is_empty() || line.starts_with('|'))
-        .flat_map(|line| line.split('|').nth(1).unwrap_or_default().split('`').skip(1).step_by(2))
-        .map(str::to_owned)
-        .collect();
+    // What each of them takes from the environment, and from which files.
+    let variables: BTreeSet<_> = VARIABLES.iter().map(|variable| variable.name.to_owned()).collect();
     for command in commands.iter().map(|command| format!("docrow-{command}.1")).chain(["docrow.1".to_owned()])
     {
         let text = page(&command).replace('\\', "");
@@ -528,7 +520,7 @@ fn pages_and_completions_are_of_the_command_line() {
         assert!(files.contains("docrow.toml") && files.contains("docrow-state/"), "{files}");
     }
     for variable in help.split("[env: ").skip(1).map(|rest| rest.split([']', '=']).next().unwrap()) {
-        assert!(variables.contains(variable), "README does not name {variable}");
+        assert!(variables.contains(variable), "{variable} is not in the table");
     }
     // What all commands take stands apart from what one takes.
     for command in ["status", "verify", "run"] {

@@ -19,7 +19,7 @@ use tokio::{
 
 pub(crate) use ::docrow::error::Code;
 use ::docrow::{
-    config::{OTLP_ENDPOINT, OTLP_HEADERS},
+    config::environment::{OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_HEADERS},
     schema::MappingSpec,
     sink::Target,
 };
@@ -138,7 +138,7 @@ impl Home {
                 command.env_remove(format!("{name}{what}"));
             }
         }
-        for name in ["RUST_LOG", OTLP_ENDPOINT, OTLP_HEADERS] {
+        for name in ["RUST_LOG", OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_HEADERS] {
             command.env_remove(name);
         }
         command.envs(&self.environment);
