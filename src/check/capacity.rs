@@ -13,8 +13,8 @@ use std::{path::Path, time::Duration};
 use indicatif::HumanCount;
 
 use super::{
-    Findings, Part,
     format::{decimal, float, size, span, whole},
+    report::{Findings, Part},
     source::Found,
     state,
 };
@@ -46,7 +46,7 @@ pub(super) struct Rate {
 }
 
 impl Rate {
-    pub(super) fn of(bytes: u64, took: Duration, of: String) -> Option<Self> {
+    pub(super) fn measured(bytes: u64, took: Duration, of: String) -> Option<Self> {
         (bytes >= TELLING && !took.is_zero()).then_some(Self { bytes, took, of })
     }
 
@@ -82,9 +82,9 @@ pub(super) fn check(config: &Config, found: &Found, rate: Option<Rate>) -> Findi
 }
 
 fn judge(facts: &Facts<'_>) -> Findings {
-    let mut findings = Findings::of(Part::Snapshot);
+    let mut findings = Findings::new(Part::Snapshot);
     let copy = copy(&mut findings, facts);
-    let window = facts.oplog.map(|oplog| Window::of(&oplog));
+    let window = facts.oplog.map(|oplog| Window::new(&oplog));
     let waiting = spool(&mut findings, facts, window.as_ref().and_then(|window| window.rate), copy);
     if let Some(window) = window {
         window.judge(&mut findings, copy, waiting);
@@ -180,7 +180,7 @@ struct Window {
 }
 
 impl Window {
-    fn of(oplog: &Oplog) -> Self {
+    fn new(oplog: &Oplog) -> Self {
         let seconds = oplog.now.time.saturating_sub(oplog.first.time).max(1);
         let now = Duration::from_secs(seconds.into());
         let Some(OplogSize { entries, bytes, most }) = oplog.size else {
@@ -253,7 +253,7 @@ mod tests {
         Facts {
             documents: 2_000_000,
             bytes: 12_400_000_000,
-            rate: Rate::of(310_000_000, Duration::from_secs(1), "shop.orders".to_owned()),
+            rate: Rate::measured(310_000_000, Duration::from_secs(1), "shop.orders".to_owned()),
             oplog: Some(Oplog {
                 first: at(1_000),
                 now: at(1_000 + 26 * 3600),
@@ -300,7 +300,7 @@ mod tests {
         assert!(found(&facts, "time").1.contains("÷ 47.7 MiB/s (assumed"));
         assert!(found(&facts, "spool").1.contains("is not known"));
         assert!(judge(&facts).0.iter().all(|finding| finding.severity == Severity::Ok));
-        assert!(Rate::of(10, Duration::from_secs(1), String::new()).is_none());
+        assert!(Rate::measured(10, Duration::from_secs(1), String::new()).is_none());
     }
 
     /// G6: a snapshot longer than the oplog window loses nothing, up to the spool's budget.

@@ -6,7 +6,11 @@ use std::{sync::Arc, time::Duration};
 use indicatif::HumanCount;
 use tokio::time::Instant;
 
-use super::{Findings, Misfit, Part, capacity::Rate, source::Found};
+use super::{
+    capacity::Rate,
+    report::{Findings, Misfit, Part},
+    source::Found,
+};
 use crate::{
     config::Config,
     error::Result,
@@ -36,7 +40,7 @@ pub(super) struct Known<'a> {
 
 /// The mapping files, unless they can't be used. `known`: `None` if it is not known which collections there are.
 pub(super) fn files(config: &Config, known: Option<Known<'_>>) -> (Findings, Option<MappingFiles>) {
-    let mut findings = Findings::of(Part::Mapping);
+    let mut findings = Findings::new(Part::Mapping);
     let (files, wrong) = mapping_files::read_all(&config.mapping_dir);
     for error in &wrong {
         findings.problem("mapping files", error.to_string());
@@ -63,7 +67,7 @@ pub(super) async fn check(
     previewed: Result<Vec<Result<Preview>>>,
     size: u32,
 ) -> (Findings, Option<Rate>) {
-    let mut findings = Findings::of(Part::Mapping);
+    let mut findings = Findings::new(Part::Mapping);
     let mut largest: Option<(&CollectionInfo, Arc<Mapping>)> = None;
     let previews = findings.unless("mappings", previewed).unwrap_or_default();
     for (info, preview) in found.collections.iter().zip(previews) {
@@ -84,7 +88,7 @@ pub(super) async fn check(
         let sampled =
             found.source.sample_documents(&info.namespace, size, |document| trial.observe(document)).await;
         if found.unless(&mut findings, &name, sampled).is_some() {
-            tell(&mut findings, config, (info, &mapped), &trial.tried());
+            tell(&mut findings, config, info, &mapped, &trial.tried());
         }
     }
     let Some((info, mapping)) = largest else { return (findings, None) };
@@ -113,7 +117,7 @@ struct Mapped {
     tables: usize,
 }
 
-fn tell(findings: &mut Findings, config: &Config, (info, mapped): (&CollectionInfo, &Mapped), tried: &Tried) {
+fn tell(findings: &mut Findings, config: &Config, info: &CollectionInfo, mapped: &Mapped, tried: &Tried) {
     let name = info.namespace.to_string();
     if tried.documents == 0 {
         findings.ok(name, "no documents yet");
@@ -207,5 +211,5 @@ async fn measure(source: &Source, info: &CollectionInfo, mapping: Arc<Mapping>) 
         bytes += batch.byte_len();
     }
     let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-    Ok(Rate::of(bytes, started.elapsed(), info.namespace.to_string()))
+    Ok(Rate::measured(bytes, started.elapsed(), info.namespace.to_string()))
 }

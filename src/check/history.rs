@@ -1,6 +1,6 @@
 //! Whether a stopped pipeline can go on where it was: whether MongoDB still has what is to be read next, and for how long.
 
-use super::{Findings, Part};
+use super::report::{Findings, Part};
 use crate::{
     config::{Config, OnHistoryLost},
     error::Code,
@@ -14,7 +14,7 @@ const SHORT: u64 = 3600;
 /// Nothing is said where nothing is stored, or the oplog may not be read; nor of servers that do not answer, for that is said
 /// already.
 pub(super) async fn check(config: &Config) -> Findings {
-    let mut findings = Findings::of(Part::Source);
+    let mut findings = Findings::new(Part::Source);
     let Ok(target) = Target::parse(config.target.expose(), &config.schema, &config.name) else {
         return findings;
     };
@@ -55,7 +55,7 @@ mod tests {
     use crate::check::{Finding, Severity};
 
     fn judged(headroom: Option<u64>, is_lost: bool, on_history_lost: OnHistoryLost) -> Vec<Finding> {
-        let mut findings = Findings::of(Part::Source);
+        let mut findings = Findings::new(Part::Source);
         let oplog = OplogStatus {
             start: std::time::SystemTime::now().into(),
             window_seconds: 86_400,

@@ -2,7 +2,7 @@
 
 use indicatif::HumanCount;
 
-use super::{Findings, Part};
+use super::report::{Findings, Part};
 use crate::{
     error::Result,
     pipeline,
@@ -19,7 +19,7 @@ use crate::{
 
 /// A note for each, with what mends it.
 pub(super) async fn check(target: &Target, session: &Session) -> Findings {
-    let mut findings = Findings::of(Part::Mapping);
+    let mut findings = Findings::new(Part::Mapping);
     let told = tell(&mut findings, target, session).await;
     findings.unless("columns", told);
     findings

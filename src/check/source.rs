@@ -2,7 +2,7 @@
 
 use indicatif::HumanCount;
 
-use super::{Findings, Part};
+use super::report::{Findings, Part};
 use crate::{
     config::{Config, Order},
     error::{Kind, Result},
@@ -36,7 +36,7 @@ impl Found {
 }
 
 pub(super) async fn check(config: &Config) -> (Findings, Option<Found>) {
-    let mut findings = Findings::of(Part::Source);
+    let mut findings = Findings::new(Part::Source);
     let connected = Source::connect(config.source.expose()).await;
     let Some(source) = findings.unless("connection", connected) else { return (findings, None) };
     let access = findings.unless("privileges", source.access().await);

@@ -1,13 +1,13 @@
 //! What is to be said about PostgreSQL.
 
-use super::{Findings, Part};
+use super::report::{Findings, Part};
 use crate::{
     config::Config,
     error::Result,
     sink::{
         Session, Target,
-        connection::preflight::{self, Inspection, Objection, Remedy},
-        metadata::fence::Runner,
+        metadata::runner::Runner,
+        preflight::{self, Inspection, Objection, Remedy},
     },
 };
 
@@ -18,7 +18,7 @@ const SESSIONS: usize = 23;
 
 /// With a session, if a run could do anything there.
 pub(super) async fn check(config: &Config) -> (Findings, Option<(Target, Session)>) {
-    let mut findings = Findings::of(Part::Target);
+    let mut findings = Findings::new(Part::Target);
     let parsed = Target::parse(config.target.expose(), &config.schema, &config.name);
     let Some(target) = findings.unless("connection", parsed) else { return (findings, None) };
     let session = match target.connect().await {

@@ -35,14 +35,33 @@ use mongodb::bson::{RawDocument, RawDocumentBuf, cstr};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::{
-    SpoolWrite,
-    spool::Garbage,
-    store::{Failure, Result},
+    failure::{Failure, StoreResult},
+    garbage::Garbage,
 };
 use crate::{
     error::Error,
     model::change::{Namespace, Position},
 };
+
+/// One atomic, synced write.
+///
+/// It is safe to repeat one that failed, whether it was written or not.
+#[derive(Default)]
+pub struct SpoolWrite<'a> {
+    /// Changes of collections with a span, those of a collection in order. What a span has already is skipped.
+    pub changes: &'a [(&'a Namespace, &'a Position, &'a RawDocument)],
+    /// How far the stream was read, all changes of open spans up to there being in this write or an earlier one. An
+    /// older one than is stored is ignored, unless `spans` opens a span before that.
+    pub token: Option<&'a Position>,
+    /// Spans to open (`to: None`), to close, or to forget with all their changes (`None`), one after the other and before
+    /// `changes`. A span can't begin before the one that is there, nor where that one does not reach: it is to be
+    /// forgotten first. Where it begins later, the beginning stays: only [`Checkpoint::trim`](super::Checkpoint::trim) moves it.
+    pub spans: Vec<(&'a Namespace, Option<Span>)>,
+    /// Of the stream that `token` is of; stored with it.
+    pub fingerprint: Option<i64>,
+    /// What [`Checkpoint::life`](super::Checkpoint::life) was when the spans were read that this goes on from.
+    pub life: Option<i64>,
+}
 
 /// How far a collection's changes are in the spool: every change in `(from, to]` is there, or was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +113,7 @@ impl Record {
         record
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self> {
+    pub(super) fn decode(bytes: &[u8]) -> StoreResult<Self> {
         let record =
             RawDocument::from_bytes(bytes).map_err(|_| Failure::Inconsistent("a span is no BSON"))?;
         let number = |name| record.get_i64(name).map_err(|_| Failure::Inconsistent("a span lacks a number"));
@@ -111,7 +130,7 @@ impl Record {
     }
 }
 
-fn position_of(record: &RawDocument, name: &str) -> Result<Option<Position>> {
+fn position_of(record: &RawDocument, name: &str) -> StoreResult<Option<Position>> {
     let inconsistent = || Failure::Inconsistent("a stored resume token is none");
     match record.get(name).map_err(|_| inconsistent())? {
         None => Ok(None),
@@ -140,8 +159,8 @@ impl Book {
     /// The book of these stored records. Errors: they are not of one time.
     pub(super) fn open(
         head: Option<&[u8]>,
-        spans: impl Iterator<Item = Result<(Box<[u8]>, Box<[u8]>)>>,
-    ) -> Result<Self> {
+        spans: impl Iterator<Item = StoreResult<(Box<[u8]>, Box<[u8]>)>>,
+    ) -> StoreResult<Self> {
         let mut book = Self::default();
         for span in spans {
             let (key, value) = span?;
@@ -222,7 +241,7 @@ impl Draft<'_> {
 
     /// Errors: a span begins before the one that is there, or after a gap; a change is of a collection without a span,
     /// or after its end.
-    pub(super) fn apply(&mut self, write: &SpoolWrite<'_>) -> Result<()> {
+    pub(super) fn apply(&mut self, write: &SpoolWrite<'_>) -> StoreResult<()> {
         let mut back = None;
         for (namespace, span) in &write.spans {
             match span {
@@ -251,7 +270,7 @@ impl Draft<'_> {
     }
 
     /// Opens or closes a span. Returns how far it is known to reach, if the token is ahead of that.
-    fn open(&mut self, namespace: &Namespace, span: &Span) -> Result<Option<Position>> {
+    fn open(&mut self, namespace: &Namespace, span: &Span) -> StoreResult<Option<Position>> {
         let old = self.record(namespace);
         let reach = match old {
             None => Some(&span.from),
@@ -277,7 +296,7 @@ impl Draft<'_> {
         Ok(back)
     }
 
-    fn append(&mut self, namespace: &Namespace, position: &Position, index: usize) -> Result<()> {
+    fn append(&mut self, namespace: &Namespace, position: &Position, index: usize) -> StoreResult<()> {
         let record = self.record(namespace).ok_or_else(|| Failure::Gone(namespace.clone()))?;
         if record.has_seen(position) {
             return Ok(());

@@ -1,7 +1,7 @@
-//! The `RocksDB` database of a state directory: how it is opened, what its errors mean, and how it is made anew.
+//! The `RocksDB` database of a state directory: how it is opened, and how it is made anew.
 
 use std::{
-    fmt, fs, io,
+    fs, io,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -15,101 +15,21 @@ use rocksdb::{
 };
 
 use super::{
-    disk_reserve, spool,
+    disk_reserve,
+    failure::StoreResult,
+    garbage::{self, Garbage, SWEEP},
     spool_index::{Book, HEAD, SPAN},
 };
-use crate::{
-    error::{Code, Error},
-    model::change::Namespace,
-};
-
-pub(super) type Result<T, E = Failure> = std::result::Result<T, E>;
-
-/// Why something could not be done with the database.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// It is not the database's fault.
-    Said(Error),
-    /// The collection has no span, or one that begins later: the database was made anew, and the caller does not know.
-    Gone(Namespace),
-    /// There is no space left.
-    Full(rocksdb::Error),
-    /// The system refuses to open or to write it: it would refuse a new one as well.
-    Refused(rocksdb::Error),
-    /// The database can't be read or written.
-    Broken(rocksdb::Error),
-    /// What is in it can't be all that was written.
-    Inconsistent(&'static str),
-}
-
-impl Failure {
-    /// Whether the database is to be set aside because of it.
-    pub(super) fn is_corruption(&self) -> bool {
-        matches!(self, Failure::Broken(_) | Failure::Inconsistent(_))
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Failure::Said(error) => error.fmt(f),
-            Failure::Gone(namespace) => namespace.fmt(f),
-            Failure::Full(error) | Failure::Refused(error) | Failure::Broken(error) => {
-                f.write_str(&without_keys(error.as_ref()))
-            }
-            Failure::Inconsistent(what) => f.write_str(what),
-        }
-    }
-}
-
-/// `RocksDB` may quote keys, in which a document's `_id` is (G12): long words that are no paths.
-fn without_keys(message: &str) -> String {
-    let word = |word| if str::len(word) > 40 && !word.contains('/') { "…" } else { word };
-    message.split(' ').map(word).collect::<Vec<_>>().join(" ")
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Failure::Said(error)
-    }
-}
-
-impl From<rocksdb::Error> for Failure {
-    fn from(error: rocksdb::Error) -> Self {
-        let message: &str = error.as_ref();
-        let says_one_of = |errors: &[&str]| errors.iter().any(|error| message.contains(error));
-        if says_one_of(&["No space left on device", "Disk quota exceeded"])
-            || error.kind() == ErrorKind::Incomplete
-        {
-            Failure::Full(error)
-        } else if is_locked(message) || says_one_of(REFUSALS) {
-            Failure::Refused(error)
-        } else {
-            Failure::Broken(error)
-        }
-    }
-}
-
-/// What the system says (`strerror`) when the database is not to blame.
-const REFUSALS: &[&str] = &[
-    "Permission denied",
-    "Operation not permitted",
-    "Read-only file system",
-    "Too many open files",
-    "Cannot allocate memory",
-];
-
-/// Whether `RocksDB` says that someone has the database open: another process, or this one. Other messages name the lock's
-/// file as well, for one the refusal to create it.
-pub(super) fn is_locked(message: &str) -> bool {
-    message.contains("While lock file: ") || message.contains("lock hold by current process")
-}
+use crate::error::{Code, Error};
 
 /// How long a write is put off while the one before it is not in a file yet. On a disk with space that takes some tenths of
 /// a second; later than this it is taken for a disk without.
 const STALLED: Duration = Duration::from_secs(10);
 /// How often a write that was put off is tried.
 const TRYING: Duration = Duration::from_millis(2);
+
+/// What a spool without anything in it may take on disk.
+const SMALL: u64 = if cfg!(test) { 4 << 10 } else { 4 << 20 };
 
 /// A number that the database gets when it is made, or made anew.
 pub(super) const LIFE: &[u8] = b"life";
@@ -126,7 +46,7 @@ pub(super) struct Store {
 impl Store {
     /// Opens the database at `path`, or creates it: in a folder of its owner's alone, for `RocksDB` lets others read its
     /// files.
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub(super) fn open(path: &Path) -> StoreResult<Self> {
         let private = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
         private
             .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o700)))
@@ -136,7 +56,8 @@ impl Store {
         read.set_iterate_range(rocksdb::PrefixRange(SPAN));
         let spans = db.iterator_opt(IteratorMode::From(SPAN, Direction::Forward), read);
         let mut book = Book::open(db.get(HEAD)?.as_deref(), spans.map(|span| Ok(span?)))?;
-        book.garbage = spool::garbage(&db, &book)?;
+        let known = book.records.values().map(|record| record.id).collect();
+        book.garbage = garbage::unknown(&db, &known)?;
         book.life = match db.get(LIFE)?.and_then(|life| Some(i64::from_le_bytes(life.try_into().ok()?))) {
             Some(life) => life,
             None => {
@@ -148,18 +69,46 @@ impl Store {
             }
         };
         let store = Self { id: fastrand::u64(..), db, book: Mutex::new(book) };
-        spool::sweep(&store, store.book(), false)?;
+        store.sweep(store.book(), false)?;
         Ok(store)
     }
 
     /// Writes all of `batch` or nothing, and waits until it is on the disk.
-    pub(super) fn write_synced(&self, batch: &WriteBatch) -> Result<()> {
+    pub(super) fn write_synced(&self, batch: &WriteBatch) -> StoreResult<()> {
         write(&self.db, batch, true)
     }
 
     /// Writes all of `batch` or nothing. A crash of the machine may undo it.
-    pub(super) fn write(&self, batch: &WriteBatch) -> Result<()> {
+    pub(super) fn write(&self, batch: &WriteBatch) -> StoreResult<()> {
         write(&self.db, batch, false)
+    }
+
+    /// Gives back its space: whole files first, for they may hold older deletions of what is in other files; then the rest,
+    /// by writing again what else is in its files.
+    pub(super) fn clear(&self, garbage: Garbage) -> StoreResult<()> {
+        let Garbage { start, end, .. } = garbage;
+        self.db.delete_file_in_range(&start, &end)?;
+        let mut batch = WriteBatch::default();
+        batch.delete_range(&start, &end);
+        self.write(&batch)?;
+        self.db.compact_range(Some(start), Some(end));
+        Ok(())
+    }
+
+    /// Gives back the space of what was forgotten, if it is worth the while: as it always is where space `is_short`.
+    pub(super) fn sweep(&self, mut book: MutexGuard<'_, Book>, is_short: bool) -> StoreResult<()> {
+        let changes: i64 = book.garbage.iter().map(|garbage| garbage.changes).sum();
+        let nothing_waits = book.records.is_empty() && bytes(self.db.path()) > SMALL;
+        let is_worth_it = changes >= SWEEP || is_short && changes > 0;
+        if !is_worth_it && !nothing_waits {
+            return Ok(());
+        }
+        let mut garbage = std::mem::take(&mut book.garbage);
+        if nothing_waits {
+            garbage = vec![Garbage::everything(changes)];
+        }
+        drop(book);
+        garbage.into_iter().try_for_each(|garbage| self.clear(garbage))
     }
 
     /// The book. A panic while it was held left nothing half changed.
@@ -171,7 +120,7 @@ impl Store {
 /// The only way to write. It never waits inside of `RocksDB` for memory to be flushed: whoever waits there leads all writers,
 /// and on a full disk waits for the recovery from that error, which itself waits for the leader to be done
 /// (`DBImpl::DelayWrite` against `DBImpl::ResumeImpl`). So the waiting is done out here, where nobody is held up.
-fn write(db: &DB, batch: &WriteBatch, is_synced: bool) -> Result<()> {
+fn write(db: &DB, batch: &WriteBatch, is_synced: bool) -> StoreResult<()> {
     let mut options = WriteOptions::default();
     options.set_sync(is_synced);
     options.set_no_slowdown(true);
@@ -184,6 +133,14 @@ fn write(db: &DB, batch: &WriteBatch, is_synced: bool) -> Result<()> {
             written => return Ok(written?),
         }
     }
+}
+
+/// How many bytes a database takes on disk.
+pub(super) fn bytes(database: &Path) -> u64 {
+    let Ok(files) = fs::read_dir(database) else { return 0 };
+    let holds_data =
+        |file: &fs::DirEntry| file.path().extension().is_some_and(|kind| kind == "sst" || kind == "log");
+    files.flatten().filter(holds_data).filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
 }
 
 /// A small footprint is wanted, not the last bit of speed: the spool is written in order, and read once.
@@ -220,7 +177,7 @@ fn options() -> Options {
 }
 
 /// Moves a corrupt database out of the way, over the one set aside before.
-pub(super) fn set_aside(path: &Path, why: &str) -> Result<(), Error> {
+pub(super) fn set_aside(path: &Path, why: &str) -> StoreResult<(), Error> {
     let aside = path.with_extension("corrupt");
     tracing::warn!(
         "the state directory is corrupt ({why}): rebuilding it from PostgreSQL, the old one is kept as {}",
@@ -233,29 +190,4 @@ pub(super) fn set_aside(path: &Path, why: &str) -> Result<(), Error> {
         fs::rename(path, &aside)
     };
     moved().map_err(|e| Error::caused(Code::StateCorrupt, format!("set aside {}", path.display()), e))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// G12.
-    #[test]
-    fn quotes_no_keys() {
-        let key = "63A1".repeat(30);
-        let message =
-            format!("Corruption: overlapping ranges: file #7 largest key: '{key}' seq:5 in /a/db/000007.sst");
-        let quiet = "Corruption: overlapping ranges: file #7 largest key: … seq:5 in /a/db/000007.sst";
-        assert_eq!(without_keys(&message), quiet);
-    }
-
-    #[test]
-    fn only_a_held_lock_is_someone_elses() {
-        let unwritable = "IO error: While open a file for lock: /state/db/LOCK: Permission denied";
-        assert!(!is_locked(unwritable));
-        assert!(!is_locked(
-            "IO error: No space left on device: While appending to file: /blocks/db/000004.log"
-        ));
-        assert!(is_locked("IO error: While lock file: /state/db/LOCK: Resource temporarily unavailable"));
-    }
 }

@@ -3,10 +3,10 @@
 
 use std::{fs, io::Write, path::PathBuf};
 
-use clap::{Args, Command, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::Shell;
 
-use super::{Cli, EXIT_CODES, Outcome};
+use super::outcome::{EXIT_CODES, Outcome};
 use crate::{
     config::environment::{VARIABLES, Variable},
     error::{Error, Kind, Result},
@@ -29,19 +29,20 @@ pub(super) struct Options {
     folder: PathBuf,
 }
 
-pub(super) fn execute(Options { folder }: &Options) -> Result<Outcome> {
+/// `all`: the command line.
+pub(super) fn execute(Options { folder }: &Options, all: &Command) -> Result<Outcome> {
     let (man, completions) = (folder.join("man"), folder.join("completions"));
     let write = || -> std::io::Result<()> {
         fs::create_dir_all(&man)?;
         fs::create_dir_all(&completions)?;
-        clap_mangen::generate_to(shown(), &man)?;
+        clap_mangen::generate_to(shown(all), &man)?;
         let surroundings = section("ENVIRONMENT", VARIABLES.iter().map(shown_variable))
             + &section("FILES", FILES.iter().map(|(name, text)| (*name, (*text).to_owned())));
         for page in fs::read_dir(&man)? {
             fs::OpenOptions::new().append(true).open(page?.path())?.write_all(surroundings.as_bytes())?;
         }
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-            clap_complete::generate_to(shell, &mut shown(), "docrow", &completions)?;
+            clap_complete::generate_to(shell, &mut shown(all), "docrow", &completions)?;
         }
         Ok(())
     };
@@ -65,8 +66,7 @@ fn section(title: &str, entries: impl Iterator<Item = (&'static str, String)>) -
 }
 
 /// The command line as everybody sees it: completions would offer hidden commands as well.
-fn shown() -> Command {
-    let all = Cli::command();
+fn shown(all: &Command) -> Command {
     let commands = all.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
     Command::new("docrow")
         .version(env!("CARGO_PKG_VERSION"))

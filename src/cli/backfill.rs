@@ -3,7 +3,7 @@
 use clap::Args;
 use indicatif::HumanCount;
 
-use super::{Outcome, profiling::Profiling};
+use super::{outcome::Outcome, profiling::Profiling};
 use crate::{
     config::Config,
     error::Result,

@@ -7,7 +7,7 @@ use indicatif::HumanCount;
 use serde_json::{Value, json};
 
 use super::{
-    Outcome,
+    outcome::Outcome,
     printable::{printable, say, unprintable},
 };
 use crate::{

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Outcome,
+    outcome::Outcome,
     printable::{fitted, printable, say, unprintable},
 };
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
         Target,
         metadata::{
             dead_letter_admin::{Group, Letter, Letterbox, Which},
-            fence::Runner,
+            runner::Runner,
         },
     },
 };

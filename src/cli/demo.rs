@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use super::{
-    Outcome,
+    outcome::Outcome,
     printable::{say, unprintable},
     verify::print,
 };

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{
-    Outcome,
+    outcome::Outcome,
     printable::{printable, say},
 };
 use crate::{
@@ -11,7 +11,8 @@ use crate::{
     error::{Code, Error, Result},
     sink::{
         Target,
-        metadata::forget::{Archive, Known, Tables, still_followed},
+        forget::{Archive, Known, still_followed},
+        tables::ddl::Tables,
     },
     source::chosen,
 };

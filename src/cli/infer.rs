@@ -13,7 +13,7 @@ use std::{
 use clap::Args;
 use indicatif::HumanCount;
 
-use super::{Outcome, printable::unprintable};
+use super::{outcome::Outcome, printable::unprintable};
 use crate::{
     config::{MappingDir, SourceConfig},
     error::{Code, Error, Result},

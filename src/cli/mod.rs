@@ -8,6 +8,8 @@ mod demo;
 mod explain;
 mod forget;
 mod infer;
+mod outcome;
+mod paint;
 mod pause;
 mod plan;
 mod printable;
@@ -30,7 +32,10 @@ use std::{
 
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource};
 
-use self::profiling::Profiling;
+use self::{
+    outcome::{EXIT_CODES, Outcome},
+    profiling::Profiling,
+};
 use crate::{
     config::{
         Config, Overrides, SourceConfig, TargetConfig,
@@ -53,9 +58,6 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 }
-
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 a difference or a finding, or stopped before the end; 2 usage or configuration; 3 source unreachable or \
-refused; 4 target unreachable or refused; 5 history lost; 6 held by another process; 7 state corrupt; 8 nobody runs the pipeline (status --exit-code); 70 a bug.";
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Options of all commands")]
@@ -151,26 +153,6 @@ impl Global {
     }
 }
 
-/// What a command has to say by its exit code.
-enum Outcome {
-    /// All of it is done: exit code 0.
-    Done,
-    /// Not all is as it should be, and the command has said what: exit code 1.
-    Finding,
-    /// Nobody is known to run the pipeline, for `docrow status --exit-code`: exit code 8.
-    NotRunning,
-}
-
-impl Outcome {
-    fn exit_code(&self) -> u8 {
-        match self {
-            Self::Done => 0,
-            Self::Finding => 1,
-            Self::NotRunning => 8,
-        }
-    }
-}
-
 impl Command {
     /// Its name, and how it is to be profiled.
     fn profiling(&self) -> (&'static str, Profiling) {
@@ -253,7 +235,7 @@ async fn dispatch(
         Command::DeadLetters(action) => dead_letters::execute(&global.target()?, action, shutdown).await,
         Command::Explain(options) => explain::execute(&options),
         Command::Demo(options) => demo::execute(options, reporter, shutdown).await,
-        Command::Assets(options) => assets::execute(&options),
+        Command::Assets(options) => assets::execute(&options, &Cli::command()),
     }
 }
 

@@ -6,7 +6,7 @@ use clap::Args;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Outcome,
+    outcome::Outcome,
     printable::{printable, say},
     resync,
 };
@@ -16,7 +16,7 @@ use crate::{
     shutdown::Shutdown,
     sink::{
         Target,
-        metadata::{fence::Runner, pauses::Pause, requests::Requests},
+        metadata::{pauses::Pause, requests::Requests, runner::Runner},
     },
     source::chosen,
 };

@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{
-    Outcome,
+    outcome::Outcome,
     printable::{printable, say},
 };
 use crate::{

@@ -7,7 +7,7 @@ use std::{
 
 use clap::Args;
 
-use super::Outcome;
+use super::outcome::Outcome;
 use crate::{error::Result, pipeline::Summary, profile::Profile};
 
 /// The flag, and what its report wants to know of the command. Clones are one.

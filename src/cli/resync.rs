@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::{
-    Outcome,
+    outcome::Outcome,
     printable::{printable, say},
 };
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     error::{Code, Error, Result},
     sink::{
         Target,
-        metadata::{fence::Runner, requests::Requests},
+        metadata::{requests::Requests, runner::Runner},
     },
     source::chosen,
 };
@@ -55,7 +55,9 @@ pub(super) async fn execute(
         Runner::Process(runner) => {
             format!("the docrow that runs pipeline {pipeline} ({runner}) begins within seconds")
         }
-        Runner::Nobody => format!("nobody runs pipeline {pipeline}: the next `docrow run` begins with it"),
+        Runner::Nobody => {
+            format!("nobody runs pipeline {pipeline}: the next `docrow run` begins with it")
+        }
         Runner::Unheard(runner) => format!(
             "nothing is heard of the process that ran pipeline {pipeline} ({runner}): it begins once it reaches \
              PostgreSQL, or else the next `docrow run` does"

@@ -2,7 +2,7 @@
 
 use clap::{Args, builder::FalseyValueParser};
 
-use super::{Outcome, profiling::Profiling};
+use super::{outcome::Outcome, profiling::Profiling};
 use crate::{
     config::{Config, Overrides, environment::DOCROW_STANDBY},
     error::Result,

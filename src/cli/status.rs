@@ -8,10 +8,11 @@ use std::{
 use clap::Args;
 
 use super::{
-    Outcome,
+    outcome::Outcome,
+    paint::Paint,
     printable::{say, unprintable},
     status_layout::Size,
-    status_table::{Paint, Sort, sort, table},
+    status_table::{Sort, sort, table},
 };
 use crate::{
     config::{Overrides, SourceConfig, TargetConfig},

@@ -1,11 +1,12 @@
 //! A status as a person reads it in a terminal: first whether all is well, then why.
 
-use std::{cmp::Reverse, fmt::Write, io};
+use std::{cmp::Reverse, fmt::Write};
 
 use clap::ValueEnum;
 use indicatif::{BinaryBytes, HumanCount};
 
 use super::{
+    paint::Paint,
     printable::{fitted, printable},
     status_layout::{Entry, Parts, Size, arranged, clipped, counted, cut_in_the_middle, headline},
 };
@@ -14,7 +15,6 @@ use crate::{
     process_status::Gravity,
     shown,
     status::{CollectionStatus, LAG, Level, NarrowColumn, Status, TargetStatus, VerifiedStatus, span},
-    telemetry::has_colors,
 };
 
 /// How many dead letters and messages are shown.
@@ -30,39 +30,6 @@ const PHASE: usize = 13;
 const LONGEST: usize = 160;
 /// How long the bar of a copy is.
 const BAR: u64 = 20;
-
-/// Whether there are colours.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Paint(bool);
-
-impl Paint {
-    /// If standard output is to have them.
-    pub(super) fn of_terminal() -> Self {
-        Self(has_colors(&io::stdout()))
-    }
-
-    fn paint(self, code: &str, text: &str) -> String {
-        if self.0 && !text.is_empty() { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
-    }
-
-    pub(super) fn dim(self, text: &str) -> String {
-        self.paint("2", text)
-    }
-
-    fn bold(self, text: &str) -> String {
-        self.paint("1", text)
-    }
-
-    fn level(self, level: Level, text: &str) -> String {
-        let code = match level {
-            Level::Ok => "32",
-            Level::Busy => "36",
-            Level::Warning => "33",
-            Level::Error => "31",
-        };
-        self.paint(code, text)
-    }
-}
 
 /// In which order collections are listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -231,7 +198,7 @@ struct Row {
 }
 
 impl Row {
-    fn of(collection: &CollectionStatus, copying: bool) -> Self {
+    fn new(collection: &CollectionStatus, copying: bool) -> Self {
         let (level, phase) = phase(collection, copying);
         let behind = collection.lag_seconds.map_or_else(|| "-".to_owned(), span);
         let [documents, dead] = [collection.snapshot.documents, collection.dead_letters];
@@ -247,7 +214,7 @@ struct Widths {
 }
 
 impl Widths {
-    fn of(rows: &[Row], columns: usize) -> Self {
+    fn new(rows: &[Row], columns: usize) -> Self {
         let width = |text: &str| text.chars().count();
         let mut figures = FIGURES.map(width);
         for row in rows {
@@ -272,9 +239,9 @@ impl Widths {
 /// The heads of the columns, and an entry for each collection.
 fn collections(status: &Status, paint: Paint, size: Option<Size>) -> (Vec<String>, Vec<Entry>) {
     let copying = are_copying(&status.collections);
-    let rows: Vec<_> = status.collections.iter().map(|collection| Row::of(collection, copying)).collect();
+    let rows: Vec<_> = status.collections.iter().map(|collection| Row::new(collection, copying)).collect();
     let columns = size.map_or(usize::MAX, |size| size.columns);
-    let widths = Widths::of(&rows, columns);
+    let widths = Widths::new(&rows, columns);
     let entry = |(collection, row): (&CollectionStatus, &Row)| {
         let phase = paint.level(row.level, &format!("{:PHASE$}", row.phase));
         let copy = copy(collection).map(|copy| paint.level(Level::Busy, &copy));

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{
-    Outcome,
+    outcome::Outcome,
     printable::{printable, say},
     resync,
 };
@@ -12,7 +12,7 @@ use crate::{
     error::Result,
     sink::{
         Target,
-        metadata::{fence::Runner, requests::Requests, throttles::Throttle},
+        metadata::{requests::Requests, runner::Runner, throttles::Throttle},
     },
 };
 

@@ -10,7 +10,7 @@ use indicatif::HumanCount;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Outcome,
+    outcome::Outcome,
     printable::{printable, say, unprintable},
 };
 use crate::{

@@ -4,6 +4,7 @@
 //! Nothing here is used by replication itself, and nothing here outlives the process that asked for it.
 
 mod process;
+mod programs;
 pub mod samples;
 pub mod servers;
 pub mod users;

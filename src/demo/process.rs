@@ -3,7 +3,7 @@
 //! Two mechanisms, because a process killed by SIGKILL runs no destructor:
 //! - A server is started through `setpriv --pdeathsig`, so the kernel signals it when its parent ends. The kernel means
 //!   the parent *thread*, so one thread that lives as long as the process starts them all ([`spawn`]).
-//! - A [`Scratch`] folder is removed by a small shell that waits for the other end of its pipe to close.
+//! - A [`Scratch`] is removed by a small shell that waits for the other end of its pipe to close.
 //!
 //! What the servers are, and when they are ready, is left to [`super::servers`].
 

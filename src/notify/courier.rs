@@ -3,7 +3,7 @@
 //! The signature is HMAC-SHA-256 of the body's bytes, in hexadecimal, as `X-Docrow-Signature: sha256=…`. A notice has an id, for one
 //! that is tried again may have come before.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use axum::http::{Request, Uri, header};
 use hmac::{Hmac, KeyInit, Mac};
@@ -13,7 +13,6 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::unusable;
 use crate::{
     config::{NotifyConfig, environment::DOCROW_NOTIFY_KEY},
     error::{Code, Error, Result},
@@ -104,4 +103,9 @@ impl Courier {
     fn host(&self) -> &str {
         self.uri.host().unwrap_or_default()
     }
+}
+
+/// A wrong configuration of the webhook.
+fn unusable(why: impl fmt::Display) -> Error {
+    Error::new(Code::BadValue, format!("notify.webhook: {why}"))
 }

@@ -27,7 +27,7 @@ use self::{
 };
 use crate::{
     config::Config,
-    error::{Error, Result},
+    error::Result,
     metrics,
     moment::Moment,
     process_status::{Stage, Vitals},
@@ -149,9 +149,4 @@ impl Observing {
             }
         }
     }
-}
-
-/// A wrong configuration of the webhook.
-fn unusable(why: impl std::fmt::Display) -> Error {
-    Error::new(crate::error::Code::BadValue, format!("notify.webhook: {why}"))
 }

@@ -23,7 +23,7 @@ const CUMULATIVE: i32 = AggregationTemporality::Cumulative as i32;
 type Samples<'a> = HashMap<&'a str, Vec<(&'a str, &'a str)>>;
 
 /// All that `shown` has, counted since `began`.
-pub(super) fn of(shown: &str, began: u64, now: u64) -> Vec<Metric> {
+pub(super) fn metrics(shown: &str, began: u64, now: u64) -> Vec<Metric> {
     let mut samples = Samples::new();
     for line in shown.lines().filter(|line| !line.starts_with('#')) {
         let Some((series, value)) = line.rsplit_once(' ') else { continue };
@@ -149,7 +149,7 @@ mod tests {
             docrow_lag_seconds{collection=\"a.b\"} NaN\ndocrow_lag_seconds{collection=\"a.\\\"c\\\\\\nd\"} 1.5\n\
             docrow_events_read_total 7\ndocrow_spool_bytes 3\n\
             docrow_collection_phase{collection=\"a.b\",phase=\"live\"} 1\n";
-        let metrics = of(shown, 5, 9);
+        let metrics = metrics(shown, 5, 9);
         assert_eq!(metrics.len(), 4);
         let lag = find(&metrics, "docrow_lag_seconds");
         let Some(Data::Gauge(gauge)) = &lag.data else { panic!("{lag:?}") };
@@ -178,7 +178,7 @@ mod tests {
             "{name}_bucket{{le=\"1\"}} 2\n{name}_bucket{{le=\"2\"}} 5\n{name}_bucket{{le=\"+Inf\"}} 6\n\
              {name}_sum 44.5\n{name}_count 6\n"
         );
-        let Some(Data::Histogram(histogram)) = find(&of(&shown, 0, 0), name).data else { panic!() };
+        let Some(Data::Histogram(histogram)) = find(&metrics(&shown, 0, 0), name).data else { panic!() };
         let HistogramDataPoint { count, sum, bucket_counts, explicit_bounds, .. } = &histogram.data_points[0];
         assert_eq!((*count, *sum), (6, Some(44.5)));
         assert_eq!((&**bucket_counts, &**explicit_bounds), (&[2, 3, 1][..], &[1.0, 2.0][..]));

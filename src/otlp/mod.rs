@@ -143,7 +143,7 @@ async fn send_metrics(mut exporter: Exporter, every: Duration, resource: Resourc
             () = end.requested() => true,
             () = sleep(every) => false,
         };
-        let metrics = figures::of(&metrics::render(), began, unix_nanos());
+        let metrics = figures::metrics(&metrics::render(), began, unix_nanos());
         let scope_metrics = vec![ScopeMetrics { scope: scope(), metrics, ..ScopeMetrics::default() }];
         let resource = Some(resource.clone());
         let resource_metrics =

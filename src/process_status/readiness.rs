@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use tokio::{sync::watch, time::Instant};
 
-use super::{Hindrance, Stage, Vitals};
+use super::{
+    report::{Hindrance, Stage},
+    vitals::Vitals,
+};
 
 /// Who has not answered for so long does not answer. Both sides are asked once a second.
 pub const ANSWERS_WITHIN: Duration = Duration::from_secs(5);

@@ -17,88 +17,25 @@
 //! The deadline is one for each reply, not for a scan: as long as replies come, it may take all day. It is kept in the
 //! [`Cursor`], not in a future, so that whoever drops `next()` every second and calls it again does not wait for ever.
 
-use std::{fmt, future::Future, io, pin::pin, sync::Arc, time::Duration};
+use std::{future::Future, pin::pin, time::Duration};
 
 use futures_util::StreamExt;
 use mongodb::{
     Client,
     bson::{Document, RawBsonRef, RawDocumentBuf, Timestamp, cstr, doc},
-    error::{ErrorKind, Result as DriverResult},
+    error::Result as DriverResult,
     options::ClientOptions,
     raw_batch_cursor::{RawBatch, RawBatchCursor},
 };
 use tokio::time::{Instant, timeout_at};
 
-use super::{DOCUMENTS_PER_REPLY, Source, error::Request};
+use super::{
+    error::Request,
+    reply::DOCUMENTS_PER_REPLY,
+    server::Source,
+    silence::{Silence, Waited, Waiting},
+};
 use crate::error::Code;
-
-/// How long an answer is waited for in all, unless the URI's `socketTimeoutMS` says otherwise.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How long is waited at least once an answer is late.
-const GRACE: Duration = Duration::from_secs(1);
-
-/// How long an answer is waited for in all.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Patience(Duration);
-
-impl Patience {
-    /// Zero is how other drivers write that there is no limit; here it is the default.
-    pub(super) fn of(written: Option<Duration>) -> Self {
-        Self(written.filter(|written| !written.is_zero()).unwrap_or(PATIENCE))
-    }
-
-    fn half(self) -> Duration {
-        self.0 / 2
-    }
-}
-
-/// Why an answer is not waited for any longer: inside of the driver's error, so that all errors take one way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Silence {
-    /// There is none, and the server does not work at one.
-    NoAnswer(Duration),
-    /// The server waits for a majority of the replica set.
-    NoMajority(Duration),
-}
-
-impl Silence {
-    /// What it is known by.
-    pub(super) fn code(self) -> Code {
-        match self {
-            Self::NoAnswer(_) => Code::SourceSilent,
-            Self::NoMajority(_) => Code::SourceWithoutMajority,
-        }
-    }
-
-    /// Finds it in an error of the driver.
-    pub(super) fn of(error: &mongodb::error::Error) -> Option<Self> {
-        let ErrorKind::Io(error) = &*error.kind else { return None };
-        error.get_ref()?.downcast_ref().copied()
-    }
-
-    fn error(self) -> mongodb::error::Error {
-        ErrorKind::Io(Arc::new(io::Error::new(io::ErrorKind::TimedOut, self))).into()
-    }
-}
-
-impl fmt::Display for Silence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoAnswer(waited) => write!(
-                f,
-                "gave no answer in {} s and does not work at one: is the network in between frozen, or the server?",
-                waited.as_secs()
-            ),
-            Self::NoMajority(waited) => write!(
-                f,
-                "has no majority of its replica set that confirms what is written, for {} s: see rs.status()",
-                waited.as_secs()
-            ),
-        }
-    }
-}
-
-impl std::error::Error for Silence {}
 
 /// How the replies of a cursor are to be.
 #[derive(Clone, Copy, Debug)]
@@ -124,65 +61,6 @@ pub(super) struct Cursor {
     request: Request,
     cursor: RawBatchCursor,
     waiting: Waiting,
-}
-
-/// How a wait stands: it goes on when a future that waits was dropped and there is another one.
-#[derive(Debug)]
-pub(super) struct Waiting {
-    /// What the server knows the request by. `None`: it is one that is answered at once.
-    comment: Option<String>,
-    since: Option<Instant>,
-    /// See [`Self::end`].
-    end: Option<Instant>,
-    /// When it was last waited: who does not want the answer for a while does not wait for it.
-    seen: Instant,
-    /// Whether the server was seen not to work at it.
-    is_late: bool,
-    /// Up to when a majority had everything, at the last look, if there was more to come to.
-    majority: Option<Timestamp>,
-}
-
-impl Waiting {
-    fn new(comment: Option<String>) -> Self {
-        Self { comment, since: None, end: None, seen: Instant::now(), is_late: false, majority: None }
-    }
-
-    /// Begins to wait, or goes on.
-    fn resume(&mut self, patience: Patience, now: Instant) {
-        if now.saturating_duration_since(self.seen) > patience.half() {
-            self.answered();
-        }
-    }
-
-    /// Since when it is waited.
-    fn since(&mut self, now: Instant) -> Instant {
-        *self.since.get_or_insert(now)
-    }
-
-    /// Until when it is waited, now that the answer is late: an answer that nobody was there to take may lie ready.
-    fn end(&mut self, patience: Patience, now: Instant) -> Instant {
-        let end = self.since(now) + patience.0;
-        *self.end.get_or_insert(end.max(now + GRACE))
-    }
-
-    fn answered(&mut self) {
-        (self.since, self.end, self.is_late, self.majority) = (None, None, false, None);
-    }
-}
-
-/// Notes at its end that it was waited until then.
-struct Waited<'a>(&'a mut Waiting);
-
-impl Waited<'_> {
-    fn get(&mut self) -> &mut Waiting {
-        self.0
-    }
-}
-
-impl Drop for Waited<'_> {
-    fn drop(&mut self) {
-        self.0.seen = Instant::now();
-    }
 }
 
 /// What the server is at.
@@ -301,7 +179,7 @@ impl Source {
             };
             if let Ok(Look::Working(behind)) = look {
                 if behind.is_some() && behind == waiting.majority {
-                    return Err(Silence::NoMajority(patience.0).error());
+                    return Err(Silence::NoMajority(patience.whole()).error());
                 }
                 tracing::debug!("{}: MongoDB at {} still works at it", request.what, request.hosts);
                 waiting.answered();
@@ -400,22 +278,5 @@ mod tests {
         assert_eq!(majority_behind(&hello(7, 7)), None);
         assert_eq!(majority_behind(&hello(7, 5)), Some(Timestamp { time: 5, increment: 1 }));
         assert_eq!(majority_behind(&doc! { "msg": "isdbgrid" }), None);
-    }
-
-    /// Who is dropped often has waited all the time; who asks again after a while has not waited in between.
-    #[test]
-    fn waits_add_up_unless_there_is_a_pause() {
-        let (patience, mut waiting) = (Patience(Duration::from_secs(60)), Waiting::new(None));
-        let began = waiting.since(Instant::now());
-        let at = |second| began + Duration::from_secs(second);
-        for second in 0..100 {
-            waiting.resume(patience, at(second));
-            assert_eq!(waiting.since(at(second)), began);
-            assert_eq!(waiting.end(patience, at(second)), at(60), "looking again and again puts nothing off");
-            waiting.seen = at(second);
-        }
-        waiting.resume(patience, at(130));
-        assert_eq!(waiting.since(at(130)), at(130));
-        assert_eq!(waiting.end(patience, at(200)), at(201));
     }
 }

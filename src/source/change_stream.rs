@@ -27,13 +27,12 @@ use mongodb::{
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    Source,
     ask::{Cursor, Replies},
-    documents,
     error::{self, Request},
     event::{self, Event, Included, Read},
-    malformed_reply,
+    reply::{documents, malformed_reply},
     scope::{EVENTS_PER_REPLY, Events, Scope, StreamStart},
+    server::{Source, no_operation_time},
 };
 use crate::{
     error::{Code, Disposition, Error, Kind, Result},
@@ -298,7 +297,7 @@ impl Watch {
     fn read(&self, reply: &RawBatch) -> Result<StreamBatch> {
         let position = position_of(reply.as_raw_document())?;
         let operation_time = reply.as_raw_document().get_timestamp("operationTime");
-        let operation_time = operation_time.map_err(|_| super::no_operation_time(&self.request))?;
+        let operation_time = operation_time.map_err(|_| no_operation_time(&self.request))?;
         self.source.saw(operation_time);
         let mut batch = StreamBatch {
             events: Vec::new(),

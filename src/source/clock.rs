@@ -5,25 +5,18 @@
 //! differs from this machine's is measured now and then, to half the time that the question takes.
 
 use std::{
-    sync::{
-        PoisonError,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::{PoisonError, atomic::Ordering},
     time::Duration,
 };
 
 use mongodb::bson::{DateTime, Timestamp, doc};
 use tokio::time::Instant;
 
-use super::Source;
+use super::server::Source;
 use crate::error::Result;
 
 /// A question that takes longer says too little about the clock.
 const PROMPT: Duration = Duration::from_millis(100);
-
-/// By how many milliseconds the server's clock is ahead of this machine's.
-#[derive(Debug, Default)]
-pub(super) struct Offset(AtomicI64);
 
 impl Source {
     /// Asks for the cluster's present time, and looks at its clock on the way. Errors: the source is away.
@@ -36,7 +29,7 @@ impl Source {
         if let (Ok(there), true) = (reply.get_datetime("localTime"), took <= PROMPT) {
             let half = i64::try_from(took.as_millis() / 2).unwrap_or(0);
             let ahead = there.timestamp_millis().saturating_sub(before.saturating_add(half));
-            self.offset.0.store(ahead, Ordering::Relaxed);
+            self.offset.store(ahead, Ordering::Relaxed);
         }
         if let (Ok(gossip), false) = (reply.get_document("$clusterTime"), self.sharded) {
             let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
@@ -59,7 +52,7 @@ impl Source {
 
     /// How long ago, by the server's clock, something happened there.
     pub fn elapsed_since(&self, then: DateTime) -> Duration {
-        let now = DateTime::now().timestamp_millis().saturating_add(self.offset.0.load(Ordering::Relaxed));
+        let now = DateTime::now().timestamp_millis().saturating_add(self.offset.load(Ordering::Relaxed));
         let elapsed = now.saturating_sub(then.timestamp_millis());
         Duration::from_millis(u64::try_from(elapsed).unwrap_or(0))
     }

@@ -1,9 +1,14 @@
 //! Which collections are replicated: globs over `database.collection`, what there is, and how large it is.
 
-use globset::{GlobBuilder, GlobMatcher};
 use mongodb::bson::{Bson, Document, doc, rawdoc};
 
-use super::{Source, ask::Replies, chosen::listed, error};
+use super::{
+    ask::Replies,
+    error,
+    patterns::{Pattern, nothing_matched},
+    reply::{DOCUMENTS_PER_REPLY, REPLY_BYTES, malformed_reply},
+    server::Source,
+};
 use crate::{
     error::{Code, Error, Result},
     model::change::Namespace,
@@ -34,7 +39,7 @@ impl CollectionInfo {
     /// How many documents make a reply of a good size.
     pub fn documents_per_reply(&self) -> u32 {
         let bytes = (self.bytes / self.documents.max(1)).max(1);
-        u32::try_from((super::REPLY_BYTES / bytes).max(1)).unwrap_or(super::DOCUMENTS_PER_REPLY)
+        u32::try_from((REPLY_BYTES / bytes).max(1)).unwrap_or(DOCUMENTS_PER_REPLY)
     }
 }
 
@@ -149,7 +154,7 @@ impl Source {
         let request = self.request("list the databases", None);
         let command = doc! { "listDatabases": 1, "nameOnly": true, "authorizedDatabases": true };
         let reply = self.command(&request, "admin", command).await.map_err(|e| request.failed(&e))?;
-        let databases = reply.get_array("databases").map_err(|_| super::malformed_reply())?;
+        let databases = reply.get_array("databases").map_err(|_| malformed_reply())?;
         let name = |database: &Bson| database.as_document()?.get_str("name").ok().map(str::to_owned);
         let mut names: Vec<_> = databases.iter().filter_map(name).collect();
         names.extend(choice.include.iter().filter_map(Pattern::database).map(str::to_owned));
@@ -318,76 +323,9 @@ fn is_uuid(text: &str) -> bool {
     text.len() == 36 && text.bytes().enumerate().all(is_right)
 }
 
-/// A glob over `database.collection`.
-struct Pattern {
-    text: String,
-    glob: GlobMatcher,
-}
-
-impl Pattern {
-    fn new(list: &str, text: &str) -> Result<Self> {
-        let wrong = |why: &str| Error::new(Code::BadPattern, format!("{list} {text:?}: {why}"));
-        if !text.contains('.') {
-            return Err(wrong(
-                "it names no collection: write database.collection, for example shop.orders or shop.*",
-            ));
-        }
-        let glob = GlobBuilder::new(text).build().map_err(|e| wrong(&e.kind().to_string()))?;
-        Ok(Self { text: text.to_owned(), glob: glob.compile_matcher() })
-    }
-
-    fn matches(&self, namespace: &str) -> bool {
-        self.glob.is_match(namespace)
-    }
-
-    /// Whether it is worth listing the collections of `database`, to which the user may have no access.
-    fn may_match_in(&self, database: &str) -> bool {
-        self.database().is_none_or(|literal| literal == database)
-    }
-
-    /// The only database that it matches in, if there is only one.
-    fn database(&self) -> Option<&str> {
-        let (database, _) = self.text.split_once('.')?;
-        (!database.contains(['*', '?', '[', '{', '\\'])).then_some(database)
-    }
-}
-
-fn nothing_matched(hosts: &str, include: &[Pattern], seen: &[String]) -> Error {
-    let patterns = include.iter().map(|pattern| pattern.text.as_str()).collect::<Vec<_>>().join(", ");
-    let readable = if seen.is_empty() { " that this user may read" } else { "" };
-    Error::new(
-        Code::NothingMatched,
-        format!("include {patterns}: no collection of {hosts} is matched: there {}{readable}", listed(seen)),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn matches(pattern: &str, namespace: &str) -> bool {
-        Pattern::new("include", pattern).unwrap().matches(namespace)
-    }
-
-    #[test]
-    fn a_star_matches_everything() {
-        assert!(matches("shop.*", "shop.orders"));
-        assert!(matches("shop.*", "shop.orders.2024/old"));
-        assert!(matches("*.orders", "shop.orders"));
-        assert!(matches("shop.order?", "shop.orders"));
-        assert!(matches("{shop,crm}.*", "crm.customers"));
-        assert!(!matches("shop.*", "shops.orders"));
-        assert!(!matches("shop.orders", "shop.orders2"));
-    }
-
-    #[test]
-    fn refuses_a_pattern_that_can_be_no_namespace() {
-        for pattern in ["shop", "shop.[a"] {
-            let error = Pattern::new("include", pattern).err().unwrap();
-            assert_eq!(error.code(), Code::BadPattern);
-            assert!(error.to_string().starts_with(&format!("include {pattern:?}: ")), "{error}");
-        }
-    }
 
     /// Trap: while `$out` or a rename to another database is under way, its collection looks like a new one.
     #[test]
@@ -414,13 +352,5 @@ mod tests {
         ] {
             assert!(!is_of_the_server(name), "{name}");
         }
-    }
-
-    #[test]
-    fn lists_only_databases_that_may_match() {
-        let may = |pattern, database| Pattern::new("include", pattern).unwrap().may_match_in(database);
-        assert!(may("shop.*", "shop"));
-        assert!(!may("shop.*", "crm"));
-        assert!(may("s*.*", "crm"));
     }
 }

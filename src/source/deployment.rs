@@ -13,12 +13,13 @@ use mongodb::bson::{Bson, Document, RawDocument, RawDocumentBuf, Timestamp, cstr
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Source,
     ask::Replies,
     change_stream::{AWAIT, position_of},
     collections::Listing,
-    documents, error,
+    error,
+    reply::documents,
     scope::EVENTS_PER_REPLY,
+    server::Source,
 };
 use crate::{
     error::{Code, Error, Result},

@@ -8,7 +8,7 @@ use std::{error::Error as _, fmt, sync::Arc};
 
 use mongodb::error::{CommandError, Error as DriverError, ErrorKind};
 
-use super::ask::Silence;
+use super::silence::Silence;
 use crate::error::{Code, Error, Kind};
 
 /// The oplog no longer holds the position: ChangeStreamHistoryLost, ChangeStreamFatalError, and ShardRemovedError, which
@@ -102,7 +102,7 @@ impl Request {
 /// Every error not known here is taken for a passing one: it is retried with backoff. What the server says counts for
 /// more than where in the driver it came up: a server that shuts down also breaks off an authentication.
 fn meaning_of(error: &DriverError, opening: bool) -> Code {
-    if let Some(silence) = Silence::of(error) {
+    if let Some(silence) = Silence::found_in(error) {
         return silence.code();
     }
     match (code_of(error), &*error.kind) {
@@ -169,7 +169,7 @@ impl fmt::Display for Said<'_> {
         if let Some(command) = command_error(error) {
             return write!(f, "MongoDB at {hosts} says: {} ({})", unquoted(&command.message), Number(error));
         }
-        if let Some(silence) = Silence::of(error) {
+        if let Some(silence) = Silence::found_in(error) {
             return write!(f, "MongoDB at {hosts} {silence}");
         }
         match &*error.kind {

@@ -112,7 +112,7 @@ pub enum Read {
 }
 
 impl<'a> Fields<'a> {
-    fn of(event: &'a RawDocument) -> Result<Self> {
+    fn read_from(event: &'a RawDocument) -> Result<Self> {
         let mut fields = Self::default();
         for element in event.iter_elements() {
             let element = element.map_err(|_| malformed("the event"))?;
@@ -151,7 +151,7 @@ impl<'a> Fields<'a> {
 /// Reads an event of a stream over the `included` collections, and maybe more. Errors: it is not of the form that
 /// MongoDB gives.
 pub fn read(event: &RawDocument, included: &Included) -> Result<Read> {
-    let fields = Fields::of(event)?;
+    let fields = Fields::read_from(event)?;
     let collection = || fields.namespace.and_then(|namespace| id_of(namespace, included));
     let op = match fields.operation.ok_or_else(|| malformed("operationType"))? {
         // An event whose document the server leaves out is as good as an update: the document is looked up.

@@ -32,10 +32,10 @@ use mongodb::{
 };
 
 use super::{
-    Documents, Source,
     ask::Cursor,
     error::{self, Request},
-    no_operation_time,
+    reply::{DOCUMENTS_PER_REPLY, Documents},
+    server::{Source, no_operation_time},
 };
 use crate::{
     error::{Code, Error, Kind, Result},
@@ -164,7 +164,7 @@ fn finds<'a>(
             "find": namespace.collection.as_str(),
             "filter": { "_id": { "$in": ids.to_owned() } },
             "readConcern": read_concern.to_owned(),
-            "batchSize": i64::from(super::DOCUMENTS_PER_REPLY),
+            "batchSize": i64::from(DOCUMENTS_PER_REPLY),
         })
     };
     let (mut ids, mut all) = (Ids::new(), Vec::new());

@@ -13,34 +13,24 @@ mod clock;
 mod collections;
 mod connect;
 mod deployment;
+mod diagnosis;
 mod error;
 pub mod event;
 mod lookup;
 mod oplog;
+mod patterns;
 mod privileges;
+mod reply;
 mod sample;
 mod scope;
 mod secondaries;
+mod server;
+mod silence;
 mod snapshot;
 mod split;
 mod survey;
 mod tls;
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError, RwLock},
-};
-
-#[cfg(test)]
-use mongodb::bson::RawArrayBuf;
-use mongodb::{
-    Client,
-    bson::{Bson, RawArray, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc},
-    options::SelectionCriteria,
-    raw_batch_cursor::RawBatch,
-};
-
-use self::{ask::Patience, error::Request};
 pub use self::{
     change_stream::{ChangeStream, StreamBatch},
     chosen::chosen,
@@ -52,214 +42,11 @@ pub use self::{
     lookup::Lookup,
     oplog::{Oplog, OplogSize},
     privileges::{Access, Missing, Need},
+    reply::Documents,
     sample::SAMPLE_SIZE,
     scope::StreamStart,
+    server::Source,
     snapshot::ChunkReader,
     split::{CHUNK_BYTES, Chunk},
     survey::{Excluded, Survey},
 };
-use crate::{
-    error::{Code, Error, Result},
-    model::change::Namespace,
-};
-
-/// A MongoDB deployment: connected, checked, and cheap to clone.
-#[derive(Clone)]
-pub struct Source {
-    /// All clones have the same one, also when it is exchanged.
-    client: Arc<RwLock<Client>>,
-    /// For messages: `host:port`, with commas.
-    hosts: Arc<str>,
-    default_database: Option<String>,
-    /// The server's version when it was connected to: major, minor.
-    version: (u32, u32),
-    sharded: bool,
-    /// What it is, for people.
-    words: Arc<str>,
-    /// The latest time of the cluster that any answer stated.
-    seen: Arc<Mutex<Timestamp>>,
-    /// The latest that the whole set is known to have come to.
-    newest: Arc<Mutex<Timestamp>>,
-    offset: Arc<clock::Offset>,
-    patience: Patience,
-}
-
-impl Source {
-    /// Takes leave of the server. Nothing can be read afterwards, also by clones of this.
-    pub async fn close(&self) {
-        self.client().shutdown().immediate(true).await;
-    }
-
-    /// The driver's part. What has been begun with an earlier one goes on with that.
-    fn client(&self) -> Client {
-        self.client.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Connects by another login and certificate from now on, as `uri` says, which is the same for the rest. Errors: as
-    /// [`Source::connect`]; then all stays as it was.
-    pub async fn log_in_again(&self, uri: &str) -> Result<()> {
-        let client = Self::connect(uri).await?.client();
-        *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
-        Ok(())
-    }
-}
-
-/// Without the driver's part, which knows the credentials.
-impl fmt::Debug for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Source({})", self.hosts)
-    }
-}
-
-/// No cluster's time is before it.
-const BEGINNING: Timestamp = Timestamp { time: 0, increment: 0 };
-
-impl Source {
-    /// The hosts of the URI, for messages: `host:port`, with commas. Never credentials.
-    pub fn hosts(&self) -> &str {
-        &self.hosts
-    }
-
-    /// What it is, for people: `MongoDB 6.0.5, replica set rs0`.
-    pub fn words(&self) -> &str {
-        &self.words
-    }
-
-    /// Whether it is a sharded cluster, whose shards have an oplog each.
-    pub fn is_sharded(&self) -> bool {
-        self.sharded
-    }
-
-    /// The cluster's present time: no event before it is still to come. Errors: the source is away.
-    pub async fn operation_time(&self) -> Result<Timestamp> {
-        let request = self.request("ask for the time", None);
-        let reply = self.command(&request, "admin", doc! { "ping": 1 }).await;
-        let reply = reply.map_err(|e| request.failed(&e))?;
-        let time = reply.get_timestamp("operationTime").map_err(|_| no_operation_time(&request))?;
-        Ok(self.saw(time))
-    }
-
-    /// The time of the oplog's first entry: history goes back to it. `None`: it can't be told, because the user has not
-    /// got the role `read` on the database `local`, or because this is a sharded cluster, where each shard has its own.
-    pub async fn oplog_start(&self) -> Result<Option<Timestamp>> {
-        if self.sharded {
-            return Ok(None);
-        }
-        let request = self.request("read the oplog's first entry", Some("local"));
-        let find =
-            doc! { "find": "oplog.rs", "sort": { "$natural": 1 }, "limit": 1, "projection": { "ts": 1 } };
-        loop {
-            let reply = self.command(&request, "local", find.clone()).await;
-            let code = reply.as_ref().err().and_then(error::code_of);
-            let first = match (reply, code) {
-                (Ok(reply), _) => reply,
-                (Err(_), Some(error::UNAUTHORIZED)) => return Ok(None),
-                // The first entry went while it was looked at; there is another one now.
-                (Err(_), Some(error::CAPPED_POSITION_LOST)) => continue,
-                (Err(error), _) => return Err(request.failed(&error)),
-            };
-            let first = first.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
-            let entry = first.map_err(|_| malformed_reply())?.first().and_then(Bson::as_document);
-            return Ok(entry.and_then(|entry| entry.get_timestamp("ts").ok()));
-        }
-    }
-
-    fn saw(&self, time: Timestamp) -> Timestamp {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        *seen = time.max(*seen);
-        time
-    }
-
-    /// `readConcern: majority`, reading nothing older than `after`, nor than what any answer has told: another member may
-    /// be asked than before, which lags behind it.
-    ///
-    /// The position of a stream that has come to its end is one tick past the cluster's time, and a server refuses to
-    /// read after a time that it has not come to. Nothing can have happened at such a time, so the cluster's time is as
-    /// good.
-    async fn majority_after(&self, after: Timestamp) -> Result<RawDocumentBuf> {
-        let seen = self.latest();
-        let after = if after <= seen { seen } else { after.min(self.operation_time().await?) };
-        Ok(rawdoc! { "level": "majority", "afterClusterTime": after })
-    }
-
-    fn request(&self, what: impl Into<String>, database: Option<&str>) -> Request {
-        Request { hosts: self.hosts.clone(), what: what.into(), database: database.map(str::to_owned) }
-    }
-
-    fn request_on(&self, verb: &str, namespace: &Namespace) -> Request {
-        self.request(format!("{verb} {namespace}"), Some(&namespace.database))
-    }
-
-    /// Where reads go to: the URI's `readPreference`, else the primary.
-    fn reads_from(&self) -> Option<SelectionCriteria> {
-        self.client().selection_criteria().cloned()
-    }
-}
-
-/// So many that it is the reply's limit of 16 MB that ends a reply.
-const DOCUMENTS_PER_REPLY: u32 = 1_000_000;
-/// What a reply of a scan should have. Larger ones are not faster; buffers from 8 MB on the allocator gives back at once and gets
-/// anew each time, and of smaller ones it keeps more the longer a scan takes.
-const REPLY_BYTES: u64 = 1 << 20;
-
-fn no_operation_time(request: &Request) -> Error {
-    let Request { hosts, what, .. } = request;
-    let text =
-        format!("{what}: the answer of {hosts} has no operationTime: it is not a member of a replica set");
-    Error::new(Code::SourceStandalone, text)
-}
-
-/// One reply of the server: some raw documents.
-#[derive(Clone, Debug)]
-pub struct Documents(Reply);
-
-#[derive(Clone, Debug)]
-enum Reply {
-    OfServer(RawBatch),
-    #[cfg(test)]
-    Simulated(RawArrayBuf),
-}
-
-impl Documents {
-    fn of(reply: RawBatch) -> Self {
-        Self(Reply::OfServer(reply))
-    }
-
-    #[cfg(test)]
-    pub(crate) fn simulated(documents: impl IntoIterator<Item = RawDocumentBuf>) -> Self {
-        Self(Reply::Simulated(documents.into_iter().collect()))
-    }
-
-    /// The documents, in the order of the reply. Errors: the reply is not of the form that MongoDB gives.
-    pub fn iter(&self) -> Result<impl Iterator<Item = Result<&RawDocument>>> {
-        Ok(each(match &self.0 {
-            Reply::OfServer(reply) => reply.doc_slices().map_err(|_| malformed_reply())?,
-            #[cfg(test)]
-            Reply::Simulated(documents) => documents,
-        }))
-    }
-
-    /// The size of the whole reply in bytes.
-    pub fn byte_len(&self) -> usize {
-        match &self.0 {
-            Reply::OfServer(reply) => reply.as_raw_document().as_bytes().len(),
-            #[cfg(test)]
-            Reply::Simulated(documents) => documents.as_bytes().len(),
-        }
-    }
-}
-
-fn documents(reply: &RawBatch) -> Result<impl Iterator<Item = Result<&RawDocument>>> {
-    Ok(each(reply.doc_slices().map_err(|_| malformed_reply())?))
-}
-
-fn each(documents: &RawArray) -> impl Iterator<Item = Result<&RawDocument>> {
-    documents.into_iter().map(|document| match document {
-        Ok(RawBsonRef::Document(document)) => Ok(document),
-        _ => Err(malformed_reply()),
-    })
-}
-
-fn malformed_reply() -> Error {
-    Error::new(Code::SourceMalformed, "read a reply of MongoDB: it is malformed")
-}

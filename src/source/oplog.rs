@@ -2,7 +2,7 @@
 
 use mongodb::bson::{Timestamp, rawdoc};
 
-use super::{Source, ask::Replies, error};
+use super::{ask::Replies, error, server::Source};
 use crate::error::Result;
 
 /// A replica set's oplog. Timestamps are of the cluster's clock.

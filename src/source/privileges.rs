@@ -6,7 +6,7 @@
 
 use mongodb::bson::{Bson, Document, doc};
 
-use super::Source;
+use super::server::Source;
 use crate::{error::Result, roles};
 
 /// What docrow has to be allowed.

@@ -2,7 +2,7 @@
 
 use mongodb::bson::{RawDocument, RawDocumentBuf, rawdoc};
 
-use super::{Documents, Source};
+use super::{reply::Documents, server::Source};
 use crate::{error::Result, model::change::Namespace};
 
 /// A sample of large documents has fewer of them: no further reply is read once it has so many bytes.

@@ -8,7 +8,7 @@
 use mongodb::bson::{RawArrayBuf, RawDocumentBuf, Timestamp, cstr, rawdoc};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::Source;
+use super::server::Source;
 use crate::model::change::{Namespace, Position};
 
 /// Bounds a reply of small events: such an event takes several times its own size once read.

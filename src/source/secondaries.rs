@@ -4,7 +4,7 @@ use std::{collections::HashSet, time::Duration};
 
 use mongodb::bson::{Bson, DateTime, Document, doc};
 
-use super::{Source, error};
+use super::{error, server::Source};
 use crate::error::Result;
 
 /// A member that is neither primary (1) nor secondary (2) does not replicate.

@@ -11,9 +11,11 @@
 use mongodb::bson::{RawBson, RawBsonRef, RawDocumentBuf, Timestamp, cstr, rawdoc};
 
 use super::{
-    Chunk, DOCUMENTS_PER_REPLY, Documents, Source,
     ask::{Cursor, Replies},
     error::Request,
+    reply::{DOCUMENTS_PER_REPLY, Documents},
+    server::Source,
+    split::Chunk,
 };
 use crate::{error::Result, metrics::READ_BYTES, model::change::Namespace};
 

@@ -13,7 +13,7 @@ use std::ops::RangeInclusive;
 
 use mongodb::bson::{Document, RawBsonRef, RawDocument, RawDocumentBuf, doc, rawdoc};
 
-use super::{CollectionInfo, Documents, Source};
+use super::{collections::CollectionInfo, reply::Documents, server::Source};
 use crate::error::{Code, Error, Result};
 
 /// More chunks than these are not planned; they become larger instead.

@@ -2,8 +2,8 @@
 //! database or collection does not hide the others, and what is left out is told.
 
 use super::{
-    CollectionInfo, Source,
-    collections::{CollectionKind, Listing},
+    collections::{CollectionInfo, CollectionKind, Listing},
+    server::Source,
 };
 use crate::{
     error::{Error, Result},

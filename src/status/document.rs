@@ -5,19 +5,19 @@ use std::{collections::HashMap, time::SystemTime};
 use super::{
     CollectionStatus, ColumnStatus, DeadLetterStatus, FORM, LetterStatus, MappingStatus, MisfitsStatus,
     NarrowColumn, OplogStatus, PartitionStatus, Process, SnapshotStatus, SourceStatus, SpoolStatus, Status,
-    TableStatus, TargetStatus, VerifiedStatus, health,
+    TableStatus, TargetStatus, VerifiedStatus, health, reckoning::Reckoning,
 };
 use crate::{
     model::phase::{Evidence, Phase},
     moment::Moment,
     pipeline,
-    process_status::{Applied, Clock, Details, Lag, Report},
+    process_status::{Clock, Details, Report},
     schema::{MappingSpec, TableSpec},
     shown,
     sink::metadata::{
-        fence::Runner,
         misfits::Misfits,
         overview::{Survey, Surveyed},
+        runner::Runner,
     },
 };
 
@@ -40,43 +40,6 @@ pub struct Facts<'a> {
     pub is_own: bool,
     /// Whether what the process says is of now.
     pub is_told: bool,
-}
-
-/// Where lag comes from.
-enum Reckoning<'a> {
-    /// The process that runs the pipeline reckons it.
-    Process(&'a Lag),
-    /// Nobody does who could say it: then it is how far what is stored is from MongoDB's present time.
-    Stored(Moment),
-    /// MongoDB does not answer, or was not asked.
-    Unknown,
-}
-
-impl Reckoning<'_> {
-    /// Of a live collection whose changes are applied up to then.
-    fn of_collection(&self, name: &str, applied: Option<Moment>) -> Option<u64> {
-        match self {
-            Self::Process(lag) => lag.seconds.map(|_| lag.behind.get(name).copied().unwrap_or(0)),
-            Self::Stored(now) => applied.map(|applied| now.since(applied).as_secs()),
-            Self::Unknown => None,
-        }
-    }
-
-    fn of_partition(&self, number: u16, applied: Option<Moment>) -> Option<u64> {
-        match self {
-            Self::Process(lag) => lag.partitions.get(&number).copied(),
-            Self::Stored(now) => applied.map(|applied| now.since(applied).as_secs()),
-            Self::Unknown => None,
-        }
-    }
-
-    /// Up to when the changes of a collection are applied, as the very process knows it; PostgreSQL may not answer now.
-    fn applied(&self) -> Option<&Applied> {
-        match self {
-            Self::Process(lag) => Some(&lag.applied),
-            Self::Stored(_) | Self::Unknown => None,
-        }
-    }
 }
 
 /// What all collections are looked at with.
@@ -162,7 +125,7 @@ impl Facts<'_> {
             messages: details.messages,
         };
         status.lag_words = health::lag(&status);
-        status.health = health::of(&status);
+        status.health = health::verdict(&status);
         status
     }
 }

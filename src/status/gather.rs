@@ -13,8 +13,8 @@ use crate::{
     sink::{
         Target,
         metadata::{
-            fence::Runner,
             overview::{Survey, Surveyor},
+            runner::Runner,
         },
     },
     source::{self, Source},

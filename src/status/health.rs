@@ -22,7 +22,7 @@ pub(super) fn unknown() -> Health {
 }
 
 /// The verdict.
-pub(super) fn of(status: &Status) -> Health {
+pub(super) fn verdict(status: &Status) -> Health {
     let mut problems = Vec::new();
     let mut problem = |level, words| problems.push(Problem { level, words });
     disk(status, &mut problem);
@@ -225,8 +225,15 @@ pub(super) struct OplogLeft {
     window: u64,
 }
 
+impl Status {
+    /// Whether the oplog is about to lose what is to be read next.
+    pub fn is_history_at_risk(&self) -> bool {
+        history_at_risk(self).is_some()
+    }
+}
+
 /// What the oplog leaves, if that is so little that history is about to be lost.
-pub(super) fn history_at_risk(status: &Status) -> Option<OplogLeft> {
+fn history_at_risk(status: &Status) -> Option<OplogLeft> {
     let oplog = status.source.oplog.filter(|oplog| !oplog.is_history_lost)?;
     let (left, window) = (oplog.headroom_seconds?, oplog.window_seconds);
     (left < (window / 10).min(HOUR)).then_some(OplogLeft { left, window })

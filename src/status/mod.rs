@@ -11,6 +11,7 @@
 mod document;
 mod gather;
 mod health;
+mod reckoning;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -68,13 +69,6 @@ pub struct Status {
     pub verified: Option<VerifiedStatus>,
     /// The process's last warnings and errors, the latest last.
     pub messages: Vec<Message>,
-}
-
-impl Status {
-    /// Whether the oplog is about to lose what is to be read next.
-    pub fn is_history_at_risk(&self) -> bool {
-        health::history_at_risk(self).is_some()
-    }
 }
 
 /// A verdict.

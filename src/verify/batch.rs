@@ -11,7 +11,7 @@ use mongodb::bson::{RawDocument, spec::ElementType};
 use tokio_postgres::Row;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{pipeline_state::InForce, recheck::Suspect};
+use super::{pipeline_state::InForce, suspect::Suspect};
 use crate::{
     error::{Error, Result},
     mapping::{Encoder, Framing, Rows, same_value},
@@ -96,11 +96,7 @@ impl Batch {
     }
 
     /// Adds a document. `dead`: the documents of `collection` that have a dead letter.
-    pub(super) fn add(
-        &mut self,
-        document: &RawDocument,
-        (collection, dead): (&str, &DeadKeys),
-    ) -> Result<bool> {
+    pub(super) fn add(&mut self, document: &RawDocument, collection: &str, dead: &DeadKeys) -> Result<bool> {
         self.counts.documents += 1;
         let id = Id::of(document)?;
         let start = self.ids.len();
@@ -135,7 +131,7 @@ impl Batch {
     }
 
     /// Compares a row of the table with this number and these columns with the one that should come next.
-    pub(super) fn take(&mut self, (number, table): (usize, &Table), row: &Row) -> Result<()> {
+    pub(super) fn take(&mut self, number: usize, table: &Table, row: &Row) -> Result<()> {
         self.counts.rows += 1;
         let Some(place) = self.place(read::value(row, 0)?.unwrap_or_default()) else {
             return Err(Error::bug("compare rows: there is one that was not asked for"));

@@ -12,9 +12,10 @@ use super::{
     Compared, Options, Standing,
     diff::Telling,
     pipeline_state::Ledger,
-    recheck::{Found, Rechecker, Settled, Suspect, Why},
+    recheck::Rechecker,
     repair::Mender,
     scan::{self, Scan, Totals},
+    suspect::{Found, Settled, Suspect, Why},
     window::Window,
 };
 use crate::{
@@ -125,7 +126,7 @@ impl Verification<'_> {
         if let Some(root) = in_force.mapping.tables().first() {
             seen.forget_seen(root).await?;
         }
-        let total = choice.map_or(self.info.documents, |choice| choice.of(self.info.documents));
+        let total = choice.map_or(self.info.documents, |choice| choice.expected(self.info.documents));
         let bar = self.reporter.bar(format!("verifying {name}"), total, 0, "documents");
         let scan = Arc::new(Scan {
             source: self.source.clone(),

@@ -57,7 +57,8 @@ impl Differences {
     /// Compares. `key`: as the key column holds it; `id`: the document's `_id`, for what has no key.
     pub(super) fn between(
         tables: &[Table],
-        (key, id): (Option<&[u8]>, Option<&RawDocument>),
+        key: Option<&[u8]>,
+        id: Option<&RawDocument>,
         wanted: Wanted<'_>,
         actual: Actual<'_>,
         telling: Telling,
@@ -218,7 +219,7 @@ mod tests {
         let telling = Telling { most: 10, values: true };
         let tell = |wanted, rows, is_dead| {
             let actual = Actual { rows, is_dead };
-            let found = Differences::between(&tables, (k, None), wanted, actual, telling);
+            let found = Differences::between(&tables, k, None, wanted, actual, telling);
             assert_eq!(found.count, u64::try_from(found.kept.len()).unwrap());
             found.kept.iter().map(ToString::to_string).collect::<Vec<_>>()
         };

@@ -44,6 +44,7 @@
 mod batch;
 mod collection;
 mod diff;
+mod options;
 mod orphan_rows;
 mod pipeline_state;
 mod recheck;
@@ -53,15 +54,17 @@ mod report;
 mod sample;
 mod scan;
 mod schedule;
+mod suspect;
 mod verified;
 mod window;
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc};
 
 use tokio::time::Instant;
 
 use self::collection::Verification;
 pub use self::{
+    options::Options,
     report::{Compared, Difference, Report, Standing, Verdict, What},
     sample::Sample,
     schedule::beside,
@@ -76,42 +79,6 @@ use crate::{
     source::{self, CollectionInfo, Source},
     telemetry::Reporter,
 };
-
-/// How to compare.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Which of the included collections, as `database.collection`, globs allowed; none: all.
-    pub collections: Vec<String>,
-    /// Not all documents, but a random sample of them and of the rows.
-    pub sample: Option<Sample>,
-    /// At most so many documents a second.
-    pub max_rate: Option<f64>,
-    /// How many differences of each collection are kept; all are counted.
-    pub limit: usize,
-    /// Whether differences tell the values.
-    pub values: bool,
-    /// How long the pipeline is waited for where a document changed.
-    pub patience: Duration,
-    /// Whether to have differences mended.
-    pub repair: bool,
-    /// Whether documents that are dead letters are accepted.
-    pub allow_dead_letters: bool,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            collections: Vec::new(),
-            sample: None,
-            max_rate: None,
-            limit: 1_000,
-            values: false,
-            patience: Duration::from_secs(60),
-            repair: false,
-            allow_dead_letters: false,
-        }
-    }
-}
 
 /// Compares the included collections. Errors: a server is away or refuses; a collection has never been copied by this
 /// pipeline, or is not known. Ends early, with what it has compared so far, when it is told to stop.

@@ -6,7 +6,7 @@ use std::{collections::HashSet, sync::PoisonError};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{collection::SecondPass, recheck::Suspect, sample::Choice, scan::Scan};
+use super::{collection::SecondPass, sample::Choice, scan::Scan, suspect::Suspect};
 use crate::{
     error::Result,
     mapping::Mapping,
@@ -29,7 +29,7 @@ impl SecondPass<'_> {
         for table in mapping.tables() {
             let mut pages = match &scan.choice {
                 None => seen.unseen(root, table).await?,
-                Some(choice) => seen.sampled((root, table), choice.percent, choice.seed()).await?,
+                Some(choice) => seen.sampled(root, table, choice.percent, choice.seed()).await?,
             };
             while !scan.shutdown.is_requested() {
                 let keys = pages.next(PAGE).await?;

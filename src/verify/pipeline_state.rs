@@ -19,7 +19,7 @@ use crate::{
         metadata::{
             chunks::{self, Extent},
             dead_letters::{self, DeadKeys},
-            fence, mapping_versions, pauses, positions,
+            mapping_versions, pauses, positions, runner,
         },
         tables::ddl,
     },
@@ -138,7 +138,7 @@ impl Ledger {
 
     /// Who runs the pipeline, if anybody does.
     pub(super) async fn runner(&self) -> Result<Option<String>> {
-        fence::holder(&self.session, &self.config.name).await
+        runner::holder(&self.session, &self.config.name).await
     }
 
     /// The documents, of all collections, that have a dead letter.

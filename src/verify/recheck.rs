@@ -6,13 +6,14 @@ use std::{
 };
 
 use indicatif::{HumanCount, ProgressBar};
-use mongodb::bson::{RawDocumentBuf, Timestamp};
+use mongodb::bson::Timestamp;
 use tokio::time::{Instant, sleep};
 
 use super::{
     diff::{Differences, Telling},
     pipeline_state::{Ledger, Standing},
     recheck_batch::Case,
+    suspect::{Found, Settled, Suspect, Why},
     window::{Reach, Window},
 };
 use crate::{
@@ -40,52 +41,6 @@ const READING: Duration = Duration::from_secs(60);
 /// Of how many documents it is asked how they were, and at how many times each.
 const PAST_DOCUMENTS: usize = 50;
 const PAST_TIMES: usize = 30;
-
-/// A document, or a key without one, whose rows were not as they should be when they were looked at.
-#[derive(Clone, Debug)]
-pub(super) struct Suspect {
-    /// As the key column holds it. `None`: it can't hold it.
-    pub(super) key: Option<Box<[u8]>>,
-    /// What the document is looked up by, `{_id: …}`. `None`: no document has this key.
-    pub(super) document_key: Option<RawDocumentBuf>,
-    /// About how many bytes its rows have.
-    pub(super) bytes: usize,
-}
-
-/// A difference, for certain.
-#[derive(Debug)]
-pub(super) struct Found {
-    pub(super) suspect: Suspect,
-    pub(super) differences: Differences,
-    /// Whether it is one no more.
-    pub(super) is_mended: bool,
-}
-
-/// What came of suspects that were not cleared.
-#[derive(Debug, Default)]
-pub(super) struct Settled {
-    pub(super) found: Vec<Found>,
-    /// Those of which it could not be told, and why of the last of them.
-    pub(super) open: Vec<Suspect>,
-    pub(super) why: Option<Why>,
-}
-
-/// Why it could not be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Why {
-    /// They changed after the stored position, and nobody runs the pipeline.
-    NotApplied,
-    /// The pipeline does not get there, or they change faster than they can be looked at.
-    Behind,
-    /// The oplog does not go back to the stored position.
-    HistoryLost,
-    /// The collection is being copied anew.
-    Copying,
-    /// The collection is paused.
-    Paused,
-    /// It was told to stop.
-    Stopped,
-}
 
 enum Verdict {
     Same,
@@ -133,15 +88,15 @@ impl Rechecker<'_> {
                 return Ok(settled);
             }
             if let Some(why) = why
-                && let Some(why) = self.wait((until, left.len()), (why, pause, deadline)).await?
+                && let Some(why) = self.wait(until, left.len(), why, pause, deadline).await?
             {
                 let (certain, open): (Vec<_>, Vec<_>) = left.into_iter().partition(|entry| entry.differed);
-                settled.leave(open, why);
+                settled.leave(open.into_iter().map(|entry| entry.suspect), why);
                 left = certain;
             }
             pause = (pause * 2).min(PAUSES.1);
         }
-        settled.leave(left, Why::Behind);
+        settled.leave(left.into_iter().map(|entry| entry.suspect), Why::Behind);
         Ok(settled)
     }
 
@@ -186,8 +141,11 @@ impl Rechecker<'_> {
     /// Waits until the pipeline is past `until`, and a while. Why there is no use in looking again, if there is none.
     async fn wait(
         &mut self,
-        (until, open): (Timestamp, usize),
-        (why, pause, deadline): (Why, Duration, Instant),
+        until: Timestamp,
+        open: usize,
+        why: Why,
+        pause: Duration,
+        deadline: Instant,
     ) -> Result<Option<Why>> {
         if self.given_up.is_some() || why != Why::Behind {
             return Ok(self.given_up.or(Some(why)));
@@ -299,7 +257,7 @@ impl Rechecker<'_> {
             return Ok(Some(Why::Copying));
         }
         let Some(from) = &standing.position else { return Ok(None) };
-        match self.window.read(from, until, (READING, self.shutdown)).await? {
+        match self.window.read(from, until, READING, self.shutdown).await? {
             Reach::There => return Ok(None),
             Reach::TooFar if is_run => return Ok(Some(Why::Behind)),
             Reach::TooFar => self.given_up = Some(Why::NotApplied),
@@ -323,7 +281,7 @@ impl Rechecker<'_> {
                 verdicts.push(Verdict::Same);
                 continue;
             }
-            let Some(times) = case.identity(number).and_then(|key| changes.of(&key)) else {
+            let Some(times) = case.identity(number).and_then(|key| changes.times(&key)) else {
                 verdicts.push(Verdict::Differs(differences));
                 continue;
             };
@@ -389,15 +347,6 @@ struct Round {
     until: Timestamp,
     /// Why something is open.
     why: Option<Why>,
-}
-
-impl Settled {
-    fn leave(&mut self, open: Vec<Entry>, why: Why) {
-        if !open.is_empty() {
-            self.open.extend(open.into_iter().map(|entry| entry.suspect));
-            self.why = Some(why);
-        }
-    }
 }
 
 fn documents(count: usize) -> String {

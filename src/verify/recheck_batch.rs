@@ -8,7 +8,7 @@ use mongodb::bson::{RawDocument, RawDocumentBuf};
 use super::{
     diff::{Actual, Differences, Telling, Wanted},
     pipeline_state::InForce,
-    recheck::Suspect,
+    suspect::Suspect,
 };
 use crate::{
     error::Result,
@@ -141,8 +141,8 @@ impl Case {
         };
         let is_dead = item.text.as_ref().is_some_and(|text| self.dead.contains(&self.collection, text));
         let rows = item.key.as_ref().and_then(|key| self.rows.get(key));
-        let which = (item.key.as_deref(), item.document_key.as_deref());
-        let tables = self.in_force.mapping.tables();
-        Differences::between(tables, which, wanted, Actual { rows, is_dead }, self.telling)
+        let (key, id) = (item.key.as_deref(), item.document_key.as_deref());
+        let (tables, actual) = (self.in_force.mapping.tables(), Actual { rows, is_dead });
+        Differences::between(tables, key, id, wanted, actual, self.telling)
     }
 }

@@ -4,14 +4,17 @@ use std::{collections::HashSet, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
-use super::recheck::{Found, Rechecker, Settled, Suspect};
+use super::{
+    recheck::Rechecker,
+    suspect::{Found, Settled, Suspect},
+};
 use crate::{
     config::Config,
     error::{Kind, Result},
     pipeline,
     sink::{
         Target,
-        metadata::{fence::Runner, repair_requests::Repairs, requests::Requests},
+        metadata::{repair_requests::Repairs, requests::Requests, runner::Runner},
     },
     source::{CollectionInfo, Source},
 };

@@ -48,7 +48,7 @@ impl Choice {
     }
 
     /// About how many of `documents` are in it.
-    pub(super) fn of(&self, documents: u64) -> u64 {
+    pub(super) fn expected(&self, documents: u64) -> u64 {
         // For the progress bar.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
         let of = (documents as f64 * self.percent / 100.0) as u64;

@@ -18,8 +18,8 @@ use tokio::{
 use super::{
     batch::{self, Batch, BatchCounts},
     pipeline_state::{InForce, Ledger},
-    recheck::Suspect,
     sample::Choice,
+    suspect::Suspect,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -222,7 +222,7 @@ impl Worker {
     async fn add(&mut self, reply: &Documents, together: usize) -> Result<()> {
         for document in reply.iter()? {
             let document = document?;
-            if self.batch.add(document, (&self.scan.name, &self.scan.dead))? {
+            if self.batch.add(document, &self.scan.name, &self.scan.dead)? {
                 self.meet(document)?;
             }
             if self.batch.is_full(together) {
@@ -248,7 +248,7 @@ impl Worker {
         let mapping = batch.in_force().mapping.clone();
         let (tables, keys) = (mapping.tables(), batch.keys.clone());
         let mut take = |number: usize, row: &_| match tables.get(number) {
-            Some(table) => batch.take((number, table), row),
+            Some(table) => batch.take(number, table, row),
             None => Ok(()),
         };
         reader.live_rows_of_all(tables, &keys, &mut take).await?;

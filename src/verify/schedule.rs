@@ -112,7 +112,7 @@ impl Scheduled {
         if report.stopped {
             return Ok(self.schedule.every);
         }
-        let verified = Verified::of(&report);
+        let verified = Verified::from_report(&report);
         let mut session = self.target.connect().await?;
         verifications::store(&mut session, self.target.pipeline(), &verified.to_json()?).await?;
         show(&verified, SystemTime::now());

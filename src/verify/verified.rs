@@ -43,7 +43,7 @@ pub struct VerifiedCollection {
 }
 
 impl Verified {
-    pub(super) fn of(report: &Report) -> Self {
+    pub(super) fn from_report(report: &Report) -> Self {
         let sum = |count: fn(&Compared) -> u64| report.collections.iter().map(count).sum();
         let sample = report.sample.map(|sample| match sample.size {
             SampleSize::Documents(documents) => documents.to_string(),
@@ -57,7 +57,7 @@ impl Verified {
             documents: sum(|collection| collection.documents),
             seconds: report.elapsed.as_secs(),
             sample,
-            collections: unequal.map(VerifiedCollection::of).collect(),
+            collections: unequal.map(VerifiedCollection::from_compared).collect(),
         }
     }
 
@@ -67,7 +67,7 @@ impl Verified {
             let now = report.collections.iter().find(|now| now.namespace.to_string() == own.name);
             match now.map(|now| (now, now.verdict())) {
                 Some((_, Verdict::Equal)) => None,
-                Some((now, Verdict::DeadLetters)) => Some(VerifiedCollection::of(now)),
+                Some((now, Verdict::DeadLetters)) => Some(VerifiedCollection::from_compared(now)),
                 _ => Some(own.clone()),
             }
         });
@@ -91,7 +91,7 @@ impl Verified {
 
 impl VerifiedCollection {
     /// What is mended is not different any more.
-    fn of(compared: &Compared) -> Self {
+    fn from_compared(compared: &Compared) -> Self {
         Self {
             name: compared.namespace.to_string(),
             differences: compared.different.saturating_sub(compared.mended),
@@ -144,8 +144,11 @@ mod tests {
 
     #[test]
     fn what_is_mended_is_taken_out_and_nothing_else() {
-        let found =
-            Verified::of(&report(vec![compared("a.b", 3, 0), compared("a.c", 2, 0), compared("a.d", 0, 0)]));
+        let found = Verified::from_report(&report(vec![
+            compared("a.b", 3, 0),
+            compared("a.c", 2, 0),
+            compared("a.d", 0, 0),
+        ]));
         assert_eq!((found.equal, found.differences, found.collections.len()), (false, 5, 2));
         let dead = Compared { dead_letters: 1, ..compared("a.c", 2, 2) };
         let left = found.after(&report(vec![compared("a.b", 3, 2), dead]));

@@ -69,7 +69,8 @@ impl Window {
         &mut self,
         from: &Position,
         until: Timestamp,
-        (patience, shutdown): (Duration, &Shutdown),
+        patience: Duration,
+        shutdown: &Shutdown,
     ) -> Result<Reach> {
         // Positions move back when a collection is copied anew.
         let mut open = match self.stream.take() {
@@ -128,7 +129,7 @@ pub(super) struct Changes {
 
 impl Changes {
     /// When a document changed, in order. `None`: it did not.
-    pub(super) fn of(&self, key: &DocumentKey) -> Option<&[Timestamp]> {
+    pub(super) fn times(&self, key: &DocumentKey) -> Option<&[Timestamp]> {
         match self.times.get(&key.hash64()) {
             Some(times) => Some(times),
             None if self.whole => Some(&[]),

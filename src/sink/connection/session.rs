@@ -3,36 +3,40 @@
 //! A [`Session`] owns its connection's task: dropping it ends the connection, and the server rolls back what
 //! was open. Nothing of what the server sends by itself (notices, which may quote values) is logged.
 //!
-//! A session that a [`Fence`](crate::sink::metadata::fence::Fence)'s target has connected can write to the pipeline, by
-//! [`Session::enter`]; any other one can only read.
+//! A session that a [`Fence`](crate::sink::metadata::fence::Fence)'s target has connected can write to the
+//! pipeline, by [`Session::enter`]; any other one can only read.
 
 use std::{
     fmt, future,
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
-use tokio::{task::JoinSet, time::timeout};
+use futures_util::future::BoxFuture;
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 use tokio_postgres::{
     Client, Config, Connection, Error as PgError, GenericClient, Statement, Transaction, tls::TlsStream,
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     pulse::{Listening, Pulse},
     sqlstate, tls,
     uri::{self, PATIENCE, TargetUri},
 };
-use crate::{
-    error::{Code, Error, Result},
-    sink::{metadata::fence, tables::locks},
-};
+use crate::error::{Code, Error, Result};
 
-/// What every session is set to, first of all: nothing of docrow ever runs by another search path, in which a function
-/// or an operator of somebody's, in `public` perhaps, could be a better match than PostgreSQL's own and run with docrow's
-/// rights. So all that is not PostgreSQL's is named with its schema. (`SET` itself looks nothing up; a pooler may refuse the
-/// same as a startup option.) Where row-level security would hide rows from docrow, which then would neither change nor
-/// delete them, a statement fails instead. And what is committed is on the server's disk, whatever the role, the
-/// database or the server is set to, unless a transaction itself says that it need not be.
+/// What every session is set to, first of all: nothing of docrow ever runs by another search path, in which a
+/// function or an operator of somebody's, in `public` perhaps, could be a better match than PostgreSQL's own
+/// and run with docrow's rights. So all that is not PostgreSQL's is named with its schema. (`SET` itself
+/// looks nothing up; a pooler may refuse the same as a startup option.) Where row-level security would hide
+/// rows from docrow, which then would neither change nor delete them, a statement fails instead. And what is
+/// committed is on the server's disk, whatever the role, the database or the server is set to, unless a
+/// transaction itself says that it need not be.
 ///
 /// Limits that suit an application's short statements would end a replicator's long ones. And when docrow
 /// dies, alone or with its machine, its connections and what they lock shall not outlive it by more than a
@@ -46,6 +50,17 @@ const SETTINGS: &str = "SET search_path = pg_catalog, pg_temp; SET row_security 
         ('idle_session_timeout', '0'), ('transaction_timeout', '0'), ('client_connection_check_interval', '5s'), \
         ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '10'), ('tcp_keepalives_count', '3') \
     ) AS wanted (name, value) USING (name)";
+
+/// A condition that holds only in a transaction that has entered the pipeline (`docrow.enter`, see `fence`).
+/// Of statements that are sent together, each would run by itself if the one that begins their transaction
+/// failed; with this they do nothing then.
+pub(crate) const ENTERED: &str = "current_setting('docrow.entered', true) <> ''";
+
+/// What the connection that listens for silence is called, in `pg_stat_activity`.
+const PULSE: &str = "docrow pulse";
+
+/// Of a session that workers wait for.
+const IN_HASTE: &str = "SET lock_timeout = '150ms'";
 
 /// How to connect.
 #[derive(Clone)]
@@ -69,8 +84,8 @@ pub struct Target {
 }
 
 impl Target {
-    /// Reads a URI, `postgresql://user:password@host:port/database?option=value`, and the certificates that it names.
-    /// Errors never repeat the URI: it holds a password.
+    /// Reads a URI, `postgresql://user:password@host:port/database?option=value`, and the certificates that
+    /// it names. Errors never repeat the URI: it holds a password.
     pub fn parse(uri: &str, schema: &str, pipeline: &str) -> Result<Self> {
         let TargetUri { config, tls, address, patience } = uri::parse(uri)?;
         let tls = tls::connector(&tls, config.get_ssl_negotiation())?;
@@ -84,8 +99,8 @@ impl Target {
         self.login.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Connects by another login and certificate from now on, as `uri` says, which is the same for the rest. Errors: it can't
-    /// be connected by them; then all stays as it was.
+    /// Connects by another login and certificate from now on, as `uri` says, which is the same for the rest.
+    /// Errors: it can't be connected by them; then all stays as it was.
     pub async fn log_in_again(&self, uri: &str) -> Result<()> {
         let other = Self::parse(uri, &self.schema, &self.pipeline)?.unattended();
         other.connect().await?;
@@ -115,7 +130,7 @@ impl Target {
     }
 
     /// The user and the database that the URI names.
-    pub(super) fn user_and_database(&self) -> Option<(String, String)> {
+    pub(crate) fn user_and_database(&self) -> Option<(String, String)> {
         let Login { config, .. } = self.login();
         Some((config.get_user()?.to_owned(), config.get_dbname()?.to_owned()))
     }
@@ -125,7 +140,8 @@ impl Target {
         Self { epoch: Some(epoch), ..self.clone() }
     }
 
-    /// The same, whose sessions are not ended when the server is silent: each use of them has a limit of its own.
+    /// The same, whose sessions are not ended when the server is silent: each use of them has a limit of its
+    /// own.
     #[must_use]
     pub fn unattended(&self) -> Self {
         Self { pulse: None, ..self.clone() }
@@ -134,6 +150,32 @@ impl Target {
     /// Listens whether the server is still there, from now on, as all sessions do.
     pub(crate) fn listen(&self) -> Listening {
         Listening::to(self.pulse.as_ref())
+    }
+
+    /// Asks over a connection of its own until there is no answer.
+    async fn until_silent(self, patience: Duration) -> Error {
+        let mut session = None;
+        loop {
+            sleep(patience / 4).await;
+            let open = match &mut session {
+                Some(open) => open,
+                // That none can be had says nothing: the server, or a pool, may have none left.
+                none => match self.connect_as(PULSE).await {
+                    Ok(open) => none.insert(open),
+                    Err(_) => continue,
+                },
+            };
+            match timeout(patience * 3 / 4, open.client.check_connection()).await {
+                Ok(Ok(())) => {}
+                // The others will have seen it, too, or it is this one alone.
+                Ok(Err(_)) => session = None,
+                Err(_) => break,
+            }
+        }
+        let (address, seconds) = (&self.address, patience.as_secs_f64());
+        let words = "it hangs, or the way to it does";
+        let text = format!("no answer from PostgreSQL at {address} for {seconds} s: {words}");
+        Error::new(Code::TargetSilent, text)
     }
 
     /// Connects under a name that others see in `pg_stat_activity`.
@@ -146,19 +188,21 @@ impl Target {
     /// Connects for statements that wait for no lock longer than a [try](crate::sink::tables::locks) takes.
     pub async fn connect_in_haste(&self) -> Result<Session> {
         let session = self.connect().await?;
-        let set = session.client.batch_execute(locks::IN_HASTE).await;
+        let set = session.client.batch_execute(IN_HASTE).await;
         set.map_err(|e| sqlstate::of(format!("connect to PostgreSQL at {}", self.address), &e))?;
         Ok(session)
     }
 
-    /// Connects. Errors: of [`Kind::TargetAway`](crate::error::Kind) if there is no answer, of `TargetRefused` if it is a no.
+    /// Connects. Errors: of [`Kind::TargetAway`](crate::error::Kind) if there is no answer, of
+    /// `TargetRefused` if it is a no.
     pub async fn connect(&self) -> Result<Session> {
         self.connect_by(self.login()).await
     }
 
     async fn connect_by(&self, login: Login) -> Result<Session> {
         let doing = || format!("connect to PostgreSQL at {}", self.address);
-        // The driver's own limit covers the TCP handshake alone: a server that accepts and then says nothing needs this.
+        // The driver's own limit covers the TCP handshake alone: a server that accepts and then says nothing
+        // needs this.
         let patience = login.config.get_connect_timeout().copied().unwrap_or(PATIENCE) * 2;
         timeout(patience, self.open(login))
             .await
@@ -206,7 +250,7 @@ pub(crate) struct Entry {
 impl Entry {
     async fn prepare(client: &Client, pipeline: &str, epoch: i64) -> Result<Self, PgError> {
         let statement = client.prepare("SELECT docrow.enter($1, $2, $3)").await?;
-        let lock = fence::lock_of_writers(pipeline);
+        let lock = lock_of_writers(pipeline);
         Ok(Self { statement, pipeline: pipeline.to_owned(), epoch, lock })
     }
 
@@ -216,13 +260,22 @@ impl Entry {
     }
 }
 
+/// The lock that transactions of a pipeline take, shared, and whoever raises its epoch, exclusively.
+pub(crate) fn lock_of_writers(pipeline: &str) -> i64 {
+    xxh3_64(format!("docrow writers of pipeline {pipeline}").as_bytes()).cast_signed()
+}
+
 impl Session {
     fn start<T>(client: Client, mut messages: Connection<tokio_postgres::Socket, T>, target: &Target) -> Self
     where
         T: TlsStream + Unpin + Send + 'static,
     {
         let mut connection = JoinSet::new();
-        let silence = target.pulse.clone().map(|pulse| pulse.attend(target.unattended()));
+        // It is boxed, for a session's task holds what connects a session.
+        let silence = target.pulse.clone().map(|pulse| {
+            let asked = target.unattended().until_silent(pulse.patience());
+            Box::pin(pulse.attend(asked)) as BoxFuture<'static, ()>
+        });
         // How it ends is told to whoever waits for an answer.
         connection.spawn(async move {
             let carry =
@@ -239,12 +292,14 @@ impl Session {
         Self { client, connection, entry: None }
     }
 
-    /// How transactions of this session enter the pipeline. Errors: [`Kind::Bug`](crate::error::Kind) if they may not.
+    /// How transactions of this session enter the pipeline. Errors: [`Kind::Bug`](crate::error::Kind) if they
+    /// may not.
     pub(crate) fn entry(&self) -> Result<&Entry> {
         self.entry.as_ref().ok_or_else(|| Error::bug("write to the pipeline: this session may only read"))
     }
 
-    /// Begins a transaction that writes to the pipeline. Errors: [`Kind::Fenced`](crate::error::Kind) if another process has taken it.
+    /// Begins a transaction that writes to the pipeline. Errors: [`Kind::Fenced`](crate::error::Kind) if
+    /// another process has taken it.
     pub(crate) async fn enter(&mut self, doing: &str) -> Result<Transaction<'_>> {
         let entry = self.entry()?.clone();
         let transaction = self.client.transaction().await.map_err(|e| sqlstate::of(doing, &e))?;

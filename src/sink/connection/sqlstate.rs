@@ -9,7 +9,7 @@ use std::{error::Error as StdError, fmt, io};
 
 use tokio_postgres::{Error as PgError, error::DbError};
 
-use super::tls;
+use super::transport::{Way, io_error, tls_error};
 use crate::error::{Code, Error};
 
 /// What was being done, where that changes the meaning of an answer.
@@ -33,8 +33,8 @@ pub(crate) fn of_rows(context: impl Into<String>, error: &PgError) -> Error {
 
 fn explain(doing: Doing, context: impl Into<String>, error: &PgError) -> Error {
     match error.as_db_error() {
-        Some(answer) => Error::caused(meaning_of(doing, answer), context, Answer::of(answer)),
-        None => Error::caused(meaning_without_answer(doing, error), context, Way::of(error)),
+        Some(answer) => Error::caused(meaning_of(doing, answer), context, Answer::new(answer)),
+        None => Error::caused(meaning_without_answer(doing, error), context, Way::new(error)),
     }
 }
 
@@ -146,16 +146,12 @@ fn refusal(error: &PgError) -> Code {
     }
 }
 
-fn io_error(error: &PgError) -> Option<&io::Error> {
-    error.source()?.downcast_ref()
-}
-
 /// What the server said, without values.
 #[derive(Debug)]
 struct Answer(String);
 
 impl Answer {
-    fn of(answer: &DbError) -> Self {
+    fn new(answer: &DbError) -> Self {
         let code = answer.code().code();
         let mut said = format!("{} (SQLSTATE {code})", message(code, answer.message(), answer.routine()));
         if is_stale_position(answer) {
@@ -278,75 +274,6 @@ fn advice_of(code: &str) -> Option<&'static str> {
         "53300" => "raise max_connections, or lower [snapshot] parallelism and [stream] partitions",
         _ => return None,
     })
-}
-
-/// What went wrong on the way to the server.
-#[derive(Debug)]
-struct Way(String);
-
-impl Way {
-    fn of(error: &PgError) -> Self {
-        let mut said = match error.source() {
-            // The TLS library refers to a page about an end that was not announced.
-            Some(cause) if cause.is::<io::Error>() => {
-                let said = cause.to_string();
-                said.split(": https://").next().unwrap_or(&said).to_owned()
-            }
-            Some(cause) => format!("{error}: {cause}"),
-            None => error.to_string(),
-        };
-        let advice = io_error(error).map_or_else(|| driver_advice(&said), way_advice);
-        if let Some(advice) = advice {
-            said.push_str(": ");
-            said.push_str(advice);
-        }
-        Self(said)
-    }
-}
-
-impl fmt::Display for Way {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl StdError for Way {}
-
-/// Where the driver itself gives up, its words tell why.
-fn driver_advice(said: &str) -> Option<&'static str> {
-    const ADVICE: [(&str, &str); 4] = [
-        ("server does not support TLS", "set ssl = on there, or ask for less with sslmode in the target URI"),
-        (
-            "password missing",
-            "the server asks for one: write it into the target URI, or give it by DOCROW_TARGET_PASSWORD or \
-             DOCROW_TARGET_PASSWORD_FILE (PGPASSWORD and .pgpass are not read)",
-        ),
-        (
-            "did not use channel binding",
-            "with channel_binding=require the server must ask for a password by scram-sha-256, over TLS: see its pg_hba.conf",
-        ),
-        (
-            "unsupported authentication method",
-            "docrow logs in by password or by certificate: choose scram-sha-256 or cert in the server's pg_hba.conf",
-        ),
-    ];
-    ADVICE.iter().find(|(words, _)| said.contains(words)).map(|(_, advice)| *advice)
-}
-
-fn way_advice(error: &io::Error) -> Option<&'static str> {
-    if let Some(error) = tls_error(error) {
-        return Some(tls::advice(error));
-    }
-    Some(match error.kind() {
-        io::ErrorKind::ConnectionRefused => "is PostgreSQL running there, and listening on that address?",
-        io::ErrorKind::TimedOut => "no answer: check host, port and firewall",
-        io::ErrorKind::NotFound => "no such socket: check the host in the target URI",
-        _ => return None,
-    })
-}
-
-fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
-    error.get_ref()?.downcast_ref()
 }
 
 #[cfg(test)]

@@ -237,7 +237,7 @@ fn address(config: &Config) -> Result<String> {
 mod tests {
     use super::*;
 
-    fn of(options: &str) -> Result<(SslMode, Tls), String> {
+    fn read(options: &str) -> Result<(SslMode, Tls), String> {
         let parsed = parse(&format!("postgres://u:secret@h/d{options}")).map_err(|e| e.to_string())?;
         Ok((parsed.config.get_ssl_mode(), parsed.tls))
     }
@@ -256,17 +256,17 @@ mod tests {
             ("?sslrootcert=system", SslMode::Require, Proof::Host),
             ("?sslcert=/c.pem&sslkey=/k.pem", SslMode::Require, Proof::None),
         ] {
-            let (found, tls) = of(options).unwrap();
+            let (found, tls) = read(options).unwrap();
             assert_eq!((found, tls.proof), (mode, proof), "{options}");
         }
     }
 
     #[test]
     fn files_are_named_by_options() {
-        let tls = of("?sslrootcert=/a%20b.pem&sslcert=c.pem&sslkey=k.pem").unwrap().1;
+        let tls = read("?sslrootcert=/a%20b.pem&sslcert=c.pem&sslkey=k.pem").unwrap().1;
         assert_eq!(tls.roots, Roots::File("/a b.pem".into()));
         assert_eq!(tls.identity, Some(Identity { certificate: "c.pem".into(), key: "k.pem".into() }));
-        let tls = of("?sslrootcert=system&sslmode=verify-full").unwrap().1;
+        let tls = read("?sslrootcert=system&sslmode=verify-full").unwrap().1;
         assert_eq!((tls.roots, tls.identity), (Roots::System, None));
     }
 
@@ -293,7 +293,7 @@ mod tests {
             ("?nonsense=1", "nonsense"),
             ("?channel_binding=perhaps", "channel_binding"),
         ] {
-            let error = of(options).unwrap_err();
+            let error = read(options).unwrap_err();
             assert!(error.contains(words) && !error.contains("secret"), "{options}: {error}");
         }
     }

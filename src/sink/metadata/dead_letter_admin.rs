@@ -3,7 +3,7 @@
 
 use tokio_postgres::Row;
 
-use super::{fence::Runner, requests::Requests};
+use super::{requests::Requests, runner::Runner};
 use crate::{
     error::Result,
     sink::{Target, connection::sqlstate},

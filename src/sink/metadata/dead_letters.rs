@@ -15,7 +15,10 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::{
     error::Result,
     model::document_key::{Id, id_text},
-    sink::{RawValue, Session, connection::sqlstate, tables::sql::ENTERED},
+    sink::{
+        RawValue, Session,
+        connection::{session::ENTERED, sqlstate},
+    },
 };
 
 /// A document that could not be written. Neither text may hold U+0000, which `text` can't.

@@ -7,11 +7,7 @@ use tokio_postgres::{Error as PgError, GenericClient, Row, types::ToSql};
 
 use crate::{
     error::{Code, Error, Result},
-    sink::{
-        Session,
-        connection::sqlstate,
-        tables::ddl_plan::{Origin, TablePlan, Whose},
-    },
+    sink::{Session, connection::sqlstate},
 };
 
 /// The form in which keys are written: where an earlier docrow wrote them otherwise, a lower number is stored.
@@ -189,21 +185,19 @@ pub(crate) async fn is_stored(
     Ok(client.query_opt(question, &[&pipeline, &mapping.collection, &version]).await?.is_some())
 }
 
-/// Stores a mapping, with the tables that it writes. Changes nothing where this version is stored already.
+/// Stores a mapping, with the tables that it writes, and those of them that docrow was given. Changes nothing where this version is stored already.
 pub(crate) async fn insert(
     client: &impl GenericClient,
     pipeline: &str,
     mapping: &Mapping,
-    tables: &[TablePlan],
+    tables: Vec<&str>,
+    adopted: Vec<&str>,
 ) -> Result<(), PgError> {
     let Mapping { collection, version, text, filled, stopped, masked_by } = mapping;
     let statement = "INSERT INTO docrow.schemas \
             (pipeline, collection, version, mapping, filled, stopped, tables, adopted, masked_by, key_form) \
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING";
     let version = i32::from(*version);
-    let adopted = tables.iter().filter(|table| table.origin == Origin::Adopted);
-    let [tables, adopted]: [Vec<&str>; 2] =
-        [tables.iter().map(|table| &*table.name).collect(), adopted.map(|table| &*table.name).collect()];
     let parameters: &[&(dyn ToSql + Sync)] =
         &[&pipeline, collection, &version, text, filled, stopped, &tables, &adopted, masked_by, &KEY_FORM];
     client.execute(statement, parameters).await.map(drop)
@@ -241,6 +235,17 @@ pub(crate) async fn tables(
     Ok((made, given))
 }
 
+/// To whom a table belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// To the collection.
+    Own,
+    /// To another collection or pipeline, named here.
+    Other(String),
+    /// To no pipeline: somebody made it.
+    Nobody,
+}
+
 /// Which tables belong to which collection of which pipeline.
 pub(crate) struct Owners(Vec<Owner>);
 
@@ -254,7 +259,8 @@ struct Owner {
 /// Reads who owns which of `tables`, named with their schema, and what else a collection of a pipeline owns.
 pub(crate) async fn owners(
     client: &impl GenericClient,
-    (pipeline, collection): (&str, &str),
+    pipeline: &str,
+    collection: &str,
     tables: &[String],
 ) -> Result<Owners, PgError> {
     let (owned, condition) = match form(client).await? {
@@ -275,7 +281,7 @@ pub(crate) async fn owners(
 
 impl Owners {
     /// Whose a table, named with its schema, is, for a pipeline and a collection of it.
-    pub(crate) fn of(&self, table: &str, mine: (&str, &str)) -> Whose {
+    pub(crate) fn ownership(&self, table: &str, mine: (&str, &str)) -> Whose {
         let has = |owner: &&Owner| {
             owner.tables.as_ref().is_some_and(|tables| tables.iter().any(|own| own == table))
         };

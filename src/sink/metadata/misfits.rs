@@ -15,7 +15,7 @@ use crate::{
     sink::{
         Session,
         connection::sqlstate,
-        tables::sql::{qualified, quote},
+        identifiers::{qualified, quote},
     },
 };
 
@@ -60,7 +60,7 @@ pub async fn count(session: &Session, schema: &str, mapping: &Mapping) -> Result
         };
         let extra = format!("{}.{}", if places.table == root.name { "c" } else { "t" }, quote(&extra.name));
         for columns in places.columns.chunks(AT_ONCE) {
-            let question = question(&places, columns, (&rows, &extra));
+            let question = question(&places, columns, &rows, &extra);
             let paths: Vec<&str> = fields(&places).chain(columns.iter().map(|(_, path)| &**path)).collect();
             let row = session.client.query_one(&question, &[&paths]).await.map_err(fail)?;
             for (at, (column, _)) in columns.iter().enumerate() {
@@ -85,7 +85,7 @@ fn fields(places: &Places) -> impl Iterator<Item = &str> {
 
 /// Two numbers for each column. `$1`: the names on the way to the table, then the rest of the way to each column: names
 /// that are data are no part of the statement.
-fn question(places: &Places, columns: &[(Column, String)], (rows, extra): (&str, &str)) -> String {
+fn question(places: &Places, columns: &[(Column, String)], rows: &str, extra: &str) -> String {
     let (mut way, mut number) = (String::new(), 0);
     for step in &places.steps {
         let step = match step {
@@ -212,7 +212,7 @@ mod tests {
         let column = Column { name: "c".into(), ty: ColumnType::scalar(Scalar::Bigint) };
         let places =
             Places { table: "t".into(), key: "k".into(), steps, columns: vec![(column, "o.p".into())] };
-        let question = question(&places, &places.columns, ("rows", "x"));
+        let question = question(&places, &places.columns, "rows", "x");
         let value = "x -> (($1::text[])[1] || '.' || c.\"n\" || '.' || ($1::text[])[2])";
         assert!(
             question.contains(&format!("c.\"c\" IS NULL AND jsonb_typeof({value}) <> 'null'")),

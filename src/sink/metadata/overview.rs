@@ -5,9 +5,9 @@ use std::{collections::HashMap, time::SystemTime};
 use tokio_postgres::{Client, Error as PgError, Row};
 
 use super::{
-    fence::{self, Runner},
     misfits::{self, Count},
     process_reports::Stored,
+    runner::{self, Runner},
     schema, verifications,
 };
 use crate::{
@@ -117,7 +117,7 @@ impl Surveyor {
     /// Reads everything.
     pub async fn survey(&self) -> Result<Survey> {
         let (client, pipeline) = (&self.session.client, &*self.pipeline);
-        let runner = fence::runner(&self.session, pipeline).await?;
+        let runner = runner::runner(&self.session, pipeline).await?;
         let read = async {
             let (report, collections, positions, letters, misfits, verified) = tokio::try_join!(
                 report(client, pipeline),

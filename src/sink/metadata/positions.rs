@@ -18,7 +18,10 @@ use crate::{
     error::{Code, Error, Result},
     failpoint::{self, Failpoint},
     model::{change::Position, partition::Partition},
-    sink::{Session, connection::sqlstate, tables::sql::ENTERED},
+    sink::{
+        Session,
+        connection::{session::ENTERED, sqlstate},
+    },
 };
 
 /// How far a partition has come in a collection: everything up to `position` is durable.
@@ -147,7 +150,7 @@ pub(super) async fn insert(
 ) -> Result<u64, PgError> {
     let partitions: Vec<i32> = positions.iter().map(|stored| stored.partition.0.into()).collect();
     let fingerprints: Vec<Option<i64>> = positions.iter().map(|stored| stored.fingerprint).collect();
-    let columns = Columns::of(positions.iter().map(|stored| (stored.collection.as_str(), &stored.position)));
+    let columns = Columns::new(positions.iter().map(|stored| (stored.collection.as_str(), &stored.position)));
     let statement = "INSERT INTO docrow.progress \
             (pipeline, partition, collection, position, token, cluster_time, fingerprint) \
         SELECT $1, p, c, d, t, to_timestamp(s), f \
@@ -174,15 +177,29 @@ pub(crate) async fn prepare(client: &Client) -> Result<Statement, PgError> {
     client.prepare_typed(&upsert, &[Type::TEXT, Type::INT4, Type::INT8, Type::INT8]).await
 }
 
+/// What is stored of a partition with a batch.
+pub(crate) struct PartitionPositions<'a> {
+    /// The pipeline's name.
+    pub(crate) pipeline: &'a str,
+    /// Which one.
+    pub(crate) partition: Partition,
+    /// Of the stream that the positions are of.
+    pub(crate) fingerprint: i64,
+    /// How far it is in each collection.
+    pub(crate) reached: &'a [Reached<'a>],
+    /// Up to when everything shows, in the order of commits.
+    pub(crate) shown: Option<Timestamp>,
+}
+
 /// Runs what [`prepare`] prepared.
 pub(crate) async fn upsert(
     client: &Client,
     statement: &Statement,
-    (pipeline, partition, fingerprint): (&str, Partition, i64),
-    (reached, shown): (&[Reached<'_>], Option<Timestamp>),
+    written: PartitionPositions<'_>,
 ) -> Result<u64, PgError> {
+    let PartitionPositions { pipeline, partition, fingerprint, reached, shown } = written;
     let shown = shown.map(both_halves);
-    let columns = Columns::of(reached.iter().map(|reached| (reached.collection, reached.position)));
+    let columns = Columns::new(reached.iter().map(|reached| (reached.collection, reached.position)));
     let Columns { collections, data, tokens, seconds } = &columns;
     let partition = i32::from(partition.0);
     client
@@ -202,7 +219,7 @@ struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    fn of(positions: impl Iterator<Item = (&'a str, &'a Position)> + Clone) -> Self {
+    fn new(positions: impl Iterator<Item = (&'a str, &'a Position)> + Clone) -> Self {
         Self {
             collections: positions.clone().map(|(collection, _)| collection).collect(),
             data: positions.clone().map(|(_, position)| position.data()).collect(),

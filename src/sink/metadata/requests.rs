@@ -7,9 +7,8 @@
 use tokio_postgres::types::{ToSql, Type};
 
 use super::{
-    fence::{self, Runner},
+    runner::{self, Runner},
     schema,
-    throttles::Throttle,
 };
 use crate::{
     error::Result,
@@ -32,7 +31,26 @@ impl Requests {
 
     /// Who runs the pipeline.
     pub async fn runner(&self) -> Result<Runner> {
-        fence::runner(&self.session, &self.pipeline).await
+        runner::runner(&self.session, &self.pipeline).await
+    }
+}
+
+/// What somebody has asked for of the speed of snapshots.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Throttle {
+    /// Nothing: the configuration says it.
+    #[default]
+    AsConfigured,
+    /// No limit.
+    Off,
+    /// A limit, as it was written.
+    AtMost(String),
+}
+
+impl Throttle {
+    /// What a row means.
+    fn asked(max_rate: Option<String>) -> Self {
+        max_rate.map_or(Self::Off, Self::AtMost)
     }
 }
 

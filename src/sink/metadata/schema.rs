@@ -5,7 +5,7 @@
 use crate::{
     error::Result,
     failpoint::{self, Failpoint},
-    sink::{Session, Target, connection::sqlstate, tables::sql::quote},
+    sink::{Session, Target, connection::sqlstate, identifiers::quote},
 };
 
 /// Held while creating the bookkeeping schema, and while tables change: `IF NOT EXISTS` is no protection from a second
@@ -132,7 +132,7 @@ const LATER: [(&str, &str, &str); 18] = [
 
 /// Lets a transaction write to a pipeline, or makes it fail: `fence` has the argument. Every statement of a volatile
 /// function sees what was committed before it, so the epoch is read as it is once the lock is granted. What is set at
-/// the end is undone with the transaction; statements that write look for it ([`ENTERED`](crate::sink::tables::sql::ENTERED)). Should
+/// the end is undone with the transaction; statements that write look for it ([`ENTERED`](crate::sink::connection::session::ENTERED)). Should
 /// it ever have to do something else, it gets another name: those of two docrow may be used at once.
 const ENTER: &str =
     "CREATE FUNCTION docrow.enter(of_pipeline text, of_epoch bigint, lock bigint) RETURNS void
@@ -187,7 +187,7 @@ pub(crate) async fn extent(session: &Session) -> Result<Extent> {
 }
 
 /// A session for people's own requests; `None` where docrow has never written to the target.
-pub(super) async fn open(target: &Target) -> Result<Option<Session>> {
+pub(crate) async fn open(target: &Target) -> Result<Option<Session>> {
     let mut session = target.connect().await?;
     match extent(&session).await? {
         Extent::Missing => return Ok(None),

@@ -1,26 +1,8 @@
 //! `docrow.throttles`: how fast the pipeline's snapshots may be, where somebody has said otherwise than the configuration does.
 
 use super::requests::Requests;
+pub use super::requests::Throttle;
 use crate::{error::Result, sink::connection::sqlstate};
-
-/// What somebody has asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Throttle {
-    /// Nothing: the configuration says it.
-    #[default]
-    AsConfigured,
-    /// No limit.
-    Off,
-    /// A limit, as it was written.
-    AtMost(String),
-}
-
-impl Throttle {
-    /// What a row means.
-    pub(super) fn asked(max_rate: Option<String>) -> Self {
-        max_rate.map_or(Self::Off, Self::AtMost)
-    }
-}
 
 impl Requests {
     /// Asks how fast snapshots may be from now on.

@@ -20,7 +20,8 @@ impl<'a> Cursor<'a> {
     pub(super) async fn open(
         session: &'a mut Session,
         prepare: &str,
-        (question, parameters): (&str, &[&(dyn ToSql + Sync)]),
+        question: &str,
+        parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Self, PgError> {
         let name = format!("docrow_{:016x}", fastrand::u64(..));
         let transaction = session.client.transaction().await?;

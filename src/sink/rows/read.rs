@@ -10,13 +10,14 @@ use std::{
 use futures_util::TryStreamExt;
 use tokio_postgres::{Row, Statement};
 
-use super::{composite_array::Array, cursor::Cursor};
+use super::cursor::Cursor;
 use crate::{
     error::{Error, Result},
     mapping::Rows,
     model::table::Table,
     sink::{
         Keys, RawValue, Session, Target,
+        composite_array::Array,
         connection::sqlstate,
         tables::sql::{self, quote},
     },
@@ -195,7 +196,8 @@ impl Reader {
     /// child without those that have a row of the root. The same `seed` gives the same rows of a table that does not change.
     pub async fn sampled(
         &mut self,
-        (root, table): (&Table, &Table),
+        root: &Table,
+        table: &Table,
         percent: f64,
         seed: u64,
     ) -> Result<Unseen<'_>> {
@@ -218,7 +220,7 @@ impl Reader {
 
     async fn pages(&mut self, prepare: &str, question: &str, table: &Table) -> Result<Unseen<'_>> {
         let fail = |e| sqlstate::of(looking(&table.name), &e);
-        let cursor = Cursor::open(&mut self.session, prepare, (question, &[])).await.map_err(fail)?;
+        let cursor = Cursor::open(&mut self.session, prepare, question, &[]).await.map_err(fail)?;
         Ok(Unseen { cursor, table: table.name.clone() })
     }
 

@@ -75,7 +75,7 @@ impl<'a> Scan<'a> {
         let fail = |e| sqlstate::of(format!("look for documents in {}", quote(&root.name)), &e);
         let (key, table) = (quote(&key.name), sql::qualified(schema, &root.name));
         let question = format!("SELECT t.{key} FROM {table} t WHERE {}", wanted.condition(schema, &key));
-        Cursor::open(session, "", (&question, &[&wanted.steps])).await.map(Self).map_err(fail)
+        Cursor::open(session, "", &question, &[&wanted.steps]).await.map(Self).map_err(fail)
     }
 
     /// At most `most` further keys; none: that was all.

@@ -11,30 +11,25 @@
 //! A COMMIT after a failed statement answers like any other, and does nothing. So a batch is applied if and
 //! only if *every* answer up to that of COMMIT is good.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    future::{Future, poll_fn},
-    pin::Pin,
-    task::Poll,
-};
+use std::collections::HashMap;
 
 use mongodb::bson::Timestamp;
-use tokio_postgres::{Client, Error as PgError, Statement};
+use tokio_postgres::{Client, Statement};
 
-use super::composite_array::Array;
+pub use super::pipelining::Applied;
+use super::pipelining::{Pipe, What};
 use crate::{
     error::{Error, Result},
-    failpoint::{self, Failpoint},
     mapping::Rows,
     metrics,
     model::{change::CollectionId, partition::Partition, table::Table},
     sink::{
         Keys, Session, Target,
+        composite_array::Array,
         connection::{session::Entry, sqlstate},
         metadata::{
             dead_letters::{self, DeadKey, DeadLetter},
-            positions::{self, Reached},
+            positions::{self, PartitionPositions, Reached},
         },
         tables::sql,
     },
@@ -88,15 +83,6 @@ pub struct PartBatch<'a> {
     pub rows: &'a Rows,
     /// The keys of the documents.
     pub keys: &'a Keys,
-}
-
-/// What applying a batch did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Applied {
-    /// Rows inserted and updated.
-    pub written: u64,
-    /// Rows deleted, or marked as deleted, besides those of arrays that became shorter but not empty.
-    pub deleted: u64,
 }
 
 /// A session that applies one partition's batches.
@@ -198,8 +184,14 @@ impl Applier {
             pipe.add(What::Bookkeeping, dead_letters::remove(client, heal, pipeline, batch.healed));
         }
         if !batch.reached.is_empty() {
-            let (whose, to) = ((pipeline, self.partition, self.fingerprint), (batch.reached, batch.shown));
-            pipe.add(What::Bookkeeping, positions::upsert(client, reach, whose, to));
+            let written = PartitionPositions {
+                pipeline,
+                partition: self.partition,
+                fingerprint: self.fingerprint,
+                reached: batch.reached,
+                shown: batch.shown,
+            };
+            pipe.add(What::Bookkeeping, positions::upsert(client, reach, written));
         }
         pipe.text(What::Commit, client, "COMMIT");
         let applied = pipe.run().await?;
@@ -227,7 +219,7 @@ impl Applier {
         if self.plans.get(&batch.collection).is_some_and(|plan| plan.tables == batch.tables) {
             return Ok(());
         }
-        let plan = self.prepare((batch.tables, &[]), sql::upsert).await?;
+        let plan = self.prepare(batch.tables, &[], sql::upsert).await?;
         self.plans.insert(batch.collection, plan);
         Ok(())
     }
@@ -240,7 +232,7 @@ impl Applier {
         }
         let patch =
             |schema: &str, table: &Table, row_type: &str| sql::patch(schema, table, row_type, batch.fields);
-        let plan = self.prepare((batch.tables, batch.fields), patch).await?;
+        let plan = self.prepare(batch.tables, batch.fields, patch).await?;
         self.parts.insert(batch.part, plan);
         Ok(())
     }
@@ -248,7 +240,8 @@ impl Applier {
     /// Prepares a plan whose root is written by `write_root`.
     async fn prepare(
         &mut self,
-        (tables, fields): (&[Table], &[Box<str>]),
+        tables: &[Table],
+        fields: &[Box<str>],
         write_root: impl Fn(&str, &Table, &str) -> String,
     ) -> Result<Plan> {
         let mut statements = Vec::with_capacity(tables.len());
@@ -325,91 +318,5 @@ impl Plan {
                 pipe.add(What::Write(table), async move { client.execute(write, &[&keys, &rows]).await });
             }
         }
-    }
-}
-
-/// What a statement of a batch does.
-#[derive(Clone, Copy)]
-enum What<'a> {
-    Begin,
-    Delete(&'a Table),
-    Write(&'a Table),
-    Bookkeeping,
-    Commit,
-}
-
-impl What<'_> {
-    /// Only what touches user tables can be refused for the content of a row; COMMIT too, by a deferred constraint.
-    fn failure(&self, error: &PgError) -> Error {
-        match self {
-            What::Delete(_) | What::Write(_) | What::Commit => sqlstate::of_rows(self.to_string(), error),
-            What::Begin | What::Bookkeeping => sqlstate::of(self.to_string(), error),
-        }
-    }
-}
-
-impl fmt::Display for What<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            What::Begin => f.write_str("begin a batch"),
-            What::Delete(table) => write!(f, "delete rows from {}", sql::quote(&table.name)),
-            What::Write(table) => write!(f, "write rows to {}", sql::quote(&table.name)),
-            What::Bookkeeping => f.write_str("write positions and dead letters"),
-            What::Commit => f.write_str("commit a batch"),
-        }
-    }
-}
-
-type Answer<'a> = Pin<Box<dyn Future<Output = Result<u64, PgError>> + Send + 'a>>;
-
-/// Statements whose messages are to be sent one after the other before any answer is awaited.
-#[derive(Default)]
-struct Pipe<'a> {
-    statements: Vec<(What<'a>, Answer<'a>)>,
-}
-
-impl<'a> Pipe<'a> {
-    fn text(&mut self, what: What<'a>, client: &'a Client, text: &'a str) {
-        self.add(what, async move { client.batch_execute(text).await.map(|()| 0) });
-    }
-
-    fn array(&mut self, what: What<'a>, client: &'a Client, statement: &'a Statement, array: Array<'a>) {
-        if array.count() > 0 {
-            self.add(what, async move { client.execute(statement, &[&array]).await });
-        }
-    }
-
-    fn add(&mut self, what: What<'a>, answer: impl Future<Output = Result<u64, PgError>> + Send + 'a) {
-        self.statements.push((what, Box::pin(answer)));
-    }
-
-    /// Sends everything, then awaits every answer up to the first that is an error. The driver encodes and
-    /// sends a prepared statement when its future is polled for the first time, and nothing here gives way to
-    /// another task before all are sent: dropping this future leaves no transaction open.
-    async fn run(self) -> Result<Applied> {
-        let mut sent = Vec::with_capacity(self.statements.len());
-        for (what, mut answer) in self.statements {
-            if matches!(what, What::Commit) {
-                failpoint::reach(Failpoint::BatchBeforeCommit);
-            }
-            let early = poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await;
-            sent.push((what, answer, early));
-        }
-        failpoint::reach(Failpoint::BatchSent);
-        let mut applied = Applied::default();
-        for (what, answer, early) in sent {
-            let answer = match early {
-                Poll::Ready(answer) => answer,
-                Poll::Pending => answer.await,
-            };
-            let count = answer.map_err(|e| what.failure(&e))?;
-            match what {
-                What::Write(_) => applied.written += count,
-                What::Delete(_) => applied.deleted += count,
-                What::Begin | What::Bookkeeping | What::Commit => {}
-            }
-        }
-        failpoint::reach(Failpoint::BatchCommitted);
-        Ok(applied)
     }
 }

@@ -5,15 +5,17 @@ use std::collections::HashMap;
 use tokio_postgres::{Error as PgError, GenericClient, Row};
 
 use super::{
-    ddl_plan::{
-        self, Attribute, Found, Obstacle, OwnTable, PrimaryKey, Reference, Relation, Whose, Widening,
-    },
+    ddl_plan::REWRITTEN,
+    found::{Attribute, Found, Obstacle, OwnTable, PrimaryKey, Reference, Relation, Widening, widening},
     sql::{qualified, quote},
 };
 use crate::{
     model::table::Table,
     roles,
-    sink::{Target, metadata::mapping_versions},
+    sink::{
+        Target,
+        metadata::mapping_versions::{self, Whose},
+    },
 };
 
 /// `$1`: a schema; `$2`: names. What has no name of its own in `pg_class` (a table's array type)
@@ -56,7 +58,7 @@ pub(super) async fn look(
     let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
     let mine = (target.pipeline(), collection);
     let full: Vec<String> = names.iter().map(|name| qualified(target.schema(), name)).collect();
-    let owners = mapping_versions::owners(client, mine, &full).await?;
+    let owners = mapping_versions::owners(client, target.pipeline(), collection, &full).await?;
     let relations = client.query(RELATIONS, &[&target.schema(), &names]).await?;
     let oids = relations.iter().map(|row| row.try_get(0)).collect::<Result<Vec<u32>, _>>()?;
     let mut columns = group(client.query(COLUMNS, &[&oids]).await?, attribute)?;
@@ -66,7 +68,7 @@ pub(super) async fn look(
         let mut relation = relation(row, target.schema())?;
         relation.columns = columns.remove(oid).unwrap_or_default();
         relation.key = keys.remove(oid).and_then(|mut keys| keys.pop());
-        relation.whose = owners.of(&qualified(target.schema(), &relation.name), mine);
+        relation.whose = owners.ownership(&qualified(target.schema(), &relation.name), mine);
         if let Some(table) = tables.iter().find(|table| table.name == relation.name) {
             look_at_rows(client, target.schema(), table, &mut relation).await?;
         }
@@ -113,10 +115,10 @@ async fn look_at_rows(
         let question = format!("SELECT EXISTS (SELECT FROM {name})");
         relation.has_rows = client.query_one(&question, &[]).await?.try_get(0)?;
     }
-    if relation.whose == Whose::Own && relation.bytes <= ddl_plan::REWRITTEN {
+    if relation.whose == Whose::Own && relation.bytes <= REWRITTEN {
         for column in &mut relation.columns {
             let wanted = table.columns.iter().find(|wanted| wanted.name == column.name);
-            if wanted.and_then(|wanted| ddl_plan::widening(wanted.ty, column)) == Some(Widening::IfSmall) {
+            if wanted.and_then(|wanted| widening(wanted.ty, column)) == Some(Widening::IfSmall) {
                 let beyond = format!("{} NOT BETWEEN -2147483648 AND 2147483647", quote(&column.name));
                 let question = format!("SELECT EXISTS (SELECT FROM {name} WHERE {beyond})");
                 column.beyond_int4 = client.query_one(&question, &[]).await?.try_get(0)?;

@@ -8,7 +8,7 @@ use tokio_postgres::{Error as PgError, GenericClient, Transaction};
 use super::{
     catalog,
     ddl_plan::{Origin, Plan, TablePlan, Wanted, When},
-    locks,
+    ddl_sql, locks,
     sql::{self, quote},
 };
 pub use crate::sink::metadata::schema::create as create_bookkeeping;
@@ -21,7 +21,6 @@ use crate::{
         connection::sqlstate,
         metadata::{
             chunks,
-            forget::Tables,
             mapping_versions::{self, Mapping},
             resync_requests,
             schema::LOCK,
@@ -31,6 +30,15 @@ use crate::{
 
 /// How long it is waited for somebody who lets nobody even look at a table.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '5s'";
+
+/// What becomes of the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tables {
+    /// They stay, with their rows, and are nobody's.
+    Keep,
+    /// Those that docrow has made are dropped, those that it was given are emptied.
+    Drop,
+}
 
 /// What there is to do for a collection's tables. Changes nothing. Errors: [`Kind::TargetAway`](crate::error::Kind) if somebody keeps one of
 /// the tables locked.
@@ -92,7 +100,11 @@ pub async fn change_tables(
     for step in plan.steps(When::AtOnce) {
         transaction.batch_execute(&step.sql).await.map_err(fail)?;
     }
-    mapping_versions::insert(&transaction, target.pipeline(), mapping, &plan.tables).await.map_err(fail)?;
+    let names = plan.tables.iter().map(|table| &*table.name).collect();
+    let adopted = plan.tables.iter().filter(|table| table.origin == Origin::Adopted);
+    let adopted = adopted.map(|table| &*table.name).collect();
+    let stored = mapping_versions::insert(&transaction, target.pipeline(), mapping, names, adopted);
+    stored.await.map_err(fail)?;
     failpoint::reach(Failpoint::TablesBeforeCommit);
     transaction.commit().await.map_err(fail)?;
     failpoint::reach(Failpoint::TablesCommitted);
@@ -206,12 +218,12 @@ pub async fn build_key(session: &mut Session, schema: &str, table: &Table) -> Re
     locks::against_writers(&transaction, &[&name]).await.map_err(|e| e.within(&doing))?;
     if keyed(&transaction, schema, std::slice::from_ref(table)).await.map_err(fail)?.is_empty() {
         transaction.batch_execute("SET LOCAL maintenance_work_mem = '256MB'").await.map_err(fail)?;
-        transaction.batch_execute(&sql::add_primary_key(schema, table)).await.map_err(fail)?;
+        transaction.batch_execute(&ddl_sql::add_primary_key(schema, table)).await.map_err(fail)?;
     }
     failpoint::reach(Failpoint::KeyBeforeCommit);
     transaction.commit().await.map_err(fail)?;
     failpoint::reach(Failpoint::KeyCommitted);
-    session.client.batch_execute(&sql::analyze(schema, table)).await.map_err(fail)
+    session.client.batch_execute(&ddl_sql::analyze(schema, table)).await.map_err(fail)
 }
 
 /// Makes the child tables refer to the root, the first of `tables`, where they do not yet. Their primary keys must be
@@ -232,7 +244,7 @@ pub async fn add_foreign_keys(session: &mut Session, schema: &str, tables: &[Tab
         locks::against_writers(&transaction, &both).await.map_err(|e| e.within(&doing))?;
         let references = catalog::references(&transaction, schema, root).await.map_err(fail)?;
         if !references.iter().any(|reference| reference.is_of(child)) {
-            let add = sql::add_foreign_key(schema, child, root);
+            let add = ddl_sql::add_foreign_key(schema, child, root);
             transaction.batch_execute(&add).await.map_err(fail)?;
         }
         failpoint::reach(Failpoint::ForeignKeyBeforeCommit);
@@ -272,7 +284,7 @@ pub async fn empty_tables(session: &mut Session, target: &Target, collection: &s
 pub async fn drop_tables(session: &mut Session, target: &Target, collection: &str) -> Result<()> {
     let doing = format!("drop the tables of {collection}");
     let transaction = session.enter(&doing).await?;
-    part(&transaction, (target, &doing), collection, Tables::Drop).await?;
+    part(&transaction, target, &doing, collection, Tables::Drop).await?;
     transaction.commit().await.map_err(|e| sqlstate::of(&*doing, &e))
 }
 
@@ -280,7 +292,8 @@ pub async fn drop_tables(session: &mut Session, target: &Target, collection: &st
 /// [`drop_tables`].
 pub(crate) async fn part(
     transaction: &Transaction<'_>,
-    (target, doing): (&Target, &str),
+    target: &Target,
+    doing: &str,
     collection: &str,
     tables: Tables,
 ) -> Result<Vec<String>> {

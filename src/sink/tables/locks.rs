@@ -16,9 +16,6 @@ use crate::{
     sink::{Session, connection::sqlstate},
 };
 
-/// Of a session that workers wait for.
-pub(crate) const IN_HASTE: &str = "SET lock_timeout = '150ms'";
-
 /// Of a transaction.
 pub(super) const BRIEFLY: &str = "SET LOCAL lock_timeout = '150ms'";
 

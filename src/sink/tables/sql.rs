@@ -1,80 +1,14 @@
-//! The text of every SQL statement about user tables. Pure. Names reach SQL through [`quote`] alone.
+//! The text of the SQL statements that read and write rows of user tables. Pure. Names reach SQL through [`quote`] alone.
 
-use crate::model::table::{Column, DELETED_AT, Scalar, Table};
-
-/// A condition that holds only in a transaction that has entered the pipeline (`docrow.enter`, see `fence`). Of
-/// statements that are sent together, each would run by itself if the one that begins their transaction failed; with
-/// this they do nothing then.
-pub(crate) const ENTERED: &str = "current_setting('docrow.entered', true) <> ''";
-
-/// An identifier, quoted: whatever it contains, it is a name and nothing else.
-pub fn quote(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// A table's name with its schema.
-pub fn qualified(schema: &str, table: &str) -> String {
-    format!("{}.{}", quote(schema), quote(table))
-}
-
-/// A change of a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action<'a> {
-    /// This column is added, NULL in the rows that are there.
-    Add(&'a Column),
-    /// This column gets this type, which changes no value.
-    Widen(&'a Column),
-}
-
-/// Creates the table, without indexes, on several lines. Bare, `keyed` is false: then the columns of the later primary
-/// key are only `NOT NULL`.
-pub fn create_table(schema: &str, table: &Table, keyed: bool) -> String {
-    let columns = table.columns.iter().enumerate().map(|(i, column)| {
-        format!("{}{}", definition(column), if i < table.key_columns { " NOT NULL" } else { "" })
-    });
-    let key = keyed.then(|| format!("PRIMARY KEY ({})", names("", key(table))));
-    let lines: Vec<String> = columns.chain(key).collect();
-    format!("CREATE TABLE {} (\n    {}\n)", qualified(schema, &table.name), lines.join(",\n    "))
-}
-
-/// Changes columns.
-pub fn alter_table(schema: &str, table: &Table, actions: &[Action<'_>]) -> String {
-    let action = |action: &Action<'_>| match action {
-        Action::Add(column) => format!("ADD COLUMN {}", definition(column)),
-        Action::Widen(column) => format!("ALTER COLUMN {} TYPE {}", quote(&column.name), column.ty.sql()),
-    };
-    format!("ALTER TABLE {} {}", qualified(schema, &table.name), list(actions.iter().map(action)))
-}
-
-/// Makes the first column of a child table refer to that of the root.
-pub fn add_foreign_key(schema: &str, child: &Table, root: &Table) -> String {
-    let first = |table: &Table| names("", table.columns.get(..1).unwrap_or_default());
-    let (table, referenced) = (qualified(schema, &child.name), qualified(schema, &root.name));
-    format!(
-        "ALTER TABLE {table} ADD FOREIGN KEY ({}) REFERENCES {referenced} ({})",
-        first(child),
-        first(root)
-    )
-}
+pub use crate::sink::identifiers::{qualified, quote};
+use crate::{
+    model::table::{Column, DELETED_AT, Scalar, Table},
+    sink::connection::session::ENTERED,
+};
 
 /// A column's name and type.
 pub fn definition(column: &Column) -> String {
     format!("{} {}", quote(&column.name), column.ty.sql())
-}
-
-/// Names, quoted, in a list.
-pub fn quoted(names: impl IntoIterator<Item = impl AsRef<str>>) -> String {
-    list(names.into_iter().map(|name| quote(name.as_ref())))
-}
-
-/// Adds the primary key.
-pub fn add_primary_key(schema: &str, table: &Table) -> String {
-    format!("ALTER TABLE {} ADD PRIMARY KEY ({})", qualified(schema, &table.name), names("", key(table)))
-}
-
-/// Gathers the planner's statistics.
-pub fn analyze(schema: &str, table: &Table) -> String {
-    format!("ANALYZE {}", qualified(schema, &table.name))
 }
 
 /// Receives tuples of [`Framing::Copy`](crate::mapping::Framing::Copy), between COPY's header and trailer.
@@ -294,15 +228,15 @@ fn of_keys(table: &Table) -> String {
     })
 }
 
-fn key(table: &Table) -> &[Column] {
+pub(super) fn key(table: &Table) -> &[Column] {
     table.columns.get(..table.key_columns).unwrap_or(&table.columns)
 }
 
-fn names(prefix: &str, columns: &[Column]) -> String {
+pub(super) fn names(prefix: &str, columns: &[Column]) -> String {
     list(columns.iter().map(|column| format!("{prefix}{}", quote(&column.name))))
 }
 
-fn list(items: impl Iterator<Item = String>) -> String {
+pub(super) fn list(items: impl Iterator<Item = String>) -> String {
     items.collect::<Vec<_>>().join(", ")
 }
 
@@ -321,24 +255,6 @@ mod tests {
     fn a_name_stays_a_name() {
         assert_eq!(quote(r#"x"; DROP TABLE y; --"#), r#""x""; DROP TABLE y; --""#);
         assert_eq!(qualified("a.b", "c"), r#""a.b"."c""#);
-    }
-
-    #[test]
-    fn tables_are_created_bare() {
-        assert_eq!(
-            create_table("s", &table(1, &[("_id", Scalar::Bigint), ("n", Scalar::Text)]), false),
-            "CREATE TABLE \"s\".\"t\" (\n    \"_id\" bigint NOT NULL,\n    \"n\" text\n)"
-        );
-    }
-
-    #[test]
-    fn columns_are_added_and_widened_in_one_statement() {
-        let table = table(1, &[("_id", Scalar::Bigint), ("a", Scalar::Text), ("b", Scalar::Double)]);
-        let actions = [Action::Add(&table.columns[1]), Action::Widen(&table.columns[2])];
-        assert_eq!(
-            alter_table("s", &table, &actions),
-            r#"ALTER TABLE "s"."t" ADD COLUMN "a" text, ALTER COLUMN "b" TYPE double precision"#
-        );
     }
 
     #[test]

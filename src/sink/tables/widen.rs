@@ -105,7 +105,7 @@ pub async fn replace_columns(
     }
     for Replacement { table, narrow, wide, .. } in replacements {
         let table = qualified(target.schema(), table);
-        let comment = comment(&transaction, &table, (narrow, wide)).await.map_err(fail)?.unwrap_or_default();
+        let comment = comment(&transaction, &table, narrow, wide).await.map_err(fail)?.unwrap_or_default();
         let (narrow, wide) = (quote(narrow), quote(wide));
         let statements = format!(
             "{comment}; ALTER TABLE {table} DROP COLUMN {narrow}; ALTER TABLE {table} RENAME COLUMN {wide} TO {narrow}"
@@ -123,7 +123,8 @@ pub async fn replace_columns(
 async fn comment(
     client: &impl GenericClient,
     table: &str,
-    (narrow, wide): (&str, &str),
+    narrow: &str,
+    wide: &str,
 ) -> Result<Option<String>, PgError> {
     let question = "SELECT format('COMMENT ON COLUMN %s.%I IS %L', $1::text, $3::text, col_description(attrelid, attnum)) \
         FROM pg_attribute WHERE attrelid = to_regclass($1) AND attname = $2 \

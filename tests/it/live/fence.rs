@@ -20,10 +20,11 @@ use docrow::{
         metadata::{
             chunks::{self, Marker, StoredChunk},
             dead_letters,
-            fence::{Fence, Holder, OnHeld, holder},
+            fence::{Fence, Holder, OnHeld},
             mapping_versions,
             positions::{self, StoredPosition},
             resync_requests,
+            runner::holder,
         },
         rows::{
             copy::Copier,

@@ -17,7 +17,7 @@ use docrow::{
             read::Reader,
             upsert::{Applier, Batch, CollectionBatch},
         },
-        tables::{ddl, sql},
+        tables::{ddl, ddl_sql},
     },
 };
 use mongodb::bson::{RawDocument, RawDocumentBuf};
@@ -79,7 +79,7 @@ impl Store {
 async fn create(uri: &str, schema: &str, mapping: &Mapping) {
     let client = crate::support::connect(uri).await;
     for table in mapping.tables() {
-        client.batch_execute(&sql::create_table(schema, table, false)).await.unwrap();
+        client.batch_execute(&ddl_sql::create_table(schema, table, false)).await.unwrap();
     }
 }
 

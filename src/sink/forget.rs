@@ -6,11 +6,15 @@
 
 use tokio_postgres::Transaction;
 
-use super::schema;
-use crate::{
-    error::{Code, Error, Result},
-    sink::{Session, Target, connection::sqlstate, tables::ddl},
+use super::{
+    connection::{
+        session::{Session, Target},
+        sqlstate,
+    },
+    metadata::schema,
+    tables::ddl::{self, Tables},
 };
+use crate::error::{Code, Error, Result};
 
 /// A collection of the pipeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,15 +23,6 @@ pub struct Known {
     pub name: String,
     /// Whether it is followed: it is included, and it was there when that was last looked at.
     pub is_followed: bool,
-}
-
-/// What becomes of the tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tables {
-    /// They stay, with their rows, and are nobody's.
-    Keep,
-    /// Those that docrow has made are dropped, those that it was given are emptied.
-    Drop,
 }
 
 /// What people need to have collections forgotten.
@@ -62,7 +57,7 @@ impl Archive {
         let fail = |e| sqlstate::of(&*doing, &e);
         let transaction = self.session.client.transaction().await.map_err(fail)?;
         require_unfollowed(&transaction, &self.target, collection).await?;
-        let named = ddl::part(&transaction, (&self.target, &doing), collection, tables).await?;
+        let named = ddl::part(&transaction, &self.target, &doing, collection, tables).await?;
         transaction.commit().await.map_err(fail)?;
         Ok(named)
     }

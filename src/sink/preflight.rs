@@ -3,24 +3,23 @@
 //! [`preflight`] is for a run, and says the first thing that is wrong; [`inspect`] is for a person, and says all of them.
 //! Both ask the same question, so that what the one lets pass the other does.
 
-use tokio_postgres::{Error as PgError, Row, SimpleQueryMessage, error::SqlState};
+use tokio_postgres::{Error as PgError, SimpleQueryMessage, error::SqlState};
 
-use super::sqlstate;
+use super::objections::Found;
+pub use super::objections::{Objection, Remedy};
 use crate::{
     error::{Code, Error, Kind, Result},
     roles,
     sink::{
         Session, Target,
+        connection::sqlstate,
+        identifiers::quote,
         metadata::{
-            fence::{self, Runner},
+            runner::{self, Runner},
             schema::{self, Extent},
         },
-        tables::sql::quote,
     },
 };
-
-/// The oldest server that is supported, as in `server_version_num`.
-const OLDEST: i32 = 130_000;
 
 /// A NULL privilege is that on a schema which does not exist. `docrow.enter` can be called by everybody unless somebody
 /// saw to it.
@@ -38,45 +37,6 @@ const QUESTION: &str = "SELECT current_setting('server_version_num')::int, curre
      WHERE n.nspname = 'docrow' AND c.relkind = 'r'), \
     (SELECT coalesce(bool_and(has_function_privilege(p.oid, 'EXECUTE')), true) \
      FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'docrow')";
-
-/// Something that stands in the way.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Objection {
-    /// Which error it is.
-    pub code: Code,
-    /// What is wrong.
-    pub what: String,
-    /// What to do about it.
-    pub remedy: Remedy,
-}
-
-/// What is to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Remedy {
-    /// In words.
-    Words(String),
-    /// To run this statement, as somebody who may.
-    Statement(String),
-}
-
-impl Objection {
-    fn new(code: Code, what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { code, what: what.into(), remedy: Remedy::Words(remedy.into()) }
-    }
-
-    fn granted_by(what: impl Into<String>, statement: String) -> Self {
-        Self { code: Code::TargetPrivilege, what: what.into(), remedy: Remedy::Statement(statement) }
-    }
-
-    /// On one line.
-    fn sentence(&self) -> String {
-        let Self { what, remedy, .. } = self;
-        match remedy {
-            Remedy::Words(words) => format!("{what}: {words}"),
-            Remedy::Statement(statement) => format!("{what}: run {statement}"),
-        }
-    }
-}
 
 /// What is to be known of a target.
 #[derive(Debug)]
@@ -138,7 +98,7 @@ pub async fn inspect(session: &Session, target: &Target) -> Result<Inspection> {
     };
     let runner = match is_known {
         // It takes less to look than to write.
-        true => match fence::runner(session, target.pipeline()).await {
+        true => match runner::runner(session, target.pipeline()).await {
             Err(error) if error.kind() == Kind::TargetRefused => None,
             runner => Some(runner?),
         },
@@ -218,183 +178,4 @@ async fn process(session: &Session, statement: &str) -> Result<Option<String>, P
         SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
         _ => None,
     }))
-}
-
-#[derive(Clone)]
-struct Found {
-    version: i32,
-    version_name: String,
-    encoding: String,
-    read_only: bool,
-    user: String,
-    database: String,
-    may_create_schema: bool,
-    may_create_temporary: bool,
-    docrow: Option<bool>,
-    schema: Option<bool>,
-    /// All tables in the schema docrow.
-    bookkeeping: bool,
-    functions: bool,
-}
-
-impl Found {
-    fn read(row: &Row) -> Result<Self, PgError> {
-        Ok(Self {
-            version: row.try_get(0)?,
-            version_name: row.try_get(1)?,
-            encoding: row.try_get(2)?,
-            read_only: row.try_get(3)?,
-            user: row.try_get(4)?,
-            database: row.try_get(5)?,
-            may_create_schema: row.try_get(6)?,
-            may_create_temporary: row.try_get(7)?,
-            docrow: row.try_get(8)?,
-            schema: row.try_get(9)?,
-            bookkeeping: row.try_get(10)?,
-            functions: row.try_get(11)?,
-        })
-    }
-
-    /// What stands in the way of writing, and what to do about it.
-    fn judge(&self, schema: &str) -> Vec<Objection> {
-        let mut objections = self.judge_server();
-        if self.read_only {
-            objections.push(Objection::new(
-                Code::TargetReadOnly,
-                "the target is read-only",
-                "point the target URI at the primary",
-            ));
-        }
-        self.judge_privileges(schema, &mut objections);
-        objections
-    }
-
-    /// What stands in the way of anything.
-    fn judge_server(&self) -> Vec<Objection> {
-        let Self { version_name, encoding, .. } = self;
-        let database = quote(&self.database);
-        let mut objections = Vec::new();
-        if self.version < OLDEST {
-            objections.push(Objection::new(
-                Code::TargetTooOld,
-                format!("PostgreSQL {version_name} is too old"),
-                "docrow needs 13 or newer",
-            ));
-        }
-        if encoding != "UTF8" {
-            objections.push(Objection::new(
-                Code::TargetEncoding,
-                format!("database {database} has encoding {encoding}, which can't hold all text"),
-                "create one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0",
-            ));
-        }
-        objections
-    }
-
-    fn judge_privileges(&self, schema: &str, objections: &mut Vec<Objection>) {
-        let (user, database) = (quote(&self.user), quote(&self.database));
-        for (name, granted) in [("docrow", self.docrow), (schema, self.schema)] {
-            if granted.is_none() && !self.may_create_schema {
-                let name = quote(name);
-                objections.push(Objection::granted_by(
-                    format!("user {user} may not create schema {name}"),
-                    roles::create_schema(&name, &user),
-                ));
-            }
-        }
-        if !self.may_create_temporary {
-            objections.push(Objection::granted_by(
-                format!("user {user} may not create temporary types"),
-                roles::grant_temporary(&database, &user),
-            ));
-        }
-        for (name, granted) in [("docrow", self.docrow), (schema, self.schema)] {
-            if granted == Some(false) {
-                let name = quote(name);
-                objections.push(Objection::granted_by(
-                    format!("user {user} may not create tables in schema {name}"),
-                    roles::grant_schema(&name, &user),
-                ));
-            }
-        }
-        if !self.bookkeeping {
-            objections.push(Objection::granted_by(
-                format!("user {user} may not read and write the tables of schema \"docrow\""),
-                roles::grant_tables(&quote("docrow"), &user),
-            ));
-        }
-        if !self.functions {
-            objections.push(Objection::granted_by(
-                format!("user {user} may not call the functions of schema \"docrow\""),
-                roles::grant_functions(&quote("docrow"), &user),
-            ));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn good() -> Found {
-        Found {
-            version: 150_010,
-            version_name: "15.10".into(),
-            encoding: "UTF8".into(),
-            read_only: false,
-            user: "u".into(),
-            database: "d".into(),
-            may_create_schema: true,
-            may_create_temporary: true,
-            docrow: None,
-            schema: Some(true),
-            bookkeeping: true,
-            functions: true,
-        }
-    }
-
-    #[track_caller]
-    fn assert_refused(found: Found, word: &str) {
-        let objections = found.judge("public");
-        assert!(objections.len() == 1 && objections[0].sentence().contains(word), "{objections:?}");
-    }
-
-    #[test]
-    fn servers_before_13_are_refused() {
-        assert_refused(
-            Found { version: 120_022, version_name: "12.22".into(), ..good() },
-            "12.22 is too old",
-        );
-        assert_eq!(Found { version: 130_000, ..good() }.judge("public"), []);
-        assert_eq!(good().judge("public"), []);
-    }
-
-    #[test]
-    fn a_missing_privilege_is_named_with_its_grant() {
-        assert_refused(
-            Found { may_create_schema: false, ..good() },
-            r#"run CREATE SCHEMA "docrow" AUTHORIZATION "u""#,
-        );
-        assert_refused(
-            Found { schema: Some(false), ..good() },
-            r#"run GRANT USAGE, CREATE ON SCHEMA "public" TO "u""#,
-        );
-        assert_refused(Found { may_create_temporary: false, ..good() }, "GRANT TEMPORARY");
-        assert_refused(Found { bookkeeping: false, ..good() }, "ALL TABLES IN SCHEMA \"docrow\" TO \"u\"");
-        assert_refused(Found { functions: false, ..good() }, "GRANT EXECUTE");
-        let prepared_by_an_administrator = Found { may_create_schema: false, docrow: Some(true), ..good() };
-        assert_eq!(prepared_by_an_administrator.judge("public"), []);
-    }
-
-    #[test]
-    fn a_target_that_cannot_hold_the_rows_is_refused() {
-        assert_refused(Found { read_only: true, ..good() }, "primary");
-        assert_refused(Found { encoding: "LATIN1".into(), ..good() }, "UTF8");
-    }
-
-    #[test]
-    fn all_that_is_wrong_is_said() {
-        let found = Found { read_only: true, schema: Some(false), may_create_temporary: false, ..good() };
-        assert_eq!(found.judge("public").len(), 3);
-    }
 }

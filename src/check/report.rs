@@ -1,0 +1,167 @@
+//! What a check found, by what it belongs to.
+
+use crate::error::Result;
+
+/// What a check found.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// In the order in which a run would come to them.
+    pub findings: Vec<Finding>,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What it belongs to.
+    pub part: Part,
+    /// What was looked at.
+    pub subject: String,
+    /// What was found.
+    pub what: String,
+    /// What to do, in words.
+    pub advice: Option<String>,
+    /// What to do: a statement, for mongosh or psql, for somebody who may.
+    pub statement: Option<String>,
+    /// Of documents that were tried: what would not be in a column.
+    pub misfits: Vec<Misfit>,
+}
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// As it should be.
+    Ok,
+    /// A run works, but somebody may want to know.
+    Note,
+    /// A run would fail, or would leave documents out.
+    Problem,
+}
+
+/// What a finding belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// MongoDB.
+    Source,
+    /// PostgreSQL.
+    Target,
+    /// Mapping files, tables, and documents that were tried.
+    Mapping,
+    /// What the copy takes: time, oplog, disk.
+    Snapshot,
+}
+
+/// Values at one path that would not be in a column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Misfit {
+    /// The path, dotted; the elements of an array have `lines[]`.
+    pub path: String,
+    /// Their BSON type, where that is what matters.
+    pub ty: Option<&'static str>,
+    /// How many there are among the documents tried.
+    pub count: u64,
+    /// What would become of them.
+    pub fate: String,
+}
+
+impl Part {
+    /// All of them, in the order in which they are told.
+    pub const ALL: [Self; 4] = [Self::Source, Self::Target, Self::Mapping, Self::Snapshot];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Target => "target",
+            Self::Mapping => "mapping",
+            Self::Snapshot => "snapshot",
+        }
+    }
+}
+
+impl Severity {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Note => "note",
+            Self::Problem => "problem",
+        }
+    }
+}
+
+impl Report {
+    /// How many findings there are of a severity.
+    pub fn count(&self, severity: Severity) -> usize {
+        self.findings.iter().filter(|finding| finding.severity == severity).count()
+    }
+
+    /// Adds those of a part.
+    pub(super) fn extend(&mut self, findings: Findings) {
+        self.findings.extend(findings.0.into_iter().map(|finding| Finding { part: findings.1, ..finding }));
+    }
+}
+
+/// The findings of a part.
+#[derive(Debug)]
+pub(super) struct Findings(pub(super) Vec<Finding>, Part);
+
+impl Findings {
+    pub(super) fn new(part: Part) -> Self {
+        Self(Vec::new(), part)
+    }
+
+    pub(super) fn add(
+        &mut self,
+        severity: Severity,
+        subject: impl Into<String>,
+        what: impl Into<String>,
+    ) -> &mut Finding {
+        self.0.push(Finding {
+            severity,
+            part: self.1,
+            subject: subject.into(),
+            what: what.into(),
+            advice: None,
+            statement: None,
+            misfits: Vec::new(),
+        });
+        self.0.last_mut().expect("it was just added")
+    }
+
+    pub(super) fn ok(&mut self, subject: impl Into<String>, what: impl Into<String>) -> &mut Finding {
+        self.add(Severity::Ok, subject, what)
+    }
+
+    pub(super) fn note(&mut self, subject: impl Into<String>, what: impl Into<String>) -> &mut Finding {
+        self.add(Severity::Note, subject, what)
+    }
+
+    pub(super) fn problem(&mut self, subject: impl Into<String>, what: impl Into<String>) -> &mut Finding {
+        self.add(Severity::Problem, subject, what)
+    }
+
+    /// The value, or its error as a problem: errors say what to do.
+    pub(super) fn unless<T>(&mut self, subject: &str, outcome: Result<T>) -> Option<T> {
+        match outcome {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.problem(subject, error.to_string());
+                None
+            }
+        }
+    }
+}
+
+impl Finding {
+    pub(super) fn advise(&mut self, advice: impl Into<String>) -> &mut Self {
+        self.advice = Some(advice.into());
+        self
+    }
+
+    pub(super) fn run(&mut self, statement: impl Into<String>) -> &mut Self {
+        self.statement = Some(statement.into());
+        self
+    }
+}

@@ -1,0 +1,52 @@
+//! What is forgotten in the spool and still on the disk.
+
+use std::collections::HashSet;
+
+use rocksdb::DB;
+
+use super::{
+    failure::StoreResult,
+    spooled_change::{CHANGE, PAST, end, start},
+};
+
+/// The space of so many deleted changes, some megabytes, is given back at once. Few in tests, as all sizes:
+/// so a few changes go all the ways.
+pub(super) const SWEEP: i64 = if cfg!(test) { 40 } else { 100_000 };
+
+/// Changes of a span that was forgotten. Nothing finds them any more, but they are still on the disk.
+#[derive(Debug)]
+pub(super) struct Garbage {
+    pub(super) start: Vec<u8>,
+    pub(super) end: Vec<u8>,
+    pub(super) changes: i64,
+}
+
+impl Garbage {
+    /// All that is left of a span, of which so many changes were not given back before.
+    pub(super) fn of_span(id: i64, changes: i64) -> Self {
+        Self { start: start(id), end: end(id), changes }
+    }
+
+    /// All changes that there are.
+    pub(super) fn everything(changes: i64) -> Self {
+        Self { start: CHANGE.to_vec(), end: PAST.to_vec(), changes }
+    }
+}
+
+/// The changes that no span knows: those of spans that were forgotten by a process that has ended since.
+pub(super) fn unknown(db: &DB, known: &HashSet<i64>) -> StoreResult<Vec<Garbage>> {
+    let mut found = Vec::new();
+    let mut changes = db.raw_iterator();
+    changes.seek(CHANGE);
+    while let Some(id) =
+        changes.key().and_then(|key| key.strip_prefix(CHANGE)).and_then(|key| key.first_chunk())
+    {
+        let id = i64::from_be_bytes(*id);
+        if !known.contains(&id) {
+            found.push(Garbage::of_span(id, SWEEP));
+        }
+        changes.seek(end(id));
+    }
+    changes.status()?;
+    Ok(found)
+}

@@ -1,0 +1,138 @@
+//! What is there of a collection's tables, as far as it concerns the collection. `catalog` finds it out.
+
+use super::sql;
+use crate::{
+    model::table::{ColumnType, Scalar, Table},
+    sink::metadata::mapping_versions::Whose,
+};
+
+/// What is there, as far as it concerns a collection's tables.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// The relations that have the name of a wanted table.
+    pub relations: Vec<Relation>,
+    /// All tables of the versions of the collection's mapping that are stored.
+    pub own: Vec<OwnTable>,
+    /// The foreign keys that refer to the root.
+    pub references: Vec<Reference>,
+}
+
+/// A foreign key of one column.
+#[derive(Clone, Debug)]
+pub struct Reference {
+    /// The table that it is of.
+    pub table: String,
+    /// The column.
+    pub column: String,
+}
+
+/// A table that a stored version of the collection's mapping names.
+#[derive(Clone, Debug)]
+pub struct OwnTable {
+    /// Its name, with its schema.
+    pub name: String,
+    /// Whether it is there.
+    pub exists: bool,
+}
+
+/// A relation that has the name of a wanted table.
+#[derive(Clone, Debug)]
+pub struct Relation {
+    /// Its name.
+    pub name: String,
+    /// Whose it is.
+    pub whose: Whose,
+    /// What keeps docrow from writing to it, whatever its columns are.
+    pub barrier: Option<Obstacle>,
+    /// Whether it has rows; only looked at where it is nobody's.
+    pub has_rows: bool,
+    /// Its size.
+    pub bytes: u64,
+    /// Its columns.
+    pub columns: Vec<Attribute>,
+    /// Its primary key.
+    pub key: Option<PrimaryKey>,
+    /// Whether a key can be added to it: its owner can.
+    pub alterable: bool,
+}
+
+/// A column that is there.
+#[derive(Clone, Debug)]
+pub struct Attribute {
+    /// Its name.
+    pub name: String,
+    /// Its type in SQL.
+    pub ty: String,
+    /// The type's OID.
+    pub oid: u32,
+    /// Whether it holds all values of the type, and tells them apart: without a precision, a length, a
+    /// collation for which different texts are equal.
+    pub plain: bool,
+    /// Whether NULL is refused.
+    pub not_null: bool,
+    /// Whether a row can be inserted without a value for it, in spite of `not_null`.
+    pub default: bool,
+    /// Whether it gives itself its values: generated, or an identity.
+    pub generated: bool,
+    /// Whether it holds a value that is no int32; only looked at where it would be widened to `double
+    /// precision`.
+    pub beyond_int4: bool,
+}
+
+/// A primary key that is there.
+#[derive(Clone, Debug)]
+pub struct PrimaryKey {
+    /// Its columns.
+    pub columns: Vec<String>,
+    /// Whether it is deferrable; then no upsert can use it.
+    pub deferrable: bool,
+}
+
+/// Something that is not as it must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Obstacle {
+    /// What there is.
+    pub there: String,
+    /// What is wanted.
+    pub wanted: String,
+}
+
+impl Reference {
+    /// Whether it is that of a child table to its root.
+    pub(super) fn is_of(&self, child: &Table) -> bool {
+        self.table == child.name && child.columns.first().is_some_and(|column| column.name == self.column)
+    }
+}
+
+impl Attribute {
+    /// As SQL would define it.
+    pub(super) fn shown(&self) -> String {
+        let Self { name, ty, not_null, .. } = self;
+        format!("{} {ty}{}", sql::quote(name), if *not_null { " NOT NULL" } else { "" })
+    }
+}
+
+impl Obstacle {
+    /// Something that is `there` in place of what is `wanted`.
+    pub(super) fn new(there: impl Into<String>, wanted: impl Into<String>) -> Self {
+        Self { there: there.into(), wanted: wanted.into() }
+    }
+}
+
+/// A change of type that changes no value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Widening {
+    Always,
+    /// If all values are within int32: as such, not as int64, a double is read back.
+    IfSmall,
+}
+
+/// How a column that is there can come to have a wanted type.
+pub(super) fn widening(wanted: ColumnType, there: &Attribute) -> Option<Widening> {
+    let oid = |scalar, array| ColumnType { array, ..ColumnType::scalar(scalar) }.oid();
+    match (wanted.scalar, wanted.array) {
+        (Scalar::Bigint, array) if there.oid == oid(Scalar::Integer, array) => Some(Widening::Always),
+        (Scalar::Double, false) if there.oid == oid(Scalar::Bigint, false) => Some(Widening::IfSmall),
+        _ => None,
+    }
+}

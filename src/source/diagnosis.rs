@@ -1,0 +1,187 @@
+//! Why a deployment can't be connected to: each of its hosts is asked by itself.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use mongodb::{
+    bson::{Bson, Document},
+    error::ErrorKind,
+    options::{ClientOptions, ServerAddress},
+};
+use tokio::{net::TcpStream, time::timeout};
+
+use super::{
+    ask::hello_of,
+    error::{Request, io_error_in},
+    tls::{self, Failure},
+};
+use crate::error::{Code, Error};
+
+/// How long a single host is given to explain itself, twice: the connection, then the handshake.
+const DIAGNOSIS_TIMEOUT: Duration = Duration::from_secs(2);
+
+pub(super) const NOT_A_MEMBER: &str =
+    "is not a replica set member: change streams need one; start mongod with --replSet and run rs.initiate()";
+pub(super) const NOT_INITIATED: &str =
+    "was started with --replSet, but its replica set is not initiated: run rs.initiate()";
+
+impl Request {
+    fn unreachable(&self, code: Code, why: &str) -> Error {
+        Error::new(code, format!("connect to MongoDB at {}: {why}", self.hosts))
+    }
+}
+
+/// What a server is, by its answer to `hello`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Router,
+    Member,
+    Uninitiated,
+    Standalone,
+}
+
+pub(super) fn role_of(hello: &Document) -> Role {
+    if hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid") {
+        Role::Router
+    } else if hello.contains_key("setName") {
+        Role::Member
+    } else if hello.get_bool("isreplicaset").unwrap_or(false) {
+        Role::Uninitiated
+    } else {
+        Role::Standalone
+    }
+}
+
+/// What a host says when it is asked alone.
+enum Finding {
+    /// No connection to it: why.
+    Closed(String),
+    /// A connection, but no answer to the handshake: why.
+    Mute(String),
+    Answers(Document),
+}
+
+/// Says why no server was found.
+pub(super) async fn diagnose(options: &ClientOptions, request: &Request) -> Error {
+    let findings = join_all(options.hosts.iter().map(|host| examine(options, host))).await;
+    conclude(&findings, options, request)
+}
+
+/// The most telling of the findings, for people.
+fn conclude(findings: &[Finding], options: &ClientOptions, request: &Request) -> Error {
+    let wanted = options.repl_set_name.as_deref();
+    let (mut refused, mut closed, mut mute) = (None, None, "no answer");
+    for finding in findings {
+        match finding {
+            Finding::Answers(hello) => match role_of(hello) {
+                Role::Member => return of_member(hello, wanted, request),
+                Role::Uninitiated => refused = Some((Code::SourceUninitiated, NOT_INITIATED)),
+                Role::Standalone => refused = Some((Code::SourceStandalone, NOT_A_MEMBER)),
+                Role::Router => {}
+            },
+            Finding::Closed(why) => closed = Some(why),
+            Finding::Mute(why) => mute = why,
+        }
+    }
+    match (refused, closed) {
+        (Some((code, wrong)), _) => request.refused(code, wrong),
+        (None, Some(why)) => {
+            // As the resolver says it; the error has no kind of its own.
+            let is_name = why.contains("failed to lookup address");
+            let code = if is_name { Code::SourceName } else { Code::SourceUnreachable };
+            let advice = if is_name {
+                "check its spelling, and that this machine resolves it (`getent hosts NAME`)"
+            } else {
+                "check host and port, and that mongod is running"
+            };
+            request.unreachable(code, &format!("{why}: {advice}"))
+        }
+        (None, None) => match tls::explain(mute, options) {
+            Failure::Certificate(advice) => {
+                let wrong = format!("and docrow can't agree on TLS: {mute}: {advice}");
+                request.refused(Code::SourceTls, &wrong)
+            }
+            Failure::Unclear(advice) => {
+                let wrong = format!("it takes connections, but the handshake fails ({mute}): {advice}");
+                request.unreachable(Code::SourceHandshake, &wrong)
+            }
+        },
+    }
+}
+
+/// Why a member that answers was of no use.
+fn of_member(hello: &Document, wanted: Option<&str>, request: &Request) -> Error {
+    let set = hello.get_str("setName").unwrap_or_default();
+    if let Some(wanted) = wanted.filter(|wanted| *wanted != set) {
+        return request.refused(
+            Code::SourceOtherSet,
+            &format!("is the replica set {set}, not {wanted}: mend replicaSet in the URI"),
+        );
+    }
+    let name = |host: &Bson| host.as_str().unwrap_or("?").to_owned();
+    let members = hello.get_array("hosts").map(|hosts| join(hosts, name)).unwrap_or_default();
+    request.unreachable(Code::SourceMembers, &format!(
+        "it answers, but the replica set {set} has no primary that can be reached by the names it gives its members \
+         ({members}): make these names resolve from here (with directConnection=true, docrow would read this member \
+         alone, however far it is behind, and follow no failover)"
+    ))
+}
+
+async fn examine(options: &ClientOptions, host: &ServerAddress) -> Finding {
+    if let ServerAddress::Tcp { host, port } = host {
+        match timeout(DIAGNOSIS_TIMEOUT, TcpStream::connect((host.as_str(), port.unwrap_or(27017)))).await {
+            Err(_) => return Finding::Closed("the connection is not answered".to_owned()),
+            Ok(Err(error)) => return Finding::Closed(error.to_string()),
+            Ok(Ok(_)) => {}
+        }
+    }
+    let mut alone = options.clone();
+    alone.hosts = vec![host.clone()];
+    alone.direct_connection = Some(true);
+    alone.repl_set_name = None;
+    alone.credential = None;
+    alone.server_selection_timeout = Some(DIAGNOSIS_TIMEOUT);
+    match hello_of(alone).await {
+        Ok(hello) => Finding::Answers(hello),
+        Err(error) => match &*error.kind {
+            ErrorKind::ServerSelection { message, .. } => {
+                Finding::Mute(io_error_in(message).unwrap_or("no answer").to_owned())
+            }
+            _ => Finding::Mute("no answer".to_owned()),
+        },
+    }
+}
+
+/// What they are called, with commas.
+pub(super) fn join<T>(items: &[T], name: impl Fn(&T) -> String) -> String {
+    items.iter().map(name).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use mongodb::bson::doc;
+
+    use super::*;
+
+    #[test]
+    fn tells_roles_apart() {
+        assert_eq!(role_of(&doc! { "msg": "isdbgrid" }), Role::Router);
+        assert_eq!(role_of(&doc! { "setName": "rs0", "secondary": true }), Role::Member);
+        assert_eq!(role_of(&doc! { "isreplicaset": true }), Role::Uninitiated);
+        assert_eq!(role_of(&doc! { "isWritablePrimary": true }), Role::Standalone);
+    }
+
+    #[test]
+    fn says_what_keeps_a_member_from_being_used() {
+        let request = Request { hosts: "db:27017".into(), what: String::new(), database: None };
+        let member =
+            || Finding::Answers(doc! { "setName": "rs0", "hosts": ["mongo-0:27017", "mongo-1:27017"] });
+        let findings = [Finding::Mute(String::new()), member(), Finding::Closed("refused".to_owned())];
+        let wanted = |set: &str| ClientOptions::builder().repl_set_name(set.to_owned()).build();
+        let error = conclude(&findings, &wanted("rs0"), &request);
+        assert_eq!(error.code(), Code::SourceMembers);
+        assert!(error.to_string().contains("rs0 has no primary"), "{error}");
+        assert!(error.to_string().contains("(mongo-0:27017,mongo-1:27017)"), "{error}");
+        assert_eq!(conclude(&findings, &wanted("rs1"), &request).code(), Code::SourceOtherSet);
+    }
+}

@@ -1,0 +1,44 @@
+//! How far behind MongoDB the rows are, and who says so.
+
+use crate::{
+    moment::Moment,
+    process_status::{Applied, Lag},
+};
+
+/// Where lag comes from.
+pub(super) enum Reckoning<'a> {
+    /// The process that runs the pipeline reckons it.
+    Process(&'a Lag),
+    /// Nobody does who could say it: then it is how far what is stored is from MongoDB's present time.
+    Stored(Moment),
+    /// MongoDB does not answer, or was not asked.
+    Unknown,
+}
+
+impl Reckoning<'_> {
+    /// Of a live collection whose changes are applied up to then.
+    pub(super) fn of_collection(&self, name: &str, applied: Option<Moment>) -> Option<u64> {
+        match self {
+            Self::Process(lag) => lag.seconds.map(|_| lag.behind.get(name).copied().unwrap_or(0)),
+            Self::Stored(now) => applied.map(|applied| now.since(applied).as_secs()),
+            Self::Unknown => None,
+        }
+    }
+
+    pub(super) fn of_partition(&self, number: u16, applied: Option<Moment>) -> Option<u64> {
+        match self {
+            Self::Process(lag) => lag.partitions.get(&number).copied(),
+            Self::Stored(now) => applied.map(|applied| now.since(applied).as_secs()),
+            Self::Unknown => None,
+        }
+    }
+
+    /// Up to when the changes of a collection are applied, as the very process knows it; PostgreSQL may not
+    /// answer now.
+    pub(super) fn applied(&self) -> Option<&Applied> {
+        match self {
+            Self::Process(lag) => Some(&lag.applied),
+            Self::Stored(_) | Self::Unknown => None,
+        }
+    }
+}
