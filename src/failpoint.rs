@@ -154,43 +154,43 @@ mod armed {
 
     /// What happens at a place.
     #[derive(Clone, Copy, PartialEq, Eq)]
-    enum Manner {
+    enum ReachAction {
         Abort,
         Block,
         Hang,
     }
 
-    struct Armed {
+    struct ArmedPoint {
         /// The name of the place.
         name: String,
         /// Which times it counts.
         times: Range<u64>,
         /// What happens then.
-        manner: Manner,
+        manner: ReachAction,
     }
 
-    static ARMED: LazyLock<Option<Armed>> = LazyLock::new(|| {
+    static ARMED: LazyLock<Option<ArmedPoint>> = LazyLock::new(|| {
         let armed = env::var("DOCROW_FAILPOINT").ok()?;
         let mut parts = armed.split(':');
         let name = parts.next()?.to_owned();
         let first = parts.next().and_then(|nth| nth.parse().ok()).unwrap_or(1);
         let manner = match parts.next() {
-            Some("block") => Manner::Block,
-            Some("hang") => Manner::Hang,
-            _ => Manner::Abort,
+            Some("block") => ReachAction::Block,
+            Some("hang") => ReachAction::Hang,
+            _ => ReachAction::Abort,
         };
         let count = parts.next().and_then(|count| count.parse().ok()).unwrap_or(1);
-        Some(Armed { name, times: first..first.saturating_add(count), manner })
+        Some(ArmedPoint { name, times: first..first.saturating_add(count), manner })
     });
     static TIMES: AtomicU64 = AtomicU64::new(0);
 
     pub(super) fn reach(point: Failpoint) {
         match happens(point, false) {
-            Some(Manner::Abort) => process::abort(),
-            Some(Manner::Block) => loop {
+            Some(ReachAction::Abort) => process::abort(),
+            Some(ReachAction::Block) => loop {
                 thread::sleep(Duration::from_secs(3600));
             },
-            Some(Manner::Hang) | None => {}
+            Some(ReachAction::Hang) | None => {}
         }
     }
 
@@ -199,10 +199,10 @@ mod armed {
     }
 
     /// What happens here, this time.
-    fn happens(point: Failpoint, in_a_future: bool) -> Option<Manner> {
-        let Armed { name, times, manner } = ARMED.as_ref()?;
+    fn happens(point: Failpoint, in_a_future: bool) -> Option<ReachAction> {
+        let ArmedPoint { name, times, manner } = ARMED.as_ref()?;
         let reached = format!("{point:?}");
-        let is_here = *name == reached && (*manner == Manner::Hang) == in_a_future;
+        let is_here = *name == reached && (*manner == ReachAction::Hang) == in_a_future;
         let time = if is_here { TIMES.fetch_add(1, Ordering::SeqCst) + 1 } else { 0 };
         if !times.contains(&time) {
             return None;

@@ -25,7 +25,7 @@ pub struct HttpClient(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
 
 /// Why a request was not taken.
 #[derive(Debug)]
-pub enum Refusal {
+pub enum HttpRefusal {
     /// It may be taken later.
     Passing(String),
     /// It never will be.
@@ -45,19 +45,19 @@ impl HttpClient {
     }
 
     /// Sends a request. Any answer of 2xx takes it.
-    pub async fn send(&self, request: Builder, body: impl Into<Bytes>) -> Result<(), Refusal> {
+    pub async fn send(&self, request: Builder, body: impl Into<Bytes>) -> Result<(), HttpRefusal> {
         let request = request
             .header(header::USER_AGENT, concat!("docrow/", env!("CARGO_PKG_VERSION")))
             .body(Full::new(body.into()))
-            .map_err(|e| Refusal::Final(e.to_string()))?;
+            .map_err(|e| HttpRefusal::Final(e.to_string()))?;
         match timeout(PATIENCE, self.0.request(request)).await {
-            Err(_) => Err(Refusal::Passing(format!("no answer in {} s", PATIENCE.as_secs()))),
+            Err(_) => Err(HttpRefusal::Passing(format!("no answer in {} s", PATIENCE.as_secs()))),
             // Whatever it says may hold the URI, which may be a secret.
             Ok(Err(error)) if error.is_connect() => {
                 let why = refused_certificate(&error);
-                Err(Refusal::Passing(why.unwrap_or_else(|| "it can't be reached".to_owned())))
+                Err(HttpRefusal::Passing(why.unwrap_or_else(|| "it can't be reached".to_owned())))
             }
-            Ok(Err(_)) => Err(Refusal::Passing("the connection broke off".to_owned())),
+            Ok(Err(_)) => Err(HttpRefusal::Passing("the connection broke off".to_owned())),
             Ok(Ok(answer)) => taken(answer.status()),
         }
     }
@@ -79,13 +79,13 @@ fn refused_certificate(error: &dyn Error) -> Option<String> {
     None
 }
 
-fn taken(status: StatusCode) -> Result<(), Refusal> {
+fn taken(status: StatusCode) -> Result<(), HttpRefusal> {
     let passes = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS];
     match status {
         status if status.is_success() => Ok(()),
         status if status.is_server_error() || passes.contains(&status) => {
-            Err(Refusal::Passing(format!("it answers {status}")))
+            Err(HttpRefusal::Passing(format!("it answers {status}")))
         }
-        status => Err(Refusal::Final(format!("it answers {status}"))),
+        status => Err(HttpRefusal::Final(format!("it answers {status}"))),
     }
 }

@@ -8,10 +8,10 @@ use crate::shutdown::Shutdown;
 
 /// A limit of speed: `L` is a number of things a second.
 #[derive(Debug)]
-pub struct Pace<L>(Mutex<State<L>>);
+pub struct Pace<L>(Mutex<PaceState<L>>);
 
 #[derive(Clone, Copy, Debug)]
-struct State<L> {
+struct PaceState<L> {
     limit: Option<L>,
     /// When all that was done so far may have been done.
     paid: Instant,
@@ -20,7 +20,7 @@ struct State<L> {
 impl<L: Copy + PartialEq + Into<f64>> Pace<L> {
     /// Not faster than that.
     pub fn new(limit: Option<L>) -> Self {
-        Self(Mutex::new(State { limit, paid: Instant::now() }))
+        Self(Mutex::new(PaceState { limit, paid: Instant::now() }))
     }
 
     /// The limit.
@@ -33,7 +33,7 @@ impl<L: Copy + PartialEq + Into<f64>> Pace<L> {
         let mut state = self.state();
         let is_new = state.limit != limit;
         if is_new {
-            *state = State { limit, paid: Instant::now() };
+            *state = PaceState { limit, paid: Instant::now() };
         }
         is_new
     }
@@ -74,7 +74,7 @@ impl<L: Copy + PartialEq + Into<f64>> Pace<L> {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State<L>> {
+    fn state(&self) -> MutexGuard<'_, PaceState<L>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -59,11 +59,11 @@ pub fn was_full() -> bool {
 
 /// Something that takes a while; or nothing, if it is not traced.
 #[derive(Debug, Default)]
-pub struct Span(Option<Box<Open>>);
+pub struct Span(Option<Box<OpenSpan>>);
 
 /// One that is traced.
 #[derive(Debug)]
-struct Open {
+struct OpenSpan {
     tracer: &'static Tracer,
     began: Instant,
     message: Message,
@@ -79,13 +79,13 @@ impl Span {
         if fastrand::f64() >= tracer.sample {
             return Self::default();
         }
-        Self(Some(Open::new(name, tracer, fastrand::u128(1..).to_be_bytes().to_vec())))
+        Self(Some(OpenSpan::new(name, tracer, fastrand::u128(1..).to_be_bytes().to_vec())))
     }
 
     /// Begins a part of this one.
     pub fn child(&self, name: &'static str) -> Self {
         Self(self.0.as_ref().map(|open| {
-            let mut child = Open::new(name, open.tracer, open.message.trace_id.clone());
+            let mut child = OpenSpan::new(name, open.tracer, open.message.trace_id.clone());
             child.message.parent_span_id = open.message.span_id.clone();
             child
         }))
@@ -132,7 +132,7 @@ impl Span {
             self.name("error.type", &error.code().to_string());
         }
         let Some(open) = self.0.take() else { return };
-        let Open { tracer, began, mut message } = *open;
+        let OpenSpan { tracer, began, mut message } = *open;
         if error.is_some() {
             message.status = Some(Status { message: String::new(), code: StatusCode::Error.into() });
         }
@@ -151,7 +151,7 @@ impl Drop for Span {
     }
 }
 
-impl Open {
+impl OpenSpan {
     fn new(name: &str, tracer: &'static Tracer, trace_id: Vec<u8>) -> Box<Self> {
         let message = Message {
             trace_id,

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use docrow::{
     demo::users,
     model::change::{Change, Namespace, Position},
-    source::event::{self, Event, Included, Read},
+    source::event::{self, Event, IncludedCollections, ReadEvent},
 };
 use mongodb::bson::{RawDocumentBuf, rawdoc};
 
@@ -16,7 +16,7 @@ pub(crate) type Reply = Vec<RawDocumentBuf>;
 const REPLY_BYTES: usize = 16 << 20;
 pub(crate) const REPLY_EVENTS: u32 = 10_000;
 
-static INCLUDED: LazyLock<Included> = LazyLock::new(|| Included::new(&[namespace()]));
+static INCLUDED: LazyLock<IncludedCollections> = LazyLock::new(|| IncludedCollections::new(&[namespace()]));
 
 pub(crate) fn namespace() -> Namespace {
     Namespace::new("sample_db", "users")
@@ -84,7 +84,7 @@ pub(crate) fn replies(events: impl Iterator<Item = RawDocumentBuf>) -> Vec<Reply
 /// The changes that a reply tells of.
 pub(crate) fn read(reply: &Reply) -> Vec<Change> {
     let read = |event: &RawDocumentBuf| match event::read(event, &INCLUDED).unwrap() {
-        Read::Event(Event::Change(change)) => change,
+        ReadEvent::Event(Event::Change(change)) => change,
         _ => unreachable!("every event is a change of a user"),
     };
     reply.iter().map(read).collect()

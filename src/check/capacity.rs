@@ -14,8 +14,8 @@ use indicatif::HumanCount;
 
 use super::{
     format::{decimal, float, size, span, whole},
-    report::{Findings, Part},
-    source::Found,
+    report::{FindingPart, PartFindings},
+    source::CheckedSource,
     state,
 };
 use crate::{
@@ -39,13 +39,13 @@ const LEAST: u64 = 64 << 20;
 
 /// How fast one reader and one encoder are here.
 #[derive(Clone, Debug)]
-pub(super) struct Rate {
+pub(super) struct CopyRate {
     bytes: u64,
     took: Duration,
     of: String,
 }
 
-impl Rate {
+impl CopyRate {
     pub(super) fn measured(bytes: u64, took: Duration, of: String) -> Option<Self> {
         (bytes >= TELLING && !took.is_zero()).then_some(Self { bytes, took, of })
     }
@@ -57,10 +57,10 @@ impl Rate {
 }
 
 /// What there is.
-struct Facts<'a> {
+struct CapacityFacts<'a> {
     documents: u64,
     bytes: u64,
-    rate: Option<Rate>,
+    rate: Option<CopyRate>,
     oplog: Option<Oplog>,
     max_spool: u64,
     /// Bytes free where the state directory is.
@@ -68,8 +68,8 @@ struct Facts<'a> {
     state: &'a Path,
 }
 
-pub(super) fn check(config: &Config, found: &Found, rate: Option<Rate>) -> Findings {
-    let facts = Facts {
+pub(super) fn check(config: &Config, found: &CheckedSource, rate: Option<CopyRate>) -> PartFindings {
+    let facts = CapacityFacts {
         documents: found.collections.iter().map(|info| info.documents).sum(),
         bytes: found.collections.iter().map(|info| info.bytes).sum(),
         rate,
@@ -81,10 +81,10 @@ pub(super) fn check(config: &Config, found: &Found, rate: Option<Rate>) -> Findi
     judge(&facts)
 }
 
-fn judge(facts: &Facts<'_>) -> Findings {
-    let mut findings = Findings::new(Part::Snapshot);
+fn judge(facts: &CapacityFacts<'_>) -> PartFindings {
+    let mut findings = PartFindings::new(FindingPart::Snapshot);
     let copy = copy(&mut findings, facts);
-    let window = facts.oplog.map(|oplog| Window::new(&oplog));
+    let window = facts.oplog.map(|oplog| OplogWindow::new(&oplog));
     let waiting = spool(&mut findings, facts, window.as_ref().and_then(|window| window.rate), copy);
     if let Some(window) = window {
         window.judge(&mut findings, copy, waiting);
@@ -93,7 +93,7 @@ fn judge(facts: &Facts<'_>) -> Findings {
 }
 
 /// How long a copy takes.
-fn copy(findings: &mut Findings, facts: &Facts<'_>) -> Duration {
+fn copy(findings: &mut PartFindings, facts: &CapacityFacts<'_>) -> Duration {
     let (documents, bytes) = (HumanCount(facts.documents), size(facts.bytes));
     let (rate, source) = match &facts.rate {
         Some(rate) => {
@@ -117,7 +117,12 @@ fn copy(findings: &mut Findings, facts: &Facts<'_>) -> Duration {
 }
 
 /// Whether changes fit in the spool while a copy runs.
-fn spool(findings: &mut Findings, facts: &Facts<'_>, changes: Option<f64>, copy: Duration) -> Waiting {
+fn spool(
+    findings: &mut PartFindings,
+    facts: &CapacityFacts<'_>,
+    changes: Option<f64>,
+    copy: Duration,
+) -> ChangesAhead {
     let (most, free, dir) = (size(facts.max_spool), facts.free.map(size), facts.state.display());
     let room = facts.free.map_or(facts.max_spool, |free| free.min(facts.max_spool));
     let there = match &free {
@@ -126,14 +131,14 @@ fn spool(findings: &mut Findings, facts: &Facts<'_>, changes: Option<f64>, copy:
     };
     if room < LEAST {
         findings.problem("spool", there).advise("free disk space, or give another directory by --state");
-        return Waiting::TooMuch;
+        return ChangesAhead::TooMuch;
     }
     let Some(changes) = changes else {
         let finding = findings.ok("spool", there);
         finding.what.push_str(&format!(
             "; a change takes about {CHANGE} bytes there, and how many there are is not known"
         ));
-        return Waiting::Unknown;
+        return ChangesAhead::Unknown;
     };
     let need = whole(changes * copy.as_secs_f64()).saturating_mul(CHANGE);
     let sum = format!(
@@ -146,7 +151,7 @@ fn spool(findings: &mut Findings, facts: &Facts<'_>, changes: Option<f64>, copy:
         findings
             .note("spool", format!("{sum}: it would be full, and the stream would wait in the oplog"))
             .advise("raise state.max_spool, or put the state directory on a larger disk");
-        return Waiting::TooMuch;
+        return ChangesAhead::TooMuch;
     }
     if room < facts.max_spool {
         findings
@@ -155,19 +160,19 @@ fn spool(findings: &mut Findings, facts: &Facts<'_>, changes: Option<f64>, copy:
     } else {
         findings.ok("spool", sum);
     }
-    Waiting::Fits
+    ChangesAhead::Fits
 }
 
 /// What becomes of the changes during a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Waiting {
+enum ChangesAhead {
     Fits,
     TooMuch,
     Unknown,
 }
 
 /// How far the oplog reaches back.
-struct Window {
+struct OplogWindow {
     now: Duration,
     /// When it will be full, if it is not yet.
     later: Duration,
@@ -179,7 +184,7 @@ struct Window {
     rate: Option<f64>,
 }
 
-impl Window {
+impl OplogWindow {
     fn new(oplog: &Oplog) -> Self {
         let seconds = oplog.now.time.saturating_sub(oplog.first.time).max(1);
         let now = Duration::from_secs(seconds.into());
@@ -198,7 +203,7 @@ impl Window {
         }
     }
 
-    fn judge(&self, findings: &mut Findings, copy: Duration, waiting: Waiting) {
+    fn judge(&self, findings: &mut PartFindings, copy: Duration, waiting: ChangesAhead) {
         let reach = match self.filled {
             Some(filled) if filled < 90 => format!(
                 "reaches back {} and is {filled} % full: at this pace {} once it is full",
@@ -213,7 +218,7 @@ impl Window {
         }
         let longer = "db.adminCommand({ replSetResizeOplog: 1, minRetentionHours: 24 })";
         let window = span(self.later);
-        if self.later < copy && waiting == Waiting::TooMuch {
+        if self.later < copy && waiting == ChangesAhead::TooMuch {
             findings
                 .problem("oplog", format!("{reach}: less than the copy takes, and the spool can't hold what changes meanwhile: history would be lost"))
                 .advise("keep more of the oplog, or make room for the spool")
@@ -247,13 +252,13 @@ mod tests {
 
     const GB: u64 = 1_000_000_000;
 
-    fn facts<'a>() -> Facts<'a> {
+    fn facts<'a>() -> CapacityFacts<'a> {
         let at = |time| Timestamp { time, increment: 1 };
         let size = OplogSize { entries: 93_600_000, bytes: 50 * GB, most: 50 * GB };
-        Facts {
+        CapacityFacts {
             documents: 2_000_000,
             bytes: 12_400_000_000,
-            rate: Rate::measured(310_000_000, Duration::from_secs(1), "shop.orders".to_owned()),
+            rate: CopyRate::measured(310_000_000, Duration::from_secs(1), "shop.orders".to_owned()),
             oplog: Some(Oplog {
                 first: at(1_000),
                 now: at(1_000 + 26 * 3600),
@@ -271,7 +276,7 @@ mod tests {
         Some(Oplog { first: at(1_000), now: at(1_000 + seconds), is_whole: false, size })
     }
 
-    fn found(facts: &Facts<'_>, subject: &str) -> (Severity, String) {
+    fn found(facts: &CapacityFacts<'_>, subject: &str) -> (Severity, String) {
         let findings = judge(facts).0;
         let finding = findings.iter().find(|finding| finding.subject == subject).unwrap();
         (finding.severity, finding.what.clone())
@@ -296,17 +301,17 @@ mod tests {
 
     #[test]
     fn what_cannot_be_measured_is_assumed() {
-        let facts = Facts { rate: None, oplog: None, ..facts() };
+        let facts = CapacityFacts { rate: None, oplog: None, ..facts() };
         assert!(found(&facts, "time").1.contains("÷ 47.7 MiB/s (assumed"));
         assert!(found(&facts, "spool").1.contains("is not known"));
         assert!(judge(&facts).0.iter().all(|finding| finding.severity == Severity::Ok));
-        assert!(Rate::measured(10, Duration::from_secs(1), String::new()).is_none());
+        assert!(CopyRate::measured(10, Duration::from_secs(1), String::new()).is_none());
     }
 
     /// G6: a snapshot longer than the oplog window loses nothing, up to the spool's budget.
     #[test]
     fn a_short_window_is_a_problem_only_if_the_spool_overflows() {
-        let short = |max_spool| Facts {
+        let short = |max_spool| CapacityFacts {
             oplog: window(60, Some(OplogSize { entries: 600_000, bytes: GB, most: GB })),
             max_spool,
             ..facts()
@@ -318,7 +323,7 @@ mod tests {
             (Severity::Note, true),
             "{what}"
         );
-        let tight = Facts {
+        let tight = CapacityFacts {
             oplog: window(60, Some(OplogSize { entries: 60_000_000, bytes: GB, most: GB })),
             ..short(GB)
         };
@@ -326,7 +331,7 @@ mod tests {
         let (severity, what) = found(&tight, "oplog");
         assert_eq!((severity, what.contains("history would be lost")), (Severity::Problem, true), "{what}");
         // Long enough, the stream waits in the oplog.
-        let long = Facts {
+        let long = CapacityFacts {
             oplog: window(60 * 3600, Some(OplogSize { entries: u64::MAX >> 20, bytes: GB, most: GB })),
             ..facts()
         };
@@ -335,7 +340,7 @@ mod tests {
 
     #[test]
     fn a_young_oplog_is_not_a_short_one() {
-        let young = Facts {
+        let young = CapacityFacts {
             oplog: window(60, Some(OplogSize { entries: 60, bytes: GB / 1000, most: GB })),
             ..facts()
         };
@@ -346,20 +351,20 @@ mod tests {
             "{what}"
         );
         let short = window(600, None);
-        assert_eq!(found(&Facts { oplog: short, ..facts() }, "oplog").0, Severity::Note);
+        assert_eq!(found(&CapacityFacts { oplog: short, ..facts() }, "oplog").0, Severity::Note);
         let whole = short.map(|oplog| Oplog { is_whole: true, ..oplog });
-        assert_eq!(found(&Facts { oplog: whole, ..facts() }, "oplog").0, Severity::Ok);
+        assert_eq!(found(&CapacityFacts { oplog: whole, ..facts() }, "oplog").0, Severity::Ok);
     }
 
     #[test]
     fn the_disk_bounds_the_spool() {
-        let (severity, what) = found(&Facts { free: Some(10 << 20), ..facts() }, "spool");
+        let (severity, what) = found(&CapacityFacts { free: Some(10 << 20), ..facts() }, "spool");
         assert_eq!(
             (severity, what.contains("10.0 MiB free at docrow-state")),
             (Severity::Problem, true),
             "{what}"
         );
-        let (severity, what) = found(&Facts { free: Some(GB), ..facts() }, "spool");
+        let (severity, what) = found(&CapacityFacts { free: Some(GB), ..facts() }, "spool");
         assert_eq!(
             (severity, what.contains("less is free than state.max_spool")),
             (Severity::Note, true),

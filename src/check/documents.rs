@@ -7,9 +7,9 @@ use indicatif::HumanCount;
 use tokio::time::Instant;
 
 use super::{
-    capacity::Rate,
-    report::{Findings, Misfit, Part},
-    source::Found,
+    capacity::CopyRate,
+    report::{FindingPart, PartFindings, PathMisfits},
+    source::CheckedSource,
 };
 use crate::{
     config::Config,
@@ -29,7 +29,7 @@ const ANOTHER: &str = "docrow plan shows it all: change what is there, rename it
     file, or another target.schema";
 
 /// The collections that mapping files may be for.
-pub(super) struct Known<'a> {
+pub(super) struct KnownCollections<'a> {
     /// Those that are included.
     pub(super) included: &'a [CollectionInfo],
     /// Those that are there and are not.
@@ -39,8 +39,11 @@ pub(super) struct Known<'a> {
 }
 
 /// The mapping files, unless they can't be used. `known`: `None` if it is not known which collections there are.
-pub(super) fn files(config: &Config, known: Option<Known<'_>>) -> (Findings, Option<MappingFiles>) {
-    let mut findings = Findings::new(Part::Mapping);
+pub(super) fn files(
+    config: &Config,
+    known: Option<KnownCollections<'_>>,
+) -> (PartFindings, Option<MappingFiles>) {
+    let mut findings = PartFindings::new(FindingPart::Mapping);
     let (files, wrong) = mapping_files::read_all(&config.mapping_dir);
     for error in &wrong {
         findings.problem("mapping files", error.to_string());
@@ -49,7 +52,7 @@ pub(super) fn files(config: &Config, known: Option<Known<'_>>) -> (Findings, Opt
         let (dir, count) = (config.mapping_dir.path.display(), files.len());
         findings.ok("mapping files", format!("{count} in {dir}; other collections are mapped automatically"));
     }
-    if let Some(Known { included, others, stored }) = known {
+    if let Some(KnownCollections { included, others, stored }) = known {
         let included: Vec<String> = included.iter().map(|info| info.namespace.to_string()).collect();
         let names = [&included, others].concat();
         let is_known = |name: &str| included.iter().chain(&stored).any(|known| known == name);
@@ -63,11 +66,11 @@ pub(super) fn files(config: &Config, known: Option<Known<'_>>) -> (Findings, Opt
 /// Tries documents of all collections, and measures with those of the largest.
 pub(super) async fn check(
     config: &Config,
-    found: &Found,
+    found: &CheckedSource,
     previewed: Result<Vec<Result<Preview>>>,
     size: u32,
-) -> (Findings, Option<Rate>) {
-    let mut findings = Findings::new(Part::Mapping);
+) -> (PartFindings, Option<CopyRate>) {
+    let mut findings = PartFindings::new(FindingPart::Mapping);
     let mut largest: Option<(&CollectionInfo, Arc<Mapping>)> = None;
     let previews = findings.unless("mappings", previewed).unwrap_or_default();
     for (info, preview) in found.collections.iter().zip(previews) {
@@ -83,7 +86,7 @@ pub(super) async fn check(
             largest = Some((info, mapping.clone()));
         }
         let mapped =
-            Mapped { grows: is_automatic && config.evolve, is_automatic, tables: mapping.tables().len() };
+            MappedAs { grows: is_automatic && config.evolve, is_automatic, tables: mapping.tables().len() };
         let mut trial = Trial::new(mapping);
         let sampled =
             found.source.sample_documents(&info.namespace, size, |document| trial.observe(document)).await;
@@ -97,7 +100,7 @@ pub(super) async fn check(
     (findings, rate)
 }
 
-fn in_the_way(findings: &mut Findings, name: &str, plan: &Plan) {
+fn in_the_way(findings: &mut PartFindings, name: &str, plan: &Plan) {
     for (table, Obstacle { there, wanted }) in plan.obstacles() {
         if wanted.starts_with("GRANT ") {
             findings.problem(name, format!("{}: {there}", table.name)).run(wanted.as_str());
@@ -110,14 +113,20 @@ fn in_the_way(findings: &mut Findings, name: &str, plan: &Plan) {
 }
 
 /// How a collection is mapped.
-struct Mapped {
+struct MappedAs {
     is_automatic: bool,
     /// Whether new fields get columns.
     grows: bool,
     tables: usize,
 }
 
-fn tell(findings: &mut Findings, config: &Config, info: &CollectionInfo, mapped: &Mapped, tried: &Tried) {
+fn tell(
+    findings: &mut PartFindings,
+    config: &Config,
+    info: &CollectionInfo,
+    mapped: &MappedAs,
+    tried: &Tried,
+) {
     let name = info.namespace.to_string();
     if tried.documents == 0 {
         findings.ok(name, "no documents yet");
@@ -166,10 +175,10 @@ fn expected(tried: &Tried, info: &CollectionInfo) -> u64 {
     u64::try_from(expected).unwrap_or(u64::MAX)
 }
 
-fn misfits(tried: &Tried, grows: bool) -> Vec<Misfit> {
+fn misfits(tried: &Tried, grows: bool) -> Vec<PathMisfits> {
     let mut misfits = Vec::new();
     for (path, reason, count) in tried.refused.counts() {
-        misfits.push(Misfit {
+        misfits.push(PathMisfits {
             path: path.to_owned(),
             ty: None,
             count,
@@ -182,18 +191,18 @@ fn misfits(tried: &Tried, grows: bool) -> Vec<Misfit> {
             Left::Unmapped(ty) if grows => (ty, "no column yet: gets one as it comes"),
             Left::Unmapped(ty) => (ty, "no column: to _extra"),
         };
-        misfits.push(Misfit { path: path.to_owned(), ty: Some(ty), count, fate: fate.to_owned() });
+        misfits.push(PathMisfits { path: path.to_owned(), ty: Some(ty), count, fate: fate.to_owned() });
     }
     let others = tried.left.others + tried.refused.others;
     if others > 0 {
         let fate = "at more paths than are told apart".to_owned();
-        misfits.push(Misfit { path: "…".to_owned(), ty: None, count: others, fate });
+        misfits.push(PathMisfits { path: "…".to_owned(), ty: None, count: others, fate });
     }
     misfits
 }
 
 /// Reads and encodes documents as a copier does, for a while. `None`: there are too few to tell.
-async fn measure(source: &Source, info: &CollectionInfo, mapping: Arc<Mapping>) -> Result<Option<Rate>> {
+async fn measure(source: &Source, info: &CollectionInfo, mapping: Arc<Mapping>) -> Result<Option<CopyRate>> {
     let mut rows = Rows::new(mapping.tables().len());
     let mut encoder = Encoder::new(mapping, Framing::Copy);
     let now = source.operation_time().await?;
@@ -211,5 +220,5 @@ async fn measure(source: &Source, info: &CollectionInfo, mapping: Arc<Mapping>) 
         bytes += batch.byte_len();
     }
     let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-    Ok(Rate::measured(bytes, started.elapsed(), info.namespace.to_string()))
+    Ok(CopyRate::measured(bytes, started.elapsed(), info.namespace.to_string()))
 }

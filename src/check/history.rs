@@ -1,11 +1,11 @@
 //! Whether a stopped pipeline can go on where it was: whether MongoDB still has what is to be read next, and for how long.
 
-use super::report::{Findings, Part};
+use super::report::{FindingPart, PartFindings};
 use crate::{
     config::{Config, OnHistoryLost},
     error::Code,
     sink::Target,
-    status::{Gatherer, OplogStatus, span},
+    status::{OplogStatus, StatusGatherer, span},
 };
 
 /// Less time than this is worth a note.
@@ -13,19 +13,19 @@ const SHORT: u64 = 3600;
 
 /// Nothing is said where nothing is stored, or the oplog may not be read; nor of servers that do not answer, for that is said
 /// already.
-pub(super) async fn check(config: &Config) -> Findings {
-    let mut findings = Findings::new(Part::Source);
+pub(super) async fn check(config: &Config) -> PartFindings {
+    let mut findings = PartFindings::new(FindingPart::Source);
     let Ok(target) = Target::parse(config.target.expose(), &config.schema, &config.name) else {
         return findings;
     };
-    let mut gatherer = Gatherer::from_outside(target.unattended(), Some(config.source.clone()));
+    let mut gatherer = StatusGatherer::from_outside(target.unattended(), Some(config.source.clone()));
     let Ok(status) = gatherer.gather().await else { return findings };
     let Some(oplog) = status.source.oplog.filter(|_| !status.collections.is_empty()) else { return findings };
     judge(&mut findings, &oplog, config.on_history_lost);
     findings
 }
 
-fn judge(findings: &mut Findings, oplog: &OplogStatus, on_history_lost: OnHistoryLost) {
+fn judge(findings: &mut PartFindings, oplog: &OplogStatus, on_history_lost: OnHistoryLost) {
     let subject = "history";
     let OplogStatus { start, headroom_seconds, is_history_lost, .. } = oplog;
     if *is_history_lost {
@@ -55,7 +55,7 @@ mod tests {
     use crate::check::{Finding, Severity};
 
     fn judged(headroom: Option<u64>, is_lost: bool, on_history_lost: OnHistoryLost) -> Vec<Finding> {
-        let mut findings = Findings::new(Part::Source);
+        let mut findings = PartFindings::new(FindingPart::Source);
         let oplog = OplogStatus {
             start: std::time::SystemTime::now().into(),
             window_seconds: 86_400,

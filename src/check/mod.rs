@@ -21,13 +21,13 @@ mod target;
 
 use tracing::{instrument::WithSubscriber, subscriber::NoSubscriber};
 
-use self::documents::Known;
-pub use self::report::{Finding, Misfit, Part, Report, Severity};
+use self::documents::KnownCollections;
+pub use self::report::{CheckReport, Finding, FindingPart, PathMisfits, Severity};
 use crate::{config::Config, pipeline, sink::metadata::mapping_versions};
 
 /// Checks all that `config` says, trying `size` documents of each collection.
-pub async fn run(config: &Config, size: u32) -> Report {
-    let mut report = Report::default();
+pub async fn run(config: &Config, size: u32) -> CheckReport {
+    let mut report = CheckReport::default();
     let ((of_source, source), (of_target, mut target)) =
         tokio::join!(source::check(config), target::check(config));
     report.extend(of_source);
@@ -39,7 +39,7 @@ pub async fn run(config: &Config, size: u32) -> Report {
         }
         None => Vec::new(),
     };
-    let known = source.as_ref().filter(|found| found.allowed).map(|found| Known {
+    let known = source.as_ref().filter(|found| found.allowed).map(|found| KnownCollections {
         included: &found.collections,
         others: &found.others,
         stored: stored.into_iter().map(|mapping| mapping.collection).collect(),
@@ -65,6 +65,6 @@ pub async fn run(config: &Config, size: u32) -> Report {
         report.extend(capacity::check(config, found, rate));
         found.source.close().await;
     }
-    report.findings.sort_by_key(|finding| Part::ALL.iter().position(|part| *part == finding.part));
+    report.findings.sort_by_key(|finding| FindingPart::ALL.iter().position(|part| *part == finding.part));
     report
 }

@@ -2,7 +2,7 @@
 
 use indicatif::HumanCount;
 
-use super::report::{Findings, Part};
+use super::report::{FindingPart, PartFindings};
 use crate::{
     error::Result,
     pipeline,
@@ -18,14 +18,14 @@ use crate::{
 };
 
 /// A note for each, with what mends it.
-pub(super) async fn check(target: &Target, session: &Session) -> Findings {
-    let mut findings = Findings::new(Part::Mapping);
+pub(super) async fn check(target: &Target, session: &Session) -> PartFindings {
+    let mut findings = PartFindings::new(FindingPart::Mapping);
     let told = tell(&mut findings, target, session).await;
     findings.unless("columns", told);
     findings
 }
 
-async fn tell(findings: &mut Findings, target: &Target, session: &Session) -> Result<()> {
+async fn tell(findings: &mut PartFindings, target: &Target, session: &Session) -> Result<()> {
     let counts = misfits::load(session, target.pipeline()).await?;
     if counts.is_empty() {
         return Ok(());

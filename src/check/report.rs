@@ -4,7 +4,7 @@ use crate::error::Result;
 
 /// What a check found.
 #[derive(Debug, Default)]
-pub struct Report {
+pub struct CheckReport {
     /// In the order in which a run would come to them.
     pub findings: Vec<Finding>,
 }
@@ -15,7 +15,7 @@ pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
     /// What it belongs to.
-    pub part: Part,
+    pub part: FindingPart,
     /// What was looked at.
     pub subject: String,
     /// What was found.
@@ -25,7 +25,7 @@ pub struct Finding {
     /// What to do: a statement, for mongosh or psql, for somebody who may.
     pub statement: Option<String>,
     /// Of documents that were tried: what would not be in a column.
-    pub misfits: Vec<Misfit>,
+    pub misfits: Vec<PathMisfits>,
 }
 
 /// How bad a finding is.
@@ -41,7 +41,7 @@ pub enum Severity {
 
 /// What a finding belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum FindingPart {
     /// MongoDB.
     Source,
     /// PostgreSQL.
@@ -54,7 +54,7 @@ pub enum Part {
 
 /// Values at one path that would not be in a column.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Misfit {
+pub struct PathMisfits {
     /// The path, dotted; the elements of an array have `lines[]`.
     pub path: String,
     /// Their BSON type, where that is what matters.
@@ -65,7 +65,7 @@ pub struct Misfit {
     pub fate: String,
 }
 
-impl Part {
+impl FindingPart {
     /// All of them, in the order in which they are told.
     pub const ALL: [Self; 4] = [Self::Source, Self::Target, Self::Mapping, Self::Snapshot];
 
@@ -91,24 +91,24 @@ impl Severity {
     }
 }
 
-impl Report {
+impl CheckReport {
     /// How many findings there are of a severity.
     pub fn count(&self, severity: Severity) -> usize {
         self.findings.iter().filter(|finding| finding.severity == severity).count()
     }
 
     /// Adds those of a part.
-    pub(super) fn extend(&mut self, findings: Findings) {
+    pub(super) fn extend(&mut self, findings: PartFindings) {
         self.findings.extend(findings.0.into_iter().map(|finding| Finding { part: findings.1, ..finding }));
     }
 }
 
 /// The findings of a part.
 #[derive(Debug)]
-pub(super) struct Findings(pub(super) Vec<Finding>, Part);
+pub(super) struct PartFindings(pub(super) Vec<Finding>, FindingPart);
 
-impl Findings {
-    pub(super) fn new(part: Part) -> Self {
+impl PartFindings {
+    pub(super) fn new(part: FindingPart) -> Self {
         Self(Vec::new(), part)
     }
 

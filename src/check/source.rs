@@ -2,20 +2,20 @@
 
 use indicatif::HumanCount;
 
-use super::report::{Findings, Part};
+use super::report::{FindingPart, PartFindings};
 use crate::{
     config::{Config, Order},
     error::{Kind, Result},
     model::change::Namespace,
     schema::nearest,
-    source::{Access, CollectionInfo, Missing, Oplog, Source, Survey},
+    source::{CollectionInfo, MissingPrivilege, Oplog, Source, SourceSurvey, UserAccess},
 };
 
 /// How many names a finding shows.
 const NAMES_SHOWN: usize = 10;
 
 /// What was found.
-pub(super) struct Found {
+pub(super) struct CheckedSource {
     pub(super) source: Source,
     pub(super) collections: Vec<CollectionInfo>,
     /// The names of those that are there and are not included.
@@ -25,9 +25,14 @@ pub(super) struct Found {
     pub(super) allowed: bool,
 }
 
-impl Found {
+impl CheckedSource {
     /// The value, or its error as a problem, unless that comes from a privilege that is said to be missing already.
-    pub(super) fn unless<T>(&self, findings: &mut Findings, subject: &str, outcome: Result<T>) -> Option<T> {
+    pub(super) fn unless<T>(
+        &self,
+        findings: &mut PartFindings,
+        subject: &str,
+        outcome: Result<T>,
+    ) -> Option<T> {
         match outcome {
             Err(error) if !self.allowed && error.kind() == Kind::SourceRefused => None,
             outcome => findings.unless(subject, outcome),
@@ -35,12 +40,12 @@ impl Found {
     }
 }
 
-pub(super) async fn check(config: &Config) -> (Findings, Option<Found>) {
-    let mut findings = Findings::new(Part::Source);
+pub(super) async fn check(config: &Config) -> (PartFindings, Option<CheckedSource>) {
+    let mut findings = PartFindings::new(FindingPart::Source);
     let connected = Source::connect(config.source.expose()).await;
     let Some(source) = findings.unless("connection", connected) else { return (findings, None) };
     let access = findings.unless("privileges", source.access().await);
-    let user = access.as_ref().and_then(Access::user);
+    let user = access.as_ref().and_then(UserAccess::user);
     let as_whom = user.map_or("without access control".to_owned(), |user| format!("as {user}"));
     findings.ok("connection", format!("{} at {}, {as_whom}", source.words(), source.hosts()));
     if source.is_sharded() {
@@ -73,14 +78,28 @@ pub(super) async fn check(config: &Config) -> (Findings, Option<Found>) {
             )
             .advise("look at each shard with rs.printReplicationInfo()");
     }
-    (findings, Some(Found { source, collections: survey.collections, others: survey.others, oplog, allowed }))
+    (
+        findings,
+        Some(CheckedSource {
+            source,
+            collections: survey.collections,
+            others: survey.others,
+            oplog,
+            allowed,
+        }),
+    )
 }
 
 /// Whether all is there that docrow can't do without.
-fn privileges(findings: &mut Findings, source: &Source, access: &Access, databases: &[String]) -> bool {
+fn privileges(
+    findings: &mut PartFindings,
+    source: &Source,
+    access: &UserAccess,
+    databases: &[String],
+) -> bool {
     let (mut allowed, mut has) = (true, Vec::new());
     for need in source.needs(databases) {
-        let Some(Missing { actions, statement }) = access.missing(&need) else {
+        let Some(MissingPrivilege { actions, statement }) = access.missing(&need) else {
             has.push(need.shown());
             continue;
         };
@@ -105,8 +124,8 @@ fn privileges(findings: &mut Findings, source: &Source, access: &Access, databas
     allowed
 }
 
-fn collections(findings: &mut Findings, survey: &Survey, allowed: bool) {
-    let Survey { collections, capped, excluded, idle, others, failures, databases } = survey;
+fn collections(findings: &mut PartFindings, survey: &SourceSurvey, allowed: bool) {
+    let SourceSurvey { collections, capped, excluded, idle, others, failures, databases } = survey;
     for failure in failures {
         // Else it is said already what is missing.
         if allowed || failure.kind() != Kind::SourceRefused {

@@ -7,11 +7,11 @@ use std::{
 
 use rustix::fs::{Access, access, statvfs};
 
-use super::report::{Findings, Part};
+use super::report::{FindingPart, PartFindings};
 use crate::config::Config;
 
-pub(super) fn check(config: &Config) -> Findings {
-    let mut findings = Findings::new(Part::Snapshot);
+pub(super) fn check(config: &Config) -> PartFindings {
+    let mut findings = PartFindings::new(FindingPart::Snapshot);
     let dir = &config.state_dir;
     let subject = "state directory";
     let label = fs::read_to_string(dir.join("pipeline")).unwrap_or_default();

@@ -1,13 +1,13 @@
 //! What is to be said about PostgreSQL.
 
-use super::report::{Findings, Part};
+use super::report::{FindingPart, PartFindings};
 use crate::{
     config::Config,
     error::Result,
     sink::{
         Session, Target,
-        metadata::runner::Runner,
-        preflight::{self, Inspection, Objection, Remedy},
+        metadata::runner::PipelineRunner,
+        preflight::{self, TargetInspection, TargetObjection, TargetRemedy},
     },
 };
 
@@ -17,8 +17,8 @@ use crate::{
 const SESSIONS: usize = 23;
 
 /// With a session, if a run could do anything there.
-pub(super) async fn check(config: &Config) -> (Findings, Option<(Target, Session)>) {
-    let mut findings = Findings::new(Part::Target);
+pub(super) async fn check(config: &Config) -> (PartFindings, Option<(Target, Session)>) {
+    let mut findings = PartFindings::new(FindingPart::Target);
     let parsed = Target::parse(config.target.expose(), &config.schema, &config.name);
     let Some(target) = findings.unless("connection", parsed) else { return (findings, None) };
     let session = match target.connect().await {
@@ -29,18 +29,19 @@ pub(super) async fn check(config: &Config) -> (Findings, Option<(Target, Session
             return (findings, None);
         }
     };
-    let inspected: Result<Inspection> = preflight::inspect(&session, &target).await;
+    let inspected: Result<TargetInspection> = preflight::inspect(&session, &target).await;
     let Some(inspection) = findings.unless("connection", inspected) else { return (findings, None) };
-    let Inspection { version, user, database, objections, is_known, runner, sessions_left } = inspection;
+    let TargetInspection { version, user, database, objections, is_known, runner, sessions_left } =
+        inspection;
     let address = target.address();
     findings.ok("connection", format!("PostgreSQL {version} at {address}, database {database}, as {user}"));
     let usable = objections.is_empty();
-    for Objection { what, remedy, .. } in objections {
-        let subject = if matches!(remedy, Remedy::Statement(_)) { "privileges" } else { "server" };
+    for TargetObjection { what, remedy, .. } in objections {
+        let subject = if matches!(remedy, TargetRemedy::Statement(_)) { "privileges" } else { "server" };
         let finding = findings.problem(subject, what);
         match remedy {
-            Remedy::Words(words) => finding.advise(words),
-            Remedy::Statement(statement) => finding.run(statement),
+            TargetRemedy::Words(words) => finding.advise(words),
+            TargetRemedy::Statement(statement) => finding.run(statement),
         };
     }
     if usable {
@@ -50,20 +51,20 @@ pub(super) async fn check(config: &Config) -> (Findings, Option<(Target, Session
         );
     }
     let pipeline = target.pipeline();
-    let is_run = matches!(runner, Some(Runner::Process(_)));
+    let is_run = matches!(runner, Some(PipelineRunner::Process(_)));
     match (is_known, runner) {
-        (_, Some(Runner::Process(holder))) => {
+        (_, Some(PipelineRunner::Process(holder))) => {
             findings.note("pipeline", format!("{pipeline} is being run ({holder})")).advise(
                 "to run another one beside it, give it another name; to stand by: docrow run --standby",
             );
         }
-        (_, Some(Runner::Unheard(holder))) => {
+        (_, Some(PipelineRunner::Unheard(holder))) => {
             let what = format!("nothing is heard of the process that ran {pipeline} ({holder})");
             findings
                 .note("pipeline", what)
                 .advise("look whether it is still there: it was killed, or has no way to PostgreSQL");
         }
-        (true, Some(Runner::Nobody)) => {
+        (true, Some(PipelineRunner::Nobody)) => {
             findings.ok("pipeline", format!("nobody runs {pipeline}; the schema docrow is there"));
         }
         (false, _) => {
@@ -79,7 +80,7 @@ pub(super) async fn check(config: &Config) -> (Findings, Option<(Target, Session
     (findings, usable.then_some((target, session)))
 }
 
-fn sessions(findings: &mut Findings, config: &Config, left: i64) {
+fn sessions(findings: &mut PartFindings, config: &Config, left: i64) {
     let (copiers, workers) = (config.parallelism, usize::from(config.partitions));
     let needed = copiers + workers + SESSIONS;
     let sum = format!("{copiers} copiers + {workers} workers + {SESSIONS} others = {needed} at most");

@@ -10,10 +10,10 @@ use std::{
 use rocksdb::WriteBatch;
 
 use super::{
-    disk_reserve::{self, Reserve},
-    failure::{Failure, StoreResult, is_locked},
-    spool_index::Book,
-    store::{LIFE, Store, set_aside},
+    disk_reserve::{self, DiskReserve},
+    failure::{StoreFailure, StoreResult, is_locked},
+    spool_index::SpoolIndex,
+    store::{LIFE, StateStore, set_aside},
 };
 use crate::{
     error::{Code, Error, Result},
@@ -35,8 +35,8 @@ const IDENTITY: &[u8] = b"identity";
 pub struct Checkpoint {
     pub(super) dir: PathBuf,
     /// `None`: it could not be opened again. Each use tries to.
-    store: RwLock<Option<Store>>,
-    pub(super) reserve: Reserve,
+    store: RwLock<Option<StateStore>>,
+    pub(super) reserve: DiskReserve,
 }
 
 impl Checkpoint {
@@ -45,7 +45,7 @@ impl Checkpoint {
     /// Errors: it can't be written; it belongs to another pipeline; another process has it open.
     pub fn open(dir: &Path, pipeline: &str) -> Result<Self> {
         claim(dir, pipeline)?;
-        let reserve = Reserve::new(dir);
+        let reserve = DiskReserve::new(dir);
         let store = RwLock::new(Some(open_database(dir, &reserve)?));
         Ok(Self { dir: dir.to_owned(), store, reserve })
     }
@@ -68,7 +68,7 @@ impl Checkpoint {
             batch.put(LIFE, life.to_le_bytes());
             let mut book = store.book();
             store.write_synced(&batch)?;
-            *book = Book::default();
+            *book = SpoolIndex::default();
             book.life = life;
             Ok(())
         })
@@ -89,7 +89,7 @@ impl Checkpoint {
     }
 
     /// Does `what` with the database, and what its failure asks for.
-    pub(super) fn with<T>(&self, verb: &str, what: impl Fn(&Store) -> StoreResult<T>) -> Result<T> {
+    pub(super) fn with<T>(&self, verb: &str, what: impl Fn(&StateStore) -> StoreResult<T>) -> Result<T> {
         let (failure, failed) = loop {
             if let Some(store) = &*self.store.read().unwrap_or_else(PoisonError::into_inner) {
                 match what(store) {
@@ -106,16 +106,16 @@ impl Checkpoint {
     }
 
     /// Does what there is to do about a failure of the database that was opened as `failed`.
-    fn mend(&self, verb: &str, failure: Failure, failed: u64) -> Error {
+    fn mend(&self, verb: &str, failure: StoreFailure, failed: u64) -> Error {
         let error = |code: Code, why: &str| {
             Error::new(code, format!("{verb} the state directory {}: {why}", self.dir.display()))
         };
         match failure {
-            Failure::Said(error) => error,
-            Failure::Gone(namespace) => {
+            StoreFailure::Said(error) => error,
+            StoreFailure::Gone(namespace) => {
                 error(Code::SpoolLost, &format!("the spool holds nothing of {namespace} from there on"))
             }
-            Failure::Full(cause) => {
+            StoreFailure::Full(cause) => {
                 // After a failed write RocksDB writes no more before it is opened again, which needs space
                 // itself.
                 let has_space = self.reserve.release() || self.reserve.make().is_ok();
@@ -124,8 +124,8 @@ impl Checkpoint {
                 }
                 error(Code::StateFull, &format!("there is no space left ({cause})"))
             }
-            Failure::Refused(cause) => error(Code::StateRefused, cause.as_ref()),
-            Failure::Broken(_) | Failure::Inconsistent(_) => {
+            StoreFailure::Refused(cause) => error(Code::StateRefused, cause.as_ref()),
+            StoreFailure::Broken(_) | StoreFailure::Inconsistent(_) => {
                 match self.reopen(failed, Some(failure.to_string())) {
                     Ok(()) => error(Code::StateRebuilt, "it was corrupt, and is made anew"),
                     Err(error) => error,
@@ -154,17 +154,17 @@ pub(super) fn database_of(dir: &Path) -> PathBuf {
 }
 
 /// Opens the database; makes it anew if it is corrupt.
-fn open_database(dir: &Path, reserve: &Reserve) -> Result<Store> {
+fn open_database(dir: &Path, reserve: &DiskReserve) -> Result<StateStore> {
     let path = database_of(dir);
-    let mut opened = Store::open(&path);
-    if matches!(opened, Err(Failure::Full(_))) && reserve.release() {
-        opened = Store::open(&path);
+    let mut opened = StateStore::open(&path);
+    if matches!(opened, Err(StoreFailure::Full(_))) && reserve.release() {
+        opened = StateStore::open(&path);
     }
     if let Err(failure) = &opened
         && failure.is_corruption()
     {
         set_aside(&path, &failure.to_string())?;
-        opened = Store::open(&path);
+        opened = StateStore::open(&path);
     }
     opened.map_err(|failure| refused(dir, failure))
 }
@@ -205,16 +205,16 @@ fn claim(dir: &Path, pipeline: &str) -> Result<()> {
 }
 
 /// What it means that the database can't be opened.
-fn refused(dir: &Path, failure: Failure) -> Error {
+fn refused(dir: &Path, failure: StoreFailure) -> Error {
     let dir = dir.display();
     match failure {
-        Failure::Said(error) => error,
-        Failure::Full(cause) => Error::caused(
+        StoreFailure::Said(error) => error,
+        StoreFailure::Full(cause) => Error::caused(
             Code::StateFull,
             format!("open the state directory {dir}: make space for it"),
             cause,
         ),
-        Failure::Refused(error) if is_locked(error.as_ref()) => Error::new(
+        StoreFailure::Refused(error) if is_locked(error.as_ref()) => Error::new(
             Code::StateInUse,
             format!(
                 "the state directory {dir} is in use by another docrow process: stop it, or give another by --state"

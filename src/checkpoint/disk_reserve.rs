@@ -18,14 +18,14 @@ const SIZE: u64 = 16 << 20;
 const MORE: u64 = 8 << 20;
 
 #[derive(Debug)]
-pub(super) struct Reserve {
+pub(super) struct DiskReserve {
     path: PathBuf,
     made: AtomicBool,
     /// Space has run out, and there is not enough again.
     is_short: AtomicBool,
 }
 
-impl Reserve {
+impl DiskReserve {
     /// Of the state directory `dir`. It is not made yet: where nothing is spooled it is not needed.
     pub(super) fn new(dir: &Path) -> Self {
         Self { path: dir.join("reserve"), made: AtomicBool::new(false), is_short: AtomicBool::new(false) }

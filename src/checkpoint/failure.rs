@@ -6,11 +6,11 @@ use rocksdb::ErrorKind;
 
 use crate::{error::Error, model::change::Namespace};
 
-pub(super) type StoreResult<T, E = Failure> = Result<T, E>;
+pub(super) type StoreResult<T, E = StoreFailure> = Result<T, E>;
 
 /// Why something could not be done with the database.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum StoreFailure {
     /// It is not the database's fault.
     Said(Error),
     /// The collection has no span, or one that begins later: the database was made anew, and the caller does
@@ -26,22 +26,22 @@ pub(super) enum Failure {
     Inconsistent(&'static str),
 }
 
-impl Failure {
+impl StoreFailure {
     /// Whether the database is to be set aside because of it.
     pub(super) fn is_corruption(&self) -> bool {
-        matches!(self, Failure::Broken(_) | Failure::Inconsistent(_))
+        matches!(self, StoreFailure::Broken(_) | StoreFailure::Inconsistent(_))
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for StoreFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Said(error) => error.fmt(f),
-            Failure::Gone(namespace) => namespace.fmt(f),
-            Failure::Full(error) | Failure::Refused(error) | Failure::Broken(error) => {
+            StoreFailure::Said(error) => error.fmt(f),
+            StoreFailure::Gone(namespace) => namespace.fmt(f),
+            StoreFailure::Full(error) | StoreFailure::Refused(error) | StoreFailure::Broken(error) => {
                 f.write_str(&without_keys(error.as_ref()))
             }
-            Failure::Inconsistent(what) => f.write_str(what),
+            StoreFailure::Inconsistent(what) => f.write_str(what),
         }
     }
 }
@@ -52,24 +52,24 @@ fn without_keys(message: &str) -> String {
     message.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
-impl From<Error> for Failure {
+impl From<Error> for StoreFailure {
     fn from(error: Error) -> Self {
-        Failure::Said(error)
+        StoreFailure::Said(error)
     }
 }
 
-impl From<rocksdb::Error> for Failure {
+impl From<rocksdb::Error> for StoreFailure {
     fn from(error: rocksdb::Error) -> Self {
         let message: &str = error.as_ref();
         let says_one_of = |errors: &[&str]| errors.iter().any(|error| message.contains(error));
         if says_one_of(&["No space left on device", "Disk quota exceeded"])
             || error.kind() == ErrorKind::Incomplete
         {
-            Failure::Full(error)
+            StoreFailure::Full(error)
         } else if is_locked(message) || says_one_of(REFUSALS) {
-            Failure::Refused(error)
+            StoreFailure::Refused(error)
         } else {
-            Failure::Broken(error)
+            StoreFailure::Broken(error)
         }
     }
 }

@@ -15,13 +15,13 @@ pub(super) const SWEEP: i64 = if cfg!(test) { 40 } else { 100_000 };
 
 /// Changes of a span that was forgotten. Nothing finds them any more, but they are still on the disk.
 #[derive(Debug)]
-pub(super) struct Garbage {
+pub(super) struct SpoolGarbage {
     pub(super) start: Vec<u8>,
     pub(super) end: Vec<u8>,
     pub(super) changes: i64,
 }
 
-impl Garbage {
+impl SpoolGarbage {
     /// All that is left of a span, of which so many changes were not given back before.
     pub(super) fn of_span(id: i64, changes: i64) -> Self {
         Self { start: start(id), end: end(id), changes }
@@ -34,7 +34,7 @@ impl Garbage {
 }
 
 /// The changes that no span knows: those of spans that were forgotten by a process that has ended since.
-pub(super) fn unknown(db: &DB, known: &HashSet<i64>) -> StoreResult<Vec<Garbage>> {
+pub(super) fn unknown(db: &DB, known: &HashSet<i64>) -> StoreResult<Vec<SpoolGarbage>> {
     let mut found = Vec::new();
     let mut changes = db.raw_iterator();
     changes.seek(CHANGE);
@@ -43,7 +43,7 @@ pub(super) fn unknown(db: &DB, known: &HashSet<i64>) -> StoreResult<Vec<Garbage>
     {
         let id = i64::from_be_bytes(*id);
         if !known.contains(&id) {
-            found.push(Garbage::of_span(id, SWEEP));
+            found.push(SpoolGarbage::of_span(id, SWEEP));
         }
         changes.seek(end(id));
     }

@@ -16,11 +16,11 @@ use rocksdb::{DBRawIterator, ReadOptions, WriteBatch};
 
 use super::{
     directory::{Checkpoint, database_of},
-    failure::{Failure, StoreResult},
-    garbage::{Garbage, SWEEP},
-    spool_index::{Draft, Record, Span, SpoolWrite, Written, span_key},
+    failure::{StoreFailure, StoreResult},
+    garbage::{SWEEP, SpoolGarbage},
+    spool_index::{IndexDraft, IndexWritten, Span, SpanRecord, SpoolWrite, span_key},
     spooled_change::{Waiting, after, end, key, number_of, read, start, value},
-    store::{Store, bytes},
+    store::{StateStore, bytes},
 };
 use crate::{
     error::{self, Code, Error, Kind},
@@ -63,7 +63,7 @@ impl Checkpoint {
         self.with("write", |store| {
             let mut book = store.book();
             if write.life.is_some_and(|life| life != book.life) {
-                return Err(Failure::Said(Error::new(
+                return Err(StoreFailure::Said(Error::new(
                     Code::SpoolLost,
                     "write to the spool: it was made anew meanwhile",
                 )));
@@ -76,10 +76,10 @@ impl Checkpoint {
                     batch.put(key(*id, position), value(*number, position, document_key));
                 }
             }
-            let forgotten: Vec<Garbage> = draft
+            let forgotten: Vec<SpoolGarbage> = draft
                 .forgotten
                 .iter()
-                .map(|record| Garbage::of_span(record.id, record.next - record.swept))
+                .map(|record| SpoolGarbage::of_span(record.id, record.next - record.swept))
                 .collect();
             let Some(written) = put(draft, &mut batch) else { return Ok(()) };
             store.write_synced(&batch)?;
@@ -122,7 +122,8 @@ impl Checkpoint {
                 book.turn(written);
             }
             drop(book);
-            let applied = Garbage { start: start(record.id), end: after(record.id, until), changes: trimmed };
+            let applied =
+                SpoolGarbage { start: start(record.id), end: after(record.id, until), changes: trimmed };
             match (rewrites, sweeps) {
                 (true, _) => store.clear(applied),
                 // What is in a file with others stays until it is forgotten: it is not found any more.
@@ -148,7 +149,7 @@ impl Checkpoint {
     }
 }
 
-fn put(draft: Draft<'_>, batch: &mut WriteBatch) -> Option<Written> {
+fn put(draft: IndexDraft<'_>, batch: &mut WriteBatch) -> Option<IndexWritten> {
     let (puts, written) = draft.finish()?;
     for (key, value) in puts {
         match value {
@@ -160,10 +161,15 @@ fn put(draft: Draft<'_>, batch: &mut WriteBatch) -> Option<Written> {
 }
 
 /// Reads record and changes as they are at one moment.
-fn waiting(store: &Store, namespace: &Namespace, after: &Position, most: usize) -> StoreResult<Vec<Waiting>> {
+fn waiting(
+    store: &StateStore,
+    namespace: &Namespace,
+    after: &Position,
+    most: usize,
+) -> StoreResult<Vec<Waiting>> {
     let snapshot = store.db.snapshot();
-    let gone = || Failure::Gone(namespace.clone());
-    let record = Record::decode(&snapshot.get(span_key(namespace))?.ok_or_else(gone)?)?;
+    let gone = || StoreFailure::Gone(namespace.clone());
+    let record = SpanRecord::decode(&snapshot.get(span_key(namespace))?.ok_or_else(gone)?)?;
     if *after < record.span.from {
         return Err(gone());
     }
@@ -175,12 +181,12 @@ fn waiting(store: &Store, namespace: &Namespace, after: &Position, most: usize) 
         let Some((key, value)) = changes.item() else {
             changes.status()?;
             if expected != record.next {
-                return Err(Failure::Inconsistent("changes are missing"));
+                return Err(StoreFailure::Inconsistent("changes are missing"));
             }
             break;
         };
         if number_of(value)? != expected {
-            return Err(Failure::Inconsistent("changes are missing"));
+            return Err(StoreFailure::Inconsistent("changes are missing"));
         }
         expected += 1;
         found.push(read(key, value)?);
@@ -190,14 +196,18 @@ fn waiting(store: &Store, namespace: &Namespace, after: &Position, most: usize) 
 }
 
 /// The number of the first change after `position`: by the one before, so that it is known also if that first one is lost.
-fn first_after(changes: &mut DBRawIterator<'_>, record: &Record, position: &Position) -> StoreResult<i64> {
+fn first_after(
+    changes: &mut DBRawIterator<'_>,
+    record: &SpanRecord,
+    position: &Position,
+) -> StoreResult<i64> {
     changes.seek_for_prev(key(record.id, position));
     let before = changes.value().map(number_of).transpose()?;
     changes.status()?;
     Ok(before.map_or(record.first, |before| before + 1))
 }
 
-fn changes_of(record: &Record) -> ReadOptions {
+fn changes_of(record: &SpanRecord) -> ReadOptions {
     let mut options = ReadOptions::default();
     options.set_iterate_range(key(record.id, &record.span.from)..end(record.id));
     options.fill_cache(false);

@@ -9,21 +9,21 @@ use std::{
 use fastrand::Rng;
 
 use super::{
-    spool_model_test::{NAMES, Step, World, collection_at, document_key, folder, position},
+    spool_model_test::{NAMES, SpoolStep, SpoolWorld, collection_at, document_key, folder, position},
     *,
 };
 use crate::model::change::{Namespace, Position};
 
-fn random_step(rng: &mut Rng) -> Step {
+fn random_step(rng: &mut Rng) -> SpoolStep {
     let c = rng.usize(..NAMES.len());
     match rng.u8(..20) {
-        0..8 => Step::Read(rng.u32(1..150)),
-        8..12 => Step::Open(c),
-        12..15 => Step::Drain(c, rng.usize(1..100), true),
-        15 => Step::Forget(c),
-        16 => Step::Close(c),
-        17 => Step::Again,
-        _ => Step::Restart,
+        0..8 => SpoolStep::Read(rng.u32(1..150)),
+        8..12 => SpoolStep::Open(c),
+        12..15 => SpoolStep::Drain(c, rng.usize(1..100), true),
+        15 => SpoolStep::Forget(c),
+        16 => SpoolStep::Close(c),
+        17 => SpoolStep::Again,
+        _ => SpoolStep::Restart,
     }
 }
 
@@ -92,25 +92,27 @@ fn damage(rng: &mut Rng, database: &Path, older: &Path) -> String {
 
 /// What became of a damaged directory.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Outcome {
+enum DamageOutcome {
     RebuiltAtOpen,
     RebuiltAtRead,
     Believed { all: bool },
 }
 
 /// Opens the directory and asks for everything that it says it has: each answer is right, or the whole is made anew.
-fn outcome(dir: &Path, world: &World) -> Outcome {
+fn outcome(dir: &Path, world: &SpoolWorld) -> DamageOutcome {
     let spool = Checkpoint::open(dir, "p").unwrap();
     spool.reconcile("life").unwrap();
     let (spans, token) = (spool.spans().unwrap(), spool.token().unwrap());
     let outcome = if dir.join("db.corrupt").exists() {
         assert!(spans.is_empty() && token.is_none());
-        Outcome::RebuiltAtOpen
+        DamageOutcome::RebuiltAtOpen
     } else if spans.iter().all(|(name, span)| tells_the_truth(&spool, world, name, span, token.as_ref())) {
-        Outcome::Believed { all: token == world.token.map(position) && spans.len() == world.spans.len() }
+        DamageOutcome::Believed {
+            all: token == world.token.map(position) && spans.len() == world.spans.len(),
+        }
     } else {
         assert!(spool.spans().unwrap().is_empty() && dir.join("db.corrupt").exists());
-        Outcome::RebuiltAtRead
+        DamageOutcome::RebuiltAtRead
     };
     // Whatever it was, it is of use again.
     let (name, span) = (Namespace::new("new", "one"), Span { from: position(5000), to: None });
@@ -133,7 +135,7 @@ fn outcome(dir: &Path, world: &World) -> Outcome {
 /// Whether the spool answers at all. What it answers is compared with what was in the stream.
 fn tells_the_truth(
     spool: &Checkpoint,
-    world: &World,
+    world: &SpoolWorld,
     name: &Namespace,
     span: &Span,
     token: Option<&Position>,
@@ -172,11 +174,11 @@ fn tells_the_truth(
 /// G7: whatever happens to the files, an answer of the spool is right, or there is none.
 #[test]
 fn damaged_files_are_never_believed() {
-    let mut outcomes = BTreeMap::<Outcome, usize>::new();
+    let mut outcomes = BTreeMap::<DamageOutcome, usize>::new();
     let seeds = std::env::var("DOCROW_SEEDS").map_or(40, |seeds| seeds.parse().unwrap());
     for seed in 0..seeds {
         let mut rng = Rng::with_seed(seed);
-        let mut world = World::new();
+        let mut world = SpoolWorld::new();
         let (older, damaged) = (folder(), folder());
         let steps = rng.usize(10..60);
         let copied_at = rng.usize(..steps);
@@ -193,6 +195,6 @@ fn damaged_files_are_never_believed() {
         *outcomes.entry(outcome(damaged.path(), &world)).or_default() += 1;
     }
     println!("{outcomes:?}");
-    assert!(outcomes.keys().any(|outcome| matches!(outcome, Outcome::Believed { .. })), "{outcomes:?}");
-    assert!(outcomes.contains_key(&Outcome::RebuiltAtOpen), "{outcomes:?}");
+    assert!(outcomes.keys().any(|outcome| matches!(outcome, DamageOutcome::Believed { .. })), "{outcomes:?}");
+    assert!(outcomes.contains_key(&DamageOutcome::RebuiltAtOpen), "{outcomes:?}");
 }

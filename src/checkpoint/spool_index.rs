@@ -35,8 +35,8 @@ use mongodb::bson::{RawDocument, RawDocumentBuf, cstr};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::{
-    failure::{Failure, StoreResult},
-    garbage::Garbage,
+    failure::{StoreFailure, StoreResult},
+    garbage::SpoolGarbage,
 };
 use crate::{
     error::Error,
@@ -74,7 +74,7 @@ pub struct Span {
 
 /// A span, and which of its changes are there.
 #[derive(Clone, Debug)]
-pub(super) struct Record {
+pub(super) struct SpanRecord {
     /// What its changes are found by; never used for another span, so that left-over changes of one that was forgotten
     /// are not taken for its own.
     pub(super) id: i64,
@@ -88,7 +88,7 @@ pub(super) struct Record {
     last: Option<Position>,
 }
 
-impl Record {
+impl SpanRecord {
     fn new(span: Span) -> Self {
         Self { id: fastrand::i64(..), span, first: 0, next: 0, swept: 0, last: None }
     }
@@ -115,9 +115,10 @@ impl Record {
 
     pub(super) fn decode(bytes: &[u8]) -> StoreResult<Self> {
         let record =
-            RawDocument::from_bytes(bytes).map_err(|_| Failure::Inconsistent("a span is no BSON"))?;
-        let number = |name| record.get_i64(name).map_err(|_| Failure::Inconsistent("a span lacks a number"));
-        let from = position_of(record, "from")?.ok_or(Failure::Inconsistent("a span does not begin"))?;
+            RawDocument::from_bytes(bytes).map_err(|_| StoreFailure::Inconsistent("a span is no BSON"))?;
+        let number =
+            |name| record.get_i64(name).map_err(|_| StoreFailure::Inconsistent("a span lacks a number"));
+        let from = position_of(record, "from")?.ok_or(StoreFailure::Inconsistent("a span does not begin"))?;
         let first = number("first")?;
         Ok(Self {
             id: number("id")?,
@@ -131,7 +132,7 @@ impl Record {
 }
 
 fn position_of(record: &RawDocument, name: &str) -> StoreResult<Option<Position>> {
-    let inconsistent = || Failure::Inconsistent("a stored resume token is none");
+    let inconsistent = || StoreFailure::Inconsistent("a stored resume token is none");
     match record.get(name).map_err(|_| inconsistent())? {
         None => Ok(None),
         Some(token) => {
@@ -143,19 +144,19 @@ fn position_of(record: &RawDocument, name: &str) -> StoreResult<Option<Position>
 
 /// All spans and the token, as they are on disk.
 #[derive(Debug, Default)]
-pub(super) struct Book {
+pub(super) struct SpoolIndex {
     /// Of the database: whoever knows another one speaks of what is lost.
     pub(super) life: i64,
     pub(super) token: Option<Position>,
     pub(super) fingerprint: Option<i64>,
-    pub(super) records: HashMap<Namespace, Record>,
+    pub(super) records: HashMap<Namespace, SpanRecord>,
     /// Forgotten, but still on the disk; not stored.
-    pub(super) garbage: Vec<Garbage>,
+    pub(super) garbage: Vec<SpoolGarbage>,
     /// The hashes of all records' keys and values together, in no order.
     seal: u64,
 }
 
-impl Book {
+impl SpoolIndex {
     /// The book of these stored records. Errors: they are not of one time.
     pub(super) fn open(
         head: Option<&[u8]>,
@@ -166,30 +167,30 @@ impl Book {
             let (key, value) = span?;
             let namespace = key.strip_prefix(SPAN).and_then(|name| std::str::from_utf8(name).ok());
             let namespace = namespace.and_then(Namespace::parse);
-            let namespace = namespace.ok_or(Failure::Inconsistent("a span has no collection"))?;
+            let namespace = namespace.ok_or(StoreFailure::Inconsistent("a span has no collection"))?;
             book.seal ^= hash(&key, &value);
-            book.records.insert(namespace, Record::decode(&value)?);
+            book.records.insert(namespace, SpanRecord::decode(&value)?);
         }
         let mut seal = 0;
         if let Some(head) = head {
-            let head =
-                RawDocument::from_bytes(head).map_err(|_| Failure::Inconsistent("the head is no BSON"))?;
+            let head = RawDocument::from_bytes(head)
+                .map_err(|_| StoreFailure::Inconsistent("the head is no BSON"))?;
             book.token = position_of(head, "token")?;
             book.fingerprint = head.get_i64("fingerprint").ok();
             seal = head
                 .get_i64("seal")
-                .map_err(|_| Failure::Inconsistent("the head has no seal"))?
+                .map_err(|_| StoreFailure::Inconsistent("the head has no seal"))?
                 .cast_unsigned();
         }
         if seal != book.seal {
-            return Err(Failure::Inconsistent("its records are not of one time"));
+            return Err(StoreFailure::Inconsistent("its records are not of one time"));
         }
         Ok(book)
     }
 
     /// Begins to change it.
-    pub(super) fn draft(&self) -> Draft<'_> {
-        Draft {
+    pub(super) fn draft(&self) -> IndexDraft<'_> {
+        IndexDraft {
             book: self,
             touched: HashMap::new(),
             token: self.token.clone(),
@@ -200,7 +201,7 @@ impl Book {
     }
 
     /// Takes over what was written.
-    pub(super) fn turn(&mut self, written: Written) {
+    pub(super) fn turn(&mut self, written: IndexWritten) {
         (self.token, self.fingerprint, self.seal) = (written.token, written.fingerprint, written.seal);
         for (namespace, record) in written.touched {
             match record {
@@ -212,27 +213,27 @@ impl Book {
 }
 
 /// A change of the book: nothing of it holds before it is written.
-pub(super) struct Draft<'a> {
-    book: &'a Book,
-    touched: HashMap<Namespace, Option<Record>>,
+pub(super) struct IndexDraft<'a> {
+    book: &'a SpoolIndex,
+    touched: HashMap<Namespace, Option<SpanRecord>>,
     token: Option<Position>,
     fingerprint: Option<i64>,
     /// The changes to add: the span's id, the change's number, and which of those to write it is.
     pub(super) appended: Vec<(i64, i64, usize)>,
     /// The spans whose changes go.
-    pub(super) forgotten: Vec<Record>,
+    pub(super) forgotten: Vec<SpanRecord>,
 }
 
 /// What is in the book once the draft is written.
-pub(super) struct Written {
+pub(super) struct IndexWritten {
     token: Option<Position>,
     fingerprint: Option<i64>,
     seal: u64,
-    touched: HashMap<Namespace, Option<Record>>,
+    touched: HashMap<Namespace, Option<SpanRecord>>,
 }
 
-impl Draft<'_> {
-    fn record(&self, namespace: &Namespace) -> Option<&Record> {
+impl IndexDraft<'_> {
+    fn record(&self, namespace: &Namespace) -> Option<&SpanRecord> {
         match self.touched.get(namespace) {
             Some(touched) => touched.as_ref(),
             None => self.book.records.get(namespace),
@@ -286,10 +287,10 @@ impl Draft<'_> {
             reach.filter(|reach| span.to.is_none() && Some(*reach) < self.book.token.as_ref()).cloned();
         // Its beginning is moved by trimming alone.
         let record = match old {
-            None => Record::new(span.clone()),
+            None => SpanRecord::new(span.clone()),
             Some(old) => {
                 let span = Span { from: old.span.from.clone(), to: span.to.clone() };
-                Record { span, ..old.clone() }
+                SpanRecord { span, ..old.clone() }
             }
         };
         self.touched.insert(namespace.clone(), Some(record));
@@ -297,7 +298,7 @@ impl Draft<'_> {
     }
 
     fn append(&mut self, namespace: &Namespace, position: &Position, index: usize) -> StoreResult<()> {
-        let record = self.record(namespace).ok_or_else(|| Failure::Gone(namespace.clone()))?;
+        let record = self.record(namespace).ok_or_else(|| StoreFailure::Gone(namespace.clone()))?;
         if record.has_seen(position) {
             return Ok(());
         }
@@ -322,14 +323,14 @@ impl Draft<'_> {
         if let Some(record) = self.record(namespace) {
             let span = Span { from: until.clone(), to: record.span.to.clone() };
             let swept = if sweeps { first } else { record.swept };
-            let record = Record { span, first, swept, ..record.clone() };
+            let record = SpanRecord { span, first, swept, ..record.clone() };
             self.touched.insert(namespace.clone(), Some(record));
         }
     }
 
     /// Ends the draft: the records to write (or to delete), and what the book is to take over once that is done. `None`:
     /// it says nothing new.
-    pub(super) fn finish(self) -> Option<(Vec<Put>, Written)> {
+    pub(super) fn finish(self) -> Option<(Vec<IndexPut>, IndexWritten)> {
         if self.touched.is_empty()
             && self.token == self.book.token
             && self.fingerprint == self.book.fingerprint
@@ -343,7 +344,7 @@ impl Draft<'_> {
             if let Some(old) = self.book.records.get(namespace) {
                 seal ^= hash(&key, old.encode().as_bytes());
             }
-            let value = record.as_ref().map(Record::encode);
+            let value = record.as_ref().map(SpanRecord::encode);
             if let Some(value) = &value {
                 seal ^= hash(&key, value.as_bytes());
             }
@@ -359,12 +360,12 @@ impl Draft<'_> {
         }
         puts.push((HEAD.to_vec(), Some(head)));
         let Self { token, fingerprint, touched, .. } = self;
-        Some((puts, Written { token, fingerprint, seal, touched }))
+        Some((puts, IndexWritten { token, fingerprint, seal, touched }))
     }
 }
 
 /// A record's key, and its new value if it has one.
-pub(super) type Put = (Vec<u8>, Option<RawDocumentBuf>);
+pub(super) type IndexPut = (Vec<u8>, Option<RawDocumentBuf>);
 
 pub(super) const HEAD: &[u8] = b"head";
 pub(super) const SPAN: &[u8] = b"span/";

@@ -37,7 +37,7 @@ pub(super) fn document_key(time: u32) -> RawDocumentBuf {
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Step {
+pub(super) enum SpoolStep {
     /// Reads so many changes of the stream; those of collections without a span are applied at once.
     Read(u32),
     /// Begins to spool a collection.
@@ -56,17 +56,17 @@ pub(super) enum Step {
     Again,
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn steps() -> impl Strategy<Value = Vec<SpoolStep>> {
     let name = 0..NAMES.len();
     let step = prop_oneof![
-        6 => (1..200u32).prop_map(Step::Read),
-        3 => name.clone().prop_map(Step::Open),
-        4 => (name.clone(), 1..150usize, any::<bool>()).prop_map(|(c, n, trims)| Step::Drain(c, n, trims)),
-        2 => name.clone().prop_map(Step::Forget),
-        1 => name.clone().prop_map(Step::Close),
-        1 => Just(Step::Restart),
-        1 => (name, 1..50u32).prop_map(|(c, n)| Step::SetBack(c, n)),
-        1 => Just(Step::Again),
+        6 => (1..200u32).prop_map(SpoolStep::Read),
+        3 => name.clone().prop_map(SpoolStep::Open),
+        4 => (name.clone(), 1..150usize, any::<bool>()).prop_map(|(c, n, trims)| SpoolStep::Drain(c, n, trims)),
+        2 => name.clone().prop_map(SpoolStep::Forget),
+        1 => name.clone().prop_map(SpoolStep::Close),
+        1 => Just(SpoolStep::Restart),
+        1 => (name, 1..50u32).prop_map(|(c, n)| SpoolStep::SetBack(c, n)),
+        1 => Just(SpoolStep::Again),
     ];
     prop::collection::vec(step, 1..80)
 }
@@ -79,10 +79,10 @@ pub(super) struct ModelSpan {
 }
 
 /// Changes, token and spans.
-type Write = (Vec<u32>, Option<u32>, Vec<(usize, Option<Span>)>);
+type ModelWrite = (Vec<u32>, Option<u32>, Vec<(usize, Option<Span>)>);
 
 /// A process that uses the spool as it is meant to be used, and the naive model of what the spool holds.
-pub(super) struct World {
+pub(super) struct SpoolWorld {
     pub(super) dir: TempDir,
     spool: Option<Checkpoint>,
     pub(super) names: Vec<Namespace>,
@@ -92,10 +92,10 @@ pub(super) struct World {
     pub(super) read: u32,
     /// What PostgreSQL says.
     applied: Vec<u32>,
-    last: Option<Write>,
+    last: Option<ModelWrite>,
 }
 
-impl World {
+impl SpoolWorld {
     pub(super) fn new() -> Self {
         let dir = folder();
         let spool = Checkpoint::open(dir.path(), "p").unwrap();
@@ -139,19 +139,19 @@ impl World {
         self.last = Some((changes, token, spans));
     }
 
-    pub(super) fn step(&mut self, step: &Step) {
+    pub(super) fn step(&mut self, step: &SpoolStep) {
         match *step {
-            Step::Read(count) => self.read(count),
-            Step::Open(c) => self.open(c, self.read),
-            Step::Drain(c, most, trims) => self.drain(c, most, trims),
-            Step::Forget(c) => self.forget(c),
-            Step::Close(c) => self.close(c),
-            Step::Restart => self.restart(),
-            Step::SetBack(c, by) => {
+            SpoolStep::Read(count) => self.read(count),
+            SpoolStep::Open(c) => self.open(c, self.read),
+            SpoolStep::Drain(c, most, trims) => self.drain(c, most, trims),
+            SpoolStep::Forget(c) => self.forget(c),
+            SpoolStep::Close(c) => self.close(c),
+            SpoolStep::Restart => self.restart(),
+            SpoolStep::SetBack(c, by) => {
                 self.applied[c] = self.applied[c].saturating_sub(by).max(1000);
                 self.restart();
             }
-            Step::Again => {
+            SpoolStep::Again => {
                 if let Some((changes, token, spans)) = self.last.clone() {
                     self.write(changes, token, spans);
                 }
@@ -300,7 +300,7 @@ proptest! {
     /// G6: the spool holds what it says, through restarts, and when what was read is read again.
     #[test]
     fn holds_what_it_says(steps in steps()) {
-        let mut world = World::new();
+        let mut world = SpoolWorld::new();
         for step in &steps {
             world.step(step);
             world.check();

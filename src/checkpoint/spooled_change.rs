@@ -4,7 +4,7 @@ use std::fmt;
 
 use mongodb::bson::{RawDocument, RawDocumentBuf, rawdoc};
 
-use super::failure::{Failure, StoreResult};
+use super::failure::{StoreFailure, StoreResult};
 use crate::model::change::Position;
 
 /// A change that waits.
@@ -61,7 +61,7 @@ pub(super) fn number_of(value: &[u8]) -> StoreResult<i64> {
         .first_chunk()
         .copied()
         .map(i64::from_be_bytes)
-        .ok_or(Failure::Inconsistent("a change has no number"))
+        .ok_or(StoreFailure::Inconsistent("a change has no number"))
 }
 
 /// The change that [`key`] and [`value`] were made of.
@@ -80,5 +80,5 @@ pub(super) fn read(key: &[u8], value: &[u8]) -> StoreResult<Waiting> {
         let position = Position::from_token(&token).ok()?;
         Some(Waiting { position, document_key: RawDocumentBuf::from_bytes(document_key.to_vec()).ok()? })
     };
-    parse().ok_or(Failure::Inconsistent("a change can't be read"))
+    parse().ok_or(StoreFailure::Inconsistent("a change can't be read"))
 }

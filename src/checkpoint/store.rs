@@ -17,8 +17,8 @@ use rocksdb::{
 use super::{
     disk_reserve,
     failure::StoreResult,
-    garbage::{self, Garbage, SWEEP},
-    spool_index::{Book, HEAD, SPAN},
+    garbage::{self, SWEEP, SpoolGarbage},
+    spool_index::{HEAD, SPAN, SpoolIndex},
 };
 use crate::error::{Code, Error};
 
@@ -36,14 +36,14 @@ pub(super) const LIFE: &[u8] = b"life";
 
 /// An open database, and its book.
 #[derive(Debug)]
-pub(super) struct Store {
+pub(super) struct StateStore {
     /// Tells this opening from every other one.
     pub(super) id: u64,
     pub(super) db: DB,
-    book: Mutex<Book>,
+    book: Mutex<SpoolIndex>,
 }
 
-impl Store {
+impl StateStore {
     /// Opens the database at `path`, or creates it: in a folder of its owner's alone, for `RocksDB` lets others read its
     /// files.
     pub(super) fn open(path: &Path) -> StoreResult<Self> {
@@ -55,7 +55,7 @@ impl Store {
         let mut read = ReadOptions::default();
         read.set_iterate_range(rocksdb::PrefixRange(SPAN));
         let spans = db.iterator_opt(IteratorMode::From(SPAN, Direction::Forward), read);
-        let mut book = Book::open(db.get(HEAD)?.as_deref(), spans.map(|span| Ok(span?)))?;
+        let mut book = SpoolIndex::open(db.get(HEAD)?.as_deref(), spans.map(|span| Ok(span?)))?;
         let known = book.records.values().map(|record| record.id).collect();
         book.garbage = garbage::unknown(&db, &known)?;
         book.life = match db.get(LIFE)?.and_then(|life| Some(i64::from_le_bytes(life.try_into().ok()?))) {
@@ -85,8 +85,8 @@ impl Store {
 
     /// Gives back its space: whole files first, for they may hold older deletions of what is in other files; then the rest,
     /// by writing again what else is in its files.
-    pub(super) fn clear(&self, garbage: Garbage) -> StoreResult<()> {
-        let Garbage { start, end, .. } = garbage;
+    pub(super) fn clear(&self, garbage: SpoolGarbage) -> StoreResult<()> {
+        let SpoolGarbage { start, end, .. } = garbage;
         self.db.delete_file_in_range(&start, &end)?;
         let mut batch = WriteBatch::default();
         batch.delete_range(&start, &end);
@@ -96,7 +96,7 @@ impl Store {
     }
 
     /// Gives back the space of what was forgotten, if it is worth the while: as it always is where space `is_short`.
-    pub(super) fn sweep(&self, mut book: MutexGuard<'_, Book>, is_short: bool) -> StoreResult<()> {
+    pub(super) fn sweep(&self, mut book: MutexGuard<'_, SpoolIndex>, is_short: bool) -> StoreResult<()> {
         let changes: i64 = book.garbage.iter().map(|garbage| garbage.changes).sum();
         let nothing_waits = book.records.is_empty() && bytes(self.db.path()) > SMALL;
         let is_worth_it = changes >= SWEEP || is_short && changes > 0;
@@ -105,14 +105,14 @@ impl Store {
         }
         let mut garbage = std::mem::take(&mut book.garbage);
         if nothing_waits {
-            garbage = vec![Garbage::everything(changes)];
+            garbage = vec![SpoolGarbage::everything(changes)];
         }
         drop(book);
         garbage.into_iter().try_for_each(|garbage| self.clear(garbage))
     }
 
     /// The book. A panic while it was held left nothing half changed.
-    pub(super) fn book(&self) -> MutexGuard<'_, Book> {
+    pub(super) fn book(&self) -> MutexGuard<'_, SpoolIndex> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

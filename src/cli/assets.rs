@@ -6,9 +6,9 @@ use std::{fs, io::Write, path::PathBuf};
 use clap::{Args, Command};
 use clap_complete::Shell;
 
-use super::outcome::{EXIT_CODES, Outcome};
+use super::outcome::{CommandOutcome, EXIT_CODES};
 use crate::{
-    config::environment::{VARIABLES, Variable},
+    config::environment::{EnvironmentVariable, VARIABLES},
     error::{Error, Kind, Result},
 };
 
@@ -23,14 +23,14 @@ const FILES: &[(&str, &str)] = &[
 ];
 
 #[derive(Debug, Args)]
-pub(super) struct Options {
+pub(super) struct AssetsOptions {
     /// Gets the folders `man` and `completions`
     #[arg(value_name = "DIR")]
     folder: PathBuf,
 }
 
 /// `all`: the command line.
-pub(super) fn execute(Options { folder }: &Options, all: &Command) -> Result<Outcome> {
+pub(super) fn execute(AssetsOptions { folder }: &AssetsOptions, all: &Command) -> Result<CommandOutcome> {
     let (man, completions) = (folder.join("man"), folder.join("completions"));
     let write = || -> std::io::Result<()> {
         fs::create_dir_all(&man)?;
@@ -47,11 +47,13 @@ pub(super) fn execute(Options { folder }: &Options, all: &Command) -> Result<Out
         Ok(())
     };
     write().map_err(|e| Error::caused(Kind::Usage, format!("write to {}", folder.display()), e))?;
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
 /// A variable, and what it is, as a sentence.
-fn shown_variable(Variable { name, has_file, doc }: &Variable) -> (&'static str, String) {
+fn shown_variable(
+    EnvironmentVariable { name, has_file, doc }: &EnvironmentVariable,
+) -> (&'static str, String) {
     let file = if *has_file { format!(" {name}_FILE names a file that holds it.") } else { String::new() };
     let (first, rest) = doc.split_at(1);
     (name, format!("{}{}.{file}", first.to_uppercase(), rest.replace('`', "")))

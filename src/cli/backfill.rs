@@ -3,7 +3,7 @@
 use clap::Args;
 use indicatif::HumanCount;
 
-use super::{outcome::Outcome, profiling::Profiling};
+use super::{outcome::CommandOutcome, profiling::Profiling};
 use crate::{
     config::Config,
     error::Result,
@@ -17,7 +17,7 @@ use crate::{
 
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODE)]
-pub(super) struct Options {
+pub(super) struct BackfillOptions {
     /// Accept documents that are dead letters: exit 0 though PostgreSQL does not have them
     #[arg(long)]
     allow_dead_letters: bool,
@@ -30,10 +30,10 @@ const EXIT_CODE: &str = "Exit code: 0 if PostgreSQL has every document that was 
 
 pub(super) async fn execute(
     config: &Config,
-    Options { allow_dead_letters, profiling }: Options,
+    BackfillOptions { allow_dead_letters, profiling }: BackfillOptions,
     reporter: Reporter,
     shutdown: Shutdown,
-) -> Result<Outcome> {
+) -> Result<CommandOutcome> {
     let vitals = reporter.vitals().clone();
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
     let (until, on_held, reload) = (Until::CaughtUp, OnHeld::Refuse, Reload::never());
@@ -46,7 +46,7 @@ pub(super) async fn execute(
     profiling.note(done);
     if shutdown.is_requested() {
         tracing::warn!("stopped before the end, start it again to go on: {done}");
-        return Ok(Outcome::Finding);
+        return Ok(CommandOutcome::Finding);
     }
     tracing::info!("done: {done}");
     let (left, stopped) = (done.dead_letters_left, done.stopped);
@@ -58,5 +58,5 @@ pub(super) async fn execute(
         );
     }
     let is_done = stopped == 0 && (left == 0 || allow_dead_letters);
-    Ok(if is_done { Outcome::Done } else { Outcome::Finding })
+    Ok(if is_done { CommandOutcome::Done } else { CommandOutcome::Finding })
 }

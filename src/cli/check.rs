@@ -7,11 +7,11 @@ use indicatif::HumanCount;
 use serde_json::{Value, json};
 
 use super::{
-    outcome::Outcome,
+    outcome::CommandOutcome,
     printable::{printable, say, unprintable},
 };
 use crate::{
-    check::{self, Finding, Misfit, Part, Report, Severity},
+    check::{self, CheckReport, Finding, FindingPart, PathMisfits, Severity},
     config::Config,
     error::Result,
     shown,
@@ -21,7 +21,7 @@ use crate::{
 
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
-pub(super) struct Options {
+pub(super) struct CheckOptions {
     /// How many documents of a collection are tried, at most
     #[arg(long, value_name = "N", default_value_t = SAMPLE_SIZE, value_parser = clap::value_parser!(u32).range(1..))]
     size: u32,
@@ -39,12 +39,16 @@ const SUBJECT: usize = 18;
 /// So many paths of misfits are printed of a collection; `--json` has all.
 const MISFITS: usize = 8;
 
-pub(super) async fn execute(config: &Config, options: Options, shutdown: Shutdown) -> Result<Outcome> {
+pub(super) async fn execute(
+    config: &Config,
+    options: CheckOptions,
+    shutdown: Shutdown,
+) -> Result<CommandOutcome> {
     let report = tokio::select! {
         biased;
         () = shutdown.requested() => {
             tracing::warn!("stopped before the end");
-            return Ok(Outcome::Finding);
+            return Ok(CommandOutcome::Finding);
         }
         report = check::run(config, options.size) => report,
     };
@@ -53,11 +57,11 @@ pub(super) async fn execute(config: &Config, options: Options, shutdown: Shutdow
     } else {
         print(&report).map_err(unprintable)?;
     }
-    Ok(if report.count(Severity::Problem) > 0 { Outcome::Finding } else { Outcome::Done })
+    Ok(if report.count(Severity::Problem) > 0 { CommandOutcome::Finding } else { CommandOutcome::Done })
 }
 
-fn document(report: &Report) -> Value {
-    let misfit = |Misfit { path, ty, count, fate }: &Misfit| json!({ "path": path, "type": ty, "count": count, "fate": fate });
+fn document(report: &CheckReport) -> Value {
+    let misfit = |PathMisfits { path, ty, count, fate }: &PathMisfits| json!({ "path": path, "type": ty, "count": count, "fate": fate });
     let finding = |finding: &Finding| {
         let Finding { severity, part, subject, what, advice, statement, misfits } = finding;
         let mut entry = json!({
@@ -78,14 +82,14 @@ fn document(report: &Report) -> Value {
 
 /// How a severity is marked.
 #[derive(Clone, Copy)]
-enum Style {
+enum FindingStyle {
     /// For a terminal: a sign in colour.
     Signs,
     /// A word.
     Words,
 }
 
-impl Style {
+impl FindingStyle {
     fn mark(self, severity: Severity) -> &'static str {
         match (self, severity) {
             (Self::Signs, Severity::Ok) => "\u{1b}[32m✓\u{1b}[0m",
@@ -107,11 +111,11 @@ impl Style {
     }
 }
 
-fn print(report: &Report) -> io::Result<()> {
+fn print(report: &CheckReport) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let is_coloured = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let style = if is_coloured { Style::Signs } else { Style::Words };
-    for part in Part::ALL {
+    let style = if is_coloured { FindingStyle::Signs } else { FindingStyle::Words };
+    for part in FindingPart::ALL {
         let findings = report.findings.iter().filter(|finding| finding.part == part);
         for (number, finding) in findings.enumerate() {
             if number == 0 {
@@ -128,7 +132,7 @@ fn print(report: &Report) -> io::Result<()> {
     writeln!(out, "\n{}, {}", count(Severity::Problem, "problem"), count(Severity::Note, "note"))
 }
 
-fn print_finding(out: &mut impl Write, finding: &Finding, style: Style) -> io::Result<()> {
+fn print_finding(out: &mut impl Write, finding: &Finding, style: FindingStyle) -> io::Result<()> {
     let Finding { severity, subject, what, advice, statement, misfits, .. } = finding;
     let (mark, subject, indent) = (style.mark(*severity), printable(subject), style.indent());
     let what = printable(what);
@@ -139,7 +143,7 @@ fn print_finding(out: &mut impl Write, finding: &Finding, style: Style) -> io::R
     } else {
         writeln!(out, "  {mark} {subject:SUBJECT$} {}", lines.remove(0))?;
     }
-    for Misfit { path, ty, count, fate } in misfits.iter().take(MISFITS) {
+    for PathMisfits { path, ty, count, fate } in misfits.iter().take(MISFITS) {
         let (path, count) = (shown::name(path), HumanCount(*count));
         let of = ty.map(|ty| format!(" {ty}")).unwrap_or_default();
         lines.push(format!("{path}: {count} ×{of}, {fate}"));

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    outcome::Outcome,
+    outcome::CommandOutcome,
     printable::{fitted, printable, say, unprintable},
 };
 use crate::{
@@ -23,8 +23,8 @@ use crate::{
     sink::{
         Target,
         metadata::{
-            dead_letter_admin::{Group, Letter, Letterbox, Which},
-            runner::Runner,
+            dead_letter_admin::{DeadLetterAdmin, LetterChoice, LetterGroup, StoredLetter},
+            runner::PipelineRunner,
         },
     },
 };
@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Action {
+pub(super) enum LetterAction {
     /// The latest, and how many there are by collection and reason
     List {
         /// Those of one collection, as database.collection
@@ -56,14 +56,14 @@ pub(super) enum Action {
         json: bool,
     },
     /// Have the documents' current states written; do it when what kept them out is mended
-    Retry(Selection),
+    Retry(LetterSelection),
     /// Forget them; the documents stay without rows until they change
-    Discard(Selection),
+    Discard(LetterSelection),
 }
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-pub(super) struct Selection {
+pub(super) struct LetterSelection {
     /// Their numbers, as listed
     #[arg(value_name = "ID")]
     ids: Vec<i64>,
@@ -75,8 +75,8 @@ pub(super) struct Selection {
     all: bool,
 }
 
-impl From<Selection> for Which {
-    fn from(Selection { ids, collection, all }: Selection) -> Self {
+impl From<LetterSelection> for LetterChoice {
+    fn from(LetterSelection { ids, collection, all }: LetterSelection) -> Self {
         match collection {
             _ if all => Self::All,
             Some(collection) => Self::Collection(collection),
@@ -85,19 +85,23 @@ impl From<Selection> for Which {
     }
 }
 
-pub(super) async fn execute(config: &TargetConfig, action: Action, shutdown: Shutdown) -> Result<Outcome> {
+pub(super) async fn execute(
+    config: &TargetConfig,
+    action: LetterAction,
+    shutdown: Shutdown,
+) -> Result<CommandOutcome> {
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
-    let letterbox = Letterbox::open(&target).await?;
+    let letterbox = DeadLetterAdmin::open(&target).await?;
     match action {
-        Action::List { collection, limit, json } => {
-            let which = collection.map_or(Which::All, Which::Collection);
+        LetterAction::List { collection, limit, json } => {
+            let which = collection.map_or(LetterChoice::All, LetterChoice::Collection);
             let (letters, (groups, total)) = match letterbox {
                 Some(letterbox) => (letterbox.list(&which, limit).await?, letterbox.groups(&which).await?),
                 None => (Vec::new(), (Vec::new(), 0)),
             };
             if json { say(list_json(&letters, &groups, total)) } else { print_list(&letters, &groups, total) }
         }
-        Action::Show { id, json } => {
+        LetterAction::Show { id, json } => {
             let found = match letterbox {
                 Some(letterbox) => letterbox.find(id).await?,
                 None => None,
@@ -106,46 +110,51 @@ pub(super) async fn execute(config: &TargetConfig, action: Action, shutdown: Shu
             let document = document.map(|bytes| document_json(&bytes).ok_or(bytes));
             if json { say(show_json(&letter, document)) } else { say(show(&letter, document)) }
         }
-        Action::Retry(selection) => {
+        LetterAction::Retry(selection) => {
             let (pipeline, which) = (target.pipeline(), selection.into());
             let Some(letterbox) = letterbox else { return nothing(&which) };
             return retry(&letterbox, pipeline, &which, shutdown).await;
         }
-        Action::Discard(selection) => {
+        LetterAction::Discard(selection) => {
             let which = selection.into();
             let Some(letterbox) = letterbox else { return nothing(&which) };
             return discard(&letterbox, &which).await;
         }
     }
-    .map(|()| Outcome::Done)
+    .map(|()| CommandOutcome::Done)
 }
 
-async fn retry(letterbox: &Letterbox, pipeline: &str, which: &Which, shutdown: Shutdown) -> Result<Outcome> {
+async fn retry(
+    letterbox: &DeadLetterAdmin,
+    pipeline: &str,
+    which: &LetterChoice,
+    shutdown: Shutdown,
+) -> Result<CommandOutcome> {
     all_there(letterbox, which).await?;
     let asked = letterbox.ask(which).await?;
     if asked.is_empty() {
         say("no dead letters to try again")?;
-        return Ok(Outcome::Done);
+        return Ok(CommandOutcome::Done);
     }
     let count = asked.len();
     let runner = match letterbox.runner().await? {
-        Runner::Process(runner) => runner,
-        Runner::Nobody => {
+        PipelineRunner::Process(runner) => runner,
+        PipelineRunner::Nobody => {
             say(format!(
                 "the next `docrow run` of pipeline {pipeline}, which nobody runs now, tries {count} again"
             ))?;
-            return Ok(Outcome::Done);
+            return Ok(CommandOutcome::Done);
         }
-        Runner::Unheard(runner) => {
+        PipelineRunner::Unheard(runner) => {
             say(format!(
                 "nothing is heard of the process that ran pipeline {pipeline} ({runner}): it tries {count} again once it \
                  reaches PostgreSQL, or else the next `docrow run` does"
             ))?;
-            return Ok(Outcome::Done);
+            return Ok(CommandOutcome::Done);
         }
     };
     say(format!("asked the docrow that runs pipeline {pipeline} ({runner}) to try {count} again"))?;
-    let asked = Which::Ids(asked);
+    let asked = LetterChoice::Ids(asked);
     let deadline = Instant::now() + PATIENCE;
     let mut waiting = letterbox.waiting(&asked).await?;
     while waiting.live > 0 && Instant::now() < deadline && !shutdown.is_requested() {
@@ -160,7 +169,7 @@ async fn retry(letterbox: &Letterbox, pipeline: &str, which: &Which, shutdown: S
     let left = usize::try_from(left).unwrap_or(0);
     say(format!("{} written, or gone in MongoDB", count.saturating_sub(left)))?;
     if left == 0 {
-        return Ok(Outcome::Done);
+        return Ok(CommandOutcome::Done);
     }
     if waiting.live > 0 {
         say(format!("{} not tried yet: `docrow dead-letters list` tells when they are", waiting.live))?;
@@ -170,27 +179,27 @@ async fn retry(letterbox: &Letterbox, pipeline: &str, which: &Which, shutdown: S
         say(format!("{} not tried until it goes on: {why}", waiting.stopped))?;
     }
     print_groups(&groups, "still dead").map_err(unprintable)?;
-    Ok(Outcome::Finding)
+    Ok(CommandOutcome::Finding)
 }
 
-async fn discard(letterbox: &Letterbox, which: &Which) -> Result<Outcome> {
+async fn discard(letterbox: &DeadLetterAdmin, which: &LetterChoice) -> Result<CommandOutcome> {
     all_there(letterbox, which).await?;
     say(format!("{} discarded", letterbox.discard(which).await?))?;
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
 /// Errors: a number that no letter has is asked for; then nothing is done, of the others neither.
-async fn all_there(letterbox: &Letterbox, which: &Which) -> Result<()> {
-    let Which::Ids(ids) = which else { return Ok(()) };
+async fn all_there(letterbox: &DeadLetterAdmin, which: &LetterChoice) -> Result<()> {
+    let LetterChoice::Ids(ids) = which else { return Ok(()) };
     let there = letterbox.existing(ids).await?;
     ids.iter().find(|id| !there.contains(id)).map_or(Ok(()), |id| Err(none(*id)))
 }
 
 /// Where there are none at all.
-fn nothing(which: &Which) -> Result<Outcome> {
+fn nothing(which: &LetterChoice) -> Result<CommandOutcome> {
     match which {
-        Which::Ids(ids) if !ids.is_empty() => Err(none(ids.first().copied().unwrap_or_default())),
-        _ => say("no dead letters").map(|()| Outcome::Done),
+        LetterChoice::Ids(ids) if !ids.is_empty() => Err(none(ids.first().copied().unwrap_or_default())),
+        _ => say("no dead letters").map(|()| CommandOutcome::Done),
     }
 }
 
@@ -201,12 +210,12 @@ fn none(id: i64) -> Error {
     )
 }
 
-fn print_list(letters: &[Letter], groups: &[Group], total: i64) -> Result<()> {
+fn print_list(letters: &[StoredLetter], groups: &[LetterGroup], total: i64) -> Result<()> {
     if total == 0 {
         return say("no dead letters");
     }
     let mut rows = vec![["id", "collection", "key", "path", "reason", "at", "retry"].map(str::to_owned)];
-    for Letter { id, collection, key, path, reason, at, retry_at } in letters {
+    for StoredLetter { id, collection, key, path, reason, at, retry_at } in letters {
         rows.push([
             id.to_string(),
             fitted(collection, 40),
@@ -230,9 +239,9 @@ fn print_list(letters: &[Letter], groups: &[Group], total: i64) -> Result<()> {
     Ok(())
 }
 
-fn print_groups(groups: &[Group], what: &str) -> io::Result<()> {
+fn print_groups(groups: &[LetterGroup], what: &str) -> io::Result<()> {
     let mut rows = vec![[what, "collection", "reason"].map(str::to_owned)];
-    for Group { collection, reason, count } in groups {
+    for LetterGroup { collection, reason, count } in groups {
         let count = HumanCount(count.unsigned_abs()).to_string();
         rows.push([count, fitted(collection, 40), fitted(reason, 100)]);
     }
@@ -255,8 +264,8 @@ fn print_table<const N: usize>(rows: &[[String; N]]) -> io::Result<()> {
     Ok(())
 }
 
-fn list_json(letters: &[Letter], groups: &[Group], total: i64) -> Value {
-    let group = |Group { collection, reason, count }: &Group| json!({ "collection": collection, "reason": reason, "count": count });
+fn list_json(letters: &[StoredLetter], groups: &[LetterGroup], total: i64) -> Value {
+    let group = |LetterGroup { collection, reason, count }: &LetterGroup| json!({ "collection": collection, "reason": reason, "count": count });
     json!({
         "letters": letters.iter().map(letter_json).collect::<Vec<_>>(),
         "counts": groups.iter().map(group).collect::<Vec<_>>(),
@@ -265,7 +274,7 @@ fn list_json(letters: &[Letter], groups: &[Group], total: i64) -> Value {
 }
 
 /// The key as the Extended JSON that it is.
-fn letter_json(Letter { id, collection, key, path, reason, at, retry_at }: &Letter) -> Value {
+fn letter_json(StoredLetter { id, collection, key, path, reason, at, retry_at }: &StoredLetter) -> Value {
     let key = serde_json::from_str(key).unwrap_or_else(|_| Value::String(key.clone()));
     json!({ "id": id, "collection": collection, "key": key, "path": path, "reason": reason, "at": at, "retry_at": retry_at })
 }
@@ -273,7 +282,7 @@ fn letter_json(Letter { id, collection, key, path, reason, at, retry_at }: &Lett
 /// A document as text, as bytes that are no document, or not stored.
 type Document = Option<Result<String, Vec<u8>>>;
 
-fn show_json(letter: &Letter, document: Document) -> String {
+fn show_json(letter: &StoredLetter, document: Document) -> String {
     let letter = letter_json(letter).to_string();
     // The document as text: no depth of nesting is too deep for it.
     let (name, document) = match document {
@@ -285,8 +294,8 @@ fn show_json(letter: &Letter, document: Document) -> String {
     format!("{letter},\"{name}\":{document}}}")
 }
 
-fn show(letter: &Letter, document: Document) -> String {
-    let Letter { id, collection, key, path, reason, at, retry_at } = letter;
+fn show(letter: &StoredLetter, document: Document) -> String {
+    let StoredLetter { id, collection, key, path, reason, at, retry_at } = letter;
     let mut lines = vec![format!("dead letter {id} of {}", printable(collection))];
     let mut line = |name: &str, text: &str| lines.push(format!("{name:8}  {}", printable(text)));
     line("key", key);

@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use super::{
-    outcome::Outcome,
+    outcome::CommandOutcome,
     printable::{say, unprintable},
     verify::print,
 };
@@ -58,7 +58,7 @@ const QUERY: &str = "SELECT c.region, count(*) AS countries, round(avg(c.area)) 
     min(c.name_common) FILTER (WHERE c.landlocked) AS a_landlocked_one FROM countries c GROUP BY 1 ORDER BY 2 DESC";
 
 #[derive(Debug, Args)]
-pub(super) struct Options {
+pub(super) struct DemoOptions {
     /// How many generated users are copied, each of 6 KB and about 39 rows in 15 tables
     #[arg(long, value_name = "N", default_value_t = 20_000)]
     users: i32,
@@ -70,12 +70,16 @@ pub(super) struct Options {
     keep: bool,
 }
 
-pub(super) async fn execute(options: Options, reporter: Reporter, shutdown: Shutdown) -> Result<Outcome> {
+pub(super) async fn execute(
+    options: DemoOptions,
+    reporter: Reporter,
+    shutdown: Shutdown,
+) -> Result<CommandOutcome> {
     let (stage, outcome) = tokio::select! {
         biased;
         () = shutdown.requested() => {
             say("stopped: the servers and their folders are gone")?;
-            return Ok(Outcome::Finding);
+            return Ok(CommandOutcome::Finding);
         }
         shown = show(&options, &reporter, &shutdown) => shown?,
     };
@@ -85,11 +89,15 @@ pub(super) async fn execute(options: Options, reporter: Reporter, shutdown: Shut
     Ok(outcome)
 }
 
-async fn show(options: &Options, reporter: &Reporter, shutdown: &Shutdown) -> Result<(Stage, Outcome)> {
+async fn show(
+    options: &DemoOptions,
+    reporter: &Reporter,
+    shutdown: &Shutdown,
+) -> Result<(DemoStage, CommandOutcome)> {
     say(
         "docrow demo: a MongoDB replica set and a PostgreSQL of its own, in temporary folders that are removed at the end",
     )?;
-    let stage = Stage::set().await?;
+    let stage = DemoStage::set().await?;
     let users = stage.load(options.users).await?;
     say("\n$ docrow run")?;
     let mut docrow = stage.docrow()?;
@@ -122,7 +130,7 @@ async fn show(options: &Options, reporter: &Reporter, shutdown: &Shutdown) -> Re
     stop(&mut docrow).await?;
 
     say("\n$ docrow verify")?;
-    let report = verify::run(&stage.config, &verify::Options::default(), reporter, shutdown).await?;
+    let report = verify::run(&stage.config, &verify::VerifyOptions::default(), reporter, shutdown).await?;
     print(&report, 20).map_err(unprintable)?;
     let rows: u64 = report.collections.iter().map(|collection| collection.rows).sum();
     say(format!("\n$ psql -c '{QUERY}'"))?;
@@ -133,11 +141,11 @@ async fn show(options: &Options, reporter: &Reporter, shutdown: &Shutdown) -> Re
         "there are differences: this is a bug in docrow"
     };
     say(format!("{verdict}; {} rows", HumanCount(rows)))?;
-    Ok((stage, if report.is_equal() { Outcome::Done } else { Outcome::Finding }))
+    Ok((stage, if report.is_equal() { CommandOutcome::Done } else { CommandOutcome::Finding }))
 }
 
 /// The servers, and how docrow is to connect them. Dropping it ends them and removes their folders.
-struct Stage {
+struct DemoStage {
     mongod: Mongod,
     postgres: Postgres,
     folder: TempDir,
@@ -149,7 +157,7 @@ struct Stage {
     session: Session,
 }
 
-impl Stage {
+impl DemoStage {
     async fn set() -> Result<Self> {
         let started = Instant::now();
         let mongod = Mongod::start(MongodOptions { cache_gb: Some(1.0), ..MongodOptions::default() }).await?;

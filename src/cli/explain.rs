@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{
-    outcome::Outcome,
+    outcome::CommandOutcome,
     printable::{printable, say, wrapped},
 };
 use crate::error::{Code, Error, Result};
@@ -16,7 +16,7 @@ const WIDTH: usize = 96;
 const NEAREST: usize = 3;
 
 #[derive(Debug, Args)]
-pub(super) struct Options {
+pub(super) struct ExplainOptions {
     /// The code, as DRW-1203 or 1203 [default: list all]
     #[arg(value_name = "CODE")]
     code: Option<String>,
@@ -25,7 +25,7 @@ pub(super) struct Options {
     json: bool,
 }
 
-pub(super) fn execute(Options { code, json }: &Options) -> Result<Outcome> {
+pub(super) fn execute(ExplainOptions { code, json }: &ExplainOptions) -> Result<CommandOutcome> {
     let asked = code.as_deref().map(|text| Code::parse(text).map_err(|number| unknown(text, number)));
     match asked.transpose()? {
         None if *json => say(json!({ "codes": Code::ALL.iter().map(document).collect::<Vec<_>>() }))?,
@@ -33,7 +33,7 @@ pub(super) fn execute(Options { code, json }: &Options) -> Result<Outcome> {
         Some(code) if *json => say(document(&code))?,
         Some(code) => say(explained(code))?,
     }
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
 fn document(code: &Code) -> Value {

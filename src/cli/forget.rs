@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{
-    outcome::Outcome,
+    outcome::CommandOutcome,
     printable::{printable, say},
 };
 use crate::{
@@ -11,14 +11,14 @@ use crate::{
     error::{Code, Error, Result},
     sink::{
         Target,
-        forget::{Archive, Known, still_followed},
-        tables::ddl::Tables,
+        forget::{ForgetSession, ForgettableCollection, still_followed},
+        tables::ddl::TableFate,
     },
     source::chosen,
 };
 
 #[derive(Debug, Args)]
-pub(super) struct Options {
+pub(super) struct ForgetOptions {
     /// Which, as database.collection, globs allowed: of the collections that are no longer followed
     #[arg(required = true, value_name = "NS")]
     collections: Vec<String>,
@@ -27,20 +27,20 @@ pub(super) struct Options {
     drop: bool,
 }
 
-pub(super) async fn execute(config: &TargetConfig, options: Options) -> Result<Outcome> {
-    let Options { collections, drop } = options;
+pub(super) async fn execute(config: &TargetConfig, options: ForgetOptions) -> Result<CommandOutcome> {
+    let ForgetOptions { collections, drop } = options;
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
     let pipeline = target.pipeline();
     let nothing = || {
         let what = format!("pipeline {pipeline} has copied nothing: there is nothing to forget");
         Error::new(Code::NotCopied, format!("{what}: check name and target in the configuration"))
     };
-    let mut archive = Archive::open(&target).await?.ok_or_else(nothing)?;
+    let mut archive = ForgetSession::open(&target).await?.ok_or_else(nothing)?;
     let known = archive.collections().await?;
     if known.is_empty() {
         return Err(nothing());
     }
-    let tables = if drop { Tables::Drop } else { Tables::Keep };
+    let tables = if drop { TableFate::Drop } else { TableFate::Keep };
     for collection in unfollowed(&collections, known)? {
         let named = archive.forget(&collection, tables).await?;
         let named: Vec<_> = named.iter().map(|table| printable(table)).collect();
@@ -48,12 +48,12 @@ pub(super) async fn execute(config: &TargetConfig, options: Options) -> Result<O
         let what = if drop { "its tables are dropped" } else { "its tables stay as they are, and are yours" };
         say(format!("forgotten: {} ({what}: {named})", printable(&collection)))?;
     }
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
 /// The collections that are meant. Of those that a glob matches, the followed ones are passed over; one that is named by
 /// its very name is an error.
-fn unfollowed(patterns: &[String], known: Vec<Known>) -> Result<Vec<String>> {
+fn unfollowed(patterns: &[String], known: Vec<ForgettableCollection>) -> Result<Vec<String>> {
     if let Some(followed) = known.iter().find(|known| known.is_followed && patterns.contains(&known.name)) {
         return Err(still_followed(&followed.name));
     }
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn only_what_is_no_longer_followed_is_forgotten() {
-        let known = |name: &str, is_followed| Known { name: name.to_owned(), is_followed };
+        let known = |name: &str, is_followed| ForgettableCollection { name: name.to_owned(), is_followed };
         let choose = |pattern: &str| {
             let known =
                 vec![known("shop.orders", true), known("shop.tmp_1", false), known("shop.tmp_2", false)];

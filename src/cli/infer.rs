@@ -13,7 +13,7 @@ use std::{
 use clap::Args;
 use indicatif::HumanCount;
 
-use super::{outcome::Outcome, printable::unprintable};
+use super::{outcome::CommandOutcome, printable::unprintable};
 use crate::{
     config::{MappingDir, SourceConfig},
     error::{Code, Error, Result},
@@ -24,7 +24,7 @@ use crate::{
 };
 
 #[derive(Debug, Args)]
-pub(super) struct Options {
+pub(super) struct InferOptions {
     /// Collections, as database.collection, globs allowed [default: all that are included]
     #[arg(value_name = "NS")]
     namespaces: Vec<String>,
@@ -39,30 +39,34 @@ pub(super) struct Options {
     force: bool,
 }
 
-pub(super) async fn execute(config: SourceConfig, options: Options, shutdown: Shutdown) -> Result<Outcome> {
+pub(super) async fn execute(
+    config: SourceConfig,
+    options: InferOptions,
+    shutdown: Shutdown,
+) -> Result<CommandOutcome> {
     tokio::select! {
         biased;
         () = shutdown.requested() => {
             tracing::warn!("stopped: nothing is written");
-            return Ok(Outcome::Finding);
+            return Ok(CommandOutcome::Finding);
         }
         drafts = draft(&config, &options) => {
             let drafts = drafts?;
             if options.print { print(&drafts) } else { write(&drafts, &config.mapping_dir.path, options.force) }
         }
     }
-    .map(|()| Outcome::Done)
+    .map(|()| CommandOutcome::Done)
 }
 
 /// A file to be written.
-struct Draft {
+struct MappingDraft {
     file: PathBuf,
     spec: MappingSpec,
     text: String,
     sampled: usize,
 }
 
-async fn draft(config: &SourceConfig, options: &Options) -> Result<Vec<Draft>> {
+async fn draft(config: &SourceConfig, options: &InferOptions) -> Result<Vec<MappingDraft>> {
     let SourceConfig { source, include, exclude, mapping_dir } = config;
     // It makes the folder.
     let mut present = mapping_files::read(&MappingDir { must_exist: false, ..mapping_dir.clone() })?;
@@ -91,7 +95,7 @@ async fn draft(config: &SourceConfig, options: &Options) -> Result<Vec<Draft>> {
                 format!("write {file} for {name}: it maps {other}: rename it"),
             ));
         }
-        drafts.push(Draft { file, spec, text, sampled: sample.len() });
+        drafts.push(MappingDraft { file, spec, text, sampled: sample.len() });
     }
     Ok(drafts)
 }
@@ -113,18 +117,18 @@ async fn chosen(
     Ok(chosen.into_iter().map(|info| (info.namespace.to_string(), info)).collect())
 }
 
-fn print(drafts: &[Draft]) -> Result<()> {
+fn print(drafts: &[MappingDraft]) -> Result<()> {
     let texts: Vec<_> = drafts.iter().map(|draft| draft.text.as_str()).collect();
     let printed = io::stdout().lock().write_all(texts.join("\n\n").as_bytes());
     printed.map_err(unprintable)
 }
 
-fn write(drafts: &[Draft], dir: &Path, force: bool) -> Result<()> {
+fn write(drafts: &[MappingDraft], dir: &Path, force: bool) -> Result<()> {
     fs::create_dir_all(dir).map_err(|e| failed("make the directory", dir, e))?;
     if let Some(draft) = drafts.iter().find(|draft| !force && draft.file.exists()) {
         return Err(in_the_way(&draft.file, "it is there already"));
     }
-    for Draft { file, spec, text, sampled } in drafts {
+    for MappingDraft { file, spec, text, sampled } in drafts {
         let mut options = OpenOptions::new();
         let options = options.write(true).create_new(!force).create(force).truncate(force);
         let written = options.open(file).and_then(|mut file: File| file.write_all(text.as_bytes()));

@@ -33,7 +33,7 @@ use std::{
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource};
 
 use self::{
-    outcome::{EXIT_CODES, Outcome},
+    outcome::{CommandOutcome, EXIT_CODES},
     profiling::Profiling,
 };
 use crate::{
@@ -54,14 +54,14 @@ use crate::{
 #[command(version, propagate_version = true, after_help = EXIT_CODES)]
 struct Cli {
     #[command(flatten)]
-    global: Global,
+    global: GlobalOptions,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Options of all commands")]
-struct Global {
+struct GlobalOptions {
     /// Configuration file [default: docrow.toml, if there is one]
     #[arg(long, global = true, value_name = "FILE", env = DOCROW_CONFIG)]
     config: Option<PathBuf>,
@@ -85,42 +85,42 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Copy what has no copy yet, then follow changes until SIGTERM or SIGINT
-    Run(run::Options),
+    Run(run::RunOptions),
     /// Copy, catch up with the changes made meanwhile, and exit
-    Backfill(backfill::Options),
+    Backfill(backfill::BackfillOptions),
     /// Look at both sides for all that a run would meet, and say what to do about it; exit 1 if there is a problem
-    Check(check::Options),
+    Check(check::CheckOptions),
     /// Look at documents and write a mapping file for each collection, with comments, to be edited; needs no target
-    Infer(infer::Options),
+    Infer(infer::InferOptions),
     /// Show what a run would do to the target's tables, as a diff with its SQL; exit 1 if something is in the way
-    Plan(plan::Options),
+    Plan(plan::PlanOptions),
     /// Compare every collection with its tables, in full, while both are written to; exit 1 if they differ
-    Verify(verify::Options),
+    Verify(verify::VerifyArguments),
     /// Show how the pipeline is doing: phase, lag, rates, spool, dead letters; from anywhere, running or not; needs no source
-    Status(status::Options),
+    Status(status::StatusOptions),
     /// Have collections copied anew in place, by whoever runs the pipeline; readers never see an empty table; needs no source
-    Resync(resync::Options),
+    Resync(resync::ResyncOptions),
     /// Remove what docrow has stored about collections that are no longer followed, and their tables if told to; needs no source
-    Forget(forget::Options),
+    Forget(forget::ForgetOptions),
     /// Have nothing more written to collections: their changes wait in the spool until `docrow resume`; needs no source
-    Pause(pause::Options),
+    Pause(pause::PauseOptions),
     /// Have collections that are paused go on from where they are; needs no source
-    Resume(pause::Options),
+    Resume(pause::PauseOptions),
     /// Say how fast snapshots may read, from now on; needs no source
-    Throttle(throttle::Options),
+    Throttle(throttle::ThrottleOptions),
     /// List, show, try again or discard the documents that could not be written; needs no source
     #[command(subcommand)]
-    DeadLetters(dead_letters::Action),
+    DeadLetters(dead_letters::LetterAction),
     /// Say what an error means and what to do about it, by its code; without one, list all codes
-    Explain(explain::Options),
+    Explain(explain::ExplainOptions),
     /// Show it all on throwaway servers: copy, kill -9, go on, follow changes, verify, clean up
-    Demo(demo::Options),
+    Demo(demo::DemoOptions),
     /// Write manual pages and completions for shells
     #[command(hide = true)]
-    Assets(assets::Options),
+    Assets(assets::AssetsOptions),
 }
 
-impl Global {
+impl GlobalOptions {
     fn config(self) -> Result<Config> {
         Config::load(self.overrides())
     }
@@ -214,11 +214,11 @@ fn misunderstood(said: &clap::Error) -> ExitCode {
 }
 
 async fn dispatch(
-    global: Global,
+    global: GlobalOptions,
     command: Command,
     reporter: Reporter,
     shutdown: Shutdown,
-) -> Result<Outcome> {
+) -> Result<CommandOutcome> {
     match command {
         Command::Run(options) => run::execute(global.overrides(), options, reporter, shutdown).await,
         Command::Backfill(options) => backfill::execute(&global.config()?, options, reporter, shutdown).await,
@@ -250,10 +250,10 @@ async fn idle() {
 }
 
 /// Runs a command on a fresh runtime, with the signals listened to and progress told.
-fn block_on<F: Future<Output = Result<Outcome>>>(
+fn block_on<F: Future<Output = Result<CommandOutcome>>>(
     reporter: &Reporter,
     command: impl FnOnce(Shutdown) -> F,
-) -> Result<Outcome> {
+) -> Result<CommandOutcome> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -265,9 +265,9 @@ fn block_on<F: Future<Output = Result<Outcome>>>(
             finished = command(shutdown) => finished,
             () = insisted.requested() => {
                 tracing::warn!("stopped at once: start it again to go on from what is committed");
-                Ok(Outcome::Finding)
+                Ok(CommandOutcome::Finding)
             }
-            () = reporter.narrate() => Ok(Outcome::Done),
+            () = reporter.narrate() => Ok(CommandOutcome::Done),
         }
     });
     runtime.block_on(idle());

@@ -5,7 +5,7 @@ pub(super) const EXIT_CODES: &str = "Exit codes: 0 done; 1 a difference or a fin
 refused; 4 target unreachable or refused; 5 history lost; 6 held by another process; 7 state corrupt; 8 nobody runs the pipeline (status --exit-code); 70 a bug.";
 
 /// What a command has to say by its exit code.
-pub(super) enum Outcome {
+pub(super) enum CommandOutcome {
     /// All of it is done: exit code 0.
     Done,
     /// Not all is as it should be, and the command has said what: exit code 1.
@@ -14,7 +14,7 @@ pub(super) enum Outcome {
     NotRunning,
 }
 
-impl Outcome {
+impl CommandOutcome {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             Self::Done => 0,

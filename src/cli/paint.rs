@@ -2,13 +2,13 @@
 
 use std::io;
 
-use crate::{status::Level, telemetry::has_colors};
+use crate::{status::HealthLevel, telemetry::has_colors};
 
 /// Whether there are colours.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Paint(bool);
+pub(super) struct TerminalPaint(bool);
 
-impl Paint {
+impl TerminalPaint {
     /// If standard output is to have them.
     pub(super) fn of_terminal() -> Self {
         Self(has_colors(&io::stdout()))
@@ -26,12 +26,12 @@ impl Paint {
         self.paint("1", text)
     }
 
-    pub(super) fn level(self, level: Level, text: &str) -> String {
+    pub(super) fn level(self, level: HealthLevel, text: &str) -> String {
         let code = match level {
-            Level::Ok => "32",
-            Level::Busy => "36",
-            Level::Warning => "33",
-            Level::Error => "31",
+            HealthLevel::Ok => "32",
+            HealthLevel::Busy => "36",
+            HealthLevel::Warning => "33",
+            HealthLevel::Error => "31",
         };
         self.paint(code, text)
     }

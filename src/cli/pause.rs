@@ -6,7 +6,7 @@ use clap::Args;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    outcome::Outcome,
+    outcome::CommandOutcome,
     printable::{printable, say},
     resync,
 };
@@ -16,7 +16,7 @@ use crate::{
     shutdown::Shutdown,
     sink::{
         Target,
-        metadata::{pauses::Pause, requests::Requests, runner::Runner},
+        metadata::{pauses::PauseRequest, requests::Requests, runner::PipelineRunner},
     },
     source::chosen,
 };
@@ -26,13 +26,17 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
-pub(super) struct Options {
+pub(super) struct PauseOptions {
     /// Which, as database.collection, globs allowed
     #[arg(required = true, value_name = "NS")]
     collections: Vec<String>,
 }
 
-pub(super) async fn pause(config: &TargetConfig, options: Options, shutdown: Shutdown) -> Result<Outcome> {
+pub(super) async fn pause(
+    config: &TargetConfig,
+    options: PauseOptions,
+    shutdown: Shutdown,
+) -> Result<CommandOutcome> {
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
     let pipeline = target.pipeline();
     let Some(requests) = Requests::open(&target).await? else {
@@ -51,19 +55,23 @@ pub(super) async fn pause(config: &TargetConfig, options: Options, shutdown: Shu
     let names: Vec<_> = options.collections.iter().map(|name| format!("'{}'", printable(name))).collect();
     let runner = requests.runner().await?;
     let so = match (&runner, is_held) {
-        (Runner::Nobody, _) => {
+        (PipelineRunner::Nobody, _) => {
             "nobody runs the pipeline now; whoever does leaves them as they are".to_owned()
         }
         (_, true) => "nothing more is written to them, and their changes wait in the spool".to_owned(),
-        (Runner::Process(runner) | Runner::Unheard(runner), false) => {
+        (PipelineRunner::Process(runner) | PipelineRunner::Unheard(runner), false) => {
             format!("the docrow that runs the pipeline ({runner}) has not heard of it yet")
         }
     };
     say(format!("{so}, until docrow resume {}", names.join(" ")))?;
-    Ok(if is_held || runner == Runner::Nobody { Outcome::Done } else { Outcome::Finding })
+    Ok(if is_held || runner == PipelineRunner::Nobody {
+        CommandOutcome::Done
+    } else {
+        CommandOutcome::Finding
+    })
 }
 
-pub(super) async fn resume(config: &TargetConfig, options: &Options) -> Result<Outcome> {
+pub(super) async fn resume(config: &TargetConfig, options: &PauseOptions) -> Result<CommandOutcome> {
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
     let Some(requests) = Requests::open(&target).await? else {
         return Err(resync::nothing(target.pipeline(), "resume"));
@@ -78,7 +86,7 @@ pub(super) async fn resume(config: &TargetConfig, options: &Options) -> Result<O
     for collection in &chosen {
         say(format!("{} goes on", printable(collection)))?;
     }
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
 /// Waits until whoever runs the pipeline writes nothing more to these collections. Whether that is so.
@@ -86,11 +94,13 @@ async fn held(requests: &Requests, collections: &[String], shutdown: &Shutdown) 
     let deadline = Instant::now() + PATIENCE;
     loop {
         let all = requests.pauses().await?;
-        let is_held = |pause: &Pause| pause.is_held || !collections.contains(&pause.collection);
+        let is_held = |pause: &PauseRequest| pause.is_held || !collections.contains(&pause.collection);
         if all.iter().all(is_held) {
             return Ok(true);
         }
-        if Instant::now() > deadline || requests.runner().await? == Runner::Nobody || shutdown.is_requested()
+        if Instant::now() > deadline
+            || requests.runner().await? == PipelineRunner::Nobody
+            || shutdown.is_requested()
         {
             return Ok(false);
         }

@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{
-    outcome::Outcome,
+    outcome::CommandOutcome,
     printable::{printable, say},
 };
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
 };
 
 #[derive(Debug, Args)]
-pub(super) struct Options {
+pub(super) struct PlanOptions {
     /// Execute it, and store the mappings; `docrow run` goes on from there
     #[arg(long)]
     apply: bool,
@@ -25,12 +25,15 @@ pub(super) struct Options {
     json: bool,
 }
 
-pub(super) async fn execute(config: &Config, Options { apply, json }: Options) -> Result<Outcome> {
+pub(super) async fn execute(
+    config: &Config,
+    PlanOptions { apply, json }: PlanOptions,
+) -> Result<CommandOutcome> {
     let plans = pipeline::plan(config, apply).await?;
     let obstacles: usize = plans.iter().map(|(_, plan)| plan.obstacles().count()).sum();
     if json {
         say(document(&plans, apply && obstacles == 0))?;
-        return Ok(if obstacles > 0 { Outcome::Finding } else { Outcome::Done });
+        return Ok(if obstacles > 0 { CommandOutcome::Finding } else { CommandOutcome::Done });
     }
     for (namespace, plan) in &plans {
         for line in lines(&namespace.to_string(), plan) {
@@ -39,12 +42,12 @@ pub(super) async fn execute(config: &Config, Options { apply, json }: Options) -
     }
     if obstacles > 0 {
         say(format!("\nwhat stands in the way: {obstacles}; nothing is executed until it is gone"))?;
-        return Ok(Outcome::Finding);
+        return Ok(CommandOutcome::Finding);
     }
     if apply {
         say("\nexecuted, but for what comes after the copy, which is `docrow run`'s")?;
     }
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
 /// The same as JSON; `applied` says whether it was executed, but for what comes after the copy.

@@ -7,7 +7,7 @@ use std::{
 
 use clap::Args;
 
-use super::outcome::Outcome;
+use super::outcome::CommandOutcome;
 use crate::{error::Result, pipeline::Summary, profile::Profile};
 
 /// The flag, and what its report wants to know of the command. Clones are one.
@@ -32,12 +32,13 @@ impl Profiling {
     pub(super) fn around(
         &self,
         name: &'static str,
-        command: impl FnOnce() -> Result<Outcome>,
-    ) -> Result<Outcome> {
+        command: impl FnOnce() -> Result<CommandOutcome>,
+    ) -> Result<CommandOutcome> {
         let Some(folder) = &self.folder else { return command() };
         let profile = Profile::begin(folder, name)?;
         let finished = command();
-        let exit_code = finished.as_ref().map_or_else(|error| error.kind().exit_code(), Outcome::exit_code);
+        let exit_code =
+            finished.as_ref().map_or_else(|error| error.kind().exit_code(), CommandOutcome::exit_code);
         if let Err(error) = profile.end(exit_code, self.summary.get().copied()) {
             tracing::warn!(code = %error.code(), "{error}");
         }

@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::{
-    outcome::Outcome,
+    outcome::CommandOutcome,
     printable::{printable, say},
 };
 use crate::{
@@ -12,13 +12,13 @@ use crate::{
     error::{Code, Error, Result},
     sink::{
         Target,
-        metadata::{requests::Requests, runner::Runner},
+        metadata::{requests::Requests, runner::PipelineRunner},
     },
     source::chosen,
 };
 
 #[derive(Debug, Args)]
-pub(super) struct Options {
+pub(super) struct ResyncOptions {
     /// Which, as database.collection, globs allowed
     #[arg(required = true, value_name = "NS")]
     collections: Vec<String>,
@@ -29,8 +29,8 @@ pub(super) struct Options {
 
 pub(super) async fn execute(
     config: &TargetConfig,
-    Options { collections, json }: Options,
-) -> Result<Outcome> {
+    ResyncOptions { collections, json }: ResyncOptions,
+) -> Result<CommandOutcome> {
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
     let pipeline = target.pipeline();
     let Some(mut requests) = Requests::open(&target).await? else {
@@ -44,21 +44,21 @@ pub(super) async fn execute(
     requests.resync(&chosen).await?;
     let runner = requests.runner().await?;
     if json {
-        let runner = if let Runner::Process(runner) = &runner { Some(runner) } else { None };
+        let runner = if let PipelineRunner::Process(runner) = &runner { Some(runner) } else { None };
         say(json!({ "pipeline": pipeline, "collections": chosen, "runner": runner }))?;
-        return Ok(Outcome::Done);
+        return Ok(CommandOutcome::Done);
     }
     for collection in &chosen {
         say(format!("asked for a resync of {}", printable(collection)))?;
     }
     let who = match runner {
-        Runner::Process(runner) => {
+        PipelineRunner::Process(runner) => {
             format!("the docrow that runs pipeline {pipeline} ({runner}) begins within seconds")
         }
-        Runner::Nobody => {
+        PipelineRunner::Nobody => {
             format!("nobody runs pipeline {pipeline}: the next `docrow run` begins with it")
         }
-        Runner::Unheard(runner) => format!(
+        PipelineRunner::Unheard(runner) => format!(
             "nothing is heard of the process that ran pipeline {pipeline} ({runner}): it begins once it reaches \
              PostgreSQL, or else the next `docrow run` does"
         ),
@@ -66,7 +66,7 @@ pub(super) async fn execute(
     say(format!(
         "{who}: rows are replaced where they stand while everybody reads on, then those without a document are deleted"
     ))?;
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
 /// There is nothing to do that with.

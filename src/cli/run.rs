@@ -2,7 +2,7 @@
 
 use clap::{Args, builder::FalseyValueParser};
 
-use super::{outcome::Outcome, profiling::Profiling};
+use super::{outcome::CommandOutcome, profiling::Profiling};
 use crate::{
     config::{Config, Overrides, environment::DOCROW_STANDBY},
     error::Result,
@@ -16,7 +16,7 @@ use crate::{
 };
 
 #[derive(Debug, Args)]
-pub(super) struct Options {
+pub(super) struct RunOptions {
     /// While another process runs the pipeline, wait, and take over when that one ends, dies or falls silent
     #[arg(long, env = DOCROW_STANDBY, value_parser = FalseyValueParser::new())]
     standby: bool,
@@ -26,10 +26,10 @@ pub(super) struct Options {
 
 pub(super) async fn execute(
     overrides: Overrides,
-    Options { standby, profiling }: Options,
+    RunOptions { standby, profiling }: RunOptions,
     reporter: Reporter,
     shutdown: Shutdown,
-) -> Result<Outcome> {
+) -> Result<CommandOutcome> {
     let again = overrides.clone();
     let reload = Reload::on_hangup(move || Config::load(again.clone()))?;
     let config = Config::load(overrides)?;
@@ -45,5 +45,5 @@ pub(super) async fn execute(
     let done = serve::beside(&config, &target, &vitals, work).await?;
     profiling.note(done);
     tracing::info!("stopped: {done}");
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }

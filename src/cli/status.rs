@@ -8,11 +8,11 @@ use std::{
 use clap::Args;
 
 use super::{
-    outcome::Outcome,
-    paint::Paint,
+    outcome::CommandOutcome,
+    paint::TerminalPaint,
     printable::{say, unprintable},
-    status_layout::Size,
-    status_table::{Sort, sort, table},
+    status_layout::TerminalSize,
+    status_table::{SortOrder, sort, table},
 };
 use crate::{
     config::{Overrides, SourceConfig, TargetConfig},
@@ -20,11 +20,11 @@ use crate::{
     shutdown::Shutdown,
     sink::Target,
     source::chosen,
-    status::{Gatherer, Level, Status},
+    status::{HealthLevel, Status, StatusGatherer},
 };
 
 #[derive(Debug, Args)]
-pub(super) struct Options {
+pub(super) struct StatusOptions {
     /// Show it again every so many seconds, until ^C
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", require_equals = true,
         value_parser = clap::value_parser!(u64).range(1..=3600))]
@@ -40,10 +40,10 @@ pub(super) struct Options {
     collection: Vec<String>,
     /// In which order collections are listed [default: trouble, and with --json name]
     #[arg(long, value_enum)]
-    sort: Option<Sort>,
+    sort: Option<SortOrder>,
 }
 
-impl Options {
+impl StatusOptions {
     /// Leaves the collections that are asked for, in the order that is. Errors: there are none.
     fn select(&self, status: &mut Status) -> Result<()> {
         if !self.collection.is_empty() {
@@ -54,7 +54,7 @@ impl Options {
             status.dead_letters.groups.retain(|group| wanted.contains(&group.collection));
             chosen?;
         }
-        let order = self.sort.or((!self.json).then_some(Sort::Trouble));
+        let order = self.sort.or((!self.json).then_some(SortOrder::Trouble));
         if let Some(order) = order {
             sort(&mut status.collections, order);
         }
@@ -62,28 +62,37 @@ impl Options {
     }
 }
 
-pub(super) async fn execute(overrides: Overrides, options: Options, shutdown: Shutdown) -> Result<Outcome> {
+pub(super) async fn execute(
+    overrides: Overrides,
+    options: StatusOptions,
+    shutdown: Shutdown,
+) -> Result<CommandOutcome> {
     let config = TargetConfig::load(overrides.clone())?;
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
     // Where MongoDB is need not be known here: whoever runs the pipeline knows.
     let source = SourceConfig::load(overrides).ok().map(|config| config.source);
-    let mut gatherer = Gatherer::from_outside(target, source);
+    let mut gatherer = StatusGatherer::from_outside(target, source);
     let Some(seconds) = options.watch else {
         let mut status = gatherer.gather().await?;
-        let outcome = if options.exit_code { outcome(&status) } else { Outcome::Done };
+        let outcome = if options.exit_code { outcome(&status) } else { CommandOutcome::Done };
         options.select(&mut status)?;
         show(&status, options.json)?;
         return Ok(outcome);
     };
     watch(&mut gatherer, &options, Duration::from_secs(seconds), shutdown).await?;
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
 /// Shows it until told to stop. What can't be asked at the beginning is an error; later on it is waited for.
-async fn watch(gatherer: &mut Gatherer, options: &Options, each: Duration, shutdown: Shutdown) -> Result<()> {
+async fn watch(
+    gatherer: &mut StatusGatherer,
+    options: &StatusOptions,
+    each: Duration,
+    shutdown: Shutdown,
+) -> Result<()> {
     let mut status = gatherer.gather().await?;
     options.select(&mut status)?;
-    let screen = (!options.json && io::stdout().is_terminal()).then(Screen::open).transpose()?;
+    let screen = (!options.json && io::stdout().is_terminal()).then(StatusScreen::open).transpose()?;
     loop {
         match &screen {
             Some(screen) => screen.draw(&status, each)?,
@@ -105,11 +114,11 @@ async fn watch(gatherer: &mut Gatherer, options: &Options, each: Duration, shutd
 }
 
 /// What a monitor is to do about it.
-fn outcome(status: &Status) -> Outcome {
+fn outcome(status: &Status) -> CommandOutcome {
     match (status.health.level, status.process.running) {
-        (Level::Ok | Level::Busy, _) => Outcome::Done,
-        (Level::Warning | Level::Error, Some(true)) => Outcome::Finding,
-        (Level::Warning | Level::Error, Some(false) | None) => Outcome::NotRunning,
+        (HealthLevel::Ok | HealthLevel::Busy, _) => CommandOutcome::Done,
+        (HealthLevel::Warning | HealthLevel::Error, Some(true)) => CommandOutcome::Finding,
+        (HealthLevel::Warning | HealthLevel::Error, Some(false) | None) => CommandOutcome::NotRunning,
     }
 }
 
@@ -118,22 +127,22 @@ fn show(status: &Status, json: bool) -> Result<()> {
         let json = serde_json::to_string(status);
         return say(json.map_err(|e| Error::caused(Kind::Bug, "write a JSON document", e))?);
     }
-    say(table(status, Paint::of_terminal(), None))
+    say(table(status, TerminalPaint::of_terminal(), None))
 }
 
 /// A terminal's other screen, left when this is dropped. Lines are cut at its edge.
-struct Screen;
+struct StatusScreen;
 
-impl Screen {
+impl StatusScreen {
     fn open() -> Result<Self> {
         print("\u{1b}[?1049h\u{1b}[?25l\u{1b}[?7l").map(|()| Self)
     }
 
     /// Without a blank moment in between, and never more than there is room for.
     fn draw(&self, status: &Status, each: Duration) -> Result<()> {
-        let (size, paint) = (Size::of_terminal(), Paint::of_terminal());
+        let (size, paint) = (TerminalSize::of_terminal(), TerminalPaint::of_terminal());
         // The last line is this screen's own.
-        let room = Size { rows: size.rows.saturating_sub(1), ..size };
+        let room = TerminalSize { rows: size.rows.saturating_sub(1), ..size };
         let text = table(status, paint, Some(room));
         let lines: String = text.lines().map(|line| format!("{line}\u{1b}[K\r\n")).collect();
         let end = paint.dim(&format!("every {} s, ^C ends", each.as_secs()));
@@ -141,7 +150,7 @@ impl Screen {
     }
 }
 
-impl Drop for Screen {
+impl Drop for StatusScreen {
     fn drop(&mut self) {
         let _ = print("\u{1b}[?7h\u{1b}[?25h\u{1b}[?1049l");
     }

@@ -8,18 +8,18 @@ use super::printable::wrapped;
 use crate::shown::shortened;
 
 /// How large a terminal is that can't be asked.
-const USUAL: Size = Size { columns: 80, rows: 24 };
+const USUAL: TerminalSize = TerminalSize { columns: 80, rows: 24 };
 /// No more of a headline is shown than so many lines.
 const HEADLINE: usize = 3;
 
 /// The room for a status, in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Size {
+pub(super) struct TerminalSize {
     pub(super) columns: usize,
     pub(super) rows: usize,
 }
 
-impl Size {
+impl TerminalSize {
     /// That of the terminal that standard output is.
     pub(super) fn of_terminal() -> Self {
         match rustix::termios::tcgetwinsize(io::stdout()) {
@@ -32,7 +32,7 @@ impl Size {
 }
 
 /// A collection in the table.
-pub(super) struct Entry {
+pub(super) struct CollectionEntry {
     /// Where it stands, in a word.
     pub(super) word: &'static str,
     /// Its lines: the row, and what is below it.
@@ -40,18 +40,18 @@ pub(super) struct Entry {
 }
 
 /// The parts of a status, by lines.
-pub(super) struct Parts {
+pub(super) struct StatusParts {
     pub(super) head: Vec<String>,
     /// What stands above the collections.
     pub(super) heading: Vec<String>,
     /// In the order in which they are shown.
-    pub(super) collections: Vec<Entry>,
+    pub(super) collections: Vec<CollectionEntry>,
     pub(super) below: Vec<String>,
 }
 
 /// The lines of it all, no more than `rows` of them, if that is given and the head fits. `dim` paints what is left out.
-pub(super) fn arranged(parts: Parts, rows: Option<usize>, dim: impl Fn(&str) -> String) -> Vec<String> {
-    let Parts { head: mut lines, heading, collections, mut below } = parts;
+pub(super) fn arranged(parts: StatusParts, rows: Option<usize>, dim: impl Fn(&str) -> String) -> Vec<String> {
+    let StatusParts { head: mut lines, heading, collections, mut below } = parts;
     let all: usize = collections.iter().map(|entry| entry.lines.len()).sum();
     let left = rows.map_or(usize::MAX, |rows| rows.saturating_sub(lines.len() + heading.len()));
     lines.extend(heading);
@@ -136,11 +136,12 @@ pub(super) fn cut_in_the_middle(name: &str, columns: usize) -> String {
 mod tests {
     use super::*;
 
-    fn parts(live: usize, below: usize) -> Parts {
+    fn parts(live: usize, below: usize) -> StatusParts {
         let line = |text: &str| vec![text.to_owned()];
-        let stopped = |n: usize| Entry { word: "stopped", lines: vec![format!("s{n}"), "why".to_owned()] };
-        let live = (0..live).map(|n| Entry { word: "live", lines: line(&format!("c{n}")) });
-        Parts {
+        let stopped =
+            |n: usize| CollectionEntry { word: "stopped", lines: vec![format!("s{n}"), "why".to_owned()] };
+        let live = (0..live).map(|n| CollectionEntry { word: "live", lines: line(&format!("c{n}")) });
+        StatusParts {
             head: vec!["head".to_owned(); 6],
             heading: line("COLLECTION"),
             collections: (0..3).map(stopped).chain(live).collect(),
@@ -148,7 +149,7 @@ mod tests {
         }
     }
 
-    fn lines(parts: Parts, rows: Option<usize>) -> Vec<String> {
+    fn lines(parts: StatusParts, rows: Option<usize>) -> Vec<String> {
         arranged(parts, rows, str::to_owned)
     }
 

@@ -6,15 +6,17 @@ use clap::ValueEnum;
 use indicatif::{BinaryBytes, HumanCount};
 
 use super::{
-    paint::Paint,
+    paint::TerminalPaint,
     printable::{fitted, printable},
-    status_layout::{Entry, Parts, Size, arranged, clipped, counted, cut_in_the_middle, headline},
+    status_layout::{
+        CollectionEntry, StatusParts, TerminalSize, arranged, clipped, counted, cut_in_the_middle, headline,
+    },
 };
 use crate::{
     model::phase::Phase,
-    process_status::Gravity,
+    process_status::MessageLevel,
     shown,
-    status::{CollectionStatus, LAG, Level, NarrowColumn, Status, TargetStatus, VerifiedStatus, span},
+    status::{CollectionStatus, HealthLevel, LAG, NarrowColumn, Status, TargetStatus, VerifiedStatus, span},
 };
 
 /// How many dead letters and messages are shown.
@@ -33,7 +35,7 @@ const BAR: u64 = 20;
 
 /// In which order collections are listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Sort {
+pub(super) enum SortOrder {
     /// Those in trouble first, then those that are not live yet, each by name
     Trouble,
     /// By name
@@ -47,25 +49,25 @@ pub(super) enum Sort {
 }
 
 /// Puts collections, which are sorted by name, into an order.
-pub(super) fn sort(collections: &mut [CollectionStatus], order: Sort) {
+pub(super) fn sort(collections: &mut [CollectionStatus], order: SortOrder) {
     let copying = are_copying(collections);
     match order {
-        Sort::Name => collections.sort_by(|a, b| a.name.cmp(&b.name)),
-        Sort::Trouble => collections.sort_by_key(|c| Reverse(trouble(c, copying))),
-        Sort::Lag => collections.sort_by_key(|c| Reverse(c.lag_seconds)),
-        Sort::Documents => collections.sort_by_key(|c| Reverse(c.snapshot.documents)),
-        Sort::DeadLetters => collections.sort_by_key(|c| Reverse(c.dead_letters)),
+        SortOrder::Name => collections.sort_by(|a, b| a.name.cmp(&b.name)),
+        SortOrder::Trouble => collections.sort_by_key(|c| Reverse(trouble(c, copying))),
+        SortOrder::Lag => collections.sort_by_key(|c| Reverse(c.lag_seconds)),
+        SortOrder::Documents => collections.sort_by_key(|c| Reverse(c.snapshot.documents)),
+        SortOrder::DeadLetters => collections.sort_by_key(|c| Reverse(c.dead_letters)),
     }
 }
 
 /// How bad it is with a collection.
-fn trouble(collection: &CollectionStatus, copying: bool) -> Level {
-    let dead = if collection.dead_letters > 0 { Level::Warning } else { Level::Ok };
+fn trouble(collection: &CollectionStatus, copying: bool) -> HealthLevel {
+    let dead = if collection.dead_letters > 0 { HealthLevel::Warning } else { HealthLevel::Ok };
     phase(collection, copying).0.max(dead)
 }
 
 /// The whole of it, or what there is room for.
-pub(super) fn table(status: &Status, paint: Paint, size: Option<Size>) -> String {
+pub(super) fn table(status: &Status, paint: TerminalPaint, size: Option<TerminalSize>) -> String {
     let mut below = String::new();
     // Writing to a string can't fail.
     let _ = misfits(&mut below, status, paint);
@@ -73,15 +75,15 @@ pub(super) fn table(status: &Status, paint: Paint, size: Option<Size>) -> String
     let _ = messages(&mut below, status, paint);
     let (heading, collections) = collections(status, paint, size);
     let below = below.lines().map(str::to_owned).collect();
-    let parts = Parts { head: head(status, paint, size), heading, collections, below };
+    let parts = StatusParts { head: head(status, paint, size), heading, collections, below };
     let mut lines = arranged(parts, size.map(|size| size.rows), |text| paint.dim(text));
-    if let Some(Size { columns, .. }) = size {
+    if let Some(TerminalSize { columns, .. }) = size {
         lines.iter_mut().for_each(|line| *line = clipped(line, columns));
     }
     lines.join("\n")
 }
 
-fn head(status: &Status, paint: Paint, size: Option<Size>) -> Vec<String> {
+fn head(status: &Status, paint: TerminalPaint, size: Option<TerminalSize>) -> Vec<String> {
     let (health, columns) = (&status.health, size.map_or(usize::MAX, |size| size.columns));
     let name = printable(&status.pipeline);
     let first = headline(&format!("● {name}  {}", printable(&health.words)), columns);
@@ -189,15 +191,15 @@ fn verified(VerifiedStatus { at, result }: &VerifiedStatus) -> String {
 }
 
 /// What stands in the row of a collection.
-struct Row {
+struct CollectionRow {
     name: String,
-    level: Level,
+    level: HealthLevel,
     phase: &'static str,
     /// Documents, how far it is behind, dead letters.
     figures: [String; 3],
 }
 
-impl Row {
+impl CollectionRow {
     fn new(collection: &CollectionStatus, copying: bool) -> Self {
         let (level, phase) = phase(collection, copying);
         let behind = collection.lag_seconds.map_or_else(|| "-".to_owned(), span);
@@ -208,13 +210,13 @@ impl Row {
 }
 
 /// How wide the columns are: as what stands in them; of names so much is shown as the others leave room for.
-struct Widths {
+struct ColumnWidths {
     name: usize,
     figures: [usize; 3],
 }
 
-impl Widths {
-    fn new(rows: &[Row], columns: usize) -> Self {
+impl ColumnWidths {
+    fn new(rows: &[CollectionRow], columns: usize) -> Self {
         let width = |text: &str| text.chars().count();
         let mut figures = FIGURES.map(width);
         for row in rows {
@@ -237,21 +239,26 @@ impl Widths {
 }
 
 /// The heads of the columns, and an entry for each collection.
-fn collections(status: &Status, paint: Paint, size: Option<Size>) -> (Vec<String>, Vec<Entry>) {
+fn collections(
+    status: &Status,
+    paint: TerminalPaint,
+    size: Option<TerminalSize>,
+) -> (Vec<String>, Vec<CollectionEntry>) {
     let copying = are_copying(&status.collections);
-    let rows: Vec<_> = status.collections.iter().map(|collection| Row::new(collection, copying)).collect();
+    let rows: Vec<_> =
+        status.collections.iter().map(|collection| CollectionRow::new(collection, copying)).collect();
     let columns = size.map_or(usize::MAX, |size| size.columns);
-    let widths = Widths::new(&rows, columns);
-    let entry = |(collection, row): (&CollectionStatus, &Row)| {
+    let widths = ColumnWidths::new(&rows, columns);
+    let entry = |(collection, row): (&CollectionStatus, &CollectionRow)| {
         let phase = paint.level(row.level, &format!("{:PHASE$}", row.phase));
-        let copy = copy(collection).map(|copy| paint.level(Level::Busy, &copy));
+        let copy = copy(collection).map(|copy| paint.level(HealthLevel::Busy, &copy));
         let why = collection.stopped.as_ref().filter(|_| collection.absent.is_none());
         let why = why.map(|why| fitted(why, LONGEST));
         let waits = collection.paused.filter(|_| collection.stopped.is_none() && collection.absent.is_none());
         let waits = waits.map(|since| format!("paused since {since}: its changes wait until docrow resume"));
         let mut lines = vec![format!("  {}", widths.line(&row.name, &phase, &row.figures))];
         lines.extend(copy.into_iter().chain(waits).chain(why).map(|line| format!("      {line}")));
-        Entry { word: row.phase, lines }
+        CollectionEntry { word: row.phase, lines }
     };
     let words: Vec<_> = rows.iter().map(|row| row.phase).collect();
     let count = match rows.len() {
@@ -270,29 +277,29 @@ fn are_copying(collections: &[CollectionStatus]) -> bool {
 }
 
 /// Keys are built when all is copied.
-fn phase(collection: &CollectionStatus, copying: bool) -> (Level, &'static str) {
+fn phase(collection: &CollectionStatus, copying: bool) -> (HealthLevel, &'static str) {
     match collection.absent.as_deref() {
         None => {}
-        Some("dropped") => return (Level::Ok, "dropped"),
-        Some(_) => return (Level::Ok, "no longer followed"),
+        Some("dropped") => return (HealthLevel::Ok, "dropped"),
+        Some(_) => return (HealthLevel::Ok, "no longer followed"),
     }
     if collection.stopped.is_some() {
-        return (Level::Error, "stopped");
+        return (HealthLevel::Error, "stopped");
     }
     if collection.paused.is_some() {
-        return (Level::Busy, "paused");
+        return (HealthLevel::Busy, "paused");
     }
     if collection.lag_seconds.is_some_and(|lag| lag > LAG) {
-        return (Level::Warning, "behind");
+        return (HealthLevel::Warning, "behind");
     }
     match collection.phase {
-        Phase::New => (Level::Busy, "new"),
-        Phase::Copying if collection.snapshot.replaces => (Level::Busy, "copying anew"),
-        Phase::Copying => (Level::Busy, "copying"),
-        Phase::Indexing if copying => (Level::Busy, "copied"),
-        Phase::Indexing => (Level::Busy, "building keys"),
-        Phase::Sweeping => (Level::Busy, "sweeping"),
-        Phase::Live => (Level::Ok, "live"),
+        Phase::New => (HealthLevel::Busy, "new"),
+        Phase::Copying if collection.snapshot.replaces => (HealthLevel::Busy, "copying anew"),
+        Phase::Copying => (HealthLevel::Busy, "copying"),
+        Phase::Indexing if copying => (HealthLevel::Busy, "copied"),
+        Phase::Indexing => (HealthLevel::Busy, "building keys"),
+        Phase::Sweeping => (HealthLevel::Busy, "sweeping"),
+        Phase::Live => (HealthLevel::Ok, "live"),
     }
 }
 
@@ -311,7 +318,7 @@ fn copy(collection: &CollectionStatus) -> Option<String> {
     Some(format!("{bar} {percent}% of {}, {} a second{eta}", HumanCount(estimated), HumanCount(rate)))
 }
 
-fn misfits(out: &mut String, status: &Status, paint: Paint) -> std::fmt::Result {
+fn misfits(out: &mut String, status: &Status, paint: TerminalPaint) -> std::fmt::Result {
     let of = |collection: &CollectionStatus| {
         collection.misfits.iter().flat_map(|m| m.columns.clone()).collect::<Vec<_>>()
     };
@@ -333,7 +340,7 @@ fn misfits(out: &mut String, status: &Status, paint: Paint) -> std::fmt::Result 
     more(out, narrow.len(), paint)
 }
 
-fn letters(out: &mut String, status: &Status, paint: Paint) -> std::fmt::Result {
+fn letters(out: &mut String, status: &Status, paint: TerminalPaint) -> std::fmt::Result {
     let letters = &status.dead_letters;
     if letters.total == 0 {
         return Ok(());
@@ -352,15 +359,15 @@ fn letters(out: &mut String, status: &Status, paint: Paint) -> std::fmt::Result 
     more(out, letters.groups.len(), paint)
 }
 
-fn messages(out: &mut String, status: &Status, paint: Paint) -> std::fmt::Result {
+fn messages(out: &mut String, status: &Status, paint: TerminalPaint) -> std::fmt::Result {
     if status.messages.is_empty() {
         return Ok(());
     }
     writeln!(out, "\n  {}", paint.dim("LAST WARNINGS AND ERRORS"))?;
     for message in status.messages.iter().rev().take(SHOWN) {
         let (level, name) = match message.level {
-            Gravity::Warning => (Level::Warning, "warning"),
-            Gravity::Error => (Level::Error, "error"),
+            MessageLevel::Warning => (HealthLevel::Warning, "warning"),
+            MessageLevel::Error => (HealthLevel::Error, "error"),
         };
         let times = if message.count > 1 { format!(" ({} times)", message.count) } else { String::new() };
         let (at, name) = (paint.dim(&message.at.to_string()), paint.level(level, &format!("{name:7}")));
@@ -369,7 +376,7 @@ fn messages(out: &mut String, status: &Status, paint: Paint) -> std::fmt::Result
     more(out, status.messages.len(), paint)
 }
 
-fn more(out: &mut String, all: usize, paint: Paint) -> std::fmt::Result {
+fn more(out: &mut String, all: usize, paint: TerminalPaint) -> std::fmt::Result {
     match all.saturating_sub(SHOWN) {
         0 => Ok(()),
         left => writeln!(out, "  {}", paint.dim(&format!("and {left} more"))),

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{
-    outcome::Outcome,
+    outcome::CommandOutcome,
     printable::{printable, say},
     resync,
 };
@@ -12,12 +12,12 @@ use crate::{
     error::Result,
     sink::{
         Target,
-        metadata::{requests::Requests, runner::Runner, throttles::Throttle},
+        metadata::{requests::Requests, runner::PipelineRunner, throttles::Throttle},
     },
 };
 
 #[derive(Debug, Args)]
-pub(super) struct Options {
+pub(super) struct ThrottleOptions {
     /// A number of documents (5000) or of bytes (20MiB) a second; off: no limit; config: as [snapshot] max_rate says
     #[arg(value_name = "RATE", value_parser = rate)]
     rate: Throttle,
@@ -34,7 +34,10 @@ fn rate(text: &str) -> Result<Throttle, String> {
     }
 }
 
-pub(super) async fn execute(config: &TargetConfig, Options { rate }: Options) -> Result<Outcome> {
+pub(super) async fn execute(
+    config: &TargetConfig,
+    ThrottleOptions { rate }: ThrottleOptions,
+) -> Result<CommandOutcome> {
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
     let Some(requests) = Requests::open(&target).await? else {
         return Err(resync::nothing(target.pipeline(), "throttle"));
@@ -49,13 +52,13 @@ pub(super) async fn execute(config: &TargetConfig, Options { rate }: Options) ->
         },
     };
     say(match requests.runner().await? {
-        Runner::Process(runner) | Runner::Unheard(runner) => {
+        PipelineRunner::Process(runner) | PipelineRunner::Unheard(runner) => {
             format!(
                 "snapshots read {limit}: the docrow that runs the pipeline ({}) heeds it within seconds",
                 printable(&runner)
             )
         }
-        Runner::Nobody => format!("snapshots read {limit}, once somebody runs the pipeline"),
+        PipelineRunner::Nobody => format!("snapshots read {limit}, once somebody runs the pipeline"),
     })?;
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }

@@ -10,7 +10,7 @@ use indicatif::HumanCount;
 use serde_json::{Map, Value, json};
 
 use super::{
-    outcome::Outcome,
+    outcome::CommandOutcome,
     printable::{printable, say, unprintable},
 };
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     error::Result,
     shutdown::Shutdown,
     telemetry::Reporter,
-    verify::{self, Compared, Difference, Report, Sample, Standing},
+    verify::{self, ComparedCollection, ComparisonState, Difference, RandomSample, VerifyReport},
 };
 
 /// How many differences of a collection are shown.
@@ -27,7 +27,7 @@ const SHOWN_TO_SCRIPTS: usize = 1_000;
 
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODE)]
-pub(super) struct Options {
+pub(super) struct VerifyArguments {
     /// Only these of the included collections, as database.collection, globs allowed; repeatable
     #[arg(long, value_name = "NS")]
     collection: Vec<String>,
@@ -71,15 +71,15 @@ fn rate(text: &str) -> Result<f64, String> {
 
 pub(super) async fn execute(
     config: &Config,
-    options: Options,
+    options: VerifyArguments,
     reporter: Reporter,
     shutdown: Shutdown,
-) -> Result<Outcome> {
+) -> Result<CommandOutcome> {
     let limit = options.limit.unwrap_or(if options.json { SHOWN_TO_SCRIPTS } else { SHOWN });
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
-    let wanted = verify::Options {
+    let wanted = verify::VerifyOptions {
         collections: options.collection,
-        sample: options.sample.map(|size| Sample { size, seed }),
+        sample: options.sample.map(|size| RandomSample { size, seed }),
         max_rate: options.max_rate,
         limit,
         values: options.show_values,
@@ -101,13 +101,13 @@ pub(super) async fn execute(
     } else {
         tracing::info!("compared in {:.1}s", report.elapsed.as_secs_f64());
     }
-    Ok(if report.is_accepted() { Outcome::Done } else { Outcome::Finding })
+    Ok(if report.is_accepted() { CommandOutcome::Done } else { CommandOutcome::Finding })
 }
 
 /// A table with a line for each collection; under it the differences, and what else there is to say.
-pub(super) fn print(report: &Report, limit: usize) -> io::Result<()> {
+pub(super) fn print(report: &VerifyReport, limit: usize) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    if let Some(Sample { size, seed }) = report.sample {
+    if let Some(RandomSample { size, seed }) = report.sample {
         let size = match size {
             SampleSize::Documents(documents) => {
                 format!("about {} documents of each collection", HumanCount(documents))
@@ -128,7 +128,9 @@ pub(super) fn print(report: &Report, limit: usize) -> io::Result<()> {
     ];
     let mut rows = vec![head.map(str::to_owned)];
     for collection in &report.collections {
-        let Compared { namespace, documents, rows: found, dead_letters, rechecked, elapsed, .. } = collection;
+        let ComparedCollection {
+            namespace, documents, rows: found, dead_letters, rechecked, elapsed, ..
+        } = collection;
         let count = |n: &u64| HumanCount(*n).to_string();
         // For display: saturating is wanted.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -177,8 +179,8 @@ pub(super) fn print(report: &Report, limit: usize) -> io::Result<()> {
 }
 
 /// The last word on a collection.
-fn result(collection: &Compared) -> String {
-    let Compared { standing, different, mended, unsettled, dead_letters: dead, .. } = collection;
+fn result(collection: &ComparedCollection) -> String {
+    let ComparedCollection { standing, different, mended, unsettled, dead_letters: dead, .. } = collection;
     let mut words = Vec::new();
     match (different, mended) {
         (0, _) => {}
@@ -195,10 +197,10 @@ fn result(collection: &Compared) -> String {
         n => words.push(dead_letters(*n)),
     }
     match standing {
-        Standing::Compared if words.is_empty() => "equal".to_owned(),
-        Standing::Compared => words.join(", "),
-        Standing::Copying => "is being copied".to_owned(),
-        Standing::Incomplete => format!("not compared: {}", words.join(", ")),
+        ComparisonState::Compared if words.is_empty() => "equal".to_owned(),
+        ComparisonState::Compared => words.join(", "),
+        ComparisonState::Copying => "is being copied".to_owned(),
+        ComparisonState::Incomplete => format!("not compared: {}", words.join(", ")),
     }
 }
 
@@ -211,8 +213,8 @@ fn differences(count: u64) -> String {
 }
 
 /// The report as docs/verify.md has it.
-fn document(report: &Report) -> Value {
-    let sample = report.sample.map(|Sample { size, seed }| match size {
+fn document(report: &VerifyReport) -> Value {
+    let sample = report.sample.map(|RandomSample { size, seed }| match size {
         SampleSize::Documents(documents) => json!({ "documents": documents, "seed": seed }),
         SampleSize::Percent(percent) => json!({ "percent": percent, "seed": seed }),
     });
@@ -240,13 +242,13 @@ fn document(report: &Report) -> Value {
     })
 }
 
-fn collection(of: &Compared) -> Value {
+fn collection(of: &ComparedCollection) -> Value {
     json!({
         "collection": of.namespace.to_string(),
         "state": match of.standing {
-            Standing::Compared => "compared",
-            Standing::Copying => "copying",
-            Standing::Incomplete => "incomplete",
+            ComparisonState::Compared => "compared",
+            ComparisonState::Copying => "copying",
+            ComparisonState::Incomplete => "incomplete",
         },
         "equal": of.is_equal(),
         "result": of.verdict().name(),

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     error::{Code, Error, Result},
-    secret::{self, Empty, Secret},
+    secret::{self, EmptySecret, Secret},
 };
 
 /// How soon, and how late, a standstill may be noticed.
@@ -23,7 +23,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 const PARTITIONS: u16 = 4;
 
 /// How one of the two servers is named.
-pub(super) struct Endpoint {
+pub(super) struct ServerEndpoint {
     pub(super) side: &'static str,
     /// Those of URI and password.
     pub(super) keys: (ConfigKey, ConfigKey),
@@ -36,13 +36,13 @@ pub(super) struct Endpoint {
 }
 
 /// Checks of single values; every error names the file, the key and the constraint.
-pub(super) struct Check<'a> {
+pub(super) struct ValueCheck<'a> {
     pub(super) file: &'a str,
     /// What relative paths are relative to.
     pub(super) folder: &'a Path,
 }
 
-impl Check<'_> {
+impl ValueCheck<'_> {
     pub(super) fn error(&self, key: impl fmt::Display, constraint: impl fmt::Display) -> Error {
         Error::new(Code::BadValue, format!("{}: {key}: {constraint}", self.file))
     }
@@ -83,16 +83,16 @@ impl Check<'_> {
     }
 
     /// The connection string of one side, with its password.
-    pub(super) fn uri(&self, endpoint: Endpoint) -> Result<Secret> {
-        let Endpoint { side, keys, variables, flag, uri, password } = endpoint;
+    pub(super) fn uri(&self, endpoint: ServerEndpoint) -> Result<Secret> {
+        let ServerEndpoint { side, keys, variables, flag, uri, password } = endpoint;
         if flag.as_ref().is_some_and(|flag| flag.expose().is_empty()) {
             return Ok(Secret::default());
         }
         let ((key, password_key), (variable, password_variable)) = (keys, variables);
-        let from_environment = secret::from_environment(password_variable, Empty::IsNone)?;
-        let (uri, password) = match (flag, secret::from_environment(variable, Empty::IsWrong)?, uri) {
+        let from_environment = secret::from_environment(password_variable, EmptySecret::IsNone)?;
+        let (uri, password) = match (flag, secret::from_environment(variable, EmptySecret::IsWrong)?, uri) {
             (Some(flag), ..) => {
-                let of_the_command_line = Check { folder: Path::new(""), ..*self };
+                let of_the_command_line = ValueCheck { folder: Path::new(""), ..*self };
                 (of_the_command_line.expand(flag.expose(), key)?.into(), None)
             }
             (None, Some(filed), _) => (filed, None),

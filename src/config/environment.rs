@@ -3,7 +3,7 @@
 
 /// One that docrow looks at.
 #[derive(Clone, Copy, Debug)]
-pub struct Variable {
+pub struct EnvironmentVariable {
     /// As it is set.
     pub name: &'static str,
     /// Whether it may be given by a file, which the variable of that name with `_FILE` names:
@@ -25,9 +25,9 @@ macro_rules! variables {
             pub const $plain: &str = stringify!($plain);
         )+
         /// All of them.
-        pub const VARIABLES: &[Variable] = &[
-            $(Variable { name: $secret, has_file: true, doc: $secret_doc },)+
-            $(Variable { name: $plain, has_file: false, doc: $plain_doc },)+
+        pub const VARIABLES: &[EnvironmentVariable] = &[
+            $(EnvironmentVariable { name: $secret, has_file: true, doc: $secret_doc },)+
+            $(EnvironmentVariable { name: $plain, has_file: false, doc: $plain_doc },)+
         ];
     };
 }

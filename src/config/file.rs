@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 
 use super::{
     Config, DefaultMapping, MappingDir, OnDrop, OnHistoryLost, Order, Overrides,
-    check::{Check, Endpoint},
+    check::{ServerEndpoint, ValueCheck},
     environment::{
         DOCROW_MASK_KEY, DOCROW_SOURCE, DOCROW_SOURCE_PASSWORD, DOCROW_TARGET, DOCROW_TARGET_PASSWORD,
     },
@@ -16,7 +16,7 @@ use crate::{
     error::{Code, Error, Result},
     mapping::MaskKey,
     schema::JsonForm,
-    secret::{self, Empty, Secret},
+    secret::{self, EmptySecret, Secret},
 };
 
 /// The least room for the spool: what the stream brings while workers are handed over must fit.
@@ -31,7 +31,7 @@ impl RawConfig {
         let Self { name, source, target, mapping, snapshot, stream, state, serve, notify, otlp, verify } =
             self;
         let RawSource { uri, password, include, exclude, full_document, on_history_lost, on_drop } = source;
-        let source = Endpoint {
+        let source = ServerEndpoint {
             side: "source",
             keys: (keys::source::uri, keys::source::password),
             variables: (DOCROW_SOURCE, DOCROW_SOURCE_PASSWORD),
@@ -40,7 +40,7 @@ impl RawConfig {
             password,
         };
         let RawTarget { uri, password, schema } = target;
-        let target = Endpoint {
+        let target = ServerEndpoint {
             side: "target",
             keys: (keys::target::uri, keys::target::password),
             variables: (DOCROW_TARGET, DOCROW_TARGET_PASSWORD),
@@ -53,7 +53,7 @@ impl RawConfig {
         let RawStream { partitions, batch_rows, batch_age, order, stall_after } = stream;
         let RawState { dir: state_dir, max_spool } = state;
 
-        let check = Check { file, folder };
+        let check = ValueCheck { file, folder };
         let (served, later) = (&["batch_lookup"], &["update_lookup", "post_image"]);
         check.only(full_document, keys::source::full_document, served, later)?;
         let history = [("stop", OnHistoryLost::Stop), ("resync", OnHistoryLost::Resync)];
@@ -85,7 +85,7 @@ impl RawConfig {
             default_mapping: check.one_of(default, keys::mapping::default, defaults)?,
             evolve: check.one_of(evolve, keys::mapping::evolve, [("add", true), ("freeze", false)])?,
             max_dead_letters,
-            mask_key: mask_key(secret::from_environment(DOCROW_MASK_KEY, Empty::IsNone)?)?,
+            mask_key: mask_key(secret::from_environment(DOCROW_MASK_KEY, EmptySecret::IsNone)?)?,
             parallelism: check.between(parallelism, keys::snapshot::parallelism, 64)?,
             max_rate: check.rate(max_rate.map(RawRate::text))?,
             partitions: check.partitions(partitions, order)?,

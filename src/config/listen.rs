@@ -5,7 +5,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use super::{
-    check::Check,
+    check::ValueCheck,
     keys::{self, RawServe},
 };
 use crate::{error::Result, secret::Secret};
@@ -27,7 +27,7 @@ pub struct ServeConfig {
     pub token: Option<Secret>,
 }
 
-impl Check<'_> {
+impl ValueCheck<'_> {
     /// `None`: nothing is served.
     pub(super) fn serve(&self, RawServe { listen, token }: RawServe) -> Result<Option<ServeConfig>> {
         let is_default = listen.is_none();
@@ -67,7 +67,7 @@ mod tests {
 
     fn serve(listen: Option<&str>, token: Option<&str>) -> Result<Option<ServeConfig>, String> {
         let [listen, token] = [listen, token].map(|text| text.map(str::to_owned));
-        Check { file: "docrow.toml", folder: Path::new("") }
+        ValueCheck { file: "docrow.toml", folder: Path::new("") }
             .serve(RawServe { listen, token })
             .map_err(|e| e.to_string())
     }

@@ -35,7 +35,7 @@ pub use self::{
     notify::NotifyConfig,
     otlp::OtlpConfig,
     rate::Rate,
-    reload::Change,
+    reload::ConfigChange,
     verify::{SampleSize, VerifyConfig},
 };
 use crate::{

@@ -3,13 +3,13 @@
 use axum::http::Uri;
 
 use super::{
-    check::Check,
+    check::ValueCheck,
     environment::DOCROW_NOTIFY_KEY,
     keys::{self, RawNotify},
 };
 use crate::{
     error::Result,
-    secret::{self, Empty, Secret},
+    secret::{self, EmptySecret, Secret},
 };
 
 /// A shorter key could be guessed.
@@ -30,7 +30,7 @@ impl std::fmt::Debug for NotifyConfig {
     }
 }
 
-impl Check<'_> {
+impl ValueCheck<'_> {
     /// `None`: nobody is told.
     pub(super) fn notify(&self, RawNotify { webhook }: RawNotify) -> Result<Option<NotifyConfig>> {
         let Some(webhook) = webhook else { return Ok(None) };
@@ -44,7 +44,7 @@ impl Check<'_> {
         let Some(webhook) = webhook.filter(is_served) else {
             return Err(self.error(keys::notify::webhook, "is no URL: write https://host/path"));
         };
-        let key = secret::from_environment(DOCROW_NOTIFY_KEY, Empty::IsNone)?;
+        let key = secret::from_environment(DOCROW_NOTIFY_KEY, EmptySecret::IsNone)?;
         if key.as_ref().is_some_and(|key| key.expose().len() < LEAST_KEY) {
             let advice = "openssl rand -hex 32 makes one";
             let short = format!(

@@ -7,13 +7,13 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use percent_encoding::percent_decode_str;
 
 use super::{
-    check::Check,
+    check::ValueCheck,
     environment::{OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_HEADERS},
     keys::{self, ConfigKey, RawOtlp},
 };
 use crate::{
     error::{Code, Error, Result},
-    secret::{self, Empty, Secret},
+    secret::{self, EmptySecret, Secret},
 };
 
 /// What an OpenTelemetry collector is sent, and how.
@@ -37,7 +37,7 @@ impl fmt::Debug for OtlpConfig {
     }
 }
 
-impl Check<'_> {
+impl ValueCheck<'_> {
     /// `None`: nothing is sent.
     pub(super) fn otlp(&self, raw: RawOtlp) -> Result<Option<OtlpConfig>> {
         let RawOtlp { endpoint, sample, metrics_every } = raw;
@@ -45,7 +45,7 @@ impl Check<'_> {
         let metrics_every = self.patience(&metrics_every, keys::otlp::metrics_every)?;
         let key = keys::otlp::endpoint;
         let (key, endpoint) =
-            match (secret::from_environment(OTEL_EXPORTER_OTLP_ENDPOINT, Empty::IsNone)?, endpoint) {
+            match (secret::from_environment(OTEL_EXPORTER_OTLP_ENDPOINT, EmptySecret::IsNone)?, endpoint) {
                 (Some(endpoint), _) => (OTEL_EXPORTER_OTLP_ENDPOINT, endpoint.expose().to_owned()),
                 (None, Some(endpoint)) => (key.name, self.expand(endpoint.expose(), key)?),
                 (None, None) => return Ok(None),
@@ -65,7 +65,7 @@ impl Check<'_> {
             return Err(self.error(key, form));
         };
         let headers =
-            secret::from_environment(OTEL_EXPORTER_OTLP_HEADERS, Empty::IsNone)?.unwrap_or_default();
+            secret::from_environment(OTEL_EXPORTER_OTLP_HEADERS, EmptySecret::IsNone)?.unwrap_or_default();
         let headers = headers_of(&headers).ok_or_else(|| {
             let form = "is no list of headers: write name=value,name=value, with values percent-encoded";
             Error::new(Code::BadValue, format!("environment variable {OTEL_EXPORTER_OTLP_HEADERS}: {form}"))
@@ -113,12 +113,12 @@ mod tests {
             sample: sample.to_owned(),
             metrics_every: every.to_owned(),
         };
-        Check { file: "docrow.toml", folder: Path::new("") }.otlp(raw).map_err(|error| error.to_string())
+        ValueCheck { file: "docrow.toml", folder: Path::new("") }.otlp(raw).map_err(|error| error.to_string())
     }
 
     #[test]
     fn nothing_is_sent_unless_it_says_where_to() {
-        let check = Check { file: "docrow.toml", folder: Path::new("") };
+        let check = ValueCheck { file: "docrow.toml", folder: Path::new("") };
         assert_eq!(check.otlp(RawOtlp::default()).unwrap(), None);
         assert_eq!(otlp("", "100%", "60s"), Ok(None));
     }

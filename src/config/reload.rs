@@ -12,7 +12,7 @@ use crate::{mapping::MaskKey, secret::Secret};
 
 /// What a changed configuration comes to.
 #[derive(Debug)]
-pub struct Change {
+pub struct ConfigChange {
     /// What is in force from now on.
     pub config: Config,
     /// The keys that are taken up.
@@ -23,7 +23,7 @@ pub struct Change {
 
 impl Config {
     /// What becomes of this one, if `wanted` is what is written now.
-    pub fn changed_to(&self, wanted: Self) -> Change {
+    pub fn changed_to(&self, wanted: Self) -> ConfigChange {
         // In full, so that of a new key it must be said.
         let Self {
             name,
@@ -53,9 +53,9 @@ impl Config {
             otlp,
             verify,
         } = wanted;
-        let mut change = Change { config: self.clone(), taken_up: Vec::new(), waits: Vec::new() };
+        let mut change = ConfigChange { config: self.clone(), taken_up: Vec::new(), waits: Vec::new() };
         let now = &mut change.config;
-        let mut keys = Changes { taken_up: &mut change.taken_up, waits: &mut change.waits };
+        let mut keys = KeyChanges { taken_up: &mut change.taken_up, waits: &mut change.waits };
         keys.take(keys::source::include, &mut now.include, include);
         keys.take(keys::source::exclude, &mut now.exclude, exclude);
         keys.take(keys::source::on_drop, &mut now.on_drop, on_drop);
@@ -98,12 +98,12 @@ impl Config {
 }
 
 /// What has changed, by its names.
-struct Changes<'a> {
+struct KeyChanges<'a> {
     taken_up: &'a mut Vec<&'static str>,
     waits: &'a mut Vec<&'static str>,
 }
 
-impl Changes<'_> {
+impl KeyChanges<'_> {
     /// Takes the value up, or leaves it for a restart, as the key has it.
     fn take<T: PartialEq>(&mut self, key: ConfigKey, now: &mut T, wanted: T) {
         if self.takes_up(key, *now != wanted) {

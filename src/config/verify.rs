@@ -4,7 +4,7 @@ use std::{str::FromStr, time::Duration};
 
 use super::{
     amount::amount,
-    check::Check,
+    check::ValueCheck,
     keys::{self, RawVerify},
 };
 use crate::error::Result;
@@ -45,7 +45,7 @@ impl FromStr for SampleSize {
     }
 }
 
-impl Check<'_> {
+impl ValueCheck<'_> {
     /// `None`: nothing is verified by itself.
     pub(super) fn verify(&self, raw: RawVerify) -> Result<Option<VerifyConfig>> {
         let RawVerify { every, sample, max_rate } = raw;
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_schedule_is_read_and_what_is_wrong_is_said() {
-        let check = Check { file: "docrow.toml", folder: std::path::Path::new("") };
+        let check = ValueCheck { file: "docrow.toml", folder: std::path::Path::new("") };
         let read = |every: &str, sample: &str| {
             let raw = RawVerify {
                 every: Some(every.to_owned()),

@@ -3,7 +3,7 @@
 //! Two mechanisms, because a process killed by SIGKILL runs no destructor:
 //! - A server is started through `setpriv --pdeathsig`, so the kernel signals it when its parent ends. The kernel means
 //!   the parent *thread*, so one thread that lives as long as the process starts them all ([`spawn`]).
-//! - A [`Scratch`] is removed by a small shell that waits for the other end of its pipe to close.
+//! - A [`ScratchFolder`] is removed by a small shell that waits for the other end of its pipe to close.
 //!
 //! What the servers are, and when they are ready, is left to [`super::servers`].
 
@@ -31,12 +31,12 @@ const POLL: Duration = Duration::from_millis(10);
 
 /// A user of the system.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Account {
+pub(super) struct SystemAccount {
     uid: u32,
     gid: u32,
 }
 
-impl Account {
+impl SystemAccount {
     /// The account for a server that refuses to run as root: none is needed unless this process is root's.
     pub(super) fn instead_of_root() -> Result<Option<Self>> {
         let doing = "find a user to run PostgreSQL as, since it refuses to run as root";
@@ -60,14 +60,14 @@ impl Account {
 
 /// A server's folder, removed when this value is dropped or the process ends, once the server is told to end.
 #[derive(Debug)]
-pub(super) struct Scratch {
+pub(super) struct ScratchFolder {
     path: PathBuf,
     remover: Child,
 }
 
-impl Scratch {
+impl ScratchFolder {
     /// A new folder in the system's temporary folder, owned by `owner`.
-    pub(super) fn new(name: &str, owner: Option<Account>) -> io::Result<Self> {
+    pub(super) fn new(name: &str, owner: Option<SystemAccount>) -> io::Result<Self> {
         let folder = tempfile::Builder::new().prefix(&format!("docrow-{name}-")).tempdir()?;
         // The server may still be dying, and writing, when its folder is removed: hence the tries. A PostgreSQL server
         // that is killed leaves a System V shared memory segment behind, named on line 7 of its lock file.
@@ -84,7 +84,7 @@ impl Scratch {
             .process_group(0)
             .spawn()?;
         let scratch = Self { path: folder.keep(), remover };
-        if let Some(Account { uid, gid }) = owner {
+        if let Some(SystemAccount { uid, gid }) = owner {
             chown(&scratch.path, Some(uid), Some(gid))?;
         }
         Ok(scratch)
@@ -95,7 +95,7 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
+impl Drop for ScratchFolder {
     fn drop(&mut self) {
         drop(self.remover.stdin.take());
         // Without an exit status there is nothing left to do about the folder.
@@ -105,7 +105,7 @@ impl Drop for Scratch {
 
 /// What to run as a server.
 #[derive(Debug)]
-pub(super) struct Program {
+pub(super) struct ServerProgram {
     /// What it is called in messages.
     pub(super) name: &'static str,
     /// The kind of the errors about it.
@@ -115,16 +115,16 @@ pub(super) struct Program {
     /// Its arguments.
     pub(super) arguments: Vec<String>,
     /// Who runs it, if not the user of this process.
-    pub(super) account: Option<Account>,
+    pub(super) account: Option<SystemAccount>,
     /// The signal that ends it at once, without leaving anything behind in the system.
     pub(super) end_signal: &'static str,
 }
 
-impl Program {
+impl ServerProgram {
     /// The program as a command that gets [`Self::end_signal`] when the thread that starts it ends.
     pub(super) fn command(&self, folder: &Path) -> Command {
         let mut command = Command::new("setpriv");
-        if let Some(Account { uid, gid }) = self.account {
+        if let Some(SystemAccount { uid, gid }) = self.account {
             command.arg(format!("--reuid={uid}")).arg(format!("--regid={gid}")).arg("--clear-groups");
         }
         command.args(["--pdeathsig", self.end_signal]).arg(&self.path).args(&self.arguments);
@@ -136,15 +136,15 @@ impl Program {
 
 /// A server process with its folder and its log.
 #[derive(Debug)]
-pub(super) struct Server {
-    program: Program,
+pub(super) struct ServerProcess {
+    program: ServerProgram,
     child: Option<Child>,
-    folder: Scratch,
+    folder: ScratchFolder,
 }
 
-impl Server {
+impl ServerProcess {
     /// A server that does not run yet.
-    pub(super) fn new(program: Program, folder: Scratch) -> Self {
+    pub(super) fn new(program: ServerProgram, folder: ScratchFolder) -> Self {
         Self { program, child: None, folder }
     }
 
@@ -230,7 +230,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
         // A stopped process takes no signal but these two. If it can't be signalled, `kill` below still ends it.
         let _ = self.signal(self.program.end_signal);
@@ -295,14 +295,14 @@ mod tests {
     fn finds_an_account_by_its_whole_name() {
         let users =
             "postgresql:x:7:8::/:/bin/sh\npostgres:x:101:104:PostgreSQL:/var/lib/postgresql:/bin/bash\n";
-        let Account { uid, gid } = Account::parse(users, "postgres").unwrap();
+        let SystemAccount { uid, gid } = SystemAccount::parse(users, "postgres").unwrap();
         assert_eq!((uid, gid), (101, 104));
-        assert!(Account::parse(users, "nobody").is_none());
+        assert!(SystemAccount::parse(users, "nobody").is_none());
     }
 
     #[test]
     fn removes_its_folder_when_dropped() {
-        let scratch = Scratch::new("test", None).unwrap();
+        let scratch = ScratchFolder::new("test", None).unwrap();
         let path = scratch.path().to_owned();
         fs::write(path.join("file"), "x").unwrap();
         drop(scratch);

@@ -5,11 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::process::{Program, spawn};
+use super::process::{ServerProgram, spawn};
 use crate::error::{Code, Error, Kind, Result};
 
 /// Runs a program to its end; its output is part of the error.
-pub(super) fn run(program: Program, folder: &Path) -> Result<()> {
+pub(super) fn run(program: ServerProgram, folder: &Path) -> Result<()> {
     let running = format!("run {}", program.path.display());
     let mut command = program.command(folder);
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());

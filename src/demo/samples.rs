@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 
 /// Documents and the collection they belong to.
 #[derive(Clone, Debug)]
-pub struct Sample {
+pub struct SampleCollection {
     /// The collection's name.
     pub collection: &'static str,
     /// Its documents.
@@ -20,7 +20,7 @@ pub struct Sample {
 }
 
 /// The 1,067 movies and the 250 countries.
-pub fn samples() -> Result<[Sample; 2]> {
+pub fn samples() -> Result<[SampleCollection; 2]> {
     Ok([
         sample("movies", include_str!("../../testdata/movies.jsonl"), |line, _| {
             Some(object_id(line).into())
@@ -33,14 +33,18 @@ pub fn samples() -> Result<[Sample; 2]> {
 
 /// Inserts all samples into `database`.
 pub async fn load(database: &Database) -> Result<()> {
-    for Sample { collection, documents } in samples()? {
+    for SampleCollection { collection, documents } in samples()? {
         let inserted = database.collection::<Document>(collection).insert_many(&documents).await;
         inserted.map_err(|e| Error::caused(Kind::SourceAway, format!("insert the {collection}"), e))?;
     }
     Ok(())
 }
 
-fn sample(collection: &'static str, lines: &str, id: fn(u32, &Document) -> Option<Bson>) -> Result<Sample> {
+fn sample(
+    collection: &'static str,
+    lines: &str,
+    id: fn(u32, &Document) -> Option<Bson>,
+) -> Result<SampleCollection> {
     let malformed =
         |line| Error::bug(format!("read testdata: line {line} of the {collection} is not as expected"));
     let mut documents = Vec::new();
@@ -50,7 +54,7 @@ fn sample(collection: &'static str, lines: &str, id: fn(u32, &Document) -> Optio
         document.extend(fields);
         documents.push(document);
     }
-    Ok(Sample { collection, documents })
+    Ok(SampleCollection { collection, documents })
 }
 
 /// The ObjectId of line `number`: made on 2026-01-01, one a line.

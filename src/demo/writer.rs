@@ -17,7 +17,7 @@ use mongodb::{
 };
 use tokio::time::MissedTickBehavior;
 
-use super::users::{Make, user};
+use super::users::{UserMaker, user};
 use crate::error::{Error, Kind, Result};
 
 /// A kind of change.
@@ -93,7 +93,7 @@ pub type Deeds = BTreeMap<WriteKind, u64>;
 pub struct Writer {
     client: Client,
     users: Collection<RawDocumentBuf>,
-    make: Make,
+    make: UserMaker,
     seed: u64,
     alive: Vec<i32>,
     next: i32,
@@ -103,7 +103,7 @@ pub struct Writer {
 impl Writer {
     /// A writer to `users`, which holds the users `ids` and none after them, where the writer inserts.
     pub fn new(client: &Client, users: &Collection<RawDocumentBuf>, seed: u64, ids: Range<i32>) -> Self {
-        let make = Make(Rng::with_seed(seed));
+        let make = UserMaker(Rng::with_seed(seed));
         let (client, users, next) = (client.clone(), users.clone(), ids.end);
         Self { client, users, make, seed, alive: ids.collect(), next, deeds: Deeds::new() }
     }

@@ -27,7 +27,7 @@ use crate::error;
 
 /// What kind of figure a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricKind {
     /// Only grows, from zero at the start of the process; its name ends in `_total`.
     Counter,
     /// Goes up and down.
@@ -38,7 +38,7 @@ pub enum Kind {
 
 /// What a metric is measured in, which its name says, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unit {
+pub enum MetricUnit {
     /// Things that are counted.
     Count,
     /// Seconds.
@@ -51,7 +51,7 @@ pub enum Unit {
 
 /// A label, which divides a metric into series.
 #[derive(Clone, Copy, Debug)]
-pub struct Label {
+pub struct MetricLabel {
     /// Its name.
     pub name: &'static str,
     /// All its values. None: they are names from the configuration, or of collections.
@@ -60,22 +60,22 @@ pub struct Label {
 
 /// An entry of the table.
 #[derive(Debug)]
-pub struct About {
+pub struct MetricAbout {
     /// Its name, with prefix, unit and suffix.
     pub name: &'static str,
     /// Its kind.
-    pub kind: Kind,
+    pub kind: MetricKind,
     /// Its unit.
-    pub unit: Unit,
+    pub unit: MetricUnit,
     /// Its labels.
-    pub labels: &'static [Label],
+    pub labels: &'static [MetricLabel],
     /// What it says, for people.
     pub help: &'static str,
 }
 
 /// A metric: an entry of the table, and the handles that are needed again and again.
 pub struct Metric<H: 'static> {
-    about: About,
+    about: MetricAbout,
     /// Of its only series, or of that for each value of its only label, if these are known.
     kept: OnceLock<Vec<H>>,
 }
@@ -88,15 +88,15 @@ pub type Gauge = Metric<::metrics::Gauge>;
 pub type Histogram = Metric<::metrics::Histogram>;
 
 /// What all metrics have in common.
-pub trait Registered: Sync {
+pub trait RegisteredMetric: Sync {
     /// The entry of the table.
-    fn about(&self) -> &About;
+    fn about(&self) -> &MetricAbout;
     /// Makes the series that are known beforehand, so that they are zero rather than missing.
     fn begin(&self);
 }
 
-impl<H: Handle> Registered for Metric<H> {
-    fn about(&self) -> &About {
+impl<H: SeriesHandle> RegisteredMetric for Metric<H> {
+    fn about(&self) -> &MetricAbout {
         &self.about
     }
 
@@ -106,42 +106,47 @@ impl<H: Handle> Registered for Metric<H> {
 }
 
 /// What [`metrics`](::metrics) has for a kind of metric.
-pub trait Handle: Clone + Send + Sync {
+pub trait SeriesHandle: Clone + Send + Sync {
     /// Which kind that is.
-    const KIND: Kind;
+    const KIND: MetricKind;
     /// The handle of the series `key`.
     fn register(recorder: &PrometheusRecorder, key: &Key) -> Self;
 }
 
 const METADATA: Metadata<'static> = Metadata::new("docrow", Level::INFO, None);
 
-impl Handle for ::metrics::Counter {
-    const KIND: Kind = Kind::Counter;
+impl SeriesHandle for ::metrics::Counter {
+    const KIND: MetricKind = MetricKind::Counter;
 
     fn register(recorder: &PrometheusRecorder, key: &Key) -> Self {
         recorder.register_counter(key, &METADATA)
     }
 }
 
-impl Handle for ::metrics::Gauge {
-    const KIND: Kind = Kind::Gauge;
+impl SeriesHandle for ::metrics::Gauge {
+    const KIND: MetricKind = MetricKind::Gauge;
 
     fn register(recorder: &PrometheusRecorder, key: &Key) -> Self {
         recorder.register_gauge(key, &METADATA)
     }
 }
 
-impl Handle for ::metrics::Histogram {
-    const KIND: Kind = Kind::Histogram;
+impl SeriesHandle for ::metrics::Histogram {
+    const KIND: MetricKind = MetricKind::Histogram;
 
     fn register(recorder: &PrometheusRecorder, key: &Key) -> Self {
         recorder.register_histogram(key, &METADATA)
     }
 }
 
-impl<H: Handle> Metric<H> {
-    const fn new(name: &'static str, unit: Unit, labels: &'static [Label], help: &'static str) -> Self {
-        Self { about: About { name, kind: H::KIND, unit, labels, help }, kept: OnceLock::new() }
+impl<H: SeriesHandle> Metric<H> {
+    const fn new(
+        name: &'static str,
+        unit: MetricUnit,
+        labels: &'static [MetricLabel],
+        help: &'static str,
+    ) -> Self {
+        Self { about: MetricAbout { name, kind: H::KIND, unit, labels, help }, kept: OnceLock::new() }
     }
 
     /// The series with these values of its labels, in their order. It is looked up: keep it where it is needed often.
@@ -198,23 +203,23 @@ impl Histogram {
 
 /// Where all series are. Nothing but this module uses it, so that what is counted does not depend on who was first.
 static RECORDER: LazyLock<PrometheusRecorder> = LazyLock::new(|| {
-    let builder = ALL.iter().filter(|metric| metric.about().kind == Kind::Histogram).fold(
+    let builder = ALL.iter().filter(|metric| metric.about().kind == MetricKind::Histogram).fold(
         PrometheusBuilder::new(),
         |builder, metric| {
-            let About { name, unit, .. } = metric.about();
-            let buckets = if *unit == Unit::Seconds { SECONDS } else { COUNTS };
+            let MetricAbout { name, unit, .. } = metric.about();
+            let buckets = if *unit == MetricUnit::Seconds { SECONDS } else { COUNTS };
             let whole = Matcher::Full((*name).to_owned());
             // Only an empty list is refused.
             builder.set_buckets_for_metric(whole, buckets).unwrap_or_default()
         },
     );
     let recorder = builder.build_recorder();
-    for About { name, kind, help, .. } in ALL.iter().map(|metric| metric.about()) {
+    for MetricAbout { name, kind, help, .. } in ALL.iter().map(|metric| metric.about()) {
         let (name, help) = ((*name).into(), (*help).into());
         match kind {
-            Kind::Counter => recorder.describe_counter(name, None, help),
-            Kind::Gauge => recorder.describe_gauge(name, None, help),
-            Kind::Histogram => recorder.describe_histogram(name, None, help),
+            MetricKind::Counter => recorder.describe_counter(name, None, help),
+            MetricKind::Gauge => recorder.describe_gauge(name, None, help),
+            MetricKind::Histogram => recorder.describe_histogram(name, None, help),
         }
     }
     recorder
@@ -327,19 +332,23 @@ mod tests {
     /// Prometheus's conventions: <https://prometheus.io/docs/practices/naming/>.
     #[test]
     fn names_say_what_they_are() {
-        for About { name, kind, unit, labels, help } in ALL.iter().map(|metric| metric.about()) {
+        for MetricAbout { name, kind, unit, labels, help } in ALL.iter().map(|metric| metric.about()) {
             // What every process has bears the names that Prometheus's own libraries give it.
             assert!(name.starts_with("docrow_") || name.starts_with("process_"), "{name}");
             assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{name}");
             let bare = name.strip_suffix("_total");
-            assert_eq!(bare.is_some(), *kind == Kind::Counter, "{name}");
+            assert_eq!(bare.is_some(), *kind == MetricKind::Counter, "{name}");
             let bare = bare.unwrap_or(name);
             let ends = |suffix: &str| bare.ends_with(suffix);
-            assert_eq!(ends("_seconds"), matches!(unit, Unit::Seconds | Unit::UnixSeconds), "{name}");
-            assert_eq!(ends("_bytes"), *unit == Unit::Bytes, "{name}");
+            assert_eq!(
+                ends("_seconds"),
+                matches!(unit, MetricUnit::Seconds | MetricUnit::UnixSeconds),
+                "{name}"
+            );
+            assert_eq!(ends("_bytes"), *unit == MetricUnit::Bytes, "{name}");
             assert_eq!(
                 ends("_timestamp_seconds") || ends("_time_seconds"),
-                *unit == Unit::UnixSeconds,
+                *unit == MetricUnit::UnixSeconds,
                 "{name}"
             );
             for reserved in ["_count", "_sum", "_bucket", "_info"] {

@@ -1,6 +1,6 @@
 //! All metrics. This is the only place where their names are; documentation, alerts and the dashboard are compared with it.
 
-use super::{Counter, Gauge, Histogram, Label, Metric, Registered, Unit};
+use super::{Counter, Gauge, Histogram, Metric, MetricLabel, MetricUnit, RegisteredMetric};
 
 /// The limits of buckets of histograms in seconds: from a few milliseconds, which is what a change takes to be seen, to
 /// hours, after an outage.
@@ -14,28 +14,30 @@ pub(super) const COUNTS: &[f64] =
     &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10_000.0, 25_000.0];
 
 /// `database.collection`: as many as are replicated.
-pub const COLLECTION: Label = Label { name: "collection", values: &[] };
+pub const COLLECTION: MetricLabel = MetricLabel { name: "collection", values: &[] };
 /// Where a collection stands.
-pub const PHASE: Label =
-    Label { name: "phase", values: &["new", "copying", "indexing", "sweeping", "live", "paused", "stopped"] };
+pub const PHASE: MetricLabel = MetricLabel {
+    name: "phase",
+    values: &["new", "copying", "indexing", "sweeping", "live", "paused", "stopped"],
+};
 /// Why something was tried again.
-pub const CAUSE: Label = Label {
+pub const CAUSE: MetricLabel = MetricLabel {
     name: "cause",
     values: &["source_away", "target_away", "rows_refused", "state_full", "state_rebuilt", "fenced", "other"],
 };
 /// Why a collection is copied anew.
-pub const REASON: Label =
-    Label { name: "reason", values: &["asked", "history_lost", "replaced", "dropped", "recreated"] };
+pub const REASON: MetricLabel =
+    MetricLabel { name: "reason", values: &["asked", "history_lost", "replaced", "dropped", "recreated"] };
 /// What is read from MongoDB.
-pub const FROM: Label = Label { name: "from", values: &["stream", "snapshot", "lookup"] };
+pub const FROM: MetricLabel = MetricLabel { name: "from", values: &["stream", "snapshot", "lookup"] };
 /// How rows are written.
-pub const METHOD: Label = Label { name: "method", values: &["copy", "upsert"] };
+pub const METHOD: MetricLabel = MetricLabel { name: "method", values: &["copy", "upsert"] };
 /// What became of a notice.
-pub const OUTCOME: Label = Label { name: "outcome", values: &["delivered", "dropped"] };
+pub const OUTCOME: MetricLabel = MetricLabel { name: "outcome", values: &["delivered", "dropped"] };
 /// The pipeline's name.
-pub const PIPELINE: Label = Label { name: "pipeline", values: &[] };
+pub const PIPELINE: MetricLabel = MetricLabel { name: "pipeline", values: &[] };
 /// docrow's version.
-pub const VERSION: Label = Label { name: "version", values: &[] };
+pub const VERSION: MetricLabel = MetricLabel { name: "version", values: &[] };
 
 /// One metric an entry: what it is called in the code, its kind, its name, its unit, its labels, and its help, which is
 /// what people on call read.
@@ -43,11 +45,11 @@ macro_rules! table {
     ($($id:ident: $kind:ident = $name:literal, $unit:ident, [$($label:ident),*], $help:literal;)*) => {
         $(
             #[doc = $help]
-            pub static $id: $kind = Metric::new($name, Unit::$unit, &[$($label),*], $help);
+            pub static $id: $kind = Metric::new($name, MetricUnit::$unit, &[$($label),*], $help);
         )*
 
         /// All of them.
-        pub static ALL: &[&dyn Registered] = &[$(&$id),*];
+        pub static ALL: &[&dyn RegisteredMetric] = &[$(&$id),*];
     };
 }
 

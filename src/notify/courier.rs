@@ -16,7 +16,7 @@ use tokio::{
 use crate::{
     config::{NotifyConfig, environment::DOCROW_NOTIFY_KEY},
     error::{Code, Error, Result},
-    http::{HttpClient, Refusal},
+    http::{HttpClient, HttpRefusal},
     metrics,
     retry::Retry,
 };
@@ -34,13 +34,13 @@ pub(super) struct Notice {
 }
 
 /// Delivers them.
-pub(super) struct Courier {
+pub(super) struct NoticeCourier {
     client: HttpClient,
     uri: Uri,
     key: Hmac<Sha256>,
 }
 
-impl Courier {
+impl NoticeCourier {
     /// Errors: there is no key, or this machine has no certificates to believe.
     pub(super) fn new(config: &NotifyConfig) -> Result<Self> {
         let Some(key) = &config.key else {
@@ -68,8 +68,8 @@ impl Courier {
         loop {
             let why = match self.attempt(notice).await {
                 Ok(()) => return true,
-                Err(Refusal::Passing(why)) if Instant::now() < deadline => why,
-                Err(Refusal::Passing(why) | Refusal::Final(why)) => {
+                Err(HttpRefusal::Passing(why)) if Instant::now() < deadline => why,
+                Err(HttpRefusal::Passing(why) | HttpRefusal::Final(why)) => {
                     let (event, host) = (notice.event, self.host());
                     tracing::warn!(
                         "a notice ({event}) is dropped: the webhook at {host} does not take it: {why}"
@@ -85,7 +85,7 @@ impl Courier {
         }
     }
 
-    async fn attempt(&self, notice: &Notice) -> Result<(), Refusal> {
+    async fn attempt(&self, notice: &Notice) -> Result<(), HttpRefusal> {
         let request = Request::post(self.uri.clone())
             .header(header::CONTENT_TYPE, "application/json")
             .header("x-docrow-event", notice.event)

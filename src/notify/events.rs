@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, time::Duration};
 use crate::{
     moment::Moment,
     process_status::{Message, Stage},
-    status::{CollectionStatus, Level, Status},
+    status::{CollectionStatus, HealthLevel, Status},
 };
 
 /// How long all must be well after trouble.
@@ -50,7 +50,7 @@ impl EventKind {
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Event {
+pub(super) struct NotifyEvent {
     pub(super) kind: EventKind,
     /// The error's code, `DRW-1305`, if it has one.
     pub(super) code: Option<String>,
@@ -62,7 +62,7 @@ pub(super) struct Event {
 
 /// How all stood when it was last told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Standing {
+enum LastTold {
     #[default]
     Untold,
     Live,
@@ -72,15 +72,15 @@ enum Standing {
 
 /// Finds what happened.
 #[derive(Debug, Default)]
-pub(super) struct Observer {
+pub(super) struct StatusObserver {
     before: Option<Status>,
-    standing: Standing,
+    standing: LastTold,
     is_at_risk: bool,
 }
 
-impl Observer {
+impl StatusObserver {
     /// What happened since the document before.
-    pub(super) fn see(&mut self, now: Status) -> Vec<Event> {
+    pub(super) fn see(&mut self, now: Status) -> Vec<NotifyEvent> {
         let mut events = Vec::new();
         if let Some(before) = &self.before {
             for (then, now) in pairs(before, &now) {
@@ -95,7 +95,7 @@ impl Observer {
             let words = now.health.problems.iter().map(|problem| &problem.words);
             let words = words.clone().find(|words| words.contains("about to be lost"));
             let text = words.cloned().unwrap_or_else(|| "history is about to be lost".to_owned());
-            events.push(Event { kind: EventKind::HistoryAtRisk, code: None, collection: None, text });
+            events.push(NotifyEvent { kind: EventKind::HistoryAtRisk, code: None, collection: None, text });
         }
         self.is_at_risk = is_at_risk;
         self.before = Some(now);
@@ -103,13 +103,13 @@ impl Observer {
     }
 
     /// The collections that are stopped since.
-    fn stopped(&self, now: &Status) -> Vec<Event> {
+    fn stopped(&self, now: &Status) -> Vec<NotifyEvent> {
         let Some(before) = &self.before else { return Vec::new() };
         let is_new = |(then, now): &(Option<&CollectionStatus>, &CollectionStatus)| {
             now.stopped.is_some() && now.absent.is_none() && then.is_none_or(|then| then.stopped.is_none())
         };
         let all = now.collections.iter().map(|c| (before.collections.iter().find(|b| b.name == c.name), c));
-        let event = |(_, c): (Option<&CollectionStatus>, &CollectionStatus)| Event {
+        let event = |(_, c): (Option<&CollectionStatus>, &CollectionStatus)| NotifyEvent {
             kind: EventKind::Error,
             code: code(&now.messages, &c.name),
             collection: Some(c.name.clone()),
@@ -119,24 +119,24 @@ impl Observer {
     }
 
     /// How all stands. `stopped`: what is told of it by itself.
-    fn whole(&mut self, now: &Status, stopped: &[Event], events: &mut Vec<Event>) {
+    fn whole(&mut self, now: &Status, stopped: &[NotifyEvent], events: &mut Vec<NotifyEvent>) {
         let is_live = now.process.stage == Some(Stage::Live);
         match (now.health.level, self.standing) {
-            (Level::Error, before) => {
-                self.standing = Standing::Trouble(now.at);
-                if !matches!(before, Standing::Trouble(_)) && stopped.is_empty() {
+            (HealthLevel::Error, before) => {
+                self.standing = LastTold::Trouble(now.at);
+                if !matches!(before, LastTold::Trouble(_)) && stopped.is_empty() {
                     let (code, text) = (code(&now.messages, ""), now.health.words.clone());
-                    events.push(Event { kind: EventKind::Error, code, collection: None, text });
+                    events.push(NotifyEvent { kind: EventKind::Error, code, collection: None, text });
                 }
             }
-            (_, Standing::Live) => {}
-            (_, Standing::Trouble(last)) if now.at.since(last) < WELL => {}
-            (_, Standing::Untold | Standing::Trouble(_)) if is_live => {
-                self.standing = Standing::Live;
+            (_, LastTold::Live) => {}
+            (_, LastTold::Trouble(last)) if now.at.since(last) < WELL => {}
+            (_, LastTold::Untold | LastTold::Trouble(_)) if is_live => {
+                self.standing = LastTold::Live;
                 let text = now.health.words.clone();
-                events.push(Event { kind: EventKind::Live, code: None, collection: None, text });
+                events.push(NotifyEvent { kind: EventKind::Live, code: None, collection: None, text });
             }
-            (_, Standing::Untold | Standing::Trouble(_)) => {}
+            (_, LastTold::Untold | LastTold::Trouble(_)) => {}
         }
     }
 }
@@ -150,9 +150,9 @@ fn pairs<'a>(
     now.collections.iter().filter_map(move |c| Some((then(c)?, c)))
 }
 
-fn of_collection(then: &CollectionStatus, now: &CollectionStatus, events: &mut Vec<Event>) {
+fn of_collection(then: &CollectionStatus, now: &CollectionStatus, events: &mut Vec<NotifyEvent>) {
     let mut event = |kind, text| {
-        events.push(Event { kind, code: None, collection: Some(now.name.clone()), text });
+        events.push(NotifyEvent { kind, code: None, collection: Some(now.name.clone()), text });
     };
     if then.dead_letters == 0 && now.dead_letters > 0 {
         let text =
@@ -185,7 +185,7 @@ mod tests {
     use super::*;
     use crate::status::tests::{NOW, at, live};
 
-    fn words(events: &[Event]) -> Vec<(&str, Option<&str>)> {
+    fn words(events: &[NotifyEvent]) -> Vec<(&str, Option<&str>)> {
         events.iter().map(|event| (event.kind.word(), event.collection.as_deref())).collect()
     }
 
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn live_is_told_once() {
-        let mut observer = Observer::default();
+        let mut observer = StatusObserver::default();
         let starting = live(|_, report| report.stage = Stage::Copying);
         assert_eq!(words(&observer.see(starting)), []);
         assert_eq!(words(&observer.see(live(|_, _| {}))), [("live", None)]);
@@ -211,7 +211,7 @@ mod tests {
     /// A server that comes and goes is one trouble.
     #[test]
     fn what_comes_and_goes_is_told_once() {
-        let mut observer = Observer::default();
+        let mut observer = StatusObserver::default();
         assert_eq!(words(&observer.see(live(|_, _| {}))), [("live", None)]);
         assert_eq!(words(&observer.see(later(2, in_trouble()))), [("error", None)]);
         assert_eq!(words(&observer.see(later(4, live(|_, _| {})))), []);
@@ -223,12 +223,12 @@ mod tests {
 
     #[test]
     fn a_collection_that_stops_is_told_with_its_code() {
-        let mut observer = Observer::default();
+        let mut observer = StatusObserver::default();
         observer.see(live(|_, _| {}));
         let mut stopped = live(|survey, _| survey.collections[0].stopped = Some("why".to_owned()));
         stopped.messages = vec![Message {
             at: stopped.at,
-            level: crate::process_status::Gravity::Error,
+            level: crate::process_status::MessageLevel::Error,
             text: "[DRW-1305] shop.orders is stopped, other collections go on: why".to_owned(),
             count: 1,
         }];
@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn what_begins_is_told_of_its_collection() {
-        let mut observer = Observer::default();
+        let mut observer = StatusObserver::default();
         observer.see(live(|_, _| {}));
         let grown = live(|survey, _| {
             (survey.collections[0].version, survey.collections[1].dead_letters) = (2, 7);
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn history_at_risk_is_told_once() {
-        let mut observer = Observer::default();
+        let mut observer = StatusObserver::default();
         observer.see(live(|_, _| {}));
         let at_risk = || live(|_, report| report.resumes_from = Some(at(NOW - 86_300).into()));
         let events = observer.see(at_risk());

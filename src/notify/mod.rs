@@ -3,7 +3,7 @@
 //!
 //! What happened is found in the [status document](crate::status), looked at every other second: so a notice never says
 //! anything else than status and page do ([`events`], pure). It runs beside the pipeline, and the pipeline waits for
-//! none of it: a [`Courier`] of its own delivers, one notice after the other, and tries again for a while; what there is no more
+//! none of it: a [`NoticeCourier`] of its own delivers, one notice after the other, and tries again for a while; what there is no more
 //! room for is dropped, which is said and counted.
 //!
 //! A notice names pipeline, phase, event, code and collection, and has a text for people. No document's values, no
@@ -22,8 +22,8 @@ use tokio::{
 };
 
 use self::{
-    courier::{Courier, Notice},
-    events::{Event, EventKind, Observer},
+    courier::{Notice, NoticeCourier},
+    events::{EventKind, NotifyEvent, StatusObserver},
 };
 use crate::{
     config::Config,
@@ -33,7 +33,7 @@ use crate::{
     process_status::{Stage, Vitals},
     shutdown::Shutdown,
     sink::Target,
-    status::Gatherer,
+    status::StatusGatherer,
 };
 
 /// How often it is looked what happened.
@@ -55,12 +55,12 @@ pub async fn beside<T>(
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
     let (sender, notices) = mpsc::channel(WAITING);
     let (end, mut running) = (Shutdown::default(), JoinSet::new());
-    running.spawn(Courier::new(notify)?.run(notices));
-    let observing = Observing {
+    running.spawn(NoticeCourier::new(notify)?.run(notices));
+    let observing = StatusWatch {
         pipeline: config.name.clone(),
         vitals: vitals.clone(),
-        gatherer: Gatherer::within(&target, &config.source, vitals.clone()),
-        observer: Observer::default(),
+        gatherer: StatusGatherer::within(&target, &config.source, vitals.clone()),
+        observer: StatusObserver::default(),
         sender,
     };
     let (ended, watched) = (Arc::new(std::sync::OnceLock::new()), end.clone());
@@ -76,19 +76,19 @@ pub async fn beside<T>(
 }
 
 /// How the work ended: the error's code and text, if there was one.
-type Ended = Arc<std::sync::OnceLock<Option<(String, String)>>>;
+type WorkEnd = Arc<std::sync::OnceLock<Option<(String, String)>>>;
 
 /// Looks what happens.
-struct Observing {
+struct StatusWatch {
     pipeline: String,
     vitals: Arc<Vitals>,
-    gatherer: Gatherer,
-    observer: Observer,
+    gatherer: StatusGatherer,
+    observer: StatusObserver,
     sender: Sender<Notice>,
 }
 
-impl Observing {
-    async fn run(mut self, end: Shutdown, ended: Ended) {
+impl StatusWatch {
+    async fn run(mut self, end: Shutdown, ended: WorkEnd) {
         let mut stood_by = false;
         loop {
             tokio::select! {
@@ -109,13 +109,13 @@ impl Observing {
             return;
         }
         let event = match ended.get().and_then(Option::as_ref) {
-            Some((code, why)) => Event {
+            Some((code, why)) => NotifyEvent {
                 kind: EventKind::Error,
                 code: Some(code.clone()),
                 collection: None,
                 text: format!("stopped by an error: {why}"),
             },
-            None => Event {
+            None => NotifyEvent {
                 kind: EventKind::Stopped,
                 code: None,
                 collection: None,
@@ -126,8 +126,8 @@ impl Observing {
         self.tell(&event);
     }
 
-    fn tell(&self, event: &Event) {
-        let Event { kind, code, collection, text } = event;
+    fn tell(&self, event: &NotifyEvent) {
+        let NotifyEvent { kind, code, collection, text } = event;
         let body = json!({
             "id": format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)),
             "at": Moment::now(),

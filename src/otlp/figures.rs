@@ -13,55 +13,55 @@ use opentelemetry_proto::tonic::{
 };
 
 use crate::{
-    metrics::{ALL, About, Kind, Unit},
+    metrics::{ALL, MetricAbout, MetricKind, MetricUnit},
     trace::{attribute, text},
 };
 
 const CUMULATIVE: i32 = AggregationTemporality::Cumulative as i32;
 
 /// The samples of a series name: what is in braces, and the value.
-type Samples<'a> = HashMap<&'a str, Vec<(&'a str, &'a str)>>;
+type SeriesSamples<'a> = HashMap<&'a str, Vec<(&'a str, &'a str)>>;
 
 /// All that `shown` has, counted since `began`.
 pub(super) fn metrics(shown: &str, began: u64, now: u64) -> Vec<Metric> {
-    let mut samples = Samples::new();
+    let mut samples = SeriesSamples::new();
     for line in shown.lines().filter(|line| !line.starts_with('#')) {
         let Some((series, value)) = line.rsplit_once(' ') else { continue };
         let (name, labels) = series.split_once('{').unwrap_or((series, ""));
         samples.entry(name).or_default().push((labels, value));
     }
-    let moment = Moment { began, now };
+    let moment = CommonPoint { began, now };
     ALL.iter().filter_map(|metric| moment.metric(metric.about(), &samples)).collect()
 }
 
 /// What all figures have in common.
 #[derive(Clone, Copy)]
-struct Moment {
+struct CommonPoint {
     began: u64,
     now: u64,
 }
 
-impl Moment {
+impl CommonPoint {
     /// `None`: there is no series of it.
-    fn metric(self, about: &About, samples: &Samples<'_>) -> Option<Metric> {
+    fn metric(self, about: &MetricAbout, samples: &SeriesSamples<'_>) -> Option<Metric> {
         let data = match about.kind {
-            Kind::Counter => Data::Sum(Sum {
+            MetricKind::Counter => Data::Sum(Sum {
                 data_points: self.numbers(samples.get(about.name)?, |n| n.parse().map(Value::AsInt).ok()),
                 aggregation_temporality: CUMULATIVE,
                 is_monotonic: true,
             }),
-            Kind::Gauge => Data::Gauge(Gauge {
+            MetricKind::Gauge => Data::Gauge(Gauge {
                 data_points: self.numbers(samples.get(about.name)?, |n| n.parse().map(Value::AsDouble).ok()),
             }),
-            Kind::Histogram => Data::Histogram(Histogram {
+            MetricKind::Histogram => Data::Histogram(Histogram {
                 data_points: vec![self.histogram(about.name, samples)?],
                 aggregation_temporality: CUMULATIVE,
             }),
         };
         let unit = match about.unit {
-            Unit::Count => "",
-            Unit::Seconds | Unit::UnixSeconds => "s",
-            Unit::Bytes => "By",
+            MetricUnit::Count => "",
+            MetricUnit::Seconds | MetricUnit::UnixSeconds => "s",
+            MetricUnit::Bytes => "By",
         };
         Some(Metric {
             name: about.name.to_owned(),
@@ -88,7 +88,7 @@ impl Moment {
     }
 
     /// The only series of a histogram. Prometheus's buckets hold what the smaller ones hold, too; those of OTLP do not.
-    fn histogram(self, name: &str, samples: &Samples<'_>) -> Option<HistogramDataPoint> {
+    fn histogram(self, name: &str, samples: &SeriesSamples<'_>) -> Option<HistogramDataPoint> {
         let one = |what: &str| Some(samples.get(&*format!("{name}_{what}"))?.first()?.1);
         let (mut bounds, mut counts, mut below) = (Vec::new(), Vec::new(), 0);
         for (limit, count) in samples.get(&*format!("{name}_bucket"))? {
@@ -188,6 +188,8 @@ mod tests {
     #[test]
     fn no_histogram_has_labels() {
         let about = ALL.iter().map(|metric| metric.about());
-        assert!(about.filter(|about| about.kind == Kind::Histogram).all(|about| about.labels.is_empty()));
+        assert!(
+            about.filter(|about| about.kind == MetricKind::Histogram).all(|about| about.labels.is_empty())
+        );
     }
 }

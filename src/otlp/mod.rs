@@ -30,7 +30,7 @@ use tokio::{
 use crate::{
     config::Config,
     error::{Code, Error, Result},
-    http::{HttpClient, Refusal},
+    http::{HttpClient, HttpRefusal},
     metrics,
     shutdown::Shutdown,
     trace::{self, attribute, text, unix_nanos},
@@ -53,7 +53,7 @@ pub async fn beside<T>(config: &Config, work: impl Future<Output = Result<T>>) -
     let Some(otlp) = &config.otlp else { return work.await };
     let client =
         HttpClient::new().map_err(|why| Error::new(Code::BadValue, format!("otlp.endpoint: {why}")))?;
-    let exporter = |uri: &Uri, what| Exporter {
+    let exporter = |uri: &Uri, what| OtlpExporter {
         client: client.clone(),
         uri: uri.clone(),
         headers: otlp.headers.clone(),
@@ -98,7 +98,12 @@ fn scope() -> Option<InstrumentationScope> {
 }
 
 /// Sends spans, until the end is requested and none is left.
-async fn send_spans(mut exporter: Exporter, mut ended: Receiver<Span>, resource: Resource, end: Shutdown) {
+async fn send_spans(
+    mut exporter: OtlpExporter,
+    mut ended: Receiver<Span>,
+    resource: Resource,
+    end: Shutdown,
+) {
     let mut spans = Vec::new();
     loop {
         tokio::select! {
@@ -135,7 +140,7 @@ async fn send_spans(mut exporter: Exporter, mut ended: Receiver<Span>, resource:
 }
 
 /// Sends metrics every so often, and at the end.
-async fn send_metrics(mut exporter: Exporter, every: Duration, resource: Resource, end: Shutdown) {
+async fn send_metrics(mut exporter: OtlpExporter, every: Duration, resource: Resource, end: Shutdown) {
     let began = unix_nanos();
     loop {
         let is_last = tokio::select! {
@@ -156,7 +161,7 @@ async fn send_metrics(mut exporter: Exporter, every: Duration, resource: Resourc
 }
 
 /// Sends one of the two.
-struct Exporter {
+struct OtlpExporter {
     client: HttpClient,
     uri: Uri,
     headers: HeaderMap,
@@ -165,7 +170,7 @@ struct Exporter {
     trouble: Option<Instant>,
 }
 
-impl Exporter {
+impl OtlpExporter {
     /// Whether it was taken.
     async fn send(&mut self, message: &impl Message) -> bool {
         let mut request =
@@ -179,7 +184,7 @@ impl Exporter {
                 tracing::info!("the collector at {} takes {} again", self.host(), self.what);
             }
             Ok(()) => {}
-            Err(Refusal::Passing(why) | Refusal::Final(why)) => {
+            Err(HttpRefusal::Passing(why) | HttpRefusal::Final(why)) => {
                 self.complain(&why);
                 return false;
             }

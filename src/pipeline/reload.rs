@@ -16,7 +16,7 @@ use super::{
     mappings::active::{Mappings, require_collections},
 };
 use crate::{
-    config::{Change, Config},
+    config::{Config, ConfigChange},
     error::{Error, Kind, Result},
     mapping_files::{self, MappingFiles},
     sink::Target,
@@ -95,7 +95,7 @@ impl Pipeline {
         wanted: Result<Config>,
         current: &Settings,
     ) -> Result<Option<Settings>> {
-        let Change { config, taken_up, waits } = current.config.changed_to(wanted?);
+        let ConfigChange { config, taken_up, waits } = current.config.changed_to(wanted?);
         let files = mapping_files::read(&config.mapping_dir)?;
         // Also where the URIs are the same: the certificates that they name may be new.
         servers.source.log_in_again(config.source.expose()).await?;

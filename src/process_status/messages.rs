@@ -13,7 +13,7 @@ const KEPT: usize = 20;
 /// How serious a log line is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Gravity {
+pub enum MessageLevel {
     /// Unexpected, and going on.
     Warning,
     /// Needs somebody.
@@ -26,7 +26,7 @@ pub struct Message {
     /// When it was last logged.
     pub at: Moment,
     /// How serious it is.
-    pub level: Gravity,
+    pub level: MessageLevel,
     /// What it says, as it was last said.
     pub text: String,
     /// How many times it was logged, with other numbers in it or the same.
@@ -35,11 +35,11 @@ pub struct Message {
 
 /// The last ones.
 #[derive(Debug, Default)]
-pub(super) struct Messages(VecDeque<Message>);
+pub(super) struct MessageLog(VecDeque<Message>);
 
-impl Messages {
+impl MessageLog {
     /// Notes one more.
-    pub(super) fn note(&mut self, level: Gravity, text: String) {
+    pub(super) fn note(&mut self, level: MessageLevel, text: String) {
         let is_same = |before: &Message| before.level == level && pattern(&before.text).eq(pattern(&text));
         let before = self.0.iter().position(is_same).and_then(|number| self.0.remove(number));
         let count = before.map_or(1, |before| before.count.saturating_add(1));
@@ -74,17 +74,17 @@ fn is_number(word: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn last(messages: &Messages, most: usize) -> Vec<(String, u64)> {
+    fn last(messages: &MessageLog, most: usize) -> Vec<(String, u64)> {
         messages.0.iter().rev().take(most).map(|message| (message.text.clone(), message.count)).collect()
     }
 
     #[test]
     fn a_repeated_message_is_counted_and_old_ones_go() {
-        let mut messages = Messages::default();
+        let mut messages = MessageLog::default();
         for name in ('a'..='z').chain('A'..='Z') {
-            messages.note(Gravity::Warning, format!("warning {name}"));
-            messages.note(Gravity::Error, "error".to_owned());
-            messages.note(Gravity::Error, "error".to_owned());
+            messages.note(MessageLevel::Warning, format!("warning {name}"));
+            messages.note(MessageLevel::Error, "error".to_owned());
+            messages.note(MessageLevel::Error, "error".to_owned());
         }
         assert_eq!(messages.0.len(), KEPT);
         assert_eq!(last(&messages, 2), [("error".to_owned(), 104), ("warning Z".to_owned(), 1)]);
@@ -93,13 +93,13 @@ mod tests {
     /// An outage: two messages in turn, with a number in each that always differs.
     #[test]
     fn tries_of_an_outage_do_not_drive_out_what_was_said_before() {
-        let mut messages = Messages::default();
-        messages.note(Gravity::Error, "shop.orders1 is stopped".to_owned());
-        messages.note(Gravity::Error, "shop.orders2 is stopped".to_owned());
+        let mut messages = MessageLog::default();
+        messages.note(MessageLevel::Error, "shop.orders1 is stopped".to_owned());
+        messages.note(MessageLevel::Error, "shop.orders2 is stopped".to_owned());
         for n in 0..100 {
-            messages.note(Gravity::Warning, format!("no answer from db:5432: trying again in {n}.4s"));
+            messages.note(MessageLevel::Warning, format!("no answer from db:5432: trying again in {n}.4s"));
             messages.note(
-                Gravity::Warning,
+                MessageLevel::Warning,
                 format!("no answer for {n} s (at 18:03:{n}, PostgreSQL process {n})"),
             );
         }
@@ -107,7 +107,7 @@ mod tests {
         assert_eq!(last.iter().map(|(_, count)| *count).collect::<Vec<_>>(), [100, 100, 1, 1], "{last:?}");
         assert!(last[1].0.ends_with("trying again in 99.4s"), "the latest is shown: {last:?}");
         // Nor are two gravities one message.
-        messages.note(Gravity::Warning, "shop.orders1 is stopped".to_owned());
+        messages.note(MessageLevel::Warning, "shop.orders1 is stopped".to_owned());
         assert_eq!(messages.0.len(), 5);
     }
 

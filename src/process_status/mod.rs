@@ -2,7 +2,7 @@
 //! warned of. For people and probes; nothing that is replicated depends on it.
 //!
 //! The pipeline writes it, about once a second and where a stage begins; `serve` shows it, and the pipeline copies it into
-//! PostgreSQL ([`Report`], [`Details`]), so that `docrow status` works from elsewhere. It holds names, numbers and log
+//! PostgreSQL ([`ProcessReport`], [`Details`]), so that `docrow status` works from elsewhere. It holds names, numbers and log
 //! lines, and like those no document's values (G12).
 
 mod messages;
@@ -12,11 +12,12 @@ mod report;
 mod vitals;
 
 pub use self::{
-    messages::{Gravity, Message},
-    places::{Part, Place, Places, Post},
+    messages::{Message, MessageLevel},
+    places::{Part, PartPlaces, Place, Post},
     readiness::ANSWERS_WITHIN,
     report::{
-        Applied, Clock, Details, Hindrance, Lag, Pace, Point, Rates, Reading, Report, Spool, Stage, Totals,
+        Applied, ChartPoint, Clock, CopyPace, Details, Hindrance, Lag, ProcessReport, Reading, Spool, Stage,
+        Totals, WorkRates,
     },
     vitals::Vitals,
 };

@@ -56,9 +56,9 @@ pub struct Place {
 
 /// Where all parts are.
 #[derive(Debug, Default)]
-pub struct Places(Mutex<BTreeMap<Part, Place>>);
+pub struct PartPlaces(Mutex<BTreeMap<Part, Place>>);
 
-impl Places {
+impl PartPlaces {
     /// All parts that there are now.
     pub fn all(&self) -> BTreeMap<Part, Place> {
         self.places().clone()
@@ -82,13 +82,13 @@ impl Places {
 /// From where a part says what it does. It is there until this is dropped.
 #[derive(Debug)]
 pub struct Post {
-    places: Arc<Places>,
+    places: Arc<PartPlaces>,
     part: Part,
 }
 
 impl Post {
     /// Of a part that is there from now on.
-    pub fn new(places: &Arc<Places>, part: Part) -> Self {
+    pub fn new(places: &Arc<PartPlaces>, part: Part) -> Self {
         let post = Self { places: places.clone(), part };
         post.enter("begins".into(), false);
         post
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_part_is_where_it_last_said_until_it_is_gone() {
-        let places = Arc::new(Places::default());
+        let places = Arc::new(PartPlaces::default());
         let (intake, worker) = (Post::new(&places, Part::Intake), Post::new(&places, Part::Worker(3)));
         intake.rests("waits for the stream");
         worker.at("waits for PostgreSQL");

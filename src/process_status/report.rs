@@ -45,7 +45,7 @@ pub struct Totals {
 /// How much of it per second, lately.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Rates {
+pub struct WorkRates {
     /// Documents copied.
     pub documents_per_second: u64,
     /// Rows that they became.
@@ -126,7 +126,7 @@ impl Hindrance {
 /// What a process says of itself every other second.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Report {
+pub struct ProcessReport {
     /// docrow's version.
     pub version: String,
     /// When the process was started.
@@ -144,7 +144,7 @@ pub struct Report {
     /// What it has done.
     pub totals: Totals,
     /// How fast it is.
-    pub rates: Rates,
+    pub rates: WorkRates,
     /// How full the spool is.
     pub spool: Spool,
     /// What MongoDB says.
@@ -155,7 +155,7 @@ pub struct Report {
     pub resumes_from: Option<Moment>,
 }
 
-impl Default for Report {
+impl Default for ProcessReport {
     fn default() -> Self {
         let now = Moment::now();
         Self {
@@ -167,7 +167,7 @@ impl Default for Report {
             hindrance: None,
             limit: None,
             totals: Totals::default(),
-            rates: Rates::default(),
+            rates: WorkRates::default(),
             spool: Spool::default(),
             source: Clock::default(),
             lag: Lag::default(),
@@ -179,7 +179,7 @@ impl Default for Report {
 /// How the copying of a collection goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Pace {
+pub struct CopyPace {
     /// About how many documents there are.
     pub estimated: u64,
     /// How many are copied, those of chunks under way included.
@@ -197,7 +197,7 @@ pub struct Pace {
 #[serde(default)]
 pub struct Details {
     /// By collection.
-    pub copies: BTreeMap<String, Pace>,
+    pub copies: BTreeMap<String, CopyPace>,
     /// The last warnings and errors, the latest last.
     pub messages: Vec<Message>,
     /// The collections that can't have their tables, each with the reason.
@@ -206,7 +206,7 @@ pub struct Details {
 
 /// A point of the charts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Point {
+pub struct ChartPoint {
     /// Seconds since 1970.
     pub at: u64,
     /// How far behind MongoDB the rows of live collections are.
@@ -241,10 +241,10 @@ mod tests {
     /// A report of an earlier or a later docrow can be read.
     #[test]
     fn a_report_reads_back_with_less_and_with_more() {
-        let report = Report { problem: Some("why".to_owned()), ..Report::default() };
+        let report = ProcessReport { problem: Some("why".to_owned()), ..ProcessReport::default() };
         let text = serde_json::to_string(&report).unwrap();
-        assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);
-        let other = serde_json::from_str::<Report>("{\"stage\": \"live\", \"news\": 1}").unwrap();
+        assert_eq!(serde_json::from_str::<ProcessReport>(&text).unwrap(), report);
+        let other = serde_json::from_str::<ProcessReport>("{\"stage\": \"live\", \"news\": 1}").unwrap();
         assert_eq!(other.stage, Stage::Live);
     }
 }

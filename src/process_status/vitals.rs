@@ -12,9 +12,11 @@ use tokio::{
 };
 
 use super::{
-    messages::{Gravity, Messages},
-    places::{Part, Places, Post},
-    report::{Clock, Details, Hindrance, Pace, Point, Rates, Reading, Report, Stage, Totals},
+    messages::{MessageLevel, MessageLog},
+    places::{Part, PartPlaces, Post},
+    report::{
+        ChartPoint, Clock, CopyPace, Details, Hindrance, ProcessReport, Reading, Stage, Totals, WorkRates,
+    },
 };
 use crate::moment::Moment;
 
@@ -28,19 +30,19 @@ const COPY_WINDOW: Duration = Duration::from_secs(30);
 /// A process's vital signs.
 #[derive(Debug)]
 pub struct Vitals {
-    signs: Mutex<Signs>,
+    signs: Mutex<VitalSigns>,
     /// That a stage began.
     news: Notify,
-    places: Arc<Places>,
+    places: Arc<PartPlaces>,
 }
 
 #[derive(Debug)]
-pub(super) struct Signs {
-    pub(super) report: Report,
-    messages: Messages,
-    copies: BTreeMap<String, Progress>,
+pub(super) struct VitalSigns {
+    pub(super) report: ProcessReport,
+    messages: MessageLog,
+    copies: BTreeMap<String, CopyProgress>,
     pub(super) refused: BTreeMap<String, String>,
-    points: VecDeque<Point>,
+    points: VecDeque<ChartPoint>,
     /// What was done, and when that was read. Of documents, those of chunks under way are part of it.
     read: VecDeque<(Instant, Totals)>,
     /// How many documents are copied, those of chunks under way included.
@@ -54,16 +56,16 @@ pub(super) struct Signs {
 
 /// How much of a collection is copied.
 #[derive(Debug)]
-struct Progress {
+struct CopyProgress {
     estimated: u64,
-    copied: Copied,
+    copied: CopiedAmount,
     /// How much it was, and when.
-    read: VecDeque<(Instant, Copied)>,
+    read: VecDeque<(Instant, CopiedAmount)>,
 }
 
 /// So much.
 #[derive(Clone, Copy, Debug, Default)]
-struct Copied {
+struct CopiedAmount {
     documents: u64,
     bytes: u64,
 }
@@ -71,9 +73,9 @@ struct Copied {
 impl Vitals {
     /// Of a process that has just been started.
     pub fn new() -> Self {
-        let signs = Signs {
-            report: Report::default(),
-            messages: Messages::default(),
+        let signs = VitalSigns {
+            report: ProcessReport::default(),
+            messages: MessageLog::default(),
             copies: BTreeMap::new(),
             refused: BTreeMap::new(),
             points: VecDeque::new(),
@@ -95,7 +97,7 @@ impl Vitals {
         }
         if let (Stage::Ended, Some(why)) = (stage, &problem) {
             // It is logged when there is nobody left to be told.
-            signs.messages.note(Gravity::Error, why.clone());
+            signs.messages.note(MessageLevel::Error, why.clone());
         }
         let report = &mut signs.report;
         (report.stage, report.problem, report.since) = (stage, problem, Moment::now());
@@ -115,7 +117,7 @@ impl Vitals {
     }
 
     /// Where each of its parts is.
-    pub fn places(&self) -> &Places {
+    pub fn places(&self) -> &PartPlaces {
         &self.places
     }
 
@@ -153,22 +155,22 @@ impl Vitals {
     }
 
     /// Notes a warning or an error.
-    pub fn note(&self, level: Gravity, text: String) {
+    pub fn note(&self, level: MessageLevel, text: String) {
         self.signs().messages.note(level, text);
     }
 
     /// Notes that a collection of about so many documents, of which some are copied already, is being copied.
     pub fn copying(&self, collection: &str, estimated: u64, copied: u64) {
-        let copied = Copied { documents: copied, bytes: 0 };
+        let copied = CopiedAmount { documents: copied, bytes: 0 };
         let read = VecDeque::from([(Instant::now(), copied)]);
-        self.signs().copies.insert(collection.to_owned(), Progress { estimated, copied, read });
+        self.signs().copies.insert(collection.to_owned(), CopyProgress { estimated, copied, read });
     }
 
     /// Notes that so many more of its documents are written, of so many bytes of BSON.
     pub fn copied(&self, collection: &str, documents: u64, bytes: u64) {
         let mut signs = self.signs();
         signs.copied = signs.copied.saturating_add(documents);
-        if let Some(Progress { copied, .. }) = signs.copies.get_mut(collection) {
+        if let Some(CopyProgress { copied, .. }) = signs.copies.get_mut(collection) {
             copied.documents = copied.documents.saturating_add(documents);
             copied.bytes = copied.bytes.saturating_add(bytes);
         }
@@ -178,7 +180,7 @@ impl Vitals {
     pub fn rolled_back(&self, collection: &str, documents: u64, bytes: u64) {
         let mut signs = self.signs();
         signs.copied = signs.copied.saturating_sub(documents);
-        if let Some(Progress { copied, .. }) = signs.copies.get_mut(collection) {
+        if let Some(CopyProgress { copied, .. }) = signs.copies.get_mut(collection) {
             copied.documents = copied.documents.saturating_sub(documents);
             copied.bytes = copied.bytes.saturating_sub(bytes);
         }
@@ -196,13 +198,13 @@ impl Vitals {
         let Reading { totals, spool, lag, resumes_from, stopped } = reading;
         // Chunks come in jerks; their documents do not.
         let done = (now, Totals { documents: signs.copied, ..totals });
-        let lately = signs.read.back().map_or_else(Rates::default, |before| rates(*before, done));
+        let lately = signs.read.back().map_or_else(WorkRates::default, |before| rates(*before, done));
         remember(&mut signs.read, done, WINDOW);
         let oldest = signs.read.front().copied().unwrap_or(done);
         for copy in signs.copies.values_mut() {
             remember(&mut copy.read, (now, copy.copied), COPY_WINDOW);
         }
-        signs.points.push_back(Point {
+        signs.points.push_back(ChartPoint {
             at: Moment::now().seconds(),
             lag_seconds: lag.seconds,
             changes_per_second: lately.changes_per_second,
@@ -226,12 +228,12 @@ impl Vitals {
     }
 
     /// What there is to be said.
-    pub fn report(&self) -> (Report, Details) {
+    pub fn report(&self) -> (ProcessReport, Details) {
         let signs = self.signs();
-        let pace = |Progress { estimated, copied, read }: &Progress| {
+        let pace = |CopyProgress { estimated, copied, read }: &CopyProgress| {
             let (took, then) =
                 read.front().map_or((Duration::ZERO, *copied), |(since, then)| (since.elapsed(), *then));
-            Pace {
+            CopyPace {
                 estimated: *estimated,
                 copied: copied.documents,
                 bytes: copied.bytes,
@@ -245,11 +247,11 @@ impl Vitals {
     }
 
     /// The charts' points, the latest last.
-    pub fn points(&self) -> Vec<Point> {
+    pub fn points(&self) -> Vec<ChartPoint> {
         self.signs().points.iter().copied().collect()
     }
 
-    pub(super) fn signs(&self) -> MutexGuard<'_, Signs> {
+    pub(super) fn signs(&self) -> MutexGuard<'_, VitalSigns> {
         self.signs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -268,10 +270,10 @@ fn remember<T>(read: &mut VecDeque<(Instant, T)>, latest: (Instant, T), window: 
     }
 }
 
-fn rates((since, then): (Instant, Totals), (at, now): (Instant, Totals)) -> Rates {
+fn rates((since, then): (Instant, Totals), (at, now): (Instant, Totals)) -> WorkRates {
     let took = at.saturating_duration_since(since);
     let rate = |before: u64, after: u64| per_second(after.saturating_sub(before), took);
-    Rates {
+    WorkRates {
         documents_per_second: rate(then.documents, now.documents),
         rows_per_second: rate(then.rows, now.rows),
         changes_per_second: rate(then.changes, now.changes),

@@ -31,8 +31,8 @@ use std::{
 use pprof::{ProfilerGuard, ProfilerGuardBuilder};
 
 use self::{
-    report::{Facts, Stack, Usage},
-    symbols::Symbols,
+    report::{ResourceUsage, RunFacts, SampledStack},
+    symbols::SymbolNames,
 };
 use crate::{
     error::{Code, Error, Kind, Result},
@@ -47,7 +47,7 @@ const HERTZ: u32 = 199;
 pub struct Profile {
     folder: PathBuf,
     command: &'static str,
-    began: (SystemTime, Instant, Usage),
+    began: (SystemTime, Instant, ResourceUsage),
     /// Memory that this takes itself, in bytes.
     own_memory: Option<u64>,
     sampler: ProfilerGuard<'static>,
@@ -65,11 +65,11 @@ impl Profile {
         };
         fs::create_dir_all(folder).map_err(refused)?;
         tempfile::tempfile_in(folder).and_then(|mut file| file.write_all(b"docrow")).map_err(refused)?;
-        let memory = Usage::now().memory;
+        let memory = ResourceUsage::now().memory;
         let hertz = i32::try_from(HERTZ).map_err(|e| Error::caused(Kind::Bug, "begin to sample", e))?;
         let sampler = ProfilerGuardBuilder::default().frequency(hertz).build();
         let sampler = sampler.map_err(|e| Error::caused(Kind::Bug, "begin to sample", e))?;
-        let now = Usage::now();
+        let now = ResourceUsage::now();
         let own_memory = now.memory.zip(memory).map(|(after, before)| after.saturating_sub(before));
         let began = (SystemTime::now(), Instant::now(), now);
         Ok(Self { folder: folder.to_owned(), command, began, own_memory, sampler })
@@ -78,8 +78,8 @@ impl Profile {
     /// Writes both files. `summary` is what the command did, if it got so far as to say it.
     pub fn end(self, exit_code: u8, summary: Option<Summary>) -> Result<()> {
         let Self { folder, command, began: (began, started, before), own_memory, sampler } = self;
-        let (wall, usage) = (started.elapsed(), Usage::now());
-        let facts = Facts {
+        let (wall, usage) = (started.elapsed(), ResourceUsage::now());
+        let facts = RunFacts {
             command,
             exit_code,
             summary,
@@ -109,16 +109,16 @@ impl Profile {
 }
 
 /// Ends sampling, and names what was sampled.
-fn stacks(sampler: ProfilerGuard<'static>) -> Result<Vec<Stack>> {
+fn stacks(sampler: ProfilerGuard<'static>) -> Result<Vec<SampledStack>> {
     let sampled = sampler.report().build_unresolved();
     drop(sampler);
     let sampled = sampled.map_err(|e| Error::caused(Kind::Bug, "read the samples", e))?;
-    let mut symbols = Symbols::new();
+    let mut symbols = SymbolNames::new();
     let stacks = sampled.data.into_iter().map(|(stack, count)| {
         // Those of callers are the addresses to return to, the innermost one is where it was.
         let instruction = |(i, address)| u64::try_from(address).unwrap_or(0).saturating_sub(u64::from(i > 0));
         let addresses = stack.frames.iter().map(|frame| frame.ip).enumerate().map(instruction);
-        Stack {
+        SampledStack {
             functions: addresses.map(|at| symbols.name(at)).collect(),
             samples: u64::try_from(count).unwrap_or(0),
         }
@@ -126,7 +126,7 @@ fn stacks(sampler: ProfilerGuard<'static>) -> Result<Vec<Stack>> {
     Ok(stacks.collect())
 }
 
-impl Usage {
+impl ResourceUsage {
     /// What this process has used so far; nothing where there is no `/proc`.
     fn now() -> Self {
         let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();

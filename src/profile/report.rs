@@ -11,12 +11,12 @@ use std::{
 use indicatif::HumanCount;
 use inferno::flamegraph::{self, Options, Palette, color::MultiPalette};
 
-use super::stages::{Stage, stage, stage_of};
+use super::stages::{ProfileStage, stage, stage_of};
 use crate::pipeline::Summary;
 
 /// Samples with the same stack.
 #[derive(Debug)]
-pub(super) struct Stack {
+pub(super) struct SampledStack {
     /// Innermost first; what has no name is in brackets.
     pub(super) functions: Vec<Rc<str>>,
     /// How many.
@@ -25,7 +25,7 @@ pub(super) struct Stack {
 
 /// What a process has used.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Usage {
+pub(super) struct ResourceUsage {
     pub(super) user: Duration,
     pub(super) system: Duration,
     /// Resident now, in bytes.
@@ -36,7 +36,7 @@ pub(super) struct Usage {
 
 /// What is known besides the samples.
 #[derive(Debug)]
-pub(super) struct Facts {
+pub(super) struct RunFacts {
     pub(super) command: &'static str,
     pub(super) exit_code: u8,
     pub(super) summary: Option<Summary>,
@@ -53,8 +53,8 @@ pub(super) struct Facts {
 /// Functions in a table.
 const TOP: usize = 20;
 
-impl Stack {
-    fn stage(&self) -> Stage {
+impl SampledStack {
+    fn stage(&self) -> ProfileStage {
         stage(self.functions.iter().map(AsRef::as_ref))
     }
 
@@ -78,23 +78,23 @@ impl Stack {
 
 /// Whether `function` belongs to docrow, or to what it reads, writes and keeps things with.
 fn is_telling(function: &str) -> bool {
-    !matches!(stage_of(function), None | Some(Stage::Runtime | Stage::Allocation))
+    !matches!(stage_of(function), None | Some(ProfileStage::Runtime | ProfileStage::Allocation))
 }
 
 /// Whether functions have names: in a stripped executable none of docrow's has.
-fn are_named(stacks: &[Stack]) -> bool {
+fn are_named(stacks: &[SampledStack]) -> bool {
     stacks.iter().flat_map(|stack| &stack.functions).any(|name| is_telling(name))
 }
 
 /// `report.md`.
-pub(super) fn markdown(facts: &Facts, stacks: &[Stack]) -> String {
+pub(super) fn markdown(facts: &RunFacts, stacks: &[SampledStack]) -> String {
     let mut out = String::new();
     // Writing to a `String` can't fail.
     let _ = write(&mut out, facts, stacks);
     out
 }
 
-fn write(out: &mut String, facts: &Facts, stacks: &[Stack]) -> fmt::Result {
+fn write(out: &mut String, facts: &RunFacts, stacks: &[SampledStack]) -> fmt::Result {
     let samples: u64 = stacks.iter().map(|stack| stack.samples).sum();
     writeln!(out, "# docrow {}: where its CPU time went\n", facts.command)?;
     write_facts(out, facts, samples)?;
@@ -113,7 +113,7 @@ fn write(out: &mut String, facts: &Facts, stacks: &[Stack]) -> fmt::Result {
     write_legend(out, facts, samples)
 }
 
-fn write_facts(out: &mut String, facts: &Facts, samples: u64) -> fmt::Result {
+fn write_facts(out: &mut String, facts: &RunFacts, samples: u64) -> fmt::Result {
     let (wall, cpu) = (facts.wall.as_secs_f64(), facts.user.saturating_add(facts.system));
     writeln!(out, "| | |\n|---|---|")?;
     writeln!(
@@ -175,22 +175,22 @@ fn write_facts(out: &mut String, facts: &Facts, samples: u64) -> fmt::Result {
     Ok(())
 }
 
-fn write_stages(out: &mut String, facts: &Facts, stacks: &[Stack], samples: u64) -> fmt::Result {
-    let mut of_stage: BTreeMap<Stage, u64> = BTreeMap::new();
+fn write_stages(out: &mut String, facts: &RunFacts, stacks: &[SampledStack], samples: u64) -> fmt::Result {
+    let mut of_stage: BTreeMap<ProfileStage, u64> = BTreeMap::new();
     for stack in stacks {
         let count = of_stage.entry(stack.stage()).or_default();
         *count = count.saturating_add(stack.samples);
     }
     let cpu = facts.user.saturating_add(facts.system).as_secs_f64();
     writeln!(out, "\n## By stage\n\n| stage | share | CPU | what counts as it |\n|---|---:|---:|---|")?;
-    for stage in Stage::ALL {
+    for stage in ProfileStage::ALL {
         let part = of_stage.get(&stage).copied().unwrap_or(0) as f64 / samples as f64;
         writeln!(out, "| {stage} | {:.1} % | {:.2} s | {} |", 100.0 * part, part * cpu, stage.counts())?;
     }
     Ok(())
 }
 
-fn write_functions(out: &mut String, stacks: &[Stack], samples: u64) -> fmt::Result {
+fn write_functions(out: &mut String, stacks: &[SampledStack], samples: u64) -> fmt::Result {
     let (mut own, mut total) = (HashMap::new(), HashMap::new());
     for stack in stacks {
         let add = |of: &mut HashMap<String, u64>, row| {
@@ -225,7 +225,7 @@ fn write_top(out: &mut String, rows: HashMap<String, u64>, samples: u64) -> fmt:
     Ok(())
 }
 
-fn write_legend(out: &mut String, facts: &Facts, samples: u64) -> fmt::Result {
+fn write_legend(out: &mut String, facts: &RunFacts, samples: u64) -> fmt::Result {
     let error = |share: f64| 200.0 * (share * (1.0 - share) / samples as f64).sqrt();
     writeln!(
         out,
@@ -249,7 +249,11 @@ fn write_legend(out: &mut String, facts: &Facts, samples: u64) -> fmt::Result {
 }
 
 /// `flamegraph.svg`: the stages, on each of them its stacks.
-pub(super) fn flame_graph(facts: &Facts, stacks: &[Stack], out: &mut impl io::Write) -> io::Result<()> {
+pub(super) fn flame_graph(
+    facts: &RunFacts,
+    stacks: &[SampledStack],
+    out: &mut impl io::Write,
+) -> io::Result<()> {
     let samples: u64 = stacks.iter().map(|stack| stack.samples).sum();
     let mut lines = match are_named(stacks) {
         true => stacks.iter().map(line).collect(),
@@ -265,7 +269,7 @@ pub(super) fn flame_graph(facts: &Facts, stacks: &[Stack], out: &mut impl io::Wr
 }
 
 /// `stage;outer;inner samples`
-fn line(stack: &Stack) -> String {
+fn line(stack: &SampledStack) -> String {
     let outer_first = stack.telling().iter().rev().map(|name| name.replace(';', ","));
     let path: Vec<_> = std::iter::once(stack.stage().to_string()).chain(outer_first).collect();
     format!("{} {}", path.join(";"), stack.samples)
@@ -279,8 +283,8 @@ fn mebibytes(bytes: u64) -> String {
 mod tests {
     use super::*;
 
-    fn facts() -> Facts {
-        Facts {
+    fn facts() -> RunFacts {
+        RunFacts {
             command: "backfill",
             exit_code: 0,
             summary: Some(Summary {
@@ -301,11 +305,11 @@ mod tests {
         }
     }
 
-    fn stack(samples: u64, functions: &[&str]) -> Stack {
-        Stack { functions: functions.iter().map(|name| Rc::from(*name)).collect(), samples }
+    fn stack(samples: u64, functions: &[&str]) -> SampledStack {
+        SampledStack { functions: functions.iter().map(|name| Rc::from(*name)).collect(), samples }
     }
 
-    fn stacks() -> Vec<Stack> {
+    fn stacks() -> Vec<SampledStack> {
         let task = ["tokio::runtime::task::harness::Harness<T,S>::poll", "std::sys::thread::start"];
         let with = |inner: &[&'static str]| [inner, &task].concat();
         vec![
@@ -326,7 +330,7 @@ mod tests {
         ]
     }
 
-    fn svg(stacks: &[Stack]) -> String {
+    fn svg(stacks: &[SampledStack]) -> String {
         let mut svg = Vec::new();
         flame_graph(&facts(), stacks, &mut svg).unwrap();
         String::from_utf8(svg).unwrap()
@@ -360,7 +364,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_not_made_up() {
-        let unfinished = Facts { summary: None, peak_memory: None, exit_code: 4, ..facts() };
+        let unfinished = RunFacts { summary: None, peak_memory: None, exit_code: 4, ..facts() };
         let text = markdown(&unfinished, &[]);
         assert!(text.contains("not known: it did not come to its end"), "{text}");
         assert!(text.contains("exit code 4") && text.contains("There is no sample"), "{text}");

@@ -9,7 +9,7 @@ use std::fmt;
 
 /// What docrow does with its CPU time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Stage {
+pub(super) enum ProfileStage {
     /// Gets bytes from MongoDB.
     Read,
     /// Finds events and documents in them.
@@ -32,7 +32,7 @@ pub(super) enum Stage {
     Other,
 }
 
-impl Stage {
+impl ProfileStage {
     /// All of them, along the way of the data.
     pub(super) const ALL: [Self; 10] = [
         Self::Read,
@@ -68,7 +68,7 @@ impl Stage {
     }
 }
 
-impl fmt::Display for Stage {
+impl fmt::Display for ProfileStage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Read => "read",
@@ -86,45 +86,45 @@ impl fmt::Display for Stage {
 }
 
 /// The stage of the functions whose path begins so; of several the longest decides. `None`: of its caller's stage.
-const BY_PREFIX: &[(&str, Option<Stage>)] = &[
-    ("docrow::", Some(Stage::Other)),
-    ("docrow::checkpoint", Some(Stage::Spool)),
-    ("docrow::pipeline", Some(Stage::Route)),
-    ("docrow::sink", Some(Stage::Send)),
-    ("docrow::source", Some(Stage::Read)),
-    ("docrow::source::event", Some(Stage::Decode)),
-    ("docrow_mapping::", Some(Stage::Other)),
-    ("docrow_mapping::mapping", Some(Stage::Map)),
-    ("docrow_mapping::mapping::encode", Some(Stage::Encode)),
-    ("docrow_mapping::mapping::extra", Some(Stage::Encode)),
-    ("docrow_mapping::mapping::extended_json_values", Some(Stage::Encode)),
-    ("docrow_mapping::mapping::extended_json_write", Some(Stage::Encode)),
-    ("docrow_mapping::mapping::key_column", Some(Stage::Encode)),
-    ("docrow_mapping::mapping::mask", Some(Stage::Encode)),
-    ("docrow_mapping::mapping::numeric", Some(Stage::Encode)),
-    ("docrow_mapping::mapping::trail", Some(Stage::Encode)),
-    ("docrow_mapping::mapping::value", Some(Stage::Encode)),
+const BY_PREFIX: &[(&str, Option<ProfileStage>)] = &[
+    ("docrow::", Some(ProfileStage::Other)),
+    ("docrow::checkpoint", Some(ProfileStage::Spool)),
+    ("docrow::pipeline", Some(ProfileStage::Route)),
+    ("docrow::sink", Some(ProfileStage::Send)),
+    ("docrow::source", Some(ProfileStage::Read)),
+    ("docrow::source::event", Some(ProfileStage::Decode)),
+    ("docrow_mapping::", Some(ProfileStage::Other)),
+    ("docrow_mapping::mapping", Some(ProfileStage::Map)),
+    ("docrow_mapping::mapping::encode", Some(ProfileStage::Encode)),
+    ("docrow_mapping::mapping::extra", Some(ProfileStage::Encode)),
+    ("docrow_mapping::mapping::extended_json_values", Some(ProfileStage::Encode)),
+    ("docrow_mapping::mapping::extended_json_write", Some(ProfileStage::Encode)),
+    ("docrow_mapping::mapping::key_column", Some(ProfileStage::Encode)),
+    ("docrow_mapping::mapping::mask", Some(ProfileStage::Encode)),
+    ("docrow_mapping::mapping::numeric", Some(ProfileStage::Encode)),
+    ("docrow_mapping::mapping::trail", Some(ProfileStage::Encode)),
+    ("docrow_mapping::mapping::value", Some(ProfileStage::Encode)),
     // A row is encoded when it is complete.
-    ("docrow_mapping::mapping::walk::Walk::close", Some(Stage::Encode)),
-    ("docrow_mapping::mapping::walk::begin_row", Some(Stage::Encode)),
-    ("docrow_mapping::mapping::walk::end_column", Some(Stage::Encode)),
-    ("docrow_mapping::model::bson_number", Some(Stage::Encode)),
-    ("docrow_mapping::model::change", Some(Stage::Route)),
-    ("docrow_mapping::model::document_key", Some(Stage::Route)),
-    ("docrow_mapping::model::id", Some(Stage::Route)),
-    ("docrow_mapping::schema", Some(Stage::Map)),
-    ("bson::", Some(Stage::Decode)),
-    ("hickory_", Some(Stage::Read)),
-    ("mongodb::", Some(Stage::Read)),
-    ("postgres_protocol::", Some(Stage::Send)),
-    ("postgres_types::", Some(Stage::Send)),
-    ("rocksdb", Some(Stage::Spool)),
-    ("tokio_postgres", Some(Stage::Send)),
-    ("indicatif::", Some(Stage::Other)),
-    ("pprof::", Some(Stage::Other)),
-    ("tracing_subscriber::", Some(Stage::Other)),
-    ("tokio::", Some(Stage::Runtime)),
-    ("mio::poll", Some(Stage::Runtime)),
+    ("docrow_mapping::mapping::walk::Walk::close", Some(ProfileStage::Encode)),
+    ("docrow_mapping::mapping::walk::begin_row", Some(ProfileStage::Encode)),
+    ("docrow_mapping::mapping::walk::end_column", Some(ProfileStage::Encode)),
+    ("docrow_mapping::model::bson_number", Some(ProfileStage::Encode)),
+    ("docrow_mapping::model::change", Some(ProfileStage::Route)),
+    ("docrow_mapping::model::document_key", Some(ProfileStage::Route)),
+    ("docrow_mapping::model::id", Some(ProfileStage::Route)),
+    ("docrow_mapping::schema", Some(ProfileStage::Map)),
+    ("bson::", Some(ProfileStage::Decode)),
+    ("hickory_", Some(ProfileStage::Read)),
+    ("mongodb::", Some(ProfileStage::Read)),
+    ("postgres_protocol::", Some(ProfileStage::Send)),
+    ("postgres_types::", Some(ProfileStage::Send)),
+    ("rocksdb", Some(ProfileStage::Spool)),
+    ("tokio_postgres", Some(ProfileStage::Send)),
+    ("indicatif::", Some(ProfileStage::Other)),
+    ("pprof::", Some(ProfileStage::Other)),
+    ("tracing_subscriber::", Some(ProfileStage::Other)),
+    ("tokio::", Some(ProfileStage::Runtime)),
+    ("mio::poll", Some(ProfileStage::Runtime)),
     // Sockets and files are read and written for somebody.
     ("tokio::fs", None),
     ("tokio::io", None),
@@ -132,17 +132,17 @@ const BY_PREFIX: &[(&str, Option<Stage>)] = &[
     ("tokio::runtime::io::registration", None),
     ("tokio::task::coop", None),
     // Jemalloc under its own names, Rust's way there, and libc's for C++.
-    ("_rjem_", Some(Stage::Allocation)),
-    ("rjem_", Some(Stage::Allocation)),
-    ("tikv_jemalloc", Some(Stage::Allocation)),
-    ("__rust_alloc", Some(Stage::Allocation)),
-    ("__rust_dealloc", Some(Stage::Allocation)),
-    ("__rust_realloc", Some(Stage::Allocation)),
-    ("__rustc::__rust_", Some(Stage::Allocation)),
-    ("alloc::alloc::", Some(Stage::Allocation)),
-    ("alloc::raw_vec::", Some(Stage::Allocation)),
-    ("operator new", Some(Stage::Allocation)),
-    ("operator delete", Some(Stage::Allocation)),
+    ("_rjem_", Some(ProfileStage::Allocation)),
+    ("rjem_", Some(ProfileStage::Allocation)),
+    ("tikv_jemalloc", Some(ProfileStage::Allocation)),
+    ("__rust_alloc", Some(ProfileStage::Allocation)),
+    ("__rust_dealloc", Some(ProfileStage::Allocation)),
+    ("__rust_realloc", Some(ProfileStage::Allocation)),
+    ("__rustc::__rust_", Some(ProfileStage::Allocation)),
+    ("alloc::alloc::", Some(ProfileStage::Allocation)),
+    ("alloc::raw_vec::", Some(ProfileStage::Allocation)),
+    ("operator new", Some(ProfileStage::Allocation)),
+    ("operator delete", Some(ProfileStage::Allocation)),
 ];
 
 /// The allocator's functions that have no telling prefix.
@@ -164,9 +164,9 @@ const ALLOCATORS: &[&str] = &[
 ];
 
 /// The stage that `function` says its samples belong to, if it says one.
-pub(super) fn stage_of(function: &str) -> Option<Stage> {
+pub(super) fn stage_of(function: &str) -> Option<ProfileStage> {
     if ALLOCATORS.contains(&function) {
-        return Some(Stage::Allocation);
+        return Some(ProfileStage::Allocation);
     }
     // `<a::B as c::D>::e` is B's, and so is `<&mut a::B>::e`.
     let path = function.trim_start_matches(['<', '&', '*']);
@@ -181,8 +181,8 @@ pub(super) fn stage_of(function: &str) -> Option<Stage> {
 }
 
 /// The stage of a stack, innermost function first.
-pub(super) fn stage<'a>(stack: impl IntoIterator<Item = &'a str>) -> Stage {
-    stack.into_iter().find_map(stage_of).unwrap_or(Stage::Other)
+pub(super) fn stage<'a>(stack: impl IntoIterator<Item = &'a str>) -> ProfileStage {
+    stack.into_iter().find_map(stage_of).unwrap_or(ProfileStage::Other)
 }
 
 #[cfg(test)]
@@ -192,9 +192,9 @@ mod tests {
     use super::*;
 
     /// As a backfill shows them, shortened; innermost first.
-    const STACKS: &[(Stage, &[&str])] = &[
+    const STACKS: &[(ProfileStage, &[&str])] = &[
         (
-            Stage::Read,
+            ProfileStage::Read,
             &[
                 "__libc_recv",
                 "<&std::net::tcp::TcpStream as std::io::Read>::read",
@@ -208,16 +208,19 @@ mod tests {
             ],
         ),
         (
-            Stage::Decode,
+            ProfileStage::Decode,
             &["[libc.so.6]", "bson::raw::iter::RawIter::next", "mongodb::cursor::raw_batch::Batch"],
         ),
-        (Stage::Decode, &["docrow::source::event::read", "docrow::source::change_stream::Watch::read"]),
         (
-            Stage::Route,
+            ProfileStage::Decode,
+            &["docrow::source::event::read", "docrow::source::change_stream::Watch::read"],
+        ),
+        (
+            ProfileStage::Route,
             &["docrow::pipeline::apply::batch::Batch::fold", "docrow::pipeline::apply::worker::Worker::sort"],
         ),
         (
-            Stage::Map,
+            ProfileStage::Map,
             &[
                 "core::slice::cmp::memcmp",
                 "docrow_mapping::mapping::walk::Walk::object",
@@ -226,7 +229,7 @@ mod tests {
             ],
         ),
         (
-            Stage::Encode,
+            ProfileStage::Encode,
             &[
                 "[libc.so.6]",
                 "bytes::bytes_mut::BytesMut::put_slice",
@@ -234,14 +237,14 @@ mod tests {
             ],
         ),
         (
-            Stage::Encode,
+            ProfileStage::Encode,
             &[
                 "docrow_mapping::mapping::extended_json_write::JsonWriter::value",
                 "docrow_mapping::mapping::extra::Extra::write",
             ],
         ),
         (
-            Stage::Send,
+            ProfileStage::Send,
             &[
                 "__libc_send",
                 "tokio::net::tcp::stream::TcpStream::poll_write_vectored",
@@ -249,26 +252,32 @@ mod tests {
                 "docrow::sink::connection::session::Target::connect",
             ],
         ),
-        (Stage::Send, &["<docrow::sink::rows::copy::Copier as futures_sink::Sink>::poll_ready", "main"]),
         (
-            Stage::Spool,
+            ProfileStage::Send,
+            &["<docrow::sink::rows::copy::Copier as futures_sink::Sink>::poll_ready", "main"],
+        ),
+        (
+            ProfileStage::Spool,
             &["fdatasync", "rocksdb::DBImpl::WriteToWAL", "docrow::checkpoint::spool::Spool::append"],
         ),
         (
-            Stage::Runtime,
+            ProfileStage::Runtime,
             &["epoll_wait", "mio::poll::Poll::poll", "tokio::runtime::io::driver::Driver::turn", "main"],
         ),
         (
-            Stage::Runtime,
+            ProfileStage::Runtime,
             &[
                 "syscall",
                 "tokio::sync::mpsc::chan::Tx<T,S>::send",
                 "docrow::pipeline::stream::tailer::Tailer::run",
             ],
         ),
-        (Stage::Other, &["write", "tracing_subscriber::fmt::Layer::on_event", "docrow::pipeline::run::run"]),
-        (Stage::Other, &["[vdso]", "std::rt::lang_start"]),
-        (Stage::Other, &[]),
+        (
+            ProfileStage::Other,
+            &["write", "tracing_subscriber::fmt::Layer::on_event", "docrow::pipeline::run::run"],
+        ),
+        (ProfileStage::Other, &["[vdso]", "std::rt::lang_start"]),
+        (ProfileStage::Other, &[]),
     ];
 
     #[test]
@@ -285,15 +294,18 @@ mod tests {
             "alloc::raw_vec::finish_grow",
             "docrow_mapping::mapping::walk::Walk::close",
         ];
-        assert_eq!(stage(grows), Stage::Allocation);
+        assert_eq!(stage(grows), ProfileStage::Allocation);
         assert_eq!(
             stage(["[libc.so.6]", "_rjem_je_arena_ralloc", "docrow::sink::rows::copy::Copier::write"]),
-            Stage::Allocation
+            ProfileStage::Allocation
         );
-        assert_eq!(stage(["[libc.so.6]", "docrow::sink::rows::copy::Copier::write"]), Stage::Send);
-        assert_eq!(stage(["[libc.so.6]", "malloc", "rocksdb::Arena::AllocateNewBlock"]), Stage::Allocation);
+        assert_eq!(stage(["[libc.so.6]", "docrow::sink::rows::copy::Copier::write"]), ProfileStage::Send);
+        assert_eq!(
+            stage(["[libc.so.6]", "malloc", "rocksdb::Arena::AllocateNewBlock"]),
+            ProfileStage::Allocation
+        );
         // Not the allocator's: a name that only begins like one of its.
-        assert_eq!(stage(["freeaddrinfo", "mongodb::client::Client::new"]), Stage::Read);
+        assert_eq!(stage(["freeaddrinfo", "mongodb::client::Client::new"]), ProfileStage::Read);
     }
 
     #[test]

@@ -18,15 +18,15 @@ use backtrace::SymbolName;
 use object::{Object, ObjectSegment, ObjectSymbol, ReadCache, SymbolKind};
 
 /// Finds names, each address once.
-pub(super) struct Symbols {
+pub(super) struct SymbolNames {
     known: HashMap<u64, Rc<str>>,
-    mappings: Vec<Mapping>,
-    executable: Table,
+    mappings: Vec<MappedFile>,
+    executable: SymbolTable,
 }
 
 /// A part of a file that is mapped into this process.
 #[derive(Debug, PartialEq, Eq)]
-struct Mapping {
+struct MappedFile {
     addresses: Range<u64>,
     offset: u64,
     path: String,
@@ -34,19 +34,19 @@ struct Mapping {
 
 /// The functions of the executable, by their addresses in its file's terms.
 #[derive(Default)]
-struct Table {
+struct SymbolTable {
     path: String,
     /// Where a part of the file is in memory.
     segments: Vec<(Range<u64>, u64)>,
     functions: Vec<(Range<u64>, Box<[u8]>)>,
 }
 
-impl Symbols {
+impl SymbolNames {
     /// Of this process, as it is now.
     pub(super) fn new() -> Self {
         let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
-        let mappings = maps.lines().filter_map(Mapping::read).collect();
-        Self { known: HashMap::new(), mappings, executable: Table::read().unwrap_or_default() }
+        let mappings = maps.lines().filter_map(MappedFile::read).collect();
+        Self { known: HashMap::new(), mappings, executable: SymbolTable::read().unwrap_or_default() }
     }
 
     /// The name of the function that has the instruction at `address`; where it has none, that of the file it is in, in
@@ -59,7 +59,7 @@ impl Symbols {
         let name = mapping
             .and_then(|mapping| self.executable.name(mapping, address))
             .or_else(|| in_library(address))
-            .unwrap_or_else(|| format!("[{}]", mapping.map_or("unknown", Mapping::file)));
+            .unwrap_or_else(|| format!("[{}]", mapping.map_or("unknown", MappedFile::file)));
         let name: Rc<str> = name.into();
         self.known.insert(address, name.clone());
         name
@@ -75,7 +75,7 @@ fn in_library(address: u64) -> Option<String> {
     name
 }
 
-impl Mapping {
+impl MappedFile {
     /// `from-to rwxp offset device inode path`
     fn read(line: &str) -> Option<Self> {
         let number = |text| u64::from_str_radix(text, 16).ok();
@@ -92,7 +92,7 @@ impl Mapping {
     }
 }
 
-impl Table {
+impl SymbolTable {
     /// Of the running executable. `None`: it is no file that can be read.
     fn read() -> Option<Self> {
         let path = fs::read_link("/proc/self/exe").ok()?.to_str()?.to_owned();
@@ -112,7 +112,7 @@ impl Table {
         Some(Self { path, segments, functions })
     }
 
-    fn name(&self, mapping: &Mapping, address: u64) -> Option<String> {
+    fn name(&self, mapping: &MappedFile, address: u64) -> Option<String> {
         if mapping.path != self.path {
             return None;
         }
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn functions_have_their_names() {
-        let mut symbols = Symbols::new();
+        let mut symbols = SymbolNames::new();
         let here = functions_have_their_names as fn() as usize as u64;
         assert_eq!(&*symbols.name(here), "docrow::profile::symbols::tests::functions_have_their_names");
         assert_eq!(&*symbols.name(1), "[unknown]");
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn mappings_are_read() {
         let file = |line| {
-            Mapping::read(line)
+            MappedFile::read(line)
                 .map(|mapping| (mapping.addresses.clone(), mapping.offset, mapping.file().to_owned()))
         };
         let library = "7f00-7f10 r-xp 00002000 fe:01 17   /usr/lib/x/libc.so.6";

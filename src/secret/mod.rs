@@ -87,7 +87,7 @@ fn split_user(uri: &str) -> Option<(&str, &str, &str)> {
 
 /// What an empty file means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Empty {
+pub enum EmptySecret {
     /// That it was not filled: an error.
     IsWrong,
     /// That there is no such secret: whoever hands files on may have to make one for each that there could be.
@@ -96,7 +96,7 @@ pub enum Empty {
 
 /// The value of the environment variable `name`, or else what is in the file that `name` with `_FILE` names. None if
 /// neither is set, or the variable is empty. Errors: both are set, or there is no such file.
-pub fn from_environment(name: &str, empty: Empty) -> Result<Option<Secret>> {
+pub fn from_environment(name: &str, empty: EmptySecret) -> Result<Option<Secret>> {
     let named = format!("{name}{FILE}");
     let get = |name: &str| match env::var(name) {
         Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
@@ -114,7 +114,7 @@ pub fn from_environment(name: &str, empty: Empty) -> Result<Option<Secret>> {
         (None, Some(path)) => {
             let path = Path::new(&path);
             let text = read_text(path).and_then(|text| match empty {
-                Empty::IsNone if text.is_empty() => Ok(None),
+                EmptySecret::IsNone if text.is_empty() => Ok(None),
                 _ => filled(path, text).map(Some),
             });
             text.map_err(|e| e.within(format!("environment variable {named}")))

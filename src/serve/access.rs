@@ -21,7 +21,7 @@ use sha2::Sha256;
 use crate::config::ServeConfig;
 
 /// What a request is answered with.
-pub(super) enum Admission {
+pub(super) enum AccessDecision {
     /// What it asks for.
     Granted,
     /// This cookie.
@@ -33,9 +33,9 @@ pub(super) enum Admission {
 }
 
 /// Decides who may look.
-pub(super) struct Access(Option<Key>);
+pub(super) struct AccessControl(Option<TokenKey>);
 
-struct Key {
+struct TokenKey {
     token: Vec<u8>,
     /// What a browser that knew the token brings along.
     cookie: String,
@@ -44,16 +44,16 @@ struct Key {
 }
 
 #[derive(Deserialize)]
-struct Introduction {
+struct TokenQuery {
     token: String,
 }
 
-impl Access {
+impl AccessControl {
     pub(super) fn new(serve: &ServeConfig) -> Self {
         Self(serve.token.as_ref().map(|token| {
             let token = token.expose().as_bytes();
             let cookie = mac(token, b"the cookie of docrow's page").finalize().into_bytes();
-            Key {
+            TokenKey {
                 token: token.to_owned(),
                 cookie: cookie.iter().map(|byte| format!("{byte:02x}")).collect(),
                 cookie_name: format!("docrow_{}", serve.address.port()),
@@ -61,17 +61,17 @@ impl Access {
         }))
     }
 
-    pub(super) fn admit(&self, uri: &Uri, headers: &HeaderMap) -> Admission {
+    pub(super) fn admit(&self, uri: &Uri, headers: &HeaderMap) -> AccessDecision {
         match &self.0 {
-            None if is_local(headers) => Admission::Granted,
-            None => Admission::Foreign,
-            Some(key) if key.opens(headers) => Admission::Granted,
+            None if is_local(headers) => AccessDecision::Granted,
+            None => AccessDecision::Foreign,
+            Some(key) if key.opens(headers) => AccessDecision::Granted,
             Some(key) => key.introduce(uri),
         }
     }
 }
 
-impl Key {
+impl TokenKey {
     fn opens(&self, headers: &HeaderMap) -> bool {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let bearer = text(header::AUTHORIZATION)
@@ -88,13 +88,13 @@ impl Key {
         })
     }
 
-    fn introduce(&self, uri: &Uri) -> Admission {
-        let known = Query::<Introduction>::try_from_uri(uri)
+    fn introduce(&self, uri: &Uri) -> AccessDecision {
+        let known = Query::<TokenQuery>::try_from_uri(uri)
             .is_ok_and(|introduction| are_same(introduction.token.as_bytes(), &self.token));
         let cookie = format!("{}={}; Path=/; HttpOnly; SameSite=Lax", self.cookie_name, self.cookie);
         match HeaderValue::from_str(&cookie) {
-            Ok(cookie) if known && uri.path() == "/" => Admission::Introduced(cookie),
-            _ => Admission::Refused,
+            Ok(cookie) if known && uri.path() == "/" => AccessDecision::Introduced(cookie),
+            _ => AccessDecision::Refused,
         }
     }
 }
@@ -127,19 +127,19 @@ mod tests {
 
     const TOKEN: &str = "an+odd=token&with%25";
 
-    fn access(token: Option<&str>) -> Access {
+    fn access(token: Option<&str>) -> AccessControl {
         let token = token.map(Secret::from);
-        Access::new(&ServeConfig { address: ([127, 0, 0, 1], 8745).into(), is_default: false, token })
+        AccessControl::new(&ServeConfig { address: ([127, 0, 0, 1], 8745).into(), is_default: false, token })
     }
 
-    fn admit(access: &Access, uri: &str, headers: &[(header::HeaderName, &str)]) -> Admission {
+    fn admit(access: &AccessControl, uri: &str, headers: &[(header::HeaderName, &str)]) -> AccessDecision {
         let headers =
             headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap()));
         access.admit(&uri.parse().unwrap(), &headers.collect())
     }
 
-    fn granted(access: &Access, header: (header::HeaderName, &str)) -> bool {
-        matches!(admit(access, "/status", &[header]), Admission::Granted)
+    fn granted(access: &AccessControl, header: (header::HeaderName, &str)) -> bool {
+        matches!(admit(access, "/status", &[header]), AccessDecision::Granted)
     }
 
     /// Contract: the token as `Authorization: Bearer`, and once as `?token=` for a cookie.
@@ -152,7 +152,7 @@ mod tests {
             assert!(!granted(&access, (header::AUTHORIZATION, wrong)), "{wrong}");
         }
         let encoded = "/?token=an%2Bodd%3Dtoken%26with%2525";
-        let Admission::Introduced(cookie) = admit(&access, encoded, &[]) else { panic!("no cookie") };
+        let AccessDecision::Introduced(cookie) = admit(&access, encoded, &[]) else { panic!("no cookie") };
         let cookie = cookie.to_str().unwrap();
         assert!(cookie.ends_with("; Path=/; HttpOnly; SameSite=Lax") && !cookie.contains(TOKEN), "{cookie}");
         let (pair, _) = cookie.split_once(';').unwrap();
@@ -160,7 +160,7 @@ mod tests {
         assert!(!granted(&access, (header::COOKIE, &pair.replace('=', "=0"))));
         assert!(!granted(&access, (header::COOKIE, &format!("docrow_8745={TOKEN}"))));
         for wrong in ["/?token=an", "/", "/status?token=an%2Bodd%3Dtoken%26with%2525"] {
-            assert!(matches!(admit(&access, wrong, &[]), Admission::Refused), "{wrong}");
+            assert!(matches!(admit(&access, wrong, &[]), AccessDecision::Refused), "{wrong}");
         }
     }
 
@@ -168,14 +168,17 @@ mod tests {
     fn without_a_token_only_this_machine_is_asked_for() {
         let access = access(None);
         for local in ["localhost", "LOCALHOST:8745", "127.0.0.1:1", "[::1]:8745", "docrow.localhost"] {
-            assert!(matches!(admit(&access, "/", &[(header::HOST, local)]), Admission::Granted), "{local}");
+            assert!(
+                matches!(admit(&access, "/", &[(header::HOST, local)]), AccessDecision::Granted),
+                "{local}"
+            );
         }
-        assert!(matches!(admit(&access, "/", &[]), Admission::Granted));
+        assert!(matches!(admit(&access, "/", &[]), AccessDecision::Granted));
         for foreign in
             ["evil.example:8745", "127.0.0.1.evil.example", "localhost.evil.example", "10.0.0.1", "a b"]
         {
             assert!(
-                matches!(admit(&access, "/", &[(header::HOST, foreign)]), Admission::Foreign),
+                matches!(admit(&access, "/", &[(header::HOST, foreign)]), AccessDecision::Foreign),
                 "{foreign}"
             );
         }

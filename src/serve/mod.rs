@@ -30,15 +30,15 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use self::access::{Access, Admission};
+use self::access::{AccessControl, AccessDecision};
 use crate::{
     config::{Config, ServeConfig},
     error::{Code, Error, Kind, Result},
     metrics,
-    process_status::{Point, Stage, Vitals},
+    process_status::{ChartPoint, Stage, Vitals},
     shutdown::Shutdown,
     sink::Target,
-    status::{Gatherer, Status},
+    status::{Status, StatusGatherer},
 };
 
 /// A document is as good as new for so long, however many ask for it.
@@ -68,11 +68,11 @@ pub async fn beside<T>(
 ) -> Result<T> {
     let Some(serve) = &config.serve else { return work.await };
     let Some(listener) = bind(serve).await? else { return work.await };
-    let hub = Arc::new(Hub {
+    let hub = Arc::new(ServeState {
         vitals: vitals.clone(),
-        access: Access::new(serve),
-        cache: Mutex::new(Cache {
-            gatherer: Gatherer::within(target, &config.source, vitals.clone()),
+        access: AccessControl::new(serve),
+        cache: Mutex::new(StatusCache {
+            gatherer: StatusGatherer::within(target, &config.source, vitals.clone()),
             last: None,
         }),
         asked: StdMutex::new(None),
@@ -121,22 +121,22 @@ fn unbound(serve: &ServeConfig, error: io::Error) -> Error {
 }
 
 /// What all answers share.
-struct Hub {
+struct ServeState {
     vitals: Arc<Vitals>,
-    access: Access,
-    cache: Mutex<Cache>,
+    access: AccessControl,
+    cache: Mutex<StatusCache>,
     /// When the status was last asked for.
     asked: StdMutex<Option<Instant>>,
     /// That somebody was told how it ended.
     told: Notify,
 }
 
-struct Cache {
-    gatherer: Gatherer,
+struct StatusCache {
+    gatherer: StatusGatherer,
     last: Option<(Instant, Arc<str>)>,
 }
 
-impl Hub {
+impl ServeState {
     /// The status as JSON.
     async fn status(&self) -> Result<Arc<str>> {
         *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
@@ -165,7 +165,7 @@ impl Hub {
     }
 }
 
-fn router(hub: Arc<Hub>) -> Router {
+fn router(hub: Arc<ServeState>) -> Router {
     let guarded = Router::new()
         .route("/", get(page::page))
         .route("/status", get(status))
@@ -184,17 +184,17 @@ fn router(hub: Arc<Hub>) -> Router {
 }
 
 /// Lets in whoever may look.
-async fn guard(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
+async fn guard(State(hub): State<Arc<ServeState>>, request: Request, next: Next) -> Response {
     match hub.access.admit(request.uri(), request.headers()) {
-        Admission::Granted => next.run(request).await,
-        Admission::Introduced(cookie) => ([(header::SET_COOKIE, cookie)], Redirect::to("/")).into_response(),
-        Admission::Refused => (
+        AccessDecision::Granted => next.run(request).await,
+        AccessDecision::Introduced(cookie) => ([(header::SET_COOKIE, cookie)], Redirect::to("/")).into_response(),
+        AccessDecision::Refused => (
             StatusCode::UNAUTHORIZED,
             [(header::WWW_AUTHENTICATE, "Bearer")],
             "the token is missing or wrong ([serve] token): send it as \"Authorization: Bearer …\", or open /?token=… in a browser\n",
         )
             .into_response(),
-        Admission::Foreign => (
+        AccessDecision::Foreign => (
             StatusCode::FORBIDDEN,
             "without a token ([serve] token) this is for this machine only: ask for it as localhost\n",
         )
@@ -216,7 +216,7 @@ async fn with_care(mut response: Response) -> Response {
     response
 }
 
-async fn status(State(hub): State<Arc<Hub>>) -> Response {
+async fn status(State(hub): State<Arc<ServeState>>) -> Response {
     match hub.status().await {
         Ok(document) => ([(header::CONTENT_TYPE, JSON)], document.to_string()).into_response(),
         Err(error) => broken(&error),
@@ -225,20 +225,23 @@ async fn status(State(hub): State<Arc<Hub>>) -> Response {
 
 /// What the charts show.
 #[derive(Serialize)]
-struct History {
-    points: Vec<Point>,
+struct ChartHistory {
+    points: Vec<ChartPoint>,
 }
 
 /// What is known already need not be told again.
 #[derive(Deserialize)]
-struct Since {
+struct SinceQuery {
     #[serde(default)]
     since: u64,
 }
 
-async fn history(State(hub): State<Arc<Hub>>, Query(Since { since }): Query<Since>) -> Response {
+async fn history(
+    State(hub): State<Arc<ServeState>>,
+    Query(SinceQuery { since }): Query<SinceQuery>,
+) -> Response {
     let points = hub.vitals.points().into_iter().filter(|point| point.at > since).collect();
-    match json(&History { points }) {
+    match json(&ChartHistory { points }) {
         Ok(document) => ([(header::CONTENT_TYPE, JSON)], document).into_response(),
         Err(error) => broken(&error),
     }
@@ -249,7 +252,7 @@ async fn render() -> Response {
 }
 
 /// Whether the process is alive: that is, whether the task that the pipeline runs in goes on.
-async fn healthz(State(hub): State<Arc<Hub>>) -> (StatusCode, String) {
+async fn healthz(State(hub): State<Arc<ServeState>>) -> (StatusCode, String) {
     pulse(hub.vitals.stage().0, hub.vitals.silence())
 }
 
@@ -263,7 +266,7 @@ fn pulse(stage: Stage, silence: Duration) -> (StatusCode, String) {
 }
 
 /// Whether it is ready, as [`Vitals::unready`] has it.
-async fn readyz(State(hub): State<Arc<Hub>>) -> (StatusCode, String) {
+async fn readyz(State(hub): State<Arc<ServeState>>) -> (StatusCode, String) {
     match hub.vitals.unready() {
         None => (StatusCode::OK, "live\n".to_owned()),
         Some(words) => (StatusCode::SERVICE_UNAVAILABLE, format!("{words}\n")),

@@ -64,12 +64,12 @@ impl Keys {
 
 /// An array parameter, of encoded elements. Its `Debug` shows no value, for the driver may log it.
 #[derive(Clone, Copy)]
-pub(super) struct Array<'a> {
+pub(super) struct CompositeArray<'a> {
     bytes: &'a [u8],
     count: usize,
 }
 
-impl<'a> Array<'a> {
+impl<'a> CompositeArray<'a> {
     /// Keys.
     pub(super) fn keys(keys: &'a Keys) -> Self {
         Self { bytes: &keys.bytes, count: keys.count }
@@ -86,13 +86,13 @@ impl<'a> Array<'a> {
     }
 }
 
-impl fmt::Debug for Array<'_> {
+impl fmt::Debug for CompositeArray<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Array of {}", self.count)
     }
 }
 
-impl ToSql for Array<'_> {
+impl ToSql for CompositeArray<'_> {
     fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn StdError + Sync + Send>> {
         let Kind::Array(element) = ty.kind() else { return Err("not an array parameter".into()) };
         out.reserve(20 + self.bytes.len());
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn an_array_is_a_header_and_its_elements() {
         let mut out = BytesMut::new();
-        Array::keys(&keys(&[b"ab", b"", b"c"])).to_sql(&Type::BYTEA_ARRAY, &mut out).unwrap();
+        CompositeArray::keys(&keys(&[b"ab", b"", b"c"])).to_sql(&Type::BYTEA_ARRAY, &mut out).unwrap();
         let read = Vec::<Vec<u8>>::from_sql(&Type::BYTEA_ARRAY, &out).unwrap();
         assert_eq!(read, [b"ab".to_vec(), b"".to_vec(), b"c".to_vec()]);
     }
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn an_empty_array_has_no_dimension() {
         let mut out = BytesMut::new();
-        Array::keys(&Keys::default()).to_sql(&Type::TEXT_ARRAY, &mut out).unwrap();
+        CompositeArray::keys(&Keys::default()).to_sql(&Type::TEXT_ARRAY, &mut out).unwrap();
         assert_eq!(Vec::<String>::from_sql(&Type::TEXT_ARRAY, &out).unwrap(), Vec::<String>::new());
     }
 

@@ -12,13 +12,13 @@ use super::{
         sqlstate,
     },
     metadata::schema,
-    tables::ddl::{self, Tables},
+    tables::ddl::{self, TableFate},
 };
 use crate::error::{Code, Error, Result};
 
 /// A collection of the pipeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Known {
+pub struct ForgettableCollection {
     /// `database.collection`.
     pub name: String,
     /// Whether it is followed: it is included, and it was there when that was last looked at.
@@ -27,12 +27,12 @@ pub struct Known {
 
 /// What people need to have collections forgotten.
 #[derive(Debug)]
-pub struct Archive {
+pub struct ForgetSession {
     session: Session,
     target: Target,
 }
 
-impl Archive {
+impl ForgetSession {
     /// Opens it; `None` where docrow has never written to the target.
     pub async fn open(target: &Target) -> Result<Option<Self>> {
         let session = schema::open(target).await?;
@@ -40,21 +40,22 @@ impl Archive {
     }
 
     /// The pipeline's collections, sorted by name.
-    pub async fn collections(&self) -> Result<Vec<Known>> {
-        let fail = |e| sqlstate::of("look for the pipeline's collections", &e);
+    pub async fn collections(&self) -> Result<Vec<ForgettableCollection>> {
+        let fail = |e| sqlstate::error("look for the pipeline's collections", &e);
         let question = "SELECT DISTINCT ON (collection) collection, absent IS NULL FROM docrow.schemas \
             WHERE pipeline = $1 ORDER BY collection, version DESC";
         let rows = self.session.client.query(question, &[&self.target.pipeline()]).await.map_err(fail)?;
-        let known =
-            |row: &tokio_postgres::Row| Ok(Known { name: row.try_get(0)?, is_followed: row.try_get(1)? });
+        let known = |row: &tokio_postgres::Row| {
+            Ok(ForgettableCollection { name: row.try_get(0)?, is_followed: row.try_get(1)? })
+        };
         rows.iter().map(known).collect::<Result<_, _>>().map_err(fail)
     }
 
     /// Forgets one, and says which tables were its. Errors: it is followed; something of somebody's depends on a table that
     /// is to be dropped, or somebody has a lock on one ([`Code::TargetLocked`]): to be tried again.
-    pub async fn forget(&mut self, collection: &str, tables: Tables) -> Result<Vec<String>> {
+    pub async fn forget(&mut self, collection: &str, tables: TableFate) -> Result<Vec<String>> {
         let doing = format!("forget {collection}");
-        let fail = |e| sqlstate::of(&*doing, &e);
+        let fail = |e| sqlstate::error(&*doing, &e);
         let transaction = self.session.client.transaction().await.map_err(fail)?;
         require_unfollowed(&transaction, &self.target, collection).await?;
         let named = ddl::part(&transaction, &self.target, &doing, collection, tables).await?;
@@ -66,7 +67,7 @@ impl Archive {
 /// Whoever runs the pipeline notes that it follows a collection again before it writes anything of it, and waits for this
 /// transaction then.
 async fn require_unfollowed(transaction: &Transaction<'_>, target: &Target, collection: &str) -> Result<()> {
-    let fail = |e| sqlstate::of(format!("forget {collection}"), &e);
+    let fail = |e| sqlstate::error(format!("forget {collection}"), &e);
     let question =
         "SELECT absent IS NULL FROM docrow.schemas WHERE pipeline = $1 AND collection = $2 FOR UPDATE";
     let rows = transaction.query(question, &[&target.pipeline(), &collection]).await.map_err(fail)?;

@@ -10,46 +10,46 @@ const OLDEST: i32 = 130_000;
 
 /// Something that stands in the way.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Objection {
+pub struct TargetObjection {
     /// Which error it is.
     pub code: Code,
     /// What is wrong.
     pub what: String,
     /// What to do about it.
-    pub remedy: Remedy,
+    pub remedy: TargetRemedy,
 }
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Remedy {
+pub enum TargetRemedy {
     /// In words.
     Words(String),
     /// To run this statement, as somebody who may.
     Statement(String),
 }
 
-impl Objection {
+impl TargetObjection {
     fn new(code: Code, what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { code, what: what.into(), remedy: Remedy::Words(remedy.into()) }
+        Self { code, what: what.into(), remedy: TargetRemedy::Words(remedy.into()) }
     }
 
     fn granted_by(what: impl Into<String>, statement: String) -> Self {
-        Self { code: Code::TargetPrivilege, what: what.into(), remedy: Remedy::Statement(statement) }
+        Self { code: Code::TargetPrivilege, what: what.into(), remedy: TargetRemedy::Statement(statement) }
     }
 
     /// On one line.
     pub(super) fn sentence(&self) -> String {
         let Self { what, remedy, .. } = self;
         match remedy {
-            Remedy::Words(words) => format!("{what}: {words}"),
-            Remedy::Statement(statement) => format!("{what}: run {statement}"),
+            TargetRemedy::Words(words) => format!("{what}: {words}"),
+            TargetRemedy::Statement(statement) => format!("{what}: run {statement}"),
         }
     }
 }
 
 /// What the server says of itself, and of what its user may do there.
 #[derive(Clone)]
-pub(super) struct Found {
+pub(super) struct TargetFacts {
     pub(super) version: i32,
     pub(super) version_name: String,
     pub(super) encoding: String,
@@ -65,7 +65,7 @@ pub(super) struct Found {
     pub(super) functions: bool,
 }
 
-impl Found {
+impl TargetFacts {
     pub(super) fn read(row: &Row) -> Result<Self, PgError> {
         Ok(Self {
             version: row.try_get(0)?,
@@ -84,10 +84,10 @@ impl Found {
     }
 
     /// What stands in the way of writing, and what to do about it.
-    pub(super) fn judge(&self, schema: &str) -> Vec<Objection> {
+    pub(super) fn judge(&self, schema: &str) -> Vec<TargetObjection> {
         let mut objections = self.judge_server();
         if self.read_only {
-            objections.push(Objection::new(
+            objections.push(TargetObjection::new(
                 Code::TargetReadOnly,
                 "the target is read-only",
                 "point the target URI at the primary",
@@ -98,19 +98,19 @@ impl Found {
     }
 
     /// What stands in the way of anything.
-    pub(super) fn judge_server(&self) -> Vec<Objection> {
+    pub(super) fn judge_server(&self) -> Vec<TargetObjection> {
         let Self { version_name, encoding, .. } = self;
         let database = quote(&self.database);
         let mut objections = Vec::new();
         if self.version < OLDEST {
-            objections.push(Objection::new(
+            objections.push(TargetObjection::new(
                 Code::TargetTooOld,
                 format!("PostgreSQL {version_name} is too old"),
                 "docrow needs 13 or newer",
             ));
         }
         if encoding != "UTF8" {
-            objections.push(Objection::new(
+            objections.push(TargetObjection::new(
                 Code::TargetEncoding,
                 format!("database {database} has encoding {encoding}, which can't hold all text"),
                 "create one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0",
@@ -119,19 +119,19 @@ impl Found {
         objections
     }
 
-    fn judge_privileges(&self, schema: &str, objections: &mut Vec<Objection>) {
+    fn judge_privileges(&self, schema: &str, objections: &mut Vec<TargetObjection>) {
         let (user, database) = (quote(&self.user), quote(&self.database));
         for (name, granted) in [("docrow", self.docrow), (schema, self.schema)] {
             if granted.is_none() && !self.may_create_schema {
                 let name = quote(name);
-                objections.push(Objection::granted_by(
+                objections.push(TargetObjection::granted_by(
                     format!("user {user} may not create schema {name}"),
                     roles::create_schema(&name, &user),
                 ));
             }
         }
         if !self.may_create_temporary {
-            objections.push(Objection::granted_by(
+            objections.push(TargetObjection::granted_by(
                 format!("user {user} may not create temporary types"),
                 roles::grant_temporary(&database, &user),
             ));
@@ -139,20 +139,20 @@ impl Found {
         for (name, granted) in [("docrow", self.docrow), (schema, self.schema)] {
             if granted == Some(false) {
                 let name = quote(name);
-                objections.push(Objection::granted_by(
+                objections.push(TargetObjection::granted_by(
                     format!("user {user} may not create tables in schema {name}"),
                     roles::grant_schema(&name, &user),
                 ));
             }
         }
         if !self.bookkeeping {
-            objections.push(Objection::granted_by(
+            objections.push(TargetObjection::granted_by(
                 format!("user {user} may not read and write the tables of schema \"docrow\""),
                 roles::grant_tables(&quote("docrow"), &user),
             ));
         }
         if !self.functions {
-            objections.push(Objection::granted_by(
+            objections.push(TargetObjection::granted_by(
                 format!("user {user} may not call the functions of schema \"docrow\""),
                 roles::grant_functions(&quote("docrow"), &user),
             ));
@@ -164,8 +164,8 @@ impl Found {
 mod tests {
     use super::*;
 
-    fn good() -> Found {
-        Found {
+    fn good() -> TargetFacts {
+        TargetFacts {
             version: 150_010,
             version_name: "15.10".into(),
             encoding: "UTF8".into(),
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn assert_refused(found: Found, word: &str) {
+    fn assert_refused(found: TargetFacts, word: &str) {
         let objections = found.judge("public");
         assert!(objections.len() == 1 && objections[0].sentence().contains(word), "{objections:?}");
     }
@@ -190,39 +190,44 @@ mod tests {
     #[test]
     fn servers_before_13_are_refused() {
         assert_refused(
-            Found { version: 120_022, version_name: "12.22".into(), ..good() },
+            TargetFacts { version: 120_022, version_name: "12.22".into(), ..good() },
             "12.22 is too old",
         );
-        assert_eq!(Found { version: 130_000, ..good() }.judge("public"), []);
+        assert_eq!(TargetFacts { version: 130_000, ..good() }.judge("public"), []);
         assert_eq!(good().judge("public"), []);
     }
 
     #[test]
     fn a_missing_privilege_is_named_with_its_grant() {
         assert_refused(
-            Found { may_create_schema: false, ..good() },
+            TargetFacts { may_create_schema: false, ..good() },
             r#"run CREATE SCHEMA "docrow" AUTHORIZATION "u""#,
         );
         assert_refused(
-            Found { schema: Some(false), ..good() },
+            TargetFacts { schema: Some(false), ..good() },
             r#"run GRANT USAGE, CREATE ON SCHEMA "public" TO "u""#,
         );
-        assert_refused(Found { may_create_temporary: false, ..good() }, "GRANT TEMPORARY");
-        assert_refused(Found { bookkeeping: false, ..good() }, "ALL TABLES IN SCHEMA \"docrow\" TO \"u\"");
-        assert_refused(Found { functions: false, ..good() }, "GRANT EXECUTE");
-        let prepared_by_an_administrator = Found { may_create_schema: false, docrow: Some(true), ..good() };
+        assert_refused(TargetFacts { may_create_temporary: false, ..good() }, "GRANT TEMPORARY");
+        assert_refused(
+            TargetFacts { bookkeeping: false, ..good() },
+            "ALL TABLES IN SCHEMA \"docrow\" TO \"u\"",
+        );
+        assert_refused(TargetFacts { functions: false, ..good() }, "GRANT EXECUTE");
+        let prepared_by_an_administrator =
+            TargetFacts { may_create_schema: false, docrow: Some(true), ..good() };
         assert_eq!(prepared_by_an_administrator.judge("public"), []);
     }
 
     #[test]
     fn a_target_that_cannot_hold_the_rows_is_refused() {
-        assert_refused(Found { read_only: true, ..good() }, "primary");
-        assert_refused(Found { encoding: "LATIN1".into(), ..good() }, "UTF8");
+        assert_refused(TargetFacts { read_only: true, ..good() }, "primary");
+        assert_refused(TargetFacts { encoding: "LATIN1".into(), ..good() }, "UTF8");
     }
 
     #[test]
     fn all_that_is_wrong_is_said() {
-        let found = Found { read_only: true, schema: Some(false), may_create_temporary: false, ..good() };
+        let found =
+            TargetFacts { read_only: true, schema: Some(false), may_create_temporary: false, ..good() };
         assert_eq!(found.judge("public").len(), 3);
     }
 }

@@ -5,8 +5,8 @@
 
 use tokio_postgres::{Error as PgError, SimpleQueryMessage, error::SqlState};
 
-use super::objections::Found;
-pub use super::objections::{Objection, Remedy};
+use super::objections::TargetFacts;
+pub use super::objections::{TargetObjection, TargetRemedy};
 use crate::{
     error::{Code, Error, Kind, Result},
     roles,
@@ -15,8 +15,8 @@ use crate::{
         connection::sqlstate,
         identifiers::quote,
         metadata::{
-            runner::{self, Runner},
-            schema::{self, Extent},
+            runner::{self, PipelineRunner},
+            schema::{self, SchemaState},
         },
     },
 };
@@ -40,7 +40,7 @@ const QUESTION: &str = "SELECT current_setting('server_version_num')::int, curre
 
 /// What is to be known of a target.
 #[derive(Debug)]
-pub struct Inspection {
+pub struct TargetInspection {
     /// The server's version, in words.
     pub version: String,
     /// Who docrow is there.
@@ -48,11 +48,11 @@ pub struct Inspection {
     /// In which database.
     pub database: String,
     /// What stands in the way.
-    pub objections: Vec<Objection>,
+    pub objections: Vec<TargetObjection>,
     /// Whether docrow has ever written to this database.
     pub is_known: bool,
     /// Who runs the pipeline; `None`: this user may not look.
-    pub runner: Option<Runner>,
+    pub runner: Option<PipelineRunner>,
     /// How many sessions more could be opened by this user.
     pub sessions_left: i64,
 }
@@ -88,12 +88,12 @@ pub async fn preflight(session: &Session, target: &Target, intent: Intent) -> Re
 }
 
 /// The same, and all that stands in the way at once.
-pub async fn inspect(session: &Session, target: &Target) -> Result<Inspection> {
+pub async fn inspect(session: &Session, target: &Target) -> Result<TargetInspection> {
     let found = found(session, target).await?;
     let objections = found.judge(target.schema());
     // Without the privileges even to look there is an error.
     let is_known = match found.docrow {
-        Some(true) if found.bookkeeping => schema::extent(session).await? != Extent::Missing,
+        Some(true) if found.bookkeeping => schema::extent(session).await? != SchemaState::Missing,
         there => there.is_some(),
     };
     let runner = match is_known {
@@ -102,9 +102,9 @@ pub async fn inspect(session: &Session, target: &Target) -> Result<Inspection> {
             Err(error) if error.kind() == Kind::TargetRefused => None,
             runner => Some(runner?),
         },
-        false => Some(Runner::Nobody),
+        false => Some(PipelineRunner::Nobody),
     };
-    Ok(Inspection {
+    Ok(TargetInspection {
         objections,
         version: found.version_name,
         user: found.user,
@@ -133,12 +133,12 @@ async fn sessions_left(session: &Session) -> Result<i64> {
             CASE WHEN rolconnlimit >= 0 AND NOT rolsuper THEN rolconnlimit \
                 - (SELECT count(*) FROM pg_stat_activity WHERE usesysid = r.oid) END)::bigint \
         FROM pg_roles r, pg_database d WHERE rolname = current_user AND datname = current_database()";
-    let fail = |e| sqlstate::of("count the sessions of the target", &e);
+    let fail = |e| sqlstate::error("count the sessions of the target", &e);
     session.client.query_one(question, &[]).await.map_err(fail)?.try_get(0).map_err(fail)
 }
 
-async fn found(session: &Session, target: &Target) -> Result<Found> {
-    let fail = |e| sqlstate::of("check the target", &e);
+async fn found(session: &Session, target: &Target) -> Result<TargetFacts> {
+    let fail = |e| sqlstate::error("check the target", &e);
     // First, for there even a question with a parameter may go wrong.
     if is_pooled(session, target).await.map_err(fail)? {
         let (address, advice) = (target.address(), sqlstate::POOLED);
@@ -146,7 +146,7 @@ async fn found(session: &Session, target: &Target) -> Result<Found> {
         return Err(Error::new(Code::Pooled, format!("{what}: {advice}")));
     }
     let row = session.client.query_one(QUESTION, &[&target.schema()]).await.map_err(fail)?;
-    Found::read(&row).map_err(fail)
+    TargetFacts::read(&row).map_err(fail)
 }
 
 /// Whether the statements of one session are carried out by several server processes, or those of two sessions by one: a

@@ -8,14 +8,14 @@
 //! stream that is opened far back in the oplog. So then it is asked, over another connection, whether it works at this
 //! (each request bears a comment, which its `getMore`s inherit; a user may always see its own operations). If it does, it
 //! is waited for, and asked again after another half. If it does not, or gives no answer to that either, there is the other half
-//! for an answer that is on its way, and then the connection is given up: [`Silence`].
+//! for an answer that is on its way, and then the connection is given up: [`SilenceCause`].
 //!
 //! A majority read also "works" while it waits for a majority that is not there. So the time up to which a majority has
 //! everything is looked at, too: if that does not move from one look to the next, though there is more to come to, the
 //! request is given up.
 //!
 //! The deadline is one for each reply, not for a scan: as long as replies come, it may take all day. It is kept in the
-//! [`Cursor`], not in a future, so that whoever drops `next()` every second and calls it again does not wait for ever.
+//! [`ReplyCursor`], not in a future, so that whoever drops `next()` every second and calls it again does not wait for ever.
 
 use std::{future::Future, pin::pin, time::Duration};
 
@@ -30,16 +30,16 @@ use mongodb::{
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    error::Request,
+    error::SourceRequest,
     reply::DOCUMENTS_PER_REPLY,
     server::Source,
-    silence::{Silence, Waited, Waiting},
+    silence::{AnswerWait, SilenceCause, WaitedGuard},
 };
 use crate::error::Code;
 
 /// How the replies of a cursor are to be.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Replies {
+pub(super) struct ReplyOptions {
     /// How many documents one has at most.
     pub(super) documents: u32,
     /// How long the server waits for the first document, where it waits.
@@ -49,22 +49,22 @@ pub(super) struct Replies {
 }
 
 /// As large as a reply can be.
-impl Default for Replies {
+impl Default for ReplyOptions {
     fn default() -> Self {
         Self { documents: DOCUMENTS_PER_REPLY, wait: None, of_primary: false }
     }
 }
 
 /// A cursor whose replies are handed on unread.
-pub(super) struct Cursor {
+pub(super) struct ReplyCursor {
     source: Source,
-    request: Request,
+    request: SourceRequest,
     cursor: RawBatchCursor,
-    waiting: Waiting,
+    waiting: AnswerWait,
 }
 
 /// What the server is at.
-enum Look {
+enum ServerLook {
     /// It works at the request. Up to when a majority has everything, if there is more to come to.
     Working(Option<Timestamp>),
     NotWorking,
@@ -74,36 +74,36 @@ impl Source {
     /// Runs a command that is answered at once.
     pub(super) async fn command(
         &self,
-        request: &Request,
+        request: &SourceRequest,
         database: &str,
         command: Document,
     ) -> DriverResult<Document> {
         let database = self.client().database(database);
         let asked = async { database.run_command(command).await };
-        self.patiently(request, &mut Waiting::new(None), asked).await
+        self.patiently(request, &mut AnswerWait::new(None), asked).await
     }
 
     /// Runs a command that may take long.
     pub(super) async fn long_command(
         &self,
-        request: &Request,
+        request: &SourceRequest,
         database: &str,
         mut command: Document,
     ) -> DriverResult<Document> {
         let (database, comment) = (self.client().database(database), comment());
         command.insert("comment", &comment);
         let asked = async { database.run_command(command).await };
-        self.patiently(request, &mut Waiting::new(Some(comment)), asked).await
+        self.patiently(request, &mut AnswerWait::new(Some(comment)), asked).await
     }
 
     /// Opens a cursor by `command`.
     pub(super) async fn open_cursor(
         &self,
-        request: &Request,
+        request: &SourceRequest,
         database: &str,
         mut command: RawDocumentBuf,
-        Replies { documents, wait, of_primary }: Replies,
-    ) -> DriverResult<Cursor> {
+        ReplyOptions { documents, wait, of_primary }: ReplyOptions,
+    ) -> DriverResult<ReplyCursor> {
         let (database, comment) = (self.client().database(database), comment());
         command.append(cstr!("comment"), comment.as_str());
         let asked = async {
@@ -116,28 +116,28 @@ impl Source {
                 None => cursor.batch().await,
             }
         };
-        let mut waiting = Waiting::new(Some(comment));
+        let mut waiting = AnswerWait::new(Some(comment));
         let cursor = self.patiently(request, &mut waiting, asked).await?;
-        Ok(Cursor { source: self.clone(), request: request.clone(), cursor, waiting })
+        Ok(ReplyCursor { source: self.clone(), request: request.clone(), cursor, waiting })
     }
 
     /// The same, with replies as large as they can be.
     pub(super) async fn cursor(
         &self,
-        request: &Request,
+        request: &SourceRequest,
         database: &str,
         command: RawDocumentBuf,
-    ) -> DriverResult<Cursor> {
-        self.open_cursor(request, database, command, Replies::default()).await
+    ) -> DriverResult<ReplyCursor> {
+        self.open_cursor(request, database, command, ReplyOptions::default()).await
     }
 
     /// All documents that a cursor brings, of a command that brings few and small ones.
     pub(super) async fn all(
         &self,
-        request: &Request,
+        request: &SourceRequest,
         database: &str,
         command: RawDocumentBuf,
-        replies: Replies,
+        replies: ReplyOptions,
     ) -> DriverResult<Vec<Document>> {
         let mut cursor = self.open_cursor(request, database, command, replies).await?;
         let mut all = Vec::new();
@@ -154,12 +154,12 @@ impl Source {
     /// Waits for an answer as long as there may be one.
     async fn patiently<T>(
         &self,
-        request: &Request,
-        waiting: &mut Waiting,
+        request: &SourceRequest,
+        waiting: &mut AnswerWait,
         asked: impl Future<Output = DriverResult<T>>,
     ) -> DriverResult<T> {
         let (patience, mut asked) = (self.patience, pin!(asked));
-        let mut waiting = Waited(waiting);
+        let mut waiting = WaitedGuard(waiting);
         let waiting = waiting.get();
         waiting.resume(patience, Instant::now());
         loop {
@@ -177,9 +177,9 @@ impl Source {
                 }
                 look = timeout_at(end, self.look(waiting.comment.as_deref())) => look,
             };
-            if let Ok(Look::Working(behind)) = look {
+            if let Ok(ServerLook::Working(behind)) = look {
                 if behind.is_some() && behind == waiting.majority {
-                    return Err(Silence::NoMajority(patience.whole()).error());
+                    return Err(SilenceCause::NoMajority(patience.whole()).error());
                 }
                 tracing::debug!("{}: MongoDB at {} still works at it", request.what, request.hosts);
                 waiting.answered();
@@ -187,7 +187,7 @@ impl Source {
                 continue;
             }
             if !std::mem::replace(&mut waiting.is_late, true) {
-                let Request { what, hosts, .. } = request;
+                let SourceRequest { what, hosts, .. } = request;
                 tracing::warn!(
                     code = %Code::SourceSilent,
                     "{what}: MongoDB at {hosts} gives no answer for {} s: waiting for as long again",
@@ -195,7 +195,7 @@ impl Source {
                 );
             }
             let Ok(answer) = timeout_at(end, &mut asked).await else {
-                return Err(Silence::NoAnswer(since.elapsed()).error());
+                return Err(SilenceCause::NoAnswer(since.elapsed()).error());
             };
             waiting.answered();
             return answer;
@@ -203,8 +203,8 @@ impl Source {
     }
 
     /// Looks whether the server works at the request with this comment. Whoever may not look is told that it does not.
-    async fn look(&self, comment: Option<&str>) -> Look {
-        let Some(comment) = comment else { return Look::NotWorking };
+    async fn look(&self, comment: Option<&str>) -> ServerLook {
+        let Some(comment) = comment else { return ServerLook::NotWorking };
         let own =
             [doc! { "command.comment": comment }, doc! { "cursor.originatingCommand.comment": comment }];
         let operations = doc! {
@@ -216,13 +216,13 @@ impl Source {
             ],
             "cursor": {},
         };
-        let Ok(reply) = self.ask_where_reads_go(operations).await else { return Look::NotWorking };
+        let Ok(reply) = self.ask_where_reads_go(operations).await else { return ServerLook::NotWorking };
         let found = reply.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
         if found.map_or(true, Vec::is_empty) {
-            return Look::NotWorking;
+            return ServerLook::NotWorking;
         }
         let hello = self.ask_where_reads_go(doc! { "hello": 1 }).await;
-        Look::Working(hello.ok().and_then(|hello| majority_behind(&hello)))
+        ServerLook::Working(hello.ok().and_then(|hello| majority_behind(&hello)))
     }
 
     async fn ask_where_reads_go(&self, command: Document) -> DriverResult<Document> {
@@ -242,7 +242,7 @@ fn majority_behind(hello: &Document) -> Option<Timestamp> {
     (majority < all).then_some(majority)
 }
 
-impl Cursor {
+impl ReplyCursor {
     /// The next reply; `None`: there is none. The future may be dropped: nothing is lost.
     pub(super) async fn next(&mut self) -> Option<DriverResult<RawBatch>> {
         let Self { source, request, cursor, waiting } = self;

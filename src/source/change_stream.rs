@@ -27,11 +27,11 @@ use mongodb::{
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    ask::{Cursor, Replies},
-    error::{self, Request},
-    event::{self, Event, Included, Read},
+    ask::{ReplyCursor, ReplyOptions},
+    error::{self, SourceRequest},
+    event::{self, Event, IncludedCollections, ReadEvent},
     reply::{documents, malformed_reply},
-    scope::{EVENTS_PER_REPLY, Events, Scope, StreamStart},
+    scope::{EVENTS_PER_REPLY, StreamEvents, StreamScope, StreamStart},
     server::{Source, no_operation_time},
 };
 use crate::{
@@ -75,11 +75,11 @@ pub struct StreamBatch {
 
 /// The change stream of some collections.
 pub struct ChangeStream {
-    watch: Watch,
+    watch: StreamWatch,
     from: StreamStart,
     /// What it is, or was last, opened with.
-    events: Events,
-    state: State,
+    events: StreamEvents,
+    state: StreamState,
     retry: Retry,
     lost: u64,
     /// Why it does not flow, and since when.
@@ -87,20 +87,20 @@ pub struct ChangeStream {
 }
 
 /// What is captured for as long as the stream is followed.
-struct Watch {
+struct StreamWatch {
     source: Source,
-    included: Included,
-    scope: Scope,
-    request: Request,
+    included: IncludedCollections,
+    scope: StreamScope,
+    request: SourceRequest,
 }
 
-enum State {
+enum StreamState {
     /// Until then, nothing is tried.
     Waiting(Instant),
-    Opening(BoxFuture<'static, DriverResult<Cursor>>),
+    Opening(BoxFuture<'static, DriverResult<ReplyCursor>>),
     Reading {
         /// Boxed: it is much larger than the other states.
-        cursor: Box<Cursor>,
+        cursor: Box<ReplyCursor>,
         /// How many it has given.
         replies: usize,
     },
@@ -113,7 +113,7 @@ impl Source {
     /// take that back, and what is written afterwards could lie before the position.) On the way every collection is
     /// seen to be readable.
     pub async fn start_position(&self, namespaces: &[Namespace]) -> Result<Position> {
-        let watch = Watch::new(self.clone(), namespaces);
+        let watch = StreamWatch::new(self.clone(), namespaces);
         let first = watch.first_reply(None).await?;
         let position = watch.read(&first)?.position;
         watch.first_reply(Some(&StreamStart::After(position.clone()))).await?;
@@ -125,7 +125,7 @@ impl Source {
 
     /// Whether the oplog still holds what a change stream of `namespaces` begins with at `start`.
     pub async fn holds(&self, namespaces: &[Namespace], start: &StreamStart) -> Result<bool> {
-        match Watch::new(self.clone(), namespaces).first_reply(Some(start)).await {
+        match StreamWatch::new(self.clone(), namespaces).first_reply(Some(start)).await {
             Err(error) if error.kind() == Kind::HistoryLost => Ok(false),
             reply => reply.map(|_| true),
         }
@@ -134,12 +134,12 @@ impl Source {
     /// Follows the changes of `namespaces`, whose order gives the events' collections. Nothing is opened before
     /// the first [`ChangeStream::next`].
     pub fn change_stream(&self, namespaces: &[Namespace], start: StreamStart) -> ChangeStream {
-        let watch = Watch::new(self.clone(), namespaces);
+        let watch = StreamWatch::new(self.clone(), namespaces);
         ChangeStream {
             watch,
             from: start,
-            events: Events::WithDocuments,
-            state: State::Waiting(Instant::now()),
+            events: StreamEvents::WithDocuments,
+            state: StreamState::Waiting(Instant::now()),
             retry: Retry::new(),
             lost: 0,
             trouble: None,
@@ -154,16 +154,20 @@ impl ChangeStream {
     pub async fn next(&mut self) -> Result<StreamBatch> {
         loop {
             match &mut self.state {
-                State::Waiting(until) => {
+                StreamState::Waiting(until) => {
                     sleep_until(*until).await;
                     let again = self.retry.failures() >= FAILURES_WITH_DOCUMENTS;
-                    self.open(if again { Events::WithoutDocuments } else { Events::WithDocuments });
+                    self.open(if again {
+                        StreamEvents::WithoutDocuments
+                    } else {
+                        StreamEvents::WithDocuments
+                    });
                 }
-                State::Opening(opening) => match opening.await {
-                    Ok(cursor) => self.state = State::Reading { cursor: Box::new(cursor), replies: 0 },
+                StreamState::Opening(opening) => match opening.await {
+                    Ok(cursor) => self.state = StreamState::Reading { cursor: Box::new(cursor), replies: 0 },
                     Err(error) => self.failed(&error, 0)?,
                 },
-                State::Reading { cursor, replies } => match cursor.next().await {
+                StreamState::Reading { cursor, replies } => match cursor.next().await {
                     Some(Ok(reply)) => {
                         *replies += 1;
                         let first = *replies == 1;
@@ -192,19 +196,19 @@ impl ChangeStream {
 
     /// Why nothing comes of it, if that is so for longer than it takes to open it again.
     pub fn trouble(&self) -> Option<String> {
-        if let State::Reading { cursor, .. } = &self.state
+        if let StreamState::Reading { cursor, .. } = &self.state
             && cursor.is_late()
         {
-            let Request { what, hosts, .. } = &self.watch.request;
+            let SourceRequest { what, hosts, .. } = &self.watch.request;
             return Some(format!("{what}: {hosts} gives no answer"));
         }
         let (since, why) = self.trouble.as_ref()?;
         (since.elapsed() >= PASSING).then(|| why.clone())
     }
 
-    fn open(&mut self, events: Events) {
+    fn open(&mut self, events: StreamEvents) {
         self.events = events;
-        self.state = State::Opening(self.watch.open(Some(&self.from), events));
+        self.state = StreamState::Opening(self.watch.open(Some(&self.from), events));
     }
 
     /// `first`: the stream was only just opened, so unless that brought something it proves nothing.
@@ -222,9 +226,9 @@ impl ChangeStream {
         }
         // The server ends the stream after this event, and lets it be opened again after it.
         let invalidated = matches!(batch.events.last(), Some(Event::Invalidated { .. }));
-        let past_it = self.events == Events::WithoutDocuments && (moved || !batch.at_end);
+        let past_it = self.events == StreamEvents::WithoutDocuments && (moved || !batch.at_end);
         if invalidated || past_it {
-            self.open(Events::WithDocuments);
+            self.open(StreamEvents::WithDocuments);
         }
         batch
     }
@@ -233,7 +237,7 @@ impl ChangeStream {
         if error::code_of(error) != Some(error::TOO_LARGE) {
             return self.lost(self.watch.error(error, replies));
         }
-        if self.events == Events::WithoutDocuments {
+        if self.events == StreamEvents::WithoutDocuments {
             return Err(self.watch.request.refused(Code::SourceIdTooLarge, ID_TOO_LARGE));
         }
         tracing::info!(
@@ -241,7 +245,7 @@ impl ChangeStream {
             self.watch.request.what
         );
         self.lost += 1;
-        self.open(Events::WithoutDocuments);
+        self.open(StreamEvents::WithoutDocuments);
         Ok(())
     }
 
@@ -256,7 +260,7 @@ impl ChangeStream {
         let since = self.trouble.take().map_or_else(Instant::now, |(since, _)| since);
         self.trouble = Some((since, error.to_string()));
         let delay = self.retry.after_failure();
-        self.state = State::Waiting(Instant::now() + delay);
+        self.state = StreamState::Waiting(Instant::now() + delay);
         if error.kind().disposition() == Disposition::Halt {
             return Err(error);
         }
@@ -271,26 +275,31 @@ impl ChangeStream {
     }
 }
 
-impl Watch {
+impl StreamWatch {
     fn new(source: Source, namespaces: &[Namespace]) -> Self {
-        let scope = Scope::new(namespaces);
+        let scope = StreamScope::new(namespaces);
         let over = scope.database().map_or("all databases".to_owned(), |name| format!("the database {name}"));
         let request = source.request(format!("follow the changes of {over}"), scope.database());
-        Self { source, included: Included::new(namespaces), scope, request }
+        Self { source, included: IncludedCollections::new(namespaces), scope, request }
     }
 
-    fn open(&self, start: Option<&StreamStart>, events: Events) -> BoxFuture<'static, DriverResult<Cursor>> {
+    fn open(
+        &self,
+        start: Option<&StreamStart>,
+        events: StreamEvents,
+    ) -> BoxFuture<'static, DriverResult<ReplyCursor>> {
         let command = self.scope.command(start, events);
         let database = self.scope.database().unwrap_or("admin").to_owned();
         let (source, request) = (self.source.clone(), self.request.clone());
-        let replies = Replies { documents: EVENTS_PER_REPLY, wait: Some(AWAIT), ..Replies::default() };
+        let replies =
+            ReplyOptions { documents: EVENTS_PER_REPLY, wait: Some(AWAIT), ..ReplyOptions::default() };
         Box::pin(async move { source.open_cursor(&request, &database, command, replies).await })
     }
 
     /// The answer to the opening of a stream, which is left again at once.
     async fn first_reply(&self, start: Option<&StreamStart>) -> Result<RawBatch> {
         let failed = |error: DriverError| self.request.failed_to_open(&error);
-        let mut cursor = self.open(start, Events::WithoutDocuments).await.map_err(failed)?;
+        let mut cursor = self.open(start, StreamEvents::WithoutDocuments).await.map_err(failed)?;
         cursor.next().await.ok_or_else(malformed_reply)?.map_err(failed)
     }
 
@@ -311,14 +320,14 @@ impl Watch {
             batch.at_end = false;
             let event = event?;
             match event::read(event, &self.included)? {
-                Read::Event(read) => {
+                ReadEvent::Event(read) => {
                     if batch.events.is_empty() {
                         batch.oldest = Some(happened(event, read.position()));
                     }
                     batch.events.push(read);
                 }
-                Read::Foreign => {}
-                Read::Unknown => batch.unknown += 1,
+                ReadEvent::Foreign => {}
+                ReadEvent::Unknown => batch.unknown += 1,
             }
         }
         Ok(batch)

@@ -3,9 +3,9 @@
 use mongodb::bson::{Bson, Document, doc, rawdoc};
 
 use super::{
-    ask::Replies,
+    ask::ReplyOptions,
     error,
-    patterns::{Pattern, nothing_matched},
+    patterns::{NamespacePattern, nothing_matched},
     reply::{DOCUMENTS_PER_REPLY, REPLY_BYTES, malformed_reply},
     server::Source,
 };
@@ -53,8 +53,8 @@ impl Source {
     /// very name.
     pub async fn collections(&self, include: &[String], exclude: &[String]) -> Result<Vec<CollectionInfo>> {
         let choice = self.choice(include, exclude)?;
-        let found = self.find(&choice, Listing::Whole).await?;
-        for Listed { namespace, kind, .. } in &found.chosen {
+        let found = self.find(&choice, ListingScope::Whole).await?;
+        for ListedCollection { namespace, kind, .. } in &found.chosen {
             let CollectionKind::Other(kind) = kind else { continue };
             if choice.names(namespace) {
                 return Err(Error::new(
@@ -66,7 +66,7 @@ impl Source {
             }
             tracing::info!("{namespace} is left out: it is a {kind}, which has no change stream");
         }
-        if !found.chosen.iter().any(Listed::is_stored) {
+        if !found.chosen.iter().any(ListedCollection::is_stored) {
             return Err(nothing_matched(self.hosts(), &choice.include, &found.others));
         }
         for pattern in choice.idle(&found.chosen) {
@@ -82,21 +82,21 @@ impl Source {
         include: &[String],
         exclude: &[String],
     ) -> Result<Vec<CollectionInfo>> {
-        let found = self.find(&self.choice(include, exclude)?, Listing::Whole).await?;
+        let found = self.find(&self.choice(include, exclude)?, ListingScope::Whole).await?;
         self.measured(found.chosen).await
     }
 
     /// Whether there is no collection at all, of whatever name, where theirs would be: no slip in a glob explains that.
     pub async fn is_empty(&self, include: &[String], exclude: &[String]) -> Result<bool> {
-        let found = self.find(&self.choice(include, exclude)?, Listing::Names).await?;
+        let found = self.find(&self.choice(include, exclude)?, ListingScope::Names).await?;
         let is_elsewhere = |other: &String| other.ends_with(".*");
-        Ok(!found.chosen.iter().any(Listed::is_stored) && found.others.iter().all(is_elsewhere))
+        Ok(!found.chosen.iter().any(ListedCollection::is_stored) && found.others.iter().all(is_elsewhere))
     }
 
     /// Their names alone, which costs the server next to nothing: to be asked every few seconds.
     pub async fn names(&self, include: &[String], exclude: &[String]) -> Result<Vec<Namespace>> {
-        let found = self.find(&self.choice(include, exclude)?, Listing::Names).await?;
-        let stored = found.chosen.into_iter().filter(Listed::is_stored);
+        let found = self.find(&self.choice(include, exclude)?, ListingScope::Names).await?;
+        let stored = found.chosen.into_iter().filter(ListedCollection::is_stored);
         let mut names: Vec<_> = stored.map(|listed| listed.namespace).collect();
         names.sort();
         Ok(names)
@@ -104,7 +104,7 @@ impl Source {
 
     /// The names of the others, for a person who may have meant one of them: `database.*` where it was not looked for any.
     pub async fn others(&self, include: &[String], exclude: &[String]) -> Result<Vec<String>> {
-        Ok(self.find(&self.choice(include, exclude)?, Listing::Names).await?.others)
+        Ok(self.find(&self.choice(include, exclude)?, ListingScope::Names).await?.others)
     }
 
     /// Whether a collection of this name would be among them.
@@ -112,13 +112,13 @@ impl Source {
         Ok(self.choice(include, exclude)?.matches(name))
     }
 
-    pub(super) fn choice(&self, include: &[String], exclude: &[String]) -> Result<Choice> {
-        let exclude = exclude.iter().map(|pattern| Pattern::new("exclude", pattern));
-        Ok(Choice { include: self.include(include)?, exclude: exclude.collect::<Result<_>>()? })
+    pub(super) fn choice(&self, include: &[String], exclude: &[String]) -> Result<CollectionChoice> {
+        let exclude = exclude.iter().map(|pattern| NamespacePattern::new("exclude", pattern));
+        Ok(CollectionChoice { include: self.include(include)?, exclude: exclude.collect::<Result<_>>()? })
     }
 
-    async fn find(&self, choice: &Choice, listing: Listing) -> Result<Found> {
-        let mut found = Found { chosen: Vec::new(), others: Vec::new() };
+    async fn find(&self, choice: &CollectionChoice, listing: ListingScope) -> Result<FoundCollections> {
+        let mut found = FoundCollections { chosen: Vec::new(), others: Vec::new() };
         let mut elsewhere = Vec::new();
         for database in self.databases(choice).await? {
             if !choice.may_match_in(&database) {
@@ -138,48 +138,54 @@ impl Source {
         Ok(found)
     }
 
-    fn include(&self, include: &[String]) -> Result<Vec<Pattern>> {
+    fn include(&self, include: &[String]) -> Result<Vec<NamespacePattern>> {
         match (include, &self.default_database) {
             ([], Some(database)) => {
-                Ok(vec![Pattern::new("include", &format!("{}.*", globset::escape(database)))?])
+                Ok(vec![NamespacePattern::new("include", &format!("{}.*", globset::escape(database)))?])
             }
-            ([], None) => Ok(vec![Pattern::new("include", "*.*")?]),
-            (patterns, _) => patterns.iter().map(|pattern| Pattern::new("include", pattern)).collect(),
+            ([], None) => Ok(vec![NamespacePattern::new("include", "*.*")?]),
+            (patterns, _) => {
+                patterns.iter().map(|pattern| NamespacePattern::new("include", pattern)).collect()
+            }
         }
     }
 
     /// The databases that this user may read, and those that `choice` names, so that it is an error if it may not read
     /// one of them: without any right to it the server would not even list it, as if all in it were dropped.
-    pub(super) async fn databases(&self, choice: &Choice) -> Result<Vec<String>> {
+    pub(super) async fn databases(&self, choice: &CollectionChoice) -> Result<Vec<String>> {
         let request = self.request("list the databases", None);
         let command = doc! { "listDatabases": 1, "nameOnly": true, "authorizedDatabases": true };
         let reply = self.command(&request, "admin", command).await.map_err(|e| request.failed(&e))?;
         let databases = reply.get_array("databases").map_err(|_| malformed_reply())?;
         let name = |database: &Bson| database.as_document()?.get_str("name").ok().map(str::to_owned);
         let mut names: Vec<_> = databases.iter().filter_map(name).collect();
-        names.extend(choice.include.iter().filter_map(Pattern::database).map(str::to_owned));
+        names.extend(choice.include.iter().filter_map(NamespacePattern::database).map(str::to_owned));
         names.retain(|name| !SYSTEM_DATABASES.contains(&name.as_str()));
         names.sort();
         names.dedup();
         Ok(names)
     }
 
-    pub(super) async fn listed(&self, database: &str, listing: Listing) -> Result<Vec<Listed>> {
+    pub(super) async fn listed(
+        &self,
+        database: &str,
+        listing: ListingScope,
+    ) -> Result<Vec<ListedCollection>> {
         let request = self.request(format!("list the collections of {database}"), Some(database));
-        let command = rawdoc! { "listCollections": 1, "nameOnly": listing == Listing::Names };
-        let replies = Replies { of_primary: true, ..Replies::default() };
+        let command = rawdoc! { "listCollections": 1, "nameOnly": listing == ListingScope::Names };
+        let replies = ReplyOptions { of_primary: true, ..ReplyOptions::default() };
         let listed = match self.all(&request, database, command, replies).await {
             // It is no name of a database at all, and so there is none.
             Err(error) if error::code_of(&error) == Some(error::INVALID_NAMESPACE) => Vec::new(),
             listed => listed.map_err(|e| request.failed(&e))?,
         };
-        Ok(listed.iter().filter_map(|entry| Listed::new(database, entry)).collect())
+        Ok(listed.iter().filter_map(|entry| ListedCollection::new(database, entry)).collect())
     }
 
     /// The sizes of those that can be replicated, sorted by name.
-    async fn measured(&self, listed: Vec<Listed>) -> Result<Vec<CollectionInfo>> {
+    async fn measured(&self, listed: Vec<ListedCollection>) -> Result<Vec<CollectionInfo>> {
         let mut collections = Vec::with_capacity(listed.len());
-        for listed in listed.into_iter().filter(Listed::is_stored) {
+        for listed in listed.into_iter().filter(ListedCollection::is_stored) {
             collections.extend(self.measure(listed).await?);
         }
         collections.sort_by(|a, b| a.namespace.cmp(&b.namespace));
@@ -187,8 +193,8 @@ impl Source {
     }
 
     /// `None`: it was dropped since it was listed.
-    pub(super) async fn measure(&self, listed: Listed) -> Result<Option<CollectionInfo>> {
-        let Listed { namespace, collated, .. } = listed;
+    pub(super) async fn measure(&self, listed: ListedCollection) -> Result<Option<CollectionInfo>> {
+        let ListedCollection { namespace, collated, .. } = listed;
         let request = self.request_on("measure", &namespace);
         let command = rawdoc! {
             "aggregate": namespace.collection.as_str(),
@@ -201,7 +207,7 @@ impl Source {
             ],
             "cursor": {},
         };
-        let shards = match self.all(&request, &namespace.database, command, Replies::default()).await {
+        let shards = match self.all(&request, &namespace.database, command, ReplyOptions::default()).await {
             Err(error) if error::code_of(&error) == Some(error::NAMESPACE_NOT_FOUND) => return Ok(None),
             shards => shards.map_err(|e| request.failed(&e))?,
         };
@@ -215,29 +221,29 @@ impl Source {
 
 /// How much is asked of the collections that are listed.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Listing {
+pub(super) enum ListingScope {
     Whole,
     /// Without their options, for which the server would have to look into each of them.
     Names,
 }
 
 /// What a listing found.
-struct Found {
+struct FoundCollections {
     /// What the globs match, of every kind.
-    chosen: Vec<Listed>,
+    chosen: Vec<ListedCollection>,
     /// What they don't, for the error that nothing is matched: names, or, not looked into, `database.*`.
     others: Vec<String>,
 }
 
 /// The globs that choose what is replicated.
-pub(super) struct Choice {
-    include: Vec<Pattern>,
-    exclude: Vec<Pattern>,
+pub(super) struct CollectionChoice {
+    include: Vec<NamespacePattern>,
+    exclude: Vec<NamespacePattern>,
 }
 
-impl Choice {
+impl CollectionChoice {
     pub(super) fn matches(&self, namespace: &str) -> bool {
-        let any = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(namespace));
+        let any = |patterns: &[NamespacePattern]| patterns.iter().any(|pattern| pattern.matches(namespace));
         any(&self.include) && !any(&self.exclude)
     }
 
@@ -251,17 +257,17 @@ impl Choice {
     }
 
     /// The patterns of `include` that match nothing that can be replicated.
-    pub(super) fn idle<'a>(&'a self, chosen: &'a [Listed]) -> impl Iterator<Item = &'a str> {
-        let matches = |pattern: &Pattern, listed: &Listed| {
+    pub(super) fn idle<'a>(&'a self, chosen: &'a [ListedCollection]) -> impl Iterator<Item = &'a str> {
+        let matches = |pattern: &NamespacePattern, listed: &ListedCollection| {
             listed.is_stored() && pattern.matches(&listed.namespace.to_string())
         };
-        let idle = move |pattern: &&Pattern| !chosen.iter().any(|listed| matches(pattern, listed));
+        let idle = move |pattern: &&NamespacePattern| !chosen.iter().any(|listed| matches(pattern, listed));
         self.include.iter().filter(idle).map(|pattern| pattern.text.as_str())
     }
 }
 
 /// An entry of `listCollections`.
-pub(super) struct Listed {
+pub(super) struct ListedCollection {
     pub(super) namespace: Namespace,
     pub(super) kind: CollectionKind,
     /// Whether the server drops its oldest documents by itself.
@@ -276,7 +282,7 @@ pub(super) enum CollectionKind {
     Other(String),
 }
 
-impl Listed {
+impl ListedCollection {
     fn is_stored(&self) -> bool {
         matches!(self.kind, CollectionKind::Stored)
     }

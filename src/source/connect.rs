@@ -10,8 +10,8 @@ use std::{
 };
 
 use super::{
-    diagnosis::{NOT_A_MEMBER, NOT_INITIATED, Role, diagnose, join, role_of},
-    error::{Request, is_of_login},
+    diagnosis::{NOT_A_MEMBER, NOT_INITIATED, ServerRole, diagnose, join, role_of},
+    error::{SourceRequest, is_of_login},
     server::{BEGINNING, Source},
     silence::Patience,
     tls,
@@ -38,7 +38,7 @@ impl Source {
     pub async fn connect(uri: &str) -> Result<Self> {
         let (options, patience) = options(uri).await?;
         let hosts: Arc<str> = join(&options.hosts, ServerAddress::to_string).into();
-        let request = Request {
+        let request = SourceRequest {
             hosts: hosts.clone(),
             what: "connect".to_owned(),
             database: options.default_database.clone(),
@@ -61,19 +61,19 @@ impl Source {
             patience,
         };
         let (said, version, hello) = match source.hello(&request).await {
-            Err(Refusal::NothingFound) => return Err(diagnose(&options, &request).await),
-            Err(Refusal::Login(error)) => {
+            Err(ConnectRefusal::NothingFound) => return Err(diagnose(&options, &request).await),
+            Err(ConnectRefusal::Login(error)) => {
                 return Err(tls::refused_login(&options)
                     .map_or(error, |wrong| request.refused(Code::SourceCredentials, &wrong)));
             }
-            Err(Refusal::Said(error)) => return Err(error),
+            Err(ConnectRefusal::Said(error)) => return Err(error),
             Ok(answers) => answers,
         };
         let sharded = match role_of(&hello) {
-            Role::Router => true,
-            Role::Member => false,
-            Role::Uninitiated => return Err(request.refused(Code::SourceUninitiated, NOT_INITIATED)),
-            Role::Standalone => return Err(request.refused(Code::SourceStandalone, NOT_A_MEMBER)),
+            ServerRole::Router => true,
+            ServerRole::Member => false,
+            ServerRole::Uninitiated => return Err(request.refused(Code::SourceUninitiated, NOT_INITIATED)),
+            ServerRole::Standalone => return Err(request.refused(Code::SourceStandalone, NOT_A_MEMBER)),
         };
         let set = hello.get_str("setName").map(|name| format!("replica set {name}"));
         let what = set.unwrap_or_else(|_| "sharded cluster".to_owned());
@@ -82,12 +82,12 @@ impl Source {
 
     /// Asks who answers; on the way, whether it is new enough and lets this user in. Its version, in words and as numbers,
     /// and what it says.
-    async fn hello(&self, request: &Request) -> Result<(String, (u32, u32), Document), Refusal> {
+    async fn hello(&self, request: &SourceRequest) -> Result<(String, (u32, u32), Document), ConnectRefusal> {
         let ask = async |command: Document| {
             self.command(request, "admin", command).await.map_err(|error| match *error.kind {
-                ErrorKind::ServerSelection { .. } => Refusal::NothingFound,
-                _ if is_of_login(&error) => Refusal::Login(request.failed(&error)),
-                _ => Refusal::Said(request.failed(&error)),
+                ErrorKind::ServerSelection { .. } => ConnectRefusal::NothingFound,
+                _ if is_of_login(&error) => ConnectRefusal::Login(request.failed(&error)),
+                _ => ConnectRefusal::Said(request.failed(&error)),
             })
         };
         let build = ask(doc! { "buildInfo": 1 }).await?;
@@ -95,7 +95,7 @@ impl Source {
         let Some(version) = version(said).filter(|version| *version >= OLDEST) else {
             let text =
                 format!("is version {said}: docrow needs {}.{} or newer; upgrade it", OLDEST.0, OLDEST.1);
-            return Err(Refusal::Said(request.refused(Code::SourceTooOld, &text)));
+            return Err(ConnectRefusal::Said(request.refused(Code::SourceTooOld, &text)));
         };
         let hello = ask(doc! { "hello": 1 }).await?;
         ask(doc! { "listDatabases": 1, "nameOnly": true, "authorizedDatabases": true }).await?;
@@ -104,7 +104,7 @@ impl Source {
 }
 
 /// Why there is no answer to go on with.
-enum Refusal {
+enum ConnectRefusal {
     NothingFound,
     /// The server does not take the credentials.
     Login(Error),

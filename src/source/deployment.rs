@@ -13,9 +13,9 @@ use mongodb::bson::{Bson, Document, RawDocument, RawDocumentBuf, Timestamp, cstr
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ask::Replies,
+    ask::ReplyOptions,
     change_stream::{AWAIT, position_of},
-    collections::Listing,
+    collections::ListingScope,
     error,
     reply::documents,
     scope::EVENTS_PER_REPLY,
@@ -95,7 +95,7 @@ impl Source {
         let mut collections = BTreeMap::new();
         for database in self.databases(&choice).await? {
             if choice.may_match_in(&database) {
-                let listed = self.listed(&database, Listing::Whole).await?.into_iter();
+                let listed = self.listed(&database, ListingScope::Whole).await?.into_iter();
                 let named = listed.filter_map(|listed| Some((listed.namespace.to_string(), listed.uuid?)));
                 collections.extend(named.filter(|(name, _)| choice.matches(name)));
             }
@@ -126,7 +126,8 @@ impl Source {
         let now = self.operation_time().await?;
         let request = self.request("follow what became of collections", None);
         let (database, command) = of_whole_collections(&left, since);
-        let replies = Replies { documents: EVENTS_PER_REPLY, wait: Some(AWAIT), ..Replies::default() };
+        let replies =
+            ReplyOptions { documents: EVENTS_PER_REPLY, wait: Some(AWAIT), ..ReplyOptions::default() };
         let cursor = self.open_cursor(&request, &database, command, replies).await;
         let mut cursor = cursor.map_err(|e| request.failed_to_open(&e))?;
         let mut reached = since;

@@ -12,8 +12,8 @@ use tokio::{net::TcpStream, time::timeout};
 
 use super::{
     ask::hello_of,
-    error::{Request, io_error_in},
-    tls::{self, Failure},
+    error::{SourceRequest, io_error_in},
+    tls::{self, TlsFailure},
 };
 use crate::error::{Code, Error};
 
@@ -25,7 +25,7 @@ pub(super) const NOT_A_MEMBER: &str =
 pub(super) const NOT_INITIATED: &str =
     "was started with --replSet, but its replica set is not initiated: run rs.initiate()";
 
-impl Request {
+impl SourceRequest {
     fn unreachable(&self, code: Code, why: &str) -> Error {
         Error::new(code, format!("connect to MongoDB at {}: {why}", self.hosts))
     }
@@ -33,27 +33,27 @@ impl Request {
 
 /// What a server is, by its answer to `hello`.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Role {
+pub(super) enum ServerRole {
     Router,
     Member,
     Uninitiated,
     Standalone,
 }
 
-pub(super) fn role_of(hello: &Document) -> Role {
+pub(super) fn role_of(hello: &Document) -> ServerRole {
     if hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid") {
-        Role::Router
+        ServerRole::Router
     } else if hello.contains_key("setName") {
-        Role::Member
+        ServerRole::Member
     } else if hello.get_bool("isreplicaset").unwrap_or(false) {
-        Role::Uninitiated
+        ServerRole::Uninitiated
     } else {
-        Role::Standalone
+        ServerRole::Standalone
     }
 }
 
 /// What a host says when it is asked alone.
-enum Finding {
+enum HostFinding {
     /// No connection to it: why.
     Closed(String),
     /// A connection, but no answer to the handshake: why.
@@ -62,25 +62,25 @@ enum Finding {
 }
 
 /// Says why no server was found.
-pub(super) async fn diagnose(options: &ClientOptions, request: &Request) -> Error {
+pub(super) async fn diagnose(options: &ClientOptions, request: &SourceRequest) -> Error {
     let findings = join_all(options.hosts.iter().map(|host| examine(options, host))).await;
     conclude(&findings, options, request)
 }
 
 /// The most telling of the findings, for people.
-fn conclude(findings: &[Finding], options: &ClientOptions, request: &Request) -> Error {
+fn conclude(findings: &[HostFinding], options: &ClientOptions, request: &SourceRequest) -> Error {
     let wanted = options.repl_set_name.as_deref();
     let (mut refused, mut closed, mut mute) = (None, None, "no answer");
     for finding in findings {
         match finding {
-            Finding::Answers(hello) => match role_of(hello) {
-                Role::Member => return of_member(hello, wanted, request),
-                Role::Uninitiated => refused = Some((Code::SourceUninitiated, NOT_INITIATED)),
-                Role::Standalone => refused = Some((Code::SourceStandalone, NOT_A_MEMBER)),
-                Role::Router => {}
+            HostFinding::Answers(hello) => match role_of(hello) {
+                ServerRole::Member => return of_member(hello, wanted, request),
+                ServerRole::Uninitiated => refused = Some((Code::SourceUninitiated, NOT_INITIATED)),
+                ServerRole::Standalone => refused = Some((Code::SourceStandalone, NOT_A_MEMBER)),
+                ServerRole::Router => {}
             },
-            Finding::Closed(why) => closed = Some(why),
-            Finding::Mute(why) => mute = why,
+            HostFinding::Closed(why) => closed = Some(why),
+            HostFinding::Mute(why) => mute = why,
         }
     }
     match (refused, closed) {
@@ -97,11 +97,11 @@ fn conclude(findings: &[Finding], options: &ClientOptions, request: &Request) ->
             request.unreachable(code, &format!("{why}: {advice}"))
         }
         (None, None) => match tls::explain(mute, options) {
-            Failure::Certificate(advice) => {
+            TlsFailure::Certificate(advice) => {
                 let wrong = format!("and docrow can't agree on TLS: {mute}: {advice}");
                 request.refused(Code::SourceTls, &wrong)
             }
-            Failure::Unclear(advice) => {
+            TlsFailure::Unclear(advice) => {
                 let wrong = format!("it takes connections, but the handshake fails ({mute}): {advice}");
                 request.unreachable(Code::SourceHandshake, &wrong)
             }
@@ -110,7 +110,7 @@ fn conclude(findings: &[Finding], options: &ClientOptions, request: &Request) ->
 }
 
 /// Why a member that answers was of no use.
-fn of_member(hello: &Document, wanted: Option<&str>, request: &Request) -> Error {
+fn of_member(hello: &Document, wanted: Option<&str>, request: &SourceRequest) -> Error {
     let set = hello.get_str("setName").unwrap_or_default();
     if let Some(wanted) = wanted.filter(|wanted| *wanted != set) {
         return request.refused(
@@ -127,11 +127,11 @@ fn of_member(hello: &Document, wanted: Option<&str>, request: &Request) -> Error
     ))
 }
 
-async fn examine(options: &ClientOptions, host: &ServerAddress) -> Finding {
+async fn examine(options: &ClientOptions, host: &ServerAddress) -> HostFinding {
     if let ServerAddress::Tcp { host, port } = host {
         match timeout(DIAGNOSIS_TIMEOUT, TcpStream::connect((host.as_str(), port.unwrap_or(27017)))).await {
-            Err(_) => return Finding::Closed("the connection is not answered".to_owned()),
-            Ok(Err(error)) => return Finding::Closed(error.to_string()),
+            Err(_) => return HostFinding::Closed("the connection is not answered".to_owned()),
+            Ok(Err(error)) => return HostFinding::Closed(error.to_string()),
             Ok(Ok(_)) => {}
         }
     }
@@ -142,12 +142,12 @@ async fn examine(options: &ClientOptions, host: &ServerAddress) -> Finding {
     alone.credential = None;
     alone.server_selection_timeout = Some(DIAGNOSIS_TIMEOUT);
     match hello_of(alone).await {
-        Ok(hello) => Finding::Answers(hello),
+        Ok(hello) => HostFinding::Answers(hello),
         Err(error) => match &*error.kind {
             ErrorKind::ServerSelection { message, .. } => {
-                Finding::Mute(io_error_in(message).unwrap_or("no answer").to_owned())
+                HostFinding::Mute(io_error_in(message).unwrap_or("no answer").to_owned())
             }
-            _ => Finding::Mute("no answer".to_owned()),
+            _ => HostFinding::Mute("no answer".to_owned()),
         },
     }
 }
@@ -165,18 +165,19 @@ mod tests {
 
     #[test]
     fn tells_roles_apart() {
-        assert_eq!(role_of(&doc! { "msg": "isdbgrid" }), Role::Router);
-        assert_eq!(role_of(&doc! { "setName": "rs0", "secondary": true }), Role::Member);
-        assert_eq!(role_of(&doc! { "isreplicaset": true }), Role::Uninitiated);
-        assert_eq!(role_of(&doc! { "isWritablePrimary": true }), Role::Standalone);
+        assert_eq!(role_of(&doc! { "msg": "isdbgrid" }), ServerRole::Router);
+        assert_eq!(role_of(&doc! { "setName": "rs0", "secondary": true }), ServerRole::Member);
+        assert_eq!(role_of(&doc! { "isreplicaset": true }), ServerRole::Uninitiated);
+        assert_eq!(role_of(&doc! { "isWritablePrimary": true }), ServerRole::Standalone);
     }
 
     #[test]
     fn says_what_keeps_a_member_from_being_used() {
-        let request = Request { hosts: "db:27017".into(), what: String::new(), database: None };
+        let request = SourceRequest { hosts: "db:27017".into(), what: String::new(), database: None };
         let member =
-            || Finding::Answers(doc! { "setName": "rs0", "hosts": ["mongo-0:27017", "mongo-1:27017"] });
-        let findings = [Finding::Mute(String::new()), member(), Finding::Closed("refused".to_owned())];
+            || HostFinding::Answers(doc! { "setName": "rs0", "hosts": ["mongo-0:27017", "mongo-1:27017"] });
+        let findings =
+            [HostFinding::Mute(String::new()), member(), HostFinding::Closed("refused".to_owned())];
         let wanted = |set: &str| ClientOptions::builder().repl_set_name(set.to_owned()).build();
         let error = conclude(&findings, &wanted("rs0"), &request);
         assert_eq!(error.code(), Code::SourceMembers);

@@ -8,7 +8,7 @@ use std::{error::Error as _, fmt, sync::Arc};
 
 use mongodb::error::{CommandError, Error as DriverError, ErrorKind};
 
-use super::silence::Silence;
+use super::silence::SilenceCause;
 use crate::error::{Code, Error, Kind};
 
 /// The oplog no longer holds the position: ChangeStreamHistoryLost, ChangeStreamFatalError, and ShardRemovedError, which
@@ -40,7 +40,7 @@ const QUOTES: [&str; 5] = ["{", "[", "\"", "Tree:", " to execute command"];
 
 /// Something asked of MongoDB, for the message should it fail.
 #[derive(Clone, Debug)]
-pub(super) struct Request {
+pub(super) struct SourceRequest {
     /// Where it goes to.
     pub(super) hosts: Arc<str>,
     /// A verb and its object, for example `read shop.orders`.
@@ -49,7 +49,7 @@ pub(super) struct Request {
     pub(super) database: Option<String>,
 }
 
-impl Request {
+impl SourceRequest {
     /// What the failure of this request means.
     pub(super) fn failed(&self, error: &DriverError) -> Error {
         self.error(error, false)
@@ -73,9 +73,9 @@ impl Request {
                 "{what}: the oplog of {} no longer holds the position to go on from ({}): {ANEW}, and give the \
                  oplog a longer window",
                 self.hosts,
-                Number(error)
+                CodeNumber(error)
             ),
-            _ => format!("{what}: {}{}", Said { error, hosts: &self.hosts }, self.advice(error)),
+            _ => format!("{what}: {}{}", ServerSaid { error, hosts: &self.hosts }, self.advice(error)),
         };
         Error::new(code, text)
     }
@@ -102,7 +102,7 @@ impl Request {
 /// Every error not known here is taken for a passing one: it is retried with backoff. What the server says counts for
 /// more than where in the driver it came up: a server that shuts down also breaks off an authentication.
 fn meaning_of(error: &DriverError, opening: bool) -> Code {
-    if let Some(silence) = Silence::found_in(error) {
+    if let Some(silence) = SilenceCause::found_in(error) {
         return silence.code();
     }
     match (code_of(error), &*error.kind) {
@@ -145,9 +145,9 @@ fn command_error(error: &DriverError) -> Option<&CommandError> {
 }
 
 /// The server's code with its name.
-struct Number<'a>(&'a DriverError);
+struct CodeNumber<'a>(&'a DriverError);
 
-impl fmt::Display for Number<'_> {
+impl fmt::Display for CodeNumber<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match command_error(self.0) {
             Some(command) if command.code_name.is_empty() => write!(f, "code {}", command.code),
@@ -158,18 +158,23 @@ impl fmt::Display for Number<'_> {
 }
 
 /// What went wrong, in words.
-struct Said<'a> {
+struct ServerSaid<'a> {
     error: &'a DriverError,
     hosts: &'a str,
 }
 
-impl fmt::Display for Said<'_> {
+impl fmt::Display for ServerSaid<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { error, hosts } = self;
         if let Some(command) = command_error(error) {
-            return write!(f, "MongoDB at {hosts} says: {} ({})", unquoted(&command.message), Number(error));
+            return write!(
+                f,
+                "MongoDB at {hosts} says: {} ({})",
+                unquoted(&command.message),
+                CodeNumber(error)
+            );
         }
-        if let Some(silence) = Silence::found_in(error) {
+        if let Some(silence) = SilenceCause::found_in(error) {
             return write!(f, "MongoDB at {hosts} {silence}");
         }
         match &*error.kind {
@@ -223,7 +228,7 @@ mod tests {
     }
 
     fn kinds(code: i32) -> [Kind; 2] {
-        let request = Request { hosts: "db:27017".into(), what: "follow".to_owned(), database: None };
+        let request = SourceRequest { hosts: "db:27017".into(), what: "follow".to_owned(), database: None };
         [request.failed(&command(code)), request.failed_to_open(&command(code))].map(|error| error.kind())
     }
 
@@ -273,7 +278,7 @@ mod tests {
 
     #[test]
     fn says_what_to_do() {
-        let request = Request {
+        let request = SourceRequest {
             hosts: "db:27017".into(),
             what: "read shop.orders".to_owned(),
             database: Some("shop".to_owned()),

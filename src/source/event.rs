@@ -65,9 +65,9 @@ impl Event {
 
 /// The collections that are replicated, by name.
 #[derive(Debug)]
-pub struct Included(Vec<(Namespace, CollectionId)>);
+pub struct IncludedCollections(Vec<(Namespace, CollectionId)>);
 
-impl Included {
+impl IncludedCollections {
     /// The place of a namespace in the list is its [`CollectionId`].
     pub fn new(namespaces: &[Namespace]) -> Self {
         let mut included: Vec<_> = namespaces.iter().cloned().zip((0..).map(CollectionId)).collect();
@@ -91,7 +91,7 @@ impl Included {
 
 /// What is read of an event.
 #[derive(Default)]
-struct Fields<'a> {
+struct EventFields<'a> {
     token: Option<&'a RawDocument>,
     operation: Option<&'a str>,
     namespace: Option<&'a RawDocument>,
@@ -102,7 +102,7 @@ struct Fields<'a> {
 }
 
 /// What became of an event.
-pub enum Read {
+pub enum ReadEvent {
     /// It is for docrow.
     Event(Event),
     /// It is of a collection that is not replicated.
@@ -111,7 +111,7 @@ pub enum Read {
     Unknown,
 }
 
-impl<'a> Fields<'a> {
+impl<'a> EventFields<'a> {
     fn read_from(event: &'a RawDocument) -> Result<Self> {
         let mut fields = Self::default();
         for element in event.iter_elements() {
@@ -150,8 +150,8 @@ impl<'a> Fields<'a> {
 
 /// Reads an event of a stream over the `included` collections, and maybe more. Errors: it is not of the form that
 /// MongoDB gives.
-pub fn read(event: &RawDocument, included: &Included) -> Result<Read> {
-    let fields = Fields::read_from(event)?;
+pub fn read(event: &RawDocument, included: &IncludedCollections) -> Result<ReadEvent> {
+    let fields = EventFields::read_from(event)?;
     let collection = || fields.namespace.and_then(|namespace| id_of(namespace, included));
     let op = match fields.operation.ok_or_else(|| malformed("operationType"))? {
         // An event whose document the server leaves out is as good as an update: the document is looked up.
@@ -164,34 +164,34 @@ pub fn read(event: &RawDocument, included: &Included) -> Result<Read> {
         }
         "delete" => Op::Delete,
         "drop" => {
-            let Some(collection) = collection() else { return Ok(Read::Foreign) };
-            return Ok(Read::Event(Event::Dropped { collection, position: fields.position()? }));
+            let Some(collection) = collection() else { return Ok(ReadEvent::Foreign) };
+            return Ok(ReadEvent::Event(Event::Dropped { collection, position: fields.position()? }));
         }
         "rename" => {
             let (from, to) = (collection(), fields.to.and_then(|to| id_of(to, included)));
             if from.or(to).is_none() {
-                return Ok(Read::Foreign);
+                return Ok(ReadEvent::Foreign);
             }
-            return Ok(Read::Event(Event::Renamed { from, to, position: fields.position()? }));
+            return Ok(ReadEvent::Event(Event::Renamed { from, to, position: fields.position()? }));
         }
         "dropDatabase" => {
             let database = fields.namespace.and_then(|namespace| namespace.get_str("db").ok());
             let Some(database) = database.filter(|database| included.has_database(database)) else {
-                return Ok(Read::Foreign);
+                return Ok(ReadEvent::Foreign);
             };
             let database = database.to_owned();
-            return Ok(Read::Event(Event::DatabaseDropped { database, position: fields.position()? }));
+            return Ok(ReadEvent::Event(Event::DatabaseDropped { database, position: fields.position()? }));
         }
-        "invalidate" => return Ok(Read::Event(Event::Invalidated { position: fields.position()? })),
-        _ => return Ok(Read::Unknown),
+        "invalidate" => return Ok(ReadEvent::Event(Event::Invalidated { position: fields.position()? })),
+        _ => return Ok(ReadEvent::Unknown),
     };
     match collection() {
-        Some(collection) => fields.change(collection, op).map(Read::Event),
-        None => Ok(Read::Foreign),
+        Some(collection) => fields.change(collection, op).map(ReadEvent::Event),
+        None => Ok(ReadEvent::Foreign),
     }
 }
 
-fn id_of(namespace: &RawDocument, included: &Included) -> Option<CollectionId> {
+fn id_of(namespace: &RawDocument, included: &IncludedCollections) -> Option<CollectionId> {
     included.id(namespace.get_str("db").ok()?, namespace.get_str("coll").ok()?)
 }
 
@@ -216,15 +216,18 @@ mod tests {
         }
     }
 
-    fn read_one(event: &RawDocument) -> Read {
-        let included = Included::new(&[Namespace::new("shop", "users"), Namespace::new("shop", "orders")]);
+    fn read_one(event: &RawDocument) -> ReadEvent {
+        let included =
+            IncludedCollections::new(&[Namespace::new("shop", "users"), Namespace::new("shop", "orders")]);
         read(event, &included).unwrap()
     }
 
     #[test]
     fn an_insert_and_a_replace_carry_the_document() {
         for operation in ["insert", "replace"] {
-            let Read::Event(Event::Change(change)) = read_one(&event(operation, "orders")) else { panic!() };
+            let ReadEvent::Event(Event::Change(change)) = read_one(&event(operation, "orders")) else {
+                panic!()
+            };
             assert_eq!(change.collection, CollectionId(1));
             assert!(matches!(change.op, Op::Whole(whole) if whole == rawdoc! { "_id": 7, "a": 1 }));
             assert_eq!(change.document_key, rawdoc! { "_id": 7 });
@@ -233,15 +236,15 @@ mod tests {
 
     #[test]
     fn an_update_and_a_delete_carry_none() {
-        let Read::Event(Event::Change(change)) = read_one(&event("update", "users")) else { panic!() };
+        let ReadEvent::Event(Event::Change(change)) = read_one(&event("update", "users")) else { panic!() };
         assert!(matches!((change.op, change.collection), (Op::Update, CollectionId(0))));
-        let Read::Event(Event::Change(change)) = read_one(&event("delete", "users")) else { panic!() };
+        let ReadEvent::Event(Event::Change(change)) = read_one(&event("delete", "users")) else { panic!() };
         assert!(matches!(change.op, Op::Delete));
     }
 
     #[test]
     fn a_rename_onto_a_replicated_collection_is_seen() {
-        let Read::Event(Event::Renamed { from, to, .. }) = read_one(&event("rename", "tmp")) else {
+        let ReadEvent::Event(Event::Renamed { from, to, .. }) = read_one(&event("rename", "tmp")) else {
             panic!()
         };
         assert_eq!((from, to), (None, Some(CollectionId(1))));
@@ -250,7 +253,7 @@ mod tests {
     #[test]
     fn foreign_and_unknown_events_are_passed_over() {
         for operation in ["insert", "update", "delete", "drop"] {
-            assert!(matches!(read_one(&event(operation, "carts")), Read::Foreign));
+            assert!(matches!(read_one(&event(operation, "carts")), ReadEvent::Foreign));
         }
         for operation in [
             "create",
@@ -263,9 +266,9 @@ mod tests {
             "endOfTransaction",
             "to be invented",
         ] {
-            assert!(matches!(read_one(&event(operation, "orders")), Read::Unknown), "{operation}");
+            assert!(matches!(read_one(&event(operation, "orders")), ReadEvent::Unknown), "{operation}");
         }
         // Of which nothing but its type is known.
-        assert!(matches!(read_one(&rawdoc! { "operationType": "to be invented" }), Read::Unknown));
+        assert!(matches!(read_one(&rawdoc! { "operationType": "to be invented" }), ReadEvent::Unknown));
     }
 }

@@ -32,8 +32,8 @@ use mongodb::{
 };
 
 use super::{
-    ask::Cursor,
-    error::{self, Request},
+    ask::ReplyCursor,
+    error::{self, SourceRequest},
     reply::{DOCUMENTS_PER_REPLY, Documents},
     server::{Source, no_operation_time},
 };
@@ -46,16 +46,16 @@ use crate::{
 /// A lookup, whose replies are yet to be read.
 pub struct Lookup {
     source: Source,
-    cursor: Cursor,
+    cursor: ReplyCursor,
     /// The searches that follow.
     then: vec::IntoIter<RawDocumentBuf>,
     database: String,
-    request: Request,
-    time: Time,
+    request: SourceRequest,
+    time: LookupTime,
 }
 
 /// What bounds the states that come.
-enum Time {
+enum LookupTime {
     /// The replies' time; before there is one, what the caller gave.
     Present(Timestamp),
     /// They are all of this very time.
@@ -74,7 +74,7 @@ impl Source {
         let (first, then) = finds(namespace, keys, &self.majority_after(after).await?)?;
         let cursor =
             self.cursor(&request, &namespace.database, first).await.map_err(|e| request.failed(&e))?;
-        let (source, database, time) = (self.clone(), namespace.database.clone(), Time::Present(after));
+        let (source, database, time) = (self.clone(), namespace.database.clone(), LookupTime::Present(after));
         Ok(Lookup { source, cursor, then, database, request, time })
     }
 
@@ -99,7 +99,7 @@ impl Source {
             }
             cursor => cursor.map_err(|e| request.failed(&e))?,
         };
-        let (source, database, time) = (self.clone(), namespace.database.clone(), Time::Exactly(at));
+        let (source, database, time) = (self.clone(), namespace.database.clone(), LookupTime::Exactly(at));
         Ok(Some(Lookup { source, cursor, then, database, request, time }))
     }
 
@@ -137,7 +137,7 @@ impl Lookup {
         let now = self.source.saw(operation_time(&batch, &self.request)?);
         let documents = Documents::of(batch);
         READ_BYTES.add_to("lookup", u64::try_from(documents.byte_len()).unwrap_or(0));
-        if let Time::Present(time) = &mut self.time {
+        if let LookupTime::Present(time) = &mut self.time {
             *time = now;
         }
         Ok(Some(documents))
@@ -146,7 +146,7 @@ impl Lookup {
     /// No state that has come until now, nor, at the end, the absence of a document, is newer than this.
     pub fn operation_time(&self) -> Timestamp {
         match self.time {
-            Time::Present(time) | Time::Exactly(time) => time,
+            LookupTime::Present(time) | LookupTime::Exactly(time) => time,
         }
     }
 }
@@ -157,7 +157,7 @@ fn finds<'a>(
     keys: impl IntoIterator<Item = &'a RawDocument>,
     read_concern: &RawDocument,
 ) -> Result<(RawDocumentBuf, vec::IntoIter<RawDocumentBuf>)> {
-    let find = |ids: Ids| {
+    let find = |ids: IdList| {
         let ids = ids.finish()?;
         let ids = ids.get_array("ids").map_err(|e| Error::caused(Kind::Bug, "look up documents", e))?;
         Ok(rawdoc! {
@@ -167,11 +167,11 @@ fn finds<'a>(
             "batchSize": i64::from(DOCUMENTS_PER_REPLY),
         })
     };
-    let (mut ids, mut all) = (Ids::new(), Vec::new());
+    let (mut ids, mut all) = (IdList::new(), Vec::new());
     for key in keys {
         let id = Id::of(key)?;
         if ids.count > 0 && ids.bytes.len() + id.bytes.len() > BYTES_OF_IDS {
-            all.push(find(mem::replace(&mut ids, Ids::new()))?);
+            all.push(find(mem::replace(&mut ids, IdList::new()))?);
         }
         ids.push(id);
     }
@@ -185,12 +185,12 @@ fn finds<'a>(
 const BYTES_OF_IDS: usize = 8 << 20;
 
 /// `{ids: […]}`. Byte by byte: what stands there need not be valid UTF-8.
-struct Ids {
+struct IdList {
     bytes: Vec<u8>,
     count: usize,
 }
 
-impl Ids {
+impl IdList {
     const HEAD: &[u8] = b"\0\0\0\0\x04ids\0\0\0\0\0";
 
     fn new() -> Self {
@@ -220,6 +220,6 @@ impl Ids {
     }
 }
 
-fn operation_time(reply: &RawBatch, request: &Request) -> Result<Timestamp> {
+fn operation_time(reply: &RawBatch, request: &SourceRequest) -> Result<Timestamp> {
     reply.as_raw_document().get_timestamp("operationTime").map_err(|_| no_operation_time(request))
 }

@@ -2,7 +2,7 @@
 
 use mongodb::bson::{Timestamp, rawdoc};
 
-use super::{ask::Replies, error, server::Source};
+use super::{ask::ReplyOptions, error, server::Source};
 use crate::error::Result;
 
 /// A replica set's oplog. Timestamps are of the cluster's clock.
@@ -41,7 +41,7 @@ impl Source {
             "filter": { "ts": first, "op": "n", "o.msg": "initiating set" },
             "limit": 1,
         };
-        let initiated = self.all(&request, "local", initiated, Replies::default()).await;
+        let initiated = self.all(&request, "local", initiated, ReplyOptions::default()).await;
         let is_whole = !initiated.map_err(|e| request.failed(&e))?.is_empty();
         let measure = rawdoc! {
             "aggregate": "oplog.rs",
@@ -55,7 +55,7 @@ impl Source {
             ],
             "cursor": {},
         };
-        let measured = self.all(&request, "local", measure, Replies::default()).await;
+        let measured = self.all(&request, "local", measure, ReplyOptions::default()).await;
         let size = match measured {
             Err(error) if error::code_of(&error) == Some(error::UNAUTHORIZED) => None,
             measured => measured.map_err(|e| request.failed(&e))?.first().and_then(|stats| {

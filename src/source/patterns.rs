@@ -6,12 +6,12 @@ use super::chosen::listed;
 use crate::error::{Code, Error, Result};
 
 /// A glob over `database.collection`.
-pub(super) struct Pattern {
+pub(super) struct NamespacePattern {
     pub(super) text: String,
     glob: GlobMatcher,
 }
 
-impl Pattern {
+impl NamespacePattern {
     pub(super) fn new(list: &str, text: &str) -> Result<Self> {
         let wrong = |why: &str| Error::new(Code::BadPattern, format!("{list} {text:?}: {why}"));
         if !text.contains('.') {
@@ -39,7 +39,7 @@ impl Pattern {
     }
 }
 
-pub(super) fn nothing_matched(hosts: &str, include: &[Pattern], seen: &[String]) -> Error {
+pub(super) fn nothing_matched(hosts: &str, include: &[NamespacePattern], seen: &[String]) -> Error {
     let patterns = include.iter().map(|pattern| pattern.text.as_str()).collect::<Vec<_>>().join(", ");
     let readable = if seen.is_empty() { " that this user may read" } else { "" };
     Error::new(
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     fn matches(pattern: &str, namespace: &str) -> bool {
-        Pattern::new("include", pattern).unwrap().matches(namespace)
+        NamespacePattern::new("include", pattern).unwrap().matches(namespace)
     }
 
     #[test]
@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn refuses_a_pattern_that_can_be_no_namespace() {
         for pattern in ["shop", "shop.[a"] {
-            let error = Pattern::new("include", pattern).err().unwrap();
+            let error = NamespacePattern::new("include", pattern).err().unwrap();
             assert_eq!(error.code(), Code::BadPattern);
             assert!(error.to_string().starts_with(&format!("include {pattern:?}: ")), "{error}");
         }
@@ -78,7 +78,8 @@ mod tests {
 
     #[test]
     fn lists_only_databases_that_may_match() {
-        let may = |pattern, database| Pattern::new("include", pattern).unwrap().may_match_in(database);
+        let may =
+            |pattern, database| NamespacePattern::new("include", pattern).unwrap().may_match_in(database);
         assert!(may("shop.*", "shop"));
         assert!(!may("shop.*", "crm"));
         assert!(may("s*.*", "crm"));

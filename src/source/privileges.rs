@@ -11,12 +11,12 @@ use crate::{error::Result, roles};
 
 /// What docrow has to be allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Need {
+pub struct NeededPrivileges {
     /// What for, for people: a noun.
     pub purpose: String,
     /// Without it docrow does not work, or only less well; then what that means.
     pub otherwise: Option<&'static str>,
-    resource: Resource,
+    resource: PrivilegeResource,
     actions: &'static [&'static str],
     /// The built-in role that has them and not much more, and its database.
     role: Option<(&'static str, String)>,
@@ -24,7 +24,7 @@ pub struct Need {
 
 /// What of a need is not granted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Missing {
+pub struct MissingPrivilege {
     /// The actions.
     pub actions: Vec<&'static str>,
     /// What grants them, to be run in mongosh by an administrator: to the role that somebody made for this user, or else by
@@ -34,7 +34,7 @@ pub struct Missing {
 
 /// What a privilege is on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Resource {
+enum PrivilegeResource {
     /// Everything.
     Any,
     /// Collections, by database and name; an empty string stands for all there are.
@@ -44,19 +44,19 @@ enum Resource {
 }
 
 #[derive(Clone, Debug)]
-struct Privilege {
-    resource: Resource,
+struct GrantedPrivilege {
+    resource: PrivilegeResource,
     actions: Vec<String>,
 }
 
 /// What the user in the URI may do.
 #[derive(Clone, Debug)]
-pub struct Access {
+pub struct UserAccess {
     /// Name and database. `None`: the server has no access control, everybody may do everything.
     user: Option<(String, String)>,
     /// All roles that the user has, through others too: name and database.
     roles: Vec<(String, String)>,
-    privileges: Vec<Privilege>,
+    privileges: Vec<GrantedPrivilege>,
 }
 
 /// Roles that the server brings along, whose privileges can't be changed.
@@ -87,15 +87,15 @@ const BUILT_IN: [&str; 22] = [
 
 impl Source {
     /// What this user may do.
-    pub async fn access(&self) -> Result<Access> {
+    pub async fn access(&self) -> Result<UserAccess> {
         let request = self.request("ask what the user may do", None);
         let command = doc! { "connectionStatus": 1, "showPrivileges": true };
         let reply = self.command(&request, "admin", command).await;
-        Ok(Access::read(&reply.map_err(|e| request.failed(&e))?))
+        Ok(UserAccess::read(&reply.map_err(|e| request.failed(&e))?))
     }
 
     /// What it takes to replicate collections of these databases.
-    pub fn needs(&self, databases: &[String]) -> Vec<Need> {
+    pub fn needs(&self, databases: &[String]) -> Vec<NeededPrivileges> {
         let mut needs = needs(databases);
         // There is no one oplog, and docrow does not ask for chunks that a router would refuse to cut.
         needs.retain(|need| !self.sharded || need.otherwise.is_none());
@@ -103,12 +103,14 @@ impl Source {
     }
 }
 
-fn needs(databases: &[String]) -> Vec<Need> {
+fn needs(databases: &[String]) -> Vec<NeededPrivileges> {
     let mut needs = Vec::new();
-    let in_all =
-        |database: &str| Resource::Collections { database: database.to_owned(), collection: String::new() };
+    let in_all = |database: &str| PrivilegeResource::Collections {
+        database: database.to_owned(),
+        collection: String::new(),
+    };
     if databases.len() > 1 {
-        needs.push(Need {
+        needs.push(NeededPrivileges {
             purpose: "reading and following all databases, as the collections are in several".to_owned(),
             otherwise: None,
             resource: in_all(""),
@@ -121,7 +123,7 @@ fn needs(databases: &[String]) -> Vec<Need> {
             [_] => &["changeStream", "collStats", "find", "listCollections"],
             _ => &["collStats", "listCollections"],
         };
-        needs.push(Need {
+        needs.push(NeededPrivileges {
             purpose: format!("reading and following the database {database}"),
             otherwise: None,
             resource: in_all(database),
@@ -129,17 +131,20 @@ fn needs(databases: &[String]) -> Vec<Need> {
             role: Some(("read", database.clone())),
         });
     }
-    needs.push(Need {
+    needs.push(NeededPrivileges {
         purpose: "the oplog's window".to_owned(),
         otherwise: Some(
             "how long docrow may be stopped without losing history can't be told, or only roughly",
         ),
-        resource: Resource::Collections { database: "local".to_owned(), collection: "oplog.rs".to_owned() },
+        resource: PrivilegeResource::Collections {
+            database: "local".to_owned(),
+            collection: "oplog.rs".to_owned(),
+        },
         actions: &["collStats", "find"],
         role: Some(("read", "local".to_owned())),
     });
     for database in databases {
-        needs.push(Need {
+        needs.push(NeededPrivileges {
             purpose: format!("splitVector on the database {database}"),
             otherwise: Some("chunks are cut by a sample of the _ids, and so are less even"),
             resource: in_all(database),
@@ -150,14 +155,14 @@ fn needs(databases: &[String]) -> Vec<Need> {
     needs
 }
 
-impl Need {
+impl NeededPrivileges {
     /// What is granted for it, for people: `changeStream, find on shop`.
     pub fn shown(&self) -> String {
         format!("{} on {}", self.actions.join(", "), self.resource.shown())
     }
 }
 
-impl Resource {
+impl PrivilegeResource {
     fn shown(&self) -> String {
         match self {
             Self::Collections { database, .. } if database.is_empty() => "all databases".to_owned(),
@@ -190,7 +195,7 @@ impl Resource {
     }
 }
 
-impl Access {
+impl UserAccess {
     fn read(reply: &Document) -> Self {
         let info = reply.get_document("authInfo").cloned().unwrap_or_default();
         let list = |key: &str| info.get_array(key).cloned().unwrap_or_default();
@@ -200,9 +205,9 @@ impl Access {
         };
         let privilege = |entry: &Bson| {
             let entry = entry.as_document()?;
-            let resource = Resource::read(entry.get_document("resource").ok()?);
+            let resource = PrivilegeResource::read(entry.get_document("resource").ok()?);
             let actions = entry.get_array("actions").ok()?.iter();
-            Some(Privilege {
+            Some(GrantedPrivilege {
                 resource,
                 actions: actions.filter_map(Bson::as_str).map(str::to_owned).collect(),
             })
@@ -220,10 +225,10 @@ impl Access {
     }
 
     /// What is missing for a need, if anything is.
-    pub fn missing(&self, need: &Need) -> Option<Missing> {
+    pub fn missing(&self, need: &NeededPrivileges) -> Option<MissingPrivilege> {
         let (user, of) = self.user.as_ref()?;
         let may = |action: &str| {
-            let has = |privilege: &Privilege| privilege.actions.iter().any(|has| has == action);
+            let has = |privilege: &GrantedPrivilege| privilege.actions.iter().any(|has| has == action);
             self.privileges
                 .iter()
                 .any(|privilege| privilege.resource.covers(&need.resource) && has(privilege))
@@ -234,14 +239,14 @@ impl Access {
         }
         let statement = match (self.own_role(), &need.resource, &need.role) {
             // All of the need: what is granted already stays as it is.
-            (Some(own), Resource::Collections { database, collection }, _) => {
+            (Some(own), PrivilegeResource::Collections { database, collection }, _) => {
                 let privilege = roles::privilege(database, collection, need.actions);
                 Some(roles::grant_privilege(own, &privilege))
             }
             (_, _, Some((role, on))) => Some(roles::grant_role((user, of), (role, on))),
             (_, _, None) => None,
         };
-        Some(Missing { actions, statement })
+        Some(MissingPrivilege { actions, statement })
     }
 
     /// A role that can be granted privileges in every database: those of `admin` that did not come with the server.
@@ -256,13 +261,13 @@ impl Access {
 mod tests {
     use super::*;
 
-    fn access(roles: &[&str], privileges: &[(Document, &[&str])]) -> Access {
+    fn access(roles: &[&str], privileges: &[(Document, &[&str])]) -> UserAccess {
         let roles: Vec<_> = roles.iter().map(|role| doc! { "role": *role, "db": "admin" }).collect();
         let privileges: Vec<_> = privileges
             .iter()
             .map(|(resource, actions)| doc! { "resource": resource.clone(), "actions": actions.to_vec() })
             .collect();
-        Access::read(&doc! { "authInfo": {
+        UserAccess::read(&doc! { "authInfo": {
             "authenticatedUsers": [{ "user": "do\"crow", "db": "admin" }],
             "authenticatedUserRoles": roles,
             "authenticatedUserPrivileges": privileges,
@@ -271,11 +276,13 @@ mod tests {
 
     const READ: &[&str] = &["find", "changeStream", "collStats", "listCollections", "listIndexes"];
 
-    fn missing(access: &Access, databases: &[&str]) -> Vec<(Vec<&'static str>, String)> {
+    fn missing(access: &UserAccess, databases: &[&str]) -> Vec<(Vec<&'static str>, String)> {
         let databases: Vec<_> = databases.iter().map(|&name| name.to_owned()).collect();
         let needs = needs(&databases).into_iter().filter(|need| need.otherwise.is_none());
         let missing = needs.filter_map(|need| access.missing(&need));
-        missing.map(|Missing { actions, statement }| (actions, statement.unwrap_or_default())).collect()
+        missing
+            .map(|MissingPrivilege { actions, statement }| (actions, statement.unwrap_or_default()))
+            .collect()
     }
 
     /// What goes without, and what only a role has that may do far more, is nobody advised to grant.
@@ -322,14 +329,16 @@ mod tests {
 
     #[test]
     fn what_covers_what() {
-        let of = |database: &str, collection: &str| Resource::Collections {
+        let of = |database: &str, collection: &str| PrivilegeResource::Collections {
             database: database.to_owned(),
             collection: collection.to_owned(),
         };
         let oplog = of("local", "oplog.rs");
         assert!(of("local", "").covers(&oplog) && of("local", "oplog.rs").covers(&oplog));
         assert!(
-            Resource::Any.covers(&oplog) && !of("", "").covers(&oplog) && !Resource::Other.covers(&oplog)
+            PrivilegeResource::Any.covers(&oplog)
+                && !of("", "").covers(&oplog)
+                && !PrivilegeResource::Other.covers(&oplog)
         );
         assert!(of("", "").covers(&of("shop", "")) && of("", "").covers(&of("", "")));
         assert!(!of("shop", "").covers(&of("", "")) && !of("shop", "orders").covers(&of("shop", "")));
@@ -337,8 +346,9 @@ mod tests {
 
     #[test]
     fn without_access_control_nothing_is_missing() {
-        let open =
-            Access::read(&doc! { "authInfo": { "authenticatedUsers": [], "authenticatedUserRoles": [] } });
+        let open = UserAccess::read(
+            &doc! { "authInfo": { "authenticatedUsers": [], "authenticatedUserRoles": [] } },
+        );
         assert_eq!((open.user(), missing(&open, &["shop"])), (None, Vec::new()));
     }
 }

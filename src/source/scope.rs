@@ -25,7 +25,7 @@ pub enum StreamStart {
 
 /// What the events of a stream bring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Events {
+pub(super) enum StreamEvents {
     /// The document of an insert and of a replace.
     WithDocuments,
     /// No document: an insert and a replace are like an update, whose document is looked up.
@@ -34,7 +34,7 @@ pub(super) enum Events {
 
 /// What a stream is opened over.
 #[derive(Debug)]
-pub(super) struct Scope {
+pub(super) struct StreamScope {
     /// `None`: the whole deployment.
     database: Option<String>,
     /// The names of the collections, sorted.
@@ -49,11 +49,11 @@ impl Source {
     /// another fingerprint it may take the position for lost history (280). Such a stream is to be begun at the
     /// position's time ([`StreamStart::At`]), and what comes up to the position dropped.
     pub fn fingerprint(namespaces: &[Namespace]) -> i64 {
-        Scope::new(namespaces).fingerprint()
+        StreamScope::new(namespaces).fingerprint()
     }
 }
 
-impl Scope {
+impl StreamScope {
     pub(super) fn new(namespaces: &[Namespace]) -> Self {
         let mut databases: Vec<_> = namespaces.iter().map(|namespace| namespace.database.as_str()).collect();
         databases.sort_unstable();
@@ -74,14 +74,14 @@ impl Scope {
     }
 
     fn fingerprint(&self) -> i64 {
-        let command = self.command(None, Events::WithDocuments);
+        let command = self.command(None, StreamEvents::WithDocuments);
         let asked = [self.database().unwrap_or_default().as_bytes(), command.as_bytes()];
         i64::from_le_bytes(xxh3_64(&asked.join(&0)).to_le_bytes())
     }
 
     /// The command that opens the stream, at its present end unless `start` says otherwise. A position of the one kind of
     /// `events` is one of the other.
-    pub(super) fn command(&self, start: Option<&StreamStart>, events: Events) -> RawDocumentBuf {
+    pub(super) fn command(&self, start: Option<&StreamStart>, events: StreamEvents) -> RawDocumentBuf {
         let mut stream = RawDocumentBuf::new();
         match start {
             Some(StreamStart::After(position)) => {
@@ -96,7 +96,7 @@ impl Scope {
         let names = || rawdoc! { "$in": self.collections.clone() };
         let of_all = ["dropDatabase", "invalidate"];
         let mut fields = rawdoc! { "operationType": 1, "ns": 1, "to": 1, "documentKey": 1, "wallTime": 1 };
-        if events == Events::WithDocuments {
+        if events == StreamEvents::WithDocuments {
             fields.append(cstr!("fullDocument"), 1);
             fields.append(cstr!("updateDescription"), 1);
         }

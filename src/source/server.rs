@@ -12,7 +12,7 @@ use mongodb::{
 };
 
 use super::{
-    error::{self, Request},
+    error::{self, SourceRequest},
     reply::malformed_reply,
     silence::Patience,
 };
@@ -142,11 +142,11 @@ impl Source {
         Ok(rawdoc! { "level": "majority", "afterClusterTime": after })
     }
 
-    pub(super) fn request(&self, what: impl Into<String>, database: Option<&str>) -> Request {
-        Request { hosts: self.hosts.clone(), what: what.into(), database: database.map(str::to_owned) }
+    pub(super) fn request(&self, what: impl Into<String>, database: Option<&str>) -> SourceRequest {
+        SourceRequest { hosts: self.hosts.clone(), what: what.into(), database: database.map(str::to_owned) }
     }
 
-    pub(super) fn request_on(&self, verb: &str, namespace: &Namespace) -> Request {
+    pub(super) fn request_on(&self, verb: &str, namespace: &Namespace) -> SourceRequest {
         self.request(format!("{verb} {namespace}"), Some(&namespace.database))
     }
 
@@ -156,8 +156,8 @@ impl Source {
     }
 }
 
-pub(super) fn no_operation_time(request: &Request) -> Error {
-    let Request { hosts, what, .. } = request;
+pub(super) fn no_operation_time(request: &SourceRequest) -> Error {
+    let SourceRequest { hosts, what, .. } = request;
     let text =
         format!("{what}: the answer of {hosts} has no operationTime: it is not a member of a replica set");
     Error::new(Code::SourceStandalone, text)

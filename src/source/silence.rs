@@ -34,14 +34,14 @@ impl Patience {
 
 /// Why an answer is not waited for any longer: inside of the driver's error, so that all errors take one way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Silence {
+pub(super) enum SilenceCause {
     /// There is none, and the server does not work at one.
     NoAnswer(Duration),
     /// The server waits for a majority of the replica set.
     NoMajority(Duration),
 }
 
-impl Silence {
+impl SilenceCause {
     /// What it is known by.
     pub(super) fn code(self) -> Code {
         match self {
@@ -61,7 +61,7 @@ impl Silence {
     }
 }
 
-impl fmt::Display for Silence {
+impl fmt::Display for SilenceCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoAnswer(waited) => write!(
@@ -78,11 +78,11 @@ impl fmt::Display for Silence {
     }
 }
 
-impl std::error::Error for Silence {}
+impl std::error::Error for SilenceCause {}
 
 /// How a wait stands: it goes on when a future that waits was dropped and there is another one.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(super) struct AnswerWait {
     /// What the server knows the request by. `None`: it is one that is answered at once.
     pub(super) comment: Option<String>,
     since: Option<Instant>,
@@ -96,7 +96,7 @@ pub(super) struct Waiting {
     pub(super) majority: Option<Timestamp>,
 }
 
-impl Waiting {
+impl AnswerWait {
     pub(super) fn new(comment: Option<String>) -> Self {
         Self { comment, since: None, end: None, seen: Instant::now(), is_late: false, majority: None }
     }
@@ -126,15 +126,15 @@ impl Waiting {
 }
 
 /// Notes at its end that it was waited until then.
-pub(super) struct Waited<'a>(pub(super) &'a mut Waiting);
+pub(super) struct WaitedGuard<'a>(pub(super) &'a mut AnswerWait);
 
-impl Waited<'_> {
-    pub(super) fn get(&mut self) -> &mut Waiting {
+impl WaitedGuard<'_> {
+    pub(super) fn get(&mut self) -> &mut AnswerWait {
         self.0
     }
 }
 
-impl Drop for Waited<'_> {
+impl Drop for WaitedGuard<'_> {
     fn drop(&mut self) {
         self.0.seen = Instant::now();
     }
@@ -147,7 +147,7 @@ mod tests {
     /// Who is dropped often has waited all the time; who asks again after a while has not waited in between.
     #[test]
     fn waits_add_up_unless_there_is_a_pause() {
-        let (patience, mut waiting) = (Patience(Duration::from_secs(60)), Waiting::new(None));
+        let (patience, mut waiting) = (Patience(Duration::from_secs(60)), AnswerWait::new(None));
         let began = waiting.since(Instant::now());
         let at = |second| began + Duration::from_secs(second);
         for second in 0..100 {

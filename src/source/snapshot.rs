@@ -11,8 +11,8 @@
 use mongodb::bson::{RawBson, RawBsonRef, RawDocumentBuf, Timestamp, cstr, rawdoc};
 
 use super::{
-    ask::{Cursor, Replies},
-    error::Request,
+    ask::{ReplyCursor, ReplyOptions},
+    error::SourceRequest,
     reply::{DOCUMENTS_PER_REPLY, Documents},
     server::Source,
     split::Chunk,
@@ -21,13 +21,13 @@ use crate::{error::Result, metrics::READ_BYTES, model::change::Namespace};
 
 /// A scan of a chunk.
 pub struct ChunkReader {
-    cursor: Cursor,
+    cursor: ReplyCursor,
     /// The scan for MaxKey that follows.
-    then: Option<Next>,
-    request: Request,
+    then: Option<NextReply>,
+    request: SourceRequest,
 }
 
-struct Next {
+struct NextReply {
     source: Source,
     database: String,
     find: RawDocumentBuf,
@@ -56,9 +56,9 @@ impl Source {
         let then = (chunk.min.is_some() && chunk.max.is_none()).then(|| {
             let mut find = self::find(namespace, read_concern, documents_per_reply);
             find.append(cstr!("filter"), rawdoc! { "_id": RawBson::MaxKey });
-            Next { source: self.clone(), database: namespace.database.clone(), find }
+            NextReply { source: self.clone(), database: namespace.database.clone(), find }
         });
-        let replies = Replies { documents: documents_per_reply, ..Replies::default() };
+        let replies = ReplyOptions { documents: documents_per_reply, ..ReplyOptions::default() };
         let cursor = self.open_cursor(&request, &namespace.database, find, replies).await;
         let cursor = cursor.map_err(|e| request.failed(&e))?;
         Ok(ChunkReader { cursor, then, request })
@@ -102,7 +102,7 @@ impl ChunkReader {
                 }
                 return Ok(Some(documents));
             }
-            let Some(Next { source, database, find }) = self.then.take() else { return Ok(None) };
+            let Some(NextReply { source, database, find }) = self.then.take() else { return Ok(None) };
             self.cursor =
                 source.cursor(&self.request, &database, find).await.map_err(|e| self.request.failed(&e))?;
         }

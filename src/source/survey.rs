@@ -2,7 +2,7 @@
 //! database or collection does not hide the others, and what is left out is told.
 
 use super::{
-    collections::{CollectionInfo, CollectionKind, Listing},
+    collections::{CollectionInfo, CollectionKind, ListingScope},
     server::Source,
 };
 use crate::{
@@ -15,7 +15,7 @@ const CAPPED_DELETES_TOLD: (u32, u32) = (5, 0);
 
 /// What there is.
 #[derive(Debug, Default)]
-pub struct Survey {
+pub struct SourceSurvey {
     /// The databases that have some of it, or could not be looked into.
     pub databases: Vec<String>,
     /// What would be replicated, sorted by name.
@@ -45,16 +45,16 @@ pub struct Excluded {
 
 impl Source {
     /// What `include` and `exclude` choose. Errors: a pattern is malformed, or the source is away.
-    pub async fn survey(&self, include: &[String], exclude: &[String]) -> Result<Survey> {
+    pub async fn survey(&self, include: &[String], exclude: &[String]) -> Result<SourceSurvey> {
         let choice = self.choice(include, exclude)?;
-        let mut survey = Survey::default();
+        let mut survey = SourceSurvey::default();
         let mut listed = Vec::new();
         for database in self.databases(&choice).await? {
             if !choice.may_match_in(&database) {
                 survey.others.push(format!("{database}.*"));
                 continue;
             }
-            match self.listed(&database, Listing::Whole).await {
+            match self.listed(&database, ListingScope::Whole).await {
                 Ok(mut found) => listed.append(&mut found),
                 Err(error) => {
                     survey.failures.push(error);

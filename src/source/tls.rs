@@ -70,7 +70,7 @@ pub(super) fn not_served(message: &str) -> Option<&'static str> {
 }
 
 /// Why a handshake failed.
-pub(super) enum Failure {
+pub(super) enum TlsFailure {
     /// Something is wrong with a certificate: somebody has to do what this says.
     Certificate(&'static str),
     /// Anything else.
@@ -78,7 +78,7 @@ pub(super) enum Failure {
 }
 
 /// What it means that a handshake failed by `why`.
-pub(super) fn explain(why: &str, options: &ClientOptions) -> Failure {
+pub(super) fn explain(why: &str, options: &ClientOptions) -> TlsFailure {
     const WORDS: [(&str, &str); 6] = [
         (
             "UnknownIssuer",
@@ -102,9 +102,9 @@ pub(super) fn explain(why: &str, options: &ClientOptions) -> Failure {
         ),
     ];
     if let Some((_, advice)) = WORDS.iter().find(|(words, _)| why.contains(words)) {
-        return Failure::Certificate(advice);
+        return TlsFailure::Certificate(advice);
     }
-    Failure::Unclear(match &options.tls {
+    TlsFailure::Unclear(match &options.tls {
         // Before the server has said a word of TLS.
         Some(Tls::Enabled(_))
             if ["handshake eof", "corrupt message"].iter().any(|words| why.contains(words)) =>

@@ -4,36 +4,36 @@ use std::{collections::HashMap, time::SystemTime};
 
 use super::{
     CollectionStatus, ColumnStatus, DeadLetterStatus, FORM, LetterStatus, MappingStatus, MisfitsStatus,
-    NarrowColumn, OplogStatus, PartitionStatus, Process, SnapshotStatus, SourceStatus, SpoolStatus, Status,
-    TableStatus, TargetStatus, VerifiedStatus, health, reckoning::Reckoning,
+    NarrowColumn, OplogStatus, PartitionStatus, ProcessStatus, SnapshotStatus, SourceStatus, SpoolStatus,
+    Status, TableStatus, TargetStatus, VerifiedStatus, health, reckoning::LagReckoning,
 };
 use crate::{
     model::phase::{Evidence, Phase},
     moment::Moment,
     pipeline,
-    process_status::{Clock, Details, Report},
+    process_status::{Clock, Details, ProcessReport},
     schema::{MappingSpec, TableSpec},
     shown,
     sink::metadata::{
         misfits::Misfits,
-        overview::{Survey, Surveyed},
-        runner::Runner,
+        overview::{CollectionSurvey, PipelineSurvey},
+        runner::PipelineRunner,
     },
 };
 
 /// What is known of a pipeline.
 #[derive(Debug)]
-pub struct Facts<'a> {
+pub struct PipelineFacts<'a> {
     /// Its name.
     pub pipeline: &'a str,
     /// When it was gathered.
     pub at: Moment,
     /// What PostgreSQL knows, perhaps as it was earlier.
-    pub survey: Option<&'a Survey>,
+    pub survey: Option<&'a PipelineSurvey>,
     /// Why PostgreSQL does not answer, if it does not.
     pub target_problem: Option<String>,
     /// What the process says, and when it did.
-    pub report: Option<(Report, Details, Moment)>,
+    pub report: Option<(ProcessReport, Details, Moment)>,
     /// What MongoDB says, if it was asked now, and not by the process.
     pub source: Option<Clock>,
     /// Whether this very process runs the pipeline.
@@ -43,20 +43,20 @@ pub struct Facts<'a> {
 }
 
 /// What all collections are looked at with.
-struct Context<'a> {
-    survey: Option<&'a Survey>,
+struct CollectionContext<'a> {
+    survey: Option<&'a PipelineSurvey>,
     clock: &'a Clock,
     details: &'a Details,
-    lag: &'a Reckoning<'a>,
+    lag: &'a LagReckoning<'a>,
     is_told: bool,
 }
 
 /// Mappings that were read before, by collection and version.
-pub(super) type Mappings = HashMap<(String, u16), Vec<TableStatus>>;
+pub(super) type MappingCache = HashMap<(String, u16), Vec<TableStatus>>;
 
-impl Facts<'_> {
+impl PipelineFacts<'_> {
     /// The document.
-    pub(super) fn document(self, mappings: &mut Mappings) -> Status {
+    pub(super) fn document(self, mappings: &mut MappingCache) -> Status {
         let (report, details, reported_at) = match self.report {
             Some((report, details, at)) => (Some(report), details, Some(at)),
             None => (None, Details::default(), None),
@@ -65,9 +65,9 @@ impl Facts<'_> {
         let answers = self.target_problem.is_none();
         let runner = self.survey.filter(|_| answers).map(|survey| &survey.runner);
         let (holder, seen) = match runner {
-            Some(Runner::Process(words)) => (Some(words.clone()), Some(true)),
-            Some(Runner::Unheard(words)) => (Some(words.clone()), None),
-            Some(Runner::Nobody) => (None, Some(false)),
+            Some(PipelineRunner::Process(words)) => (Some(words.clone()), Some(true)),
+            Some(PipelineRunner::Unheard(words)) => (Some(words.clone()), None),
+            Some(PipelineRunner::Nobody) => (None, Some(false)),
             // docrow has never written to the target.
             None => (None, answers.then_some(false)),
         };
@@ -75,13 +75,13 @@ impl Facts<'_> {
         let clock = self.source.or_else(|| told.filter(|_| self.is_told).map(|r| r.source.clone()));
         let known = known(clock.as_ref(), told);
         let lag = match (told, &clock) {
-            (Some(report), _) if self.is_told => Reckoning::Process(&report.lag),
-            (_, Some(Clock { problem: None, time: Some(now), .. })) => Reckoning::Stored(*now),
-            _ => Reckoning::Unknown,
+            (Some(report), _) if self.is_told => LagReckoning::Process(&report.lag),
+            (_, Some(Clock { problem: None, time: Some(now), .. })) => LagReckoning::Stored(*now),
+            _ => LagReckoning::Unknown,
         };
         let (survey, is_told) = (self.survey, self.is_told);
-        let context = Context { survey, clock: &known, details: &details, lag: &lag, is_told };
-        let of_collection = |surveyed: &Surveyed| collection(surveyed, &context, mappings);
+        let context = CollectionContext { survey, clock: &known, details: &details, lag: &lag, is_told };
+        let of_collection = |surveyed: &CollectionSurvey| collection(surveyed, &context, mappings);
         let refused = refused(&details, self.survey);
         let surveyed = self.survey.iter().flat_map(|survey| &survey.collections).chain(&refused);
         let mut collections: Vec<_> = surveyed.map(of_collection).collect();
@@ -97,7 +97,7 @@ impl Facts<'_> {
             pipeline: self.pipeline.to_owned(),
             at: self.at,
             health: health::unknown(),
-            process: Process { running, holder, reported_at, ..process(told, running == Some(true)) },
+            process: ProcessStatus { running, holder, reported_at, ..process(told, running == Some(true)) },
             source: SourceStatus {
                 name: None,
                 answers: clock.as_ref().map(|clock| clock.problem.is_none()),
@@ -131,9 +131,9 @@ impl Facts<'_> {
 }
 
 /// What the process says of itself.
-fn process(told: Option<&Report>, is_running: bool) -> Process {
+fn process(told: Option<&ProcessReport>, is_running: bool) -> ProcessStatus {
     let hindrance = told.filter(|_| is_running).and_then(|report| report.hindrance.as_ref());
-    Process {
+    ProcessStatus {
         running: None,
         holder: None,
         version: told.map(|report| report.version.clone()),
@@ -147,7 +147,7 @@ fn process(told: Option<&Report>, is_running: bool) -> Process {
     }
 }
 
-fn spool(told: Option<&Report>, is_running: bool) -> SpoolStatus {
+fn spool(told: Option<&ProcessReport>, is_running: bool) -> SpoolStatus {
     SpoolStatus {
         bytes: told.map(|report| report.spool.bytes),
         budget: told.map(|report| report.spool.budget),
@@ -156,7 +156,7 @@ fn spool(told: Option<&Report>, is_running: bool) -> SpoolStatus {
 }
 
 /// What MongoDB said, now or earlier.
-fn known(clock: Option<&Clock>, report: Option<&Report>) -> Clock {
+fn known(clock: Option<&Clock>, report: Option<&ProcessReport>) -> Clock {
     let earlier = report.map(|report| report.source.clone()).unwrap_or_default();
     let Clock { problem, silent_since, time, oplog_start } = clock.cloned().unwrap_or_default();
     let (time, oplog_start) = (time.or(earlier.time), oplog_start.or(earlier.oplog_start));
@@ -164,10 +164,10 @@ fn known(clock: Option<&Clock>, report: Option<&Report>) -> Clock {
 }
 
 /// The collections that the process could make no tables for, and of which PostgreSQL knows nothing therefore.
-fn refused(details: &Details, survey: Option<&Survey>) -> Vec<Surveyed> {
+fn refused(details: &Details, survey: Option<&PipelineSurvey>) -> Vec<CollectionSurvey> {
     let is_known = |name: &String| survey.is_some_and(|s| s.collections.iter().any(|c| c.name == *name));
     let refused = details.refused.iter().filter(|(name, _)| !is_known(name));
-    let surveyed = |(name, reason): (&String, &String)| Surveyed {
+    let surveyed = |(name, reason): (&String, &String)| CollectionSurvey {
         name: name.clone(),
         version: 0,
         mapping: String::new(),
@@ -187,7 +187,7 @@ fn refused(details: &Details, survey: Option<&Survey>) -> Vec<Surveyed> {
 }
 
 /// Why a collection is stopped, and that it needs a resync, if the oplog has gone past it since.
-fn stopped(surveyed: &Surveyed, applied_up_to: Option<Moment>, clock: &Clock) -> Option<String> {
+fn stopped(surveyed: &CollectionSurvey, applied_up_to: Option<Moment>, clock: &Clock) -> Option<String> {
     let why = surveyed.stopped.clone()?;
     let is_lost = applied_up_to.zip(clock.oplog_start).is_some_and(|(applied, start)| applied < start);
     let resync = format!("docrow resync '{}'", surveyed.name);
@@ -199,8 +199,12 @@ fn stopped(surveyed: &Surveyed, applied_up_to: Option<Moment>, clock: &Clock) ->
     Some(why)
 }
 
-fn collection(surveyed: &Surveyed, context: &Context<'_>, mappings: &mut Mappings) -> CollectionStatus {
-    let Context { survey, clock, lag, .. } = *context;
+fn collection(
+    surveyed: &CollectionSurvey,
+    context: &CollectionContext<'_>,
+    mappings: &mut MappingCache,
+) -> CollectionStatus {
+    let CollectionContext { survey, clock, lag, .. } = *context;
     let phase = Phase::of(Evidence {
         planned: surveyed.chunks > 0,
         chunks_left: surveyed.chunks.saturating_sub(surveyed.chunks_copied),
@@ -229,7 +233,11 @@ fn collection(surveyed: &Surveyed, context: &Context<'_>, mappings: &mut Mapping
     }
 }
 
-fn misfits(surveyed: &Surveyed, survey: &Survey, tables: &[TableStatus]) -> Option<MisfitsStatus> {
+fn misfits(
+    surveyed: &CollectionSurvey,
+    survey: &PipelineSurvey,
+    tables: &[TableStatus],
+) -> Option<MisfitsStatus> {
     let count = survey.misfits.get(&surveyed.name)?;
     let is_automatic = pipeline::is_automatic(&surveyed.mapping);
     let column = |(misfits, since): &(Misfits, SystemTime)| {
@@ -250,8 +258,8 @@ fn misfits(surveyed: &Surveyed, survey: &Survey, tables: &[TableStatus]) -> Opti
     Some(MisfitsStatus { counted_at: count.at.into(), columns: count.found.iter().map(column).collect() })
 }
 
-fn snapshot(surveyed: &Surveyed, phase: Phase, context: &Context<'_>) -> SnapshotStatus {
-    let &Surveyed { documents, chunks, chunks_copied, replaces, .. } = surveyed;
+fn snapshot(surveyed: &CollectionSurvey, phase: Phase, context: &CollectionContext<'_>) -> SnapshotStatus {
+    let &CollectionSurvey { documents, chunks, chunks_copied, replaces, .. } = surveyed;
     let is_complete = chunks > 0 && chunks == chunks_copied;
     let pace = context.details.copies.get(&surveyed.name);
     let under_way = pace.filter(|_| phase == Phase::Copying && surveyed.stopped.is_none());
@@ -279,7 +287,7 @@ fn snapshot(surveyed: &Surveyed, phase: Phase, context: &Context<'_>) -> Snapsho
 }
 
 /// The tables of a mapping; none if a later docrow has written it in a way that can't be read.
-fn tables(surveyed: &Surveyed, mappings: &mut Mappings) -> Vec<TableStatus> {
+fn tables(surveyed: &CollectionSurvey, mappings: &mut MappingCache) -> Vec<TableStatus> {
     let key = (surveyed.name.clone(), surveyed.version);
     let read = || {
         let spec = MappingSpec::parse(&surveyed.mapping, "the mapping in force").ok()?;
@@ -304,9 +312,9 @@ fn table(spec: &MappingSpec, table: &TableSpec) -> TableStatus {
 }
 
 fn partitions(
-    survey: &Survey,
+    survey: &PipelineSurvey,
     collections: &[CollectionStatus],
-    lag: &Reckoning<'_>,
+    lag: &LagReckoning<'_>,
 ) -> Vec<PartitionStatus> {
     let is_live = |name: &str| collections.iter().any(|c| c.is_live() && c.is_followed() && c.name == name);
     let mut numbers: Vec<u16> = survey.positions.iter().map(|position| position.partition).collect();
@@ -328,13 +336,13 @@ fn partitions(
 }
 
 /// One that a later docrow has written in a way that can't be read is none.
-fn verified(survey: &Survey) -> Option<VerifiedStatus> {
+fn verified(survey: &PipelineSurvey) -> Option<VerifiedStatus> {
     let stored = survey.verified.as_ref()?;
     let result = serde_json::from_str(&stored.result).ok()?;
     Some(VerifiedStatus { at: stored.at.into(), result })
 }
 
-fn dead_letters(survey: &Survey) -> DeadLetterStatus {
+fn dead_letters(survey: &PipelineSurvey) -> DeadLetterStatus {
     // What is no longer followed counts for nothing.
     let followed: HashMap<&str, u64> = survey
         .collections

@@ -4,17 +4,17 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 
-use super::{Facts, Status, document::Mappings};
+use super::{PipelineFacts, Status, document::MappingCache};
 use crate::{
     error::{Error, Kind, Result},
     moment::Moment,
-    process_status::{Clock, Details, Report, Stage, Vitals},
+    process_status::{Clock, Details, ProcessReport, Stage, Vitals},
     secret::Secret,
     sink::{
         Target,
         metadata::{
-            overview::{Survey, Surveyor},
-            runner::Runner,
+            overview::{OverviewReader, PipelineSurvey},
+            runner::PipelineRunner,
         },
     },
     source::{self, Source},
@@ -29,7 +29,7 @@ const FRESH: Duration = Duration::from_secs(10);
 
 /// Gathers documents, one after the other.
 #[derive(Debug)]
-pub struct Gatherer {
+pub struct StatusGatherer {
     target: Target,
     /// Those of this process, if it runs the pipeline, or is about to.
     vitals: Option<Arc<Vitals>>,
@@ -38,12 +38,12 @@ pub struct Gatherer {
     /// What it is called for people.
     source_name: Option<String>,
     source: Option<Source>,
-    surveyor: Option<Surveyor>,
-    last: Option<Survey>,
-    mappings: Mappings,
+    surveyor: Option<OverviewReader>,
+    last: Option<PipelineSurvey>,
+    mappings: MappingCache,
 }
 
-impl Gatherer {
+impl StatusGatherer {
     /// For the process that runs the pipeline, which asks with limits of its own.
     pub fn within(target: &Target, source_uri: &Secret, vitals: Arc<Vitals>) -> Self {
         let source_name = source::name(source_uri.expose());
@@ -53,7 +53,7 @@ impl Gatherer {
     /// For another one. MongoDB is asked only if no process does.
     pub fn from_outside(target: Target, source_uri: Option<Secret>) -> Self {
         let (mappings, source_name) =
-            (Mappings::new(), source_uri.as_ref().and_then(|uri| source::name(uri.expose())));
+            (MappingCache::new(), source_uri.as_ref().and_then(|uri| source::name(uri.expose())));
         Self {
             target,
             vitals: None,
@@ -86,7 +86,7 @@ impl Gatherer {
 
     async fn look(&mut self) -> Result<()> {
         if self.surveyor.is_none() {
-            self.surveyor = Surveyor::open(&self.target).await?;
+            self.surveyor = OverviewReader::open(&self.target).await?;
         }
         // Where docrow has never written there is nothing to ask about.
         let Some(surveyor) = &self.surveyor else { return Ok(()) };
@@ -112,13 +112,13 @@ impl Gatherer {
             }
             None => self.last.as_ref().and_then(stored),
         };
-        let is_held = surveyed.is_some_and(|survey| matches!(survey.runner, Runner::Process(_)));
+        let is_held = surveyed.is_some_and(|survey| matches!(survey.runner, PipelineRunner::Process(_)));
         let is_told =
             is_own || is_held && report.as_ref().is_some_and(|(_, _, then)| at.since(*then) < FRESH);
         let source = if is_told { None } else { self.ask_source().await };
         let survey = self.last.as_ref();
         let pipeline = self.target.pipeline();
-        let facts = Facts { pipeline, at, survey, target_problem, report, source, is_own, is_told };
+        let facts = PipelineFacts { pipeline, at, survey, target_problem, report, source, is_own, is_told };
         let mut status = facts.document(&mut self.mappings);
         status.source.name.clone_from(&self.source_name);
         status.target.name = self.target.place();
@@ -152,7 +152,7 @@ impl Gatherer {
 }
 
 /// The last report of another process. One that can't be read is a later docrow's.
-fn stored(survey: &Survey) -> Option<(Report, Details, Moment)> {
+fn stored(survey: &PipelineSurvey) -> Option<(ProcessReport, Details, Moment)> {
     let stored = survey.report.as_ref()?;
     let report = serde_json::from_str(&stored.report).ok()?;
     let details = serde_json::from_str(&stored.details).unwrap_or_default();

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use indicatif::{BinaryBytes, HumanCount};
 
-use super::{CollectionStatus, Health, Level, NarrowColumn, OplogStatus, Problem, Status, VerifiedStatus};
+use super::{
+    CollectionStatus, Health, HealthLevel, NarrowColumn, OplogStatus, Problem, Status, VerifiedStatus,
+};
 use crate::{error::Code, model::phase::Phase, process_status::Stage};
 
 /// Who is behind by no more follows as it should: positions are stored once a second, and clocks are read once a second.
@@ -18,7 +20,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 
 /// Of a document that is not complete yet.
 pub(super) fn unknown() -> Health {
-    Health { level: Level::Ok, words: String::new(), problems: Vec::new() }
+    Health { level: HealthLevel::Ok, words: String::new(), problems: Vec::new() }
 }
 
 /// The verdict.
@@ -28,7 +30,7 @@ pub(super) fn verdict(status: &Status) -> Health {
     disk(status, &mut problem);
     servers(status, &mut problem);
     if let Some(hindrance) = &status.process.hindrance {
-        problem(Level::Error, hindrance.clone());
+        problem(HealthLevel::Error, hindrance.clone());
     }
     history(status, &mut problem);
     process(status, &mut problem);
@@ -43,14 +45,14 @@ pub(super) fn verdict(status: &Status) -> Health {
 }
 
 /// Of all that may be wrong it is what nobody sees elsewhere, and what the rest may wait for.
-fn disk(status: &Status, problem: &mut impl FnMut(Level, String)) {
+fn disk(status: &Status, problem: &mut impl FnMut(HealthLevel, String)) {
     if let Some(why) = &status.spool.problem {
         let words = "the disk of the state directory is full, and the stream is not read on";
-        problem(Level::Error, format!("{words}: {why}"));
+        problem(HealthLevel::Error, format!("{words}: {why}"));
     }
 }
 
-fn servers(status: &Status, problem: &mut impl FnMut(Level, String)) {
+fn servers(status: &Status, problem: &mut impl FnMut(HealthLevel, String)) {
     if let Some(why) = &status.target.problem {
         let spools = status.process.running == Some(true) && status.spool.problem.is_none();
         let waits = match spools {
@@ -58,11 +60,11 @@ fn servers(status: &Status, problem: &mut impl FnMut(Level, String)) {
             true => "; changes wait in the spool",
             false => "",
         };
-        problem(Level::Error, format!("PostgreSQL does not answer{waits}: {why}"));
+        problem(HealthLevel::Error, format!("PostgreSQL does not answer{waits}: {why}"));
     }
     if let Some(why) = &status.source.problem {
         let since = status.source.silent_since.map_or_else(String::new, |since| format!(" since {since}"));
-        problem(Level::Error, format!("MongoDB does not answer{since}: {why}"));
+        problem(HealthLevel::Error, format!("MongoDB does not answer{since}: {why}"));
     }
 }
 
@@ -82,13 +84,13 @@ pub(super) fn lag(status: &Status) -> String {
 }
 
 /// What is lost is said as long as it is not dealt with, whether or not somebody runs into it.
-fn history(status: &Status, problem: &mut impl FnMut(Level, String)) {
+fn history(status: &Status, problem: &mut impl FnMut(HealthLevel, String)) {
     if let Some(OplogStatus { start, is_history_lost: true, .. }) = status.source.oplog {
         let words = format!(
             "history is lost: the oplog begins at {start}, after what is to be read next: see docrow explain {}",
             Code::HistoryLost
         );
-        problem(Level::Error, words);
+        problem(HealthLevel::Error, words);
     }
 }
 
@@ -105,22 +107,24 @@ fn is_full(status: &Status) -> bool {
     status.spool.bytes.zip(status.spool.budget).is_some_and(|(bytes, budget)| budget > 0 && bytes >= budget)
 }
 
-fn process(status: &Status, problem: &mut impl FnMut(Level, String)) {
+fn process(status: &Status, problem: &mut impl FnMut(HealthLevel, String)) {
     let process = &status.process;
     let why = process.problem.as_deref();
     match (process.running, process.stage) {
         (Some(false), None) if status.collections.is_empty() => {
-            problem(Level::Warning, "this pipeline has never been run".to_owned());
+            problem(HealthLevel::Warning, "this pipeline has never been run".to_owned());
         }
         (Some(false), Some(Stage::Ended)) => match why {
-            Some(why) => problem(Level::Error, format!("stopped by an error: {why}{}", time_left(status))),
+            Some(why) => {
+                problem(HealthLevel::Error, format!("stopped by an error: {why}{}", time_left(status)))
+            }
             None => {
                 let words = "stopped, as it was told to: nobody runs this pipeline";
-                problem(Level::Warning, format!("{words}{}", time_left(status)));
+                problem(HealthLevel::Warning, format!("{words}{}", time_left(status)));
             }
         },
         (Some(false), _) => {
-            problem(Level::Error, format!("nobody runs this pipeline{}", time_left(status)));
+            problem(HealthLevel::Error, format!("nobody runs this pipeline{}", time_left(status)));
         }
         (None, stage) if status.target.answers => {
             let who = process.holder.as_deref().unwrap_or("the last process");
@@ -129,7 +133,7 @@ fn process(status: &Status, problem: &mut impl FnMut(Level, String)) {
                 _ => String::new(),
             };
             problem(
-                Level::Error,
+                HealthLevel::Error,
                 format!(
                     "not known whether anybody runs this pipeline: {who} ended without a word, or can't reach \
                      PostgreSQL{before}{}",
@@ -139,14 +143,14 @@ fn process(status: &Status, problem: &mut impl FnMut(Level, String)) {
         }
         // Unless that is told already.
         (Some(true), Some(Stage::Retrying)) if status.target.answers && status.source.problem.is_none() => {
-            problem(Level::Error, format!("trying again: {}", why.unwrap_or("an error")));
+            problem(HealthLevel::Error, format!("trying again: {}", why.unwrap_or("an error")));
         }
         (Some(true), Some(Stage::Ended)) if why.is_some() => {
-            problem(Level::Error, format!("stopped by an error: {}", why.unwrap_or_default()));
+            problem(HealthLevel::Error, format!("stopped by an error: {}", why.unwrap_or_default()));
         }
         (Some(true), _) if process.reported_at.is_some_and(|at| status.at.since(at) > SILENCE) => {
             problem(
-                Level::Warning,
+                HealthLevel::Warning,
                 format!("the process that runs this pipeline does not report{}", last_heard(status)),
             );
         }
@@ -158,7 +162,7 @@ fn last_heard(status: &Status) -> String {
     status.process.reported_at.map_or_else(String::new, |at| format!(", last heard of at {at}"))
 }
 
-fn collections(status: &Status, problem: &mut impl FnMut(Level, String)) {
+fn collections(status: &Status, problem: &mut impl FnMut(HealthLevel, String)) {
     let all = present(status).count();
     let stopped: Vec<_> = present(status).filter(|c| c.stopped.is_some()).collect();
     if let Some(first) = stopped.first() {
@@ -167,10 +171,10 @@ fn collections(status: &Status, problem: &mut impl FnMut(Level, String)) {
             1 => format!("{which} is stopped: {why}"),
             n => format!("{n} of {all} collections are stopped, among them {which}: {why}"),
         };
-        problem(Level::Error, words);
+        problem(HealthLevel::Error, words);
     }
     if let Some(lag) = status.lag_seconds.filter(|lag| *lag > LAG) {
-        problem(Level::Warning, format!("{} behind MongoDB", span(lag)));
+        problem(HealthLevel::Warning, format!("{} behind MongoDB", span(lag)));
     }
     let narrow: Vec<_> = present(status).flat_map(|c| &c.misfits).flat_map(|m| &m.columns).collect();
     let spoilt = narrow
@@ -182,20 +186,20 @@ fn collections(status: &Status, problem: &mut impl FnMut(Level, String)) {
             "{table}.{column} is {sql_type} and lacks {} {values}: sums over it are wrong until it is wider",
             HumanCount(*numbers)
         );
-        problem(Level::Warning, words);
+        problem(HealthLevel::Warning, words);
     }
     if let Some(VerifiedStatus { at, result }) = status.verified.as_ref().filter(|v| v.result.differences > 0)
     {
         let count = HumanCount(result.differences);
         let differences = if result.differences == 1 { "difference" } else { "differences" };
         let words = format!("the verification of {at} found {count} {differences}: docrow verify shows them");
-        problem(Level::Warning, words);
+        problem(HealthLevel::Warning, words);
     }
     let dead = status.dead_letters.total;
     if dead > 0 {
         let documents = if dead == 1 { "document" } else { "documents" };
         let words = format!("{} {documents} could not be written: see dead letters", HumanCount(dead));
-        problem(Level::Warning, words);
+        problem(HealthLevel::Warning, words);
     }
 }
 
@@ -239,51 +243,54 @@ fn history_at_risk(status: &Status) -> Option<OplogLeft> {
     (left < (window / 10).min(HOUR)).then_some(OplogLeft { left, window })
 }
 
-fn room(status: &Status, problem: &mut impl FnMut(Level, String)) {
+fn room(status: &Status, problem: &mut impl FnMut(HealthLevel, String)) {
     if let Some(OplogLeft { left, window }) = history_at_risk(status) {
         let words = format!("the oplog reaches back only {} before what is read next", span(left));
-        problem(Level::Warning, format!("{words}, of {}: history is about to be lost", span(window)));
+        problem(HealthLevel::Warning, format!("{words}, of {}: history is about to be lost", span(window)));
     }
     if let (Some(bytes), Some(budget)) = (status.spool.bytes, status.spool.budget)
         && budget > 0
         && bytes / 8 >= budget / 10
     {
-        let level = if bytes >= budget { Level::Error } else { Level::Warning };
+        let level = if bytes >= budget { HealthLevel::Error } else { HealthLevel::Warning };
         let how = if bytes >= budget { "full" } else { "almost full" };
         problem(level, format!("the spool is {how}: {} of {}", BinaryBytes(bytes), BinaryBytes(budget)));
     }
 }
 
 /// Nothing is wrong.
-fn fine(status: &Status) -> (Level, String) {
+fn fine(status: &Status) -> (HealthLevel, String) {
     let (level, words) = of_active(status);
     (level, words + &paused(status))
 }
 
-fn of_active(status: &Status) -> (Level, String) {
+fn of_active(status: &Status) -> (HealthLevel, String) {
     let all = active(status).count();
     let live = active(status).filter(|c| c.phase == Phase::Live).count();
     match (status.process.stage, all) {
         (Some(Stage::Live), 0) if present(status).next().is_some() => {
-            (Level::Ok, "nothing is followed".to_owned())
+            (HealthLevel::Ok, "nothing is followed".to_owned())
         }
-        (Some(Stage::Live), 0) => (Level::Ok, "waiting: no collection matches include yet".to_owned()),
-        (_, 0) => (Level::Busy, "starting".to_owned()),
-        _ if live < all => (Level::Busy, completing(status)),
+        (Some(Stage::Live), 0) => (HealthLevel::Ok, "waiting: no collection matches include yet".to_owned()),
+        (_, 0) => (HealthLevel::Busy, "starting".to_owned()),
+        _ if live < all => (HealthLevel::Busy, completing(status)),
         _ => {
             let collections =
                 if all == 1 { "1 collection is".to_owned() } else { format!("all {all} collections are") };
             match status.lag_seconds {
                 Some(lag) if lag > CLOSE => {
-                    (Level::Busy, format!("{collections} live, {} behind MongoDB", span(lag)))
+                    (HealthLevel::Busy, format!("{collections} live, {} behind MongoDB", span(lag)))
                 }
                 _ if status.process.stage != Some(Stage::Live) => {
-                    (Level::Busy, format!("starting: {collections} copied"))
+                    (HealthLevel::Busy, format!("starting: {collections} copied"))
                 }
                 // The only place that says so.
-                Some(0) => (Level::Ok, format!("live: {collections} up to date")),
-                Some(lag) => (Level::Ok, format!("live: {collections} {} behind MongoDB", span(lag))),
-                None => (Level::Busy, format!("{collections} live; how far behind MongoDB is not known yet")),
+                Some(0) => (HealthLevel::Ok, format!("live: {collections} up to date")),
+                Some(lag) => (HealthLevel::Ok, format!("live: {collections} {} behind MongoDB", span(lag))),
+                None => (
+                    HealthLevel::Busy,
+                    format!("{collections} live; how far behind MongoDB is not known yet"),
+                ),
             }
         }
     }

@@ -1,7 +1,7 @@
 //! How a pipeline is doing, as one JSON document: that of `docrow status --json` and of `/status`.
 //!
 //! This file is its form, a contract that scripts rely on: fields are added, never renamed or taken away, and
-//! `docs/status.md` describes them. [`document`] fills it in, [`health`] judges it, both pure; [`Gatherer`] asks the
+//! `docs/status.md` describes them. [`document`] fills it in, [`health`] judges it, both pure; [`StatusGatherer`] asks the
 //! servers.
 //!
 //! Where a collection stands and how far its rows are, PostgreSQL says; so it is the same document whoever asks, and whether
@@ -18,14 +18,14 @@ pub(crate) mod tests;
 use serde::Serialize;
 
 pub use self::{
-    document::Facts,
-    gather::Gatherer,
+    document::PipelineFacts,
+    gather::StatusGatherer,
     health::{LAG, span},
 };
 use crate::{
     model::phase::Phase,
     moment::Moment,
-    process_status::{Message, Rates, Stage, Totals},
+    process_status::{Message, Stage, Totals, WorkRates},
     verify::Verified,
 };
 
@@ -44,7 +44,7 @@ pub struct Status {
     /// Whether all is well, in words.
     pub health: Health,
     /// Who runs the pipeline.
-    pub process: Process,
+    pub process: ProcessStatus,
     /// MongoDB.
     pub source: SourceStatus,
     /// PostgreSQL.
@@ -54,7 +54,7 @@ pub struct Status {
     /// The same in words, and why it is not known, if it is not.
     pub lag_words: String,
     /// Work per second, lately.
-    pub rates: Rates,
+    pub rates: WorkRates,
     /// Work since the process was started.
     pub totals: Totals,
     /// By name.
@@ -74,7 +74,7 @@ pub struct Status {
 /// A verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Level {
+pub enum HealthLevel {
     /// All is well.
     Ok,
     /// It works towards that.
@@ -89,7 +89,7 @@ pub enum Level {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Health {
     /// The verdict.
-    pub level: Level,
+    pub level: HealthLevel,
     /// What it is for, in a few words.
     pub words: String,
     /// All that is wrong, the worst first.
@@ -100,14 +100,14 @@ pub struct Health {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// How bad it is.
-    pub level: Level,
+    pub level: HealthLevel,
     /// What it is.
     pub words: String,
 }
 
 /// Who runs the pipeline.
 #[derive(Clone, Debug, Serialize)]
-pub struct Process {
+pub struct ProcessStatus {
     /// Whether somebody does; `null`: it is not known, because PostgreSQL does not answer, or because nothing is heard of the
     /// process that last did.
     pub running: Option<bool>,

@@ -6,7 +6,7 @@ use crate::{
 };
 
 /// Where lag comes from.
-pub(super) enum Reckoning<'a> {
+pub(super) enum LagReckoning<'a> {
     /// The process that runs the pipeline reckons it.
     Process(&'a Lag),
     /// Nobody does who could say it: then it is how far what is stored is from MongoDB's present time.
@@ -15,7 +15,7 @@ pub(super) enum Reckoning<'a> {
     Unknown,
 }
 
-impl Reckoning<'_> {
+impl LagReckoning<'_> {
     /// Of a live collection whose changes are applied up to then.
     pub(super) fn of_collection(&self, name: &str, applied: Option<Moment>) -> Option<u64> {
         match self {

@@ -5,16 +5,16 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Facts, Health, Level, Status, document::Mappings, span};
+use super::{Health, HealthLevel, PipelineFacts, Status, document::MappingCache, span};
 use crate::{
     model::phase::Phase,
     moment::Moment,
-    process_status::{Applied, Clock, Details, Hindrance, Lag, Pace, Report, Spool, Stage},
+    process_status::{Applied, Clock, CopyPace, Details, Hindrance, Lag, ProcessReport, Spool, Stage},
     sink::metadata::{
-        misfits::{Count, Misfits},
-        overview::{Letters, Reached, Survey, Surveyed},
-        runner::Runner,
-        verifications::Stored,
+        misfits::{MisfitCount, Misfits},
+        overview::{CollectionSurvey, LetterCount, PartitionReach, PipelineSurvey},
+        runner::PipelineRunner,
+        verifications::StoredVerification,
     },
 };
 
@@ -28,13 +28,13 @@ pub(crate) fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-fn collection(name: &str) -> Surveyed {
+fn collection(name: &str) -> CollectionSurvey {
     let mapping = format!(
         "collection = 'shop.{name}'\ntable = '{name}'\nextra = '_extra'\n[key]\ncolumn = 'id'\ntype = 'bigint'\n\
          [columns]\nn = {{ path = 'm', type = 'text' }}\n\
          [[tables]]\ntable = '{name}_list'\npath = 'list[]'\nparent = 'id'\nordinals = ['_ord']\n"
     );
-    Surveyed {
+    CollectionSurvey {
         name: format!("shop.{name}"),
         version: 1,
         mapping,
@@ -53,16 +53,16 @@ fn collection(name: &str) -> Surveyed {
 }
 
 /// Two live collections, two partitions, one of them five seconds behind.
-fn survey() -> Survey {
-    let position = |partition, name: &str, behind| Reached {
+fn survey() -> PipelineSurvey {
+    let position = |partition, name: &str, behind| PartitionReach {
         partition,
         collection: format!("shop.{name}"),
         cluster_time: at(NOW - behind),
         stored_at: at(NOW),
     };
-    Survey {
+    PipelineSurvey {
         at: at(NOW),
-        runner: Runner::Process("docrow process 1".to_owned()),
+        runner: PipelineRunner::Process("docrow process 1".to_owned()),
         report: None,
         collections: vec![collection("orders"), collection("users")],
         positions: vec![
@@ -77,8 +77,8 @@ fn survey() -> Survey {
     }
 }
 
-fn report() -> Report {
-    Report {
+fn report() -> ProcessReport {
+    ProcessReport {
         stage: Stage::Live,
         source: Clock {
             time: Some(at(NOW).into()),
@@ -87,14 +87,14 @@ fn report() -> Report {
         },
         spool: Spool { bytes: 0, budget: 1000, problem: None },
         resumes_from: Some(at(NOW).into()),
-        ..Report::default()
+        ..ProcessReport::default()
     }
 }
 
 /// What the process that runs the pipeline reckons: by the positions, as if each second had been written to.
-fn lag(survey: &Survey) -> Lag {
+fn lag(survey: &PipelineSurvey) -> Lag {
     let mut lag = Lag::default();
-    for Reached { partition, collection, cluster_time, .. } in &survey.positions {
+    for PartitionReach { partition, collection, cluster_time, .. } in &survey.positions {
         let behind = at(NOW).duration_since(*cluster_time).unwrap().as_secs();
         let most = lag.behind.entry(collection.clone()).or_default();
         *most = behind.max(*most);
@@ -114,9 +114,9 @@ fn lag(survey: &Survey) -> Lag {
     lag
 }
 
-fn document(survey: &Survey, report: Option<Report>, details: Details) -> Status {
+fn document(survey: &PipelineSurvey, report: Option<ProcessReport>, details: Details) -> Status {
     let at: Moment = survey.at.into();
-    let mut facts = Facts {
+    let mut facts = PipelineFacts {
         pipeline: "p",
         at,
         survey: Some(survey),
@@ -124,7 +124,7 @@ fn document(survey: &Survey, report: Option<Report>, details: Details) -> Status
         report: report.map(|report| (report, details, at)),
         source: None,
         is_own: false,
-        is_told: matches!(survey.runner, Runner::Process(_)),
+        is_told: matches!(survey.runner, PipelineRunner::Process(_)),
     };
     if let Some((report, ..)) = &mut facts.report
         && report.source.problem.is_none()
@@ -132,18 +132,18 @@ fn document(survey: &Survey, report: Option<Report>, details: Details) -> Status
     {
         report.lag = lag(survey);
     }
-    facts.document(&mut Mappings::new())
+    facts.document(&mut MappingCache::new())
 }
 
 /// The document of a live pipeline, after a change.
-pub(crate) fn live(change: impl FnOnce(&mut Survey, &mut Report)) -> Status {
+pub(crate) fn live(change: impl FnOnce(&mut PipelineSurvey, &mut ProcessReport)) -> Status {
     let (mut survey, mut report) = (survey(), report());
     change(&mut survey, &mut report);
     document(&survey, Some(report), Details::default())
 }
 
 #[track_caller]
-fn assert_health(status: &Status, level: Level, words: &str) {
+fn assert_health(status: &Status, level: HealthLevel, words: &str) {
     let health = &status.health;
     assert!(health.level == level && health.words.contains(words), "{health:?}");
 }
@@ -151,7 +151,7 @@ fn assert_health(status: &Status, level: Level, words: &str) {
 #[test]
 fn all_is_well() {
     let status = live(|_, _| {});
-    assert_health(&status, Level::Ok, "live: all 2 collections are 5 s behind MongoDB");
+    assert_health(&status, HealthLevel::Ok, "live: all 2 collections are 5 s behind MongoDB");
     assert_eq!((status.lag_seconds, &*status.lag_words), (Some(5), "5 s"));
     assert_eq!(status.collections.iter().map(|c| c.lag_seconds).collect::<Vec<_>>(), [Some(1), Some(5)]);
     assert_eq!(status.partitions.iter().map(|p| p.lag_seconds).collect::<Vec<_>>(), [Some(0), Some(5)]);
@@ -168,16 +168,24 @@ fn what_is_paused_is_shown_and_no_trouble() {
             p.cluster_time = at(NOW - 9000);
         });
     });
-    assert_health(&status, Level::Ok, "live: 1 collection is 5 s behind MongoDB; shop.orders is paused");
+    assert_health(
+        &status,
+        HealthLevel::Ok,
+        "live: 1 collection is 5 s behind MongoDB; shop.orders is paused",
+    );
     assert_eq!(status.health.problems, []);
     assert_eq!((status.lag_seconds, status.collections[0].lag_seconds), (Some(5), Some(9000)));
     let all = live(|survey, _| survey.collections.iter_mut().for_each(|c| c.paused = Some(at(NOW))));
-    assert_health(&all, Level::Ok, "nothing is followed; 2 collections are paused");
+    assert_health(&all, HealthLevel::Ok, "nothing is followed; 2 collections are paused");
     // One that is not copied yet does not keep the others from being live.
     let copying = live(|survey, _| {
         (survey.collections[0].paused, survey.collections[0].chunks_copied) = (Some(at(NOW)), 1);
     });
-    assert_health(&copying, Level::Ok, "live: 1 collection is 5 s behind MongoDB; shop.orders is paused");
+    assert_health(
+        &copying,
+        HealthLevel::Ok,
+        "live: 1 collection is 5 s behind MongoDB; shop.orders is paused",
+    );
 }
 
 #[test]
@@ -189,15 +197,15 @@ fn what_the_last_verification_found_is_shown() {
                  \"sample\":\"2%\",\"collections\":[]}}",
                 differences == 0
             );
-            survey.verified = Some(Stored { at: at(NOW - 60), result });
+            survey.verified = Some(StoredVerification { at: at(NOW - 60), result });
         })
     };
     let equal = verified(0);
-    assert_health(&equal, Level::Ok, "live: all 2 collections");
+    assert_health(&equal, HealthLevel::Ok, "live: all 2 collections");
     assert!(equal.verified.is_some_and(|v| v.result.equal && v.result.sample.as_deref() == Some("2%")));
-    assert_health(&verified(3), Level::Warning, "found 3 differences: docrow verify shows them");
+    assert_health(&verified(3), HealthLevel::Warning, "found 3 differences: docrow verify shows them");
     let later = live(|survey, _| {
-        survey.verified = Some(Stored { at: at(NOW), result: "{\"new\": 1}".to_owned() });
+        survey.verified = Some(StoredVerification { at: at(NOW), result: "{\"new\": 1}".to_owned() });
     });
     assert!(later.verified.is_none(), "a later docrow may write it otherwise");
 }
@@ -211,11 +219,11 @@ fn only_what_is_not_behind_is_up_to_date() {
         let Health { words, level, .. } = behind(seconds).health;
         assert_eq!(words.contains("up to date"), seconds == 0, "{seconds} s: {words}");
         assert_eq!(words.contains("behind MongoDB"), seconds > 0, "{words}");
-        assert_eq!(level == Level::Ok, seconds <= 10, "{words}");
+        assert_eq!(level == HealthLevel::Ok, seconds <= 10, "{words}");
     }
-    assert_health(&behind(47), Level::Busy, "all 2 collections are live, 47 s behind MongoDB");
-    assert_health(&live(|_, r| r.source.time = None), Level::Busy, "is not known yet");
-    assert_health(&live(|_, r| r.stage = Stage::Preparing), Level::Busy, "starting: all 2 collections");
+    assert_health(&behind(47), HealthLevel::Busy, "all 2 collections are live, 47 s behind MongoDB");
+    assert_health(&live(|_, r| r.source.time = None), HealthLevel::Busy, "is not known yet");
+    assert_health(&live(|_, r| r.stage = Stage::Preparing), HealthLevel::Busy, "starting: all 2 collections");
 }
 
 /// Unknown is not zero: nothing says how far behind it is while MongoDB does not answer, and it is said since when.
@@ -228,7 +236,7 @@ fn lag_is_unknown_while_mongodb_does_not_answer() {
     });
     assert_health(
         &silent,
-        Level::Error,
+        HealthLevel::Error,
         "MongoDB does not answer since 1970-01-12T13:46:00Z: no server at db:27017",
     );
     assert_eq!(silent.lag_words, "unknown since 1970-01-12T13:46:00Z: MongoDB does not answer");
@@ -236,7 +244,7 @@ fn lag_is_unknown_while_mongodb_does_not_answer() {
     assert!(silent.collections.iter().all(|c| c.phase == Phase::Live && c.lag_seconds.is_none()));
     assert!(silent.partitions.iter().all(|p| p.lag_seconds.is_none()));
     // Nor does the last report of a process that is gone say it.
-    let gone = live(|s, r| (s.runner, r.stage) = (Runner::Nobody, Stage::Ended));
+    let gone = live(|s, r| (s.runner, r.stage) = (PipelineRunner::Nobody, Stage::Ended));
     assert_eq!((gone.lag_seconds, &*gone.lag_words), (None, "not known yet"));
 }
 
@@ -244,12 +252,12 @@ fn lag_is_unknown_while_mongodb_does_not_answer() {
 #[test]
 fn lag_of_a_stopped_pipeline_is_what_is_stored_against_now() {
     let mut survey = survey();
-    survey.runner = Runner::Nobody;
-    let report = Report { stage: Stage::Ended, ..report() };
+    survey.runner = PipelineRunner::Nobody;
+    let report = ProcessReport { stage: Stage::Ended, ..report() };
     let asked = |problem: Option<&str>| {
         let time = problem.is_none().then(|| at(NOW + 100).into());
         let clock = Clock { problem: problem.map(str::to_owned), time, ..Clock::default() };
-        let facts = Facts {
+        let facts = PipelineFacts {
             pipeline: "p",
             at: at(NOW + 100).into(),
             survey: Some(&survey),
@@ -259,7 +267,7 @@ fn lag_of_a_stopped_pipeline_is_what_is_stored_against_now() {
             is_own: false,
             is_told: false,
         };
-        facts.document(&mut Mappings::new())
+        facts.document(&mut MappingCache::new())
     };
     assert_eq!(asked(None).lag_seconds, Some(105));
     let silent = asked(Some("refused"));
@@ -277,17 +285,17 @@ fn lag_of_the_own_process_is_no_matter_of_when_somebody_last_looked() {
     };
     let behind = [("shop.orders".to_owned(), 6)].into();
     let lag = Lag { seconds: Some(6), behind, partitions: [(0, 6)].into(), applied };
-    let facts = Facts {
+    let facts = PipelineFacts {
         pipeline: "p",
         at: at(NOW).into(),
         survey: Some(&survey),
         target_problem: Some("refused".to_owned()),
-        report: Some((Report { lag, ..report() }, Details::default(), at(NOW).into())),
+        report: Some((ProcessReport { lag, ..report() }, Details::default(), at(NOW).into())),
         source: None,
         is_own: true,
         is_told: true,
     };
-    let status = facts.document(&mut Mappings::new());
+    let status = facts.document(&mut MappingCache::new());
     assert_eq!(status.lag_seconds, Some(6));
     let orders = &status.collections[0];
     assert_eq!((orders.lag_seconds, orders.applied_up_to), (Some(6), Some(at(NOW - 6).into())));
@@ -304,11 +312,11 @@ fn what_holds_it_up_is_said_first() {
         })
     };
     let still = hindered(Hindrance::Standstill("nothing has been applied for 61 s".to_owned()));
-    assert_health(&still, Level::Error, "nothing has been applied for 61 s");
+    assert_health(&still, HealthLevel::Error, "nothing has been applied for 61 s");
     let locked = hindered(Hindrance::Lock("waits for a lock on public.orders".to_owned()));
-    assert_health(&locked, Level::Error, "waits for a lock on public.orders");
+    assert_health(&locked, HealthLevel::Error, "waits for a lock on public.orders");
     let gone = live(|s, r| {
-        s.runner = Runner::Nobody;
+        s.runner = PipelineRunner::Nobody;
         r.hindrance = Some(Hindrance::Standstill("nothing".to_owned()));
     });
     assert_eq!(gone.process.hindrance, None);
@@ -327,10 +335,10 @@ fn the_mapping_in_force_is_told() {
 
 #[test]
 fn a_copy_has_a_pace_and_an_end() {
-    let (mut survey, report) = (survey(), Report { stage: Stage::Copying, ..report() });
+    let (mut survey, report) = (survey(), ProcessReport { stage: Stage::Copying, ..report() });
     let users = &mut survey.collections[1];
     (users.chunks_copied, users.documents) = (1, 100);
-    let pace = Pace { estimated: 500, documents_per_second: 20, ..Pace::default() };
+    let pace = CopyPace { estimated: 500, documents_per_second: 20, ..CopyPace::default() };
     let details = Details { copies: [("shop.users".to_owned(), pace)].into(), ..Details::default() };
     let status = document(&survey, Some(report), details);
     let users = &status.collections[1];
@@ -341,22 +349,31 @@ fn a_copy_has_a_pace_and_an_end() {
         (Some(500), Some(20), Some(20))
     );
     assert_eq!(status.collections[0].snapshot.eta_seconds, None);
-    assert_health(&status, Level::Busy, "copying 1 of 2 collections, 55% of all documents, about 20 s left");
+    assert_health(
+        &status,
+        HealthLevel::Busy,
+        "copying 1 of 2 collections, 55% of all documents, about 20 s left",
+    );
 }
 
 /// On a slow way a chunk takes minutes: what is written of it is shown, until the process that writes it is gone.
 #[test]
 fn a_copy_goes_on_within_a_chunk() {
-    let (mut survey, report) = (survey(), Report { stage: Stage::Copying, ..report() });
+    let (mut survey, report) = (survey(), ProcessReport { stage: Stage::Copying, ..report() });
     let users = &mut survey.collections[1];
     (users.chunks_copied, users.documents) = (1, 100);
-    let pace =
-        Pace { estimated: 500, copied: 180, bytes: 9000, documents_per_second: 20, bytes_per_second: 1000 };
+    let pace = CopyPace {
+        estimated: 500,
+        copied: 180,
+        bytes: 9000,
+        documents_per_second: 20,
+        bytes_per_second: 1000,
+    };
     let details = Details { copies: [("shop.users".to_owned(), pace)].into(), ..Details::default() };
     let snapshot = document(&survey, Some(report.clone()), details.clone()).collections[1].snapshot;
     assert_eq!((snapshot.documents, snapshot.chunks_copied, snapshot.eta_seconds), (180, 1, Some(16)));
     assert_eq!((snapshot.bytes, snapshot.bytes_per_second), (Some(9000), Some(1000)));
-    survey.runner = Runner::Nobody;
+    survey.runner = PipelineRunner::Nobody;
     assert_eq!(document(&survey, Some(report), details).collections[1].snapshot.documents, 100);
 }
 

@@ -30,8 +30,8 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-pub use self::outlet::Flush;
-use crate::process_status::{Gravity, Vitals};
+pub use self::outlet::FlushGuard;
+use crate::process_status::{MessageLevel, Vitals};
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -146,9 +146,9 @@ impl Reporter {
     }
 
     /// Starts logging. Errors are ignored: a second call in one process changes nothing. What is left to be written when
-    /// the process ends, [`Flush`] writes.
-    pub fn start_logging(&self, format: LogFormat) -> Flush {
-        let flush = Flush::at_the_end();
+    /// the process ends, [`FlushGuard`] writes.
+    pub fn start_logging(&self, format: LogFormat) -> FlushGuard {
+        let flush = FlushGuard::at_the_end();
         let lines = tracing_subscriber::fmt::layer().with_writer(self.clone()).with_target(false);
         match format {
             LogFormat::Text => self.install(lines.fmt_fields(CodeFirst).with_ansi(has_colors(&io::stderr()))),
@@ -162,7 +162,7 @@ impl Reporter {
         let quiet =
             filter_fn(|meta| !meta.target().starts_with("tokio_postgres") || *meta.level() <= Level::INFO);
         let wanted = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,docrow=info"));
-        let notes = Notes(self.vitals.clone());
+        let notes = WarningNotes(self.vitals.clone());
         let _ =
             tracing_subscriber::registry().with(layer.with_filter(quiet)).with(notes).with(wanted).try_init();
     }
@@ -197,18 +197,18 @@ fn rounded(rate: f64) -> u64 {
 }
 
 /// Keeps docrow's own warnings and errors.
-struct Notes(Arc<Vitals>);
+struct WarningNotes(Arc<Vitals>);
 
-impl<S: Subscriber> Layer<S> for Notes {
+impl<S: Subscriber> Layer<S> for WarningNotes {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let meta = event.metadata();
         let gravity = match *meta.level() {
-            Level::ERROR => Gravity::Error,
-            Level::WARN => Gravity::Warning,
+            Level::ERROR => MessageLevel::Error,
+            Level::WARN => MessageLevel::Warning,
             _ => return,
         };
         if meta.target().starts_with("docrow") {
-            let mut said = Said::default();
+            let mut said = LineFields::default();
             event.record(&mut said);
             let code = said.code.map(|code| format!("[{code}] ")).unwrap_or_default();
             self.0.note(gravity, code + &said.message);
@@ -221,9 +221,9 @@ struct CodeFirst;
 
 impl<'w> FormatFields<'w> for CodeFirst {
     fn format_fields<R: RecordFields>(&self, mut writer: Writer<'w>, fields: R) -> fmt::Result {
-        let mut said = Said::default();
+        let mut said = LineFields::default();
         fields.record(&mut said);
-        let Said { code, message, rest } = said;
+        let LineFields { code, message, rest } = said;
         match code {
             Some(code) if writer.has_ansi_escapes() => write!(writer, "\u{1b}[1m[{code}]\u{1b}[0m ")?,
             Some(code) => write!(writer, "[{code}] ")?,
@@ -235,13 +235,13 @@ impl<'w> FormatFields<'w> for CodeFirst {
 
 /// The fields of a line.
 #[derive(Default)]
-struct Said {
+struct LineFields {
     code: Option<String>,
     message: String,
     rest: String,
 }
 
-impl Visit for Said {
+impl Visit for LineFields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         match field.name() {
             "code" => self.code = Some(format!("{value:?}")),

@@ -41,7 +41,7 @@ fn tell_dropped(lines: u64) {
 
 /// The queue, and what it is emptied into.
 struct Outlet {
-    queue: Mutex<Queue>,
+    queue: Mutex<OutputQueue>,
     /// There is something to be written.
     filled: Condvar,
     /// All is written.
@@ -51,7 +51,7 @@ struct Outlet {
 }
 
 #[derive(Default)]
-struct Queue {
+struct OutputQueue {
     waiting: Vec<u8>,
     is_writing: bool,
     /// Lines that were dropped since that was last told.
@@ -122,7 +122,7 @@ impl Outlet {
         }
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue> {
+    fn queue(&self) -> MutexGuard<'_, OutputQueue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -147,16 +147,16 @@ pub(super) fn line(line: &[u8]) {
 
 /// Writes what there is to be written before the process ends, however it ends: to be held to the end of `main`.
 #[must_use]
-pub struct Flush(());
+pub struct FlushGuard(());
 
-impl Flush {
+impl FlushGuard {
     pub(super) fn at_the_end() -> Self {
         panic::set_hook(Box::new(tell));
         Self(())
     }
 }
 
-impl Drop for Flush {
+impl Drop for FlushGuard {
     fn drop(&mut self) {
         OUTLET.flush();
     }
@@ -176,7 +176,7 @@ fn tell(panic: &PanicHookInfo<'_>) {
 /// Where progress bars are drawn: standard error, if it is a terminal.
 pub(super) fn screen() -> ProgressDrawTarget {
     if io::stderr().is_terminal() {
-        ProgressDrawTarget::term_like_with_hz(Box::<Screen>::default(), HZ)
+        ProgressDrawTarget::term_like_with_hz(Box::<TerminalScreen>::default(), HZ)
     } else {
         ProgressDrawTarget::hidden()
     }
@@ -184,9 +184,9 @@ pub(super) fn screen() -> ProgressDrawTarget {
 
 /// The terminal. A frame is put into the queue as a whole, or not at all.
 #[derive(Debug, Default)]
-struct Screen(Mutex<String>);
+struct TerminalScreen(Mutex<String>);
 
-impl Screen {
+impl TerminalScreen {
     fn add(&self, text: &str) -> io::Result<()> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push_str(text);
         Ok(())
@@ -198,7 +198,7 @@ impl Screen {
     }
 }
 
-impl TermLike for Screen {
+impl TermLike for TerminalScreen {
     fn width(&self) -> u16 {
         rustix::termios::tcgetwinsize(io::stderr()).map_or(80, |size| size.ws_col.max(1))
     }

@@ -27,7 +27,7 @@ pub(super) const DOCUMENTS: usize = 1_000;
 const BYTES: usize = 8 << 20;
 
 /// Some documents, and how far their rows have come.
-pub(super) struct Batch {
+pub(super) struct DocumentBatch {
     in_force: Arc<InForce>,
     encoder: Encoder,
     /// The rows that there should be.
@@ -35,7 +35,7 @@ pub(super) struct Batch {
     /// The keys of the documents that have one.
     pub(super) keys: Keys,
     key: BytesMut,
-    documents: Vec<Document>,
+    documents: Vec<BatchDocument>,
     /// The bytes of their `_id`s.
     ids: Vec<u8>,
     /// Of each document in each table, the part of the wanted rows that is still to come.
@@ -55,7 +55,7 @@ pub(super) struct BatchCounts {
     pub(super) dead_letters: u64,
 }
 
-struct Document {
+struct BatchDocument {
     id: (ElementType, Range<usize>),
     /// In the bytes of the keys.
     key: Option<Range<usize>>,
@@ -63,7 +63,7 @@ struct Document {
     is_suspect: bool,
 }
 
-impl Batch {
+impl DocumentBatch {
     pub(super) fn new(in_force: Arc<InForce>) -> Self {
         let mapping = in_force.mapping.clone();
         Self {
@@ -102,7 +102,7 @@ impl Batch {
         let start = self.ids.len();
         self.ids.extend_from_slice(id.bytes);
         let mut of =
-            Document { id: (id.kind, start..self.ids.len()), key: None, bytes: 0, is_suspect: false };
+            BatchDocument { id: (id.kind, start..self.ids.len()), key: None, bytes: 0, is_suspect: false };
         self.key.clear();
         if self.encoder.encode_key(document, &mut self.key).is_ok() {
             self.keys.push(&self.key);

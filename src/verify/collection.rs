@@ -9,14 +9,14 @@ use tokio::{
 };
 
 use super::{
-    Compared, Options, Standing,
-    diff::Telling,
-    pipeline_state::Ledger,
+    ComparedCollection, ComparisonState, VerifyOptions,
+    diff::DiffOptions,
+    pipeline_state::PipelineState,
     recheck::Rechecker,
-    repair::Mender,
-    scan::{self, Scan, Totals},
-    suspect::{Found, Settled, Suspect, Why},
-    window::Window,
+    repair::RepairSession,
+    scan::{self, CollectionScan, ScanTotals},
+    suspect::{ConfirmedDifference, OpenReason, SettledSuspects, Suspect},
+    window::EventWindow,
 };
 use crate::{
     config::Config,
@@ -40,7 +40,7 @@ const MANY: u64 = 10_000;
 /// The verification of a collection.
 pub(super) struct Verification<'a> {
     pub(super) config: &'a Config,
-    pub(super) options: &'a Options,
+    pub(super) options: &'a VerifyOptions,
     pub(super) source: &'a Source,
     pub(super) target: &'a Target,
     pub(super) info: &'a CollectionInfo,
@@ -51,7 +51,7 @@ pub(super) struct Verification<'a> {
 
 impl Verification<'_> {
     /// Compares everything; once more, if columns that it was reading took others' places meanwhile.
-    pub(super) async fn run(&self) -> Result<Compared> {
+    pub(super) async fn run(&self) -> Result<ComparedCollection> {
         loop {
             let before = self.version().await?;
             match self.attempt().await {
@@ -71,11 +71,11 @@ impl Verification<'_> {
         Ok(stored.iter().find(|mapping| mapping.collection == name).map(|mapping| mapping.version))
     }
 
-    async fn attempt(&self) -> Result<Compared> {
+    async fn attempt(&self) -> Result<ComparedCollection> {
         let (began, name) = (Instant::now(), self.info.namespace.to_string());
-        let mut compared = Compared::new(self.info.namespace.clone());
+        let mut compared = ComparedCollection::new(self.info.namespace.clone());
         let config = Arc::new(self.config.clone());
-        let mut ledger = Ledger::open(config, self.target, name.clone()).await?;
+        let mut ledger = PipelineState::open(config, self.target, name.clone()).await?;
         let standing = ledger.look().await?;
         if let Some(reason) = &standing.stopped {
             compared.remark(format!("it is stopped: {reason}"));
@@ -84,7 +84,7 @@ impl Verification<'_> {
         if !extent.is_complete() {
             let copied = format!("{} of {} chunks are copied", extent.copied, extent.chunks);
             if ledger.runner().await?.is_some() {
-                compared.standing = Standing::Copying;
+                compared.standing = ComparisonState::Copying;
                 compared.remark(format!("it is being copied ({copied}): verify it when it is live"));
                 return Ok(compared);
             }
@@ -94,7 +94,7 @@ impl Verification<'_> {
         if missing.is_empty() {
             self.compare(ledger, &mut compared).await?;
         } else {
-            compared.standing = Standing::Incomplete;
+            compared.standing = ComparisonState::Incomplete;
             compared.different = u64::try_from(missing.len()).unwrap_or(0);
             compared.differences = missing;
             compared.differences.truncate(self.options.limit);
@@ -105,7 +105,7 @@ impl Verification<'_> {
     }
 
     /// Sees to what was dropped, or says how it is seen to: a resync makes it again.
-    async fn restore(&self, compared: &mut Compared) -> Result<()> {
+    async fn restore(&self, compared: &mut ComparedCollection) -> Result<()> {
         compared.remark("what was dropped is to be made again, and the collection copied anew: nothing else of it is compared");
         let name = self.info.namespace.to_string();
         if !self.options.repair {
@@ -118,7 +118,7 @@ impl Verification<'_> {
         Ok(())
     }
 
-    async fn compare(&self, ledger: Ledger, compared: &mut Compared) -> Result<()> {
+    async fn compare(&self, ledger: PipelineState, compared: &mut ComparedCollection) -> Result<()> {
         let name = self.info.namespace.to_string();
         let choice = self.options.sample.and_then(|sample| sample.choice(self.info.documents));
         let (in_force, dead) = (ledger.in_force(), ledger.dead().await?);
@@ -128,7 +128,7 @@ impl Verification<'_> {
         }
         let total = choice.map_or(self.info.documents, |choice| choice.expected(self.info.documents));
         let bar = self.reporter.bar(format!("verifying {name}"), total, 0, "documents");
-        let scan = Arc::new(Scan {
+        let scan = Arc::new(CollectionScan {
             source: self.source.clone(),
             target: self.target.clone(),
             info: self.info.clone(),
@@ -143,7 +143,7 @@ impl Verification<'_> {
             pace: self.pace.clone(),
             bar: bar.clone(),
             shutdown: self.shutdown.clone(),
-            totals: Totals::default(),
+            totals: ScanTotals::default(),
         });
         let line = Arc::new(OnceLock::new());
         let mut second_pass = SecondPass {
@@ -152,8 +152,8 @@ impl Verification<'_> {
                 target: self.target,
                 info: self.info,
                 reader: Reader::new(self.target.connect().await?, self.target),
-                window: Window::new(self.source, &self.info.namespace),
-                telling: Telling { most: self.options.limit, values: self.options.values },
+                window: EventWindow::new(self.source, &self.info.namespace),
+                telling: DiffOptions { most: self.options.limit, values: self.options.values },
                 patience: self.options.patience,
                 shutdown: self.shutdown,
                 given_up: None,
@@ -163,7 +163,7 @@ impl Verification<'_> {
             mender: self
                 .options
                 .repair
-                .then(|| Mender::new(self.config, self.source, self.target, self.info)),
+                .then(|| RepairSession::new(self.config, self.source, self.target, self.info)),
             limit: self.options.limit,
             compared,
         };
@@ -180,7 +180,7 @@ impl Verification<'_> {
         if let Some(line) = line.get() {
             line.finish_and_clear();
         }
-        let Totals { documents, rows, dead_letters } = &scan.totals;
+        let ScanTotals { documents, rows, dead_letters } = &scan.totals;
         compared.documents = documents.load(Ordering::Relaxed);
         compared.rows = rows.load(Ordering::Relaxed);
         compared.dead_letters = match choice {
@@ -198,7 +198,7 @@ impl Verification<'_> {
 }
 
 /// Where so much differs that to mend it document by document is no use.
-fn advise_resync(name: &str, compared: &mut Compared) {
+fn advise_resync(name: &str, compared: &mut ComparedCollection) {
     let left = compared.different_documents > 0 && compared.different > compared.mended;
     if left
         && (compared.different_documents >= MANY
@@ -211,9 +211,9 @@ fn advise_resync(name: &str, compared: &mut Compared) {
 /// Judges, has differences mended, and writes down what is found.
 pub(super) struct SecondPass<'a> {
     pub(super) rechecker: Rechecker<'a>,
-    mender: Option<Mender<'a>>,
+    mender: Option<RepairSession<'a>>,
     limit: usize,
-    compared: &'a mut Compared,
+    compared: &'a mut ComparedCollection,
 }
 
 impl SecondPass<'_> {
@@ -235,7 +235,7 @@ impl SecondPass<'_> {
             return Ok(());
         }
         self.compared.rechecked += u64::try_from(suspects.len()).unwrap_or(0);
-        let Settled { mut found, open, why } = self.rechecker.settle(suspects).await?;
+        let SettledSuspects { mut found, open, why } = self.rechecker.settle(suspects).await?;
         self.leave_open(open.len(), why);
         let is_paused = self.mender.is_some() && self.rechecker.ledger.look().await?.is_paused;
         if is_paused && !found.is_empty() {
@@ -248,7 +248,7 @@ impl SecondPass<'_> {
         Ok(())
     }
 
-    fn write_down(&mut self, Found { differences, is_mended, .. }: Found) {
+    fn write_down(&mut self, ConfirmedDifference { differences, is_mended, .. }: ConfirmedDifference) {
         self.compared.different_documents += 1;
         self.compared.different += differences.count;
         self.compared.mended += if is_mended { differences.count } else { 0 };
@@ -260,22 +260,22 @@ impl SecondPass<'_> {
         }
     }
 
-    fn leave_open(&mut self, open: usize, why: Option<Why>) {
+    fn leave_open(&mut self, open: usize, why: Option<OpenReason>) {
         self.compared.unsettled += u64::try_from(open).unwrap_or(0);
         let Some(why) = why else { return };
         let patience = self.rechecker.patience.as_secs();
         self.compared.remark(match why {
-            Why::NotApplied => "documents changed since docrow stopped, so nothing can be said of them: verify again when \
+            OpenReason::NotApplied => "documents changed since docrow stopped, so nothing can be said of them: verify again when \
                 docrow run has caught up".to_owned(),
-            Why::Behind => format!(
+            OpenReason::Behind => format!(
                 "documents changed, and docrow did not get there in {patience} seconds, or they changed faster than \
                  they could be looked at: verify again, or with more --patience"
             ),
-            Why::HistoryLost => "the oplog no longer holds what changed since docrow stopped: run it again, which says \
+            OpenReason::HistoryLost => "the oplog no longer holds what changed since docrow stopped: run it again, which says \
                 what to do".to_owned(),
-            Why::Copying => "it is being copied anew: verify it when it is live".to_owned(),
-            Why::Paused => "it is paused, and documents changed since: verify it again when it goes on".to_owned(),
-            Why::Stopped => "stopped: what differed at first sight was not looked at again".to_owned(),
+            OpenReason::Copying => "it is being copied anew: verify it when it is live".to_owned(),
+            OpenReason::Paused => "it is paused, and documents changed since: verify it again when it goes on".to_owned(),
+            OpenReason::Stopped => "stopped: what differed at first sight was not looked at again".to_owned(),
         });
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Difference, What};
+use super::{Difference, DifferenceKind};
 use crate::{
     mapping::{Rows, TableRows, Tuple, same_value, value_text},
     model::{
@@ -17,7 +17,7 @@ const SHOWN: usize = 10_000;
 
 /// The differences of one document.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Differences {
+pub(super) struct DocumentDifferences {
     /// How many there are.
     pub(super) count: u64,
     /// The first of them.
@@ -26,7 +26,7 @@ pub(super) struct Differences {
 
 /// How differences are told.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Telling {
+pub(super) struct DiffOptions {
     /// How many of a document.
     pub(super) most: usize,
     /// With values.
@@ -35,7 +35,7 @@ pub(super) struct Telling {
 
 /// What is to be of a document.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Wanted<'a> {
+pub(super) enum WantedDocument<'a> {
     /// These rows, laid out by [`Framing::Copy`](crate::mapping::Framing::Copy).
     Rows(&'a Rows),
     /// A dead letter, and no rows.
@@ -46,22 +46,22 @@ pub(super) enum Wanted<'a> {
 
 /// What there is of a document.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Actual<'a> {
+pub(super) struct FoundDocument<'a> {
     /// Its rows.
     pub(super) rows: Option<&'a Rows>,
     /// Whether it has a dead letter.
     pub(super) is_dead: bool,
 }
 
-impl Differences {
+impl DocumentDifferences {
     /// Compares. `key`: as the key column holds it; `id`: the document's `_id`, for what has no key.
     pub(super) fn between(
         tables: &[Table],
         key: Option<&[u8]>,
         id: Option<&RawDocument>,
-        wanted: Wanted<'_>,
-        actual: Actual<'_>,
-        telling: Telling,
+        wanted: WantedDocument<'_>,
+        actual: FoundDocument<'_>,
+        telling: DiffOptions,
     ) -> Self {
         let mut found = Self::default();
         let Some(root) = tables.first() else { return found };
@@ -70,38 +70,38 @@ impl Differences {
         for (number, table) in tables.iter().enumerate() {
             let rows = actual.rows.and_then(|rows| rows.tables.get(number)).unwrap_or(&none);
             match wanted {
-                Wanted::Rows(wanted) if !actual.is_dead => {
+                WantedDocument::Rows(wanted) if !actual.is_dead => {
                     found.compare(table, wanted.tables.get(number).unwrap_or(&none), rows, telling);
                 }
-                Wanted::Nothing if rows.count > 0 => {
+                WantedDocument::Nothing if rows.count > 0 => {
                     let key = key.map(|key| shown(key, root));
-                    found.add(telling, || difference(&table.name, key, What::NoDocument));
+                    found.add(telling, || difference(&table.name, key, DifferenceKind::NoDocument));
                 }
-                Wanted::Nothing => {}
+                WantedDocument::Nothing => {}
                 _ => found.compare(table, &none, rows, telling),
             }
         }
         match wanted {
-            Wanted::DeadLetter if !actual.is_dead => {
+            WantedDocument::DeadLetter if !actual.is_dead => {
                 let key = key.map(|key| shown(key, root)).or_else(id);
-                found.add(telling, || difference(&root.name, key, What::NoDeadLetter));
+                found.add(telling, || difference(&root.name, key, DifferenceKind::NoDeadLetter));
             }
-            Wanted::Nothing if actual.is_dead => {
-                found.add(telling, || difference("docrow.dead_letters", id(), What::NoDocument));
+            WantedDocument::Nothing if actual.is_dead => {
+                found.add(telling, || difference("docrow.dead_letters", id(), DifferenceKind::NoDocument));
             }
             _ => {}
         }
         found
     }
 
-    fn compare(&mut self, table: &Table, wanted: &TableRows, actual: &TableRows, telling: Telling) {
+    fn compare(&mut self, table: &Table, wanted: &TableRows, actual: &TableRows, telling: DiffOptions) {
         let mut missing: HashMap<Vec<u8>, Tuple<'_>> = HashMap::with_capacity(wanted.count);
         for tuple in wanted.tuples() {
             missing.insert(primary_key(tuple, table), tuple);
         }
         for is in actual.tuples() {
             let Some(should) = missing.remove(&primary_key(is, table)) else {
-                self.add(telling, || of_row(table, is, What::ExtraRow));
+                self.add(telling, || of_row(table, is, DifferenceKind::ExtraRow));
                 continue;
             };
             for (column, (should, value)) in table.columns.iter().zip(should.columns().zip(is.columns())) {
@@ -114,7 +114,7 @@ impl Differences {
                         Difference {
                             expected,
                             actual,
-                            ..of_row(table, is, What::Column(column.name.clone()))
+                            ..of_row(table, is, DifferenceKind::Column(column.name.clone()))
                         }
                     });
                 }
@@ -123,12 +123,12 @@ impl Differences {
         // In the order of the rows.
         for tuple in wanted.tuples() {
             if missing.contains_key(&primary_key(tuple, table)) {
-                self.add(telling, || of_row(table, tuple, What::MissingRow));
+                self.add(telling, || of_row(table, tuple, DifferenceKind::MissingRow));
             }
         }
     }
 
-    fn add(&mut self, telling: Telling, difference: impl FnOnce() -> Difference) {
+    fn add(&mut self, telling: DiffOptions, difference: impl FnOnce() -> Difference) {
         self.count += 1;
         if self.kept.len() < telling.most {
             self.kept.push(difference());
@@ -147,7 +147,7 @@ fn cut(mut text: String) -> String {
     text
 }
 
-fn of_row(table: &Table, row: Tuple<'_>, what: What) -> Difference {
+fn of_row(table: &Table, row: Tuple<'_>, what: DifferenceKind) -> Difference {
     let mut columns = table.columns.iter().zip(row.columns()).take(table.key_columns);
     let key = columns.next().map(|(_, key)| shown(key.unwrap_or_default(), table));
     let ordinals = columns.map(|(column, value)| {
@@ -157,7 +157,7 @@ fn of_row(table: &Table, row: Tuple<'_>, what: What) -> Difference {
 }
 
 /// A difference without values.
-pub(super) fn difference(table: &str, key: Option<String>, what: What) -> Difference {
+pub(super) fn difference(table: &str, key: Option<String>, what: DifferenceKind) -> Difference {
     let (expected, actual) = (None, None);
     Difference { table: table.to_owned(), key, row: Vec::new(), what, expected, actual, mended: false }
 }
@@ -216,35 +216,35 @@ mod tests {
         let [seven, zero, one] = [7_i64, 0, 1].map(i64::to_be_bytes);
         let (k, o0, o1) = (Some(&seven[..]), Some(&zero[..]), Some(&one[..]));
         let wanted = rows([&[&[k, Some(b"a")]], &[&[k, o0, Some(b"x")]]]);
-        let telling = Telling { most: 10, values: true };
+        let telling = DiffOptions { most: 10, values: true };
         let tell = |wanted, rows, is_dead| {
-            let actual = Actual { rows, is_dead };
-            let found = Differences::between(&tables, k, None, wanted, actual, telling);
+            let actual = FoundDocument { rows, is_dead };
+            let found = DocumentDifferences::between(&tables, k, None, wanted, actual, telling);
             assert_eq!(found.count, u64::try_from(found.kept.len()).unwrap());
             found.kept.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         let none: [&str; 0] = [];
-        assert_eq!(tell(Wanted::Rows(&wanted), Some(&wanted), false), none);
+        assert_eq!(tell(WantedDocument::Rows(&wanted), Some(&wanted), false), none);
         let other = rows([&[&[k, None]], &[&[k, o1, Some(b"x")]]]);
         assert_eq!(
-            tell(Wanted::Rows(&wanted), Some(&other), false),
+            tell(WantedDocument::Rows(&wanted), Some(&other), false),
             [
                 "t, key 7: column n differs: NULL, not \"a\"",
                 "c, key 7, _ord 1: a row too many",
                 "c, key 7, _ord 0: a row is missing"
             ]
         );
-        assert_eq!(tell(Wanted::Rows(&wanted), None, false).len(), 2);
-        assert_eq!(tell(Wanted::Rows(&wanted), None, true), none, "a dead letter has no rows");
-        assert_eq!(tell(Wanted::Rows(&wanted), Some(&wanted), true).len(), 2);
-        assert_eq!(tell(Wanted::DeadLetter, None, true), none);
+        assert_eq!(tell(WantedDocument::Rows(&wanted), None, false).len(), 2);
+        assert_eq!(tell(WantedDocument::Rows(&wanted), None, true), none, "a dead letter has no rows");
+        assert_eq!(tell(WantedDocument::Rows(&wanted), Some(&wanted), true).len(), 2);
+        assert_eq!(tell(WantedDocument::DeadLetter, None, true), none);
         assert_eq!(
-            tell(Wanted::DeadLetter, None, false),
+            tell(WantedDocument::DeadLetter, None, false),
             ["t, key 7: can't have rows, and is no dead letter"]
         );
-        assert_eq!(tell(Wanted::Nothing, None, false), none);
+        assert_eq!(tell(WantedDocument::Nothing, None, false), none);
         assert_eq!(
-            tell(Wanted::Nothing, Some(&wanted), false),
+            tell(WantedDocument::Nothing, Some(&wanted), false),
             ["t, key 7: no such document", "c, key 7: no such document"]
         );
     }

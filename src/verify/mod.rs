@@ -64,9 +64,9 @@ use tokio::time::Instant;
 
 use self::collection::Verification;
 pub use self::{
-    options::Options,
-    report::{Compared, Difference, Report, Standing, Verdict, What},
-    sample::Sample,
+    options::VerifyOptions,
+    report::{ComparedCollection, ComparisonState, Difference, DifferenceKind, Verdict, VerifyReport},
+    sample::RandomSample,
     schedule::beside,
     verified::{Verified, VerifiedCollection, take_out_mended},
 };
@@ -84,10 +84,10 @@ use crate::{
 /// pipeline, or is not known. Ends early, with what it has compared so far, when it is told to stop.
 pub async fn run(
     config: &Config,
-    options: &Options,
+    options: &VerifyOptions,
     reporter: &Reporter,
     shutdown: &Shutdown,
-) -> Result<Report> {
+) -> Result<VerifyReport> {
     let began = Instant::now();
     let source = Source::connect(config.source.expose()).await?;
     let found = source.collections(&config.include, &config.exclude).await?;
@@ -111,7 +111,7 @@ pub async fn run(
             break;
         }
     }
-    Ok(Report {
+    Ok(VerifyReport {
         pipeline: config.name.clone(),
         collections,
         sample: options.sample,

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use super::sample::Sample;
+use super::sample::RandomSample;
 
 /// How to compare.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct VerifyOptions {
     /// Which of the included collections, as `database.collection`, globs allowed; none: all.
     pub collections: Vec<String>,
     /// Not all documents, but a random sample of them and of the rows.
-    pub sample: Option<Sample>,
+    pub sample: Option<RandomSample>,
     /// At most so many documents a second.
     pub max_rate: Option<f64>,
     /// How many differences of each collection are kept; all are counted.
@@ -25,7 +25,7 @@ pub struct Options {
     pub allow_dead_letters: bool,
 }
 
-impl Default for Options {
+impl Default for VerifyOptions {
     fn default() -> Self {
         Self {
             collections: Vec::new(),

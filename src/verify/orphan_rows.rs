@@ -6,7 +6,7 @@ use std::{collections::HashSet, sync::PoisonError};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{collection::SecondPass, sample::Choice, scan::Scan, suspect::Suspect};
+use super::{collection::SecondPass, sample::SampleChoice, scan::CollectionScan, suspect::Suspect};
 use crate::{
     error::Result,
     mapping::Mapping,
@@ -21,7 +21,7 @@ const REMEMBERED: usize = 4_000_000;
 
 impl SecondPass<'_> {
     /// Looks for what has no document.
-    pub(super) async fn sweep(&mut self, scan: &Scan) -> Result<()> {
+    pub(super) async fn sweep(&mut self, scan: &CollectionScan) -> Result<()> {
         let mapping = self.rechecker.ledger.in_force().mapping.clone();
         let Some(root) = mapping.tables().first() else { return Ok(()) };
         let mut seen = scan.seen.lock().await;
@@ -52,7 +52,7 @@ impl SecondPass<'_> {
         self.sweep_dead_letters(scan).await
     }
 
-    async fn sweep_dead_letters(&mut self, scan: &Scan) -> Result<()> {
+    async fn sweep_dead_letters(&mut self, scan: &CollectionScan) -> Result<()> {
         let mut after = 0;
         loop {
             let page = self.rechecker.ledger.dead_documents(after).await?;
@@ -62,7 +62,8 @@ impl SecondPass<'_> {
             for (_, document_key) in page {
                 let is_met = || scan.met.lock().unwrap_or_else(PoisonError::into_inner);
                 let identity = DocumentKey::of(Id::of(&document_key)?);
-                let is_chosen = scan.choice.as_ref().is_none_or(|choice: &Choice| choice.takes(&identity));
+                let is_chosen =
+                    scan.choice.as_ref().is_none_or(|choice: &SampleChoice| choice.takes(&identity));
                 if is_chosen && !is_met().contains(&scan.name, &document_key::id_text(&document_key)?) {
                     suspects.push(Suspect { key: None, document_key: Some(document_key), bytes: 0 });
                 }
@@ -76,7 +77,7 @@ impl SecondPass<'_> {
 }
 
 /// Leaves those of which there is no document.
-async fn without_document(suspects: &mut Vec<Suspect>, scan: &Scan) -> Result<()> {
+async fn without_document(suspects: &mut Vec<Suspect>, scan: &CollectionScan) -> Result<()> {
     let after = scan.source.operation_time().await?;
     let keys = suspects.iter().filter_map(|suspect| suspect.document_key.as_deref());
     let mut lookup = scan.source.lookup(&scan.info.namespace, keys, after).await?;
@@ -94,7 +95,7 @@ async fn without_document(suspects: &mut Vec<Suspect>, scan: &Scan) -> Result<()
 }
 
 /// Notes those that have a dead letter: it is judged with their rows, and not a second time by itself.
-fn meet(suspects: &[Suspect], scan: &Scan) -> Result<()> {
+fn meet(suspects: &[Suspect], scan: &CollectionScan) -> Result<()> {
     let mut met = scan.met.lock().unwrap_or_else(PoisonError::into_inner);
     for document_key in suspects.iter().filter_map(|suspect| suspect.document_key.as_ref()) {
         let key = document_key::id_text(document_key)?;

@@ -7,7 +7,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{Difference, What, diff::difference};
+use super::{Difference, DifferenceKind, diff::difference};
 use crate::{
     config::Config,
     error::{Code, Error, Result},
@@ -46,7 +46,7 @@ impl InForce {
 
 /// How a collection stands.
 #[derive(Clone, Debug)]
-pub(super) struct Standing {
+pub(super) struct CollectionState {
     pub(super) in_force: Arc<InForce>,
     /// Everything up to here is in its rows.
     pub(super) position: Option<Position>,
@@ -58,7 +58,7 @@ pub(super) struct Standing {
 }
 
 /// Where that is looked up.
-pub(super) struct Ledger {
+pub(super) struct PipelineState {
     config: Arc<Config>,
     session: Session,
     collection: String,
@@ -68,7 +68,7 @@ pub(super) struct Ledger {
     unfilled: Option<u16>,
 }
 
-impl Ledger {
+impl PipelineState {
     /// Opens it for a collection. Errors: [`Kind::Usage`](crate::error::Kind) if that was never copied.
     pub(super) async fn open(config: Arc<Config>, target: &Target, collection: String) -> Result<Self> {
         let session = target.connect().await?;
@@ -99,7 +99,7 @@ impl Ledger {
     }
 
     /// Looks everything up; waits for columns that are just being filled.
-    pub(super) async fn look(&mut self) -> Result<Standing> {
+    pub(super) async fn look(&mut self) -> Result<CollectionState> {
         let pipeline = &self.config.name;
         let deadline = Instant::now() + FILLING;
         let stored = loop {
@@ -128,7 +128,7 @@ impl Ledger {
         let extent = chunks::extent(&self.session, pipeline, &self.collection).await?;
         let paused = pauses::all(&self.session, pipeline).await?;
         let is_paused = paused.iter().any(|pause| pause.collection == self.collection);
-        Ok(Standing { in_force: self.in_force(), position, extent, stopped, is_paused })
+        Ok(CollectionState { in_force: self.in_force(), position, extent, stopped, is_paused })
     }
 
     /// Whether the mapping in force is another than `before`.
@@ -167,11 +167,11 @@ impl Ledger {
         let mut missing = Vec::new();
         for table in tables {
             if !there.iter().any(|(name, _)| *name == table.name) {
-                missing.push(difference(&table.name, None, What::NoTable));
+                missing.push(difference(&table.name, None, DifferenceKind::NoTable));
                 continue;
             }
             for column in table.columns.iter().filter(|column| !has(table, &column.name)) {
-                missing.push(difference(&table.name, None, What::NoColumn(column.name.clone())));
+                missing.push(difference(&table.name, None, DifferenceKind::NoColumn(column.name.clone())));
             }
         }
         Ok(missing)

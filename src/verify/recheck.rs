@@ -10,11 +10,11 @@ use mongodb::bson::Timestamp;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    diff::{Differences, Telling},
-    pipeline_state::{Ledger, Standing},
-    recheck_batch::Case,
-    suspect::{Found, Settled, Suspect, Why},
-    window::{Reach, Window},
+    diff::{DiffOptions, DocumentDifferences},
+    pipeline_state::{CollectionState, PipelineState},
+    recheck_batch::RecheckBatch,
+    suspect::{ConfirmedDifference, OpenReason, SettledSuspects, Suspect},
+    window::{EventWindow, WindowReach},
 };
 use crate::{
     error::{Kind, Result},
@@ -42,14 +42,14 @@ const READING: Duration = Duration::from_secs(60);
 const PAST_DOCUMENTS: usize = 50;
 const PAST_TIMES: usize = 30;
 
-enum Verdict {
+enum SuspectVerdict {
     Same,
-    Differs(Differences),
-    Open(Why),
+    Differs(DocumentDifferences),
+    Open(OpenReason),
 }
 
 /// A suspect, and whether it was found different the last time.
-struct Entry {
+struct SuspectEntry {
     suspect: Suspect,
     differed: bool,
 }
@@ -59,29 +59,29 @@ pub(super) struct Rechecker<'a> {
     pub(super) source: &'a Source,
     pub(super) target: &'a Target,
     pub(super) info: &'a CollectionInfo,
-    pub(super) ledger: Ledger,
+    pub(super) ledger: PipelineState,
     pub(super) reader: Reader,
-    pub(super) window: Window,
-    pub(super) telling: Telling,
+    pub(super) window: EventWindow,
+    pub(super) telling: DiffOptions,
     pub(super) patience: Duration,
     pub(super) shutdown: &'a Shutdown,
     /// Why nothing is waited for any more.
-    pub(super) given_up: Option<Why>,
+    pub(super) given_up: Option<OpenReason>,
     /// Says what is being done, once the first pass is over.
     pub(super) line: Arc<OnceLock<ProgressBar>>,
 }
 
 impl Rechecker<'_> {
     /// Looks at suspects until all is told of them that can be.
-    pub(super) async fn settle(&mut self, suspects: Vec<Suspect>) -> Result<Settled> {
-        let mut settled = Settled::default();
-        let entry = |suspect| Entry { suspect, differed: false };
+    pub(super) async fn settle(&mut self, suspects: Vec<Suspect>) -> Result<SettledSuspects> {
+        let mut settled = SettledSuspects::default();
+        let entry = |suspect| SuspectEntry { suspect, differed: false };
         let mut left: Vec<_> = suspects.into_iter().map(entry).collect();
         let (mut pause, deadline) = (PAUSES.0, Instant::now() + self.patience);
         let since = self.source.operation_time().await?;
         for round in 0..ROUNDS {
             self.say(&format!("looking again at what differed ({})", documents(left.len())));
-            let Round { next, until, why } =
+            let RecheckRound { next, until, why } =
                 self.round(left, (round > 0).then_some(since), &mut settled).await?;
             left = next;
             if left.is_empty() {
@@ -96,23 +96,24 @@ impl Rechecker<'_> {
             }
             pause = (pause * 2).min(PAUSES.1);
         }
-        settled.leave(left.into_iter().map(|entry| entry.suspect), Why::Behind);
+        settled.leave(left.into_iter().map(|entry| entry.suspect), OpenReason::Behind);
         Ok(settled)
     }
 
     /// Looks at all of them once. `past`: since when states count that documents have no more.
     async fn round(
         &mut self,
-        entries: Vec<Entry>,
+        entries: Vec<SuspectEntry>,
         past: Option<Timestamp>,
-        settled: &mut Settled,
-    ) -> Result<Round> {
-        let mut round = Round { next: Vec::new(), until: Timestamp { time: 0, increment: 0 }, why: None };
+        settled: &mut SettledSuspects,
+    ) -> Result<RecheckRound> {
+        let mut round =
+            RecheckRound { next: Vec::new(), until: Timestamp { time: 0, increment: 0 }, why: None };
         let mut parts = parts(entries);
         while let Some(mut part) = parts.pop() {
             if self.shutdown.is_requested() {
-                round.why = Some(Why::Stopped);
-                round.next.extend(part.into_iter().map(|entry| Entry { differed: false, ..entry }));
+                round.why = Some(OpenReason::Stopped);
+                round.next.extend(part.into_iter().map(|entry| SuspectEntry { differed: false, ..entry }));
                 continue;
             }
             let Some((verdicts, time)) = self.look(&part, past).await? else {
@@ -121,16 +122,16 @@ impl Rechecker<'_> {
                 continue;
             };
             round.until = round.until.max(time);
-            for (Entry { suspect, differed }, verdict) in part.into_iter().zip(verdicts) {
+            for (SuspectEntry { suspect, differed }, verdict) in part.into_iter().zip(verdicts) {
                 match verdict {
-                    Verdict::Same => {}
-                    Verdict::Differs(differences) if differed => {
-                        settled.found.push(Found { suspect, differences, is_mended: false });
+                    SuspectVerdict::Same => {}
+                    SuspectVerdict::Differs(differences) if differed => {
+                        settled.found.push(ConfirmedDifference { suspect, differences, is_mended: false });
                     }
-                    Verdict::Differs(_) => round.next.push(Entry { suspect, differed: true }),
-                    Verdict::Open(why) => {
+                    SuspectVerdict::Differs(_) => round.next.push(SuspectEntry { suspect, differed: true }),
+                    SuspectVerdict::Open(why) => {
                         round.why = Some(why);
-                        round.next.push(Entry { suspect, differed: false });
+                        round.next.push(SuspectEntry { suspect, differed: false });
                     }
                 }
             }
@@ -143,11 +144,11 @@ impl Rechecker<'_> {
         &mut self,
         until: Timestamp,
         open: usize,
-        why: Why,
+        why: OpenReason,
         pause: Duration,
         deadline: Instant,
-    ) -> Result<Option<Why>> {
-        if self.given_up.is_some() || why != Why::Behind {
+    ) -> Result<Option<OpenReason>> {
+        if self.given_up.is_some() || why != OpenReason::Behind {
             return Ok(self.given_up.or(Some(why)));
         }
         let (began, mut is_said) = (Instant::now(), false);
@@ -155,14 +156,14 @@ impl Rechecker<'_> {
         self.say(&words);
         loop {
             if self.shutdown.is_requested() {
-                return Ok(Some(Why::Stopped));
+                return Ok(Some(OpenReason::Stopped));
             }
             if began.elapsed() >= LONG && !std::mem::replace(&mut is_said, true) {
                 tracing::info!("{}: {words}", self.info.namespace);
             }
-            let Standing { position, is_paused, .. } = self.ledger.look().await?;
+            let CollectionState { position, is_paused, .. } = self.ledger.look().await?;
             if is_paused {
-                return Ok(Some(Why::Paused));
+                return Ok(Some(OpenReason::Paused));
             }
             // It is looked at again, no more: where nobody writes, the position gets no further than this.
             if position.is_some_and(|position| position.cluster_time() >= until) && began.elapsed() >= pause {
@@ -170,12 +171,12 @@ impl Rechecker<'_> {
             }
             if self.ledger.runner().await?.is_none() {
                 // One more look: it may have ended just now, after writing.
-                self.given_up = Some(Why::NotApplied);
+                self.given_up = Some(OpenReason::NotApplied);
                 return Ok(None);
             }
             if Instant::now() > deadline {
                 self.patience = self.patience.min(IMPATIENCE);
-                return Ok(Some(Why::Behind));
+                return Ok(Some(OpenReason::Behind));
             }
             sleep(POLL).await;
         }
@@ -190,14 +191,14 @@ impl Rechecker<'_> {
     /// Looks at some suspects once. A verdict on each, and the time that it is of. `None`: they have too many rows.
     async fn look(
         &mut self,
-        part: &[Entry],
+        part: &[SuspectEntry],
         past: Option<Timestamp>,
-    ) -> Result<Option<(Vec<Verdict>, Timestamp)>> {
+    ) -> Result<Option<(Vec<SuspectVerdict>, Timestamp)>> {
         let standing = self.ledger.look().await?;
         let mapping = standing.in_force.mapping.clone();
         let suspects = part.iter().map(|entry| &entry.suspect);
         let telling = (self.info.namespace.to_string(), self.telling);
-        let mut case = Case::new(&standing.in_force, telling, suspects)?;
+        let mut case = RecheckBatch::new(&standing.in_force, telling, suspects)?;
         let most = if part.len() > 1 { MOST_BYTES } else { usize::MAX };
         case.rows = match self.reader.live_documents(mapping.tables(), &case.keys, most).await {
             Ok(Some(rows)) => rows,
@@ -208,7 +209,7 @@ impl Rechecker<'_> {
                     return Err(error);
                 }
                 self.reader = Reader::new(self.target.connect().await?, self.target);
-                let open = part.iter().map(|_| Verdict::Open(Why::Behind)).collect();
+                let open = part.iter().map(|_| SuspectVerdict::Open(OpenReason::Behind)).collect();
                 return Ok(Some((open, self.source.operation_time().await?)));
             }
             Err(error) => return Err(error),
@@ -217,11 +218,11 @@ impl Rechecker<'_> {
         let until = self.read_documents(&mut case).await?;
         let differences = case.differences();
         let verdicts = if differences.iter().all(|differences| differences.count == 0) {
-            differences.iter().map(|_| Verdict::Same).collect()
+            differences.iter().map(|_| SuspectVerdict::Same).collect()
         } else if let Some(why) = self.uncertain(&standing, until).await? {
-            let verdict = |differences: &Differences| match differences.count {
-                0 => Verdict::Same,
-                _ => Verdict::Open(why),
+            let verdict = |differences: &DocumentDifferences| match differences.count {
+                0 => SuspectVerdict::Same,
+                _ => SuspectVerdict::Open(why),
             };
             differences.iter().map(verdict).collect()
         } else {
@@ -231,7 +232,7 @@ impl Rechecker<'_> {
     }
 
     /// Compares the suspects' documents with their rows. Nothing that was seen is later than what is returned.
-    async fn read_documents(&mut self, case: &mut Case) -> Result<Timestamp> {
+    async fn read_documents(&mut self, case: &mut RecheckBatch) -> Result<Timestamp> {
         let after = self.source.operation_time().await?;
         let mut lookup = self.source.lookup(&self.info.namespace, case.document_keys(), after).await?;
         while let Some(documents) = lookup.next().await? {
@@ -244,25 +245,29 @@ impl Rechecker<'_> {
     }
 
     /// Why it can't be told what changed up to `until`, if it can't.
-    async fn uncertain(&mut self, standing: &Standing, until: Timestamp) -> Result<Option<Why>> {
-        if matches!(self.given_up, Some(Why::HistoryLost | Why::Paused)) {
+    async fn uncertain(
+        &mut self,
+        standing: &CollectionState,
+        until: Timestamp,
+    ) -> Result<Option<OpenReason>> {
+        if matches!(self.given_up, Some(OpenReason::HistoryLost | OpenReason::Paused)) {
             return Ok(self.given_up);
         }
         let now = self.ledger.look().await?;
         if !Arc::ptr_eq(&now.in_force, &standing.in_force) {
-            return Ok(Some(Why::Behind));
+            return Ok(Some(OpenReason::Behind));
         }
         let is_run = self.ledger.runner().await?.is_some();
         if is_run && !now.extent.is_complete() {
-            return Ok(Some(Why::Copying));
+            return Ok(Some(OpenReason::Copying));
         }
         let Some(from) = &standing.position else { return Ok(None) };
         match self.window.read(from, until, READING, self.shutdown).await? {
-            Reach::There => return Ok(None),
-            Reach::TooFar if is_run => return Ok(Some(Why::Behind)),
-            Reach::TooFar => self.given_up = Some(Why::NotApplied),
-            Reach::Lost if now.is_paused => self.given_up = Some(Why::Paused),
-            Reach::Lost => self.given_up = Some(Why::HistoryLost),
+            WindowReach::There => return Ok(None),
+            WindowReach::TooFar if is_run => return Ok(Some(OpenReason::Behind)),
+            WindowReach::TooFar => self.given_up = Some(OpenReason::NotApplied),
+            WindowReach::Lost if now.is_paused => self.given_up = Some(OpenReason::Paused),
+            WindowReach::Lost => self.given_up = Some(OpenReason::HistoryLost),
         }
         Ok(self.given_up)
     }
@@ -270,29 +275,29 @@ impl Rechecker<'_> {
     /// The verdicts, by what changed. Of documents that did, it is asked how they were since `past`.
     async fn verdicts(
         &mut self,
-        case: &mut Case,
-        differences: Vec<Differences>,
+        case: &mut RecheckBatch,
+        differences: Vec<DocumentDifferences>,
         past: Option<Timestamp>,
-    ) -> Result<Vec<Verdict>> {
+    ) -> Result<Vec<SuspectVerdict>> {
         let changes = self.window.changes((0..differences.len()).filter_map(|number| case.identity(number)));
         let (mut verdicts, mut asked) = (Vec::with_capacity(differences.len()), 0);
         for (number, differences) in differences.into_iter().enumerate() {
             if differences.count == 0 {
-                verdicts.push(Verdict::Same);
+                verdicts.push(SuspectVerdict::Same);
                 continue;
             }
             let Some(times) = case.identity(number).and_then(|key| changes.times(&key)) else {
-                verdicts.push(Verdict::Differs(differences));
+                verdicts.push(SuspectVerdict::Differs(differences));
                 continue;
             };
-            let mut verdict = Verdict::Open(Why::Behind);
+            let mut verdict = SuspectVerdict::Open(OpenReason::Behind);
             if let Some(past) = past
                 && asked < PAST_DOCUMENTS
             {
                 asked += 1;
                 let times = times.iter().rev().take(PAST_TIMES).copied().filter(|time| *time > past);
                 if self.was(case, number, times.chain([past])).await? {
-                    verdict = Verdict::Same;
+                    verdict = SuspectVerdict::Same;
                 }
             }
             verdicts.push(verdict);
@@ -303,7 +308,7 @@ impl Rechecker<'_> {
     /// Whether the rows are as the document was at one of these times, as far as the server can tell.
     async fn was(
         &mut self,
-        case: &mut Case,
+        case: &mut RecheckBatch,
         number: usize,
         times: impl Iterator<Item = Timestamp>,
     ) -> Result<bool> {
@@ -340,13 +345,13 @@ impl Rechecker<'_> {
 }
 
 /// What came of a round.
-struct Round {
+struct RecheckRound {
     /// Those that are to be looked at again.
-    next: Vec<Entry>,
+    next: Vec<SuspectEntry>,
     /// When the pipeline is to have come to, for what is open.
     until: Timestamp,
     /// Why something is open.
-    why: Option<Why>,
+    why: Option<OpenReason>,
 }
 
 fn documents(count: usize) -> String {
@@ -355,7 +360,7 @@ fn documents(count: usize) -> String {
 }
 
 /// Parts of a size to be looked at together.
-fn parts(entries: Vec<Entry>) -> Vec<Vec<Entry>> {
+fn parts(entries: Vec<SuspectEntry>) -> Vec<Vec<SuspectEntry>> {
     let (mut parts, mut bytes) = (vec![Vec::new()], 0);
     for entry in entries {
         bytes += entry.suspect.bytes;

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use mongodb::bson::{RawDocument, RawDocumentBuf};
 
 use super::{
-    diff::{Actual, Differences, Telling, Wanted},
+    diff::{DiffOptions, DocumentDifferences, FoundDocument, WantedDocument},
     pipeline_state::InForce,
     suspect::Suspect,
 };
@@ -18,13 +18,13 @@ use crate::{
 };
 
 /// Some suspects.
-pub(super) struct Case {
+pub(super) struct RecheckBatch {
     in_force: Arc<InForce>,
     encoder: Encoder,
     scratch: Rows,
     collection: String,
-    telling: Telling,
-    items: Vec<Item>,
+    telling: DiffOptions,
+    items: Vec<BatchItem>,
     by_document: HashMap<DocumentKey, usize>,
     /// Their keys.
     pub(super) keys: Keys,
@@ -34,19 +34,19 @@ pub(super) struct Case {
     pub(super) dead: DeadKeys,
 }
 
-struct Item {
+struct BatchItem {
     key: Option<Vec<u8>>,
     document_key: Option<RawDocumentBuf>,
     /// What a dead letter is found by.
     text: Option<String>,
     /// `None`: its document was not met yet.
-    differences: Option<Differences>,
+    differences: Option<DocumentDifferences>,
 }
 
-impl Case {
+impl RecheckBatch {
     pub(super) fn new<'a>(
         in_force: &Arc<InForce>,
-        (collection, telling): (String, Telling),
+        (collection, telling): (String, DiffOptions),
         suspects: impl Iterator<Item = &'a Suspect>,
     ) -> Result<Self> {
         let mut case = Self {
@@ -72,7 +72,7 @@ impl Case {
             }
             let key = if own.is_empty() { key.as_deref().map(<[u8]>::to_vec) } else { Some(own.to_vec()) };
             key.iter().for_each(|key| case.keys.push(key));
-            case.items.push(Item { key, document_key: document_key.clone(), text, differences: None });
+            case.items.push(BatchItem { key, document_key: document_key.clone(), text, differences: None });
         }
         Ok(case)
     }
@@ -126,23 +126,23 @@ impl Case {
     }
 
     /// What differs of each, in their order.
-    pub(super) fn differences(&mut self) -> Vec<Differences> {
+    pub(super) fn differences(&mut self) -> Vec<DocumentDifferences> {
         self.items.iter_mut().map(|item| item.differences.take().unwrap_or_default()).collect()
     }
 
-    fn between(&mut self, number: usize, document: Option<&RawDocument>) -> Differences {
-        let Some(item) = self.items.get(number) else { return Differences::default() };
+    fn between(&mut self, number: usize, document: Option<&RawDocument>) -> DocumentDifferences {
+        let Some(item) = self.items.get(number) else { return DocumentDifferences::default() };
         self.scratch.clear();
         let encoded = document.map(|document| self.encoder.encode(document, &mut self.scratch));
         let wanted = match encoded {
-            None => Wanted::Nothing,
-            Some(Ok(())) => Wanted::Rows(&self.scratch),
-            Some(Err(_)) => Wanted::DeadLetter,
+            None => WantedDocument::Nothing,
+            Some(Ok(())) => WantedDocument::Rows(&self.scratch),
+            Some(Err(_)) => WantedDocument::DeadLetter,
         };
         let is_dead = item.text.as_ref().is_some_and(|text| self.dead.contains(&self.collection, text));
         let rows = item.key.as_ref().and_then(|key| self.rows.get(key));
         let (key, id) = (item.key.as_deref(), item.document_key.as_deref());
-        let (tables, actual) = (self.in_force.mapping.tables(), Actual { rows, is_dead });
-        Differences::between(tables, key, id, wanted, actual, self.telling)
+        let (tables, actual) = (self.in_force.mapping.tables(), FoundDocument { rows, is_dead });
+        DocumentDifferences::between(tables, key, id, wanted, actual, self.telling)
     }
 }

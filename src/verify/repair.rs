@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     recheck::Rechecker,
-    suspect::{Found, Settled, Suspect},
+    suspect::{ConfirmedDifference, SettledSuspects, Suspect},
 };
 use crate::{
     config::Config,
@@ -14,7 +14,7 @@ use crate::{
     pipeline,
     sink::{
         Target,
-        metadata::{repair_requests::Repairs, requests::Requests, runner::Runner},
+        metadata::{repair_requests::Repairs, requests::Requests, runner::PipelineRunner},
     },
     source::{CollectionInfo, Source},
 };
@@ -27,7 +27,7 @@ const POLL: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Has rows of a collection mended.
-pub(super) struct Mender<'a> {
+pub(super) struct RepairSession<'a> {
     config: &'a Config,
     source: &'a Source,
     target: &'a Target,
@@ -36,7 +36,7 @@ pub(super) struct Mender<'a> {
     unheard: bool,
 }
 
-impl<'a> Mender<'a> {
+impl<'a> RepairSession<'a> {
     pub(super) fn new(
         config: &'a Config,
         source: &'a Source,
@@ -47,7 +47,11 @@ impl<'a> Mender<'a> {
     }
 
     /// Has all that is found mended, and marks what certainly is.
-    pub(super) async fn mend(&mut self, found: &mut [Found], rechecker: &mut Rechecker<'_>) -> Result<()> {
+    pub(super) async fn mend(
+        &mut self,
+        found: &mut [ConfirmedDifference],
+        rechecker: &mut Rechecker<'_>,
+    ) -> Result<()> {
         let mut left: Vec<Suspect> = found.iter().map(|found| found.suspect.clone()).collect();
         let mut pause = PAUSE;
         for _ in 0..TRIES {
@@ -56,7 +60,7 @@ impl<'a> Mender<'a> {
             }
             self.request(&left, pause).await?;
             pause *= 2;
-            let Settled { found, open, .. } = rechecker.settle(left).await?;
+            let SettledSuspects { found, open, .. } = rechecker.settle(left).await?;
             left = found.into_iter().map(|found| found.suspect).chain(open).collect();
         }
         let left: HashSet<_> = left.iter().map(identity).collect();
@@ -82,7 +86,7 @@ impl<'a> Mender<'a> {
             }
         }
         let Some(requests) = Requests::open(self.target).await? else { return Ok(()) };
-        if !matches!(requests.runner().await?, Runner::Process(_)) {
+        if !matches!(requests.runner().await?, PipelineRunner::Process(_)) {
             match pipeline::repair(self.config, self.source, self.info, &repairs).await {
                 // Somebody has begun to run it just now.
                 Err(error) if error.kind() == Kind::Fenced => {}

@@ -2,18 +2,18 @@
 
 use std::{fmt, time::Duration};
 
-use super::Sample;
+use super::RandomSample;
 use crate::model::change::Namespace;
 
 /// What the comparison found.
 #[derive(Clone, Debug)]
-pub struct Report {
+pub struct VerifyReport {
     /// The pipeline's name.
     pub pipeline: String,
     /// The collections, in the order of their names.
-    pub collections: Vec<Compared>,
+    pub collections: Vec<ComparedCollection>,
     /// Of what it was a sample, if it was one.
-    pub sample: Option<Sample>,
+    pub sample: Option<RandomSample>,
     /// Whether differences were to be mended.
     pub repaired: bool,
     /// Whether documents that are dead letters are accepted.
@@ -24,11 +24,11 @@ pub struct Report {
     pub elapsed: Duration,
 }
 
-impl Report {
+impl VerifyReport {
     /// Whether PostgreSQL is proven to have every document, and every row to be as its document says: by now, where
     /// differences were mended.
     pub fn is_equal(&self) -> bool {
-        !self.stopped && self.collections.iter().all(Compared::is_equal)
+        !self.stopped && self.collections.iter().all(ComparedCollection::is_equal)
     }
 
     /// The same, but for documents that are dead letters, if these are accepted.
@@ -38,7 +38,7 @@ impl Report {
             Verdict::DeadLetters => self.allows_dead_letters,
             Verdict::Different | Verdict::NotSettled | Verdict::Copying | Verdict::Incomplete => false,
         };
-        !self.stopped && self.collections.iter().map(Compared::verdict).all(is_accepted)
+        !self.stopped && self.collections.iter().map(ComparedCollection::verdict).all(is_accepted)
     }
 
     /// Documents that PostgreSQL does not have, for they are dead letters.
@@ -54,11 +54,11 @@ impl Report {
 
 /// What the comparison of a collection found.
 #[derive(Clone, Debug)]
-pub struct Compared {
+pub struct ComparedCollection {
     /// The collection.
     pub namespace: Namespace,
     /// Whether it could be compared.
-    pub standing: Standing,
+    pub standing: ComparisonState,
     /// Documents read.
     pub documents: u64,
     /// Rows found, in all tables.
@@ -83,11 +83,11 @@ pub struct Compared {
     pub elapsed: Duration,
 }
 
-impl Compared {
+impl ComparedCollection {
     pub(super) fn new(namespace: Namespace) -> Self {
         Self {
             namespace,
-            standing: Standing::Compared,
+            standing: ComparisonState::Compared,
             documents: 0,
             rows: 0,
             dead_letters: 0,
@@ -110,12 +110,12 @@ impl Compared {
     /// The worst that is true of it.
     pub fn verdict(&self) -> Verdict {
         match self.standing {
-            Standing::Copying => Verdict::Copying,
-            Standing::Incomplete => Verdict::Incomplete,
-            Standing::Compared if self.different > self.mended => Verdict::Different,
-            Standing::Compared if self.unsettled > 0 => Verdict::NotSettled,
-            Standing::Compared if self.dead_letters > 0 => Verdict::DeadLetters,
-            Standing::Compared => Verdict::Equal,
+            ComparisonState::Copying => Verdict::Copying,
+            ComparisonState::Incomplete => Verdict::Incomplete,
+            ComparisonState::Compared if self.different > self.mended => Verdict::Different,
+            ComparisonState::Compared if self.unsettled > 0 => Verdict::NotSettled,
+            ComparisonState::Compared if self.dead_letters > 0 => Verdict::DeadLetters,
+            ComparisonState::Compared => Verdict::Equal,
         }
     }
 
@@ -168,7 +168,7 @@ impl Verdict {
 
 /// Whether a collection could be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum ComparisonState {
     /// It was.
     Compared,
     /// It is being copied, or copied anew.
@@ -187,7 +187,7 @@ pub struct Difference {
     /// What tells the row from others of the document: the names of its ordinals, and their values.
     pub row: Vec<(String, String)>,
     /// What is different.
-    pub what: What,
+    pub what: DifferenceKind,
     /// What should be there, if values are to be told, and it is about one.
     pub expected: Option<String>,
     /// What is there.
@@ -198,7 +198,7 @@ pub struct Difference {
 
 /// What can be different.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum DifferenceKind {
     /// The document should have a row that is not there.
     MissingRow,
     /// There is a row that the document should not have.
@@ -215,7 +215,7 @@ pub enum What {
     NoColumn(String),
 }
 
-impl What {
+impl DifferenceKind {
     /// A word for it, for scripts.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -248,13 +248,13 @@ impl fmt::Display for Difference {
             write!(f, ", {name} {value}")?;
         }
         match &self.what {
-            What::MissingRow => f.write_str(": a row is missing"),
-            What::ExtraRow => f.write_str(": a row too many"),
-            What::NoDocument => f.write_str(": no such document"),
-            What::Column(column) => write!(f, ": column {column} differs"),
-            What::NoDeadLetter => f.write_str(": can't have rows, and is no dead letter"),
-            What::NoTable => f.write_str(": the table is not there"),
-            What::NoColumn(column) => write!(f, ": column {column} is not there"),
+            DifferenceKind::MissingRow => f.write_str(": a row is missing"),
+            DifferenceKind::ExtraRow => f.write_str(": a row too many"),
+            DifferenceKind::NoDocument => f.write_str(": no such document"),
+            DifferenceKind::Column(column) => write!(f, ": column {column} differs"),
+            DifferenceKind::NoDeadLetter => f.write_str(": can't have rows, and is no dead letter"),
+            DifferenceKind::NoTable => f.write_str(": the table is not there"),
+            DifferenceKind::NoColumn(column) => write!(f, ": column {column} is not there"),
         }?;
         if self.expected.is_some() || self.actual.is_some() {
             let shown = |value: &Option<String>| value.clone().unwrap_or_else(|| "NULL".to_owned());

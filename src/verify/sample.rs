@@ -9,7 +9,7 @@ use crate::{config::SampleSize, model::document_key::DocumentKey};
 
 /// A random sample.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sample {
+pub struct RandomSample {
     /// How many.
     pub size: SampleSize,
     /// The same seed chooses the same again.
@@ -18,16 +18,16 @@ pub struct Sample {
 
 /// The choice that a sample makes in one collection.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Choice {
+pub(super) struct SampleChoice {
     /// Of a hundred.
     pub(super) percent: f64,
     threshold: u64,
     seed: u64,
 }
 
-impl Sample {
+impl RandomSample {
     /// The choice among about so many documents. `None`: all of them.
-    pub(super) fn choice(self, documents: u64) -> Option<Choice> {
+    pub(super) fn choice(self, documents: u64) -> Option<SampleChoice> {
         // Estimates both.
         #[allow(clippy::cast_precision_loss)]
         let percent = match self.size {
@@ -37,11 +37,11 @@ impl Sample {
         // Saturating is wanted.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
         let threshold = (percent / 100.0 * u64::MAX as f64) as u64;
-        (percent < 100.0).then_some(Choice { percent, threshold, seed: self.seed })
+        (percent < 100.0).then_some(SampleChoice { percent, threshold, seed: self.seed })
     }
 }
 
-impl Choice {
+impl SampleChoice {
     /// Whether a document is in the sample.
     pub(super) fn takes(&self, key: &DocumentKey) -> bool {
         xxh3_64_with_seed(key.as_bytes(), self.seed) < self.threshold
@@ -73,7 +73,7 @@ mod tests {
         let keys: Vec<_> =
             (0..20_000).map(|id| DocumentKey::of(Id::of(&rawdoc! { "_id": id }).unwrap())).collect();
         let taken = |size, seed| {
-            let choice = Sample { size, seed }.choice(20_000).unwrap();
+            let choice = RandomSample { size, seed }.choice(20_000).unwrap();
             keys.iter().map(|key| choice.takes(key)).collect::<Vec<_>>()
         };
         let count = |taken: &[bool]| taken.iter().filter(|taken| **taken).count();
@@ -81,7 +81,7 @@ mod tests {
         assert!((1700..2300).contains(&count(&tenth)), "{}", count(&tenth));
         assert_eq!(tenth, taken(SampleSize::Documents(2000), 1));
         assert_ne!(tenth, taken(SampleSize::Percent(10.0), 2));
-        assert!(Sample { size: SampleSize::Percent(100.0), seed: 1 }.choice(20_000).is_none());
-        assert!(Sample { size: SampleSize::Documents(20_000), seed: 1 }.choice(20_000).is_none());
+        assert!(RandomSample { size: SampleSize::Percent(100.0), seed: 1 }.choice(20_000).is_none());
+        assert!(RandomSample { size: SampleSize::Documents(20_000), seed: 1 }.choice(20_000).is_none());
     }
 }

@@ -16,9 +16,9 @@ use tokio::{
 };
 
 use super::{
-    batch::{self, Batch, BatchCounts},
-    pipeline_state::{InForce, Ledger},
-    sample::Choice,
+    batch::{self, BatchCounts, DocumentBatch},
+    pipeline_state::{InForce, PipelineState},
+    sample::SampleChoice,
     suspect::Suspect,
 };
 use crate::{
@@ -41,7 +41,7 @@ pub(super) const WAITING: usize = 8;
 const LOOKED_UP: usize = 250;
 
 /// Something to compare.
-enum Work {
+enum ScanWork {
     /// The documents of a chunk.
     Chunk(Chunk),
     /// The documents with these `_id`s, `{_id: …}`.
@@ -49,16 +49,16 @@ enum Work {
 }
 
 /// What all workers share.
-pub(super) struct Scan {
+pub(super) struct CollectionScan {
     pub(super) source: Source,
     pub(super) target: Target,
     pub(super) info: CollectionInfo,
     pub(super) name: String,
     pub(super) workers: usize,
-    pub(super) choice: Option<Choice>,
+    pub(super) choice: Option<SampleChoice>,
     pub(super) in_force: watch::Receiver<Arc<InForce>>,
     /// To look up the mapping in force where tables are not as it says.
-    pub(super) ledger: Mutex<Ledger>,
+    pub(super) ledger: Mutex<PipelineState>,
     /// The documents that had a dead letter at the beginning, of all collections.
     pub(super) dead: DeadKeys,
     /// Those of them that were met.
@@ -68,18 +68,18 @@ pub(super) struct Scan {
     pub(super) pace: Arc<Pace<f64>>,
     pub(super) bar: ProgressBar,
     pub(super) shutdown: Shutdown,
-    pub(super) totals: Totals,
+    pub(super) totals: ScanTotals,
 }
 
 /// What was compared.
 #[derive(Debug, Default)]
-pub(super) struct Totals {
+pub(super) struct ScanTotals {
     pub(super) documents: AtomicU64,
     pub(super) rows: AtomicU64,
     pub(super) dead_letters: AtomicU64,
 }
 
-impl Scan {
+impl CollectionScan {
     /// Compares everything once, and gives suspects to the rechecker. Ends early if it is told to stop.
     pub(super) async fn run(self: Arc<Self>, rechecker: mpsc::Sender<Vec<Suspect>>) -> Result<()> {
         let after = self.source.operation_time().await?;
@@ -87,10 +87,10 @@ impl Scan {
         let work = Arc::new(Mutex::new(receiver));
         let mut running = JoinSet::new();
         for _ in 0..self.workers {
-            let worker = Worker {
+            let worker = ScanWorker {
                 scan: self.clone(),
                 reader: Reader::by_index(self.target.connect().await?, &self.target).await?,
-                batch: Batch::new(self.in_force.borrow().clone()),
+                batch: DocumentBatch::new(self.in_force.borrow().clone()),
                 suspects: Vec::new(),
                 rechecker: rechecker.clone(),
                 work: work.clone(),
@@ -109,10 +109,10 @@ impl Scan {
     }
 
     /// Gives the workers what is to be compared.
-    async fn deal(&self, work: mpsc::Sender<Work>, after: Timestamp) -> Result<()> {
+    async fn deal(&self, work: mpsc::Sender<ScanWork>, after: Timestamp) -> Result<()> {
         let Some(choice) = &self.choice else {
             for chunk in self.source.split(&self.info, CHUNK_BYTES).await? {
-                if self.shutdown.is_requested() || work.send(Work::Chunk(chunk)).await.is_err() {
+                if self.shutdown.is_requested() || work.send(ScanWork::Chunk(chunk)).await.is_err() {
                     break;
                 }
             }
@@ -127,7 +127,7 @@ impl Scan {
                     chosen.push(id.document()?);
                 }
                 if chosen.len() >= LOOKED_UP
-                    && work.send(Work::Documents(std::mem::take(&mut chosen))).await.is_err()
+                    && work.send(ScanWork::Documents(std::mem::take(&mut chosen))).await.is_err()
                 {
                     return Ok(());
                 }
@@ -136,7 +136,7 @@ impl Scan {
                 return Ok(());
             }
         }
-        let _ = work.send(Work::Documents(chosen)).await;
+        let _ = work.send(ScanWork::Documents(chosen)).await;
         Ok(())
     }
 
@@ -147,17 +147,17 @@ impl Scan {
     }
 }
 
-struct Worker {
-    scan: Arc<Scan>,
+struct ScanWorker {
+    scan: Arc<CollectionScan>,
     reader: Reader,
-    batch: Batch,
+    batch: DocumentBatch,
     suspects: Vec<Suspect>,
     rechecker: mpsc::Sender<Vec<Suspect>>,
-    work: Arc<Mutex<mpsc::Receiver<Work>>>,
+    work: Arc<Mutex<mpsc::Receiver<ScanWork>>>,
     after: Timestamp,
 }
 
-impl Worker {
+impl ScanWorker {
     async fn run(mut self) -> Result<()> {
         loop {
             let next = self.work.lock().await.recv().await;
@@ -173,7 +173,7 @@ impl Worker {
                         }
                         let session = self.scan.target.connect().await?;
                         self.reader = Reader::by_index(session, &self.scan.target).await?;
-                        self.batch = Batch::new(in_force);
+                        self.batch = DocumentBatch::new(in_force);
                         self.suspects.clear();
                     }
                     compared => break compared?,
@@ -187,12 +187,12 @@ impl Worker {
         }
     }
 
-    async fn compare_all(&mut self, work: &Work) -> Result<()> {
+    async fn compare_all(&mut self, work: &ScanWork) -> Result<()> {
         let scan = self.scan.clone();
         let together = scan.pace.together(batch::DOCUMENTS, scan.workers);
         let namespace = &scan.info.namespace;
         match work {
-            Work::Chunk(chunk) => {
+            ScanWork::Chunk(chunk) => {
                 let most = if together < batch::DOCUMENTS { u32::try_from(together).ok() } else { None };
                 let reply = scan.info.documents_per_reply().min(most.unwrap_or(u32::MAX));
                 let mut documents = scan.source.read_chunk(namespace, chunk, self.after, reply).await?;
@@ -203,7 +203,7 @@ impl Worker {
                     }
                 }
             }
-            Work::Documents(ids) => {
+            ScanWork::Documents(ids) => {
                 for ids in ids.chunks(together) {
                     let keys = ids.iter().map(|id| &**id);
                     let mut documents = scan.source.lookup(namespace, keys, self.after).await?;

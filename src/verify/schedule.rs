@@ -12,7 +12,7 @@ use std::{
 
 use tokio::{task::JoinSet, time::sleep};
 
-use super::{Options, Sample, Verified};
+use super::{RandomSample, Verified, VerifyOptions};
 use crate::{
     config::{Config, VerifyConfig},
     error::Result,
@@ -38,7 +38,7 @@ pub async fn beside<T>(
     let Some(schedule) = config.verify.clone() else { return work.await };
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?.unattended();
     let stop = Shutdown::default();
-    let scheduled = Scheduled {
+    let scheduled = ScheduledVerification {
         // Nobody waits for it: replication has the servers' time.
         config: Config { parallelism: 1, ..config.clone() },
         schedule,
@@ -53,7 +53,7 @@ pub async fn beside<T>(
     finished
 }
 
-struct Scheduled {
+struct ScheduledVerification {
     config: Config,
     schedule: VerifyConfig,
     target: Target,
@@ -61,7 +61,7 @@ struct Scheduled {
     stop: Shutdown,
 }
 
-impl Scheduled {
+impl ScheduledVerification {
     async fn run(self) -> Infallible {
         let mut due = None;
         loop {
@@ -105,8 +105,9 @@ impl Scheduled {
 
     /// Verifies. How long to wait then.
     async fn verify(&self) -> Result<Duration> {
-        let sample = self.schedule.sample.map(|size| Sample { size, seed: fastrand::u64(..1_000_000) });
-        let options = Options { sample, max_rate: self.schedule.max_rate, limit: 0, ..Options::default() };
+        let sample = self.schedule.sample.map(|size| RandomSample { size, seed: fastrand::u64(..1_000_000) });
+        let options =
+            VerifyOptions { sample, max_rate: self.schedule.max_rate, limit: 0, ..VerifyOptions::default() };
         tracing::info!("verifying, as [verify] every says");
         let report = super::run(&self.config, &options, &Reporter::silent(), &self.stop).await?;
         if report.stopped {

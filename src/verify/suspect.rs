@@ -2,7 +2,7 @@
 
 use mongodb::bson::RawDocumentBuf;
 
-use super::diff::Differences;
+use super::diff::DocumentDifferences;
 
 /// A document, or a key without one, whose rows were not as they should be when they were looked at.
 #[derive(Clone, Debug)]
@@ -17,25 +17,25 @@ pub(super) struct Suspect {
 
 /// A difference, for certain.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct ConfirmedDifference {
     pub(super) suspect: Suspect,
-    pub(super) differences: Differences,
+    pub(super) differences: DocumentDifferences,
     /// Whether it is one no more.
     pub(super) is_mended: bool,
 }
 
 /// What came of suspects that were not cleared.
 #[derive(Debug, Default)]
-pub(super) struct Settled {
-    pub(super) found: Vec<Found>,
+pub(super) struct SettledSuspects {
+    pub(super) found: Vec<ConfirmedDifference>,
     /// Those of which it could not be told, and why of the last of them.
     pub(super) open: Vec<Suspect>,
-    pub(super) why: Option<Why>,
+    pub(super) why: Option<OpenReason>,
 }
 
 /// Why it could not be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Why {
+pub(super) enum OpenReason {
     /// They changed after the stored position, and nobody runs the pipeline.
     NotApplied,
     /// The pipeline does not get there, or they change faster than they can be looked at.
@@ -50,9 +50,9 @@ pub(super) enum Why {
     Stopped,
 }
 
-impl Settled {
+impl SettledSuspects {
     /// Notes suspects that nothing is certain of.
-    pub(super) fn leave(&mut self, open: impl Iterator<Item = Suspect>, why: Why) {
+    pub(super) fn leave(&mut self, open: impl Iterator<Item = Suspect>, why: OpenReason) {
         let before = self.open.len();
         self.open.extend(open);
         if self.open.len() > before {

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Compared, Report, Verdict};
+use super::{ComparedCollection, Verdict, VerifyReport};
 use crate::{
     config::{Config, SampleSize},
     error::{Error, Kind, Result},
@@ -43,8 +43,8 @@ pub struct VerifiedCollection {
 }
 
 impl Verified {
-    pub(super) fn from_report(report: &Report) -> Self {
-        let sum = |count: fn(&Compared) -> u64| report.collections.iter().map(count).sum();
+    pub(super) fn from_report(report: &VerifyReport) -> Self {
+        let sum = |count: fn(&ComparedCollection) -> u64| report.collections.iter().map(count).sum();
         let sample = report.sample.map(|sample| match sample.size {
             SampleSize::Documents(documents) => documents.to_string(),
             SampleSize::Percent(percent) => format!("{percent}%"),
@@ -62,7 +62,7 @@ impl Verified {
     }
 
     /// What is left of it after `report`, a comparison of all documents: the rows of some collections are proven to be right by now.
-    fn after(&self, report: &Report) -> Self {
+    fn after(&self, report: &VerifyReport) -> Self {
         let left = self.collections.iter().filter_map(|own| {
             let now = report.collections.iter().find(|now| now.namespace.to_string() == own.name);
             match now.map(|now| (now, now.verdict())) {
@@ -91,7 +91,7 @@ impl Verified {
 
 impl VerifiedCollection {
     /// What is mended is not different any more.
-    fn from_compared(compared: &Compared) -> Self {
+    fn from_compared(compared: &ComparedCollection) -> Self {
         Self {
             name: compared.namespace.to_string(),
             differences: compared.different.saturating_sub(compared.mended),
@@ -103,7 +103,7 @@ impl VerifiedCollection {
 
 /// Takes out of what the last verification on schedule found what `report` proves to be right by now, so that nobody is warned
 /// of it any longer. A sample proves nothing.
-pub async fn take_out_mended(config: &Config, report: &Report) -> Result<()> {
+pub async fn take_out_mended(config: &Config, report: &VerifyReport) -> Result<()> {
     if report.stopped || report.sample.is_some() {
         return Ok(());
     }
@@ -126,12 +126,12 @@ mod tests {
     use super::*;
     use crate::model::change::Namespace;
 
-    fn compared(name: &str, different: u64, mended: u64) -> Compared {
-        Compared { different, mended, ..Compared::new(Namespace::parse(name).unwrap()) }
+    fn compared(name: &str, different: u64, mended: u64) -> ComparedCollection {
+        ComparedCollection { different, mended, ..ComparedCollection::new(Namespace::parse(name).unwrap()) }
     }
 
-    fn report(collections: Vec<Compared>) -> Report {
-        Report {
+    fn report(collections: Vec<ComparedCollection>) -> VerifyReport {
+        VerifyReport {
             pipeline: "p".to_owned(),
             collections,
             sample: None,
@@ -150,7 +150,7 @@ mod tests {
             compared("a.d", 0, 0),
         ]));
         assert_eq!((found.equal, found.differences, found.collections.len()), (false, 5, 2));
-        let dead = Compared { dead_letters: 1, ..compared("a.c", 2, 2) };
+        let dead = ComparedCollection { dead_letters: 1, ..compared("a.c", 2, 2) };
         let left = found.after(&report(vec![compared("a.b", 3, 2), dead]));
         let names: Vec<_> = left.collections.iter().map(|c| (&*c.name, c.differences)).collect();
         assert_eq!((left.equal, left.differences, names), (false, 3, vec![("a.b", 3), ("a.c", 0)]));

@@ -25,13 +25,13 @@ use crate::{
 const EVENTS: usize = 2_000_000;
 
 /// What happened to a collection.
-pub(super) struct Window {
+pub(super) struct EventWindow {
     source: Source,
     namespace: Namespace,
-    stream: Option<Open>,
+    stream: Option<OpenStream>,
 }
 
-struct Open {
+struct OpenStream {
     stream: ChangeStream,
     /// Events up to here are left out, or forgotten.
     from: Position,
@@ -45,7 +45,7 @@ struct Open {
 
 /// How far it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reach {
+pub(super) enum WindowReach {
     /// Up to and including the time that was asked for.
     There,
     /// Not so far: there is too much of it, or too little time.
@@ -54,7 +54,7 @@ pub(super) enum Reach {
     Lost,
 }
 
-impl Window {
+impl EventWindow {
     pub(super) fn new(source: &Source, namespace: &Namespace) -> Self {
         Self { source: source.clone(), namespace: namespace.clone(), stream: None }
     }
@@ -71,29 +71,30 @@ impl Window {
         until: Timestamp,
         patience: Duration,
         shutdown: &Shutdown,
-    ) -> Result<Reach> {
+    ) -> Result<WindowReach> {
         // Positions move back when a collection is copied anew.
         let mut open = match self.stream.take() {
             Some(open) if open.from <= *from => open,
-            _ if from.is_past(until) => return Ok(Reach::There),
-            _ => Open::new(&self.source, &self.namespace, from),
+            _ if from.is_past(until) => return Ok(WindowReach::There),
+            _ => OpenStream::new(&self.source, &self.namespace, from),
         };
         open.forget(from);
         let deadline = Instant::now() + patience;
-        let is_past = |open: &Open| open.reached.iter().chain([from]).any(|reached| reached.is_past(until));
+        let is_past =
+            |open: &OpenStream| open.reached.iter().chain([from]).any(|reached| reached.is_past(until));
         let mut ends = 0;
         while !is_past(&open) && ends < 2 {
             let next = tokio::select! {
                 biased;
-                () = shutdown.requested() => return Ok(Reach::TooFar),
+                () = shutdown.requested() => return Ok(WindowReach::TooFar),
                 next = timeout_at(deadline, open.stream.next()) => next,
             };
             let batch = match next {
                 Err(_) => {
                     self.stream = Some(open);
-                    return Ok(Reach::TooFar);
+                    return Ok(WindowReach::TooFar);
                 }
-                Ok(Err(error)) if error.kind() == Kind::HistoryLost => return Ok(Reach::Lost),
+                Ok(Err(error)) if error.kind() == Kind::HistoryLost => return Ok(WindowReach::Lost),
                 Ok(batch) => batch?,
             };
             batch.events.iter().for_each(|event| open.note(event));
@@ -101,16 +102,16 @@ impl Window {
             ends = if is_end { ends + 1 } else { 0 };
             open.reached = Some(batch.position);
             if open.events.len() > EVENTS {
-                return Ok(Reach::TooFar);
+                return Ok(WindowReach::TooFar);
             }
         }
         self.stream = Some(open);
-        Ok(Reach::There)
+        Ok(WindowReach::There)
     }
 
     /// When these documents changed after what was last read from: those that did not are left out.
-    pub(super) fn changes(&self, keys: impl Iterator<Item = DocumentKey>) -> Changes {
-        let mut changes = Changes { whole: false, times: HashMap::new() };
+    pub(super) fn changes(&self, keys: impl Iterator<Item = DocumentKey>) -> WindowChanges {
+        let mut changes = WindowChanges { whole: false, times: HashMap::new() };
         let Some(open) = &self.stream else { return changes };
         changes.whole = open.whole.is_some();
         let wanted: HashSet<u64> = keys.map(|key| key.hash64()).collect();
@@ -122,12 +123,12 @@ impl Window {
 }
 
 /// What happened to some documents.
-pub(super) struct Changes {
+pub(super) struct WindowChanges {
     whole: bool,
     times: HashMap<u64, Vec<Timestamp>>,
 }
 
-impl Changes {
+impl WindowChanges {
     /// When a document changed, in order. `None`: it did not.
     pub(super) fn times(&self, key: &DocumentKey) -> Option<&[Timestamp]> {
         match self.times.get(&key.hash64()) {
@@ -138,7 +139,7 @@ impl Changes {
     }
 }
 
-impl Open {
+impl OpenStream {
     fn new(source: &Source, namespace: &Namespace, from: &Position) -> Self {
         // The server finds a position only in a stream like that which it is of.
         let start = StreamStart::At(from.cluster_time());

@@ -17,7 +17,7 @@ use axum::{
 };
 use docrow::{
     demo::servers::{Mongod, MongodOptions, Postgres, PostgresOptions},
-    metrics::{ALL, Unit},
+    metrics::{ALL, MetricUnit},
 };
 use mongodb::bson::doc;
 use opentelemetry_proto::tonic::{
@@ -324,9 +324,9 @@ async fn the_metrics_are_those_that_are_shown() {
         let metric = got.iter().find(|metric| metric.name == about.name);
         let metric = metric.unwrap_or_else(|| panic!("{} did not come", about.name));
         let unit = match about.unit {
-            Unit::Count => "",
-            Unit::Seconds | Unit::UnixSeconds => "s",
-            Unit::Bytes => "By",
+            MetricUnit::Count => "",
+            MetricUnit::Seconds | MetricUnit::UnixSeconds => "s",
+            MetricUnit::Bytes => "By",
         };
         assert_eq!((metric.unit.as_str(), metric.description.as_str()), (unit, about.help), "{}", about.name);
     }

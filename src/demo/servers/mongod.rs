@@ -10,7 +10,7 @@ use mongodb::{
 use super::tries::{ADMIN, PATIENCE, POLL, TRIES};
 use crate::{
     demo::{
-        process::{Program, Scratch, Server, free_port},
+        process::{ScratchFolder, ServerProcess, ServerProgram, free_port},
         programs::find_mongod,
     },
     error::{Error, Kind, Result},
@@ -55,7 +55,7 @@ impl Default for MongodOptions {
 /// A running mongod.
 #[derive(Debug)]
 pub struct Mongod {
-    server: Server,
+    server: ServerProcess,
     port: u16,
     options: MongodOptions,
 }
@@ -76,7 +76,7 @@ impl Mongod {
 
     async fn try_start(path: &Path, options: &MongodOptions) -> Result<Self> {
         let caused = |e| Error::caused(Kind::SourceAway, "prepare a folder and a port for mongod", e);
-        let folder = Scratch::new("mongod", None).map_err(caused)?;
+        let folder = ScratchFolder::new("mongod", None).map_err(caused)?;
         let port = free_port().map_err(caused)?;
         let data = folder.path().join("data");
         fs::create_dir(&data).map_err(caused)?;
@@ -85,7 +85,7 @@ impl Mongod {
             fs::write(&key, "docrow".repeat(6)).map_err(caused)?;
             fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).map_err(caused)?;
         }
-        let program = Program {
+        let program = ServerProgram {
             name: "mongod",
             kind: Kind::SourceAway,
             path: path.to_owned(),
@@ -93,7 +93,7 @@ impl Mongod {
             account: None,
             end_signal: "KILL",
         };
-        let mut mongod = Self { server: Server::new(program, folder), port, options: options.clone() };
+        let mut mongod = Self { server: ServerProcess::new(program, folder), port, options: options.clone() };
         mongod.server.start(port).await?;
         mongod.set_up().await?;
         Ok(mongod)

@@ -7,7 +7,7 @@ use tokio_postgres::{NoTls, error::SqlState};
 use super::tries::{ADMIN, PATIENCE, POLL, TRIES};
 use crate::{
     demo::{
-        process::{Account, Program, Scratch, Server, free_port, send_signal},
+        process::{ScratchFolder, ServerProcess, ServerProgram, SystemAccount, free_port, send_signal},
         programs::{find_postgres, run},
     },
     error::{Error, Kind, Result},
@@ -25,7 +25,7 @@ pub struct PostgresOptions {
 /// A running PostgreSQL server.
 #[derive(Debug)]
 pub struct Postgres {
-    server: Server,
+    server: ServerProcess,
     port: u16,
     options: PostgresOptions,
 }
@@ -46,8 +46,8 @@ impl Postgres {
 
     async fn try_start(binaries: &Path, options: &PostgresOptions) -> Result<Self> {
         let caused = |e| Error::caused(Kind::TargetAway, "prepare a folder and a port for PostgreSQL", e);
-        let account = Account::instead_of_root()?;
-        let folder = Scratch::new("postgres", account).map_err(caused)?;
+        let account = SystemAccount::instead_of_root()?;
+        let folder = ScratchFolder::new("postgres", account).map_err(caused)?;
         let port = free_port().map_err(caused)?;
         let mut initdb = vec!["--pgdata=data", "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8"];
         initdb.extend(["--no-sync", "--no-instructions"]);
@@ -63,7 +63,7 @@ impl Postgres {
         let arguments = initdb.into_iter().map(str::to_owned).collect();
         run(program("initdb", binaries, arguments, account), folder.path())?;
         let arguments = postgres_arguments(options, port, folder.path());
-        let server = Server::new(program("postgres", binaries, arguments, account), folder);
+        let server = ServerProcess::new(program("postgres", binaries, arguments, account), folder);
         let mut postgres = Self { server, port, options: options.clone() };
         postgres.server.start(port).await?;
         postgres.wait_until_ready().await?;
@@ -166,6 +166,18 @@ fn postgres_arguments(options: &PostgresOptions, port: u16, folder: &Path) -> Ve
     ["-D".to_owned(), "data".to_owned()].into_iter().chain(settings).collect()
 }
 
-fn program(name: &'static str, folder: &Path, arguments: Vec<String>, account: Option<Account>) -> Program {
-    Program { name, kind: Kind::TargetAway, path: folder.join(name), arguments, account, end_signal: "QUIT" }
+fn program(
+    name: &'static str,
+    folder: &Path,
+    arguments: Vec<String>,
+    account: Option<SystemAccount>,
+) -> ServerProgram {
+    ServerProgram {
+        name,
+        kind: Kind::TargetAway,
+        path: folder.join(name),
+        arguments,
+        account,
+        end_signal: "QUIT",
+    }
 }

@@ -11,7 +11,7 @@ use fastrand::Rng;
 /// The user `id` of the workload `seed`.
 pub fn user(seed: u64, id: i32) -> RawDocumentBuf {
     let mut make =
-        Make(Rng::with_seed(seed ^ u64::from(id.unsigned_abs()).wrapping_mul(0x9E37_79B9_7F4A_7C15)));
+        UserMaker(Rng::with_seed(seed ^ u64::from(id.unsigned_abs()).wrapping_mul(0x9E37_79B9_7F4A_7C15)));
     let (first, last) = (make.pick(FIRST_NAMES), make.pick(LAST_NAMES));
     let created = make.date();
     rawdoc! {
@@ -26,9 +26,9 @@ pub fn user(seed: u64, id: i32) -> RawDocumentBuf {
         "address": make.address(),
         "profile": make.profile(),
         "preferences": make.preferences(),
-        "activityLog": make.array(5..8, Make::entry),
-        "transactions": make.array(4..7, Make::entry),
-        "messages": make.array(3..6, Make::message),
+        "activityLog": make.array(5..8, UserMaker::entry),
+        "transactions": make.array(4..7, UserMaker::entry),
+        "messages": make.array(3..6, UserMaker::message),
         "socialMedia": make.social_media(),
         "largeData": {
             "blob1": make.words(20),
@@ -42,9 +42,9 @@ pub fn user(seed: u64, id: i32) -> RawDocumentBuf {
 
 /// Makes parts of a user.
 #[derive(Debug)]
-pub(crate) struct Make(pub(crate) Rng);
+pub(crate) struct UserMaker(pub(crate) Rng);
 
-impl Make {
+impl UserMaker {
     fn pick(&mut self, from: &[&'static str]) -> &'static str {
         self.0.choice(from).copied().unwrap_or_default()
     }

@@ -10,7 +10,7 @@ use std::{
 use mongodb::{Collection, bson::RawDocumentBuf, options::WriteConcern};
 use tokio::task::JoinSet;
 
-pub(super) use self::documents::Make;
+pub(super) use self::documents::UserMaker;
 pub use self::documents::user;
 use crate::error::{Error, Kind, Result};
 

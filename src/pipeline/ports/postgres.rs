@@ -25,8 +25,8 @@ use crate::{
             deployment,
             fence::{Fence, Holder, OnHeld},
             mapping_versions::{self, Mapping},
-            misfits::{self, Count, Misfits},
-            pauses::{self, Pause},
+            misfits::{self, MisfitCount, Misfits},
+            pauses::{self, PauseRequest},
             positions::{self, StoredPosition},
             process_reports,
             repair_requests::{self, Repairs},
@@ -35,9 +35,10 @@ use crate::{
         },
         rows::{
             copy::{ChunkWriter, Copier},
-            read::{Reader, Unseen},
+            pipelining::AppliedBatch,
+            read::{Reader, UnseenKeys},
             scan_extra::{self, Scan},
-            upsert::{Applied, Applier, Batch},
+            upsert::{Applier, Batch},
         },
         tables::{ddl, locks, widen},
     },
@@ -303,7 +304,7 @@ impl<S: BorrowMut<Session> + Send + Sync> TargetSession for PostgresSession<S> {
         misfits::fits_double(self.session(), self.target.schema(), (table, column)).await
     }
 
-    async fn misfits(&self) -> Result<HashMap<String, Count>> {
+    async fn misfits(&self) -> Result<HashMap<String, MisfitCount>> {
         misfits::load(self.session(), self.pipeline()).await
     }
 
@@ -360,7 +361,7 @@ impl<S: BorrowMut<Session> + Send + Sync> TargetSession for PostgresSession<S> {
         repair_requests::take(self.session.borrow_mut(), self.target.pipeline(), later).await
     }
 
-    async fn pauses(&self) -> Result<Vec<Pause>> {
+    async fn pauses(&self) -> Result<Vec<PauseRequest>> {
         pauses::all(self.session(), self.pipeline()).await
     }
 
@@ -375,7 +376,7 @@ impl<S: BorrowMut<Session> + Send + Sync> TargetSession for PostgresSession<S> {
 
 #[async_trait]
 impl RowApplier for Applier {
-    async fn apply(&mut self, batch: &Batch<'_>) -> Result<Applied> {
+    async fn apply(&mut self, batch: &Batch<'_>) -> Result<AppliedBatch> {
         self.apply(batch).await
     }
 
@@ -451,7 +452,7 @@ impl RowReader for Reader {
 }
 
 #[async_trait]
-impl KeyPages for Unseen<'_> {
+impl KeyPages for UnseenKeys<'_> {
     async fn next(&mut self, most: u16) -> Result<Keys> {
         self.next(most).await
     }

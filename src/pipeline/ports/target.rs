@@ -20,16 +20,13 @@ use crate::{
             dead_letters::{Asked, DeadKeys, DeadLetter},
             fence::{Holder, OnHeld},
             mapping_versions::Mapping,
-            misfits::{Count, Misfits},
-            pauses::Pause,
+            misfits::{MisfitCount, Misfits},
+            pauses::PauseRequest,
             positions::StoredPosition,
             repair_requests::Repairs,
             requests::Requested,
         },
-        rows::{
-            scan_extra,
-            upsert::{Applied, Batch},
-        },
+        rows::{pipelining::AppliedBatch, scan_extra, upsert::Batch},
     },
 };
 
@@ -121,7 +118,7 @@ pub(crate) trait TargetSession: Send + Sync {
     async fn scan(&mut self, wanted: &scan_extra::Wanted) -> Result<Box<dyn KeyPages + '_>>;
     async fn count_misfits(&self, mapping: &mapping::Mapping) -> Result<Vec<Misfits>>;
     async fn fits_double(&self, table: &str, column: &str) -> Result<bool>;
-    async fn misfits(&self) -> Result<HashMap<String, Count>>;
+    async fn misfits(&self) -> Result<HashMap<String, MisfitCount>>;
     async fn store_misfits(&mut self, collection: &str, found: &[Misfits]) -> Result<()>;
     async fn dead_keys(&self) -> Result<DeadKeys>;
     async fn dead_keys_among(&self, collection: &str, keys: &[String]) -> Result<DeadKeys>;
@@ -137,7 +134,7 @@ pub(crate) trait TargetSession: Send + Sync {
     async fn letters_asked(&self) -> Result<Vec<Asked>>;
     async fn letters_answered(&mut self, ids: &[i64]) -> Result<()>;
     async fn take_repairs(&mut self, later: &[&str]) -> Result<Vec<(String, Repairs)>>;
-    async fn pauses(&self) -> Result<Vec<Pause>>;
+    async fn pauses(&self) -> Result<Vec<PauseRequest>>;
     async fn hold_pauses(&mut self, collections: &[&str]) -> Result<()>;
 
     async fn store_report(&mut self, report: &str, details: Option<&str>) -> Result<()>;
@@ -146,7 +143,7 @@ pub(crate) trait TargetSession: Send + Sync {
 /// A session that applies batches. See [`Applier`](crate::sink::rows::upsert::Applier).
 #[async_trait]
 pub(crate) trait RowApplier: Send {
-    async fn apply(&mut self, batch: &Batch<'_>) -> Result<Applied>;
+    async fn apply(&mut self, batch: &Batch<'_>) -> Result<AppliedBatch>;
     async fn note_ahead(&mut self, time: Timestamp) -> Result<()>;
     async fn note_shown(&mut self, time: Timestamp) -> Result<()>;
 }

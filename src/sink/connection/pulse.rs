@@ -62,9 +62,9 @@ impl Pulse {
 
 /// Whoever wants to know of a silence.
 #[derive(Debug)]
-pub(crate) struct Listening(Option<(Arc<Pulse>, watch::Receiver<u64>)>);
+pub(crate) struct SilenceListener(Option<(Arc<Pulse>, watch::Receiver<u64>)>);
 
-impl Listening {
+impl SilenceListener {
     pub(super) fn to(pulse: Option<&Arc<Pulse>>) -> Self {
         Self(pulse.map(|pulse| (pulse.clone(), pulse.silences.subscribe())))
     }

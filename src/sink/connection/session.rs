@@ -24,7 +24,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
-    pulse::{Listening, Pulse},
+    pulse::{Pulse, SilenceListener},
     sqlstate, tls,
     uri::{self, PATIENCE, TargetUri},
 };
@@ -64,7 +64,7 @@ const IN_HASTE: &str = "SET lock_timeout = '150ms'";
 
 /// How to connect.
 #[derive(Clone)]
-struct Login {
+struct ServerLogin {
     config: Config,
     tls: MakeRustlsConnect,
 }
@@ -73,7 +73,7 @@ struct Login {
 #[derive(Clone)]
 pub struct Target {
     /// All clones have the same one, also when it is exchanged.
-    login: Arc<RwLock<Login>>,
+    login: Arc<RwLock<ServerLogin>>,
     address: String,
     schema: String,
     pipeline: String,
@@ -91,11 +91,11 @@ impl Target {
         let tls = tls::connector(&tls, config.get_ssl_negotiation())?;
         let (schema, pipeline) = (schema.to_owned(), pipeline.to_owned());
         let pulse = Some(Arc::new(Pulse::new(patience)));
-        let login = Arc::new(RwLock::new(Login { config, tls }));
+        let login = Arc::new(RwLock::new(ServerLogin { config, tls }));
         Ok(Self { login, address, schema, pipeline, epoch: None, pulse })
     }
 
-    fn login(&self) -> Login {
+    fn login(&self) -> ServerLogin {
         self.login.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -131,7 +131,7 @@ impl Target {
 
     /// The user and the database that the URI names.
     pub(crate) fn user_and_database(&self) -> Option<(String, String)> {
-        let Login { config, .. } = self.login();
+        let ServerLogin { config, .. } = self.login();
         Some((config.get_user()?.to_owned(), config.get_dbname()?.to_owned()))
     }
 
@@ -148,8 +148,8 @@ impl Target {
     }
 
     /// Listens whether the server is still there, from now on, as all sessions do.
-    pub(crate) fn listen(&self) -> Listening {
-        Listening::to(self.pulse.as_ref())
+    pub(crate) fn listen(&self) -> SilenceListener {
+        SilenceListener::to(self.pulse.as_ref())
     }
 
     /// Asks over a connection of its own until there is no answer.
@@ -189,7 +189,7 @@ impl Target {
     pub async fn connect_in_haste(&self) -> Result<Session> {
         let session = self.connect().await?;
         let set = session.client.batch_execute(IN_HASTE).await;
-        set.map_err(|e| sqlstate::of(format!("connect to PostgreSQL at {}", self.address), &e))?;
+        set.map_err(|e| sqlstate::error(format!("connect to PostgreSQL at {}", self.address), &e))?;
         Ok(session)
     }
 
@@ -199,7 +199,7 @@ impl Target {
         self.connect_by(self.login()).await
     }
 
-    async fn connect_by(&self, login: Login) -> Result<Session> {
+    async fn connect_by(&self, login: ServerLogin) -> Result<Session> {
         let doing = || format!("connect to PostgreSQL at {}", self.address);
         // The driver's own limit covers the TCP handshake alone: a server that accepts and then says nothing
         // needs this.
@@ -209,15 +209,15 @@ impl Target {
             .map_err(|_| {
                 Error::new(Code::TargetSilent, format!("{}: no answer: check host and port", doing()))
             })?
-            .map_err(|e| sqlstate::of(doing(), &e))
+            .map_err(|e| sqlstate::error(doing(), &e))
     }
 
-    async fn open(&self, Login { config, tls }: Login) -> Result<Session, PgError> {
+    async fn open(&self, ServerLogin { config, tls }: ServerLogin) -> Result<Session, PgError> {
         let (client, connection) = config.connect(tls).await?;
         let mut session = Session::start(client, connection, self);
         session.client.batch_execute(SETTINGS).await?;
         if let Some(epoch) = self.epoch {
-            session.entry = Some(Entry::prepare(&session.client, &self.pipeline, epoch).await?);
+            session.entry = Some(FenceEntry::prepare(&session.client, &self.pipeline, epoch).await?);
         }
         Ok(session)
     }
@@ -235,19 +235,19 @@ impl fmt::Debug for Target {
 pub struct Session {
     pub(crate) client: Client,
     connection: JoinSet<()>,
-    entry: Option<Entry>,
+    entry: Option<FenceEntry>,
 }
 
 /// The prepared statement that lets a transaction write to the pipeline, or makes it fail.
 #[derive(Clone, Debug)]
-pub(crate) struct Entry {
+pub(crate) struct FenceEntry {
     statement: Statement,
     pipeline: String,
     epoch: i64,
     lock: i64,
 }
 
-impl Entry {
+impl FenceEntry {
     async fn prepare(client: &Client, pipeline: &str, epoch: i64) -> Result<Self, PgError> {
         let statement = client.prepare("SELECT docrow.enter($1, $2, $3)").await?;
         let lock = lock_of_writers(pipeline);
@@ -294,7 +294,7 @@ impl Session {
 
     /// How transactions of this session enter the pipeline. Errors: [`Kind::Bug`](crate::error::Kind) if they
     /// may not.
-    pub(crate) fn entry(&self) -> Result<&Entry> {
+    pub(crate) fn entry(&self) -> Result<&FenceEntry> {
         self.entry.as_ref().ok_or_else(|| Error::bug("write to the pipeline: this session may only read"))
     }
 
@@ -302,8 +302,8 @@ impl Session {
     /// another process has taken it.
     pub(crate) async fn enter(&mut self, doing: &str) -> Result<Transaction<'_>> {
         let entry = self.entry()?.clone();
-        let transaction = self.client.transaction().await.map_err(|e| sqlstate::of(doing, &e))?;
-        entry.enter(&transaction).await.map_err(|e| sqlstate::of(doing, &e))?;
+        let transaction = self.client.transaction().await.map_err(|e| sqlstate::error(doing, &e))?;
+        entry.enter(&transaction).await.map_err(|e| sqlstate::error(doing, &e))?;
         Ok(transaction)
     }
 
@@ -311,7 +311,7 @@ impl Session {
     pub(crate) async fn enter_if_fenced(&mut self, doing: &str) -> Result<Transaction<'_>> {
         match self.entry {
             Some(_) => self.enter(doing).await,
-            None => self.client.transaction().await.map_err(|e| sqlstate::of(doing, &e)),
+            None => self.client.transaction().await.map_err(|e| sqlstate::error(doing, &e)),
         }
     }
 

@@ -9,12 +9,12 @@ use std::{error::Error as StdError, fmt, io};
 
 use tokio_postgres::{Error as PgError, error::DbError};
 
-use super::transport::{Way, io_error, tls_error};
+use super::transport::{TransportError, io_error, tls_error};
 use crate::error::{Code, Error};
 
 /// What was being done, where that changes the meaning of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Doing {
+pub(crate) enum ErrorContext {
     /// Writing rows of documents: an error about their content is theirs, not the target's.
     Rows,
     /// Anything else.
@@ -22,23 +22,23 @@ pub(crate) enum Doing {
 }
 
 /// The error of `context`, which was not about rows.
-pub(crate) fn of(context: impl Into<String>, error: &PgError) -> Error {
-    explain(Doing::Other, context, error)
+pub(crate) fn error(context: impl Into<String>, error: &PgError) -> Error {
+    explain(ErrorContext::Other, context, error)
 }
 
 /// The error of `context`, which wrote rows of documents.
-pub(crate) fn of_rows(context: impl Into<String>, error: &PgError) -> Error {
-    explain(Doing::Rows, context, error)
+pub(crate) fn row_error(context: impl Into<String>, error: &PgError) -> Error {
+    explain(ErrorContext::Rows, context, error)
 }
 
-fn explain(doing: Doing, context: impl Into<String>, error: &PgError) -> Error {
+fn explain(doing: ErrorContext, context: impl Into<String>, error: &PgError) -> Error {
     match error.as_db_error() {
-        Some(answer) => Error::caused(meaning_of(doing, answer), context, Answer::new(answer)),
-        None => Error::caused(meaning_without_answer(doing, error), context, Way::new(error)),
+        Some(answer) => Error::caused(meaning_of(doing, answer), context, ServerAnswer::new(answer)),
+        None => Error::caused(meaning_without_answer(doing, error), context, TransportError::new(error)),
     }
 }
 
-fn meaning_of(doing: Doing, answer: &DbError) -> Code {
+fn meaning_of(doing: ErrorContext, answer: &DbError) -> Code {
     if is_stale_position(answer) {
         return Code::TargetOvertaken;
     }
@@ -75,7 +75,7 @@ fn is_stale_position(answer: &DbError) -> bool {
 const TAKEN: &str = "ZD001";
 
 /// SQLSTATEs: <https://www.postgresql.org/docs/15/errcodes-appendix.html>
-fn meaning_of_state(doing: Doing, state: &str) -> Code {
+fn meaning_of_state(doing: ErrorContext, state: &str) -> Code {
     match state {
         // docrow.enter: another process has taken the pipeline.
         TAKEN => Code::PipelineTaken,
@@ -108,26 +108,26 @@ fn meaning_of_state(doing: Doing, state: &str) -> Code {
             ("53" | "57", _) => Code::TargetAway,
             // System.
             ("58", _) => Code::TargetIo,
-            ("22", Doing::Rows) => Code::RowValue,
+            ("22", ErrorContext::Rows) => Code::RowValue,
             // A constraint; a view's CHECK OPTION.
-            ("23" | "44", Doing::Rows) => Code::RowConstraint,
-            ("P0", Doing::Rows) => Code::RowTrigger,
-            ("54", Doing::Rows) => Code::RowTooLarge,
+            ("23" | "44", ErrorContext::Rows) => Code::RowConstraint,
+            ("P0", ErrorContext::Rows) => Code::RowTrigger,
+            ("54", ErrorContext::Rows) => Code::RowTooLarge,
             _ => Code::TargetRefused,
         },
     }
 }
 
 /// Errors of tokio-postgres have no public kind; their chain tells what they are.
-fn meaning_without_answer(doing: Doing, error: &PgError) -> Code {
+fn meaning_without_answer(doing: ErrorContext, error: &PgError) -> Code {
     let Some(io) = io_error(error) else {
         return if error.is_closed() { Code::TargetLost } else { refusal(error) };
     };
     match (io.kind(), doing) {
         _ if tls_error(io).is_some() => Code::TargetTls,
         // A message over the protocol's limit of 2 GiB.
-        (io::ErrorKind::InvalidInput, Doing::Rows) => Code::RowTooLarge,
-        (io::ErrorKind::InvalidInput, Doing::Other) => Code::TargetRefused,
+        (io::ErrorKind::InvalidInput, ErrorContext::Rows) => Code::RowTooLarge,
+        (io::ErrorKind::InvalidInput, ErrorContext::Other) => Code::TargetRefused,
         (io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound, _) => Code::TargetUnreachable,
         (io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable, _) => Code::TargetUnreachable,
         (io::ErrorKind::TimedOut, _) => Code::TargetSilent,
@@ -148,9 +148,9 @@ fn refusal(error: &PgError) -> Code {
 
 /// What the server said, without values.
 #[derive(Debug)]
-struct Answer(String);
+struct ServerAnswer(String);
 
-impl Answer {
+impl ServerAnswer {
     fn new(answer: &DbError) -> Self {
         let code = answer.code().code();
         let mut said = format!("{} (SQLSTATE {code})", message(code, answer.message(), answer.routine()));
@@ -180,13 +180,13 @@ impl Answer {
     }
 }
 
-impl fmt::Display for Answer {
+impl fmt::Display for ServerAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl StdError for Answer {}
+impl StdError for ServerAnswer {}
 
 fn message(code: &str, message: &str, routine: Option<&str>) -> String {
     if code.starts_with("P0") || routine == Some("exec_stmt_raise") {
@@ -320,8 +320,8 @@ mod tests {
             ("54000", Kind::TargetRefusedRows, Kind::TargetRefused),
             ("P0001", Kind::TargetRefusedRows, Kind::TargetRefused),
         ] {
-            assert_eq!(meaning_of_state(Doing::Rows, code).kind(), rows, "{code}");
-            assert_eq!(meaning_of_state(Doing::Other, code).kind(), other, "{code}");
+            assert_eq!(meaning_of_state(ErrorContext::Rows, code).kind(), rows, "{code}");
+            assert_eq!(meaning_of_state(ErrorContext::Other, code).kind(), other, "{code}");
         }
     }
 

@@ -55,7 +55,7 @@ const QUESTION: &str = "SELECT \
 
 /// Asks.
 pub async fn look(session: &Session) -> Result<Standing> {
-    let fail = |e| sqlstate::of("ask what PostgreSQL does", &e);
+    let fail = |e| sqlstate::error("ask what PostgreSQL does", &e);
     let mut standing = Standing::Idle;
     for row in session.client.query(QUESTION, &[]).await.map_err(fail)? {
         let words: Option<String> = row.try_get(1).map_err(fail)?;

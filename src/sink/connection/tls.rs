@@ -26,7 +26,7 @@ use crate::{
 
 /// What a server's certificate has to prove.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Proof {
+pub(super) enum CertificateProof {
     /// Nothing.
     None,
     /// That a known authority issued it.
@@ -37,7 +37,7 @@ pub(super) enum Proof {
 
 /// Which authorities are known.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Roots {
+pub(super) enum TrustedRoots {
     /// Those that the system trusts.
     System,
     /// Those in this file, alone.
@@ -46,27 +46,27 @@ pub(super) enum Roots {
 
 /// What proves to the server who we are: the files of a certificate, with its intermediates, and of its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
+pub(super) struct ClientIdentity {
     pub(super) certificate: PathBuf,
     pub(super) key: PathBuf,
 }
 
 /// How TLS is spoken.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Tls {
-    pub(super) proof: Proof,
-    pub(super) roots: Roots,
-    pub(super) identity: Option<Identity>,
+pub(super) struct TlsSettings {
+    pub(super) proof: CertificateProof,
+    pub(super) roots: TrustedRoots,
+    pub(super) identity: Option<ClientIdentity>,
 }
 
 /// A connector that speaks it. Its files are read here, once. Errors: there is something wrong with one.
-pub(super) fn connector(tls: &Tls, negotiation: SslNegotiation) -> Result<MakeRustlsConnect> {
+pub(super) fn connector(tls: &TlsSettings, negotiation: SslNegotiation) -> Result<MakeRustlsConnect> {
     let provider = Arc::new(ring::default_provider());
     let chain = match tls.proof {
-        Proof::None => None,
-        Proof::Authority | Proof::Host => Some(chain_verifier(&tls.roots, &provider)?),
+        CertificateProof::None => None,
+        CertificateProof::Authority | CertificateProof::Host => Some(chain_verifier(&tls.roots, &provider)?),
     };
-    let verifier = Arc::new(Verifier { chain, proof: tls.proof, provider: provider.clone() });
+    let verifier = Arc::new(CertificateVerifier { chain, proof: tls.proof, provider: provider.clone() });
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| Error::caused(Kind::Bug, "set up TLS", e))?
@@ -74,7 +74,7 @@ pub(super) fn connector(tls: &Tls, negotiation: SslNegotiation) -> Result<MakeRu
         .with_custom_certificate_verifier(verifier);
     let mut config = match &tls.identity {
         None => builder.with_no_client_auth(),
-        Some(Identity { certificate, key }) => {
+        Some(ClientIdentity { certificate, key }) => {
             let (chain, key) = pem::identity(("sslcert", certificate), ("sslkey", key))?;
             let doing = || format!("use sslcert {}", certificate.display());
             builder.with_client_auth_cert(chain, key).map_err(|e| Error::caused(Code::TlsFile, doing(), e))?
@@ -86,20 +86,20 @@ pub(super) fn connector(tls: &Tls, negotiation: SslNegotiation) -> Result<MakeRu
     Ok(MakeRustlsConnect::new(config))
 }
 
-fn chain_verifier(roots: &Roots, provider: &Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>> {
+fn chain_verifier(roots: &TrustedRoots, provider: &Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>> {
     let mut store = RootCertStore::empty();
     let (known, _) = store.add_parsable_certificates(match roots {
-        Roots::File(path) => pem::certificates("sslrootcert", path)?,
-        Roots::System => rustls_native_certs::load_native_certs().certs,
+        TrustedRoots::File(path) => pem::certificates("sslrootcert", path)?,
+        TrustedRoots::System => rustls_native_certs::load_native_certs().certs,
     });
     if known == 0 {
         return Err(Error::new(
             Code::TlsFile,
             match roots {
-                Roots::File(path) => {
+                TrustedRoots::File(path) => {
                     format!("sslrootcert: {} holds no certificate that can be used", path.display())
                 }
-                Roots::System => {
+                TrustedRoots::System => {
                     "this system knows no certificate authorities: name a file of them with sslrootcert in \
                               the target URI"
                         .to_owned()
@@ -141,13 +141,13 @@ pub(super) fn advice(error: &TlsError) -> &'static str {
 }
 
 #[derive(Debug)]
-struct Verifier {
+struct CertificateVerifier {
     chain: Option<Arc<WebPkiServerVerifier>>,
-    proof: Proof,
+    proof: CertificateProof,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Verifier {
+impl ServerCertVerifier for CertificateVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -161,7 +161,7 @@ impl ServerCertVerifier for Verifier {
             // The name is checked last, so that the chain is known to be good here.
             Err(TlsError::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) if self.proof == Proof::Authority => Ok(ServerCertVerified::assertion()),
+            )) if self.proof == CertificateProof::Authority => Ok(ServerCertVerified::assertion()),
             verdict => verdict,
         }
     }

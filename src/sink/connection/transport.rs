@@ -8,9 +8,9 @@ use super::tls;
 
 /// What went wrong on the way to the server.
 #[derive(Debug)]
-pub(super) struct Way(String);
+pub(super) struct TransportError(String);
 
-impl Way {
+impl TransportError {
     pub(super) fn new(error: &PgError) -> Self {
         let mut said = match error.source() {
             // The TLS library refers to a page about an end that was not announced.
@@ -30,13 +30,13 @@ impl Way {
     }
 }
 
-impl fmt::Display for Way {
+impl fmt::Display for TransportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl StdError for Way {}
+impl StdError for TransportError {}
 
 /// Where the driver itself gives up, its words tell why.
 fn driver_advice(said: &str) -> Option<&'static str> {

@@ -15,7 +15,7 @@ use tokio_postgres::{
 
 use super::{
     sqlstate,
-    tls::{Identity, Proof, Roots, Tls},
+    tls::{CertificateProof, ClientIdentity, TlsSettings, TrustedRoots},
 };
 use crate::error::{Code, Error, Result};
 
@@ -65,7 +65,7 @@ pub(super) struct TargetUri {
     /// For the driver.
     pub(super) config: Config,
     /// How to speak TLS, if it is spoken.
-    pub(super) tls: Tls,
+    pub(super) tls: TlsSettings,
     /// `host:port`, for people.
     pub(super) address: String,
     /// How long the server may be silent.
@@ -79,7 +79,7 @@ pub(super) fn parse(uri: &str) -> Result<TargetUri> {
     }
     let (uri, options) = split(uri)?;
     let mut config: Config = uri.parse().map_err(|e| {
-        Error::new(Code::TargetUri, format!("{}: {FORM}", sqlstate::of("read the target URI", &e)))
+        Error::new(Code::TargetUri, format!("{}: {FORM}", sqlstate::error("read the target URI", &e)))
     })?;
     let address = address(&config)?;
     // libpq takes the one that is named like the user, and whoever forgot it finds his tables there.
@@ -105,7 +105,7 @@ pub(super) fn parse(uri: &str) -> Result<TargetUri> {
 /// The options of a URI that the driver does not know, or not in full: those of TLS, and one that it reads in seconds
 /// where libpq means milliseconds.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Options {
+struct UriOptions {
     silence: Option<String>,
     mode: Option<String>,
     roots: Option<String>,
@@ -114,9 +114,9 @@ struct Options {
 }
 
 /// Takes these options out of a URI.
-fn split(uri: &str) -> Result<(String, Options)> {
+fn split(uri: &str) -> Result<(String, UriOptions)> {
     let (base, options) = uri.split_once('?').unwrap_or((uri, ""));
-    let (mut own, mut kept) = (Options::default(), Vec::new());
+    let (mut own, mut kept) = (UriOptions::default(), Vec::new());
     for option in options.split('&').filter(|option| !option.is_empty()) {
         let (name, value) = option.split_once('=').unwrap_or((option, ""));
         let place = match name {
@@ -140,7 +140,7 @@ fn split(uri: &str) -> Result<(String, Options)> {
     Ok((uri, own))
 }
 
-impl Options {
+impl UriOptions {
     /// How long the server may be silent, if it is said; 0 is the default, as with libpq.
     fn silence(&self) -> Result<Option<Duration>> {
         let Some(text) = &self.silence else { return Ok(None) };
@@ -149,32 +149,32 @@ impl Options {
         Ok((millis > 0).then(|| Duration::from_millis(millis.into())))
     }
 
-    fn tls(self) -> Result<(SslMode, Tls)> {
+    fn tls(self) -> Result<(SslMode, TlsSettings)> {
         let Self { mode, roots, certificate, key, silence: _ } = self;
         let system = roots.as_deref() == Some("system");
         let named = roots.is_some() || certificate.is_some() || key.is_some();
         let (mode, proof) = match mode.as_deref() {
-            Some("verify-full") => (SslMode::Require, Proof::Host),
+            Some("verify-full") => (SslMode::Require, CertificateProof::Host),
             // Anybody gets a certificate of a public authority, so that proves nothing without the host.
-            None if system => (SslMode::Require, Proof::Host),
+            None if system => (SslMode::Require, CertificateProof::Host),
             Some(mode) if system => {
                 return Err(wrong(format_args!(
                     "sslmode={mode} is too weak for sslrootcert=system: write sslmode=verify-full"
                 )));
             }
-            Some("verify-ca") => (SslMode::Require, Proof::Authority),
+            Some("verify-ca") => (SslMode::Require, CertificateProof::Authority),
             // As libpq does: who names an authority wants it checked.
-            Some("require") | None if roots.is_some() => (SslMode::Require, Proof::Authority),
-            Some("require") => (SslMode::Require, Proof::None),
-            None if named => (SslMode::Require, Proof::None),
+            Some("require") | None if roots.is_some() => (SslMode::Require, CertificateProof::Authority),
+            Some("require") => (SslMode::Require, CertificateProof::None),
+            None if named => (SslMode::Require, CertificateProof::None),
             Some(mode @ ("prefer" | "disable")) if named => {
                 return Err(wrong(format_args!(
                     "sslmode={mode} goes without the certificates that are named: write sslmode=verify-full, or leave \
                      them away"
                 )));
             }
-            Some("prefer") | None => (SslMode::Prefer, Proof::None),
-            Some("disable") => (SslMode::Disable, Proof::None),
+            Some("prefer") | None => (SslMode::Prefer, CertificateProof::None),
+            Some("disable") => (SslMode::Disable, CertificateProof::None),
             Some("allow") => {
                 return Err(wrong(format_args!(
                     "sslmode=allow is not supported, since it would rather not encrypt: write sslmode=prefer or stronger"
@@ -186,11 +186,12 @@ impl Options {
                 )));
             }
         };
-        let roots = roots.filter(|_| !system).map_or(Roots::System, |path| Roots::File(path.into()));
+        let roots =
+            roots.filter(|_| !system).map_or(TrustedRoots::System, |path| TrustedRoots::File(path.into()));
         let identity = match (certificate, key) {
             (None, None) => None,
             (Some(certificate), Some(key)) => {
-                Some(Identity { certificate: certificate.into(), key: key.into() })
+                Some(ClientIdentity { certificate: certificate.into(), key: key.into() })
             }
             (Some(_), None) => {
                 return Err(wrong(format_args!("sslcert needs sslkey: name the file of its private key")));
@@ -199,7 +200,7 @@ impl Options {
                 return Err(wrong(format_args!("sslkey needs sslcert: name the file of its certificate")));
             }
         };
-        Ok((mode, Tls { proof, roots, identity }))
+        Ok((mode, TlsSettings { proof, roots, identity }))
     }
 }
 
@@ -237,7 +238,7 @@ fn address(config: &Config) -> Result<String> {
 mod tests {
     use super::*;
 
-    fn read(options: &str) -> Result<(SslMode, Tls), String> {
+    fn read(options: &str) -> Result<(SslMode, TlsSettings), String> {
         let parsed = parse(&format!("postgres://u:secret@h/d{options}")).map_err(|e| e.to_string())?;
         Ok((parsed.config.get_ssl_mode(), parsed.tls))
     }
@@ -245,16 +246,16 @@ mod tests {
     #[test]
     fn sslmode_decides_what_is_proved() {
         for (options, mode, proof) in [
-            ("", SslMode::Prefer, Proof::None),
-            ("?sslmode=prefer", SslMode::Prefer, Proof::None),
-            ("?sslmode=disable", SslMode::Disable, Proof::None),
-            ("?sslmode=require", SslMode::Require, Proof::None),
-            ("?sslrootcert=/ca.pem", SslMode::Require, Proof::Authority),
-            ("?sslmode=require&sslrootcert=/ca.pem", SslMode::Require, Proof::Authority),
-            ("?sslmode=verify-ca&connect_timeout=1", SslMode::Require, Proof::Authority),
-            ("?connect_timeout=1&sslmode=verify-full", SslMode::Require, Proof::Host),
-            ("?sslrootcert=system", SslMode::Require, Proof::Host),
-            ("?sslcert=/c.pem&sslkey=/k.pem", SslMode::Require, Proof::None),
+            ("", SslMode::Prefer, CertificateProof::None),
+            ("?sslmode=prefer", SslMode::Prefer, CertificateProof::None),
+            ("?sslmode=disable", SslMode::Disable, CertificateProof::None),
+            ("?sslmode=require", SslMode::Require, CertificateProof::None),
+            ("?sslrootcert=/ca.pem", SslMode::Require, CertificateProof::Authority),
+            ("?sslmode=require&sslrootcert=/ca.pem", SslMode::Require, CertificateProof::Authority),
+            ("?sslmode=verify-ca&connect_timeout=1", SslMode::Require, CertificateProof::Authority),
+            ("?connect_timeout=1&sslmode=verify-full", SslMode::Require, CertificateProof::Host),
+            ("?sslrootcert=system", SslMode::Require, CertificateProof::Host),
+            ("?sslcert=/c.pem&sslkey=/k.pem", SslMode::Require, CertificateProof::None),
         ] {
             let (found, tls) = read(options).unwrap();
             assert_eq!((found, tls.proof), (mode, proof), "{options}");
@@ -264,10 +265,10 @@ mod tests {
     #[test]
     fn files_are_named_by_options() {
         let tls = read("?sslrootcert=/a%20b.pem&sslcert=c.pem&sslkey=k.pem").unwrap().1;
-        assert_eq!(tls.roots, Roots::File("/a b.pem".into()));
-        assert_eq!(tls.identity, Some(Identity { certificate: "c.pem".into(), key: "k.pem".into() }));
+        assert_eq!(tls.roots, TrustedRoots::File("/a b.pem".into()));
+        assert_eq!(tls.identity, Some(ClientIdentity { certificate: "c.pem".into(), key: "k.pem".into() }));
         let tls = read("?sslrootcert=system&sslmode=verify-full").unwrap().1;
-        assert_eq!((tls.roots, tls.identity), (Roots::System, None));
+        assert_eq!((tls.roots, tls.identity), (TrustedRoots::System, None));
     }
 
     /// What would say nothing is refused, with words; and without the password.

@@ -51,7 +51,7 @@ pub async fn store(
     start: &[StoredPosition],
 ) -> Result<()> {
     let doing = format!("store the snapshot plan of {collection}");
-    let fail = |e| sqlstate::of(&*doing, &e);
+    let fail = |e| sqlstate::error(&*doing, &e);
     let transaction = session.enter(&doing).await?;
     insert(&transaction, pipeline, collection, chunks).await.map_err(fail)?;
     positions::insert(&transaction, pipeline, start).await.map_err(fail)?;
@@ -71,7 +71,7 @@ pub async fn replace(
     start: &[StoredPosition],
 ) -> Result<()> {
     let doing = format!("store the plan of the resync of {collection}");
-    let fail = |e| sqlstate::of(&*doing, &e);
+    let fail = |e| sqlstate::error(&*doing, &e);
     let transaction = session.enter(&doing).await?;
     forget(&transaction, pipeline, collection).await.map_err(fail)?;
     let chunks: Vec<_> = chunks.iter().map(|chunk| StoredChunk { replaces: true, ..chunk.clone() }).collect();
@@ -86,7 +86,7 @@ pub async fn replace(
 /// Notes that a resync is complete: nothing is left of the rows that were there before.
 pub async fn swept(session: &mut Session, pipeline: &str, collection: &str) -> Result<()> {
     let doing = format!("note that {collection} is swept");
-    let fail = |e| sqlstate::of(&*doing, &e);
+    let fail = |e| sqlstate::error(&*doing, &e);
     let transaction = session.enter(&doing).await?;
     let update = "UPDATE docrow.chunks SET replaces = false WHERE pipeline = $1 AND collection = $2";
     transaction.execute(update, &[&pipeline, &collection]).await.map_err(fail)?;
@@ -124,7 +124,7 @@ async fn insert(
 
 /// The plan of a collection's snapshot, in the order of the chunks' numbers; empty if there is none.
 pub async fn load(session: &Session, pipeline: &str, collection: &str) -> Result<Vec<StoredChunk>> {
-    let fail = |e| sqlstate::of(format!("load the snapshot plan of {collection}"), &e);
+    let fail = |e| sqlstate::error(format!("load the snapshot plan of {collection}"), &e);
     let question = "SELECT chunk, min, max, CASE WHEN copied_at IS NOT NULL THEN coalesce(documents, 0) END, \
             replaces FROM docrow.chunks WHERE pipeline = $1 AND collection = $2 ORDER BY chunk";
     let rows = session.client.query(question, &[&pipeline, &collection]).await.map_err(fail)?;
@@ -164,7 +164,7 @@ impl Extent {
 
 /// How far the copying of a collection is.
 pub async fn extent(session: &Session, pipeline: &str, collection: &str) -> Result<Extent> {
-    let fail = |e| sqlstate::of(format!("ask how far {collection} is copied"), &e);
+    let fail = |e| sqlstate::error(format!("ask how far {collection} is copied"), &e);
     let question = "SELECT count(*), count(copied_at), coalesce(bool_or(replaces), false) FROM docrow.chunks \
         WHERE pipeline = $1 AND collection = $2";
     let row = session.client.query_one(question, &[&pipeline, &collection]).await.map_err(fail)?;
@@ -179,7 +179,7 @@ pub async fn extent(session: &Session, pipeline: &str, collection: &str) -> Resu
 pub(crate) async fn mark(transaction: &Transaction<'_>, pipeline: &str, marker: Marker<'_>) -> Result<()> {
     let Marker { collection, number, documents } = marker;
     let doing = || format!("mark chunk {number} of {collection}");
-    let fail = |e| sqlstate::of(doing(), &e);
+    let fail = |e| sqlstate::error(doing(), &e);
     let chunk: [&(dyn ToSql + Sync); 3] = [&pipeline, &collection, &i64::from(number)];
     let [pipeline, collection, number] = chunk;
     let update = "UPDATE docrow.chunks SET copied_at = now(), documents = $4 \

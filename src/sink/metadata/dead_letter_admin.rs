@@ -3,7 +3,7 @@
 
 use tokio_postgres::Row;
 
-use super::{requests::Requests, runner::Runner};
+use super::{requests::Requests, runner::PipelineRunner};
 use crate::{
     error::Result,
     sink::{Target, connection::sqlstate},
@@ -14,7 +14,7 @@ const GROUPS: i64 = 100;
 
 /// A dead letter without its document.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Letter {
+pub struct StoredLetter {
     /// Its number.
     pub id: i64,
     /// The collection, `database.collection`.
@@ -33,7 +33,7 @@ pub struct Letter {
 
 /// Letters of one collection with one reason.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Group {
+pub struct LetterGroup {
     /// The collection, `database.collection`.
     pub collection: String,
     /// What the trouble is.
@@ -44,7 +44,7 @@ pub struct Group {
 
 /// Which letters something is done with.
 #[derive(Clone, Debug)]
-pub enum Which {
+pub enum LetterChoice {
     /// Those with these numbers.
     Ids(Vec<i64>),
     /// Those of a collection.
@@ -53,7 +53,7 @@ pub enum Which {
     All,
 }
 
-impl Which {
+impl LetterChoice {
     /// As parameters of [`CONDITION`].
     fn parameters(&self) -> (Option<&[i64]>, Option<&str>) {
         match self {
@@ -68,14 +68,14 @@ impl Which {
 const CONDITION: &str =
     "pipeline = $1 AND ($2::bigint[] IS NULL OR id = ANY($2)) AND ($3::text IS NULL OR collection = $3)";
 
-/// A [`Letter`]'s columns.
+/// A [`StoredLetter`]'s columns.
 const LETTER: &str = "id, collection, key, path, reason, \
     to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), \
     to_char(retry_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')";
 
 /// How many letters wait for another try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Waiting {
+pub struct WaitingLetters {
     /// Those that a docrow which runs tries next.
     pub live: i64,
     /// Those of collections that are stopped or paused, and are tried once these go on.
@@ -84,17 +84,17 @@ pub struct Waiting {
 
 /// The dead letters of a pipeline.
 #[derive(Debug)]
-pub struct Letterbox(Requests);
+pub struct DeadLetterAdmin(Requests);
 
-impl Letterbox {
+impl DeadLetterAdmin {
     /// Opens it; `None` where docrow has never written to the target.
     pub async fn open(target: &Target) -> Result<Option<Self>> {
         Ok(Requests::open(target).await?.map(Self))
     }
 
     /// The latest letters, of one collection or of all.
-    pub async fn list(&self, which: &Which, limit: u32) -> Result<Vec<Letter>> {
-        let fail = |e| sqlstate::of("list dead letters", &e);
+    pub async fn list(&self, which: &LetterChoice, limit: u32) -> Result<Vec<StoredLetter>> {
+        let fail = |e| sqlstate::error("list dead letters", &e);
         let question = format!(
             "SELECT {LETTER} FROM docrow.dead_letters WHERE {CONDITION} ORDER BY at DESC, id DESC LIMIT $4"
         );
@@ -107,8 +107,8 @@ impl Letterbox {
     }
 
     /// How many there are by collection and reason, the most first: up to a hundred groups; and of all.
-    pub async fn groups(&self, which: &Which) -> Result<(Vec<Group>, i64)> {
-        let fail = |e| sqlstate::of("count dead letters", &e);
+    pub async fn groups(&self, which: &LetterChoice) -> Result<(Vec<LetterGroup>, i64)> {
+        let fail = |e| sqlstate::error("count dead letters", &e);
         let question = format!(
             "SELECT collection, reason, count(*), (sum(count(*)) OVER ())::bigint FROM docrow.dead_letters \
              WHERE {CONDITION} GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2 LIMIT {GROUPS}"
@@ -118,15 +118,19 @@ impl Letterbox {
         let (mut groups, mut total) = (Vec::new(), 0);
         for row in &rows.map_err(fail)? {
             let get = |column| row.try_get(column).map_err(fail);
-            groups.push(Group { collection: get(0)?, reason: get(1)?, count: row.try_get(2).map_err(fail)? });
+            groups.push(LetterGroup {
+                collection: get(0)?,
+                reason: get(1)?,
+                count: row.try_get(2).map_err(fail)?,
+            });
             total = row.try_get(3).map_err(fail)?;
         }
         Ok((groups, total))
     }
 
     /// One letter with its document as raw BSON, which may not have been stored.
-    pub async fn find(&self, id: i64) -> Result<Option<(Letter, Option<Vec<u8>>)>> {
-        let fail = |e| sqlstate::of(format!("read dead letter {id}"), &e);
+    pub async fn find(&self, id: i64) -> Result<Option<(StoredLetter, Option<Vec<u8>>)>> {
+        let fail = |e| sqlstate::error(format!("read dead letter {id}"), &e);
         let question =
             format!("SELECT {LETTER}, document FROM docrow.dead_letters WHERE pipeline = $1 AND id = $2");
         let row = self.0.session.client.query_opt(&question, &[&self.0.pipeline, &id]).await.map_err(fail)?;
@@ -134,8 +138,8 @@ impl Letterbox {
     }
 
     /// Asks for another try of letters. Their numbers.
-    pub async fn ask(&self, which: &Which) -> Result<Vec<i64>> {
-        let fail = |e| sqlstate::of("ask for another try of dead letters", &e);
+    pub async fn ask(&self, which: &LetterChoice) -> Result<Vec<i64>> {
+        let fail = |e| sqlstate::error("ask for another try of dead letters", &e);
         let statement =
             format!("UPDATE docrow.dead_letters SET retry_at = now() WHERE {CONDITION} RETURNING id");
         let (ids, collection) = which.parameters();
@@ -144,8 +148,8 @@ impl Letterbox {
     }
 
     /// How many letters still wait for the try that was asked for.
-    pub async fn waiting(&self, which: &Which) -> Result<Waiting> {
-        let fail = |e| sqlstate::of("ask how many dead letters are left", &e);
+    pub async fn waiting(&self, which: &LetterChoice) -> Result<WaitingLetters> {
+        let fail = |e| sqlstate::error("ask how many dead letters are left", &e);
         let question = format!(
             "SELECT count(*) FILTER (WHERE NOT stopped), count(*) FILTER (WHERE stopped) FROM (SELECT EXISTS ( \
                 SELECT FROM docrow.schemas s \
@@ -157,33 +161,33 @@ impl Letterbox {
         let (ids, collection) = which.parameters();
         let row = self.0.session.client.query_one(&question, &[&self.0.pipeline, &ids, &collection]).await;
         let row = row.map_err(fail)?;
-        Ok(Waiting { live: row.try_get(0).map_err(fail)?, stopped: row.try_get(1).map_err(fail)? })
+        Ok(WaitingLetters { live: row.try_get(0).map_err(fail)?, stopped: row.try_get(1).map_err(fail)? })
     }
 
     /// Which of these numbers letters have.
     pub async fn existing(&self, ids: &[i64]) -> Result<Vec<i64>> {
-        let fail = |e| sqlstate::of("look for dead letters", &e);
+        let fail = |e| sqlstate::error("look for dead letters", &e);
         let question = "SELECT id FROM docrow.dead_letters WHERE pipeline = $1 AND id = ANY($2)";
         let rows = self.0.session.client.query(question, &[&self.0.pipeline, &ids]).await.map_err(fail)?;
         rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fail)
     }
 
     /// Removes letters. How many.
-    pub async fn discard(&self, which: &Which) -> Result<u64> {
-        let fail = |e| sqlstate::of("discard dead letters", &e);
+    pub async fn discard(&self, which: &LetterChoice) -> Result<u64> {
+        let fail = |e| sqlstate::error("discard dead letters", &e);
         let (ids, collection) = which.parameters();
         let statement = format!("DELETE FROM docrow.dead_letters WHERE {CONDITION}");
         self.0.session.client.execute(&statement, &[&self.0.pipeline, &ids, &collection]).await.map_err(fail)
     }
 
     /// Who runs the pipeline.
-    pub async fn runner(&self) -> Result<Runner> {
+    pub async fn runner(&self) -> Result<PipelineRunner> {
         self.0.runner().await
     }
 }
 
-fn letter(row: &Row) -> Result<Letter, tokio_postgres::Error> {
-    Ok(Letter {
+fn letter(row: &Row) -> Result<StoredLetter, tokio_postgres::Error> {
+    Ok(StoredLetter {
         id: row.try_get(0)?,
         collection: row.try_get(1)?,
         key: row.try_get(2)?,

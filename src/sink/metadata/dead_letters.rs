@@ -87,7 +87,7 @@ impl DeadKeys {
 
 /// The keys of all documents of a pipeline that have a dead letter.
 pub async fn keys(session: &Session, pipeline: &str) -> Result<DeadKeys> {
-    let fail = |e| sqlstate::of("load the keys of dead letters", &e);
+    let fail = |e| sqlstate::error("load the keys of dead letters", &e);
     let question = "SELECT collection, key_hash FROM docrow.dead_letters WHERE pipeline = $1";
     let rows = session.client.query(question, &[&pipeline]).await.map_err(fail)?;
     let mut keys = DeadKeys::default();
@@ -101,7 +101,7 @@ pub async fn keys(session: &Session, pipeline: &str) -> Result<DeadKeys> {
 
 /// Which of the documents of `collection` with these `keys`, as in [`DeadLetter::key`], have a dead letter.
 pub async fn among(session: &Session, pipeline: &str, collection: &str, keys: &[String]) -> Result<DeadKeys> {
-    let fail = |e| sqlstate::of("look for dead letters", &e);
+    let fail = |e| sqlstate::error("look for dead letters", &e);
     let hashes: Vec<_> = keys.iter().map(|key| hash(key)).collect();
     let hashes: Vec<&[u8]> = hashes.iter().map(<[u8; 16]>::as_slice).collect();
     let question = "SELECT key_hash FROM docrow.dead_letters JOIN unnest($3::bytea[]) AS h \
@@ -123,7 +123,7 @@ pub async fn document_keys(
     collection: &str,
     after: i64,
 ) -> Result<Vec<(i64, RawDocumentBuf)>> {
-    let fail = |e| sqlstate::of("list dead letters", &e);
+    let fail = |e| sqlstate::error("list dead letters", &e);
     let question = "SELECT id, coalesce(document_key, document) FROM docrow.dead_letters \
         WHERE pipeline = $1 AND collection = $2 AND id > $3 \
         AND coalesce(document_key, document) IS NOT NULL ORDER BY id LIMIT 1000";
@@ -154,7 +154,7 @@ pub async fn rename(session: &mut Session, pipeline: &str, collection: &str) -> 
     let hashes: Vec<_> = keys.iter().map(|key| hash(key)).collect();
     let hashes: Vec<&[u8]> = hashes.iter().map(<[u8; 16]>::as_slice).collect();
     let doing = "name dead letters anew";
-    let fail = |e| sqlstate::of(doing, &e);
+    let fail = |e| sqlstate::error(doing, &e);
     let transaction = session.enter(doing).await?;
     let delete = "DELETE FROM docrow.dead_letters WHERE id = ANY ($1)";
     transaction.execute(delete, &[&superseded]).await.map_err(fail)?;
@@ -239,7 +239,7 @@ pub struct Asked {
 /// up and writing it, or deleting its rows where it is gone, answers, whether or not it is dead again; what can't even be
 /// looked up is to be [`answered`].
 pub async fn asked(session: &Session, pipeline: &str) -> Result<Vec<Asked>> {
-    let fail = |e| sqlstate::of("look for dead letters to be tried again", &e);
+    let fail = |e| sqlstate::error("look for dead letters to be tried again", &e);
     // An earlier docrow did not store the key apart from the document.
     let question = "SELECT id, collection, coalesce(document_key, document), retry_at FROM docrow.dead_letters \
         WHERE pipeline = $1 AND retry_at IS NOT NULL AND coalesce(document_key, document) IS NOT NULL \
@@ -260,7 +260,7 @@ pub async fn asked(session: &Session, pipeline: &str) -> Result<Vec<Asked>> {
 
 /// How many letters there are of each collection that has some.
 pub async fn counts(session: &Session, pipeline: &str) -> Result<HashMap<String, u64>> {
-    let fail = |e| sqlstate::of("count dead letters", &e);
+    let fail = |e| sqlstate::error("count dead letters", &e);
     let question = "SELECT collection, count(*) FROM docrow.dead_letters WHERE pipeline = $1 GROUP BY 1";
     let rows = session.client.query(question, &[&pipeline]).await.map_err(fail)?;
     let mut counts = HashMap::with_capacity(rows.len());
@@ -274,7 +274,7 @@ pub async fn counts(session: &Session, pipeline: &str) -> Result<HashMap<String,
 /// Removes the letters with these numbers.
 pub async fn forget(session: &mut Session, pipeline: &str, ids: &[i64]) -> Result<()> {
     let doing = "remove dead letters of documents that are gone";
-    let fail = |e| sqlstate::of(doing, &e);
+    let fail = |e| sqlstate::error(doing, &e);
     let transaction = session.enter(doing).await?;
     let statement = "DELETE FROM docrow.dead_letters WHERE pipeline = $1 AND id = ANY($2)";
     transaction.execute(statement, &[&pipeline, &ids]).await.map_err(fail)?;
@@ -284,7 +284,7 @@ pub async fn forget(session: &mut Session, pipeline: &str, ids: &[i64]) -> Resul
 /// Notes that these letters have had their try, and stay dead.
 pub async fn answered(session: &mut Session, pipeline: &str, ids: &[i64]) -> Result<()> {
     let doing = "note that dead letters were tried again";
-    let fail = |e| sqlstate::of(doing, &e);
+    let fail = |e| sqlstate::error(doing, &e);
     let transaction = session.enter(doing).await?;
     let statement = "UPDATE docrow.dead_letters SET retry_at = NULL WHERE pipeline = $1 AND id = ANY($2)";
     transaction.execute(statement, &[&pipeline, &ids]).await.map_err(fail)?;

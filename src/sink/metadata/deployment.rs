@@ -8,7 +8,7 @@ use crate::{
 
 /// What was stored; `None`: nothing yet, as by an earlier docrow.
 pub async fn load(session: &Session, pipeline: &str) -> Result<Option<String>> {
-    let fail = |e| sqlstate::of("look which MongoDB was copied", &e);
+    let fail = |e| sqlstate::error("look which MongoDB was copied", &e);
     let select = "SELECT source FROM docrow.pipelines WHERE pipeline = $1";
     let row = session.client.query_opt(select, &[&pipeline]).await.map_err(fail)?;
     Ok(row.map(|row| row.try_get::<_, Option<String>>(0)).transpose().map_err(fail)?.flatten())
@@ -17,7 +17,7 @@ pub async fn load(session: &Session, pipeline: &str) -> Result<Option<String>> {
 /// Stores it.
 pub async fn store(session: &mut Session, pipeline: &str, source: &str) -> Result<()> {
     let doing = "note which MongoDB is copied";
-    let fail = |e| sqlstate::of(doing, &e);
+    let fail = |e| sqlstate::error(doing, &e);
     let transaction = session.enter(doing).await?;
     let update = "UPDATE docrow.pipelines SET source = $2 WHERE pipeline = $1 AND source IS DISTINCT FROM $2";
     transaction.execute(update, &[&pipeline, &source]).await.map_err(fail)?;
@@ -33,7 +33,7 @@ pub async fn replace(
     collections: &[String],
 ) -> Result<()> {
     let doing = "note that another MongoDB is copied";
-    let fail = |e| sqlstate::of(doing, &e);
+    let fail = |e| sqlstate::error(doing, &e);
     let transaction = session.enter(doing).await?;
     let update = "UPDATE docrow.pipelines SET source = $2, state_id = $3 WHERE pipeline = $1";
     transaction.execute(update, &[&pipeline, &source, &state_id]).await.map_err(fail)?;

@@ -39,14 +39,14 @@ use tokio::{
 use tokio_postgres::{Error as PgError, Statement, error::SqlState};
 
 use super::{
-    runner::{IS_LOCK, Sighting, lock_of_holder, look},
+    runner::{HolderSighting, IS_LOCK, lock_of_holder, look},
     schema,
 };
 use crate::{
     error::{Code, Disposition, Error, Kind, Result},
     sink::{
         Session, Target,
-        connection::{pulse::Listening, session::lock_of_writers, sqlstate},
+        connection::{pulse::SilenceListener, session::lock_of_writers, sqlstate},
     },
 };
 
@@ -109,7 +109,7 @@ pub struct Fence {
     target: Target,
     /// Ends with the reason when the pipeline is lost. It must not fall silent when whoever holds the fence is busy.
     heart: JoinSet<Error>,
-    listening: Listening,
+    listening: SilenceListener,
     answered: watch::Receiver<Instant>,
 }
 
@@ -119,7 +119,7 @@ impl Fence {
     /// Errors: [`Kind::Fenced`] if another process holds it, saying which, unless it is stood by for; then not even a
     /// server that is away is an error.
     pub async fn acquire(target: &Target, holder: &Holder, on_held: OnHeld) -> Result<Self> {
-        let mut claim = Claim { target, holder, on_held, told: None, watched: None, away: false };
+        let mut claim = FenceClaim { target, holder, on_held, told: None, watched: None, away: false };
         loop {
             let error = match claim.attempt().await {
                 Err(error) if claim.waits_out(&error) => error,
@@ -163,7 +163,7 @@ impl Fence {
 }
 
 /// The holder's connection.
-struct Heart {
+struct HolderSession {
     session: Session,
     pipeline: String,
     epoch: i64,
@@ -171,7 +171,7 @@ struct Heart {
     answers: watch::Sender<Instant>,
 }
 
-impl Heart {
+impl HolderSession {
     /// Is heard of until the pipeline is lost.
     async fn run(mut self) -> Error {
         let doing = format!("hold pipeline {}", self.pipeline);
@@ -186,7 +186,7 @@ impl Heart {
                         format!("{doing}: another process has taken it over"),
                     );
                 }
-                Err(error) => return sqlstate::of(doing, &error),
+                Err(error) => return sqlstate::error(doing, &error),
             }
             tokio::select! {
                 biased;
@@ -208,7 +208,7 @@ impl Heart {
 }
 
 /// An attempt to take a pipeline, perhaps over several connections.
-struct Claim<'a> {
+struct FenceClaim<'a> {
     target: &'a Target,
     holder: &'a Holder,
     on_held: OnHeld,
@@ -220,7 +220,7 @@ struct Claim<'a> {
     away: bool,
 }
 
-impl Claim<'_> {
+impl FenceClaim<'_> {
     fn waits_out(&self, error: &Error) -> bool {
         let passes = error.kind() == Kind::Fenced || error.kind().disposition() == Disposition::Retry;
         self.on_held == OnHeld::StandBy && passes
@@ -237,7 +237,8 @@ impl Claim<'_> {
         let question = "SELECT epoch FROM docrow.pipelines WHERE pipeline = $1";
         let beat = session.client.prepare(question).await.map_err(|e| self.failed(&e))?;
         let (answers, answered) = watch::channel(Instant::now());
-        let heart = Heart { session, pipeline: self.target.pipeline().to_owned(), epoch, beat, answers };
+        let heart =
+            HolderSession { session, pipeline: self.target.pipeline().to_owned(), epoch, beat, answers };
         let target = self.target.at(epoch);
         let mut fence = Fence { listening: target.listen(), target, heart: JoinSet::new(), answered };
         fence.heart.spawn(heart.run());
@@ -283,7 +284,7 @@ impl Claim<'_> {
     }
 
     /// Whether it has been silent for too long. A silence is looked at for some time before it is believed.
-    fn is_dead(&mut self, sighting: &Sighting) -> bool {
+    fn is_dead(&mut self, sighting: &HolderSighting) -> bool {
         match (&self.watched, &sighting.silence) {
             (_, None) => self.watched = None,
             (Some((watched, since)), Some(silence)) if watched == silence => {
@@ -295,7 +296,7 @@ impl Claim<'_> {
     }
 
     /// Does not wait for ever for a session that the server was told to end: its process may have been stopped.
-    fn give_up_on(&self, Sighting { pid, .. }: &Sighting, since: Instant) -> Result<()> {
+    fn give_up_on(&self, HolderSighting { pid, .. }: &HolderSighting, since: Instant) -> Result<()> {
         if since.elapsed() < ENDING {
             return Ok(());
         }
@@ -308,7 +309,7 @@ impl Claim<'_> {
         ))
     }
 
-    fn tell(&mut self, Sighting { pid, words, .. }: &Sighting) {
+    fn tell(&mut self, HolderSighting { pid, words, .. }: &HolderSighting) {
         if self.told.replace(*pid) != Some(*pid) {
             tracing::info!("standing by: pipeline {} is run by {words}", self.target.pipeline());
         }
@@ -378,6 +379,6 @@ impl Claim<'_> {
     }
 
     fn failed(&self, error: &PgError) -> Error {
-        sqlstate::of(format!("take pipeline {}", self.target.pipeline()), error)
+        sqlstate::error(format!("take pipeline {}", self.target.pipeline()), error)
     }
 }

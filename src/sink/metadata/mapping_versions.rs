@@ -54,11 +54,11 @@ impl Mapping {
 /// The mapping in force of each of the pipeline's collections; none in a database that docrow has never written to. Errors:
 /// an earlier docrow wrote them, whose rows do not tell exactly of which type a value was.
 pub async fn load(session: &Session, pipeline: &str) -> Result<Vec<Mapping>> {
-    let fail = |e| sqlstate::of("load the mappings in force", &e);
+    let fail = |e| sqlstate::error("load the mappings in force", &e);
     let later = match form(&session.client).await.map_err(fail)? {
-        Form::Missing => return Ok(Vec::new()),
-        Form::Earlier => "true, NULL::text, true",
-        Form::Complete => "filled, stopped, tables IS NULL",
+        SchemaForm::Missing => return Ok(Vec::new()),
+        SchemaForm::Earlier => "true, NULL::text, true",
+        SchemaForm::Complete => "filled, stopped, tables IS NULL",
     };
     let question = format!(
         "SELECT DISTINCT ON (collection) collection, version, mapping, {later}, to_jsonb(s)->>'masked_by' \
@@ -92,7 +92,7 @@ fn earlier(collection: &str) -> Error {
 /// Notes that all rows of a collection are written with this version of its mapping.
 pub async fn set_filled(session: &mut Session, pipeline: &str, collection: &str, version: u16) -> Result<()> {
     let doing = format!("note that {collection} is filled back");
-    let fail = |e| sqlstate::of(&*doing, &e);
+    let fail = |e| sqlstate::error(&*doing, &e);
     let transaction = session.enter(&doing).await?;
     let statement = "UPDATE docrow.schemas SET filled = true \
         WHERE pipeline = $1 AND collection = $2 AND version <= $3 AND NOT filled";
@@ -109,7 +109,7 @@ pub async fn set_stopped(
     reason: Option<&str>,
 ) -> Result<()> {
     let doing = format!("note whether {collection} is stopped");
-    let fail = |e| sqlstate::of(&*doing, &e);
+    let fail = |e| sqlstate::error(&*doing, &e);
     let transaction = session.enter(&doing).await?;
     let statement = "UPDATE docrow.schemas SET stopped = $3 WHERE pipeline = $1 AND collection = $2 \
         AND ($3::text IS NULL OR version = \
@@ -129,7 +129,7 @@ pub async fn set_absent(
     excluded: &[String],
 ) -> Result<Vec<String>> {
     let doing = "note which collections are not replicated any more";
-    let fail = |e| sqlstate::of(doing, &e);
+    let fail = |e| sqlstate::error(doing, &e);
     let transaction = session.enter(doing).await?;
     let wanted =
         "CASE WHEN collection = ANY($2) THEN 'dropped' WHEN collection = ANY($3) THEN 'excluded' END";
@@ -148,7 +148,7 @@ pub async fn set_absent(
 pub async fn note_mask_key(session: &mut Session, pipeline: &str, mapping: &Mapping) -> Result<()> {
     let Mapping { collection, masked_by: Some(masked_by), .. } = mapping else { return Ok(()) };
     let doing = format!("note the key that masks {collection}");
-    let fail = |e| sqlstate::of(&*doing, &e);
+    let fail = |e| sqlstate::error(&*doing, &e);
     let transaction = session.enter(&doing).await?;
     let statement = "UPDATE docrow.schemas SET masked_by = $3 \
         WHERE pipeline = $1 AND collection = $2 AND masked_by IS NULL";
@@ -158,7 +158,7 @@ pub async fn note_mask_key(session: &mut Session, pipeline: &str, mapping: &Mapp
 
 /// The collections of which keys may be in an earlier form.
 pub async fn with_earlier_keys(session: &Session, pipeline: &str) -> Result<HashSet<String>> {
-    let fail = |e| sqlstate::of("look for keys of an earlier form", &e);
+    let fail = |e| sqlstate::error("look for keys of an earlier form", &e);
     let question = "SELECT DISTINCT collection FROM docrow.schemas WHERE pipeline = $1 AND key_form < $2";
     let rows = session.client.query(question, &[&pipeline, &KEY_FORM]).await.map_err(fail)?;
     rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fail)
@@ -167,7 +167,7 @@ pub async fn with_earlier_keys(session: &Session, pipeline: &str) -> Result<Hash
 /// Notes that no key of a collection is in an earlier form, or will not be.
 pub async fn set_keys_renewed(session: &mut Session, pipeline: &str, collection: &str) -> Result<()> {
     let doing = format!("note the form of the keys of {collection}");
-    let fail = |e| sqlstate::of(&*doing, &e);
+    let fail = |e| sqlstate::error(&*doing, &e);
     let transaction = session.enter(&doing).await?;
     let statement = "UPDATE docrow.schemas SET key_form = $3 WHERE pipeline = $1 AND collection = $2";
     transaction.execute(statement, &[&pipeline, &collection, &KEY_FORM]).await.map_err(fail)?;
@@ -237,7 +237,7 @@ pub(crate) async fn tables(
 
 /// To whom a table belongs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Whose {
+pub enum TableOwnership {
     /// To the collection.
     Own,
     /// To another collection or pipeline, named here.
@@ -247,9 +247,9 @@ pub enum Whose {
 }
 
 /// Which tables belong to which collection of which pipeline.
-pub(crate) struct Owners(Vec<Owner>);
+pub(crate) struct TableOwners(Vec<TableOwner>);
 
-struct Owner {
+struct TableOwner {
     pipeline: String,
     collection: String,
     /// The tables with their schemas. `None`: not stored by an earlier docrow.
@@ -262,11 +262,11 @@ pub(crate) async fn owners(
     pipeline: &str,
     collection: &str,
     tables: &[String],
-) -> Result<Owners, PgError> {
+) -> Result<TableOwners, PgError> {
     let (owned, condition) = match form(client).await? {
-        Form::Missing => return Ok(Owners(Vec::new())),
-        Form::Earlier => ("NULL::text[]", "$3::text[] IS NULL"),
-        Form::Complete => ("tables", "tables && $3::text[]"),
+        SchemaForm::Missing => return Ok(TableOwners(Vec::new())),
+        SchemaForm::Earlier => ("NULL::text[]", "$3::text[] IS NULL"),
+        SchemaForm::Complete => ("tables", "tables && $3::text[]"),
     };
     let question = format!(
         "SELECT pipeline, collection, {owned} FROM docrow.schemas \
@@ -274,22 +274,22 @@ pub(crate) async fn owners(
     );
     let rows = client.query(&question, &[&pipeline, &collection, &tables]).await?;
     let owner = |row: &Row| {
-        Ok(Owner { pipeline: row.try_get(0)?, collection: row.try_get(1)?, tables: row.try_get(2)? })
+        Ok(TableOwner { pipeline: row.try_get(0)?, collection: row.try_get(1)?, tables: row.try_get(2)? })
     };
-    rows.iter().map(owner).collect::<Result<_, _>>().map(Owners)
+    rows.iter().map(owner).collect::<Result<_, _>>().map(TableOwners)
 }
 
-impl Owners {
+impl TableOwners {
     /// Whose a table, named with its schema, is, for a pipeline and a collection of it.
-    pub(crate) fn ownership(&self, table: &str, mine: (&str, &str)) -> Whose {
-        let has = |owner: &&Owner| {
+    pub(crate) fn ownership(&self, table: &str, mine: (&str, &str)) -> TableOwnership {
+        let has = |owner: &&TableOwner| {
             owner.tables.as_ref().is_some_and(|tables| tables.iter().any(|own| own == table))
         };
         if self.all_of(mine).any(|owner| owner.tables.is_none() || has(&owner)) {
-            return Whose::Own;
+            return TableOwnership::Own;
         }
-        self.0.iter().find(has).map_or(Whose::Nobody, |owner| {
-            Whose::Other(format!("collection {} of pipeline {}", owner.collection, owner.pipeline))
+        self.0.iter().find(has).map_or(TableOwnership::Nobody, |owner| {
+            TableOwnership::Other(format!("collection {} of pipeline {}", owner.collection, owner.pipeline))
         })
     }
 
@@ -302,13 +302,16 @@ impl Owners {
         tables
     }
 
-    fn all_of<'a>(&'a self, (pipeline, collection): (&'a str, &'a str)) -> impl Iterator<Item = &'a Owner> {
+    fn all_of<'a>(
+        &'a self,
+        (pipeline, collection): (&'a str, &'a str),
+    ) -> impl Iterator<Item = &'a TableOwner> {
         self.0.iter().filter(move |owner| owner.pipeline == pipeline && owner.collection == collection)
     }
 }
 
 /// In which form `docrow.schemas` is there.
-enum Form {
+enum SchemaForm {
     /// Not at all: docrow has never written to this database.
     Missing,
     /// As an earlier docrow made it.
@@ -317,12 +320,12 @@ enum Form {
     Complete,
 }
 
-async fn form(client: &impl GenericClient) -> Result<Form, PgError> {
+async fn form(client: &impl GenericClient) -> Result<SchemaForm, PgError> {
     let question = "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = t AND attname = 'tables') \
         FROM to_regclass('docrow.schemas') AS t WHERE t IS NOT NULL";
     Ok(match client.query_opt(question, &[]).await? {
-        None => Form::Missing,
-        Some(row) if row.try_get(0)? => Form::Complete,
-        Some(_) => Form::Earlier,
+        None => SchemaForm::Missing,
+        Some(row) if row.try_get(0)? => SchemaForm::Complete,
+        Some(_) => SchemaForm::Earlier,
     })
 }

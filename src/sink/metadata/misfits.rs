@@ -37,7 +37,7 @@ pub struct Misfits {
 
 /// What is known of a collection.
 #[derive(Clone, Debug)]
-pub struct Count {
+pub struct MisfitCount {
     /// When it was counted.
     pub at: SystemTime,
     /// What was found, each with the time of the count that found it first.
@@ -46,7 +46,7 @@ pub struct Count {
 
 /// Counts a collection's misfits. Reads all of its rows that have something in `extra`.
 pub async fn count(session: &Session, schema: &str, mapping: &Mapping) -> Result<Vec<Misfits>> {
-    let fail = |e| sqlstate::of("count values that do not fit their columns", &e);
+    let fail = |e| sqlstate::error("count values that do not fit their columns", &e);
     let Some((root, extra)) = mapping.tables().first().zip(mapping.extra()) else { return Ok(Vec::new()) };
     let Some(key) = root.columns.first() else { return Ok(Vec::new()) };
     let mut found = Vec::new();
@@ -113,7 +113,7 @@ fn question(places: &Places, columns: &[(Column, String)], rows: &str, extra: &s
 /// Whether a `double precision` holds every value that is in a `bigint` column.
 pub async fn fits_double(session: &Session, schema: &str, (table, column): (&str, &str)) -> Result<bool> {
     let (table, column) = (qualified(schema, table), quote(column));
-    let fail = |e| sqlstate::of(format!("look for the largest values of {table}"), &e);
+    let fail = |e| sqlstate::error(format!("look for the largest values of {table}"), &e);
     let beyond = format!("{column} NOT BETWEEN -9007199254740992 AND 9007199254740992");
     let question = format!("SELECT NOT EXISTS (SELECT FROM {table} WHERE {beyond})");
     session.client.query_one(&question, &[]).await.and_then(|row| row.try_get(0)).map_err(fail)
@@ -122,7 +122,7 @@ pub async fn fits_double(session: &Session, schema: &str, (table, column): (&str
 /// Keeps what was counted in a collection.
 pub async fn store(session: &mut Session, pipeline: &str, collection: &str, found: &[Misfits]) -> Result<()> {
     let doing = format!("note what does not fit in {collection}");
-    let fail = |e| sqlstate::of(&*doing, &e);
+    let fail = |e| sqlstate::error(&*doing, &e);
     // That it was counted is a row of its own.
     let counted = Misfits { table: String::new(), column: String::new(), values: 0, numbers: 0 };
     let all = || found.iter().chain(std::iter::once(&counted));
@@ -144,22 +144,22 @@ pub async fn store(session: &mut Session, pipeline: &str, collection: &str, foun
 }
 
 /// What is known of the pipeline's collections, by name. Those that were never counted are missing.
-pub async fn load(session: &Session, pipeline: &str) -> Result<HashMap<String, Count>> {
-    let fail = |e| sqlstate::of("ask what does not fit its column", &e);
+pub async fn load(session: &Session, pipeline: &str) -> Result<HashMap<String, MisfitCount>> {
+    let fail = |e| sqlstate::error("ask what does not fit its column", &e);
     read(&session.client, pipeline).await.map_err(fail)
 }
 
 /// The same.
-pub(super) async fn read(client: &Client, pipeline: &str) -> Result<HashMap<String, Count>, PgError> {
+pub(super) async fn read(client: &Client, pipeline: &str) -> Result<HashMap<String, MisfitCount>, PgError> {
     if client.query_one("SELECT to_regclass('docrow.misfits') IS NULL", &[]).await?.try_get(0)? {
         return Ok(HashMap::new());
     }
     let question = "SELECT collection, table_name, column_name, \"values\", numbers, since, counted_at \
         FROM docrow.misfits WHERE pipeline = $1 ORDER BY 1, 2, 3";
-    let mut counts: HashMap<String, Count> = HashMap::new();
+    let mut counts: HashMap<String, MisfitCount> = HashMap::new();
     for row in &client.query(question, &[&pipeline]).await? {
         let at = row.try_get(6)?;
-        let count = counts.entry(row.try_get(0)?).or_insert_with(|| Count { at, found: Vec::new() });
+        let count = counts.entry(row.try_get(0)?).or_insert_with(|| MisfitCount { at, found: Vec::new() });
         let found = misfits(row)?;
         if !found.table.is_empty() {
             count.found.push((found, row.try_get(5)?));

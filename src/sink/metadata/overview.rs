@@ -5,9 +5,9 @@ use std::{collections::HashMap, time::SystemTime};
 use tokio_postgres::{Client, Error as PgError, Row};
 
 use super::{
-    misfits::{self, Count},
-    process_reports::Stored,
-    runner::{self, Runner},
+    misfits::{self, MisfitCount},
+    process_reports::StoredReport,
+    runner::{self, PipelineRunner},
     schema, verifications,
 };
 use crate::{
@@ -20,28 +20,28 @@ const GROUPS: i64 = 100;
 
 /// What is known.
 #[derive(Clone, Debug)]
-pub struct Survey {
+pub struct PipelineSurvey {
     /// When it was read, by the server's clock.
     pub at: SystemTime,
     /// Who runs the pipeline.
-    pub runner: Runner,
+    pub runner: PipelineRunner,
     /// What that process last said of itself, or the one before.
-    pub report: Option<Stored>,
+    pub report: Option<StoredReport>,
     /// The collections, by name.
-    pub collections: Vec<Surveyed>,
+    pub collections: Vec<CollectionSurvey>,
     /// How far each partition is in each collection.
-    pub positions: Vec<Reached>,
+    pub positions: Vec<PartitionReach>,
     /// Dead letters, the largest groups first.
-    pub letters: Vec<Letters>,
+    pub letters: Vec<LetterCount>,
     /// What does not fit its column, by collection, as far as it was counted.
-    pub misfits: HashMap<String, Count>,
+    pub misfits: HashMap<String, MisfitCount>,
     /// What the last verification on schedule found.
-    pub verified: Option<verifications::Stored>,
+    pub verified: Option<verifications::StoredVerification>,
 }
 
 /// A collection.
 #[derive(Clone, Debug)]
-pub struct Surveyed {
+pub struct CollectionSurvey {
     /// `database.collection`.
     pub name: String,
     /// The version of its mapping in force.
@@ -74,7 +74,7 @@ pub struct Surveyed {
 
 /// How far a partition is in a collection.
 #[derive(Clone, Debug)]
-pub struct Reached {
+pub struct PartitionReach {
     /// The partition.
     pub partition: u16,
     /// `database.collection`.
@@ -87,7 +87,7 @@ pub struct Reached {
 
 /// Dead letters of one collection, with one reason at one path.
 #[derive(Clone, Debug)]
-pub struct Letters {
+pub struct LetterCount {
     /// `database.collection`.
     pub collection: String,
     /// Where in the documents the trouble is, if that is known.
@@ -102,12 +102,12 @@ pub struct Letters {
 
 /// Asks a target about a pipeline.
 #[derive(Debug)]
-pub struct Surveyor {
+pub struct OverviewReader {
     session: Session,
     pipeline: String,
 }
 
-impl Surveyor {
+impl OverviewReader {
     /// Connects; `None` where docrow has never written to the target.
     pub async fn open(target: &Target) -> Result<Option<Self>> {
         let session = schema::open(target).await?;
@@ -115,7 +115,7 @@ impl Surveyor {
     }
 
     /// Reads everything.
-    pub async fn survey(&self) -> Result<Survey> {
+    pub async fn survey(&self) -> Result<PipelineSurvey> {
         let (client, pipeline) = (&self.session.client, &*self.pipeline);
         let runner = runner::runner(&self.session, pipeline).await?;
         let read = async {
@@ -128,24 +128,24 @@ impl Surveyor {
                 verifications::read(client, pipeline),
             )?;
             let (at, report) = report;
-            Ok(Survey { at, runner, report, collections, positions, letters, misfits, verified })
+            Ok(PipelineSurvey { at, runner, report, collections, positions, letters, misfits, verified })
         };
-        read.await.map_err(|e: PgError| sqlstate::of(format!("ask about pipeline {pipeline}"), &e))
+        read.await.map_err(|e: PgError| sqlstate::error(format!("ask about pipeline {pipeline}"), &e))
     }
 }
 
-async fn report(client: &Client, pipeline: &str) -> Result<(SystemTime, Option<Stored>), PgError> {
+async fn report(client: &Client, pipeline: &str) -> Result<(SystemTime, Option<StoredReport>), PgError> {
     let question = "SELECT clock_timestamp(), report::text, details::text, reported_at \
         FROM (VALUES ($1::text)) AS p (pipeline) LEFT JOIN docrow.reports USING (pipeline)";
     let row = client.query_one(question, &[&pipeline]).await?;
     let stored = match row.try_get(1)? {
-        Some(report) => Some(Stored { report, details: row.try_get(2)?, at: row.try_get(3)? }),
+        Some(report) => Some(StoredReport { report, details: row.try_get(2)?, at: row.try_get(3)? }),
         None => None,
     };
     Ok((row.try_get(0)?, stored))
 }
 
-async fn collections(client: &Client, pipeline: &str) -> Result<Vec<Surveyed>, PgError> {
+async fn collections(client: &Client, pipeline: &str) -> Result<Vec<CollectionSurvey>, PgError> {
     let question = "SELECT s.collection, s.version, s.mapping, s.filled, s.stopped, \
             coalesce(c.chunks, 0), coalesce(c.copied, 0), coalesce(c.documents, 0), coalesce(c.replaces, false), \
             (SELECT count(*) FROM unnest(s.tables) AS t (name) WHERE NOT EXISTS \
@@ -164,7 +164,7 @@ async fn collections(client: &Client, pipeline: &str) -> Result<Vec<Surveyed>, P
     let rows = client.query(question, &[&pipeline]).await?;
     let surveyed = |row: &Row| {
         let version: i32 = row.try_get(1)?;
-        Ok(Surveyed {
+        Ok(CollectionSurvey {
             name: row.try_get(0)?,
             version: u16::try_from(version).unwrap_or(u16::MAX),
             mapping: row.try_get(2)?,
@@ -184,13 +184,13 @@ async fn collections(client: &Client, pipeline: &str) -> Result<Vec<Surveyed>, P
     rows.iter().map(surveyed).collect()
 }
 
-async fn positions(client: &Client, pipeline: &str) -> Result<Vec<Reached>, PgError> {
+async fn positions(client: &Client, pipeline: &str) -> Result<Vec<PartitionReach>, PgError> {
     let question = "SELECT partition, collection, cluster_time, updated_at FROM docrow.progress \
         WHERE pipeline = $1 ORDER BY 1, 2";
     let rows = client.query(question, &[&pipeline]).await?;
     let reached = |row: &Row| {
         let partition: i32 = row.try_get(0)?;
-        Ok(Reached {
+        Ok(PartitionReach {
             partition: u16::try_from(partition).unwrap_or(u16::MAX),
             collection: row.try_get(1)?,
             cluster_time: row.try_get(2)?,
@@ -201,14 +201,14 @@ async fn positions(client: &Client, pipeline: &str) -> Result<Vec<Reached>, PgEr
 }
 
 /// The largest groups.
-async fn letters(client: &Client, pipeline: &str) -> Result<Vec<Letters>, PgError> {
+async fn letters(client: &Client, pipeline: &str) -> Result<Vec<LetterCount>, PgError> {
     let question = format!(
         "SELECT collection, path, reason, count(*), max(at) FROM docrow.dead_letters \
          WHERE pipeline = $1 GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3 LIMIT {GROUPS}"
     );
     let rows = client.query(&question, &[&pipeline]).await?;
     let group = |row: &Row| {
-        Ok(Letters {
+        Ok(LetterCount {
             collection: row.try_get(0)?,
             path: row.try_get(1)?,
             reason: row.try_get(2)?,

@@ -13,7 +13,7 @@ use crate::{
 
 /// A collection that is paused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pause {
+pub struct PauseRequest {
     /// `database.collection`.
     pub collection: String,
     /// When somebody asked for it.
@@ -23,13 +23,13 @@ pub struct Pause {
 }
 
 /// The pauses of a pipeline, by collection.
-pub async fn all(session: &Session, pipeline: &str) -> Result<Vec<Pause>> {
-    let fail = |e| sqlstate::of("look for collections that are paused", &e);
+pub async fn all(session: &Session, pipeline: &str) -> Result<Vec<PauseRequest>> {
+    let fail = |e| sqlstate::error("look for collections that are paused", &e);
     let question =
         "SELECT collection, paused_at, held_at IS NOT NULL FROM docrow.pauses WHERE pipeline = $1 ORDER BY 1";
     let rows = session.client.query(question, &[&pipeline]).await.map_err(fail)?;
     let pause = |row: &tokio_postgres::Row| {
-        Ok(Pause { collection: row.try_get(0)?, since: row.try_get(1)?, is_held: row.try_get(2)? })
+        Ok(PauseRequest { collection: row.try_get(0)?, since: row.try_get(1)?, is_held: row.try_get(2)? })
     };
     rows.iter().map(pause).collect::<Result<_, _>>().map_err(fail)
 }
@@ -37,7 +37,7 @@ pub async fn all(session: &Session, pipeline: &str) -> Result<Vec<Pause>> {
 /// Notes that nothing more is written to these collections.
 pub async fn hold(session: &mut Session, pipeline: &str, collections: &[&str]) -> Result<()> {
     let doing = "note which collections are paused";
-    let fail = |e| sqlstate::of(doing, &e);
+    let fail = |e| sqlstate::error(doing, &e);
     let transaction = session.enter(doing).await?;
     let statement = "UPDATE docrow.pauses SET held_at = now() \
         WHERE pipeline = $1 AND collection = ANY($2) AND held_at IS NULL";
@@ -47,7 +47,7 @@ pub async fn hold(session: &mut Session, pipeline: &str, collections: &[&str]) -
 
 impl Requests {
     /// The collections that are paused.
-    pub async fn pauses(&self) -> Result<Vec<Pause>> {
+    pub async fn pauses(&self) -> Result<Vec<PauseRequest>> {
         all(&self.session, &self.pipeline).await
     }
 
@@ -56,13 +56,13 @@ impl Requests {
         let statement = "INSERT INTO docrow.pauses (pipeline, collection) SELECT $1, c FROM unnest($2::text[]) AS a (c) \
             ON CONFLICT (pipeline, collection) DO NOTHING";
         let done = self.session.client.execute(statement, &[&self.pipeline, &collections]).await;
-        done.map(drop).map_err(|e| sqlstate::of("pause collections", &e))
+        done.map(drop).map_err(|e| sqlstate::error("pause collections", &e))
     }
 
     /// Has these collections go on.
     pub async fn resume(&self, collections: &[String]) -> Result<()> {
         let statement = "DELETE FROM docrow.pauses WHERE pipeline = $1 AND collection = ANY($2)";
         let done = self.session.client.execute(statement, &[&self.pipeline, &collections]).await;
-        done.map(drop).map_err(|e| sqlstate::of("have collections go on", &e))
+        done.map(drop).map_err(|e| sqlstate::error("have collections go on", &e))
     }
 }

@@ -49,7 +49,7 @@ pub struct Reached<'a> {
 /// Stores the pipeline's name with the id of its state directory, unless it is known, and returns the id that
 /// is stored.
 pub async fn register(session: &Session, pipeline: &str, state_id: &str) -> Result<String> {
-    let fail = |e| sqlstate::of(format!("register pipeline {pipeline}"), &e);
+    let fail = |e| sqlstate::error(format!("register pipeline {pipeline}"), &e);
     let insert = "INSERT INTO docrow.pipelines (pipeline, state_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
     session.client.execute(insert, &[&pipeline, &state_id]).await.map_err(fail)?;
     let select = "SELECT state_id FROM docrow.pipelines WHERE pipeline = $1";
@@ -58,7 +58,7 @@ pub async fn register(session: &Session, pipeline: &str, state_id: &str) -> Resu
 
 /// Up to which cluster time rows may show states that the stored positions have not reached. `None`: it is not known.
 pub async fn ahead(session: &Session, pipeline: &str) -> Result<Option<Timestamp>> {
-    let fail = |e| sqlstate::of("ask how far rows may be ahead", &e);
+    let fail = |e| sqlstate::error("ask how far rows may be ahead", &e);
     let select = "SELECT ahead FROM docrow.pipelines WHERE pipeline = $1";
     let row = session.client.query_opt(select, &[&pipeline]).await.map_err(fail)?;
     let ahead = row.map(|row| row.try_get::<_, Option<i64>>(0)).transpose().map_err(fail)?.flatten();
@@ -76,7 +76,7 @@ fn both_halves(at: Timestamp) -> i64 {
 
 /// Up to which cluster time rows may show states, as it was stored with the positions. `None`: it is not known of all.
 pub async fn shown(session: &Session, pipeline: &str) -> Result<Option<Timestamp>> {
-    let fail = |e| sqlstate::of("ask how far rows may be ahead", &e);
+    let fail = |e| sqlstate::error("ask how far rows may be ahead", &e);
     let select = "SELECT CASE WHEN bool_and(shown IS NOT NULL) THEN \
             greatest(max(shown), (SELECT shown FROM docrow.pipelines WHERE pipeline = $1)) END \
         FROM docrow.progress WHERE pipeline = $1";
@@ -87,7 +87,7 @@ pub async fn shown(session: &Session, pipeline: &str) -> Result<Option<Timestamp
 /// Stores, for [`shown`], what is about to be written without a position.
 pub(crate) async fn note_shown(session: &mut Session, pipeline: &str, shown: Timestamp) -> Result<()> {
     let doing = "note how far rows may be ahead";
-    let fail = |e| sqlstate::of(doing, &e);
+    let fail = |e| sqlstate::error(doing, &e);
     let transaction = session.enter(doing).await?;
     let update = "UPDATE docrow.pipelines SET shown = greatest(shown, $2) WHERE pipeline = $1";
     transaction.execute(update, &[&pipeline, &both_halves(shown)]).await.map_err(fail)?;
@@ -97,7 +97,7 @@ pub(crate) async fn note_shown(session: &mut Session, pipeline: &str, shown: Tim
 /// Stores what [`ahead`] gives, unless that is later already.
 pub async fn set_ahead(session: &mut Session, pipeline: &str, ahead: Option<Timestamp>) -> Result<()> {
     let doing = "note how far rows may be ahead";
-    let fail = |e| sqlstate::of(doing, &e);
+    let fail = |e| sqlstate::error(doing, &e);
     let transaction = session.enter(doing).await?;
     let update = "UPDATE docrow.pipelines SET ahead = CASE WHEN $2::bigint IS NOT NULL THEN greatest(ahead, $2) END \
         WHERE pipeline = $1 AND ahead IS DISTINCT FROM $2";
@@ -107,7 +107,7 @@ pub async fn set_ahead(session: &mut Session, pipeline: &str, ahead: Option<Time
 
 /// All positions of a pipeline.
 pub async fn load(session: &Session, pipeline: &str) -> Result<Vec<StoredPosition>> {
-    let fail = |e| sqlstate::of("load the stored positions", &e);
+    let fail = |e| sqlstate::error("load the stored positions", &e);
     let question = "SELECT partition, collection, token, fingerprint FROM docrow.progress WHERE pipeline = $1 ORDER BY 1, 2";
     let rows = session.client.query(question, &[&pipeline]).await.map_err(fail)?;
     let mut positions = Vec::with_capacity(rows.len());
@@ -131,7 +131,7 @@ pub async fn load(session: &Session, pipeline: &str) -> Result<Vec<StoredPositio
 /// else meanwhile.
 pub async fn reset(session: &mut Session, pipeline: &str, positions: &[StoredPosition]) -> Result<()> {
     let doing = "replace the stored positions";
-    let fail = |e| sqlstate::of(doing, &e);
+    let fail = |e| sqlstate::error(doing, &e);
     let transaction = session.enter(doing).await?;
     let delete = "DELETE FROM docrow.progress WHERE pipeline = $1";
     transaction.execute(delete, &[&pipeline]).await.map_err(fail)?;
@@ -150,13 +150,14 @@ pub(super) async fn insert(
 ) -> Result<u64, PgError> {
     let partitions: Vec<i32> = positions.iter().map(|stored| stored.partition.0.into()).collect();
     let fingerprints: Vec<Option<i64>> = positions.iter().map(|stored| stored.fingerprint).collect();
-    let columns = Columns::new(positions.iter().map(|stored| (stored.collection.as_str(), &stored.position)));
+    let columns =
+        PositionColumns::new(positions.iter().map(|stored| (stored.collection.as_str(), &stored.position)));
     let statement = "INSERT INTO docrow.progress \
             (pipeline, partition, collection, position, token, cluster_time, fingerprint) \
         SELECT $1, p, c, d, t, to_timestamp(s), f \
         FROM unnest($2::int[], $3::text[], $4::text[], $5::bytea[], $6::float8[], $7::bigint[]) \
             AS r (p, c, d, t, s, f)";
-    let Columns { collections, data, tokens, seconds } = &columns;
+    let PositionColumns { collections, data, tokens, seconds } = &columns;
     let parameters: &[&(dyn ToSql + Sync)] =
         &[&pipeline, &partitions, collections, data, tokens, seconds, &fingerprints];
     client.execute(statement, parameters).await
@@ -199,8 +200,8 @@ pub(crate) async fn upsert(
 ) -> Result<u64, PgError> {
     let PartitionPositions { pipeline, partition, fingerprint, reached, shown } = written;
     let shown = shown.map(both_halves);
-    let columns = Columns::new(reached.iter().map(|reached| (reached.collection, reached.position)));
-    let Columns { collections, data, tokens, seconds } = &columns;
+    let columns = PositionColumns::new(reached.iter().map(|reached| (reached.collection, reached.position)));
+    let PositionColumns { collections, data, tokens, seconds } = &columns;
     let partition = i32::from(partition.0);
     client
         .execute(
@@ -211,14 +212,14 @@ pub(crate) async fn upsert(
 }
 
 /// Positions, column by column.
-struct Columns<'a> {
+struct PositionColumns<'a> {
     collections: Vec<&'a str>,
     data: Vec<&'a str>,
     tokens: Vec<&'a [u8]>,
     seconds: Vec<f64>,
 }
 
-impl<'a> Columns<'a> {
+impl<'a> PositionColumns<'a> {
     fn new(positions: impl Iterator<Item = (&'a str, &'a Position)> + Clone) -> Self {
         Self {
             collections: positions.clone().map(|(collection, _)| collection).collect(),

@@ -13,7 +13,7 @@ use crate::{
 
 /// A report as it was stored. What the texts say is the business of whoever wrote them: JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
+pub struct StoredReport {
     /// What changes all the time.
     pub report: String,
     /// What seldom changes.
@@ -25,7 +25,7 @@ pub struct Stored {
 /// Stores a report, `details` only if there are any. It need not survive a crash of the server.
 pub async fn store(session: &mut Session, pipeline: &str, report: &str, details: Option<&str>) -> Result<()> {
     let doing = "report";
-    let fail = |e| sqlstate::of(doing, &e);
+    let fail = |e| sqlstate::error(doing, &e);
     let transaction = session.enter(doing).await?;
     transaction.batch_execute("SET LOCAL synchronous_commit = off").await.map_err(fail)?;
     let statement = "INSERT INTO docrow.reports AS r (pipeline, reported_at, report, details) \

@@ -35,7 +35,7 @@ impl Repairs {
 /// Takes requests, the oldest first, by collection. Those of `later`, collections, are left.
 pub async fn take(session: &mut Session, pipeline: &str, later: &[&str]) -> Result<Vec<(String, Repairs)>> {
     let doing = "take rows to be repaired";
-    let fail = |e| sqlstate::of(doing, &e);
+    let fail = |e| sqlstate::error(doing, &e);
     let transaction = session.enter(doing).await?;
     let delete = "DELETE FROM docrow.repairs WHERE id IN \
         (SELECT id FROM docrow.repairs WHERE pipeline = $1 AND collection <> ALL ($2) ORDER BY id LIMIT $3) \
@@ -61,7 +61,7 @@ pub async fn take(session: &mut Session, pipeline: &str, later: &[&str]) -> Resu
 impl Requests {
     /// Asks for repairs.
     pub async fn repair(&self, collection: &str, repairs: &Repairs) -> Result<()> {
-        let fail = |e| sqlstate::of("ask for rows to be repaired", &e);
+        let fail = |e| sqlstate::error("ask for rows to be repaired", &e);
         let documents: Vec<&[u8]> = repairs.documents.iter().map(|document| document.as_bytes()).collect();
         let keys: Vec<&[u8]> = repairs.keys.iter().collect();
         let insert = "INSERT INTO docrow.repairs (pipeline, collection, document_key, key) \
@@ -74,7 +74,7 @@ impl Requests {
 
     /// How many requests are not taken yet.
     pub async fn repairs_left(&self, collection: &str) -> Result<i64> {
-        let fail = |e| sqlstate::of("ask how many repairs are left", &e);
+        let fail = |e| sqlstate::error("ask how many repairs are left", &e);
         let question = "SELECT count(*) FROM docrow.repairs WHERE pipeline = $1 AND collection = $2";
         let row = self.session.client.query_one(question, &[&self.pipeline, &collection]).await;
         row.and_then(|row| row.try_get(0)).map_err(fail)
@@ -82,7 +82,7 @@ impl Requests {
 
     /// Takes back what was not taken.
     pub async fn take_back_repairs(&self, collection: &str) -> Result<()> {
-        let fail = |e| sqlstate::of("take back repairs", &e);
+        let fail = |e| sqlstate::error("take back repairs", &e);
         let delete = "DELETE FROM docrow.repairs WHERE pipeline = $1 AND collection = $2";
         self.session.client.execute(delete, &[&self.pipeline, &collection]).await.map(drop).map_err(fail)
     }

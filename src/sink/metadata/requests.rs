@@ -7,7 +7,7 @@
 use tokio_postgres::types::{ToSql, Type};
 
 use super::{
-    runner::{self, Runner},
+    runner::{self, PipelineRunner},
     schema,
 };
 use crate::{
@@ -30,7 +30,7 @@ impl Requests {
     }
 
     /// Who runs the pipeline.
-    pub async fn runner(&self) -> Result<Runner> {
+    pub async fn runner(&self) -> Result<PipelineRunner> {
         runner::runner(&self.session, &self.pipeline).await
     }
 }
@@ -73,7 +73,7 @@ pub struct Requested {
 
 /// Looks what is asked for, in one round trip. Repairs of `later`, collections, do not count.
 pub async fn look(session: &Session, pipeline: &str, later: &[&str]) -> Result<Requested> {
-    let fail = |e| sqlstate::of("look for requests", &e);
+    let fail = |e| sqlstate::error("look for requests", &e);
     let question = "SELECT t.pipeline IS NOT NULL, t.max_rate, \
         ARRAY(SELECT collection FROM docrow.resyncs WHERE pipeline = $1), \
         ARRAY(SELECT collection FROM docrow.pauses WHERE pipeline = $1), \

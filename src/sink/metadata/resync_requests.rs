@@ -23,7 +23,7 @@ pub async fn ask(
     reason: Reason,
 ) -> Result<()> {
     let doing = "ask for a resync";
-    let fail = |e| sqlstate::of(doing, &e);
+    let fail = |e| sqlstate::error(doing, &e);
     // Whoever runs the pipeline asks as such, anybody else may ask too.
     let transaction = session.enter_if_fenced(doing).await?;
     insert(&transaction, pipeline, collections, reason).await.map_err(fail)?;
@@ -46,7 +46,7 @@ pub(super) async fn insert(
 
 /// What is asked for.
 pub async fn asked(session: &Session, pipeline: &str) -> Result<Vec<(String, Reason)>> {
-    let fail = |e| sqlstate::of("look for resyncs that are asked for", &e);
+    let fail = |e| sqlstate::error("look for resyncs that are asked for", &e);
     let question = "SELECT collection, reason FROM docrow.resyncs WHERE pipeline = $1 ORDER BY collection";
     let rows = session.client.query(question, &[&pipeline]).await.map_err(fail)?;
     rows.iter()
@@ -68,7 +68,7 @@ pub(crate) async fn is_asked(
 impl Requests {
     /// The collections that the pipeline has copied, or begun to.
     pub async fn collections(&self) -> Result<Vec<String>> {
-        let fail = |e| sqlstate::of("look for the pipeline's collections", &e);
+        let fail = |e| sqlstate::error("look for the pipeline's collections", &e);
         let question = "SELECT DISTINCT collection FROM docrow.chunks WHERE pipeline = $1 ORDER BY 1";
         let rows = self.session.client.query(question, &[&self.pipeline]).await.map_err(fail)?;
         rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fail)

@@ -24,7 +24,7 @@ pub(super) const IS_LOCK: &str = "l.locktype = 'advisory' AND l.granted AND l.ob
     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 
 /// Who holds a pipeline, as far as the server shows it.
-pub(super) struct Sighting {
+pub(super) struct HolderSighting {
     /// The server's process.
     pub(super) pid: i32,
     /// What its connection is called.
@@ -39,7 +39,7 @@ pub(super) struct Sighting {
 
 /// Who runs a pipeline, as far as PostgreSQL can tell. The words are for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Runner {
+pub enum PipelineRunner {
     /// This process.
     Process(String),
     /// Nobody: the last process said that it ends, or there never was one.
@@ -52,9 +52,9 @@ pub enum Runner {
 /// Looks who runs a pipeline. A process that tries again does not hold it meanwhile, but says so in its
 /// reports, which only the last that held it can store. (It says so every other second, and a moment after it
 /// has let the pipeline go.)
-pub async fn runner(session: &Session, pipeline: &str) -> Result<Runner> {
+pub async fn runner(session: &Session, pipeline: &str) -> Result<PipelineRunner> {
     if let Some(sighting) = look(session, pipeline).await? {
-        return Ok(Runner::Process(sighting.words));
+        return Ok(PipelineRunner::Process(sighting.words));
     }
     let question = format!(
         "SELECT 'docrow ' || holder, report->>'stage' = 'retrying', reported_at::timestamptz(0)::text, reported_at > \
@@ -62,32 +62,32 @@ pub async fn runner(session: &Session, pipeline: &str) -> Result<Runner> {
          FROM docrow.reports JOIN docrow.pipelines USING (pipeline) \
          WHERE pipeline = $1 AND report->>'stage' IS DISTINCT FROM 'ended'"
     );
-    let fail = |e| sqlstate::of(format!("ask who runs pipeline {pipeline}"), &e);
+    let fail = |e| sqlstate::error(format!("ask who runs pipeline {pipeline}"), &e);
     let Some(row) = session.client.query_opt(&question, &[&pipeline]).await.map_err(fail)? else {
-        return Ok(Runner::Nobody);
+        return Ok(PipelineRunner::Nobody);
     };
     let holder: Option<String> = row.try_get(0).map_err(fail)?;
     let holder = holder.unwrap_or_else(|| "docrow".to_owned());
     let (retries, at, is_recent): (Option<bool>, String, bool) =
         (row.try_get(1).map_err(fail)?, row.try_get(2).map_err(fail)?, row.try_get(3).map_err(fail)?);
     Ok(match is_recent {
-        true if retries == Some(true) => Runner::Process(format!("{holder}, between two tries")),
-        true => Runner::Process(holder),
-        false => Runner::Unheard(format!("{holder}, last heard of at {at}")),
+        true if retries == Some(true) => PipelineRunner::Process(format!("{holder}, between two tries")),
+        true => PipelineRunner::Process(holder),
+        false => PipelineRunner::Unheard(format!("{holder}, last heard of at {at}")),
     })
 }
 
 /// Who is known to run a pipeline; `None`: nobody who could write now.
 pub async fn holder(session: &Session, pipeline: &str) -> Result<Option<String>> {
     Ok(match runner(session, pipeline).await? {
-        Runner::Process(words) => Some(words),
-        Runner::Nobody | Runner::Unheard(_) => None,
+        PipelineRunner::Process(words) => Some(words),
+        PipelineRunner::Nobody | PipelineRunner::Unheard(_) => None,
     })
 }
 
 /// Who holds a pipeline; `None`: nobody.
-pub(super) async fn look(session: &Session, pipeline: &str) -> Result<Option<Sighting>> {
-    let fail = |e| sqlstate::of(format!("ask who runs pipeline {pipeline}"), &e);
+pub(super) async fn look(session: &Session, pipeline: &str) -> Result<Option<HolderSighting>> {
+    let fail = |e| sqlstate::error(format!("ask who runs pipeline {pipeline}"), &e);
     // Of another user's connection only its number and its name are shown to everybody: it can't be told to
     // be silent.
     let question = format!(
@@ -106,7 +106,7 @@ pub(super) async fn look(session: &Session, pipeline: &str) -> Result<Option<Sig
         return Ok(None);
     };
     let get = |column| row.try_get(column).map_err(fail);
-    Ok(Some(Sighting {
+    Ok(Some(HolderSighting {
         pid: row.try_get(0).map_err(fail)?,
         name: get(1)?,
         silence: get(2)?,

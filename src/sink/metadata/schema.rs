@@ -150,7 +150,7 @@ END $$";
 
 /// How much of the bookkeeping there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Extent {
+pub(crate) enum SchemaState {
     /// Nothing: docrow has never written to this database.
     Missing,
     /// What an earlier docrow made.
@@ -160,8 +160,8 @@ pub(crate) enum Extent {
 }
 
 /// Looks how much there is, without waiting for anybody.
-pub(crate) async fn extent(session: &Session) -> Result<Extent> {
-    let fail = |e| sqlstate::of("look for the schema docrow", &e);
+pub(crate) async fn extent(session: &Session) -> Result<SchemaState> {
+    let fail = |e| sqlstate::error("look for the schema docrow", &e);
     let tables = [
         ("docrow.resyncs", "reason"),
         ("docrow.repairs", "key"),
@@ -180,9 +180,9 @@ pub(crate) async fn extent(session: &Session) -> Result<Extent> {
         FROM unnest($1::text[], $2::text[]) AS wanted (t, c)";
     let row = session.client.query_one(question, &[&tables, &columns]).await.map_err(fail)?;
     Ok(match (row.try_get(0).map_err(fail)?, row.try_get(1).map_err(fail)?) {
-        (false, _) => Extent::Missing,
-        (true, false) => Extent::Earlier,
-        (true, true) => Extent::Complete,
+        (false, _) => SchemaState::Missing,
+        (true, false) => SchemaState::Earlier,
+        (true, true) => SchemaState::Complete,
     })
 }
 
@@ -190,20 +190,20 @@ pub(crate) async fn extent(session: &Session) -> Result<Extent> {
 pub(crate) async fn open(target: &Target) -> Result<Option<Session>> {
     let mut session = target.connect().await?;
     match extent(&session).await? {
-        Extent::Missing => return Ok(None),
-        Extent::Earlier => create(&mut session, target.schema()).await?,
-        Extent::Complete => {}
+        SchemaState::Missing => return Ok(None),
+        SchemaState::Earlier => create(&mut session, target.schema()).await?,
+        SchemaState::Complete => {}
     }
     Ok(Some(session))
 }
 
 /// Creates the bookkeeping schema, and the user tables' schema if it is missing.
 pub async fn create(session: &mut Session, schema: &str) -> Result<()> {
-    let fail = |e| sqlstate::of("create the schema docrow", &e);
+    let fail = |e| sqlstate::error("create the schema docrow", &e);
     // `CREATE SCHEMA IF NOT EXISTS` asks for the privilege to create it even where it exists.
     let schema_exists = "SELECT FROM pg_namespace WHERE nspname = $1";
     // Waiting for the lock could mean waiting for a process that has been stopped.
-    if extent(session).await? == Extent::Complete
+    if extent(session).await? == SchemaState::Complete
         && session.client.query_opt(schema_exists, &[&schema]).await.map_err(fail)?.is_some()
     {
         return Ok(());

@@ -7,7 +7,7 @@ use crate::{error::Result, sink::connection::sqlstate};
 impl Requests {
     /// Asks how fast snapshots may be from now on.
     pub async fn throttle(&self, throttle: &Throttle) -> Result<()> {
-        let fail = |e| sqlstate::of("ask how fast snapshots may be", &e);
+        let fail = |e| sqlstate::error("ask how fast snapshots may be", &e);
         let rate = match throttle {
             Throttle::AsConfigured => {
                 let delete = "DELETE FROM docrow.throttles WHERE pipeline = $1";

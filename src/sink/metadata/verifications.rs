@@ -12,7 +12,7 @@ use crate::{
 
 /// A result as it was stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
+pub struct StoredVerification {
     /// When it was, by the server's clock.
     pub at: SystemTime,
     /// JSON, the business of whoever wrote it.
@@ -22,7 +22,7 @@ pub struct Stored {
 /// Stores a result.
 pub async fn store(session: &mut Session, pipeline: &str, result: &str) -> Result<()> {
     let doing = "store what a verification found";
-    let fail = |e| sqlstate::of(doing, &e);
+    let fail = |e| sqlstate::error(doing, &e);
     let transaction = session.enter_if_fenced(doing).await?;
     let statement = "INSERT INTO docrow.verifications (pipeline, verified_at, result) \
         VALUES ($1, clock_timestamp(), $2::text::jsonb) \
@@ -32,20 +32,25 @@ pub async fn store(session: &mut Session, pipeline: &str, result: &str) -> Resul
 }
 
 /// Puts `result` in the place of `stored`, unless there has been another verification since. Its time stays.
-pub async fn amend(session: &Session, pipeline: &str, stored: &Stored, result: &str) -> Result<()> {
-    let fail = |e| sqlstate::of("store what is mended of what a verification found", &e);
+pub async fn amend(
+    session: &Session,
+    pipeline: &str,
+    stored: &StoredVerification,
+    result: &str,
+) -> Result<()> {
+    let fail = |e| sqlstate::error("store what is mended of what a verification found", &e);
     let statement = "UPDATE docrow.verifications SET result = $3::text::jsonb \
         WHERE pipeline = $1 AND verified_at = $2";
     session.client.execute(statement, &[&pipeline, &stored.at, &result]).await.map(drop).map_err(fail)
 }
 
 /// The last result.
-pub async fn last(session: &Session, pipeline: &str) -> Result<Option<Stored>> {
-    read(&session.client, pipeline).await.map_err(|e| sqlstate::of("look for the last verification", &e))
+pub async fn last(session: &Session, pipeline: &str) -> Result<Option<StoredVerification>> {
+    read(&session.client, pipeline).await.map_err(|e| sqlstate::error("look for the last verification", &e))
 }
 
-pub(super) async fn read(client: &Client, pipeline: &str) -> Result<Option<Stored>, PgError> {
+pub(super) async fn read(client: &Client, pipeline: &str) -> Result<Option<StoredVerification>, PgError> {
     let question = "SELECT verified_at, result::text FROM docrow.verifications WHERE pipeline = $1";
     let row = client.query_opt(question, &[&pipeline]).await?;
-    row.map(|row| Ok(Stored { at: row.try_get(0)?, result: row.try_get(1)? })).transpose()
+    row.map(|row| Ok(StoredVerification { at: row.try_get(0)?, result: row.try_get(1)? })).transpose()
 }

@@ -42,11 +42,11 @@ pub struct Copier {
     session: Session,
     schema: String,
     pipeline: String,
-    plans: HashMap<CollectionId, Plan>,
+    plans: HashMap<CollectionId, CopyPlan>,
 }
 
 #[derive(Debug)]
-struct Plan {
+struct CopyPlan {
     schema: String,
     tables: Vec<Table>,
     statements: Vec<Statement>,
@@ -64,20 +64,20 @@ impl Copier {
         let Self { session, schema, pipeline, plans } = self;
         let plan = match plans.remove(&collection) {
             Some(plan) if plan.tables == tables => plan,
-            _ => Plan::prepare(session, schema, tables).await?,
+            _ => CopyPlan::prepare(session, schema, tables).await?,
         };
         let plan = plans.entry(collection).insert_entry(plan).into_mut();
         let transaction = session.enter("begin to copy a chunk").await?;
-        Ok(ChunkWriter { transaction, plan, pipeline, sent: Sent::default() })
+        Ok(ChunkWriter { transaction, plan, pipeline, sent: SentAmount::default() })
     }
 }
 
-impl Plan {
+impl CopyPlan {
     async fn prepare(session: &Session, schema: &str, tables: &[Table]) -> Result<Self> {
         let mut statements = Vec::with_capacity(tables.len());
         for table in tables {
             let prepared = session.client.prepare(&sql::copy_in(schema, table)).await;
-            statements.push(prepared.map_err(|e| sqlstate::of(copying(table), &e))?);
+            statements.push(prepared.map_err(|e| sqlstate::error(copying(table), &e))?);
         }
         Ok(Self { schema: schema.to_owned(), tables: tables.to_vec(), statements })
     }
@@ -90,14 +90,14 @@ fn copying(table: &Table) -> String {
 /// An open chunk. Dropping it without [`Self::commit`] rolls it back.
 pub struct ChunkWriter<'a> {
     transaction: Transaction<'a>,
-    plan: &'a Plan,
+    plan: &'a CopyPlan,
     pipeline: &'a str,
-    sent: Sent,
+    sent: SentAmount,
 }
 
 /// What is in the transaction.
 #[derive(Clone, Copy, Default)]
-struct Sent {
+struct SentAmount {
     rows: u64,
     bytes: u64,
 }
@@ -109,15 +109,15 @@ impl ChunkWriter<'_> {
     /// [`Self::rollback_to_savepoint`] or drop.
     pub async fn write(&mut self, rows: &mut Rows) -> Result<u64> {
         let plans = self.plan.tables.iter().zip(&self.plan.statements);
-        let mut sent = Sent::default();
+        let mut sent = SentAmount::default();
         let mut refused = None;
         for (rows, (table, statement)) in rows.tables.iter_mut().zip(plans) {
             let bytes = rows.bytes.split().freeze();
             let length = u64::try_from(bytes.len()).unwrap_or(0);
             if rows.count > 0 && refused.is_none() {
                 match copy(&self.transaction, statement, bytes).await {
-                    Ok(rows) => sent = Sent { rows: sent.rows + rows, bytes: sent.bytes + length },
-                    Err(e) => refused = Some(sqlstate::of_rows(copying(table), &e)),
+                    Ok(rows) => sent = SentAmount { rows: sent.rows + rows, bytes: sent.bytes + length },
+                    Err(e) => refused = Some(sqlstate::row_error(copying(table), &e)),
                 }
             }
             rows.count = 0;
@@ -125,7 +125,7 @@ impl ChunkWriter<'_> {
         if let Some(error) = refused {
             return Err(error);
         }
-        self.sent = Sent { rows: self.sent.rows + sent.rows, bytes: self.sent.bytes + sent.bytes };
+        self.sent = SentAmount { rows: self.sent.rows + sent.rows, bytes: self.sent.bytes + sent.bytes };
         Ok(sent.rows)
     }
 
@@ -148,7 +148,7 @@ impl ChunkWriter<'_> {
     pub async fn dead_letters(&mut self, letters: &[DeadLetter]) -> Result<()> {
         let statement = dead_letters::insert_statement();
         let stored = dead_letters::insert(&self.transaction, &statement, self.pipeline, letters).await;
-        stored.map(drop).map_err(|e| sqlstate::of("store dead letters", &e))
+        stored.map(drop).map_err(|e| sqlstate::error("store dead letters", &e))
     }
 
     /// Marks the chunk and commits: once this returns `Ok`, the chunk is durable. After an error it may be
@@ -160,7 +160,7 @@ impl ChunkWriter<'_> {
         chunks::mark(&self.transaction, self.pipeline, marker).await.map_err(|e| e.within(doing()))?;
         failpoint::reach(Failpoint::ChunkBeforeCommit);
         // The mark was set, so the transaction is sound, and COMMIT can't mean ROLLBACK.
-        self.transaction.commit().await.map_err(|e| sqlstate::of_rows(doing(), &e))?;
+        self.transaction.commit().await.map_err(|e| sqlstate::row_error(doing(), &e))?;
         metrics::ROWS_WRITTEN.add_to("copy", self.sent.rows);
         metrics::WRITTEN_BYTES.add_to("copy", self.sent.bytes);
         metrics::LAST_COMMIT.set(metrics::unix_seconds());
@@ -180,7 +180,7 @@ impl ChunkWriter<'_> {
         let question = "SELECT t || ', column ' || quote_ident(c) || ', is of type ' || format_type(a.atttypid, a.atttypmod) \
             FROM unnest($1::text[], $2::text[], $3::oid[]) AS wanted (t, c, o) \
             JOIN pg_attribute a ON attrelid = to_regclass(t) AND attname = c WHERE atttypid <> o LIMIT 1";
-        let fail = |e| sqlstate::of("check the types of columns", &e);
+        let fail = |e| sqlstate::error("check the types of columns", &e);
         match self.transaction.query_opt(question, &[&names, &attributes, &types]).await.map_err(fail)? {
             None => Ok(()),
             Some(row) => {
@@ -192,7 +192,7 @@ impl ChunkWriter<'_> {
     }
 
     async fn run(&mut self, doing: &str, statement: &str) -> Result<()> {
-        self.transaction.batch_execute(statement).await.map_err(|e| sqlstate::of(doing, &e))
+        self.transaction.batch_execute(statement).await.map_err(|e| sqlstate::error(doing, &e))
     }
 }
 

@@ -10,12 +10,12 @@ use tokio_postgres::{Error as PgError, Row, types::ToSql};
 use crate::sink::Session;
 
 /// An open cursor.
-pub(super) struct Cursor<'a> {
+pub(super) struct RowCursor<'a> {
     session: &'a Session,
     name: String,
 }
 
-impl<'a> Cursor<'a> {
+impl<'a> RowCursor<'a> {
     /// Asks `question`, once `prepare` is done, which is for this alone. Takes as long as reading all of the answer does.
     pub(super) async fn open(
         session: &'a mut Session,

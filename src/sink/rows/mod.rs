@@ -4,7 +4,7 @@
 
 pub mod copy;
 mod cursor;
-mod pipelining;
+pub mod pipelining;
 pub mod read;
 pub mod scan_extra;
 pub mod upsert;

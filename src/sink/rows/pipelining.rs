@@ -13,12 +13,12 @@ use crate::{
     error::{Error, Result},
     failpoint::{self, Failpoint},
     model::table::Table,
-    sink::{composite_array::Array, connection::sqlstate, identifiers::quote},
+    sink::{composite_array::CompositeArray, connection::sqlstate, identifiers::quote},
 };
 
 /// What applying a batch did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Applied {
+pub struct AppliedBatch {
     /// Rows inserted and updated.
     pub written: u64,
     /// Rows deleted, or marked as deleted, besides those of arrays that became shorter but not empty.
@@ -27,7 +27,7 @@ pub struct Applied {
 
 /// What a statement of a batch does.
 #[derive(Clone, Copy)]
-pub(super) enum What<'a> {
+pub(super) enum BatchStatement<'a> {
     Begin,
     Delete(&'a Table),
     Write(&'a Table),
@@ -35,48 +35,50 @@ pub(super) enum What<'a> {
     Commit,
 }
 
-impl What<'_> {
+impl BatchStatement<'_> {
     /// Only what touches user tables can be refused for the content of a row; COMMIT too, by a deferred
     /// constraint.
     fn failure(&self, error: &PgError) -> Error {
         match self {
-            What::Delete(_) | What::Write(_) | What::Commit => sqlstate::of_rows(self.to_string(), error),
-            What::Begin | What::Bookkeeping => sqlstate::of(self.to_string(), error),
+            BatchStatement::Delete(_) | BatchStatement::Write(_) | BatchStatement::Commit => {
+                sqlstate::row_error(self.to_string(), error)
+            }
+            BatchStatement::Begin | BatchStatement::Bookkeeping => sqlstate::error(self.to_string(), error),
         }
     }
 }
 
-impl fmt::Display for What<'_> {
+impl fmt::Display for BatchStatement<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            What::Begin => f.write_str("begin a batch"),
-            What::Delete(table) => write!(f, "delete rows from {}", quote(&table.name)),
-            What::Write(table) => write!(f, "write rows to {}", quote(&table.name)),
-            What::Bookkeeping => f.write_str("write positions and dead letters"),
-            What::Commit => f.write_str("commit a batch"),
+            BatchStatement::Begin => f.write_str("begin a batch"),
+            BatchStatement::Delete(table) => write!(f, "delete rows from {}", quote(&table.name)),
+            BatchStatement::Write(table) => write!(f, "write rows to {}", quote(&table.name)),
+            BatchStatement::Bookkeeping => f.write_str("write positions and dead letters"),
+            BatchStatement::Commit => f.write_str("commit a batch"),
         }
     }
 }
 
-type Answer<'a> = Pin<Box<dyn Future<Output = Result<u64, PgError>> + Send + 'a>>;
+type PendingAnswer<'a> = Pin<Box<dyn Future<Output = Result<u64, PgError>> + Send + 'a>>;
 
 /// Statements whose messages are to be sent one after the other before any answer is awaited.
 #[derive(Default)]
-pub(super) struct Pipe<'a> {
-    statements: Vec<(What<'a>, Answer<'a>)>,
+pub(super) struct StatementPipe<'a> {
+    statements: Vec<(BatchStatement<'a>, PendingAnswer<'a>)>,
 }
 
-impl<'a> Pipe<'a> {
-    pub(super) fn text(&mut self, what: What<'a>, client: &'a Client, text: &'a str) {
+impl<'a> StatementPipe<'a> {
+    pub(super) fn text(&mut self, what: BatchStatement<'a>, client: &'a Client, text: &'a str) {
         self.add(what, async move { client.batch_execute(text).await.map(|()| 0) });
     }
 
     pub(super) fn array(
         &mut self,
-        what: What<'a>,
+        what: BatchStatement<'a>,
         client: &'a Client,
         statement: &'a Statement,
-        array: Array<'a>,
+        array: CompositeArray<'a>,
     ) {
         if array.count() > 0 {
             self.add(what, async move { client.execute(statement, &[&array]).await });
@@ -85,7 +87,7 @@ impl<'a> Pipe<'a> {
 
     pub(super) fn add(
         &mut self,
-        what: What<'a>,
+        what: BatchStatement<'a>,
         answer: impl Future<Output = Result<u64, PgError>> + Send + 'a,
     ) {
         self.statements.push((what, Box::pin(answer)));
@@ -94,17 +96,17 @@ impl<'a> Pipe<'a> {
     /// Sends everything, then awaits every answer up to the first that is an error. The driver encodes and
     /// sends a prepared statement when its future is polled for the first time, and nothing here gives way to
     /// another task before all are sent: dropping this future leaves no transaction open.
-    pub(super) async fn run(self) -> Result<Applied> {
+    pub(super) async fn run(self) -> Result<AppliedBatch> {
         let mut sent = Vec::with_capacity(self.statements.len());
         for (what, mut answer) in self.statements {
-            if matches!(what, What::Commit) {
+            if matches!(what, BatchStatement::Commit) {
                 failpoint::reach(Failpoint::BatchBeforeCommit);
             }
             let early = poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await;
             sent.push((what, answer, early));
         }
         failpoint::reach(Failpoint::BatchSent);
-        let mut applied = Applied::default();
+        let mut applied = AppliedBatch::default();
         for (what, answer, early) in sent {
             let answer = match early {
                 Poll::Ready(answer) => answer,
@@ -112,9 +114,9 @@ impl<'a> Pipe<'a> {
             };
             let count = answer.map_err(|e| what.failure(&e))?;
             match what {
-                What::Write(_) => applied.written += count,
-                What::Delete(_) => applied.deleted += count,
-                What::Begin | What::Bookkeeping | What::Commit => {}
+                BatchStatement::Write(_) => applied.written += count,
+                BatchStatement::Delete(_) => applied.deleted += count,
+                BatchStatement::Begin | BatchStatement::Bookkeeping | BatchStatement::Commit => {}
             }
         }
         failpoint::reach(Failpoint::BatchCommitted);

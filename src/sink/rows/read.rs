@@ -10,14 +10,14 @@ use std::{
 use futures_util::TryStreamExt;
 use tokio_postgres::{Row, Statement};
 
-use super::cursor::Cursor;
+use super::cursor::RowCursor;
 use crate::{
     error::{Error, Result},
     mapping::Rows,
     model::table::Table,
     sink::{
         Keys, RawValue, Session, Target,
-        composite_array::Array,
+        composite_array::CompositeArray,
         connection::sqlstate,
         tables::sql::{self, quote},
     },
@@ -44,7 +44,7 @@ impl Reader {
         let settings = "SET enable_seqscan = off; SET enable_bitmapscan = off; \
             SET plan_cache_mode = force_generic_plan; SET jit = off";
         let set = session.client.batch_execute(settings).await;
-        set.map_err(|e| sqlstate::of("prepare to read rows", &e))?;
+        set.map_err(|e| sqlstate::error("prepare to read rows", &e))?;
         Ok(Self::new(session, target))
     }
 
@@ -75,13 +75,13 @@ impl Reader {
         }
         let mut asked = Vec::with_capacity(tables.len());
         for statement in &statements {
-            let mut answer = Box::pin(self.session.client.query_raw(statement, [Array::keys(keys)]));
+            let mut answer = Box::pin(self.session.client.query_raw(statement, [CompositeArray::keys(keys)]));
             // A statement is sent when its future is polled for the first time.
             let early = poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await;
             asked.push((answer, early));
         }
         for (number, ((answer, early), table)) in asked.into_iter().zip(tables).enumerate() {
-            let fail = |e| sqlstate::of(format!("read rows of {}", quote(&table.name)), &e);
+            let fail = |e| sqlstate::error(format!("read rows of {}", quote(&table.name)), &e);
             let rows = match early {
                 Poll::Ready(rows) => rows,
                 Poll::Pending => answer.await,
@@ -96,8 +96,8 @@ impl Reader {
 
     async fn select(&mut self, table: &Table, condition: &str, keys: &Keys) -> Result<Vec<Row>> {
         let statement = self.prepare(&sql::select(&self.schema, table, condition)).await?;
-        let rows = self.session.client.query(&statement, &[&Array::keys(keys)]).await;
-        rows.map_err(|e| sqlstate::of(format!("read rows of {}", quote(&table.name)), &e))
+        let rows = self.session.client.query(&statement, &[&CompositeArray::keys(keys)]).await;
+        rows.map_err(|e| sqlstate::error(format!("read rows of {}", quote(&table.name)), &e))
     }
 
     /// All rows of the documents with these keys, by the bytes of the key, in
@@ -133,11 +133,15 @@ impl Reader {
         let mut documents: HashMap<Vec<u8>, Rows> = HashMap::new();
         let mut bytes = 0;
         for (number, table) in tables.iter().enumerate() {
-            let fail = |e| sqlstate::of(format!("read rows of {}", quote(&table.name)), &e);
+            let fail = |e| sqlstate::error(format!("read rows of {}", quote(&table.name)), &e);
             let condition = condition(&self.schema, root, table);
             let statement = self.prepare(&sql::select(&self.schema, table, &condition)).await?;
-            let stream =
-                self.session.client.query_raw(&statement, [Array::keys(keys)]).await.map_err(fail)?;
+            let stream = self
+                .session
+                .client
+                .query_raw(&statement, [CompositeArray::keys(keys)])
+                .await
+                .map_err(fail)?;
             let mut stream = pin!(stream);
             while let Some(row) = stream.try_next().await.map_err(fail)? {
                 bytes += row.raw_size_bytes();
@@ -158,7 +162,7 @@ impl Reader {
     /// Begins to remember keys, for [`Self::unseen`], forgetting those from before. `table` is one of the
     /// collection's: all begin with the same type of key.
     pub async fn forget_seen(&mut self, table: &Table) -> Result<()> {
-        let fail = |e| sqlstate::of("prepare to remember keys", &e);
+        let fail = |e| sqlstate::error("prepare to remember keys", &e);
         let ty = table.columns.first().map_or_else(String::new, |key| key.ty.sql());
         let create =
             format!("DROP TABLE IF EXISTS pg_temp.docrow_seen; CREATE TEMP TABLE docrow_seen (key {ty})");
@@ -171,13 +175,13 @@ impl Reader {
     /// Remembers keys. Some thousand at a time cost least.
     pub async fn see(&mut self, keys: &Keys) -> Result<()> {
         let statement = self.see.as_ref().ok_or_else(|| Error::bug("remember keys: before forget_seen"))?;
-        let seen = self.session.client.execute(statement, &[&Array::keys(keys)]).await;
-        seen.map(drop).map_err(|e| sqlstate::of("remember keys", &e))
+        let seen = self.session.client.execute(statement, &[&CompositeArray::keys(keys)]).await;
+        seen.map(drop).map_err(|e| sqlstate::error("remember keys", &e))
     }
 
     /// Looks for the keys in `table` that were never remembered, each once; without those of deleted documents whose
     /// rows stay. `root` is the first of the collection's tables. Costs one reading of the table, in however many pages.
-    pub async fn unseen(&mut self, root: &Table, table: &Table) -> Result<Unseen<'_>> {
+    pub async fn unseen(&mut self, root: &Table, table: &Table) -> Result<UnseenKeys<'_>> {
         let Some(key) = table.columns.first() else {
             return Err(Error::bug("look for rows that belong to no document: no key column"));
         };
@@ -200,7 +204,7 @@ impl Reader {
         table: &Table,
         percent: f64,
         seed: u64,
-    ) -> Result<Unseen<'_>> {
+    ) -> Result<UnseenKeys<'_>> {
         let [Some(key), Some(own)] = [root, table].map(|table| table.columns.first()) else {
             return Err(Error::bug("sample rows: no key column"));
         };
@@ -218,10 +222,10 @@ impl Reader {
         self.pages("SET LOCAL work_mem = '64MB'", &question, table).await
     }
 
-    async fn pages(&mut self, prepare: &str, question: &str, table: &Table) -> Result<Unseen<'_>> {
-        let fail = |e| sqlstate::of(looking(&table.name), &e);
-        let cursor = Cursor::open(&mut self.session, prepare, question, &[]).await.map_err(fail)?;
-        Ok(Unseen { cursor, table: table.name.clone() })
+    async fn pages(&mut self, prepare: &str, question: &str, table: &Table) -> Result<UnseenKeys<'_>> {
+        let fail = |e| sqlstate::error(looking(&table.name), &e);
+        let cursor = RowCursor::open(&mut self.session, prepare, question, &[]).await.map_err(fail)?;
+        Ok(UnseenKeys { cursor, table: table.name.clone() })
     }
 
     async fn prepare(&mut self, text: &str) -> Result<Statement> {
@@ -229,7 +233,7 @@ impl Reader {
             return Ok(statement.clone());
         }
         let prepared = self.session.client.prepare(text).await;
-        let statement = prepared.map_err(|e| sqlstate::of("prepare to read rows", &e))?;
+        let statement = prepared.map_err(|e| sqlstate::error("prepare to read rows", &e))?;
         self.statements.insert(text.to_owned(), statement.clone());
         Ok(statement)
     }
@@ -237,16 +241,16 @@ impl Reader {
 
 /// The keys in a table that belong to no document, as they were when it was looked for them. Holds no lock: they
 /// can be deleted over another session meanwhile.
-pub struct Unseen<'a> {
-    cursor: Cursor<'a>,
+pub struct UnseenKeys<'a> {
+    cursor: RowCursor<'a>,
     table: String,
 }
 
-impl Unseen<'_> {
+impl UnseenKeys<'_> {
     /// At most `most` further keys; none: that was all.
     pub async fn next(&mut self, most: u16) -> Result<Keys> {
         let rows = self.cursor.next(most).await;
-        first_column(&rows.map_err(|e| sqlstate::of(looking(&self.table), &e))?)
+        first_column(&rows.map_err(|e| sqlstate::error(looking(&self.table), &e))?)
     }
 }
 
@@ -268,5 +272,5 @@ pub(super) fn first_column(rows: &[Row]) -> Result<Keys> {
 /// A column's value as the server encoded it, `None` for NULL.
 pub fn value(row: &Row, column: usize) -> Result<Option<&[u8]>> {
     let raw = row.try_get::<_, Option<RawValue<'_>>>(column);
-    raw.map(|value| value.map(|value| value.0)).map_err(|e| sqlstate::of("read a column", &e))
+    raw.map(|value| value.map(|value| value.0)).map_err(|e| sqlstate::error("read a column", &e))
 }

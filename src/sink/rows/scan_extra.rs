@@ -1,6 +1,6 @@
 //! Finds the documents that are to be written again, page by page.
 
-use super::{cursor::Cursor, read::first_column};
+use super::{cursor::RowCursor, read::first_column};
 use crate::{
     error::{Error, Result},
     mapping::Replacement,
@@ -63,7 +63,7 @@ impl Wanted {
 }
 
 /// The keys of documents as they were when the scan began. Holds no lock.
-pub struct Scan<'a>(Cursor<'a>);
+pub struct Scan<'a>(RowCursor<'a>);
 
 impl<'a> Scan<'a> {
     /// Looks for the documents that are wanted.
@@ -72,15 +72,15 @@ impl<'a> Scan<'a> {
         let Some((root, key)) = root.and_then(|root| Some((root, root.columns.first()?))) else {
             return Err(Error::bug("look for documents: no key column"));
         };
-        let fail = |e| sqlstate::of(format!("look for documents in {}", quote(&root.name)), &e);
+        let fail = |e| sqlstate::error(format!("look for documents in {}", quote(&root.name)), &e);
         let (key, table) = (quote(&key.name), sql::qualified(schema, &root.name));
         let question = format!("SELECT t.{key} FROM {table} t WHERE {}", wanted.condition(schema, &key));
-        Cursor::open(session, "", &question, &[&wanted.steps]).await.map(Self).map_err(fail)
+        RowCursor::open(session, "", &question, &[&wanted.steps]).await.map(Self).map_err(fail)
     }
 
     /// At most `most` further keys; none: that was all.
     pub async fn next(&mut self, most: u16) -> Result<Keys> {
         let rows = self.0.next(most).await;
-        first_column(&rows.map_err(|e| sqlstate::of("look for documents", &e))?)
+        first_column(&rows.map_err(|e| sqlstate::error("look for documents", &e))?)
     }
 }

@@ -16,8 +16,8 @@ use std::collections::HashMap;
 use mongodb::bson::Timestamp;
 use tokio_postgres::{Client, Statement};
 
-pub use super::pipelining::Applied;
-use super::pipelining::{Pipe, What};
+pub use super::pipelining::AppliedBatch;
+use super::pipelining::{BatchStatement, StatementPipe};
 use crate::{
     error::{Error, Result},
     mapping::Rows,
@@ -25,8 +25,8 @@ use crate::{
     model::{change::CollectionId, partition::Partition, table::Table},
     sink::{
         Keys, Session, Target,
-        composite_array::Array,
-        connection::{session::Entry, sqlstate},
+        composite_array::CompositeArray,
+        connection::{session::FenceEntry, sqlstate},
         metadata::{
             dead_letters::{self, DeadKey, DeadLetter},
             positions::{self, PartitionPositions, Reached},
@@ -93,23 +93,23 @@ pub struct Applier {
     pipeline: String,
     partition: Partition,
     fingerprint: i64,
-    plans: HashMap<CollectionId, Plan>,
-    parts: HashMap<(CollectionId, usize), Plan>,
-    bookkeeping: Bookkeeping,
+    plans: HashMap<CollectionId, BatchPlan>,
+    parts: HashMap<(CollectionId, usize), BatchPlan>,
+    bookkeeping: BookkeepingStatements,
     /// Counts the row types, which gives each a name of its own.
     row_types: usize,
 }
 
 #[derive(Debug)]
-struct Bookkeeping {
-    entry: Entry,
+struct BookkeepingStatements {
+    entry: FenceEntry,
     reach: Statement,
     bury: Statement,
     heal: Statement,
 }
 
 #[derive(Debug)]
-struct Plan {
+struct BatchPlan {
     tables: Vec<Table>,
     /// Of a part. Fields without a column of their own have the same tables, but not the same statements.
     fields: Vec<Box<str>>,
@@ -135,12 +135,12 @@ impl Applier {
         partition: Partition,
         fingerprint: i64,
     ) -> Result<Self> {
-        let fail = |e| sqlstate::of("prepare to apply changes", &e);
+        let fail = |e| sqlstate::error("prepare to apply changes", &e);
         let client = &session.client;
         // Every statement finds its rows by key: no plan is better than the index, and none needs making anew each time.
         let settings = "SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan; SET jit = off; SET work_mem = '64MB'";
         client.batch_execute(settings).await.map_err(fail)?;
-        let bookkeeping = Bookkeeping {
+        let bookkeeping = BookkeepingStatements {
             entry: session.entry()?.clone(),
             reach: positions::prepare(client).await.map_err(fail)?,
             bury: client.prepare(&dead_letters::insert_statement()).await.map_err(fail)?,
@@ -154,18 +154,18 @@ impl Applier {
     /// Applies a batch: once this returns `Ok`, its rows and positions are to be seen, and, if it is so asked, durable. Errors:
     /// with [`Kind::TargetRefusedRows`](crate::error::Kind) nothing was written and the session stays usable, so that the
     /// caller can apply halves of the batch to find the document; after any other see the contract in [`sink`](crate::sink).
-    pub async fn apply(&mut self, batch: &Batch<'_>) -> Result<Applied> {
+    pub async fn apply(&mut self, batch: &Batch<'_>) -> Result<AppliedBatch> {
         for collection in &batch.collections {
             self.plan(collection).await?;
         }
         for part in &batch.parts {
             self.plan_part(part).await?;
         }
-        let Bookkeeping { entry, reach, bury, heal } = &self.bookkeeping;
-        let (client, mut pipe) = (&self.session.client, Pipe::default());
+        let BookkeepingStatements { entry, reach, bury, heal } = &self.bookkeeping;
+        let (client, mut pipe) = (&self.session.client, StatementPipe::default());
         let begin = if batch.is_durable { "BEGIN" } else { "BEGIN; SET LOCAL synchronous_commit = off" };
-        pipe.text(What::Begin, client, begin);
-        pipe.add(What::Begin, entry.enter(client));
+        pipe.text(BatchStatement::Begin, client, begin);
+        pipe.add(BatchStatement::Begin, entry.enter(client));
         for collection in &batch.collections {
             let plan = self.plans.get(&collection.collection);
             plan.ok_or_else(|| Error::bug("apply a batch: no plan for a collection"))?
@@ -178,10 +178,13 @@ impl Applier {
         }
         let pipeline = self.pipeline.as_str();
         if !batch.dead_letters.is_empty() {
-            pipe.add(What::Bookkeeping, dead_letters::insert(client, bury, pipeline, batch.dead_letters));
+            pipe.add(
+                BatchStatement::Bookkeeping,
+                dead_letters::insert(client, bury, pipeline, batch.dead_letters),
+            );
         }
         if !batch.healed.is_empty() {
-            pipe.add(What::Bookkeeping, dead_letters::remove(client, heal, pipeline, batch.healed));
+            pipe.add(BatchStatement::Bookkeeping, dead_letters::remove(client, heal, pipeline, batch.healed));
         }
         if !batch.reached.is_empty() {
             let written = PartitionPositions {
@@ -191,9 +194,9 @@ impl Applier {
                 reached: batch.reached,
                 shown: batch.shown,
             };
-            pipe.add(What::Bookkeeping, positions::upsert(client, reach, written));
+            pipe.add(BatchStatement::Bookkeeping, positions::upsert(client, reach, written));
         }
-        pipe.text(What::Commit, client, "COMMIT");
+        pipe.text(BatchStatement::Commit, client, "COMMIT");
         let applied = pipe.run().await?;
         let rows = batch.collections.iter().map(|collection| collection.rows);
         let bytes = rows.chain(batch.parts.iter().map(|part| part.rows)).map(Rows::byte_len).sum::<usize>();
@@ -226,7 +229,7 @@ impl Applier {
 
     /// The same for those of a part, whose number other fields had before if the mapping has changed.
     async fn plan_part(&mut self, batch: &PartBatch<'_>) -> Result<()> {
-        let is_of = |plan: &Plan| plan.tables == batch.tables && plan.fields == batch.fields;
+        let is_of = |plan: &BatchPlan| plan.tables == batch.tables && plan.fields == batch.fields;
         if self.parts.get(&batch.part).is_some_and(is_of) {
             return Ok(());
         }
@@ -243,10 +246,10 @@ impl Applier {
         tables: &[Table],
         fields: &[Box<str>],
         write_root: impl Fn(&str, &Table, &str) -> String,
-    ) -> Result<Plan> {
+    ) -> Result<BatchPlan> {
         let mut statements = Vec::with_capacity(tables.len());
         for (i, table) in tables.iter().enumerate() {
-            let fail = |e| sqlstate::of(What::Write(table).to_string(), &e);
+            let fail = |e| sqlstate::error(BatchStatement::Write(table).to_string(), &e);
             let client = &self.session.client;
             self.row_types += 1;
             let row_type = format!("docrow_{}", self.row_types);
@@ -268,34 +271,39 @@ impl Applier {
                 write: client.prepare(&write).await.map_err(fail)?,
             });
         }
-        Ok(Plan { tables: tables.to_vec(), fields: fields.to_vec(), statements })
+        Ok(BatchPlan { tables: tables.to_vec(), fields: fields.to_vec(), statements })
     }
 }
 
-impl Plan {
-    fn add_to<'a>(&'a self, pipe: &mut Pipe<'a>, client: &'a Client, batch: &'a CollectionBatch<'_>) {
+impl BatchPlan {
+    fn add_to<'a>(
+        &'a self,
+        pipe: &mut StatementPipe<'a>,
+        client: &'a Client,
+        batch: &'a CollectionBatch<'_>,
+    ) {
         let statements = || self.tables.iter().zip(&self.statements);
-        let (upserted, deleted) = (Array::keys(batch.upserted), Array::keys(batch.deleted));
+        let (upserted, deleted) = (CompositeArray::keys(batch.upserted), CompositeArray::keys(batch.deleted));
         for (table, statement) in statements().rev() {
             let delete = statement.orphans.as_ref().unwrap_or(&statement.delete);
-            pipe.array(What::Delete(table), client, delete, deleted);
+            pipe.array(BatchStatement::Delete(table), client, delete, deleted);
         }
         if let (Some((root, statement)), Some(rows)) = (statements().next(), batch.rows.tables.first()) {
-            pipe.array(What::Write(root), client, &statement.write, Array::rows(rows));
+            pipe.array(BatchStatement::Write(root), client, &statement.write, CompositeArray::rows(rows));
         }
         self.add_children_to(pipe, client, (upserted, batch.rows));
     }
 
     /// A patch must find all of its rows: else the batch fails, and is to be tried otherwise.
-    fn add_part_to<'a>(&'a self, pipe: &mut Pipe<'a>, client: &'a Client, batch: &'a PartBatch<'_>) {
-        let keys = Array::keys(batch.keys);
+    fn add_part_to<'a>(&'a self, pipe: &mut StatementPipe<'a>, client: &'a Client, batch: &'a PartBatch<'_>) {
+        let keys = CompositeArray::keys(batch.keys);
         let root = self.tables.first().zip(self.statements.first()).zip(batch.rows.tables.first());
         if let Some(((root, TableStatements { write, .. }), rows)) = root {
-            let (rows, wanted) = (Array::rows(rows), i64::try_from(keys.count()).unwrap_or(-1));
+            let (rows, wanted) = (CompositeArray::rows(rows), i64::try_from(keys.count()).unwrap_or(-1));
             // The statement answers with one row, or fails. Where only `extra` may change, it mostly does not.
             let has_columns = root.patched().is_some_and(|(columns, _)| !columns.is_empty());
             let written = if has_columns { u64::try_from(batch.keys.count).unwrap_or(0) } else { 0 };
-            pipe.add(What::Write(root), async move {
+            pipe.add(BatchStatement::Write(root), async move {
                 client.execute(write, &[&rows, &wanted]).await.map(|_| written)
             });
         }
@@ -305,17 +313,19 @@ impl Plan {
     /// Merges the child rows that the documents with these keys have.
     fn add_children_to<'a>(
         &'a self,
-        pipe: &mut Pipe<'a>,
+        pipe: &mut StatementPipe<'a>,
         client: &'a Client,
-        (keys, rows): (Array<'a>, &'a Rows),
+        (keys, rows): (CompositeArray<'a>, &'a Rows),
     ) {
         let tables = self.tables.iter().zip(&self.statements).zip(&rows.tables);
         for ((table, TableStatements { delete, write, .. }), rows) in tables.skip(1) {
-            let rows = Array::rows(rows);
+            let rows = CompositeArray::rows(rows);
             if rows.count() == 0 {
-                pipe.array(What::Delete(table), client, delete, keys);
+                pipe.array(BatchStatement::Delete(table), client, delete, keys);
             } else if keys.count() > 0 {
-                pipe.add(What::Write(table), async move { client.execute(write, &[&keys, &rows]).await });
+                pipe.add(BatchStatement::Write(table), async move {
+                    client.execute(write, &[&keys, &rows]).await
+                });
             }
         }
     }

@@ -6,7 +6,10 @@ use tokio_postgres::{Error as PgError, GenericClient, Row};
 
 use super::{
     ddl_plan::REWRITTEN,
-    found::{Attribute, Found, Obstacle, OwnTable, PrimaryKey, Reference, Relation, Widening, widening},
+    found::{
+        ColumnWidening, ForeignKey, FoundColumn, FoundRelation, FoundTables, Obstacle, OwnTable, PrimaryKey,
+        widening,
+    },
     sql::{qualified, quote},
 };
 use crate::{
@@ -14,7 +17,7 @@ use crate::{
     roles,
     sink::{
         Target,
-        metadata::mapping_versions::{self, Whose},
+        metadata::mapping_versions::{self, TableOwnership},
     },
 };
 
@@ -54,7 +57,7 @@ pub(super) async fn look(
     target: &Target,
     collection: &str,
     tables: &[Table],
-) -> Result<Found, PgError> {
+) -> Result<FoundTables, PgError> {
     let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
     let mine = (target.pipeline(), collection);
     let full: Vec<String> = names.iter().map(|name| qualified(target.schema(), name)).collect();
@@ -63,7 +66,7 @@ pub(super) async fn look(
     let oids = relations.iter().map(|row| row.try_get(0)).collect::<Result<Vec<u32>, _>>()?;
     let mut columns = group(client.query(COLUMNS, &[&oids]).await?, attribute)?;
     let mut keys = group(client.query(KEYS, &[&oids]).await?, primary_key)?;
-    let mut found = Found::default();
+    let mut found = FoundTables::default();
     for (row, oid) in relations.iter().zip(&oids) {
         let mut relation = relation(row, target.schema())?;
         relation.columns = columns.remove(oid).unwrap_or_default();
@@ -91,34 +94,34 @@ pub(super) async fn references(
     client: &impl GenericClient,
     schema: &str,
     root: &Table,
-) -> Result<Vec<Reference>, PgError> {
+) -> Result<Vec<ForeignKey>, PgError> {
     let question = "SELECT c.relname::text, a.attname::text FROM pg_constraint f \
         JOIN pg_class r ON r.oid = f.confrelid JOIN pg_namespace n ON n.oid = r.relnamespace \
         JOIN pg_class c ON c.oid = f.conrelid AND c.relnamespace = r.relnamespace \
         JOIN pg_attribute a ON a.attrelid = f.conrelid AND a.attnum = f.conkey[1] \
         WHERE f.contype = 'f' AND cardinality(f.conkey) = 1 AND n.nspname = $1 AND r.relname = $2";
     let rows = client.query(question, &[&schema, &root.name]).await?;
-    rows.iter().map(|row| Ok(Reference { table: row.try_get(0)?, column: row.try_get(1)? })).collect()
+    rows.iter().map(|row| Ok(ForeignKey { table: row.try_get(0)?, column: row.try_get(1)? })).collect()
 }
 
 async fn look_at_rows(
     client: &impl GenericClient,
     schema: &str,
     table: &Table,
-    relation: &mut Relation,
+    relation: &mut FoundRelation,
 ) -> Result<(), PgError> {
     let name = qualified(schema, &relation.name);
     if relation.barrier.is_some() {
         return Ok(());
     }
-    if relation.whose == Whose::Nobody {
+    if relation.whose == TableOwnership::Nobody {
         let question = format!("SELECT EXISTS (SELECT FROM {name})");
         relation.has_rows = client.query_one(&question, &[]).await?.try_get(0)?;
     }
-    if relation.whose == Whose::Own && relation.bytes <= REWRITTEN {
+    if relation.whose == TableOwnership::Own && relation.bytes <= REWRITTEN {
         for column in &mut relation.columns {
             let wanted = table.columns.iter().find(|wanted| wanted.name == column.name);
-            if wanted.and_then(|wanted| widening(wanted.ty, column)) == Some(Widening::IfSmall) {
+            if wanted.and_then(|wanted| widening(wanted.ty, column)) == Some(ColumnWidening::IfSmall) {
                 let beyond = format!("{} NOT BETWEEN -2147483648 AND 2147483647", quote(&column.name));
                 let question = format!("SELECT EXISTS (SELECT FROM {name} WHERE {beyond})");
                 column.beyond_int4 = client.query_one(&question, &[]).await?.try_get(0)?;
@@ -140,7 +143,7 @@ fn group<T>(
     Ok(groups)
 }
 
-fn relation(row: &Row, schema: &str) -> Result<Relation, PgError> {
+fn relation(row: &Row, schema: &str) -> Result<FoundRelation, PgError> {
     let (name, kind): (String, String) = (row.try_get(1)?, row.try_get(2)?);
     let (partition, persistence): (bool, String) = (row.try_get(3)?, row.try_get(4)?);
     let (row_security, writable): (bool, bool) = (row.try_get(6)?, row.try_get(7)?);
@@ -159,9 +162,9 @@ fn relation(row: &Row, schema: &str) -> Result<Relation, PgError> {
         ("r", _) => None,
         (other, _) => Some(Obstacle::new(kind_name(other), "a table")),
     };
-    Ok(Relation {
+    Ok(FoundRelation {
         name,
-        whose: Whose::Nobody,
+        whose: TableOwnership::Nobody,
         barrier,
         has_rows: false,
         bytes: u64::try_from(row.try_get::<_, i64>(8)?).unwrap_or(0),
@@ -185,8 +188,8 @@ fn kind_name(kind: &str) -> &'static str {
     }
 }
 
-fn attribute(row: &Row) -> Result<Attribute, PgError> {
-    Ok(Attribute {
+fn attribute(row: &Row) -> Result<FoundColumn, PgError> {
+    Ok(FoundColumn {
         name: row.try_get(1)?,
         ty: row.try_get(2)?,
         oid: row.try_get(3)?,

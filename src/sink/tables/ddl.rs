@@ -33,7 +33,7 @@ const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '5s'";
 
 /// What becomes of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tables {
+pub enum TableFate {
     /// They stay, with their rows, and are nobody's.
     Keep,
     /// Those that docrow has made are dropped, those that it was given are emptied.
@@ -48,7 +48,7 @@ pub async fn plan(
     collection: &str,
     wanted: Wanted<'_>,
 ) -> Result<Plan> {
-    let fail = |e| sqlstate::of(format!("look for the tables of {collection}"), &e);
+    let fail = |e| sqlstate::error(format!("look for the tables of {collection}"), &e);
     let transaction = session.client.transaction().await.map_err(fail)?;
     transaction.batch_execute(LOCK_TIMEOUT).await.map_err(fail)?;
     let found = catalog::look(&transaction, target, collection, wanted.tables).await.map_err(fail)?;
@@ -68,7 +68,7 @@ pub async fn change_tables(
     tables: &[Table],
 ) -> Result<Plan> {
     let doing = || format!("prepare the tables of {}", mapping.collection);
-    let fail = |e| sqlstate::of(doing(), &e);
+    let fail = |e| sqlstate::error(doing(), &e);
     let wanted = Wanted { tables, foreign_keys: false };
     let transaction = session.enter(&doing()).await?;
     transaction.batch_execute(LOCK).await.map_err(fail)?;
@@ -143,7 +143,7 @@ pub fn names(schema: &str, tables: &[Table]) -> Vec<String> {
 
 /// The names that are taken in a schema, whoever took them: of tables, views, indexes and sequences.
 pub async fn relations(session: &Session, schema: &str) -> Result<Vec<String>> {
-    let fail = |e| sqlstate::of(format!("look at schema {}", quote(schema)), &e);
+    let fail = |e| sqlstate::error(format!("look at schema {}", quote(schema)), &e);
     let question = "SELECT relname::text FROM pg_class \
         WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)";
     let rows = session.client.query(question, &[&schema]).await.map_err(fail)?;
@@ -152,7 +152,7 @@ pub async fn relations(session: &Session, schema: &str) -> Result<Vec<String>> {
 
 /// The columns of these tables, whoever made them, each with its table.
 pub async fn columns(session: &Session, schema: &str, tables: &[Table]) -> Result<Vec<(String, String)>> {
-    let fail = |e| sqlstate::of(format!("look for the columns of schema {}", quote(schema)), &e);
+    let fail = |e| sqlstate::error(format!("look for the columns of schema {}", quote(schema)), &e);
     let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
     let question = "SELECT relname::text, attname::text FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid \
         WHERE relname = ANY($2::text[]) AND attnum > 0 AND NOT attisdropped \
@@ -164,7 +164,7 @@ pub async fn columns(session: &Session, schema: &str, tables: &[Table]) -> Resul
 /// Whether the text keys of a root have some in which an earlier docrow left numbers and symbols within an embedded document
 /// as they were; perhaps some that are in no other form now.
 pub async fn has_earlier_keys(session: &Session, schema: &str, root: &Table) -> Result<bool> {
-    let fail = |e| sqlstate::of(format!("look at the keys of {}", quote(&root.name)), &e);
+    let fail = |e| sqlstate::error(format!("look at the keys of {}", quote(&root.name)), &e);
     let Some(key) = root.columns.first().map(|key| quote(&key.name)) else { return Ok(false) };
     let question = format!(
         r#"SELECT EXISTS (SELECT FROM {} AS t WHERE t.{key} LIKE '{{"%' AND t.{key} NOT LIKE '{{"$date":%'
@@ -182,7 +182,7 @@ pub async fn keys_missing<'a>(
     schema: &str,
     tables: &'a [Table],
 ) -> Result<Vec<&'a Table>> {
-    let fail = |e| sqlstate::of(format!("look for the keys of schema {}", quote(schema)), &e);
+    let fail = |e| sqlstate::error(format!("look for the keys of schema {}", quote(schema)), &e);
     let keyed = keyed(&session.client, schema, tables).await.map_err(fail)?;
     let missing: Vec<&Table> = tables.iter().filter(|table| !keyed.contains(&table.name)).collect();
     if missing.len() < 2 {
@@ -212,7 +212,7 @@ async fn keyed(client: &impl GenericClient, schema: &str, tables: &[Table]) -> R
 pub async fn build_key(session: &mut Session, schema: &str, table: &Table) -> Result<()> {
     let name = sql::qualified(schema, &table.name);
     let doing = format!("build the primary key of {name}");
-    let fail = |e| sqlstate::of(&*doing, &e);
+    let fail = |e| sqlstate::error(&*doing, &e);
     let transaction = session.enter(&doing).await?;
     // Then whether there is a key stays as it is; readers are asked to wait by the statement alone, for as short a time.
     locks::against_writers(&transaction, &[&name]).await.map_err(|e| e.within(&doing))?;
@@ -233,7 +233,7 @@ pub async fn add_foreign_keys(session: &mut Session, schema: &str, tables: &[Tab
     for child in children {
         let [child_name, root_name] = [child, root].map(|table| sql::qualified(schema, &table.name));
         let doing = format!("add the foreign key of {child_name}");
-        let fail = |e| sqlstate::of(&*doing, &e);
+        let fail = |e| sqlstate::error(&*doing, &e);
         // Where there is one, nobody is to be kept from writing.
         let references = catalog::references(&session.client, schema, root).await.map_err(fail)?;
         if references.iter().any(|reference| reference.is_of(child)) {
@@ -259,7 +259,7 @@ pub async fn add_foreign_keys(session: &mut Session, schema: &str, tables: &[Tab
 /// Errors: [`Code::TargetLocked`] if somebody has a lock on one of them: to be tried again.
 pub async fn empty_tables(session: &mut Session, target: &Target, collection: &str) -> Result<()> {
     let doing = format!("empty the tables of {collection}");
-    let fail = |e| sqlstate::of(&*doing, &e);
+    let fail = |e| sqlstate::error(&*doing, &e);
     let transaction = session.enter(&doing).await?;
     let (made, given) =
         mapping_versions::tables(&transaction, target.pipeline(), collection).await.map_err(fail)?;
@@ -284,8 +284,8 @@ pub async fn empty_tables(session: &mut Session, target: &Target, collection: &s
 pub async fn drop_tables(session: &mut Session, target: &Target, collection: &str) -> Result<()> {
     let doing = format!("drop the tables of {collection}");
     let transaction = session.enter(&doing).await?;
-    part(&transaction, target, &doing, collection, Tables::Drop).await?;
-    transaction.commit().await.map_err(|e| sqlstate::of(&*doing, &e))
+    part(&transaction, target, &doing, collection, TableFate::Drop).await?;
+    transaction.commit().await.map_err(|e| sqlstate::error(&*doing, &e))
 }
 
 /// Forgets all there is about a collection, and does with its tables what is wanted. Says which they were. Errors: as
@@ -295,14 +295,14 @@ pub(crate) async fn part(
     target: &Target,
     doing: &str,
     collection: &str,
-    tables: Tables,
+    tables: TableFate,
 ) -> Result<Vec<String>> {
-    let fail = |e| sqlstate::of(doing, &e);
+    let fail = |e| sqlstate::error(doing, &e);
     let pipeline = target.pipeline();
     transaction.batch_execute(LOCK).await.map_err(fail)?;
     let (made, given) = mapping_versions::tables(transaction, pipeline, collection).await.map_err(fail)?;
     let named = [made.clone(), given.clone()].concat();
-    if tables == Tables::Drop {
+    if tables == TableFate::Drop {
         drop_all(transaction, doing, made, given).await?;
     }
     for table in
@@ -321,7 +321,7 @@ async fn drop_all(
     made: Vec<String>,
     given: Vec<String>,
 ) -> Result<()> {
-    let fail = |e| sqlstate::of(doing, &e);
+    let fail = |e| sqlstate::error(doing, &e);
     transaction.batch_execute(locks::BRIEFLY).await.map_err(fail)?;
     let names: Vec<&str> = made.iter().chain(&given).map(String::as_str).collect();
     if !names.is_empty() {

@@ -7,13 +7,13 @@
 
 pub use super::found::Obstacle;
 use super::{
-    ddl_sql::{self, Action},
-    found::{Attribute, Found, OwnTable, Relation, Widening, widening},
+    ddl_sql::{self, ColumnChange},
+    found::{ColumnWidening, FoundColumn, FoundRelation, FoundTables, OwnTable, widening},
     sql,
 };
 use crate::{
     model::table::{Column, Table},
-    sink::metadata::mapping_versions::Whose,
+    sink::metadata::mapping_versions::TableOwnership,
 };
 
 #[cfg(test)]
@@ -51,7 +51,7 @@ pub struct TablePlan {
     /// Where it comes from.
     pub origin: Origin,
     /// What is done, in this order.
-    pub steps: Vec<Step>,
+    pub steps: Vec<DdlStep>,
     /// What stands in the way.
     pub obstacles: Vec<Obstacle>,
     /// The columns that are not docrow's, and stay.
@@ -71,7 +71,7 @@ pub enum Origin {
 
 /// A step: one statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Step {
+pub struct DdlStep {
     /// Its SQL.
     pub sql: String,
     /// When it is taken.
@@ -89,9 +89,10 @@ pub enum When {
 
 impl Plan {
     /// The plan for `wanted` tables in `schema`.
-    pub fn of(schema: &str, wanted: Wanted<'_>, found: &Found) -> Self {
+    pub fn of(schema: &str, wanted: Wanted<'_>, found: &FoundTables) -> Self {
         let relation = |table: &Table| found.relations.iter().find(|relation| relation.name == table.name);
-        let mut own = wanted.tables.iter().filter_map(relation).filter(|r| r.whose == Whose::Own).peekable();
+        let mut own =
+            wanted.tables.iter().filter_map(relation).filter(|r| r.whose == TableOwnership::Own).peekable();
         // Otherwise the snapshot is still to come, or under way.
         let keyed = own.peek().is_some() && own.all(|relation| relation.key.is_some());
         let tables = wanted.tables.iter().enumerate().map(|(at, table)| {
@@ -101,7 +102,7 @@ impl Plan {
             };
             let root = wanted.tables.first().filter(|_| wanted.foreign_keys && at > 0);
             if let Some(root) = root.filter(|_| !found.references.iter().any(|there| there.is_of(table))) {
-                plan.steps.push(Step::after_copy(ddl_sql::add_foreign_key(schema, table, root)));
+                plan.steps.push(DdlStep::after_copy(ddl_sql::add_foreign_key(schema, table, root)));
             }
             plan
         });
@@ -154,23 +155,23 @@ impl Plan {
     }
 
     /// The steps that are taken at `when`.
-    pub fn steps(&self, when: When) -> impl Iterator<Item = &Step> {
+    pub fn steps(&self, when: When) -> impl Iterator<Item = &DdlStep> {
         self.tables.iter().flat_map(|table| &table.steps).filter(move |step| step.when == when)
     }
 }
 
 impl TablePlan {
     fn created(schema: &str, table: &Table, keyed: bool) -> Self {
-        let mut steps = vec![Step::at_once(ddl_sql::create_table(schema, table, keyed))];
+        let mut steps = vec![DdlStep::at_once(ddl_sql::create_table(schema, table, keyed))];
         if !keyed {
-            steps.push(Step::after_copy(ddl_sql::add_primary_key(schema, table)));
+            steps.push(DdlStep::after_copy(ddl_sql::add_primary_key(schema, table)));
         }
         let name = sql::qualified(schema, &table.name);
         Self { name, origin: Origin::Created, steps, obstacles: Vec::new(), others: Vec::new() }
     }
 
-    fn of(schema: &str, table: &Table, relation: &Relation, keyed: bool) -> Self {
-        let origin = if relation.whose == Whose::Own { Origin::Own } else { Origin::Adopted };
+    fn of(schema: &str, table: &Table, relation: &FoundRelation, keyed: bool) -> Self {
+        let origin = if relation.whose == TableOwnership::Own { Origin::Own } else { Origin::Adopted };
         let name = sql::qualified(schema, &table.name);
         let mut plan = Self { name, origin, steps: Vec::new(), obstacles: Vec::new(), others: Vec::new() };
         plan.obstacles.extend(barrier(relation));
@@ -184,17 +185,19 @@ impl TablePlan {
         for (at, column) in table.columns.iter().enumerate() {
             match relation.columns.iter().find(|there| there.name == column.name) {
                 Some(there) => match fit(column, at < table.key_columns, there, relation) {
-                    Fit::AsIs => {}
-                    Fit::Widen => actions.push(Action::Widen(column)),
-                    Fit::Not(obstacle) => plan.obstacles.push(obstacle),
+                    ColumnFit::AsIs => {}
+                    ColumnFit::Widen => actions.push(ColumnChange::Widen(column)),
+                    ColumnFit::Not(obstacle) => plan.obstacles.push(obstacle),
                 },
                 // Rows that are there would have no value for it.
-                None if origin == Origin::Own && at >= table.key_columns => actions.push(Action::Add(column)),
+                None if origin == Origin::Own && at >= table.key_columns => {
+                    actions.push(ColumnChange::Add(column))
+                }
                 None => plan.obstacles.push(Obstacle::new("no such column", sql::definition(column))),
             }
         }
         if !actions.is_empty() {
-            plan.steps.push(Step::at_once(ddl_sql::alter_table(schema, table, &actions)));
+            plan.steps.push(DdlStep::at_once(ddl_sql::alter_table(schema, table, &actions)));
         }
         plan.key(schema, table, relation, keyed);
         for other in
@@ -209,7 +212,7 @@ impl TablePlan {
         plan
     }
 
-    fn key(&mut self, schema: &str, table: &Table, relation: &Relation, keyed: bool) {
+    fn key(&mut self, schema: &str, table: &Table, relation: &FoundRelation, keyed: bool) {
         let names = table.columns.iter().take(table.key_columns).map(|column| &column.name);
         match &relation.key {
             Some(key) if key.columns.iter().eq(names.clone()) && !key.deferrable => {}
@@ -221,7 +224,7 @@ impl TablePlan {
             }
             None if relation.alterable => {
                 let sql = ddl_sql::add_primary_key(schema, table);
-                self.steps.push(if keyed { Step::at_once(sql) } else { Step::after_copy(sql) });
+                self.steps.push(if keyed { DdlStep::at_once(sql) } else { DdlStep::after_copy(sql) });
             }
             None => {
                 let wanted =
@@ -232,31 +235,31 @@ impl TablePlan {
     }
 }
 
-fn barrier(relation: &Relation) -> Option<Obstacle> {
+fn barrier(relation: &FoundRelation) -> Option<Obstacle> {
     match &relation.whose {
-        Whose::Other(whose) => {
+        TableOwnership::Other(whose) => {
             Some(Obstacle::new(format!("a table of {whose}"), "a table for this collection alone"))
         }
-        Whose::Own | Whose::Nobody => relation.barrier.clone(),
+        TableOwnership::Own | TableOwnership::Nobody => relation.barrier.clone(),
     }
 }
 
 /// Whether a column can hold what is written to it.
-enum Fit {
+enum ColumnFit {
     AsIs,
     Widen,
     Not(Obstacle),
 }
 
-fn fit(wanted: &Column, is_key: bool, there: &Attribute, relation: &Relation) -> Fit {
-    let own = relation.whose == Whose::Own;
-    let not = |there: String| Fit::Not(Obstacle::new(there, sql::definition(wanted)));
+fn fit(wanted: &Column, is_key: bool, there: &FoundColumn, relation: &FoundRelation) -> ColumnFit {
+    let own = relation.whose == TableOwnership::Own;
+    let not = |there: String| ColumnFit::Not(Obstacle::new(there, sql::definition(wanted)));
     if there.generated {
         return not(format!("{} that gives itself its values", there.shown()));
     }
     if there.oid == wanted.ty.oid() && there.plain {
         // What somebody forbids in a table that docrow made is a wish, and each document's misfortune.
-        return if there.not_null && !is_key && !own { not(there.shown()) } else { Fit::AsIs };
+        return if there.not_null && !is_key && !own { not(there.shown()) } else { ColumnFit::AsIs };
     }
     match widening(wanted.ty, there) {
         Some(_) if !own => not(there.shown()),
@@ -264,14 +267,14 @@ fn fit(wanted: &Column, is_key: bool, there: &Attribute, relation: &Relation) ->
         Some(_) if relation.bytes > REWRITTEN => {
             not(format!("{} in a table of more than 64 MB, which is not rewritten", there.shown()))
         }
-        Some(Widening::IfSmall) if there.beyond_int4 => {
+        Some(ColumnWidening::IfSmall) if there.beyond_int4 => {
             not(format!("{} with values that a double would not give back as they were", there.shown()))
         }
-        Some(_) => Fit::Widen,
+        Some(_) => ColumnFit::Widen,
     }
 }
 
-impl Step {
+impl DdlStep {
     fn at_once(sql: String) -> Self {
         Self { sql, when: When::AtOnce }
     }

@@ -5,7 +5,7 @@ use crate::model::table::{Column, Table};
 
 /// A change of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action<'a> {
+pub enum ColumnChange<'a> {
     /// This column is added, NULL in the rows that are there.
     Add(&'a Column),
     /// This column gets this type, which changes no value.
@@ -24,10 +24,10 @@ pub fn create_table(schema: &str, table: &Table, keyed: bool) -> String {
 }
 
 /// Changes columns.
-pub fn alter_table(schema: &str, table: &Table, actions: &[Action<'_>]) -> String {
-    let action = |action: &Action<'_>| match action {
-        Action::Add(column) => format!("ADD COLUMN {}", definition(column)),
-        Action::Widen(column) => {
+pub fn alter_table(schema: &str, table: &Table, actions: &[ColumnChange<'_>]) -> String {
+    let action = |action: &ColumnChange<'_>| match action {
+        ColumnChange::Add(column) => format!("ADD COLUMN {}", definition(column)),
+        ColumnChange::Widen(column) => {
             format!("ALTER COLUMN {} TYPE {}", quote(&column.name), column.ty.sql())
         }
     };
@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn columns_are_added_and_widened_in_one_statement() {
         let table = table(1, &[("_id", Scalar::Bigint), ("a", Scalar::Text), ("b", Scalar::Double)]);
-        let actions = [Action::Add(&table.columns[1]), Action::Widen(&table.columns[2])];
+        let actions = [ColumnChange::Add(&table.columns[1]), ColumnChange::Widen(&table.columns[2])];
         assert_eq!(
             alter_table("s", &table, &actions),
             r#"ALTER TABLE "s"."t" ADD COLUMN "a" text, ALTER COLUMN "b" TYPE double precision"#

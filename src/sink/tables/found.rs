@@ -3,23 +3,23 @@
 use super::sql;
 use crate::{
     model::table::{ColumnType, Scalar, Table},
-    sink::metadata::mapping_versions::Whose,
+    sink::metadata::mapping_versions::TableOwnership,
 };
 
 /// What is there, as far as it concerns a collection's tables.
 #[derive(Clone, Debug, Default)]
-pub struct Found {
+pub struct FoundTables {
     /// The relations that have the name of a wanted table.
-    pub relations: Vec<Relation>,
+    pub relations: Vec<FoundRelation>,
     /// All tables of the versions of the collection's mapping that are stored.
     pub own: Vec<OwnTable>,
     /// The foreign keys that refer to the root.
-    pub references: Vec<Reference>,
+    pub references: Vec<ForeignKey>,
 }
 
 /// A foreign key of one column.
 #[derive(Clone, Debug)]
-pub struct Reference {
+pub struct ForeignKey {
     /// The table that it is of.
     pub table: String,
     /// The column.
@@ -37,11 +37,11 @@ pub struct OwnTable {
 
 /// A relation that has the name of a wanted table.
 #[derive(Clone, Debug)]
-pub struct Relation {
+pub struct FoundRelation {
     /// Its name.
     pub name: String,
     /// Whose it is.
-    pub whose: Whose,
+    pub whose: TableOwnership,
     /// What keeps docrow from writing to it, whatever its columns are.
     pub barrier: Option<Obstacle>,
     /// Whether it has rows; only looked at where it is nobody's.
@@ -49,7 +49,7 @@ pub struct Relation {
     /// Its size.
     pub bytes: u64,
     /// Its columns.
-    pub columns: Vec<Attribute>,
+    pub columns: Vec<FoundColumn>,
     /// Its primary key.
     pub key: Option<PrimaryKey>,
     /// Whether a key can be added to it: its owner can.
@@ -58,7 +58,7 @@ pub struct Relation {
 
 /// A column that is there.
 #[derive(Clone, Debug)]
-pub struct Attribute {
+pub struct FoundColumn {
     /// Its name.
     pub name: String,
     /// Its type in SQL.
@@ -97,14 +97,14 @@ pub struct Obstacle {
     pub wanted: String,
 }
 
-impl Reference {
+impl ForeignKey {
     /// Whether it is that of a child table to its root.
     pub(super) fn is_of(&self, child: &Table) -> bool {
         self.table == child.name && child.columns.first().is_some_and(|column| column.name == self.column)
     }
 }
 
-impl Attribute {
+impl FoundColumn {
     /// As SQL would define it.
     pub(super) fn shown(&self) -> String {
         let Self { name, ty, not_null, .. } = self;
@@ -121,18 +121,18 @@ impl Obstacle {
 
 /// A change of type that changes no value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Widening {
+pub(super) enum ColumnWidening {
     Always,
     /// If all values are within int32: as such, not as int64, a double is read back.
     IfSmall,
 }
 
 /// How a column that is there can come to have a wanted type.
-pub(super) fn widening(wanted: ColumnType, there: &Attribute) -> Option<Widening> {
+pub(super) fn widening(wanted: ColumnType, there: &FoundColumn) -> Option<ColumnWidening> {
     let oid = |scalar, array| ColumnType { array, ..ColumnType::scalar(scalar) }.oid();
     match (wanted.scalar, wanted.array) {
-        (Scalar::Bigint, array) if there.oid == oid(Scalar::Integer, array) => Some(Widening::Always),
-        (Scalar::Double, false) if there.oid == oid(Scalar::Bigint, false) => Some(Widening::IfSmall),
+        (Scalar::Bigint, array) if there.oid == oid(Scalar::Integer, array) => Some(ColumnWidening::Always),
+        (Scalar::Double, false) if there.oid == oid(Scalar::Bigint, false) => Some(ColumnWidening::IfSmall),
         _ => None,
     }
 }

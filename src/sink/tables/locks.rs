@@ -36,7 +36,7 @@ pub(super) async fn against_writers(transaction: &Transaction<'_>, tables: &[&st
 
 async fn lock(transaction: &Transaction<'_>, tables: &[&str], mode: &str) -> Result<()> {
     let fail = |e: PgError| {
-        let error = sqlstate::of(format!("lock {}", shown(tables)), &e);
+        let error = sqlstate::error(format!("lock {}", shown(tables)), &e);
         // That is the limit below.
         let is_late = e.code() == Some(&SqlState::QUERY_CANCELED);
         if is_late { error.with_code(Code::TargetLocked) } else { error }
@@ -52,7 +52,7 @@ async fn lock(transaction: &Transaction<'_>, tables: &[&str], mode: &str) -> Res
 /// Says after a try who it was that held a lock on one of these tables, and has autovacuum make way for the next one. Takes as
 /// long as that, or as somebody else who changes the table or its statistics, but no more than some seconds.
 pub async fn make_way(session: &mut Session, error: Error, tables: &[String]) -> Result<Error> {
-    let fail = |e| sqlstate::of("look who holds a lock", &e);
+    let fail = |e| sqlstate::error("look who holds a lock", &e);
     let holders = holders(session, tables).await.map_err(fail)?;
     let transaction = session.client.transaction().await.map_err(fail)?;
     let patience = "SELECT set_config('lock_timeout', (setting::bigint + 1000)::text, true) \

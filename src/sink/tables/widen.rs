@@ -52,7 +52,7 @@ async fn look(
     collection: &str,
     replacements: &[Replacement],
 ) -> Result<Option<(Vec<Replacement>, Error)>> {
-    let fail = |e| sqlstate::of(doing(collection), &e);
+    let fail = |e| sqlstate::error(doing(collection), &e);
     let tables: Vec<String> = replacements.iter().map(|r| qualified(target.schema(), &r.table)).collect();
     let columns: Vec<&str> = replacements.iter().map(|r| &*r.narrow).collect();
     let parameters: [&(dyn ToSql + Sync); 4] = [&tables, &columns, &target.pipeline(), &collection];
@@ -94,7 +94,7 @@ pub async fn replace_columns(
     replacements: &[Replacement],
 ) -> Result<()> {
     let doing = doing(&next.collection);
-    let fail = |e| sqlstate::of(&*doing, &e);
+    let fail = |e| sqlstate::error(&*doing, &e);
     let transaction = session.enter(&doing).await?;
     let mut tables: Vec<String> = replacements.iter().map(|r| qualified(target.schema(), &r.table)).collect();
     tables.dedup();

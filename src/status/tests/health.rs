@@ -6,31 +6,31 @@ use super::*;
 fn what_is_wrong_is_said_the_worst_first() {
     assert_health(
         &live(|s, _| s.positions[0].cluster_time = at(NOW - 200)),
-        Level::Warning,
+        HealthLevel::Warning,
         "3 min 20 s behind",
     );
     assert_health(
         &live(|s, _| s.collections[0].dead_letters = 1),
-        Level::Warning,
+        HealthLevel::Warning,
         "1 document could not be written",
     );
-    assert_health(&live(|_, r| r.spool.bytes = 850), Level::Warning, "the spool is almost full");
-    assert_health(&live(|_, r| r.spool.bytes = 1000), Level::Error, "the spool is full");
-    let full = |r: &mut Report| r.spool.problem = Some("no space left".to_owned());
-    assert_health(&live(|_, r| full(r)), Level::Error, "the disk of the state directory is full");
+    assert_health(&live(|_, r| r.spool.bytes = 850), HealthLevel::Warning, "the spool is almost full");
+    assert_health(&live(|_, r| r.spool.bytes = 1000), HealthLevel::Error, "the spool is full");
+    let full = |r: &mut ProcessReport| r.spool.problem = Some("no space left".to_owned());
+    assert_health(&live(|_, r| full(r)), HealthLevel::Error, "the disk of the state directory is full");
     let late = live(|_, r| r.resumes_from = Some(at(NOW - 86_000).into()));
     assert_health(
         &late,
-        Level::Warning,
+        HealthLevel::Warning,
         "the oplog reaches back only 6 min 40 s before what is read next, of 1 d 0 h",
     );
-    let retrying = |r: &mut Report| (r.stage, r.problem) = (Stage::Retrying, Some("why".to_owned()));
-    assert_health(&live(|_, r| retrying(r)), Level::Error, "trying again: why");
+    let retrying = |r: &mut ProcessReport| (r.stage, r.problem) = (Stage::Retrying, Some("why".to_owned()));
+    assert_health(&live(|_, r| retrying(r)), HealthLevel::Error, "trying again: why");
     let both = live(|s, _| {
         s.collections[0].dead_letters = 7;
         s.collections[0].stopped = Some("no good".to_owned());
     });
-    assert_health(&both, Level::Error, "shop.orders is stopped: no good");
+    assert_health(&both, HealthLevel::Error, "shop.orders is stopped: no good");
     assert_eq!(both.health.problems.len(), 2);
     // What is stopped is not behind, for good or bad.
     assert_eq!((both.collections[0].lag_seconds, both.lag_seconds), (None, Some(5)));
@@ -47,10 +47,10 @@ fn columns_that_lack_values_are_told() {
         let mapping = &mut survey.collections[0].mapping;
         *mapping = mapping.replace("[columns]\n", "[columns]\nprice = { path = 'price', type = 'bigint' }\n");
         let found = vec![found("n", 2, 2), found("price", 24, 20)];
-        survey.misfits.insert("shop.orders".to_owned(), Count { at: at(NOW), found });
+        survey.misfits.insert("shop.orders".to_owned(), MisfitCount { at: at(NOW), found });
     });
     let words = "orders.price is bigint and lacks 20 numbers: sums over it are wrong until it is wider";
-    assert_health(&status, Level::Warning, words);
+    assert_health(&status, HealthLevel::Warning, words);
     assert_eq!(status.health.problems.len(), 1, "a number in a text column spoils no sum");
     assert_eq!(status.collections[1].misfits, None);
     let narrow = &status.collections[0].misfits.as_ref().unwrap().columns;
@@ -68,7 +68,7 @@ fn what_is_dropped_or_left_out_counts_for_nothing() {
             s.collections[1].absent = Some(why.to_owned());
             s.collections[1].dead_letters = 3;
             s.collections[1].mapping = s.collections[1].mapping.replace("type = 'text'", "type = 'bigint'");
-            s.letters = vec![Letters {
+            s.letters = vec![LetterCount {
                 collection: "shop.users".to_owned(),
                 path: None,
                 reason: "too large".to_owned(),
@@ -76,10 +76,13 @@ fn what_is_dropped_or_left_out_counts_for_nothing() {
                 last_at: at(NOW),
             }];
             let misfits = Misfits { table: "users".into(), column: "n".into(), values: 9, numbers: 9 };
-            s.misfits.insert("shop.users".to_owned(), Count { at: at(NOW), found: vec![(misfits, at(NOW))] });
+            s.misfits.insert(
+                "shop.users".to_owned(),
+                MisfitCount { at: at(NOW), found: vec![(misfits, at(NOW))] },
+            );
             s.positions[3].cluster_time = at(NOW - 90_000);
         });
-        assert_health(&status, Level::Ok, "live: 1 collection is 1 s behind MongoDB");
+        assert_health(&status, HealthLevel::Ok, "live: 1 collection is 1 s behind MongoDB");
         assert_eq!((status.dead_letters.total, status.dead_letters.groups.len()), (0, 0));
         assert_eq!((status.collections[1].lag_seconds, status.lag_seconds), (None, Some(1)));
         assert_eq!(status.partitions[1].lag_seconds, Some(1));
@@ -111,30 +114,31 @@ fn what_could_get_no_tables_is_told() {
         status.collections.iter().map(|c| &*c.name).collect::<Vec<_>>(),
         ["shop.new", "shop.orders", "shop.users"]
     );
-    assert_health(&status, Level::Error, "shop.new is stopped: a view is in the way");
+    assert_health(&status, HealthLevel::Error, "shop.new is stopped: a view is in the way");
 }
 
 #[test]
 fn nobody_runs_it() {
     let ended = |problem: Option<&str>| {
         let problem = problem.map(str::to_owned);
-        live(move |s, r| (s.runner, r.stage, r.problem) = (Runner::Nobody, Stage::Ended, problem))
+        live(move |s, r| (s.runner, r.stage, r.problem) = (PipelineRunner::Nobody, Stage::Ended, problem))
     };
-    assert_health(&ended(None), Level::Warning, "stopped, as it was told to");
+    assert_health(&ended(None), HealthLevel::Warning, "stopped, as it was told to");
     assert!(ended(None).health.words.ends_with("; started within about 1 d 0 h, it goes on where it was"));
-    assert_health(&ended(Some("history lost")), Level::Error, "stopped by an error: history lost");
-    let gone = live(|s, r| (s.runner, r.stage) = (Runner::Nobody, Stage::Ended));
+    assert_health(&ended(Some("history lost")), HealthLevel::Error, "stopped by an error: history lost");
+    let gone = live(|s, r| (s.runner, r.stage) = (PipelineRunner::Nobody, Stage::Ended));
     assert_eq!(
         (gone.process.running, gone.source.answers, gone.source.resumes_from),
         (Some(false), None, None)
     );
     // What the spool holds need not be read again; what is applied need not, even if that is lost.
     assert_eq!(gone.source.oplog.unwrap().headroom_seconds, Some(86_400));
-    let spoolless = live(|s, r| (s.runner, r.stage, r.resumes_from) = (Runner::Nobody, Stage::Ended, None));
+    let spoolless =
+        live(|s, r| (s.runner, r.stage, r.resumes_from) = (PipelineRunner::Nobody, Stage::Ended, None));
     assert_eq!(spoolless.source.oplog.unwrap().headroom_seconds, Some(86_395));
     let (mut survey, none) = (survey(), Details::default());
-    (survey.runner, survey.collections, survey.positions) = (Runner::Nobody, Vec::new(), Vec::new());
-    assert_health(&document(&survey, None, none), Level::Warning, "never been run");
+    (survey.runner, survey.collections, survey.positions) = (PipelineRunner::Nobody, Vec::new(), Vec::new());
+    assert_health(&document(&survey, None, none), HealthLevel::Warning, "never been run");
 }
 
 /// PostgreSQL can't tell a process that was killed from one whose way to it is cut: nobody is said to run it, or not to.
@@ -143,19 +147,19 @@ fn a_process_that_is_not_heard_of_may_be_there() {
     let unheard = |stage, problem: Option<&str>| {
         let problem = problem.map(str::to_owned);
         live(move |s, r| {
-            s.runner = Runner::Unheard("docrow process 7 on db-1, last heard of at 18:03".to_owned());
+            s.runner = PipelineRunner::Unheard("docrow process 7 on db-1, last heard of at 18:03".to_owned());
             (r.stage, r.problem) = (stage, problem);
         })
     };
     let live = unheard(Stage::Live, None);
     assert_health(
         &live,
-        Level::Error,
+        HealthLevel::Error,
         "not known whether anybody runs this pipeline: docrow process 7 on db-1, last",
     );
     assert_eq!((live.process.running, live.lag_seconds), (None, None));
     assert!(!live.health.words.contains("nobody"), "{}", live.health.words);
-    assert_health(&unheard(Stage::Retrying, Some("why")), Level::Error, "it was trying again: why");
+    assert_health(&unheard(Stage::Retrying, Some("why")), HealthLevel::Error, "it was trying again: why");
 }
 
 /// Both must be seen beforehand: that it is lost, and how long it is not.
@@ -165,14 +169,14 @@ fn lost_history_is_said_of_a_stopped_pipeline() {
         let problem = problem.map(str::to_owned);
         live(move |s, r| {
             s.positions.iter_mut().for_each(|p| p.cluster_time = at(NOW - 100_000));
-            (s.runner, r.stage, r.problem) = (Runner::Nobody, Stage::Ended, problem);
+            (s.runner, r.stage, r.problem) = (PipelineRunner::Nobody, Stage::Ended, problem);
             r.resumes_from = Some(at(NOW - resumes).into());
         })
     };
     let lost = stopped(86_401, None);
     assert_health(
         &lost,
-        Level::Error,
+        HealthLevel::Error,
         "history is lost: the oplog begins at 1970-01-11T13:46:40Z, after what is to be",
     );
     assert!(
@@ -187,7 +191,7 @@ fn lost_history_is_said_of_a_stopped_pipeline() {
     assert!(left.health.problems[1].words.contains("history is about to be lost"), "{left:?}");
     // Where it is not known, nothing is promised.
     let unknown = live(|s, r| {
-        (s.runner, r.stage, r.source.oplog_start) = (Runner::Nobody, Stage::Ended, None);
+        (s.runner, r.stage, r.source.oplog_start) = (PipelineRunner::Nobody, Stage::Ended, None);
     });
     assert!(unknown.health.words.ends_with("nobody runs this pipeline"), "{unknown:?}");
 }
@@ -197,7 +201,7 @@ fn postgres_is_away() {
     let survey = survey();
     let at: Moment = survey.at.into();
     let away = |report| {
-        let facts = Facts {
+        let facts = PipelineFacts {
             pipeline: "p",
             at,
             survey: Some(&survey),
@@ -207,15 +211,20 @@ fn postgres_is_away() {
             is_own: true,
             is_told: true,
         };
-        facts.document(&mut Mappings::new())
+        facts.document(&mut MappingCache::new())
     };
-    let report = Report { stage: Stage::Retrying, ..report() };
-    let full = away(Report { spool: Spool { bytes: 1000, budget: 1000, problem: None }, ..report.clone() });
+    let report = ProcessReport { stage: Stage::Retrying, ..report() };
+    let full =
+        away(ProcessReport { spool: Spool { bytes: 1000, budget: 1000, problem: None }, ..report.clone() });
     let words =
         "PostgreSQL does not answer; the spool is full, and further changes wait in the oplog: refused";
-    assert_health(&full, Level::Error, words);
+    assert_health(&full, HealthLevel::Error, words);
     let status = away(report);
-    assert_health(&status, Level::Error, "PostgreSQL does not answer; changes wait in the spool: refused");
+    assert_health(
+        &status,
+        HealthLevel::Error,
+        "PostgreSQL does not answer; changes wait in the spool: refused",
+    );
     assert_eq!((status.health.problems.len(), status.collections.len()), (1, 2));
     assert_eq!(status.process.running, Some(true));
 }

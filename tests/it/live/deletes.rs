@@ -8,7 +8,7 @@ use docrow::{
         Keys,
         rows::{
             read::Reader,
-            upsert::{Applied, Applier, Batch, CollectionBatch},
+            upsert::{AppliedBatch, Applier, Batch, CollectionBatch},
         },
         tables::ddl,
     },
@@ -42,7 +42,7 @@ async fn apply(
     applier: &mut Applier,
     tables: &[Table],
     (rows, upserted, deleted): (&Rows, &Keys, &Keys),
-) -> Result<Applied> {
+) -> Result<AppliedBatch> {
     let users = CollectionBatch { collection: USERS, tables, rows, upserted, deleted };
     applier.apply(&Batch { collections: vec![users], ..Batch::default() }).await
 }

@@ -278,7 +278,7 @@ pub(super) async fn apply(
     rows: &Rows,
     (upserted, deleted): (&Keys, &Keys),
     reached: u32,
-) -> docrow::error::Result<docrow::sink::rows::upsert::Applied> {
+) -> docrow::error::Result<docrow::sink::rows::upsert::AppliedBatch> {
     let (tables, reached) = (users(), position(reached));
     let reached = [Reached { collection: NS, position: &reached }];
     let users = CollectionBatch { collection: USERS, tables: &tables, rows, upserted, deleted };

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use docrow::metrics::{ALL, About, Kind};
+use docrow::metrics::{ALL, MetricAbout, MetricKind};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -43,9 +43,9 @@ impl Exposition {
             } else if let Some(rest) = line.strip_prefix("# TYPE ") {
                 let (name, kind) = rest.split_once(' ').unwrap();
                 let expected = match about(name).kind {
-                    Kind::Counter => "counter",
-                    Kind::Gauge => "gauge",
-                    Kind::Histogram => "histogram",
+                    MetricKind::Counter => "counter",
+                    MetricKind::Gauge => "gauge",
+                    MetricKind::Histogram => "histogram",
                 };
                 assert_eq!(kind, expected, "{name}");
                 typed.insert(name, kind);
@@ -83,26 +83,26 @@ impl Exposition {
 }
 
 /// The entry of the table that a sample's name is of.
-pub(super) fn find(name: &str) -> Option<&'static About> {
+pub(super) fn find(name: &str) -> Option<&'static MetricAbout> {
     let of = |name: &str| ALL.iter().map(|metric| metric.about()).find(|about| about.name == name);
     let histogram = || {
         let base = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix))?;
-        of(base).filter(|about| about.kind == Kind::Histogram)
+        of(base).filter(|about| about.kind == MetricKind::Histogram)
     };
     of(name).or_else(histogram)
 }
 
-fn about(name: &str) -> &'static About {
+fn about(name: &str) -> &'static MetricAbout {
     find(name).unwrap_or_else(|| panic!("{name} is not in the table"))
 }
 
-fn check_labels(about: &About, labels: &str, line: &str) {
+fn check_labels(about: &MetricAbout, labels: &str, line: &str) {
     // None of these tests' names has a quote or a comma in it.
     let labels: Vec<_> = labels.split(',').filter(|label| !label.is_empty()).collect();
     let names: Vec<_> = labels.iter().map(|label| label.split('=').next().unwrap()).collect();
     let mut expected: Vec<_> = about.labels.iter().map(|label| label.name).collect();
     if names.contains(&"le") {
-        assert_eq!(about.kind, Kind::Histogram, "{line}");
+        assert_eq!(about.kind, MetricKind::Histogram, "{line}");
         expected.push("le");
     }
     assert_eq!(names, expected, "{line}");

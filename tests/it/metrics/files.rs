@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use docrow::metrics::{ALL, About, Kind, Unit};
+use docrow::metrics::{ALL, MetricAbout, MetricKind, MetricUnit};
 use serde_json::Value;
 
 use super::exposition::find;
@@ -186,17 +186,17 @@ fn the_documentation_is_the_table() {
     let written = read("docs/metrics.md");
     let (head, _) = written.split_once(MARK).expect("docs/metrics.md has a mark");
     let mut text = format!("{head}{MARK}\n| metric | kind | labels | what it says |\n|---|---|---|---|\n");
-    for About { name, kind, unit, labels, help } in ALL.iter().map(|metric| metric.about()) {
+    for MetricAbout { name, kind, unit, labels, help } in ALL.iter().map(|metric| metric.about()) {
         let kind = match kind {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Histogram => "histogram",
+            MetricKind::Counter => "counter",
+            MetricKind::Gauge => "gauge",
+            MetricKind::Histogram => "histogram",
         };
         let unit = match unit {
-            Unit::Count => "",
-            Unit::Seconds => ", s",
-            Unit::UnixSeconds => ", Unix time",
-            Unit::Bytes => ", bytes",
+            MetricUnit::Count => "",
+            MetricUnit::Seconds => ", s",
+            MetricUnit::UnixSeconds => ", Unix time",
+            MetricUnit::Bytes => ", bytes",
         };
         let labels: Vec<_> = labels.iter().map(|label| format!("`{}`", label.name)).collect();
         text.push_str(&format!("| `{name}` | {kind}{unit} | {} | {help} |\n", labels.join(", ")));

@@ -21,7 +21,7 @@ use crate::{
     sink::{
         Keys,
         metadata::{chunks::Marker, dead_letters::DeadLetter},
-        rows::upsert::{Applied, Batch},
+        rows::{pipelining::AppliedBatch, upsert::Batch},
     },
 };
 
@@ -34,7 +34,7 @@ pub(super) struct SimApplier {
 
 #[async_trait]
 impl RowApplier for SimApplier {
-    async fn apply(&mut self, batch: &Batch<'_>) -> Result<Applied> {
+    async fn apply(&mut self, batch: &Batch<'_>) -> Result<AppliedBatch> {
         let Self { link, partition, fingerprint, in_haste } = self;
         if *in_haste {
             link.lock()?;
@@ -46,7 +46,7 @@ impl RowApplier for SimApplier {
             link.transact("too early", batch.is_durable, |world, pg| pg.apply(world, place, &first)).await?;
         }
         let applied = link.transact(&what, batch.is_durable, |world, pg| pg.apply(world, place, batch)).await;
-        Ok(Applied { written: applied?, deleted: 0 })
+        Ok(AppliedBatch { written: applied?, deleted: 0 })
     }
 
     async fn note_ahead(&mut self, time: Timestamp) -> Result<()> {

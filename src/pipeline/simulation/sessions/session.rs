@@ -25,12 +25,11 @@ use crate::{
             chunks::StoredChunk,
             dead_letters::{Asked, DeadKey, DeadKeys},
             mapping_versions::Mapping,
-            misfits::{Count, Misfits},
-            pauses::Pause,
+            misfits::{MisfitCount, Misfits},
+            pauses::PauseRequest,
             positions::StoredPosition,
             repair_requests::Repairs,
-            requests::Requested,
-            throttles::Throttle,
+            requests::{Requested, Throttle},
         },
         rows::scan_extra::Wanted,
     },
@@ -300,7 +299,7 @@ impl TargetSession for Link {
         self.wait().await.map(|()| false)
     }
 
-    async fn misfits(&self) -> Result<HashMap<String, Count>> {
+    async fn misfits(&self) -> Result<HashMap<String, MisfitCount>> {
         self.wait().await.map(|()| HashMap::new())
     }
 
@@ -417,7 +416,7 @@ impl TargetSession for Link {
         self.change("repairs are taken", take).await
     }
 
-    async fn pauses(&self) -> Result<Vec<Pause>> {
+    async fn pauses(&self) -> Result<Vec<PauseRequest>> {
         self.wait().await.map(|()| Vec::new())
     }
 

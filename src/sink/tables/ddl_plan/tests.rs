@@ -3,10 +3,10 @@
 use super::*;
 use crate::{
     model::table::{ColumnType, Scalar},
-    sink::tables::found::{PrimaryKey, Reference},
+    sink::tables::found::{ForeignKey, PrimaryKey},
 };
 
-const NOBODY: Whose = Whose::Nobody;
+const NOBODY: TableOwnership = TableOwnership::Nobody;
 
 fn column(name: &str, scalar: Scalar) -> Column {
     Column { name: name.into(), ty: ColumnType::scalar(scalar) }
@@ -26,8 +26,8 @@ fn tables() -> Vec<Table> {
     vec![table("users", 1, users), table("tags", 2, tags)]
 }
 
-fn attribute(column: &Column, not_null: bool) -> Attribute {
-    Attribute {
+fn attribute(column: &Column, not_null: bool) -> FoundColumn {
+    FoundColumn {
         name: column.name.clone(),
         ty: column.ty.sql(),
         oid: column.ty.oid(),
@@ -40,10 +40,10 @@ fn attribute(column: &Column, not_null: bool) -> Attribute {
 }
 
 /// A relation that is as `table` is wanted, with a key.
-fn relation(table: &Table, whose: Whose) -> Relation {
+fn relation(table: &Table, whose: TableOwnership) -> FoundRelation {
     let columns = table.columns.iter().enumerate();
     let names = table.columns.iter().take(table.key_columns).map(|column| column.name.clone());
-    Relation {
+    FoundRelation {
         name: table.name.clone(),
         whose,
         barrier: None,
@@ -55,8 +55,8 @@ fn relation(table: &Table, whose: Whose) -> Relation {
     }
 }
 
-fn plan(relations: Vec<Relation>) -> Plan {
-    let found = Found { relations, ..Found::default() };
+fn plan(relations: Vec<FoundRelation>) -> Plan {
+    let found = FoundTables { relations, ..FoundTables::default() };
     Plan::of("s", Wanted { tables: &tables(), foreign_keys: false }, &found)
 }
 
@@ -65,7 +65,12 @@ fn sql(plan: &Plan, when: When) -> Vec<&str> {
 }
 
 #[track_caller]
-fn assert_obstacle(change: impl FnOnce(&mut Relation), whose: Whose, there: &str, wanted: &str) {
+fn assert_obstacle(
+    change: impl FnOnce(&mut FoundRelation),
+    whose: TableOwnership,
+    there: &str,
+    wanted: &str,
+) {
     let mut users = relation(&tables()[0], whose);
     change(&mut users);
     let plan = plan(vec![users]);
@@ -94,7 +99,7 @@ fn what_is_not_there_is_created_bare() {
 
 #[test]
 fn what_is_there_needs_nothing() {
-    for whose in [Whose::Own, NOBODY] {
+    for whose in [TableOwnership::Own, NOBODY] {
         let plan = plan(tables().iter().map(|table| relation(table, whose.clone())).collect());
         assert_eq!((sql(&plan, When::AtOnce), sql(&plan, When::AfterCopy)), (vec![], vec![]));
         assert_eq!(plan.refusal(), None);
@@ -105,18 +110,18 @@ fn what_is_there_needs_nothing() {
 #[test]
 fn a_later_table_gets_its_key_at_once() {
     let [users, tags] = tables().try_into().unwrap();
-    let created = plan(vec![relation(&users, Whose::Own)]);
+    let created = plan(vec![relation(&users, TableOwnership::Own)]);
     assert!(sql(&created, When::AtOnce)[0].contains(r#"PRIMARY KEY ("user_id", "ord")"#));
-    let adopted = Relation { key: None, ..relation(&tags, NOBODY) };
-    let adopted = plan(vec![relation(&users, Whose::Own), adopted]);
+    let adopted = FoundRelation { key: None, ..relation(&tags, NOBODY) };
+    let adopted = plan(vec![relation(&users, TableOwnership::Own), adopted]);
     assert!(sql(&adopted, When::AtOnce)[0].contains("ADD PRIMARY KEY"));
-    let bare = Relation { key: None, ..relation(&users, Whose::Own) };
+    let bare = FoundRelation { key: None, ..relation(&users, TableOwnership::Own) };
     assert!(!sql(&plan(vec![bare]), When::AtOnce)[0].contains("PRIMARY KEY"));
 }
 
 #[test]
 fn own_tables_are_widened_and_get_what_they_lack() {
-    let mut users = relation(&tables()[0], Whose::Own);
+    let mut users = relation(&tables()[0], TableOwnership::Own);
     users.columns.remove(1);
     users.columns[1].oid = 20;
     let plan = plan(vec![users.clone()]);
@@ -129,16 +134,16 @@ fn own_tables_are_widened_and_get_what_they_lack() {
 #[test]
 fn a_column_is_widened_only_where_it_is_cheap_and_exact() {
     let wanted = r#""score" double precision"#;
-    let bigint = |relation: &mut Relation| {
+    let bigint = |relation: &mut FoundRelation| {
         relation.columns[2] = attribute(&column("score", Scalar::Bigint), false);
     };
     let there = r#""score" bigint in a table of more than 64 MB, which is not rewritten"#;
-    assert_obstacle(|r| (bigint(r), r.bytes = REWRITTEN + 1).0, Whose::Own, there, wanted);
+    assert_obstacle(|r| (bigint(r), r.bytes = REWRITTEN + 1).0, TableOwnership::Own, there, wanted);
     let there = r#""score" bigint with values that a double would not give back as they were"#;
-    assert_obstacle(|r| (bigint(r), r.columns[2].beyond_int4 = true).0, Whose::Own, there, wanted);
+    assert_obstacle(|r| (bigint(r), r.columns[2].beyond_int4 = true).0, TableOwnership::Own, there, wanted);
     assert_obstacle(bigint, NOBODY, r#""score" bigint"#, wanted);
-    let narrower = |r: &mut Relation| r.columns[2] = attribute(&column("score", Scalar::Text), false);
-    assert_obstacle(narrower, Whose::Own, r#""score" text"#, wanted);
+    let narrower = |r: &mut FoundRelation| r.columns[2] = attribute(&column("score", Scalar::Text), false);
+    assert_obstacle(narrower, TableOwnership::Own, r#""score" text"#, wanted);
 }
 
 /// Existing user tables: adopted if they fit, refused with the diff if not, never dropped.
@@ -150,7 +155,8 @@ fn what_does_not_fit_is_an_obstacle() {
     assert_obstacle(|r| r.columns[1].not_null = true, NOBODY, r#""name" text NOT NULL"#, name);
     assert_obstacle(
         |r| {
-            r.columns[1] = Attribute { ty: "character varying(9)".into(), oid: 1043, ..r.columns[1].clone() };
+            r.columns[1] =
+                FoundColumn { ty: "character varying(9)".into(), oid: 1043, ..r.columns[1].clone() };
         },
         NOBODY,
         r#""name" character varying(9)"#,
@@ -163,7 +169,7 @@ fn what_does_not_fit_is_an_obstacle() {
     let theirs = || attribute(&column("theirs", Scalar::Text), true);
     let wanted = "a default for it, or NULL allowed";
     assert_obstacle(|r| r.columns.push(theirs()), NOBODY, r#""theirs" text NOT NULL"#, wanted);
-    assert_obstacle(|r| r.columns.push(theirs()), Whose::Own, r#""theirs" text NOT NULL"#, wanted);
+    assert_obstacle(|r| r.columns.push(theirs()), TableOwnership::Own, r#""theirs" text NOT NULL"#, wanted);
     let key = |columns: &[&str], deferrable| {
         Some(PrimaryKey { columns: columns.iter().map(|&name| name.to_owned()).collect(), deferrable })
     };
@@ -176,20 +182,20 @@ fn what_does_not_fit_is_an_obstacle() {
     assert_obstacle(|r| (r.key = None, r.alterable = false).0, NOBODY, "no primary key", wanted);
     let barrier = Some(Obstacle::new("a view", "a table"));
     assert_obstacle(|r| r.barrier = barrier, NOBODY, "a view", "a table");
-    let other = Whose::Other("collection a.b of pipeline p".into());
+    let other = TableOwnership::Other("collection a.b of pipeline p".into());
     let wanted = "a table for this collection alone";
     assert_obstacle(|_| {}, other, "a table of collection a.b of pipeline p", wanted);
 }
 
 #[test]
 fn what_is_not_docrows_is_left_alone() {
-    let mut users = relation(&tables()[0], Whose::Own);
+    let mut users = relation(&tables()[0], TableOwnership::Own);
     users.columns[1].not_null = true;
-    let default = Attribute { default: true, ..attribute(&column("made", Scalar::Timestamptz), true) };
+    let default = FoundColumn { default: true, ..attribute(&column("made", Scalar::Timestamptz), true) };
     users.columns.extend([attribute(&column("note", Scalar::Text), false), default]);
     let own = ["users", "tags", "old", "gone"]
         .map(|name| OwnTable { name: format!("\"s\".\"{name}\""), exists: name != "gone" });
-    let found = Found { relations: vec![users], own: own.into(), ..Found::default() };
+    let found = FoundTables { relations: vec![users], own: own.into(), ..FoundTables::default() };
     let plan = Plan::of("s", Wanted { tables: &tables(), foreign_keys: false }, &found);
     assert_eq!(plan.refusal(), None);
     assert_eq!(plan.tables[0].others, [r#""note" text"#, r#""made" timestamptz NOT NULL"#]);
@@ -199,7 +205,7 @@ fn what_is_not_docrows_is_left_alone() {
 #[test]
 fn a_collection_does_not_go_on_in_another_schema() {
     let own = vec![OwnTable { name: r#""before"."users""#.into(), exists: true }];
-    let found = Found { own, ..Found::default() };
+    let found = FoundTables { own, ..FoundTables::default() };
     let plan = Plan::of("s", Wanted { tables: &tables(), foreign_keys: false }, &found);
     assert!(plan.refusal().unwrap().contains(r#"rows, in "before"."users""#));
 }
@@ -207,10 +213,10 @@ fn a_collection_does_not_go_on_in_another_schema() {
 #[test]
 fn children_refer_to_the_root_once() {
     let wanted = tables();
-    let references = vec![Reference { table: "tags".into(), column: "user_id".into() }];
+    let references = vec![ForeignKey { table: "tags".into(), column: "user_id".into() }];
     for (references, expected) in [(Vec::new(), 1), (references, 0)] {
-        let relations = wanted.iter().map(|table| relation(table, Whose::Own)).collect();
-        let found = Found { relations, references, ..Found::default() };
+        let relations = wanted.iter().map(|table| relation(table, TableOwnership::Own)).collect();
+        let found = FoundTables { relations, references, ..FoundTables::default() };
         let plan = Plan::of("s", Wanted { tables: &wanted, foreign_keys: true }, &found);
         let added = sql(&plan, When::AfterCopy);
         assert_eq!(added.len(), expected);
