@@ -1,4 +1,4 @@
-# What people do with docrow's source. `make demo` and `make test` work on a bare Debian or Ubuntu with a Rust toolchain.
+# Targets for working on docrow. `make demo` and `make test` work on a bare Debian or Ubuntu with a Rust toolchain.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -32,12 +32,12 @@ T ?=
 test: setup
 	@cargo test --workspace --features failpoints --no-fail-fast -- $(T) 2>&1 | $(SUM)
 
-# What needs no server: unit tests, and the simulation.
+# Tests that need no servers: unit tests, and the simulation.
 quick: setup
 	@cargo test --workspace --features failpoints --no-fail-fast --lib -- $(T) 2>&1 | $(SUM)
 
-# Kills docrow, mongod and PostgreSQL by turns under live writes, and compares after each round. The same seed makes the
-# same schedule: what happens, to whom, and after which time; what the programs are just doing then is never the same.
+# Kills docrow, mongod and PostgreSQL in turn under live writes, and compares after each round. The same seed makes the
+# same schedule: which fault hits which process after which time; what the programs are doing then always differs.
 ROUNDS ?= 30
 SEED ?= 1
 chaos: setup
@@ -55,39 +55,39 @@ bench: setup
 	@cargo bench -p docrow-mapping --bench mapping -- --quick
 	@cargo bench --bench end_to_end -- $(WORKLOADS)
 
-# The same, and fails if a bar is missed by more than the noise that was measured.
+# The same, and fails if a bar is missed by more than the measured noise.
 bench-check: setup
 	@cargo bench -p docrow-mapping --bench mapping -- --quick
 	@cargo bench --bench end_to_end -- --check $(WORKLOADS)
 
-# Fuzzes the mapping; needs `cargo install cargo-fuzz`, and compiles what it needs for itself (a few minutes, once). What it
-# finds is in fuzz/artifacts, what it goes on with the next time in fuzz/corpus.
+# Fuzzes the mapping; needs `cargo install cargo-fuzz`, and compiles its own dependencies (a few minutes, once). Its findings
+# are in fuzz/artifacts, its corpus is in fuzz/corpus.
 SECONDS ?= 600
 fuzz:
 	@cargo fuzz run --sanitizer none mapping -- -max_total_time=$(SECONDS) -max_len=65536 -timeout=10 -rss_limit_mb=2048
 
-# Random operations on real servers, by seeds: SEEDS of them from FROM on, JOBS at once. Each ends in three judgements of all
-# rows; one that neither moves nor ends has failed. A seed that fails is made shorter. What happens follows from the seed alone;
-# how far docrow is at that moment does not, so a seed may fail one time and not the next.
+# Random operations on real servers, by seeds: SEEDS of them starting at FROM, JOBS at once. Each ends with three checks of all
+# rows; a run that neither makes progress nor ends has failed. A failing seed is shrunk. The operations depend only on the seed;
+# docrow's progress at each moment does not, so a seed may fail one time and not the next.
 SEEDS ?= 20
 FROM ?= 0
 JOBS ?= 3
 fuzz-live: setup
 	@cargo test --release --features failpoints --test fuzz_live -- $(SEEDS) $(FROM) $(JOBS)
 
-# Pictures of the dashboard in its five states, and of 63 collections with three in trouble, for docs/screenshots: of a docrow
-# and servers that really are in them, in about six minutes.
+# Screenshots of the dashboard in its five states, and of 63 collections, three of them in trouble, for docs/screenshots: of a
+# docrow and servers that really are in these states, in about six minutes.
 screenshots: setup
 	@cargo test --features failpoints --test screenshots
 
-# Licences and sources of the dependencies are looked at without the internet; what is known against them needs RustSec's
-# database, which is not to be had everywhere: then it says so, and does not fail.
+# Licences and sources of the dependencies are checked offline; known vulnerabilities require RustSec's database, which is not
+# available everywhere: then this is reported, and is no failure.
 lint: setup
 	@cargo fmt --all --check
 	@cargo clippy --workspace --all-targets --features failpoints -- -D warnings
 	@cargo clippy --features failpoints --test chaos --test fuzz_live --test screenshots -- -D warnings
 	@.ci/audit
 
-# What is shipped, in dist/: the binary, manual pages, completions, a tarball of them, a .deb, and checksums.
+# The release in dist/: the binary, manual pages, completions, a tarball of them, a .deb, and checksums.
 release: setup
 	@packaging/release

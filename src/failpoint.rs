@@ -1,22 +1,24 @@
-//! Places where a test ends the process, at once and without a destructor, as if it had been killed right there.
+//! Points where a test ends the process at once, without running destructors, as if it had been killed there.
 //!
-//! There is one before and after whatever is committed, stored or acknowledged: between two such places nothing happens
-//! that a restart could find. With the feature `failpoints`, `DOCROW_FAILPOINT=ChunkCommitted:2` makes docrow abort when
-//! it comes to that place for the second time. Without the feature [`reach`] is empty, and nothing of this is compiled.
-//! `ChunkCommitted:2:block` has the thread wait there for ever instead, `…:hang`, where there is a [`hang`], the future;
-//! `…:hang:3` does so three times.
+//! There is one before and after everything that is committed, stored or acknowledged: between two
+//! failpoints, docrow does nothing that a restart could observe. With the feature `failpoints`,
+//! `DOCROW_FAILPOINT=ChunkCommitted:2` makes docrow abort when it reaches that point for the second time.
+//! Without the feature, [`reach`] is empty, and nothing of this is compiled. With `ChunkCommitted:2:block`,
+//! the thread waits there forever instead; with `…:hang`, at a [`hang`], the future does; `…:hang:3` does so
+//! three times.
 //!
-//! `tests/it/faults/failpoints.rs` walks [`Failpoint::ALL`]: each must be reached, and what comes after must converge.
+//! `tests/it/faults/failpoints.rs` iterates over [`Failpoint::ALL`]: each must be reached, and docrow must
+//! converge afterwards.
 
-/// Declares the failpoints, and [`Failpoint::ALL`], so that none can be missing there.
+/// Declares the failpoints and [`Failpoint::ALL`], so that none can be missing there.
 macro_rules! failpoints {
     ($($(#[$doc:meta])+ $name:ident,)+) => {
-        /// A place where a test ends the process.
+        /// A point where a test ends the process.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Failpoint { $($(#[$doc])+ $name,)+ }
 
         impl Failpoint {
-            /// All of them.
+            /// All metrics.
             pub const ALL: &[Self] = &[$(Self::$name),+];
         }
     };
@@ -25,89 +27,90 @@ macro_rules! failpoints {
 failpoints! {
     /// The pipeline's lock is taken.
     FenceTaken,
-    /// The schema `docrow` exists, the pipeline is not registered yet.
+    /// The schema `docrow` exists, but the pipeline is not registered yet.
     BookkeepingCreated,
-    /// The pipeline's life is stored in the target, and not in the state directory.
+    /// The pipeline's identity is stored in the target, but not in the state directory.
     PipelineRegistered,
-    /// It is in both.
+    /// It is stored in both.
     StateReconciled,
-    /// Tables are made or changed and the mapping is stored, in a transaction that is still open.
+    /// Tables are created or changed and the mapping is stored, in a transaction that is still open.
     TablesBeforeCommit,
-    /// The same, committed.
+    /// That transaction is committed.
     TablesCommitted,
-    /// The start position is taken, and stored nowhere.
+    /// The start position is known, but not stored.
     StartTaken,
     /// The state directory has the chunk plan.
     CutSaved,
     /// Plan and start position are written, in a transaction that is still open.
     PlanBeforeCommit,
-    /// The same, committed.
+    /// That transaction is committed.
     PlanCommitted,
-    /// A chunk's rows are written and it is marked, in a transaction that is still open.
+    /// A chunk's rows are written and its marker is set, in a transaction that is still open.
     ChunkBeforeCommit,
-    /// The same, committed.
+    /// That transaction is committed.
     ChunkCommitted,
     /// A primary key is built, in a transaction that is still open.
     KeyBeforeCommit,
-    /// The same, committed; the table is not analysed.
+    /// That transaction is committed; the table is not analysed yet.
     KeyCommitted,
     /// A foreign key is added, in a transaction that is still open.
     ForeignKeyBeforeCommit,
-    /// The same, committed.
+    /// That transaction is committed.
     ForeignKeyCommitted,
-    /// A new version of a mapping is stored, its tables are changed, and everyone still writes by the version before.
+    /// A new version of a mapping is stored and its tables are changed, but everyone still writes by the
+    /// previous version.
     VersionCommitted,
-    /// New columns are filled, which is not noted.
+    /// New columns are filled, but that is not recorded yet.
     FilledBeforeNoted,
-    /// New columns are filled, and that is noted.
+    /// New columns are filled, and that is recorded.
     FilledNoted,
     /// Columns are replaced by wider ones, in a transaction that is still open.
     ColumnsBeforeCommit,
-    /// The same, committed, and everyone still writes by the version before.
+    /// That transaction is committed, but everyone still writes by the previous version.
     ColumnsReplaced,
-    /// The positions of another number of partitions are written, in a transaction that is still open.
+    /// The positions for another number of partitions are written, in a transaction that is still open.
     PositionsBeforeReset,
-    /// The same, committed.
+    /// That transaction is committed.
     PositionsReset,
-    /// A batch is on its way to the server, but for its COMMIT.
+    /// A batch is sent to the server, except for its COMMIT.
     BatchBeforeCommit,
-    /// Its COMMIT is on its way, too; no answer is awaited.
+    /// Its COMMIT is sent, too, but no answer has been read.
     BatchSent,
-    /// A batch is durable, which the answers say; nothing in this process knows it.
+    /// A batch is durable, as the answers say, but nothing in this process knows it.
     BatchCommitted,
-    /// A partition's position is durable, and not acknowledged.
+    /// A partition's position is durable, but not acknowledged.
     BatchBeforeAcknowledge,
-    /// The same, acknowledged.
+    /// It is acknowledged.
     BatchAcknowledged,
     /// Changes are about to be written to the spool.
     SpoolBeforeWrite,
-    /// They are written, and nothing in this process knows it.
+    /// They are written, but nothing in this process knows it.
     SpoolWritten,
-    /// All that waited of a collection is handed to the workers.
+    /// All spooled changes of a collection are handed to the workers.
     SpoolDrained,
-    /// All that waited of a collection is applied, and the spool has forgotten it.
+    /// All spooled changes of a collection are applied, and the spool has deleted them.
     SpoolClosed,
-    /// What was applied is forgotten in the spool.
+    /// The spool has deleted the applied changes.
     SpoolTrimmed,
-    /// It is written down in the target that a collection is to be copied anew.
+    /// The target records the request to resync a collection.
     ResyncNoted,
     /// The plan and start position of a resync are written, in a transaction that is still open.
     ResyncBeforeCommit,
-    /// The same, committed.
+    /// That transaction is committed.
     ResyncCommitted,
-    /// A chunk's documents are replaced, and it is not marked.
+    /// A chunk's documents are replaced, but its marker is not set.
     ChunkReplaced,
-    /// Rows of documents that are no more are swept away, which is not noted.
+    /// Rows of documents that no longer exist are swept, but that is not recorded yet.
     SweptBeforeNoted,
-    /// It is noted.
+    /// It is recorded.
     SweptNoted,
-    /// A document was refused, nothing of its batch is written.
+    /// A document was refused; nothing of its batch is written.
     DocumentRefused,
     /// A dead letter is durable.
     LetterCommitted,
-    /// It is noted why a collection is stopped.
+    /// The reason why a collection is stopped is recorded.
     StopNoted,
-    /// Dead letters that can't be tried again are marked as such.
+    /// Dead letters that can't be retried are marked as such.
     LettersAnswered,
 }
 

@@ -1,6 +1,7 @@
-//! Posts to servers that docrow reports to, over HTTP, or over TLS with the system's certificates.
+//! Sends POST requests to servers that docrow reports to, over HTTP, or over TLS with the system's
+//! certificate authorities.
 //!
-//! What goes wrong has words that hold nothing of the URL: it may be a secret.
+//! Error texts contain nothing of the URL: it may be a secret.
 
 use std::{error::Error, io, time::Duration};
 
@@ -23,17 +24,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct HttpClient(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
 
-/// Why a request was not taken.
+/// Why a request was not accepted.
 #[derive(Debug)]
 pub enum HttpRefusal {
-    /// It may be taken later.
+    /// It may be accepted later.
     Passing(String),
     /// It never will be.
     Final(String),
 }
 
 impl HttpClient {
-    /// Error: this machine has no certificates to believe.
+    /// Error: this machine has no trusted certificate authorities.
     pub fn new() -> Result<Self, String> {
         let connector = HttpsConnectorBuilder::new()
             .with_provider_and_native_roots(rustls::crypto::ring::default_provider())
@@ -44,7 +45,7 @@ impl HttpClient {
         Ok(Self(Client::builder(TokioExecutor::new()).build(connector)))
     }
 
-    /// Sends a request. Any answer of 2xx takes it.
+    /// Sends a request. Any 2xx response accepts it.
     pub async fn send(&self, request: Builder, body: impl Into<Bytes>) -> Result<(), HttpRefusal> {
         let request = request
             .header(header::USER_AGENT, concat!("docrow/", env!("CARGO_PKG_VERSION")))
@@ -52,12 +53,12 @@ impl HttpClient {
             .map_err(|e| HttpRefusal::Final(e.to_string()))?;
         match timeout(PATIENCE, self.0.request(request)).await {
             Err(_) => Err(HttpRefusal::Passing(format!("no answer in {} s", PATIENCE.as_secs()))),
-            // Whatever it says may hold the URI, which may be a secret.
+            // The error's text may contain the URI, which may be a secret.
             Ok(Err(error)) if error.is_connect() => {
                 let why = refused_certificate(&error);
                 Err(HttpRefusal::Passing(why.unwrap_or_else(|| "it can't be reached".to_owned())))
             }
-            Ok(Err(_)) => Err(HttpRefusal::Passing("the connection broke off".to_owned())),
+            Ok(Err(_)) => Err(HttpRefusal::Passing("the connection was lost".to_owned())),
             Ok(Ok(answer)) => taken(answer.status()),
         }
     }
@@ -68,11 +69,11 @@ fn refused_certificate(error: &dyn Error) -> Option<String> {
     let mut cause = error.source();
     while let Some(error) = cause {
         if let Some(error @ rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
-            let advice = "it must be for that host, and of an authority that this system knows, or that is in the file that \
-                SSL_CERT_FILE names";
+            let advice = "it must be for that host, and from an authority that this system trusts, or that \
+                is in the file that SSL_CERT_FILE names";
             return Some(format!("its certificate is refused: {error}: {advice}"));
         }
-        // The source of an I/O error is not what is in it, but that one's source.
+        // The source of an I/O error is not its inner error, but the source of that.
         let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         cause = inner.map(|inner| inner as _).or_else(|| error.source());
     }

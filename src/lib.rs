@@ -18,43 +18,45 @@
 //! # Reading order
 //!
 //! 1. [`model`]: the nouns. A [`Change`](model::change::Change) happened to the document with a
-//!    [`DocumentKey`](model::document_key::DocumentKey), at a [`Position`](model::change::Position) in the stream; an update's
-//!    [`Patch`](model::partial_update::Patch) says to which fields.
-//! 2. [`pipeline`]: how it all hangs together, and the arguments for why nothing is lost: `run` begins attempts, each
-//!    `prepare`s its collections and has a `supervisor` for its tasks. Rooms: `snapshot`, [`stream`](pipeline::stream),
-//!    [`apply`](pipeline::apply), `mappings` (which change while all that goes on), `requests` of people, `observe`. Its pure
-//!    parts decide: `stream::route` (straight to the workers, or through the spool), `phase` (where a collection stands),
-//!    [`partitioner`](pipeline::stream::partitioner) (which worker), [`batch`](pipeline::apply::batch) (folding),
-//!    `staleness` (when an event may be applied as it stands), `watermark` (how far everything is); `simulation` plays them
-//!    through thousands of crashes.
+//!    [`DocumentKey`](model::document_key::DocumentKey), at a [`Position`](model::change::Position) in the
+//!    stream; an update's [`Patch`](model::partial_update::Patch) says which fields it changed.
+//! 2. [`pipeline`]: how everything works together, and the arguments for why nothing is lost: `run` starts
+//!    attempts; each `prepare`s its collections and has a `supervisor` for its tasks. Rooms: `snapshot`,
+//!    [`stream`](pipeline::stream), [`apply`](pipeline::apply), `mappings` (which change while all that
+//!    runs), operators' `requests`, `observe`. Its pure parts decide: `stream::route` (straight to the
+//!    workers, or through the spool), `phase` (a collection's phase),
+//!    [`partitioner`](pipeline::stream::partitioner) (which worker), [`batch`](pipeline::apply::batch)
+//!    (folding), `staleness` (when an event may be applied as it is), `watermark` (how far everything is
+//!    applied); `simulation` tests them with thousands of crashes.
 //! 3. [`source`]: reads MongoDB: chunks, change stream, lookups.
 //! 4. [`schema`] and [`mapping`]: mapping files, inference and growth; the compiled mapping, which walks a raw document
 //!    once and encodes its rows in PostgreSQL's binary format, and the way back from rows to the document.
-//! 5. [`sink`]: writes PostgreSQL: tables, chunks, batches, progress; and keeps a second writer out.
-//! 6. [`checkpoint`]: the state directory, with the spool. [`mapping_files`]: the folder of mapping files. [`verify`]: the proof.
-//!    [`process_status`]: what only the running process knows of itself; [`status`]: how a pipeline is doing, as one document;
-//!    [`notify`]: who is told what happens. [`trace`]: what took how long; [`otlp`]: sends that, and the metrics, to a
-//!    collector. [`http`]: how both post.
-//!    [`serve`]: the dashboard, that document and the probes over HTTP. [`moment`]: times as they are written there; [`shown`]: names from data.
-//!    [`check`]: the preflight; [`roles`]: the statements that grant what it finds missing. [`config`], [`secret`], [`error`], [`retry`], [`shutdown`], [`telemetry`]: what every program has.
-//!    [`rate_limit`]: limits of speed. [`metrics`]: what is counted. [`cli`]: the commands.
-//!    [`profile`]: where the CPU time of a run went.
-//!    [`demo`]: throwaway servers and sample data. [`failpoint`]: where tests end the process.
+//! 5. [`sink`]: writes PostgreSQL: tables, chunks, batches, positions; and keeps a second writer out.
+//! 6. [`checkpoint`]: the state directory, with the spool. [`mapping_files`]: the folder of mapping files.
+//!    [`verify`]: compares documents with rows. [`process_status`]: what only the running process knows;
+//!    [`status`]: the state of a pipeline, as one document; [`notify`]: notifications. [`trace`]: durations
+//!    of operations; [`otlp`]: sends those, and the metrics, to a collector. [`http`]: how both send.
+//!    [`serve`]: the dashboard, the status document and the probes over HTTP. [`moment`]: times in that
+//!    document; [`shown`]: names from data. [`check`]: the preflight; [`roles`]: the statements that grant
+//!    missing privileges. [`config`], [`secret`], [`error`], [`retry`], [`shutdown`], [`telemetry`]: what
+//!    every program has. [`rate_limit`]: rate limits. [`metrics`]: the counters and gauges. [`cli`]: the
+//!    commands. [`profile`]: where the CPU time of a run went. [`demo`]: throwaway servers and sample data.
+//!    [`failpoint`]: points where tests end the process.
 //!
 //! # Invariants
 //!
-//! - A batch's rows and the position they reach commit in one PostgreSQL transaction; so do a chunk's rows and its
-//!   marker. Nothing else is ever believed about what was written.
-//! - Every transaction that writes checks, in the server, that the pipeline is still this process's.
-//! - What the stream brought is in the spool, durably, before anything says that it has been read; what is applied,
-//!   PostgreSQL alone says.
+//! - A batch's rows and the position they reach commit in one PostgreSQL transaction; so do a chunk's rows
+//!   and its marker. Nothing else is trusted about what was written.
+//! - Every transaction that writes checks, in the server, that this process still holds the pipeline.
+//! - Changes from the stream are durably in the spool before anything records that they have been read; only
+//!   PostgreSQL says what is applied.
 //! - The start position is proven and stored before the first page of a snapshot is read.
-//! - All changes of a document pass through one partition, in order. An event is applied as it stands only if it is
-//!   newer than anything its row may show; else the document's current state is looked up.
+//! - All changes of a document pass through one partition, in order. An event is applied as it is only if it
+//!   is newer than anything its row may show; otherwise the document's current state is looked up.
 //! - Every value lands in its column, or exactly in `_extra`, so that the document can be rebuilt from its rows; a
 //!   document that can't have rows becomes a dead letter.
-//! - The rows of a transaction are of one mapping, and a mapping only ever grows.
-//! - No log line and no error holds a document's values or a password.
+//! - The rows of a transaction belong to one mapping, and a mapping only ever grows.
+//! - No log line and no error contains a document's values or a password.
 //!
 //! # Deliberately absent
 //!

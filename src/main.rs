@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-/// Blocks of many megabytes come and go in all threads; glibc's allocator keeps half as much again as is in use (G11).
+/// Blocks of many megabytes are allocated and freed in all threads; glibc's allocator keeps half as much
+/// again as is in use (G11).
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

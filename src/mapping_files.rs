@@ -1,8 +1,8 @@
-//! The folder of mapping files: TOML, one for each collection, whatever they are called.
+//! The folder of mapping files: TOML, one for each collection, under any name.
 //!
-//! A mapping that is not applied is worse than none: what it masks would be written in clear. So nothing that looks like a
-//! mapping file is passed over: a folder that is named and is not there, a file with another ending, a collection that
-//! nobody knows ([`for_nothing`]).
+//! A mapping that is not applied is worse than none: values that it masks would be written in clear. So
+//! nothing that looks like a mapping file is ignored: a configured folder that does not exist, a file with
+//! another ending, an unknown collection ([`for_nothing`]) are errors.
 
 use std::{
     collections::BTreeMap,
@@ -16,31 +16,31 @@ use crate::{
     schema::{self, MappingSpec, WrittenMapping},
 };
 
-/// What mapping files end in.
+/// The ending of mapping files.
 const ENDING: &str = "toml";
 
 /// A mapping file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MappingFile {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
-    /// What it says.
+    /// Its content.
     pub spec: MappingSpec,
-    /// Whether its collection need not be there.
+    /// Whether its collection may be missing.
     pub is_optional: bool,
 }
 
 /// Mapping files by collection.
 pub type MappingFiles = BTreeMap<String, MappingFile>;
 
-/// The mapping files in `dir`, by collection. Errors: the folder is not there though it must be; a file can't be read, or is
-/// wrong, or has another ending; a collection has two.
+/// The mapping files in `dir`, by collection. Errors: the folder does not exist though it must; a file can't
+/// be read, is wrong, or has another ending; a collection has two.
 pub fn read(dir: &MappingDir) -> Result<MappingFiles> {
     let (files, mut wrong) = read_all(dir);
     if wrong.is_empty() { Ok(files) } else { Err(wrong.swap_remove(0)) }
 }
 
-/// The same, with everything that is wrong.
+/// The same, with all errors.
 pub fn read_all(dir: &MappingDir) -> (MappingFiles, Vec<Error>) {
     let MappingDir { path: dir, must_exist } = dir;
     let unreadable = |error: io::Error| {
@@ -79,8 +79,8 @@ pub fn read_all(dir: &MappingDir) -> (MappingFiles, Vec<Error>) {
     (files, wrong)
 }
 
-/// That a file is a mapping file, by what is in it or by an ending that is almost right, and has the wrong name for one.
-/// Copies that editors make of another one's are none.
+/// The error that a file is a mapping file, by its content or by an almost correct ending, but has the wrong
+/// name for one. Editors' copies of another file don't count.
 fn misnamed(path: &Path, files: &MappingFiles) -> Option<Error> {
     let name = path.file_name()?.to_string_lossy();
     if name.starts_with('.') || name.ends_with('~') || !path.is_file() {
@@ -98,12 +98,12 @@ fn misnamed(path: &Path, files: &MappingFiles) -> Option<Error> {
     let advice = format!("rename it to {}, or move it elsewhere", right.display());
     Some(Error::new(
         Code::MappingEnding,
-        format!("{file}: it would not be used, for mapping files end in .{ENDING}: {advice}"),
+        format!("{file}: it would not be used, because mapping files end in .{ENDING}: {advice}"),
     ))
 }
 
-/// What is wrong with files that are for collections which are not `known`, and are not optional. `names` are those of the
-/// collections that there are, included or not.
+/// The errors of files for collections that are not `known`, unless they are optional. `names` are those of
+/// the existing collections, included or not.
 pub fn for_nothing<'a>(
     files: &'a MappingFiles,
     known: impl Fn(&str) -> bool + 'a,
@@ -116,14 +116,14 @@ pub fn for_nothing<'a>(
         } else {
             let near = schema::nearest(collection, names.iter().map(String::as_str));
             let near = near.map_or_else(String::new, |near| format!(": is {near} meant? Else"));
-            format!("is not there{near}")
+            format!("does not exist{near}")
         };
         let (file, or) = (path.display(), if what.ends_with("Else") { "" } else { "," });
         Error::new(
             Code::MappingForNothing,
             format!(
-                "{file}: it is for {collection}, which {what}{or} remove the file, or write optional = true in it if the \
-                 collection comes later"
+                "{file}: it is for {collection}, which {what}{or} remove the file, or set optional = true in \
+                 it if the collection is created later"
             ),
         )
     })
@@ -136,7 +136,7 @@ mod tests {
     const USERS: &str = "collection = 'shop.users'\ntable = 'users'\nextra = '_extra'\n\
         [key]\ncolumn = 'id'\ntype = 'bigint'\n";
 
-    /// The files in a folder with these, and what is wrong with it.
+    /// The mapping files of a folder with these files, and its errors.
     fn found(files: &[(&str, &str)]) -> (MappingFiles, Vec<String>) {
         let folder = tempfile::tempdir().unwrap();
         for (name, text) in files {
@@ -167,7 +167,7 @@ mod tests {
             assert!(files.is_empty() && wrong.len() == 1, "{name}: {wrong:?}");
             assert!(wrong[0].starts_with(&format!("DRW-1213 {name}: it would not be used")), "{wrong:?}");
         }
-        // Whatever is in it.
+        // Whatever its content.
         assert_eq!(found(&[("users.tml", "collection = ")]).1.len(), 1);
         // Beside the right one it is a copy of it.
         let copies = [("users.toml", USERS), ("users.toml.bak", USERS), ("users.toml.orig", "x = 1")];
@@ -187,7 +187,7 @@ mod tests {
             wrong.first().map(ToString::to_string).unwrap_or_default()
         };
         let said = wrong(USERS, &names);
-        assert!(said.contains("is for shop.users, which is not there: is shop.user meant?"), "{said}");
+        assert!(said.contains("is for shop.users, which does not exist: is shop.user meant?"), "{said}");
         assert!(said.contains("optional = true"), "{said}");
         let said = wrong(USERS, &["shop.users".to_owned()]);
         assert!(said.contains("is for shop.users, which is not included"), "{said}");

@@ -1,4 +1,4 @@
-//! A moment as people and JSON documents see it: ISO 8601, in UTC, by whole seconds.
+//! A time as people and JSON documents see it: ISO 8601, in UTC, in whole seconds.
 
 use std::{
     fmt,
@@ -8,7 +8,7 @@ use std::{
 use mongodb::bson::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// A moment, by whole seconds.
+/// A time in whole seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Moment(SystemTime);
@@ -19,7 +19,7 @@ impl Moment {
         Self::from(SystemTime::now())
     }
 
-    /// How long after `earlier` it is; nothing if it is not after it.
+    /// How long after `earlier` it is; zero if it is not after it.
     pub fn since(self, earlier: Self) -> Duration {
         self.0.duration_since(earlier.0).unwrap_or_default()
     }
@@ -37,7 +37,7 @@ impl From<SystemTime> for Moment {
     }
 }
 
-/// The second of a cluster's time.
+/// The second of a cluster time.
 impl From<Timestamp> for Moment {
     fn from(time: Timestamp) -> Self {
         Self(SystemTime::UNIX_EPOCH + Duration::from_secs(time.time.into()))

@@ -1,4 +1,5 @@
-//! Not faster than it may be: so many things a second, over all who do them. The limit may change meanwhile.
+//! Limits the rate: to a number of items per second, over all who process them. The limit may change
+//! meanwhile.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -6,19 +7,19 @@ use tokio::time::{Duration, Instant, sleep_until};
 
 use crate::shutdown::Shutdown;
 
-/// A limit of speed: `L` is a number of things a second.
+/// A rate limit: `L` is a number of items per second.
 #[derive(Debug)]
 pub struct Pace<L>(Mutex<PaceState<L>>);
 
 #[derive(Clone, Copy, Debug)]
 struct PaceState<L> {
     limit: Option<L>,
-    /// When all that was done so far may have been done.
+    /// When everything so far is allowed to be done.
     paid: Instant,
 }
 
 impl<L: Copy + PartialEq + Into<f64>> Pace<L> {
-    /// Not faster than that.
+    /// With this limit.
     pub fn new(limit: Option<L>) -> Self {
         Self(Mutex::new(PaceState { limit, paid: Instant::now() }))
     }
@@ -28,7 +29,8 @@ impl<L: Copy + PartialEq + Into<f64>> Pace<L> {
         self.state().limit
     }
 
-    /// Sets the limit. Who waits by the old one waits no longer than by the new one from now on. Whether it is another one.
+    /// Sets the limit, and returns whether it has changed. A waiting caller waits no longer than the new
+    /// limit requires.
     pub fn set(&self, limit: Option<L>) -> bool {
         let mut state = self.state();
         let is_new = state.limit != limit;
@@ -38,29 +40,29 @@ impl<L: Copy + PartialEq + Into<f64>> Pace<L> {
         is_new
     }
 
-    /// How many things are to be taken at a time, so that they come evenly: at most `most`.
+    /// How many items to take at a time, so that they are evenly spread: at most `most`.
     pub fn together(&self, most: usize, workers: usize) -> usize {
         let workers = u32::try_from(workers.max(1)).unwrap_or(u32::MAX);
         let Some(rate) = self.limit() else { return most };
-        // A quarter of a second's worth. Saturating is wanted.
+        // A quarter of a second's worth. Saturating is intended.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let each = (rate.into() / 4.0 / f64::from(workers)) as usize;
         each.clamp(1, most)
     }
 
-    /// Waits until so many more may have been done.
+    /// Waits until this many more items are allowed.
     pub async fn done(&self, things: usize, shutdown: &Shutdown) {
         let things = u32::try_from(things).unwrap_or(u32::MAX);
         let due = {
             let mut state = self.state();
             let Some(rate) = state.limit else { return };
-            // What was not used of the time before is not made up for.
+            // Unused time in the past is not made up for.
             state.paid =
                 state.paid.max(Instant::now()) + Duration::from_secs_f64(f64::from(things) / rate.into());
             state.paid
         };
         while !shutdown.is_requested() {
-            // The limit may be another one by then.
+            // The limit may have changed by then.
             let state = *self.state();
             let until = due.min(state.paid);
             if state.limit.is_none() || until <= Instant::now() {
@@ -79,7 +81,7 @@ impl<L: Copy + PartialEq + Into<f64>> Pace<L> {
     }
 }
 
-/// How soon one who waits sees that the limit is another one.
+/// How soon a waiting caller notices that the limit has changed.
 const LOOKING: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
@@ -101,7 +103,7 @@ mod tests {
         assert_eq!(Pace::<f64>::new(None).together(1000, 4), 1000);
     }
 
-    /// Whoever waits for an hour by the old limit does not when that is lifted.
+    /// A caller that waits for an hour under the old limit stops waiting when it is lifted.
     #[tokio::test]
     async fn a_limit_that_is_lifted_is_waited_for_no_longer() {
         let (pace, shutdown, began) = (Pace::new(Some(1.0)), Shutdown::default(), Instant::now());

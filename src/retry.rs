@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-/// The first delay; the later ones grow by half up to [`LONGEST`], each varied by half up or down.
+/// The first delay; later ones grow by half up to [`LONGEST`], each varied by half up or down.
 const FIRST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// The delays between attempts at one thing.
+/// The delays between attempts at one operation.
 #[derive(Clone, Debug)]
 pub struct Retry {
     delay: Duration,
@@ -20,7 +20,7 @@ impl Retry {
         Self { delay: FIRST, attempts: 0 }
     }
 
-    /// Counts a failed attempt, and says how long to wait before the next one.
+    /// Counts a failed attempt, and returns how long to wait before the next one.
     pub fn after_failure(&mut self) -> Duration {
         self.attempts = self.attempts.saturating_add(1);
         let delay = self.delay.mul_f64(0.5 + fastrand::f64());
@@ -33,7 +33,7 @@ impl Retry {
         self.attempts
     }
 
-    /// Counts a success: the next delay is a short one again.
+    /// Counts a success: the next delay is short again.
     pub fn succeeded(&mut self) {
         if self.attempts > 0 {
             *self = Self::new();

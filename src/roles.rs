@@ -1,11 +1,13 @@
-//! The statements that grant docrow what it needs, all of them: what `docrow check` and errors print is made here, and docs/roles.md
-//! shows the same, which a test compares. What is not to be granted has no function.
+//! All statements that grant docrow what it needs. `docrow check` and errors print the statements that are
+//! generated here; docs/roles.md shows the same ones, and a test compares them. There is no function for what
+//! should not be granted.
 //!
-//! Names of PostgreSQL come quoted, as SQL has them; those of MongoDB are quoted here, as JavaScript has them.
+//! Names of PostgreSQL objects come quoted as in SQL; names of MongoDB objects are quoted here, as in
+//! JavaScript.
 
 use serde_json::Value;
 
-/// What a table takes that docrow writes.
+/// The privileges on a table that docrow writes.
 const ROWS: &str = "SELECT, INSERT, UPDATE, DELETE";
 
 /// A privilege of MongoDB, as in a role: actions on collections; an empty name stands for all.
@@ -28,7 +30,7 @@ pub fn grant_privilege(role: &str, privilege: &str) -> String {
     format!("db.getSiblingDB(\"admin\").grantPrivilegesToRole({}, [{privilege}])", js(role))
 }
 
-/// Gives a user, of the database that knows it, a built-in role on a database.
+/// Grants a user, of the database that it was created in, a built-in role on a database.
 pub fn grant_role((user, of): (&str, &str), (role, on): (&str, &str)) -> String {
     let (of, user, role, on) = (js(of), js(user), js(role), js(on));
     format!("db.getSiblingDB({of}).grantRolesToUser({user}, [{{ role: {role}, db: {on} }}])")
@@ -43,17 +45,17 @@ pub fn grant_connect(database: &str, user: &str) -> String {
     format!("GRANT CONNECT ON DATABASE {database} TO {user}")
 }
 
-/// Lets it make the types that rows are sent by.
+/// Lets it create the types in which rows are sent.
 pub fn grant_temporary(database: &str, user: &str) -> String {
     format!("GRANT TEMPORARY ON DATABASE {database} TO {user}")
 }
 
-/// Makes a schema that is its own.
+/// Creates a schema that it owns.
 pub fn create_schema(schema: &str, user: &str) -> String {
     format!("CREATE SCHEMA {schema} AUTHORIZATION {user}")
 }
 
-/// Lets it make tables in a schema.
+/// Lets it create tables in a schema.
 pub fn grant_schema(schema: &str, user: &str) -> String {
     format!("GRANT USAGE, CREATE ON SCHEMA {schema} TO {user}")
 }

@@ -1,7 +1,8 @@
-//! Stopping: the first SIGTERM or SIGINT asks, the second insists, and so does time.
+//! Stopping: the first SIGTERM or SIGINT requests it, the second forces it, and so does a timeout.
 //!
-//! A stage holds a [`Shutdown`] and ends at its next clean point once it is requested: a chunk is rolled back, a
-//! worker commits what it has taken. Whatever is cut off by the second signal is safe too (G2), only repeated.
+//! A stage holds a [`Shutdown`] and ends at its next clean point once it is requested: a chunk is rolled
+//! back, a worker commits what it has taken up. Work that the second signal interrupts is safe too (G2), and
+//! only repeated.
 
 use std::{process, sync::mpsc, thread, time::Duration};
 
@@ -14,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Code, Error, Kind, Result};
 
-/// How long the end may take once it was asked for: less than whoever asks waits before he kills. (Kubernetes: 30 s.)
+/// How long the end may take after the request: less than supervisors wait before they kill. (Kubernetes: 30
+/// s.)
 pub const BOUND: Duration = Duration::from_secs(25);
-/// How long it may take once somebody insists.
+/// How long it may take after the second signal.
 const AT_ONCE: Duration = Duration::from_secs(3);
 /// How long a line of the log may take.
 const SAYING: Duration = Duration::from_secs(1);
@@ -26,7 +28,7 @@ const SAYING: Duration = Duration::from_secs(1);
 pub struct Shutdown(CancellationToken);
 
 impl Shutdown {
-    /// Asks every holder to stop.
+    /// Requests every holder to stop.
     pub fn request(&self) {
         self.0.cancel();
     }
@@ -42,11 +44,12 @@ impl Shutdown {
     }
 }
 
-/// Requests `shutdown` at the first SIGTERM or SIGINT. At the second one what is returned is requested, and then, or [`BOUND`]
-/// after the first, the process ends with exit code 1, whatever hangs: `waits_for` says what it still waited for.
+/// Requests `shutdown` at the first SIGTERM or SIGINT. At the second one it requests the returned one, and
+/// then, or [`BOUND`] after the first, the process ends with exit code 1, whatever hangs: `waits_for` says
+/// what it was waiting for.
 ///
-/// This is done by a thread of its own, and nothing there waits for anything: what hangs may hang in any other thread, and may be what
-/// writes the log.
+/// A separate thread does this, and never waits for anything: any other thread may hang, including the one
+/// that writes the log.
 pub fn listen(shutdown: Shutdown, waits_for: impl Fn() -> String + Send + 'static) -> Result<Shutdown> {
     let failed = |e| Error::caused(Kind::Bug, "listen for signals", e);
     let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
@@ -64,7 +67,7 @@ pub fn listen(shutdown: Shutdown, waits_for: impl Fn() -> String + Send + 'stati
     Ok(insisted)
 }
 
-/// Returns when the process is to end.
+/// Returns when the process must end.
 async fn obey(
     (mut terminate, mut interrupt): (Signal, Signal),
     shutdown: &Shutdown,
@@ -80,7 +83,7 @@ async fn obey(
     };
     next().await;
     shutdown.request();
-    say(|| tracing::info!("stopping: finishing what is under way; once more to stop at once"));
+    say(|| tracing::info!("stopping: finishing what is in progress; signal again to stop at once"));
     if timeout(BOUND, next()).await.is_ok() {
         insisted.request();
         return sleep(AT_ONCE).await;
@@ -90,17 +93,18 @@ async fn obey(
     say(move || {
         tracing::error!(
             code = %Code::StopOverdue,
-            "stopped, {seconds} s after it was asked for, without being done: it waited for: {waits}: start it again to go on from what is committed"
+            "stopped {seconds} s after the request, without having finished: it was waiting for: {waits}: \
+             start it again to resume from what is committed"
         );
     });
 }
 
-/// Has it logged, unless that takes long.
+/// Logs it, unless that takes long.
 fn say(words: impl FnOnce() + Send + 'static) {
     let (said, heard) = mpsc::sync_channel(1);
     let says = move || {
         words();
-        // Whoever waited may be gone.
+        // The waiting side may be gone.
         let _ = said.send(());
     };
     if thread::Builder::new().spawn(says).is_ok() {
@@ -108,8 +112,9 @@ fn say(words: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Ends the process, with what was not to be waited for any longer. What the libraries do at its end may hang, too.
-#[expect(clippy::disallowed_methods, reason = "whoever would run the destructors may hang")]
+/// Ends the process, with everything that could not be waited for any longer. The libraries' exit handlers
+/// may hang, too.
+#[expect(clippy::disallowed_methods, reason = "running the destructors may hang")]
 fn end() -> ! {
     let insists = || {
         thread::sleep(AT_ONCE);

@@ -1,11 +1,11 @@
-//! Traces: how long a batch, a chunk or a lookup took, and what it was about, if `[otlp]` asks for that.
+//! Traces: how long a batch, a chunk or a lookup took, and its details, if `[otlp]` requests them.
 //!
-//! Where nobody asks, a [`Span`] is nothing: it costs a look at a static, and no memory. Else it is put into a queue
-//! when it ends, from which [`otlp`](crate::otlp) sends it. Nobody waits for room in there: a span that finds none is
-//! dropped and counted. Of a trace that is not in the sample there are no spans at all.
+//! Without a request, a [`Span`] is nothing: it costs a read of a static, and no memory. Otherwise it is put
+//! into a queue when it ends, from which [`otlp`](crate::otlp) sends it. Nothing waits for room in the queue:
+//! if it is full, the span is dropped and counted. A trace that is not in the sample has no spans at all.
 //!
-//! A span says names of collections, numbers, and the code of an error; never a value of a document, and no password
-//! (G12).
+//! A span contains names of collections, numbers, and the code of an error; never a value of a document or a
+//! password (G12).
 
 use std::{
     sync::{
@@ -26,42 +26,42 @@ use crate::{
     metrics,
 };
 
-/// How many spans wait to be sent: a few seconds of the fastest stream, some megabytes.
+/// How many spans may wait to be sent: a few seconds of the fastest stream, a few megabytes.
 const WAITING: usize = 4096;
-/// Of how many collections a span has the names.
+/// The maximum number of collection names in a span.
 const NAMES: usize = 32;
 
-/// What spans are begun with.
+/// The shared state of all spans.
 #[derive(Debug)]
 struct Tracer {
-    /// Which part of the traces is in the sample.
+    /// Which share of the traces is in the sample.
     sample: f64,
     ended: Sender<Message>,
     /// Whether there was no room for one.
     is_full: AtomicBool,
 }
 
-/// `None`: nobody asks for spans.
+/// `None`: spans are not requested.
 static TRACER: OnceLock<Tracer> = OnceLock::new();
 
-/// Has spans made from now on, of this part of all traces, from 0 to 1, and put into the queue that is returned. To be
-/// called once; a second queue stays empty.
+/// Enables spans from now on, for this share of all traces, from 0 to 1, and returns the queue that they are
+/// put into. Call it once; a second queue stays empty.
 pub fn start(sample: f64) -> Receiver<Message> {
     let (ended, spans) = mpsc::channel(WAITING);
     let _ = TRACER.set(Tracer { sample, ended, is_full: AtomicBool::new(false) });
     spans
 }
 
-/// Whether there was no room for a span since this was last asked.
+/// Whether there was no room for a span since the last call.
 pub fn was_full() -> bool {
     TRACER.get().is_some_and(|tracer| tracer.is_full.swap(false, Ordering::Relaxed))
 }
 
-/// Something that takes a while; or nothing, if it is not traced.
+/// An operation with a duration; or nothing, if it is not traced.
 #[derive(Debug, Default)]
 pub struct Span(Option<Box<OpenSpan>>);
 
-/// One that is traced.
+/// A traced one.
 #[derive(Debug)]
 struct OpenSpan {
     tracer: &'static Tracer,
@@ -70,7 +70,7 @@ struct OpenSpan {
 }
 
 impl Span {
-    /// Begins a trace, if it is in the sample.
+    /// Starts a trace, if it is in the sample.
     pub fn root(name: &'static str) -> Self {
         TRACER.get().map_or_else(Self::default, |tracer| Self::sampled(name, tracer))
     }
@@ -82,7 +82,7 @@ impl Span {
         Self(Some(OpenSpan::new(name, tracer, fastrand::u128(1..).to_be_bytes().to_vec())))
     }
 
-    /// Begins a part of this one.
+    /// Starts a part of this one.
     pub fn child(&self, name: &'static str) -> Self {
         Self(self.0.as_ref().map(|open| {
             let mut child = OpenSpan::new(name, open.tracer, open.message.trace_id.clone());
@@ -91,19 +91,19 @@ impl Span {
         }))
     }
 
-    /// Whether it is traced: else there is no need to find out what it could say.
+    /// Whether it is traced; if not, its attributes need not be computed.
     pub fn is_on(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Says a name.
+    /// Adds a name.
     pub fn name(&mut self, key: &'static str, name: &str) {
         if let Some(open) = &mut self.0 {
             open.say(key, text(name));
         }
     }
 
-    /// Says some names, not too many of them.
+    /// Adds some names, up to the maximum.
     pub fn names<'a>(&mut self, key: &'static str, names: impl Iterator<Item = &'a str>) {
         if let Some(open) = &mut self.0 {
             let values = names.take(NAMES).map(|name| AnyValue { value: Some(text(name)) }).collect();
@@ -111,14 +111,15 @@ impl Span {
         }
     }
 
-    /// Says a number.
+    /// Adds a number.
     pub fn count(&mut self, key: &'static str, count: impl TryInto<i64>) {
         if let Some(open) = &mut self.0 {
             open.say(key, Value::IntValue(count.try_into().unwrap_or(i64::MAX)));
         }
     }
 
-    /// Ends it: with this outcome, or with the error. One that is dropped was cut off, and says so.
+    /// Ends it with this outcome, or with the error. A span that is dropped without this is marked as cut
+    /// off.
     pub fn end<T>(mut self, result: &Result<T>, outcome: &'static str) {
         match result {
             Ok(_) => self.close(outcome, None),
@@ -164,7 +165,7 @@ impl OpenSpan {
         Box::new(Self { tracer, began: Instant::now(), message })
     }
 
-    /// What was said before by that key no longer holds.
+    /// An earlier value of that key is replaced.
     fn say(&mut self, key: &str, value: Value) {
         let attributes = &mut self.message.attributes;
         attributes.retain(|said| said.key != key);
@@ -172,7 +173,7 @@ impl OpenSpan {
     }
 }
 
-/// The present time, as OTLP has it.
+/// The current time in OTLP's form.
 pub fn unix_nanos() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)

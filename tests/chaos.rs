@@ -1,4 +1,4 @@
-//! `make chaos ROUNDS=n SEED=s`: everything is killed by turns under live writes. The work is in `it/chaos`.
+//! `make chaos ROUNDS=n SEED=s`: kills every process in turn under live writes. The work is in `it/chaos`.
 
 #![allow(
     clippy::unwrap_used,

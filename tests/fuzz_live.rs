@@ -1,5 +1,5 @@
-//! `make fuzz-live SEEDS=n FROM=s JOBS=k`: random operations by seeds, and three judgements of each. The work is in
-//! `it/fuzz_live`.
+//! `make fuzz-live SEEDS=n FROM=s JOBS=k`: random operations by seeds, with three checks of each. The work is
+//! in `it/fuzz_live`.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,5 +1,5 @@
-//! `make screenshots`: pictures of the dashboard in its five states, and of many collections of which three are in trouble:
-//! of a docrow and servers that really are in them.
+//! `make screenshots`: pictures of the dashboard in its five states, and of many collections, three of them
+//! in trouble: of a docrow and servers that really are in these states.
 
 #![allow(
     clippy::unwrap_used,
@@ -63,7 +63,7 @@ async fn main() {
     let mut browser = Browser::start().await;
     browser.look(DESKTOP).await;
 
-    // Everything is held, before the first table is made.
+    // Everything is held before the first table is created.
     let gate = Gate::close(&place, Before::Statement("CREATE TABLE")).await;
     let mut docrow = home.run();
     let address = docrow.address().await;
@@ -78,7 +78,7 @@ async fn main() {
         copied > 5_000 && numbers(status, "documents_per_second").any(|rate| rate > 0)
     })
     .await;
-    browser.until_it_says("a second").await;
+    browser.until_it_says("per second").await;
     picture(&mut browser, "snapshotting").await;
 
     until(&mut docrow, &address, "it is live", |status| status["process"]["stage"] == "live").await;
@@ -92,7 +92,7 @@ async fn main() {
     picture(&mut browser, "live-phone").await;
     browser.look(DESKTOP).await;
 
-    // Somebody writes keys of another type, and somebody locks a table and goes for lunch.
+    // A writer inserts keys of another type, and another session holds a lock on a table.
     place.collection("invoices").insert_many(["A-1", "A-2"].map(|id| doc! { "_id": id })).await.unwrap();
     until(&mut docrow, &address, "there are dead letters", |status| status["dead_letters"]["total"] == 2)
         .await;
@@ -107,7 +107,7 @@ async fn main() {
     browser.until_it_says("could not be written").await;
     until(&mut docrow, &address, "it has caught up", |status| status["lag_seconds"] == 0).await;
 
-    // Somebody drops a column.
+    // A column is dropped.
     let statement = "ALTER TABLE countries DROP COLUMN area";
     place.postgres().await.batch_execute(statement).await.unwrap();
     place.collection("countries").update_many(doc! {}, doc! { "$inc": { "area": 1 } }).await.unwrap();
@@ -122,8 +122,8 @@ async fn main() {
     );
 }
 
-/// 63 collections: of one the table's name is taken, and of two some documents have a key of another type, of the one
-/// too many.
+/// 63 collections: for one, the table's name is already in use, and in two, some documents have a key of
+/// another type, in one of them too many.
 async fn many(on: &Place, browser: &mut Browser) {
     let mut place = Place::on(&on.mongodb_uri, &on.postgres_uri, "stores").await;
     place.name = "stores".to_owned();

@@ -1,4 +1,5 @@
-//! `users`, `flat`, `document`: `docrow backfill` beside the floor, and `docrow verify` of what it copied, by turns.
+//! `users`, `flat`, `document`: `docrow backfill` alternating with the floor, and `docrow verify` of the
+//! copy.
 
 use std::time::{Duration, Instant};
 

@@ -3,7 +3,7 @@
 //! A bar is missed if the median of the rounds is beyond its limit, and missed for sure if it is beyond by more than the
 //! run's own noise: half of the spread between its rounds, (high - low) / 2.
 
-/// What a figure is to be.
+/// The bar for a figure.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Limit {
     AtMost(f64),

@@ -1,7 +1,8 @@
 //! What processes cost: CPU time and peak memory, out of `/proc`.
 //!
-//! Of a process that has ended, its CPU time is there until somebody waits for it; so it is complete if it is read
-//! before that. PostgreSQL is its first process, with what it has waited for, and that one's children.
+//! The CPU time of a process that has ended can be read until its parent waits for it, so it is complete when
+//! it is read before that. PostgreSQL is its first process, with what it has waited for, and that one's
+//! children.
 
 use std::{fs, ops::Sub, time::Duration};
 
@@ -29,7 +30,7 @@ impl Sub for Servers {
     }
 }
 
-/// User and system time of a process that nobody has waited for yet.
+/// User and system time of a process that has not been waited for yet.
 pub(crate) fn cpu(pid: u32) -> Duration {
     times(pid).map_or(Duration::ZERO, |[user, system, ..]| TICK * (user + system))
 }

@@ -157,7 +157,7 @@ pub(crate) async fn drain(stage: &Stage, token: RawDocumentBuf, count: i32) -> D
             last = Some(token.get_str("_data").unwrap().to_owned());
         }
     }
-    assert_eq!(seen, count, "events that nobody has written");
+    assert_eq!(seen, count, "events that were never written");
     Drained { wall: started.elapsed(), last: last.unwrap() }
 }
 

@@ -53,7 +53,8 @@ pub(crate) fn document(number: i32) -> RawDocumentBuf {
     }
 }
 
-/// Likewise, of 60 B: of ten million, what bounds the time is not yet how fast the disk takes in what PostgreSQL writes.
+/// Likewise, of 60 B: with ten million of them, the disk's speed for PostgreSQL's writes does not limit the
+/// time yet.
 pub(crate) fn small(number: i32) -> RawDocumentBuf {
     let mut rng = fastrand::Rng::with_seed(number.cast_unsigned().into());
     rawdoc! { "_id": number, "total": rng.i64(0..1 << 50), "score": rng.f64(), "active": rng.bool() }

@@ -1,6 +1,7 @@
-//! The floor: the least that writing the same rows costs, which is `psql` reloading what docrow has written.
+//! The floor: the lowest cost of writing the same rows, which is `psql` reloading the rows that docrow wrote.
 //!
-//! Each table's binary dump goes into a bare table, two tables at a time; then the primary keys are built, two at a time.
+//! Each table's binary dump is loaded into a bare table, two tables at a time; then the primary keys are
+//! built, two at a time.
 
 use std::{
     collections::VecDeque,
@@ -39,7 +40,7 @@ impl Dump {
             let count = stage.psql(database, &format!("SELECT count(*) FROM {table}")).await;
             rows += count.trim().parse::<u64>().unwrap();
         }
-        // What autovacuum would do at some time or other.
+        // Autovacuum would do this sooner or later.
         stage.psql(database, "VACUUM ANALYZE").await;
         Self { database: database.to_owned(), tables, rows }
     }
@@ -64,7 +65,7 @@ impl Dump {
         };
         side_by_side(&uri, self.tables.iter().map(key).collect()).await;
         let took = started.elapsed();
-        // Autovacuum would look at it while something else is measured.
+        // Autovacuum would process it while something else is measured.
         stage.psql(&self.database, "DROP SCHEMA again CASCADE").await;
         took
     }

@@ -1,4 +1,5 @@
-//! `growth`: ten times the documents take ten times the time, and no more memory. They are small ones ([`flat::small`]).
+//! `growth`: ten times the documents take ten times the time, and the same memory. They are small ones
+//! ([`flat::small`]).
 
 use serde_json::json;
 
@@ -8,7 +9,7 @@ use super::{
     stage::{Mapping, Stage},
 };
 
-/// So many that all buffers have been filled, each in every thread that may.
+/// So many that all buffers have been filled, each in every thread that uses it.
 const FEW: (&str, i32) = ("few", 1_000_000);
 const MANY: (&str, i32) = ("many", 10_000_000);
 

@@ -1,8 +1,10 @@
-//! `latency`: from the acknowledgement of a write by a majority until its row shows it, while 1,000 are written a second.
+//! `latency`: from the acknowledgement of a write by a majority until its row shows it, while 1,000 are
+//! written per second.
 //!
-//! The writer follows a schedule, whatever the answers take; each document is written once, so that every value is to be
-//! seen. The reader asks PostgreSQL, about once a millisecond, for those documents alone that were acknowledged and
-//! not yet seen. A write is seen when the answer is there, so a latency includes the reader's own share.
+//! The writer follows a schedule, whatever the answers take; each document is written once, so that every
+//! value must be seen. The reader asks PostgreSQL, about once a millisecond, for those documents alone that
+//! were acknowledged and not yet seen. A write is seen when the answer is there, so a latency includes the
+//! reader's own share.
 
 use std::{
     collections::HashMap,

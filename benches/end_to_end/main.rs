@@ -1,13 +1,15 @@
-//! `make bench`: how fast docrow is, beside the least that its work could cost on the same machine in the same run.
+//! `make bench`: how fast docrow is, compared with the lowest possible cost of its work on the same machine
+//! in the same run.
 //!
-//! Workloads, each on throwaway servers of its own; those named on the command line, or all:
-//! `users`, `flat`, `document` (a backfill beside `psql`'s reload of the same rows, the floor), `stream` (changes applied
-//! beside the bare drain of the change stream, the ceiling), `latency`, `growth`.
+//! Workloads, each on its own throwaway servers; those named on the command line, or all: `users`, `flat`,
+//! `document` (a backfill compared with `psql`'s reload of the same rows, the floor), `stream` (changes
+//! applied, compared with the bare drain of the change stream, the ceiling), `latency`, `growth`.
 //!
-//! What is compared takes turns, three rounds of it, and what counts are the ratios: their median and spread. The bars are
-//! those of [`bars`]. With `--check` a bar that is missed by more than the noise that was measured, half of the spread
-//! between its rounds, makes the run fail. `DOCROW_BENCH_SCALE=0.1` tries it out with a tenth of the documents; nothing is
-//! judged then. JSON lines go to `DOCROW_BENCH_JSON`, or `bench.jsonl` in the target folder.
+//! The compared programs alternate for three rounds. Only the ratios count: their median and spread. The bars
+//! are those of [`bars`]. With `--check`, the run fails if a bar is missed by more than the measured noise,
+//! which is half of the spread between its rounds. `DOCROW_BENCH_SCALE=0.1` runs it with a tenth of the
+//! documents as a trial; the bars are not judged then. JSON lines go to `DOCROW_BENCH_JSON`, or to
+//! `bench.jsonl` in the target folder.
 
 #![allow(
     clippy::unwrap_used,
@@ -37,7 +39,7 @@ use std::{env, process::ExitCode};
 
 use report::Report;
 
-/// Of everything that is compared.
+/// Rounds of every comparison.
 const ROUNDS: i32 = 3;
 
 const WORKLOADS: [&str; 6] = ["users", "flat", "document", "stream", "latency", "growth"];

@@ -50,7 +50,7 @@ impl Docrow {
         thread::spawn(move || {
             let child = docrow.spawn().unwrap();
             say.send(child.id()).unwrap();
-            // Nobody may wait for it any more.
+            // The process may not be waited for any more.
             let _ = report.send(watch(child, started));
         });
         Self { pid: said.recv().unwrap(), started, over, log }

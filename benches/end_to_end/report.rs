@@ -1,4 +1,5 @@
-//! What a run prints: a line a measurement while it goes, JSON lines into a file beside it, and the table of bars at the end.
+//! The output of a run: a line per measurement as it is made, JSON lines into a file, and the table of bars
+//! at the end.
 
 use std::{collections::BTreeMap, env, fs::File, io::Write, path::PathBuf, time::Duration};
 
@@ -19,7 +20,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// `scale`: what the amounts are multiplied by; below 1 the bars are not judged.
+    /// `scale`: the factor for all amounts; below 1 the bars are not judged.
     pub(crate) fn new(scale: f64) -> Self {
         let folder = env::var_os("CARGO_TARGET_DIR")
             .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from);
@@ -37,13 +38,13 @@ impl Report {
         (f64::from(count) * self.scale).round() as i32
     }
 
-    /// One measurement: a line for people, and its figures.
+    /// One measurement: a readable line, and its figures.
     pub(crate) fn measured(&mut self, line: &str, figures: &Value) {
         println!("{line}");
         self.write(figures);
     }
 
-    /// One measurement of docrow: as [`Self::measured`], with what it cost.
+    /// One measurement of docrow: as [`Self::measured`], with its cost.
     pub(crate) fn docrow(&mut self, line: &str, mut figures: Value, cost: Cost, servers: Servers) {
         let [docrow, mongod, postgres] =
             [cost.cpu, servers.mongod, servers.postgres].map(|cpu| cpu.as_secs_f64());
@@ -59,7 +60,7 @@ impl Report {
         self.rounds.entry(bar).or_default().push(value);
     }
 
-    /// Prints the table. Gives whether no bar is missed for sure.
+    /// Prints the table. Returns whether no bar is certainly missed.
     pub(crate) fn finish(mut self) -> bool {
         if self.peak_mb > 0.0 {
             self.round(PEAK, self.peak_mb);
@@ -123,7 +124,7 @@ fn line_of(bar: &Bar, figure: Figure, verdict: Verdict) -> Value {
     })
 }
 
-/// Three digits after the point are more than any of this is good for.
+/// Three digits after the point: none of these figures is more precise.
 pub(crate) fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }

@@ -1,4 +1,5 @@
-//! What a workload runs on: a MongoDB and a PostgreSQL of its own, and a folder. All are gone when it is dropped.
+//! The environment of a workload: its own MongoDB and PostgreSQL, and a folder. All are removed when it is
+//! dropped.
 
 use std::{
     fs,
@@ -27,13 +28,13 @@ use super::{
 pub(crate) const DATABASE: &str = "sample_db";
 /// Of the users.
 pub(crate) const SEED: u64 = 1;
-/// Connections of a client, if needed: as many writes may be under way.
+/// Connections of a client, if needed: the limit of concurrent writes.
 const CONNECTIONS: u32 = 100;
 
 /// How documents become rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mapping {
-    /// By the mapping files of this repository.
+    /// By this repository's mapping files.
     Files,
     /// By a sample.
     Auto,
@@ -50,8 +51,8 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) async fn set() -> Self {
-        // What it takes by itself: with less, writes at random make it evict pages all the time, for which it has threads of
-        // its own that take a third of its CPU.
+        // Its default: with less, random writes make it evict pages all the time, in threads that take a
+        // third of its CPU.
         let mongod =
             Mongod::start(MongodOptions { cache_gb: None, ..MongodOptions::default() }).await.unwrap();
         let settings = vec!["shared_buffers=1GB".to_owned(), "max_wal_size=8GB".to_owned()];
@@ -88,30 +89,31 @@ impl Stage {
         self.until_majority().await;
     }
 
-    /// Waits until everything that was written has reached a majority: docrow reads nothing else.
+    /// Waits until all writes have reached a majority: docrow reads nothing else.
     pub(crate) async fn until_majority(&self) {
         let barrier = self.client.database("bench").collection("barrier");
         barrier.insert_one(doc! {}).write_concern(WriteConcern::majority()).await.unwrap();
     }
 
-    /// Makes a new, empty target database.
+    /// Creates a new, empty target database.
     pub(crate) async fn create(&self, target: &str) {
         self.psql("postgres", &format!("CREATE DATABASE {target}")).await;
     }
 
-    /// Removes it, with docrow's state.
+    /// Removes it, and docrow's state.
     pub(crate) async fn drop(&self, target: &str) {
         self.psql("postgres", &format!("DROP DATABASE {target}")).await;
         fs::remove_dir_all(self.folder().join(target)).unwrap();
     }
 
-    /// What was done before is not to be paid by what is measured next: both servers write down what they have put off.
+    /// Earlier work must not count in the next measurement: both servers write out everything that they have
+    /// deferred.
     pub(crate) async fn settle(&self) {
         self.client.database("admin").run_command(doc! { "fsync": 1 }).await.unwrap();
         self.psql("postgres", "CHECKPOINT").await;
     }
 
-    /// A configuration that has nothing but what it needs: defaults are what is measured.
+    /// A configuration with only the required settings: the defaults are measured.
     pub(crate) fn config(&self, target: &str, collection: &str, mapping: Mapping) -> PathBuf {
         let file = self.folder().join(format!("{target}.toml"));
         let mapping = match mapping {
@@ -130,14 +132,14 @@ impl Stage {
         file
     }
 
-    /// `docrow backfill` into a new database, and what it costs the servers meanwhile.
+    /// `docrow backfill` into a new database, and its cost for the servers meanwhile.
     pub(crate) async fn backfill(&self, target: &str, collection: &str, mapping: Mapping) -> (Cost, Servers) {
         self.create(target).await;
         let config = self.config(target, collection, mapping);
         self.finish(&config, "backfill").await
     }
 
-    /// The same for `docrow verify` of what was copied there, which must be equal.
+    /// The same for `docrow verify` of the copied documents, which must be equal.
     pub(crate) async fn verify(&self, target: &str) -> (Cost, Servers) {
         self.finish(&self.folder().join(format!("{target}.toml")), "verify").await
     }

@@ -1,8 +1,9 @@
-//! `stream`: how fast changes of users are applied that have waited in the oplog, beside how fast they can be read.
+//! `stream`: how fast changes of users that waited in the oplog are applied, compared with how fast they can
+//! be read.
 //!
-//! A round writes the events of a kind, then reads them by the bare drain (the ceiling, the faster of two), then starts
-//! `docrow run` and takes the time from its start until every position that it has stored is at the last event. All rounds
-//! go on the same replica, which at the end must be equal to its source.
+//! A round writes the events of a kind, then reads them by the bare drain (the ceiling, the faster of two),
+//! then starts `docrow run` and measures the time from its start until every stored position has reached the
+//! last event. All rounds use the same replica, which must equal its source at the end.
 
 use std::time::{Duration, Instant};
 
@@ -20,9 +21,9 @@ use super::{
 
 const TARGET: &str = "stream";
 const EVENTS: i32 = 100_000;
-/// Above all users there are.
+/// Above the keys of all users.
 const NEW_IDS: i32 = 10_000_000;
-/// Of which the fastest counts.
+/// The fastest of these counts.
 const DRAINS: usize = 2;
 const POLL: Duration = Duration::from_millis(5);
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -39,7 +40,7 @@ const KINDS: [(Kind, &str); 5] = [
 pub(crate) async fn run(report: &mut Report) {
     let count = report.scaled(EVENTS);
     let stage = Stage::set().await;
-    // All that a round writes stays in there, on a small disk too.
+    // Everything that a round writes stays in the oplog, on a small disk too.
     let resize = doc! { "replSetResizeOplog": 1, "size": 8000.0 };
     stage.client.database("admin").run_command(resize).await.unwrap();
     stage.load_users(0..count).await;
@@ -70,11 +71,11 @@ async fn measure(
 ) {
     let ids = if matches!(kind, Kind::Insert | Kind::Delete) { NEW_IDS..NEW_IDS + count } else { 0..count };
     let before = events::end_of_stream(stage).await;
-    // What no document's field has had before: ages begin at 18, and each kind has values of its own.
+    // A value that the field never had before: ages begin at 18, and each kind has its own values.
     let value = 1000 * round + kind as i32;
     let written = events::write(stage, kind, ids, value).await;
     stage.settle().await;
-    // A drain that something has disturbed would be no ceiling.
+    // A disturbed drain would not be a ceiling.
     let mut drains = Vec::new();
     for _ in 0..DRAINS {
         drains.push(events::drain(stage, before.clone(), count).await);
@@ -106,7 +107,8 @@ async fn measure(
     report.docrow(&line, figures, cost, servers);
 }
 
-/// Waits until everything up to the event `last` is in PostgreSQL, and gives the time since docrow was started.
+/// Waits until everything up to the event `last` is in PostgreSQL, and returns the time since docrow was
+/// started.
 async fn until_applied(stage: &Stage, docrow: &Docrow, last: &str) -> Duration {
     let (client, connection) = tokio_postgres::connect(&stage.uri(TARGET), NoTls).await.unwrap();
     let mut session = tokio::task::JoinSet::new();

@@ -52,7 +52,7 @@ pub(crate) fn inserts(count: u32) -> impl Iterator<Item = RawDocumentBuf> {
     })
 }
 
-/// Updates of one field each, the first at position `from`: of `documents` users by turns.
+/// Updates of one field each, the first at position `from`: of `documents` users cyclically.
 pub(crate) fn updates(from: u32, count: u32, documents: u32) -> Reply {
     let update = |at: u32| {
         rawdoc! {
@@ -81,7 +81,7 @@ pub(crate) fn replies(events: impl Iterator<Item = RawDocumentBuf>) -> Vec<Reply
     replies
 }
 
-/// The changes that a reply tells of.
+/// The changes in a reply.
 pub(crate) fn read(reply: &Reply) -> Vec<Change> {
     let read = |event: &RawDocumentBuf| match event::read(event, &INCLUDED).unwrap() {
         ReadEvent::Event(Event::Change(change)) => change,

@@ -1,18 +1,21 @@
-//! What docrow itself costs where documents stream: the users workload in memory, no servers. Throughput is in documents.
+//! The cost of docrow itself while documents stream: the users workload in memory, without servers.
+//! Throughput is in documents.
 //!
 //! ```text
 //! replies of the stream ──read──► changes ──route──┬─► worker: fold ──► encode ──► null sink
 //!      (raw BSON)                                  └─► worker: fold ──► encode ──► null sink
 //! ```
 //!
-//! The stages are docrow's own, in its order, with its channels, threads and allocator; the sink counts what it is given and
-//! throws it away. An event is an insert of a whole document, about 6 KB, that becomes 39 rows of 15 tables.
+//! The stages are docrow's own, in its order, with its channels, threads and allocator; the sink counts its
+//! input and discards it. An event is an insert of a whole document, about 6 KB, that becomes 39 rows of 15
+//! tables.
 //!
-//! Measured is everything from the raw event to the encoded rows, including the one copy of the document that docrow makes
-//! (out of the reply) and its release. Replies are made beforehand. Left out is what needs a server: the driver, lookups, sending,
-//! positions that are stored; and the bookkeeping around the stages (`flow`, `ahead`, `watermark`), a few comparisons an event.
+//! Everything from the raw event to the encoded rows is measured, including the one copy of the document that
+//! docrow makes (out of the reply) and its release. Replies are made beforehand. Work that needs a server is
+//! left out: the driver, lookups, sending, storing positions; and the bookkeeping around the stages (`flow`,
+//! `staleness`, `watermark`), a few comparisons per event.
 //!
-//! [`stages`] measures the stages one by one, and the spool. Encoding has a bench of its own, `mapping`.
+//! [`stages`] measures the stages one by one, and the spool. Encoding has its own bench, `mapping`.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark may fail loudly")]
 
@@ -47,7 +50,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 /// Replies that wait for a worker, as in `pipeline::supervisor`.
 const WAITING: usize = 2;
 
-/// What a bench varies; by default, as docrow is by default.
+/// The parameters of a bench; the defaults are docrow's own.
 #[derive(Clone, Copy)]
 struct Shape {
     documents: u32,
@@ -113,7 +116,7 @@ struct Worker {
     rows: Rows,
     keys: Keys,
     key: BytesMut,
-    /// What the null sink was given.
+    /// The input of the null sink.
     documents: usize,
 }
 
@@ -159,7 +162,7 @@ impl Worker {
 
 fn bench(group: &mut BenchmarkGroup<'_, WallTime>, parameter: impl std::fmt::Display, shape: Shape) {
     group.throughput(Throughput::Elements(u64::from(shape.documents) * u64::from(shape.pipelines)));
-    // Up to 600 MB, so only what is asked for is made, and thrown away before the next.
+    // Up to 600 MB, so only the requested ones are made, and discarded before the next.
     let mut made = None;
     group.bench_function(BenchmarkId::from_parameter(parameter), |bench| {
         let (runtime, pipelines) = made.get_or_insert_with(|| {

@@ -37,7 +37,7 @@ pub(crate) fn reading(criterion: &mut Criterion) {
     }
 }
 
-/// A reply's changes, over the partitions.
+/// A reply's changes, divided among the partitions.
 pub(crate) fn routing(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("routing");
     group.throughput(Throughput::Elements(REPLY_EVENTS.into()));
@@ -50,7 +50,7 @@ pub(crate) fn routing(criterion: &mut Criterion) {
     });
 }
 
-/// Changes, of which some are of a document that an earlier one is of, into one batch.
+/// Changes, some of them of the same document as an earlier one, into one batch.
 pub(crate) fn folding(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("folding");
     group.throughput(Throughput::Elements(EVENTS.into()));
@@ -67,8 +67,8 @@ pub(crate) fn folding(criterion: &mut Criterion) {
     }
 }
 
-/// The spool in the folder for temporary files, on disk: a reply a write, synced; and read again from its beginning to
-/// its end.
+/// The spool in the folder for temporary files, on disk: each reply is one synced write; and it is read from
+/// its beginning to its end.
 pub(crate) fn spooling(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("spool");
     group.throughput(Throughput::Elements(REPLY_EVENTS.into()));
@@ -110,7 +110,7 @@ impl Spool {
         Self { checkpoint, _dir: dir, last: 0 }
     }
 
-    /// Appends a reply, and says how long it took.
+    /// Appends a reply, and returns how long it took.
     fn append(&mut self) -> Duration {
         let changes = read(&updates(self.last + 1, REPLY_EVENTS, REPLY_EVENTS));
         self.last += REPLY_EVENTS;
@@ -123,7 +123,7 @@ impl Spool {
         start.elapsed()
     }
 
-    /// The same; then all is forgotten, which is not counted, so that the disk does not fill.
+    /// The same; then everything is forgotten, which is not counted, so that the disk does not fill.
     fn append_and_trim(&mut self) -> Duration {
         let taken = self.append();
         self.checkpoint.trim(&namespace(), &position(self.last)).unwrap();

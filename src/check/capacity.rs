@@ -1,12 +1,13 @@
-//! What a copy of everything takes, against what there is: time against the oplog's window, changes against the spool, the
-//! spool against the disk. Arithmetic, and it is shown.
+//! Compares what a full copy needs with what is available: time with the oplog's window, changes with the
+//! spool, the spool with the disk. Arithmetic, and the findings show it.
 //!
-//! # What the oplog's window has to cover
+//! # What the oplog's window must cover
 //!
-//! Not the copy: while that runs, docrow reads the change stream into the spool (G6), so that the oplog may roll over. It
-//! must hold what docrow has not read yet: all that happens while docrow is stopped, and what is to come while the spool
-//! is full, for then the stream waits in the oplog. Should the state directory be lost in the middle of a copy, the
-//! stream is read again from where the copy began; only then must the window cover a copy.
+//! It need not cover the copy: while that runs, docrow reads the change stream into the spool (G6), so the
+//! oplog may roll over. It must hold what docrow has not read yet: everything that happens while docrow is
+//! stopped, and everything that arrives while the spool is full, because the stream then waits in the oplog.
+//! If the state directory is lost in the middle of a copy, docrow reads the stream again from where the copy
+//! began; only then must the window cover a copy.
 
 use std::{path::Path, time::Duration};
 
@@ -23,18 +24,18 @@ use crate::{
     source::{Oplog, OplogSize},
 };
 
-/// How many times as long as one reader and encoder alone a copy takes, to be on the safe side: PostgreSQL needs about
-/// five times docrow's CPU (`make bench`), for rows and for keys, and does that in several sessions at once.
+/// How many times longer a copy takes than one reader and encoder alone, as a safe estimate: PostgreSQL needs
+/// about five times docrow's CPU (`make bench`) for rows and keys, in several sessions at once.
 const FACTOR: u32 = 3;
-/// Where nothing can be measured, what is taken for the rate, in bytes a second.
+/// The assumed rate in bytes per second, if nothing can be measured.
 const ASSUMED: u64 = 50_000_000;
-/// Less than this says nothing about the rate.
+/// Less than this gives no meaningful rate.
 const TELLING: u64 = 1_000_000;
-/// What a change takes in the spool, with an `_id` of usual length.
+/// The size of a change in the spool, with an `_id` of usual length.
 const CHANGE: u64 = 50;
-/// An oplog that reaches back less leaves little time to mend anything.
+/// A shorter oplog window leaves little time to fix anything.
 const SHORT: Duration = Duration::from_secs(3600);
-/// What the spool takes before there is anything in it.
+/// The size of an empty spool.
 const LEAST: u64 = 64 << 20;
 
 /// How fast one reader and one encoder are here.
@@ -56,14 +57,14 @@ impl CopyRate {
     }
 }
 
-/// What there is.
+/// The result.
 struct CapacityFacts<'a> {
     documents: u64,
     bytes: u64,
     rate: Option<CopyRate>,
     oplog: Option<Oplog>,
     max_spool: u64,
-    /// Bytes free where the state directory is.
+    /// Bytes free on the state directory's disk.
     free: Option<u64>,
     state: &'a Path,
 }
@@ -103,7 +104,7 @@ fn copy(findings: &mut PartFindings, facts: &CapacityFacts<'_>) -> Duration {
                 format!("measured here: {read} of {} read and encoded in {took:.1} s", rate.of),
             )
         }
-        None => (ASSUMED, "assumed: there is too little to measure it".to_owned()),
+        None => (ASSUMED, "assumed: there is too little data to measure it".to_owned()),
     };
     let reading = Duration::from_millis(facts.bytes.saturating_mul(1000) / rate);
     let copy = reading * FACTOR;
@@ -130,14 +131,14 @@ fn spool(
         None => format!("max_spool {most}"),
     };
     if room < LEAST {
-        findings.problem("spool", there).advise("free disk space, or give another directory by --state");
+        findings.problem("spool", there).advise("free disk space, or name another directory with --state");
         return ChangesAhead::TooMuch;
     }
     let Some(changes) = changes else {
         let finding = findings.ok("spool", there);
-        finding.what.push_str(&format!(
-            "; a change takes about {CHANGE} bytes there, and how many there are is not known"
-        ));
+        finding
+            .what
+            .push_str(&format!("; a change takes about {CHANGE} bytes there, and their number is unknown"));
         return ChangesAhead::Unknown;
     };
     let need = whole(changes * copy.as_secs_f64()).saturating_mul(CHANGE);
@@ -155,7 +156,7 @@ fn spool(
     }
     if room < facts.max_spool {
         findings
-            .note("spool", format!("{sum}: less is free than state.max_spool"))
+            .note("spool", format!("{sum}: less space is free than state.max_spool"))
             .advise("lower state.max_spool, or free disk space: a full disk makes docrow wait");
     } else {
         findings.ok("spool", sum);
@@ -163,7 +164,7 @@ fn spool(
     ChangesAhead::Fits
 }
 
-/// What becomes of the changes during a copy.
+/// What happens to changes during a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ChangesAhead {
     Fits,
@@ -174,13 +175,13 @@ enum ChangesAhead {
 /// How far the oplog reaches back.
 struct OplogWindow {
     now: Duration,
-    /// When it will be full, if it is not yet.
+    /// How far it will reach back once it is full, if it is not full yet.
     later: Duration,
     /// How full it is, in percent.
     filled: Option<u64>,
-    /// Whether it reaches back to the beginning, so that it is not known how far it will.
+    /// Whether it reaches back to the beginning, so that its eventual window is unknown.
     is_whole: bool,
-    /// Entries a second.
+    /// Entries per second.
     rate: Option<f64>,
 }
 
@@ -213,25 +214,41 @@ impl OplogWindow {
             _ => format!("reaches back {}", span(self.now)),
         };
         if self.is_whole {
-            findings.ok("oplog", format!("{reach}, to its beginning: nothing was removed from it yet"));
+            findings.ok("oplog", format!("{reach}, to its beginning: nothing has been removed from it yet"));
             return;
         }
         let longer = "db.adminCommand({ replSetResizeOplog: 1, minRetentionHours: 24 })";
         let window = span(self.later);
         if self.later < copy && waiting == ChangesAhead::TooMuch {
             findings
-                .problem("oplog", format!("{reach}: less than the copy takes, and the spool can't hold what changes meanwhile: history would be lost"))
-                .advise("keep more of the oplog, or make room for the spool")
+                .problem(
+                    "oplog",
+                    format!(
+                        "{reach}: less than the copy takes, and the spool can't hold the changes made \
+                         meanwhile: history would be lost"
+                    ),
+                )
+                .advise("enlarge the oplog, or make room for the spool")
                 .run(longer);
         } else if self.later < copy {
             findings
-                .note("oplog", format!("{reach}: less than the copy takes ({}). While docrow runs that does not matter, for it reads ahead into the spool", span(copy)))
-                .advise(format!("don't stop docrow for longer than {window}, and don't lose its state directory meanwhile; or keep more of the oplog"))
+                .note(
+                    "oplog",
+                    format!(
+                        "{reach}: less than the copy takes ({}). While docrow runs, that does not matter, \
+                         because it reads ahead into the spool",
+                        span(copy)
+                    ),
+                )
+                .advise(format!(
+                    "don't stop docrow for longer than {window}, and don't lose its state directory \
+                     meanwhile; or enlarge the oplog"
+                ))
                 .run(longer);
         } else if self.later < SHORT {
             findings
-                .note("oplog", format!("{reach}: docrow may be stopped for no longer than that"))
-                .advise("keep more of the oplog")
+                .note("oplog", format!("{reach}: docrow may not be stopped for longer"))
+                .advise("enlarge the oplog")
                 .run(longer);
         } else {
             let copy = span(copy);
@@ -303,7 +320,7 @@ mod tests {
     fn what_cannot_be_measured_is_assumed() {
         let facts = CapacityFacts { rate: None, oplog: None, ..facts() };
         assert!(found(&facts, "time").1.contains("÷ 47.7 MiB/s (assumed"));
-        assert!(found(&facts, "spool").1.contains("is not known"));
+        assert!(found(&facts, "spool").1.contains("number is unknown"));
         assert!(judge(&facts).0.iter().all(|finding| finding.severity == Severity::Ok));
         assert!(CopyRate::measured(10, Duration::from_secs(1), String::new()).is_none());
     }
@@ -319,7 +336,7 @@ mod tests {
         // 10,000/s × 120 s × 50 B = 60 MB.
         let (severity, what) = found(&short(GB), "oplog");
         assert_eq!(
-            (severity, what.contains("While docrow runs that does not matter")),
+            (severity, what.contains("While docrow runs, that does not matter")),
             (Severity::Note, true),
             "{what}"
         );
@@ -330,7 +347,7 @@ mod tests {
         assert_eq!(found(&tight, "spool").0, Severity::Note);
         let (severity, what) = found(&tight, "oplog");
         assert_eq!((severity, what.contains("history would be lost")), (Severity::Problem, true), "{what}");
-        // Long enough, the stream waits in the oplog.
+        // Once full, the stream waits in the oplog.
         let long = CapacityFacts {
             oplog: window(60 * 3600, Some(OplogSize { entries: u64::MAX >> 20, bytes: GB, most: GB })),
             ..facts()
@@ -366,7 +383,7 @@ mod tests {
         );
         let (severity, what) = found(&CapacityFacts { free: Some(GB), ..facts() }, "spool");
         assert_eq!(
-            (severity, what.contains("less is free than state.max_spool")),
+            (severity, what.contains("less space is free than state.max_spool")),
             (Severity::Note, true),
             "{what}"
         );

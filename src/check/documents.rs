@@ -1,5 +1,5 @@
-//! Mapping files, tables in the way, and documents that are tried: what of them would be in columns, and what elsewhere. On
-//! the way it is measured how fast documents are read and encoded here.
+//! Checks mapping files, tables in the way, and sampled documents: which of their values would be in columns,
+//! and which elsewhere. Along the way, it measures how fast documents are read and encoded here.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,20 +25,20 @@ use crate::{
 const TIMED: Duration = Duration::from_secs(1);
 
 /// What to do about a table in the way.
-const ANOTHER: &str = "docrow plan shows it all: change what is there, rename it, or choose another table name in a mapping \
-    file, or another target.schema";
+const ANOTHER: &str = "docrow plan shows the differences: change or rename the existing object, or choose \
+    another table name in a mapping file, or another target.schema";
 
 /// The collections that mapping files may be for.
 pub(super) struct KnownCollections<'a> {
     /// Those that are included.
     pub(super) included: &'a [CollectionInfo],
-    /// Those that are there and are not.
+    /// Existing ones that are not included.
     pub(super) others: &'a [String],
-    /// Those that the pipeline has a mapping of.
+    /// Those that the pipeline has a mapping for.
     pub(super) stored: Vec<String>,
 }
 
-/// The mapping files, unless they can't be used. `known`: `None` if it is not known which collections there are.
+/// The mapping files, unless they can't be used. `known`: `None` if the existing collections are unknown.
 pub(super) fn files(
     config: &Config,
     known: Option<KnownCollections<'_>>,
@@ -63,7 +63,7 @@ pub(super) fn files(
     (findings, wrong.is_empty().then_some(files))
 }
 
-/// Tries documents of all collections, and measures with those of the largest.
+/// Tests documents of all collections, and measures with those of the largest.
 pub(super) async fn check(
     config: &Config,
     found: &CheckedSource,
@@ -105,9 +105,7 @@ fn in_the_way(findings: &mut PartFindings, name: &str, plan: &Plan) {
         if wanted.starts_with("GRANT ") {
             findings.problem(name, format!("{}: {there}", table.name)).run(wanted.as_str());
         } else {
-            findings
-                .problem(name, format!("{}: there is {there} where {wanted} is wanted", table.name))
-                .advise(ANOTHER);
+            findings.problem(name, format!("{}: found {there}, wanted {wanted}", table.name)).advise(ANOTHER);
         }
     }
 }
@@ -141,34 +139,36 @@ fn tell(
     ]
     .map(HumanCount);
     let how = if mapped.is_automatic { "mapped automatically, " } else { "" };
-    let sum = format!("{documents} of about {of} documents tried ({how}tables: {})", mapped.tables);
+    let sum = format!("{documents} of about {of} documents tested ({how}tables: {})", mapped.tables);
     let expected = expected(tried, info);
     let all = HumanCount(expected);
     let finding = if tried.dead > 0 && tried.stops {
         let what = format!("{sum}: {dead} can't have rows, and the first would stop the collection");
-        findings.problem(name, what).advise("mend its mapping file for the paths below, or its on_unfit")
+        findings.problem(name, what).advise("change its mapping file for the paths below, or its on_unfit")
     } else if tried.dead > 0 && expected > config.max_dead_letters {
         let what = format!(
-            "{sum}: {whole} fit, {dead} would be dead letters, of all about {all}: more than the {most} of \
+            "{sum}: {whole} fit, {dead} would be dead letters, about {all} in total: more than the {most} of \
              mapping.max_dead_letters, so the collection would be stopped"
         );
         findings
             .problem(name, what)
-            .advise("mend its mapping file for the paths below, or write one: docrow infer")
+            .advise("change its mapping file for the paths below, or create one: docrow infer")
     } else if tried.dead > 0 {
-        let what = format!("{sum}: {whole} fit, {dead} would be dead letters, of all about {all}");
-        findings.note(name, what).advise("mend its mapping file for the paths below, or the documents")
+        let what = format!("{sum}: {whole} fit, {dead} would be dead letters, about {all} in total");
+        findings
+            .note(name, what)
+            .advise("change its mapping file for the paths below, or correct the documents")
     } else if tried.whole < tried.documents {
         let advice =
-            "nothing is lost: to have more in columns, change types or add columns in a mapping file";
-        findings.note(name, format!("{sum}: {whole} fit, the others but for these values")).advise(advice)
+            "nothing is lost: to have more values in columns, change types or add columns in a mapping file";
+        findings.note(name, format!("{sum}: {whole} fit, the others except for these values")).advise(advice)
     } else {
         findings.ok(name, format!("{sum}: all fit"))
     };
     finding.misfits = misfits(tried, mapped.grows);
 }
 
-/// How many dead letters all of the collection would make.
+/// How many dead letters the whole collection would have.
 fn expected(tried: &Tried, info: &CollectionInfo) -> u64 {
     let all = u128::from(info.documents.max(tried.documents));
     let expected = u128::from(tried.dead) * all / u128::from(tried.documents.max(1));
@@ -188,20 +188,20 @@ fn misfits(tried: &Tried, grows: bool) -> Vec<PathMisfits> {
     for (path, left, count) in tried.left.counts() {
         let (ty, fate) = match left {
             Left::Misfit(ty) => (ty, "does not fit: to _extra"),
-            Left::Unmapped(ty) if grows => (ty, "no column yet: gets one as it comes"),
+            Left::Unmapped(ty) if grows => (ty, "no column yet: gets one when it arrives"),
             Left::Unmapped(ty) => (ty, "no column: to _extra"),
         };
         misfits.push(PathMisfits { path: path.to_owned(), ty: Some(ty), count, fate: fate.to_owned() });
     }
     let others = tried.left.others + tried.refused.others;
     if others > 0 {
-        let fate = "at more paths than are told apart".to_owned();
+        let fate = "at more paths than are distinguished".to_owned();
         misfits.push(PathMisfits { path: "…".to_owned(), ty: None, count: others, fate });
     }
     misfits
 }
 
-/// Reads and encodes documents as a copier does, for a while. `None`: there are too few to tell.
+/// Reads and encodes documents as a copier does, for a while. `None`: there are too few to measure.
 async fn measure(source: &Source, info: &CollectionInfo, mapping: Arc<Mapping>) -> Result<Option<CopyRate>> {
     let mut rows = Rows::new(mapping.tables().len());
     let mut encoder = Encoder::new(mapping, Framing::Copy);
@@ -214,7 +214,7 @@ async fn measure(source: &Source, info: &CollectionInfo, mapping: Arc<Mapping>) 
         let Some(batch) = documents.next().await? else { break };
         for document in batch.iter()? {
             rows.clear();
-            // What can't have rows takes time, too.
+            // Documents that can't have rows take time, too.
             let _ = encoder.encode(document?, &mut rows);
         }
         bytes += batch.byte_len();

@@ -1,4 +1,4 @@
-//! Amounts, as findings say them.
+//! Formats amounts for findings.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Whether a stopped pipeline can go on where it was: whether MongoDB still has what is to be read next, and for how long.
+//! Whether a stopped pipeline can resume: whether MongoDB still has the position to resume from, and for how
+//! long.
 
 use super::report::{FindingPart, PartFindings};
 use crate::{
@@ -8,11 +9,11 @@ use crate::{
     status::{OplogStatus, StatusGatherer, span},
 };
 
-/// Less time than this is worth a note.
+/// Less time than this deserves a note.
 const SHORT: u64 = 3600;
 
-/// Nothing is said where nothing is stored, or the oplog may not be read; nor of servers that do not answer, for that is said
-/// already.
+/// There is no finding if nothing is stored, or the oplog may not be read; nor for servers that do not
+/// answer, because another finding reports that.
 pub(super) async fn check(config: &Config) -> PartFindings {
     let mut findings = PartFindings::new(FindingPart::Source);
     let Ok(target) = Target::parse(config.target.expose(), &config.schema, &config.name) else {
@@ -29,20 +30,20 @@ fn judge(findings: &mut PartFindings, oplog: &OplogStatus, on_history_lost: OnHi
     let subject = "history";
     let OplogStatus { start, headroom_seconds, is_history_lost, .. } = oplog;
     if *is_history_lost {
-        let what = format!("lost: the oplog begins at {start}, after what is to be read next");
+        let what = format!("lost: the oplog begins at {start}, after the position to resume from");
         match on_history_lost {
             OnHistoryLost::Stop => {
                 findings.problem(subject, format!("{what}: a run ends with {}", Code::HistoryLost))
             }
             OnHistoryLost::Resync => {
-                findings.note(subject, format!("{what}: a run copies anew what that concerns, in place"))
+                findings.note(subject, format!("{what}: a run resyncs the affected collections"))
             }
         }
         .advise(Code::HistoryLost.remedy());
     } else if let Some(left) = *headroom_seconds {
-        let what = format!("the oplog has what is to be read next, for about {} more", span(left));
+        let what = format!("the oplog holds the position to resume from, for about {} more", span(left));
         if left < SHORT {
-            findings.note(subject, what).advise("start docrow soon, and give the oplog a longer window");
+            findings.note(subject, what).advise("start docrow soon, and enlarge the oplog");
         } else {
             findings.ok(subject, what);
         }

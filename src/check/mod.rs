@@ -1,13 +1,13 @@
-//! The preflight: everything that a run would meet, said beforehand, each with what to do about it.
+//! The preflight: reports everything that a run would encounter, each with what to do about it.
 //!
-//! Each part looks for itself, so that one failure does not hide the others: a target that is away keeps nobody from
-//! hearing what is wrong with the source. Nothing is written on either side, nor in the state directory.
+//! The parts are independent, so that one failure does not hide the others: a target that is down does not
+//! hide problems of the source. Nothing is written on either side, nor in the state directory.
 //!
-//! Wherever it can, it asks in the way in which a run would: the same connection, the same listing, a change stream that is
-//! opened for real, the same plan of tables. What it says about privileges it reads from what the servers say of them,
-//! so that a statement can be given that grants just what is missing.
+//! Wherever possible, it asks in the way that a run would: the same connection, the same listing, a change
+//! stream that is really opened, the same plan of tables. Findings about privileges come from what the
+//! servers report, so that a statement can grant exactly what is missing.
 //!
-//! No finding holds a document's value (G12): of documents it tells paths, types and counts.
+//! No finding contains a document's value (G12): for documents, it has paths, types and counts.
 
 mod capacity;
 mod documents;
@@ -25,7 +25,7 @@ use self::documents::KnownCollections;
 pub use self::report::{CheckReport, Finding, FindingPart, PathMisfits, Severity};
 use crate::{config::Config, pipeline, sink::metadata::mapping_versions};
 
-/// Checks all that `config` says, trying `size` documents of each collection.
+/// Checks everything that `config` contains, with `size` documents of each collection.
 pub async fn run(config: &Config, size: u32) -> CheckReport {
     let mut report = CheckReport::default();
     let ((of_source, source), (of_target, mut target)) =
@@ -33,7 +33,7 @@ pub async fn run(config: &Config, size: u32) -> CheckReport {
     report.extend(of_source);
     report.extend(of_target);
     let stored = match &target {
-        // What can't be read is a finding when the mappings are looked at.
+        // If that can't be read, the check of the mappings reports it.
         Some((target, session)) => {
             mapping_versions::load(session, target.pipeline()).await.unwrap_or_default()
         }
@@ -50,7 +50,7 @@ pub async fn run(config: &Config, size: u32) -> CheckReport {
     if let (Some(found), Some(files)) = (&source, &files) {
         let asked = target.as_mut().map(|(target, session)| (&*target, session));
         let previewed = pipeline::preview((config, files), &found.source, &found.collections, asked);
-        // What a run would log, the findings say.
+        // The findings contain what a run would log.
         let previewed = previewed.with_subscriber(NoSubscriber::new()).await;
         let (of_documents, measured) = documents::check(config, found, previewed, size).await;
         report.extend(of_documents);

@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// A note for each, with what mends it.
+/// A note for each, with how to fix it.
 pub(super) async fn check(target: &Target, session: &Session) -> PartFindings {
     let mut findings = PartFindings::new(FindingPart::Mapping);
     let told = tell(&mut findings, target, session).await;
@@ -40,7 +40,7 @@ async fn tell(findings: &mut PartFindings, target: &Target, session: &Session) -
             let ty = own.map_or_else(String::new, |column| column.ty.sql());
             let (name, values) = (shown::name(&format!("{table}.{column}")), HumanCount(*values));
             let what =
-                format!("{name} ({ty}) lacks {values} values, which do not fit it and are in _extra alone");
+                format!("{name} ({ty}) lacks {values} values, which did not fit and are in _extra alone");
             findings
                 .note(mapping.collection.as_str(), what)
                 .advise(misfits.remedy(&ty, pipeline::is_automatic(&mapping.text)));

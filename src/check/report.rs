@@ -5,50 +5,50 @@ use crate::error::Result;
 /// What a check found.
 #[derive(Debug, Default)]
 pub struct CheckReport {
-    /// In the order in which a run would come to them.
+    /// In the order in which a run would encounter them.
     pub findings: Vec<Finding>,
 }
 
-/// One thing that was looked at.
+/// One finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// How bad it is.
+    /// How serious it is.
     pub severity: Severity,
-    /// What it belongs to.
+    /// The part that it belongs to.
     pub part: FindingPart,
-    /// What was looked at.
+    /// What was checked.
     pub subject: String,
     /// What was found.
     pub what: String,
     /// What to do, in words.
     pub advice: Option<String>,
-    /// What to do: a statement, for mongosh or psql, for somebody who may.
+    /// What to do: a statement for mongosh or psql, to be run by a privileged user.
     pub statement: Option<String>,
-    /// Of documents that were tried: what would not be in a column.
+    /// For sampled documents: the values that would not be in a column.
     pub misfits: Vec<PathMisfits>,
 }
 
-/// How bad a finding is.
+/// How serious a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// As it should be.
+    /// No problem.
     Ok,
-    /// A run works, but somebody may want to know.
+    /// A run would work, but the user may want to know.
     Note,
     /// A run would fail, or would leave documents out.
     Problem,
 }
 
-/// What a finding belongs to.
+/// The part that a finding belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FindingPart {
     /// MongoDB.
     Source,
     /// PostgreSQL.
     Target,
-    /// Mapping files, tables, and documents that were tried.
+    /// Mapping files, tables, and sampled documents.
     Mapping,
-    /// What the copy takes: time, oplog, disk.
+    /// What the copy needs: time, oplog, disk.
     Snapshot,
 }
 
@@ -57,16 +57,16 @@ pub enum FindingPart {
 pub struct PathMisfits {
     /// The path, dotted; the elements of an array have `lines[]`.
     pub path: String,
-    /// Their BSON type, where that is what matters.
+    /// Their BSON type, if it is the cause.
     pub ty: Option<&'static str>,
-    /// How many there are among the documents tried.
+    /// How many there are in the sampled documents.
     pub count: u64,
-    /// What would become of them.
+    /// What would happen to them.
     pub fate: String,
 }
 
 impl FindingPart {
-    /// All of them, in the order in which they are told.
+    /// All of them, in display order.
     pub const ALL: [Self; 4] = [Self::Source, Self::Target, Self::Mapping, Self::Snapshot];
 
     /// Its name.

@@ -1,4 +1,4 @@
-//! What is to be said about MongoDB.
+//! Findings about MongoDB.
 
 use indicatif::HumanCount;
 
@@ -18,15 +18,15 @@ const NAMES_SHOWN: usize = 10;
 pub(super) struct CheckedSource {
     pub(super) source: Source,
     pub(super) collections: Vec<CollectionInfo>,
-    /// The names of those that are there and are not included.
+    /// The names of existing collections that are not included.
     pub(super) others: Vec<String>,
     pub(super) oplog: Option<Oplog>,
-    /// Whether the user has all privileges that docrow can't do without.
+    /// Whether the user has all privileges that docrow needs.
     pub(super) allowed: bool,
 }
 
 impl CheckedSource {
-    /// The value, or its error as a problem, unless that comes from a privilege that is said to be missing already.
+    /// The value, or its error as a problem, unless a finding about a missing privilege already explains it.
     pub(super) fn unless<T>(
         &self,
         findings: &mut PartFindings,
@@ -50,8 +50,8 @@ pub(super) async fn check(config: &Config) -> (PartFindings, Option<CheckedSourc
     findings.ok("connection", format!("{} at {}, {as_whom}", source.words(), source.hosts()));
     if source.is_sharded() {
         findings
-            .note("connection", "a sharded cluster: docrow is made for it, but has not been tried on one")
-            .advise("try it beside what you have, and compare with docrow verify");
+            .note("connection", "a sharded cluster: docrow supports it, but has not been tested on one")
+            .advise("test it beside your current system, and compare with docrow verify");
     }
     if config.order == Order::Commit {
         findings.unless("stream.order", source.require_states_of_the_past());
@@ -66,17 +66,14 @@ pub(super) async fn check(config: &Config) -> (PartFindings, Option<CheckedSourc
     if allowed && !survey.collections.is_empty() {
         let names: Vec<Namespace> = survey.collections.iter().map(|info| info.namespace.clone()).collect();
         if findings.unless("change stream", source.start_position(&names).await).is_some() {
-            findings.ok("change stream", "opened, and every collection read");
+            findings.ok("change stream", "opened, and every collection was read");
         }
     }
     let oplog = findings.unless("oplog", source.oplog().await).flatten();
     if oplog.is_none() && source.is_sharded() {
         findings
-            .note(
-                "oplog",
-                "each shard has its own, and how far they reach back can't be asked through a router",
-            )
-            .advise("look at each shard with rs.printReplicationInfo()");
+            .note("oplog", "each shard has its own, and a router does not show how far they reach back")
+            .advise("check each shard with rs.printReplicationInfo()");
     }
     (
         findings,
@@ -90,7 +87,7 @@ pub(super) async fn check(config: &Config) -> (PartFindings, Option<CheckedSourc
     )
 }
 
-/// Whether all is there that docrow can't do without.
+/// Whether the user has everything that docrow needs.
 fn privileges(
     findings: &mut PartFindings,
     source: &Source,
@@ -115,7 +112,7 @@ fn privileges(
         };
         match statement {
             Some(statement) => finding.run(statement),
-            None => finding.advise("leave it so, or give docrow a role of its own: docs/roles.md"),
+            None => finding.advise("leave it as it is, or create a role for docrow: docs/roles.md"),
         };
     }
     if allowed && access.user().is_some() {
@@ -127,7 +124,7 @@ fn privileges(
 fn collections(findings: &mut PartFindings, survey: &SourceSurvey, allowed: bool) {
     let SourceSurvey { collections, capped, excluded, idle, others, failures, databases } = survey;
     for failure in failures {
-        // Else it is said already what is missing.
+        // Otherwise, what is missing has been reported already.
         if allowed || failure.kind() != Kind::SourceRefused {
             findings.problem("collections", failure.to_string());
         }
@@ -142,7 +139,8 @@ fn collections(findings: &mut PartFindings, survey: &SourceSurvey, allowed: bool
         }
     }
     for namespace in capped {
-        let what = "a capped collection: before version 5.0, MongoDB does not tell what it drops, so that its rows stay";
+        let what = "a capped collection: before version 5.0, MongoDB does not report the documents that it \
+            removes, so their rows stay";
         findings.note(namespace.to_string(), what).advise("exclude it, or delete old rows yourself");
     }
     let total = |of: fn(&CollectionInfo) -> u64| collections.iter().map(of).sum::<u64>();
@@ -158,24 +156,24 @@ fn collections(findings: &mut PartFindings, survey: &SourceSurvey, allowed: bool
         );
         findings.ok("collections", what);
     }
-    // Else it may be that they are not shown.
+    // Otherwise they may just not be visible.
     for pattern in idle.iter().filter(|_| allowed) {
         let subject = format!("include {pattern}");
         let names = || {
             let included = collections.iter().map(|info| info.namespace.to_string());
             others.iter().cloned().chain(included).collect::<Vec<_>>()
         };
-        let what = "no collection is matched by it";
+        let what = "it matches no collection";
         let advice = near(pattern, &names());
         if collections.is_empty() { findings.problem(subject, what) } else { findings.note(subject, what) }
             .advise(advice);
     }
     if collections.is_empty() && idle.is_empty() && failures.is_empty() {
-        findings.problem("collections", "none is included").advise("look at include and exclude");
+        findings.problem("collections", "none is included").advise("check include and exclude");
     }
 }
 
-/// What might have been meant.
+/// Suggestions for what might have been meant.
 fn near(pattern: &str, names: &[String]) -> String {
     if let Some(near) = nearest(pattern, names.iter().map(String::as_str)) {
         return format!("is {near} meant?");

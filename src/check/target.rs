@@ -1,4 +1,4 @@
-//! What is to be said about PostgreSQL.
+//! Findings about PostgreSQL.
 
 use super::report::{FindingPart, PartFindings};
 use crate::{
@@ -11,9 +11,10 @@ use crate::{
     },
 };
 
-/// Sessions besides those of copiers and workers: one holds the pipeline, one keeps the books, one looks for what is asked
-/// for, three complete collections, one changes tables, three fill new columns of each of four collections, one counts
-/// what does not fit, one is for the status, one asks whether the server is there, one looks who holds a lock.
+/// Sessions besides those of copiers and workers: one holds the pipeline, one writes metadata, one looks for
+/// requests, three complete collections, one changes tables, three fill new columns of each of four
+/// collections, one counts misfits, one is for the status, one is the pulse, one looks for the holders of
+/// locks.
 const SESSIONS: usize = 23;
 
 /// With a session, if a run could do anything there.
@@ -54,24 +55,24 @@ pub(super) async fn check(config: &Config) -> (PartFindings, Option<(Target, Ses
     let is_run = matches!(runner, Some(PipelineRunner::Process(_)));
     match (is_known, runner) {
         (_, Some(PipelineRunner::Process(holder))) => {
-            findings.note("pipeline", format!("{pipeline} is being run ({holder})")).advise(
-                "to run another one beside it, give it another name; to stand by: docrow run --standby",
+            findings.note("pipeline", format!("{pipeline} is running ({holder})")).advise(
+                "to run another one beside it, choose another name; to stand by: docrow run --standby",
             );
         }
         (_, Some(PipelineRunner::Unheard(holder))) => {
-            let what = format!("nothing is heard of the process that ran {pipeline} ({holder})");
+            let what = format!("the process that ran {pipeline} ({holder}) is not heard of");
             findings
                 .note("pipeline", what)
-                .advise("look whether it is still there: it was killed, or has no way to PostgreSQL");
+                .advise("check whether it still exists: it was killed, or can't reach PostgreSQL");
         }
         (true, Some(PipelineRunner::Nobody)) => {
-            findings.ok("pipeline", format!("nobody runs {pipeline}; the schema docrow is there"));
+            findings.ok("pipeline", format!("no process runs {pipeline}; the schema docrow exists"));
         }
         (false, _) => {
-            findings.ok("pipeline", "docrow has not written here yet: a run makes the schema docrow");
+            findings.ok("pipeline", "docrow has not written here yet: a run creates the schema docrow");
         }
         (true, None) => {
-            findings.note("pipeline", format!("whether anybody runs {pipeline} this user may not see"));
+            findings.note("pipeline", format!("this user may not see whether a process runs {pipeline}"));
         }
     }
     if !is_run {

@@ -24,12 +24,12 @@ const IDENTITY: &[u8] = b"identity";
 
 /// An open state directory. RocksDB's own lock keeps a second process out.
 ///
-/// - A database that proves corrupt is set aside and made anew; what found out fails with
-///   [`Kind::StateRebuilt`](crate::error::Kind), and so does what still counts on the old one. The remedy is
-///   to begin again from what PostgreSQL says.
-/// - Where there is no space left, a write fails with [`Kind::StateFull`](crate::error::Kind), and can be
-///   repeated until it succeeds. Reading and trimming go on, with the space of a file that was put by for
-///   that: else a spool that has filled the disk could not be drained. Changes are not written again before
+/// - A database that proves corrupt is set aside and rebuilt; the operation that discovers it fails with
+///   [`Kind::StateRebuilt`](crate::error::Kind), and so does any that still relies on the old one. The remedy
+///   is to start over from the positions in PostgreSQL.
+/// - If no space is left, a write fails with [`Kind::StateFull`](crate::error::Kind), and can be repeated
+///   until it succeeds. Reading and trimming continue, with the space of a file that was reserved for that:
+///   otherwise a spool that has filled the disk could not be drained. Changes are not written again before
 ///   there is space for such a file.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -50,8 +50,8 @@ impl Checkpoint {
         Ok(Self { dir: dir.to_owned(), store, reserve })
     }
 
-    /// Forgets everything if the directory belongs to another life of the pipeline than `identity`, which the
-    /// target made when its `docrow` schema was created.
+    /// Discards everything if the directory belongs to another incarnation of the pipeline than `identity`,
+    /// which the target created together with its `docrow` schema.
     pub fn reconcile(&self, identity: &str) -> Result<()> {
         self.with("read", |store| {
             let known = store.db.get(IDENTITY)?;
@@ -59,7 +59,9 @@ impl Checkpoint {
                 return Ok(());
             }
             if known.is_some() {
-                tracing::warn!("the state directory was made for another target database: starting it anew");
+                tracing::warn!(
+                    "the state directory was made for another target database: starting with an empty one"
+                );
             }
             let mut batch = WriteBatch::default();
             batch.delete_range([].as_slice(), &[0xFF]);
@@ -74,7 +76,7 @@ impl Checkpoint {
         })
     }
 
-    /// A collection's chunk plan, as it was saved.
+    /// A collection's chunk plan, as stored.
     pub fn plan(&self, namespace: &Namespace) -> Result<Option<Vec<u8>>> {
         self.with("read", |store| Ok(store.db.get(plan_key(namespace))?))
     }
@@ -88,7 +90,7 @@ impl Checkpoint {
         })
     }
 
-    /// Does `what` with the database, and what its failure asks for.
+    /// Performs `what` on the database, and handles its failure.
     pub(super) fn with<T>(&self, verb: &str, what: impl Fn(&StateStore) -> StoreResult<T>) -> Result<T> {
         let (failure, failed) = loop {
             if let Some(store) = &*self.store.read().unwrap_or_else(PoisonError::into_inner) {
@@ -105,7 +107,7 @@ impl Checkpoint {
         Err(self.mend(verb, failure, failed))
     }
 
-    /// Does what there is to do about a failure of the database that was opened as `failed`.
+    /// Handles a failure of the database that was opened as `failed`.
     fn mend(&self, verb: &str, failure: StoreFailure, failed: u64) -> Error {
         let error = |code: Code, why: &str| {
             Error::new(code, format!("{verb} the state directory {}: {why}", self.dir.display()))
@@ -116,26 +118,26 @@ impl Checkpoint {
                 error(Code::SpoolLost, &format!("the spool holds nothing of {namespace} from there on"))
             }
             StoreFailure::Full(cause) => {
-                // After a failed write RocksDB writes no more before it is opened again, which needs space
+                // After a failed write, RocksDB writes nothing before it is opened again, which needs space
                 // itself.
                 let has_space = self.reserve.release() || self.reserve.make().is_ok();
                 if let Err(error) = if has_space { self.reopen(failed, None) } else { Ok(()) } {
                     tracing::warn!(code = %error.code(), "{error}");
                 }
-                error(Code::StateFull, &format!("there is no space left ({cause})"))
+                error(Code::StateFull, &format!("no space is left ({cause})"))
             }
             StoreFailure::Refused(cause) => error(Code::StateRefused, cause.as_ref()),
             StoreFailure::Broken(_) | StoreFailure::Inconsistent(_) => {
                 match self.reopen(failed, Some(failure.to_string())) {
-                    Ok(()) => error(Code::StateRebuilt, "it was corrupt, and is made anew"),
+                    Ok(()) => error(Code::StateRebuilt, "it was corrupt, and was rebuilt"),
                     Err(error) => error,
                 }
             }
         }
     }
 
-    /// Opens the database again, unless another thread has done so since it was opened as `failed`; made anew
-    /// if it is `corrupt`.
+    /// Opens the database again, unless another thread has done so since it was opened as `failed`; rebuilds
+    /// it if it is `corrupt`.
     fn reopen(&self, failed: u64, corrupt: Option<String>) -> Result<()> {
         let mut store = self.store.write().unwrap_or_else(PoisonError::into_inner);
         if store.as_ref().is_some_and(|store| store.id == failed) {
@@ -153,7 +155,7 @@ pub(super) fn database_of(dir: &Path) -> PathBuf {
     dir.join("db")
 }
 
-/// Opens the database; makes it anew if it is corrupt.
+/// Opens the database; rebuilds it if it is corrupt.
 fn open_database(dir: &Path, reserve: &DiskReserve) -> Result<StateStore> {
     let path = database_of(dir);
     let mut opened = StateStore::open(&path);
@@ -173,7 +175,7 @@ fn plan_key(namespace: &Namespace) -> Vec<u8> {
     format!("plan/{namespace}").into_bytes()
 }
 
-/// Creates the directory and writes the pipeline's name into it, or checks the name that is there.
+/// Creates the directory and writes the pipeline's name into it, or checks the existing name.
 fn claim(dir: &Path, pipeline: &str) -> Result<()> {
     let refused = |error: io::Error| {
         disk_reserve::failed(&format!("write to the state directory {}", dir.display()), error)
@@ -184,12 +186,13 @@ fn claim(dir: &Path, pipeline: &str) -> Result<()> {
     let label = dir.join("pipeline");
     match fs::read_to_string(&label) {
         Ok(name) if name.trim_end() == pipeline => {}
-        // Empty: the process was killed between making the file and filling it.
+        // Empty: the process was killed between creating the file and filling it.
         Ok(name) if !name.is_empty() => {
             return Err(Error::new(
                 Code::StateOfAnother,
                 format!(
-                    "the state directory {} belongs to pipeline \"{}\", not \"{pipeline}\": give another by --state",
+                    "the state directory {} belongs to pipeline \"{}\", not \"{pipeline}\": name another one \
+                     with --state",
                     dir.display(),
                     name.trim_end()
                 ),
@@ -204,25 +207,28 @@ fn claim(dir: &Path, pipeline: &str) -> Result<()> {
     Ok(())
 }
 
-/// What it means that the database can't be opened.
+/// The meaning of a failure to open the database.
 fn refused(dir: &Path, failure: StoreFailure) -> Error {
     let dir = dir.display();
     match failure {
         StoreFailure::Said(error) => error,
         StoreFailure::Full(cause) => Error::caused(
             Code::StateFull,
-            format!("open the state directory {dir}: make space for it"),
+            format!("open the state directory {dir}: free space for it"),
             cause,
         ),
         StoreFailure::Refused(error) if is_locked(error.as_ref()) => Error::new(
             Code::StateInUse,
             format!(
-                "the state directory {dir} is in use by another docrow process: stop it, or give another by --state"
+                "the state directory {dir} is in use by another docrow process: stop it, or name another one \
+                 with --state"
             ),
         ),
         failure => Error::new(
             Code::StateUnwritable,
-            format!("open the state directory {dir}: make it writable or give another by --state: {failure}"),
+            format!(
+                "open the state directory {dir}: make it writable or name another one with --state: {failure}"
+            ),
         ),
     }
 }
@@ -255,7 +261,7 @@ mod tests {
         assert_eq!(state.plan(&orders).unwrap().as_deref(), Some(b"plan".as_slice()));
     }
 
-    /// G7: a directory from another target is forgotten, not believed.
+    /// G7: a directory from another target is discarded, not believed.
     #[test]
     fn forgets_another_identity() {
         let dir = tempfile::tempdir().unwrap();
@@ -267,7 +273,7 @@ mod tests {
         assert!(state.token().unwrap().is_none());
     }
 
-    /// G7: a corrupt database is set aside and made anew.
+    /// G7: a corrupt database is set aside and rebuilt.
     #[test]
     fn sets_a_corrupt_database_aside() {
         let dir = tempfile::tempdir().unwrap();
@@ -303,7 +309,7 @@ mod tests {
         assert_eq!(Checkpoint::open(dir.path(), "crm").unwrap_err().code(), Code::StateOfAnother);
     }
 
-    /// G12: others on the machine can't read it.
+    /// G12: other users of the machine can't read it.
     #[test]
     fn is_readable_by_its_owner_only() {
         let parent = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
-//! A file that takes space as long as there is some, and gives it back when it is needed to go on without.
+//! A file that reserves disk space while there is some, and releases it when it is needed to continue
+//! without.
 
 use std::{
     fs::{self, OpenOptions},
@@ -12,26 +13,28 @@ use rustix::fs::statvfs;
 
 use crate::error::{Code, Error, Result};
 
-/// Enough to open RocksDB with a full log and a full write buffer, and to write down that changes were applied.
+/// Enough to open RocksDB with a full log and a full write buffer, and to record that changes were applied.
 const SIZE: u64 = 16 << 20;
-/// Where space has run out, so much must be free besides before more is written: else it would run out again at once.
+/// After space has run out, this much more must be free before anything is written: otherwise it would run
+/// out again at once.
 const MORE: u64 = 8 << 20;
 
 #[derive(Debug)]
 pub(super) struct DiskReserve {
     path: PathBuf,
     made: AtomicBool,
-    /// Space has run out, and there is not enough again.
+    /// Space has run out, and there is not enough yet.
     is_short: AtomicBool,
 }
 
 impl DiskReserve {
-    /// Of the state directory `dir`. It is not made yet: where nothing is spooled it is not needed.
+    /// For the state directory `dir`. The file is not created yet: if nothing is spooled, it is not needed.
     pub(super) fn new(dir: &Path) -> Self {
         Self { path: dir.join("reserve"), made: AtomicBool::new(false), is_short: AtomicBool::new(false) }
     }
 
-    /// Makes it, unless it is there. Takes no space that is not enough for it: others may need that.
+    /// Creates the file, unless it exists. Takes no space if there is not enough for it: others may need that
+    /// space.
     pub(super) fn make(&self) -> Result<()> {
         if self.made.load(Ordering::Relaxed) {
             return Ok(());
@@ -43,7 +46,7 @@ impl DiskReserve {
             return Err(Error::new(Code::StateFull, what));
         }
         if let Err(error) = if whole { Ok(()) } else { self.write() } {
-            // What there is of it is better used otherwise.
+            // The part that was written is better used otherwise.
             let _ = fs::remove_file(&self.path);
             return Err(failed(&format!("write {}", self.path.display()), error));
         }
@@ -52,7 +55,7 @@ impl DiskReserve {
         Ok(())
     }
 
-    /// Whether space has run out, so that all that can be given back is worth having.
+    /// Whether space has run out, so that all space that can be released is worth having.
     pub(super) fn is_short(&self) -> bool {
         self.is_short.load(Ordering::Relaxed)
     }
@@ -66,12 +69,12 @@ impl DiskReserve {
     fn write(&self) -> io::Result<()> {
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.path)?;
-        // Not a hole: that would take no space.
+        // Not a hole, which would reserve no space.
         io::copy(&mut io::repeat(0xA5).take(SIZE), &mut file)?;
         file.sync_all()
     }
 
-    /// Gives its space back, for there is no other. Whether there was any.
+    /// Releases its space, because there is no other. Returns whether there was any.
     pub(super) fn release(&self) -> bool {
         self.made.store(false, Ordering::Relaxed);
         self.is_short.store(true, Ordering::Relaxed);
@@ -79,14 +82,14 @@ impl DiskReserve {
     }
 }
 
-/// What it means that a file of the state directory can't be written.
+/// The meaning of a failure to write a file of the state directory.
 pub(super) fn failed(what: &str, error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             Error::caused(Code::StateFull, what, error)
         }
         _ => {
-            let remedy = "make the state directory writable or give another by --state";
+            let remedy = "make the state directory writable or name another one with --state";
             Error::caused(Code::StateUnwritable, format!("{what}: {remedy}"), error)
         }
     }

@@ -8,26 +8,26 @@ use crate::{error::Error, model::change::Namespace};
 
 pub(super) type StoreResult<T, E = StoreFailure> = Result<T, E>;
 
-/// Why something could not be done with the database.
+/// Why an operation on the database failed.
 #[derive(Debug)]
 pub(super) enum StoreFailure {
-    /// It is not the database's fault.
+    /// The database is not the cause.
     Said(Error),
-    /// The collection has no span, or one that begins later: the database was made anew, and the caller does
+    /// The collection has no span, or one that begins later: the database was rebuilt, and the caller does
     /// not know.
     Gone(Namespace),
-    /// There is no space left.
+    /// No space is left.
     Full(rocksdb::Error),
     /// The system refuses to open or to write it: it would refuse a new one as well.
     Refused(rocksdb::Error),
     /// The database can't be read or written.
     Broken(rocksdb::Error),
-    /// What is in it can't be all that was written.
+    /// Its content can't be all that was written.
     Inconsistent(&'static str),
 }
 
 impl StoreFailure {
-    /// Whether the database is to be set aside because of it.
+    /// Whether the database must be set aside because of it.
     pub(super) fn is_corruption(&self) -> bool {
         matches!(self, StoreFailure::Broken(_) | StoreFailure::Inconsistent(_))
     }
@@ -46,7 +46,7 @@ impl fmt::Display for StoreFailure {
     }
 }
 
-/// `RocksDB` may quote keys, in which a document's `_id` is (G12): long words that are no paths.
+/// `RocksDB` may quote keys, which contain a document's `_id` (G12): long words that are no paths.
 fn without_keys(message: &str) -> String {
     let word = |word| if str::len(word) > 40 && !word.contains('/') { "…" } else { word };
     message.split(' ').map(word).collect::<Vec<_>>().join(" ")
@@ -74,7 +74,7 @@ impl From<rocksdb::Error> for StoreFailure {
     }
 }
 
-/// What the system says (`strerror`) when the database is not to blame.
+/// The system's messages (`strerror`) when the database is not the cause.
 const REFUSALS: &[&str] = &[
     "Permission denied",
     "Operation not permitted",
@@ -83,8 +83,8 @@ const REFUSALS: &[&str] = &[
     "Cannot allocate memory",
 ];
 
-/// Whether `RocksDB` says that someone has the database open: another process, or this one. Other messages
-/// name the lock's file as well, for one the refusal to create it.
+/// Whether `RocksDB` says that another process, or this one, has the database open. Other messages also name
+/// the lock's file, for example a refusal to create it.
 pub(super) fn is_locked(message: &str) -> bool {
     message.contains("While lock file: ") || message.contains("lock hold by current process")
 }

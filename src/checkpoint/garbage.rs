@@ -9,11 +9,11 @@ use super::{
     spooled_change::{CHANGE, PAST, end, start},
 };
 
-/// The space of so many deleted changes, some megabytes, is given back at once. Few in tests, as all sizes:
-/// so a few changes go all the ways.
+/// The space of this many deleted changes, a few megabytes, is released at once. Few in tests, like all
+/// sizes, so that a few changes take all paths.
 pub(super) const SWEEP: i64 = if cfg!(test) { 40 } else { 100_000 };
 
-/// Changes of a span that was forgotten. Nothing finds them any more, but they are still on the disk.
+/// Changes of a deleted span. Nothing finds them any more, but they are still on disk.
 #[derive(Debug)]
 pub(super) struct SpoolGarbage {
     pub(super) start: Vec<u8>,
@@ -33,7 +33,7 @@ impl SpoolGarbage {
     }
 }
 
-/// The changes that no span knows: those of spans that were forgotten by a process that has ended since.
+/// The changes that belong to no span: those of spans that a process that has ended since deleted.
 pub(super) fn unknown(db: &DB, known: &HashSet<i64>) -> StoreResult<Vec<SpoolGarbage>> {
     let mut found = Vec::new();
     let mut changes = db.raw_iterator();

@@ -1,9 +1,10 @@
 //! The state directory: what docrow keeps beside PostgreSQL, in RocksDB.
 //!
-//! It holds what was read ahead ([`spool`]), and each collection's chunk plan. It is expendable (G7): PostgreSQL's
-//! `docrow` schema is the truth for what was applied, and what is here is believed only as far as it continues that. So a
-//! directory that is lost, corrupt or old costs nothing but reading, and where the oplog has moved on, G8 applies.
-//! [`Checkpoint::reconcile`] forgets one that was made for another target.
+//! It holds the changes that were read ahead ([`spool`]), and each collection's chunk plan. It is expendable
+//! (G7): PostgreSQL's `docrow` schema is the truth about what was applied, and the state directory is
+//! believed only as far as it continues that. So a directory that is lost, corrupt or outdated costs nothing
+//! but reading, and where the oplog has moved on, G8 applies. [`Checkpoint::reconcile`] discards one that was
+//! made for another target.
 //!
 //! ```text
 //! docrow-state/

@@ -1,8 +1,8 @@
-//! The spool: which documents changed, and when, of collections whose changes can't be applied yet; in `RocksDB`, on disk
-//! before the token is stored that says so (G6).
+//! The spool: which documents changed, and when, in collections whose changes can't be applied yet; in
+//! `RocksDB`, on disk before the token that says so is stored (G6).
 //!
-//! What became of a document is not kept: it is looked up when the spool is drained. What must hold for the writes is said
-//! in [`spool_index`](super::spool_index). All of this blocks.
+//! A document's content is not kept: it is looked up when the spool is drained.
+//! [`spool_index`](super::spool_index) states what must hold for writes. All of this blocks.
 //!
 //! ```text
 //! head                 token, fingerprint, seal
@@ -40,7 +40,8 @@ impl Checkpoint {
         })
     }
 
-    /// How far the stream was read into the spool: what the open spans reach up to. Without an open span it means nothing.
+    /// How far the stream was read into the spool: where the open spans end. Without an open span it has no
+    /// meaning.
     pub fn token(&self) -> error::Result<Option<Position>> {
         self.with("read", |store| Ok(store.book().token.clone()))
     }
@@ -50,12 +51,12 @@ impl Checkpoint {
         self.with("read", |store| Ok(store.book().fingerprint))
     }
 
-    /// Tells this database from one that was there before, and was lost.
+    /// Distinguishes this database from an earlier one that was lost.
     pub fn life(&self) -> error::Result<i64> {
         self.with("read", |store| Ok(store.book().life))
     }
 
-    /// Writes all of `write`, or nothing, and returns when it is on the disk.
+    /// Writes all of `write`, or nothing, and returns when it is on disk.
     pub fn spool(&self, write: &SpoolWrite<'_>) -> error::Result<()> {
         if !write.changes.is_empty() {
             self.reserve.make()?;
@@ -65,7 +66,7 @@ impl Checkpoint {
             if write.life.is_some_and(|life| life != book.life) {
                 return Err(StoreFailure::Said(Error::new(
                     Code::SpoolLost,
-                    "write to the spool: it was made anew meanwhile",
+                    "write to the spool: it was rebuilt meanwhile",
                 )));
             }
             let mut draft = book.draft();
@@ -89,7 +90,8 @@ impl Checkpoint {
         })
     }
 
-    /// The next changes of a collection after `after`, in order; at most `most`. Fewer are there only if there are no more.
+    /// The next changes of a collection after `after`, in order; at most `most`. There are fewer only if
+    /// there are no more.
     pub fn waiting(
         &self,
         namespace: &Namespace,
@@ -99,8 +101,8 @@ impl Checkpoint {
         self.with("read", |store| waiting(store, namespace, after, most))
     }
 
-    /// Forgets what is applied: changes up to and including `until`, and the span begins there. Not synced; where there
-    /// is no space for it, the next one makes up for it.
+    /// Deletes what is applied: changes up to and including `until`, and moves the beginning of the span
+    /// there. Not synced; if there is no space for it, the next call makes up for it.
     pub fn trim(&self, namespace: &Namespace, until: &Position) -> error::Result<()> {
         let trimmed = self.with("write", |store| {
             let mut book = store.book();
@@ -111,7 +113,7 @@ impl Checkpoint {
             };
             let first = first_after(&mut store.db.raw_iterator_opt(changes_of(&record)), &record, until)?;
             let (trimmed, left) = (first - record.swept, record.next - first);
-            // Where space is short, all is given back that takes less to rewrite than it gives.
+            // If space is short, everything is released that takes less to rewrite than it releases.
             let rewrites = self.reserve.is_short() && trimmed > left;
             let sweeps = rewrites || trimmed >= SWEEP;
             let mut batch = WriteBatch::default();
@@ -126,7 +128,7 @@ impl Checkpoint {
                 SpoolGarbage { start: start(record.id), end: after(record.id, until), changes: trimmed };
             match (rewrites, sweeps) {
                 (true, _) => store.clear(applied),
-                // What is in a file with others stays until it is forgotten: it is not found any more.
+                // A change in a file with others stays until that is compacted, but can't be found any more.
                 (false, true) => Ok(store.db.delete_file_in_range(applied.start, applied.end)?),
                 (false, false) => Ok(()),
             }
@@ -160,7 +162,7 @@ fn put(draft: IndexDraft<'_>, batch: &mut WriteBatch) -> Option<IndexWritten> {
     Some(written)
 }
 
-/// Reads record and changes as they are at one moment.
+/// Reads the record and the changes at one moment.
 fn waiting(
     store: &StateStore,
     namespace: &Namespace,
@@ -195,7 +197,8 @@ fn waiting(
     Ok(found)
 }
 
-/// The number of the first change after `position`: by the one before, so that it is known also if that first one is lost.
+/// The number of the first change after `position`, derived from the change before, so that it is known even
+/// if that first one is lost.
 fn first_after(
     changes: &mut DBRawIterator<'_>,
     record: &SpanRecord,

@@ -98,7 +98,8 @@ enum DamageOutcome {
     Believed { all: bool },
 }
 
-/// Opens the directory and asks for everything that it says it has: each answer is right, or the whole is made anew.
+/// Opens the directory and reads everything that it claims to hold: each answer is right, or the spool is
+/// recreated.
 fn outcome(dir: &Path, world: &SpoolWorld) -> DamageOutcome {
     let spool = Checkpoint::open(dir, "p").unwrap();
     spool.reconcile("life").unwrap();
@@ -114,7 +115,7 @@ fn outcome(dir: &Path, world: &SpoolWorld) -> DamageOutcome {
         assert!(spool.spans().unwrap().is_empty() && dir.join("db.corrupt").exists());
         DamageOutcome::RebuiltAtRead
     };
-    // Whatever it was, it is of use again.
+    // Whatever happened to it, it is usable again.
     let (name, span) = (Namespace::new("new", "one"), Span { from: position(5000), to: None });
     let (at, key) = (position(5001), document_key(5001));
     let write = SpoolWrite {
@@ -124,7 +125,7 @@ fn outcome(dir: &Path, world: &SpoolWorld) -> DamageOutcome {
         ..SpoolWrite::default()
     };
     if let Err(error) = spool.spool(&write) {
-        // What nobody asked for is damaged, and was to be compacted.
+        // Parts that were not read are damaged, and were due for compaction.
         assert_eq!(error.kind(), crate::error::Kind::StateRebuilt, "{error}");
         spool.spool(&write).unwrap();
     }
@@ -132,7 +133,7 @@ fn outcome(dir: &Path, world: &SpoolWorld) -> DamageOutcome {
     outcome
 }
 
-/// Whether the spool answers at all. What it answers is compared with what was in the stream.
+/// Whether the spool answers at all. Its answers are compared with the contents of the stream.
 fn tells_the_truth(
     spool: &Checkpoint,
     world: &SpoolWorld,

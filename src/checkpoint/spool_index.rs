@@ -1,33 +1,37 @@
-//! What the spool holds, apart from the changes themselves: which collections, from where to where, and how far the
-//! stream was read. Pure.
+//! The index of the spool, without the changes themselves: which collections it has, from where to where, and
+//! how far the stream was read. Pure.
 //!
 //! # The invariant
 //!
-//! For every span: each change of its collection in `(from, to]` is in the spool, or was applied (with `to` unset: in
-//! `(from, token]`). It is a statement about the past, so it stays true whatever is lost after it was written; an older
-//! copy of all records together is as true as the newest, and says less.
+//! For every span: each change of its collection in `(from, to]` is in the spool, or was applied (with `to`
+//! unset: in `(from, token]`). This is a statement about the past, so it stays true whatever is lost after it
+//! was written; an older copy of all records together is as true as the newest, and says less.
 //!
-//! That makes any order of writes safe in which a statement is never written before it is true:
+//! So any order of writes is safe in which no statement is written before it is true:
 //!
-//! - **Entries, token and spans are one write**, so no crash comes between a change and the token that says it is here.
-//! - **The token moves forward for all open spans at once.** So a collection whose changes begin to go elsewhere must be
-//!   forgotten, or closed, by the time the token is next stored. While nothing is spooled no token is stored at all: the
-//!   one that is there grows old, which says nothing false, since no open span refers to it. The first write
-//!   after that opens a span and stores a newer token; the span's `from` is where the direct changes ended.
-//! - **The token moves backward only when a span is opened before it**: of that collection, nothing is known up to the
-//!   token. Other open spans then say less than they could, until the stream has come by again. Any other older token is
-//!   ignored: it is of a stream that repeats what is here.
-//! - **`from` moves forward only after PostgreSQL has committed** what is forgotten by it, and need not be synced:
-//!   an older `from` says more, and that was true already. It never moves backward: what came before it is deleted.
-//! - **PostgreSQL's position decides at a restart.** A span with `from <= position <= to` continues it; any other one is
-//!   forgotten, and the stream is read from the position. So a PostgreSQL that was set back to before `from` meets no gap,
-//!   nor does a state directory that was set back to before the position.
+//! - **Entries, token and spans are one write**, so no crash comes between a change and the token that says
+//!   it is here.
+//! - **The token advances for all open spans at once.** So a collection whose changes start to bypass the
+//!   spool must be deleted from it, or its span closed, before the token is next stored. While nothing is
+//!   spooled, no token is stored at all: the existing one grows old, which claims nothing false, because no
+//!   open span refers to it. The first write after that opens a span and stores a newer token; the span's
+//!   `from` is where the direct changes ended.
+//! - **The token moves backward only when a span is opened before it**: for that collection, nothing is known
+//!   up to the token. Other open spans then claim less than they could, until the stream has passed again.
+//!   Any other older token is ignored: it belongs to a stream that repeats what is here.
+//! - **`from` advances only after PostgreSQL has committed** the changes that this deletes, and need not be
+//!   synced: an older `from` claims more, which was already true. It never moves backward: what came before
+//!   it is deleted.
+//! - **PostgreSQL's position decides at a restart.** A span with `from <= position <= to` continues it; any
+//!   other one is deleted, and the stream is read from the position. So there is no gap if PostgreSQL was
+//!   restored to before `from`, nor if a state directory was restored to before the position.
 //!
 //! # Damage
 //!
-//! `RocksDB`'s checksums find damaged bytes, but a cut manifest can lose files in the middle of the history without any
-//! other trace. So the records say enough to find out: the head record seals all span records (so that none of them is
-//! older than the rest), a span record counts its changes, and each change has its number (so that none is missing).
+//! `RocksDB`'s checksums find damaged bytes, but a truncated manifest can lose files in the middle of the
+//! history without any other trace. So the records contain enough to detect that: the head record seals all
+//! span records (so that none of them is older than the rest), a span record counts its changes, and each
+//! change has its number (so that none is missing).
 
 use std::collections::HashMap;
 
@@ -45,25 +49,26 @@ use crate::{
 
 /// One atomic, synced write.
 ///
-/// It is safe to repeat one that failed, whether it was written or not.
+/// A failed one can safely be repeated, whether it was written or not.
 #[derive(Default)]
 pub struct SpoolWrite<'a> {
-    /// Changes of collections with a span, those of a collection in order. What a span has already is skipped.
+    /// Changes of collections with a span, in order within each collection. Changes that a span already has
+    /// are skipped.
     pub changes: &'a [(&'a Namespace, &'a Position, &'a RawDocument)],
-    /// How far the stream was read, all changes of open spans up to there being in this write or an earlier one. An
-    /// older one than is stored is ignored, unless `spans` opens a span before that.
+    /// How far the stream was read; all changes of open spans up to there are in this write or an earlier
+    /// one. A token older than the stored one is ignored, unless `spans` opens a span before that.
     pub token: Option<&'a Position>,
     /// Spans to open (`to: None`), to close, or to forget with all their changes (`None`), one after the other and before
     /// `changes`. A span can't begin before the one that is there, nor where that one does not reach: it is to be
     /// forgotten first. Where it begins later, the beginning stays: only [`Checkpoint::trim`](super::Checkpoint::trim) moves it.
     pub spans: Vec<(&'a Namespace, Option<Span>)>,
-    /// Of the stream that `token` is of; stored with it.
+    /// The fingerprint of the stream that `token` belongs to; stored with it.
     pub fingerprint: Option<i64>,
     /// What [`Checkpoint::life`](super::Checkpoint::life) was when the spans were read that this goes on from.
     pub life: Option<i64>,
 }
 
-/// How far a collection's changes are in the spool: every change in `(from, to]` is there, or was applied.
+/// Which of a collection's changes are in the spool: every change in `(from, to]` is there, or was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
     /// The position after which the span begins.
@@ -75,15 +80,15 @@ pub struct Span {
 /// A span, and which of its changes are there.
 #[derive(Clone, Debug)]
 pub(super) struct SpanRecord {
-    /// What its changes are found by; never used for another span, so that left-over changes of one that was forgotten
-    /// are not taken for its own.
+    /// Its changes are found by this; never reused for another span, so that leftover changes of a deleted
+    /// one are not mistaken for its own.
     pub(super) id: i64,
     pub(super) span: Span,
-    /// The number of the first change after `from`, or, where there is none, `next`.
+    /// The number of the first change after `from`, or, if there is none, `next`.
     pub(super) first: i64,
     /// The number that the next change gets.
     pub(super) next: i64,
-    /// The space of the changes before this number is given back; not stored.
+    /// The space of changes before this number has been released; not stored.
     pub(super) swept: i64,
     last: Option<Position>,
 }
@@ -118,7 +123,8 @@ impl SpanRecord {
             RawDocument::from_bytes(bytes).map_err(|_| StoreFailure::Inconsistent("a span is no BSON"))?;
         let number =
             |name| record.get_i64(name).map_err(|_| StoreFailure::Inconsistent("a span lacks a number"));
-        let from = position_of(record, "from")?.ok_or(StoreFailure::Inconsistent("a span does not begin"))?;
+        let from =
+            position_of(record, "from")?.ok_or(StoreFailure::Inconsistent("a span has no beginning"))?;
         let first = number("first")?;
         Ok(Self {
             id: number("id")?,
@@ -142,22 +148,22 @@ fn position_of(record: &RawDocument, name: &str) -> StoreResult<Option<Position>
     }
 }
 
-/// All spans and the token, as they are on disk.
+/// All spans and the token, as on disk.
 #[derive(Debug, Default)]
 pub(super) struct SpoolIndex {
-    /// Of the database: whoever knows another one speaks of what is lost.
+    /// Identifies the database: a caller that knows another one refers to lost changes.
     pub(super) life: i64,
     pub(super) token: Option<Position>,
     pub(super) fingerprint: Option<i64>,
     pub(super) records: HashMap<Namespace, SpanRecord>,
-    /// Forgotten, but still on the disk; not stored.
+    /// Deleted, but still on disk; not stored.
     pub(super) garbage: Vec<SpoolGarbage>,
-    /// The hashes of all records' keys and values together, in no order.
+    /// The combined hash of all records' keys and values, independent of their order.
     seal: u64,
 }
 
 impl SpoolIndex {
-    /// The book of these stored records. Errors: they are not of one time.
+    /// The index of these stored records. Errors: they do not belong to the same time.
     pub(super) fn open(
         head: Option<&[u8]>,
         spans: impl Iterator<Item = StoreResult<(Box<[u8]>, Box<[u8]>)>>,
@@ -183,12 +189,12 @@ impl SpoolIndex {
                 .cast_unsigned();
         }
         if seal != book.seal {
-            return Err(StoreFailure::Inconsistent("its records are not of one time"));
+            return Err(StoreFailure::Inconsistent("its records do not belong to the same time"));
         }
         Ok(book)
     }
 
-    /// Begins to change it.
+    /// Starts a change of the index.
     pub(super) fn draft(&self) -> IndexDraft<'_> {
         IndexDraft {
             book: self,
@@ -200,7 +206,7 @@ impl SpoolIndex {
         }
     }
 
-    /// Takes over what was written.
+    /// Applies what was written.
     pub(super) fn turn(&mut self, written: IndexWritten) {
         (self.token, self.fingerprint, self.seal) = (written.token, written.fingerprint, written.seal);
         for (namespace, record) in written.touched {
@@ -212,19 +218,19 @@ impl SpoolIndex {
     }
 }
 
-/// A change of the book: nothing of it holds before it is written.
+/// A change of the index: nothing of it holds before it is written.
 pub(super) struct IndexDraft<'a> {
     book: &'a SpoolIndex,
     touched: HashMap<Namespace, Option<SpanRecord>>,
     token: Option<Position>,
     fingerprint: Option<i64>,
-    /// The changes to add: the span's id, the change's number, and which of those to write it is.
+    /// The changes to add: the span's id, the change's number, and its index among those to write.
     pub(super) appended: Vec<(i64, i64, usize)>,
-    /// The spans whose changes go.
+    /// The spans whose changes are deleted.
     pub(super) forgotten: Vec<SpanRecord>,
 }
 
-/// What is in the book once the draft is written.
+/// The state of the index once the draft is written.
 pub(super) struct IndexWritten {
     token: Option<Position>,
     fingerprint: Option<i64>,
@@ -240,8 +246,8 @@ impl IndexDraft<'_> {
         }
     }
 
-    /// Errors: a span begins before the one that is there, or after a gap; a change is of a collection without a span,
-    /// or after its end.
+    /// Errors: a span begins before the existing one, or after a gap; a change belongs to a collection
+    /// without a span, or is after its end.
     pub(super) fn apply(&mut self, write: &SpoolWrite<'_>) -> StoreResult<()> {
         let mut back = None;
         for (namespace, span) in &write.spans {
@@ -280,12 +286,13 @@ impl IndexDraft<'_> {
         if let Some(old) = old
             && (span.from < old.span.from || Some(&span.from) > reach)
         {
-            let what = format!("spool {namespace}: it is to begin where its span does not reach");
+            let what =
+                format!("spool {namespace}: the new span begins where the existing one does not reach");
             return Err(Error::bug(what).into());
         }
         let back =
             reach.filter(|reach| span.to.is_none() && Some(*reach) < self.book.token.as_ref()).cloned();
-        // Its beginning is moved by trimming alone.
+        // Only trimming moves its beginning.
         let record = match old {
             None => SpanRecord::new(span.clone()),
             Some(old) => {
@@ -318,7 +325,7 @@ impl IndexDraft<'_> {
         Ok(())
     }
 
-    /// Moves the beginning of a span to `until`, from where on `first` is the number of the first change.
+    /// Moves the beginning of a span to `until`, from where `first` is the number of the first change.
     pub(super) fn trim(&mut self, namespace: &Namespace, until: &Position, first: i64, sweeps: bool) {
         if let Some(record) = self.record(namespace) {
             let span = Span { from: until.clone(), to: record.span.to.clone() };
@@ -328,8 +335,8 @@ impl IndexDraft<'_> {
         }
     }
 
-    /// Ends the draft: the records to write (or to delete), and what the book is to take over once that is done. `None`:
-    /// it says nothing new.
+    /// Ends the draft: returns the records to write (or to delete), and what the index applies once that is
+    /// done. `None`: nothing has changed.
     pub(super) fn finish(self) -> Option<(Vec<IndexPut>, IndexWritten)> {
         if self.touched.is_empty()
             && self.token == self.book.token
@@ -370,7 +377,7 @@ pub(super) type IndexPut = (Vec<u8>, Option<RawDocumentBuf>);
 pub(super) const HEAD: &[u8] = b"head";
 pub(super) const SPAN: &[u8] = b"span/";
 
-/// A database's name holds no dot, so that the name of the whole tells the two apart.
+/// A database's name contains no dot, so the full name distinguishes the two.
 pub(super) fn span_key(namespace: &Namespace) -> Vec<u8> {
     [SPAN, namespace.to_string().as_bytes()].concat()
 }

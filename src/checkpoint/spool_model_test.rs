@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::model::change::{Namespace, Position};
 
-/// In memory: it is not the disk that is tested.
+/// In memory: the disk is not under test.
 pub(super) fn folder() -> TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
@@ -38,11 +38,11 @@ pub(super) fn document_key(time: u32) -> RawDocumentBuf {
 
 #[derive(Clone, Debug)]
 pub(super) enum SpoolStep {
-    /// Reads so many changes of the stream; those of collections without a span are applied at once.
+    /// Reads this many changes of the stream; those of collections without a span are applied at once.
     Read(u32),
     /// Begins to spool a collection.
     Open(usize),
-    /// Applies so many of a collection's changes; trims if told to.
+    /// Applies this many of a collection's changes; trims if set.
     Drain(usize, usize, bool),
     /// All of the collection's changes are applied.
     Forget(usize),
@@ -50,9 +50,9 @@ pub(super) enum SpoolStep {
     Close(usize),
     /// The process ends, and another begins.
     Restart,
-    /// What is applied of a collection is set back, as if PostgreSQL were restored.
+    /// The applied position of a collection is set back, as if PostgreSQL were restored.
     SetBack(usize, u32),
-    /// The last write's answer is lost: it is repeated.
+    /// The answer to the last write is lost: the write is repeated.
     Again,
 }
 
@@ -81,7 +81,7 @@ pub(super) struct ModelSpan {
 /// Changes, token and spans.
 type ModelWrite = (Vec<u32>, Option<u32>, Vec<(usize, Option<Span>)>);
 
-/// A process that uses the spool as it is meant to be used, and the naive model of what the spool holds.
+/// A process that uses the spool as intended, and the naive model of the spool's contents.
 pub(super) struct SpoolWorld {
     pub(super) dir: TempDir,
     spool: Option<Checkpoint>,

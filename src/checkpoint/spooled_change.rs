@@ -7,23 +7,23 @@ use mongodb::bson::{RawDocument, RawDocumentBuf, rawdoc};
 use super::failure::{StoreFailure, StoreResult};
 use crate::model::change::Position;
 
-/// A change that waits.
+/// A spooled change.
 #[derive(Clone, PartialEq)]
 pub struct Waiting {
-    /// Its place in the stream.
+    /// Its position in the stream.
     pub position: Position,
     /// The event's `documentKey`.
     pub document_key: RawDocumentBuf,
 }
 
-/// Without the key, whose values are nobody's business (G12).
+/// Without the key, whose values must not be shown (G12).
 impl fmt::Debug for Waiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.position.fmt(f)
     }
 }
 
-/// What the keys of changes begin with, and a key past all of them.
+/// The prefix of the keys of changes, and a key after all of them.
 pub(super) const CHANGE: &[u8] = b"c";
 pub(super) const PAST: &[u8] = b"d";
 
@@ -31,7 +31,7 @@ pub(super) fn start(id: i64) -> Vec<u8> {
     [CHANGE, &id.to_be_bytes()].concat()
 }
 
-/// Past all of a span's changes: `_data` is hexadecimal.
+/// After all of a span's changes: `_data` is hexadecimal.
 pub(super) fn end(id: i64) -> Vec<u8> {
     [start(id).as_slice(), &[0xFF]].concat()
 }
@@ -46,7 +46,7 @@ pub(super) fn after(id: i64, position: &Position) -> Vec<u8> {
 }
 
 pub(super) fn value(number: i64, position: &Position, document_key: &RawDocument) -> Vec<u8> {
-    // A token is `_data` alone unless it is of an old server.
+    // A token is only `_data`, unless it comes from an old server.
     let token =
         if position.as_bytes() == token_of(position.data()).as_bytes() { &[] } else { position.as_bytes() };
     [number.to_be_bytes().as_slice(), &[u8::from(!token.is_empty())], token, document_key.as_bytes()].concat()
@@ -64,7 +64,7 @@ pub(super) fn number_of(value: &[u8]) -> StoreResult<i64> {
         .ok_or(StoreFailure::Inconsistent("a change has no number"))
 }
 
-/// The change that [`key`] and [`value`] were made of.
+/// The change that [`key`] and [`value`] encode.
 pub(super) fn read(key: &[u8], value: &[u8]) -> StoreResult<Waiting> {
     let parse = || {
         let (_, value) = value.split_at_checked(size_of::<i64>())?;

@@ -22,30 +22,30 @@ use super::{
 };
 use crate::error::{Code, Error};
 
-/// How long a write is put off while the one before it is not in a file yet. On a disk with space that takes some tenths of
-/// a second; later than this it is taken for a disk without.
+/// How long a write is delayed while the previous one is not in a file yet. On a disk with space, that takes
+/// a few tenths of a second; after this time the disk is considered full.
 const STALLED: Duration = Duration::from_secs(10);
-/// How often a write that was put off is tried.
+/// How often a delayed write is tried.
 const TRYING: Duration = Duration::from_millis(2);
 
-/// What a spool without anything in it may take on disk.
+/// The maximum size of an empty spool on disk.
 const SMALL: u64 = if cfg!(test) { 4 << 10 } else { 4 << 20 };
 
-/// A number that the database gets when it is made, or made anew.
+/// A number that the database gets when it is created or rebuilt.
 pub(super) const LIFE: &[u8] = b"life";
 
-/// An open database, and its book.
+/// An open database, and its index.
 #[derive(Debug)]
 pub(super) struct StateStore {
-    /// Tells this opening from every other one.
+    /// Distinguishes this opening from every other one.
     pub(super) id: u64,
     pub(super) db: DB,
     book: Mutex<SpoolIndex>,
 }
 
 impl StateStore {
-    /// Opens the database at `path`, or creates it: in a folder of its owner's alone, for `RocksDB` lets others read its
-    /// files.
+    /// Opens the database at `path`, or creates it: in a folder that only its owner can access, because
+    /// `RocksDB` lets others read its files.
     pub(super) fn open(path: &Path) -> StoreResult<Self> {
         let private = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
         private
@@ -73,7 +73,7 @@ impl StateStore {
         Ok(store)
     }
 
-    /// Writes all of `batch` or nothing, and waits until it is on the disk.
+    /// Writes all of `batch` or nothing, and waits until it is on disk.
     pub(super) fn write_synced(&self, batch: &WriteBatch) -> StoreResult<()> {
         write(&self.db, batch, true)
     }
@@ -83,8 +83,8 @@ impl StateStore {
         write(&self.db, batch, false)
     }
 
-    /// Gives back its space: whole files first, for they may hold older deletions of what is in other files; then the rest,
-    /// by writing again what else is in its files.
+    /// Releases its space: first whole files, because they may contain older deletions of entries in other
+    /// files; then the rest, by rewriting the other content of its files.
     pub(super) fn clear(&self, garbage: SpoolGarbage) -> StoreResult<()> {
         let SpoolGarbage { start, end, .. } = garbage;
         self.db.delete_file_in_range(&start, &end)?;
@@ -95,7 +95,7 @@ impl StateStore {
         Ok(())
     }
 
-    /// Gives back the space of what was forgotten, if it is worth the while: as it always is where space `is_short`.
+    /// Releases the space of deleted changes, if it is worthwhile, as it always is if space `is_short`.
     pub(super) fn sweep(&self, mut book: MutexGuard<'_, SpoolIndex>, is_short: bool) -> StoreResult<()> {
         let changes: i64 = book.garbage.iter().map(|garbage| garbage.changes).sum();
         let nothing_waits = book.records.is_empty() && bytes(self.db.path()) > SMALL;
@@ -111,15 +111,16 @@ impl StateStore {
         garbage.into_iter().try_for_each(|garbage| self.clear(garbage))
     }
 
-    /// The book. A panic while it was held left nothing half changed.
+    /// The index. A panic while it was locked has left nothing half changed.
     pub(super) fn book(&self) -> MutexGuard<'_, SpoolIndex> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The only way to write. It never waits inside of `RocksDB` for memory to be flushed: whoever waits there leads all writers,
-/// and on a full disk waits for the recovery from that error, which itself waits for the leader to be done
-/// (`DBImpl::DelayWrite` against `DBImpl::ResumeImpl`). So the waiting is done out here, where nobody is held up.
+/// The only way to write. It never waits inside `RocksDB` for memory to be flushed: a thread that waits there
+/// leads all writers, and on a full disk waits for the recovery from that error, which itself waits for the
+/// leader to finish (`DBImpl::DelayWrite` against `DBImpl::ResumeImpl`). So the waiting is done outside,
+/// where it blocks no one.
 fn write(db: &DB, batch: &WriteBatch, is_synced: bool) -> StoreResult<()> {
     let mut options = WriteOptions::default();
     options.set_sync(is_synced);
@@ -143,7 +144,7 @@ pub(super) fn bytes(database: &Path) -> u64 {
     files.flatten().filter(holds_data).filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
 }
 
-/// A small footprint is wanted, not the last bit of speed: the spool is written in order, and read once.
+/// A small footprint matters more than maximum speed: the spool is written in order, and read once.
 fn options() -> Options {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(&Cache::new_lru_cache(8 << 20));
@@ -160,12 +161,12 @@ fn options() -> Options {
     options.set_max_bytes_for_level_base(if cfg!(test) { 32 << 10 } else { 32 << 20 });
     options.set_max_open_files(128);
     options.set_max_background_jobs(2);
-    // A write goes ahead or is put off; there is nothing in between.
+    // A write proceeds or is delayed; there is nothing in between.
     options.set_level_zero_slowdown_writes_trigger(20);
     options.set_level_zero_stop_writes_trigger(20);
     options.set_paranoid_checks(true);
-    // A torn end of the log is a write that nobody was told of. What is lost in front of it leaves an older state of
-    // the whole, which is as true.
+    // A torn end of the log is a write that was never confirmed. If anything is lost before it, an older
+    // state of the whole remains, which is just as true.
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_log_level(LogLevel::Warn);
@@ -176,11 +177,11 @@ fn options() -> Options {
     options
 }
 
-/// Moves a corrupt database out of the way, over the one set aside before.
+/// Moves a corrupt database out of the way, replacing the one set aside before.
 pub(super) fn set_aside(path: &Path, why: &str) -> StoreResult<(), Error> {
     let aside = path.with_extension("corrupt");
     tracing::warn!(
-        "the state directory is corrupt ({why}): rebuilding it from PostgreSQL, the old one is kept as {}",
+        "the state directory is corrupt ({why}): rebuilding it from PostgreSQL; the old one is kept as {}",
         aside.display()
     );
     let moved = || -> io::Result<()> {

@@ -1,5 +1,5 @@
-//! `docrow assets DIR`: what a package has besides the binary, made from the definition of the command line itself, so that
-//! it can't say anything else: manual pages and completions for shells. For `make release`; not shown to anybody.
+//! `docrow assets DIR`: the manual pages and shell completions of a package, generated from the definition of
+//! the command line itself, so that they can't differ from it. For `make release`; hidden from users.
 
 use std::{fs, io::Write, path::PathBuf};
 
@@ -14,7 +14,7 @@ use crate::{
 
 /// The files that docrow reads and writes, each with what it is.
 const FILES: &[(&str, &str)] = &[
-    ("docrow.toml", "The configuration, in the working directory, unless --config names another one."),
+    ("docrow.toml", "The configuration, in the working directory, unless --config names another file."),
     ("schemas/*.toml", "Mapping files, one for each collection, unless [mapping] dir names another folder."),
     (
         "docrow-state/",
@@ -24,7 +24,7 @@ const FILES: &[(&str, &str)] = &[
 
 #[derive(Debug, Args)]
 pub(super) struct AssetsOptions {
-    /// Gets the folders `man` and `completions`
+    /// Where the folders `man` and `completions` are created
     #[arg(value_name = "DIR")]
     folder: PathBuf,
 }
@@ -59,7 +59,7 @@ fn shown_variable(
     (name, format!("{}{}.{file}", first.to_uppercase(), rest.replace('`', "")))
 }
 
-/// A section of a manual's page.
+/// A section of a manual page.
 fn section(title: &str, entries: impl Iterator<Item = (&'static str, String)>) -> String {
     let escaped = |text: &str| text.replace('\\', "\\e").replace('-', "\\-");
     let entry =
@@ -67,7 +67,7 @@ fn section(title: &str, entries: impl Iterator<Item = (&'static str, String)>) -
     format!(".SH {title}\n{}", entries.map(entry).collect::<String>())
 }
 
-/// The command line as everybody sees it: completions would offer hidden commands as well.
+/// The command line as users see it: completions would also offer hidden commands.
 fn shown(all: &Command) -> Command {
     let commands = all.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
     Command::new("docrow")

@@ -18,15 +18,15 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODE)]
 pub(super) struct BackfillOptions {
-    /// Accept documents that are dead letters: exit 0 though PostgreSQL does not have them
+    /// Accept dead letters: exit 0 although PostgreSQL does not have these documents
     #[arg(long)]
     allow_dead_letters: bool,
     #[command(flatten)]
     pub(super) profiling: Profiling,
 }
 
-const EXIT_CODE: &str = "Exit code: 0 if PostgreSQL has every document that was there when the copy was complete; 1 if some are dead letters, \
-    if a collection is stopped, or if stopped before the end.";
+const EXIT_CODE: &str = "Exit code: 0 if PostgreSQL has every document that existed when the copy was \
+    complete; 1 if some are dead letters, if a collection is stopped, or if stopped before it was done.";
 
 pub(super) async fn execute(
     config: &Config,
@@ -38,22 +38,22 @@ pub(super) async fn execute(
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
     let (until, on_held, reload) = (Until::CaughtUp, OnHeld::Refuse, Reload::never());
     let job = Job { config, target: target.clone(), until, on_held, reload };
-    // In a box, for what goes on beside it would hold it twice each.
+    // Boxed, because the futures around it would contain it twice each.
     let work = Box::pin(pipeline::run(job, reporter, shutdown.clone()));
     let work = otlp::beside(config, work);
     let work = notify::beside(config, &vitals, work);
     let done = serve::beside(config, &target, &vitals, work).await?;
     profiling.note(done);
     if shutdown.is_requested() {
-        tracing::warn!("stopped before the end, start it again to go on: {done}");
+        tracing::warn!("stopped before it was done, start it again to resume: {done}");
         return Ok(CommandOutcome::Finding);
     }
     tracing::info!("done: {done}");
     let (left, stopped) = (done.dead_letters_left, done.stopped);
     if left > 0 && !allow_dead_letters {
         tracing::warn!(
-            "PostgreSQL does not have {} documents, which are dead letters: docrow dead-letters list shows them, and why; \
-             --allow-dead-letters accepts them",
+            "PostgreSQL lacks {} documents, which are dead letters: docrow dead-letters list shows them, \
+             with the reasons; --allow-dead-letters accepts them",
             HumanCount(left)
         );
     }

@@ -1,4 +1,4 @@
-//! `docrow check`: what a run would meet, and what to do about it.
+//! `docrow check`: what a run would encounter, and what to do about it.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -22,21 +22,22 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(super) struct CheckOptions {
-    /// How many documents of a collection are tried, at most
+    /// Maximum number of documents per collection to test
     #[arg(long, value_name = "N", default_value_t = SAMPLE_SIZE, value_parser = clap::value_parser!(u32).range(1..))]
     size: u32,
-    /// As one JSON document
+    /// Print one JSON document
     #[arg(long)]
     json: bool,
 }
 
-const EXIT_CODES: &str = "Nothing is written, on either side. Exit codes: 0 a run would work, with notes perhaps; 1 there is a problem, a server \
-    that is away included; 2 the command line or the configuration file is wrong, and nothing was looked at.";
+const EXIT_CODES: &str = "Nothing is written on either side. Exit codes: 0 a run would work, perhaps with \
+    notes; 1 there is a problem, or a server can't be reached; 2 the command line or the configuration file \
+    is wrong, and nothing was checked.";
 
-/// How wide text is, and where it begins.
+/// The width of the text, and the column where it begins.
 const WIDTH: usize = 110;
 const SUBJECT: usize = 18;
-/// So many paths of misfits are printed of a collection; `--json` has all.
+/// How many paths of misfits are printed per collection; `--json` has all.
 const MISFITS: usize = 8;
 
 pub(super) async fn execute(
@@ -47,7 +48,7 @@ pub(super) async fn execute(
     let report = tokio::select! {
         biased;
         () = shutdown.requested() => {
-            tracing::warn!("stopped before the end");
+            tracing::warn!("stopped before it was done");
             return Ok(CommandOutcome::Finding);
         }
         report = check::run(config, options.size) => report,
@@ -83,7 +84,7 @@ fn document(report: &CheckReport) -> Value {
 /// How a severity is marked.
 #[derive(Clone, Copy)]
 enum FindingStyle {
-    /// For a terminal: a sign in colour.
+    /// On a terminal: a coloured sign.
     Signs,
     /// A word.
     Words,
@@ -101,7 +102,7 @@ impl FindingStyle {
         }
     }
 
-    /// Where the text begins.
+    /// The column where the text begins.
     fn indent(self) -> usize {
         let mark = match self {
             Self::Signs => 1,
@@ -137,7 +138,7 @@ fn print_finding(out: &mut impl Write, finding: &Finding, style: FindingStyle) -
     let (mark, subject, indent) = (style.mark(*severity), printable(subject), style.indent());
     let what = printable(what);
     let mut lines = wrapped(&what);
-    // A long name has its line to itself.
+    // A long name has its own line.
     if subject.chars().count() > SUBJECT {
         writeln!(out, "  {mark} {subject}")?;
     } else {
@@ -152,12 +153,12 @@ fn print_finding(out: &mut impl Write, finding: &Finding, style: FindingStyle) -
         lines.push(format!("and {more} more paths, which --json has"));
     }
     lines.extend(advice.iter().flat_map(|advice| wrapped(&format!("→ {}", printable(advice)))));
-    // On one line, to be copied.
+    // On one line, so that it can be copied.
     lines.extend(statement.iter().map(|statement| format!("→ run: {}", printable(statement))));
     lines.iter().try_for_each(|line| writeln!(out, "{:indent$}{line}", ""))
 }
 
-/// `text` in lines that are not longer than they should be, unless a word is.
+/// `text` in lines of at most the allowed width, unless a single word is longer.
 fn wrapped(text: &str) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {

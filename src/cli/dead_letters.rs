@@ -1,4 +1,4 @@
-//! `docrow dead-letters`: shows the documents that could not be written, asks for another try, discards them.
+//! `docrow dead-letters`: lists, shows, retries and discards the documents that could not be written.
 
 use std::{
     io::{self, Write},
@@ -29,35 +29,35 @@ use crate::{
     },
 };
 
-/// How long the outcome of a retry is waited for.
+/// How long to wait for the outcome of a retry.
 const PATIENCE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum LetterAction {
-    /// The latest, and how many there are by collection and reason
+    /// List the latest dead letters, and the counts by collection and reason
     List {
-        /// Those of one collection, as database.collection
+        /// Only one collection, as database.collection
         #[arg(long, value_name = "NS")]
         collection: Option<String>,
-        /// How many are listed
+        /// How many to list
         #[arg(long, value_name = "N", default_value_t = 50)]
         limit: u32,
-        /// As one JSON document
+        /// Print one JSON document
         #[arg(long)]
         json: bool,
     },
-    /// All there is to one of them, with the document in canonical Extended JSON
+    /// Show one dead letter in full, with the document in canonical Extended JSON
     Show {
         /// Its number, as listed
         id: i64,
-        /// As one JSON document
+        /// Print one JSON document
         #[arg(long)]
         json: bool,
     },
-    /// Have the documents' current states written; do it when what kept them out is mended
+    /// Write the documents in their current state; run it once the cause is fixed
     Retry(LetterSelection),
-    /// Forget them; the documents stay without rows until they change
+    /// Delete dead letters; the documents have no rows until they change
     Discard(LetterSelection),
 }
 
@@ -70,7 +70,7 @@ pub(super) struct LetterSelection {
     /// All of one collection, as database.collection
     #[arg(long, value_name = "NS")]
     collection: Option<String>,
-    /// All of them
+    /// All dead letters
     #[arg(long)]
     all: bool,
 }
@@ -133,27 +133,25 @@ async fn retry(
     all_there(letterbox, which).await?;
     let asked = letterbox.ask(which).await?;
     if asked.is_empty() {
-        say("no dead letters to try again")?;
+        say("no dead letters to retry")?;
         return Ok(CommandOutcome::Done);
     }
     let count = asked.len();
     let runner = match letterbox.runner().await? {
         PipelineRunner::Process(runner) => runner,
         PipelineRunner::Nobody => {
-            say(format!(
-                "the next `docrow run` of pipeline {pipeline}, which nobody runs now, tries {count} again"
-            ))?;
+            say(format!("no process runs pipeline {pipeline}: the next `docrow run` retries {count}"))?;
             return Ok(CommandOutcome::Done);
         }
         PipelineRunner::Unheard(runner) => {
             say(format!(
-                "nothing is heard of the process that ran pipeline {pipeline} ({runner}): it tries {count} again once it \
-                 reaches PostgreSQL, or else the next `docrow run` does"
+                "the process that ran pipeline {pipeline} ({runner}) is not heard of: it retries {count} \
+                 once it reaches PostgreSQL, or else the next `docrow run` does"
             ))?;
             return Ok(CommandOutcome::Done);
         }
     };
-    say(format!("asked the docrow that runs pipeline {pipeline} ({runner}) to try {count} again"))?;
+    say(format!("asked the docrow that runs pipeline {pipeline} ({runner}) to retry {count}"))?;
     let asked = LetterChoice::Ids(asked);
     let deadline = Instant::now() + PATIENCE;
     let mut waiting = letterbox.waiting(&asked).await?;
@@ -167,18 +165,18 @@ async fn retry(
     }
     let (groups, left) = letterbox.groups(&asked).await?;
     let left = usize::try_from(left).unwrap_or(0);
-    say(format!("{} written, or gone in MongoDB", count.saturating_sub(left)))?;
+    say(format!("{} written, or deleted in MongoDB", count.saturating_sub(left)))?;
     if left == 0 {
         return Ok(CommandOutcome::Done);
     }
     if waiting.live > 0 {
-        say(format!("{} not tried yet: `docrow dead-letters list` tells when they are", waiting.live))?;
+        say(format!("{} not retried yet: `docrow dead-letters list` shows when they are", waiting.live))?;
     }
     if waiting.stopped > 0 {
         let why = "their collection is stopped or paused, `docrow status` says why";
-        say(format!("{} not tried until it goes on: {why}", waiting.stopped))?;
+        say(format!("{} not retried until it resumes: {why}", waiting.stopped))?;
     }
-    print_groups(&groups, "still dead").map_err(unprintable)?;
+    print_groups(&groups, "still dead letters").map_err(unprintable)?;
     Ok(CommandOutcome::Finding)
 }
 
@@ -188,14 +186,14 @@ async fn discard(letterbox: &DeadLetterAdmin, which: &LetterChoice) -> Result<Co
     Ok(CommandOutcome::Done)
 }
 
-/// Errors: a number that no letter has is asked for; then nothing is done, of the others neither.
+/// Errors: one of the numbers belongs to no dead letter; then nothing is done for the others either.
 async fn all_there(letterbox: &DeadLetterAdmin, which: &LetterChoice) -> Result<()> {
     let LetterChoice::Ids(ids) = which else { return Ok(()) };
     let there = letterbox.existing(ids).await?;
     ids.iter().find(|id| !there.contains(id)).map_or(Ok(()), |id| Err(none(*id)))
 }
 
-/// Where there are none at all.
+/// For a pipeline without dead letters.
 fn nothing(which: &LetterChoice) -> Result<CommandOutcome> {
     match which {
         LetterChoice::Ids(ids) if !ids.is_empty() => Err(none(ids.first().copied().unwrap_or_default())),
@@ -206,7 +204,7 @@ fn nothing(which: &LetterChoice) -> Result<CommandOutcome> {
 fn none(id: i64) -> Error {
     Error::new(
         Code::UnknownDeadLetter,
-        format!("there is no dead letter {id}: `docrow dead-letters list` names those there are"),
+        format!("there is no dead letter {id}: `docrow dead-letters list` shows the existing ones"),
     )
 }
 
@@ -248,7 +246,7 @@ fn print_groups(groups: &[LetterGroup], what: &str) -> io::Result<()> {
     print_table(&rows)
 }
 
-/// Rows in columns, the last of them as wide as it may be.
+/// Rows in columns, the last of them without a limit.
 fn print_table<const N: usize>(rows: &[[String; N]]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let mut widths = [0; N];
@@ -273,18 +271,18 @@ fn list_json(letters: &[StoredLetter], groups: &[LetterGroup], total: i64) -> Va
     })
 }
 
-/// The key as the Extended JSON that it is.
+/// The key, which is Extended JSON.
 fn letter_json(StoredLetter { id, collection, key, path, reason, at, retry_at }: &StoredLetter) -> Value {
     let key = serde_json::from_str(key).unwrap_or_else(|_| Value::String(key.clone()));
     json!({ "id": id, "collection": collection, "key": key, "path": path, "reason": reason, "at": at, "retry_at": retry_at })
 }
 
-/// A document as text, as bytes that are no document, or not stored.
+/// A document as text, as bytes that are no valid document, or not stored.
 type Document = Option<Result<String, Vec<u8>>>;
 
 fn show_json(letter: &StoredLetter, document: Document) -> String {
     let letter = letter_json(letter).to_string();
-    // The document as text: no depth of nesting is too deep for it.
+    // The document stays text, so its depth of nesting does not matter.
     let (name, document) = match document {
         Some(Ok(json)) => ("document", json),
         Some(Err(bytes)) => ("bson", Value::String(base64(&bytes)).to_string()),
@@ -299,19 +297,16 @@ fn show(letter: &StoredLetter, document: Document) -> String {
     let mut lines = vec![format!("dead letter {id} of {}", printable(collection))];
     let mut line = |name: &str, text: &str| lines.push(format!("{name:8}  {}", printable(text)));
     line("key", key);
-    line(
-        "path",
-        path.as_deref().map(shown::name).as_deref().unwrap_or("(the document itself, or not known)"),
-    );
+    line("path", path.as_deref().map(shown::name).as_deref().unwrap_or("(the document itself, or unknown)"));
     line("reason", reason);
     line("at", at);
     if let Some(retry_at) = retry_at {
-        line("retry", &format!("asked for at {retry_at}"));
+        line("retry", &format!("requested at {retry_at}"));
     }
     lines.push(match document {
         Some(Ok(json)) => indented(&printable(&json)),
         Some(Err(bytes)) => format!("document  malformed; its bytes in base64:\n{}", base64(&bytes)),
-        None => "document  not stored: it may hold fields that must not leave MongoDB".to_owned(),
+        None => "document  not stored: it may contain fields that must not leave MongoDB".to_owned(),
     });
     lines.join("\n")
 }
@@ -321,8 +316,8 @@ fn base64(bytes: &[u8]) -> String {
     base64::prelude::BASE64_STANDARD.encode(bytes)
 }
 
-/// JSON without spaces, over several lines; but an object whose first name begins with `$`, a value that JSON has no form
-/// for, stays on its line.
+/// JSON over several lines, without spaces; an object whose first name begins with `$`, a value that JSON
+/// can't represent, stays on its line.
 fn indented(json: &str) -> String {
     let mut out = String::with_capacity(json.len() * 2);
     let (mut depth, mut inline, mut quoted, mut escaped) = (0_usize, 0_usize, false, false);

@@ -1,7 +1,7 @@
-//! `docrow demo`: the whole thing on throwaway servers, kill -9 included.
+//! `docrow demo`: shows docrow on throwaway servers, including kill -9.
 //!
-//! The replication it shows is this very program, run as anybody would run it: `docrow run --config …` as a child
-//! process, killed and started again.
+//! The replication that it shows is this very program, run as users run it: `docrow run --config …` as a
+//! child process, killed and restarted.
 
 use std::{
     env, fs, io,
@@ -45,8 +45,8 @@ use crate::{
 };
 
 const DATABASE: &str = "sample_db";
-/// Where those who keep the servers replicate to by themselves: the tables of the demonstration's own pipeline are not in
-/// the way there.
+/// The database for users who keep the servers and replicate into it themselves: the tables of the
+/// demonstration's own pipeline are not in the way there.
 const OWN_DATABASE: &str = "warehouse";
 const PIPELINE: &str = "demo";
 const SEED: u64 = 1;
@@ -59,13 +59,14 @@ const QUERY: &str = "SELECT c.region, count(*) AS countries, round(avg(c.area)) 
 
 #[derive(Debug, Args)]
 pub(super) struct DemoOptions {
-    /// How many generated users are copied, each of 6 KB and about 39 rows in 15 tables
+    /// How many generated users to copy, each of 6 KB and about 39 rows in 15 tables
     #[arg(long, value_name = "N", default_value_t = 20_000)]
     users: i32,
     /// How long changes are written while docrow follows
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     seconds: u64,
-    /// Leave docrow and the servers running at the end, until ^C, and print connection strings to try docrow with
+    /// Keep docrow and the servers running at the end, until ^C, and print connection strings to try docrow
+    /// with
     #[arg(long)]
     keep: bool,
 }
@@ -95,7 +96,8 @@ async fn show(
     shutdown: &Shutdown,
 ) -> Result<(DemoStage, CommandOutcome)> {
     say(
-        "docrow demo: a MongoDB replica set and a PostgreSQL of its own, in temporary folders that are removed at the end",
+        "docrow demo: its own MongoDB replica set and PostgreSQL, in temporary folders that are removed at \
+         the end",
     )?;
     let stage = DemoStage::set().await?;
     let users = stage.load(options.users).await?;
@@ -105,7 +107,7 @@ async fn show(
     stage.until_copied(2).await?;
     kill(&mut docrow, "in the middle of the snapshot").await?;
 
-    say("\n$ docrow run     # again, and changes are being written meanwhile")?;
+    say("\n$ docrow run     # again, while changes are being written")?;
     let mut docrow = stage.docrow()?;
     let mut writer = Writer::new(&stage.client, &users, SEED, 0..options.users);
     let half = Duration::from_secs(options.seconds).div_f64(2.0);
@@ -123,10 +125,7 @@ async fn show(
     let waited = stage.until_applied(written).await?;
     let deeds: Vec<_> = writer.deeds().iter().map(|(deed, count)| format!("{count} {deed}")).collect();
     say(format!("written meanwhile: {}", deeds.join(", ")))?;
-    say(format!(
-        "PostgreSQL holds all of it, and says so, {:.1}s after the last write",
-        waited.as_secs_f64()
-    ))?;
+    say(format!("PostgreSQL has all changes {:.1}s after the last write", waited.as_secs_f64()))?;
     stop(&mut docrow).await?;
 
     say("\n$ docrow verify")?;
@@ -136,7 +135,7 @@ async fn show(
     say(format!("\n$ psql -c '{QUERY}'"))?;
     stage.psql(QUERY).await?;
     let verdict = if report.is_equal() {
-        "verified: every row is as its document says, after two kill -9"
+        "verified: every row matches its document, after two kill -9"
     } else {
         "there are differences: this is a bug in docrow"
     };
@@ -144,12 +143,12 @@ async fn show(
     Ok((stage, if report.is_equal() { CommandOutcome::Done } else { CommandOutcome::Finding }))
 }
 
-/// The servers, and how docrow is to connect them. Dropping it ends them and removes their folders.
+/// The servers, and how docrow connects to them. Dropping it stops them and removes their folders.
 struct DemoStage {
     mongod: Mongod,
     postgres: Postgres,
     folder: TempDir,
-    /// The page that docrow serves when it runs.
+    /// The dashboard that docrow serves while it runs.
     dashboard: String,
     config: Config,
     client: Client,
@@ -176,14 +175,14 @@ impl DemoStage {
         Ok(Self { mongod, postgres, folder, dashboard, config, client, source, session })
     }
 
-    /// Leaves everything running until told to stop, with an empty database beside the replica, to try docrow on.
+    /// Keeps everything running until stopped, with an empty database beside the replica, to try docrow with.
     async fn keep(&self, shutdown: &Shutdown) -> Result<()> {
         let _docrow = self.docrow()?;
         self.psql(&format!("CREATE DATABASE {OWN_DATABASE}")).await?;
         say(format!(
-            "\nto try docrow yourself, on the same MongoDB and an empty database of that PostgreSQL:\n\n\
+            "\nto try docrow yourself, with the same MongoDB and an empty database of that PostgreSQL:\n\n\
              export DOCROW_SOURCE='{}' DOCROW_TARGET='{}'\n\n\
-             the dashboard of this demonstration: {}\n^C ends all of it",
+             the dashboard of this demonstration: {}\n^C stops all of it",
             self.mongod.database_uri(DATABASE),
             self.postgres.uri(OWN_DATABASE),
             self.dashboard
@@ -204,7 +203,7 @@ impl DemoStage {
         Ok(users)
     }
 
-    /// `docrow run`, as a process of its own.
+    /// `docrow run`, as a separate process.
     fn docrow(&self) -> Result<Child> {
         let program = env::current_exe().map_err(|e| caused("find this program", e))?;
         let mut command = Command::new(program);
@@ -216,7 +215,7 @@ impl DemoStage {
     async fn until_copied(&self, count: usize) -> Result<()> {
         let namespace = format!("{DATABASE}.users");
         until("copy chunks", async || {
-            // Until docrow has made its tables the question can't be answered.
+            // Until docrow has created its tables, the query fails.
             let plan = chunks::load(&self.session, PIPELINE, &namespace).await.unwrap_or_default();
             let copied = plan.iter().filter(|chunk| chunk.copied.is_some()).count();
             Ok(!plan.is_empty() && copied >= count.min(plan.len()))
@@ -225,7 +224,7 @@ impl DemoStage {
         .map(drop)
     }
 
-    /// Waits until everything that was written up to `time` is applied.
+    /// Waits until everything written up to `time` is applied.
     async fn until_applied(&self, time: Timestamp) -> Result<Duration> {
         until("apply the changes", async || {
             let positions = positions::load(&self.session, PIPELINE).await?;
@@ -241,7 +240,7 @@ impl DemoStage {
     }
 }
 
-/// The configuration that the demo's `docrow run` reads, in the folder that also gets its state.
+/// The configuration that the demo's `docrow run` reads, in the folder that also holds its state.
 fn write_config(folder: &TempDir, mongod: &Mongod, postgres: &Postgres, port: u16) -> io::Result<PathBuf> {
     let schemas = folder.path().join("schemas");
     fs::create_dir(&schemas)?;
@@ -260,7 +259,7 @@ fn write_config(folder: &TempDir, mongod: &Mongod, postgres: &Postgres, port: u1
     Ok(file)
 }
 
-/// Asks until the answer is yes.
+/// Asks repeatedly until the answer is yes.
 async fn until(what: &str, mut is_so: impl AsyncFnMut() -> Result<bool>) -> Result<Duration> {
     let started = Instant::now();
     while started.elapsed() < PATIENCE {
@@ -277,7 +276,7 @@ async fn kill(docrow: &mut Child, when: &str) -> Result<()> {
     say(format!("kill -9 of docrow, {when}"))
 }
 
-/// SIGTERM, and a clean end.
+/// SIGTERM, and waits for a clean end.
 async fn stop(docrow: &mut Child) -> Result<()> {
     if let Some(pid) = docrow.id() {
         let sent = Command::new("kill").arg(pid.to_string()).status().await;

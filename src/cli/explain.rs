@@ -1,4 +1,4 @@
-//! `docrow explain`: what an error means, what docrow does about it by itself, and what there is to do.
+//! `docrow explain`: what an error means, what docrow does about it by itself, and what the operator can do.
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -9,10 +9,10 @@ use super::{
 };
 use crate::error::{Code, Error, Result};
 
-/// How wide its text is.
+/// The width of its text.
 const WIDTH: usize = 96;
 
-/// How many codes are named where there is none of a number.
+/// How many codes to suggest for an unknown number.
 const NEAREST: usize = 3;
 
 #[derive(Debug, Args)]
@@ -20,7 +20,7 @@ pub(super) struct ExplainOptions {
     /// The code, as DRW-1203 or 1203 [default: list all]
     #[arg(value_name = "CODE")]
     code: Option<String>,
-    /// As one JSON document
+    /// Print one JSON document
     #[arg(long)]
     json: bool,
 }
@@ -56,7 +56,7 @@ fn list() -> Result<()> {
         }
         say(format!("  {code}  {}", code.title()))?;
     }
-    say("\n`docrow explain CODE` says more.")
+    say("\n`docrow explain CODE` shows more.")
 }
 
 fn explained(code: Code) -> String {
@@ -74,7 +74,7 @@ fn unknown(text: &str, number: Option<u16>) -> Error {
     let nearest: Vec<_> =
         nearest.into_iter().map(|code| format!("{code} ({})", code.title().trim_end_matches('.'))).collect();
     let near =
-        if nearest.is_empty() { String::new() } else { format!("; near it are {}", nearest.join(", ")) };
+        if nearest.is_empty() { String::new() } else { format!("; the nearest are {}", nearest.join(", ")) };
     let text = printable(text);
     Error::new(Code::UnknownCode, format!("there is no code {text}{near}: `docrow explain` lists all"))
 }
@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn the_nearest_codes_are_named() {
         let error = unknown("1299", Some(1299)).to_string();
-        assert!(error.contains("DRW-1301 (A pattern for collections can't be read)"), "{error}");
+        assert!(error.contains("DRW-1301 (A collection pattern can't be read)"), "{error}");
         assert_eq!(unknown("x", None).to_string(), "there is no code x: `docrow explain` lists all");
     }
 }

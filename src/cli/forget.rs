@@ -19,10 +19,10 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(super) struct ForgetOptions {
-    /// Which, as database.collection, globs allowed: of the collections that are no longer followed
+    /// Which collections, as database.collection, globs allowed; they must be no longer followed
     #[arg(required = true, value_name = "NS")]
     collections: Vec<String>,
-    /// Drop their tables, too; without it they stay, with their rows, and are yours
+    /// Also drop their tables; otherwise the tables stay, with their rows, and are yours
     #[arg(long)]
     drop: bool,
 }
@@ -51,8 +51,8 @@ pub(super) async fn execute(config: &TargetConfig, options: ForgetOptions) -> Re
     Ok(CommandOutcome::Done)
 }
 
-/// The collections that are meant. Of those that a glob matches, the followed ones are passed over; one that is named by
-/// its very name is an error.
+/// The selected collections. A glob skips the followed ones among its matches; naming a followed one exactly
+/// is an error.
 fn unfollowed(patterns: &[String], known: Vec<ForgettableCollection>) -> Result<Vec<String>> {
     if let Some(followed) = known.iter().find(|known| known.is_followed && patterns.contains(&known.name)) {
         return Err(still_followed(&followed.name));

@@ -1,7 +1,7 @@
-//! `docrow infer`: a mapping file for each collection, made from a sample of its documents.
+//! `docrow infer`: a mapping file for each collection, from a sample of its documents.
 //!
-//! It writes all files or, if anything is in the way, none, and never over one that is there unless told to. The files
-//! that are in the directory already count: their tables keep their names.
+//! It writes all files or, if there is an obstacle, none, and overwrites existing files only with `--force`.
+//! Files that are already in the directory count: their tables keep their names.
 
 use std::{
     collections::BTreeMap,
@@ -25,16 +25,16 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(super) struct InferOptions {
-    /// Collections, as database.collection, globs allowed [default: all that are included]
+    /// Collections, as database.collection, globs allowed [default: all included ones]
     #[arg(value_name = "NS")]
     namespaces: Vec<String>,
-    /// How many documents of a collection are looked at, at most
+    /// Maximum number of documents per collection to sample
     #[arg(long, value_name = "N", default_value_t = SAMPLE_SIZE, value_parser = clap::value_parser!(u32).range(1..))]
     size: u32,
     /// Print the files instead of writing them
     #[arg(long)]
     print: bool,
-    /// Write over files that are there
+    /// Overwrite existing files
     #[arg(long, conflicts_with = "print")]
     force: bool,
 }
@@ -58,7 +58,7 @@ pub(super) async fn execute(
     .map(|()| CommandOutcome::Done)
 }
 
-/// A file to be written.
+/// A file to write.
 struct MappingDraft {
     file: PathBuf,
     spec: MappingSpec,
@@ -68,7 +68,7 @@ struct MappingDraft {
 
 async fn draft(config: &SourceConfig, options: &InferOptions) -> Result<Vec<MappingDraft>> {
     let SourceConfig { source, include, exclude, mapping_dir } = config;
-    // It makes the folder.
+    // This creates the folder.
     let mut present = mapping_files::read(&MappingDir { must_exist: false, ..mapping_dir.clone() })?;
     let source = Source::connect(source.expose()).await?;
     let collections = chosen(&source, &options.namespaces, include, exclude).await?;
@@ -100,7 +100,7 @@ async fn draft(config: &SourceConfig, options: &InferOptions) -> Result<Vec<Mapp
     Ok(drafts)
 }
 
-/// The collections that are asked for, by name. Each of `namespaces` must match one.
+/// The selected collections, by name. Each of `namespaces` must match one.
 async fn chosen(
     source: &Source,
     namespaces: &[String],
@@ -126,7 +126,7 @@ fn print(drafts: &[MappingDraft]) -> Result<()> {
 fn write(drafts: &[MappingDraft], dir: &Path, force: bool) -> Result<()> {
     fs::create_dir_all(dir).map_err(|e| failed("make the directory", dir, e))?;
     if let Some(draft) = drafts.iter().find(|draft| !force && draft.file.exists()) {
-        return Err(in_the_way(&draft.file, "it is there already"));
+        return Err(in_the_way(&draft.file, "it already exists"));
     }
     for MappingDraft { file, spec, text, sampled } in drafts {
         let mut options = OpenOptions::new();
@@ -151,7 +151,7 @@ fn in_the_way(file: &Path, why: &str) -> Error {
     let file = file.display();
     Error::new(
         Code::FileInTheWay,
-        format!("write {file}: {why}: --force writes over it, --print only shows what would be written"),
+        format!("write {file}: {why}: --force overwrites it, --print only shows what would be written"),
     )
 }
 

@@ -62,7 +62,7 @@ struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Options of all commands")]
 struct GlobalOptions {
-    /// Configuration file [default: docrow.toml, if there is one]
+    /// Configuration file [default: docrow.toml, if it exists]
     #[arg(long, global = true, value_name = "FILE", env = DOCROW_CONFIG)]
     config: Option<PathBuf>,
     /// MongoDB's connection string, e.g. mongodb://host/shop?replicaSet=rs0
@@ -77,7 +77,7 @@ struct GlobalOptions {
     /// State directory [default: docrow-state]
     #[arg(long, global = true, value_name = "DIR", env = DOCROW_STATE)]
     state: Option<PathBuf>,
-    /// How log lines are written to standard error
+    /// Format of log lines on standard error
     #[arg(long, global = true, value_enum, default_value_t, env = DOCROW_LOG_FORMAT)]
     log_format: LogFormat,
 }
@@ -88,34 +88,40 @@ enum Command {
     Run(run::RunOptions),
     /// Copy, catch up with the changes made meanwhile, and exit
     Backfill(backfill::BackfillOptions),
-    /// Look at both sides for all that a run would meet, and say what to do about it; exit 1 if there is a problem
+    /// Check both sides for everything that a run would encounter, and say what to do about it; exit 1 if
+    /// there is a problem
     Check(check::CheckOptions),
-    /// Look at documents and write a mapping file for each collection, with comments, to be edited; needs no target
+    /// Sample documents and write a commented mapping file for each collection, for editing; needs no target
     Infer(infer::InferOptions),
-    /// Show what a run would do to the target's tables, as a diff with its SQL; exit 1 if something is in the way
+    /// Show what a run would do to the target's tables, as a diff with its SQL; exit 1 if there is an
+    /// obstacle
     Plan(plan::PlanOptions),
     /// Compare every collection with its tables, in full, while both are written to; exit 1 if they differ
     Verify(verify::VerifyArguments),
-    /// Show how the pipeline is doing: phase, lag, rates, spool, dead letters; from anywhere, running or not; needs no source
+    /// Show the pipeline's state: phase, lag, rates, spool, dead letters; from any machine, running or not;
+    /// needs no source
     Status(status::StatusOptions),
-    /// Have collections copied anew in place, by whoever runs the pipeline; readers never see an empty table; needs no source
+    /// Have the process that runs the pipeline copy collections again in place; readers never see an empty
+    /// table; needs no source
     Resync(resync::ResyncOptions),
-    /// Remove what docrow has stored about collections that are no longer followed, and their tables if told to; needs no source
+    /// Remove what docrow has stored about collections that are no longer followed, optionally with their
+    /// tables; needs no source
     Forget(forget::ForgetOptions),
-    /// Have nothing more written to collections: their changes wait in the spool until `docrow resume`; needs no source
+    /// Pause collections: nothing more is written to them, and their changes wait in the spool until `docrow
+    /// resume`; needs no source
     Pause(pause::PauseOptions),
-    /// Have collections that are paused go on from where they are; needs no source
+    /// Resume paused collections; needs no source
     Resume(pause::PauseOptions),
-    /// Say how fast snapshots may read, from now on; needs no source
+    /// Set how fast snapshots may read; needs no source
     Throttle(throttle::ThrottleOptions),
-    /// List, show, try again or discard the documents that could not be written; needs no source
+    /// List, show, retry or discard the documents that could not be written; needs no source
     #[command(subcommand)]
     DeadLetters(dead_letters::LetterAction),
-    /// Say what an error means and what to do about it, by its code; without one, list all codes
+    /// Show what an error code means and what to do about it; without a code, list all codes
     Explain(explain::ExplainOptions),
-    /// Show it all on throwaway servers: copy, kill -9, go on, follow changes, verify, clean up
+    /// Demonstrate docrow on throwaway servers: copy, kill -9, resume, follow changes, verify, clean up
     Demo(demo::DemoOptions),
-    /// Write manual pages and completions for shells
+    /// Write manual pages and shell completions
     #[command(hide = true)]
     Assets(assets::AssetsOptions),
 }
@@ -133,7 +139,8 @@ impl GlobalOptions {
         TargetConfig::load(self.overrides())
     }
 
-    /// What stands on the command line is in the list of processes, and in the shell's history.
+    /// Warns of passwords on the command line, where they are visible in the process list and in the shell's
+    /// history.
     fn warn_of_shown_passwords(&self, matches: &ArgMatches) {
         let sides = [("source", DOCROW_SOURCE, &self.source), ("target", DOCROW_TARGET, &self.target)];
         for (name, variable, uri) in sides {
@@ -154,7 +161,7 @@ impl GlobalOptions {
 }
 
 impl Command {
-    /// Its name, and how it is to be profiled.
+    /// Its name, and how to profile it.
     fn profiling(&self) -> (&'static str, Profiling) {
         match self {
             Self::Run(options) => ("run", options.profiling.clone()),
@@ -186,13 +193,13 @@ pub fn main() -> ExitCode {
     });
     match finished {
         Ok(outcome) => ExitCode::from(outcome.exit_code()),
-        // `docrow plan | head`: nobody reads on.
+        // `docrow plan | head`: the reader has closed the pipe.
         Err(error) if printable::is_unread(&error) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(code = %error.code(), "{error}");
             if log_format == LogFormat::Text {
                 let more = format!("  more: docrow explain {}\n", error.code());
-                // It can't fail.
+                // This can't fail.
                 let _ = reporter.clone().write_all(more.as_bytes());
             }
             ExitCode::from(error.kind().exit_code())
@@ -200,7 +207,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// What the parser has to say: help, a version, or, with its code, what is wrong.
+/// Prints what the parser returned: help, a version, or an error with its code.
 fn misunderstood(said: &clap::Error) -> ExitCode {
     if !said.use_stderr() {
         let _ = said.print();
@@ -239,8 +246,9 @@ async fn dispatch(
     }
 }
 
-/// Lets the drivers' own tasks end. MongoDB's takes leave of the server when its last user is gone, and panics if the
-/// runtime ends under it. A task may also wait for a server that does not answer, so not for long.
+/// Lets the drivers' own tasks end. MongoDB's driver closes its sessions when the last handle is dropped, and
+/// panics if the runtime ends meanwhile. A task may also wait for a server that does not answer, so the wait
+/// is short.
 async fn idle() {
     let tasks = tokio::runtime::Handle::current().metrics();
     let deadline = tokio::time::Instant::now() + Duration::from_millis(500);
@@ -249,7 +257,7 @@ async fn idle() {
     }
 }
 
-/// Runs a command on a fresh runtime, with the signals listened to and progress told.
+/// Runs a command on a new runtime, which also handles signals and logs progress.
 fn block_on<F: Future<Output = Result<CommandOutcome>>>(
     reporter: &Reporter,
     command: impl FnOnce(Shutdown) -> F,
@@ -264,7 +272,7 @@ fn block_on<F: Future<Output = Result<CommandOutcome>>>(
         tokio::select! {
             finished = command(shutdown) => finished,
             () = insisted.requested() => {
-                tracing::warn!("stopped at once: start it again to go on from what is committed");
+                tracing::warn!("stopped at once: start it again to resume from what is committed");
                 Ok(CommandOutcome::Finding)
             }
             () = reporter.narrate() => Ok(CommandOutcome::Done),

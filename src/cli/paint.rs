@@ -4,12 +4,12 @@ use std::io;
 
 use crate::{status::HealthLevel, telemetry::has_colors};
 
-/// Whether there are colours.
+/// Whether output has colours.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TerminalPaint(bool);
 
 impl TerminalPaint {
-    /// If standard output is to have them.
+    /// Colours if standard output should have them.
     pub(super) fn of_terminal() -> Self {
         Self(has_colors(&io::stdout()))
     }

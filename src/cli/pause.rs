@@ -1,4 +1,4 @@
-//! `docrow pause` and `docrow resume`: has the changes of collections wait in the spool, and go on.
+//! `docrow pause` and `docrow resume`: make the changes of collections wait in the spool, and resume them.
 
 use std::time::Duration;
 
@@ -21,13 +21,14 @@ use crate::{
     source::chosen,
 };
 
-/// How long whoever runs the pipeline is waited for: it looks every second, and then finishes what it is about.
+/// How long to wait for the process that runs the pipeline: it checks every second, and then finishes its
+/// current work.
 const PATIENCE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
 pub(super) struct PauseOptions {
-    /// Which, as database.collection, globs allowed
+    /// Which collections, as database.collection, globs allowed
     #[arg(required = true, value_name = "NS")]
     collections: Vec<String>,
 }
@@ -56,11 +57,11 @@ pub(super) async fn pause(
     let runner = requests.runner().await?;
     let so = match (&runner, is_held) {
         (PipelineRunner::Nobody, _) => {
-            "nobody runs the pipeline now; whoever does leaves them as they are".to_owned()
+            "no process runs the pipeline; the next one leaves them as they are".to_owned()
         }
         (_, true) => "nothing more is written to them, and their changes wait in the spool".to_owned(),
         (PipelineRunner::Process(runner) | PipelineRunner::Unheard(runner), false) => {
-            format!("the docrow that runs the pipeline ({runner}) has not heard of it yet")
+            format!("the docrow that runs the pipeline ({runner}) has not confirmed it yet")
         }
     };
     say(format!("{so}, until docrow resume {}", names.join(" ")))?;
@@ -84,12 +85,13 @@ pub(super) async fn resume(config: &TargetConfig, options: &PauseOptions) -> Res
     let chosen = chosen("resume", &options.collections, &paused, "no paused collection")?;
     requests.resume(&chosen).await?;
     for collection in &chosen {
-        say(format!("{} goes on", printable(collection)))?;
+        say(format!("{} resumes", printable(collection)))?;
     }
     Ok(CommandOutcome::Done)
 }
 
-/// Waits until whoever runs the pipeline writes nothing more to these collections. Whether that is so.
+/// Waits until the process that runs the pipeline writes nothing more to these collections. Returns whether
+/// it does not.
 async fn held(requests: &Requests, collections: &[String], shutdown: &Shutdown) -> Result<bool> {
     let deadline = Instant::now() + PATIENCE;
     loop {

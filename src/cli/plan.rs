@@ -1,4 +1,4 @@
-//! `docrow plan`: the DDL that a run would execute, as a diff against what is there.
+//! `docrow plan`: the DDL that a run would execute, as a diff against the existing tables.
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -17,10 +17,10 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(super) struct PlanOptions {
-    /// Execute it, and store the mappings; `docrow run` goes on from there
+    /// Execute it, and store the mappings; `docrow run` continues from there
     #[arg(long)]
     apply: bool,
-    /// As one JSON document
+    /// Print one JSON document
     #[arg(long)]
     json: bool,
 }
@@ -41,16 +41,16 @@ pub(super) async fn execute(
         }
     }
     if obstacles > 0 {
-        say(format!("\nwhat stands in the way: {obstacles}; nothing is executed until it is gone"))?;
+        say(format!("\nobstacles: {obstacles}; nothing is executed until they are removed"))?;
         return Ok(CommandOutcome::Finding);
     }
     if apply {
-        say("\nexecuted, but for what comes after the copy, which is `docrow run`'s")?;
+        say("\nexecuted, except for what comes after the copy, which `docrow run` does")?;
     }
     Ok(CommandOutcome::Done)
 }
 
-/// The same as JSON; `applied` says whether it was executed, but for what comes after the copy.
+/// The same as JSON; `applied` says whether it was executed, except for what comes after the copy.
 fn document(plans: &[(Namespace, Plan)], applied: bool) -> Value {
     let table = |TablePlan { name, origin, steps, obstacles, others }: &TablePlan| {
         let origin = match origin {
@@ -79,7 +79,7 @@ fn document(plans: &[(Namespace, Plan)], applied: bool) -> Value {
     json!({ "applied": applied, "collections": plans.iter().map(collection).collect::<Vec<_>>() })
 }
 
-/// The diff: `+` before what is executed, `!` before what stands in the way, `=` before what is there and kept.
+/// The diff: `+` before what is executed, `!` before obstacles, `=` before what exists and is kept.
 fn lines(collection: &str, plan: &Plan) -> Vec<String> {
     let steps = [When::AtOnce, When::AfterCopy].map(|when| plan.steps(when).count());
     if steps == [0, 0] && plan.obstacles().next().is_none() {
@@ -103,11 +103,11 @@ fn table_lines(table: &TablePlan, lines: &mut Vec<String>) {
         _ if !obstacles.is_empty() => lines.push(format!("! {name} does not fit")),
         Origin::Created => {}
         Origin::Adopted => lines.push(format!("= {name} is adopted: it is empty and fits")),
-        Origin::Own if steps.clone().next().is_none() => lines.push(format!("= {name} is as it should be")),
+        Origin::Own if steps.clone().next().is_none() => lines.push(format!("= {name} needs no change")),
         Origin::Own => lines.push(format!("= {name} stays, and is changed")),
     }
     for obstacle in obstacles {
-        lines.push(format!("!     wanted is {}; there is {}", obstacle.wanted, obstacle.there));
+        lines.push(format!("!     wanted {}; found {}", obstacle.wanted, obstacle.there));
     }
     for step in steps {
         lines.extend(format!("{};", step.sql).lines().map(|line| format!("+ {line}")));

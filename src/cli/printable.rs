@@ -11,7 +11,7 @@ use crate::{
     shown,
 };
 
-/// `text` fit for a line: on a terminal at most `width` characters of it, elsewhere all.
+/// `text` for a line: on a terminal at most `width` characters of it, elsewhere all.
 pub(super) fn fitted(text: &str, width: usize) -> String {
     if io::stdout().is_terminal() { shown::shortened(text, width) } else { printable(text) }
 }
@@ -21,18 +21,18 @@ pub(super) fn say(line: impl fmt::Display) -> Result<()> {
     writeln!(io::stdout().lock(), "{line}").map_err(unprintable)
 }
 
-/// That standard output does not take it.
+/// The error that standard output can't be written.
 pub(super) fn unprintable(error: io::Error) -> Error {
     Error::caused(Code::Output, "print", error)
 }
 
-/// Whether `error` is that whoever read standard output is gone.
+/// Whether `error` means that the reader of standard output is gone.
 pub(super) fn is_unread(error: &Error) -> bool {
     let cause = error.cause().and_then(|cause| cause.downcast_ref::<io::Error>());
     error.code() == Code::Output && cause.is_some_and(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// `text` in lines of at most `width`, of which all but the first begin after `indent`.
+/// `text` in lines of at most `width`, all but the first indented by `indent`.
 pub(super) fn wrapped(text: &str, width: usize, indent: usize) -> String {
     let (mut out, mut column) = (String::new(), indent);
     for word in text.split(' ') {

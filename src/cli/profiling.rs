@@ -10,10 +10,11 @@ use clap::Args;
 use super::outcome::CommandOutcome;
 use crate::{error::Result, pipeline::Summary, profile::Profile};
 
-/// The flag, and what its report wants to know of the command. Clones are one.
+/// The flag, and the figures that its report needs. Clones share their state.
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct Profiling {
-    /// Sample docrow's CPU meanwhile; at the end DIR has flamegraph.svg, and report.md: CPU by stage, top functions, rates
+    /// Sample docrow's CPU use; at the end DIR has flamegraph.svg, and report.md: CPU by stage, top
+    /// functions, rates
     #[arg(long = "profile", value_name = "DIR")]
     folder: Option<PathBuf>,
     #[arg(skip)]
@@ -21,14 +22,14 @@ pub(super) struct Profiling {
 }
 
 impl Profiling {
-    /// Says what the command did.
+    /// Records what the command did.
     pub(super) fn note(&self, done: Summary) {
-        // It is said once, at the end.
+        // It is set once, at the end.
         let _ = self.summary.set(done);
     }
 
-    /// Runs `command`, profiled if that is asked for. It decides about the outcome alone: a profile that can't be written
-    /// then is a warning.
+    /// Runs `command`, profiled if requested. Only the command decides the outcome: a profile that can't be
+    /// written at the end is a warning.
     pub(super) fn around(
         &self,
         name: &'static str,

@@ -1,4 +1,5 @@
-//! `docrow resync`: asks the process that runs the pipeline, or the next one, to copy collections anew in place.
+//! `docrow resync`: asks the process that runs the pipeline, or the next one, to copy collections again in
+//! place.
 
 use clap::Args;
 use serde_json::json;
@@ -19,10 +20,10 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(super) struct ResyncOptions {
-    /// Which, as database.collection, globs allowed
+    /// Which collections, as database.collection, globs allowed
     #[arg(required = true, value_name = "NS")]
     collections: Vec<String>,
-    /// As one JSON document
+    /// Print one JSON document
     #[arg(long)]
     json: bool,
 }
@@ -34,11 +35,11 @@ pub(super) async fn execute(
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
     let pipeline = target.pipeline();
     let Some(mut requests) = Requests::open(&target).await? else {
-        return Err(nothing(pipeline, "copy anew"));
+        return Err(nothing(pipeline, "copy again"));
     };
     let known = requests.collections().await?;
     if known.is_empty() {
-        return Err(nothing(pipeline, "copy anew"));
+        return Err(nothing(pipeline, "copy again"));
     }
     let chosen = chosen("resync", &collections, &known, "no collection of the pipeline")?;
     requests.resync(&chosen).await?;
@@ -49,27 +50,27 @@ pub(super) async fn execute(
         return Ok(CommandOutcome::Done);
     }
     for collection in &chosen {
-        say(format!("asked for a resync of {}", printable(collection)))?;
+        say(format!("requested a resync of {}", printable(collection)))?;
     }
     let who = match runner {
         PipelineRunner::Process(runner) => {
-            format!("the docrow that runs pipeline {pipeline} ({runner}) begins within seconds")
+            format!("the docrow that runs pipeline {pipeline} ({runner}) starts within seconds")
         }
         PipelineRunner::Nobody => {
-            format!("nobody runs pipeline {pipeline}: the next `docrow run` begins with it")
+            format!("no process runs pipeline {pipeline}: the next `docrow run` starts with it")
         }
         PipelineRunner::Unheard(runner) => format!(
-            "nothing is heard of the process that ran pipeline {pipeline} ({runner}): it begins once it reaches \
+            "the process that ran pipeline {pipeline} ({runner}) is not heard of: it starts once it reaches \
              PostgreSQL, or else the next `docrow run` does"
         ),
     };
     say(format!(
-        "{who}: rows are replaced where they stand while everybody reads on, then those without a document are deleted"
+        "{who}: rows are replaced in place while readers continue, then those without a document are deleted"
     ))?;
     Ok(CommandOutcome::Done)
 }
 
-/// There is nothing to do that with.
+/// The error for a pipeline that has copied nothing.
 pub(super) fn nothing(pipeline: &str, what: &str) -> Error {
     let advice = "check name and target in the configuration";
     Error::new(

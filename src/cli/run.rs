@@ -1,4 +1,4 @@
-//! `docrow run`: snapshot what has none yet, then follow until told to stop.
+//! `docrow run`: copies what has no copy yet, then follows changes until it is stopped.
 
 use clap::{Args, builder::FalseyValueParser};
 
@@ -17,7 +17,8 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(super) struct RunOptions {
-    /// While another process runs the pipeline, wait, and take over when that one ends, dies or falls silent
+    /// While another process runs the pipeline, wait, and take over when that process ends, dies or falls
+    /// silent
     #[arg(long, env = DOCROW_STANDBY, value_parser = FalseyValueParser::new())]
     standby: bool,
     #[command(flatten)]
@@ -37,7 +38,7 @@ pub(super) async fn execute(
     let on_held = if standby { OnHeld::StandBy } else { OnHeld::Refuse };
     let vitals = reporter.vitals().clone();
     let job = Job { config: &config, target: target.clone(), until: Until::Stopped, on_held, reload };
-    // In a box, for what goes on beside it would hold it twice each.
+    // Boxed, because the futures around it would contain it twice each.
     let work = Box::pin(pipeline::run(job, reporter.clone(), shutdown));
     let work = verify::beside(&config, &reporter, work);
     let work = otlp::beside(&config, work);

@@ -1,4 +1,5 @@
-//! `docrow status`: how a pipeline is doing, from wherever PostgreSQL can be asked, whether or not it is being run.
+//! `docrow status`: the state of a pipeline, from any machine that reaches PostgreSQL, whether or not it is
+//! running.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -25,26 +26,27 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(super) struct StatusOptions {
-    /// Show it again every so many seconds, until ^C
+    /// Refresh every so many seconds, until ^C
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", require_equals = true,
         value_parser = clap::value_parser!(u64).range(1..=3600))]
     watch: Option<u64>,
-    /// As one JSON document, the same as /status serves; with --watch one a line
+    /// Print one JSON document, the same as /status serves; with --watch one per line
     #[arg(long)]
     json: bool,
-    /// Say it by the exit code, too: 0 healthy, or working towards that; 1 something is wrong; 8 nobody is known to run it
+    /// Report the health by the exit code, too: 0 healthy, or on the way there; 1 something is wrong; 8 no
+    /// process is known to run it
     #[arg(long, conflicts_with = "watch")]
     exit_code: bool,
     /// Only these collections, as database.collection, globs allowed; repeatable
     #[arg(long, value_name = "NS")]
     collection: Vec<String>,
-    /// In which order collections are listed [default: trouble, and with --json name]
+    /// Order of the collections [default: trouble, and with --json name]
     #[arg(long, value_enum)]
     sort: Option<SortOrder>,
 }
 
 impl StatusOptions {
-    /// Leaves the collections that are asked for, in the order that is. Errors: there are none.
+    /// Keeps the requested collections, in the requested order. It can't fail.
     fn select(&self, status: &mut Status) -> Result<()> {
         if !self.collection.is_empty() {
             let known: Vec<_> = status.collections.iter().map(|collection| collection.name.clone()).collect();
@@ -69,7 +71,7 @@ pub(super) async fn execute(
 ) -> Result<CommandOutcome> {
     let config = TargetConfig::load(overrides.clone())?;
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
-    // Where MongoDB is need not be known here: whoever runs the pipeline knows.
+    // MongoDB's address need not be known here: the process that runs the pipeline knows it.
     let source = SourceConfig::load(overrides).ok().map(|config| config.source);
     let mut gatherer = StatusGatherer::from_outside(target, source);
     let Some(seconds) = options.watch else {
@@ -83,7 +85,7 @@ pub(super) async fn execute(
     Ok(CommandOutcome::Done)
 }
 
-/// Shows it until told to stop. What can't be asked at the beginning is an error; later on it is waited for.
+/// Shows it until stopped. A failure to ask at the beginning is an error; later failures are waited out.
 async fn watch(
     gatherer: &mut StatusGatherer,
     options: &StatusOptions,
@@ -108,12 +110,12 @@ async fn watch(
             () = shutdown.requested() => return Ok(()),
             status = gatherer.gather_anyway() => status,
         };
-        // That a collection is gone meanwhile is no error: it is not shown any more.
+        // A collection that has disappeared meanwhile is no error: it is no longer shown.
         let _ = options.select(&mut status);
     }
 }
 
-/// What a monitor is to do about it.
+/// The health for a monitor.
 fn outcome(status: &Status) -> CommandOutcome {
     match (status.health.level, status.process.running) {
         (HealthLevel::Ok | HealthLevel::Busy, _) => CommandOutcome::Done,
@@ -130,7 +132,7 @@ fn show(status: &Status, json: bool) -> Result<()> {
     say(table(status, TerminalPaint::of_terminal(), None))
 }
 
-/// A terminal's other screen, left when this is dropped. Lines are cut at its edge.
+/// A terminal's alternate screen, left when this is dropped. Lines are cut at its edge.
 struct StatusScreen;
 
 impl StatusScreen {
@@ -138,10 +140,10 @@ impl StatusScreen {
         print("\u{1b}[?1049h\u{1b}[?25l\u{1b}[?7l").map(|()| Self)
     }
 
-    /// Without a blank moment in between, and never more than there is room for.
+    /// Draws without a blank moment in between, and never more than fits.
     fn draw(&self, status: &Status, each: Duration) -> Result<()> {
         let (size, paint) = (TerminalSize::of_terminal(), TerminalPaint::of_terminal());
-        // The last line is this screen's own.
+        // The screen's last line stays free.
         let room = TerminalSize { rows: size.rows.saturating_sub(1), ..size };
         let text = table(status, paint, Some(room));
         let lines: String = text.lines().map(|line| format!("{line}\u{1b}[K\r\n")).collect();

@@ -1,15 +1,15 @@
-//! What of a status fits a terminal, if it does not all: the head stays on top, of the collections those come first that
-//! are in trouble, the others are counted, and what is below gets at most a third of the rest. Pure, but for asking the
-//! terminal.
+//! Fits a status to a terminal: the head stays on top, collections in trouble come first, the others are
+//! counted, and the part below gets at most a third of the rest. Pure, except for asking the terminal for its
+//! size.
 
 use std::io;
 
 use super::printable::wrapped;
 use crate::shown::shortened;
 
-/// How large a terminal is that can't be asked.
+/// The assumed size of a terminal that can't be asked.
 const USUAL: TerminalSize = TerminalSize { columns: 80, rows: 24 };
-/// No more of a headline is shown than so many lines.
+/// The maximum number of lines of a headline.
 const HEADLINE: usize = 3;
 
 /// The room for a status, in characters.
@@ -20,7 +20,7 @@ pub(super) struct TerminalSize {
 }
 
 impl TerminalSize {
-    /// That of the terminal that standard output is.
+    /// The size of the terminal on standard output.
     pub(super) fn of_terminal() -> Self {
         match rustix::termios::tcgetwinsize(io::stdout()) {
             Ok(size) if size.ws_col > 0 && size.ws_row > 0 => {
@@ -33,23 +33,24 @@ impl TerminalSize {
 
 /// A collection in the table.
 pub(super) struct CollectionEntry {
-    /// Where it stands, in a word.
+    /// Its phase, in a word.
     pub(super) word: &'static str,
     /// Its lines: the row, and what is below it.
     pub(super) lines: Vec<String>,
 }
 
-/// The parts of a status, by lines.
+/// The parts of a status, as lines.
 pub(super) struct StatusParts {
     pub(super) head: Vec<String>,
-    /// What stands above the collections.
+    /// The part above the collections.
     pub(super) heading: Vec<String>,
-    /// In the order in which they are shown.
+    /// In display order.
     pub(super) collections: Vec<CollectionEntry>,
     pub(super) below: Vec<String>,
 }
 
-/// The lines of it all, no more than `rows` of them, if that is given and the head fits. `dim` paints what is left out.
+/// All lines, but at most `rows` if that is given and the head fits. `dim` paints the line that counts what
+/// is left out.
 pub(super) fn arranged(parts: StatusParts, rows: Option<usize>, dim: impl Fn(&str) -> String) -> Vec<String> {
     let StatusParts { head: mut lines, heading, collections, mut below } = parts;
     let all: usize = collections.iter().map(|entry| entry.lines.len()).sum();
@@ -61,7 +62,7 @@ pub(super) fn arranged(parts: StatusParts, rows: Option<usize>, dim: impl Fn(&st
     let mut room = left.saturating_sub(below.len());
     let mut entries = collections.into_iter().peekable();
     let fits_all = all <= room;
-    // A line says how many there are more.
+    // One line counts the rest.
     while let Some(entry) = entries.next_if(|entry| fits_all || entry.lines.len() < room) {
         room = room.saturating_sub(entry.lines.len());
         lines.extend(entry.lines);
@@ -74,7 +75,7 @@ pub(super) fn arranged(parts: StatusParts, rows: Option<usize>, dim: impl Fn(&st
     lines
 }
 
-/// How many collections stand where, in the order in which they first come.
+/// How many collections are in which phase, in the order in which the phases first appear.
 pub(super) fn counted(words: &[&'static str]) -> String {
     let mut kinds: Vec<(&str, usize)> = Vec::new();
     for word in words {
@@ -87,7 +88,7 @@ pub(super) fn counted(words: &[&'static str]) -> String {
     kinds.join(", ")
 }
 
-/// At most [`HEADLINE`] lines of at most `columns` characters, all but the first after two spaces.
+/// At most [`HEADLINE`] lines of at most `columns` characters, all but the first indented by two spaces.
 pub(super) fn headline(text: &str, columns: usize) -> Vec<String> {
     let wrapped = wrapped(text, columns, 2);
     let mut lines: Vec<String> = wrapped.lines().map(|line| shortened(line, columns)).collect();
@@ -100,7 +101,7 @@ pub(super) fn headline(text: &str, columns: usize) -> Vec<String> {
     lines
 }
 
-/// A line of which at most `columns` characters show, with its colours; that something is left out is shown.
+/// A line with its colours, cut to `columns` visible characters; a mark shows that it was cut.
 pub(super) fn clipped(line: &str, columns: usize) -> String {
     let mut is_escaped = false;
     let mut shows = |c: char| {
@@ -121,7 +122,7 @@ pub(super) fn clipped(line: &str, columns: usize) -> String {
     format!("{kept}…{end}")
 }
 
-/// A name of at most `columns` characters: it is told from others by its beginning and its end.
+/// A name of at most `columns` characters, cut in the middle, because its beginning and end distinguish it.
 pub(super) fn cut_in_the_middle(name: &str, columns: usize) -> String {
     let length = name.chars().count();
     if length <= columns {
@@ -169,7 +170,7 @@ mod tests {
             "{shown:?}"
         );
         assert_eq!(shown.iter().filter(|line| line.starts_with('b')).count(), 5, "{shown:?}");
-        // What is below gets what the collections leave.
+        // The part below gets what the collections leave.
         assert_eq!(lines(parts(0, 20), Some(23)).iter().filter(|line| line.starts_with('b')).count(), 10);
         // A terminal of a few lines.
         assert_eq!(lines(parts(60, 12), Some(9)).last().unwrap(), "  and 63 more: 3 stopped, 60 live");

@@ -1,4 +1,4 @@
-//! A status as a person reads it in a terminal: first whether all is well, then why.
+//! A status as text for a terminal: first whether all is well, then why.
 
 use std::{cmp::Reverse, fmt::Write};
 
@@ -21,19 +21,19 @@ use crate::{
 
 /// How many dead letters and messages are shown.
 const SHOWN: usize = 6;
-/// How many problems besides the first a screen shows.
+/// How many problems besides the first are shown on a screen.
 const SHOWN_OF_PROBLEMS: usize = 3;
-/// The heads of the columns, but for the phase.
+/// The column headings, except for the phase.
 const NAME: &str = "COLLECTION";
 const FIGURES: [&str; 3] = ["DOCUMENTS", "BEHIND", "DEAD LETTERS"];
-/// How wide the column of phases is.
+/// The width of the phase column.
 const PHASE: usize = 13;
-/// How long a text may be that comes from elsewhere.
+/// The maximum length of a text from elsewhere.
 const LONGEST: usize = 160;
-/// How long the bar of a copy is.
+/// The length of a copy's progress bar.
 const BAR: u64 = 20;
 
-/// In which order collections are listed.
+/// The order in which collections are listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum SortOrder {
     /// Those in trouble first, then those that are not live yet, each by name
@@ -48,7 +48,7 @@ pub(super) enum SortOrder {
     DeadLetters,
 }
 
-/// Puts collections, which are sorted by name, into an order.
+/// Sorts collections, which are already sorted by name.
 pub(super) fn sort(collections: &mut [CollectionStatus], order: SortOrder) {
     let copying = are_copying(collections);
     match order {
@@ -60,13 +60,13 @@ pub(super) fn sort(collections: &mut [CollectionStatus], order: SortOrder) {
     }
 }
 
-/// How bad it is with a collection.
+/// How serious a collection's state is.
 fn trouble(collection: &CollectionStatus, copying: bool) -> HealthLevel {
     let dead = if collection.dead_letters > 0 { HealthLevel::Warning } else { HealthLevel::Ok };
     phase(collection, copying).0.max(dead)
 }
 
-/// The whole of it, or what there is room for.
+/// The whole status, or what fits.
 pub(super) fn table(status: &Status, paint: TerminalPaint, size: Option<TerminalSize>) -> String {
     let mut below = String::new();
     // Writing to a string can't fail.
@@ -87,7 +87,7 @@ fn head(status: &Status, paint: TerminalPaint, size: Option<TerminalSize>) -> Ve
     let (health, columns) = (&status.health, size.map_or(usize::MAX, |size| size.columns));
     let name = printable(&status.pipeline);
     let first = headline(&format!("● {name}  {}", printable(&health.words)), columns);
-    // The name stands out among words of the verdict's colour.
+    // The name stands out from words in the verdict's colour.
     let own = format!("● {name}");
     let painted = |line: &String| match line.strip_prefix(&own) {
         Some(words) => format!(
@@ -134,10 +134,10 @@ fn head(status: &Status, paint: TerminalPaint, size: Option<TerminalSize>) -> Ve
 fn who(status: &Status) -> String {
     let process = &status.process;
     let who = match (&process.holder, process.running) {
-        (Some(holder), None) => format!("not known whether it is run by {}", printable(holder)),
+        (Some(holder), None) => format!("unknown whether {} still runs it", printable(holder)),
         (Some(holder), _) => format!("run by {}", printable(holder)),
-        (None, Some(_)) => "run by nobody".to_owned(),
-        (None, None) => "not known who runs it".to_owned(),
+        (None, Some(_)) => "run by no process".to_owned(),
+        (None, None) => "unknown which process runs it".to_owned(),
     };
     let version = process.version.as_ref().map_or_else(String::new, |v| format!("docrow {}, ", printable(v)));
     let source =
@@ -164,7 +164,7 @@ fn figures(status: &Status) -> Vec<(&'static str, String)> {
         status.process.limit.clone().filter(|_| status.collections.iter().any(|c| c.phase == Phase::Copying));
     let mut figures = vec![
         ("behind", printable(&status.lag_words)),
-        ("changes", format!("{} a second", HumanCount(rates.changes_per_second))),
+        ("changes", format!("{} per second", HumanCount(rates.changes_per_second))),
         (
             "spool",
             or(spool.map(|(bytes, budget)| format!("{} of {}", BinaryBytes(bytes), BinaryBytes(budget)))),
@@ -179,7 +179,7 @@ fn figures(status: &Status) -> Vec<(&'static str, String)> {
     figures
 }
 
-/// What the last scheduled verification found.
+/// The result of the last scheduled verification.
 fn verified(VerifiedStatus { at, result }: &VerifiedStatus) -> String {
     let what = match (result.differences, result.unsettled) {
         (0, 0) if result.equal => "equal".to_owned(),
@@ -190,7 +190,7 @@ fn verified(VerifiedStatus { at, result }: &VerifiedStatus) -> String {
     format!("{what}, {at}{of}")
 }
 
-/// What stands in the row of a collection.
+/// The contents of a collection's row.
 struct CollectionRow {
     name: String,
     level: HealthLevel,
@@ -209,7 +209,7 @@ impl CollectionRow {
     }
 }
 
-/// How wide the columns are: as what stands in them; of names so much is shown as the others leave room for.
+/// The column widths: as wide as their contents; names get what the others leave.
 struct ColumnWidths {
     name: usize,
     figures: [usize; 3],
@@ -238,7 +238,7 @@ impl ColumnWidths {
     }
 }
 
-/// The heads of the columns, and an entry for each collection.
+/// The column headings, and an entry for each collection.
 fn collections(
     status: &Status,
     paint: TerminalPaint,
@@ -271,12 +271,12 @@ fn collections(
     (heading, status.collections.iter().zip(&rows).map(entry).collect())
 }
 
-/// Whether any is being copied.
+/// Whether any collection is being copied.
 fn are_copying(collections: &[CollectionStatus]) -> bool {
     collections.iter().any(|c| c.phase == Phase::Copying && c.is_followed())
 }
 
-/// Keys are built when all is copied.
+/// Keys are built once everything is copied.
 fn phase(collection: &CollectionStatus, copying: bool) -> (HealthLevel, &'static str) {
     match collection.absent.as_deref() {
         None => {}
@@ -294,7 +294,7 @@ fn phase(collection: &CollectionStatus, copying: bool) -> (HealthLevel, &'static
     }
     match collection.phase {
         Phase::New => (HealthLevel::Busy, "new"),
-        Phase::Copying if collection.snapshot.replaces => (HealthLevel::Busy, "copying anew"),
+        Phase::Copying if collection.snapshot.replaces => (HealthLevel::Busy, "resyncing"),
         Phase::Copying => (HealthLevel::Busy, "copying"),
         Phase::Indexing if copying => (HealthLevel::Busy, "copied"),
         Phase::Indexing => (HealthLevel::Busy, "building keys"),
@@ -303,7 +303,7 @@ fn phase(collection: &CollectionStatus, copying: bool) -> (HealthLevel, &'static
     }
 }
 
-/// How far a copy is, while it is being made.
+/// The progress of a copy that is running.
 fn copy(collection: &CollectionStatus) -> Option<String> {
     let snapshot = &collection.snapshot;
     if collection.phase != Phase::Copying || !collection.is_followed() {
@@ -315,7 +315,7 @@ fn copy(collection: &CollectionStatus) -> Option<String> {
     let bar = "━".repeat(full) + &"╌".repeat(usize::try_from(BAR).unwrap_or(0).saturating_sub(full));
     let rate = snapshot.documents_per_second.unwrap_or(0);
     let eta = snapshot.eta_seconds.map_or_else(String::new, |eta| format!(", about {} left", span(eta)));
-    Some(format!("{bar} {percent}% of {}, {} a second{eta}", HumanCount(estimated), HumanCount(rate)))
+    Some(format!("{bar} {percent}% of {}, {} per second{eta}", HumanCount(estimated), HumanCount(rate)))
 }
 
 fn misfits(out: &mut String, status: &Status, paint: TerminalPaint) -> std::fmt::Result {
@@ -329,7 +329,7 @@ fn misfits(out: &mut String, status: &Status, paint: TerminalPaint) -> std::fmt:
     writeln!(
         out,
         "\n  {}",
-        paint.dim("COLUMNS THAT LACK VALUES (which do not fit, and are in _extra alone)")
+        paint.dim("COLUMNS THAT LACK VALUES (which did not fit, and are in _extra alone)")
     )?;
     for NarrowColumn { table, column, sql_type, values, since, remedy, .. } in narrow.iter().take(SHOWN) {
         let name = shown::name(&format!("{table}.{column}"));

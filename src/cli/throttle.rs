@@ -1,4 +1,4 @@
-//! `docrow throttle`: how fast the pipeline's snapshots may read, from now on.
+//! `docrow throttle`: sets how fast the pipeline's snapshots may read.
 
 use clap::Args;
 
@@ -18,7 +18,7 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(super) struct ThrottleOptions {
-    /// A number of documents (5000) or of bytes (20MiB) a second; off: no limit; config: as [snapshot] max_rate says
+    /// Documents (5000) or bytes (20MiB) per second; off: no limit; config: as [snapshot] max_rate says
     #[arg(value_name = "RATE", value_parser = rate)]
     rate: Throttle,
 }
@@ -45,7 +45,7 @@ pub(super) async fn execute(
     requests.throttle(&rate).await?;
     let limit = match &rate {
         Throttle::AsConfigured => "as fast as the configuration says".to_owned(),
-        Throttle::Off => "as fast as they can".to_owned(),
+        Throttle::Off => "as fast as possible".to_owned(),
         Throttle::AtMost(text) => match text.parse::<Rate>() {
             Ok(rate) => format!("at most {rate}"),
             Err(_) => text.clone(),
@@ -54,11 +54,11 @@ pub(super) async fn execute(
     say(match requests.runner().await? {
         PipelineRunner::Process(runner) | PipelineRunner::Unheard(runner) => {
             format!(
-                "snapshots read {limit}: the docrow that runs the pipeline ({}) heeds it within seconds",
+                "snapshots read {limit}: the docrow that runs the pipeline ({}) applies it within seconds",
                 printable(&runner)
             )
         }
-        PipelineRunner::Nobody => format!("snapshots read {limit}, once somebody runs the pipeline"),
+        PipelineRunner::Nobody => format!("snapshots read {limit}, once a process runs the pipeline"),
     })?;
     Ok(CommandOutcome::Done)
 }

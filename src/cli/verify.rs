@@ -1,4 +1,4 @@
-//! `docrow verify`: compares every collection with its tables and says what differs.
+//! `docrow verify`: compares every collection with its tables and shows the differences.
 
 use std::{
     io::{self, Write},
@@ -34,35 +34,36 @@ pub(super) struct VerifyArguments {
     /// Only a random sample: a number of documents of each collection, or a percentage, 2.5%
     #[arg(long, value_name = "N|P%")]
     sample: Option<SampleSize>,
-    /// The same seed makes the same sample
+    /// Seed of the sample: the same seed selects the same documents
     #[arg(long, value_name = "N", requires = "sample")]
     seed: Option<u64>,
-    /// At most so many documents a second
+    /// Maximum documents per second
     #[arg(long, value_name = "DOCS/S", value_parser = rate)]
     max_rate: Option<f64>,
-    /// How long docrow run is waited for where documents changed just now
+    /// How long to wait for docrow run if documents have just changed
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     patience: u64,
-    /// Have what differs written anew, by docrow run, or here if none runs, then compare it again
+    /// Repair the differences, through docrow run, or here if none runs, then compare these documents again
     #[arg(long)]
     repair: bool,
-    /// Accept documents that are dead letters: exit 0 though PostgreSQL does not have them
+    /// Accept dead letters: exit 0 although PostgreSQL does not have these documents
     #[arg(long)]
     allow_dead_letters: bool,
-    /// How many differences of a collection are shown [default: 20; as JSON 1000]
+    /// How many differences to show per collection [default: 20; as JSON 1000]
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// Show the values that differ, too
+    /// Also show the differing values
     #[arg(long)]
     show_values: bool,
-    /// As one JSON document
+    /// Print one JSON document
     #[arg(long)]
     json: bool,
 }
 
-const EXIT_CODE: &str = "Exit code: 0 if PostgreSQL has every document, and every row is as its document says, with --repair: by now; \
-    1 if there is a difference (left) or a dead letter, if something could not be told, because it changed and docrow run did not \
-    get there, or if stopped before the end.";
+const EXIT_CODE: &str = "Exit code: 0 if PostgreSQL has every document, and every row matches its document, \
+    with --repair: after the repair; 1 if there is a difference (after a repair: a remaining one) or a dead \
+    letter, if a document was not settled, because it changed and docrow run did not apply the change in \
+    time, or if stopped before it was done.";
 
 fn rate(text: &str) -> Result<f64, String> {
     let rate: Option<f64> = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
@@ -89,7 +90,7 @@ pub(super) async fn execute(
     };
     let report = verify::run(config, &wanted, &reporter, &shutdown).await?;
     if let Err(error) = verify::take_out_mended(config, &report).await {
-        tracing::warn!(code = %error.code(), "docrow status may go on warning of what is mended: {error}");
+        tracing::warn!(code = %error.code(), "docrow status may still warn of repaired differences: {error}");
     }
     if options.json {
         say(format!("{:#}", document(&report)))?;
@@ -97,14 +98,14 @@ pub(super) async fn execute(
         print(&report, limit).map_err(unprintable)?;
     }
     if report.stopped {
-        tracing::warn!("stopped before the end");
+        tracing::warn!("stopped before it was done");
     } else {
         tracing::info!("compared in {:.1}s", report.elapsed.as_secs_f64());
     }
     Ok(if report.is_accepted() { CommandOutcome::Done } else { CommandOutcome::Finding })
 }
 
-/// A table with a line for each collection; under it the differences, and what else there is to say.
+/// A table with a line for each collection; below it the differences and the remarks.
 pub(super) fn print(report: &VerifyReport, limit: usize) -> io::Result<()> {
     let mut out = io::stdout().lock();
     if let Some(RandomSample { size, seed }) = report.sample {
@@ -116,23 +117,15 @@ pub(super) fn print(report: &VerifyReport, limit: usize) -> io::Result<()> {
         };
         writeln!(out, "a sample: {size}, seed {seed}")?;
     }
-    let head = [
-        "collection",
-        "documents",
-        "rows",
-        "dead letters",
-        "looked at twice",
-        "time",
-        "documents/s",
-        "result",
-    ];
+    let head =
+        ["collection", "documents", "rows", "dead letters", "rechecked", "time", "documents/s", "result"];
     let mut rows = vec![head.map(str::to_owned)];
     for collection in &report.collections {
         let ComparedCollection {
             namespace, documents, rows: found, dead_letters, rechecked, elapsed, ..
         } = collection;
         let count = |n: &u64| HumanCount(*n).to_string();
-        // For display: saturating is wanted.
+        // For display: saturating is intended.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let rate = collection.rate() as u64;
         rows.push([
@@ -172,21 +165,21 @@ pub(super) fn print(report: &VerifyReport, limit: usize) -> io::Result<()> {
         0 => Ok(()),
         n => writeln!(
             out,
-            "PostgreSQL does not have {}: docrow dead-letters list shows them, and why",
+            "{} missing in PostgreSQL: docrow dead-letters list shows them, with the reasons",
             dead_letters(n)
         ),
     }
 }
 
-/// The last word on a collection.
+/// The result for a collection.
 fn result(collection: &ComparedCollection) -> String {
     let ComparedCollection { standing, different, mended, unsettled, dead_letters: dead, .. } = collection;
     let mut words = Vec::new();
     match (different, mended) {
         (0, _) => {}
-        (n, m) if n == m => words.push(format!("{} mended", differences(*n))),
+        (n, m) if n == m => words.push(format!("{} repaired", differences(*n))),
         (n, 0) => words.push(differences(*n)),
-        (n, m) => words.push(format!("{}, {} of them mended", differences(*n), HumanCount(*m))),
+        (n, m) => words.push(format!("{}, {} of them repaired", differences(*n), HumanCount(*m))),
     }
     match unsettled {
         0 => {}
@@ -212,7 +205,7 @@ fn differences(count: u64) -> String {
     if count == 1 { "1 difference".to_owned() } else { format!("{} differences", HumanCount(count)) }
 }
 
-/// The report as docs/verify.md has it.
+/// The report, as documented in docs/verify.md.
 fn document(report: &VerifyReport) -> Value {
     let sample = report.sample.map(|RandomSample { size, seed }| match size {
         SampleSize::Documents(documents) => json!({ "documents": documents, "seed": seed }),

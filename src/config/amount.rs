@@ -1,6 +1,6 @@
-//! An amount as people write it: a number of documents, or a number with a unit.
+//! An amount as users write it: a number of documents, or a number with a unit.
 
-/// A number of documents, more than 0, or what `with_unit` takes the text for.
+/// A number of documents, more than 0, or the result of `with_unit`.
 pub(super) fn amount<T>(
     text: &str,
     documents: fn(u64) -> T,

@@ -13,23 +13,23 @@ use crate::{
     secret::{self, EmptySecret, Secret},
 };
 
-/// How soon, and how late, a standstill may be noticed.
+/// The bounds of the time after which a stall is detected.
 const STALL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
 
-/// The longest a change may be made to wait.
+/// The maximum time that a change may wait for its batch.
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// How many of them there are in the order of documents, unless the file says otherwise.
 const PARTITIONS: u16 = 4;
 
-/// How one of the two servers is named.
+/// The names of one of the two sides.
 pub(super) struct ServerEndpoint {
     pub(super) side: &'static str,
     /// Those of URI and password.
     pub(super) keys: (ConfigKey, ConfigKey),
     /// The environment variables for the same.
     pub(super) variables: (&'static str, &'static str),
-    /// What the command line says, or that environment variable. Empty: nobody asks for this side.
+    /// The value of the command line, or of that environment variable. Empty: this side is not used.
     pub(super) flag: Option<Secret>,
     pub(super) uri: Option<Secret>,
     pub(super) password: Option<Secret>,
@@ -38,7 +38,7 @@ pub(super) struct ServerEndpoint {
 /// Checks of single values; every error names the file, the key and the constraint.
 pub(super) struct ValueCheck<'a> {
     pub(super) file: &'a str,
-    /// What relative paths are relative to.
+    /// The base of relative paths.
     pub(super) folder: &'a Path,
 }
 
@@ -47,7 +47,7 @@ impl ValueCheck<'_> {
         Error::new(Code::BadValue, format!("{}: {key}: {constraint}", self.file))
     }
 
-    /// One of `served`; those of `later` are known, and said to be.
+    /// One of `served`; those of `later` are reported as not supported yet.
     pub(super) fn only(
         &self,
         value: Option<String>,
@@ -63,7 +63,7 @@ impl ValueCheck<'_> {
                 .with_code(Code::NotSupportedYet)),
             Some(value) => {
                 let known: Vec<_> = served.iter().chain(later).map(|known| format!("\"{known}\"")).collect();
-                Err(self.error(key, format!("\"{value}\" is none of {}", known.join(", "))))
+                Err(self.error(key, format!("\"{value}\" is not one of {}", known.join(", "))))
             }
         }
     }
@@ -78,7 +78,7 @@ impl ValueCheck<'_> {
         let found = known.iter().find(|(name, _)| *name == value);
         found.map(|(_, meaning)| *meaning).ok_or_else(|| {
             let known: Vec<_> = known.iter().map(|(name, _)| format!("\"{name}\"")).collect();
-            self.error(key, format!("\"{value}\" is none of {}", known.join(", ")))
+            self.error(key, format!("\"{value}\" is not one of {}", known.join(", ")))
         })
     }
 
@@ -102,7 +102,7 @@ impl ValueCheck<'_> {
                 (self.expand(uri.expose(), key)?.into(), password.map(Secret::from))
             }
             (None, None, None) => {
-                let missing = format!("missing: write it there, set {variable}, or give --{side} URI");
+                let missing = format!("missing: set it there, set {variable}, or pass --{side} URI");
                 return Err(self.error(key, missing).with_code(Code::MissingUri));
             }
         };
@@ -112,7 +112,7 @@ impl ValueCheck<'_> {
         }
     }
 
-    /// The file is as secret as what is written out in it.
+    /// The file is as secret as the values in it.
     fn warn_of_secrets_in_file(&self, uri: &Secret, password: Option<&Secret>) {
         let written = |text: &Secret| !text.expose().contains("${");
         if password.is_some_and(written) || uri.has_password() && written(uri) {
@@ -128,12 +128,12 @@ impl ValueCheck<'_> {
         Ok(text)
     }
 
-    /// Where the tables are made. That of docrow itself, or PostgreSQL's own, can't take them.
+    /// The schema of the tables. docrow's own, and PostgreSQL's, are not allowed.
     pub(super) fn schema(&self, value: &str) -> Result<String> {
         let key = keys::target::schema;
         let schema = self.identifier(value, key)?;
         let whose = match schema.as_str() {
-            "docrow" => "what docrow keeps for itself is there",
+            "docrow" => "it holds docrow's metadata",
             "information_schema" => "it is PostgreSQL's own",
             name if name.starts_with("pg_") => "names that begin with pg_ are PostgreSQL's own",
             _ => return Ok(schema),
@@ -151,14 +151,14 @@ impl ValueCheck<'_> {
         Err(self.error(key, format!("{value} is not between 1 and {most}")))
     }
 
-    /// In the order of commits there is one.
+    /// With `order = "commit"` there is one.
     pub(super) fn partitions(&self, value: Option<u16>, order: Order) -> Result<u16> {
         let key = keys::stream::partitions;
         match (order, value) {
             (Order::Document, value) => self.between(value.unwrap_or(PARTITIONS), key, 64),
             (Order::Commit, None | Some(1)) => Ok(1),
             (Order::Commit, Some(other)) => {
-                let advice = "leave it away, or write 1";
+                let advice = "remove it, or set it to 1";
                 Err(self.error(
                     key,
                     format!("{other} is too many for stream.order = \"commit\", which has one: {advice}"),
@@ -171,7 +171,7 @@ impl ValueCheck<'_> {
         match text.parse::<ByteSize>() {
             Ok(size) if size >= least => Ok(size.as_u64()),
             Ok(_) => Err(self.error(key, format!("\"{text}\" is less than {}", least.display().iec()))),
-            Err(_) => Err(self.error(key, format!("\"{text}\" is no size: write for example \"10GiB\""))),
+            Err(_) => Err(self.error(key, format!("\"{text}\" is no size: use for example \"10GiB\""))),
         }
     }
 
@@ -189,7 +189,7 @@ impl ValueCheck<'_> {
         }
     }
 
-    /// After how long a standstill is one.
+    /// After how long the pipeline counts as stalled.
     pub(super) fn patience(&self, text: &str, key: ConfigKey) -> Result<Duration> {
         match self.parsed(text, key)? {
             duration if (STALL.0..=STALL.1).contains(&duration) => Ok(duration),
@@ -198,7 +198,7 @@ impl ValueCheck<'_> {
     }
 
     fn parsed(&self, text: &str, key: ConfigKey) -> Result<Duration> {
-        let example = "write for example \"50ms\" or \"2s\"";
+        let example = "use for example \"50ms\" or \"2s\"";
         humantime::parse_duration(text)
             .map_err(|_| self.error(key, format!("\"{text}\" is no duration: {example}")))
     }
@@ -207,7 +207,8 @@ impl ValueCheck<'_> {
         values.iter().map(|value| self.expand(value, key)).collect()
     }
 
-    /// Replaces every `${NAME}` by the environment variable of that name, and every `${file:PATH}` by what is in that file.
+    /// Replaces every `${NAME}` by the environment variable of that name, and every `${file:PATH}` by the
+    /// content of that file.
     pub(super) fn expand(&self, text: &str, key: ConfigKey) -> Result<String> {
         let mut expanded = String::new();
         let mut rest = text;

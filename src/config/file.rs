@@ -19,14 +19,14 @@ use crate::{
     secret::{self, EmptySecret, Secret},
 };
 
-/// The least room for the spool: what the stream brings while workers are handed over must fit.
+/// The minimum size of the spool: what the stream brings while workers are replaced must fit.
 const LEAST_SPOOL: ByteSize = ByteSize::mib(64);
 
-/// The least bytes that the key of masks has.
+/// The minimum length of the mask key, in bytes.
 const LEAST_MASK_KEY: usize = 16;
 
 impl RawConfig {
-    /// Checks all of it. `folder` is what its relative paths are relative to.
+    /// Checks everything. `folder` is the base of its relative paths.
     pub(super) fn validate(self, file: &str, folder: &Path, flags: Overrides) -> Result<Config> {
         let Self { name, source, target, mapping, snapshot, stream, state, serve, notify, otlp, verify } =
             self;
@@ -103,7 +103,7 @@ impl RawConfig {
     }
 }
 
-/// The key of masks is the bytes of the text as it stands. Error: it is so short that it could be guessed.
+/// The mask key is the text's bytes, unchanged. Error: it is so short that it could be guessed.
 pub(super) fn mask_key(text: Option<Secret>) -> Result<Option<MaskKey>> {
     let Some(text) = text else { return Ok(None) };
     let bytes = text.expose().as_bytes();
@@ -111,8 +111,8 @@ pub(super) fn mask_key(text: Option<Secret>) -> Result<Option<MaskKey>> {
         return Err(Error::new(
             Code::MaskKeyShort,
             format!(
-                "{DOCROW_MASK_KEY} has {} bytes, of which {LEAST_MASK_KEY} are wanted at least, for who guesses it can try values out: \
-                 openssl rand -hex 32 makes one",
+                "{DOCROW_MASK_KEY} has {} bytes, but must have at least {LEAST_MASK_KEY}, because with a guessed \
+                 key values can be tested: create one with openssl rand -hex 32",
                 bytes.len()
             ),
         ));
@@ -120,8 +120,8 @@ pub(super) fn mask_key(text: Option<Secret>) -> Result<Option<MaskKey>> {
     Ok(Some(MaskKey::new(bytes)))
 }
 
-/// One chunk more at a time than there are processors, for each waits for a server now and then. More would only get in
-/// each other's way: the servers have the larger part of the work, perhaps on the same machine.
+/// One chunk more at a time than there are processors, because each sometimes waits for a server. More would
+/// only compete: the servers have the larger part of the work, perhaps on the same machine.
 fn default_parallelism() -> usize {
     std::thread::available_parallelism().map_or(4, |cores| (cores.get() + 1).clamp(2, 8))
 }

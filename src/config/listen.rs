@@ -1,6 +1,7 @@
-//! `[serve]`: where the dashboard, the status and the metrics are served, and who may see them.
+//! `[serve]`: where the dashboard, the status and the metrics are served, and who has access.
 //!
-//! Names of collections and errors are not for everybody: an address that other machines can reach takes a token.
+//! Names of collections and error texts are not public: an address that other machines can reach requires a
+//! token.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -10,20 +11,20 @@ use super::{
 };
 use crate::{error::Result, secret::Secret};
 
-/// Where it is served unless the configuration says otherwise.
+/// The default address.
 pub const DEFAULT_PORT: u16 = 8745;
 
 /// A shorter one could be guessed.
 const LEAST_TOKEN: usize = 16;
 
-/// What is served over HTTP, and to whom.
+/// The HTTP server's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServeConfig {
-    /// Where.
+    /// The address.
     pub address: SocketAddr,
-    /// Whether nobody asked for that address: then it is no error if it is taken.
+    /// Whether the address is the default: then it is no error if it is in use.
     pub is_default: bool,
-    /// What a request must bring along. There is one if other machines can reach the address.
+    /// The token that requests must contain. It exists if other machines can reach the address.
     pub token: Option<Secret>,
 }
 
@@ -35,7 +36,8 @@ impl ValueCheck<'_> {
             None => SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT)),
             Some(text) if text.is_empty() => return Ok(None),
             Some(text) => text.replacen("localhost:", "127.0.0.1:", 1).parse().map_err(|_| {
-                let form = "write an IP address with a port, for example \"127.0.0.1:8745\", or \"\" to serve nothing";
+                let form =
+                    "use an IP address with a port, for example \"127.0.0.1:8745\", or \"\" to serve nothing";
                 self.error(keys::serve::listen, format!("\"{text}\" is no address: {form}"))
             })?,
         };
@@ -43,14 +45,14 @@ impl ValueCheck<'_> {
         let token = match token {
             None if !address.ip().to_canonical().is_loopback() => {
                 let advice = format!(
-                    "write token = \"${{DOCROW_TOKEN}}\" and set that variable to a secret of at least {LEAST_TOKEN} characters \
-                     (openssl rand -hex 32 makes one), or listen on 127.0.0.1"
+                    "set token = \"${{DOCROW_TOKEN}}\" and that variable to a secret of at least \
+                     {LEAST_TOKEN} characters (create one with openssl rand -hex 32), or listen on 127.0.0.1"
                 );
                 let why = format!("missing: other machines can reach {address}");
                 return Err(self.error(keys::serve::token, format!("{why}: {advice}")));
             }
             Some(token) if token.len() < LEAST_TOKEN || token.contains(|c: char| !c.is_ascii_graphic()) => {
-                let advice = format!("must have at least {LEAST_TOKEN} characters, all of ASCII, no spaces");
+                let advice = format!("must have at least {LEAST_TOKEN} ASCII characters, without spaces");
                 return Err(self.error(keys::serve::token, advice));
             }
             token => token.map(Secret::from),

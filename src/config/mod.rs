@@ -45,7 +45,7 @@ use crate::{
     secret::{self, Secret},
 };
 
-/// Where the configuration is looked for when `--config` is not given.
+/// The default configuration file.
 pub const DEFAULT_FILE: &str = "docrow.toml";
 
 /// A complete, valid configuration.
@@ -57,23 +57,23 @@ pub struct Config {
     pub source: Secret,
     /// Globs over `database.collection`. Empty: every collection of the URI's database, or of all of them.
     pub include: Vec<String>,
-    /// Globs that take away from `include`.
+    /// Globs that are excluded from `include`.
     pub exclude: Vec<String>,
-    /// What to do when the oplog no longer holds what a collection would go on from.
+    /// What to do when the oplog no longer holds a collection's position.
     pub on_history_lost: OnHistoryLost,
-    /// What becomes of the rows of a collection that is dropped.
+    /// What happens to the rows of a dropped collection.
     pub on_drop: OnDrop,
     /// PostgreSQL's connection string.
     pub target: Secret,
-    /// The schema that the tables live in.
+    /// The schema of the tables.
     pub schema: String,
-    /// Where mapping files are.
+    /// The folder of mapping files.
     pub mapping_dir: MappingDir,
     /// How a collection without a mapping file is mapped.
     pub default_mapping: DefaultMapping,
     /// Whether automatic mappings get new columns and tables for new fields.
     pub evolve: bool,
-    /// A collection with more dead letters than these is stopped.
+    /// The maximum number of dead letters before a collection is stopped.
     pub max_dead_letters: u64,
     /// The key of columns that are masked by `sha256`.
     pub mask_key: Option<MaskKey>,
@@ -83,34 +83,34 @@ pub struct Config {
     pub max_rate: Option<Rate>,
     /// How many workers apply changes.
     pub partitions: u16,
-    /// In which order changes show.
+    /// The order in which changes become visible.
     pub order: Order,
-    /// The most documents that one transaction of a worker changes.
+    /// The maximum number of documents in one transaction of a worker.
     pub batch_rows: usize,
-    /// The longest a change waits for its batch to fill.
+    /// The maximum time that a change waits for its batch to fill.
     pub batch_age: Duration,
-    /// How long nothing may be applied, though there is something to apply, before all begins anew.
+    /// How long nothing may be applied, although there are changes, before docrow starts over.
     pub stall_after: Duration,
     /// The state directory.
     pub state_dir: PathBuf,
-    /// The most bytes that the spool in it takes.
+    /// The maximum size of the spool in it, in bytes.
     pub max_spool: u64,
-    /// What is served over HTTP, if anything.
+    /// The HTTP server, if any.
     pub serve: Option<ServeConfig>,
-    /// Who is told what happens, if anybody.
+    /// The webhook for notifications, if any.
     pub notify: Option<NotifyConfig>,
-    /// Where traces and metrics are sent, if anywhere.
+    /// The collector for traces and metrics, if any.
     pub otlp: Option<OtlpConfig>,
-    /// When a run verifies by itself, if it does.
+    /// The schedule of verifications, if any.
     pub verify: Option<VerifyConfig>,
 }
 
 /// The folder of mapping files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MappingDir {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
-    /// Whether the configuration names it, so that it is an error if it is not there.
+    /// Whether the configuration names it, so that it must exist.
     pub must_exist: bool,
 }
 
@@ -119,27 +119,27 @@ pub struct MappingDir {
 pub enum OnHistoryLost {
     /// End with an error.
     Stop,
-    /// Copy the collection anew, in place.
+    /// Resync the collection in place.
     Resync,
 }
 
-/// What becomes of the rows of a collection that is dropped in MongoDB.
+/// What happens to the rows of a collection that is dropped in MongoDB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnDrop {
     /// They stay.
     Keep,
-    /// They go, the tables stay.
+    /// They are deleted, the tables stay.
     Truncate,
-    /// They go, with the tables that docrow has made.
+    /// They are deleted, together with the tables that docrow has created.
     Drop,
 }
 
-/// In which order changes show in PostgreSQL.
+/// The order in which changes become visible in PostgreSQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Those of a document in order; those of different documents as they come.
+    /// A document's changes in order; those of different documents in any order.
     Document,
-    /// All of them in MongoDB's order, a transaction's at once.
+    /// All changes in MongoDB's order, those of a transaction at once.
     Commit,
 }
 
@@ -152,7 +152,7 @@ pub enum DefaultMapping {
     Document(JsonForm),
 }
 
-/// The part of it that commands need which only read MongoDB: no target needs to be named for it.
+/// The part for commands that only read MongoDB: no target need be configured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SourceConfig {
     /// As [`Config::source`].
@@ -168,14 +168,14 @@ pub struct SourceConfig {
 impl SourceConfig {
     /// As [`Config::load`].
     pub fn load(overrides: Overrides) -> Result<Self> {
-        // Any text passes for a target here, and nobody gets to see it.
+        // Any text serves as a target here, and is never shown.
         let overrides = Overrides { target: Some(Secret::default()), serves_nothing: true, ..overrides };
         let Config { source, include, exclude, mapping_dir, .. } = Config::load(overrides)?;
         Ok(Self { source, include, exclude, mapping_dir })
     }
 }
 
-/// The part of it that commands need which only use PostgreSQL: no source needs to be named for it.
+/// The part for commands that only use PostgreSQL: no source need be configured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TargetConfig {
     /// As [`Config::name`].
@@ -189,14 +189,14 @@ pub struct TargetConfig {
 impl TargetConfig {
     /// As [`Config::load`].
     pub fn load(overrides: Overrides) -> Result<Self> {
-        // Any text passes for a source here, and nobody gets to see it.
+        // Any text serves as a source here, and is never shown.
         let overrides = Overrides { source: Some(Secret::default()), serves_nothing: true, ..overrides };
         let Config { name, target, schema, .. } = Config::load(overrides)?;
         Ok(Self { name, target, schema })
     }
 }
 
-/// What the command line says of the configuration.
+/// The command line's part of the configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
     /// `--config`
@@ -209,12 +209,12 @@ pub struct Overrides {
     pub include: Vec<String>,
     /// `--state`
     pub state: Option<PathBuf>,
-    /// Whether nothing is served, whatever the file says: its token need not be known then.
+    /// Whether nothing is served, whatever the file says: then its token need not be known.
     pub serves_nothing: bool,
 }
 
 impl Config {
-    /// Reads the file, if there is one, and lays the command line over it.
+    /// Reads the file, if there is one, and overrides it by the command line.
     pub fn load(overrides: Overrides) -> Result<Self> {
         let Some((file, text)) = read_file(&overrides)? else {
             return RawConfig::default().validate("the command line", Path::new(""), overrides);
@@ -224,7 +224,7 @@ impl Config {
         raw.validate(&file, folder, overrides)
     }
 
-    /// Compiles a mapping. Errors: it masks values, and there is no key to do it with.
+    /// Compiles a mapping. Errors: it masks values, but there is no key.
     pub fn compile(&self, spec: &MappingSpec) -> Result<Mapping> {
         let mapping = Mapping::compile(spec);
         match &self.mask_key {
@@ -240,15 +240,15 @@ impl Config {
         }
     }
 
-    /// Checks that hashes which are there, by the fingerprint of their key, and those to come are of one key:
-    /// equal values are to have equal hashes. Without any key, [`Self::compile`] refuses.
+    /// Checks that existing hashes, by the fingerprint of their key, and new ones use the same key: equal
+    /// values must have equal hashes. Without any key, [`Self::compile`] refuses.
     pub fn check_mask_key(&self, collection: &str, masked_by: Option<&str>) -> Result<()> {
         match (&self.mask_key, masked_by) {
             (Some(key), Some(masked_by)) if key.fingerprint() != masked_by => Err(Error::new(
                 Code::MaskKeyChanged,
                 format!(
-                    "the rows of {collection} are masked by another key than {DOCROW_MASK_KEY} holds now: set it back, or, for a \
-                     new key, copy anew under another pipeline name and schema"
+                    "the rows of {collection} are masked with another key than {DOCROW_MASK_KEY} has now: restore \
+                     it, or, for a new key, copy again under another pipeline name and schema"
                 ),
             )),
             _ => Ok(()),
@@ -256,7 +256,7 @@ impl Config {
     }
 }
 
-/// The configuration file's name and text. The default file may be absent when the command line says enough.
+/// The configuration file's name and text. The default file may be missing if the command line says enough.
 fn read_file(overrides: &Overrides) -> Result<Option<(String, String)>> {
     let path = overrides.file.clone().unwrap_or_else(|| DEFAULT_FILE.into());
     let name = path.display().to_string();
@@ -269,7 +269,7 @@ fn read_file(overrides: &Overrides) -> Result<Option<(String, String)>> {
             }
             Err(Error::new(
                 Code::NoConfiguration,
-                format!("no {DEFAULT_FILE} in this directory: give --source and --target, or --config FILE"),
+                format!("no {DEFAULT_FILE} in this directory: pass --source and --target, or --config FILE"),
             ))
         }
         Err(error) => {

@@ -1,4 +1,4 @@
-//! `[notify]`: who is told what happens.
+//! `[notify]`: the webhook for notifications.
 
 use axum::http::Uri;
 
@@ -15,12 +15,12 @@ use crate::{
 /// A shorter key could be guessed.
 const LEAST_KEY: usize = 16;
 
-/// Whom notices are sent to, and what they are signed with.
+/// Where notifications are sent, and the key that signs them.
 #[derive(Clone, PartialEq)]
 pub struct NotifyConfig {
-    /// Where they are posted to. It may be a secret: of it only the host is ever shown.
+    /// Where they are posted. It may be a secret: only its host is ever shown.
     pub webhook: Uri,
-    /// At least 16 bytes. None: it is not set, and nothing can be sent.
+    /// At least 16 bytes. None: not set, and nothing can be sent.
     pub key: Option<Secret>,
 }
 
@@ -31,7 +31,7 @@ impl std::fmt::Debug for NotifyConfig {
 }
 
 impl ValueCheck<'_> {
-    /// `None`: nobody is told.
+    /// `None`: nothing is sent.
     pub(super) fn notify(&self, RawNotify { webhook }: RawNotify) -> Result<Option<NotifyConfig>> {
         let Some(webhook) = webhook else { return Ok(None) };
         let text = self.expand(webhook.expose(), keys::notify::webhook)?;
@@ -42,11 +42,11 @@ impl ValueCheck<'_> {
         let is_served =
             |uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some();
         let Some(webhook) = webhook.filter(is_served) else {
-            return Err(self.error(keys::notify::webhook, "is no URL: write https://host/path"));
+            return Err(self.error(keys::notify::webhook, "is no URL: use https://host/path"));
         };
         let key = secret::from_environment(DOCROW_NOTIFY_KEY, EmptySecret::IsNone)?;
         if key.as_ref().is_some_and(|key| key.expose().len() < LEAST_KEY) {
-            let advice = "openssl rand -hex 32 makes one";
+            let advice = "create one with openssl rand -hex 32";
             let short = format!(
                 "{DOCROW_NOTIFY_KEY} has less than {LEAST_KEY} bytes, which could be guessed: {advice}"
             );

@@ -1,5 +1,5 @@
-//! `[otlp]`: where traces and metrics are sent. Of OpenTelemetry's environment variables two count; they win over the
-//! file, as docrow's own do.
+//! `[otlp]`: where traces and metrics are sent. docrow reads two of OpenTelemetry's environment variables;
+//! like its own, they override the file.
 
 use std::{fmt, time::Duration};
 
@@ -16,16 +16,16 @@ use crate::{
     secret::{self, EmptySecret, Secret},
 };
 
-/// What an OpenTelemetry collector is sent, and how.
+/// The OpenTelemetry collector, and what to send.
 #[derive(Clone, PartialEq)]
 pub struct OtlpConfig {
-    /// Where traces are posted to. It may be a secret: of it only the host is ever shown.
+    /// Where traces are posted. It may be a secret: only its host is ever shown.
     pub traces: Uri,
     /// The same for metrics.
     pub metrics: Uri,
-    /// What each request brings along: a token, say.
+    /// The headers of each request, for example a token.
     pub headers: HeaderMap,
-    /// Which part of the traces is sent, from 0 to 1.
+    /// The share of the traces that is sent, from 0 to 1.
     pub sample: f64,
     /// How often metrics are sent.
     pub metrics_every: Duration,
@@ -54,7 +54,7 @@ impl ValueCheck<'_> {
             return Ok(None);
         }
         let form =
-            "is no URL of OTLP over HTTP: write http://host:4318, or https://host, without user and query";
+            "is no URL of OTLP over HTTP: use http://host:4318, or https://host, without user and query";
         let base = endpoint.trim_end_matches('/');
         let uri = |path: &str| {
             let uri: Uri = format!("{base}{path}").parse().ok()?;
@@ -67,7 +67,7 @@ impl ValueCheck<'_> {
         let headers =
             secret::from_environment(OTEL_EXPORTER_OTLP_HEADERS, EmptySecret::IsNone)?.unwrap_or_default();
         let headers = headers_of(&headers).ok_or_else(|| {
-            let form = "is no list of headers: write name=value,name=value, with values percent-encoded";
+            let form = "is no list of headers: use name=value,name=value, with values percent-encoded";
             Error::new(Code::BadValue, format!("environment variable {OTEL_EXPORTER_OTLP_HEADERS}: {form}"))
         })?;
         Ok(Some(OtlpConfig { traces, metrics, headers, sample, metrics_every }))
@@ -80,14 +80,14 @@ impl ValueCheck<'_> {
             || {
                 self.error(
                     key,
-                    format!("\"{text}\" is no percentage from 0% to 100%: write for example \"10%\""),
+                    format!("\"{text}\" is no percentage from 0% to 100%: use for example \"10%\""),
                 )
             },
         )
     }
 }
 
-/// `name=value,name=value`, values percent-encoded, as OpenTelemetry has it.
+/// `name=value,name=value`, values percent-encoded, in OpenTelemetry's format.
 fn headers_of(text: &Secret) -> Option<HeaderMap> {
     let pairs = text.expose().split(',').map(str::trim).filter(|pair| !pair.is_empty());
     pairs

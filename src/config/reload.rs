@@ -1,4 +1,4 @@
-//! A configuration that has changed while docrow runs: what of it is taken up, and what waits for a restart.
+//! A configuration that changes while docrow runs: which keys are reloaded, and which need a restart.
 //!
 //! [`keys`] says it of each key. Taken up is what every turn of the pipeline looks up anew, and how docrow
 //! logs in to its servers. What names the pipeline or its servers, and what is set up once (the spool, the
@@ -10,21 +10,21 @@ use super::{
 };
 use crate::{mapping::MaskKey, secret::Secret};
 
-/// What a changed configuration comes to.
+/// The result of reloading a configuration.
 #[derive(Debug)]
 pub struct ConfigChange {
-    /// What is in force from now on.
+    /// The configuration in force from now on.
     pub config: Config,
-    /// The keys that are taken up.
+    /// The reloaded keys.
     pub taken_up: Vec<&'static str>,
-    /// The keys that have changed and stay as they were until docrow is started again.
+    /// The keys that have changed, but stay as they were until docrow is restarted.
     pub waits: Vec<&'static str>,
 }
 
 impl Config {
-    /// What becomes of this one, if `wanted` is what is written now.
+    /// The result for this configuration, if `wanted` is the one in the file now.
     pub fn changed_to(&self, wanted: Self) -> ConfigChange {
-        // In full, so that of a new key it must be said.
+        // Every field is listed, so that a new key must be decided here.
         let Self {
             name,
             source,
@@ -75,7 +75,7 @@ impl Config {
         keys.take(keys::target::schema, &mut now.schema, schema);
         let fingerprint = |key: &Option<MaskKey>| key.as_ref().map(MaskKey::fingerprint);
         if fingerprint(&now.mask_key) != fingerprint(&mask_key) {
-            keys.waits.push("the key of masks");
+            keys.waits.push("the mask key");
         }
         keys.take(keys::stream::partitions, &mut now.partitions, partitions);
         keys.take(keys::stream::order, &mut now.order, order);
@@ -117,7 +117,7 @@ impl KeyChanges<'_> {
         self.take(section, now, wanted);
     }
 
-    /// Of a URI that has changed in nothing else.
+    /// For a URI that has changed in nothing else.
     fn take_login(&mut self, name: &'static str, now: &mut Secret, wanted: &Secret) {
         if *now != *wanted && now.without_login() == wanted.without_login() {
             self.taken_up.push(name);
@@ -148,7 +148,7 @@ mod tests {
     fn load(text: &str) -> Config {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("docrow.toml");
-        // Else the folders would differ.
+        // Otherwise the folders would differ.
         let text = format!("{text}\nstate.dir = '/s'\nmapping.dir = '/m'");
         fs::write(&file, text).unwrap();
         Config::load(Overrides { file: Some(file), ..Overrides::default() }).unwrap()

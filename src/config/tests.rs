@@ -1,4 +1,4 @@
-//! What is taken, what is refused, and in which words.
+//! Accepted and refused configurations, and the error texts.
 
 use super::*;
 
@@ -56,8 +56,8 @@ fn names_file_key_and_constraint() {
         let error = refused(&format!("{URIS}target.schema = '{schema}'"));
         assert!(error.contains(&format!("target.schema: \"{schema}\" can't have your tables")), "{error}");
     }
-    assert!(refused(&format!("{URIS}stream.order = 'x'")).contains("none of \"document\", \"commit\""));
-    assert!(refused(&format!("{URIS}mapping.evolve = 'x'")).contains("none of \"add\", \"freeze\""));
+    assert!(refused(&format!("{URIS}stream.order = 'x'")).contains("not one of \"document\", \"commit\""));
+    assert!(refused(&format!("{URIS}mapping.evolve = 'x'")).contains("not one of \"add\", \"freeze\""));
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn reads_what_to_do_in_which_case() {
     assert!(refused(&format!("{URIS}state.max_spool = '1MB'")).contains("\"1MB\" is less than 64.0 MiB"));
     for size in ["", "much", "-1GB", "10 XB"] {
         assert!(
-            refused(&format!("{URIS}state.max_spool = '{size}'")).contains("is no size: write for example")
+            refused(&format!("{URIS}state.max_spool = '{size}'")).contains("is no size: use for example")
         );
     }
 }
@@ -111,7 +111,7 @@ fn only_reading_takes_no_target() {
     assert_eq!(SourceConfig::load(flags).unwrap().source.expose(), "mongodb://b");
 }
 
-/// Else mapping files, and their masks, would depend on where docrow is started.
+/// Otherwise mapping files, and their masks, would depend on where docrow is started.
 #[test]
 fn paths_in_the_file_are_relative_to_it() {
     let dir = tempfile::tempdir().unwrap();
@@ -126,13 +126,13 @@ fn paths_in_the_file_are_relative_to_it() {
     assert_eq!(config.target.expose(), "postgres://u:x@b/d");
     assert_eq!(config.mapping_dir, MappingDir { path: at("m"), must_exist: true });
     assert_eq!(config.state_dir, at("../s"));
-    // What is not written is there, too, as if it were.
+    // A key that is not set behaves the same.
     let config = load("", Overrides::default());
     assert_eq!(config.mapping_dir, MappingDir { path: at("schemas"), must_exist: false });
     assert_eq!(config.state_dir, at("docrow-state"));
     let absolute = load("mapping.dir = '/m'\nstate.dir = '/s'", Overrides::default());
     assert_eq!((absolute.mapping_dir.path, absolute.state_dir), ("/m".into(), "/s".into()));
-    // The command line is somebody's who is elsewhere.
+    // The command line's paths are relative to the working directory.
     let flags = Overrides { state: Some("here".into()), ..Overrides::default() };
     assert_eq!(load("state.dir = 's'", flags).state_dir, PathBuf::from("here"));
 }
@@ -148,7 +148,7 @@ fn only_the_target_takes_no_source() {
     assert_eq!(TargetConfig::load(flags).unwrap().target.expose(), "postgres://c");
 }
 
-/// A password needs no percent-encoding where it has a key of its own, and may be in a file.
+/// A separate password needs no percent-encoding, and may be in a file.
 #[test]
 fn takes_secrets_from_files() {
     let dir = tempfile::tempdir().unwrap();
@@ -173,10 +173,10 @@ fn takes_secrets_from_files() {
     let error =
         refused("source.uri = 'mongodb://a'\ntarget = { uri = 'postgres://u:p@b', password = 'hunter2' }");
     assert!(
-        error.contains("target.password: the URI has a password") && !error.contains("hunter2"),
+        error.contains("target.password: the URI contains a password") && !error.contains("hunter2"),
         "{error}"
     );
-    // A URI of the command line is another server's, perhaps.
+    // A URI on the command line may name another server.
     let file = dir.path().join("docrow.toml");
     fs::write(&file, text("hunter2")).unwrap();
     let flags = Overrides { file: Some(file), source: Some("mongodb://c".into()), ..Overrides::default() };
@@ -201,7 +201,7 @@ fn a_short_mask_key_is_refused_with_how_to_make_one() {
     assert!(file::mask_key(None).unwrap().is_none());
 }
 
-/// G12: a URI may carry a password.
+/// G12: a URI may contain a password.
 #[test]
 fn never_shows_a_uri() {
     let config = load("source.uri = 'mongodb://u:hunter2@a'\ntarget.uri = 'postgres://u:hunter2@b'").unwrap();

@@ -1,4 +1,4 @@
-//! `[verify]`: a verification on schedule.
+//! `[verify]`: scheduled verifications.
 
 use std::{str::FromStr, time::Duration};
 
@@ -9,26 +9,26 @@ use super::{
 };
 use crate::error::Result;
 
-/// How often one may be wanted.
+/// The minimum interval.
 const EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(366 * 24 * 3600));
 
-/// How `docrow run` verifies by itself.
+/// The schedule of `docrow run`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VerifyConfig {
-    /// How long after the last one.
+    /// The interval since the last one.
     pub every: Duration,
-    /// Not all documents, but a random sample of them, another one each time.
+    /// Only a random sample of the documents, a new one each time.
     pub sample: Option<SampleSize>,
-    /// At most so many documents a second.
+    /// The maximum number of documents per second.
     pub max_rate: Option<f64>,
 }
 
-/// How large a sample is.
+/// The size of a sample.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum SampleSize {
-    /// About so many documents of each collection.
+    /// About this many documents of each collection.
     Documents(u64),
-    /// About so many of a hundred.
+    /// About this percentage.
     Percent(f64),
 }
 
@@ -40,27 +40,25 @@ impl FromStr for SampleSize {
             let percent = text.strip_suffix('%')?.trim().parse().ok()?;
             (percent > 0.0 && percent <= 100.0).then_some(Self::Percent(percent))
         };
-        let wrong = "write a number of documents, 5000, or a percentage, 2.5%";
+        let wrong = "use a number of documents, 5000, or a percentage, 2.5%";
         amount(text, Self::Documents, percent).ok_or(wrong)
     }
 }
 
 impl ValueCheck<'_> {
-    /// `None`: nothing is verified by itself.
+    /// `None`: there are no scheduled verifications.
     pub(super) fn verify(&self, raw: RawVerify) -> Result<Option<VerifyConfig>> {
         let RawVerify { every, sample, max_rate } = raw;
         let Some(every) = every else {
             if sample.is_some() || max_rate.is_some() {
-                return Err(self.error(keys::verify::every, "missing: write for example \"24h\""));
+                return Err(self.error(keys::verify::every, "missing: use for example \"24h\""));
             }
             return Ok(None);
         };
         let parsed = humantime::parse_duration(&every).ok();
         let Some(every) = parsed.filter(|every| (EVERY.0..=EVERY.1).contains(every)) else {
-            return Err(self.error(
-                keys::verify::every,
-                format!("\"{every}\" is no duration: write for example \"24h\""),
-            ));
+            return Err(self
+                .error(keys::verify::every, format!("\"{every}\" is no duration: use for example \"24h\"")));
         };
         let sample = sample.map(|text| text.parse().map_err(|wrong| self.error(keys::verify::sample, wrong)));
         if max_rate.is_some_and(|rate| !(rate.is_finite() && rate > 0.0)) {
@@ -110,6 +108,6 @@ mod tests {
         }
         assert_eq!(check.verify(RawVerify::default()).unwrap(), None);
         let lone = RawVerify { max_rate: Some(1.0), ..RawVerify::default() };
-        assert!(check.verify(lone).is_err(), "without every it would do nothing");
+        assert!(check.verify(lone).is_err(), "without every it would have no effect");
     }
 }

@@ -1,7 +1,8 @@
-//! What `docrow demo`, the tests and the benchmarks run on: throwaway servers and data to put into them.
+//! The base of `docrow demo`, the tests and the benchmarks: throwaway servers, and data for them.
 //!
-//! Reading order: `process` and `servers`, then `users` and `writer` (a generated workload), `samples` (real documents).
-//! Nothing here is used by replication itself, and nothing here outlives the process that asked for it.
+//! Reading order: `process` and `servers`, then `users` and `writer` (a generated workload), `samples` (real
+//! documents). Replication itself uses nothing from here, and nothing from here outlives the process that
+//! requested it.
 
 mod process;
 mod programs;

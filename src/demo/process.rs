@@ -5,7 +5,7 @@
 //!   the parent *thread*, so one thread that lives as long as the process starts them all ([`spawn`]).
 //! - A [`ScratchFolder`] is removed by a small shell that waits for the other end of its pipe to close.
 //!
-//! What the servers are, and when they are ready, is left to [`super::servers`].
+//! [`super::servers`] defines what the servers are, and when they are ready.
 
 use std::{
     fs::{self, File},
@@ -26,7 +26,7 @@ use crate::error::{Code, Error, Kind, Result};
 
 /// How long a server may take to start or to stop before that counts as an error.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How often a condition is looked at.
+/// How often a condition is checked.
 const POLL: Duration = Duration::from_millis(10);
 
 /// A user of the system.
@@ -37,7 +37,7 @@ pub(super) struct SystemAccount {
 }
 
 impl SystemAccount {
-    /// The account for a server that refuses to run as root: none is needed unless this process is root's.
+    /// The account for a server that refuses to run as root: needed only if this process runs as root.
     pub(super) fn instead_of_root() -> Result<Option<Self>> {
         let doing = "find a user to run PostgreSQL as, since it refuses to run as root";
         let caused = |e| Error::caused(Kind::TargetAway, doing, e);
@@ -45,7 +45,7 @@ impl SystemAccount {
             return Ok(None);
         }
         let users = fs::read_to_string("/etc/passwd").map_err(caused)?;
-        let account = ["postgres", "nobody"].iter().find_map(|name| Self::parse(&users, name));
+        let account = ["postgres", "no process"].iter().find_map(|name| Self::parse(&users, name));
         account
             .map(Some)
             .ok_or_else(|| Error::new(Code::DemoPostgres, format!("{doing}: create user `postgres`")))
@@ -58,7 +58,8 @@ impl SystemAccount {
     }
 }
 
-/// A server's folder, removed when this value is dropped or the process ends, once the server is told to end.
+/// A server's folder, removed when this value is dropped or the process ends, after the server was asked
+/// to end.
 #[derive(Debug)]
 pub(super) struct ScratchFolder {
     path: PathBuf,
@@ -69,8 +70,9 @@ impl ScratchFolder {
     /// A new folder in the system's temporary folder, owned by `owner`.
     pub(super) fn new(name: &str, owner: Option<SystemAccount>) -> io::Result<Self> {
         let folder = tempfile::Builder::new().prefix(&format!("docrow-{name}-")).tempdir()?;
-        // The server may still be dying, and writing, when its folder is removed: hence the tries. A PostgreSQL server
-        // that is killed leaves a System V shared memory segment behind, named on line 7 of its lock file.
+        // The server may still be ending, and writing, when its folder is removed: hence the retries. A
+        // killed PostgreSQL server leaves a System V shared memory segment behind, named on line 7 of its
+        // lock file.
         let script = "trap '' HUP INT TERM; read _; segment=$(sed -n '7s/.* //p' \"$1/data/postmaster.pid\" 2>/dev/null); \
                       for try in $(seq 600); do rm -rf -- \"$1\" && break; sleep 0.1; done; \
                       [ -z \"$segment\" ] || ipcrm -m \"$segment\"";
@@ -103,18 +105,18 @@ impl Drop for ScratchFolder {
     }
 }
 
-/// What to run as a server.
+/// A program to run as a server.
 #[derive(Debug)]
 pub(super) struct ServerProgram {
-    /// What it is called in messages.
+    /// Its name in messages.
     pub(super) name: &'static str,
-    /// The kind of the errors about it.
+    /// The kind of errors about it.
     pub(super) kind: Kind,
     /// The executable.
     pub(super) path: PathBuf,
     /// Its arguments.
     pub(super) arguments: Vec<String>,
-    /// Who runs it, if not the user of this process.
+    /// The user that runs it, if it is not the user of this process.
     pub(super) account: Option<SystemAccount>,
     /// The signal that ends it at once, without leaving anything behind in the system.
     pub(super) end_signal: &'static str,
@@ -168,12 +170,12 @@ impl ServerProcess {
         let deadline = Instant::now() + PATIENCE;
         while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
             if self.has_exited() {
-                return Err(self.error(format!("{starting}: it ended at once; its log ends with")));
+                return Err(self.error(format!("{starting}: it ended at once; the end of its log")));
             }
             if Instant::now() > deadline {
                 self.end(self.program.end_signal).await?;
                 return Err(
-                    self.error(format!("{starting}: no connection within {PATIENCE:?}; its log ends with"))
+                    self.error(format!("{starting}: no connection within {PATIENCE:?}; the end of its log"))
                 );
             }
             tokio::time::sleep(POLL).await;
@@ -198,7 +200,7 @@ impl ServerProcess {
         while !self.has_exited() {
             if Instant::now() > deadline {
                 let still = format!(
-                    "{} still runs {PATIENCE:?} after SIG{signal}; its log ends with",
+                    "{} still runs {PATIENCE:?} after SIG{signal}; the end of its log",
                     self.program.name
                 );
                 return Err(self.error(still));
@@ -232,7 +234,8 @@ impl ServerProcess {
 
 impl Drop for ServerProcess {
     fn drop(&mut self) {
-        // A stopped process takes no signal but these two. If it can't be signalled, `kill` below still ends it.
+        // A stopped process accepts no signal but these two. If it can't be signalled, `kill` below still
+        // ends it.
         let _ = self.signal(self.program.end_signal);
         let _ = self.signal("CONT");
         let deadline = Instant::now() + Duration::from_secs(5);
@@ -260,13 +263,13 @@ pub(super) fn spawn(command: Command) -> io::Result<Child> {
         let (sender, requests) = mpsc::sync_channel::<Request>(1);
         thread::spawn(move || {
             for (mut command, reply) in requests {
-                // The requester waits for the reply; if it is gone all the same, so is the need for the child.
+                // The requester waits for the reply; if it is gone, the child is not needed.
                 let _ = reply.send(command.spawn());
             }
         });
         sender
     });
-    let gone = || io::Error::other("the thread that starts processes is gone");
+    let gone = || io::Error::other("the thread that starts processes has ended");
     let (reply, child) = mpsc::sync_channel(1);
     STARTER.send((command, reply)).map_err(|_| gone())?;
     child.recv().map_err(|_| gone())?
@@ -297,7 +300,7 @@ mod tests {
             "postgresql:x:7:8::/:/bin/sh\npostgres:x:101:104:PostgreSQL:/var/lib/postgresql:/bin/bash\n";
         let SystemAccount { uid, gid } = SystemAccount::parse(users, "postgres").unwrap();
         assert_eq!((uid, gid), (101, 104));
-        assert!(SystemAccount::parse(users, "nobody").is_none());
+        assert!(SystemAccount::parse(users, "no process").is_none());
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub(super) fn run(program: ServerProgram, folder: &Path) -> Result<()> {
     Err(Error::new(Kind::TargetAway, format!("{running}: {said}")))
 }
 
-/// `$DOCROW_MONGOD`, else the one that `make setup` unpacks, else the one on the `PATH`.
+/// `$DOCROW_MONGOD`, or the one that `make setup` unpacks, or the one on the `PATH`.
 pub(super) fn find_mongod() -> Result<PathBuf> {
     let given = env::var_os("DOCROW_MONGOD").map(PathBuf::from);
     let cache = env::var_os("DOCROW_CACHE").map(PathBuf::from);
@@ -33,7 +33,7 @@ pub(super) fn find_mongod() -> Result<PathBuf> {
     found.filter(|path| path.exists()).ok_or_else(|| Error::new(Code::DemoMongod, remedy))
 }
 
-/// `$DOCROW_POSTGRES_BIN`, else the folder of the `postgres` on the `PATH`, else Debian's newest.
+/// `$DOCROW_POSTGRES_BIN`, or the folder of the `postgres` on the `PATH`, or Debian's newest.
 pub(super) fn find_postgres() -> Result<PathBuf> {
     let given = env::var_os("DOCROW_POSTGRES_BIN").map(PathBuf::from);
     let on_path = || on_path("postgres").and_then(|path| Some(path.parent()?.to_owned()));

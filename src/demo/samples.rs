@@ -1,7 +1,8 @@
-//! Real documents, compiled in from `testdata/`, whose README says where they come from.
+//! Real documents, compiled in from `testdata/`; its README names their sources.
 //!
-//! JSON has no ids and one kind of number. A country's `_id` is its code, a movie's an ObjectId that follows from its
-//! line. A whole number becomes an int32, or an int64 if it is large or negative; any other a double.
+//! JSON has no ids and one kind of number. A country's `_id` is its code, a movie's is an ObjectId derived
+//! from its line. A whole number becomes an int32, or an int64 if it is large or negative; any other a
+//! double.
 
 use mongodb::{
     Database,
@@ -10,7 +11,7 @@ use mongodb::{
 
 use crate::error::{Error, Kind, Result};
 
-/// Documents and the collection they belong to.
+/// Documents and their collection.
 #[derive(Clone, Debug)]
 pub struct SampleCollection {
     /// The collection's name.
@@ -57,7 +58,7 @@ fn sample(
     Ok(SampleCollection { collection, documents })
 }
 
-/// The ObjectId of line `number`: made on 2026-01-01, one a line.
+/// The ObjectId of line `number`: created on 2026-01-01, one per line.
 fn object_id(number: u32) -> ObjectId {
     const NEW_YEAR: u32 = 1_767_225_600;
     let [n0, n1, n2, n3] = number.to_be_bytes();

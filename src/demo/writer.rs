@@ -1,7 +1,7 @@
-//! Keeps writing to a users collection: every kind of change that a change stream reports about documents.
+//! Keeps writing to a users collection: every kind of change that a change stream reports for documents.
 //!
-//! What is written follows from the seed and from what was written before, so one writer at a time on one range of ids
-//! is repeatable. Writers on disjoint ranges may run side by side.
+//! The writes depend on the seed and the earlier writes, so one writer at a time on one range of ids is
+//! repeatable. Writers on disjoint ranges may run concurrently.
 
 use std::{
     collections::BTreeMap,
@@ -29,13 +29,13 @@ pub enum WriteKind {
     Set,
     /// Elements are appended to an array.
     Push,
-    /// Elements are taken from an array.
+    /// Elements are removed from an array.
     Pull,
     /// A document is replaced as a whole.
     Replace,
     /// Fields and objects are removed.
     Unset,
-    /// A field is renamed to one that no mapping knows, or back.
+    /// A field is renamed to an unmapped name, or back.
     Rename,
     /// A document is deleted.
     Delete,
@@ -44,7 +44,7 @@ pub enum WriteKind {
 }
 
 impl WriteKind {
-    /// Each kind as often as it is to happen.
+    /// Each kind, as often as it should happen.
     const DECK: [Self; 20] = [
         Self::Insert,
         Self::Insert,
@@ -101,14 +101,14 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// A writer to `users`, which holds the users `ids` and none after them, where the writer inserts.
+    /// A writer to `users`, which contains the users `ids` and none after them, where the writer inserts.
     pub fn new(client: &Client, users: &Collection<RawDocumentBuf>, seed: u64, ids: Range<i32>) -> Self {
         let make = UserMaker(Rng::with_seed(seed));
         let (client, users, next) = (client.clone(), users.clone(), ids.end);
         Self { client, users, make, seed, alive: ids.collect(), next, deeds: Deeds::new() }
     }
 
-    /// What was done so far.
+    /// What it has done so far.
     pub fn deeds(&self) -> &Deeds {
         &self.deeds
     }
@@ -133,7 +133,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes one change. After an error the change may have been made or not; the writer can go on.
+    /// Makes one change. After an error, the change may have been made or not; the writer can continue.
     pub async fn write(&mut self) -> Result<()> {
         let deed = self.make.0.choice(WriteKind::DECK).unwrap_or(WriteKind::Insert);
         let outcome = match deed {
@@ -150,7 +150,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Changes some documents and then commits, or, one time in four, thinks better of it.
+    /// Changes some documents and then commits, or, one time in four, aborts.
     async fn transaction(&mut self) -> mongodb::error::Result<()> {
         let mut session = self.client.start_session().await?;
         session.start_transaction().await?;
@@ -216,7 +216,7 @@ impl Writer {
         .map(drop)
     }
 
-    /// A document that is there, unless a transaction or an error lied.
+    /// An existing document, unless a transaction or an error lied.
     fn any(&mut self) -> Option<i32> {
         self.make.0.choice(&self.alive).copied()
     }
@@ -228,7 +228,7 @@ impl Writer {
             1 => doc! { "$set": { "address.coordinates.lat": make.0.f64() * 90.0 } },
             2 => doc! { "$set": { "messages.0.read": true, "messages.1.subject": make.words(4) } },
             3 => doc! { "$set": { "preferences.notifications": { "email": make.0.bool() } } },
-            // Fields that no mapping knows.
+            // Unmapped fields.
             _ => doc! { "$set": { "nickname": make.words(1) }, "$inc": { "visits": 1 } },
         }
     }
@@ -260,7 +260,7 @@ impl Writer {
     fn rename(&mut self) -> Document {
         let names = [("email", "contact"), ("profile.bio", "about"), ("largeData", "blobs")];
         let (known, unknown) = self.make.0.choice(names).unwrap_or_default();
-        // Renaming what is not there does nothing, so in time each goes to and fro.
+        // Renaming a missing field does nothing, so over time each is renamed back and forth.
         if self.make.0.bool() {
             doc! { "$rename": { known: unknown } }
         } else {
@@ -270,6 +270,6 @@ impl Writer {
 }
 
 fn as_document(raw: &RawDocumentBuf) -> Document {
-    // Cannot fail: it was made by us a moment ago.
+    // This can't fail: the value was created here a moment ago.
     Document::try_from(raw.as_ref()).unwrap_or_default()
 }

@@ -1,14 +1,14 @@
-//! Metrics for Prometheus: what there is to count ([`table`]), and how it is shown.
+//! Metrics for Prometheus: their definitions ([`table`]), and how they are counted and shown.
 //!
-//! Whoever counts names an entry of the table: [`EVENTS_READ`]`.add(n)`. The handle behind it is made once, at its first
-//! use; it is an atomic number, so that counting by batch or by reply costs nothing. (Values are never counted one by
-//! one.) Series of a collection are got by [`Metric::of`], and kept by who counts.
+//! Code counts with an entry of the table: [`EVENTS_READ`]`.add(n)`. The handle behind it is created once, at
+//! its first use; it is an atomic number, so that counting per batch or reply costs nothing. (Values are
+//! never counted one by one.) A collection's series comes from [`Metric::of`], and the caller keeps it.
 //!
-//! No label ever holds a key or a value of a document (G12): its values are from a closed set that the table names, or
-//! the names of collections, of which there are not many.
+//! No label ever contains a key or a value of a document (G12): its values are from a closed set in the
+//! table, or names of collections, of which there are not many.
 //!
-//! Nothing is counted by two processes together: a standby has figures of its own, and every restart begins at zero,
-//! which Prometheus takes account of.
+//! Each process counts for itself: a standby has its own figures, and every restart begins at zero, which
+//! Prometheus accounts for.
 
 mod table;
 
@@ -25,21 +25,21 @@ use ::metrics::{Key, Label as KeyLabel, Level, Metadata, Recorder};
 pub use self::table::*;
 use crate::error;
 
-/// What kind of figure a metric is.
+/// The kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricKind {
     /// Only grows, from zero at the start of the process; its name ends in `_total`.
     Counter,
     /// Goes up and down.
     Gauge,
-    /// How many observations were at most so large, for some sizes.
+    /// Counts observations in buckets.
     Histogram,
 }
 
-/// What a metric is measured in, which its name says, too.
+/// The unit of a metric, which is also part of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricUnit {
-    /// Things that are counted.
+    /// A count.
     Count,
     /// Seconds.
     Seconds,
@@ -69,14 +69,14 @@ pub struct MetricAbout {
     pub unit: MetricUnit,
     /// Its labels.
     pub labels: &'static [MetricLabel],
-    /// What it says, for people.
+    /// Its help text.
     pub help: &'static str,
 }
 
 /// A metric: an entry of the table, and the handles that are needed again and again.
 pub struct Metric<H: 'static> {
     about: MetricAbout,
-    /// Of its only series, or of that for each value of its only label, if these are known.
+    /// For its only series, or for each known value of its only label.
     kept: OnceLock<Vec<H>>,
 }
 
@@ -87,11 +87,11 @@ pub type Gauge = Metric<::metrics::Gauge>;
 /// A metric that has many observations.
 pub type Histogram = Metric<::metrics::Histogram>;
 
-/// What all metrics have in common.
+/// The common interface of all metrics.
 pub trait RegisteredMetric: Sync {
     /// The entry of the table.
     fn about(&self) -> &MetricAbout;
-    /// Makes the series that are known beforehand, so that they are zero rather than missing.
+    /// Creates the series that are known in advance, so that they are zero rather than missing.
     fn begin(&self);
 }
 
@@ -105,9 +105,9 @@ impl<H: SeriesHandle> RegisteredMetric for Metric<H> {
     }
 }
 
-/// What [`metrics`](::metrics) has for a kind of metric.
+/// The type of [`metrics`](::metrics) for a kind of metric.
 pub trait SeriesHandle: Clone + Send + Sync {
-    /// Which kind that is.
+    /// The kind.
     const KIND: MetricKind;
     /// The handle of the series `key`.
     fn register(recorder: &PrometheusRecorder, key: &Key) -> Self;
@@ -149,7 +149,8 @@ impl<H: SeriesHandle> Metric<H> {
         Self { about: MetricAbout { name, kind: H::KIND, unit, labels, help }, kept: OnceLock::new() }
     }
 
-    /// The series with these values of its labels, in their order. It is looked up: keep it where it is needed often.
+    /// The series with these values of its labels, in their order. This is a lookup: keep the result if it is
+    /// needed often.
     pub fn of(&self, values: &[&str]) -> H {
         debug_assert_eq!(values.len(), self.about.labels.len(), "{}", self.about.name);
         let labels = self.about.labels.iter().zip(values);
@@ -166,7 +167,7 @@ impl<H: SeriesHandle> Metric<H> {
         })
     }
 
-    /// The series for a value of its only label, which is one of those that are known.
+    /// The series for a known value of its only label.
     fn at(&self, value: &str) -> Option<&H> {
         let known = self.about.labels.first().map_or(&[][..], |label| label.values);
         let place = known.iter().position(|known| *known == value);
@@ -176,19 +177,19 @@ impl<H: SeriesHandle> Metric<H> {
 }
 
 impl Counter {
-    /// Counts so many.
+    /// Adds to the count.
     pub fn add(&self, count: u64) {
         self.kept().first().into_iter().for_each(|counter| counter.increment(count));
     }
 
-    /// Counts so many of those for `value`, one of the label's values.
+    /// Adds to the count for `value`, one of the label's values.
     pub fn add_to(&self, value: &str, count: u64) {
         self.at(value).into_iter().for_each(|counter| counter.increment(count));
     }
 }
 
 impl Gauge {
-    /// Shows this from now on.
+    /// Sets the value.
     pub fn set(&self, value: f64) {
         self.kept().first().into_iter().for_each(|gauge| gauge.set(value));
     }
@@ -201,7 +202,8 @@ impl Histogram {
     }
 }
 
-/// Where all series are. Nothing but this module uses it, so that what is counted does not depend on who was first.
+/// The registry of all series. Only this module uses it, so that counts do not depend on which code was
+/// first.
 static RECORDER: LazyLock<PrometheusRecorder> = LazyLock::new(|| {
     let builder = ALL.iter().filter(|metric| metric.about().kind == MetricKind::Histogram).fold(
         PrometheusBuilder::new(),
@@ -225,7 +227,7 @@ static RECORDER: LazyLock<PrometheusRecorder> = LazyLock::new(|| {
     recorder
 });
 
-/// Begins: makes what is known beforehand zero, and notes when the process began. To be called once; a second call changes
+/// Sets known series to zero, and records when the process began. Call it once; a second call changes
 /// nothing.
 pub fn install() {
     static INSTALLED: OnceLock<()> = OnceLock::new();
@@ -242,7 +244,7 @@ pub fn install() {
     });
 }
 
-/// Everything, in Prometheus's text format, in the order of the names.
+/// All metrics, in Prometheus's text format, ordered by name.
 pub fn render() -> String {
     PROCESS_MEMORY.set(resident_bytes().unwrap_or(f64::NAN));
     let text = RECORDER.handle().render();
@@ -252,33 +254,33 @@ pub fn render() -> String {
     families.into_iter().flat_map(in_order).map(|line| format!("{line}\n")).collect()
 }
 
-/// A metric's lines: its series in the order of their labels, but for buckets, which come in the order of their limits.
+/// A metric's lines: its series ordered by their labels, except buckets, which are ordered by their bounds.
 fn in_order(family: &str) -> Vec<&str> {
     let mut lines: Vec<&str> = family.lines().collect();
     if !family.contains("_bucket{") {
-        // HELP and TYPE begin with `#`, which comes before every name.
+        // HELP and TYPE begin with `#`, which sorts before every name.
         lines.sort_unstable();
     }
     lines
 }
 
-/// Gives back the memory that observations take until somebody renders them. To be called every few seconds.
+/// Frees the memory that observations take until they are rendered. Call it every few seconds.
 pub fn keep_up() {
     RECORDER.handle().run_upkeep();
 }
 
-/// The present time, as gauges say it.
+/// The current time, in the form of gauges.
 pub fn unix_seconds() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
-/// A number for a gauge or a histogram: beyond 2^53 it may be off by a little.
+/// A number for a gauge or a histogram: beyond 2^53 it may be slightly off.
 #[expect(clippy::cast_precision_loss, reason = "a figure to be looked at")]
 pub fn figure(count: u64) -> f64 {
     count as f64
 }
 
-/// The memory of the process that is in use (Linux; elsewhere it is not known).
+/// The memory that the process uses (Linux; elsewhere it is unknown).
 fn resident_bytes() -> Option<f64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let kilobytes =
@@ -286,7 +288,7 @@ fn resident_bytes() -> Option<f64> {
     Some(figure(kilobytes.trim().parse::<u64>().ok()?) * 1024.0)
 }
 
-/// Counts that something is tried again, after an error of this kind.
+/// Counts a retry after an error of this kind.
 pub fn retried(kind: error::Kind) {
     RETRIES.add_to(
         match kind {
@@ -302,14 +304,14 @@ pub fn retried(kind: error::Kind) {
     );
 }
 
-/// Makes what is counted of a collection zero, rather than missing.
+/// Sets a collection's counters to zero, so that they are not missing.
 pub fn begin(collection: &str) {
     for counter in [&DOCUMENTS_WRITTEN, &DOCUMENTS_COPIED, &DEAD_LETTERS, &MISFITS, &MAPPING_CHANGES] {
         counter.of(&[collection]).increment(0);
     }
 }
 
-/// Shows nothing any more of a collection that is not replicated now. (What was counted stays.)
+/// Clears the gauges of a collection that is no longer replicated. (Counters stay.)
 pub fn forget(collection: &str) {
     set_phase(collection, "");
     LAG.of(&[collection]).set(f64::NAN);
@@ -318,7 +320,7 @@ pub fn forget(collection: &str) {
     }
 }
 
-/// Makes `phase` that of a collection; an unknown one, none.
+/// Sets the phase of a collection; an unknown one means none.
 pub fn set_phase(collection: &str, phase: &str) {
     for known in PHASE.values {
         COLLECTION_PHASE.of(&[collection, known]).set(if *known == phase { 1.0 } else { 0.0 });
@@ -333,7 +335,7 @@ mod tests {
     #[test]
     fn names_say_what_they_are() {
         for MetricAbout { name, kind, unit, labels, help } in ALL.iter().map(|metric| metric.about()) {
-            // What every process has bears the names that Prometheus's own libraries give it.
+            // Metrics that every process has use the names of Prometheus's own libraries.
             assert!(name.starts_with("docrow_") || name.starts_with("process_"), "{name}");
             assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{name}");
             let bare = name.strip_suffix("_total");
@@ -360,7 +362,7 @@ mod tests {
             }
         }
         let mut names: Vec<_> = ALL.iter().map(|metric| metric.about().name).collect();
-        // As OpenMetrics has it, a counter and a gauge must not differ by `_total` alone.
+        // In OpenMetrics, names of a counter and a gauge must not differ by `_total` alone.
         names.iter_mut().for_each(|name| *name = name.strip_suffix("_total").unwrap_or(name));
         names.sort_unstable();
         assert!(names.windows(2).all(|two| two[0] != two[1]), "{names:?}");

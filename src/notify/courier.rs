@@ -1,7 +1,7 @@
-//! Delivers notices: one HTTP request each, signed, tried again with growing delays.
+//! Delivers notifications: one signed HTTP request each, retried with growing delays.
 //!
-//! The signature is HMAC-SHA-256 of the body's bytes, in hexadecimal, as `X-Docrow-Signature: sha256=…`. A notice has an id, for one
-//! that is tried again may have come before.
+//! The signature is HMAC-SHA-256 of the body's bytes, in hexadecimal, as `X-Docrow-Signature: sha256=…`. A
+//! notification has an id, because a retried one may have arrived before.
 
 use std::{fmt, time::Duration};
 
@@ -21,19 +21,19 @@ use crate::{
     retry::Retry,
 };
 
-/// How long a notice is tried again.
+/// How long a notification is retried.
 const PERSISTENCE: Duration = Duration::from_secs(15 * 60);
 
-/// What is to be told.
+/// A notification.
 #[derive(Debug)]
 pub(super) struct Notice {
-    /// The event's word.
+    /// The event's name.
     pub(super) event: &'static str,
     /// JSON.
     pub(super) body: String,
 }
 
-/// Delivers them.
+/// Delivers notifications.
 pub(super) struct NoticeCourier {
     client: HttpClient,
     uri: Uri,
@@ -41,20 +41,20 @@ pub(super) struct NoticeCourier {
 }
 
 impl NoticeCourier {
-    /// Errors: there is no key, or this machine has no certificates to believe.
+    /// Errors: there is no key, or this machine has no trusted certificate authorities.
     pub(super) fn new(config: &NotifyConfig) -> Result<Self> {
         let Some(key) = &config.key else {
             let advice = format!(
                 "set {DOCROW_NOTIFY_KEY}, or {DOCROW_NOTIFY_KEY}_FILE, to a key (openssl rand -hex 32 makes one)"
             );
-            let missing = format!("notify.webhook: notices are signed, and there is no key: {advice}");
+            let missing = format!("notify.webhook: notifications are signed, but there is no key: {advice}");
             return Err(Error::new(Code::MissingVariable, missing));
         };
         let key = Hmac::new_from_slice(key.expose().as_bytes()).map_err(unusable)?;
         Ok(Self { client: HttpClient::new().map_err(unusable)?, uri: config.webhook.clone(), key })
     }
 
-    /// Delivers what comes, until no more does.
+    /// Delivers what arrives, until the channel is closed.
     pub(super) async fn run(self, mut notices: Receiver<Notice>) {
         while let Some(notice) = notices.recv().await {
             let outcome = if self.deliver(&notice).await { "delivered" } else { "dropped" };
@@ -62,7 +62,7 @@ impl NoticeCourier {
         }
     }
 
-    /// Whether it was taken.
+    /// Returns whether it was accepted.
     async fn deliver(&self, notice: &Notice) -> bool {
         let (mut retry, deadline) = (Retry::new(), Instant::now() + PERSISTENCE);
         loop {
@@ -72,14 +72,17 @@ impl NoticeCourier {
                 Err(HttpRefusal::Passing(why) | HttpRefusal::Final(why)) => {
                     let (event, host) = (notice.event, self.host());
                     tracing::warn!(
-                        "a notice ({event}) is dropped: the webhook at {host} does not take it: {why}"
+                        "a notification ({event}) is dropped: the webhook at {host} does not accept it: {why}"
                     );
                     return false;
                 }
             };
             let delay = retry.after_failure();
             if retry.failures() == 1 {
-                tracing::warn!("the webhook at {} does not take a notice: {why}: trying again", self.host());
+                tracing::warn!(
+                    "the webhook at {} does not accept a notification: {why}: retrying",
+                    self.host()
+                );
             }
             sleep(delay).await;
         }
@@ -99,7 +102,7 @@ impl NoticeCourier {
         format!("sha256={digits}")
     }
 
-    /// Of the URI no more than that may be told.
+    /// The only part of the URI that may be shown.
     fn host(&self) -> &str {
         self.uri.host().unwrap_or_default()
     }

@@ -1,7 +1,7 @@
-//! What happened between two looks at a status document. Pure.
+//! The events between two versions of a status document. Pure.
 //!
-//! What lasts is told once. `live` and `error` take turns, and one who is in trouble has to be well for a while before that
-//! is told: somebody's server that comes and goes is one trouble, not many.
+//! A lasting state is reported once. `live` and `error` alternate, and after an error all must be well for a
+//! while before `live` is reported: a server that comes and goes is one problem, not many.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -11,30 +11,30 @@ use crate::{
     status::{CollectionStatus, HealthLevel, Status},
 };
 
-/// How long all must be well after trouble.
+/// How long all must be well after an error.
 const WELL: Duration = Duration::from_secs(30);
 
-/// What can happen.
+/// The kinds of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EventKind {
     /// All collections are complete, and changes are applied.
     Live,
-    /// It was told to stop, and did.
+    /// It was stopped by a signal, and has ended.
     Stopped,
-    /// Something takes somebody to be mended: of one collection, or of all.
+    /// A problem that needs operator action: of one collection, or of all.
     Error,
-    /// The oplog is about to lose what is to be read next.
+    /// The oplog is about to lose the position to resume from.
     HistoryAtRisk,
     /// The first document of a collection that could not be written.
     DeadLetters,
-    /// A collection's mapping has another version.
+    /// A collection's mapping has a new version.
     MappingGrew,
     /// A column lacks values that do not fit it.
     ColumnMisfits,
 }
 
 impl EventKind {
-    /// As it is told.
+    /// Its name in notifications.
     pub(super) fn word(self) -> &'static str {
         match self {
             Self::Live => "live",
@@ -48,29 +48,29 @@ impl EventKind {
     }
 }
 
-/// Something that happened.
+/// An event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct NotifyEvent {
     pub(super) kind: EventKind,
     /// The error's code, `DRW-1305`, if it has one.
     pub(super) code: Option<String>,
-    /// The collection that it is about, if it is about one.
+    /// The collection that it is about, if any.
     pub(super) collection: Option<String>,
-    /// The same for people.
+    /// The text for people.
     pub(super) text: String,
 }
 
-/// How all stood when it was last told.
+/// The last reported state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum LastTold {
     #[default]
     Untold,
     Live,
-    /// Trouble, which was last seen then.
+    /// A problem, with the time when it was last seen.
     Trouble(Moment),
 }
 
-/// Finds what happened.
+/// Finds the events.
 #[derive(Debug, Default)]
 pub(super) struct StatusObserver {
     before: Option<Status>,
@@ -79,7 +79,7 @@ pub(super) struct StatusObserver {
 }
 
 impl StatusObserver {
-    /// What happened since the document before.
+    /// The events since the previous document.
     pub(super) fn see(&mut self, now: Status) -> Vec<NotifyEvent> {
         let mut events = Vec::new();
         if let Some(before) = &self.before {
@@ -102,7 +102,7 @@ impl StatusObserver {
         events
     }
 
-    /// The collections that are stopped since.
+    /// The collections that have been stopped since.
     fn stopped(&self, now: &Status) -> Vec<NotifyEvent> {
         let Some(before) = &self.before else { return Vec::new() };
         let is_new = |(then, now): &(Option<&CollectionStatus>, &CollectionStatus)| {
@@ -118,7 +118,7 @@ impl StatusObserver {
         all.filter(is_new).map(event).collect()
     }
 
-    /// How all stands. `stopped`: what is told of it by itself.
+    /// The overall state. `stopped`: collections whose stop is reported separately.
     fn whole(&mut self, now: &Status, stopped: &[NotifyEvent], events: &mut Vec<NotifyEvent>) {
         let is_live = now.process.stage == Some(Stage::Live);
         match (now.health.level, self.standing) {
@@ -141,7 +141,7 @@ impl StatusObserver {
     }
 }
 
-/// The collections that there were before, too.
+/// The collections that existed before, too.
 fn pairs<'a>(
     before: &'a Status,
     now: &'a Status,
@@ -160,7 +160,7 @@ fn of_collection(then: &CollectionStatus, now: &CollectionStatus, events: &mut V
         event(EventKind::DeadLetters, text);
     }
     if then.mapping.version > 0 && now.mapping.version > then.mapping.version {
-        let text = format!("{}: mapped anew, version {}", now.name, now.mapping.version);
+        let text = format!("{}: the mapping has changed, version {}", now.name, now.mapping.version);
         event(EventKind::MappingGrew, text);
     }
     let columns = |c: &CollectionStatus| -> BTreeSet<(String, String)> {
@@ -168,12 +168,12 @@ fn of_collection(then: &CollectionStatus, now: &CollectionStatus, events: &mut V
         columns.map(|column| (column.table.clone(), column.column.clone())).collect()
     };
     for (table, column) in columns(now).difference(&columns(then)) {
-        let text = format!("{table}.{column} lacks values that do not fit it: they are in _extra alone");
+        let text = format!("{table}.{column} lacks values that did not fit: they are in _extra alone");
         event(EventKind::ColumnMisfits, text);
     }
 }
 
-/// The code of the latest message with one that is about this.
+/// The code of the latest message that has one and is about this.
 fn code(messages: &[Message], about: &str) -> Option<String> {
     let told = messages.iter().rev().filter(|message| message.text.contains(about));
     let code = |message: &Message| Some(message.text.strip_prefix('[')?.split_once(']')?.0.to_owned());
@@ -189,7 +189,7 @@ mod tests {
         events.iter().map(|event| (event.kind.word(), event.collection.as_deref())).collect()
     }
 
-    /// A document, so many seconds later.
+    /// A document, this many seconds later.
     fn later(seconds: u64, mut status: Status) -> Status {
         status.at = at(NOW + seconds).into();
         status
@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(words(&observer.see(live(|_, _| {}))), []);
     }
 
-    /// A server that comes and goes is one trouble.
+    /// A server that comes and goes is one problem.
     #[test]
     fn what_comes_and_goes_is_told_once() {
         let mut observer = StatusObserver::default();

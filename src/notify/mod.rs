@@ -1,13 +1,14 @@
-//! `[notify] webhook`: tells somebody's HTTP server what people on call want to hear of: it is live, it stopped, something is
-//! wrong, history is about to be lost, the first dead letters, a mapping that grew, a column that lacks values.
+//! `[notify] webhook`: reports events that an operator should know about to an HTTP server: the pipeline is
+//! live, it stopped, there is an error, history is about to be lost, the first dead letters, a mapping that
+//! grew, a column that lacks values.
 //!
 //! What happened is found in the [status document](crate::status), looked at every other second: so a notice never says
 //! anything else than status and page do ([`events`], pure). It runs beside the pipeline, and the pipeline waits for
 //! none of it: a [`NoticeCourier`] of its own delivers, one notice after the other, and tries again for a while; what there is no more
 //! room for is dropped, which is said and counted.
 //!
-//! A notice names pipeline, phase, event, code and collection, and has a text for people. No document's values, no
-//! password (G12).
+//! A notification names pipeline, phase, event, code and collection, and has a text for people. It contains
+//! no document's values and no password (G12).
 
 mod courier;
 mod events;
@@ -36,16 +37,16 @@ use crate::{
     status::StatusGatherer,
 };
 
-/// How often it is looked what happened.
+/// How often to check for events.
 const LOOKING: Duration = Duration::from_secs(2);
-/// How many notices wait to be delivered.
+/// The maximum number of notifications that wait to be delivered.
 const WAITING: usize = 256;
 /// How long the end of the process waits for the last ones.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// Does the work, and meanwhile tells what happens to whom the configuration says.
+/// Does the work, and meanwhile sends notifications as configured.
 ///
-/// Errors: those of the work; and that the webhook can't be used as it is configured.
+/// Errors: those of the work; and a webhook that can't be used as configured.
 pub async fn beside<T>(
     config: &Config,
     vitals: &Arc<Vitals>,
@@ -70,7 +71,7 @@ pub async fn beside<T>(
     end.request();
     let done = async { while running.join_next().await.is_some() {} };
     if timeout(FAREWELL, done).await.is_err() {
-        tracing::warn!("the last notices are not delivered: the webhook does not take them");
+        tracing::warn!("the last notifications are not delivered: the webhook does not accept them");
     }
     finished
 }
@@ -78,7 +79,7 @@ pub async fn beside<T>(
 /// How the work ended: the error's code and text, if there was one.
 type WorkEnd = Arc<std::sync::OnceLock<Option<(String, String)>>>;
 
-/// Looks what happens.
+/// Checks for events.
 struct StatusWatch {
     pipeline: String,
     vitals: Arc<Vitals>,
@@ -98,7 +99,7 @@ impl StatusWatch {
             }
             let stage = self.vitals.stage().0;
             stood_by = stage == Stage::StandingBy;
-            // Whoever holds the pipeline speaks for it.
+            // Only the process that holds the pipeline reports for it.
             if !stood_by {
                 let status = self.gatherer.gather_anyway().await;
                 let events = self.observer.see(status);
@@ -119,7 +120,7 @@ impl StatusWatch {
                 kind: EventKind::Stopped,
                 code: None,
                 collection: None,
-                text: "stopped, as it was told to".to_owned(),
+                text: "stopped on request".to_owned(),
             },
         };
         self.vitals.enter(Stage::Ended, ended.get().and_then(Option::as_ref).map(|(_, why)| why.clone()));
@@ -143,7 +144,7 @@ impl StatusWatch {
             Err(TrySendError::Full(_)) => {
                 metrics::NOTIFICATIONS.add_to("dropped", 1);
                 tracing::warn!(
-                    "a notice ({}) is dropped: {WAITING} others wait for the webhook",
+                    "a notification ({}) is dropped: {WAITING} others wait for the webhook",
                     kind.word()
                 );
             }

@@ -1,6 +1,7 @@
-//! The metrics as OTLP has them, made of the text that `/metrics` shows, so that the two can't differ. Pure.
+//! The metrics in OTLP's form, derived from the text that `/metrics` shows, so that the two can't differ.
+//! Pure.
 //!
-//! Names, units and help are the table's. A gauge that is not known is NaN here, too.
+//! Names, units and help come from the table. The value of an unknown gauge is NaN here, too.
 
 use std::collections::HashMap;
 
@@ -22,7 +23,7 @@ const CUMULATIVE: i32 = AggregationTemporality::Cumulative as i32;
 /// The samples of a series name: what is in braces, and the value.
 type SeriesSamples<'a> = HashMap<&'a str, Vec<(&'a str, &'a str)>>;
 
-/// All that `shown` has, counted since `began`.
+/// All metrics in `shown`, counted since `began`.
 pub(super) fn metrics(shown: &str, began: u64, now: u64) -> Vec<Metric> {
     let mut samples = SeriesSamples::new();
     for line in shown.lines().filter(|line| !line.starts_with('#')) {
@@ -34,7 +35,7 @@ pub(super) fn metrics(shown: &str, began: u64, now: u64) -> Vec<Metric> {
     ALL.iter().filter_map(|metric| moment.metric(metric.about(), &samples)).collect()
 }
 
-/// What all figures have in common.
+/// The common parts of all metrics.
 #[derive(Clone, Copy)]
 struct CommonPoint {
     began: u64,
@@ -42,7 +43,7 @@ struct CommonPoint {
 }
 
 impl CommonPoint {
-    /// `None`: there is no series of it.
+    /// `None`: it has no series.
     fn metric(self, about: &MetricAbout, samples: &SeriesSamples<'_>) -> Option<Metric> {
         let data = match about.kind {
             MetricKind::Counter => Data::Sum(Sum {
@@ -87,7 +88,7 @@ impl CommonPoint {
         samples.iter().map(point).collect()
     }
 
-    /// The only series of a histogram. Prometheus's buckets hold what the smaller ones hold, too; those of OTLP do not.
+    /// The only series of a histogram. Prometheus's buckets are cumulative; those of OTLP are not.
     fn histogram(self, name: &str, samples: &SeriesSamples<'_>) -> Option<HistogramDataPoint> {
         let one = |what: &str| Some(samples.get(&*format!("{name}_{what}"))?.first()?.1);
         let (mut bounds, mut counts, mut below) = (Vec::new(), Vec::new(), 0);
@@ -121,7 +122,7 @@ fn labels(mut rest: &str) -> Vec<KeyValue> {
     labels
 }
 
-/// What is before the closing quote, without the backslashes that escape it, and what is behind.
+/// The text before the closing quote, without the escaping backslashes, and the rest.
 fn quoted(rest: &str) -> (String, &str) {
     let (mut value, mut chars) = (String::new(), rest.chars());
     loop {

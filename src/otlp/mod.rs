@@ -1,12 +1,12 @@
 //! `[otlp]`: sends traces and metrics to an OpenTelemetry collector, by OTLP over HTTP with protobuf.
 //!
-//! It runs beside the pipeline, which waits for none of it. Spans come from [`trace`] through a queue; metrics are
-//! those that `/metrics` shows, at that moment ([`figures`]). Each is sent once: spans that are not taken are dropped,
-//! counted, and that is said once; metrics say everything again the next time. Of the collector's URL only the host is
-//! ever shown.
+//! It runs beside the pipeline, which never waits for it. Spans come from [`trace`] through a queue; metrics
+//! are those that `/metrics` shows at that moment ([`figures`]). Each is sent once: spans that are not
+//! accepted are dropped and counted, which is logged once per outage; the next request contains all metrics
+//! again. Of the collector's URL only the host is ever shown.
 //!
-//! The messages are those of `opentelemetry-proto`. OpenTelemetry's SDK does not do: it exports no metrics but those
-//! that it has counted itself, and its queue of spans does not say what it drops until the end.
+//! The messages are those of `opentelemetry-proto`. OpenTelemetry's SDK is not suitable: it exports only
+//! metrics that it has counted itself, and its queue of spans reports what it drops only at the end.
 
 mod figures;
 
@@ -40,15 +40,15 @@ use crate::{
 const TOGETHER: usize = 512;
 /// How long a span waits for others.
 const GATHERING: Duration = Duration::from_secs(1);
-/// How long all must be taken before the next trouble is a new one.
+/// For how long everything must be accepted before the next failure counts as a new outage.
 const WELL: Duration = Duration::from_secs(60);
 /// How long the end of the process waits for the last ones.
 const FAREWELL: Duration = Duration::from_secs(2);
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Does the work, and meanwhile sends what the configuration says.
+/// Does the work, and meanwhile sends what is configured.
 ///
-/// Errors: those of the work; and that this machine has no certificates to believe.
+/// Errors: those of the work; and that this machine has no trusted certificate authorities.
 pub async fn beside<T>(config: &Config, work: impl Future<Output = Result<T>>) -> Result<T> {
     let Some(otlp) = &config.otlp else { return work.await };
     let client =
@@ -74,12 +74,12 @@ pub async fn beside<T>(config: &Config, work: impl Future<Output = Result<T>>) -
     end.request();
     let done = async { while running.join_next().await.is_some() {} };
     if timeout(FAREWELL, done).await.is_err() {
-        tracing::warn!("the last traces and metrics are not delivered: the collector does not take them");
+        tracing::warn!("the last traces and metrics are not delivered: the collector does not accept them");
     }
     finished
 }
 
-/// What all is said of.
+/// The common attributes.
 fn resource(pipeline: &str) -> Resource {
     let instance = format!("{:032x}", fastrand::u128(..));
     let attributes = [
@@ -134,12 +134,12 @@ async fn send_spans(
         if !exporter.send(&ExportTraceServiceRequest { resource_spans }).await {
             metrics::SPANS_DROPPED.add(count);
         } else if trace::was_full() {
-            exporter.complain("more come than it takes");
+            exporter.complain("more arrive than it accepts");
         }
     }
 }
 
-/// Sends metrics every so often, and at the end.
+/// Sends metrics periodically, and at the end.
 async fn send_metrics(mut exporter: OtlpExporter, every: Duration, resource: Resource, end: Shutdown) {
     let began = unix_nanos();
     loop {
@@ -166,12 +166,12 @@ struct OtlpExporter {
     uri: Uri,
     headers: HeaderMap,
     what: &'static str,
-    /// When something was last not taken, if that was said.
+    /// When something was last not accepted, if that was logged.
     trouble: Option<Instant>,
 }
 
 impl OtlpExporter {
-    /// Whether it was taken.
+    /// Returns whether it was accepted.
     async fn send(&mut self, message: &impl Message) -> bool {
         let mut request =
             Request::post(self.uri.clone()).header(header::CONTENT_TYPE, "application/x-protobuf");
@@ -181,7 +181,7 @@ impl OtlpExporter {
         match self.client.send(request, message.encode_to_vec()).await {
             Ok(()) if self.trouble.is_some_and(|last| last.elapsed() >= WELL) => {
                 self.trouble = None;
-                tracing::info!("the collector at {} takes {} again", self.host(), self.what);
+                tracing::info!("the collector at {} accepts {} again", self.host(), self.what);
             }
             Ok(()) => {}
             Err(HttpRefusal::Passing(why) | HttpRefusal::Final(why)) => {
@@ -192,13 +192,11 @@ impl OtlpExporter {
         true
     }
 
-    /// Says what is wrong, if that was not said.
+    /// Logs what is wrong, unless it was logged before.
     fn complain(&mut self, why: &str) {
         if self.trouble.replace(Instant::now()).is_none() {
             let (host, what) = (self.host(), self.what);
-            tracing::warn!(
-                "the collector at {host} does not take all {what}: {why}: what it does not take is dropped"
-            );
+            tracing::warn!("the collector at {host} does not accept all {what}: {why}: the rest is dropped");
         }
     }
 

@@ -1,5 +1,5 @@
-//! The last warnings and errors of a process. What repeats is one message, also if something else comes in between, and
-//! if a number in it differs: else the tries of an outage would drive out all else.
+//! The last warnings and errors of a process. Repeated messages are merged, even if others come in between,
+//! and even if a number differs; otherwise the retries of an outage would displace everything else.
 
 use std::collections::VecDeque;
 
@@ -7,38 +7,38 @@ use serde::{Deserialize, Serialize};
 
 use crate::moment::Moment;
 
-/// How many are kept.
+/// How many messages are kept.
 const KEPT: usize = 20;
 
 /// How serious a log line is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MessageLevel {
-    /// Unexpected, and going on.
+    /// Unexpected, but docrow continues.
     Warning,
-    /// Needs somebody.
+    /// Needs operator action.
     Error,
 }
 
-/// A log line that was a warning or an error.
+/// A log line at warning or error level.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     /// When it was last logged.
     pub at: Moment,
     /// How serious it is.
     pub level: MessageLevel,
-    /// What it says, as it was last said.
+    /// Its text, as last logged.
     pub text: String,
-    /// How many times it was logged, with other numbers in it or the same.
+    /// How often it was logged, with the same or other numbers.
     pub count: u64,
 }
 
-/// The last ones.
+/// The last messages.
 #[derive(Debug, Default)]
 pub(super) struct MessageLog(VecDeque<Message>);
 
 impl MessageLog {
-    /// Notes one more.
+    /// Adds one.
     pub(super) fn note(&mut self, level: MessageLevel, text: String) {
         let is_same = |before: &Message| before.level == level && pattern(&before.text).eq(pattern(&text));
         let before = self.0.iter().position(is_same).and_then(|number| self.0.remove(number));
@@ -48,14 +48,14 @@ impl MessageLog {
         self.0.drain(..surplus);
     }
 
-    /// All that are kept, the latest last.
+    /// All kept messages, the latest last.
     pub(super) fn all(&self) -> Vec<Message> {
         self.0.iter().cloned().collect()
     }
 }
 
-/// A text without the numbers, durations and times that stand in it as words of their own. A number that is part of a
-/// name, or of an address, stays.
+/// A text without the numbers, durations and times that are words of their own. A number that is part of a
+/// name or an address stays.
 fn pattern(text: &str) -> impl Iterator<Item = &str> {
     let is_mark = |c: char| c.is_ascii_punctuation();
     text.split_whitespace().map(move |word| if is_number(word.trim_matches(is_mark)) { "" } else { word })
@@ -90,7 +90,7 @@ mod tests {
         assert_eq!(last(&messages, 2), [("error".to_owned(), 104), ("warning Z".to_owned(), 1)]);
     }
 
-    /// An outage: two messages in turn, with a number in each that always differs.
+    /// An outage: two alternating messages, each with a number that always differs.
     #[test]
     fn tries_of_an_outage_do_not_drive_out_what_was_said_before() {
         let mut messages = MessageLog::default();
@@ -106,7 +106,7 @@ mod tests {
         let last = last(&messages, KEPT);
         assert_eq!(last.iter().map(|(_, count)| *count).collect::<Vec<_>>(), [100, 100, 1, 1], "{last:?}");
         assert!(last[1].0.ends_with("trying again in 99.4s"), "the latest is shown: {last:?}");
-        // Nor are two gravities one message.
+        // Messages of two gravities are not merged.
         messages.note(MessageLevel::Warning, "shop.orders1 is stopped".to_owned());
         assert_eq!(messages.0.len(), 5);
     }

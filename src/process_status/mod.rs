@@ -1,5 +1,5 @@
-//! What only the running process knows of itself: where it stands, how fast it is, how full the spool is, what it last
-//! warned of. For people and probes; nothing that is replicated depends on it.
+//! What only the running process knows: its stage, its speed, the size of the spool, its last warnings. For
+//! people and probes; replication does not depend on it.
 //!
 //! The pipeline writes it, about once a second and where a stage begins; `serve` shows it, and the pipeline copies it into
 //! PostgreSQL ([`ProcessReport`], [`Details`]), so that `docrow status` works from elsewhere. It holds names, numbers and log

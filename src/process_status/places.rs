@@ -1,7 +1,8 @@
-//! Where each part of a running pipeline is: what it is doing, or waits for, and since when. Nothing is decided by it but
-//! whether all has come to a standstill, and then it says where.
+//! What each part of a running pipeline is doing or waiting for, and since when. It decides only one thing:
+//! whether the pipeline has stalled; the message then says where.
 //!
-//! A part has a [`Post`], and says there what it begins. It names collections, and no document's values (G12).
+//! A part has a [`Post`], and records there what it starts. It names collections, but no document's values
+//! (G12).
 
 use std::{
     borrow::Cow,
@@ -11,60 +12,60 @@ use std::{
     time::Instant,
 };
 
-/// A part.
+/// A part of the pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
-    /// What makes everything ready, and keeps the books.
+    /// Prepares everything, and keeps the metadata.
     Attempt,
-    /// What completes collections: copies, builds keys, sweeps.
+    /// Completes collections: copies, builds keys, sweeps.
     Completion,
-    /// What changes a collection's mapping, by the collection's number.
+    /// Changes a collection's mapping, by the collection's number.
     Evolution(usize),
-    /// What looks for requests, and hands them on.
+    /// Looks for requests, and passes them on.
     Requests,
-    /// What reads the stream, and the spool.
+    /// Reads the stream and the spool.
     Intake,
-    /// What applies a partition's changes.
+    /// Applies a partition's changes.
     Worker(u16),
 }
 
 impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Attempt => f.write_str("the bookkeeping"),
+            Self::Attempt => f.write_str("the supervisor"),
             Self::Completion => f.write_str("the copying"),
-            Self::Evolution(_) => f.write_str("the evolving of mappings"),
+            Self::Evolution(_) => f.write_str("the mapping changes"),
             Self::Requests => f.write_str("the requests"),
-            Self::Intake => f.write_str("the intake"),
+            Self::Intake => f.write_str("the stream reader"),
             Self::Worker(partition) => write!(f, "worker {partition}"),
         }
     }
 }
 
-/// Where a part is.
+/// What a part is doing.
 #[derive(Clone, Debug)]
 pub struct Place {
     /// What it does, or waits for.
     pub doing: Cow<'static, str>,
-    /// Whether it has done all that it was given.
+    /// Whether it has no work left.
     pub rests: bool,
     /// Since when.
     pub since: Instant,
-    /// How often it has begun something.
+    /// How many activities it has started.
     pub steps: u64,
 }
 
-/// Where all parts are.
+/// What all parts are doing.
 #[derive(Debug, Default)]
 pub struct PartPlaces(Mutex<BTreeMap<Part, Place>>);
 
 impl PartPlaces {
-    /// All parts that there are now.
+    /// All current parts.
     pub fn all(&self) -> BTreeMap<Part, Place> {
         self.places().clone()
     }
 
-    /// The same in words, those that rest last.
+    /// The same in words, idle parts last.
     pub fn words(&self) -> String {
         let mut all: Vec<_> = self.all().into_iter().collect();
         all.sort_by_key(|(_, place)| place.rests);
@@ -79,7 +80,7 @@ impl PartPlaces {
     }
 }
 
-/// From where a part says what it does. It is there until this is dropped.
+/// Through this, a part records what it does. The part exists until this is dropped.
 #[derive(Debug)]
 pub struct Post {
     places: Arc<PartPlaces>,
@@ -87,19 +88,19 @@ pub struct Post {
 }
 
 impl Post {
-    /// Of a part that is there from now on.
+    /// For a part that exists from now on.
     pub fn new(places: &Arc<PartPlaces>, part: Part) -> Self {
         let post = Self { places: places.clone(), part };
         post.enter("begins".into(), false);
         post
     }
 
-    /// Notes what the part does now, or waits for.
+    /// Records what the part now does, or waits for.
     pub fn at(&self, doing: impl Into<Cow<'static, str>>) {
         self.enter(doing.into(), false);
     }
 
-    /// Notes that it has done everything, and waits for this to be given more.
+    /// Records that it has done everything, and waits for more work.
     pub fn rests(&self, doing: impl Into<Cow<'static, str>>) {
         self.enter(doing.into(), true);
     }
@@ -127,7 +128,8 @@ mod tests {
         let (intake, worker) = (Post::new(&places, Part::Intake), Post::new(&places, Part::Worker(3)));
         intake.rests("waits for the stream");
         worker.at("waits for PostgreSQL");
-        let words = "worker 3: waits for PostgreSQL, for 0 s; the intake: waits for the stream, for 0 s";
+        let words =
+            "worker 3: waits for PostgreSQL, for 0 s; the stream reader: waits for the stream, for 0 s";
         assert_eq!(places.words(), words);
         let before = places.all()[&Part::Worker(3)].steps;
         worker.at("waits for PostgreSQL");

@@ -1,5 +1,5 @@
-//! What *ready* means, which `docs/status.md` says as well: this process follows MongoDB, all collections are complete
-//! and none is stopped, and both sides have answered within [`ANSWERS_WITHIN`].
+//! Defines *ready*, as `docs/status.md` does: this process follows MongoDB, all collections are complete and
+//! none is stopped, and both sides have answered within [`ANSWERS_WITHIN`].
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use super::{
     vitals::Vitals,
 };
 
-/// Who has not answered for so long does not answer. Both sides are asked once a second.
+/// A side that has not answered for this long does not answer. Both are asked once a second.
 pub const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
 impl Vitals {
-    /// Has PostgreSQL heard of by when it last answered whoever holds the pipeline.
+    /// Records when PostgreSQL last answered the process that holds the pipeline.
     pub fn hear_target(&self, answered: watch::Receiver<Instant>) {
         self.signs().target = Some(answered);
     }
@@ -28,10 +28,10 @@ impl Vitals {
             Stage::StandingBy => "standing by: another process runs the pipeline",
             Stage::Preparing => "preparing tables",
             Stage::Copying => "copying",
-            Stage::Retrying => "trying again after an error",
+            Stage::Retrying => "retrying after an error",
             Stage::Ended => "ending",
             Stage::Live if matches!(signs.report.hindrance, Some(Hindrance::Standstill(_))) => {
-                "nothing is applied, though there are changes"
+                "nothing is applied, although there are changes"
             }
             Stage::Live if signs.report.source.problem.is_some() => "MongoDB does not answer",
             Stage::Live if target.is_none_or(|silence| silence >= ANSWERS_WITHIN) => {
@@ -81,7 +81,7 @@ mod tests {
         assert_eq!(vitals.unready(), Some("PostgreSQL does not answer"));
         answers.send_replace(Instant::now());
         vitals.hinder(Some(Hindrance::Lock("waits for a lock".to_owned())));
-        assert_eq!(vitals.unready(), None, "to end the process would not help");
+        assert_eq!(vitals.unready(), None, "ending the process would not help");
         vitals.hinder(Some(Hindrance::Standstill("nothing has been applied".to_owned())));
         assert!(vitals.unready().is_some());
     }

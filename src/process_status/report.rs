@@ -7,34 +7,34 @@ use serde::{Deserialize, Serialize};
 use super::messages::Message;
 use crate::moment::Moment;
 
-/// Where a process stands.
+/// The stages of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// It connects, and asks for the pipeline.
+    /// It connects, and tries to take the pipeline.
     #[default]
     Starting,
     /// Another process holds the pipeline; this one waits for it.
     StandingBy,
-    /// It holds the pipeline, and makes tables and plans.
+    /// It holds the pipeline, and creates tables and plans.
     Preparing,
     /// Some collections are not complete.
     Copying,
     /// All collections that are not stopped are complete, and changes are applied.
     Live,
-    /// An error that may pass; it is tried again.
+    /// It retries after an error that may be transient.
     Retrying,
-    /// It has done what it was to do, was told to stop, or could not go on.
+    /// It is done, was stopped, or could not continue.
     Ended,
 }
 
-/// What was done since the process was started.
+/// The work done since the process was started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Totals {
     /// Documents that were copied.
     pub documents: u64,
-    /// Rows that they became.
+    /// The rows of these documents.
     pub rows: u64,
     /// Changes that were applied.
     pub changes: u64,
@@ -42,13 +42,13 @@ pub struct Totals {
     pub dead_letters: u64,
 }
 
-/// How much of it per second, lately.
+/// The recent work per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct WorkRates {
     /// Documents copied.
     pub documents_per_second: u64,
-    /// Rows that they became.
+    /// The rows of these documents.
     pub rows_per_second: u64,
     /// Changes applied.
     pub changes_per_second: u64,
@@ -58,37 +58,37 @@ pub struct WorkRates {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Spool {
-    /// What it takes of the disk.
+    /// Its size on disk.
     pub bytes: u64,
-    /// The most that it may take.
+    /// Its maximum size.
     pub budget: u64,
-    /// Why nothing can be put into it, if nothing can: its disk is full.
+    /// Why nothing can be added to it, if nothing can: its disk is full.
     pub problem: Option<String>,
 }
 
-/// What MongoDB says of its time.
+/// MongoDB's times.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Clock {
-    /// Why it does not answer, or why nothing comes of its change stream, if that is so.
+    /// Why it does not answer, or why its change stream delivers nothing, if so.
     pub problem: Option<String>,
-    /// When it last answered, if it does not: since then nobody knows how far behind it the rows are.
+    /// When it last answered, if it does not: since then it is unknown how far behind it the rows are.
     pub silent_since: Option<Moment>,
     /// The cluster's time when it last answered.
     pub time: Option<Moment>,
-    /// The time of the oplog's first entry, where it may be read.
+    /// The time of the oplog's first entry, if it may be read.
     pub oplog_start: Option<Moment>,
 }
 
-/// How far the rows are behind MongoDB, as the process that writes them reckons it, once a second.
+/// How far the rows are behind MongoDB, as computed once a second by the process that writes them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Lag {
-    /// In seconds, of the live collection that is furthest behind; `None`: there is none, or it is not known.
+    /// In seconds, for the live collection that is furthest behind; `None`: there is none, or it is unknown.
     pub seconds: Option<u64>,
-    /// In seconds, of each collection that is behind at all.
+    /// In seconds, for each collection that is behind at all.
     pub behind: BTreeMap<String, u64>,
-    /// In seconds, of each partition in the live collections.
+    /// In seconds, for each partition of the live collections.
     pub partitions: BTreeMap<u16, u64>,
     /// Up to when changes are applied. Not part of the report: PostgreSQL has it.
     #[serde(skip)]
@@ -100,22 +100,22 @@ pub struct Lag {
 pub struct Applied {
     /// By collection.
     pub collections: BTreeMap<String, Moment>,
-    /// Of live collections, by partition.
+    /// For live collections, by partition.
     pub partitions: BTreeMap<u16, Moment>,
 }
 
-/// What holds everything up, though nothing has failed.
+/// What blocks the pipeline although nothing has failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Hindrance {
     /// Another session's lock in PostgreSQL.
     Lock(String),
-    /// Nobody knows: all stands still. It is said until something moves again.
+    /// Unknown: the pipeline has stalled. Reported until something makes progress again.
     Standstill(String),
 }
 
 impl Hindrance {
-    /// What it is.
+    /// The text.
     pub fn words(&self) -> &str {
         match self {
             Self::Lock(words) | Self::Standstill(words) => words,
@@ -123,7 +123,7 @@ impl Hindrance {
     }
 }
 
-/// What a process says of itself every other second.
+/// A process's report, every other second.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ProcessReport {
@@ -131,27 +131,27 @@ pub struct ProcessReport {
     pub version: String,
     /// When the process was started.
     pub started_at: Moment,
-    /// Where it stands.
+    /// Its phase.
     pub stage: Stage,
     /// Since when.
     pub since: Moment,
-    /// What it tries again, or ended for.
+    /// Why it retries, or why it ended.
     pub problem: Option<String>,
-    /// What holds it up, if something does.
+    /// What blocks it, if anything.
     pub hindrance: Option<Hindrance>,
-    /// What limits how fast its snapshots read, if something does.
+    /// What limits how fast its snapshots read, if anything.
     pub limit: Option<String>,
-    /// What it has done.
+    /// Its work.
     pub totals: Totals,
-    /// How fast it is.
+    /// Its rates.
     pub rates: WorkRates,
-    /// How full the spool is.
+    /// Its spool.
     pub spool: Spool,
-    /// What MongoDB says.
+    /// MongoDB's times.
     pub source: Clock,
-    /// How far the rows are behind it.
+    /// How far the rows are behind MongoDB.
     pub lag: Lag,
-    /// From when on the change stream would be read after a restart.
+    /// The time from which a restart would read the change stream.
     pub resumes_from: Option<Moment>,
 }
 
@@ -176,23 +176,23 @@ impl Default for ProcessReport {
     }
 }
 
-/// How the copying of a collection goes.
+/// The progress of a collection's copy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CopyPace {
     /// About how many documents there are.
     pub estimated: u64,
-    /// How many are copied, those of chunks under way included.
+    /// How many are copied, including those of chunks in progress.
     pub copied: u64,
-    /// How many bytes of BSON this process has copied of it, those of chunks under way included.
+    /// How many bytes of BSON this process has copied, including those of chunks in progress.
     pub bytes: u64,
-    /// How many documents are copied per second, lately.
+    /// How many documents are copied per second, recently.
     pub documents_per_second: u64,
-    /// How many bytes of BSON.
+    /// How many bytes of BSON per second.
     pub bytes_per_second: u64,
 }
 
-/// What a process says of itself when it changes.
+/// The part of a process's report that rarely changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Details {
@@ -215,20 +215,20 @@ pub struct ChartPoint {
     pub changes_per_second: u64,
     /// Documents copied, per second.
     pub documents_per_second: u64,
-    /// What the spool takes of the disk.
+    /// The size of the spool on disk.
     pub spool_bytes: u64,
 }
 
-/// What is read about once a second.
+/// A measurement, about once a second.
 #[derive(Clone, Debug, Default)]
 pub struct Reading {
-    /// What was done.
+    /// The work so far.
     pub totals: Totals,
     /// The spool.
     pub spool: Spool,
     /// How far the rows are behind MongoDB.
     pub lag: Lag,
-    /// From when on the change stream would be read after a restart.
+    /// The time from which a restart would read the change stream.
     pub resumes_from: Option<Moment>,
     /// How many collections are stopped.
     pub stopped: usize,

@@ -20,18 +20,18 @@ use super::{
 };
 use crate::moment::Moment;
 
-/// How far back the charts go: half an hour by seconds.
+/// The time span of the charts: half an hour in seconds.
 const POINTS: usize = 1800;
-/// Over what time rates are told.
+/// The period over which rates are measured.
 const WINDOW: Duration = Duration::from_secs(10);
-/// Chunks of a copy come in jerks.
+/// Longer, because the chunks of a copy complete in bursts.
 const COPY_WINDOW: Duration = Duration::from_secs(30);
 
 /// A process's vital signs.
 #[derive(Debug)]
 pub struct Vitals {
     signs: Mutex<VitalSigns>,
-    /// That a stage began.
+    /// Signals that a stage began.
     news: Notify,
     places: Arc<PartPlaces>,
 }
@@ -43,14 +43,14 @@ pub(super) struct VitalSigns {
     copies: BTreeMap<String, CopyProgress>,
     pub(super) refused: BTreeMap<String, String>,
     points: VecDeque<ChartPoint>,
-    /// What was done, and when that was read. Of documents, those of chunks under way are part of it.
+    /// The work so far, with the time of the measurement. It includes the documents of chunks in progress.
     read: VecDeque<(Instant, Totals)>,
-    /// How many documents are copied, those of chunks under way included.
+    /// How many documents are copied, including those of chunks in progress.
     copied: u64,
     beat: Instant,
     /// How many collections are stopped.
     pub(super) stopped: usize,
-    /// When PostgreSQL last answered whoever holds the pipeline.
+    /// When PostgreSQL last answered the process that holds the pipeline.
     pub(super) target: Option<watch::Receiver<Instant>>,
 }
 
@@ -59,11 +59,11 @@ pub(super) struct VitalSigns {
 struct CopyProgress {
     estimated: u64,
     copied: CopiedAmount,
-    /// How much it was, and when.
+    /// Earlier values, with their times.
     read: VecDeque<(Instant, CopiedAmount)>,
 }
 
-/// So much.
+/// An amount.
 #[derive(Clone, Copy, Debug, Default)]
 struct CopiedAmount {
     documents: u64,
@@ -71,7 +71,7 @@ struct CopiedAmount {
 }
 
 impl Vitals {
-    /// Of a process that has just been started.
+    /// For a process that has just been started.
     pub fn new() -> Self {
         let signs = VitalSigns {
             report: ProcessReport::default(),
@@ -88,7 +88,7 @@ impl Vitals {
         Self { signs: Mutex::new(signs), news: Notify::new(), places: Arc::default() }
     }
 
-    /// Notes where the process stands from now on. Whether that is news.
+    /// Records the process's stage. Returns whether it is new.
     pub fn enter(&self, stage: Stage, problem: Option<String>) -> bool {
         let mut signs = self.signs();
         let report = &mut signs.report;
@@ -96,7 +96,7 @@ impl Vitals {
             return false;
         }
         if let (Stage::Ended, Some(why)) = (stage, &problem) {
-            // It is logged when there is nobody left to be told.
+            // The log line comes later, when no page can ask any more.
             signs.messages.note(MessageLevel::Error, why.clone());
         }
         let report = &mut signs.report;
@@ -105,28 +105,28 @@ impl Vitals {
         true
     }
 
-    /// Waits until a stage begins, or has begun since this was last called.
+    /// Waits until a stage begins, or has begun since the last call.
     pub async fn news(&self) {
         self.news.notified().await;
     }
 
-    /// Where it stands, and why.
+    /// The stage, and the reason.
     pub fn stage(&self) -> (Stage, Option<String>) {
         let signs = self.signs();
         (signs.report.stage, signs.report.problem.clone())
     }
 
-    /// Where each of its parts is.
+    /// What each of its parts is doing.
     pub fn places(&self) -> &PartPlaces {
         &self.places
     }
 
-    /// A place for a part to say where it is.
+    /// A post where a part records what it is doing.
     pub fn post(&self, part: Part) -> Post {
         Post::new(&self.places, part)
     }
 
-    /// Notes what holds everything up, if something does. Whether that is news.
+    /// Records what blocks the pipeline, if anything. Returns whether that is new.
     pub fn hinder(&self, hindrance: Option<Hindrance>) -> bool {
         let mut signs = self.signs();
         let is_news = signs.report.hindrance != hindrance;
@@ -134,39 +134,40 @@ impl Vitals {
         is_news
     }
 
-    /// What holds everything up, if something does.
+    /// What blocks the pipeline, if anything.
     pub fn hindrance(&self) -> Option<Hindrance> {
         self.signs().report.hindrance.clone()
     }
 
-    /// Notes what limits how fast snapshots read, if something does.
+    /// Records what limits how fast snapshots read, if anything.
     pub fn limit(&self, words: Option<String>) {
         self.signs().report.limit = words;
     }
 
-    /// Notes that the pipeline's own task goes on.
+    /// Records that the pipeline's own task makes progress.
     pub fn beat(&self) {
         self.signs().beat = Instant::now();
     }
 
-    /// How long ago that was last so.
+    /// How long ago that was last recorded.
     pub fn silence(&self) -> Duration {
         self.signs().beat.elapsed()
     }
 
-    /// Notes a warning or an error.
+    /// Records a warning or an error.
     pub fn note(&self, level: MessageLevel, text: String) {
         self.signs().messages.note(level, text);
     }
 
-    /// Notes that a collection of about so many documents, of which some are copied already, is being copied.
+    /// Records that a collection of about this many documents, of which some are already copied, is being
+    /// copied.
     pub fn copying(&self, collection: &str, estimated: u64, copied: u64) {
         let copied = CopiedAmount { documents: copied, bytes: 0 };
         let read = VecDeque::from([(Instant::now(), copied)]);
         self.signs().copies.insert(collection.to_owned(), CopyProgress { estimated, copied, read });
     }
 
-    /// Notes that so many more of its documents are written, of so many bytes of BSON.
+    /// Records that this many more of its documents are written, with this many bytes of BSON.
     pub fn copied(&self, collection: &str, documents: u64, bytes: u64) {
         let mut signs = self.signs();
         signs.copied = signs.copied.saturating_add(documents);
@@ -176,7 +177,7 @@ impl Vitals {
         }
     }
 
-    /// Notes that so many of them are not, after all.
+    /// Records that this many of them are not written, because they were rolled back.
     pub fn rolled_back(&self, collection: &str, documents: u64, bytes: u64) {
         let mut signs = self.signs();
         signs.copied = signs.copied.saturating_sub(documents);
@@ -186,17 +187,17 @@ impl Vitals {
         }
     }
 
-    /// Notes which collections can't have their tables, each with the reason.
+    /// Records which collections can't have their tables, each with the reason.
     pub fn refuse(&self, refused: BTreeMap<String, String>) {
         self.signs().refused = refused;
     }
 
-    /// Notes what was read.
+    /// Records a measurement.
     pub fn take(&self, reading: Reading) {
         let mut signs = self.signs();
         let now = Instant::now();
         let Reading { totals, spool, lag, resumes_from, stopped } = reading;
-        // Chunks come in jerks; their documents do not.
+        // Chunks complete in bursts; their documents do not.
         let done = (now, Totals { documents: signs.copied, ..totals });
         let lately = signs.read.back().map_or_else(WorkRates::default, |before| rates(*before, done));
         remember(&mut signs.read, done, WINDOW);
@@ -219,7 +220,7 @@ impl Vitals {
         signs.stopped = stopped;
     }
 
-    /// Notes what MongoDB says. An answer that did not come leaves out the times; then those before stay.
+    /// Records MongoDB's answer. A missing answer contains no times; then the previous ones stay.
     pub fn hear(&self, Clock { problem, silent_since, time, oplog_start }: Clock) {
         let source = &mut self.signs().report.source;
         (source.problem, source.silent_since) = (problem, silent_since);
@@ -227,7 +228,7 @@ impl Vitals {
         source.oplog_start = oplog_start.or(source.oplog_start);
     }
 
-    /// What there is to be said.
+    /// The current report.
     pub fn report(&self) -> (ProcessReport, Details) {
         let signs = self.signs();
         let pace = |CopyProgress { estimated, copied, read }: &CopyProgress| {
@@ -262,7 +263,7 @@ impl Default for Vitals {
     }
 }
 
-/// Adds what was read, and forgets what was read before `window`, but for the last of it.
+/// Adds a measurement, and removes those older than `window`, except for the last of them.
 fn remember<T>(read: &mut VecDeque<(Instant, T)>, latest: (Instant, T), window: Duration) {
     read.push_back(latest);
     while read.get(1).is_some_and(|(second, _)| second.elapsed() > window) {

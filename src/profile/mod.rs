@@ -1,20 +1,22 @@
 //! `--profile DIR`: samples this process's CPU while a command runs; at its end, however it ends, `DIR` has
-//! `flamegraph.svg` and `report.md`. Without the flag nothing of this is ever called; with it, a run takes about 5 % more
-//! CPU, a tenth of a second of it more to begin and to end, and 60 to 90 MB of memory.
+//! `flamegraph.svg` and `report.md`. Without the flag, none of this is ever called. With it, a run takes
+//! about 5 % more CPU, plus a tenth of a second to start and end, and 60 to 90 MB of memory.
 //!
-//! After every 5 ms of CPU time, whichever thread uses it, the kernel interrupts that thread, and the signal handler of
-//! `pprof` notes its stack. `stages` says which stage a stack belongs to, `symbols` what its functions are called,
-//! `report` makes both files of that. They hold names of functions and counts: nothing of a document, no URI (G12).
+//! After every 5 ms of CPU time, whichever thread uses it, the kernel interrupts that thread, and the signal
+//! handler of `pprof` records its stack. `stages` determines which stage a stack belongs to, `symbols` finds
+//! the names of functions, and `report` generates both files. They contain names of functions and counts:
+//! nothing of a document, no URI (G12).
 //!
 //! # Why docrow may be interrupted anywhere
 //!
-//! Also in the allocator, in RocksDB, with any lock held. So the handler takes no lock (where it can't have what it needs
-//! at once, the sample is lost), allocates nothing, and reads a word of the stack only after the kernel has said that it is
-//! there. It unwinds by the tables of the executable and its libraries, which [`Profile::begin`] has read before the first
-//! signal. (Where a function begins is libgcc's answer: without a lock since glibc 2.35, under the loader's recursive one
-//! before.) Libgcc's unwinder, `pprof`'s default, does not keep to this: it has locked up and crashed programs.
-//! Frame pointers would, but jemalloc, RocksDB and libc are compiled without, and they cost CPU when nobody profiles.
-//! System calls that are interrupted begin again by themselves, or are begun again by tokio.
+//! This includes the allocator, RocksDB, and any held lock. So the handler takes no lock (if what it needs is
+//! not available at once, the sample is lost), allocates nothing, and reads a word of the stack only after
+//! the kernel has confirmed that it exists. It unwinds by the tables of the executable and its libraries,
+//! which [`Profile::begin`] has read before the first signal. (Libgcc finds where a function begins: without
+//! a lock since glibc 2.35, under the loader's recursive lock before.) Libgcc's unwinder, `pprof`'s default,
+//! does not follow these rules: it has deadlocked and crashed programs. Frame pointers would, but jemalloc,
+//! RocksDB and libc are compiled without them, and they cost CPU even without profiling. Interrupted system
+//! calls restart by themselves, or tokio restarts them.
 
 mod report;
 mod stages;
@@ -39,22 +41,22 @@ use crate::{
     pipeline::Summary,
 };
 
-/// Samples in a second of CPU time. The kernel looks at its clock 250 times a second on most machines, so more is not to
-/// be had; a prime number does not fall into step with what is done at round intervals.
+/// Samples per second of CPU time. The kernel checks its clock 250 times a second on most machines, so more
+/// is not possible; a prime number does not fall into step with periodic work.
 const HERTZ: u32 = 199;
 
-/// The profile of a command that is running.
+/// The profile of a running command.
 pub struct Profile {
     folder: PathBuf,
     command: &'static str,
     began: (SystemTime, Instant, ResourceUsage),
-    /// Memory that this takes itself, in bytes.
+    /// The memory that the profiler itself uses, in bytes.
     own_memory: Option<u64>,
     sampler: ProfilerGuard<'static>,
 }
 
 impl Profile {
-    /// Begins to sample `command`, a name. Errors: `folder` can't be made or written to.
+    /// Starts to sample `command`, a name. Errors: `folder` can't be created or written to.
     pub fn begin(folder: &Path, command: &'static str) -> Result<Self> {
         let refused = |e| {
             Error::caused(
@@ -75,7 +77,7 @@ impl Profile {
         Ok(Self { folder: folder.to_owned(), command, began, own_memory, sampler })
     }
 
-    /// Writes both files. `summary` is what the command did, if it got so far as to say it.
+    /// Writes both files. `summary` is the command's result, if it got that far.
     pub fn end(self, exit_code: u8, summary: Option<Summary>) -> Result<()> {
         let Self { folder, command, began: (began, started, before), own_memory, sampler } = self;
         let (wall, usage) = (started.elapsed(), ResourceUsage::now());
@@ -108,14 +110,15 @@ impl Profile {
     }
 }
 
-/// Ends sampling, and names what was sampled.
+/// Ends sampling, and finds the names.
 fn stacks(sampler: ProfilerGuard<'static>) -> Result<Vec<SampledStack>> {
     let sampled = sampler.report().build_unresolved();
     drop(sampler);
     let sampled = sampled.map_err(|e| Error::caused(Kind::Bug, "read the samples", e))?;
     let mut symbols = SymbolNames::new();
     let stacks = sampled.data.into_iter().map(|(stack, count)| {
-        // Those of callers are the addresses to return to, the innermost one is where it was.
+        // For callers, the addresses are return addresses; for the innermost function, the interrupted
+        // instruction.
         let instruction = |(i, address)| u64::try_from(address).unwrap_or(0).saturating_sub(u64::from(i > 0));
         let addresses = stack.frames.iter().map(|frame| frame.ip).enumerate().map(instruction);
         SampledStack {
@@ -127,7 +130,7 @@ fn stacks(sampler: ProfilerGuard<'static>) -> Result<Vec<SampledStack>> {
 }
 
 impl ResourceUsage {
-    /// What this process has used so far; nothing where there is no `/proc`.
+    /// The resources that this process has used so far; nothing without `/proc`.
     fn now() -> Self {
         let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
         // The fields after the program's name; the 12th and 13th are user and system time in hundredths of a second.

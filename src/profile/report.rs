@@ -1,4 +1,4 @@
-//! Both files: what was measured, as people read it. Pure but for the bytes that [`flame_graph`] writes.
+//! Generates both files. Pure, except for the bytes that [`flame_graph`] writes.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -19,22 +19,22 @@ use crate::pipeline::Summary;
 pub(super) struct SampledStack {
     /// Innermost first; what has no name is in brackets.
     pub(super) functions: Vec<Rc<str>>,
-    /// How many.
+    /// Its size.
     pub(super) samples: u64,
 }
 
-/// What a process has used.
+/// The resources that a process has used.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ResourceUsage {
     pub(super) user: Duration,
     pub(super) system: Duration,
     /// Resident now, in bytes.
     pub(super) memory: Option<u64>,
-    /// The most that ever was.
+    /// The peak.
     pub(super) peak_memory: Option<u64>,
 }
 
-/// What is known besides the samples.
+/// The facts besides the samples.
 #[derive(Debug)]
 pub(super) struct RunFacts {
     pub(super) command: &'static str,
@@ -58,7 +58,7 @@ impl SampledStack {
         stage(self.functions.iter().map(AsRef::as_ref))
     }
 
-    /// What ran itself. What serves anybody says little without whom it served.
+    /// Functions that used CPU themselves. A function that serves any caller says little without its caller.
     fn innermost(&self) -> String {
         let Some(first) = self.functions.first() else { return "nothing".to_owned() };
         let served = self.functions.iter().find(|name| stage_of(name).is_some());
@@ -68,7 +68,7 @@ impl SampledStack {
         }
     }
 
-    /// Without the outer functions that are the same whatever docrow does: threads, tokio's tasks.
+    /// Without the outer functions that are the same in every stack: threads, tokio's tasks.
     fn telling(&self) -> &[Rc<str>] {
         let end = self.functions.iter().rposition(|name| is_telling(name));
         let end = end.map_or(self.functions.len(), |last| last.saturating_add(1));
@@ -76,12 +76,12 @@ impl SampledStack {
     }
 }
 
-/// Whether `function` belongs to docrow, or to what it reads, writes and keeps things with.
+/// Whether `function` belongs to docrow, a driver or RocksDB.
 fn is_telling(function: &str) -> bool {
     !matches!(stage_of(function), None | Some(ProfileStage::Runtime | ProfileStage::Allocation))
 }
 
-/// Whether functions have names: in a stripped executable none of docrow's has.
+/// Whether functions have names: a stripped executable has none of docrow's.
 fn are_named(stacks: &[SampledStack]) -> bool {
     stacks.iter().flat_map(|stack| &stack.functions).any(|name| is_telling(name))
 }
@@ -99,13 +99,13 @@ fn write(out: &mut String, facts: &RunFacts, stacks: &[SampledStack]) -> fmt::Re
     writeln!(out, "# docrow {}: where its CPU time went\n", facts.command)?;
     write_facts(out, facts, samples)?;
     if samples == 0 {
-        return writeln!(out, "\nThere is no sample: it used too little CPU for that.");
+        return writeln!(out, "\nThere are no samples: it used too little CPU.");
     }
     if !are_named(stacks) {
         return writeln!(
             out,
-            "\n**Nothing can be said about where: this executable has no names of functions, it was stripped of them.** \
-             `make release` and `cargo build --release` make one that has them."
+            "\n**The functions are unknown: this executable was stripped of their names.** \
+             `make release` and `cargo build --release` build one with names."
         );
     }
     write_stages(out, facts, stacks, samples)?;
@@ -118,7 +118,7 @@ fn write_facts(out: &mut String, facts: &RunFacts, samples: u64) -> fmt::Result 
     writeln!(out, "| | |\n|---|---|")?;
     writeln!(
         out,
-        "| ran | `docrow {}`, version {}, begun {}, ended with exit code {} |",
+        "| ran | `docrow {}`, version {}, started {}, ended with exit code {} |",
         facts.command,
         env!("CARGO_PKG_VERSION"),
         humantime::format_rfc3339_seconds(facts.began),
@@ -127,7 +127,8 @@ fn write_facts(out: &mut String, facts: &RunFacts, samples: u64) -> fmt::Result 
     writeln!(out, "| wall time | {wall:.2} s, on {} cores |", facts.cores)?;
     writeln!(
         out,
-        "| docrow's CPU time | {:.2} s: {:.2} s its own code, {:.2} s the kernel's for it; {:.0} % of one core |",
+        "| docrow's CPU time | {:.2} s: {:.2} s its own code, {:.2} s the kernel on its behalf; {:.0} % of \
+         one core |",
         cpu.as_secs_f64(),
         facts.user.as_secs_f64(),
         facts.system.as_secs_f64(),
@@ -136,7 +137,7 @@ fn write_facts(out: &mut String, facts: &RunFacts, samples: u64) -> fmt::Result 
     let expected = cpu.as_secs_f64() * f64::from(facts.hertz);
     writeln!(
         out,
-        "| samples | {} of about {expected:.0} expected, {} a second of CPU |",
+        "| samples | {} of about {expected:.0} expected, {} per second of CPU |",
         HumanCount(samples),
         facts.hertz
     )?;
@@ -163,13 +164,13 @@ fn write_facts(out: &mut String, facts: &RunFacts, samples: u64) -> fmt::Result 
             let taken = documents.saturating_add(changes);
             if taken > 0 {
                 let each = cpu.as_secs_f64() * 1e6 / taken as f64;
-                writeln!(out, "| cost | {each:.1} µs of docrow's CPU for a document or event |")?;
+                writeln!(out, "| cost | {each:.1} µs of docrow's CPU per document or event |")?;
             }
         }
-        None => writeln!(out, "| done | not known: it did not come to its end |")?,
+        None => writeln!(out, "| done | unknown: it did not finish |")?,
     }
     if let Some(peak) = facts.peak_memory {
-        let own = facts.own_memory.map(|own| format!(", about {} of it the profiler's", mebibytes(own)));
+        let own = facts.own_memory.map(|own| format!(", about {} of it for the profiler", mebibytes(own)));
         writeln!(out, "| peak memory | {}{} |", mebibytes(peak), own.unwrap_or_default())?;
     }
     Ok(())
@@ -182,7 +183,7 @@ fn write_stages(out: &mut String, facts: &RunFacts, stacks: &[SampledStack], sam
         *count = count.saturating_add(stack.samples);
     }
     let cpu = facts.user.saturating_add(facts.system).as_secs_f64();
-    writeln!(out, "\n## By stage\n\n| stage | share | CPU | what counts as it |\n|---|---:|---:|---|")?;
+    writeln!(out, "\n## By stage\n\n| stage | share | CPU | what it includes |\n|---|---:|---:|---|")?;
     for stage in ProfileStage::ALL {
         let part = of_stage.get(&stage).copied().unwrap_or(0) as f64 / samples as f64;
         writeln!(out, "| {stage} | {:.1} % | {:.2} s | {} |", 100.0 * part, part * cpu, stage.counts())?;
@@ -198,20 +199,17 @@ fn write_functions(out: &mut String, stacks: &[SampledStack], samples: u64) -> f
             *count = count.saturating_add(stack.samples);
         };
         add(&mut own, format!("{} | {}", stack.stage(), stack.innermost()));
-        // Once, however often it calls itself.
+        // Counted once, even if it calls itself.
         for name in stack.functions.iter().filter(|name| is_telling(name)).collect::<BTreeSet<_>>() {
             add(&mut total, format!("`{name}`"));
         }
     }
-    writeln!(
-        out,
-        "\n## Functions by what they did themselves\n\n| share | stage | function |\n|---:|---|---|"
-    )?;
+    writeln!(out, "\n## Functions by their own CPU time\n\n| share | stage | function |\n|---:|---|---|")?;
     write_top(out, own, samples)?;
     writeln!(
         out,
-        "\n## Functions with all that they called\n\nOf docrow, the drivers and RocksDB; not those of tokio, the allocator and the \
-         standard library.\n\n| share | function |\n|---:|---|"
+        "\n## Functions with all functions that they called\n\nThose of docrow, the drivers and RocksDB; \
+         without tokio, the allocator and the standard library.\n\n| share | function |\n|---:|---|"
     )?;
     write_top(out, total, samples)
 }
@@ -230,16 +228,19 @@ fn write_legend(out: &mut String, facts: &RunFacts, samples: u64) -> fmt::Result
     writeln!(
         out,
         "\n## How to read it\n\n\
-         - A sample is what one thread was doing when the process had used another {:.0} ms of CPU. Waiting uses none, and is not in here: \
-           {:.2} s of CPU in {:.2} s of wall time.\n\
-         - Chance alone moves a share of 10 % by ± {:.1} points with so many samples, one of 50 % by ± {:.1}.\n\
-         - A stack counts for the stage of its innermost function that has one; what serves anybody (libc, sockets, TLS, compression) counts for its caller. \
-           So does the kernel: its time is at the function that made the system call, or that first touched a page of memory.\n\
-         - A function has what the compiler inlined into it.\n\
-         - `a` for `b`: a did it for b, which called it, or called what called it. `[libc.so.6]` is a function of that file without a name: \
-           mostly `memmove`, `memcpy`, `memcmp`.\n\
-         - `flamegraph.svg` (open it in a browser; click to enlarge, ^F to search) has the same samples: the stage below, its stacks above, outer functions below inner ones. \
-           Functions that are the same in every stack (threads, tokio's tasks) are left out.",
+         - A sample shows what one thread was doing when the process had used another {:.0} ms of CPU. \
+         Waiting uses none, and is not included: {:.2} s of CPU in {:.2} s of wall time.\n\
+         - With this number of samples, chance alone moves a share of 10 % by ± {:.1} points one of 50 % by \
+         ± {:.1}.\n\
+         - A stack counts for the stage of its innermost function that has one; functions that serve any \
+         caller (libc, sockets, TLS, compression) count for their caller. So does the kernel: its time is \
+         attributed to the function that made the system call, or that first touched a page of memory.\n\
+         - A function includes what the compiler inlined into it.\n\
+         - `a` for `b`: a was called by b, directly or through other functions. `[libc.so.6]` is a function \
+         of that file without a name: mostly `memmove`, `memcpy`, `memcmp`.\n\
+         - `flamegraph.svg` (open it in a browser; click to enlarge, ^F to search) has the same samples: the \
+         stage at the bottom, its stacks above, outer functions below inner ones. Functions that are the \
+         same in every stack (threads, tokio's tasks) are left out.",
         1000.0 / f64::from(facts.hertz),
         facts.user.saturating_add(facts.system).as_secs_f64(),
         facts.wall.as_secs_f64(),
@@ -342,15 +343,16 @@ mod tests {
         for line in [
             "# docrow backfill: where its CPU time went",
             "| wall time | 2.00 s, on 2 cores |",
-            "| docrow's CPU time | 0.50 s: 0.40 s its own code, 0.10 s the kernel's for it; 25 % of one core |",
-            "| samples | 100 of about 100 expected, 199 a second of CPU |",
+            "| docrow's CPU time | 0.50 s: 0.40 s its own code, 0.10 s the kernel on its behalf; 25 % of one \
+             core |",
+            "| samples | 100 of about 100 expected, 199 per second of CPU |",
             "| copied | 20,000 documents as 780,000 rows: 10,000 documents/s, 390,000 rows/s over the whole time |",
             "| applied | 5,000 events of the change stream: 2,500 events/s over the whole time |",
-            "| cost | 20.0 µs of docrow's CPU for a document or event |",
-            "| peak memory | 100 MB, about 40 MB of it the profiler's |",
+            "| cost | 20.0 µs of docrow's CPU per document or event |",
+            "| peak memory | 100 MB, about 40 MB of it for the profiler |",
             "| 50.0 % | encode | `[libc.so.6]` for `docrow_mapping::mapping::walk::Walk::close` |",
             "| 25.0 % | read | `__libc_recv` for `mongodb::cursor::next<[u8; 4]>` |",
-            // Once a stack, though it calls itself.
+            // Once per stack, even if it calls itself.
             "| 50.0 % | `docrow_mapping::mapping::walk::Walk::close` |",
             "| 25.0 % | `docrow::source::snapshot::read` |",
         ] {
@@ -366,10 +368,10 @@ mod tests {
     fn what_is_not_known_is_not_made_up() {
         let unfinished = RunFacts { summary: None, peak_memory: None, exit_code: 4, ..facts() };
         let text = markdown(&unfinished, &[]);
-        assert!(text.contains("not known: it did not come to its end"), "{text}");
-        assert!(text.contains("exit code 4") && text.contains("There is no sample"), "{text}");
+        assert!(text.contains("unknown: it did not finish"), "{text}");
+        assert!(text.contains("exit code 4") && text.contains("There are no samples"), "{text}");
         assert!(!text.contains("peak memory") && !text.contains("By stage"), "{text}");
-        // Stripped: libraries have names still.
+        // Stripped: libraries still have names.
         let stripped = [stack(10, &["[docrow]", "[docrow]"]), stack(5, &["malloc", "[docrow]"])];
         let text = markdown(&facts(), &stripped);
         assert!(

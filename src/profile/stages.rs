@@ -1,39 +1,40 @@
 //! Which stage of docrow a sample belongs to. Pure.
 //!
-//! A stack is read from its innermost function outwards, and the first function that [`BY_PREFIX`] knows decides. What it
-//! does not know (the standard library, libc, TLS, compression, futures' combinators, tokio's sockets) works for whoever
-//! called it, and so does the kernel, which shows as libc's wrapper of the system call. The allocator alone has a stage
-//! of its own, whoever called it; the copying of bytes outside of it counts where it is called.
+//! A stack is read from its innermost function outwards, and the first function that [`BY_PREFIX`] knows
+//! decides. Unknown functions (the standard library, libc, TLS, compression, futures' combinators, tokio's
+//! sockets) work for their caller, and so does the kernel, which appears as libc's wrapper of the system
+//! call. Only the allocator has its own stage, regardless of its caller; copying bytes outside of it counts
+//! for the caller.
 
 use std::fmt;
 
-/// What docrow does with its CPU time.
+/// The stages of docrow's work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum ProfileStage {
-    /// Gets bytes from MongoDB.
+    /// Receives bytes from MongoDB.
     Read,
     /// Finds events and documents in them.
     Decode,
-    /// Decides which change goes where, and folds them into batches.
+    /// Decides which change goes where, and folds changes into batches.
     Route,
     /// Walks documents by their mapping.
     Map,
     /// Writes rows in PostgreSQL's format.
     Encode,
-    /// Gets rows to PostgreSQL.
+    /// Sends rows to PostgreSQL.
     Send,
     /// Keeps changes and positions in the state directory.
     Spool,
     /// Runs tasks, and waits.
     Runtime,
-    /// Gets and returns memory.
+    /// Allocates and frees memory.
     Allocation,
-    /// All the rest.
+    /// Everything else.
     Other,
 }
 
 impl ProfileStage {
-    /// All of them, along the way of the data.
+    /// All stages, in the order of the data flow.
     pub(super) const ALL: [Self; 10] = [
         Self::Read,
         Self::Decode,
@@ -47,23 +48,25 @@ impl ProfileStage {
         Self::Other,
     ];
 
-    /// What counts as it.
+    /// What it includes.
     pub(super) fn counts(self) -> &'static str {
         match self {
             Self::Read => {
                 "receiving from MongoDB: the driver, its sockets, TLS and decompression, `docrow::source`"
             }
-            Self::Decode => "taking replies apart: the `bson` crate, `docrow::source::event`",
+            Self::Decode => "parsing replies: the `bson` crate, `docrow::source::event`",
             Self::Route => "which change goes to which worker, folding, batches: `docrow::pipeline`, `model`",
-            Self::Map => "walking documents along their mapping: `docrow_mapping` but what encodes",
+            Self::Map => "walking documents by their mapping: `docrow_mapping` except encoding",
             Self::Encode => {
                 "rows in PostgreSQL's format: closing a row, `value`, `key_column`, `extra`, … of `docrow_mapping::mapping`"
             }
             Self::Send => "sending to PostgreSQL: `docrow::sink`, `tokio_postgres`, its sockets and TLS",
             Self::Spool => "the state directory: `docrow::checkpoint`, RocksDB",
             Self::Runtime => "tokio: scheduling, wake-ups, timers, channels, going to sleep",
-            Self::Allocation => "jemalloc and `malloc`, whoever calls them, with the kernel's part in it",
-            Self::Other => "logging, progress bars, start and end, and what none of the lines above claims",
+            Self::Allocation => {
+                "jemalloc and `malloc`, regardless of the caller, including the kernel's part"
+            }
+            Self::Other => "logging, progress bars, start and end, and everything else",
         }
     }
 }
@@ -85,7 +88,7 @@ impl fmt::Display for ProfileStage {
     }
 }
 
-/// The stage of the functions whose path begins so; of several the longest decides. `None`: of its caller's stage.
+/// The stage of functions whose path begins like this; the longest match decides. `None`: the caller's stage.
 const BY_PREFIX: &[(&str, Option<ProfileStage>)] = &[
     ("docrow::", Some(ProfileStage::Other)),
     ("docrow::checkpoint", Some(ProfileStage::Spool)),
@@ -125,7 +128,7 @@ const BY_PREFIX: &[(&str, Option<ProfileStage>)] = &[
     ("tracing_subscriber::", Some(ProfileStage::Other)),
     ("tokio::", Some(ProfileStage::Runtime)),
     ("mio::poll", Some(ProfileStage::Runtime)),
-    // Sockets and files are read and written for somebody.
+    // Sockets and files are read and written for a caller.
     ("tokio::fs", None),
     ("tokio::io", None),
     ("tokio::net", None),
@@ -145,7 +148,7 @@ const BY_PREFIX: &[(&str, Option<ProfileStage>)] = &[
     ("operator delete", Some(ProfileStage::Allocation)),
 ];
 
-/// The allocator's functions that have no telling prefix.
+/// The allocator's functions without a distinctive prefix.
 const ALLOCATORS: &[&str] = &[
     "malloc",
     "calloc",
@@ -163,7 +166,7 @@ const ALLOCATORS: &[&str] = &[
     "nallocx",
 ];
 
-/// The stage that `function` says its samples belong to, if it says one.
+/// The stage that `function` determines for its samples, if any.
 pub(super) fn stage_of(function: &str) -> Option<ProfileStage> {
     if ALLOCATORS.contains(&function) {
         return Some(ProfileStage::Allocation);
@@ -304,7 +307,7 @@ mod tests {
             stage(["[libc.so.6]", "malloc", "rocksdb::Arena::AllocateNewBlock"]),
             ProfileStage::Allocation
         );
-        // Not the allocator's: a name that only begins like one of its.
+        // Not the allocator's: only the beginning of the name is the same.
         assert_eq!(stage(["freeaddrinfo", "mongodb::client::Client::new"]), ProfileStage::Read);
     }
 
@@ -320,7 +323,7 @@ mod tests {
         }
     }
 
-    /// Whether docrow has what `path` names: modules, then what their file defines.
+    /// Whether docrow has what `path` names: modules, then an item in their file.
     fn is_of_the_source(path: &str) -> bool {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut folder =
@@ -342,11 +345,11 @@ mod tests {
         names.all(defines)
     }
 
-    /// A module that moves takes its prefix along, or its samples would count as its parent's.
+    /// If a module moves, its prefix must move along, or its samples would count as its parent's.
     #[test]
     fn every_prefix_of_docrow_is_of_its_source() {
         for (prefix, _) in BY_PREFIX.iter().filter(|(prefix, _)| prefix.starts_with("docrow")) {
-            assert!(is_of_the_source(prefix), "nothing of docrow is {prefix}");
+            assert!(is_of_the_source(prefix), "docrow has no {prefix}");
         }
         assert!(!is_of_the_source("docrow_mapping::mapping::nowhere"));
         assert!(!is_of_the_source("docrow_mapping::mapping::walk::Walk::nothing"));

@@ -1,9 +1,9 @@
-//! From addresses to the names of the functions there.
+//! Finds the names of the functions at addresses.
 //!
-//! A function is one that was compiled as such: what was inlined into it has its name. (The sampler counts equal stacks
-//! of such functions together and remembers the addresses of the first only, so more can't be told.) Names come
-//! from the executable's symbol table, which `strip --strip-debug` leaves in place and plain `strip` removes; its debug
-//! information has but the last part of a path. Libraries' names are found as for any backtrace.
+//! A function is a compiled one: functions inlined into it have its name. (The sampler merges equal stacks of
+//! such functions and keeps only the addresses of the first, so inlined ones can't be distinguished.) Names
+//! come from the executable's symbol table, which `strip --strip-debug` keeps and plain `strip` removes; its
+//! debug information has only the last part of a path. Libraries' names are found as for any backtrace.
 
 use std::{
     collections::HashMap,
@@ -17,7 +17,7 @@ use std::{
 use backtrace::SymbolName;
 use object::{Object, ObjectSegment, ObjectSymbol, ReadCache, SymbolKind};
 
-/// Finds names, each address once.
+/// Finds names, once per address.
 pub(super) struct SymbolNames {
     known: HashMap<u64, Rc<str>>,
     mappings: Vec<MappedFile>,
@@ -32,7 +32,7 @@ struct MappedFile {
     path: String,
 }
 
-/// The functions of the executable, by their addresses in its file's terms.
+/// The functions of the executable, by their addresses in the file.
 #[derive(Default)]
 struct SymbolTable {
     path: String,
@@ -42,15 +42,15 @@ struct SymbolTable {
 }
 
 impl SymbolNames {
-    /// Of this process, as it is now.
+    /// For this process, in its current state.
     pub(super) fn new() -> Self {
         let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
         let mappings = maps.lines().filter_map(MappedFile::read).collect();
         Self { known: HashMap::new(), mappings, executable: SymbolTable::read().unwrap_or_default() }
     }
 
-    /// The name of the function that has the instruction at `address`; where it has none, that of the file it is in, in
-    /// brackets.
+    /// The name of the function that contains the instruction at `address`; if it has none, that of the file,
+    /// in brackets.
     pub(super) fn name(&mut self, address: u64) -> Rc<str> {
         if let Some(name) = self.known.get(&address) {
             return name.clone();
@@ -68,9 +68,9 @@ impl SymbolNames {
 
 fn in_library(address: u64) -> Option<String> {
     let mut name = None;
-    // It takes one off, because it expects the address after a call.
+    // It subtracts one, because it expects the address after a call.
     let after = usize::try_from(address).ok()?.checked_add(1)?;
-    // Functions inlined there come first, the one that holds them all comes last.
+    // Functions inlined there come first, the one that contains them comes last.
     backtrace::resolve(ptr::without_provenance_mut(after), |symbol| name = symbol.name().map(tidy));
     name
 }
@@ -93,7 +93,7 @@ impl MappedFile {
 }
 
 impl SymbolTable {
-    /// Of the running executable. `None`: it is no file that can be read.
+    /// For the running executable. `None`: it is not a readable file.
     fn read() -> Option<Self> {
         let path = fs::read_link("/proc/self/exe").ok()?.to_str()?.to_owned();
         let cache = ReadCache::new(File::open("/proc/self/exe").ok()?);
@@ -125,7 +125,7 @@ impl SymbolTable {
     }
 }
 
-/// A name as people know it: an `async fn` is not its closure, and C++ is readable.
+/// A readable name: an `async fn` instead of its closure, and C++ demangled.
 fn tidy(name: SymbolName<'_>) -> String {
     let plain = format!("{name:#}").replace("::{{closure}}", "");
     unmangled(&plain).unwrap_or(plain)

@@ -1,10 +1,11 @@
-//! What nobody may be told, and where it comes from: URIs with their passwords, passwords by themselves, the key of masks.
+//! Secrets, and where they come from: URIs with their passwords, separate passwords, the mask key.
 //!
-//! A [`Secret`] finds no way into a log line by accident: its `Debug` hides it, and it has no `Display`. It comes from the
-//! environment or from a file, so that it never has to stand in the list of processes. Errors here name the file or the
-//! variable, never what is in it (G12). A file that everybody on the machine can read is warned of, once.
+//! A [`Secret`] can't get into a log line by accident: its `Debug` hides it, and it has no `Display`. It
+//! comes from the environment or from a file, so that it need never appear in the process list. Errors here
+//! name the file or the variable, never its content (G12). A file that every user of the machine can read is
+//! warned of, once.
 //!
-//! Certificates and keys, which are read from files too, are in [`pem`].
+//! Certificates and keys, which are also read from files, are in [`pem`].
 
 pub mod pem;
 
@@ -22,10 +23,10 @@ use serde::Deserialize;
 
 use crate::error::{Code, Error, Result};
 
-/// What an environment variable's name ends in that names a file to read the value from.
+/// The suffix of an environment variable's name that makes it name a file with the value.
 const FILE: &str = "_FILE";
 
-/// All that a password can't have in a URI: everything but RFC 3986's unreserved characters.
+/// All characters that a password can't contain in a URI: everything but RFC 3986's unreserved ones.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A text that is never shown.
@@ -39,12 +40,12 @@ impl Secret {
         &self.0
     }
 
-    /// Of a URI: whether it holds a password.
+    /// For a URI: whether it contains a password.
     pub fn has_password(&self) -> bool {
         split_user(&self.0).is_some_and(|(_, user, _)| user.contains(':')) || self.0.contains("password=")
     }
 
-    /// Of a URI: what it says besides user and password.
+    /// For a URI: its parts besides user and password.
     pub fn without_login(&self) -> (&str, &str) {
         match split_user(&self.0) {
             Some((scheme, _, rest)) => (scheme, rest),
@@ -52,13 +53,14 @@ impl Secret {
         }
     }
 
-    /// Of a URI that names a user: the same with this password, percent-encoded. Errors say what is wrong with the URI.
+    /// For a URI that names a user: the same with this password, percent-encoded. Errors say what is wrong
+    /// with the URI.
     pub fn with_password(&self, password: &Self) -> Result<Self, &'static str> {
-        let (scheme, user, rest) = split_user(&self.0).filter(|(_, user, _)| !user.is_empty()).ok_or(
-            "the URI names no user that the password could be of: write scheme://user@host/database",
-        )?;
+        let (scheme, user, rest) = split_user(&self.0)
+            .filter(|(_, user, _)| !user.is_empty())
+            .ok_or("the URI names no user for the password: write scheme://user@host/database")?;
         if self.has_password() {
-            return Err("the URI has a password of its own: take one of the two away");
+            return Err("the URI contains a password, too: remove one of the two");
         }
         let password = utf8_percent_encode(&password.0, RESERVED);
         Ok(Self(format!("{scheme}://{user}:{password}@{rest}")))
@@ -77,7 +79,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A URI's scheme, the user with what may follow its colon, and all behind the `@`.
+/// A URI's scheme, the user with what may follow its colon, and everything after the `@`.
 fn split_user(uri: &str) -> Option<(&str, &str, &str)> {
     let (scheme, rest) = uri.split_once("://")?;
     let authority = rest.find(['/', '?']).map_or(rest, |end| rest.get(..end).unwrap_or(rest));
@@ -85,17 +87,17 @@ fn split_user(uri: &str) -> Option<(&str, &str, &str)> {
     Some((scheme, user, rest.get(user.len() + 1..)?))
 }
 
-/// What an empty file means.
+/// The meaning of an empty file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EmptySecret {
-    /// That it was not filled: an error.
+    /// It was not filled: an error.
     IsWrong,
-    /// That there is no such secret: whoever hands files on may have to make one for each that there could be.
+    /// There is no such secret: some systems must create a file for every possible secret.
     IsNone,
 }
 
-/// The value of the environment variable `name`, or else what is in the file that `name` with `_FILE` names. None if
-/// neither is set, or the variable is empty. Errors: both are set, or there is no such file.
+/// The value of the environment variable `name`, or else the content of the file that `name` with `_FILE`
+/// names. None if neither is set, or the variable is empty. Errors: both are set, or there is no such file.
 pub fn from_environment(name: &str, empty: EmptySecret) -> Result<Option<Secret>> {
     let named = format!("{name}{FILE}");
     let get = |name: &str| match env::var(name) {
@@ -128,7 +130,7 @@ pub fn is_filed(name: &str) -> bool {
     env::var_os(format!("{name}{FILE}")).is_some_and(|path| !path.is_empty())
 }
 
-/// What is in a file, without the newline at its end. Errors: it can't be read, is empty, or is no text.
+/// The content of a file, without the newline at its end. Errors: it can't be read, is empty, or is no text.
 pub fn read(path: &Path) -> Result<Secret> {
     filled(path, read_text(path)?)
 }
@@ -159,7 +161,7 @@ fn read_bytes(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|e| Error::caused(Code::Secret, format!("read {}", path.display()), e))
 }
 
-/// Warns, once for each file, if everybody can read it.
+/// Warns, once for each file, if every user can read it.
 pub fn warn_if_open(path: &Path) {
     static WARNED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
     if !is_open(path).unwrap_or(false) {
@@ -174,7 +176,7 @@ pub fn warn_if_open(path: &Path) {
     }
 }
 
-/// Whether everybody can read a file: it lets them, and so does every folder above it.
+/// Whether every user can read a file: its mode permits it, and so does every folder above it.
 fn is_open(path: &Path) -> io::Result<bool> {
     let path = path.canonicalize()?;
     let lets =
@@ -203,7 +205,7 @@ mod tests {
         );
         assert_eq!(with("mongodb+srv://u%40x@h/?a=@", "-._~").unwrap(), "mongodb+srv://u%40x:-._~@h/?a=@");
         for uri in ["mongodb://u:p@h/", "postgresql://u@h/x?password=p"] {
-            assert!(with(uri, "p").unwrap_err().contains("a password of its own"), "{uri}");
+            assert!(with(uri, "p").unwrap_err().contains("contains a password"), "{uri}");
         }
         for uri in ["mongodb://h/", "mongodb://@h/", "mongodb://h/x@y", "nonsense", ""] {
             assert!(with(uri, "p").unwrap_err().contains("names no user"), "{uri}");

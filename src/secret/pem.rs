@@ -1,5 +1,5 @@
-//! Certificates and private keys in files, in PEM form, for both servers. What is wrong with a file is said in words,
-//! with the URI's option that names it; nothing of its contents is.
+//! Certificates and private keys in PEM files, for both servers. Errors say what is wrong with a file, with
+//! the URI's option that names it, but nothing of its content.
 
 use std::path::Path;
 
@@ -29,8 +29,8 @@ pub fn private_key(option: &str, path: &Path) -> Result<PrivateKeyDer<'static>> 
     let bytes = read_bytes(path).map_err(|e| e.within(option).with_code(Code::TlsFile))?;
     // "BEGIN ENCRYPTED PRIVATE KEY", or of old, in a header of the key, "Proc-Type: 4,ENCRYPTED".
     if bytes.windows(9).any(|text| text == b"ENCRYPTED") {
-        let advice = "holds an encrypted key, and nobody is there to type its passphrase: decrypt it with `openssl pkey \
-                      -in FILE -out KEY`, and protect the file by its permissions";
+        let advice = "holds an encrypted key, but docrow can't ask for its passphrase: decrypt it with \
+            `openssl pkey -in FILE -out KEY`, and protect the file by its permissions";
         return Err(wrong(option, path, advice));
     }
     let key = PrivateKeyDer::from_pem_slice(&bytes)
@@ -39,8 +39,8 @@ pub fn private_key(option: &str, path: &Path) -> Result<PrivateKeyDer<'static>> 
     Ok(key)
 }
 
-/// A certificate, with its intermediates, and its private key, each by the option and the file that it names. Errors: the
-/// key is not the certificate's, or as above.
+/// A certificate, with its intermediates, and its private key, each by the option and the file that it names.
+/// Errors: the key does not belong to the certificate, or as above.
 pub fn identity(
     (certificate_option, certificate): (&str, &Path),
     (key_option, key): (&str, &Path),
@@ -54,7 +54,7 @@ pub fn identity(
                     format!("holds a key that is not that of the certificate in {}", certificate.display());
                 wrong(key_option, key, &of)
             }
-            _ => wrong(key_option, key, "holds a key of a kind that TLS has no use for"),
+            _ => wrong(key_option, key, "holds a kind of key that TLS does not use"),
         },
     )?;
     Ok((chain, private))
@@ -70,7 +70,7 @@ mod tests {
 
     use super::*;
 
-    /// G12: nothing of a file is told.
+    /// G12: nothing of a file's content is shown.
     #[test]
     fn says_what_is_wrong_with_a_file() {
         let folder = tempfile::tempdir().unwrap();

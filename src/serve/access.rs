@@ -1,11 +1,11 @@
-//! Who may look.
+//! Access control.
 //!
-//! With a token: whoever brings it along, as `Authorization: Bearer`, or, for a browser, once as `/?token=`, for which it
-//! gets a cookie that is made from the token but is not the token. What is brought is compared in constant time: both sides
-//! are hashed, and the hashes compared by a function made for it.
+//! With a token: a client that sends it as `Authorization: Bearer`, or, for a browser, once as `/?token=`. A
+//! browser then gets a cookie that is derived from the token but is not the token. Comparisons take constant
+//! time: both sides are hashed, and a constant-time function compares the hashes.
 //!
-//! Without a token: this machine only, which is what the address is for. A page of somebody else's in a browser on this
-//! machine can't read answers either, also if its host's name has been made to resolve to this machine: such a request
+//! Without a token: only this machine, because the address is local. A page of another origin in a browser on
+//! this machine can't read responses either, even if its host's name resolves to this machine: such a request
 //! names that host.
 
 use std::net::IpAddr;
@@ -20,26 +20,26 @@ use sha2::Sha256;
 
 use crate::config::ServeConfig;
 
-/// What a request is answered with.
+/// The response to a request.
 pub(super) enum AccessDecision {
-    /// What it asks for.
+    /// The requested resource.
     Granted,
     /// This cookie.
     Introduced(HeaderValue),
-    /// That it needs a token.
+    /// An error: a token is needed.
     Refused,
-    /// That it must come from this machine.
+    /// An error: the request must come from this machine.
     Foreign,
 }
 
-/// Decides who may look.
+/// Decides about access.
 pub(super) struct AccessControl(Option<TokenKey>);
 
 struct TokenKey {
     token: Vec<u8>,
-    /// What a browser that knew the token brings along.
+    /// The cookie of a browser that sent the token.
     cookie: String,
-    /// What it calls that. Cookies are the same for all ports of a host.
+    /// Its name. All ports of a host share cookies.
     cookie_name: String,
 }
 
@@ -103,13 +103,13 @@ fn mac(key: &[u8], text: &[u8]) -> Hmac<Sha256> {
     Hmac::new_from_slice(key).expect("HMAC takes keys of any length").chain_update(text)
 }
 
-/// In constant time, but for the lengths' hashing.
+/// In constant time, except for hashing inputs of different lengths.
 fn are_same(given: &[u8], secret: &[u8]) -> bool {
     let key = b"docrow compares";
     mac(key, given).verify(&mac(key, secret).finalize().into_bytes()).is_ok()
 }
 
-/// Whether the request names this machine. One that names none is no browser's.
+/// Whether the request names this machine. A request without a host does not come from a browser.
 fn is_local(headers: &HeaderMap) -> bool {
     let Some(host) = headers.get(header::HOST) else { return true };
     let Some(authority) = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()) else {

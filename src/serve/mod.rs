@@ -1,8 +1,8 @@
-//! HTTP: the dashboard, the status as JSON, the metrics, and the probes of whoever supervises the process.
+//! HTTP: the dashboard, the status as JSON, the metrics, and the probes for a supervisor of the process.
 //!
-//! It runs beside the pipeline, on the runtime's other threads, and only looks: nothing that is asked here changes
-//! anything, and the pipeline waits for none of it. Who may look is decided in [`access`]; the probes are for everybody, and
-//! say nothing that is not in their status code but where the process stands.
+//! It runs beside the pipeline, on the runtime's other threads, and only reads: no request changes anything,
+//! and the pipeline waits for none. [`access`] decides who may look; the probes are open to everyone, and
+//! reveal only whether the process is well and its stage.
 
 mod access;
 mod page;
@@ -41,15 +41,16 @@ use crate::{
     status::{Status, StatusGatherer},
 };
 
-/// A document is as good as new for so long, however many ask for it.
+/// How long a document stays fresh, however many clients ask for it.
 const FRESH: Duration = Duration::from_millis(900);
-/// Who asked for a document since then has a page open.
+/// A client that asked for a document within this time has a page open.
 const WATCHED: Duration = Duration::from_secs(5);
-/// How long a process that ends waits for open pages to ask once more, so that they can say that it has, and why.
+/// How long an ending process waits for open pages to ask once more, so that they can show that it has ended,
+/// and why.
 const FAREWELL: Duration = Duration::from_millis(2500);
-/// How long answers that are under way hold up the end.
+/// How long responses in progress delay the end.
 const DRAINED: Duration = Duration::from_secs(1);
-/// The pipeline's task gives a sign every second. It may open a large state directory meanwhile.
+/// The pipeline's task gives a sign of life every second. It may open a large state directory meanwhile.
 const WEDGED: Duration = Duration::from_secs(60);
 
 const JSON: &str = "application/json";
@@ -58,8 +59,9 @@ const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Does the work, and meanwhile serves what the configuration says.
 ///
-/// Errors: those of the work; and that somebody asked for an address that can't be had. The default one is nobody's wish: if
-/// it is taken, by a second pipeline on the same machine say, replication goes on without it.
+/// Errors: those of the work; and a configured address that is not available. The default address was not
+/// requested: if it is in use, for example by a second pipeline on the same machine, replication continues
+/// without it.
 pub async fn beside<T>(
     config: &Config,
     target: &Target,
@@ -88,12 +90,12 @@ pub async fn beside<T>(
     vitals.enter(Stage::Ended, finished.as_ref().err().map(Error::coded));
     hub.take_leave().await;
     end.request();
-    // Whoever asks so slowly is cut off.
+    // A client that sends its request too slowly is cut off.
     let _ = timeout(DRAINED, serving.join_next()).await;
     finished
 }
 
-/// `None`: the default address is taken.
+/// `None`: the default address is in use.
 async fn bind(serve: &ServeConfig) -> Result<Option<TcpListener>> {
     let address = serve.address;
     match TcpListener::bind(address).await {
@@ -103,8 +105,8 @@ async fn bind(serve: &ServeConfig) -> Result<Option<TcpListener>> {
             Ok(Some(listener))
         }
         Err(error) if serve.is_default => {
-            let advice = "write another address, or \"\", as serve.listen";
-            tracing::warn!("no dashboard, no metrics: {address} can't be listened on: {error}: {advice}");
+            let advice = "set serve.listen to another address, or to \"\"";
+            tracing::warn!("no dashboard, no metrics: docrow can't listen on {address}: {error}: {advice}");
             Ok(None)
         }
         Err(error) => Err(unbound(serve, error)),
@@ -115,19 +117,19 @@ fn unbound(serve: &ServeConfig, error: io::Error) -> Error {
     let advice = "choose another address, or \"\" to serve nothing";
     Error::caused(
         Code::ListenAddress,
-        format!("serve.listen: {} can't be listened on, {advice}", serve.address),
+        format!("serve.listen: docrow can't listen on {}, {advice}", serve.address),
         error,
     )
 }
 
-/// What all answers share.
+/// State that all responses share.
 struct ServeState {
     vitals: Arc<Vitals>,
     access: AccessControl,
     cache: Mutex<StatusCache>,
-    /// When the status was last asked for.
+    /// When the status was last requested.
     asked: StdMutex<Option<Instant>>,
-    /// That somebody was told how it ended.
+    /// Whether a client has been sent the final status.
     told: Notify,
 }
 
@@ -159,7 +161,7 @@ impl ServeState {
     async fn take_leave(&self) {
         let asked = *self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         if asked.is_some_and(|at| at.elapsed() < WATCHED) {
-            // If it does not, it is not told.
+            // If it does not ask, it does not learn of the end.
             let _ = timeout(FAREWELL, self.told.notified()).await;
         }
     }
@@ -183,7 +185,7 @@ fn router(hub: Arc<ServeState>) -> Router {
         .with_state(hub)
 }
 
-/// Lets in whoever may look.
+/// Checks access.
 async fn guard(State(hub): State<Arc<ServeState>>, request: Request, next: Next) -> Response {
     match hub.access.admit(request.uri(), request.headers()) {
         AccessDecision::Granted => next.run(request).await,
@@ -196,13 +198,13 @@ async fn guard(State(hub): State<Arc<ServeState>>, request: Request, next: Next)
             .into_response(),
         AccessDecision::Foreign => (
             StatusCode::FORBIDDEN,
-            "without a token ([serve] token) this is for this machine only: ask for it as localhost\n",
+            "without a token ([serve] token) only this machine has access: request it as localhost\n",
         )
             .into_response(),
     }
 }
 
-/// What is told is of this moment, and for nobody else.
+/// Responses are valid for this moment, and for this client only.
 async fn with_care(mut response: Response) -> Response {
     let headers = response.headers_mut();
     for (name, value) in [
@@ -223,13 +225,13 @@ async fn status(State(hub): State<Arc<ServeState>>) -> Response {
     }
 }
 
-/// What the charts show.
+/// The charts' data.
 #[derive(Serialize)]
 struct ChartHistory {
     points: Vec<ChartPoint>,
 }
 
-/// What is known already need not be told again.
+/// The client already knows older points.
 #[derive(Deserialize)]
 struct SinceQuery {
     #[serde(default)]
@@ -251,7 +253,7 @@ async fn render() -> Response {
     ([(header::CONTENT_TYPE, EXPOSITION)], metrics::render()).into_response()
 }
 
-/// Whether the process is alive: that is, whether the task that the pipeline runs in goes on.
+/// Whether the process is alive, that is, whether the pipeline's task makes progress.
 async fn healthz(State(hub): State<Arc<ServeState>>) -> (StatusCode, String) {
     pulse(hub.vitals.stage().0, hub.vitals.silence())
 }
@@ -259,13 +261,13 @@ async fn healthz(State(hub): State<Arc<ServeState>>) -> (StatusCode, String) {
 fn pulse(stage: Stage, silence: Duration) -> (StatusCode, String) {
     let is_beating = !matches!(stage, Stage::Starting | Stage::Ended);
     if is_beating && silence > WEDGED {
-        let words = format!("the pipeline has not moved for {} s\n", silence.as_secs());
+        let words = format!("the pipeline has made no progress for {} s\n", silence.as_secs());
         return (StatusCode::SERVICE_UNAVAILABLE, words);
     }
     (StatusCode::OK, "alive\n".to_owned())
 }
 
-/// Whether it is ready, as [`Vitals::unready`] has it.
+/// Whether it is ready, as defined by [`Vitals::unready`].
 async fn readyz(State(hub): State<Arc<ServeState>>) -> (StatusCode, String) {
     match hub.vitals.unready() {
         None => (StatusCode::OK, "live\n".to_owned()),
@@ -289,6 +291,6 @@ mod tests {
     fn a_pipeline_that_does_not_move_is_not_alive() {
         let alive = |stage, seconds| pulse(stage, Duration::from_secs(seconds)).0.is_success();
         assert!(alive(Stage::Live, 59) && !alive(Stage::Live, 61) && !alive(Stage::Retrying, 600));
-        assert!(alive(Stage::Starting, 600), "it has not begun to");
+        assert!(alive(Stage::Starting, 600), "it has not started yet");
     }
 }

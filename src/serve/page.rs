@@ -1,5 +1,5 @@
-//! The dashboard: one page with all it needs, and what a browser is told about it: nothing from elsewhere, and no script
-//! or style but those that are in it, known by their hashes.
+//! The dashboard: one self-contained page, and its security headers: no external resources, and no script or
+//! style except those in the page, identified by their hashes.
 
 use std::sync::LazyLock;
 
@@ -25,7 +25,7 @@ pub(super) async fn page() -> Response {
     ([(header::CONTENT_SECURITY_POLICY, POLICY.as_str())], Html(PAGE)).into_response()
 }
 
-/// Of what stands between the page's only tags of this name.
+/// The content of the page's only element with this tag.
 fn hash(tag: &str) -> String {
     let inside =
         PAGE.split_once(&format!("<{tag}>")).and_then(|(_, rest)| rest.split_once(&format!("</{tag}>")));
@@ -37,7 +37,7 @@ fn hash(tag: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Issue: one self-contained page, no outside resources.
+    /// Issue: one self-contained page, no external resources.
     #[test]
     fn the_page_needs_nothing_else() {
         for tag in ["script", "style"] {
@@ -56,7 +56,7 @@ mod tests {
             "insertAdjacent",
             "eval(",
         ] {
-            // The namespace of SVG is a name, nothing that is fetched.
+            // The namespace of SVG is only a name; nothing is fetched from it.
             let text = PAGE.replace("http://www.w3.org/2000/svg", "");
             assert!(!text.contains(banned), "{banned}");
         }

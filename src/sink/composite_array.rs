@@ -1,4 +1,4 @@
-//! Arrays in PostgreSQL's binary format, made of elements that are already encoded, and raw values read back.
+//! Arrays in PostgreSQL's binary format, composed of encoded elements, and raw values read back.
 //!
 //! Header (`src/backend/utils/adt/arrayfuncs.c`, `array_recv`): number of dimensions, flags, the elements'
 //! type OID, then for each dimension its length and lower bound, all `i32`. Elements follow, each an `i32`
@@ -11,12 +11,12 @@ use tokio_postgres::types::{FromSql, IsNull, Kind, ToSql, Type, to_sql_checked};
 
 use crate::mapping::TableRows;
 
-/// Encoded key values: for each its `i32` length and its bytes, as the elements of a binary array.
+/// Encoded key values: for each its `i32` length and its bytes, as in the elements of a binary array.
 #[derive(Debug, Default, Clone)]
 pub struct Keys {
     /// The keys, one after the other.
     pub bytes: BytesMut,
-    /// How many there are.
+    /// Their number.
     pub count: usize,
 }
 
@@ -55,14 +55,14 @@ impl Keys {
         self.count == 0
     }
 
-    /// Forgets the keys, keeps the memory.
+    /// Removes all keys, and keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.count = 0;
     }
 }
 
-/// An array parameter, of encoded elements. Its `Debug` shows no value, for the driver may log it.
+/// An array parameter of encoded elements. Its `Debug` shows no values, because the driver may log it.
 #[derive(Clone, Copy)]
 pub(super) struct CompositeArray<'a> {
     bytes: &'a [u8],
@@ -80,7 +80,7 @@ impl<'a> CompositeArray<'a> {
         Self { bytes: &rows.bytes, count: rows.count }
     }
 
-    /// How many elements there are.
+    /// The number of elements.
     pub(super) fn count(&self) -> usize {
         self.count
     }

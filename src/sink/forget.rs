@@ -1,8 +1,9 @@
-//! Forgetting a collection that is no longer followed: all that docrow has stored about it, and, if wanted, its tables.
+//! Forgets a collection that is no longer followed: deletes everything that docrow has stored about it, and,
+//! if requested, its tables.
 //!
-//! This is asked for by a person, whether or not the pipeline is being run: whoever runs it has noted that it follows the
-//! collection no longer, and so writes nothing of it. That is looked at in the very transaction. Should it be included again
-//! later, it is new.
+//! An operator requests this, whether or not a process runs the pipeline: that process has recorded that it
+//! no longer follows the collection, and so writes nothing for it, which is checked in the same transaction.
+//! If the collection is included again later, it is new.
 
 use tokio_postgres::Transaction;
 
@@ -21,11 +22,11 @@ use crate::error::{Code, Error, Result};
 pub struct ForgettableCollection {
     /// `database.collection`.
     pub name: String,
-    /// Whether it is followed: it is included, and it was there when that was last looked at.
+    /// Whether it is followed: it is included, and it existed at the last check.
     pub is_followed: bool,
 }
 
-/// What people need to have collections forgotten.
+/// A session to forget collections.
 #[derive(Debug)]
 pub struct ForgetSession {
     session: Session,
@@ -33,7 +34,7 @@ pub struct ForgetSession {
 }
 
 impl ForgetSession {
-    /// Opens it; `None` where docrow has never written to the target.
+    /// Opens it; `None` if docrow has never written to the target.
     pub async fn open(target: &Target) -> Result<Option<Self>> {
         let session = schema::open(target).await?;
         Ok(session.map(|session| Self { session, target: target.clone() }))
@@ -51,8 +52,9 @@ impl ForgetSession {
         rows.iter().map(known).collect::<Result<_, _>>().map_err(fail)
     }
 
-    /// Forgets one, and says which tables were its. Errors: it is followed; something of somebody's depends on a table that
-    /// is to be dropped, or somebody has a lock on one ([`Code::TargetLocked`]): to be tried again.
+    /// Forgets a collection, and returns the names of its tables. Errors: it is still followed; an object that is
+    /// not docrow's depends on a table to be dropped, or another session has a lock on one
+    /// ([`Code::TargetLocked`]): retry.
     pub async fn forget(&mut self, collection: &str, tables: TableFate) -> Result<Vec<String>> {
         let doing = format!("forget {collection}");
         let fail = |e| sqlstate::error(&*doing, &e);
@@ -64,8 +66,8 @@ impl ForgetSession {
     }
 }
 
-/// Whoever runs the pipeline notes that it follows a collection again before it writes anything of it, and waits for this
-/// transaction then.
+/// The process that runs the pipeline records that it follows a collection again before it writes anything
+/// for it, and then waits for this transaction.
 async fn require_unfollowed(transaction: &Transaction<'_>, target: &Target, collection: &str) -> Result<()> {
     let fail = |e| sqlstate::error(format!("forget {collection}"), &e);
     let question =
@@ -79,9 +81,9 @@ async fn require_unfollowed(transaction: &Transaction<'_>, target: &Target, coll
     Ok(())
 }
 
-/// That a collection can't be forgotten yet, and how it can.
+/// The error that a collection can't be forgotten yet, with how it can.
 pub fn still_followed(collection: &str) -> Error {
-    let advice = "take it out of include, have docrow run read that (systemctl reload docrow, or SIGHUP; or start it \
-        again), and then forget it";
-    Error::new(Code::StillFollowed, format!("forget {collection}: it is followed: {advice}"))
+    let advice = "remove it from include, reload docrow run (systemctl reload docrow, or SIGHUP) or restart \
+        it, and then forget it";
+    Error::new(Code::StillFollowed, format!("forget {collection}: it is still followed: {advice}"))
 }

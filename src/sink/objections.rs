@@ -8,10 +8,10 @@ use crate::{error::Code, roles};
 /// The oldest server that is supported, as in `server_version_num`.
 const OLDEST: i32 = 130_000;
 
-/// Something that stands in the way.
+/// An obstacle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetObjection {
-    /// Which error it is.
+    /// Its error code.
     pub code: Code,
     /// What is wrong.
     pub what: String,
@@ -19,12 +19,12 @@ pub struct TargetObjection {
     pub remedy: TargetRemedy,
 }
 
-/// What is to be done.
+/// How to remove an obstacle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TargetRemedy {
     /// In words.
     Words(String),
-    /// To run this statement, as somebody who may.
+    /// By running this statement as a privileged user.
     Statement(String),
 }
 
@@ -83,7 +83,7 @@ impl TargetFacts {
         })
     }
 
-    /// What stands in the way of writing, and what to do about it.
+    /// The obstacles to writing, and how to remove them.
     pub(super) fn judge(&self, schema: &str) -> Vec<TargetObjection> {
         let mut objections = self.judge_server();
         if self.read_only {
@@ -97,7 +97,7 @@ impl TargetFacts {
         objections
     }
 
-    /// What stands in the way of anything.
+    /// The obstacles to any use.
     pub(super) fn judge_server(&self) -> Vec<TargetObjection> {
         let Self { version_name, encoding, .. } = self;
         let database = quote(&self.database);

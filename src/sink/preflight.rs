@@ -1,7 +1,7 @@
-//! Whether the target will do, asked before anything is written to it.
+//! Checks whether the target is suitable, before anything is written to it.
 //!
-//! [`preflight`] is for a run, and says the first thing that is wrong; [`inspect`] is for a person, and says all of them.
-//! Both ask the same question, so that what the one lets pass the other does.
+//! [`preflight`] is for a run, and reports the first problem; [`inspect`] is for the check, and reports all
+//! of them. Both run the same query, so that they agree.
 
 use tokio_postgres::{Error as PgError, SimpleQueryMessage, error::SqlState};
 
@@ -21,8 +21,8 @@ use crate::{
     },
 };
 
-/// A NULL privilege is that on a schema which does not exist. `docrow.enter` can be called by everybody unless somebody
-/// saw to it.
+/// A NULL privilege belongs to a schema that does not exist. All users can call `docrow.enter` unless that
+/// was revoked.
 const QUESTION: &str = "SELECT current_setting('server_version_num')::int, current_setting('server_version'), \
     current_setting('server_encoding'), current_setting('transaction_read_only')::bool, \
     current_user::text, current_database()::text, \
@@ -38,38 +38,38 @@ const QUESTION: &str = "SELECT current_setting('server_version_num')::int, curre
     (SELECT coalesce(bool_and(has_function_privilege(p.oid, 'EXECUTE')), true) \
      FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'docrow')";
 
-/// What is to be known of a target.
+/// The facts about a target.
 #[derive(Debug)]
 pub struct TargetInspection {
     /// The server's version, in words.
     pub version: String,
-    /// Who docrow is there.
+    /// docrow's user.
     pub user: String,
-    /// In which database.
+    /// Its database.
     pub database: String,
-    /// What stands in the way.
+    /// The obstacles.
     pub objections: Vec<TargetObjection>,
     /// Whether docrow has ever written to this database.
     pub is_known: bool,
-    /// Who runs the pipeline; `None`: this user may not look.
+    /// The process that runs the pipeline; `None`: this user may not see it.
     pub runner: Option<PipelineRunner>,
     /// How many sessions more could be opened by this user.
     pub sessions_left: i64,
 }
 
-/// What is to be done with a target.
+/// The intended use of a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Intent {
-    /// Tables are made and written.
+    /// Tables are created and written.
     Write,
     /// Nothing is changed.
     Look,
 }
 
-/// Checks that sessions are sessions, version, encoding, and to [write](Intent::Write) that it can be written to, and the
-/// privileges to create what docrow creates. Errors of [`Kind::TargetRefused`](crate::error::Kind), saying what to do, with
-/// the very GRANT where one is missing. Writes nothing. Returns what it is, for people: `PostgreSQL 16.2 at db:5432,
-/// database warehouse`.
+/// Checks that sessions are sessions, version, encoding, and, to [write](Intent::Write), that the target can
+/// be written to, and the privileges to create what docrow creates. Errors of
+/// [`Kind::TargetRefused`](crate::error::Kind), with what to do, and with the exact GRANT if one is missing.
+/// Writes nothing. Returns a description for people: `PostgreSQL 16.2 at db:5432, database warehouse`.
 pub async fn preflight(session: &Session, target: &Target, intent: Intent) -> Result<String> {
     let found = found(session, target).await?;
     let objections = match intent {
@@ -87,17 +87,17 @@ pub async fn preflight(session: &Session, target: &Target, intent: Intent) -> Re
     }
 }
 
-/// The same, and all that stands in the way at once.
+/// The same, with all obstacles at once.
 pub async fn inspect(session: &Session, target: &Target) -> Result<TargetInspection> {
     let found = found(session, target).await?;
     let objections = found.judge(target.schema());
-    // Without the privileges even to look there is an error.
+    // Without the privilege to look, the result is an error.
     let is_known = match found.docrow {
         Some(true) if found.bookkeeping => schema::extent(session).await? != SchemaState::Missing,
         there => there.is_some(),
     };
     let runner = match is_known {
-        // It takes less to look than to write.
+        // Reading requires less than writing.
         true => match runner::runner(session, target.pipeline()).await {
             Err(error) if error.kind() == Kind::TargetRefused => None,
             runner => Some(runner?),
@@ -115,14 +115,15 @@ pub async fn inspect(session: &Session, target: &Target) -> Result<TargetInspect
     })
 }
 
-/// The GRANT that lets docrow connect, if that is what a refusal to connect lacks.
+/// The GRANT that lets docrow connect, if its lack is the reason for a refused connection.
 pub fn grant_to_connect(target: &Target, refusal: &Error) -> Option<String> {
     let (user, database) = target.user_and_database()?;
     let lacks = refusal.kind() == Kind::TargetRefused && refusal.to_string().contains("(SQLSTATE 42501)");
     lacks.then(|| roles::grant_connect(&quote(&database), &quote(&user)))
 }
 
-/// What the server, the database and the role allow. Of other users' sessions their number is all that everybody sees.
+/// The limits of the server, the database and the role. For other users' sessions, everyone can see only
+/// their number.
 async fn sessions_left(session: &Session) -> Result<i64> {
     let question = "SELECT least( \
             current_setting('max_connections')::bigint - current_setting('superuser_reserved_connections')::bigint \
@@ -139,7 +140,7 @@ async fn sessions_left(session: &Session) -> Result<i64> {
 
 async fn found(session: &Session, target: &Target) -> Result<TargetFacts> {
     let fail = |e| sqlstate::error("check the target", &e);
-    // First, for there even a question with a parameter may go wrong.
+    // This comes first, because with a pooler even a query with a parameter may fail.
     if is_pooled(session, target).await.map_err(fail)? {
         let (address, advice) = (target.address(), sqlstate::POOLED);
         let what = format!("a pooler at {address} gives docrow's statements to different sessions");
@@ -149,14 +150,15 @@ async fn found(session: &Session, target: &Target) -> Result<TargetFacts> {
     TargetFacts::read(&row).map_err(fail)
 }
 
-/// Whether the statements of one session are carried out by several server processes, or those of two sessions by one: a
-/// pool in transaction or statement mode, whatever it is called. Another session takes a process meanwhile, and keeps it:
-/// a pool that would always give the last one, or the next one in turn, has to give a second one then.
+/// Whether several server processes execute the statements of one session, or one process those of two: a
+/// pool in transaction or statement mode, whatever it is called. Another session occupies a process
+/// meanwhile: a pool that always assigns the last process, or the next one in turn, must then assign a second
+/// one.
 async fn is_pooled(session: &Session, target: &Target) -> Result<bool, PgError> {
     const ASK: &str = "SELECT pg_catalog.pg_backend_pid()";
     let first = process(session, ASK).await?;
     let mut seen = vec![process(session, ASK).await?];
-    // Where there is no second session to be had, that is said elsewhere.
+    // If no second session is available, another check reports that.
     if let Ok(other) = target.connect().await {
         let taken = match process(&other, &format!("BEGIN; {ASK}")).await {
             // In statement mode there are no transactions.
@@ -171,7 +173,7 @@ async fn is_pooled(session: &Session, target: &Target) -> Result<bool, PgError> 
     Ok(seen.iter().any(|process| *process != first))
 }
 
-/// The number of the server's process that carries out `statement`, which is not prepared.
+/// The id of the server process that executes `statement`, which is not prepared.
 async fn process(session: &Session, statement: &str) -> Result<Option<String>, PgError> {
     let answer = session.client.simple_query(statement).await?;
     Ok(answer.iter().find_map(|message| match message {

@@ -1,6 +1,6 @@
-//! Asking the server, and how long an answer is waited for. Everything that is awaited of the driver is awaited here, and
-//! `tests/it/tidy.rs` holds the other files to it: the driver itself waits for ever for the answer of a connection that is
-//! frozen, where nothing is refused and nothing arrives.
+//! Requests to the server, and how long to wait for an answer. Everything that awaits the driver does so
+//! here, which `tests/it/tidy.rs` enforces for the other files: the driver itself waits forever for the
+//! answer on a frozen connection, where nothing is refused and nothing arrives.
 //!
 //! # Silent or slow
 //!
@@ -10,9 +10,9 @@
 //! is waited for, and asked again after another half. If it does not, or gives no answer to that either, there is the other half
 //! for an answer that is on its way, and then the connection is given up: [`SilenceCause`].
 //!
-//! A majority read also "works" while it waits for a majority that is not there. So the time up to which a majority has
-//! everything is looked at, too: if that does not move from one look to the next, though there is more to come to, the
-//! request is given up.
+//! A majority read also "works" while it waits for a majority that is not there. So docrow also looks at the
+//! time up to which a majority has everything: if that does not move from one check to the next, although
+//! there is more to replicate, docrow gives the request up.
 //!
 //! The deadline is one for each reply, not for a scan: as long as replies come, it may take all day. It is kept in the
 //! [`ReplyCursor`], not in a future, so that whoever drops `next()` every second and calls it again does not wait for ever.
@@ -37,14 +37,14 @@ use super::{
 };
 use crate::error::Code;
 
-/// How the replies of a cursor are to be.
+/// Options for the replies of a cursor.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReplyOptions {
-    /// How many documents one has at most.
+    /// The maximum number of documents in a reply.
     pub(super) documents: u32,
-    /// How long the server waits for the first document, where it waits.
+    /// How long the server waits for the first document, if it waits.
     pub(super) wait: Option<Duration>,
-    /// Whether they must be the primary's, wherever reads go to.
+    /// Whether they must come from the primary, wherever reads go.
     pub(super) of_primary: bool,
 }
 
@@ -55,7 +55,7 @@ impl Default for ReplyOptions {
     }
 }
 
-/// A cursor whose replies are handed on unread.
+/// A cursor whose replies are passed on unparsed.
 pub(super) struct ReplyCursor {
     source: Source,
     request: SourceRequest,
@@ -63,9 +63,9 @@ pub(super) struct ReplyCursor {
     waiting: AnswerWait,
 }
 
-/// What the server is at.
+/// What the server is doing.
 enum ServerLook {
-    /// It works at the request. Up to when a majority has everything, if there is more to come to.
+    /// It is working on the request. Up to when a majority has everything, if there is more to replicate.
     Working(Option<Timestamp>),
     NotWorking,
 }
@@ -121,7 +121,7 @@ impl Source {
         Ok(ReplyCursor { source: self.clone(), request: request.clone(), cursor, waiting })
     }
 
-    /// The same, with replies as large as they can be.
+    /// The same, with replies as large as possible.
     pub(super) async fn cursor(
         &self,
         request: &SourceRequest,
@@ -131,7 +131,7 @@ impl Source {
         self.open_cursor(request, database, command, ReplyOptions::default()).await
     }
 
-    /// All documents that a cursor brings, of a command that brings few and small ones.
+    /// All documents of a cursor, for a command that returns few and small ones.
     pub(super) async fn all(
         &self,
         request: &SourceRequest,
@@ -181,7 +181,7 @@ impl Source {
                 if behind.is_some() && behind == waiting.majority {
                     return Err(SilenceCause::NoMajority(patience.whole()).error());
                 }
-                tracing::debug!("{}: MongoDB at {} still works at it", request.what, request.hosts);
+                tracing::debug!("{}: MongoDB at {} is still working on it", request.what, request.hosts);
                 waiting.answered();
                 waiting.majority = behind;
                 continue;
@@ -202,7 +202,8 @@ impl Source {
         }
     }
 
-    /// Looks whether the server works at the request with this comment. Whoever may not look is told that it does not.
+    /// Checks whether the server is working on the request with this comment. If the user may not see that,
+    /// the answer is no.
     async fn look(&self, comment: Option<&str>) -> ServerLook {
         let Some(comment) = comment else { return ServerLook::NotWorking };
         let own =
@@ -234,7 +235,7 @@ impl Source {
     }
 }
 
-/// Up to when a majority has everything, if that is not all.
+/// Up to when a majority has everything, if that is not everything.
 fn majority_behind(hello: &Document) -> Option<Timestamp> {
     let written = hello.get_document("lastWrite").ok()?;
     let time = |of: &str| written.get_document(of).ok()?.get_timestamp("ts").ok();
@@ -250,18 +251,18 @@ impl ReplyCursor {
         source.patiently(request, waiting, asked).await.transpose()
     }
 
-    /// Whether a reply is waited for that the server does not work at.
+    /// Whether it is waiting for a reply that the server is not working on.
     pub(super) fn is_late(&self) -> bool {
         self.waiting.is_late
     }
 }
 
-/// Asks a server by itself, for as long as the caller likes: for the diagnosis of what can't be connected to.
+/// Asks a server directly, for as long as the caller likes: to diagnose why connecting fails.
 pub(super) async fn hello_of(options: ClientOptions) -> DriverResult<Document> {
     Client::with_options(options)?.database("admin").run_command(doc! { "hello": 1 }).await
 }
 
-/// What the server is to know a request by.
+/// What identifies a request at the server.
 fn comment() -> String {
     format!("docrow {:016x}", fastrand::u64(..))
 }

@@ -1,20 +1,21 @@
 //! Following the changes of the replicated collections: one change stream, kept open.
 //!
-//! The position moves with every reply, also with an empty one, so that it never grows old in a quiet stream. Whatever
-//! happens to the cursor, the stream is opened again after the last position that was handed out: nothing is left
-//! out, and at most what was never handed out is read twice.
+//! The position advances with every reply, even an empty one, so that it never grows old in a quiet stream.
+//! Whatever happens to the cursor, the stream is opened again after the last position that was returned:
+//! nothing is skipped, and at most what was never returned is read twice.
 //!
-//! # Events that are larger than a reply may be
+//! # Events that exceed the size of a reply
 //!
-//! An event holds its document's `_id` three times (in the token as hexadecimal digits), besides the document itself. A
-//! document of 16 MB fits with an `_id` of up to some kilobytes (the server allows itself 16 KB more than a client);
-//! beyond that, 6.0.5 answers with BSONObjectTooLarge (10334), or, if it is only the whole reply that is too large, cuts
-//! the connection. Then the stream is opened without documents, for one reply: every event in it is as good as an
-//! update, whose document is looked up. As that is always right, it is also tried when the stream was lost twice in a
-//! row for whatever reason. (`$changeStreamSplitLargeEvent`, which newer servers have, is not needed for this.) An
-//! `_id` of more than three megabytes does not fit even so: that is an error.
+//! An event contains its document's `_id` three times (in the token as hexadecimal digits), besides the
+//! document itself. A document of 16 MB fits with an `_id` of up to a few kilobytes (the server allows itself
+//! 16 KB more than a client). Beyond that, 6.0.5 answers with BSONObjectTooLarge (10334), or, if only the
+//! whole reply is too large, closes the connection. Then docrow opens the stream without documents, for one
+//! reply: every event in it is as good as an update, whose document is looked up. Because that is always
+//! correct, docrow also tries it when the stream was lost twice in a row for any reason.
+//! (`$changeStreamSplitLargeEvent`, which newer servers have, is not needed for this.) An `_id` of more than
+//! three megabytes does not fit even then: that is an error.
 //!
-//! [`ChangeStream::next`] may be dropped at any point: all that it has begun is kept here, not in its future.
+//! [`ChangeStream::next`] may be dropped at any point: its state is kept here, not in its future.
 
 use std::time::Duration;
 
@@ -41,35 +42,36 @@ use crate::{
     retry::Retry,
 };
 
-/// How long the server waits for an event before it answers with none: how often an idle stream's position moves, and how
-/// long it may take to see that everything has come.
+/// How long the server waits for an event before it returns an empty reply: how often an idle stream's
+/// position advances, and how long it may take to see that everything has arrived.
 pub(super) const AWAIT: Duration = Duration::from_millis(100);
 
-/// A stream that is lost for longer than this is in trouble.
+/// A stream that is lost for longer than this is a problem.
 const PASSING: Duration = Duration::from_secs(10);
-/// An outage is told of once, and then again as often as this: about every two minutes.
+/// An outage is logged once, and then every so many failures: about every two minutes.
 const FAILURES_PER_WARNING: u32 = 10;
 /// After so many failures without a success the stream is opened without documents.
 const FAILURES_WITH_DOCUMENTS: u32 = 2;
 
-const ID_TOO_LARGE: &str = "has an event that is larger than a reply may be, even without its document: the document's \
-                            _id has more than 3 MB, and can't be followed";
+const ID_TOO_LARGE: &str = "has an event that exceeds the size of a reply, even without its document: the \
+    document's _id has more than 3 MB, and can't be followed";
 
 /// One reply of a stream.
 #[derive(Debug)]
 pub struct StreamBatch {
-    /// What happened, in order.
+    /// The events, in order.
     pub events: Vec<Event>,
-    /// Everything up to here is in this batch or was in one before it.
+    /// Everything up to this position is in this batch or was in an earlier one.
     pub position: Position,
     /// The cluster's time when the server answered.
     pub operation_time: Timestamp,
-    /// When the first of the events happened, by the server's clock; by the cluster's time, where the server does not say it.
+    /// When the first of the events happened, by the server's clock, or by the cluster's time if the server
+    /// does not report it.
     pub oldest: Option<DateTime>,
-    /// How many events were of a type that docrow does not know.
+    /// How many events had a type that docrow does not know.
     pub unknown: usize,
-    /// Whether the server had no event to send: all there were up to `position` have been seen. In the middle of a
-    /// transaction this is false, though all of its events bear one time.
+    /// Whether the server had no event to send: all events up to `position` have been seen. In the middle of
+    /// a transaction this is false, although all of its events have the same time.
     pub at_end: bool,
 }
 
@@ -82,11 +84,11 @@ pub struct ChangeStream {
     state: StreamState,
     retry: Retry,
     lost: u64,
-    /// Why it does not flow, and since when.
+    /// Why it is interrupted, and since when.
     trouble: Option<(Instant, String)>,
 }
 
-/// What is captured for as long as the stream is followed.
+/// The parameters, which stay as long as the stream is followed.
 struct StreamWatch {
     source: Source,
     included: IncludedCollections,
@@ -95,23 +97,23 @@ struct StreamWatch {
 }
 
 enum StreamState {
-    /// Until then, nothing is tried.
+    /// Nothing is tried until then.
     Waiting(Instant),
     Opening(BoxFuture<'static, DriverResult<ReplyCursor>>),
     Reading {
-        /// Boxed: it is much larger than the other states.
+        /// Boxed, because it is much larger than the other states.
         cursor: Box<ReplyCursor>,
-        /// How many it has given.
+        /// How many replies it has returned.
         replies: usize,
     },
 }
 
 impl Source {
-    /// The present end of the change stream of `namespaces`, to be taken, and stored, before anything else is read.
+    /// The present end of the change stream of `namespaces`. Take and store it before reading anything else.
     ///
-    /// It is proven: the server accepts it, and everything before it has reached a majority. (Else a failover could
-    /// take that back, and what is written afterwards could lie before the position.) On the way every collection is
-    /// seen to be readable.
+    /// It is proven: the server accepts it, and everything before it has reached a majority. (Otherwise a
+    /// failover could roll that back, and later writes could lie before the position.) This also proves that
+    /// every collection is readable.
     pub async fn start_position(&self, namespaces: &[Namespace]) -> Result<Position> {
         let watch = StreamWatch::new(self.clone(), namespaces);
         let first = watch.first_reply(None).await?;
@@ -123,7 +125,7 @@ impl Source {
         Ok(position)
     }
 
-    /// Whether the oplog still holds what a change stream of `namespaces` begins with at `start`.
+    /// Whether the oplog still holds the start of a change stream of `namespaces` at `start`.
     pub async fn holds(&self, namespaces: &[Namespace], start: &StreamStart) -> Result<bool> {
         match StreamWatch::new(self.clone(), namespaces).first_reply(Some(start)).await {
             Err(error) if error.kind() == Kind::HistoryLost => Ok(false),
@@ -131,8 +133,8 @@ impl Source {
         }
     }
 
-    /// Follows the changes of `namespaces`, whose order gives the events' collections. Nothing is opened before
-    /// the first [`ChangeStream::next`].
+    /// Follows the changes of `namespaces`, whose order numbers the events' collections. Nothing is opened
+    /// before the first [`ChangeStream::next`].
     pub fn change_stream(&self, namespaces: &[Namespace], start: StreamStart) -> ChangeStream {
         let watch = StreamWatch::new(self.clone(), namespaces);
         ChangeStream {
@@ -148,9 +150,9 @@ impl Source {
 }
 
 impl ChangeStream {
-    /// The next reply, perhaps without any event. Waits, and tries again, as long as the source is away. Errors: the
-    /// oplog no longer holds the position ([`Kind::HistoryLost`](crate::error::Kind)), or the source refuses. Dropping the future loses
-    /// nothing.
+    /// The next reply, perhaps without events. Waits and retries while the source is away. Errors: the oplog
+    /// no longer holds the position ([`Kind::HistoryLost`](crate::error::Kind)), or the source refuses.
+    /// Dropping the future loses nothing.
     pub async fn next(&mut self) -> Result<StreamBatch> {
         loop {
             match &mut self.state {
@@ -194,7 +196,7 @@ impl ChangeStream {
         self.lost
     }
 
-    /// Why nothing comes of it, if that is so for longer than it takes to open it again.
+    /// Why it delivers nothing, if that lasts longer than it takes to open it again.
     pub fn trouble(&self) -> Option<String> {
         if let StreamState::Reading { cursor, .. } = &self.state
             && cursor.is_late()
@@ -211,9 +213,9 @@ impl ChangeStream {
         self.state = StreamState::Opening(self.watch.open(Some(&self.from), events));
     }
 
-    /// `first`: the stream was only just opened, so unless that brought something it proves nothing.
+    /// `first`: the stream was only just opened, which proves nothing unless there was an event.
     fn received(&mut self, batch: StreamBatch, first: bool) -> StreamBatch {
-        // A router may answer before it has heard of its shards.
+        // A router may answer before it knows its shards.
         let moved = match &self.from {
             StreamStart::After(position) => batch.position > *position,
             StreamStart::At(_) => false,
@@ -224,7 +226,7 @@ impl ChangeStream {
             tracing::info!("{}: back after {} failures", self.watch.request.what, self.retry.failures());
             self.retry.succeeded();
         }
-        // The server ends the stream after this event, and lets it be opened again after it.
+        // The server ends the stream after this event, but allows it to be opened again after it.
         let invalidated = matches!(batch.events.last(), Some(Event::Invalidated { .. }));
         let past_it = self.events == StreamEvents::WithoutDocuments && (moved || !batch.at_end);
         if invalidated || past_it {
@@ -241,7 +243,7 @@ impl ChangeStream {
             return Err(self.watch.request.refused(Code::SourceIdTooLarge, ID_TOO_LARGE));
         }
         tracing::info!(
-            "{}: an event is larger than a reply may be: its document is looked up",
+            "{}: an event exceeds the size of a reply: its document is looked up",
             self.watch.request.what
         );
         self.lost += 1;
@@ -265,7 +267,7 @@ impl ChangeStream {
             return Err(error);
         }
         match self.retry.failures() {
-            1 => tracing::warn!(code = %error.code(), "{error}: trying again until it works"),
+            1 => tracing::warn!(code = %error.code(), "{error}: retrying until it works"),
             failures if failures % FAILURES_PER_WARNING == 0 => {
                 tracing::warn!(code = %error.code(), "{error}: failure {failures}");
             }
@@ -296,7 +298,7 @@ impl StreamWatch {
         Box::pin(async move { source.open_cursor(&request, &database, command, replies).await })
     }
 
-    /// The answer to the opening of a stream, which is left again at once.
+    /// The answer to opening a stream, which is closed again at once.
     async fn first_reply(&self, start: Option<&StreamStart>) -> Result<RawBatch> {
         let failed = |error: DriverError| self.request.failed_to_open(&error);
         let mut cursor = self.open(start, StreamEvents::WithoutDocuments).await.map_err(failed)?;
@@ -346,7 +348,7 @@ fn count(reply: &RawBatch, batch: &StreamBatch) {
     metrics::LAST_REPLY.set(metrics::unix_seconds());
 }
 
-/// When an event happened. Only since 6.0 the server says it to the millisecond.
+/// When an event happened. Only 6.0 and later report it in milliseconds.
 fn happened(event: &RawDocument, position: &Position) -> DateTime {
     let seconds = i64::from(position.cluster_time().time);
     event.get_datetime("wallTime").unwrap_or_else(|_| DateTime::from_millis(seconds * 1000))

@@ -1,4 +1,4 @@
-//! Which collections a command means by the names it is given: globs, or the very names.
+//! Selects the collections that a command's arguments name: globs, or exact names.
 
 use globset::GlobBuilder;
 
@@ -10,8 +10,8 @@ use crate::{
 /// How many names an error shows.
 const SHOWN: usize = 10;
 
-/// Those of `known` that are meant, each once. Errors: one of the patterns means none, said of `command` with `none`, the
-/// subject of a sentence.
+/// The selected ones of `known`, each once. Errors: a pattern matches none; the error names `command`, with
+/// `none` as the subject of the sentence.
 pub fn chosen(command: &str, patterns: &[String], known: &[String], none: &str) -> Result<Vec<String>> {
     let mut is_chosen = vec![false; known.len()];
     for pattern in patterns {
@@ -21,13 +21,13 @@ pub fn chosen(command: &str, patterns: &[String], known: &[String], none: &str) 
         let glob = glob.compile_matcher();
         let mut any = false;
         for (name, is_chosen) in known.iter().zip(&mut is_chosen) {
-            // A name may have characters that mean something in a glob.
+            // A name may contain characters that have a meaning in a glob.
             if name == pattern || glob.is_match(name) {
                 (any, *is_chosen) = (true, true);
             }
         }
         if !any {
-            return Err(wrong(Code::NothingMatched, format!("{none} is matched: there {}", listed(known))));
+            return Err(wrong(Code::NothingMatched, format!("{none} matches: there {}", listed(known))));
         }
     }
     Ok(known.iter().zip(is_chosen).filter(|(_, chosen)| *chosen).map(|(name, _)| name.clone()).collect())
@@ -65,7 +65,8 @@ mod tests {
         let error = choose(&["shop.*", "shop.user"]).unwrap_err().to_string();
         assert_eq!(
             error,
-            "resync \"shop.user\": no collection of the pipeline is matched: there are crm.a[1], shop.orders, shop.users"
+            "resync \"shop.user\": no collection of the pipeline matches: there are crm.a[1], shop.orders, \
+             shop.users"
         );
         assert!(choose(&["shop.[a"]).unwrap_err().to_string().starts_with("resync \"shop.[a\": "));
         let many: Vec<String> = (0..12).map(|n| format!("a.b{n}")).collect();

@@ -1,8 +1,8 @@
-//! The cluster's clock, for figures that people look at. What is read, and from where, never depends on it.
+//! The cluster's clock, for figures that people look at. It never decides what is read, or from where.
 //!
-//! The cluster's own time, by which events are ordered, is told in whole seconds, and moves only when something is
-//! written. So how long ago something happened is told by the wall clock of the server that is asked: by how much it
-//! differs from this machine's is measured now and then, to half the time that the question takes.
+//! The cluster's own time, which orders events, is in whole seconds, and advances only with writes. So the
+//! age of an event is computed from the wall clock of the server that is asked. How much that differs from
+//! this machine's clock is measured from time to time, to within half the duration of the request.
 
 use std::{
     sync::{PoisonError, atomic::Ordering},
@@ -15,11 +15,12 @@ use tokio::time::Instant;
 use super::server::Source;
 use crate::error::Result;
 
-/// A question that takes longer says too little about the clock.
+/// A request that takes longer says too little about the clock.
 const PROMPT: Duration = Duration::from_millis(100);
 
 impl Source {
-    /// Asks for the cluster's present time, and looks at its clock on the way. Errors: the source is away.
+    /// Asks for the cluster's current time, and measures its clock at the same time. Errors: the source is
+    /// away.
     pub async fn look_at_clock(&self) -> Result<Timestamp> {
         let request = self.request("ask for the time", None);
         let (began, before) = (Instant::now(), DateTime::now().timestamp_millis());
@@ -38,19 +39,19 @@ impl Source {
         Ok(reply.get_timestamp("operationTime").map_or_else(|_| self.latest(), |time| self.saw(time)))
     }
 
-    /// The time of the set's newest operation, for telling how far behind its rows are: a member that does not apply what
-    /// the others write hears of it all the same. A router hears of all that happens anywhere, replicated or not, so of
+    /// The time of the set's newest operation, to compute how far behind its rows are: a member that does not
+    /// apply what the others write still hears of it. A router hears of everything, replicated or not, so for
     /// a sharded cluster it is the [latest](Self::latest).
     pub fn newest(&self) -> Timestamp {
         self.latest().max(*self.newest.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The latest time of the cluster that any answer stated.
+    /// The latest cluster time in any answer.
     pub fn latest(&self) -> Timestamp {
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long ago, by the server's clock, something happened there.
+    /// How long ago, by the server's clock, an event happened there.
     pub fn elapsed_since(&self, then: DateTime) -> Duration {
         let now = DateTime::now().timestamp_millis().saturating_add(self.offset.load(Ordering::Relaxed));
         let elapsed = now.saturating_sub(then.timestamp_millis());

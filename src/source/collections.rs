@@ -1,4 +1,5 @@
-//! Which collections are replicated: globs over `database.collection`, what there is, and how large it is.
+//! Which collections are replicated: globs over `database.collection`, the existing collections, and their
+//! sizes.
 
 use mongodb::bson::{Bson, Document, doc, rawdoc};
 
@@ -14,7 +15,7 @@ use crate::{
     model::change::Namespace,
 };
 
-/// Databases of the server's own.
+/// The server's own databases.
 const SYSTEM_DATABASES: [&str; 3] = ["admin", "config", "local"];
 
 /// A collection that can be replicated, and its size as the server estimates it.
@@ -24,9 +25,9 @@ pub struct CollectionInfo {
     pub namespace: Namespace,
     /// About how many documents it has. After a crash of the server this may be far off.
     pub documents: u64,
-    /// About how many bytes of BSON they are.
+    /// About how many bytes of BSON they have.
     pub bytes: u64,
-    /// Whether its `_id` index compares strings by a collation, so that its keys are no values.
+    /// Whether its `_id` index has a collation, so that its keys are not the values themselves.
     pub(super) collated: bool,
 }
 
@@ -44,13 +45,13 @@ impl CollectionInfo {
 }
 
 impl Source {
-    /// The collections whose `database.collection` is matched by a glob of `include` and by none of `exclude`, sorted
-    /// by name. A `*` matches everything, dots too. Without `include`: those of the URI's database, or, if it names
-    /// none, all. Views, time-series and system collections are left out.
+    /// The collections whose `database.collection` matches a glob of `include` and none of `exclude`, sorted
+    /// by name. A `*` matches everything, including dots. Without `include`: those of the URI's database, or,
+    /// if it names none, all. Views, time-series and system collections are left out.
     ///
-    /// For the beginning of a run, when a person looks on: what is odd is warned of, and it is an error of
-    /// [`Kind::Usage`](crate::error::Kind) if a glob is malformed, nothing is matched, or one that can't be replicated is included by its
-    /// very name.
+    /// For the start of a run, when a person is watching: oddities are warned of. Errors of
+    /// [`Kind::Usage`](crate::error::Kind): a glob is malformed, nothing matches, or an exact name is of
+    /// something that can't be replicated.
     pub async fn collections(&self, include: &[String], exclude: &[String]) -> Result<Vec<CollectionInfo>> {
         let choice = self.choice(include, exclude)?;
         let found = self.find(&choice, ListingScope::Whole).await?;
@@ -70,13 +71,13 @@ impl Source {
             return Err(nothing_matched(self.hosts(), &choice.include, &found.others));
         }
         for pattern in choice.idle(&found.chosen) {
-            // Beside others that match something it is more often a slip than a plan.
-            tracing::warn!("include {pattern}: no collection is matched by it");
+            // If other globs match, this is more often a mistake than intended.
+            tracing::warn!("include {pattern}: matches no collection");
         }
         self.measured(found.chosen).await
     }
 
-    /// The same collections later in the run: there may be none any more, or none for a while, and nothing is said.
+    /// The same collections later in the run: there may be none, or none for a while, and nothing is logged.
     pub async fn collections_now(
         &self,
         include: &[String],
@@ -86,14 +87,15 @@ impl Source {
         self.measured(found.chosen).await
     }
 
-    /// Whether there is no collection at all, of whatever name, where theirs would be: no slip in a glob explains that.
+    /// Whether the databases in question contain no collection at all: then a mistake in a glob is not the
+    /// reason.
     pub async fn is_empty(&self, include: &[String], exclude: &[String]) -> Result<bool> {
         let found = self.find(&self.choice(include, exclude)?, ListingScope::Names).await?;
         let is_elsewhere = |other: &String| other.ends_with(".*");
         Ok(!found.chosen.iter().any(ListedCollection::is_stored) && found.others.iter().all(is_elsewhere))
     }
 
-    /// Their names alone, which costs the server next to nothing: to be asked every few seconds.
+    /// Only their names, which costs the server next to nothing: for requests every few seconds.
     pub async fn names(&self, include: &[String], exclude: &[String]) -> Result<Vec<Namespace>> {
         let found = self.find(&self.choice(include, exclude)?, ListingScope::Names).await?;
         let stored = found.chosen.into_iter().filter(ListedCollection::is_stored);
@@ -102,7 +104,8 @@ impl Source {
         Ok(names)
     }
 
-    /// The names of the others, for a person who may have meant one of them: `database.*` where it was not looked for any.
+    /// The names of the others, because the user may have meant one of them: `database.*` where none was
+    /// searched.
     pub async fn others(&self, include: &[String], exclude: &[String]) -> Result<Vec<String>> {
         Ok(self.find(&self.choice(include, exclude)?, ListingScope::Names).await?.others)
     }
@@ -150,8 +153,9 @@ impl Source {
         }
     }
 
-    /// The databases that this user may read, and those that `choice` names, so that it is an error if it may not read
-    /// one of them: without any right to it the server would not even list it, as if all in it were dropped.
+    /// The databases that this user may read, and those that `choice` names, so that it is an error if it may
+    /// not read one of them: without any privilege on it, the server would not even list it, as if everything
+    /// in it were dropped.
     pub(super) async fn databases(&self, choice: &CollectionChoice) -> Result<Vec<String>> {
         let request = self.request("list the databases", None);
         let command = doc! { "listDatabases": 1, "nameOnly": true, "authorizedDatabases": true };
@@ -175,7 +179,7 @@ impl Source {
         let command = rawdoc! { "listCollections": 1, "nameOnly": listing == ListingScope::Names };
         let replies = ReplyOptions { of_primary: true, ..ReplyOptions::default() };
         let listed = match self.all(&request, database, command, replies).await {
-            // It is no name of a database at all, and so there is none.
+            // It is no valid name of a database, so it does not exist.
             Err(error) if error::code_of(&error) == Some(error::INVALID_NAMESPACE) => Vec::new(),
             listed => listed.map_err(|e| request.failed(&e))?,
         };
@@ -192,7 +196,7 @@ impl Source {
         Ok(collections)
     }
 
-    /// `None`: it was dropped since it was listed.
+    /// `None`: it was dropped after it was listed.
     pub(super) async fn measure(&self, listed: ListedCollection) -> Result<Option<CollectionInfo>> {
         let ListedCollection { namespace, collated, .. } = listed;
         let request = self.request_on("measure", &namespace);
@@ -219,23 +223,24 @@ impl Source {
     }
 }
 
-/// How much is asked of the collections that are listed.
+/// How much is requested about the listed collections.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum ListingScope {
     Whole,
-    /// Without their options, for which the server would have to look into each of them.
+    /// Without their options, for which the server would have to open each of them.
     Names,
 }
 
-/// What a listing found.
+/// The result of a listing.
 struct FoundCollections {
     /// What the globs match, of every kind.
     chosen: Vec<ListedCollection>,
-    /// What they don't, for the error that nothing is matched: names, or, not looked into, `database.*`.
+    /// What they don't match, for the error that nothing matches: names, or `database.*` where nothing was
+    /// searched.
     others: Vec<String>,
 }
 
-/// The globs that choose what is replicated.
+/// The globs that select what is replicated.
 pub(super) struct CollectionChoice {
     include: Vec<NamespacePattern>,
     exclude: Vec<NamespacePattern>,
@@ -251,7 +256,7 @@ impl CollectionChoice {
         self.include.iter().any(|pattern| pattern.may_match_in(database))
     }
 
-    /// Whether a pattern of `include` is this very name.
+    /// Whether a pattern of `include` is exactly this name.
     pub(super) fn names(&self, namespace: &Namespace) -> bool {
         self.include.iter().any(|pattern| pattern.text == namespace.to_string())
     }
@@ -270,10 +275,10 @@ impl CollectionChoice {
 pub(super) struct ListedCollection {
     pub(super) namespace: Namespace,
     pub(super) kind: CollectionKind,
-    /// Whether the server drops its oldest documents by itself.
+    /// Whether the server removes its oldest documents by itself.
     pub(super) capped: bool,
     collated: bool,
-    /// What tells it from another of its name.
+    /// Its UUID, which distinguishes it from another one of the same name.
     pub(super) uuid: Option<String>,
 }
 
@@ -306,10 +311,11 @@ impl ListedCollection {
     }
 }
 
-/// Whether the server itself makes collections of such a name: its own, and those that it fills before it renames them, for
-/// as long as that takes (`$out`, a rename to another database, `convertToCapped`, mapReduce up to 4.2).
+/// Whether the server itself creates collections of such a name: its own, and those that it fills before it
+/// renames them, for as long as that takes (`$out`, a rename to another database, `convertToCapped`,
+/// mapReduce up to 4.2).
 fn is_of_the_server(name: &str) -> bool {
-    // `tmp`, five random letters or digits, and what for.
+    // `tmp`, five random letters or digits, and the purpose.
     let made_unique = || {
         let (random, purpose) = name.strip_prefix("tmp")?.split_at_checked(5)?;
         let is_random = random.bytes().all(|byte| byte.is_ascii_alphanumeric());
@@ -333,7 +339,7 @@ fn is_uuid(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// Trap: while `$out` or a rename to another database is under way, its collection looks like a new one.
+    /// Trap: while `$out` or a rename to another database is running, its collection looks like a new one.
     #[test]
     fn the_servers_temporary_collections_are_its_own() {
         for name in [

@@ -1,8 +1,9 @@
-//! Connecting, and the checks before anything else: whatever is wrong is said at once, in one line, with what to do.
+//! Connecting, and the checks before anything else: whatever is wrong is reported at once, in one line, with
+//! what to do.
 //!
-//! A driver that finds no server says little about why. So when it finds none, each host of the URI is asked alone
-//! ([`diagnose`]): a replica set that was never initiated, or members whose names only resolve elsewhere, look to the
-//! driver just like a host that is down.
+//! A driver that finds no server says little about the reason. So then each host of the URI is asked alone
+//! ([`diagnose`]): to the driver, a replica set that was never initiated, or members whose names only resolve
+//! elsewhere, look just like a host that is down.
 
 use std::{
     sync::{Arc, Mutex, RwLock},
@@ -24,17 +25,17 @@ use mongodb::{
     options::{ClientOptions, ConnectionString, HostInfo, ServerAddress},
 };
 
-/// How long a server is looked for, unless the URI says otherwise.
+/// How long to look for a server, unless the URI says otherwise.
 const SELECTION_TIMEOUT: Duration = Duration::from_secs(5);
-/// The driver's own default is 10, less than the cursors that a wide snapshot holds at once.
+/// The driver's own default is 10, fewer than the cursors that a wide snapshot holds at once.
 const CONNECTIONS: u32 = 100;
-/// The oldest server that docrow is made for.
+/// The oldest supported server.
 const OLDEST: (u32, u32) = (4, 4);
 
 impl Source {
-    /// Connects to the deployment that `uri` names, with the URI's options for TLS and authentication, and checks that
-    /// it can be replicated from. Errors: the URI is wrong, nothing answers, or what answers refuses the credentials, is
-    /// too old or is no replica set.
+    /// Connects to the deployment that `uri` names, with the URI's options for TLS and authentication, and
+    /// checks that it can be replicated from. Errors: the URI is wrong, nothing answers, or the server
+    /// refuses the credentials, is too old or is no replica set.
     pub async fn connect(uri: &str) -> Result<Self> {
         let (options, patience) = options(uri).await?;
         let hosts: Arc<str> = join(&options.hosts, ServerAddress::to_string).into();
@@ -80,8 +81,8 @@ impl Source {
         Ok(Self { version, sharded, words: format!("MongoDB {said}, {what}").into(), ..source })
     }
 
-    /// Asks who answers; on the way, whether it is new enough and lets this user in. Its version, in words and as numbers,
-    /// and what it says.
+    /// Asks for the server's version, as text and as numbers, and its `hello`; also checks that it is new
+    /// enough and accepts this user.
     async fn hello(&self, request: &SourceRequest) -> Result<(String, (u32, u32), Document), ConnectRefusal> {
         let ask = async |command: Document| {
             self.command(request, "admin", command).await.map_err(|error| match *error.kind {
@@ -103,15 +104,15 @@ impl Source {
     }
 }
 
-/// Why there is no answer to go on with.
+/// Why no usable answer came.
 enum ConnectRefusal {
     NothingFound,
-    /// The server does not take the credentials.
+    /// The server refuses the credentials.
     Login(Error),
     Said(Error),
 }
 
-/// The hosts that a URI names, and its database, for people; `None`: it can't be read.
+/// The hosts and the database that a URI names, for people; `None`: it can't be read.
 pub fn name(uri: &str) -> Option<String> {
     let written = ConnectionString::parse(uri).ok()?;
     let hosts = match &written.host_info {
@@ -141,20 +142,20 @@ async fn options(uri: &str) -> Result<(ClientOptions, Patience)> {
     Ok((options, patience))
 }
 
-/// The driver's message quotes what it could not read. Where a password was not escaped, that is part of the password:
-/// then the message is left out.
+/// The driver's message quotes what it could not read. If a password was not escaped, the quote contains a
+/// part of it: then the message is left out.
 fn wrong_uri(uri: &str, message: &str) -> String {
     let rest = uri.split_once("://").map_or(uri, |(_, rest)| rest);
     if let Some(wrong) = tls::not_served(message) {
         return format!("source URI: {wrong}");
     }
-    let advice = "write mongodb://user:password@host:port/database?options, and in user and password \
-         %40 for @, %3A for :, %2F for /, %3F for ?, %25 for %; or give the password by itself, as source.password";
+    let advice = "write mongodb://user:password@host:port/database?options, and in user and password %40 for \
+        @, %3A for :, %2F for /, %3F for ?, %25 for %; or set the password separately, as source.password";
     let message = match rest.rsplit_once('@') {
         Some((user_info, _)) if user_info.contains(['/', '?', '#', '[', ']', '@']) => {
             "user and password hold reserved characters"
         }
-        // Where the host was forgotten, the password stands in the place of a port.
+        // If the host is missing, the password is in the place of a port.
         None if !has_ports(rest) => "it names no host, or a port that is no number",
         _ if is_of_options(uri, message) => {
             return format!("source URI: {message}: correct that option, or remove it");
@@ -164,7 +165,7 @@ fn wrong_uri(uri: &str, message: &str) -> String {
     format!("source URI: {message}: {advice}")
 }
 
-/// Whether the driver says the same without user and password: then they have nothing to do with it.
+/// Whether the driver reports the same error without user and password: then they are not the cause.
 fn is_of_options(uri: &str, message: &str) -> bool {
     let Some((scheme, rest)) = uri.split_once("://") else { return false };
     let (_, hosts) = rest.rsplit_once('@').unwrap_or(("", rest));
@@ -173,14 +174,14 @@ fn is_of_options(uri: &str, message: &str) -> bool {
         && matches!(said, Some(ErrorKind::InvalidArgument { message: said, .. }) if said == message)
 }
 
-/// Whether what follows the hosts' colons, where there is one, are numbers. `rest` begins with the hosts.
+/// Whether what follows the hosts' colons, if there are any, are numbers. `rest` begins with the hosts.
 fn has_ports(rest: &str) -> bool {
     let hosts = rest.split(['/', '?']).next().unwrap_or_default();
     let ports = hosts.split(',').filter_map(|host| host.rsplit_once(':'));
     ports.into_iter().all(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Major and minor of a version as `buildInfo` gives it.
+/// Major and minor version, from `buildInfo`.
 fn version(text: &str) -> Option<(u32, u32)> {
     let mut parts = text.split('.').map_while(|part| part.parse().ok());
     Some((parts.next()?, parts.next()?))

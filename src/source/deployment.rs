@@ -1,11 +1,11 @@
-//! Which deployment this is, told from what any reader may know: the same URI may lead to another one, whose change
-//! stream goes on from any position whose time lies in its oplog.
+//! Identifies the deployment, by what any reader may know: the same URI may lead to another one, whose change
+//! stream would resume from any position whose time lies in its oplog.
 //!
-//! Its own id would be enough: of a replica set that is `replicaSetId`, which stays for as long as the set's history does,
-//! of a sharded cluster `clusterId`. But to ask for it takes a privilege that a role for reading has not got. So the
-//! collections are looked at, too: each has a UUID, which all members give it alike, in a restored copy of the data files
-//! too, and which no two deployments have in common. A collection that has another UUID than before was replaced: then
-//! the change stream has an event that says so, unless this is another deployment.
+//! Its own id would be enough: for a replica set `replicaSetId`, which stays as long as the set's history,
+//! for a sharded cluster `clusterId`. But asking for it requires a privilege that a read-only role lacks. So
+//! docrow also looks at the collections: each has a UUID, which all members report alike, also in a restored
+//! copy of the data files, and which no two deployments have in common. A collection with another UUID than
+//! before was replaced: then the change stream has an event that says so, unless this is another deployment.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,10 +26,10 @@ use crate::{
     model::change::Namespace,
 };
 
-/// Unauthorized, CommandNotFound, CommandNotSupported, and how Atlas refuses what a tier has not got.
+/// Unauthorized, CommandNotFound, CommandNotSupported, and the code of Atlas for what a tier lacks.
 const NOT_TOLD: [i32; 4] = [error::UNAUTHORIZED, 59, 115, 8000];
 
-/// What a deployment is known by, to be stored beside positions in its stream.
+/// What identifies a deployment, stored beside positions in its stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deployment {
     /// Its own id. `None`: the user may not ask for it.
@@ -40,20 +40,20 @@ pub struct Deployment {
     collections: BTreeMap<String, String>,
 }
 
-/// How two deployments compare.
+/// The result of comparing two deployments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kinship {
-    /// They are one.
+    /// They are the same.
     Same,
-    /// They are two.
+    /// They are different.
     Other,
-    /// They have none of these collections, which the first had, in common: they are one only if the change stream says what became
-    /// of each.
+    /// They have none of the first one's collections in common: they are the same only if the change stream
+    /// says what happened to each.
     Unless(BTreeSet<String>),
 }
 
 impl Deployment {
-    /// Whether `now` is this deployment, as it was before. Of collections, only those that `count` are looked at.
+    /// Whether `now` is the same deployment. Only collections for which `count` is true are compared.
     pub fn compare(&self, now: &Self, count: impl Fn(&str) -> bool) -> Kinship {
         if let (Some(before), Some(now)) = (&self.id, &now.id) {
             return if before == now { Kinship::Same } else { Kinship::Other };
@@ -65,7 +65,7 @@ impl Deployment {
         Kinship::Unless(known().map(|(name, _)| name.clone()).collect())
     }
 
-    /// With the id that it had `before`, should it not be told any more.
+    /// With the id that it had `before`, if it is no longer reported.
     #[must_use]
     pub fn as_before(self, before: &Self) -> Self {
         Self { id: self.id.or_else(|| before.id.clone()), ..self }
@@ -76,20 +76,22 @@ impl Deployment {
         self.collections.keys().map(String::as_str)
     }
 
-    /// As it is stored.
+    /// The stored form.
     pub fn to_text(&self) -> Result<String> {
-        serde_json::to_string(self).map_err(|e| Error::caused(Code::Bug, "write what MongoDB is known by", e))
+        serde_json::to_string(self)
+            .map_err(|e| Error::caused(Code::Bug, "write the identity of MongoDB's deployment", e))
     }
 
-    /// Reads what was stored.
+    /// Reads the stored form.
     pub fn parse(text: &str) -> Result<Self> {
-        serde_json::from_str(text)
-            .map_err(|e| Error::caused(Code::StoredUnreadable, "read what MongoDB is known by", e))
+        serde_json::from_str(text).map_err(|e| {
+            Error::caused(Code::StoredUnreadable, "read the identity of MongoDB's deployment", e)
+        })
     }
 }
 
 impl Source {
-    /// What this deployment is known by, of the collections that `include` and `exclude` choose.
+    /// The identity of this deployment, with the collections that `include` and `exclude` select.
     pub async fn deployment(&self, include: &[String], exclude: &[String]) -> Result<Deployment> {
         let choice = self.choice(include, exclude)?;
         let mut collections = BTreeMap::new();
@@ -119,12 +121,12 @@ impl Source {
         Ok(id_in(&reply))
     }
 
-    /// Whether the change stream after `since` says of every one of these collections that it was dropped, renamed or
-    /// replaced. Errors: the oplog does not go back so far.
+    /// Whether the change stream after `since` reports for every one of these collections that it was
+    /// dropped, renamed or replaced. Errors: the oplog does not reach back that far.
     pub async fn says_what_became_of(&self, names: &BTreeSet<String>, since: Timestamp) -> Result<bool> {
         let mut left: BTreeSet<Namespace> = names.iter().filter_map(|name| Namespace::parse(name)).collect();
         let now = self.operation_time().await?;
-        let request = self.request("follow what became of collections", None);
+        let request = self.request("follow operations on whole collections", None);
         let (database, command) = of_whole_collections(&left, since);
         let replies =
             ReplyOptions { documents: EVENTS_PER_REPLY, wait: Some(AWAIT), ..ReplyOptions::default() };
@@ -144,7 +146,7 @@ impl Source {
     }
 }
 
-/// What asks for the events of whole collections from `since` on, and of which database.
+/// The request for the events of whole collections from `since` on, and its database.
 fn of_whole_collections(names: &BTreeSet<Namespace>, since: Timestamp) -> (String, RawDocumentBuf) {
     let databases: BTreeSet<&str> = names.iter().map(|name| name.database.as_str()).collect();
     let mut stream = rawdoc! { "startAtOperationTime": since };
@@ -168,7 +170,7 @@ fn of_whole_collections(names: &BTreeSet<Namespace>, since: Timestamp) -> (Strin
     (database, command)
 }
 
-/// Takes out what an event says of whole collections.
+/// Removes the collections that an event of whole collections concerns.
 fn strike(left: &mut BTreeSet<Namespace>, event: &RawDocument) {
     for field in ["ns", "to"] {
         let Ok(namespace) = event.get_document(field) else { continue };
@@ -180,7 +182,7 @@ fn strike(left: &mut BTreeSet<Namespace>, event: &RawDocument) {
     }
 }
 
-/// The id in an answer to what [`Source::deployment_id`] asks.
+/// The id in the answer to the request of [`Source::deployment_id`].
 fn id_in(reply: &Document) -> Option<String> {
     let settings = reply.get_document("config").and_then(|config| config.get_document("settings"));
     let version = reply.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));

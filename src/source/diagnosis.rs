@@ -17,7 +17,7 @@ use super::{
 };
 use crate::error::{Code, Error};
 
-/// How long a single host is given to explain itself, twice: the connection, then the handshake.
+/// How long to wait for a single host, twice: for the connection, then for the handshake.
 const DIAGNOSIS_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) const NOT_A_MEMBER: &str =
@@ -31,7 +31,7 @@ impl SourceRequest {
     }
 }
 
-/// What a server is, by its answer to `hello`.
+/// The kind of a server, from its answer to `hello`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ServerRole {
     Router,
@@ -52,22 +52,22 @@ pub(super) fn role_of(hello: &Document) -> ServerRole {
     }
 }
 
-/// What a host says when it is asked alone.
+/// What a host answers when it is asked alone.
 enum HostFinding {
-    /// No connection to it: why.
+    /// No connection to it, with the reason.
     Closed(String),
-    /// A connection, but no answer to the handshake: why.
+    /// A connection, but no answer to the handshake, with the reason.
     Mute(String),
     Answers(Document),
 }
 
-/// Says why no server was found.
+/// Explains why no server was found.
 pub(super) async fn diagnose(options: &ClientOptions, request: &SourceRequest) -> Error {
     let findings = join_all(options.hosts.iter().map(|host| examine(options, host))).await;
     conclude(&findings, options, request)
 }
 
-/// The most telling of the findings, for people.
+/// The most informative of the findings, for people.
 fn conclude(findings: &[HostFinding], options: &ClientOptions, request: &SourceRequest) -> Error {
     let wanted = options.repl_set_name.as_deref();
     let (mut refused, mut closed, mut mute) = (None, None, "no answer");
@@ -86,7 +86,7 @@ fn conclude(findings: &[HostFinding], options: &ClientOptions, request: &SourceR
     match (refused, closed) {
         (Some((code, wrong)), _) => request.refused(code, wrong),
         (None, Some(why)) => {
-            // As the resolver says it; the error has no kind of its own.
+            // The resolver's words; the error has no kind of its own.
             let is_name = why.contains("failed to lookup address");
             let code = if is_name { Code::SourceName } else { Code::SourceUnreachable };
             let advice = if is_name {
@@ -98,24 +98,24 @@ fn conclude(findings: &[HostFinding], options: &ClientOptions, request: &SourceR
         }
         (None, None) => match tls::explain(mute, options) {
             TlsFailure::Certificate(advice) => {
-                let wrong = format!("and docrow can't agree on TLS: {mute}: {advice}");
+                let wrong = format!("and docrow do not agree on TLS: {mute}: {advice}");
                 request.refused(Code::SourceTls, &wrong)
             }
             TlsFailure::Unclear(advice) => {
-                let wrong = format!("it takes connections, but the handshake fails ({mute}): {advice}");
+                let wrong = format!("it accepts connections, but the handshake fails ({mute}): {advice}");
                 request.unreachable(Code::SourceHandshake, &wrong)
             }
         },
     }
 }
 
-/// Why a member that answers was of no use.
+/// Why a member that answers could not be used.
 fn of_member(hello: &Document, wanted: Option<&str>, request: &SourceRequest) -> Error {
     let set = hello.get_str("setName").unwrap_or_default();
     if let Some(wanted) = wanted.filter(|wanted| *wanted != set) {
         return request.refused(
             Code::SourceOtherSet,
-            &format!("is the replica set {set}, not {wanted}: mend replicaSet in the URI"),
+            &format!("is the replica set {set}, not {wanted}: correct replicaSet in the URI"),
         );
     }
     let name = |host: &Bson| host.as_str().unwrap_or("?").to_owned();

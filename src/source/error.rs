@@ -1,8 +1,8 @@
-//! What an error of the driver or of the server means: the one place that decides it.
+//! Decides what an error of the driver or of the server means; no other file does.
 //!
-//! Messages name the hosts, what was asked, and what to do. They are put together from the server's code, its name
-//! and its message: the driver's own `Display` dumps its structure. Of a message of the server's only the part before
-//! anything that it quotes is shown: a query holds `_id`s, and so does a resume token (G12).
+//! Messages name the hosts, the request, and what to do. They are composed from the server's code, its name
+//! and its message: the driver's own `Display` dumps its structure. Of a server's message, only the part
+//! before anything that it quotes is shown: a query contains `_id`s, and so does a resume token (G12).
 
 use std::{error::Error as _, fmt, sync::Arc};
 
@@ -11,10 +11,12 @@ use mongodb::error::{CommandError, Error as DriverError, ErrorKind};
 use super::silence::SilenceCause;
 use crate::error::{Code, Error, Kind};
 
-/// The oplog no longer holds the position: ChangeStreamHistoryLost, ChangeStreamFatalError, and ShardRemovedError, which
-/// took its part of the oplog along. These are the codes that the server itself labels `NonResumableChangeStreamError`.
+/// The oplog no longer holds the position: ChangeStreamHistoryLost, ChangeStreamFatalError, and
+/// ShardRemovedError, which removed its part of the oplog. These are the codes that the server itself labels
+/// `NonResumableChangeStreamError`.
 const HISTORY_LOST: [i32; 3] = [286, 280, 464];
-/// InvalidResumeToken and the refusal of a token of another stream: history lost, but only while a stream is opened.
+/// InvalidResumeToken and the refusal of another stream's token: history lost, but only when a stream is
+/// opened.
 const HISTORY_LOST_AT_OPEN: [i32; 2] = [260, 50811];
 /// Unauthorized.
 pub(super) const UNAUTHORIZED: i32 = 13;
@@ -22,9 +24,9 @@ pub(super) const UNAUTHORIZED: i32 = 13;
 const BAD_CREDENTIALS: [i32; 3] = [11, 18, 8000];
 /// "The $changeStream stage is only supported on replica sets".
 const NOT_A_REPLICA_SET: i32 = 40573;
-/// SnapshotTooOld, SnapshotUnavailable: a state of the past that the server can't tell any more.
+/// SnapshotTooOld, SnapshotUnavailable: a past state that the server no longer has.
 pub(super) const STATE_GONE: [i32; 2] = [239, 246];
-/// CappedPositionLost: what a scan of a capped collection had come to was removed.
+/// CappedPositionLost: the position of a scan of a capped collection was removed.
 pub(super) const CAPPED_POSITION_LOST: i32 = 136;
 /// BSONObjectTooLarge.
 pub(super) const TOO_LARGE: i32 = 10334;
@@ -33,29 +35,29 @@ pub(super) const NAMESPACE_NOT_FOUND: i32 = 26;
 /// No collection and no database could have such a name.
 pub(super) const INVALID_NAMESPACE: i32 = 73;
 /// What to do when history is lost: the same everywhere.
-pub const ANEW: &str = "docrow resync '*', then start docrow again: all is copied again in place ([source] on_history_lost = \
-     \"resync\" does so by itself)";
-/// What in a server's message comes before something quoted: a command, a query, a token, a value.
+pub const ANEW: &str = "docrow resync '*', then start docrow again: everything is copied again in place \
+     ([source] on_history_lost = \"resync\" does so by itself)";
+/// What precedes a quoted part of a server's message: a command, a query, a token, a value.
 const QUOTES: [&str; 5] = ["{", "[", "\"", "Tree:", " to execute command"];
 
-/// Something asked of MongoDB, for the message should it fail.
+/// A request to MongoDB, for the message if it fails.
 #[derive(Clone, Debug)]
 pub(super) struct SourceRequest {
-    /// Where it goes to.
+    /// The hosts that it is sent to.
     pub(super) hosts: Arc<str>,
     /// A verb and its object, for example `read shop.orders`.
     pub(super) what: String,
-    /// The database whose `read` role it takes; `None`: `readAnyDatabase`.
+    /// The database whose `read` role it requires; `None`: `readAnyDatabase`.
     pub(super) database: Option<String>,
 }
 
 impl SourceRequest {
-    /// What the failure of this request means.
+    /// The meaning of a failure of this request.
     pub(super) fn failed(&self, error: &DriverError) -> Error {
         self.error(error, false)
     }
 
-    /// What the failure to open a change stream means.
+    /// The meaning of a failure to open a change stream.
     pub(super) fn failed_to_open(&self, error: &DriverError) -> Error {
         self.error(error, true)
     }
@@ -70,8 +72,8 @@ impl SourceRequest {
         let what = &self.what;
         let text = match code.kind() {
             Kind::HistoryLost => format!(
-                "{what}: the oplog of {} no longer holds the position to go on from ({}): {ANEW}, and give the \
-                 oplog a longer window",
+                "{what}: the oplog of {} no longer holds the position to resume from ({}): {ANEW}, and \
+                 enlarge the oplog",
                 self.hosts,
                 CodeNumber(error)
             ),
@@ -99,8 +101,9 @@ impl SourceRequest {
     }
 }
 
-/// Every error not known here is taken for a passing one: it is retried with backoff. What the server says counts for
-/// more than where in the driver it came up: a server that shuts down also breaks off an authentication.
+/// Every unknown error is treated as transient: it is retried with backoff. The server's code takes
+/// precedence over the place in the driver where the error occurred: a server that shuts down also interrupts
+/// an authentication.
 fn meaning_of(error: &DriverError, opening: bool) -> Code {
     if let Some(silence) = SilenceCause::found_in(error) {
         return silence.code();
@@ -124,7 +127,7 @@ fn meaning_of(error: &DriverError, opening: bool) -> Code {
     }
 }
 
-/// Whether the server does not take the credentials.
+/// Whether the server refuses the credentials.
 pub(super) fn is_of_login(error: &DriverError) -> bool {
     match (code_of(error), &*error.kind) {
         (Some(code), _) => BAD_CREDENTIALS.contains(&code),
@@ -202,17 +205,17 @@ impl fmt::Display for ServerSaid<'_> {
     }
 }
 
-/// The innermost cause that the server's message tells of, up to anything it quotes.
+/// The innermost cause in the server's message, up to anything that it quotes.
 fn unquoted(message: &str) -> &str {
     let cause = message.rsplit(":: caused by ::").next().unwrap_or(message);
     let end = QUOTES.iter().filter_map(|quote| cause.find(quote)).min().unwrap_or(cause.len());
     cause.get(..end).unwrap_or(cause).trim_matches([' ', '.', ':'])
 }
 
-/// The first reason in the driver's account of why it found no server, which is a dump of all it knows.
+/// The first reason in the driver's message about why it found no server, which is a dump of all its state.
 pub(super) fn io_error_in(message: &str) -> Option<&str> {
     let reason = message.split_once("I/O error: ")?.1.split_once(", labels: ")?.0;
-    // The TLS library refers to a page about an end that was not announced.
+    // The TLS library refers to a page about a connection that ended without notice.
     reason.split(": https://").next()
 }
 
@@ -232,7 +235,7 @@ mod tests {
         [request.failed(&command(code)), request.failed_to_open(&command(code))].map(|error| error.kind())
     }
 
-    /// Trap: retryable errors mistaken for lost history, and a full copy for nothing.
+    /// Trap: retryable errors mistaken for lost history, with a needless full copy.
     #[test]
     fn passing_errors_are_retried() {
         let of_the_network = [6, 7, 89, 9001, 317, 384];
@@ -240,7 +243,8 @@ mod tests {
         let of_the_state_of_a_member =
             [91, 133, 134, 189, 10058, 10107, 11600, 11601, 11602, 13435, 13436, 16986];
         let of_the_state_of_a_cluster = [63, 70, 150, 249, 250, 13388, 15, 185];
-        // Of a cursor, and of a scan that the oplog's end overtook: what it means is found out by opening again.
+        // For a cursor, and for a scan that the oplog's end overtook: opening it again shows what the error
+        // means.
         let of_a_cursor = [43, 136, 175, 234, 237, 239, 246, 279, 361];
         let of_no_name = [1, 8, 123_456, -1];
         for code in [
@@ -268,7 +272,7 @@ mod tests {
         }
     }
 
-    /// A person has to do something.
+    /// These need operator action.
     #[test]
     fn refusals_are_not_retried() {
         for code in [11, 13, 18, 8000, 40573] {
@@ -287,7 +291,7 @@ mod tests {
         assert_eq!(said(91), "read shop.orders: MongoDB at db:27017 says: it failed (Name, code 91)");
         assert!(said(13).ends_with("grant it the role read on the database shop"), "{}", said(13));
         assert!(said(18).ends_with("check user, password and authSource in the URI"), "{}", said(18));
-        assert!(said(286).ends_with("give the oplog a longer window"), "{}", said(286));
+        assert!(said(286).ends_with("and enlarge the oplog"), "{}", said(286));
     }
 
     /// G12: a query or a token in a message may hold a document's `_id`.

@@ -1,7 +1,7 @@
-//! A change event as the server sends it, read in one pass.
+//! Parses a change event in the server's form, in one pass.
 //!
-//! Events of collections that are not replicated come in too (over several databases, the server is asked by the
-//! collection's name alone) and are passed over, as are types of events that are not known.
+//! Events of collections that are not replicated arrive, too (for several databases, the server is asked by
+//! the collection's name alone), and are skipped, as are events of unknown types.
 
 use mongodb::bson::RawDocument;
 
@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// What a change stream brings.
+/// The events of a change stream.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A document changed.
@@ -23,35 +23,35 @@ pub enum Event {
     Dropped {
         /// Which.
         collection: CollectionId,
-        /// The event's place in the stream.
+        /// The event's position in the stream.
         position: Position,
     },
-    /// A collection got another name: its documents are under the other name now, without any event for them, and those
-    /// that were under the other name are gone. At least one of the names is replicated.
+    /// A collection was renamed: its documents are now under the new name, without any event for them, and
+    /// those that were under that name before no longer exist. At least one of the names is replicated.
     Renamed {
-        /// The collection that bore the old name.
+        /// The collection that had the old name.
         from: Option<CollectionId>,
-        /// The collection that bore the new name.
+        /// The collection that has the new name.
         to: Option<CollectionId>,
-        /// The event's place in the stream.
+        /// The event's position in the stream.
         position: Position,
     },
-    /// A database was dropped. A drop of each of its collections came before.
+    /// A database was dropped. Before that, each of its collections was.
     DatabaseDropped {
         /// Its name.
         database: String,
-        /// The event's place in the stream.
+        /// The event's position in the stream.
         position: Position,
     },
     /// The stream's database was dropped and the server ended the stream. It is opened again after this event.
     Invalidated {
-        /// The event's place in the stream.
+        /// The event's position in the stream.
         position: Position,
     },
 }
 
 impl Event {
-    /// The event's place in the stream.
+    /// The event's position in the stream.
     pub fn position(&self) -> &Position {
         match self {
             Event::Change(change) => &change.position,
@@ -63,12 +63,12 @@ impl Event {
     }
 }
 
-/// The collections that are replicated, by name.
+/// The replicated collections, by name.
 #[derive(Debug)]
 pub struct IncludedCollections(Vec<(Namespace, CollectionId)>);
 
 impl IncludedCollections {
-    /// The place of a namespace in the list is its [`CollectionId`].
+    /// The index of a namespace in the list is its [`CollectionId`].
     pub fn new(namespaces: &[Namespace]) -> Self {
         let mut included: Vec<_> = namespaces.iter().cloned().zip((0..).map(CollectionId)).collect();
         included.sort();
@@ -89,7 +89,7 @@ impl IncludedCollections {
     }
 }
 
-/// What is read of an event.
+/// The parsed fields of an event.
 #[derive(Default)]
 struct EventFields<'a> {
     token: Option<&'a RawDocument>,
@@ -101,13 +101,13 @@ struct EventFields<'a> {
     description: Option<&'a RawDocument>,
 }
 
-/// What became of an event.
+/// The result of parsing an event.
 pub enum ReadEvent {
     /// It is for docrow.
     Event(Event),
-    /// It is of a collection that is not replicated.
+    /// It belongs to a collection that is not replicated.
     Foreign,
-    /// Its type is not known.
+    /// Its type is unknown.
     Unknown,
 }
 
@@ -148,13 +148,13 @@ impl<'a> EventFields<'a> {
     }
 }
 
-/// Reads an event of a stream over the `included` collections, and maybe more. Errors: it is not of the form that
-/// MongoDB gives.
+/// Parses an event of a stream over the `included` collections, and maybe others. Errors: it does not have
+/// MongoDB's form.
 pub fn read(event: &RawDocument, included: &IncludedCollections) -> Result<ReadEvent> {
     let fields = EventFields::read_from(event)?;
     let collection = || fields.namespace.and_then(|namespace| id_of(namespace, included));
     let op = match fields.operation.ok_or_else(|| malformed("operationType"))? {
-        // An event whose document the server leaves out is as good as an update: the document is looked up.
+        // An event without its document is as good as an update: the document is looked up.
         "insert" | "replace" => fields.full_document.map_or(Op::Update, |whole| Op::Whole(whole.to_owned())),
         "update" => {
             let patch = fields.description.zip(fields.document_key);
@@ -268,7 +268,7 @@ mod tests {
         ] {
             assert!(matches!(read_one(&event(operation, "orders")), ReadEvent::Unknown), "{operation}");
         }
-        // Of which nothing but its type is known.
+        // Only its type is known.
         assert!(matches!(read_one(&rawdoc! { "operationType": "to be invented" }), ReadEvent::Unknown));
     }
 }

@@ -1,28 +1,29 @@
-//! The state of some documents, by `_id`: their present one, or the one at a point in time.
+//! The state of some documents, by `_id`: the current one, or the one at a point in time.
 //!
-//! # When is a state from?
+//! # The time of a state
 //!
-//! A present-time lookup states a time that is not before any state that it returns, so that its caller knows from which event on
-//! the stream has news for it. That time is the `operationTime` of the last reply. The server computes it when the
-//! command has run, and for a `majority` read it is the last operation that a majority has
-//! (`computeOperationTime` in the server's `service_entry_point_common.cpp`). What the read saw was a snapshot of
-//! operations that a majority had when it was opened, which is earlier, and that mark never moves back. So each reply's
-//! time bounds what is in it, and the last one's bounds all. A router answers with the greatest time of its shards
-//! (`OperationTimeTracker`), which bounds each shard's. A test with a writer that never stops holds it to that.
+//! A lookup of current states reports a time that is not before any state that it returns, so that its caller
+//! knows from which event on the stream has news for them. That time is the `operationTime` of the last
+//! reply. The server computes it when the command has run, and for a `majority` read it is the last operation
+//! that a majority has (`computeOperationTime` in the server's `service_entry_point_common.cpp`). The read
+//! saw a snapshot of operations that a majority had when it was opened, which is earlier, and that mark never
+//! moves back. So each reply's time bounds its content, and the last one's bounds everything. A router
+//! answers with the greatest time of its shards (`OperationTimeTracker`), which bounds each shard's. A test
+//! with a writer that never stops checks this.
 //!
 //! # At one point in time
 //!
-//! A `snapshot` read at the cluster time of an event sees exactly the writes up to that time, all of a transaction or
-//! nothing of it: its writes share one time. On 6.0.5 it was seen that
-//! - the server keeps `minSnapshotHistoryWindowInSeconds` (a parameter, 300 by default) of states. A time before that
-//!   is refused with SnapshotTooOld (239), at once, by a `getMore` of an older cursor too;
-//! - it does not wait for a time that has not come: that is refused with InvalidOptions (72). The time of an event has
-//!   come, and it has a majority;
-//! - a collection that was created, renamed to its name or dropped and created since then, and a capped one always, is
-//!   refused with SnapshotUnavailable (246). A new index or `collMod` is no hindrance. Of a collection that is dropped
-//!   and not created again, there are no documents, whatever the time.
+//! A `snapshot` read at the cluster time of an event sees exactly the writes up to that time, all of a
+//! transaction or nothing of it: its writes share one time. Observed on 6.0.5:
+//! - The server keeps states for `minSnapshotHistoryWindowInSeconds` (a parameter, 300 by default). It
+//!   refuses an earlier time with SnapshotTooOld (239), at once, also in a `getMore` of an older cursor.
+//! - It does not wait for a future time: it refuses that with InvalidOptions (72). The time of an event has
+//!   passed, and has a majority.
+//! - It refuses with SnapshotUnavailable (246) a collection that was created, renamed to its name or dropped
+//!   and created since then, and a capped one always. A new index or `collMod` does not matter. A collection
+//!   that is dropped and not created again has no documents, whatever the time.
 //!
-//! So a state of the past may be gone for good, which is no error: then the present state is what there is.
+//! So a past state may be gone for good, which is no error: then only the current state exists.
 
 use std::{mem, vec};
 
@@ -43,27 +44,28 @@ use crate::{
     model::{change::Namespace, document_key::Id},
 };
 
-/// A lookup, whose replies are yet to be read.
+/// A lookup whose replies have not been read yet.
 pub struct Lookup {
     source: Source,
     cursor: ReplyCursor,
-    /// The searches that follow.
+    /// The remaining searches.
     then: vec::IntoIter<RawDocumentBuf>,
     database: String,
     request: SourceRequest,
     time: LookupTime,
 }
 
-/// What bounds the states that come.
+/// The bound on the states.
 enum LookupTime {
-    /// The replies' time; before there is one, what the caller gave.
+    /// The replies' time; before the first reply, the caller's.
     Present(Timestamp),
-    /// They are all of this very time.
+    /// They are all of exactly this time.
     Exactly(Timestamp),
 }
 
 impl Source {
-    /// Reads the documents with these keys as they are at `after` or later. A key is an event's `documentKey`.
+    /// Reads the documents with these keys in their state at `after` or later. A key is an event's
+    /// `documentKey`.
     pub async fn lookup<'a>(
         &self,
         namespace: &Namespace,
@@ -78,11 +80,11 @@ impl Source {
         Ok(Lookup { source, cursor, then, database, request, time })
     }
 
-    /// Reads the documents with these keys as they were at the very time `at`, which must be an event's. `None`: the
-    /// server can't tell any more how they were then.
+    /// Reads the documents with these keys in their state at exactly `at`, which must be an event's time.
+    /// `None`: the server no longer has that state.
     ///
-    /// The server may forget it while the replies are read. That is an error like any other, to be retried by a new
-    /// lookup, which then is `None`. Errors: see [`Self::require_states_of_the_past`].
+    /// The server may discard it while the replies are read. That is an error like any other, to be retried
+    /// with a new lookup, which then is `None`. Errors: see [`Self::require_states_of_the_past`].
     pub async fn lookup_at<'a>(
         &self,
         namespace: &Namespace,
@@ -122,8 +124,8 @@ impl Source {
 const STATES_OF_THE_PAST: (u32, u32) = (5, 0);
 
 impl Lookup {
-    /// The next documents that exist, at most 16 MB of them, in no particular order. `None`: those that have not come
-    /// do not exist.
+    /// The next documents that exist, at most 16 MB of them, in no particular order. `None`: those not
+    /// returned do not exist.
     pub async fn next(&mut self) -> Result<Option<Documents>> {
         let batch = loop {
             if let Some(batch) = self.cursor.next().await {
@@ -143,7 +145,7 @@ impl Lookup {
         Ok(Some(documents))
     }
 
-    /// No state that has come until now, nor, at the end, the absence of a document, is newer than this.
+    /// No state returned so far, nor, at the end, the absence of a document, is newer than this.
     pub fn operation_time(&self) -> Timestamp {
         match self.time {
             LookupTime::Present(time) | LookupTime::Exactly(time) => time,
@@ -151,7 +153,7 @@ impl Lookup {
     }
 }
 
-/// The searches for these keys: the first, which there is even without keys, and those that follow.
+/// The searches for these keys: the first one, which exists even without keys, and the others.
 fn finds<'a>(
     namespace: &Namespace,
     keys: impl IntoIterator<Item = &'a RawDocument>,
@@ -181,10 +183,10 @@ fn finds<'a>(
     Ok((first, all))
 }
 
-/// A command has 16 MB, and so has one `_id` at most.
+/// A command can have 16 MB, and so can a single `_id`.
 const BYTES_OF_IDS: usize = 8 << 20;
 
-/// `{ids: […]}`. Byte by byte: what stands there need not be valid UTF-8.
+/// `{ids: […]}`. Built byte by byte, because its content need not be valid UTF-8.
 struct IdList {
     bytes: Vec<u8>,
     count: usize,

@@ -1,10 +1,10 @@
-//! Everything that is read from MongoDB: which collections there are, their documents in chunks, their changes, and
-//! the present state of single documents.
+//! Everything that is read from MongoDB: the existing collections, their documents in chunks, their changes,
+//! and the current state of single documents.
 //!
-//! Reads are `majority` reads, so that nothing is read that a failover could roll back, and, where it matters,
-//! causally after a point in time that the caller names. Documents are handed on as the raw BSON that the server sent.
-//! What an error means is decided in `error.rs` alone. Only the change stream tries again by itself; everything else
-//! reports and leaves that to its caller.
+//! Reads are `majority` reads, so that nothing is read that a failover could roll back, and, where it
+//! matters, causally after a point in time that the caller names. Documents are passed on as the raw BSON
+//! that the server sent. Only `error.rs` decides what an error means. Only the change stream retries by
+//! itself; everything else returns errors to its caller.
 
 mod ask;
 mod change_stream;

@@ -1,4 +1,4 @@
-//! The oplog as it is kept: how far it reaches back, and how fast it grows.
+//! The state of the oplog: how far it reaches back, and how fast it grows.
 
 use mongodb::bson::{Timestamp, rawdoc};
 
@@ -8,9 +8,9 @@ use crate::error::Result;
 /// A replica set's oplog. Timestamps are of the cluster's clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Oplog {
-    /// The time of its first entry: history goes back to it.
+    /// The time of its first entry: history reaches back to it.
     pub first: Timestamp,
-    /// The cluster's present time.
+    /// The cluster's current time.
     pub now: Timestamp,
     /// Whether nothing was ever removed from it: it begins with the replica set.
     pub is_whole: bool,
@@ -21,11 +21,11 @@ pub struct Oplog {
 /// How large an oplog is.
 #[derive(Clone, Copy, Debug)]
 pub struct OplogSize {
-    /// How many entries it has. One may be all of a transaction, or nothing but a sign of life.
+    /// How many entries it has. An entry may be a whole transaction, or only a sign of life.
     pub entries: u64,
-    /// How many bytes they are.
+    /// How many bytes they have.
     pub bytes: u64,
-    /// From how many bytes on the oldest are removed.
+    /// The size from which on the oldest entries are removed.
     pub most: u64,
 }
 

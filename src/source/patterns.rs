@@ -32,7 +32,7 @@ impl NamespacePattern {
         self.database().is_none_or(|literal| literal == database)
     }
 
-    /// The only database that it matches in, if there is only one.
+    /// The only database in which it can match, if there is only one.
     pub(super) fn database(&self) -> Option<&str> {
         let (database, _) = self.text.split_once('.')?;
         (!database.contains(['*', '?', '[', '{', '\\'])).then_some(database)
@@ -44,7 +44,7 @@ pub(super) fn nothing_matched(hosts: &str, include: &[NamespacePattern], seen: &
     let readable = if seen.is_empty() { " that this user may read" } else { "" };
     Error::new(
         Code::NothingMatched,
-        format!("include {patterns}: no collection of {hosts} is matched: there {}{readable}", listed(seen)),
+        format!("include {patterns}: no collection of {hosts} matches: there {}{readable}", listed(seen)),
     )
 }
 

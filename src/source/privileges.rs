@@ -1,20 +1,22 @@
-//! What docrow may do at the source, as the server says, against what it needs, and the statement that grants the rest.
+//! Compares docrow's privileges at the source, as the server reports them, with those that it needs, and
+//! makes the statement that grants the rest.
 //!
-//! The server's rules of what covers what, as far as they matter here (its `authorization_session_impl.cpp`, and seen on
-//! 6.0.5): a privilege on `{db: "", collection: ""}` covers every database but `local` and `config`; one on
-//! `{db: "shop", collection: ""}` covers all of `shop` but its system collections.
+//! The server's rules of which privilege covers which, as far as they matter here (its
+//! `authorization_session_impl.cpp`, and observed on 6.0.5): a privilege on `{db: "", collection: ""}` covers
+//! every database except `local` and `config`; one on `{db: "shop", collection: ""}` covers all of `shop`
+//! except its system collections.
 
 use mongodb::bson::{Bson, Document, doc};
 
 use super::server::Source;
 use crate::{error::Result, roles};
 
-/// What docrow has to be allowed.
+/// A set of privileges that docrow needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NeededPrivileges {
-    /// What for, for people: a noun.
+    /// Its purpose, for people: a noun.
     pub purpose: String,
-    /// Without it docrow does not work, or only less well; then what that means.
+    /// `None`: docrow does not work without it. `Some`: it works less well; what that means.
     pub otherwise: Option<&'static str>,
     resource: PrivilegeResource,
     actions: &'static [&'static str],
@@ -22,13 +24,13 @@ pub struct NeededPrivileges {
     role: Option<(&'static str, String)>,
 }
 
-/// What of a need is not granted.
+/// The missing part of a need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MissingPrivilege {
     /// The actions.
     pub actions: Vec<&'static str>,
-    /// What grants them, to be run in mongosh by an administrator: to the role that somebody made for this user, or else by
-    /// a built-in role. `None`: only roles that may do far more have them.
+    /// The statement that grants them, for an administrator in mongosh: to the custom role of this user, or
+    /// else a built-in role. `None`: only roles with far more privileges have them.
     pub statement: Option<String>,
 }
 
@@ -39,7 +41,7 @@ enum PrivilegeResource {
     Any,
     /// Collections, by database and name; an empty string stands for all there are.
     Collections { database: String, collection: String },
-    /// The cluster, or what is not known here.
+    /// The cluster, or something unknown here.
     Other,
 }
 
@@ -49,17 +51,17 @@ struct GrantedPrivilege {
     actions: Vec<String>,
 }
 
-/// What the user in the URI may do.
+/// The privileges of the user in the URI.
 #[derive(Clone, Debug)]
 pub struct UserAccess {
-    /// Name and database. `None`: the server has no access control, everybody may do everything.
+    /// Name and database. `None`: the server has no access control, so everything is allowed.
     user: Option<(String, String)>,
-    /// All roles that the user has, through others too: name and database.
+    /// All roles of the user, also indirect ones: name and database.
     roles: Vec<(String, String)>,
     privileges: Vec<GrantedPrivilege>,
 }
 
-/// Roles that the server brings along, whose privileges can't be changed.
+/// Built-in roles, whose privileges can't be changed.
 const BUILT_IN: [&str; 22] = [
     "read",
     "readWrite",
@@ -86,7 +88,7 @@ const BUILT_IN: [&str; 22] = [
 ];
 
 impl Source {
-    /// What this user may do.
+    /// The privileges of this user.
     pub async fn access(&self) -> Result<UserAccess> {
         let request = self.request("ask what the user may do", None);
         let command = doc! { "connectionStatus": 1, "showPrivileges": true };
@@ -94,10 +96,10 @@ impl Source {
         Ok(UserAccess::read(&reply.map_err(|e| request.failed(&e))?))
     }
 
-    /// What it takes to replicate collections of these databases.
+    /// The privileges for replicating collections of these databases.
     pub fn needs(&self, databases: &[String]) -> Vec<NeededPrivileges> {
         let mut needs = needs(databases);
-        // There is no one oplog, and docrow does not ask for chunks that a router would refuse to cut.
+        // There is no single oplog, and docrow does not ask a router for chunks, which would refuse to split.
         needs.retain(|need| !self.sharded || need.otherwise.is_none());
         needs
     }
@@ -134,7 +136,7 @@ fn needs(databases: &[String]) -> Vec<NeededPrivileges> {
     needs.push(NeededPrivileges {
         purpose: "the oplog's window".to_owned(),
         otherwise: Some(
-            "how long docrow may be stopped without losing history can't be told, or only roughly",
+            "how long docrow may be stopped without losing history is unknown, or known only roughly",
         ),
         resource: PrivilegeResource::Collections {
             database: "local".to_owned(),
@@ -146,7 +148,7 @@ fn needs(databases: &[String]) -> Vec<NeededPrivileges> {
     for database in databases {
         needs.push(NeededPrivileges {
             purpose: format!("splitVector on the database {database}"),
-            otherwise: Some("chunks are cut by a sample of the _ids, and so are less even"),
+            otherwise: Some("chunks are split by a sample of the _ids, and are less even"),
             resource: in_all(database),
             actions: &["splitVector"],
             role: None,
@@ -181,7 +183,7 @@ impl PrivilegeResource {
         }
     }
 
-    /// Whether what is granted on it is granted on `wanted`.
+    /// Whether a privilege on it covers `wanted`.
     fn covers(&self, wanted: &Self) -> bool {
         let (
             Self::Collections { database, collection },
@@ -219,12 +221,12 @@ impl UserAccess {
         }
     }
 
-    /// Who that is, for people, `user@database`; `None`: the server has no access control.
+    /// The user, for people, `user@database`; `None`: the server has no access control.
     pub fn user(&self) -> Option<String> {
         self.user.as_ref().map(|(name, database)| format!("{name}@{database}"))
     }
 
-    /// What is missing for a need, if anything is.
+    /// The missing part of a need, if any.
     pub fn missing(&self, need: &NeededPrivileges) -> Option<MissingPrivilege> {
         let (user, of) = self.user.as_ref()?;
         let may = |action: &str| {
@@ -238,7 +240,7 @@ impl UserAccess {
             return None;
         }
         let statement = match (self.own_role(), &need.resource, &need.role) {
-            // All of the need: what is granted already stays as it is.
+            // The whole need: privileges that exist stay as they are.
             (Some(own), PrivilegeResource::Collections { database, collection }, _) => {
                 let privilege = roles::privilege(database, collection, need.actions);
                 Some(roles::grant_privilege(own, &privilege))
@@ -249,7 +251,7 @@ impl UserAccess {
         Some(MissingPrivilege { actions, statement })
     }
 
-    /// A role that can be granted privileges in every database: those of `admin` that did not come with the server.
+    /// A role that can be granted privileges in every database: a custom one in `admin`.
     fn own_role(&self) -> Option<&str> {
         let own =
             |(role, database): &&(String, String)| database == "admin" && !BUILT_IN.contains(&role.as_str());
@@ -285,7 +287,7 @@ mod tests {
             .collect()
     }
 
-    /// What goes without, and what only a role has that may do far more, is nobody advised to grant.
+    /// What is optional, and only in a role with far more privileges, is never recommended.
     #[test]
     fn no_role_is_advised_that_may_do_far_more() {
         let of = |db: &str| doc! { "db": db, "collection": "" };

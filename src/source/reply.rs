@@ -9,10 +9,10 @@ use mongodb::{
 
 use crate::error::{Code, Error, Result};
 
-/// So many that it is the reply's limit of 16 MB that ends a reply.
+/// So many that the limit of 16 MB ends a reply.
 pub(super) const DOCUMENTS_PER_REPLY: u32 = 1_000_000;
-/// What a reply of a scan should have. Larger ones are not faster; buffers from 8 MB on the allocator gives
-/// back at once and gets anew each time, and of smaller ones it keeps more the longer a scan takes.
+/// The target size of a scan's reply. Larger ones are not faster. The allocator returns buffers of 8 MB and
+/// more at once and requests them again each time; of smaller ones it keeps more the longer a scan takes.
 pub(super) const REPLY_BYTES: u64 = 1 << 20;
 
 /// One reply of the server: some raw documents.
@@ -36,7 +36,7 @@ impl Documents {
         Self(Reply::Simulated(documents.into_iter().collect()))
     }
 
-    /// The documents, in the order of the reply. Errors: the reply is not of the form that MongoDB gives.
+    /// The documents, in the order of the reply. Errors: the reply does not have MongoDB's form.
     pub fn iter(&self) -> Result<impl Iterator<Item = Result<&RawDocument>>> {
         Ok(each(match &self.0 {
             Reply::OfServer(reply) => reply.doc_slices().map_err(|_| malformed_reply())?,

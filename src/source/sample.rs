@@ -1,20 +1,20 @@
-//! A random sample of a collection's documents, from which its mapping is made.
+//! A random sample of a collection's documents, for its mapping.
 
 use mongodb::bson::{RawDocument, RawDocumentBuf, rawdoc};
 
 use super::{reply::Documents, server::Source};
 use crate::{error::Result, model::change::Namespace};
 
-/// A sample of large documents has fewer of them: no further reply is read once it has so many bytes.
+/// A sample of large documents has fewer of them: no further reply is read after this many bytes.
 const BYTES_AT_MOST: usize = 256 << 20;
 
-/// How many documents a mapping is made from, unless another number is asked for.
+/// How many documents are sampled for a mapping by default.
 pub const SAMPLE_SIZE: u32 = 2_000;
 
 impl Source {
-    /// Shows `observe` `size` documents, or all there are if they are fewer. First those with the least and the greatest
-    /// `_id`: an index is ordered by type, so these tell whether the `_id`s are of several types. One reply at a time is
-    /// held in memory.
+    /// Passes `size` documents to `observe`, or all if there are fewer. The first are those with the least
+    /// and the greatest `_id`: an index is ordered by type, so they show whether the `_id`s are of several
+    /// types. One reply at a time is held in memory.
     pub async fn sample_documents(
         &self,
         namespace: &Namespace,

@@ -1,9 +1,9 @@
-//! What the server is asked for when a change stream is opened.
+//! The request that opens a change stream.
 //!
-//! The stream is opened over the database of the collections, or over the whole deployment where they are in several,
-//! narrowed by collection name (`ns: {$in}` would be ten times slower than `ns.coll: {$in}`). Events are bare: no
-//! `updateLookup`, and only the fields that are read (which makes an update's reply 40 % smaller, at no cost for the
-//! server).
+//! The stream is opened on the database of the collections, or on the whole deployment if they are in
+//! several, and filtered by collection name (`ns: {$in}` would be ten times slower than `ns.coll: {$in}`).
+//! Events are minimal: no `updateLookup`, and only the fields that are read (which makes an update's reply 40
+//! % smaller, at no cost for the server).
 
 use mongodb::bson::{RawArrayBuf, RawDocumentBuf, Timestamp, cstr, rawdoc};
 use xxhash_rust::xxh3::xxh3_64;
@@ -11,28 +11,28 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::server::Source;
 use crate::model::change::{Namespace, Position};
 
-/// Bounds a reply of small events: such an event takes several times its own size once read.
+/// Bounds a reply of small events: such an event takes several times its own size once parsed.
 pub(super) const EVENTS_PER_REPLY: u32 = 1_000;
 
-/// Where a stream begins.
+/// Where a stream starts.
 #[derive(Clone, Debug)]
 pub enum StreamStart {
     /// After this position, which may be one that ended a stream.
     After(Position),
-    /// With the first event at this cluster time.
+    /// At the first event at this cluster time.
     At(Timestamp),
 }
 
-/// What the events of a stream bring.
+/// What the events of a stream contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StreamEvents {
     /// The document of an insert and of a replace.
     WithDocuments,
-    /// No document: an insert and a replace are like an update, whose document is looked up.
+    /// No document: an insert or a replace is like an update, whose document is looked up.
     WithoutDocuments,
 }
 
-/// What a stream is opened over.
+/// What a stream is opened on.
 #[derive(Debug)]
 pub(super) struct StreamScope {
     /// `None`: the whole deployment.
@@ -42,12 +42,13 @@ pub(super) struct StreamScope {
 }
 
 impl Source {
-    /// Identifies the change stream of `namespaces` by what the server is asked for: a change of what is followed, or of
-    /// how docrow asks for it, changes it; the order of the names does not, nor another build or run.
+    /// Identifies the change stream of `namespaces` by its request: a change of what is followed, or of how
+    /// docrow asks for it, changes the fingerprint; the order of the names does not, nor another build or
+    /// run.
     ///
-    /// To be stored beside a position. A server finds a position only in a stream that has its event: in a stream of
-    /// another fingerprint it may take the position for lost history (280). Such a stream is to be begun at the
-    /// position's time ([`StreamStart::At`]), and what comes up to the position dropped.
+    /// Store it beside a position. A server finds a position only in a stream that has its event: in a stream
+    /// of another fingerprint it may take the position for lost history (280). Open such a stream at the
+    /// position's time ([`StreamStart::At`]), and drop what arrives up to the position.
     pub fn fingerprint(namespaces: &[Namespace]) -> i64 {
         StreamScope::new(namespaces).fingerprint()
     }
@@ -68,7 +69,7 @@ impl StreamScope {
         Self { database, collections: RawArrayBuf::from_iter(names) }
     }
 
-    /// The database that the stream is of; `None`: it is of all.
+    /// The database of the stream; `None`: all databases.
     pub(super) fn database(&self) -> Option<&str> {
         self.database.as_deref()
     }
@@ -79,8 +80,8 @@ impl StreamScope {
         i64::from_le_bytes(xxh3_64(&asked.join(&0)).to_le_bytes())
     }
 
-    /// The command that opens the stream, at its present end unless `start` says otherwise. A position of the one kind of
-    /// `events` is one of the other.
+    /// The command that opens the stream, at its present end unless `start` says otherwise. Positions are the
+    /// same for both kinds of `events`.
     pub(super) fn command(&self, start: Option<&StreamStart>, events: StreamEvents) -> RawDocumentBuf {
         let mut stream = RawDocumentBuf::new();
         match start {
@@ -126,7 +127,8 @@ mod tests {
         Source::fingerprint(&namespaces)
     }
 
-    /// If this fails, what is asked for has changed: streams are begun by time once. That is well, but not by accident.
+    /// If this fails, the request has changed: streams are then opened by time once. That works, but must not
+    /// happen by accident.
     #[test]
     fn a_fingerprint_is_the_same_in_every_build() {
         assert_eq!(fingerprint(&["shop.orders", "shop.users"]), 2_185_792_127_812_780_432);

@@ -1,4 +1,4 @@
-//! How far a replica set's secondaries are behind its primary: what reads much of it spares them.
+//! How far a replica set's secondaries are behind its primary, so that heavy reads can pause for them.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -12,9 +12,10 @@ const PRIMARY: i64 = 1;
 const SECONDARY: i64 = 2;
 
 impl Source {
-    /// How far the secondary that is furthest behind is behind the primary. Where the user may not see the members
-    /// (`replSetGetStatus`), how far the majority is. Members that are down, or that are to be behind (`secondaryDelaySecs`),
-    /// count for nothing. `None`: it can't be told, or is a sharded cluster, which has many sets. Errors: the source is away.
+    /// How far the secondary that is furthest behind is behind the primary. If the user may not see the
+    /// members (`replSetGetStatus`), how far the majority is. Members that are down, or delayed on purpose
+    /// (`secondaryDelaySecs`), do not count. `None`: unknown, or a sharded cluster, which has many sets.
+    /// Errors: the source is away.
     pub async fn secondaries_lag(&self) -> Result<Option<Duration>> {
         if self.is_sharded() {
             return Ok(None);
@@ -41,14 +42,14 @@ fn number(document: &Document, name: &str) -> Option<i64> {
     match document.get(name)? {
         Bson::Int32(number) => Some((*number).into()),
         Bson::Int64(number) => Some(*number),
-        // Saturating is wanted.
+        // Saturating is intended.
         #[allow(clippy::cast_possible_truncation)]
         Bson::Double(number) => Some(*number as i64),
         _ => None,
     }
 }
 
-/// The ids of the members that are to be behind.
+/// The ids of the members that are delayed on purpose.
 fn delayed(config: &Document) -> HashSet<i64> {
     let Ok(config) = config.get_document("config") else { return HashSet::new() };
     let is_delayed = |member: &&Document| {

@@ -24,19 +24,19 @@ use crate::{
 /// A MongoDB deployment: connected, checked, and cheap to clone.
 #[derive(Clone)]
 pub struct Source {
-    /// All clones have the same one, also when it is exchanged.
+    /// All clones share it, also when it is replaced.
     pub(super) client: Arc<RwLock<Client>>,
     /// For messages: `host:port`, with commas.
     pub(super) hosts: Arc<str>,
     pub(super) default_database: Option<String>,
-    /// The server's version when it was connected to: major, minor.
+    /// The server's version at the time of the connection: major, minor.
     pub(super) version: (u32, u32),
     pub(super) sharded: bool,
-    /// What it is, for people.
+    /// Its description, for people.
     pub(super) words: Arc<str>,
-    /// The latest time of the cluster that any answer stated.
+    /// The latest cluster time in any answer.
     pub(super) seen: Arc<Mutex<Timestamp>>,
-    /// The latest that the whole set is known to have come to.
+    /// The latest time that the whole set is known to have reached.
     pub(super) newest: Arc<Mutex<Timestamp>>,
     /// By how many milliseconds its clock is ahead of this machine's.
     pub(super) offset: Arc<AtomicI64>,
@@ -49,13 +49,13 @@ impl Source {
         self.client().shutdown().immediate(true).await;
     }
 
-    /// The driver's part. What has been begun with an earlier one goes on with that.
+    /// The driver's client. Operations that were started with an earlier one continue with that.
     pub(super) fn client(&self) -> Client {
         self.client.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Connects by another login and certificate from now on, as `uri` says, which is the same for the rest.
-    /// Errors: as [`Source::connect`]; then all stays as it was.
+    /// Connects with another login and certificate from now on, as in `uri`, which is otherwise the same.
+    /// Errors: as [`Source::connect`]; then everything stays as it was.
     pub async fn log_in_again(&self, uri: &str) -> Result<()> {
         let client = Self::connect(uri).await?.client();
         *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
@@ -70,7 +70,7 @@ impl fmt::Debug for Source {
     }
 }
 
-/// No cluster's time is before it.
+/// No cluster time is before it.
 pub(super) const BEGINNING: Timestamp = Timestamp { time: 0, increment: 0 };
 
 impl Source {
@@ -79,7 +79,7 @@ impl Source {
         &self.hosts
     }
 
-    /// What it is, for people: `MongoDB 6.0.5, replica set rs0`.
+    /// Its description, for people: `MongoDB 6.0.5, replica set rs0`.
     pub fn words(&self) -> &str {
         &self.words
     }
@@ -89,7 +89,7 @@ impl Source {
         self.sharded
     }
 
-    /// The cluster's present time: no event before it is still to come. Errors: the source is away.
+    /// The cluster's current time: no event before it is still to come. Errors: the source is away.
     pub async fn operation_time(&self) -> Result<Timestamp> {
         let request = self.request("ask for the time", None);
         let reply = self.command(&request, "admin", doc! { "ping": 1 }).await;
@@ -98,9 +98,9 @@ impl Source {
         Ok(self.saw(time))
     }
 
-    /// The time of the oplog's first entry: history goes back to it. `None`: it can't be told, because the
-    /// user has not got the role `read` on the database `local`, or because this is a sharded cluster, where
-    /// each shard has its own.
+    /// The time of the oplog's first entry: history reaches back to it. `None`: unknown, because the user
+    /// lacks the role `read` on the database `local`, or because this is a sharded cluster, where each shard
+    /// has its own.
     pub async fn oplog_start(&self) -> Result<Option<Timestamp>> {
         if self.sharded {
             return Ok(None);
@@ -114,7 +114,7 @@ impl Source {
             let first = match (reply, code) {
                 (Ok(reply), _) => reply,
                 (Err(_), Some(error::UNAUTHORIZED)) => return Ok(None),
-                // The first entry went while it was looked at; there is another one now.
+                // The first entry was removed while it was read; there is another one now.
                 (Err(_), Some(error::CAPPED_POSITION_LOST)) => continue,
                 (Err(error), _) => return Err(request.failed(&error)),
             };
@@ -130,12 +130,12 @@ impl Source {
         time
     }
 
-    /// `readConcern: majority`, reading nothing older than `after`, nor than what any answer has told:
-    /// another member may be asked than before, which lags behind it.
+    /// `readConcern: majority`, reading nothing older than `after`, nor than the time of any answer so far:
+    /// another member may be asked than before, and may lag behind it.
     ///
-    /// The position of a stream that has come to its end is one tick past the cluster's time, and a server
-    /// refuses to read after a time that it has not come to. Nothing can have happened at such a time, so the
-    /// cluster's time is as good.
+    /// The position of a stream that has reached its end is one tick past the cluster's time, and a server
+    /// refuses to read after a time that it has not reached. Nothing can have happened at such a time, so the
+    /// cluster's time is equivalent.
     pub(super) async fn majority_after(&self, after: Timestamp) -> Result<RawDocumentBuf> {
         let seen = self.latest();
         let after = if after <= seen { seen } else { after.min(self.operation_time().await?) };
@@ -150,7 +150,7 @@ impl Source {
         self.request(format!("{verb} {namespace}"), Some(&namespace.database))
     }
 
-    /// Where reads go to: the URI's `readPreference`, else the primary.
+    /// Where reads go: the URI's `readPreference`, by default the primary.
     pub(super) fn reads_from(&self) -> Option<SelectionCriteria> {
         self.client().selection_criteria().cloned()
     }

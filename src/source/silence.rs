@@ -7,22 +7,22 @@ use tokio::time::Instant;
 
 use crate::error::Code;
 
-/// How long an answer is waited for in all, unless the URI's `socketTimeoutMS` says otherwise.
+/// How long to wait for an answer in total, unless the URI's `socketTimeoutMS` says otherwise.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long is waited at least once an answer is late.
+/// The minimum wait once an answer is late.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// How long an answer is waited for in all.
+/// How long to wait for an answer in total.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience(Duration);
 
 impl Patience {
-    /// Zero is how other drivers write that there is no limit; here it is the default.
+    /// In other drivers zero means no limit; here it means the default.
     pub(super) fn new(written: Option<Duration>) -> Self {
         Self(written.filter(|written| !written.is_zero()).unwrap_or(PATIENCE))
     }
 
-    /// All of it.
+    /// Complete.
     pub(super) fn whole(self) -> Duration {
         self.0
     }
@@ -32,17 +32,18 @@ impl Patience {
     }
 }
 
-/// Why an answer is not waited for any longer: inside of the driver's error, so that all errors take one way.
+/// Why docrow no longer waits for an answer: inside the driver's error, so that all errors take the same
+/// path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SilenceCause {
-    /// There is none, and the server does not work at one.
+    /// There is no answer, and the server is not working on one.
     NoAnswer(Duration),
     /// The server waits for a majority of the replica set.
     NoMajority(Duration),
 }
 
 impl SilenceCause {
-    /// What it is known by.
+    /// How it is recognized.
     pub(super) fn code(self) -> Code {
         match self {
             Self::NoAnswer(_) => Code::SourceSilent,
@@ -66,12 +67,13 @@ impl fmt::Display for SilenceCause {
         match self {
             Self::NoAnswer(waited) => write!(
                 f,
-                "gave no answer in {} s and does not work at one: is the network in between frozen, or the server?",
+                "gave no answer in {} s and is not working on one: is the network in between frozen, or the \
+                 server?",
                 waited.as_secs()
             ),
             Self::NoMajority(waited) => write!(
                 f,
-                "has no majority of its replica set that confirms what is written, for {} s: see rs.status()",
+                "has had no majority of its replica set that confirms writes for {} s: see rs.status()",
                 waited.as_secs()
             ),
         }
@@ -80,19 +82,19 @@ impl fmt::Display for SilenceCause {
 
 impl std::error::Error for SilenceCause {}
 
-/// How a wait stands: it goes on when a future that waits was dropped and there is another one.
+/// The state of a wait: it continues if a waiting future is dropped and another one follows.
 #[derive(Debug)]
 pub(super) struct AnswerWait {
-    /// What the server knows the request by. `None`: it is one that is answered at once.
+    /// What identifies the request at the server. `None`: the request is answered at once.
     pub(super) comment: Option<String>,
     since: Option<Instant>,
     /// See [`Self::end`].
     end: Option<Instant>,
-    /// When it was last waited: who does not want the answer for a while does not wait for it.
+    /// When it was last polled: the time during which the caller does not ask does not count as waiting.
     seen: Instant,
-    /// Whether the server was seen not to work at it.
+    /// Whether the server was seen not to be working on it.
     pub(super) is_late: bool,
-    /// Up to when a majority had everything, at the last look, if there was more to come to.
+    /// Up to when a majority had everything at the last check, if there was more to replicate.
     pub(super) majority: Option<Timestamp>,
 }
 
@@ -101,20 +103,19 @@ impl AnswerWait {
         Self { comment, since: None, end: None, seen: Instant::now(), is_late: false, majority: None }
     }
 
-    /// Begins to wait, or goes on.
+    /// Starts to wait, or continues.
     pub(super) fn resume(&mut self, patience: Patience, now: Instant) {
         if now.saturating_duration_since(self.seen) > patience.half() {
             self.answered();
         }
     }
 
-    /// Since when it is waited.
+    /// Since when it has been waiting.
     pub(super) fn since(&mut self, now: Instant) -> Instant {
         *self.since.get_or_insert(now)
     }
 
-    /// Until when it is waited, now that the answer is late: an answer that nobody was there to take may lie
-    /// ready.
+    /// The deadline, now that the answer is late: an answer that was not collected yet may be ready.
     pub(super) fn end(&mut self, patience: Patience, now: Instant) -> Instant {
         let end = self.since(now) + patience.0;
         *self.end.get_or_insert(end.max(now + GRACE))
@@ -125,7 +126,7 @@ impl AnswerWait {
     }
 }
 
-/// Notes at its end that it was waited until then.
+/// Records at its end that it waited until then.
 pub(super) struct WaitedGuard<'a>(pub(super) &'a mut AnswerWait);
 
 impl WaitedGuard<'_> {
@@ -144,7 +145,8 @@ impl Drop for WaitedGuard<'_> {
 mod tests {
     use super::*;
 
-    /// Who is dropped often has waited all the time; who asks again after a while has not waited in between.
+    /// A caller that is often dropped has waited all the time; one that asks again after a while has not
+    /// waited in between.
     #[test]
     fn waits_add_up_unless_there_is_a_pause() {
         let (patience, mut waiting) = (Patience(Duration::from_secs(60)), AnswerWait::new(None));
@@ -153,7 +155,7 @@ mod tests {
         for second in 0..100 {
             waiting.resume(patience, at(second));
             assert_eq!(waiting.since(at(second)), began);
-            assert_eq!(waiting.end(patience, at(second)), at(60), "looking again and again puts nothing off");
+            assert_eq!(waiting.end(patience, at(second)), at(60), "asking again and again postpones nothing");
             waiting.seen = at(second);
         }
         waiting.resume(patience, at(130));

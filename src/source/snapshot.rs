@@ -1,12 +1,12 @@
-//! Reading a chunk: one scan of a range of the `_id` index, reply by reply.
+//! Reads a chunk: one scan of a range of the `_id` index, reply by reply.
 //!
-//! Every document that is in the chunk during the whole scan is read exactly once. What is written meanwhile may be
-//! seen or not, in any mixture: the change stream repeats it. The scan reads nothing older than the point in time it is
-//! given (`afterClusterTime`), so that document and stream leave no gap between them.
+//! Every document that is in the chunk during the whole scan is read exactly once. Concurrent writes may be
+//! seen or not, in any mixture: the change stream repeats them. The scan reads nothing older than the given
+//! point in time (`afterClusterTime`), so that documents and stream leave no gap between them.
 //!
-//! A scan with `min` but without `max` ends before a document whose `_id` is MaxKey (seen on 6.0.5). The chunk at the
-//! end of a collection asks for it by itself. One without any bound has it, and so has one of a clustered collection,
-//! bounds or not (seen there, too): then it is not asked for.
+//! A scan with `min` but without `max` ends before a document whose `_id` is MaxKey (observed on 6.0.5). The
+//! last chunk of a collection requests it separately. A chunk without bounds has it, and so has one of a
+//! clustered collection, bounds or not (observed, too): then it is not requested.
 
 use mongodb::bson::{RawBson, RawBsonRef, RawDocumentBuf, Timestamp, cstr, rawdoc};
 
@@ -34,8 +34,8 @@ struct NextReply {
 }
 
 impl Source {
-    /// Begins to read `chunk` of a collection as it is at `after` or later. Errors: the source is away or refuses; a
-    /// scan that ends in an error is to be begun anew. A reply has at most so many documents.
+    /// Starts to read `chunk` of a collection in its state at `after` or later. Errors: the source is away or
+    /// refuses; a scan that fails must be started again. A reply has at most this many documents.
     pub async fn read_chunk(
         &self,
         namespace: &Namespace,
@@ -64,9 +64,9 @@ impl Source {
         Ok(ChunkReader { cursor, then, request })
     }
 
-    /// Begins to read the `_id`s of all documents of a collection, and nothing else of them, as it is at `after` or
-    /// later, by the same rules as [`Self::read_chunk`]. The server takes them from the `_id` index, without looking at
-    /// the documents (unless it has a collation, or is clustered).
+    /// Starts to read the `_id`s of all documents of a collection, and nothing else, in the state at `after`
+    /// or later, by the same rules as [`Self::read_chunk`]. The server takes them from the `_id` index,
+    /// without reading the documents (unless the index has a collation, or the collection is clustered).
     pub async fn read_ids(&self, namespace: &Namespace, after: Timestamp) -> Result<ChunkReader> {
         let request = self.request_on("read the _ids of", namespace);
         let mut find = find(namespace, self.majority_after(after).await?, DOCUMENTS_PER_REPLY);
@@ -87,13 +87,13 @@ fn find(namespace: &Namespace, read_concern: RawDocumentBuf, documents_per_reply
 }
 
 impl ChunkReader {
-    /// The next documents, at most 16 MB of them, or none at all; `None`: the chunk is read.
+    /// The next documents, at most 16 MB of them, perhaps none; `None`: the chunk is complete.
     pub async fn next(&mut self) -> Result<Option<Documents>> {
         loop {
             if let Some(batch) = self.cursor.next().await {
                 let documents = Documents::of(batch.map_err(|e| self.request.failed(&e))?);
                 READ_BYTES.add_to("snapshot", u64::try_from(documents.byte_len()).unwrap_or(0));
-                // Of the scan itself, it would be the last.
+                // In the scan itself, it would come last.
                 if self.then.is_some()
                     && let Some(last) = documents.iter()?.last()
                     && matches!(last?.get("_id"), Ok(Some(RawBsonRef::MaxKey)))

@@ -1,13 +1,13 @@
-//! Cutting a collection into chunks of its `_id` index.
+//! Splits a collection into chunks of its `_id` index.
 //!
-//! A chunk is a range of index keys, not of values: it is read by `min` and `max` with a hint, which follow the order
-//! of the index across all BSON types. (`$gt` and `$lt` compare only within one type, and lose documents where `_id`s
-//! are of several.) So the bounds must be keys in the order of the index, and only the server knows that order: bounds
-//! come from it, sorted, and are never compared here.
+//! A chunk is a range of index keys, not of values: it is read by `min` and `max` with a hint, which follow
+//! the order of the index across all BSON types. (`$gt` and `$lt` compare only within one type, and miss
+//! documents if `_id`s have several types.) So the bounds must be keys in the order of the index, and only
+//! the server knows that order: bounds come from it, sorted, and are never compared here.
 //!
-//! `splitVector` walks the index and cuts it evenly; where that is long, for documents are many and small, where it is
-//! refused (privileges, mongos, hosted deployments), or where index keys are no values (a collation), the bounds are a
-//! sorted sample of the `_id`s.
+//! `splitVector` walks the index and splits it evenly. If that takes too long, because documents are many and
+//! small, if it is refused (privileges, mongos, hosted deployments), or if index keys are not the values (a
+//! collation), the bounds are a sorted sample of the `_id`s.
 
 use std::ops::RangeInclusive;
 
@@ -16,21 +16,21 @@ use mongodb::bson::{Document, RawBsonRef, RawDocument, RawDocumentBuf, doc, rawd
 use super::{collections::CollectionInfo, reply::Documents, server::Source};
 use crate::error::{Code, Error, Result};
 
-/// More chunks than these are not planned; they become larger instead.
+/// The maximum number of chunks; beyond it, they become larger.
 const CHUNKS_AT_MOST: u64 = 100_000;
-/// What `splitVector` takes.
+/// The chunk sizes that `splitVector` accepts.
 const SPLIT_VECTOR_BYTES: RangeInclusive<u64> = 1 << 20..=1 << 30;
-/// Sampled `_id`s for one bound, so that chunks differ less in size; fewer where there are many bounds.
+/// Sampled `_id`s per bound, so that chunks differ less in size; fewer if there are many bounds.
 const SAMPLES_PER_CHUNK: u64 = 20;
 const SAMPLES_AT_MOST: u64 = 100_000;
-/// Where there are more documents for each that is sampled, to sample them takes less time than to walk the index (0.3 s
-/// for a million).
+/// With more documents per sampled one, sampling takes less time than walking the index (0.3 s for a
+/// million).
 const WALKED_PER_SAMPLE: u64 = 1000;
 
-/// A size of chunk that copies well: 2,000 documents of 6 KB, which were measured to copy fastest.
+/// A chunk size that copies well: 2,000 documents of 6 KB, which measurements showed to copy fastest.
 pub const CHUNK_BYTES: u64 = 12 << 20;
 
-/// A range of the `_id` index: the documents from `min` on, up to but without `max`.
+/// A range of the `_id` index: the documents from `min` (inclusive) to `max` (exclusive).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Chunk {
     /// `{_id: …}`; `None`: from the first on.
@@ -45,7 +45,7 @@ impl Chunk {
         Self { min: None, max: None }
     }
 
-    /// Reads back bounds that were stored as [`RawDocument::as_bytes`] gives them.
+    /// Reads bounds that were stored in the form of [`RawDocument::as_bytes`].
     pub fn from_bytes(min: Option<&[u8]>, max: Option<&[u8]>) -> Result<Self> {
         let bound = |bytes: Option<&[u8]>| {
             let read = |bytes| RawDocument::from_bytes(bytes).map(ToOwned::to_owned);
@@ -57,10 +57,10 @@ impl Chunk {
         Ok(Self { min: bound(min)?, max: bound(max)? })
     }
 
-    /// The chunks between `bounds`, and those before the first and after the last.
+    /// The chunks between `bounds`, before the first and after the last.
     ///
-    /// MinKey and MaxKey are no bounds: nothing is before the one or after the other, and the server refuses an empty
-    /// range (error 51175).
+    /// MinKey and MaxKey are no bounds: nothing is before the one or after the other, and the server refuses
+    /// an empty range (error 51175).
     fn between(mut bounds: Vec<RawDocumentBuf>) -> Vec<Self> {
         bounds.retain(|bound| !matches!(bound.get("_id"), Ok(Some(RawBsonRef::MinKey | RawBsonRef::MaxKey))));
         let mut chunks = Vec::with_capacity(bounds.len() + 1);
@@ -74,8 +74,9 @@ impl Chunk {
 }
 
 impl Source {
-    /// Cuts a collection into chunks of about `chunk_bytes` of BSON, in the order of its `_id` index. Together they
-    /// hold every document, whatever is written meanwhile. A small or empty collection is one chunk.
+    /// Splits a collection into chunks of about `chunk_bytes` of BSON, in the order of its `_id` index.
+    /// Together they contain every document, also ones written meanwhile. A small or empty collection is one
+    /// chunk.
     pub async fn split(&self, collection: &CollectionInfo, chunk_bytes: u64) -> Result<Vec<Chunk>> {
         let count = collection.bytes.div_ceil(chunk_bytes.max(1)).min(CHUNKS_AT_MOST);
         if count <= 1 {
@@ -94,7 +95,7 @@ impl Source {
         Ok(Chunk::between(thinned(bounds, count)))
     }
 
-    /// `None`: the server refuses, or its answer would be of no use.
+    /// `None`: the server refuses, or its answer would be useless.
     async fn split_vector(
         &self,
         collection: &CollectionInfo,
@@ -151,16 +152,15 @@ impl Source {
     }
 }
 
-/// The keys of a reply of `splitVector`. `None`: there are none, though more than one chunk was asked for.
+/// The keys in a reply of `splitVector`. `None`: there are none, although more than one chunk was requested.
 fn split_keys(reply: &Document) -> Option<Vec<RawDocumentBuf>> {
     let keys = reply.get_array("splitKeys").ok().filter(|keys| !keys.is_empty())?;
     keys.iter().map(|key| RawDocumentBuf::try_from(key.as_document()?).ok()).collect()
 }
 
-/// Every so-manieth of `bounds`, so that they make about `count` chunks, all of the same size if they were before.
+/// Every nth of `bounds`, so that they make about `count` chunks, all of the same size if they were before.
 ///
-/// A sample is larger than what is wanted of it, and `splitVector` cuts at half of the size it is given (seen on
-/// 6.0.5).
+/// A sample is larger than needed, and `splitVector` splits at half of the given size (observed on 6.0.5).
 fn thinned(bounds: Vec<RawDocumentBuf>, count: u64) -> Vec<RawDocumentBuf> {
     let count = usize::try_from(count).unwrap_or(usize::MAX).max(1);
     let step = (bounds.len() + 1).saturating_add(count / 2) / count;

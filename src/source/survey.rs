@@ -1,5 +1,5 @@
-//! What there is to replicate, for a person who asks beforehand: as [`Source::collections`], but whatever is wrong with one
-//! database or collection does not hide the others, and what is left out is told.
+//! What there is to replicate, for a user who asks in advance: like [`Source::collections`], but an error
+//! with one database or collection does not hide the others, and what is left out is reported.
 
 use super::{
     collections::{CollectionInfo, CollectionKind, ListingScope},
@@ -10,41 +10,42 @@ use crate::{
     model::change::Namespace,
 };
 
-/// From this version on the server writes into the oplog what it drops of a capped collection (SERVER-56344; seen on 6.0.5).
+/// From this version on, the server logs in the oplog what it removes from a capped collection (SERVER-56344;
+/// observed on 6.0.5).
 const CAPPED_DELETES_TOLD: (u32, u32) = (5, 0);
 
-/// What there is.
+/// The result.
 #[derive(Debug, Default)]
 pub struct SourceSurvey {
-    /// The databases that have some of it, or could not be looked into.
+    /// The databases that have replicated collections, or could not be read.
     pub databases: Vec<String>,
     /// What would be replicated, sorted by name.
     pub collections: Vec<CollectionInfo>,
-    /// Of these, the ones whose oldest documents the server drops without telling anybody.
+    /// Of these, the ones from which the server silently removes the oldest documents.
     pub capped: Vec<Namespace>,
-    /// What is included and can't be replicated.
+    /// What is included but can't be replicated.
     pub excluded: Vec<Excluded>,
     /// The patterns of `include` that match nothing that can be replicated.
     pub idle: Vec<String>,
-    /// The names that were seen and are not included.
+    /// The names of existing collections that are not included.
     pub others: Vec<String>,
-    /// What could not be looked at.
+    /// What could not be read.
     pub failures: Vec<Error>,
 }
 
-/// What can't be replicated.
+/// Something that can't be replicated.
 #[derive(Debug)]
 pub struct Excluded {
     /// Its name.
     pub namespace: Namespace,
-    /// What it is, in words: `view`.
+    /// Its kind, in words: `view`.
     pub kind: String,
-    /// Whether it is included by its very name, which a run refuses.
+    /// Whether it is included by its exact name, which a run refuses.
     pub is_named: bool,
 }
 
 impl Source {
-    /// What `include` and `exclude` choose. Errors: a pattern is malformed, or the source is away.
+    /// What `include` and `exclude` select. Errors: a pattern is malformed, or the source is away.
     pub async fn survey(&self, include: &[String], exclude: &[String]) -> Result<SourceSurvey> {
         let choice = self.choice(include, exclude)?;
         let mut survey = SourceSurvey::default();

@@ -1,6 +1,6 @@
-//! TLS to MongoDB. The driver speaks it, as the URI's options say; here the files that they name are looked at before it
-//! does, since it says less about them, and what it means when a handshake fails is put into words: the driver has
-//! nothing but the name of what went wrong.
+//! TLS to MongoDB. The driver does it, according to the URI's options. Here the files that they name are
+//! checked first, because the driver's errors about them say less, and failed handshakes are explained,
+//! because the driver only names the error.
 
 use mongodb::options::{AuthMechanism, ClientOptions, Tls};
 
@@ -9,7 +9,7 @@ use crate::{
     secret::pem,
 };
 
-/// Checks the files that the options name. Errors: there is something wrong with one, or one is missing.
+/// Checks the files that the options name. Errors: one is unusable or missing.
 pub(super) fn check(options: &ClientOptions) -> Result<()> {
     let tls = match &options.tls {
         Some(Tls::Enabled(tls)) => Some(tls),
@@ -24,14 +24,14 @@ pub(super) fn check(options: &ClientOptions) -> Result<()> {
         }
         None if by_certificate(options) => Err(Error::new(
             Code::SourceUri,
-            "source URI: authMechanism=MONGODB-X509 logs in by a certificate: name the file of it and its key with \
-             tlsCertificateKeyFile",
+            "source URI: authMechanism=MONGODB-X509 logs in by certificate: name the file with certificate \
+             and key with tlsCertificateKeyFile",
         )),
         None => Ok(()),
     }
 }
 
-/// What to say where the server refuses a login, and the URI names the way to log in.
+/// Advice if the server refuses a login, and the URI names the mechanism.
 pub(super) fn refused_login(options: &ClientOptions) -> Option<String> {
     let mechanism = options.credential.as_ref()?.mechanism.as_ref()?.as_str();
     let advice = if by_certificate(options) {
@@ -49,7 +49,7 @@ fn by_certificate(options: &ClientOptions) -> bool {
     mechanism == Some(&AuthMechanism::MongoDbX509)
 }
 
-/// What to do about options that the driver knows and docrow has not.
+/// Advice about options that the driver supports and docrow does not.
 pub(super) fn not_served(message: &str) -> Option<&'static str> {
     let message = message.to_ascii_lowercase();
     if message.contains("-compression feature flag") || message.contains("unsupported compressor") {
@@ -61,8 +61,8 @@ pub(super) fn not_served(message: &str) -> Option<&'static str> {
         )
     } else if message.contains("tlsallowinvalidhostnames") {
         Some(
-            "tlsAllowInvalidHostnames is not supported: name the host as its certificate does, or, where nobody can be \
-             in between, write tlsAllowInvalidCertificates=true",
+            "tlsAllowInvalidHostnames is not supported: name the host as its certificate does, or, in a \
+             trusted network, use tlsAllowInvalidCertificates=true",
         )
     } else {
         None
@@ -71,7 +71,7 @@ pub(super) fn not_served(message: &str) -> Option<&'static str> {
 
 /// Why a handshake failed.
 pub(super) enum TlsFailure {
-    /// Something is wrong with a certificate: somebody has to do what this says.
+    /// A certificate is wrong: an operator must follow this advice.
     Certificate(&'static str),
     /// Anything else.
     Unclear(&'static str),

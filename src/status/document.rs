@@ -1,4 +1,4 @@
-//! Makes the document of what is known. Pure but for a cache of mappings that were read before.
+//! Builds the document from what is known. Pure, except for a cache of mappings that were read before.
 
 use std::{collections::HashMap, time::SystemTime};
 
@@ -21,28 +21,28 @@ use crate::{
     },
 };
 
-/// What is known of a pipeline.
+/// What is known about a pipeline.
 #[derive(Debug)]
 pub struct PipelineFacts<'a> {
     /// Its name.
     pub pipeline: &'a str,
     /// When it was gathered.
     pub at: Moment,
-    /// What PostgreSQL knows, perhaps as it was earlier.
+    /// PostgreSQL's data, perhaps as of an earlier time.
     pub survey: Option<&'a PipelineSurvey>,
     /// Why PostgreSQL does not answer, if it does not.
     pub target_problem: Option<String>,
-    /// What the process says, and when it did.
+    /// The process's report, and its time.
     pub report: Option<(ProcessReport, Details, Moment)>,
-    /// What MongoDB says, if it was asked now, and not by the process.
+    /// MongoDB's answers, if it was asked now, and not by the process.
     pub source: Option<Clock>,
-    /// Whether this very process runs the pipeline.
+    /// Whether this process runs the pipeline.
     pub is_own: bool,
-    /// Whether what the process says is of now.
+    /// Whether the process's report is current.
     pub is_told: bool,
 }
 
-/// What all collections are looked at with.
+/// The context for all collections.
 struct CollectionContext<'a> {
     survey: Option<&'a PipelineSurvey>,
     clock: &'a Clock,
@@ -88,7 +88,7 @@ impl PipelineFacts<'_> {
         collections.sort_by(|a, b| a.name.cmp(&b.name));
         let resumes = told.and_then(|r| r.resumes_from);
         let resumes_from = resumes.filter(|_| running == Some(true));
-        // What is in the spool need not be read again; what is applied need not, even if that is lost.
+        // What is in the spool need not be read again, nor what is applied, even if the spool is lost.
         let applied = applied(&collections, CollectionStatus::is_followed);
         let next = resumes_from.or(resumes.max(applied));
         let partitions = self.survey.map_or_else(Vec::new, |s| partitions(s, &collections, &lag));
@@ -130,7 +130,7 @@ impl PipelineFacts<'_> {
     }
 }
 
-/// What the process says of itself.
+/// The process's report.
 fn process(told: Option<&ProcessReport>, is_running: bool) -> ProcessStatus {
     let hindrance = told.filter(|_| is_running).and_then(|report| report.hindrance.as_ref());
     ProcessStatus {
@@ -155,7 +155,7 @@ fn spool(told: Option<&ProcessReport>, is_running: bool) -> SpoolStatus {
     }
 }
 
-/// What MongoDB said, now or earlier.
+/// MongoDB's answers, now or earlier.
 fn known(clock: Option<&Clock>, report: Option<&ProcessReport>) -> Clock {
     let earlier = report.map(|report| report.source.clone()).unwrap_or_default();
     let Clock { problem, silent_since, time, oplog_start } = clock.cloned().unwrap_or_default();
@@ -163,7 +163,7 @@ fn known(clock: Option<&Clock>, report: Option<&ProcessReport>) -> Clock {
     Clock { problem, silent_since, time, oplog_start }
 }
 
-/// The collections that the process could make no tables for, and of which PostgreSQL knows nothing therefore.
+/// The collections for which the process could create no tables, so PostgreSQL knows nothing of them.
 fn refused(details: &Details, survey: Option<&PipelineSurvey>) -> Vec<CollectionSurvey> {
     let is_known = |name: &String| survey.is_some_and(|s| s.collections.iter().any(|c| c.name == *name));
     let refused = details.refused.iter().filter(|(name, _)| !is_known(name));
@@ -186,14 +186,14 @@ fn refused(details: &Details, survey: Option<&PipelineSurvey>) -> Vec<Collection
     refused.map(surveyed).collect()
 }
 
-/// Why a collection is stopped, and that it needs a resync, if the oplog has gone past it since.
+/// Why a collection is stopped, and that it needs a resync, if the oplog has moved past it since.
 fn stopped(surveyed: &CollectionSurvey, applied_up_to: Option<Moment>, clock: &Clock) -> Option<String> {
     let why = surveyed.stopped.clone()?;
     let is_lost = applied_up_to.zip(clock.oplog_start).is_some_and(|(applied, start)| applied < start);
     let resync = format!("docrow resync '{}'", surveyed.name);
     if is_lost && !why.contains(&resync) {
         return Some(format!(
-            "{why}; by now the oplog no longer holds its changes: when it is mended, {resync}"
+            "{why}; by now the oplog no longer holds its changes: once it is fixed, run {resync}"
         ));
     }
     Some(why)
@@ -263,7 +263,7 @@ fn snapshot(surveyed: &CollectionSurvey, phase: Phase, context: &CollectionConte
     let is_complete = chunks > 0 && chunks == chunks_copied;
     let pace = context.details.copies.get(&surveyed.name);
     let under_way = pace.filter(|_| phase == Phase::Copying && surveyed.stopped.is_none());
-    // What a process that is gone had under way is rolled back.
+    // The chunks in progress of a process that has ended are rolled back.
     let written = under_way.filter(|_| context.is_told).map_or(0, |pace| pace.copied);
     let documents = documents.max(written);
     let estimated = match pace {
@@ -286,7 +286,7 @@ fn snapshot(surveyed: &CollectionSurvey, phase: Phase, context: &CollectionConte
     }
 }
 
-/// The tables of a mapping; none if a later docrow has written it in a way that can't be read.
+/// The tables of a mapping; none if a later docrow has written it in a form that can't be read.
 fn tables(surveyed: &CollectionSurvey, mappings: &mut MappingCache) -> Vec<TableStatus> {
     let key = (surveyed.name.clone(), surveyed.version);
     let read = || {
@@ -296,7 +296,7 @@ fn tables(surveyed: &CollectionSurvey, mappings: &mut MappingCache) -> Vec<Table
     mappings.entry(key).or_insert_with(|| read().unwrap_or_default()).clone()
 }
 
-/// With the key's column, where it is the documents' own, and the column of whole documents.
+/// With the key column, in the root table, and the column of whole documents.
 fn table(spec: &MappingSpec, table: &TableSpec) -> TableStatus {
     let column =
         |name: &str, path: String, sql_type: String| ColumnStatus { name: name.to_owned(), path, sql_type };
@@ -335,7 +335,7 @@ fn partitions(
     numbers.into_iter().map(partition).collect()
 }
 
-/// One that a later docrow has written in a way that can't be read is none.
+/// A result that a later docrow has written in a form that can't be read counts as none.
 fn verified(survey: &PipelineSurvey) -> Option<VerifiedStatus> {
     let stored = survey.verified.as_ref()?;
     let result = serde_json::from_str(&stored.result).ok()?;
@@ -343,7 +343,7 @@ fn verified(survey: &PipelineSurvey) -> Option<VerifiedStatus> {
 }
 
 fn dead_letters(survey: &PipelineSurvey) -> DeadLetterStatus {
-    // What is no longer followed counts for nothing.
+    // Collections that are no longer followed do not count.
     let followed: HashMap<&str, u64> = survey
         .collections
         .iter()
@@ -361,7 +361,7 @@ fn dead_letters(survey: &PipelineSurvey) -> DeadLetterStatus {
     DeadLetterStatus { total: followed.values().sum(), groups: groups.collect() }
 }
 
-/// The least time up to which these collections are applied.
+/// The minimum time up to which these collections are applied.
 fn applied(collections: &[CollectionStatus], which: impl Fn(&CollectionStatus) -> bool) -> Option<Moment> {
     collections.iter().filter(|c| which(c)).filter_map(|c| c.applied_up_to).min()
 }

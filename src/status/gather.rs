@@ -1,4 +1,4 @@
-//! Asks the servers how a pipeline is doing.
+//! Asks the servers for the state of a pipeline.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,22 +20,23 @@ use crate::{
     source::{self, Source},
 };
 
-/// How long MongoDB is asked: longer than the driver looks for a server, so that it says itself why there is none.
+/// How long to wait for MongoDB: longer than the driver looks for a server, so that the driver reports why
+/// there is none.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// How long PostgreSQL is, where there is something to be told without it.
+/// How long to wait for PostgreSQL, if there is something to report without it.
 const BRIEF: Duration = Duration::from_secs(3);
-/// A process that has reported since knows about MongoDB.
+/// A process that has reported within this time knows about MongoDB.
 const FRESH: Duration = Duration::from_secs(10);
 
 /// Gathers documents, one after the other.
 #[derive(Debug)]
 pub struct StatusGatherer {
     target: Target,
-    /// Those of this process, if it runs the pipeline, or is about to.
+    /// The figures of this process, if it runs the pipeline, or is about to.
     vitals: Option<Arc<Vitals>>,
     /// MongoDB's URI, if it is known.
     source_uri: Option<Secret>,
-    /// What it is called for people.
+    /// Its name for people.
     source_name: Option<String>,
     source: Option<Source>,
     surveyor: Option<OverviewReader>,
@@ -44,13 +45,13 @@ pub struct StatusGatherer {
 }
 
 impl StatusGatherer {
-    /// For the process that runs the pipeline, which asks with limits of its own.
+    /// For the process that runs the pipeline, which asks with its own limits.
     pub fn within(target: &Target, source_uri: &Secret, vitals: Arc<Vitals>) -> Self {
         let source_name = source::name(source_uri.expose());
         Self { vitals: Some(vitals), source_name, ..Self::from_outside(target.unattended(), None) }
     }
 
-    /// For another one. MongoDB is asked only if no process does.
+    /// For another process. MongoDB is asked only if no process runs the pipeline.
     pub fn from_outside(target: Target, source_uri: Option<Secret>) -> Self {
         let (mappings, source_name) =
             (MappingCache::new(), source_uri.as_ref().and_then(|uri| source::name(uri.expose())));
@@ -72,7 +73,7 @@ impl StatusGatherer {
         Ok(self.document(None).await)
     }
 
-    /// The document with what can be told without PostgreSQL, if it does not answer.
+    /// The document, with what is known without PostgreSQL if that does not answer.
     pub async fn gather_anyway(&mut self) -> Status {
         let looked = timeout(BRIEF, self.look()).await.unwrap_or_else(|_| {
             Err(Error::new(Kind::TargetAway, format!("no answer from {}", self.target.address())))
@@ -88,7 +89,7 @@ impl StatusGatherer {
         if self.surveyor.is_none() {
             self.surveyor = OverviewReader::open(&self.target).await?;
         }
-        // Where docrow has never written there is nothing to ask about.
+        // If docrow has never written there, there is nothing to ask for.
         let Some(surveyor) = &self.surveyor else { return Ok(()) };
         match surveyor.survey().await {
             Ok(survey) => self.last = Some(survey),
@@ -126,7 +127,7 @@ impl StatusGatherer {
         status
     }
 
-    /// What MongoDB says; `None`: it is not known where it is.
+    /// MongoDB's answers; `None`: its address is not known.
     async fn ask_source(&mut self) -> Option<Clock> {
         let uri = self.source_uri.clone()?;
         let asked = timeout(PATIENCE, async {
@@ -151,7 +152,7 @@ impl StatusGatherer {
     }
 }
 
-/// The last report of another process. One that can't be read is a later docrow's.
+/// The last report of another process. One that can't be read comes from a later docrow.
 fn stored(survey: &PipelineSurvey) -> Option<(ProcessReport, Details, Moment)> {
     let stored = survey.report.as_ref()?;
     let report = serde_json::from_str(&stored.report).ok()?;

@@ -1,4 +1,4 @@
-//! Whether all is well, and if not, what is wrong: the first thing that somebody on call wants to know. Pure.
+//! Whether all is well, and if not, what is wrong: the first thing that an operator wants to know. Pure.
 
 use std::time::Duration;
 
@@ -9,16 +9,17 @@ use super::{
 };
 use crate::{error::Code, model::phase::Phase, process_status::Stage};
 
-/// Who is behind by no more follows as it should: positions are stored once a second, and clocks are read once a second.
+/// A lag of at most this is normal: positions are stored, and clocks are read, once a second.
 const CLOSE: u64 = 10;
-/// Behind by more than this is worth a look: a batch that waits for a lock, a burst that takes a while.
+/// A lag of more than this deserves attention: a batch that waits for a lock, a burst that takes a while.
 pub const LAG: u64 = 60;
-/// An oplog that leaves less than a tenth of itself, or than an hour where it is longer than that, is worth a look.
+/// A remaining oplog of less than a tenth of its window, or of less than an hour if that is shorter, deserves
+/// attention.
 const HOUR: u64 = 3600;
-/// A running process that has not reported for so long can't write to PostgreSQL, or is stuck.
+/// A running process that has not reported for this long can't write to PostgreSQL, or is stuck.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// Of a document that is not complete yet.
+/// For a document that is not complete yet.
 pub(super) fn unknown() -> Health {
     Health { level: HealthLevel::Ok, words: String::new(), problems: Vec::new() }
 }
@@ -44,10 +45,10 @@ pub(super) fn verdict(status: &Status) -> Health {
     Health { level, words, problems }
 }
 
-/// Of all that may be wrong it is what nobody sees elsewhere, and what the rest may wait for.
+/// This comes first, because nothing else reveals it, and other problems may be waiting for it.
 fn disk(status: &Status, problem: &mut impl FnMut(HealthLevel, String)) {
     if let Some(why) = &status.spool.problem {
-        let words = "the disk of the state directory is full, and the stream is not read on";
+        let words = "the disk of the state directory is full, so docrow does not read the stream";
         problem(HealthLevel::Error, format!("{words}: {why}"));
     }
 }
@@ -83,26 +84,27 @@ pub(super) fn lag(status: &Status) -> String {
     }
 }
 
-/// What is lost is said as long as it is not dealt with, whether or not somebody runs into it.
+/// Reports lost history until it is dealt with, whether or not a process has run into it.
 fn history(status: &Status, problem: &mut impl FnMut(HealthLevel, String)) {
     if let Some(OplogStatus { start, is_history_lost: true, .. }) = status.source.oplog {
         let words = format!(
-            "history is lost: the oplog begins at {start}, after what is to be read next: see docrow explain {}",
+            "history is lost: the oplog begins at {start}, after the position to resume from: see docrow \
+             explain {}",
             Code::HistoryLost
         );
         problem(HealthLevel::Error, words);
     }
 }
 
-/// How long nobody need run it, if that is known: by how fast the oplog is written now.
+/// For how long the pipeline may stay stopped, if that is known: by how fast the oplog is written now.
 fn time_left(status: &Status) -> String {
     let left = status.source.oplog.filter(|oplog| !oplog.is_history_lost);
     left.and_then(|oplog| oplog.headroom_seconds).map_or_else(String::new, |left| {
-        format!("; started within about {}, it goes on where it was", span(left))
+        format!("; it can still resume if started within about {}", span(left))
     })
 }
 
-/// Whether nothing more goes into the spool.
+/// Whether the spool is full, and accepts no changes.
 fn is_full(status: &Status) -> bool {
     status.spool.bytes.zip(status.spool.budget).is_some_and(|(bytes, budget)| budget > 0 && bytes >= budget)
 }
@@ -119,31 +121,31 @@ fn process(status: &Status, problem: &mut impl FnMut(HealthLevel, String)) {
                 problem(HealthLevel::Error, format!("stopped by an error: {why}{}", time_left(status)))
             }
             None => {
-                let words = "stopped, as it was told to: nobody runs this pipeline";
+                let words = "stopped on request: no process runs this pipeline";
                 problem(HealthLevel::Warning, format!("{words}{}", time_left(status)));
             }
         },
         (Some(false), _) => {
-            problem(HealthLevel::Error, format!("nobody runs this pipeline{}", time_left(status)));
+            problem(HealthLevel::Error, format!("no process runs this pipeline{}", time_left(status)));
         }
         (None, stage) if status.target.answers => {
             let who = process.holder.as_deref().unwrap_or("the last process");
             let before = match (stage, why) {
-                (Some(Stage::Retrying), Some(why)) => format!("; it was trying again: {why}"),
+                (Some(Stage::Retrying), Some(why)) => format!("; it was retrying: {why}"),
                 _ => String::new(),
             };
             problem(
                 HealthLevel::Error,
                 format!(
-                    "not known whether anybody runs this pipeline: {who} ended without a word, or can't reach \
-                     PostgreSQL{before}{}",
+                    "unknown whether a process runs this pipeline: {who} ended without reporting it, or \
+                     can't reach PostgreSQL{before}{}",
                     time_left(status)
                 ),
             );
         }
-        // Unless that is told already.
+        // Unless it has been reported already.
         (Some(true), Some(Stage::Retrying)) if status.target.answers && status.source.problem.is_none() => {
-            problem(HealthLevel::Error, format!("trying again: {}", why.unwrap_or("an error")));
+            problem(HealthLevel::Error, format!("retrying: {}", why.unwrap_or("an error")));
         }
         (Some(true), Some(Stage::Ended)) if why.is_some() => {
             problem(HealthLevel::Error, format!("stopped by an error: {}", why.unwrap_or_default()));
@@ -203,17 +205,17 @@ fn collections(status: &Status, problem: &mut impl FnMut(HealthLevel, String)) {
     }
 }
 
-/// The collections that are replicated: what was dropped or left out counts for nothing.
+/// The replicated collections, without those that were dropped or excluded.
 fn present(status: &Status) -> impl Iterator<Item = &CollectionStatus> {
     status.collections.iter().filter(|c| c.absent.is_none())
 }
 
-/// Those of them that nobody has paused.
+/// Those that are not paused.
 fn active(status: &Status) -> impl Iterator<Item = &CollectionStatus> {
     present(status).filter(|c| c.paused.is_none())
 }
 
-/// The collections that somebody has paused: that is no trouble, but not to be forgotten.
+/// The paused collections: no problem, but not to be forgotten.
 fn paused(status: &Status) -> String {
     let mut paused = present(status).filter(|c| c.paused.is_some());
     match (paused.next(), paused.count()) {
@@ -223,20 +225,20 @@ fn paused(status: &Status) -> String {
     }
 }
 
-/// What the oplog leaves, in seconds.
+/// How much of the oplog is left, in seconds.
 pub(super) struct OplogLeft {
     left: u64,
     window: u64,
 }
 
 impl Status {
-    /// Whether the oplog is about to lose what is to be read next.
+    /// Whether the oplog is about to lose the position to resume from.
     pub fn is_history_at_risk(&self) -> bool {
         history_at_risk(self).is_some()
     }
 }
 
-/// What the oplog leaves, if that is so little that history is about to be lost.
+/// How much of the oplog is left, if it is so little that history is about to be lost.
 fn history_at_risk(status: &Status) -> Option<OplogLeft> {
     let oplog = status.source.oplog.filter(|oplog| !oplog.is_history_lost)?;
     let (left, window) = (oplog.headroom_seconds?, oplog.window_seconds);
@@ -245,7 +247,7 @@ fn history_at_risk(status: &Status) -> Option<OplogLeft> {
 
 fn room(status: &Status, problem: &mut impl FnMut(HealthLevel, String)) {
     if let Some(OplogLeft { left, window }) = history_at_risk(status) {
-        let words = format!("the oplog reaches back only {} before what is read next", span(left));
+        let words = format!("the oplog reaches back only {} before the position to resume from", span(left));
         problem(HealthLevel::Warning, format!("{words}, of {}: history is about to be lost", span(window)));
     }
     if let (Some(bytes), Some(budget)) = (status.spool.bytes, status.spool.budget)
@@ -258,7 +260,7 @@ fn room(status: &Status, problem: &mut impl FnMut(HealthLevel, String)) {
     }
 }
 
-/// Nothing is wrong.
+/// The verdict if nothing is wrong.
 fn fine(status: &Status) -> (HealthLevel, String) {
     let (level, words) = of_active(status);
     (level, words + &paused(status))
@@ -269,7 +271,7 @@ fn of_active(status: &Status) -> (HealthLevel, String) {
     let live = active(status).filter(|c| c.phase == Phase::Live).count();
     match (status.process.stage, all) {
         (Some(Stage::Live), 0) if present(status).next().is_some() => {
-            (HealthLevel::Ok, "nothing is followed".to_owned())
+            (HealthLevel::Ok, "no collection is followed".to_owned())
         }
         (Some(Stage::Live), 0) => (HealthLevel::Ok, "waiting: no collection matches include yet".to_owned()),
         (_, 0) => (HealthLevel::Busy, "starting".to_owned()),
@@ -287,10 +289,7 @@ fn of_active(status: &Status) -> (HealthLevel, String) {
                 // The only place that says so.
                 Some(0) => (HealthLevel::Ok, format!("live: {collections} up to date")),
                 Some(lag) => (HealthLevel::Ok, format!("live: {collections} {} behind MongoDB", span(lag))),
-                None => (
-                    HealthLevel::Busy,
-                    format!("{collections} live; how far behind MongoDB is not known yet"),
-                ),
+                None => (HealthLevel::Busy, format!("{collections} live; the lag is not known yet")),
             }
         }
     }
@@ -305,7 +304,7 @@ fn completing(status: &Status) -> String {
         return if keys {
             "copied, building keys"
         } else {
-            "copied, deleting rows of documents that are gone"
+            "copied, deleting rows of documents that no longer exist"
         }
         .to_owned();
     }
@@ -322,7 +321,7 @@ fn completing(status: &Status) -> String {
     format!("copying {of}{percent}{eta}")
 }
 
-/// A time in words, by its two largest units.
+/// A time in words, in its two largest units.
 pub fn span(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {

@@ -1,12 +1,13 @@
-//! How a pipeline is doing, as one JSON document: that of `docrow status --json` and of `/status`.
+//! The state of a pipeline, as one JSON document: that of `docrow status --json` and of `/status`.
 //!
 //! This file is its form, a contract that scripts rely on: fields are added, never renamed or taken away, and
 //! `docs/status.md` describes them. [`document`] fills it in, [`health`] judges it, both pure; [`StatusGatherer`] asks the
 //! servers.
 //!
-//! Where a collection stands and how far its rows are, PostgreSQL says; so it is the same document whoever asks, and whether
-//! or not the pipeline is being run. What only its process knows is in it as that process last said it. Nothing in it is a document's value
-//! or a password (G12): of dead letters it has paths and reasons.
+//! PostgreSQL has the phase and the position of each collection, so the document is the same for every
+//! reader, and whether or not a process runs the pipeline. What only that process knows is as it last
+//! reported it. The document contains no document's value and no password (G12): for dead letters it has
+//! paths and reasons.
 
 mod document;
 mod gather;
@@ -29,13 +30,13 @@ use crate::{
     verify::Verified,
 };
 
-/// The number that `document` has: it is raised if a field ever means something else.
+/// The value of `document`: it is increased if a field's meaning ever changes.
 const FORM: u32 = 1;
 
-/// How a pipeline is doing.
+/// The state of a pipeline.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
-    /// The form of this document.
+    /// The version of this format.
     pub document: u32,
     /// The pipeline's name.
     pub pipeline: String,
@@ -43,15 +44,15 @@ pub struct Status {
     pub at: Moment,
     /// Whether all is well, in words.
     pub health: Health,
-    /// Who runs the pipeline.
+    /// The process that runs the pipeline.
     pub process: ProcessStatus,
     /// MongoDB.
     pub source: SourceStatus,
     /// PostgreSQL.
     pub target: TargetStatus,
-    /// How far behind MongoDB the rows of live collections are; `null`: there are none, or it is not known.
+    /// How far behind MongoDB the rows of live collections are; `null`: there are none, or it is unknown.
     pub lag_seconds: Option<u64>,
-    /// The same in words, and why it is not known, if it is not.
+    /// The same in words, and why it is unknown, if it is.
     pub lag_words: String,
     /// Work per second, lately.
     pub rates: WorkRates,
@@ -65,7 +66,7 @@ pub struct Status {
     pub spool: SpoolStatus,
     /// Documents that could not be written.
     pub dead_letters: DeadLetterStatus,
-    /// What the last verification on schedule found; `null`: there was none.
+    /// The result of the last scheduled verification; `null`: there was none.
     pub verified: Option<VerifiedStatus>,
     /// The process's last warnings and errors, the latest last.
     pub messages: Vec<Message>,
@@ -77,11 +78,11 @@ pub struct Status {
 pub enum HealthLevel {
     /// All is well.
     Ok,
-    /// It works towards that.
+    /// On the way to `Ok`.
     Busy,
-    /// Somebody should look at it.
+    /// An operator should look at it.
     Warning,
-    /// Somebody must do something.
+    /// An operator must act.
     Error,
 }
 
@@ -90,42 +91,42 @@ pub enum HealthLevel {
 pub struct Health {
     /// The verdict.
     pub level: HealthLevel,
-    /// What it is for, in a few words.
+    /// The reason, in a few words.
     pub words: String,
-    /// All that is wrong, the worst first.
+    /// All problems, the worst first.
     pub problems: Vec<Problem>,
 }
 
-/// Something that is wrong.
+/// A problem.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// How bad it is.
+    /// How serious it is.
     pub level: HealthLevel,
-    /// What it is.
+    /// The text.
     pub words: String,
 }
 
-/// Who runs the pipeline.
+/// The process that runs the pipeline.
 #[derive(Clone, Debug, Serialize)]
 pub struct ProcessStatus {
-    /// Whether somebody does; `null`: it is not known, because PostgreSQL does not answer, or because nothing is heard of the
-    /// process that last did.
+    /// Whether a process does; `null`: unknown, because PostgreSQL does not answer, or because the last
+    /// process is not heard of.
     pub running: Option<bool>,
-    /// Who, for people, or who last did, if it is not known whether anybody does; `null`: nobody.
+    /// Which process, for people, or the last one, if it is unknown whether one runs; `null`: none.
     pub holder: Option<String>,
-    /// docrow's version there; like all that follows as it was last reported, `null` if it never was.
+    /// Its docrow version; like all that follows as last reported, `null` if it never reported.
     pub version: Option<String>,
     /// When that process was started.
     pub started_at: Option<Moment>,
-    /// Where it stands.
+    /// Its phase.
     pub stage: Option<Stage>,
     /// Since when.
     pub since: Option<Moment>,
-    /// What it tries again, or ended for.
+    /// Why it retries, or why it ended.
     pub problem: Option<String>,
-    /// What holds it up, though nothing has failed; `null`: nothing does.
+    /// What holds it up although nothing has failed; `null`: nothing.
     pub hindrance: Option<String>,
-    /// What limits how fast its snapshots read; `null`: nothing does.
+    /// What limits how fast its snapshots read; `null`: nothing.
     pub limit: Option<String>,
     /// When it last reported.
     pub reported_at: Option<Moment>,
@@ -134,32 +135,32 @@ pub struct ProcessStatus {
 /// MongoDB.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct SourceStatus {
-    /// Its hosts, and the database that the URI names, for people; `null`: it is not known here.
+    /// Its hosts, and the database that the URI names, for people; `null`: unknown here.
     pub name: Option<String>,
     /// Whether it answers; `null`: it was not asked.
     pub answers: Option<bool>,
     /// Why it does not.
     pub problem: Option<String>,
-    /// When it last answered the process that runs the pipeline; `null`: it answers, or nobody asked before.
+    /// When it last answered the process that runs the pipeline; `null`: it answers, or was not asked before.
     pub silent_since: Option<Moment>,
     /// The cluster's time when it last answered.
     pub time: Option<Moment>,
-    /// From when on the change stream would be read after a restart; `null` unless the pipeline is being run.
+    /// The time from which a restart would read the change stream; `null` unless a process runs the pipeline.
     pub resumes_from: Option<Moment>,
-    /// What the oplog leaves; `null`: it may not be read, or it is a sharded cluster.
+    /// The oplog's window; `null`: it may not be read, or this is a sharded cluster.
     pub oplog: Option<OplogStatus>,
 }
 
-/// What the oplog leaves.
+/// The oplog's window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct OplogStatus {
     /// The time of its first entry.
     pub start: Moment,
     /// How far it reaches back from now.
     pub window_seconds: u64,
-    /// How far it reaches back from what is read next. When this comes to an end, history is lost.
+    /// How far it reaches back from the position to resume from. When this is used up, history is lost.
     pub headroom_seconds: Option<u64>,
-    /// Whether it is: what is to be read next is no longer there.
+    /// Whether history is lost: the position to resume from is no longer in the oplog.
     pub is_history_lost: bool,
 }
 
@@ -168,20 +169,20 @@ pub struct OplogStatus {
 pub struct TargetStatus {
     /// Its address and the database, for people.
     pub name: String,
-    /// The schema that the tables are in.
+    /// The schema of the tables.
     pub schema: String,
     /// Whether it answers.
     pub answers: bool,
-    /// Why it does not. Then collections, partitions and dead letters are as they last were.
+    /// Why it does not. Collections, partitions and dead letters then show the last known state.
     pub problem: Option<String>,
 }
 
-/// What a verification on schedule found.
+/// The result of a scheduled verification.
 #[derive(Clone, Debug, Serialize)]
 pub struct VerifiedStatus {
     /// When.
     pub at: Moment,
-    /// What.
+    /// The result.
     #[serde(flatten)]
     pub result: Verified,
 }
@@ -191,18 +192,18 @@ pub struct VerifiedStatus {
 pub struct CollectionStatus {
     /// `database.collection`.
     pub name: String,
-    /// Where it stands.
+    /// Its phase.
     pub phase: Phase,
     /// Why it is stopped; `null`: it is not.
     pub stopped: Option<String>,
-    /// Why it is not replicated any more, though its tables are there: `dropped` in MongoDB, or `excluded` by the
-    /// configuration; `null`: it is.
+    /// Why it is no longer replicated, though its tables exist: `dropped` in MongoDB, or `excluded` by the
+    /// configuration; `null`: it is replicated.
     pub absent: Option<String>,
-    /// Since when it is paused; `null`: it is not. Its changes wait, and its lag counts for nothing.
+    /// Since when it is paused; `null`: it is not. Its changes wait, and its lag does not count.
     pub paused: Option<Moment>,
-    /// Why it is to be copied anew; `null`: it is not.
+    /// Why it needs a resync; `null`: it does not.
     pub resync: Option<String>,
-    /// How far its copy is.
+    /// The progress of its copy.
     pub snapshot: SnapshotStatus,
     /// Up to when its changes are applied.
     pub applied_up_to: Option<Moment>,
@@ -210,9 +211,9 @@ pub struct CollectionStatus {
     pub lag_seconds: Option<u64>,
     /// How many of its documents could not be written.
     pub dead_letters: u64,
-    /// How it is mapped.
+    /// Its mapping.
     pub mapping: MappingStatus,
-    /// What does not fit its column; `null`: it was not counted yet.
+    /// Values that do not fit their columns; `null`: not counted yet.
     pub misfits: Option<MisfitsStatus>,
 }
 
@@ -221,7 +222,7 @@ pub struct CollectionStatus {
 pub struct MisfitsStatus {
     /// When they were counted.
     pub counted_at: Moment,
-    /// The columns that lack any.
+    /// The columns that lack values.
     pub columns: Vec<NarrowColumn>,
 }
 
@@ -232,39 +233,40 @@ pub struct NarrowColumn {
     pub table: String,
     /// Its name.
     pub column: String,
-    /// Its type in SQL; empty: it is of an earlier version of the mapping.
+    /// Its SQL type; empty: it belongs to an earlier version of the mapping.
     #[serde(rename = "type")]
     pub sql_type: String,
     /// How many rows lack a value that is in `_extra`.
     pub values: u64,
     /// How many of them are numbers.
     pub numbers: u64,
-    /// Since when it lacks some, as far as it was counted.
+    /// When a missing value was first counted.
     pub since: Moment,
-    /// What mends it.
+    /// How to fix it.
     pub remedy: String,
 }
 
-/// How far a copy is.
+/// The progress of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct SnapshotStatus {
-    /// How many documents are copied; while it is being copied, those of chunks under way included.
+    /// How many documents are copied; while it is being copied, including those of chunks in progress.
     pub documents: u64,
-    /// About how many there are; `null`: not known.
+    /// About how many there are; `null`: unknown.
     pub estimated: Option<u64>,
     /// How many chunks are copied.
     pub chunks_copied: usize,
-    /// How many there are.
+    /// Their number.
     pub chunks: usize,
-    /// Whether rows that were there before are replaced.
+    /// Whether existing rows are replaced.
     pub replaces: bool,
-    /// How many bytes of BSON the process has copied; like what follows `null` unless it is being copied.
+    /// How many bytes of BSON the process has copied; like the following fields, `null` unless it is being
+    /// copied.
     pub bytes: Option<u64>,
-    /// Documents per second, lately.
+    /// Documents per second, recently.
     pub documents_per_second: Option<u64>,
-    /// Bytes of BSON per second, lately.
+    /// Bytes of BSON per second, recently.
     pub bytes_per_second: Option<u64>,
-    /// How long it will take at that pace.
+    /// The estimated time left at that speed.
     pub eta_seconds: Option<u64>,
 }
 
@@ -273,9 +275,10 @@ pub struct SnapshotStatus {
 pub struct MappingStatus {
     /// Counted from 1.
     pub version: u16,
-    /// Whether all rows are written with this version: `false` while what it added is being filled back.
+    /// Whether all rows are written with this version: `false` while the columns and tables that it added are
+    /// being filled.
     pub filled: bool,
-    /// Its tables, the documents' own first.
+    /// Its tables, the root table first.
     pub tables: Vec<TableStatus>,
 }
 
@@ -284,7 +287,7 @@ pub struct MappingStatus {
 pub struct TableStatus {
     /// Its name.
     pub name: String,
-    /// The object or array whose elements are its rows; empty for the documents' own.
+    /// The object or array whose elements are its rows; empty for the root table.
     pub path: String,
     /// Its mapped columns.
     pub columns: Vec<ColumnStatus>,
@@ -297,7 +300,7 @@ pub struct ColumnStatus {
     pub name: String,
     /// The field, relative to the table's path.
     pub path: String,
-    /// Its type in SQL.
+    /// Its SQL type.
     #[serde(rename = "type")]
     pub sql_type: String,
 }
@@ -318,45 +321,45 @@ pub struct PartitionStatus {
 /// The spool.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SpoolStatus {
-    /// What it takes of the disk; `null`: never reported.
+    /// Its size on disk; `null`: never reported.
     pub bytes: Option<u64>,
-    /// The most that it may take.
+    /// Its maximum size.
     pub budget: Option<u64>,
-    /// Why nothing can be put into it; `null`: it can, or the pipeline is not being run.
+    /// Why nothing can be added to it; `null`: it can, or no process runs the pipeline.
     pub problem: Option<String>,
 }
 
 /// Documents that could not be written.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct DeadLetterStatus {
-    /// How many.
+    /// Its size.
     pub total: u64,
-    /// Why, the largest groups first, at most a hundred.
+    /// The reasons, the largest groups first, at most a hundred.
     pub groups: Vec<LetterStatus>,
 }
 
-/// Dead letters of one collection, with one reason at one path.
+/// Dead letters of one collection with the same reason at the same path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LetterStatus {
     /// `database.collection`.
     pub collection: String,
-    /// Where in the documents the trouble is, if that is known.
+    /// The path in the documents, if it is known.
     pub path: Option<String>,
-    /// What the trouble is.
+    /// The reason.
     pub reason: String,
-    /// How many there are.
+    /// Their number.
     pub count: u64,
     /// When the latest was written.
     pub last_at: Moment,
 }
 
 impl CollectionStatus {
-    /// Whether its changes are to be applied: it is neither stopped nor paused, and still replicated.
+    /// Whether its changes should be applied: it is neither stopped nor paused, and still replicated.
     pub fn is_followed(&self) -> bool {
         self.stopped.is_none() && self.paused.is_none() && self.absent.is_none()
     }
 
-    /// Whether changes of it are applied as they come.
+    /// Whether its changes are applied as they arrive.
     pub fn is_live(&self) -> bool {
         self.phase == Phase::Live && self.stopped.is_none() && self.absent.is_none()
     }

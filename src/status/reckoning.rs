@@ -5,18 +5,19 @@ use crate::{
     process_status::{Applied, Lag},
 };
 
-/// Where lag comes from.
+/// Where the lag comes from.
 pub(super) enum LagReckoning<'a> {
-    /// The process that runs the pipeline reckons it.
+    /// The process that runs the pipeline computes it.
     Process(&'a Lag),
-    /// Nobody does who could say it: then it is how far what is stored is from MongoDB's present time.
+    /// No process that could compute it runs: then it is the distance from the stored position to MongoDB's
+    /// current time.
     Stored(Moment),
     /// MongoDB does not answer, or was not asked.
     Unknown,
 }
 
 impl LagReckoning<'_> {
-    /// Of a live collection whose changes are applied up to then.
+    /// For a live collection whose changes are applied up to this time.
     pub(super) fn of_collection(&self, name: &str, applied: Option<Moment>) -> Option<u64> {
         match self {
             Self::Process(lag) => lag.seconds.map(|_| lag.behind.get(name).copied().unwrap_or(0)),
@@ -33,7 +34,7 @@ impl LagReckoning<'_> {
         }
     }
 
-    /// Up to when the changes of a collection are applied, as the very process knows it; PostgreSQL may not
+    /// Up to when the changes of a collection are applied, as this process knows it; PostgreSQL may not
     /// answer now.
     pub(super) fn applied(&self) -> Option<&Applied> {
         match self {

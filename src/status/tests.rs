@@ -1,4 +1,4 @@
-//! Documents of pipelines that stand here and there, and what is said of their health.
+//! Documents of pipelines in various states, and the verdicts on their health.
 
 use std::{
     collections::HashMap,
@@ -20,7 +20,7 @@ use crate::{
 
 mod health;
 
-/// When all these documents are of, in seconds since 1970.
+/// The time of all these documents, in seconds since 1970.
 pub(crate) const NOW: u64 = 1_000_000;
 
 /// A time in seconds since 1970.
@@ -91,7 +91,7 @@ fn report() -> ProcessReport {
     }
 }
 
-/// What the process that runs the pipeline reckons: by the positions, as if each second had been written to.
+/// The lag that the process would compute: from the positions, as if there had been a write each second.
 fn lag(survey: &PipelineSurvey) -> Lag {
     let mut lag = Lag::default();
     for PartitionReach { partition, collection, cluster_time, .. } in &survey.positions {
@@ -159,7 +159,7 @@ fn all_is_well() {
     assert_eq!((oplog.window_seconds, oplog.headroom_seconds), (86_400, Some(86_400)));
 }
 
-/// A pause is no trouble, however long it is; it is said, and its lag is shown.
+/// A pause is no problem, however long it is; it is reported, and its lag is shown.
 #[test]
 fn what_is_paused_is_shown_and_no_trouble() {
     let status = live(|survey, _| {
@@ -176,8 +176,8 @@ fn what_is_paused_is_shown_and_no_trouble() {
     assert_eq!(status.health.problems, []);
     assert_eq!((status.lag_seconds, status.collections[0].lag_seconds), (Some(5), Some(9000)));
     let all = live(|survey, _| survey.collections.iter_mut().for_each(|c| c.paused = Some(at(NOW))));
-    assert_health(&all, HealthLevel::Ok, "nothing is followed; 2 collections are paused");
-    // One that is not copied yet does not keep the others from being live.
+    assert_health(&all, HealthLevel::Ok, "no collection is followed; 2 collections are paused");
+    // A collection that is not copied yet does not keep the others from being live.
     let copying = live(|survey, _| {
         (survey.collections[0].paused, survey.collections[0].chunks_copied) = (Some(at(NOW)), 1);
     });
@@ -210,7 +210,7 @@ fn what_the_last_verification_found_is_shown() {
     assert!(later.verified.is_none(), "a later docrow may write it otherwise");
 }
 
-/// Behind is not up to date, and neither is what is not known.
+/// Behind is not up to date, and neither is unknown.
 #[test]
 fn only_what_is_not_behind_is_up_to_date() {
     let behind =
@@ -226,7 +226,7 @@ fn only_what_is_not_behind_is_up_to_date() {
     assert_health(&live(|_, r| r.stage = Stage::Preparing), HealthLevel::Busy, "starting: all 2 collections");
 }
 
-/// Unknown is not zero: nothing says how far behind it is while MongoDB does not answer, and it is said since when.
+/// Unknown is not zero: while MongoDB does not answer, the lag is unknown, and the document says since when.
 #[test]
 fn lag_is_unknown_while_mongodb_does_not_answer() {
     let why = "no server at db:27017 answers in time: Connection refused";
@@ -243,12 +243,13 @@ fn lag_is_unknown_while_mongodb_does_not_answer() {
     assert_eq!((silent.lag_seconds, silent.source.silent_since), (None, Some(at(NOW - 40).into())));
     assert!(silent.collections.iter().all(|c| c.phase == Phase::Live && c.lag_seconds.is_none()));
     assert!(silent.partitions.iter().all(|p| p.lag_seconds.is_none()));
-    // Nor does the last report of a process that is gone say it.
+    // The last report of an ended process does not determine it, either.
     let gone = live(|s, r| (s.runner, r.stage) = (PipelineRunner::Nobody, Stage::Ended));
     assert_eq!((gone.lag_seconds, &*gone.lag_words), (None, "not known yet"));
 }
 
-/// Whoever asks while nobody runs it gets what is stored against MongoDB's present time.
+/// While no process runs the pipeline, the lag is the distance from the stored position to MongoDB's current
+/// time.
 #[test]
 fn lag_of_a_stopped_pipeline_is_what_is_stored_against_now() {
     let mut survey = survey();
@@ -274,7 +275,8 @@ fn lag_of_a_stopped_pipeline_is_what_is_stored_against_now() {
     assert_eq!((silent.lag_seconds, &*silent.lag_words), (None, "unknown: MongoDB does not answer"));
 }
 
-/// A page that is looked at for the first time in an outage says what the process knows, not what was last read.
+/// A page that is opened for the first time during an outage shows what the process knows, not what was last
+/// read.
 #[test]
 fn lag_of_the_own_process_is_no_matter_of_when_somebody_last_looked() {
     let mut survey = survey();
@@ -302,7 +304,7 @@ fn lag_of_the_own_process_is_no_matter_of_when_somebody_last_looked() {
     assert_eq!((status.partitions[0].lag_seconds, status.collections[1].lag_seconds), (Some(6), Some(0)));
 }
 
-/// Where everything stands still, and why, comes before what follows from it.
+/// The reason for a stall comes before its consequences.
 #[test]
 fn what_holds_it_up_is_said_first() {
     let hindered = |hindrance| {
@@ -356,7 +358,8 @@ fn a_copy_has_a_pace_and_an_end() {
     );
 }
 
-/// On a slow way a chunk takes minutes: what is written of it is shown, until the process that writes it is gone.
+/// On a slow network a chunk takes minutes: the part that is written is shown, until the writing process is
+/// gone.
 #[test]
 fn a_copy_goes_on_within_a_chunk() {
     let (mut survey, report) = (survey(), ProcessReport { stage: Stage::Copying, ..report() });

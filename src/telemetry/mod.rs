@@ -1,8 +1,9 @@
-//! What a person sees while docrow works: log lines on standard error, and on a terminal a progress bar per collection.
+//! What a user sees while docrow works: log lines on standard error, and on a terminal a progress bar per
+//! collection.
 //!
-//! Both go through one [`Reporter`], so that a log line never tears a bar. Where there is no terminal, the bars are
-//! hidden and [`Reporter::narrate`] says the same in plain lines. What nobody reads is not waited for ([`outlet`]). docrow's warnings and errors are kept among its
-//! [`Vitals`], too. Nothing here sees a document's values (G12).
+//! Both go through one [`Reporter`], so that a log line never tears a bar. Without a terminal, the bars are
+//! hidden, and [`Reporter::narrate`] logs the same in plain lines. Nothing waits for a reader ([`outlet`]).
+//! docrow's warnings and errors are also kept in its [`Vitals`]. Nothing here sees a document's values (G12).
 
 mod outlet;
 
@@ -33,23 +34,23 @@ use tracing_subscriber::{
 pub use self::outlet::FlushGuard;
 use crate::process_status::{MessageLevel, Vitals};
 
-/// How log lines are written.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// For people.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Whether what is written to `stream` has colours: it is a terminal, and `NO_COLOR` is not set (<https://no-color.org>).
-/// The only place that decides it.
+/// Whether output to `stream` has colours: it is a terminal, and `NO_COLOR` is not set
+/// (<https://no-color.org>). Only this function decides that.
 pub fn has_colors(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// How often [`Reporter::narrate`] speaks.
+/// How often [`Reporter::narrate`] logs.
 const NARRATION: Duration = Duration::from_secs(5);
 
 /// Shows progress. Cheap to clone; all clones share one screen.
@@ -61,7 +62,7 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Bars on standard error if it is a terminal, and nothing otherwise.
+    /// Bars on standard error if it is a terminal; otherwise nothing.
     pub fn new() -> Self {
         let screen = MultiProgress::with_draw_target(outlet::screen());
         Self { screen, bars: Arc::default(), vitals: Arc::default() }
@@ -78,7 +79,7 @@ impl Reporter {
         &self.vitals
     }
 
-    /// A bar for `total` things, of which `done` are done already.
+    /// A bar for `total` items, of which `done` are already done.
     pub fn bar(&self, label: String, total: u64, done: u64, unit: &str) -> ProgressBar {
         let template = format!(
             "{{msg:24}} {{bar:30.cyan/blue}} {{human_pos}} of {{human_len}} {unit}, {{rate}}{{left}}"
@@ -88,7 +89,7 @@ impl Reporter {
         self.show(bar, &template)
     }
 
-    /// A line that counts without an end.
+    /// A line that counts without a known end.
     pub fn counter(&self, label: String) -> ProgressBar {
         let template = "{spinner:.cyan} {msg}: {human_pos}, {rate}, for {elapsed}";
         let bar = self.show(ProgressBar::new_spinner().with_message(label), template);
@@ -96,7 +97,7 @@ impl Reporter {
         bar
     }
 
-    /// A line that says what is waited for, and for how long.
+    /// A line that shows what is being waited for, and for how long.
     pub fn line(&self, label: String) -> ProgressBar {
         let template = "{spinner:.cyan} {msg}, for {elapsed}";
         let line = self.show(ProgressBar::new_spinner().with_message(label), template);
@@ -121,13 +122,13 @@ impl Reporter {
         bar
     }
 
-    /// Takes every bar off the screen: what they counted is over, or begins anew.
+    /// Removes all bars from the screen: what they counted is over, or starts again.
     pub fn clear(&self) {
         let bars = self.bars.lock().map(|mut bars| std::mem::take(&mut *bars)).unwrap_or_default();
         bars.iter().for_each(ProgressBar::finish_and_clear);
     }
 
-    /// Says in plain log lines how far every bar is, when there is no terminal to draw on. Never ends.
+    /// Logs the progress of every bar in plain lines if there is no terminal to draw on. Never ends.
     pub async fn narrate(&self) {
         let mut said = 0;
         loop {
@@ -158,7 +159,7 @@ impl Reporter {
     }
 
     fn install(&self, layer: impl Layer<Registry> + Send + Sync) {
-        // tokio-postgres writes parameter values at debug; that must not be switched on by accident.
+        // tokio-postgres logs parameter values at debug level; that must not be enabled by accident.
         let quiet =
             filter_fn(|meta| !meta.target().starts_with("tokio_postgres") || *meta.level() <= Level::INFO);
         let wanted = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,docrow=info"));
@@ -185,12 +186,12 @@ fn tell(bar: &ProgressBar) {
     }
 }
 
-/// How long it will take; nothing where it does not move: that it is done soon nobody knows then.
+/// The estimated time left; empty if nothing moves, because then there is no estimate.
 fn left(per_second: f64, eta: Duration) -> String {
     if rounded(per_second) == 0 { String::new() } else { format!(", {} left", HumanDuration(eta)) }
 }
 
-/// A rate for display: the saturating conversion is wanted.
+/// A rate for display: the saturating conversion is intended.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 fn rounded(rate: f64) -> u64 {
     rate.round() as u64
@@ -216,7 +217,7 @@ impl<S: Subscriber> Layer<S> for WarningNotes {
     }
 }
 
-/// How the fields of a line are written for people: `[DRW-3201] the message`, and what else there is.
+/// How the fields of a line are written for people: `[DRW-3201] the message`, and the others.
 struct CodeFirst;
 
 impl<'w> FormatFields<'w> for CodeFirst {
@@ -246,7 +247,7 @@ impl Visit for LineFields {
         match field.name() {
             "code" => self.code = Some(format!("{value:?}")),
             "message" => self.message = format!("{value:?}"),
-            // What a line of the `log` crate's says of its origin.
+            // The fields with which the `log` crate describes a line's origin.
             name if name.starts_with("log.") => {}
             name => self.rest.push_str(&format!(" {name}={value:?}")),
         }

@@ -1,6 +1,6 @@
-//! Standard error. Whoever reads it may be slow, or have stopped reading: a full pipe, a log shipper that hangs, a terminal
-//! held by ^S. Nothing in docrow waits for that but one thread: what is to be written is put into a queue, and while that
-//! is full, log lines are dropped, counted, and the number told once they flow again.
+//! Standard error. Its reader may be slow, or have stopped reading: a full pipe, a log shipper that hangs, a
+//! terminal held by ^S. Only one thread of docrow waits for it: output is put into a queue. While that is
+//! full, log lines are dropped and counted, and the number is logged once they flow again.
 
 use std::{
     fs::File,
@@ -17,15 +17,15 @@ use indicatif::{ProgressDrawTarget, TermLike};
 
 use crate::metrics;
 
-/// How much may wait: some thousand lines.
+/// How much may wait: a few thousand lines.
 const LIMIT: usize = 1 << 20;
-/// How much may wait for a frame of the progress bars to be drawn.
+/// The most that may wait when a frame of the progress bars is drawn.
 const FRAMES: usize = 16 << 10;
-/// How long the end of the process is held up by a reader who does not read.
+/// How long a reader that does not read delays the end of the process.
 const LAST: Duration = Duration::from_secs(1);
-/// How long to wait where standard error was handed over as one that does not block.
+/// How long to wait if standard error was opened as non-blocking.
 const POLL: Duration = Duration::from_millis(10);
-/// How often bars are drawn, per second.
+/// How often bars are drawn per second.
 const HZ: u8 = 20;
 
 static OUTLET: LazyLock<Outlet> = LazyLock::new(|| {
@@ -36,17 +36,18 @@ static OUTLET: LazyLock<Outlet> = LazyLock::new(|| {
 });
 
 fn tell_dropped(lines: u64) {
-    tracing::warn!("{lines} log lines were dropped: nobody read standard error");
+    tracing::warn!("{lines} log lines were dropped: standard error was not read");
 }
 
-/// The queue, and what it is emptied into.
+/// The queue, and its output.
 struct Outlet {
     queue: Mutex<OutputQueue>,
-    /// There is something to be written.
+    /// There is something to write.
     filled: Condvar,
-    /// All is written.
+    /// Everything is written.
     emptied: Condvar,
-    /// Not that of the standard library, whose lock the thread would hold while it is blocked. `None`: it can't be had.
+    /// Not the standard library's handle, whose lock the thread would hold while it is blocked. `None`: not
+    /// available.
     file: Option<File>,
 }
 
@@ -54,7 +55,7 @@ struct Outlet {
 struct OutputQueue {
     waiting: Vec<u8>,
     is_writing: bool,
-    /// Lines that were dropped since that was last told.
+    /// Lines dropped since the last report.
     dropped: u64,
 }
 
@@ -63,13 +64,13 @@ impl Outlet {
         Self { queue: Mutex::default(), filled: Condvar::new(), emptied: Condvar::new(), file }
     }
 
-    /// Puts all of `bytes` into the queue, or nothing, and says which.
+    /// Puts all of `bytes` into the queue, or nothing, and returns which.
     fn push(&self, bytes: &[u8], limit: usize) -> bool {
         if self.file.is_none() {
             return io::stderr().write_all(bytes).is_ok();
         }
         let mut queue = self.queue();
-        // A line that is longer than that alone is let in where nothing waits.
+        // A line that is longer than the queue is accepted if nothing else waits.
         let fits = queue.waiting.is_empty() || queue.waiting.len().saturating_add(bytes.len()) <= limit;
         if fits {
             queue.waiting.extend_from_slice(bytes);
@@ -86,7 +87,7 @@ impl Outlet {
         }
     }
 
-    /// Writes for ever. `tell` is told of lines that were dropped, once what waited is written.
+    /// Writes forever. `tell` is called with the number of dropped lines once the queue is written.
     fn work(&self, tell: impl Fn(u64)) {
         let Some(file) = &self.file else { return };
         loop {
@@ -109,7 +110,7 @@ impl Outlet {
         }
     }
 
-    /// Waits until all is written, if that does not take too long.
+    /// Waits until everything is written, if that does not take too long.
     fn flush(&self) {
         let deadline = Instant::now() + LAST;
         let mut queue = self.queue();
@@ -127,7 +128,7 @@ impl Outlet {
     }
 }
 
-/// Writes all of it, unless whoever reads is gone.
+/// Writes all of it, unless the reader is gone.
 fn write(mut file: &File, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         match file.write(bytes) {
@@ -145,7 +146,7 @@ pub(super) fn line(line: &[u8]) {
     OUTLET.line(line);
 }
 
-/// Writes what there is to be written before the process ends, however it ends: to be held to the end of `main`.
+/// Writes what remains before the process ends, however it ends: keep it until the end of `main`.
 #[must_use]
 pub struct FlushGuard(());
 
@@ -162,7 +163,7 @@ impl Drop for FlushGuard {
     }
 }
 
-/// What the standard library says of a panic, but without waiting for standard error.
+/// The standard library's panic message, but without waiting for standard error.
 fn tell(panic: &PanicHookInfo<'_>) {
     let thread = thread::current();
     let (name, trace) = (thread.name().unwrap_or("<unnamed>"), std::backtrace::Backtrace::capture());
@@ -249,7 +250,7 @@ mod tests {
 
     use super::*;
 
-    /// As many lines as fit are kept, whole and in order; the others are counted, and nobody waits.
+    /// As many lines as fit are kept, whole and in order; the others are counted, and nothing waits.
     #[test]
     fn what_nobody_reads_is_dropped_and_counted() {
         let (mut reader, writer) = io::pipe().unwrap();

@@ -1,8 +1,8 @@
-//! The first pass over some documents: the rows that they should have, against those that come. Pure.
+//! The first pass over some documents: compares the rows that they should have with those that arrive. Pure.
 //!
-//! All that is asked is whether a document's rows are the same, byte by byte, and in the order in which documents and their
-//! elements are; whatever is not is a suspect, and nobody else's concern than the rechecker's. So no row is looked up or kept,
-//! and nothing is allocated for a row or a value.
+//! It only determines whether a document's rows are the same, byte by byte, and in the order of the documents
+//! and their elements. Any other document is a suspect, which is the rechecker's concern. So no row is looked
+//! up or kept, and nothing is allocated per row or value.
 
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
@@ -22,15 +22,15 @@ use crate::{
     sink::{Keys, metadata::dead_letters::DeadKeys, rows::read},
 };
 
-/// Documents that are compared at a time, and about how many bytes of rows they may have.
+/// How many documents are compared at a time, and about how many bytes of rows they may have.
 pub(super) const DOCUMENTS: usize = 1_000;
 const BYTES: usize = 8 << 20;
 
-/// Some documents, and how far their rows have come.
+/// Some documents, and how many of their rows have arrived.
 pub(super) struct DocumentBatch {
     in_force: Arc<InForce>,
     encoder: Encoder,
-    /// The rows that there should be.
+    /// The expected rows.
     wanted: Rows,
     /// The keys of the documents that have one.
     pub(super) keys: Keys,
@@ -38,16 +38,16 @@ pub(super) struct DocumentBatch {
     documents: Vec<BatchDocument>,
     /// The bytes of their `_id`s.
     ids: Vec<u8>,
-    /// Of each document in each table, the part of the wanted rows that is still to come.
+    /// For each document and table, the part of the expected rows that has not arrived yet.
     spans: Vec<Range<usize>>,
     /// The documents by the hashes of their keys.
     places: HashMap<u64, usize>,
-    /// Where the last row belonged: the next one mostly does, too.
+    /// Where the last row belonged: usually the next one does, too.
     last: usize,
     pub(super) counts: BatchCounts,
 }
 
-/// What was counted.
+/// The counts.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct BatchCounts {
     pub(super) documents: u64,
@@ -81,12 +81,12 @@ impl DocumentBatch {
         }
     }
 
-    /// The mapping that it encodes by.
+    /// The mapping that it encodes with.
     pub(super) fn in_force(&self) -> &Arc<InForce> {
         &self.in_force
     }
 
-    /// How many documents there are in it.
+    /// The number of its documents.
     pub(super) fn len(&self) -> usize {
         self.documents.len()
     }
@@ -107,7 +107,7 @@ impl DocumentBatch {
         if self.encoder.encode_key(document, &mut self.key).is_ok() {
             self.keys.push(&self.key);
             of.key = Some(self.keys.bytes.len() - self.key.len()..self.keys.bytes.len());
-            // Of two with one hash neither is found, and both are looked at again.
+            // If two have the same hash, neither is found, and both are rechecked.
             if let Some(other) = self.places.insert(xxh3_64(&self.key), self.documents.len()) {
                 self.suspect(other);
                 of.is_suspect = true;
@@ -130,11 +130,11 @@ impl DocumentBatch {
         Ok(is_dead)
     }
 
-    /// Compares a row of the table with this number and these columns with the one that should come next.
+    /// Compares a row of the table with this number and these columns with the expected next row.
     pub(super) fn take(&mut self, number: usize, table: &Table, row: &Row) -> Result<()> {
         self.counts.rows += 1;
         let Some(place) = self.place(read::value(row, 0)?.unwrap_or_default()) else {
-            return Err(Error::bug("compare rows: there is one that was not asked for"));
+            return Err(Error::bug("compare rows: there is one that was not requested"));
         };
         let at = place * self.wanted.tables.len() + number;
         let (Some(span), Some(wanted)) = (self.spans.get_mut(at), self.wanted.tables.get(number)) else {
@@ -165,7 +165,7 @@ impl DocumentBatch {
         }
     }
 
-    /// Adds those of which not all is the same to `suspects`, once all rows have come, and begins anew.
+    /// Adds documents that are not entirely equal to `suspects`, once all rows have arrived, and starts over.
     pub(super) fn finish(&mut self, suspects: &mut Vec<Suspect>) -> Result<()> {
         let tables = self.wanted.tables.len().max(1);
         for (document, spans) in self.documents.iter().zip(self.spans.chunks(tables)) {
@@ -191,7 +191,7 @@ impl DocumentBatch {
         Ok(())
     }
 
-    /// Encodes by this mapping from now on. What is in it is forgotten, if that is another one.
+    /// Encodes with this mapping from now on. If it is another one, the content is discarded.
     pub(super) fn follow(&mut self, in_force: &Arc<InForce>) {
         if !Arc::ptr_eq(&self.in_force, in_force) {
             *self = Self { counts: self.counts, ..Self::new(in_force.clone()) };
@@ -199,7 +199,7 @@ impl DocumentBatch {
     }
 }
 
-/// Whether a row is the first of `wanted`, tuples of [`Framing::Copy`]: how many bytes that has.
+/// If a row is the first of `wanted`, tuples of [`Framing::Copy`], returns its length in bytes.
 fn same_row(wanted: &[u8], columns: &[Column], row: &Row) -> Result<Option<usize>> {
     let Some((_, mut rest)) = wanted.split_first_chunk::<2>() else { return Ok(None) };
     for (number, column) in columns.iter().enumerate() {

@@ -1,5 +1,5 @@
-//! The verification of one collection: the first pass and the rechecker side by side, then the search for what has no document;
-//! and what is said of it.
+//! The verification of one collection: the first pass and the rechecker run side by side, then the search for
+//! rows without documents; and the remarks about it.
 
 use std::sync::{Arc, Mutex as PlainMutex, OnceLock, atomic::Ordering};
 
@@ -32,9 +32,9 @@ use crate::{
     telemetry::Reporter,
 };
 
-/// Suspects that are judged together.
+/// How many suspects are rechecked together.
 const TOGETHER: usize = 4_000;
-/// So many different documents, or a tenth of all, are better copied anew.
+/// If this many documents differ, or a tenth of all, a resync is better.
 const MANY: u64 = 10_000;
 
 /// The verification of a collection.
@@ -50,14 +50,14 @@ pub(super) struct Verification<'a> {
 }
 
 impl Verification<'_> {
-    /// Compares everything; once more, if columns that it was reading took others' places meanwhile.
+    /// Compares everything; once more, if columns that it was reading were replaced meanwhile.
     pub(super) async fn run(&self) -> Result<ComparedCollection> {
         loop {
             let before = self.version().await?;
             match self.attempt().await {
                 Err(error) if error.kind() == Kind::TargetRefused && self.version().await? != before => {
                     let name = &self.info.namespace;
-                    tracing::info!("{name}: compared anew: its columns have changed meanwhile");
+                    tracing::info!("{name}: compared again: its columns have changed meanwhile");
                 }
                 ended => return ended,
             }
@@ -88,7 +88,7 @@ impl Verification<'_> {
                 compared.remark(format!("it is being copied ({copied}): verify it when it is live"));
                 return Ok(compared);
             }
-            compared.remark(format!("its copy is not complete ({copied}): docrow run goes on with it"));
+            compared.remark(format!("its copy is not complete ({copied}): docrow run continues it"));
         }
         let missing = ledger.missing().await?;
         if missing.is_empty() {
@@ -104,17 +104,19 @@ impl Verification<'_> {
         Ok(compared)
     }
 
-    /// Sees to what was dropped, or says how it is seen to: a resync makes it again.
+    /// Repairs what was dropped, or says how to: a resync creates it again.
     async fn restore(&self, compared: &mut ComparedCollection) -> Result<()> {
-        compared.remark("what was dropped is to be made again, and the collection copied anew: nothing else of it is compared");
+        compared.remark(
+            "a resync must create again what was dropped: nothing else of the collection is compared",
+        );
         let name = self.info.namespace.to_string();
         if !self.options.repair {
-            compared.remark(format!("docrow verify --repair, or docrow resync '{name}', sees to both"));
+            compared.remark(format!("docrow verify --repair, or docrow resync '{name}', does that"));
             return Ok(());
         }
         let Some(mut requests) = Requests::open(self.target).await? else { return Ok(()) };
         requests.resync(&[name]).await?;
-        compared.remark("docrow run now begins with copying it anew, in place: verify it again after that");
+        compared.remark("docrow run now starts a resync: verify it again after that");
         Ok(())
     }
 
@@ -185,7 +187,8 @@ impl Verification<'_> {
         compared.rows = rows.load(Ordering::Relaxed);
         compared.dead_letters = match choice {
             Some(_) => dead_letters.load(Ordering::Relaxed),
-            // Of all there are, those count that are there now: some became one, or healed, meanwhile.
+            // The number of those that exist now: some documents became dead letters, or stopped being one,
+            // meanwhile.
             None => {
                 let dead = scan.ledger.lock().await.dead().await?.count(&name);
                 u64::try_from(dead).unwrap_or(u64::MAX)
@@ -197,18 +200,18 @@ impl Verification<'_> {
     }
 }
 
-/// Where so much differs that to mend it document by document is no use.
+/// Where so many documents differ that repairing each of them makes no sense.
 fn advise_resync(name: &str, compared: &mut ComparedCollection) {
     let left = compared.different_documents > 0 && compared.different > compared.mended;
     if left
         && (compared.different_documents >= MANY
             || compared.different_documents > compared.documents / 10 + 100)
     {
-        compared.remark(format!("docrow resync {name} copies all of it anew, in place"));
+        compared.remark(format!("docrow resync {name} copies all of it again, in place"));
     }
 }
 
-/// Judges, has differences mended, and writes down what is found.
+/// Rechecks, has differences repaired, and records what is found.
 pub(super) struct SecondPass<'a> {
     pub(super) rechecker: Rechecker<'a>,
     mender: Option<RepairSession<'a>>,
@@ -217,7 +220,7 @@ pub(super) struct SecondPass<'a> {
 }
 
 impl SecondPass<'_> {
-    /// Judges suspects as they come.
+    /// Rechecks suspects as they arrive.
     async fn receive_suspects(&mut self, mut suspects: mpsc::Receiver<Vec<Suspect>>) -> Result<()> {
         while let Some(mut together) = suspects.recv().await {
             while together.len() < TOGETHER
@@ -239,7 +242,7 @@ impl SecondPass<'_> {
         self.leave_open(open.len(), why);
         let is_paused = self.mender.is_some() && self.rechecker.ledger.look().await?.is_paused;
         if is_paused && !found.is_empty() {
-            self.compared.remark("it is paused: nothing of it is mended until docrow resume");
+            self.compared.remark("it is paused: nothing is repaired until docrow resume");
         } else if let Some(mender) = self.mender.as_mut().filter(|_| !found.is_empty()) {
             mender.mend(&mut found, &mut self.rechecker).await?;
             mender.remarks().for_each(|remark| self.compared.remark(remark));
@@ -265,17 +268,25 @@ impl SecondPass<'_> {
         let Some(why) = why else { return };
         let patience = self.rechecker.patience.as_secs();
         self.compared.remark(match why {
-            OpenReason::NotApplied => "documents changed since docrow stopped, so nothing can be said of them: verify again when \
-                docrow run has caught up".to_owned(),
+            OpenReason::NotApplied => {
+                "documents changed since docrow stopped, so they could not be compared: \
+                verify again when docrow run has caught up"
+                    .to_owned()
+            }
             OpenReason::Behind => format!(
-                "documents changed, and docrow did not get there in {patience} seconds, or they changed faster than \
-                 they could be looked at: verify again, or with more --patience"
+                "documents changed, and docrow did not apply the changes in {patience} seconds, or they \
+                 changed faster than they could be rechecked: verify again, or with more --patience"
             ),
-            OpenReason::HistoryLost => "the oplog no longer holds what changed since docrow stopped: run it again, which says \
-                what to do".to_owned(),
-            OpenReason::Copying => "it is being copied anew: verify it when it is live".to_owned(),
-            OpenReason::Paused => "it is paused, and documents changed since: verify it again when it goes on".to_owned(),
-            OpenReason::Stopped => "stopped: what differed at first sight was not looked at again".to_owned(),
+            OpenReason::HistoryLost => {
+                "the oplog no longer holds the changes since docrow stopped: run it again, \
+                which says what to do"
+                    .to_owned()
+            }
+            OpenReason::Copying => "it is being resynced: verify it when it is live".to_owned(),
+            OpenReason::Paused => {
+                "it is paused, and documents changed since: verify it again once it is resumed".to_owned()
+            }
+            OpenReason::Stopped => "stopped: documents that differed at first were not rechecked".to_owned(),
         });
     }
 }

@@ -1,4 +1,4 @@
-//! The rows that a document should have, and those that there are: what exactly differs. Pure.
+//! The exact differences between the rows that a document should have and those that it has. Pure.
 
 use std::collections::HashMap;
 
@@ -12,39 +12,39 @@ use crate::{
 };
 use mongodb::bson::RawDocument;
 
-/// How much of a value is shown, in bytes.
+/// The maximum length of a shown value, in bytes.
 const SHOWN: usize = 10_000;
 
 /// The differences of one document.
 #[derive(Clone, Debug, Default)]
 pub(super) struct DocumentDifferences {
-    /// How many there are.
+    /// Their number.
     pub(super) count: u64,
     /// The first of them.
     pub(super) kept: Vec<Difference>,
 }
 
-/// How differences are told.
+/// How differences are reported.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DiffOptions {
-    /// How many of a document.
+    /// The maximum number per document.
     pub(super) most: usize,
-    /// With values.
+    /// Whether with values.
     pub(super) values: bool,
 }
 
-/// What is to be of a document.
+/// What a document should have.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum WantedDocument<'a> {
     /// These rows, laid out by [`Framing::Copy`](crate::mapping::Framing::Copy).
     Rows(&'a Rows),
     /// A dead letter, and no rows.
     DeadLetter,
-    /// Nothing: it does not exist.
+    /// Nothing: the document does not exist.
     Nothing,
 }
 
-/// What there is of a document.
+/// What a document has.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FoundDocument<'a> {
     /// Its rows.
@@ -54,7 +54,7 @@ pub(super) struct FoundDocument<'a> {
 }
 
 impl DocumentDifferences {
-    /// Compares. `key`: as the key column holds it; `id`: the document's `_id`, for what has no key.
+    /// Compares. `key`: as in the key column; `id`: the document's `_id`, if it can have no key.
     pub(super) fn between(
         tables: &[Table],
         key: Option<&[u8]>,
@@ -172,7 +172,7 @@ fn primary_key(row: Tuple<'_>, table: &Table) -> Vec<u8> {
     key
 }
 
-/// A key for a person to read.
+/// A key for people.
 fn shown(key: &[u8], table: &Table) -> String {
     match table.columns.first().map(|column| column.ty) {
         Some(ty) if ty.scalar == Scalar::Bigint || ty.scalar == Scalar::Integer => value_text(ty, key),
@@ -230,8 +230,8 @@ mod tests {
             tell(WantedDocument::Rows(&wanted), Some(&other), false),
             [
                 "t, key 7: column n differs: NULL, not \"a\"",
-                "c, key 7, _ord 1: a row too many",
-                "c, key 7, _ord 0: a row is missing"
+                "c, key 7, _ord 1: unexpected row",
+                "c, key 7, _ord 0: missing row"
             ]
         );
         assert_eq!(tell(WantedDocument::Rows(&wanted), None, false).len(), 2);
@@ -240,7 +240,7 @@ mod tests {
         assert_eq!(tell(WantedDocument::DeadLetter, None, true), none);
         assert_eq!(
             tell(WantedDocument::DeadLetter, None, false),
-            ["t, key 7: can't have rows, and is no dead letter"]
+            ["t, key 7: can't have rows, but is not a dead letter"]
         );
         assert_eq!(tell(WantedDocument::Nothing, None, false), none);
         assert_eq!(

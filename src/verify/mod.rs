@@ -1,45 +1,53 @@
-//! The proof: compares every document of every included collection with its rows, in full, while both are written to.
+//! Verification: compares every document of every included collection with its rows, in full, while both are
+//! written to.
 //!
-//! For each document it is computed anew which rows the mapping in force makes of it; they are compared with those in
-//! the tables column by column, by the bytes in which PostgreSQL sends them (`jsonb` by its content). Every table is searched
-//! for rows that belong to no document. A document with a dead letter has no rows, which is as it should be and yet not equal: PostgreSQL
-//! does not have it. Nor, where deletes are soft, has one rows that was deleted: those that stay, marked in the root, do not count.
+//! For each document, it computes which rows the mapping in force produces, and compares them with those in
+//! the tables column by column, by the bytes that PostgreSQL sends (`jsonb` by its content). It searches
+//! every table for rows that belong to no document. A document with a dead letter has no rows, which is
+//! correct and yet not equal: PostgreSQL does not have it. With soft deletes, a deleted document has no rows
+//! either: those that stay, marked in the root table, do not count.
 //!
 //! # What a difference is
 //!
-//! A first pass ([`scan`]) reads both sides as fast as they come, each document before its rows. What is equal then is proven: the
-//! rows show a state that the document had since the comparison began. What is not equal is a *suspect*, no more: its rows may be
-//! behind the document, or ahead of it. Suspects are looked at again ([`recheck`]), in this order:
+//! A first pass ([`scan`]) reads both sides as fast as possible, each document before its rows. Equality at
+//! this point is proof: the rows show a state that the document had since the comparison began. A document
+//! that is not equal is only a *suspect*: its rows may be behind the document, or ahead of it. Suspects are
+//! rechecked ([`recheck`]), in this order:
 //!
-//! 1. the stored position `P`, the least of all partitions in the collection; 2. the suspects' rows; 3. the cluster's time, and
-//!    after it the documents, by a majority read that states a time `T` which nothing it saw is later than; 4. the change stream
-//!    after `P`, up to `T` ([`window`]).
+//! 1. the stored position `P`, the minimum over all partitions of the collection; 2. the suspects' rows; 3.
+//!    the cluster's time, and then the documents, by a majority read that reports a time `T` such that
+//!    nothing it saw is later than `T`; 4. the change stream after `P`, up to `T` ([`window`]).
 //!
-//! Everything up to `P` was in the rows when they were read, for rows and positions commit together (and what commits without
-//! waiting for the disk is seen at once). Nothing after `T` was: what the pipeline can have written by then it had read from a
-//! majority before. So if the stream has no event of the document between `P` and `T`, the document had one state in all that
-//! time, its rows must show it, and if they don't, that is a **difference**. (It must be found a second time, which covers what
-//! has no event: a dead letter tried again, a mapping put in force, a resync begun.)
+//! Everything up to `P` was in the rows when they were read, because rows and positions commit together (and
+//! a commit that does not wait for the disk is visible at once). Nothing after `T` was: everything that the
+//! pipeline can have written by then, it had read from a majority before. So if the stream has no event of
+//! the document between `P` and `T`, the document had one state during all that time. Its rows must show this
+//! state; if they don't, that is a **difference**. (It must be found twice, which covers what has no event: a
+//! dead letter's retry, a mapping coming into force, a resync starting.)
 //!
-//! If there is an event, the suspect stays open. Its rows may also show another state that it had since it became one; MongoDB
-//! from 5.0 on tells what these were, and if the rows are as one of them, they are proven like those that were equal at first: so a
-//! document that never rests is judged, too. Otherwise it is looked at again when the stored positions have passed `T`, for a bounded number of times with growing waits. What
-//! is open at the end was **not settled**: changed faster than it could be looked at, or changed and the pipeline did not get
-//! there: it is behind, or nobody runs it. That is no difference, and no proof either: it is said, with the reason, and the exit
-//! code is 1.
+//! If there is an event, the suspect stays open. Its rows may also show another state that the document had
+//! since it became a suspect. MongoDB 5.0 and later return these states; rows that match one of them are
+//! proven like those that were equal at first, so that a document that changes all the time can be verified,
+//! too. Otherwise the suspect is rechecked once the stored positions have passed `T`, a bounded number of
+//! times with growing waits. Suspects that are open at the end were **not settled**: the document changed
+//! faster than it could be rechecked, or it changed and the pipeline did not apply the change, because it is
+//! behind, or no process runs it. That is neither a difference nor a proof: the report says so, with the
+//! reason, and the exit code is 1.
 //!
-//! Rows without document, and dead letters without one, are suspects by their key, from which follows the `_id` that a document
-//! would have; of a key that none can have, there is no document.
+//! Rows without a document, and dead letters without one, are suspects by their key, which determines the
+//! `_id` that a document would have; for a key that no document can have, there is no document.
 //!
 //! # What is compared when
 //!
-//! While a collection is copied by a running process, it is left out, and that is said. If nobody runs the pipeline, all is compared
-//! as it stands. When a mapping evolves, suspects are judged by the one in force once its columns are filled.
+//! While a running process copies a collection, it is left out, and the report says so. If no process runs
+//! the pipeline, everything is compared as it is. When a mapping grows, suspects are rechecked with the one
+//! in force once its columns are filled.
 //!
-//! Memory: a batch per worker (8 MB of rows, or one document), a reply of MongoDB, the keys of suspects, and of the stream two
-//! million events of 16 bytes (G11). The keys that were met are in a temporary table of PostgreSQL.
+//! Memory: a batch per worker (8 MB of rows, or one document), a reply of MongoDB, the keys of suspects, and
+//! two million events of 16 bytes from the stream (G11). The keys of documents that were read are in a
+//! temporary table of PostgreSQL.
 //!
-//! Repair is others' work ([`crate::pipeline`]): here it is asked for, and looked at again.
+//! [`crate::pipeline`] does the repairs; this module requests them, and rechecks the documents.
 
 mod batch;
 mod collection;
@@ -80,8 +88,9 @@ use crate::{
     telemetry::Reporter,
 };
 
-/// Compares the included collections. Errors: a server is away or refuses; a collection has never been copied by this
-/// pipeline, or is not known. Ends early, with what it has compared so far, when it is told to stop.
+/// Compares the included collections. Errors: a server is away or refuses; this pipeline has never copied a
+/// collection, or the collection is unknown. Ends early, with what it has compared so far, when it is
+/// stopped.
 pub async fn run(
     config: &Config,
     options: &VerifyOptions,
@@ -122,7 +131,7 @@ pub async fn run(
     })
 }
 
-/// The collections that are meant. Errors: one of the patterns means none.
+/// The selected collections. Errors: one of the patterns matches none.
 fn narrowed(patterns: &[String], mut found: Vec<CollectionInfo>) -> Result<Vec<CollectionInfo>> {
     if !patterns.is_empty() {
         let names: Vec<_> = found.iter().map(|info| info.namespace.to_string()).collect();

@@ -9,19 +9,19 @@ use super::sample::RandomSample;
 pub struct VerifyOptions {
     /// Which of the included collections, as `database.collection`, globs allowed; none: all.
     pub collections: Vec<String>,
-    /// Not all documents, but a random sample of them and of the rows.
+    /// Only a random sample of the documents and of the rows.
     pub sample: Option<RandomSample>,
-    /// At most so many documents a second.
+    /// The maximum number of documents per second.
     pub max_rate: Option<f64>,
-    /// How many differences of each collection are kept; all are counted.
+    /// How many differences are kept per collection; all are counted.
     pub limit: usize,
-    /// Whether differences tell the values.
+    /// Whether differences include values.
     pub values: bool,
-    /// How long the pipeline is waited for where a document changed.
+    /// How long to wait for the pipeline to apply a document's change.
     pub patience: Duration,
-    /// Whether to have differences mended.
+    /// Whether to have differences repaired.
     pub repair: bool,
-    /// Whether documents that are dead letters are accepted.
+    /// Whether dead letters are accepted.
     pub allow_dead_letters: bool,
 }
 

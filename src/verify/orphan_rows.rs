@@ -1,6 +1,6 @@
-//! Looks for rows, and dead letters, of documents that do not exist: by the keys that the first pass met.
+//! Looks for rows and dead letters of documents that do not exist, using the keys that the first pass read.
 //!
-//! What was not met is a suspect: a document that was inserted behind the first pass has rows, too.
+//! A key that it did not read is a suspect: a document that was inserted behind the first pass also has rows.
 
 use std::{collections::HashSet, sync::PoisonError};
 
@@ -14,13 +14,13 @@ use crate::{
     sink::{Keys, metadata::dead_letters::DeadKey},
 };
 
-/// Keys that are taken at a time.
+/// How many keys are fetched at a time.
 const PAGE: u16 = 2_000;
-/// Keys that are remembered, to look at none for each of its tables: 8 bytes each (G11).
+/// How many keys are remembered, so that none is checked again for each of its tables: 8 bytes each (G11).
 const REMEMBERED: usize = 4_000_000;
 
 impl SecondPass<'_> {
-    /// Looks for what has no document.
+    /// Finds rows without a document.
     pub(super) async fn sweep(&mut self, scan: &CollectionScan) -> Result<()> {
         let mapping = self.rechecker.ledger.in_force().mapping.clone();
         let Some(root) = mapping.tables().first() else { return Ok(()) };
@@ -76,7 +76,7 @@ impl SecondPass<'_> {
     }
 }
 
-/// Leaves those of which there is no document.
+/// Keeps those that have no document.
 async fn without_document(suspects: &mut Vec<Suspect>, scan: &CollectionScan) -> Result<()> {
     let after = scan.source.operation_time().await?;
     let keys = suspects.iter().filter_map(|suspect| suspect.document_key.as_deref());
@@ -94,7 +94,7 @@ async fn without_document(suspects: &mut Vec<Suspect>, scan: &CollectionScan) ->
     Ok(())
 }
 
-/// Notes those that have a dead letter: it is judged with their rows, and not a second time by itself.
+/// Marks those that have a dead letter: it is checked together with their rows, and not again by itself.
 fn meet(suspects: &[Suspect], scan: &CollectionScan) -> Result<()> {
     let mut met = scan.met.lock().unwrap_or_else(PoisonError::into_inner);
     for document_key in suspects.iter().filter_map(|suspect| suspect.document_key.as_ref()) {

@@ -1,4 +1,4 @@
-//! What PostgreSQL says of a collection: the mapping in force, how far the pipeline is, and whether all is copied.
+//! A collection's state in PostgreSQL: the mapping in force, the position, and whether everything is copied.
 
 use std::{sync::Arc, time::Duration};
 
@@ -44,7 +44,7 @@ impl InForce {
     }
 }
 
-/// How a collection stands.
+/// The state of a collection.
 #[derive(Clone, Debug)]
 pub(super) struct CollectionState {
     pub(super) in_force: Arc<InForce>,
@@ -57,19 +57,19 @@ pub(super) struct CollectionState {
     pub(super) is_paused: bool,
 }
 
-/// Where that is looked up.
+/// Where the state is read.
 pub(super) struct PipelineState {
     config: Arc<Config>,
     session: Session,
     collection: String,
-    /// To all who encode.
+    /// Passed to all encoders.
     in_force: Arc<watch::Sender<Arc<InForce>>>,
-    /// The version that was not filled however long it was waited for.
+    /// The version whose columns were not filled in time.
     unfilled: Option<u16>,
 }
 
 impl PipelineState {
-    /// Opens it for a collection. Errors: [`Kind::Usage`](crate::error::Kind) if that was never copied.
+    /// Opens it for a collection. Errors: [`Kind::Usage`](crate::error::Kind) if it was never copied.
     pub(super) async fn open(config: Arc<Config>, target: &Target, collection: String) -> Result<Self> {
         let session = target.connect().await?;
         let stored = stored(&session, &config.name, &collection).await?;
@@ -77,7 +77,7 @@ impl PipelineState {
         Ok(Self { config, session, collection, in_force, unfilled: None })
     }
 
-    /// Another one, over a session of its own.
+    /// Another one, with its own session.
     pub(super) async fn again(&self, target: &Target) -> Result<Self> {
         Ok(Self {
             config: self.config.clone(),
@@ -88,7 +88,7 @@ impl PipelineState {
         })
     }
 
-    /// The mapping in force, as it was last looked up.
+    /// The mapping in force, as last read.
     pub(super) fn in_force(&self) -> Arc<InForce> {
         self.in_force.borrow().clone()
     }
@@ -98,7 +98,7 @@ impl PipelineState {
         self.in_force.subscribe()
     }
 
-    /// Looks everything up; waits for columns that are just being filled.
+    /// Reads everything; waits for columns that are being filled.
     pub(super) async fn look(&mut self) -> Result<CollectionState> {
         let pipeline = &self.config.name;
         let deadline = Instant::now() + FILLING;
@@ -107,10 +107,10 @@ impl PipelineState {
             if stored.filled || self.unfilled == Some(stored.version) {
                 break stored;
             }
-            // Who fills them may have been killed.
+            // The process that fills them may have been killed.
             if Instant::now() > deadline {
                 let name = &self.collection;
-                tracing::warn!("{name}: new columns are not filled yet; docrow run goes on with that");
+                tracing::warn!("{name}: new columns are not filled yet; docrow run continues that");
                 self.unfilled = Some(stored.version);
                 break stored;
             }
@@ -119,7 +119,7 @@ impl PipelineState {
         let stopped = stored.stopped.clone();
         if !self.in_force().is(&stored) {
             let name = &self.collection;
-            tracing::info!("{name}: compared by version {} of its mapping from now on", stored.version);
+            tracing::info!("{name}: compared with version {} of its mapping from now on", stored.version);
             self.in_force.send_replace(Arc::new(compile(&self.config, stored)?));
         }
         let positions = positions::load(&self.session, pipeline).await?;
@@ -131,12 +131,12 @@ impl PipelineState {
         Ok(CollectionState { in_force: self.in_force(), position, extent, stopped, is_paused })
     }
 
-    /// Whether the mapping in force is another than `before`.
+    /// Whether the mapping in force differs from `before`.
     pub(super) async fn has_changed(&mut self, before: &Arc<InForce>) -> Result<bool> {
         Ok(!Arc::ptr_eq(before, &self.look().await?.in_force))
     }
 
-    /// Who runs the pipeline, if anybody does.
+    /// The process that runs the pipeline, if any.
     pub(super) async fn runner(&self) -> Result<Option<String>> {
         runner::holder(&self.session, &self.config.name).await
     }
@@ -181,7 +181,7 @@ impl PipelineState {
 async fn stored(session: &Session, pipeline: &str, collection: &str) -> Result<mapping_versions::Mapping> {
     let stored = mapping_versions::load(session, pipeline).await?;
     stored.into_iter().find(|mapping| mapping.collection == collection).ok_or_else(|| {
-        let advice = "copy it with docrow run or backfill, or name the collections by --include";
+        let advice = "copy it with docrow run or backfill, or name the collections with --include";
         let missing = format!("{collection} has not been copied by pipeline {pipeline}: {advice}");
         Error::new(Code::NotCopied, missing)
     })

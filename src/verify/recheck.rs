@@ -1,4 +1,4 @@
-//! Looks at suspects again, until it is certain whether their rows are wrong: [`super`] has the argument.
+//! Rechecks suspects until it is certain whether their rows are wrong: [`super`] has the argument.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -23,22 +23,23 @@ use crate::{
     source::{CollectionInfo, Source},
 };
 
-/// Suspects that are looked at together, and about how many bytes of rows they may have.
+/// How many suspects are rechecked together, and about how many bytes of rows they may have.
 const TOGETHER: usize = 500;
 const BYTES: usize = 8 << 20;
-/// What is read of rows of several documents: more, and they are looked at in halves.
+/// The limit for reading the rows of several documents: beyond it, they are rechecked in halves.
 const MOST_BYTES: usize = 32 << 20;
-/// How often a suspect is looked at, and how long is waited in between, besides waiting for the pipeline: at first, and at most.
+/// How often a suspect is rechecked, and the waits in between, besides waiting for the pipeline: the first,
+/// and the maximum.
 const ROUNDS: u32 = 12;
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 const POLL: Duration = Duration::from_millis(50);
-/// How long a pipeline that was waited for in vain is waited for again.
+/// How long to wait again for a pipeline that was waited for in vain.
 const IMPATIENCE: Duration = Duration::from_secs(3);
-/// After how long the log says what is waited for.
+/// After how long the log says what it is waiting for.
 const LONG: Duration = Duration::from_secs(1);
-/// How long the change stream may take to come to the present.
+/// How long the change stream may take to reach the present.
 const READING: Duration = Duration::from_secs(60);
-/// Of how many documents it is asked how they were, and at how many times each.
+/// For how many documents their earlier states are requested, and at how many times each.
 const PAST_DOCUMENTS: usize = 50;
 const PAST_TIMES: usize = 30;
 
@@ -65,14 +66,14 @@ pub(super) struct Rechecker<'a> {
     pub(super) telling: DiffOptions,
     pub(super) patience: Duration,
     pub(super) shutdown: &'a Shutdown,
-    /// Why nothing is waited for any more.
+    /// Why nothing more is waited for.
     pub(super) given_up: Option<OpenReason>,
-    /// Says what is being done, once the first pass is over.
+    /// Reports what is being done, once the first pass is over.
     pub(super) line: Arc<OnceLock<ProgressBar>>,
 }
 
 impl Rechecker<'_> {
-    /// Looks at suspects until all is told of them that can be.
+    /// Rechecks suspects until all that can be settled are.
     pub(super) async fn settle(&mut self, suspects: Vec<Suspect>) -> Result<SettledSuspects> {
         let mut settled = SettledSuspects::default();
         let entry = |suspect| SuspectEntry { suspect, differed: false };
@@ -80,7 +81,7 @@ impl Rechecker<'_> {
         let (mut pause, deadline) = (PAUSES.0, Instant::now() + self.patience);
         let since = self.source.operation_time().await?;
         for round in 0..ROUNDS {
-            self.say(&format!("looking again at what differed ({})", documents(left.len())));
+            self.say(&format!("rechecking what differed ({})", documents(left.len())));
             let RecheckRound { next, until, why } =
                 self.round(left, (round > 0).then_some(since), &mut settled).await?;
             left = next;
@@ -100,7 +101,7 @@ impl Rechecker<'_> {
         Ok(settled)
     }
 
-    /// Looks at all of them once. `past`: since when states count that documents have no more.
+    /// Rechecks all of them once. `past`: since when earlier states of documents count.
     async fn round(
         &mut self,
         entries: Vec<SuspectEntry>,
@@ -139,7 +140,8 @@ impl Rechecker<'_> {
         Ok(round)
     }
 
-    /// Waits until the pipeline is past `until`, and a while. Why there is no use in looking again, if there is none.
+    /// Waits until the pipeline is past `until`, and a while longer. Returns the reason if another recheck
+    /// makes no sense.
     async fn wait(
         &mut self,
         until: Timestamp,
@@ -152,7 +154,7 @@ impl Rechecker<'_> {
             return Ok(self.given_up.or(Some(why)));
         }
         let (began, mut is_said) = (Instant::now(), false);
-        let words = format!("waiting until docrow run has applied what changed ({})", documents(open));
+        let words = format!("waiting until docrow run has applied the changes ({})", documents(open));
         self.say(&words);
         loop {
             if self.shutdown.is_requested() {
@@ -165,12 +167,12 @@ impl Rechecker<'_> {
             if is_paused {
                 return Ok(Some(OpenReason::Paused));
             }
-            // It is looked at again, no more: where nobody writes, the position gets no further than this.
+            // One last recheck: where nothing is written, the position gets no further.
             if position.is_some_and(|position| position.cluster_time() >= until) && began.elapsed() >= pause {
                 return Ok(None);
             }
             if self.ledger.runner().await?.is_none() {
-                // One more look: it may have ended just now, after writing.
+                // One more recheck: it may have ended just now, after writing.
                 self.given_up = Some(OpenReason::NotApplied);
                 return Ok(None);
             }
@@ -188,7 +190,7 @@ impl Rechecker<'_> {
         }
     }
 
-    /// Looks at some suspects once. A verdict on each, and the time that it is of. `None`: they have too many rows.
+    /// Rechecks some suspects once. Returns a verdict on each, and its time. `None`: they have too many rows.
     async fn look(
         &mut self,
         part: &[SuspectEntry],
@@ -203,7 +205,7 @@ impl Rechecker<'_> {
         case.rows = match self.reader.live_documents(mapping.tables(), &case.keys, most).await {
             Ok(Some(rows)) => rows,
             Ok(None) => return Ok(None),
-            // Perhaps the tables are another mapping's by now.
+            // The tables may belong to another mapping by now.
             Err(error) if error.kind() == Kind::TargetRefused => {
                 if !self.ledger.has_changed(&standing.in_force).await? {
                     return Err(error);
@@ -231,7 +233,8 @@ impl Rechecker<'_> {
         Ok(Some((verdicts, until)))
     }
 
-    /// Compares the suspects' documents with their rows. Nothing that was seen is later than what is returned.
+    /// Compares the suspects' documents with their rows. Nothing that was seen is later than the returned
+    /// time.
     async fn read_documents(&mut self, case: &mut RecheckBatch) -> Result<Timestamp> {
         let after = self.source.operation_time().await?;
         let mut lookup = self.source.lookup(&self.info.namespace, case.document_keys(), after).await?;
@@ -244,7 +247,7 @@ impl Rechecker<'_> {
         Ok(lookup.operation_time().max(after))
     }
 
-    /// Why it can't be told what changed up to `until`, if it can't.
+    /// Why the changes up to `until` can't be determined, if they can't.
     async fn uncertain(
         &mut self,
         standing: &CollectionState,
@@ -272,7 +275,7 @@ impl Rechecker<'_> {
         Ok(self.given_up)
     }
 
-    /// The verdicts, by what changed. Of documents that did, it is asked how they were since `past`.
+    /// The verdicts, from the changes. For documents that changed, earlier states since `past` are requested.
     async fn verdicts(
         &mut self,
         case: &mut RecheckBatch,
@@ -305,7 +308,7 @@ impl Rechecker<'_> {
         Ok(verdicts)
     }
 
-    /// Whether the rows are as the document was at one of these times, as far as the server can tell.
+    /// Whether the rows match the document at one of these times, as far as the server can tell.
     async fn was(
         &mut self,
         case: &mut RecheckBatch,
@@ -321,7 +324,7 @@ impl Rechecker<'_> {
             let mut lookup = match lookup {
                 Ok(Some(lookup)) => lookup,
                 Ok(None) => return Ok(false),
-                // It may have been forgotten just now.
+                // The server may have discarded it just now.
                 Err(error) => {
                     tracing::debug!("{error}");
                     return Ok(false);
@@ -344,11 +347,11 @@ impl Rechecker<'_> {
     }
 }
 
-/// What came of a round.
+/// The result of a round.
 struct RecheckRound {
-    /// Those that are to be looked at again.
+    /// Those to recheck.
     next: Vec<SuspectEntry>,
-    /// When the pipeline is to have come to, for what is open.
+    /// How far the pipeline must get, for the open ones.
     until: Timestamp,
     /// Why something is open.
     why: Option<OpenReason>,
@@ -359,7 +362,7 @@ fn documents(count: usize) -> String {
     format!("{} {documents}", HumanCount(u64::try_from(count).unwrap_or(u64::MAX)))
 }
 
-/// Parts of a size to be looked at together.
+/// Parts of a size that can be rechecked together.
 fn parts(entries: Vec<SuspectEntry>) -> Vec<Vec<SuspectEntry>> {
     let (mut parts, mut bytes) = (vec![Vec::new()], 0);
     for entry in entries {

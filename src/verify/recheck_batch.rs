@@ -1,4 +1,4 @@
-//! Some suspects while they are looked at once: their rows as they were read, and what differs. Pure.
+//! Suspects that are rechecked together: their rows as read, and the differences. Pure.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -17,7 +17,7 @@ use crate::{
     sink::{Keys, metadata::dead_letters::DeadKeys},
 };
 
-/// Some suspects.
+/// Suspects that are rechecked together.
 pub(super) struct RecheckBatch {
     in_force: Arc<InForce>,
     encoder: Encoder,
@@ -37,9 +37,9 @@ pub(super) struct RecheckBatch {
 struct BatchItem {
     key: Option<Vec<u8>>,
     document_key: Option<RawDocumentBuf>,
-    /// What a dead letter is found by.
+    /// How a dead letter is found.
     text: Option<String>,
-    /// `None`: its document was not met yet.
+    /// `None`: its document has not been read yet.
     differences: Option<DocumentDifferences>,
 }
 
@@ -67,7 +67,7 @@ impl RecheckBatch {
             if let Some(document_key) = document_key {
                 case.by_document.insert(DocumentKey::of(Id::of(document_key)?), number);
                 text = Some(document_key::id_text(document_key)?);
-                // As the mapping in force has it now.
+                // As in the mapping in force now.
                 let _ = case.encoder.encode_key(document_key, &mut own);
             }
             let key = if own.is_empty() { key.as_deref().map(<[u8]>::to_vec) } else { Some(own.to_vec()) };
@@ -77,17 +77,17 @@ impl RecheckBatch {
         Ok(case)
     }
 
-    /// What their dead letters are found by.
+    /// How their dead letters are found.
     pub(super) fn texts(&self) -> Vec<String> {
         self.items.iter().filter_map(|item| item.text.clone()).collect()
     }
 
-    /// What their documents are looked up by.
+    /// How their documents are looked up.
     pub(super) fn document_keys(&self) -> impl Iterator<Item = &RawDocument> {
         self.items.iter().filter_map(|item| item.document_key.as_deref())
     }
 
-    /// What the document of one of them is looked up by.
+    /// How the document of one of them is looked up.
     pub(super) fn document_key(&self, number: usize) -> Option<RawDocumentBuf> {
         self.items.get(number)?.document_key.clone()
     }
@@ -120,12 +120,12 @@ impl RecheckBatch {
         }
     }
 
-    /// Whether the rows of one of them are those of `document`; `None`: whether there are none.
+    /// Whether the rows of one of them match `document`; `None`: whether there are none.
     pub(super) fn is_as(&mut self, number: usize, document: Option<&RawDocument>) -> bool {
         self.between(number, document).count == 0
     }
 
-    /// What differs of each, in their order.
+    /// The differences of each, in their order.
     pub(super) fn differences(&mut self) -> Vec<DocumentDifferences> {
         self.items.iter_mut().map(|item| item.differences.take().unwrap_or_default()).collect()
     }

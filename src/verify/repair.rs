@@ -1,4 +1,4 @@
-//! Has differences mended, by whoever may write, and looks whether they are.
+//! Has differences repaired by the process that may write, and checks whether they are.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -19,20 +19,20 @@ use crate::{
     source::{CollectionInfo, Source},
 };
 
-/// How often it is asked for, and how long the first time is waited before looking; each time it is twice as long.
+/// How often a repair is requested, and how long to wait before the first check; each wait is twice as long.
 const TRIES: u32 = 6;
 const PAUSE: Duration = Duration::from_millis(100);
 const POLL: Duration = Duration::from_millis(50);
-/// How long a request may lie there: the running process looks every second.
+/// How long a request may stay unanswered: the running process checks every second.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Has rows of a collection mended.
+/// Has rows of a collection repaired.
 pub(super) struct RepairSession<'a> {
     config: &'a Config,
     source: &'a Source,
     target: &'a Target,
     info: &'a CollectionInfo,
-    /// Whether requests were not even taken.
+    /// Whether requests were not even accepted.
     unheard: bool,
 }
 
@@ -46,7 +46,7 @@ impl<'a> RepairSession<'a> {
         Self { config, source, target, info, unheard: false }
     }
 
-    /// Has all that is found mended, and marks what certainly is.
+    /// Has everything found repaired, and marks what certainly is.
     pub(super) async fn mend(
         &mut self,
         found: &mut [ConfirmedDifference],
@@ -68,14 +68,14 @@ impl<'a> RepairSession<'a> {
         Ok(())
     }
 
-    /// What there is to say.
+    /// The remark.
     pub(super) fn remarks(&self) -> impl Iterator<Item = String> {
         let unheard =
-            "the docrow that runs the pipeline takes up no repairs: is it an earlier version? Start it again";
+            "the docrow that runs the pipeline accepts no repairs: is it an earlier version? Restart it";
         self.unheard.then(|| unheard.to_owned()).into_iter()
     }
 
-    /// Has these mended once.
+    /// Has these repaired once.
     async fn request(&mut self, suspects: &[Suspect], pause: Duration) -> Result<()> {
         let mut repairs = Repairs::default();
         for Suspect { key, document_key, .. } in suspects {
@@ -88,7 +88,7 @@ impl<'a> RepairSession<'a> {
         let Some(requests) = Requests::open(self.target).await? else { return Ok(()) };
         if !matches!(requests.runner().await?, PipelineRunner::Process(_)) {
             match pipeline::repair(self.config, self.source, self.info, &repairs).await {
-                // Somebody has begun to run it just now.
+                // A process has just started to run the pipeline.
                 Err(error) if error.kind() == Kind::Fenced => {}
                 repaired => return repaired,
             }

@@ -1,37 +1,37 @@
-//! What was found: the nouns that people and scripts get to see. Knows nothing of how it was found.
+//! The report: the terms that people and scripts see. It does not know how the results were found.
 
 use std::{fmt, time::Duration};
 
 use super::RandomSample;
 use crate::model::change::Namespace;
 
-/// What the comparison found.
+/// The result of the comparison.
 #[derive(Clone, Debug)]
 pub struct VerifyReport {
     /// The pipeline's name.
     pub pipeline: String,
     /// The collections, in the order of their names.
     pub collections: Vec<ComparedCollection>,
-    /// Of what it was a sample, if it was one.
+    /// The sample, if it was one.
     pub sample: Option<RandomSample>,
-    /// Whether differences were to be mended.
+    /// Whether differences were to be repaired.
     pub repaired: bool,
-    /// Whether documents that are dead letters are accepted.
+    /// Whether dead letters are accepted.
     pub allows_dead_letters: bool,
-    /// Whether it was told to stop before the end.
+    /// Whether it was stopped early.
     pub stopped: bool,
     /// How long it took.
     pub elapsed: Duration,
 }
 
 impl VerifyReport {
-    /// Whether PostgreSQL is proven to have every document, and every row to be as its document says: by now, where
-    /// differences were mended.
+    /// Whether PostgreSQL is proven to have every document, and every row to match its document: after the
+    /// repair, if differences were repaired.
     pub fn is_equal(&self) -> bool {
         !self.stopped && self.collections.iter().all(ComparedCollection::is_equal)
     }
 
-    /// The same, but for documents that are dead letters, if these are accepted.
+    /// The same, but accepting dead letters if they are allowed.
     pub fn is_accepted(&self) -> bool {
         let is_accepted = |verdict| match verdict {
             Verdict::Equal => true,
@@ -41,18 +41,18 @@ impl VerifyReport {
         !self.stopped && self.collections.iter().map(ComparedCollection::verdict).all(is_accepted)
     }
 
-    /// Documents that PostgreSQL does not have, for they are dead letters.
+    /// Documents that PostgreSQL does not have, because they are dead letters.
     pub fn dead_letters(&self) -> u64 {
         self.collections.iter().map(|collection| collection.dead_letters).sum()
     }
 
-    /// All differences, mended ones too.
+    /// All differences, including repaired ones.
     pub fn different(&self) -> u64 {
         self.collections.iter().map(|collection| collection.different).sum()
     }
 }
 
-/// What the comparison of a collection found.
+/// The result for a collection.
 #[derive(Clone, Debug)]
 pub struct ComparedCollection {
     /// The collection.
@@ -65,17 +65,17 @@ pub struct ComparedCollection {
     pub rows: u64,
     /// Documents that are dead letters.
     pub dead_letters: u64,
-    /// Keys that were looked at again.
+    /// Keys that were rechecked.
     pub rechecked: u64,
-    /// How many differences there are, or were before they were mended.
+    /// How many differences there are, or were before the repair.
     pub different: u64,
     /// In how many documents, or keys without one.
     pub different_documents: u64,
-    /// How many of the differences are mended.
+    /// How many of the differences are repaired.
     pub mended: u64,
-    /// Documents of which it could not be told.
+    /// Documents that were not settled.
     pub unsettled: u64,
-    /// Why not, and what else there is to say.
+    /// Why not, and other remarks.
     pub remarks: Vec<String>,
     /// The first of the differences, by table and key.
     pub differences: Vec<Difference>,
@@ -102,12 +102,12 @@ impl ComparedCollection {
         }
     }
 
-    /// Whether PostgreSQL is proven to have every document, and every row to be as its document says.
+    /// Whether PostgreSQL is proven to have every document, and every row to match its document.
     pub fn is_equal(&self) -> bool {
         self.verdict() == Verdict::Equal
     }
 
-    /// The worst that is true of it.
+    /// The worst finding.
     pub fn verdict(&self) -> Verdict {
         match self.standing {
             ComparisonState::Copying => Verdict::Copying,
@@ -119,7 +119,7 @@ impl ComparedCollection {
         }
     }
 
-    /// Documents compared in a second.
+    /// Documents compared per second.
     pub fn rate(&self) -> f64 {
         // More than 2^53 documents are not read in one run.
         #[allow(clippy::cast_precision_loss)]
@@ -135,18 +135,18 @@ impl ComparedCollection {
     }
 }
 
-/// What a comparison comes to.
+/// The overall result of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// PostgreSQL has every document, and every row is as its document says.
+    /// PostgreSQL has every document, and every row matches its document.
     Equal,
-    /// So is every row, but some documents have none: they are dead letters.
+    /// Every row is correct, but some documents have none: they are dead letters.
     DeadLetters,
-    /// There are differences that are not mended.
+    /// There are differences that are not repaired.
     Different,
-    /// Of some documents it could not be told.
+    /// Some documents were not settled.
     NotSettled,
-    /// It is being copied, or copied anew.
+    /// It is being copied, or resynced.
     Copying,
     /// Tables or columns of it are missing.
     Incomplete,
@@ -171,7 +171,7 @@ impl Verdict {
 pub enum ComparisonState {
     /// It was.
     Compared,
-    /// It is being copied, or copied anew.
+    /// It is being copied, or resynced.
     Copying,
     /// Tables or columns of it are missing.
     Incomplete,
@@ -182,24 +182,24 @@ pub enum ComparisonState {
 pub struct Difference {
     /// The table.
     pub table: String,
-    /// The key of the document, as the table's first column shows it. `None`: it is not about a row.
+    /// The key of the document, as in the table's first column. `None`: the difference is not about a row.
     pub key: Option<String>,
-    /// What tells the row from others of the document: the names of its ordinals, and their values.
+    /// What distinguishes the row from others of the document: the names of its ordinals, and their values.
     pub row: Vec<(String, String)>,
-    /// What is different.
+    /// The kind of difference.
     pub what: DifferenceKind,
-    /// What should be there, if values are to be told, and it is about one.
+    /// The expected value, if values are shown, and the difference is about one.
     pub expected: Option<String>,
-    /// What is there.
+    /// The actual value.
     pub actual: Option<String>,
-    /// Whether it is mended.
+    /// Whether it is repaired.
     pub mended: bool,
 }
 
-/// What can be different.
+/// The kinds of differences.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DifferenceKind {
-    /// The document should have a row that is not there.
+    /// A row that the document should have is missing.
     MissingRow,
     /// There is a row that the document should not have.
     ExtraRow,
@@ -209,9 +209,9 @@ pub enum DifferenceKind {
     Column(String),
     /// The document can't have rows, and has no dead letter.
     NoDeadLetter,
-    /// The table is not there.
+    /// The table is missing.
     NoTable,
-    /// The table has no such column.
+    /// The column is missing.
     NoColumn(String),
 }
 
@@ -248,18 +248,18 @@ impl fmt::Display for Difference {
             write!(f, ", {name} {value}")?;
         }
         match &self.what {
-            DifferenceKind::MissingRow => f.write_str(": a row is missing"),
-            DifferenceKind::ExtraRow => f.write_str(": a row too many"),
+            DifferenceKind::MissingRow => f.write_str(": missing row"),
+            DifferenceKind::ExtraRow => f.write_str(": unexpected row"),
             DifferenceKind::NoDocument => f.write_str(": no such document"),
             DifferenceKind::Column(column) => write!(f, ": column {column} differs"),
-            DifferenceKind::NoDeadLetter => f.write_str(": can't have rows, and is no dead letter"),
-            DifferenceKind::NoTable => f.write_str(": the table is not there"),
-            DifferenceKind::NoColumn(column) => write!(f, ": column {column} is not there"),
+            DifferenceKind::NoDeadLetter => f.write_str(": can't have rows, but is not a dead letter"),
+            DifferenceKind::NoTable => f.write_str(": the table is missing"),
+            DifferenceKind::NoColumn(column) => write!(f, ": column {column} is missing"),
         }?;
         if self.expected.is_some() || self.actual.is_some() {
             let shown = |value: &Option<String>| value.clone().unwrap_or_else(|| "NULL".to_owned());
             write!(f, ": {}, not {}", shown(&self.actual), shown(&self.expected))?;
         }
-        if self.mended { f.write_str(" (mended)") } else { Ok(()) }
+        if self.mended { f.write_str(" (repaired)") } else { Ok(()) }
     }
 }

@@ -1,7 +1,8 @@
-//! Which documents are in a random sample. Pure.
+//! Selects the documents of a random sample. Pure.
 //!
-//! A document is in it by a hash of its key and the seed: so each is as likely as every other, over the whole range of keys and
-//! all their types, and the same seed chooses the same documents again. A sample of all of them has all of them.
+//! A hash of its key and the seed decides whether a document is in the sample. So each document is equally
+//! likely, over the whole range of keys and all their types, and the same seed selects the same documents. A
+//! sample of all of them has all of them.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -10,31 +11,31 @@ use crate::{config::SampleSize, model::document_key::DocumentKey};
 /// A random sample.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RandomSample {
-    /// How many.
+    /// Its size.
     pub size: SampleSize,
-    /// The same seed chooses the same again.
+    /// The same seed selects the same sample.
     pub seed: u64,
 }
 
-/// The choice that a sample makes in one collection.
+/// A sample's selection in one collection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SampleChoice {
-    /// Of a hundred.
+    /// In percent.
     pub(super) percent: f64,
     threshold: u64,
     seed: u64,
 }
 
 impl RandomSample {
-    /// The choice among about so many documents. `None`: all of them.
+    /// The selection among about this many documents. `None`: all of them.
     pub(super) fn choice(self, documents: u64) -> Option<SampleChoice> {
-        // Estimates both.
+        // Both are estimates.
         #[allow(clippy::cast_precision_loss)]
         let percent = match self.size {
             SampleSize::Percent(percent) => percent,
             SampleSize::Documents(wanted) => 100.0 * wanted as f64 / documents.max(1) as f64,
         };
-        // Saturating is wanted.
+        // Saturating is intended.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
         let threshold = (percent / 100.0 * u64::MAX as f64) as u64;
         (percent < 100.0).then_some(SampleChoice { percent, threshold, seed: self.seed })
@@ -55,7 +56,7 @@ impl SampleChoice {
         of
     }
 
-    /// The seed, as PostgreSQL takes it.
+    /// The seed in PostgreSQL's form.
     pub(super) fn seed(&self) -> u64 {
         self.seed & u64::from(u32::MAX)
     }

@@ -1,7 +1,8 @@
-//! The first pass: several workers, each with a session of its own, compare what they are given, as fast as both sides read.
+//! The first pass: several workers, each with its own session, compare documents as fast as both sides can be
+//! read.
 //!
-//! Work is a chunk of the `_id` index, or some documents of a sample. What a worker counts counts when a chunk is done, for
-//! one that is cut off by a change of the mapping is compared anew.
+//! A unit of work is a chunk of the `_id` index, or some documents of a sample. A worker's counts are added
+//! when a chunk is done, because a chunk that is interrupted by a change of the mapping is compared again.
 
 use std::sync::{
     Arc, Mutex as PlainMutex, PoisonError,
@@ -34,13 +35,13 @@ use crate::{
     source::{CHUNK_BYTES, Chunk, CollectionInfo, Documents, Source},
 };
 
-/// Suspects that are handed over together; and how many times so many may wait for the rechecker.
+/// How many suspects are passed on together; and how many such groups may wait for the rechecker.
 const TOGETHER: usize = 1_000;
 pub(super) const WAITING: usize = 8;
-/// Documents of a sample that are looked up at a time.
+/// How many documents of a sample are looked up at a time.
 const LOOKED_UP: usize = 250;
 
-/// Something to compare.
+/// A unit of work.
 enum ScanWork {
     /// The documents of a chunk.
     Chunk(Chunk),
@@ -48,7 +49,7 @@ enum ScanWork {
     Documents(Vec<RawDocumentBuf>),
 }
 
-/// What all workers share.
+/// State that all workers share.
 pub(super) struct CollectionScan {
     pub(super) source: Source,
     pub(super) target: Target,
@@ -57,13 +58,13 @@ pub(super) struct CollectionScan {
     pub(super) workers: usize,
     pub(super) choice: Option<SampleChoice>,
     pub(super) in_force: watch::Receiver<Arc<InForce>>,
-    /// To look up the mapping in force where tables are not as it says.
+    /// To read the mapping in force if the tables do not match it.
     pub(super) ledger: Mutex<PipelineState>,
     /// The documents that had a dead letter at the beginning, of all collections.
     pub(super) dead: DeadKeys,
-    /// Those of them that were met.
+    /// Those of them that were read.
     pub(super) met: PlainMutex<DeadKeys>,
-    /// Remembers the keys that were met.
+    /// Remembers the keys that were read.
     pub(super) seen: Mutex<Reader>,
     pub(super) pace: Arc<Pace<f64>>,
     pub(super) bar: ProgressBar,
@@ -71,7 +72,7 @@ pub(super) struct CollectionScan {
     pub(super) totals: ScanTotals,
 }
 
-/// What was compared.
+/// The counts.
 #[derive(Debug, Default)]
 pub(super) struct ScanTotals {
     pub(super) documents: AtomicU64,
@@ -80,7 +81,7 @@ pub(super) struct ScanTotals {
 }
 
 impl CollectionScan {
-    /// Compares everything once, and gives suspects to the rechecker. Ends early if it is told to stop.
+    /// Compares everything once, and passes suspects to the rechecker. Ends early if it is stopped.
     pub(super) async fn run(self: Arc<Self>, rechecker: mpsc::Sender<Vec<Suspect>>) -> Result<()> {
         let after = self.source.operation_time().await?;
         let (sender, receiver) = mpsc::channel(2 * self.workers);
@@ -101,14 +102,14 @@ impl CollectionScan {
         drop((work, rechecker));
         let working = async {
             while let Some(ended) = running.join_next().await {
-                ended.map_err(|e| Error::caused(Kind::Bug, "comparing broke off", e))??;
+                ended.map_err(|e| Error::caused(Kind::Bug, "the comparison was interrupted", e))??;
             }
             Ok(())
         };
         tokio::try_join!(self.deal(sender, after), working).map(|((), ())| ())
     }
 
-    /// Gives the workers what is to be compared.
+    /// Gives the workers the parts to compare.
     async fn deal(&self, work: mpsc::Sender<ScanWork>, after: Timestamp) -> Result<()> {
         let Some(choice) = &self.choice else {
             for chunk in self.source.split(&self.info, CHUNK_BYTES).await? {
@@ -166,7 +167,7 @@ impl ScanWorker {
                 let in_force = self.scan.in_force.borrow().clone();
                 self.batch.follow(&in_force);
                 match self.compare_all(&work).await {
-                    // Perhaps the tables are another mapping's by now.
+                    // The tables may belong to another mapping by now.
                     Err(error) if error.kind() == Kind::TargetRefused => {
                         if !self.scan.ledger.lock().await.has_changed(self.batch.in_force()).await? {
                             return Err(error);
@@ -266,7 +267,7 @@ impl ScanWorker {
 
     async fn hand_over(&mut self) {
         if !self.suspects.is_empty() {
-            // If the rechecker is gone, it has an error to tell.
+            // If the rechecker is gone, it has an error to report.
             let _ = self.rechecker.send(std::mem::take(&mut self.suspects)).await;
         }
     }

@@ -1,8 +1,8 @@
-//! `[verify] every`: verifies on schedule, inside the process that runs the pipeline, and stores what it finds.
+//! `[verify] every`: verifies on schedule, inside the process that runs the pipeline, and stores the result.
 //!
-//! It only reads, as ever, by one worker and not faster than it may, and the pipeline waits for none of it. It
-//! begins when all collections are live and the last one was long enough ago, whoever made it: the time is in
-//! PostgreSQL, so that restarts and a standby that takes over go on with the schedule.
+//! It only reads, with one worker and at a limited rate, and the pipeline never waits for it. It starts when
+//! all collections are live and the last verification was long enough ago, whichever process made it: the
+//! time is in PostgreSQL, so that restarts and a standby that takes over continue the schedule.
 
 use std::{
     convert::Infallible,
@@ -23,10 +23,10 @@ use crate::{
     telemetry::Reporter,
 };
 
-/// How often it is looked whether one is due.
+/// How often to check whether one is due.
 const LOOKING: Duration = Duration::from_secs(1);
-/// After how long one that came to nothing is tried again, and it is looked whether differences are mended; or after the
-/// schedule's time, if that is shorter.
+/// After how long a failed one is retried, and differences are checked for repairs; or the schedule's
+/// interval, if that is shorter.
 const AGAIN: Duration = Duration::from_secs(600);
 
 /// Does the work, and meanwhile verifies when the configuration says so.
@@ -39,7 +39,7 @@ pub async fn beside<T>(
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?.unattended();
     let stop = Shutdown::default();
     let scheduled = ScheduledVerification {
-        // Nobody waits for it: replication has the servers' time.
+        // Nothing waits for it, so one worker is enough: replication needs the servers' time.
         config: Config { parallelism: 1, ..config.clone() },
         schedule,
         target,
@@ -67,7 +67,7 @@ impl ScheduledVerification {
         loop {
             sleep(LOOKING).await;
             if self.reporter.vitals().stage().0 != Stage::Live {
-                // Another process may have gone on with it meanwhile.
+                // Another process may have continued the schedule meanwhile.
                 due = None;
                 continue;
             }
@@ -79,14 +79,14 @@ impl ScheduledVerification {
                 wait => wait,
             };
             let wait = wait.unwrap_or_else(|error| {
-                tracing::warn!(code = %error.code(), "the verification on schedule came to nothing: {error}");
+                tracing::warn!(code = %error.code(), "the scheduled verification failed: {error}");
                 AGAIN.min(self.schedule.every)
             });
             due = Some(SystemTime::now() + wait);
         }
     }
 
-    /// How long to wait before it is looked again whether one is due.
+    /// How long to wait before checking again whether one is due.
     async fn left(&self) -> Result<Duration> {
         let session = self.target.connect().await?;
         let Some(last) = verifications::last(&session, self.target.pipeline()).await? else {
@@ -98,12 +98,12 @@ impl ScheduledVerification {
         Ok(left.min(self.patience(&verified)))
     }
 
-    /// After how long to look again: differences may be mended before the next verification.
+    /// After how long to check again: differences may be repaired before the next verification.
     fn patience(&self, verified: &Verified) -> Duration {
         if verified.differences > 0 { AGAIN.min(self.schedule.every) } else { self.schedule.every }
     }
 
-    /// Verifies. How long to wait then.
+    /// Verifies. Returns how long to wait then.
     async fn verify(&self) -> Result<Duration> {
         let sample = self.schedule.sample.map(|size| RandomSample { size, seed: fastrand::u64(..1_000_000) });
         let options =
@@ -135,7 +135,9 @@ fn say(verified: &Verified) {
     match (differences, unsettled) {
         (0, 0) if verified.equal => tracing::info!("verified {documents} documents in {seconds} s: equal"),
         (0, _) => {
-            tracing::info!("verified {documents} documents in {seconds} s: not all is settled: {names}")
+            tracing::info!(
+                "verified {documents} documents in {seconds} s: not all documents were settled: {names}"
+            )
         }
         (_, _) => tracing::error!(
             code = %crate::error::Code::Differs,

@@ -4,49 +4,49 @@ use mongodb::bson::RawDocumentBuf;
 
 use super::diff::DocumentDifferences;
 
-/// A document, or a key without one, whose rows were not as they should be when they were looked at.
+/// A document, or a key without one, whose rows were not as expected when they were checked.
 #[derive(Clone, Debug)]
 pub(super) struct Suspect {
-    /// As the key column holds it. `None`: it can't hold it.
+    /// As in the key column. `None`: it can't hold the key.
     pub(super) key: Option<Box<[u8]>>,
-    /// What the document is looked up by, `{_id: …}`. `None`: no document has this key.
+    /// The filter to look the document up, `{_id: …}`. `None`: no document has this key.
     pub(super) document_key: Option<RawDocumentBuf>,
     /// About how many bytes its rows have.
     pub(super) bytes: usize,
 }
 
-/// A difference, for certain.
+/// A certain difference.
 #[derive(Debug)]
 pub(super) struct ConfirmedDifference {
     pub(super) suspect: Suspect,
     pub(super) differences: DocumentDifferences,
-    /// Whether it is one no more.
+    /// Whether it no longer exists.
     pub(super) is_mended: bool,
 }
 
-/// What came of suspects that were not cleared.
+/// The result for suspects that were not cleared.
 #[derive(Debug, Default)]
 pub(super) struct SettledSuspects {
     pub(super) found: Vec<ConfirmedDifference>,
-    /// Those of which it could not be told, and why of the last of them.
+    /// Those that were not settled, and why the last of them was not.
     pub(super) open: Vec<Suspect>,
     pub(super) why: Option<OpenReason>,
 }
 
-/// Why it could not be told.
+/// Why a suspect was not settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OpenReason {
-    /// They changed after the stored position, and nobody runs the pipeline.
+    /// They changed after the stored position, and no process runs the pipeline.
     NotApplied,
-    /// The pipeline does not get there, or they change faster than they can be looked at.
+    /// The pipeline does not apply the changes, or the documents change faster than they can be rechecked.
     Behind,
     /// The oplog does not go back to the stored position.
     HistoryLost,
-    /// The collection is being copied anew.
+    /// The collection is being resynced.
     Copying,
     /// The collection is paused.
     Paused,
-    /// It was told to stop.
+    /// The command was stopped.
     Stopped,
 }
 

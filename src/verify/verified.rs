@@ -1,5 +1,5 @@
-//! What is stored of a verification on schedule: counts by collection, no keys, no values (G12); and what becomes of that when a
-//! later one finds it mended.
+//! The stored result of a scheduled verification: counts by collection, no keys, no values (G12); and how it
+//! is updated when a later verification finds differences repaired.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,20 +10,20 @@ use crate::{
     sink::{Target, metadata::verifications},
 };
 
-/// What a verification found.
+/// The result of a verification.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Verified {
-    /// Whether every row that was compared is as its document says.
+    /// Whether every compared row matches its document.
     pub equal: bool,
     /// How many differences there are.
     pub differences: u64,
-    /// Documents of which it could not be told.
+    /// Documents that were not settled.
     pub unsettled: u64,
     /// Documents that were read.
     pub documents: u64,
     /// How long it took, in whole seconds.
     pub seconds: u64,
-    /// How large a sample it was, as in the configuration; `null`: all documents.
+    /// The sample, as in the configuration; `null`: all documents.
     pub sample: Option<String>,
     /// The collections that are not equal, by name.
     pub collections: Vec<VerifiedCollection>,
@@ -36,9 +36,9 @@ pub struct VerifiedCollection {
     pub name: String,
     /// How many differences it has.
     pub differences: u64,
-    /// Documents of it of which it could not be told.
+    /// Its documents that were not settled.
     pub unsettled: u64,
-    /// Why, and what else there is to say.
+    /// Why, and other remarks.
     pub remarks: Vec<String>,
 }
 
@@ -61,7 +61,8 @@ impl Verified {
         }
     }
 
-    /// What is left of it after `report`, a comparison of all documents: the rows of some collections are proven to be right by now.
+    /// The result without what `report`, a comparison of all documents, has found correct: the rows of some
+    /// collections are proven to be right by now.
     fn after(&self, report: &VerifyReport) -> Self {
         let left = self.collections.iter().filter_map(|own| {
             let now = report.collections.iter().find(|now| now.namespace.to_string() == own.name);
@@ -82,15 +83,15 @@ impl Verified {
         }
     }
 
-    /// As it is stored.
+    /// The stored form.
     pub(super) fn to_json(&self) -> Result<String> {
         serde_json::to_string(self)
-            .map_err(|e| Error::caused(Kind::Bug, "write what a verification found", e))
+            .map_err(|e| Error::caused(Kind::Bug, "write the result of a verification", e))
     }
 }
 
 impl VerifiedCollection {
-    /// What is mended is not different any more.
+    /// What is repaired no longer differs.
     fn from_compared(compared: &ComparedCollection) -> Self {
         Self {
             name: compared.namespace.to_string(),
@@ -101,8 +102,8 @@ impl VerifiedCollection {
     }
 }
 
-/// Takes out of what the last verification on schedule found what `report` proves to be right by now, so that nobody is warned
-/// of it any longer. A sample proves nothing.
+/// Removes from the result of the last scheduled verification what `report` proves to be right by now, so
+/// that it is no longer warned of. A sample proves nothing.
 pub async fn take_out_mended(config: &Config, report: &VerifyReport) -> Result<()> {
     if report.stopped || report.sample.is_some() {
         return Ok(());
@@ -110,7 +111,7 @@ pub async fn take_out_mended(config: &Config, report: &VerifyReport) -> Result<(
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
     let session = target.connect().await?;
     let Some(stored) = verifications::last(&session, target.pipeline()).await? else { return Ok(()) };
-    // What can't be read is of a later docrow.
+    // A result that can't be read comes from a later docrow.
     let Ok(verified) = serde_json::from_str::<Verified>(&stored.result) else { return Ok(()) };
     let left = verified.after(report);
     if left == verified {

@@ -1,7 +1,8 @@
-//! Which documents changed between two times, and when: the change stream of one collection, read as far as it is asked for.
+//! Which documents changed between two times, and when: reads the change stream of one collection as far as
+//! requested.
 //!
-//! The stream stays open, for the next question is mostly about a time not much later. What lies before the positions that
-//! are stored by then is forgotten.
+//! The stream stays open, because the next request is mostly for a slightly later time. Events before the
+//! positions stored by then are discarded.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -21,10 +22,10 @@ use crate::{
     source::{ChangeStream, Event, Source, StreamStart},
 };
 
-/// More events than these are not kept: 32 MB (G11).
+/// At most this many events are kept: 32 MB (G11).
 const EVENTS: usize = 2_000_000;
 
-/// What happened to a collection.
+/// The events of a collection.
 pub(super) struct EventWindow {
     source: Source,
     namespace: Namespace,
@@ -33,24 +34,24 @@ pub(super) struct EventWindow {
 
 struct OpenStream {
     stream: ChangeStream,
-    /// Events up to here are left out, or forgotten.
+    /// Events up to this time are left out, or discarded.
     from: Position,
-    /// Everything up to here has come.
+    /// Everything up to this time has arrived.
     reached: Option<Position>,
-    /// When which documents changed, by the hashes of their keys.
+    /// Which documents changed when, by the hashes of their keys.
     events: VecDeque<(Timestamp, u64)>,
-    /// When something last happened to the collection as a whole.
+    /// When an event last affected the collection as a whole.
     whole: Option<Timestamp>,
 }
 
 /// How far it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WindowReach {
-    /// Up to and including the time that was asked for.
+    /// Up to and including the requested time.
     There,
-    /// Not so far: there is too much of it, or too little time.
+    /// Not that far: there is too much of it, or too little time.
     TooFar,
-    /// The oplog does not go back so far.
+    /// The oplog does not reach back that far.
     Lost,
 }
 
@@ -61,10 +62,10 @@ impl EventWindow {
 
     /// Reads everything after `from`, up to and including `until`, if that takes no longer than `patience`.
     ///
-    /// While nobody writes, the end of the stream has the time of the newest operation, and gets no further before the next
-    /// one, which an idle server makes every ten seconds (seen on 6.0.5). So two replies in a row that reach `until` and have no
-    /// event are the end, too: the server had come to the end of what a majority has, and the second was asked for
-    /// after `until` was.
+    /// While nothing is written, the end of the stream has the time of the newest operation, and advances
+    /// only with the next one, which an idle server makes every ten seconds (seen on 6.0.5). So two replies
+    /// in a row that reach `until` and have no event are the end, too: the server had reached the end of what
+    /// a majority has, and the second reply was requested after `until`.
     pub(super) async fn read(
         &mut self,
         from: &Position,
@@ -72,7 +73,7 @@ impl EventWindow {
         patience: Duration,
         shutdown: &Shutdown,
     ) -> Result<WindowReach> {
-        // Positions move back when a collection is copied anew.
+        // Positions move back when a collection is resynced.
         let mut open = match self.stream.take() {
             Some(open) if open.from <= *from => open,
             _ if from.is_past(until) => return Ok(WindowReach::There),
@@ -109,7 +110,8 @@ impl EventWindow {
         Ok(WindowReach::There)
     }
 
-    /// When these documents changed after what was last read from: those that did not are left out.
+    /// When these documents changed after the time that was last read from; those that did not change are
+    /// left out.
     pub(super) fn changes(&self, keys: impl Iterator<Item = DocumentKey>) -> WindowChanges {
         let mut changes = WindowChanges { whole: false, times: HashMap::new() };
         let Some(open) = &self.stream else { return changes };
@@ -122,7 +124,7 @@ impl EventWindow {
     }
 }
 
-/// What happened to some documents.
+/// The events of some documents.
 pub(super) struct WindowChanges {
     whole: bool,
     times: HashMap<u64, Vec<Timestamp>>,
@@ -141,7 +143,7 @@ impl WindowChanges {
 
 impl OpenStream {
     fn new(source: &Source, namespace: &Namespace, from: &Position) -> Self {
-        // The server finds a position only in a stream like that which it is of.
+        // The server finds a position only in a stream of the same kind.
         let start = StreamStart::At(from.cluster_time());
         Self {
             stream: source.change_stream(std::slice::from_ref(namespace), start),
@@ -152,7 +154,7 @@ impl OpenStream {
         }
     }
 
-    /// Forgets what was before `from`. Of events at its very time it is not known any more on which side they are.
+    /// Discards events before `from`. For events at exactly that time, it is unknown on which side they are.
     fn forget(&mut self, from: &Position) {
         let start = from.cluster_time();
         let before = self.events.partition_point(|(time, _)| *time < start);

@@ -1,5 +1,6 @@
-//! What can't work is said at once: one line that names what, where and what to do, the right exit code, and nothing half
-//! written (DESIGN 3). Servers that are too old are tested where their versions are judged.
+//! Errors that can be detected are reported at once: one line that names what is wrong, where, and what to
+//! do, the right exit code, and nothing half written (DESIGN 3). Servers that are too old are tested where
+//! their versions are checked.
 
 use std::{fs, time::Duration};
 
@@ -9,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::support::{Ended, Home, Place};
 
-/// What a person is willing to wait for an error.
+/// How long a user is willing to wait for an error.
 const SECONDS: Duration = Duration::from_secs(20);
 
 async fn place(test: &str) -> Place {
@@ -18,8 +19,8 @@ async fn place(test: &str) -> Place {
     place
 }
 
-/// Runs `docrow run` and `docrow backfill`, which must both refuse with `code` and an error that has all the `parts`,
-/// and leave nothing behind.
+/// Runs `docrow run` and `docrow backfill`, which must both refuse with `code` and an error that contains all
+/// `parts`, and leave nothing behind.
 async fn assert_refused(place: &Place, home: &Home, code: i32, parts: &[&str]) {
     for command in ["run", "backfill"] {
         let ended = refused(home, command, code, parts).await;
@@ -149,7 +150,7 @@ async fn no_privilege_to_create() {
     for command in ["run", "backfill"] {
         refused(&home, command, 4, &["DRW-3203", grant]).await;
     }
-    // What the messages say to do is enough.
+    // Following the messages' advice is enough.
     place.postgres().await.batch_execute(grant).await.unwrap();
     home.backfill().await;
     place.assert_same(&home).await;
@@ -178,12 +179,12 @@ async fn a_configuration_that_is_wrong() {
     assert_refused(&place, &home, 2, &["docrow.toml", "stream.partitions", "not between 1 and 64"]).await;
     let mut home = Home::new(&place);
     home.set("source.include", "shop.*");
-    assert_refused(&place, &home, 2, &["[DRW-1103] docrow.toml", "wanted is"]).await;
+    assert_refused(&place, &home, 2, &["[DRW-1103] docrow.toml", "expected a"]).await;
     fs::write(home.path().join("docrow.toml"), "name = 'x'").unwrap();
     assert_refused(&place, &home, 2, &["[DRW-1107] docrow.toml: source.uri: missing"]).await;
 }
 
-/// No key is ignored: what a later version serves is refused until then.
+/// No key is ignored: a key of a later version is refused until then.
 #[tokio::test]
 async fn what_is_not_supported_yet() {
     let place = place("not_yet").await;
@@ -228,7 +229,7 @@ async fn an_include_that_matches_nothing() {
     assert_refused(&place, &home, 2, &["DRW-1303", "it is a view"]).await;
 }
 
-/// What would go elsewhere than meant, or fail only once it runs, is said by `check`, too.
+/// `check` also reports settings that would have an unintended effect, or fail only at runtime.
 #[tokio::test]
 async fn a_place_that_cannot_be_meant() {
     let place = place("nowhere").await;
@@ -272,7 +273,7 @@ async fn a_mapping_file_that_is_wrong() {
         (file(extra, "a = { path = 'b..c', type = 'text' }"), ["DRW-1202", "columns.a.path"]),
         (
             file(extra, "ID = { path = 'b', type = 'text' }"),
-            ["DRW-1203", "differs from one that is only in case"],
+            ["DRW-1203", "differs from one in use only in case"],
         ),
         (file(extra, "a = { path = 'a', type = 'varchar' }"), ["DRW-1204", "varchar"]),
         (file("", ""), ["DRW-1205", "_extra"]),
@@ -303,8 +304,8 @@ fn masking(place: &Place) -> String {
     )
 }
 
-/// A mapping file that would not be applied would leave its masks away, in silence: it is refused before anything is written,
-/// however it comes about.
+/// A mapping file that is not applied would silently omit its masks: it is refused before anything is
+/// written, whatever the cause.
 #[tokio::test]
 async fn a_mapping_file_that_would_not_be_applied() {
     let place = place("unapplied").await;
@@ -330,20 +331,21 @@ async fn a_mapping_file_that_would_not_be_applied() {
     place.collection("others").insert_one(doc! { "_id": 1 }).await.unwrap();
     home.map("orders.toml", &mapping);
     everywhere(&home, &["DRW-1212", "schemas/orders.toml: it is for", "which is not included"]).await;
-    // It comes later.
+    // It is created later.
     home.map("orders.toml", &format!("optional = true\n{mapping}"));
     home.backfill().await;
     home.unset("source.exclude");
     home.backfill().await;
     let shown = "SELECT count(*) FROM orders WHERE secret = '***'";
     assert_eq!(place.number(shown).await, Some(1));
-    // What was copied once is no slip, though it is gone.
+    // A collection that was copied once is no mistake, even if it no longer exists.
     home.map("orders.toml", &mapping);
     place.collection("orders").drop().await.unwrap();
     home.finish(&["backfill"]).await.with_code(0).quiet_but(&["is no more in MongoDB"]);
 }
 
-/// Relative paths of the configuration are relative to it, wherever docrow is started: else masks would depend on that.
+/// Relative paths of the configuration are relative to it, wherever docrow is started: otherwise masks would
+/// depend on that.
 #[tokio::test]
 async fn a_configuration_of_another_folder() {
     let place = place("elsewhere").await;
@@ -359,7 +361,7 @@ async fn a_configuration_of_another_folder() {
     assert!(home.state().exists() && !elsewhere.state().exists());
 }
 
-/// What the target is can't be mended by waiting, either.
+/// A wrong kind of target is not fixed by waiting, either.
 #[tokio::test]
 async fn a_target_that_will_not_do() {
     let place = place("unfit").await;
@@ -398,7 +400,7 @@ async fn another_replica_set() {
     assert_refused(&place, &home, 3, &["DRW-2205", "not another"]).await;
 }
 
-/// Tests may run as root, who may write everywhere; but not below a file.
+/// Tests may run as root, who may write everywhere, except below a file.
 #[tokio::test]
 async fn a_state_directory_that_cannot_be_written() {
     let place = place("state").await;
@@ -418,7 +420,8 @@ async fn a_state_directory_of_another_pipeline() {
     assert_eq!(place.number("SELECT count(*) FROM docrow.pipelines").await, Some(1));
 }
 
-/// G9: a second process with the same pipeline is refused, with the same state directory or another; the first goes on.
+/// G9: a second process with the same pipeline is refused, with the same state directory or another; the
+/// first continues.
 #[tokio::test]
 async fn a_second_process() {
     let place = place("second").await;

@@ -1,4 +1,4 @@
-//! The judge is judged: rows written by hand, right ones and ones with every kind of fault.
+//! Tests of the judge itself: rows written by hand, correct ones and ones with every kind of error.
 
 use mongodb::bson::{DateTime, Document, doc};
 
@@ -67,7 +67,7 @@ async fn every_kind_of_fault_is_found() {
         ("UPDATE things SET _extra = _extra || '{\"new\": true}' WHERE id = 2", "new is too much"),
         (
             "UPDATE things SET _extra = _extra || '{\"name\": \"Two\"}' WHERE id = 2",
-            "name is told twice, differently",
+            "name has two different values",
         ),
         ("DELETE FROM parts WHERE ord = 2", "parts.2 is lost: {}"),
         ("INSERT INTO parts VALUES (2, 0, 'x')", "parts.0.label is too much"),

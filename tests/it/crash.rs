@@ -1,7 +1,9 @@
-//! Crashes at chosen places: whatever is killed, and when, the next start converges (G1, G2), and copies nothing twice (G5).
+//! Crashes at chosen points: whatever is killed, and when, the next start converges (G1, G2), and copies
+//! nothing twice (G5).
 //!
-//! docrow is held at a [`Gate`] right where a test wants to kill something. What a killed docrow had under way stays
-//! open in PostgreSQL behind the gate, as it would behind any lock, until the gate is opened: the next docrow meets it.
+//! docrow is held at a [`Gate`] exactly where a test wants to kill something. The open transactions of a
+//! killed docrow stay open in PostgreSQL behind the gate, as they would behind any lock, until the gate is
+//! opened: the next docrow encounters them.
 
 use std::{collections::BTreeMap, fs, sync::atomic::AtomicU64};
 
@@ -17,7 +19,7 @@ use crate::support::{Before, Docrow, Gate, Home, Place, RETRIES};
 /// Documents of half a megabyte: a chunk holds about 25 of them.
 const LARGE: i32 = 150;
 
-/// Chunks from this number on are held before they are marked.
+/// Chunks from this number on are held before their marker is set.
 const HELD: i64 = 2;
 
 /// Fills `large` (some chunks), and the sentinels.
@@ -41,14 +43,15 @@ fn held() -> String {
     format!("NEW.chunk >= {HELD}")
 }
 
-/// A pipeline of one copier at a time, so that it is known what is copied when the gate is reached.
+/// A pipeline with one copier, so that it is known what is copied when the gate is reached.
 fn home_of(place: &Place) -> Home {
     let mut home = Home::new(place);
     home.set("snapshot.parallelism", 1);
     home
 }
 
-/// When each copied chunk was copied, and the transaction that wrote each row: whatever is copied again shows.
+/// When each copied chunk was copied, and the transaction that wrote each row, which reveals anything that is
+/// copied again.
 #[derive(Debug, PartialEq)]
 struct Copied {
     chunks: BTreeMap<String, String>,
@@ -69,7 +72,7 @@ impl Copied {
         Self { chunks: pairs(chunks).await, rows: pairs(rows).await }
     }
 
-    /// Asserts that all this is still there, from the same transactions.
+    /// Asserts that all this still exists, from the same transactions.
     fn assert_kept(&self, later: &Self) {
         for (before, after) in [(&self.chunks, &later.chunks), (&self.rows, &later.rows)] {
             let changed: Vec<_> =
@@ -79,7 +82,7 @@ impl Copied {
     }
 }
 
-/// Starts, waits for the gate before the mark of a chunk, and says what is copied by then.
+/// Starts, waits for the gate before a chunk's marker is set, and returns what is copied by then.
 async fn run_to_the_gate(place: &Place, home: &Home, gate: &Gate) -> (Docrow, Copied) {
     let mut docrow = home.run();
     gate.reached(&mut docrow, 1).await;
@@ -88,15 +91,15 @@ async fn run_to_the_gate(place: &Place, home: &Home, gate: &Gate) -> (Docrow, Co
     (docrow, copied)
 }
 
-/// All trouble ends the same way: everything is applied, and equal.
+/// All faults end the same way: everything is applied, and equal.
 async fn assert_converges(place: &Place, home: &Home, mut docrow: Docrow) -> Docrow {
     place.settle(&mut docrow).await;
     place.assert_same(home).await;
     docrow
 }
 
-/// G2, G5: the chunks that are marked are not read again; the one that was under way is, and once only. What changed
-/// meanwhile is followed. The dead process's transaction is still open when the next one begins.
+/// G2, G5: the chunks whose marker is set are not read again; the one in progress is, but only once. Changes
+/// made meanwhile are applied. The dead process's transaction is still open when the next one starts.
 #[tokio::test]
 async fn docrow_killed_during_the_snapshot() {
     let place = Place::shared("crash_snapshot").await;
@@ -106,7 +109,7 @@ async fn docrow_killed_during_the_snapshot() {
     let keys = Gate::close(&place, Before::Statement("ALTER TABLE")).await;
     let (docrow, copied) = run_to_the_gate(&place, &home, &gate).await;
     docrow.kill9().await.quiet();
-    // In a chunk that is copied, in the one under way, and in one to come.
+    // In a chunk that is copied, in the one in progress, and in a later one.
     for start in [0, 60, 140] {
         change(&place, start..start + 5).await;
     }
@@ -122,7 +125,7 @@ async fn docrow_killed_during_the_snapshot() {
     docrow.stop().await.quiet();
 }
 
-/// G2: all is copied, nothing is followed yet, no key is built.
+/// G2: all is copied, no collection is followed yet, no key is built.
 #[tokio::test]
 async fn docrow_killed_between_snapshot_and_stream() {
     let place = Place::shared("crash_between").await;
@@ -136,7 +139,7 @@ async fn docrow_killed_between_snapshot_and_stream() {
     docrow.kill9().await.quiet();
     change(&place, 0..5).await;
     let mut docrow = home.run();
-    // The dead process's session stands there, too.
+    // The dead process's session is held there, too.
     keys.reached(&mut docrow, 2).await;
     assert_eq!(Copied::now(&place).await, copied);
     keys.open().await;
@@ -167,7 +170,7 @@ async fn docrow_killed_during_a_batch_that_commits_later() {
     docrow.stop().await.quiet_but(&[RETRIES]);
 }
 
-/// G2: killed again and again, at no chosen moment, while a writer never stops.
+/// G2: killed repeatedly, at random moments, while a writer never stops.
 #[tokio::test]
 async fn docrow_killed_during_the_stream_under_live_writes() {
     let place = Place::shared("crash_stream").await;
@@ -179,7 +182,7 @@ async fn docrow_killed_during_the_stream_under_live_writes() {
     let mut docrow = home.run();
     place.settle(&mut docrow).await;
     for round in 0..6 {
-        // The writes are the clock: each time docrow is killed after some more of them.
+        // The writes are the clock: docrow is killed after a number of them each time.
         writer.write_times(40 + 30 * round).await.unwrap();
         docrow.kill9().await.quiet();
         writer.write_times(20).await.unwrap();
@@ -192,7 +195,8 @@ async fn docrow_killed_during_the_stream_under_live_writes() {
     docrow.stop().await.quiet_but(&[RETRIES]);
 }
 
-/// G7: the state directory is expendable, in the snapshot and in the stream. What is copied is not copied again even then.
+/// G7: the state directory is expendable, in the snapshot and in the stream. Even then, copied chunks are not
+/// copied again.
 #[tokio::test]
 async fn the_state_directory_lost_during_the_snapshot_and_the_stream() {
     let place = Place::shared("crash_state").await;
@@ -218,7 +222,7 @@ async fn the_state_directory_lost_during_the_snapshot_and_the_stream() {
     assert!(home.state().exists());
 }
 
-/// G2: PostgreSQL is killed while docrow copies, and while it follows. docrow itself goes on.
+/// G2: PostgreSQL is killed while docrow copies, and while it follows. docrow itself continues.
 #[tokio::test]
 async fn postgres_killed_during_the_snapshot_and_the_stream() {
     let mut postgres = Postgres::start(PostgresOptions::default()).await.unwrap();
@@ -234,7 +238,7 @@ async fn postgres_killed_during_the_snapshot_and_the_stream() {
     drop(gate);
     postgres.restart().await.unwrap();
     let mut docrow = assert_converges(&place, &home, docrow).await;
-    // Rows of documents that have not changed since are those of the first copy.
+    // Rows of documents that have not changed since belong to the first copy.
     let kept = Copied { chunks: copied.chunks, rows: unchanged(copied.rows) };
     kept.assert_kept(&Copied::now(&place).await);
 
@@ -250,13 +254,13 @@ async fn postgres_killed_during_the_snapshot_and_the_stream() {
     docrow.stop().await.quiet_but(&[RETRIES]);
 }
 
-/// Rows of documents that `change` has not been told to change before.
+/// Rows of documents that `change` was not asked to change before.
 fn unchanged(rows: BTreeMap<String, String>) -> BTreeMap<String, String> {
     let id = |key: &str| key.split(' ').nth(1).unwrap().parse::<i32>().unwrap();
     rows.into_iter().filter(|(key, _)| id(key) >= 5).collect()
 }
 
-/// G2: mongod is killed while docrow copies, and while it follows. docrow itself goes on.
+/// G2: mongod is killed while docrow copies, and while it follows. docrow itself continues.
 #[tokio::test]
 async fn mongod_killed_during_the_snapshot_and_the_stream() {
     let mut mongod = Mongod::start(MongodOptions::default()).await.unwrap();
@@ -280,7 +284,7 @@ async fn mongod_killed_during_the_snapshot_and_the_stream() {
     change(&place, 30..40).await;
     let tries = docrow.log().matches(RETRIES).count();
     mongod.kill9().await.unwrap();
-    // By the stream alone, or, if a lookup was under way, by the whole attempt.
+    // By the stream alone, or, if a lookup was in progress, by the whole attempt.
     docrow.logs_times(RETRIES, tries + 1).await;
     mongod.restart().await.unwrap();
     change(&place, 40..50).await;
@@ -303,7 +307,7 @@ async fn docrow_interrupted_during_the_snapshot() {
         assert_eq!(copied.chunks.len(), usize::try_from(HELD).unwrap());
         let interrupted = std::time::Instant::now();
         docrow.signal("INT").await;
-        docrow.ended().await.with_code(code).quiet_but(&["start it again to go on"]);
+        docrow.ended().await.with_code(code).quiet_but(&["start it again to resume"]);
         assert!(interrupted.elapsed() < std::time::Duration::from_secs(5), "{:?}", interrupted.elapsed());
         assert_eq!(Copied::now(&place).await.chunks, copied.chunks);
         change(&place, start..start + 5).await;
@@ -315,7 +319,7 @@ async fn docrow_interrupted_during_the_snapshot() {
     keys.reached(&mut docrow, 1).await;
     copied.assert_kept(&Copied::now(&place).await);
     docrow.signal("INT").await;
-    docrow.ended().await.with_code(1).quiet_but(&["start it again to go on"]);
+    docrow.ended().await.with_code(1).quiet_but(&["start it again to resume"]);
     keys.open().await;
     home.backfill().await;
     place.assert_same(&home).await;

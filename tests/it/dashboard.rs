@@ -7,11 +7,12 @@ use crate::support::{
     browser::{Browser, Look},
 };
 
-/// A name that would be somebody else's program, if names were put into the page as they are.
+/// A name that would run as another's program, if names were put into the page unescaped.
 const HOSTILE: &str = "<img src=x onerror=\"document.title='gone'\">";
 
-/// Issue: one self-contained page, live by polling, tested in a real headless Chromium. It shows each collection and where
-/// it stands; it runs under its own policy; names are only names; and it says when nobody answers any more.
+/// Issue: one self-contained page, live by polling, tested in a real headless Chromium. It shows each
+/// collection and its phase; it runs under its own content policy; names are only names; and it reports when
+/// docrow no longer answers.
 #[tokio::test]
 async fn the_page_lives() {
     let place = Place::shared("dashboard").await;
@@ -31,7 +32,7 @@ async fn the_page_lives() {
         HOSTILE,
         "30 documents copied",
         "Partitions",
-        "no warnings since it was started",
+        "no warnings since it started",
         &format!("/{}, schema public", place.name),
     ] {
         browser.until_it_says(part).await;
@@ -46,14 +47,14 @@ async fn the_page_lives() {
     assert_eq!(browser.complaints(), [""; 0]);
     let verdict = "document.getElementById('verdict').className";
     assert_eq!(browser.evaluate(verdict).await, "card verdict ok");
-    // That it was told to stop is nobody's fault.
+    // A requested stop is no error.
     docrow.stop().await.quiet();
-    browser.until_it_says("stopped, as it was told to").await;
+    browser.until_it_says("stopped on request").await;
     browser.until("document.getElementById('clock').innerText.startsWith('as of')").await;
     assert_eq!(browser.evaluate(verdict).await, "card verdict mute");
 }
 
-/// That it does not answer is something else.
+/// No answer is an error.
 #[tokio::test]
 async fn a_process_that_is_killed_is_missed() {
     let place = Place::shared("dashboard_killed").await;
@@ -70,8 +71,8 @@ async fn a_process_that_is_killed_is_missed() {
     assert_eq!(browser.evaluate("document.getElementById('verdict').className").await, "card verdict error");
 }
 
-/// A sentence that begins with a name keeps it as it is; charts are neither flattened by one peak, nor made of needles; and
-/// what a mapping is made of stands side by side.
+/// A sentence that begins with a name keeps it unchanged; charts are neither flattened by one peak, nor made
+/// of needles; and the parts of a mapping are shown side by side.
 #[tokio::test]
 async fn what_is_shown_is_legible() {
     let place = Place::shared("dashboard_legible").await;
@@ -99,6 +100,8 @@ async fn what_is_shown_is_legible() {
     assert_eq!(browser.evaluate(beside).await, true);
     assert_eq!(browser.evaluate("document.documentElement.scrollWidth <= innerWidth").await, true);
     assert_eq!(browser.evaluate("height([...Array(100).fill(2), 900], 5)").await, 5);
+    let cut = "CHARTS.filter((chart) => chart.cuts).map((chart) => chart.id).join()";
+    assert_eq!(browser.evaluate(cut).await, "lag-chart");
     assert_eq!(browser.evaluate("height([...Array(50).fill(2), ...Array(50).fill(900)], 5)").await, 1000);
     assert_eq!(browser.complaints(), [""; 0]);
     docrow.stop().await;

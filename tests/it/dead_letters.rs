@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Code, Home, Place};
 
-/// Three orders have an `_id` that is no number; the source is not needed any more.
+/// Three orders have an `_id` that is no number; the source is then no longer needed.
 async fn place(test: &str) -> (Place, Home) {
     let place = Place::shared(&format!("dead_{test}")).await;
     let orders = place.collection("orders");
@@ -102,7 +102,7 @@ async fn letters_are_listed_and_shown_whole() {
     assert!(ended.out.contains(r#""_id": {"$oid": "070707070707070707070707"}"#), "{}", ended.out);
     assert!(ended.out.contains(r#""text": "z\u009b""#), "{}", ended.out);
 
-    // Whoever reads a pipe gets all of every reason.
+    // A pipe gets every reason in full.
     let longer =
         "UPDATE docrow.dead_letters SET reason = 'a reason ' || repeat('of many words ', 20) || 'ends'";
     place.postgres().await.batch_execute(longer).await.unwrap();
@@ -136,7 +136,7 @@ async fn what_is_asked_for_is_there_for_the_next_run() {
     let id = id_of(&home, json!({ "$numberDouble": "2.5" })).await;
     let ended = home.finish(&["dead-letters", "retry", &id]).await.with_code(0).quiet();
     assert!(
-        ended.out.contains("the next `docrow run` of pipeline docrow") && ended.out.contains("tries 1 again"),
+        ended.out.contains("no process runs pipeline docrow: the next `docrow run` retries 1"),
         "{}",
         ended.out
     );
@@ -156,14 +156,14 @@ async fn what_is_asked_for_is_there_for_the_next_run() {
     drop((fence, writing));
     assert_eq!(dead_letters::asked(&session, "docrow").await.unwrap(), []);
 
-    // A letter of an earlier docrow has no key apart from its document.
+    // A letter of an earlier docrow has no separate key.
     place.postgres().await.batch_execute("UPDATE docrow.dead_letters SET document_key = NULL").await.unwrap();
     let ended = home.finish(&["dead-letters", "retry", "--all"]).await.with_code(0).quiet();
-    assert!(ended.out.contains("tries 3 again"), "{}", ended.out);
+    assert!(ended.out.contains("retries 3"), "{}", ended.out);
     let asked = dead_letters::asked(&session, "docrow").await.unwrap();
     assert!(asked.iter().any(|asked| asked.document_key == rawdoc! { "_id": 2.5 }), "{asked:?}");
 
-    // One that is not there is an error, whatever is to be done with it, and nothing is done with the others.
+    // A number without a letter is an error for every command, and nothing is done with the others.
     for command in [&["show"][..], &["retry"], &["discard"], &["retry", &id], &["discard", &id]] {
         let arguments = [&["dead-letters"], command, &["999999"]].concat();
         let ended = home.finish(&arguments).await.with_code(2).coded(Code::UnknownDeadLetter);
@@ -179,10 +179,10 @@ async fn what_is_asked_for_is_there_for_the_next_run() {
     let ended = home.finish(&["dead-letters", "discard", "--collection", &all]).await.with_code(0).quiet();
     assert_eq!(ended.out, "2 discarded\n");
     let ended = home.finish(&["dead-letters", "retry", "--all"]).await.with_code(0).quiet();
-    assert_eq!(ended.out, "no dead letters to try again\n");
+    assert_eq!(ended.out, "no dead letters to retry\n");
 }
 
-/// What the running process makes of it is waited for and told.
+/// The command waits for the running process's result, and reports it.
 #[tokio::test]
 async fn the_outcome_is_told_while_the_pipeline_runs() {
     let (place, home) = place("running").await;
@@ -198,7 +198,7 @@ async fn the_outcome_is_told_while_the_pipeline_runs() {
             asked.len() == 3
         })
         .await;
-    // One is written, one is dead again, of one nothing can be found out.
+    // One is written, one fails again, one can't be looked up.
     let mut applier = Applier::new(target.connect().await.unwrap(), target, Partition(0), 0).await.unwrap();
     let collection = format!("{}.orders", place.name);
     let healed = [DeadKey { collection: collection.clone(), key: r#"{"$numberDouble":"2.5"}"#.into() }];
@@ -215,12 +215,8 @@ async fn the_outcome_is_told_while_the_pipeline_runs() {
     assert_eq!(left.len(), 1, "who is buried again has been answered");
     dead_letters::answered(&mut session, "docrow", &[left[0].id]).await.unwrap();
     let ended = command.ended().await.with_code(1).quiet();
-    assert!(
-        ended.out.contains("PostgreSQL process ") && ended.out.contains("to try 3 again"),
-        "{}",
-        ended.out
-    );
-    assert!(ended.out.contains("1 written, or gone in MongoDB"), "{}", ended.out);
+    assert!(ended.out.contains("PostgreSQL process ") && ended.out.contains("to retry 3"), "{}", ended.out);
+    assert!(ended.out.contains("1 written, or deleted in MongoDB"), "{}", ended.out);
     assert!(
         ended.out.contains("still dead") && ended.out.contains("dead for another reason"),
         "{}",
@@ -237,7 +233,7 @@ async fn what_cannot_be_meant_is_said() {
     for arguments in [&["retry"][..], &["discard"], &["discard", "1", "--all"], &["retry", "x"], &["bury"]] {
         home.finish(&[&["dead-letters"], arguments].concat()).await.with_code(2);
     }
-    // A target that docrow has never written to, known from the command line alone.
+    // A target that docrow has never written to, known only from the command line.
     let fresh = Place::shared("dead_fresh").await;
     let elsewhere = tempfile::tempdir().unwrap();
     let empty = elsewhere.path().join("docrow.toml");
@@ -248,8 +244,8 @@ async fn what_cannot_be_meant_is_said() {
     assert_eq!(fresh.number("SELECT count(*) FROM pg_namespace WHERE nspname = 'docrow'").await, Some(0));
 }
 
-/// G10: after what kept a document out is mended, a retry brings its current state in, whether the pipeline is being run or
-/// is started later.
+/// G10: once the cause is fixed, a retry writes the document's current state, whether a process runs the
+/// pipeline or is started later.
 #[tokio::test]
 async fn a_retry_brings_the_current_document_in() {
     let place = Place::shared("dead_retry").await;
@@ -270,7 +266,7 @@ async fn a_retry_brings_the_current_document_in() {
     let dead = "SELECT count(*) FROM docrow.dead_letters";
     assert_eq!(place.number(dead).await, Some(3));
 
-    // Nothing is mended yet.
+    // Nothing is fixed yet.
     let ended = home.finish(&["dead-letters", "retry", "--all"]).await.with_code(1).quiet();
     assert!(ended.out.contains("0 written") && ended.out.contains("good"), "{}", ended.out);
     assert_eq!(place.number(dead).await, Some(3));
@@ -278,21 +274,21 @@ async fn a_retry_brings_the_current_document_in() {
     session.batch_execute("ALTER TABLE orders DROP CONSTRAINT good").await.unwrap();
     let one = id_of(&home, json!({ "$numberInt": "2" })).await;
     let ended = home.finish(&["dead-letters", "retry", &one]).await.with_code(0).quiet();
-    assert!(ended.out.contains("1 written, or gone in MongoDB"), "{}", ended.out);
+    assert!(ended.out.contains("1 written, or deleted in MongoDB"), "{}", ended.out);
     assert_eq!(place.number("SELECT count(*) FROM orders WHERE kind = 'bad'").await, Some(1));
 
-    // What is not replicated any more stays dead, and the answer comes soon.
+    // Letters of a collection that is no longer replicated stay, and the answer comes soon.
     let moved = "UPDATE docrow.dead_letters SET collection = 'gone.away' \
         WHERE id = (SELECT min(id) FROM docrow.dead_letters)";
     session.batch_execute(moved).await.unwrap();
     let ended =
         home.finish(&["dead-letters", "retry", "--collection", "gone.away"]).await.with_code(1).quiet();
-    assert!(ended.out.contains("0 written") && !ended.out.contains("not tried yet"), "{}", ended.out);
+    assert!(ended.out.contains("0 written") && !ended.out.contains("not retried yet"), "{}", ended.out);
     let back = format!("UPDATE docrow.dead_letters SET collection = '{}.orders'", place.name);
     session.batch_execute(&back).await.unwrap();
     docrow.stop().await.quiet_but(&["a document becomes a dead letter"]);
 
-    // By the next run; one of them is gone meanwhile.
+    // By the next run; one of them was deleted meanwhile.
     let ended = home.finish(&["dead-letters", "retry", "--all"]).await.with_code(0).quiet();
     assert!(ended.out.contains("the next `docrow run`"), "{}", ended.out);
     orders.delete_one(doc! { "_id": 3 }).await.unwrap();
@@ -304,7 +300,8 @@ async fn a_retry_brings_the_current_document_in() {
     docrow.stop().await.quiet();
 }
 
-/// Letters of a collection that is stopped are not tried before docrow is started again: who asks is not made to wait.
+/// Dead letters of a stopped collection are not retried before docrow is restarted: the command does not wait
+/// for that.
 #[tokio::test]
 async fn who_asks_for_a_stopped_collection_is_told_at_once() {
     let place = Place::shared("dead_stopped").await;
@@ -320,12 +317,13 @@ async fn who_asks_for_a_stopped_collection_is_told_at_once() {
     docrow.until("it is stopped", async || place.number(stopped).await == Some(1)).await;
     let asked = Instant::now();
     let ended = home.finish(&["dead-letters", "retry", "--all"]).await.with_code(1);
-    assert!(ended.out.contains("not tried until it goes on"), "{}", ended.out);
+    assert!(ended.out.contains("not retried until it resumes"), "{}", ended.out);
     assert!(asked.elapsed() < Duration::from_secs(25), "{:?}", asked.elapsed());
     docrow.stop().await;
 }
 
-/// G3: in the order of commits, too, a retry brings the document in as it is, not as it was when the run began.
+/// G3: with `order = "commit"`, too, a retry writes the document's current state, not the one from when the
+/// run began.
 #[tokio::test]
 async fn a_retry_in_the_order_of_commits_brings_nothing_of_the_past() {
     let place = Place::shared("dead_commit").await;
@@ -343,7 +341,7 @@ async fn a_retry_in_the_order_of_commits_brings_nothing_of_the_past() {
     assert_eq!(place.number("SELECT count(*) FROM docrow.dead_letters").await, Some(1));
     session.batch_execute("ALTER TABLE orders DROP CONSTRAINT good").await.unwrap();
     let ended = home.finish(&["dead-letters", "retry", "--all"]).await.with_code(0).quiet();
-    assert!(ended.out.contains("1 written, or gone in MongoDB"), "{}", ended.out);
+    assert!(ended.out.contains("1 written, or deleted in MongoDB"), "{}", ended.out);
     assert_eq!(place.number("SELECT count(*) FROM orders WHERE kind = 'bad'").await, Some(1));
     place.assert_same(&home).await;
     docrow.stop().await.quiet_but(&["a document becomes a dead letter"]);

@@ -1,4 +1,4 @@
-//! The codes of errors: they stay, they are all used, and what docs and README say of them is so.
+//! The error codes: they never change, all are used, and docs and README describe them correctly.
 
 use std::{
     collections::BTreeMap,
@@ -16,8 +16,7 @@ fn root() -> PathBuf {
     env!("CARGO_MANIFEST_DIR").into()
 }
 
-/// A code is for ever: none that was ever there is removed, or gets another number. Only new ones may be added, which
-/// `make golden` does.
+/// Codes never change: none is ever removed or renumbered. New ones may be added, which `make golden` does.
 #[test]
 fn codes_are_never_taken_back() {
     let file = root().join("testdata/codes.txt");
@@ -35,16 +34,16 @@ fn codes_are_never_taken_back() {
     golden("codes.txt", &all);
 }
 
-/// docs/errors.md is made of the table.
+/// docs/errors.md is generated from the table.
 #[test]
 fn the_docs_have_them_all() {
     let mut text = "# Errors\n\n\
-        Made from the code by `make golden`. `docrow explain DRW-3201` says the same.\n\n\
-        Every error has a code, and so has every warning about one: in the log line, `ERROR [DRW-3201] …`, or, with \
-        `--log-format json`, in the field `code`. A code keeps its number and its meaning for ever.\n\n\
-        Where the second column says *retried*, `docrow run` and `backfill`, once under way, try again, ever less often, \
-        until it works; before that, and in other commands, docrow ends with that exit code. Other errors end it at once, \
-        with their exit code: they take somebody to do something.\n"
+        `make golden` generates this page from the code. `docrow explain DRW-3201` shows the same text.\n\n\
+        Every error has a code, and so has every warning about one: in the log line, `ERROR [DRW-3201] …`, \
+        or, with `--log-format json`, in the field `code`. A code's number and meaning never change.\n\n\
+        Where the second column says *retried*, `docrow run` and `backfill`, once under way, retry with \
+        growing delays until it works; before that, and in other commands, docrow ends with that exit code. \
+        Other errors end it at once, with their exit code: they need operator action.\n"
         .to_owned();
     let mut group = "";
     for code in Code::ALL {
@@ -64,7 +63,7 @@ fn the_docs_have_them_all() {
     golden("../docs/errors.md", &text);
 }
 
-/// What becomes of docrow, in a word or two.
+/// What docrow does, in a word or two.
 fn outcome(code: Code) -> String {
     let exit = code.kind().exit_code();
     match (code, code.kind()) {
@@ -76,10 +75,10 @@ fn outcome(code: Code) -> String {
             | Code::Differs,
             _,
         )
-        | (_, Kind::StateRebuilt) => "goes on".to_owned(),
-        (Code::TableInTheWay | Code::TableInUse, _) => format!("goes on; {exit} without others"),
+        | (_, Kind::StateRebuilt) => "continues".to_owned(),
+        (Code::TableInTheWay | Code::TableInUse, _) => format!("continues; {exit} without others"),
         (Code::StopOverdue, _) => "1".to_owned(),
-        (_, Kind::TargetRefusedRows) => "goes on, with a dead letter".to_owned(),
+        (_, Kind::TargetRefusedRows) => "continues, with a dead letter".to_owned(),
         (_, kind) if kind.disposition() == Disposition::Retry => format!("{exit}, retried"),
         _ => exit.to_string(),
     }
@@ -106,7 +105,7 @@ fn uses(text: &str, path: &str, name: &str) -> bool {
     })
 }
 
-/// None is only in the table.
+/// No code is only in the table.
 #[test]
 fn every_code_is_used() {
     let mut found = Vec::new();
@@ -116,7 +115,7 @@ fn every_code_is_used() {
         .filter(|code| {
             let name = format!("{code:?}");
             !found.iter().any(|(path, text)| {
-                // Where the general codes are given to their kinds.
+                // Where the general codes are assigned to their kinds.
                 let general = path.ends_with("error/code.rs") && uses(text, "Kind::", &name);
                 general || uses(text, "Code::", &name)
             })
@@ -125,7 +124,7 @@ fn every_code_is_used() {
     assert!(unused.is_empty(), "no error has {unused:?}");
 }
 
-/// One remedy for one trouble, wherever it is named; and none that leads into the next.
+/// One remedy for one problem, wherever it appears; and none that causes the next problem.
 #[test]
 fn remedies_agree() {
     for code in Code::ALL.iter().filter(|code| code.kind() == Kind::HistoryLost) {
@@ -136,7 +135,7 @@ fn remedies_agree() {
     }
 }
 
-/// `--json` of `docrow explain` says all that the text says.
+/// `--json` of `docrow explain` contains everything that the text does.
 #[tokio::test]
 async fn explanations_are_data_too() {
     let home = Home::empty();
@@ -158,7 +157,7 @@ async fn the_exit_codes_are_documented() {
     let cells = rows.filter_map(|row| row.split('|').nth(1)).flat_map(|cell| cell.split(','));
     let mut documented: Vec<u8> = cells.map(|code| code.trim().parse().unwrap()).collect();
     documented.retain(|code| *code > 1);
-    // 8 is no error's: `docrow status --exit-code` says by it that nobody runs the pipeline.
+    // 8 belongs to no error: with it, `docrow status --exit-code` reports that no process runs the pipeline.
     let mut used: Vec<u8> = Code::ALL.iter().map(|code| code.kind().exit_code()).chain([8]).collect();
     used.sort_unstable();
     used.dedup();
@@ -185,18 +184,19 @@ async fn explain_says_what_an_error_means() {
         }
     }
     let away = home.finish(&["explain", "3107"]).await.with_code(0).out;
-    assert!(away.contains("tries again") && away.contains("exit code 4"), "{away}");
+    assert!(away.contains("retries") && away.contains("exit code 4"), "{away}");
     let all = home.finish(&["explain"]).await.with_code(0).quiet().out;
     for code in Code::ALL {
         assert!(all.contains(&format!("{code}  {}", code.title())), "{all}");
     }
-    for (text, near) in [("3299", "near it are DRW-3301"), ("pass\u{1b}word", "no code pass\\u001bword:")] {
+    for (text, near) in [("3299", "the nearest are DRW-3301"), ("pass\u{1b}word", "no code pass\\u001bword:")]
+    {
         let ended = home.finish(&["explain", text]).await.with_code(2).coded(Code::UnknownCode);
         assert!(ended.error().contains(near), "{}", ended.log);
     }
 }
 
-/// Whoever reads only the first lines is not told of a bug.
+/// A reader that closes the pipe early sees no bug reported.
 #[tokio::test]
 async fn a_reader_that_has_seen_enough_is_no_error() {
     let script = format!("{} explain 2>&1 >/dev/full | head -c 300; ", env!("CARGO_BIN_EXE_docrow"));
@@ -210,7 +210,7 @@ async fn a_reader_that_has_seen_enough_is_no_error() {
     }
 }
 
-/// Machines get the code as a field, and no line that is no JSON.
+/// JSON logs have the code as a field, and every line is JSON.
 #[tokio::test]
 async fn a_code_is_a_field_of_json_logs() {
     let place = Place::shared("errors_json").await;
@@ -226,7 +226,7 @@ async fn a_code_is_a_field_of_json_logs() {
     assert!(last["message"].as_str().unwrap().starts_with("connect to PostgreSQL at"), "{}", ended.log);
 }
 
-/// What an error does is decided by its kind alone, and a code is of one.
+/// The kind alone decides what an error does, and each code has one kind.
 #[test]
 fn a_code_decides_nothing() {
     for code in Code::ALL {

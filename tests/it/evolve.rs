@@ -1,6 +1,6 @@
-//! Automatic mappings that follow their documents, and mapping files that were added to.
+//! Automatic mappings that follow their documents, and mapping files with additions.
 //!
-//! Every test ends in the comparison of every document with what its rows rebuild.
+//! Every test ends by comparing every document with the one rebuilt from its rows.
 
 use mongodb::bson::{Bson, Document, doc};
 
@@ -24,22 +24,22 @@ async fn until_there(place: &Place, docrow: &mut Docrow, table: &str, column: &s
     docrow.until(&what, async || place.number(&question).await == Some(1)).await;
 }
 
-/// Two partitions, both of which meet what is new.
+/// Two partitions, both of which encounter new fields.
 fn home_of(place: &Place) -> Home {
     let mut home = Home::new(place);
     home.set("stream.partitions", 2);
     home
 }
 
-/// Fifty people of whom little is known, and the sentinels.
+/// Fifty people with few fields, and the sentinels.
 async fn fill(place: &Place) {
     place.add_sentinels().await;
     let people = (0..50).map(|id| doc! { "_id": id, "name": format!("p{id}"), "age": id, "tag": "x" });
     place.collection("people").insert_many(people).await.unwrap();
 }
 
-/// Acceptance 2, during the stream: fields, objects, arrays of scalars and of objects appear, nested ones in them later;
-/// what was written before a column was made is filled back into it. A restart guesses nothing anew.
+/// Acceptance 2, during the stream: fields, objects, arrays of scalars and of objects appear, nested ones in
+/// them later; earlier values are filled into new columns. A restart infers nothing again.
 #[tokio::test]
 async fn fields_that_appear_become_columns_and_tables() {
     let place = Place::shared("evolve_appear").await;
@@ -88,8 +88,8 @@ async fn fields_that_appear_become_columns_and_tables() {
     docrow.stop().await.quiet();
 }
 
-/// Acceptance 2: what a field is changes, back and forth; it vanishes. Whole numbers become fractions, and their column
-/// with them; whatever else does not fit is a misfit.
+/// Acceptance 2: a field's kind changes back and forth; it vanishes. Whole numbers become fractions, and
+/// their column changes with them; any other value that does not fit is a misfit.
 #[tokio::test]
 async fn types_that_change_are_followed() {
     let place = Place::shared("evolve_types").await;
@@ -139,14 +139,14 @@ async fn types_that_change_are_followed() {
     docrow.stop().await.quiet();
 }
 
-/// Acceptance 2, during the snapshot: documents that are copied after the mapping was made have what it does not know, and
-/// other types; fields became arrays, and arrays became fields; fields are gone.
+/// Acceptance 2, during the snapshot: documents copied after the mapping was made have unknown fields and
+/// other types; fields became arrays, and arrays became fields; fields are missing.
 #[tokio::test]
 async fn documents_that_change_during_the_snapshot() {
     let place = Place::shared("evolve_snapshot").await;
     place.add_sentinels().await;
     let pad = "x".repeat(300_000);
-    // Enough for several chunks, and little for a sample.
+    // Enough for several chunks, but few for a sample.
     let documents: Vec<_> = (0..600)
         .map(
             |id| doc! { "_id": id, "pad": &pad, "v": id, "w": [1, 2], "parts": [{ "n": 1 }], "gone": "soon" },
@@ -183,13 +183,13 @@ async fn documents_that_change_during_the_snapshot() {
     docrow.stop().await.quiet();
 }
 
-/// A backfill ends with all columns made and filled.
+/// A backfill ends with all columns created and filled.
 #[tokio::test]
 async fn a_backfill_leaves_nothing_unfilled() {
     let place = Place::shared("evolve_backfill").await;
     let usual = (0..4000).map(|id| doc! { "_id": id, "a": 1 });
     place.collection("c").insert_many(usual).await.unwrap();
-    // Too rare for the sample to be sure to meet them.
+    // Too rare to be certainly in the sample.
     let rare = (4000..4010).map(|id| doc! { "_id": id, "a": 1, "rare": { "b": ["x"] } });
     place.collection("c").insert_many(rare).await.unwrap();
     let home = home_of(&place);
@@ -202,7 +202,7 @@ async fn a_backfill_leaves_nothing_unfilled() {
     place.assert_same(&home).await;
 }
 
-/// `evolve = "freeze"`: what is new stays in `_extra`.
+/// `evolve = "freeze"`: new fields stay in `_extra`.
 #[tokio::test]
 async fn a_frozen_mapping_stays() {
     let place = Place::shared("evolve_freeze").await;
@@ -219,7 +219,7 @@ async fn a_frozen_mapping_stays() {
     assert_eq!(columns(&place, "people").await, ["name text", "age bigint", "tag text"]);
 }
 
-/// A version that is stored, but not filled because docrow died, is filled by the next start.
+/// A version that is stored, but not filled because docrow was killed, is filled by the next start.
 #[tokio::test]
 async fn docrow_killed_between_a_new_column_and_its_filling() {
     let place = Place::shared("evolve_killed").await;
@@ -248,7 +248,7 @@ async fn docrow_killed_between_a_new_column_and_its_filling() {
     docrow.stop().await.quiet();
 }
 
-/// A table of the user's own that has the name which a new one would get is left alone.
+/// A user's table with the name of a new one is left alone.
 #[tokio::test]
 async fn a_name_that_is_taken_is_not_taken_again() {
     let place = Place::shared("evolve_taken").await;
@@ -268,7 +268,7 @@ async fn a_name_that_is_taken_is_not_taken_again() {
     docrow.stop().await.quiet();
 }
 
-/// So is a column of the user's own in docrow's table, of whatever type: a new field gets another name.
+/// So is a user's column in docrow's table, of whatever type: a new field gets another name.
 #[tokio::test]
 async fn a_column_that_is_taken_is_not_taken_again() {
     let place = Place::shared("evolve_column_taken").await;
@@ -289,7 +289,7 @@ async fn a_column_that_is_taken_is_not_taken_again() {
     docrow.stop().await.quiet();
 }
 
-/// Somebody's lock on a table keeps it from getting new columns, and nothing else: changes are followed meanwhile.
+/// Another session's lock on a table only keeps it from getting new columns: changes are applied meanwhile.
 #[tokio::test]
 async fn a_lock_on_a_table_delays_its_columns_only() {
     let place = Place::shared("evolve_locked").await;
@@ -313,7 +313,8 @@ async fn a_lock_on_a_table_delays_its_columns_only() {
 const FILE: &str = "collection = \"docrow_test_evolve_file.people\"\ntable = \"people\"\nextra = \"_extra\"\n[key]\ncolumn = \"_id\"\n\
     type = \"bigint\"\n[columns]\nname = { path = \"name\", type = \"text\" }\n";
 
-/// A mapping file that adds columns, tables and width is taken up; one that takes away is refused with what differs.
+/// A mapping file that adds columns, tables and width is applied; one that removes something is refused with
+/// the differences.
 #[tokio::test]
 async fn a_mapping_file_may_be_added_to() {
     let place = Place::shared("evolve_file").await;
@@ -354,7 +355,8 @@ async fn a_mapping_file_may_be_added_to() {
     }
 }
 
-/// A mapping without `_extra`, whose last column is any `jsonb`, may be added to as well: there is nothing to fill from.
+/// A mapping without `_extra`, whose last column is any `jsonb`, may grow as well: there is nothing to fill
+/// from.
 #[tokio::test]
 async fn a_mapping_file_without_extra_may_be_added_to() {
     let place = Place::shared("evolve_bare").await;
@@ -381,8 +383,8 @@ async fn a_mapping_file_without_extra_may_be_added_to() {
     docrow.stop().await.quiet();
 }
 
-/// G11: bounded memory, by bytes. Columns are filled in many small documents, then in large ones: as many large ones at once
-/// as there were small ones would take more than a gigabyte.
+/// G11: memory is bounded by bytes. Columns are filled first for many small documents, then for large ones:
+/// as many large ones at once as small ones would take more than a gigabyte.
 #[tokio::test]
 async fn large_documents_among_small_ones_are_filled() {
     let place = Place::shared("evolve_large").await;
@@ -408,7 +410,8 @@ async fn large_documents_among_small_ones_are_filled() {
     docrow.stop().await.quiet();
 }
 
-/// Both partitions, and the copiers, meet the same new fields at once: there is one version, not one for each.
+/// Both partitions, and the copiers, encounter the same new fields at once: there is one version, not one for
+/// each.
 #[tokio::test]
 async fn a_field_met_by_several_workers_is_one_version() {
     let place = Place::shared("evolve_race").await;
@@ -427,8 +430,8 @@ async fn a_field_met_by_several_workers_is_one_version() {
     docrow.stop().await.quiet();
 }
 
-/// A field's name is data: whatever its length, and however many such fields there are, they get columns, and the log stays
-/// readable. MongoDB takes a name of 16 MB.
+/// A field's name is data: whatever its length, and however many such fields there are, they get columns, and
+/// the log stays readable. MongoDB accepts a name of 16 MB.
 #[tokio::test]
 async fn field_names_of_any_length_and_number_become_columns() {
     let place = Place::shared("evolve_long_names").await;
@@ -441,7 +444,7 @@ async fn field_names_of_any_length_and_number_become_columns() {
     let of = |id: i32| doc! { "_id": id, &long: 7, "deep": { &long: { "x": true } }, "late": 1 };
     people.insert_many([of(1000), of(1001)]).await.unwrap();
     until_there(&place, &mut docrow, "people", "late").await;
-    // An update that names such a field can't be a statement that holds the name.
+    // An update of such a field can't be a statement that contains the name.
     people.update_one(doc! { "_id": 1001 }, doc! { "$set": { &long: 8 } }).await.unwrap();
     let many =
         (0..290).map(|n| (format!("o{n}"), Bson::Document(doc! { format!("{n}{}", "n".repeat(177)): n })));

@@ -1,4 +1,4 @@
-//! What README and docs show of documents, rows and files is what comes out of docrow.
+//! The documents, rows and files in README and docs match docrow's output.
 
 use std::{fs, path::Path};
 
@@ -19,20 +19,20 @@ use crate::support::{Home, Place, connect};
 const README: &str = include_str!("../../README.md");
 const USERS: &str = include_str!("../../schemas/users.toml");
 
-/// What stands between a line and the end of the block that it is in.
+/// The text between a line and the end of its block.
 fn block<'a>(text: &'a str, first: &str) -> &'a str {
     let (_, rest) = text.split_once(&format!("\n{first}")).unwrap_or_else(|| panic!("no {first:?}"));
     rest.split_once("\n```").unwrap().0
 }
 
-/// The document that README shows: an object of JavaScript, which is also one of YAML.
+/// README's document: an object of JavaScript, which is also valid YAML.
 fn shown_document() -> Document {
     let value: Value = serde_norway::from_str(block(README, "```js\n")).unwrap();
     let Bson::Document(document) = Bson::try_from(value).unwrap() else { panic!("no document") };
     document
 }
 
-/// Its fellows, in which the field that it has as a string is a number.
+/// Other documents, in which the field that it has as a string is a number.
 fn others(shown: &Document) -> Vec<Document> {
     let other = |id| {
         let mut other = shown.clone();
@@ -45,7 +45,7 @@ fn others(shown: &Document) -> Vec<Document> {
     (100..130).map(other).collect()
 }
 
-/// A table as README shows it: its name, its columns, and a row for each; numbers stand to the right.
+/// A table in README's form: its name, its columns, and a line per row; numbers are right-aligned.
 async fn table(postgres: &tokio_postgres::Client, name: &str, margin: usize) -> String {
     let found = postgres.simple_query(&format!("SELECT * FROM {name} WHERE _id = 7 ORDER BY 1, 2")).await;
     let mut rows: Vec<Vec<String>> = Vec::new();
@@ -68,7 +68,7 @@ async fn table(postgres: &tokio_postgres::Client, name: &str, margin: usize) -> 
     rows.iter().enumerate().map(line).collect()
 }
 
-/// Servers of their own, since the names of databases are those of the examples.
+/// Separate servers, because the names of databases are those of the examples.
 struct Shop {
     place: Place,
     home: Home,
@@ -76,7 +76,7 @@ struct Shop {
 }
 
 impl Shop {
-    /// With the collections that README's configuration includes, and that configuration as it stands there.
+    /// With the collections that README's configuration includes, and exactly that configuration.
     async fn open() -> Self {
         let mongod = Mongod::start(MongodOptions::default()).await.unwrap();
         let postgres = Postgres::start(PostgresOptions::default()).await.unwrap();
@@ -96,7 +96,7 @@ impl Shop {
         Self { place, home, _servers: (mongod, postgres) }
     }
 
-    /// Runs the block of a document that has `part` in it, as the document says it.
+    /// Runs the block of a document that contains `part`.
     async fn does(&self, document: &str, part: &str) {
         let mut blocks = document.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
         let script = blocks.find(|block| block.contains(part)).unwrap();
@@ -108,7 +108,7 @@ impl Shop {
     }
 }
 
-/// What `psql` needs in its environment to connect without a word on its command line.
+/// The environment with which `psql` connects without arguments.
 fn environment_of_psql(uri: &str) -> [(&'static str, String); 4] {
     let config: tokio_postgres::Config = uri.parse().unwrap();
     [
@@ -119,8 +119,8 @@ fn environment_of_psql(uri: &str) -> [(&'static str, String); 4] {
     ]
 }
 
-/// README's configuration, copied as it stands, needs nothing but the two connection strings; its document becomes the
-/// rows that are shown below it; and what docs/mapping.md makes of that document works.
+/// README's configuration, copied unchanged, needs only the two connection strings; its document becomes the
+/// rows shown below it; and the query in docs/mapping.md works on them.
 #[tokio::test]
 async fn the_orders_become_the_rows_that_are_shown() {
     let shop = Shop::open().await;
@@ -142,7 +142,8 @@ async fn the_orders_become_the_rows_that_are_shown() {
     assert!(plan.out.contains("= shop.orders: nothing to do"), "{}", plan.out);
 }
 
-/// What README shows of a mapping file are lines of that file, in their order; `# …` stands for what is left out.
+/// README's excerpt of a mapping file consists of lines of that file, in their order; `# …` stands for
+/// omitted lines.
 #[test]
 fn the_mapping_file_is_an_excerpt_of_the_one_that_is_there() {
     assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas/users.toml").exists());
@@ -154,8 +155,8 @@ fn the_mapping_file_is_an_excerpt_of_the_one_that_is_there() {
     }
 }
 
-/// README's configuration with its comments written out, but for those that name another default, is what docrow does
-/// without them.
+/// README's configuration with its comments uncommented, except for those that name another default, is the
+/// same as docrow's defaults.
 #[test]
 fn the_configuration_has_the_defaults() {
     let shown = block(README, "```toml\nname = ").lines().skip(1);
@@ -173,7 +174,7 @@ fn the_configuration_has_the_defaults() {
         let file = folder.path().join("docrow.toml");
         fs::write(&file, text).unwrap();
         let config = Config::load(Overrides { file: Some(file), ..Overrides::default() }).unwrap();
-        // Of the default address it is known that nobody asked for it.
+        // The default address is marked as not configured.
         let address = config.serve.as_ref().map(|serve| serve.address);
         (format!("{:?}", Config { serve: None, ..config }), address)
     };

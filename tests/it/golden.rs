@@ -1,9 +1,10 @@
-//! The cases of `testdata/mapping`: documents, a mapping, and the rows that PostgreSQL shows. `make golden` rewrites the
-//! rows, to be read as a diff.
+//! The cases of `testdata/mapping`: documents, a mapping, and the rows in PostgreSQL. `make golden` rewrites
+//! the rows; read the diff.
 //!
-//! A case is a text file of sections, each headed by `== name`. Before the first stands what the case shows. Then `mapping`:
-//! a mapping file, or `automatic` and the collection's name; `documents`: one a line, in canonical Extended JSON, or, where
-//! that can't say them, as hexadecimal BSON after `0x`; `#` begins a comment. What follows is written by this test.
+//! A case is a text file of sections, each headed by `== name`. Before the first is a description of the
+//! case. Then `mapping`: a mapping file, or `automatic` and the collection's name; `documents`: one per line,
+//! in canonical Extended JSON, or, if that can't represent them, as hexadecimal BSON after `0x`; `#` begins a
+//! comment. This test writes the rest.
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -22,17 +23,17 @@ use crate::{
     support::{connect, golden, same::difference},
 };
 
-/// Rows wider than this are shown one column a line.
+/// Wider rows are shown with one column per line.
 const MAX_WIDTH: usize = 130;
 
 struct Case {
-    /// All that is written by hand.
+    /// The part that is written by hand.
     head: String,
     mapping: Arc<Mapping>,
     documents: Vec<RawDocumentBuf>,
-    /// The mapping file, if it was made for the documents.
+    /// The mapping file, if it was generated from the documents.
     made: Option<String>,
-    /// Whether the documents come back from their rows.
+    /// Whether the documents can be rebuilt from their rows.
     exact: bool,
 }
 
@@ -79,7 +80,7 @@ fn automatic(collection: &str, documents: &[RawDocumentBuf]) -> String {
     sample.spec(&Namespace::new("shop", collection), &mut Names::new()).to_toml()
 }
 
-/// G4, as people see it.
+/// G4, in readable form.
 #[tokio::test]
 async fn documents_become_the_rows_that_are_written_down() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/mapping");
@@ -124,14 +125,14 @@ async fn documents_become_the_rows_that_are_written_down() {
     }
 }
 
-/// The rows of a table in the order of its key: aligned below each other if they are narrow.
+/// The rows of a table in the order of its key: in aligned columns if they are narrow.
 async fn rows(uri: &str, schema: &str, table: &Table) -> String {
     let quote = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
     let client = connect(uri).await;
     client.batch_execute("SET timezone = 'UTC'").await.unwrap();
     let columns: Vec<_> = table.columns.iter().map(|column| quote(&column.name)).collect();
     let shown: Vec<_> = columns.iter().map(|column| format!("{column}::text")).collect();
-    // By the column's own order, not by that of the text shown, which has the same name.
+    // By the column's own order, not by that of the displayed text, which has the same name.
     let mut key: Vec<_> = columns[..table.key_columns].iter().map(|column| format!("t.{column}")).collect();
     if table.columns[0].ty.scalar == Scalar::Text {
         key[0].push_str(" COLLATE \"C\"");

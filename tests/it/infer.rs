@@ -1,4 +1,4 @@
-//! `docrow infer`: the file that it writes is the mapping, and nothing is written over.
+//! `docrow infer`: the file that it writes is the mapping, and nothing is overwritten.
 
 use std::{collections::BTreeMap, fs, sync::atomic::AtomicU64, time::Instant};
 
@@ -44,7 +44,7 @@ async fn the_file_of_the_users_is_used_unchanged() {
     assert!(!ended.log.contains("mapped automatically"), "{}", ended.log);
     place.assert_same(&home).await;
     assert_eq!(files(&home), written);
-    // As with any file: what it says is in force.
+    // As with any file: its content is in force.
     let ended = home.backfill().await;
     assert!(ended.log.contains("done: 0 documents copied as 0 rows"), "{}", ended.log);
 }
@@ -78,7 +78,7 @@ async fn files_say_what_is_automatic() {
     place.assert_same(&home).await;
 }
 
-/// Nothing is written over, and nothing is written if anything is in the way.
+/// Nothing is overwritten, and nothing is written if there is an obstacle.
 #[tokio::test]
 async fn nothing_is_written_over() {
     let place = Place::shared("infer_force").await;
@@ -105,7 +105,7 @@ async fn nothing_is_written_over() {
     let before = files(&home);
     let ended = infer(&[]).await.with_code(2).coded(Code::FileInTheWay);
     let there =
-        "schemas/empty.toml: it maps docrow_test_infer_force.empty: --force writes over it, --print only";
+        "schemas/empty.toml: it maps docrow_test_infer_force.empty: --force overwrites it, --print only";
     assert!(ended.error().contains(there), "{}", ended.log);
     let ended = infer(&[&name("orders")]).await.with_code(2);
     assert!(ended.error().contains("write schemas/mine.toml: it maps "), "{}", ended.log);
@@ -114,13 +114,13 @@ async fn nothing_is_written_over() {
     assert_eq!(files(&home).len(), 2);
     assert!(files(&home)["mine.toml"].contains("\na = "));
 
-    // A file of that name that maps something else is nobody's to write over.
+    // A file of that name that maps another collection is never overwritten.
     let other = before["mine.toml"].replace(".orders", ".elsewhere").replace("\"orders\"", "\"x\"");
     home.map("people.toml", &format!("optional = true\n{other}"));
     let ended = infer(&[&name("people"), "--force"]).await.with_code(2);
     assert!(ended.error().contains(".people: it maps docrow_test_infer_force.elsewhere"), "{}", ended.log);
 
-    let ended = infer(&[&name("nobody")]).await.with_code(2);
+    let ended = infer(&[&name("no process")]).await.with_code(2);
     assert!(ended.error().contains("no collection of "), "{}", ended.log);
     let ended = infer(&[&name("view")]).await.with_code(2);
     assert!(ended.error().contains("it is a view"), "{}", ended.log);
@@ -129,8 +129,8 @@ async fn nothing_is_written_over() {
     place.assert_same(&home).await;
 }
 
-/// Trap: a collection named `x"; DROP TABLE y; --` is just a name, and so are its fields, of any length and script;
-/// those that fold to the same name stay apart. Each has a mapping file that is used as it stands.
+/// Trap: a collection named `x"; DROP TABLE y; --` is just a name, and so are its fields, of any length and
+/// script; those that fold to the same name stay distinct. Each has a mapping file that works unchanged.
 #[tokio::test]
 async fn awkward_names_have_mapping_files() {
     let place = Place::shared("infer_names").await;

@@ -1,5 +1,5 @@
-//! A deployment of many collections, of which three are in trouble: what a terminal of 80 × 24 and the page show of it; and
-//! what is written to terminals at all.
+//! A deployment of many collections, three of them in trouble: how a terminal of 80 × 24 and the page show
+//! it; and what is written to terminals at all.
 
 use std::process::Stdio;
 
@@ -15,7 +15,7 @@ use crate::support::{
 const COLLECTIONS: usize = 63;
 const STOPPED: [&str; 3] = ["c07", "c31", "c62"];
 
-/// Live but for three, whose names tables have that are not docrow's.
+/// Live except for three, whose names belong to tables that are not docrow's.
 async fn many(test: &str) -> (Place, Home, Docrow, String) {
     let place = Place::shared(test).await;
     for n in 0..COLLECTIONS {
@@ -45,7 +45,7 @@ async fn many(test: &str) -> (Place, Home, Docrow, String) {
     (place, home, docrow, address)
 }
 
-/// What docrow writes to a terminal of 80 × 24 within twelve seconds, with both of its outputs.
+/// docrow's output to a terminal of 80 × 24 within twelve seconds, on both streams.
 async fn on_a_terminal(home: &Home, arguments: &str, environment: &[(&str, &str)]) -> String {
     let docrow = env!("CARGO_BIN_EXE_docrow");
     let command = format!("stty cols 80 rows 24; timeout --foreground -s INT 12 {docrow} {arguments}");
@@ -55,7 +55,7 @@ async fn on_a_terminal(home: &Home, arguments: &str, environment: &[(&str, &str)
     String::from_utf8(script.output().await.unwrap().stdout).unwrap()
 }
 
-/// Without what moves the cursor, paints or clears.
+/// Without control sequences for the cursor, colours and clearing.
 fn plain(text: &str) -> String {
     let mut parts = text.split('\u{1b}');
     let first = parts.next().unwrap().to_owned();
@@ -64,7 +64,8 @@ fn plain(text: &str) -> String {
     first + &rest.collect::<String>()
 }
 
-/// The headline stays on top, no column is cut, those in trouble come first, the others are counted; on the page likewise.
+/// The headline stays on top, no column is cut, collections in trouble come first, the others are counted;
+/// the same on the page.
 #[tokio::test]
 async fn what_is_wrong_comes_first() {
     let (place, home, docrow, address) = many("many").await;
@@ -77,7 +78,7 @@ async fn what_is_wrong_comes_first() {
 async fn a_terminal_shows_it(place: &Place, home: &Home) {
     let written = on_a_terminal(home, "status --watch=1", &[]).await;
     let frame = written.split("\u{1b}[H").filter(|frame| frame.contains("every 1 s")).last().unwrap();
-    // The log's last line comes after it, when the terminal is closed.
+    // The log's last line follows it, when the terminal is closed.
     let (frame, _) = frame.split_once("^C ends").unwrap();
     // The terminal may add a return to each.
     let lines: Vec<_> =
@@ -118,7 +119,7 @@ async fn collections_are_chosen_and_put_in_order(place: &Place, home: &Home) {
     let ended =
         home.finish(&["status", "--collection", "no.such"]).await.with_code(2).coded(Code::NothingMatched);
     assert!(ended.error().contains("status \"no.such\""), "{}", ended.log);
-    // What is read by a program is all there, and whole.
+    // A program gets everything in full.
     let ended = home.finish(&["status"]).await.with_code(0).quiet();
     assert_eq!(ended.out.matches(&format!("  {}.c", place.name)).count(), COLLECTIONS, "{}", ended.out);
 }
@@ -136,7 +137,7 @@ async fn the_page_shows_it(home: &Home, address: &str) {
         first.as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned()).collect();
     assert_eq!(first[..4], ["c07", "c31", "c62", "c00"]);
     assert!(first.len() < COLLECTIONS, "{first:?}");
-    // Warnings stand above all that can be long.
+    // Warnings are above all parts that can be long.
     let above = "document.getElementById('messages-card').getBoundingClientRect().bottom <= \
         document.getElementById('collections').getBoundingClientRect().top && !document.getElementById('messages-card').hidden";
     assert_eq!(browser.evaluate(above).await, true);
@@ -146,7 +147,7 @@ async fn the_page_shows_it(home: &Home, address: &str) {
     browser.evaluate(&search.replace("'C5'", "''")).await;
     browser.evaluate("document.getElementById('all').click()").await;
     browser.until(&format!("{names}.length === {COLLECTIONS}")).await;
-    // The page and the command say the same of each.
+    // The page and the command show the same for each.
     let badges = "[...document.querySelectorAll('.collection')].map((one) => \
         one.querySelector('.name').innerText + ' ' + one.querySelector('.badge').innerText).join('\\n')";
     let badges = browser.evaluate(badges).await.as_str().unwrap().to_owned();
@@ -159,7 +160,7 @@ async fn the_page_shows_it(home: &Home, address: &str) {
     assert_eq!(browser.complaints(), [""; 0]);
 }
 
-/// <https://no-color.org>: of everything that is written.
+/// <https://no-color.org>: for all output.
 #[tokio::test]
 async fn no_color_is_heeded_everywhere() {
     let place = Place::shared("no_color").await;

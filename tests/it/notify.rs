@@ -1,4 +1,4 @@
-//! `[notify] webhook`, against a real HTTP server: what is told, how it is signed, and that nothing waits for it.
+//! `[notify] webhook`, against a real HTTP server: the events, the signature, and that nothing waits for it.
 
 use std::{
     io,
@@ -41,14 +41,14 @@ use crate::{
 
 const KEY: &str = "a key of more than sixteen bytes";
 
-/// Somebody's HTTP server.
+/// An operator's HTTP server.
 struct Receiver {
     uri: String,
     got: Arc<Mutex<Vec<(HeaderMap, String)>>>,
     _serving: JoinSet<()>,
 }
 
-/// How it takes a request.
+/// How it treats a request.
 #[derive(Clone)]
 struct Taking {
     got: Arc<Mutex<Vec<(HeaderMap, String)>>>,
@@ -97,7 +97,7 @@ impl Receiver {
         self.got().iter().map(|(_, body)| serde_json::from_str(body).unwrap()).collect()
     }
 
-    /// Waits for a notice of an event.
+    /// Waits for a notification of an event.
     async fn hears(&self, docrow: &mut Docrow, event: &str) -> Value {
         let mut heard = None;
         docrow
@@ -123,7 +123,7 @@ impl Listener for TlsListener {
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         loop {
             let (stream, address) = self.tcp.accept().await.unwrap();
-            // A client may break off, for it does not believe the certificate.
+            // A client may close the connection, because it does not trust the certificate.
             if let Ok(stream) = self.acceptor.accept(stream).await {
                 return (stream, address);
             }
@@ -174,7 +174,7 @@ async fn everything_is_told_signed_and_tried_again() {
     let live = receiver.hears(&mut docrow, "live").await;
     assert_eq!((&live["pipeline"], &live["phase"]), (&"docrow".into(), &"live".into()), "{live}");
     place.settle(&mut docrow).await;
-    // The same notice came until it was taken.
+    // The same notification was repeated until it was accepted.
     docrow.until("it is taken", async || receiver.got().len() >= 3).await;
     let ids: Vec<_> = receiver.notices().iter().take(3).map(|notice| notice["id"].clone()).collect();
     assert!(ids.iter().all(|id| *id == ids[0] && id.as_str().unwrap().len() == 32), "{ids:?}");
@@ -209,7 +209,8 @@ async fn everything_is_told_signed_and_tried_again() {
     }
 }
 
-/// Issue: never blocks replication. Whoever takes a request and never answers holds up nothing, not even the end.
+/// Issue: never blocks replication. A server that accepts a request and never answers blocks nothing, not
+/// even the end.
 #[tokio::test]
 async fn a_webhook_that_never_answers_holds_up_nothing() {
     let place = Place::shared("notify_hangs").await;
@@ -221,12 +222,15 @@ async fn a_webhook_that_never_answers_holds_up_nothing() {
     receiver.hears(&mut docrow, "live").await;
     place.settle(&mut docrow).await;
     let began = Instant::now();
-    docrow.stop().await.quiet_but(&["the last notices are not delivered", "does not take a notice"]);
+    docrow
+        .stop()
+        .await
+        .quiet_but(&["the last notifications are not delivered", "does not accept a notification"]);
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
 }
 
-/// Over HTTPS a certificate of a known authority is believed. Another one is not, nor one for another host: nothing is sent,
-/// and it is said what is wrong.
+/// Over HTTPS, a certificate of a trusted authority is accepted. Another one is not, nor one for another
+/// host: nothing is sent, and the log says what is wrong.
 #[tokio::test]
 async fn over_https_the_certificate_must_be_good() {
     let place = Place::shared("notify_https").await;
@@ -247,15 +251,19 @@ async fn over_https_the_certificate_must_be_good() {
         let receiver = Receiver::start_tls(&issued).await;
         home.env("DOCROW_TEST_WEBHOOK", &receiver.uri);
         let mut docrow = home.run();
-        docrow.logs("the webhook at 127.0.0.1 does not take a notice: its certificate is refused: ").await;
+        docrow
+            .logs("the webhook at 127.0.0.1 does not accept a notification: its certificate is refused: ")
+            .await;
         let ended = docrow.stop().await;
-        let ended = ended.quiet_but(&["does not take a notice", "the last notices are not delivered"]);
+        let ended =
+            ended.quiet_but(&["does not accept a notification", "the last notifications are not delivered"]);
         assert!(ended.log.contains(why) && ended.log.contains("SSL_CERT_FILE"), "{}", ended.log);
         assert!(receiver.got().is_empty() && !ended.log.contains("s3cr3t"), "{}", ended.log);
     }
 }
 
-/// An error that ends the process is told with its code, also when it comes before anything is done; and a server that goes away is.
+/// An error that ends the process is reported with its code, even if it occurs before anything is done; and
+/// so is a server that goes away.
 #[tokio::test]
 async fn errors_are_told_with_their_codes() {
     let mut mongod = Mongod::start(MongodOptions::default()).await.unwrap();
@@ -277,7 +285,7 @@ async fn errors_are_told_with_their_codes() {
     assert!(last["code"].as_str().unwrap().starts_with("DRW-2"), "{last}");
 }
 
-/// Nothing is sent unsigned, and what can't be right is said before anything is done.
+/// Nothing is sent unsigned, and a wrong configuration is reported before anything is done.
 #[tokio::test]
 async fn a_webhook_without_a_key_is_refused() {
     let place = Place::shared("notify_refused").await;

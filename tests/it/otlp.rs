@@ -1,5 +1,5 @@
-//! `[otlp]`, against a collector of the test's own, which decodes what it gets: traces of batches, chunks and lookups,
-//! the metrics that `/metrics` shows, and that nothing waits for it.
+//! `[otlp]`, against the test's own collector, which decodes its input: traces of batches, chunks and
+//! lookups, the metrics that `/metrics` shows, and that nothing waits for it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,7 +32,7 @@ use tokio::{net::TcpListener, task::JoinSet, time::Instant};
 
 use crate::support::{Code, Docrow, Home, Place, SENTINELS, http};
 
-/// What a collector got.
+/// What a collector received.
 #[derive(Clone, Default)]
 struct Got {
     spans: Vec<Span>,
@@ -123,7 +123,7 @@ impl Collector {
         home
     }
 
-    /// Waits for a span that is so.
+    /// Waits for a span that satisfies the condition.
     async fn hears(&self, docrow: &mut Docrow, what: &str, so: impl Fn(&Span) -> bool) -> Span {
         let mut heard = None;
         docrow
@@ -169,7 +169,7 @@ fn keys(span: &Span) -> Vec<&str> {
     span.attributes.iter().map(|said| said.key.as_str()).collect()
 }
 
-/// `orders`: what is pushed into `lines` has to be looked up.
+/// `orders`: pushes into `lines` must be looked up.
 async fn fill(place: &Place) {
     place.add_sentinels().await;
     let order = |id| doc! { "_id": id, "note": "s3cr3t-value", "lines": [{ "item": "s3cr3t-value" }] };
@@ -181,7 +181,7 @@ async fn push(place: &Place) {
     place.collection("orders").update_many(doc! { "_id": { "$lt": 40 } }, push).await.unwrap();
 }
 
-/// Issue: traces of batches, chunks and lookups, with what they were about and no value of a document.
+/// Issue: traces of batches, chunks and lookups, with their details and no value of a document.
 #[tokio::test]
 async fn batches_chunks_and_lookups_are_traced() {
     let place = Place::shared("otlp_traces").await;
@@ -246,14 +246,14 @@ async fn batches_chunks_and_lookups_are_traced() {
     place.assert_same(&home).await;
 }
 
-/// What `/metrics` shows, by series.
+/// The content of `/metrics`, by series.
 fn shown(text: &str) -> BTreeMap<String, f64> {
     let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     let series = lines.map(|line| line.rsplit_once(' ').unwrap());
     series.map(|(series, value)| (series.to_owned(), value.parse().unwrap())).collect()
 }
 
-/// The same of what a collector got: as Prometheus would show it.
+/// The same from a collector's data, in Prometheus's form.
 fn as_shown(metrics: &[Metric]) -> BTreeMap<String, f64> {
     let mut all = BTreeMap::new();
     for Metric { name, data, .. } in metrics {
@@ -300,8 +300,8 @@ fn buckets(name: &str, point: &HistogramDataPoint) -> Vec<(String, f64)> {
     all
 }
 
-/// Issue: the metrics. Names, units and help are the table's, series those of `/metrics`, and so are the values: each
-/// that was the same before and after is the same.
+/// Issue: the metrics. Names, units and help come from the table, series from `/metrics`, and so do the
+/// values: each that is the same before and after is the same.
 #[tokio::test]
 async fn the_metrics_are_those_that_are_shown() {
     let place = Place::shared("otlp_metrics").await;
@@ -343,7 +343,7 @@ async fn the_metrics_are_those_that_are_shown() {
     docrow.stop().await.quiet();
 }
 
-/// Waits until so many more spans were dropped than `before`, and says how many.
+/// Waits until this many more spans than `before` were dropped, and returns their number.
 async fn dropped(docrow: &mut Docrow, address: &str, before: f64) -> f64 {
     let mut dropped = 0.0;
     docrow
@@ -355,11 +355,11 @@ async fn dropped(docrow: &mut Docrow, address: &str, before: f64) -> f64 {
     dropped
 }
 
-/// Issue: it never holds up replication. One that takes requests and never answers costs spans, which are counted, and
-/// said once; and two seconds at the end.
+/// Issue: it never holds up replication. A collector that accepts requests and never answers costs spans,
+/// which are counted, and logged once; and two seconds at the end.
 #[tokio::test]
 async fn a_collector_that_never_answers_holds_up_nothing() {
-    const SAID: &str = "does not take all traces: no answer in 10 s";
+    const SAID: &str = "does not accept all traces: no answer in 10 s";
     let place = Place::shared("otlp_hangs").await;
     fill(&place).await;
     let collector = Collector::start(true).await;
@@ -374,20 +374,20 @@ async fn a_collector_that_never_answers_holds_up_nothing() {
         push(&place).await;
         place.settle(&mut docrow).await;
     }
-    // No answer has been given up yet, so nothing waited for one.
+    // No response has been given up yet, so nothing waited for one.
     assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
     let first = dropped(&mut docrow, &address, 0.0).await;
     docrow.logs(SAID).await;
     dropped(&mut docrow, &address, first).await;
     let began = Instant::now();
-    let ended = docrow.stop().await.quiet_but(&["does not take"]);
+    let ended = docrow.stop().await.quiet_but(&["does not accept"]);
     assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
     assert_eq!(ended.log.matches(SAID).count(), 1, "{}", ended.log);
     assert!(ended.log.contains("the last traces and metrics are not delivered"), "{}", ended.log);
     place.assert_same(&home).await;
 }
 
-/// The same for one that is away; what happens once it is back, it hears.
+/// The same for one that is down; once it is back, it receives later events.
 #[tokio::test]
 async fn a_collector_that_is_away_is_sent_nothing_until_it_is_back() {
     let place = Place::shared("otlp_away").await;
@@ -404,19 +404,19 @@ async fn a_collector_that_is_away_is_sent_nothing_until_it_is_back() {
     push(&place).await;
     place.settle(&mut docrow).await;
     dropped(&mut docrow, &served, first).await;
-    docrow.logs("does not take all metrics: it can't be reached").await;
+    docrow.logs("does not accept all metrics: it can't be reached").await;
     let collector = Collector::at(&address, false).await;
     push(&place).await;
     place.settle(&mut docrow).await;
     collector.hears(&mut docrow, "a batch", |span| span.name == "batch").await;
-    // Nothing was copied since it is back; what is copied in place is a chunk, too.
+    // Nothing was copied since it is back; a chunk of a resync counts, too.
     assert!(collector.got().spans.iter().all(|span| span.name != "chunk"));
     home.finish(&["resync", &format!("{}.orders", place.name)]).await.with_code(0);
     let chunk = collector.hears(&mut docrow, "a chunk", |span| span.name == "chunk").await;
     assert_eq!(count(&chunk, "docrow.documents"), 500);
-    let ended = docrow.stop().await.quiet_but(&["does not take all"]);
+    let ended = docrow.stop().await.quiet_but(&["does not accept all"]);
     for what in ["traces", "metrics"] {
-        assert_eq!(ended.log.matches(&format!("does not take all {what}")).count(), 1, "{}", ended.log);
+        assert_eq!(ended.log.matches(&format!("does not accept all {what}")).count(), 1, "{}", ended.log);
     }
     place.assert_same(&home).await;
 }
@@ -436,7 +436,7 @@ fn peers(docrow: &Docrow) -> BTreeSet<u16> {
     own.map(|row| u16::from_str_radix(row[2].split(':').nth(1).unwrap(), 16).unwrap()).collect()
 }
 
-/// Off unless it is asked for: there are connections to the two servers, and to nobody else.
+/// Off unless requested: there are connections only to the two servers.
 #[tokio::test]
 async fn nothing_is_sent_unless_it_is_asked_for() {
     let mongod = Mongod::start(MongodOptions::default()).await.unwrap();
@@ -458,8 +458,8 @@ async fn nothing_is_sent_unless_it_is_asked_for() {
     docrow.stop().await.quiet();
 }
 
-/// What can't be right is said before anything is done, without what may be a secret. The environment wins over the
-/// file; headers may be in a file; and the end sends what there is.
+/// A wrong configuration is reported before anything is done, without anything that may be a secret. The
+/// environment overrides the file; headers may be in a file; and remaining data is sent at the end.
 #[tokio::test]
 async fn endpoint_and_headers_are_checked_and_may_come_from_the_environment() {
     let place = Place::shared("otlp_config").await;

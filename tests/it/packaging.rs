@@ -1,5 +1,6 @@
-//! What docrow is shipped in: image, compose file, Kubernetes, systemd unit, package. None of them runs here; what their files
-//! say of docrow, of each other and of the repository is held to what is there, and what can be run of them is.
+//! The forms in which docrow is shipped: image, compose file, Kubernetes, systemd unit, package. None of them
+//! runs here; what their files say about docrow, each other and the repository is compared with the facts,
+//! and everything in them that can run is run.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +16,7 @@ use tempfile::tempdir;
 
 use crate::support::{Home, Place};
 
-/// The port that docrow serves at everywhere.
+/// The port that docrow uses everywhere.
 const PORT: u64 = 8745;
 
 fn root() -> &'static Path {
@@ -33,7 +34,7 @@ fn yaml(path: &str) -> Vec<Value> {
     documents.unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
-/// What is at `pointer`, which must be there.
+/// The value at `pointer`, which must exist.
 #[track_caller]
 fn at<'a>(value: &'a Value, pointer: &str) -> &'a Value {
     value.pointer(pointer).unwrap_or_else(|| panic!("no {pointer} in {value:#}"))
@@ -63,7 +64,7 @@ fn docrow(arguments: &[&str]) -> Output {
     command.args(arguments).output().unwrap()
 }
 
-/// docrow knows this command and all its flags: with `--help` it says so, and does nothing.
+/// docrow knows this command and all its flags: with `--help` it confirms that, and does nothing.
 #[track_caller]
 fn assert_known(command: &[&str]) {
     let output = docrow(&[command, &["--help"]].concat());
@@ -87,14 +88,14 @@ fn instructions() -> Vec<String> {
     joined.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
 }
 
-/// The last one of a kind: that of the image itself, and not of the stage that compiles.
+/// The last one of a kind: that of the image itself, not of the build stage.
 fn instruction(kind: &str) -> String {
     let found =
         instructions().into_iter().rev().find_map(|line| Some(line.strip_prefix(kind)?.trim().to_owned()));
     found.unwrap_or_else(|| panic!("no {kind} in the Dockerfile"))
 }
 
-/// What a command in JSON form has to say to docrow.
+/// docrow's arguments in a command in JSON form.
 fn arguments(json: &str) -> Vec<String> {
     serde_json::from_str(json).unwrap_or_else(|e| panic!("{json}: {e}"))
 }
@@ -114,7 +115,7 @@ fn the_image_is_built_from_what_is_there() {
     let copied: BTreeSet<_> =
         copied.iter().map(|path| path.split('/').next().unwrap_or_default().to_owned()).collect();
     assert_eq!(copied, sent, "what is copied, and what .dockerignore lets through");
-    // What the program is compiled from besides.
+    // Other inputs of the compilation.
     for sources in ["src", "crates"] {
         for folder in included(&root().join(sources)) {
             assert!(
@@ -133,7 +134,7 @@ fn the_image_is_built_from_what_is_there() {
     let version = format!("org.opencontainers.image.version=\"{}\"", env!("CARGO_PKG_VERSION"));
     assert!(instruction("LABEL").contains(&version), "{version}");
     assert_eq!(instruction("EXPOSE"), PORT.to_string());
-    // Whatever command is given in place of this one, its state is in the volume.
+    // Whatever command replaces this one, its state is in the volume.
     let command = arguments(&instruction("CMD"));
     assert_eq!(command, ["run"]);
     let (variable, folder) =
@@ -163,7 +164,7 @@ fn included(folder: &Path) -> BTreeSet<String> {
     found
 }
 
-/// The layer of the dependencies is made with a docrow that does nothing: Cargo must take it for docrow.
+/// The layer of the dependencies is built with an empty docrow: Cargo must take it for docrow.
 #[test]
 fn the_image_compiles_dependencies_apart() {
     let step = instructions().into_iter().find(|line| line.contains("touch src/lib.rs benches")).unwrap();
@@ -188,7 +189,7 @@ fn the_image_compiles_dependencies_apart() {
     }
 }
 
-/// Every configuration that is shipped is accepted, with its secrets where the thing that ships it puts them.
+/// Every shipped configuration is accepted, with its secrets where that form of shipping puts them.
 #[test]
 fn configurations_are_accepted() {
     let compose = &yaml("docker/compose.yaml")[0];
@@ -268,7 +269,7 @@ fn the_compose_file_names_what_is_there() {
     assert_eq!(made_secrets(), secrets.iter().map(|&name| name.to_owned()).collect());
 }
 
-/// The secrets that docs/install.md makes for the compose file.
+/// The secrets that docs/install.md creates for the compose file.
 fn made_secrets() -> BTreeSet<String> {
     let script = blocks(&read("docs/install.md"))
         .into_iter()
@@ -289,7 +290,7 @@ fn made_secrets() -> BTreeSet<String> {
         .collect()
 }
 
-/// The users that the containers make are those of docs/roles.md, which a test runs docrow's main path with.
+/// The users in the containers are those of docs/roles.md, with which a test runs docrow's main path.
 #[test]
 fn the_compose_files_users_are_the_documented_ones() {
     let roles = read("docs/roles.md");
@@ -307,7 +308,7 @@ fn the_compose_files_users_are_the_documented_ones() {
     }
 }
 
-/// What PostgreSQL's container is to run at its first start is run by psql here, with any password.
+/// The script that PostgreSQL's container runs at its first start is run by psql here, with any password.
 #[tokio::test]
 async fn the_compose_files_user_of_postgresql() {
     let place = Place::shared("packaging_role").await;
@@ -330,7 +331,7 @@ async fn the_compose_files_user_of_postgresql() {
     session.batch_execute(&format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}")).await.unwrap();
 }
 
-/// The health check of the image, with nothing but a shell, says whether docrow answers.
+/// The image's health check, which uses only a shell, detects whether docrow answers.
 #[tokio::test]
 async fn the_image_tells_how_docrow_is() {
     let place = Place::shared("packaging_health").await;
@@ -410,7 +411,7 @@ fn kubernetes_manifests_fit_together() {
         let id = at(pod, &format!("/securityContext/{id}"));
         assert_eq!(instruction("USER"), format!("{id}:{id}"));
     }
-    // Volumes: each mount has one, and each is of something that is there.
+    // Volumes: each mount has one, and each contains something that exists.
     let generated: BTreeSet<_> =
         list(kustomization, "/configMapGenerator").iter().map(|map| text(map, "/name")).collect();
     let mut volumes = BTreeSet::from([text(set, "/spec/volumeClaimTemplates/0/metadata/name")]);
@@ -459,10 +460,10 @@ fn the_unit_runs_what_the_package_installs() {
     );
     assert!(read("packaging/docrow.toml").contains(&format!("/var/lib/{}\"", value("StateDirectory"))));
     assert_eq!(value("ExecReload"), "/bin/kill -HUP $MAINPID");
-    // Of these specifiers the oldest systemd that is supported, 249, knows what they mean; of `%d` it does not.
+    // The oldest supported systemd, 249, knows these specifiers, but not `%d`.
     let specifiers: BTreeSet<_> = unit.split('%').skip(1).filter_map(|rest| rest.chars().next()).collect();
     assert!(specifiers.iter().all(|specifier| ['n', 't'].contains(specifier)), "{specifiers:?}");
-    // Each credential may be missing: then an empty one stands in for it, and the service starts all the same.
+    // Each credential may be missing: then an empty one replaces it, and the service starts all the same.
     let named = |key: &str| {
         let lines = unit.lines().filter_map(|line| line.strip_prefix(key)?.split(':').next());
         lines.map(str::to_owned).collect::<BTreeSet<_>>()
@@ -474,7 +475,8 @@ fn the_unit_runs_what_the_package_installs() {
     }
 }
 
-/// The unit is started without a credential where the login needs none: the configuration is as valid with empty ones.
+/// The unit starts without credentials if the login needs none: the configuration is also valid with empty
+/// ones.
 #[tokio::test]
 async fn the_units_credentials_may_be_empty() {
     let place = Place::shared("packaging_empty").await;
@@ -522,7 +524,7 @@ fn pages_and_completions_are_of_the_command_line() {
     for variable in help.split("[env: ").skip(1).map(|rest| rest.split([']', '=']).next().unwrap()) {
         assert!(variables.contains(variable), "{variable} is not in the table");
     }
-    // What all commands take stands apart from what one takes.
+    // The options of all commands are separate from a command's own.
     for command in ["status", "verify", "run"] {
         let help = String::from_utf8(docrow(&[command, "--help"]).stdout).unwrap();
         let (own, all) = help.split_once("Options of all commands:").expect("a heading of its own");
@@ -555,7 +557,8 @@ fn blocks(text: &str) -> Vec<String> {
     text.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
 }
 
-/// Every file that docs/install.md names in a command or a link is there, every docrow command is one, and versions are this one.
+/// Every file that docs/install.md names in a command or a link exists, every docrow command exists, and
+/// versions are the current one.
 #[test]
 fn the_instructions_are_true() {
     let install = read("docs/install.md");

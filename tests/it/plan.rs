@@ -65,7 +65,7 @@ async fn a_plan_is_sql_and_applied_it_is_nothing_to_do() {
     assert_eq!(place.number(written).await, Some(0));
     assert!(!home.state().exists());
 
-    // It is SQL as it stands.
+    // It is valid SQL as printed.
     let elsewhere = Place::shared("plan_apply_by_hand").await;
     elsewhere.postgres().await.batch_execute(&marked(&planned, "+ ")).await.unwrap();
 
@@ -73,7 +73,7 @@ async fn a_plan_is_sql_and_applied_it_is_nothing_to_do() {
     assert!(applied.starts_with(&planned) && applied.contains("executed"), "{applied}");
     assert_eq!(place.number("SELECT count(*) FROM docrow.schemas WHERE filled").await, Some(1));
     let again = plan(&home, 0).await.out;
-    assert_eq!(again.matches("is as it should be").count(), 2, "{again}");
+    assert_eq!(again.matches("needs no change").count(), 2, "{again}");
     assert_eq!(again.matches("+ ").count(), 3, "what comes after the copy: {again}");
     home.backfill().await;
     assert_eq!(plan(&home, 0).await.out, format!("= {}.orders: nothing to do\n", place.name));
@@ -90,7 +90,7 @@ async fn what_stands_in_the_way_is_shown_and_nothing_is_executed() {
     for arguments in [&["plan"][..], &["plan", "--apply"]] {
         let ended = home.finish(arguments).await.with_code(1).quiet();
         let diff = r#"! "public"."orders" does not fit
-!     wanted is "total" double precision; there is "total" numeric(9,2)
+!     wanted "total" double precision; found "total" numeric(9,2)
 =     "note" text stays: it is not in the mapping
 = "public"."lines" is adopted: it is empty and fits
 "#;
@@ -103,7 +103,7 @@ async fn what_stands_in_the_way_is_shown_and_nothing_is_executed() {
     assert_eq!(obstacle["there"], r#""total" numeric(9,2)"#);
     assert_eq!(document["applied"], false);
     assert_eq!(place.number("SELECT count(*) FROM pg_namespace WHERE nspname = 'docrow'").await, Some(0));
-    // A run is refused by the same, on one line.
+    // A run is refused with the same text, on one line.
     let ended = home.finish(&["backfill"]).await.with_code(4).coded(Code::TableInTheWay);
     let said = ended.error();
     assert!(said.contains(r#""total" numeric(9,2) where "total" double precision is wanted"#), "{said}");
@@ -115,7 +115,7 @@ async fn what_stands_in_the_way_is_shown_and_nothing_is_executed() {
     assert_eq!(place.number("SELECT count(*) FROM orders WHERE note IS NULL").await, Some(20));
 }
 
-/// A mapping file that was added to: the plan says what `run` does about it.
+/// A mapping file with additions: the plan shows what `run` does about it.
 #[tokio::test]
 async fn what_a_changed_mapping_file_adds_is_planned() {
     let (place, home) = place("change").await;
@@ -127,7 +127,7 @@ async fn what_a_changed_mapping_file_adds_is_planned() {
     let planned = plan(&home, 0).await.out;
     let change = r#"= "public"."orders" stays, and is changed
 + ALTER TABLE "public"."orders" ADD COLUMN "note" text;
-= "public"."lines" is as it should be
+= "public"."lines" needs no change
 "#;
     assert!(planned.contains(change), "{planned}");
     home.finish(&["plan", "--apply"]).await.with_code(0).quiet();
@@ -137,7 +137,7 @@ async fn what_a_changed_mapping_file_adds_is_planned() {
     place.assert_same(&home).await;
 }
 
-/// G9: the tables of a pipeline that is being run are its process's.
+/// G9: the tables of a running pipeline belong to its process.
 #[tokio::test]
 async fn a_running_pipeline_is_not_changed_from_outside() {
     let (place, home) = place("running").await;
@@ -150,7 +150,7 @@ async fn a_running_pipeline_is_not_changed_from_outside() {
     docrow.stop().await.quiet();
 }
 
-/// What was shown is what is executed: nothing is sampled twice.
+/// What was shown is executed: nothing is sampled twice.
 #[tokio::test]
 async fn a_plan_that_is_applied_samples_once() {
     let place = Place::shared("plan_once").await;

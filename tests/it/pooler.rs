@@ -55,7 +55,7 @@ impl Pooler {
     }
 }
 
-/// PgBouncer, which does not run as root, as somebody who may read what is in `folder`.
+/// PgBouncer, which refuses to run as root, as a user who may read the content of `folder`.
 fn program(folder: &Path) -> Command {
     let variable = |name| std::env::var(name).unwrap_or_default();
     let cache =
@@ -76,7 +76,7 @@ fn program(folder: &Path) -> Command {
     command
 }
 
-/// Where a session is not a session, docrow says so before it does anything.
+/// If a session is not a session, docrow reports it before it does anything.
 async fn refused(mode: &str) {
     let place = Place::shared(&format!("pooler_{mode}")).await;
     place.add_sentinels().await;

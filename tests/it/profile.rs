@@ -1,4 +1,4 @@
-//! `--profile DIR`: where a run's CPU time went, on paper, however the run ends; and nothing of what it saw.
+//! `--profile DIR`: a report of a run's CPU time, however the run ends, that reveals nothing.
 
 use std::{fs, path::Path, sync::atomic::AtomicU64};
 
@@ -25,15 +25,16 @@ async fn fill(place: &Place) {
     place.collection("secrets").insert_many(secrets).await.unwrap();
 }
 
-/// Asserts that both files are there, well-formed, true to each other, and tell no secret. Their texts.
+/// Asserts that both files exist, are well-formed, agree with each other, and reveal no secret. Returns their
+/// texts.
 fn look(folder: &Path) -> (String, String) {
     let read = |file: &str| fs::read_to_string(folder.join(file)).unwrap();
     let (report, graph) = (read("report.md"), read("flamegraph.svg"));
     for text in [&report, &graph] {
-        assert!(!text.contains(SECRET), "a secret is told");
+        assert!(!text.contains(SECRET), "a secret is revealed");
         assert!(
             !text.contains("mongodb://") && !text.contains("postgresql://"),
-            "where it was connected is told"
+            "the connection is revealed"
         );
     }
     let by_stage = report.split("## By stage").nth(1).unwrap_or_else(|| panic!("{report}"));
@@ -75,7 +76,7 @@ async fn a_backfill_and_a_run_tell_where_their_time_went() {
     fill(&place).await;
     let home = Home::new(&place);
 
-    // A folder that is not there yet.
+    // A folder that does not exist yet.
     let ended = home.finish(&["backfill", "--profile", "deep/backfill"]).await.with_code(0).quiet();
     let (report, _) = look(&home.path().join("deep/backfill"));
     assert!(
@@ -99,7 +100,7 @@ async fn a_backfill_and_a_run_tell_where_their_time_went() {
     place.assert_same(&home).await;
 }
 
-/// What can't be written is said before anything is done; and an error is profiled, too.
+/// An unwritable folder is reported before anything is done; and an error is profiled, too.
 #[tokio::test]
 async fn a_folder_that_cannot_be_written_is_refused_at_once() {
     let place = Place::shared("profile_refused").await;
@@ -120,9 +121,6 @@ async fn a_folder_that_cannot_be_written_is_refused_at_once() {
     let ended = home.finish(&["run", "--profile", "failed"]).await.with_code(4);
     assert!(ended.error().contains("127.0.0.1:1"), "{}", ended.log);
     let report = fs::read_to_string(home.path().join("failed/report.md")).unwrap();
-    assert!(
-        report.contains("exit code 4") && report.contains("not known: it did not come to its end"),
-        "{report}"
-    );
+    assert!(report.contains("exit code 4") && report.contains("unknown: it did not finish"), "{report}");
     assert!(home.path().join("failed/flamegraph.svg").exists());
 }

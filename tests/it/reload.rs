@@ -1,5 +1,5 @@
-//! SIGHUP: a running docrow takes up a changed configuration, mapping files and secrets; collections come and go without a
-//! restart, and `docrow forget` removes what is stored about those that went.
+//! SIGHUP: a running docrow reloads a changed configuration, mapping files and secrets; collections are added
+//! and removed without a restart, and `docrow forget` removes what is stored about removed ones.
 
 use std::fs;
 
@@ -24,15 +24,15 @@ async fn fill(place: &Place) {
     }
 }
 
-/// Sends SIGHUP, and waits for what comes of it.
+/// Sends SIGHUP, and waits for the result.
 async fn hang_up(docrow: &mut Docrow, said: &str) {
     let times = docrow.log().matches(said).count();
     docrow.signal("HUP").await;
     docrow.logs_times(said, times + 1).await;
 }
 
-/// Collections are left out and included again while docrow runs: what is left out is no longer followed at once and counts for
-/// nothing, goes on from where it was when it comes back, and is new once it was forgotten.
+/// Collections are excluded and included again while docrow runs: an excluded one is no longer followed at
+/// once and does not count; it resumes when it is included again, and is new once it was forgotten.
 #[tokio::test]
 async fn collections_come_and_go_without_a_restart() {
     let place = place("set").await;
@@ -42,7 +42,7 @@ async fn collections_come_and_go_without_a_restart() {
     place.settle(&mut docrow).await;
     let pid = docrow.pid();
     let refused = home.finish(&["forget", &people]).await.with_code(2).coded(Code::StillFollowed);
-    assert!(refused.error().contains("take it out of include"), "{}", refused.log);
+    assert!(refused.error().contains("remove it from include"), "{}", refused.log);
 
     home.set("source.exclude", vec![people.clone()]);
     hang_up(&mut docrow, "SIGHUP: taken up: source.exclude; ").await;
@@ -58,14 +58,14 @@ async fn collections_come_and_go_without_a_restart() {
     assert!(table.contains("no longer followed"), "{table}");
     assert_eq!(place.number("SELECT count(*) FROM people WHERE n = 1").await, Some(0));
 
-    // It goes on from where it was: nothing is copied again.
+    // It resumes where it was: nothing is copied again.
     home.unset("source.exclude");
     hang_up(&mut docrow, "SIGHUP: taken up: source.exclude; ").await;
     let applied = "SELECT count(*) FROM people WHERE n = 1";
     docrow.until("its changes are applied", async || place.number(applied).await == Some(20)).await;
     assert_eq!(docrow.log().matches("people: about 20 documents to copy").count(), 1, "{}", docrow.log());
 
-    // Forgotten, its tables are nobody's; dropped, it is new.
+    // Forgotten, its tables no longer belong to docrow; dropped, it is new.
     home.set("source.exclude", vec![people.clone()]);
     hang_up(&mut docrow, "SIGHUP: taken up: source.exclude; ").await;
     docrow.logs_times("people is no longer followed", 2).await;
@@ -86,7 +86,7 @@ async fn collections_come_and_go_without_a_restart() {
     docrow.stop().await.quiet();
 }
 
-/// Forgotten without `--drop`, its tables stay, and nobody writes to them.
+/// Forgotten without `--drop`, its tables stay, and docrow does not write to them.
 #[tokio::test]
 async fn what_is_forgotten_may_leave_its_tables() {
     let place = place("keep").await;
@@ -105,7 +105,7 @@ async fn what_is_forgotten_may_leave_its_tables() {
     home.backfill().await;
 }
 
-/// A mapping file that is added to, new limits, and what takes a restart: each is told.
+/// A mapping file with additions, new limits, and settings that need a restart: each is reported.
 #[tokio::test]
 async fn mapping_files_and_limits_are_taken_up() {
     let place = place("files").await;
@@ -134,7 +134,7 @@ async fn mapping_files_and_limits_are_taken_up() {
     docrow.stop().await.quiet_but(&["in force only when docrow is started again"]);
 }
 
-/// What a start would refuse is refused, with the reason, and all goes on as it was.
+/// What a start would refuse is refused, with the reason, and everything continues as before.
 #[tokio::test]
 async fn what_is_wrong_is_not_taken_up() {
     let place = place("wrong").await;
@@ -156,7 +156,7 @@ async fn what_is_wrong_is_not_taken_up() {
     home.set("source.include", vec!["nowhere.*"]);
     hang_up(&mut docrow, &format!("{refused}include nowhere.*: no collection")).await;
     home.set("source.include", vec![format!("{}.*", place.name)]);
-    // It would drop a column, leave masks away, or be for nobody.
+    // It would drop a column, omit masks, or be for no collection.
     for (text, said) in [
         (mapping.replace("mail = ", "address = "), "differs from the mapping"),
         ("collection = ".to_owned(), "schemas/people.toml:1"),
@@ -176,7 +176,8 @@ async fn what_is_wrong_is_not_taken_up() {
     docrow.stop().await.quiet_but(&[refused]);
 }
 
-/// Passwords are changed on both servers: docrow reads the new ones, and what it connects by from then on are these.
+/// Passwords are changed on both servers: docrow reads the new ones, and uses them for connections from then
+/// on.
 #[tokio::test]
 async fn new_passwords_are_taken_up() {
     let password = || Some("before".to_owned());
@@ -196,7 +197,7 @@ async fn new_passwords_are_taken_up() {
     }
     let mut docrow = home.run();
     place.settle(&mut docrow).await;
-    // One that is wrong is not taken up.
+    // A wrong one is not reloaded.
     fs::write(&secret, "mistaken\n").unwrap();
     hang_up(&mut docrow, "the configuration is not taken up, and all goes on as it was: ").await;
 
@@ -207,7 +208,7 @@ async fn new_passwords_are_taken_up() {
     session.batch_execute("ALTER ROLE CURRENT_USER PASSWORD 'after'").await.unwrap();
     fs::write(&secret, "after\n").unwrap();
     hang_up(&mut docrow, "SIGHUP: taken up: the login to MongoDB, the login to PostgreSQL").await;
-    // All connections are made anew: the old password would be refused, and end docrow.
+    // All connections are opened again: the old password would be refused, and end docrow.
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'docrow%'";
     session.batch_execute(end).await.unwrap();
     docrow.logs(RETRIES).await;
@@ -222,7 +223,7 @@ async fn new_passwords_are_taken_up() {
     }
 }
 
-/// Flags that deployments set may come from the environment; those of the command line win.
+/// Flags that deployments set may come from the environment; those of the command line take precedence.
 #[tokio::test]
 async fn flags_may_come_from_the_environment() {
     let place = place("environment").await;

@@ -1,5 +1,5 @@
-//! What a mapping file, or the configuration, rules: values that do not fit, deleted documents, foreign keys, masks,
-//! omitted fields, document mode.
+//! The rules of a mapping file or the configuration: values that do not fit, deleted documents, foreign keys,
+//! masks, omitted fields, document mode.
 
 use mongodb::bson::{
     Bson, DateTime, Decimal128, Document, RawArrayBuf, RawDocumentBuf, Timestamp, doc, rawdoc,
@@ -7,7 +7,7 @@ use mongodb::bson::{
 
 use crate::support::{Code, Ended, Home, Place, RETRIES, ids_of_all_types};
 
-/// A mapping file of a collection in `place`, with what stands before its columns, and after.
+/// A mapping file of a collection in `place`, with the parts before and after its columns.
 fn file(place: &Place, collection: &str, head: &str, rest: &str) -> String {
     format!(
         "collection = \"{}.{collection}\"\ntable = \"{collection}\"\nextra = \"_extra\"\n{head}\n[key]\ncolumn = \"id\"\ntype = \"bigint\"\n\
@@ -29,7 +29,8 @@ async fn text(place: &Place, question: &str) -> String {
     row.get::<_, Option<String>>(0).unwrap_or_default()
 }
 
-/// G10: `on_unfit = "dead_letter"`: the document goes whole to the dead letters, with the path, and comes back when it fits.
+/// G10: `on_unfit = "dead_letter"`: the document goes whole to the dead letters, with the path, and has rows
+/// again once it fits.
 #[tokio::test]
 async fn a_misfit_may_make_a_dead_letter() {
     let place = Place::shared("rules_dead_letter").await;
@@ -54,8 +55,8 @@ async fn a_misfit_may_make_a_dead_letter() {
     docrow.stop().await.quiet();
 }
 
-/// `on_unfit = "fail"` stops the collection, in the stream and in the snapshot, and no other. Its position stays, so that
-/// with a mended mapping it goes on from there.
+/// `on_unfit = "fail"` stops the collection, in the stream and in the snapshot, and no other. Its position
+/// stays, so with a corrected mapping it resumes from there.
 #[tokio::test]
 async fn a_misfit_may_stop_the_collection() {
     let place = Place::shared("rules_fail").await;
@@ -73,7 +74,7 @@ async fn a_misfit_may_stop_the_collection() {
     people.update_one(doc! { "_id": 3 }, doc! { "$set": { "age": 1_i64 << 40 } }).await.unwrap();
     docrow.logs("people is stopped").await;
     docrow.logs(" [DRW-1305] ").await;
-    // The sentinels' collection goes on, the other one's changes wait.
+    // The sentinels' collection continues, the other one's changes wait.
     people.update_many(doc! {}, doc! { "$set": { "name": "later" } }).await.unwrap();
     place.settle(&mut docrow).await;
     let stopped = "SELECT count(*) FROM docrow.schemas WHERE stopped LIKE '%age: %'";
@@ -92,8 +93,8 @@ async fn a_misfit_may_stop_the_collection() {
     docrow.stop().await.quiet();
 }
 
-/// Trap: a bad mapping loses every row one by one. Too many dead letters stop their collection, here in the snapshot;
-/// others are copied, and a backfill says by its exit code that not all is done.
+/// Trap: a bad mapping loses every row one by one. Too many dead letters stop their collection, here in the
+/// snapshot; others are copied, and a backfill reports by its exit code that not everything is done.
 #[tokio::test]
 async fn too_many_dead_letters_stop_their_collection() {
     let place = Place::shared("rules_threshold").await;
@@ -114,14 +115,14 @@ async fn too_many_dead_letters_stop_their_collection() {
     let verified = home.finish(&["verify"]).await.with_code(1);
     assert!(verified.out.contains("people, key \"p1\": can't have rows"), "{}", verified.out);
 
-    // A few more than there are is enough for it to be done, with all of them dead.
+    // With a limit slightly above their number it completes, with all of them dead letters.
     home.set("mapping.max_dead_letters", 50);
     let ended = home.finish(&["backfill", "--allow-dead-letters"]).await.with_code(0);
     assert!(ended.log.contains("50 documents could not be written"), "{}", ended.log);
     assert_eq!(place.number("SELECT count(*) FROM docrow.dead_letters").await, Some(50));
 }
 
-/// `on_delete = "soft"`: deleted documents stay, marked; they come back when they are inserted again.
+/// `on_delete = "soft"`: deleted documents stay, marked; they are restored when they are inserted again.
 #[tokio::test]
 async fn deleted_documents_may_stay() {
     let place = Place::shared("rules_soft").await;
@@ -150,7 +151,7 @@ async fn deleted_documents_may_stay() {
     docrow.stop().await.quiet();
 }
 
-/// Every text of every table of the database, the bookkeeping's included.
+/// Every text of every table of the database, including docrow's metadata.
 async fn dump(place: &Place) -> String {
     let session = place.postgres().await;
     let tables = "SELECT format('%I.%I', nspname, relname) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace \
@@ -170,8 +171,8 @@ async fn dump(place: &Place) -> String {
     all
 }
 
-/// G12: masked and omitted values reach no table, no `_extra`, no dead letter and no log, in whatever shape they come, in
-/// the snapshot and in the stream.
+/// G12: masked and omitted values reach no table, no `_extra`, no dead letter and no log, in whatever form
+/// they arrive, in the snapshot and in the stream.
 #[tokio::test]
 async fn masked_and_omitted_values_leave_no_trace() {
     let place = Place::shared("rules_mask").await;
@@ -227,7 +228,7 @@ async fn masked_and_omitted_values_leave_no_trace() {
     );
     assert_eq!(text(&place, "SELECT number FROM people WHERE id = 5").await, "***");
 
-    // Equal values have equal hashes under one key alone: another one is noticed.
+    // Equal values have equal hashes only under one key: another key is detected.
     let masked_by =
         "SELECT max(masked_by) || ' ' || count(*) FROM docrow.schemas WHERE masked_by IS NOT NULL";
     let fingerprint = text(&place, masked_by).await;
@@ -236,13 +237,13 @@ async fn masked_and_omitted_values_leave_no_trace() {
     for command in ["run", "verify", "plan", "backfill"] {
         let ended = home.finish(&[command]).await.with_code(2);
         assert!(
-            ended.error().contains("people are masked by another key than DOCROW_MASK_KEY"),
+            ended.error().contains("people are masked with another key than DOCROW_MASK_KEY"),
             "{}",
             ended.log
         );
         assert!(!ended.log.contains("salt") && !ended.log.contains(&fingerprint[..32]), "{}", ended.log);
     }
-    // An earlier docrow did not note it: then it is the one that it is now.
+    // An earlier docrow did not record it: then the current one is assumed.
     place.postgres().await.batch_execute("UPDATE docrow.schemas SET masked_by = NULL").await.unwrap();
     home.env("DOCROW_MASK_KEY", "pepper, and more of it");
     home.finish(&["backfill", "--allow-dead-letters"]).await.with_code(0).quiet();
@@ -291,7 +292,7 @@ async fn documents_may_stay_whole() {
         place.settle(&mut docrow).await;
         assert_rebuilt(&place, &home).await;
         let n = "SELECT count(*) FROM c WHERE doc->>'n' = '2.5'";
-        // Without the one that was deleted, and the one with a name that has a form of its own in JSON.
+        // Without the deleted document, and the one with a name that has a special form in JSON.
         let expected = if json == "relaxed" { Some(of_all_types().len() as i64 - 2) } else { Some(0) };
         assert_eq!(place.number(n).await, expected);
         assert_eq!(place.number("SELECT count(*) FROM docrow.dead_letters").await, Some(0));

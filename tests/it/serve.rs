@@ -1,4 +1,4 @@
-//! `[serve]`: the dashboard, the status, the probes, and who may see them.
+//! `[serve]`: the dashboard, the status, the probes, and access to them.
 
 use mongodb::bson::doc;
 use tokio::net::TcpListener;
@@ -46,7 +46,7 @@ async fn everything_is_there() {
     assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
     assert_eq!(get(&address, "/status").await.header("content-type"), Some("application/json"));
     assert_eq!(get(&address, "/elsewhere").await.code, 404);
-    // A page of somebody else's whose host's name has been made to resolve to this machine.
+    // A page of another origin whose host's name resolves to this machine.
     for path in GUARDED {
         assert_eq!(ask(&address, path, &[("Host", "evil.example")]).await.unwrap().code, 403, "{path}");
     }
@@ -91,7 +91,7 @@ async fn a_token_is_asked_for() {
     for path in GUARDED {
         assert_eq!(ask(&address, path, &[("Cookie", cookie)]).await.unwrap().code, 200, "{path}");
     }
-    // The token is of no concern to those who do not serve.
+    // Commands that serve nothing do not need the token.
     home.set("serve.token", "${DOCROW_TEST_NOT_SET}");
     home.finish(&["status"]).await.with_code(0).quiet();
     let log = docrow.stop().await.quiet().log;
@@ -113,8 +113,8 @@ async fn other_machines_are_not_served_without_a_token() {
     assert!(!home.state().exists());
 }
 
-/// An address that somebody asked for and that can't be had is an error at the start; the default one is nobody's wish: if
-/// another pipeline has it, replication goes on without it.
+/// A configured address that is not available is an error at the start; the default one is not: if another
+/// pipeline has it, replication continues without it.
 #[tokio::test]
 async fn a_taken_port() {
     let (place, mut home) = place("port").await;
@@ -123,21 +123,22 @@ async fn a_taken_port() {
     home.set("serve.listen", address.as_str());
     let ended = home.finish(&["backfill"]).await.with_code(2);
     let error = ended.error();
-    assert!(error.contains(&format!("serve.listen: {address} can't be listened on")), "{error}");
+    assert!(error.contains(&format!("serve.listen: docrow can't listen on {address}")), "{error}");
     assert_eq!(place.number("SELECT count(*) FROM orders").await, None);
-    // Taken by this test, or by somebody else.
+    // Taken by this test, or by another program.
     let _default = TcpListener::bind("127.0.0.1:8745").await;
     home.unset("serve.listen");
     let ended = home.finish(&["backfill"]).await.with_code(0).quiet_but(&["serve.listen"]);
     assert!(
-        ended.log.contains("no dashboard, no metrics: 127.0.0.1:8745 can't be listened on"),
+        ended.log.contains("no dashboard, no metrics: docrow can't listen on 127.0.0.1:8745"),
         "{}",
         ended.log
     );
     assert_eq!(place.number("SELECT count(*) FROM orders").await, Some(50));
 }
 
-/// `/readyz`: holds the pipeline and is live, or 503 with words. `/healthz`: the process is alive, whatever it waits for.
+/// `/readyz`: holds the pipeline and is live, or 503 with the reason. `/healthz`: the process is alive,
+/// whatever it waits for.
 #[tokio::test]
 async fn the_probes_tell_stages_apart() {
     let (place, home) = place("probes").await;
@@ -156,7 +157,7 @@ async fn the_probes_tell_stages_apart() {
     standby.until("it stands by", standing_by).await;
     assert_eq!(get(&second, "/readyz").await.code, 503);
     assert_eq!(get(&second, "/healthz").await.code, 200);
-    // What it shows is the pipeline, as the other one says.
+    // It shows the pipeline's state, as reported by the other process.
     let shows = async || get(&second, "/status").await.json()["process"].clone();
     standby.until("the other one is shown", async || shows().await["stage"] == "live").await;
     assert_eq!(shows().await["running"], true);
@@ -165,7 +166,7 @@ async fn the_probes_tell_stages_apart() {
     standby.stop().await;
 }
 
-/// A page that is open when the process ends by an error is told why; and so is whoever asks later.
+/// A page that is open when the process ends with an error learns the reason; and so does any later request.
 #[tokio::test]
 async fn the_last_word_is_heard() {
     let (place, mut home) = place("last").await;

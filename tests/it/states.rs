@@ -1,6 +1,6 @@
-//! One pipeline, taken through all its states; in each, everything that says how it is doing is asked and compared: the
-//! page's document, `/metrics`, `/readyz`, `docrow status`, its document and its exit code. No two of them may contradict
-//! each other, nor one of them itself.
+//! One pipeline in all its states; in each, all sources of status information are asked and compared: the
+//! page's document, `/metrics`, `/readyz`, `docrow status`, its document and its exit code. No two of them
+//! may contradict each other, and none may contradict itself.
 
 use docrow::demo::servers::{Mongod, MongodOptions};
 use mongodb::bson::doc;
@@ -11,11 +11,11 @@ use crate::support::{
     http::{Answer, get},
 };
 
-/// `orders`, whose key is a number, and which is stopped by the first document that has another one.
+/// `orders`, whose key is a number; the first document with another one stops it.
 const ORDERS: &str = "collection = 'NS.orders'\ntable = 'orders'\nextra = '_extra'\n\
     [key]\ncolumn = 'id'\ntype = 'bigint'\n";
 
-/// What everybody says at about one moment.
+/// The answers of all sources at about one moment.
 struct Told {
     page: Value,
     metrics: String,
@@ -24,12 +24,12 @@ struct Told {
     outside: (String, i32, Value),
 }
 
-/// Who is asked.
+/// The sources.
 struct Scene {
     place: Place,
-    /// Of the process, which reaches both servers by way of the proxies.
+    /// In the process, which reaches both servers through the proxies.
     home: Home,
-    /// Of whoever looks from outside, and reaches them as they are.
+    /// From outside, where the servers are reached directly.
     outside: Home,
     mongodb: Proxy,
     postgres: Proxy,
@@ -52,7 +52,7 @@ impl Scene {
         Self { place, home, outside, mongodb, postgres }
     }
 
-    /// Asks everybody, again and again, until what they say is `so`; whatever they say on the way must agree, too.
+    /// Asks all sources repeatedly until their answers satisfy `so`; intermediate answers must agree, too.
     async fn until(&self, docrow: &mut Docrow, what: &str, so: impl Fn(&Told) -> bool) -> Told {
         let (address, mut last) = (docrow.address().await, None);
         docrow
@@ -96,7 +96,7 @@ impl Told {
         self.page["lag_seconds"].as_u64()
     }
 
-    /// What the metrics say of the collections that the page says are live.
+    /// The metrics of the collections that the page shows as live.
     fn measured(&self) -> Vec<f64> {
         let live = self.page["collections"].as_array().unwrap().iter();
         let live = live.filter(|c| c["phase"] == "live" && c["stopped"].is_null() && c["absent"].is_null());
@@ -107,27 +107,28 @@ impl Told {
         named.filter_map(found).collect()
     }
 
-    /// What must hold in every state, and between any two.
+    /// The conditions that must hold in every state, and in between.
     #[track_caller]
     fn agrees(&self) {
         sound(&self.page);
         let (text, code, json) = &self.outside;
         sound(json);
-        assert!(!text.contains("nobody runs") && !text.contains("run by nobody"), "it runs: {text}");
+        assert!(!text.contains("no process runs") && !text.contains("run by no process"), "it runs: {text}");
         let expected = match (json["health"]["level"].as_str().unwrap(), &json["process"]["running"]) {
             ("ok" | "busy", _) => 0,
             (_, Value::Bool(true)) => 1,
             _ => 8,
         };
-        // Between the two questions it may have changed.
+        // It may have changed between the two requests.
         let has_changed = pattern(text.lines().next().unwrap()) != pattern(&head(json));
         assert!(*code == expected || has_changed, "{code} {json}");
     }
 
-    /// What must hold once a state lasts: everybody says the same, but for numbers.
+    /// The conditions once a state lasts: all sources say the same, except for numbers.
     fn is_unanimous(&self) -> bool {
         let (text, _, json) = &self.outside;
-        // The page's lag and that of the metrics are one figure, but for a second between the two questions.
+        // The page's lag and that of the metrics are one figure, except for a second between the two
+        // requests.
         let measured = self.measured();
         let most = measured.iter().copied().filter(|lag| !lag.is_nan()).max_by(f64::total_cmp);
         let is_one = match (self.lag(), most) {
@@ -154,7 +155,7 @@ impl Told {
     }
 }
 
-/// The first line of the table, as its document has it.
+/// The first line of the table, as in its document.
 fn head(json: &Value) -> String {
     format!("● {}  {}", json["pipeline"].as_str().unwrap(), json["health"]["words"].as_str().unwrap())
 }
@@ -215,7 +216,7 @@ impl Scene {
         gate.reached(&mut docrow, 1).await;
         let copying = |told: &Told| told.stage() == "copying" && told.is_unanimous();
         let copying = self.until(&mut docrow, "it copies", copying).await;
-        // The gate is a lock of somebody's, which may be said.
+        // The gate is a lock of another session, which may be reported.
         let hindered = !copying.page["process"]["hindrance"].is_null();
         assert_eq!((copying.ready.code, &*copying.ready.body), (503, "copying\n"));
         assert_eq!((copying.lag(), copying.outside.1), (None, i32::from(hindered)), "{}", copying.page);
@@ -226,7 +227,7 @@ impl Scene {
         docrow
     }
 
-    /// Somebody locks a table.
+    /// Another session locks a table.
     async fn lags(&self, docrow: &mut Docrow) {
         let somebody = self.place.postgres().await;
         somebody.batch_execute("SET application_name = 'a report'; BEGIN; LOCK TABLE users").await.unwrap();
@@ -245,7 +246,8 @@ impl Scene {
         self.until(docrow, "it has caught up", is_live).await;
     }
 
-    /// PostgreSQL is gone, for docrow: whoever asks PostgreSQL can't know what is with the process.
+    /// PostgreSQL is unreachable for docrow: a command that asks PostgreSQL can't know the state of the
+    /// process.
     async fn loses_postgres(&self, docrow: &mut Docrow) {
         self.write(2).await;
         self.postgres.refuse(true);
@@ -256,8 +258,8 @@ impl Scene {
         assert_eq!(gone.ready.code, 503, "{}", gone.ready.body);
         let (text, code, json) = &gone.outside;
         assert_eq!((*code, &json["process"]["running"]), (8, &Value::Null), "{text}");
-        assert!(text.contains("not known whether anybody runs this pipeline: docrow process "), "{text}");
-        // It is the lag of now, whenever somebody looked last.
+        assert!(text.contains("unknown whether a process runs this pipeline: docrow process "), "{text}");
+        // It is the current lag, whenever it was last requested.
         assert!(gone.lag() < Some(60), "{}", gone.page);
         let mut through = Home::new(&self.place);
         through.set("target.uri", self.postgres.uri(&self.place.postgres_uri));
@@ -295,7 +297,7 @@ impl Scene {
         self.write(4).await;
         let retrying = |told: &Told| told.stage() == "retrying" && told.is_unanimous();
         let retrying = self.until(docrow, "it tries again", retrying).await;
-        assert_eq!((&*retrying.ready.body, retrying.outside.1), ("trying again after an error\n", 1));
+        assert_eq!((&*retrying.ready.body, retrying.outside.1), ("retrying after an error\n", 1));
         postgres.batch_execute("DROP TRIGGER conflict ON docrow.progress").await.unwrap();
         self.until(docrow, "it is live again", is_live).await;
     }
@@ -329,17 +331,18 @@ async fn nothing_contradicts_anything_in_any_state() {
     assert_eq!((code, &json["process"]["running"]), (8, &false.into()), "{text}");
     assert!(json["lag_seconds"].is_u64() && !text.contains("up to date"), "{text}");
     let problems = json["health"]["problems"].to_string();
-    for part in
-        ["orders is stopped", "stopped, as it was told to: nobody runs this pipeline; started within about "]
-    {
+    for part in [
+        "orders is stopped",
+        "stopped on request: no process runs this pipeline; it can still resume if started within about ",
+    ] {
         assert!(problems.contains(part), "{part}: {problems}");
     }
 }
 
-/// Idle deployments do not flicker: MongoDB's sign of life every ten seconds is no lag.
+/// The lag of idle deployments does not flicker: MongoDB's sign of life every ten seconds is no lag.
 #[tokio::test]
 async fn an_idle_pipeline_is_never_ten_seconds_behind() {
-    // A server of its own: on the shared one others write.
+    // A separate server, because there are other writes on the shared one.
     let mongod = Mongod::start(MongodOptions::default()).await.unwrap();
     let shared = Place::shared("idle_lag_postgres").await;
     let place = Place::on(&mongod.uri(), &shared.postgres_uri, "idle_lag").await;

@@ -1,4 +1,4 @@
-//! `docrow status` and `/status`: one document, whoever asks, and whether or not the pipeline is being run.
+//! `docrow status` and `/status`: one document for every reader, whether or not a process runs the pipeline.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::{Before, Docrow, Gate, Proxy, http::get, status::served};
 
-/// Waits for a document at `address` of which `condition` holds.
+/// Waits for a document at `address` that satisfies `condition`.
 async fn until(docrow: &mut Docrow, address: &str, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
     let mut last = Value::Null;
     docrow
@@ -19,7 +19,7 @@ async fn until(docrow: &mut Docrow, address: &str, what: &str, condition: impl F
     last
 }
 
-/// And everything is known that there is to know.
+/// And everything that can be known is known.
 fn is_live(status: &Value) -> bool {
     let is_counted = |collection: &Value| collection["misfits"].is_object();
     let is_known = status["source"]["oplog"].is_object()
@@ -57,7 +57,7 @@ async fn one_document_with_and_without_the_process() {
     let mut docrow = home.run();
     let address = docrow.address().await;
     let served = until(&mut docrow, &address, "it is live", is_live).await;
-    // By then the process has reported that it is.
+    // By then the process has reported it.
     let mut printed = Value::Null;
     docrow
         .until("that is reported", async || {
@@ -72,7 +72,7 @@ async fn one_document_with_and_without_the_process() {
     for same in ["document", "pipeline", "health", "collections", "dead_letters", "target", "messages"] {
         let (mut served, mut printed) = (served[same].clone(), printed[same].clone());
         for document in [&mut served, &mut printed] {
-            // They go on.
+            // They continue.
             for collection in document.as_array_mut().into_iter().flatten().filter(|c| c.is_object()) {
                 collection["applied_up_to"] = Value::Null;
                 collection["lag_seconds"] = Value::Null;
@@ -117,10 +117,7 @@ async fn one_document_with_and_without_the_process() {
         (&stopped["process"]["running"], &stopped["process"]["stage"]),
         (&false.into(), &"ended".into())
     );
-    assert!(
-        stopped["health"]["words"].as_str().unwrap().starts_with("stopped, as it was told to"),
-        "{stopped}"
-    );
+    assert!(stopped["health"]["words"].as_str().unwrap().starts_with("stopped on request"), "{stopped}");
     assert_eq!(stopped["source"]["answers"], true, "MongoDB is asked if no process does");
     let docrow = home.run();
     let mut docrow = docrow;
@@ -132,10 +129,10 @@ async fn one_document_with_and_without_the_process() {
         // The server takes a moment to notice.
         killed = home.status().await;
     }
-    assert!(killed["health"]["words"].as_str().unwrap().contains("ended without a word"), "{killed}");
+    assert!(killed["health"]["words"].as_str().unwrap().contains("ended without reporting it"), "{killed}");
 }
 
-/// A document that is described is one that is given.
+/// Every documented field exists.
 #[tokio::test]
 async fn the_documented_fields_are_those_that_there_are() {
     let (place, mut home) = served("status_docs").await;
@@ -197,11 +194,11 @@ async fn nothing_has_been_run_yet() {
     assert_eq!(found["health"]["words"], "this pipeline has never been run");
     assert_eq!((&found["process"]["running"], &found["collections"]), (&false.into(), &Value::Array(vec![])));
     let table = home.finish(&["status"]).await.with_code(0).quiet().out;
-    assert!(table.contains("never been run") && table.contains("run by nobody"), "{table}");
+    assert!(table.contains("never been run") && table.contains("run by no process"), "{table}");
 }
 
-/// Without a source, or with one that does not answer, there is everything that PostgreSQL knows. Without PostgreSQL
-/// there is nothing: an error that says what does not answer, exit code 4.
+/// Without a source, or with one that does not answer, the status contains everything from PostgreSQL.
+/// Without PostgreSQL there is nothing: an error that says what does not answer, exit code 4.
 #[tokio::test]
 async fn a_server_that_is_away() {
     let (_, mut home) = served("status_away").await;
@@ -225,7 +222,7 @@ async fn a_server_that_is_away() {
     assert!(!format!("{found}{table}").contains("hunter2"));
 }
 
-/// Issue: phase and progress of each collection. Between nothing and all of it, with how much there is.
+/// Issue: phase and progress of each collection, including intermediate progress with the total.
 #[tokio::test]
 async fn the_progress_of_a_snapshot() {
     let (place, home) = served("status_progress").await;
@@ -260,8 +257,8 @@ async fn the_progress_of_a_snapshot() {
     docrow.stop().await.quiet();
 }
 
-/// Traps: "Lag by wall clock lies under clock skew": it is MongoDB's time less that of what is applied. It grows while nothing is
-/// applied, and goes to nothing; meanwhile what waits is in the spool.
+/// Traps: "Lag by wall clock lies under clock skew": it is MongoDB's time minus the applied time. It grows
+/// while nothing is applied, and then goes to zero; meanwhile changes wait in the spool.
 #[tokio::test]
 async fn lag_and_spool_grow_and_shrink() {
     let (place, mut home) = served("status_lag").await;
@@ -299,7 +296,7 @@ async fn lag_and_spool_grow_and_shrink() {
     docrow.stop().await.quiet();
 }
 
-/// `--watch` shows it again and again, and ends by ^C as it should.
+/// `--watch` refreshes it repeatedly, and ends cleanly by ^C.
 #[tokio::test]
 async fn watching_ends_when_told_to() {
     let (_, home) = served("status_watch").await;
@@ -318,7 +315,7 @@ async fn watching_ends_when_told_to() {
     }
 }
 
-/// A process that can't reach PostgreSQL says so, and what it knew; nothing in it is a secret.
+/// A process that can't reach PostgreSQL reports that, and what it knew; nothing in it is a secret.
 #[tokio::test]
 async fn postgres_goes_away_while_it_runs() {
     let (place, mut home) = served("status_outage").await;
@@ -342,7 +339,8 @@ async fn postgres_goes_away_while_it_runs() {
     docrow.stop().await;
 }
 
-/// "Nobody runs this pipeline", while it retries: between two tries, too, it is said that it does, and why it has to.
+/// Not "no process runs this pipeline" while it retries: also between two attempts, the status says that a
+/// process does, and why it retries.
 #[tokio::test]
 async fn a_process_that_tries_again_runs_the_pipeline() {
     let (place, home) = served("status_retries").await;
@@ -355,16 +353,16 @@ async fn a_process_that_tries_again_runs_the_pipeline() {
     place.postgres().await.batch_execute(refuse).await.unwrap();
     until(&mut docrow, &address, "it tries again", |status| status["process"]["stage"] == "retrying").await;
     let mut between = 0;
-    // It holds the pipeline for a moment at each try.
+    // It holds the pipeline for a moment at each attempt.
     docrow
         .until("it was asked between tries", async || {
             let found = home.status().await;
             assert_eq!(found["process"]["running"], true, "{found}");
             let holder = found["process"]["holder"].as_str().unwrap();
-            if holder.contains("between two tries") {
+            if holder.contains("between two attempts") {
                 between += 1;
                 let words = found["health"]["words"].as_str().unwrap();
-                assert!(words.starts_with("trying again: ") && words.contains("40001"), "{words}");
+                assert!(words.starts_with("retrying: ") && words.contains("40001"), "{words}");
             }
             between >= 3
         })
@@ -373,8 +371,8 @@ async fn a_process_that_tries_again_runs_the_pipeline() {
     docrow
         .until("it is between tries", async || {
             told = home.finish(&["resync", &format!("{}.orders", place.name)]).await.with_code(0).out;
-            assert!(!told.contains("nobody"), "{told}");
-            told.contains("between two tries")
+            assert!(!told.contains("no process"), "{told}");
+            told.contains("between two attempts")
         })
         .await;
     place.postgres().await.batch_execute("DROP TRIGGER conflict ON docrow.progress").await.unwrap();

@@ -1,5 +1,5 @@
-//! What people on call are told, by the log and from outside: while docrow can hardly connect, before history is lost, and
-//! while a long chunk is copied.
+//! What operators learn, from the log and from outside: while docrow can hardly connect, before history is
+//! lost, and while a long chunk is copied.
 
 use docrow::demo::servers::Mongod;
 use mongodb::bson::{Timestamp, doc};
@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use crate::support::{Home, Place, http::get, oplog_start, roll_over, small_oplog, status::served};
 
-/// A role that may have few connections: the process says that it can't go on, and nobody says that it does not run.
+/// A role that may have few connections: the process reports that it can't continue, and nothing claims that
+/// it does not run.
 #[tokio::test]
 async fn a_role_with_few_connections_runs_the_pipeline_all_the_same() {
     for limit in [2, 6] {
@@ -30,7 +31,7 @@ async fn a_role_with_few_connections_runs_the_pipeline_all_the_same() {
                 last = outside.status().await;
                 assert_eq!(last["process"]["running"], true, "limit {limit}: {last}");
                 let words = last["health"]["words"].as_str().unwrap();
-                tries += i32::from(words.starts_with("trying again: [DRW-3106] "));
+                tries += i32::from(words.starts_with("retrying: [DRW-3106] "));
                 tries >= 20
             })
             .await;
@@ -40,8 +41,8 @@ async fn a_role_with_few_connections_runs_the_pipeline_all_the_same() {
     }
 }
 
-/// Stopped, and the oplog has gone on: that history is lost is said before somebody runs into it, and until then, how
-/// long it is not.
+/// Stopped, and the oplog has moved on: lost history is reported before a run encounters it, and until then,
+/// how long it is not lost.
 #[tokio::test]
 async fn lost_history_is_seen_before_a_run_meets_it() {
     let mongod = Mongod::start(small_oplog()).await.unwrap();
@@ -56,9 +57,12 @@ async fn lost_history_is_seen_before_a_run_meets_it() {
         async || -> Value { serde_json::from_str(&home.finish(&["check", "--json"]).await.out).unwrap() };
     let found = home.status().await;
     let words = found["health"]["problems"].to_string();
-    assert!(words.contains("nobody runs this pipeline; started within about "), "{words}");
+    assert!(
+        words.contains("no process runs this pipeline; it can still resume if started within about "),
+        "{words}"
+    );
     assert_eq!(found["source"]["oplog"]["is_history_lost"], false, "{found}");
-    assert!(check().await.to_string().contains("the oplog has what is to be read next, for about"));
+    assert!(check().await.to_string().contains("the oplog holds the position to resume from, for about"));
     let now = u32::try_from(seconds(&found["source"]["time"])).unwrap();
     roll_over(&place.client, Timestamp { time: now + 1, increment: 0 }).await;
     let lost = home.status().await;
@@ -69,19 +73,19 @@ async fn lost_history_is_seen_before_a_run_meets_it() {
     let report = check().await;
     let problem = |finding: &Value| finding["subject"] == "history" && finding["severity"] == "problem";
     assert!(report["findings"].as_array().unwrap().iter().any(problem), "{report:#}");
-    // And a run meets it.
+    // And a run encounters it.
     home.finish(&["run"]).await.with_code(5);
     let ended = home.status().await;
     assert!(ended["process"]["problem"].as_str().unwrap().starts_with("[DRW-40"), "{ended}");
 }
 
-/// A time of a document, in seconds since 1970.
+/// A time in a document, in seconds since 1970.
 fn seconds(time: &Value) -> u64 {
     let time = humantime::parse_rfc3339(time.as_str().unwrap()).unwrap();
     time.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// What is started, between what and what, and that it is live, stands in the log; no password does.
+/// The log names source and target, and reports when the pipeline is live; it contains no password.
 #[tokio::test]
 async fn the_log_begins_with_what_is_done() {
     let (place, home) = served("told_log").await;
@@ -95,14 +99,14 @@ async fn the_log_begins_with_what_is_done() {
         assert!(second.contains(part), "{part}: {second}");
     }
     docrow.stop().await.quiet();
-    // Copied anew, and nothing had to be changed for it.
+    // Resynced, and no row had to be changed.
     home.finish(&["resync", &format!("{}.orders", place.name)]).await.with_code(0);
     let ended = home.backfill().await;
     assert!(ended.log.contains("done: 50 documents copied anew, 0 rows changed by that, "), "{}", ended.log);
     assert!(ended.log.contains(".orders: copied anew, 0 rows changed by that, in "), "{}", ended.log);
 }
 
-/// On a slow way a chunk takes long: it is seen to go on, in every figure.
+/// On a slow network a chunk takes long: every figure shows its progress.
 #[tokio::test]
 async fn a_snapshot_goes_on_within_a_chunk() {
     let (place, mut home) = served("told_within").await;

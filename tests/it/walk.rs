@@ -1,10 +1,11 @@
-//! What README and docs/operations.md tell people to do, done as they say it, line by line: README on the servers that
-//! `docrow demo --keep` leaves running, with the line that it prints, docs/operations.md on servers of the test's own.
+//! Executes the instructions in README and docs/operations.md line by line: README on the servers that
+//! `docrow demo --keep` leaves running, with the line that it prints, docs/operations.md on the test's own
+//! servers.
 //!
-//! Every line of their `sh` blocks is run by bash, with `DOCROW_SOURCE` and `DOCROW_TARGET` in the environment, and must end
-//! with the exit code that its comment names (`# exit 1`), or 0. What a line exports stays for the lines below. `docrow run &`
-//! goes on until it is stopped. A line that is a comment is what happens meanwhile, out of [`Walk::happens`]; another one is
-//! a mistake in the document.
+//! bash runs every line of their `sh` blocks, with `DOCROW_SOURCE` and `DOCROW_TARGET` in the environment,
+//! and it must end with the exit code in its comment (`# exit 1`), or 0. What a line exports stays for the
+//! lines below. `docrow run &` continues until it is stopped. A line that is a comment is an event in
+//! [`Walk::happens`]; an unknown one is an error in the document.
 
 use std::{path::Path, sync::atomic::AtomicU64};
 
@@ -19,7 +20,7 @@ use crate::support::{Docrow, Home, Place, oplog_start, roll_over, small_oplog};
 
 const USERS: i32 = 300;
 
-/// What holds the servers; they are gone with it.
+/// The owner of the servers; they end with it.
 enum Servers {
     Own(#[expect(dead_code, reason = "held")] Box<(Mongod, Postgres)>),
     Demonstration(Box<Docrow>),
@@ -35,7 +36,8 @@ struct Walk {
 }
 
 impl Walk {
-    /// In an empty folder, on what `docrow demo --keep` leaves running, by the line that it prints.
+    /// In an empty folder, on the servers that `docrow demo --keep` leaves running, with the line that it
+    /// prints.
     async fn on_the_demonstration() -> Self {
         let mut home = Home::empty();
         let mut demo = home.start(&["demo", "--keep", "--users", "300", "--seconds", "2"]);
@@ -57,7 +59,7 @@ impl Walk {
         place.add_sentinels().await;
         home.env("DOCROW_SOURCE", &source);
         home.env("DOCROW_TARGET", &target);
-        // Tests run beside each other.
+        // Tests run concurrently.
         home.set("serve.listen", "");
         Self {
             place,
@@ -88,7 +90,7 @@ impl Walk {
         Self { place, home, exports, docrow: None, servers: Servers::Own(Box::new((mongod, postgres))) }
     }
 
-    /// Does what the document says, and compares at the end.
+    /// Executes the document's instructions, and compares at the end.
     async fn follow(mut self, document: &str) {
         for line in lines(document) {
             let (command, comment) = line.split_once('#').unwrap_or((line, ""));
@@ -134,7 +136,7 @@ impl Walk {
         }
     }
 
-    /// `docrow run`, until it has all there is.
+    /// `docrow run`, until it has everything.
     async fn start(&mut self) {
         let mut docrow = self.home.run();
         self.place.settle(&mut docrow).await;
@@ -142,7 +144,7 @@ impl Walk {
         self.live().await;
     }
 
-    /// Waits until all that is asked for is copied, and what was to be replaced is swept.
+    /// Waits until everything requested is copied, and rows to be replaced are swept.
     async fn live(&mut self) {
         let docrow = self.docrow.as_mut().expect("it runs");
         let left = "SELECT (SELECT count(*) FROM docrow.resyncs) + count(*) FILTER (WHERE copied_at IS NULL OR replaces) \
@@ -170,15 +172,15 @@ impl Walk {
     }
 }
 
-/// The lines of the blocks that are to be done.
+/// The lines of the blocks to execute.
 fn lines(document: &str) -> impl Iterator<Item = &str> {
     let blocks = document.split("```").skip(1).step_by(2);
     let blocks = blocks.filter_map(|block| block.strip_prefix("sh\n"));
     blocks.flat_map(str::lines).map(str::trim).filter(|line| !line.is_empty())
 }
 
-/// A new user with only the README, and the connection strings that `docrow demo --keep` prints, reaches a live, verified
-/// replica, breaks it, and mends it.
+/// A new user with only the README, and the connection strings that `docrow demo --keep` prints, reaches a
+/// live, verified replica, breaks it, and repairs it.
 #[tokio::test]
 async fn readme() {
     let readme = include_str!("../../README.md");
@@ -188,7 +190,7 @@ async fn readme() {
     Walk::on_the_demonstration().await.follow(walk).await;
 }
 
-/// G1, G8, G10: what goes wrong in operation is mended by what docs/operations.md says.
+/// G1, G8, G10: docs/operations.md repairs what goes wrong in operation.
 #[tokio::test]
 async fn operations() {
     let mut walk = Walk::begin().await;

@@ -1,6 +1,6 @@
-//! Columns that become wider while docrow goes on.
+//! Columns that become wider while docrow runs.
 //!
-//! Every test ends in the comparison of source and target, and in sums that SQL and MongoDB agree on.
+//! Every test ends with the comparison of source and target, and with sums on which SQL and MongoDB agree.
 
 use docrow::error::Code;
 use futures_util::TryStreamExt;
@@ -9,11 +9,11 @@ use serde_json::Value;
 
 use crate::support::{Before, Docrow, Gate, Home, Place, status::of};
 
-/// A table of so many documents is too large to be rewritten: each has a text that does not compress.
+/// A table of this many documents is too large to be rewritten: each has a text that does not compress.
 const LARGE: i32 = 660;
 const TEXT: usize = 110_000;
 
-/// Orders with whole prices. Their sample shows nothing else.
+/// Orders with whole prices. Their sample has nothing else.
 async fn orders(place: &Place, count: i32, text: usize) {
     place.add_sentinels().await;
     let orders = place.collection("orders");
@@ -31,7 +31,7 @@ async fn fractions(place: &Place) {
     assert!(found.modified_count > 0);
 }
 
-/// What MongoDB and SQL say of all prices and all quantities.
+/// The sums of all prices and all quantities in MongoDB and SQL.
 async fn assert_sums(place: &Place) {
     let postgres = place.postgres().await;
     let question =
@@ -50,7 +50,7 @@ async fn assert_sums(place: &Place) {
     assert_eq!((price, qty), (of("price"), of("qty")));
 }
 
-/// The types of the columns `price` and `qty`, and of all others that are like them.
+/// The types of the columns `price` and `qty`, and of all others like them.
 async fn types(place: &Place) -> Vec<String> {
     let question = "SELECT attname || ' ' || format_type(atttypid, atttypmod) FROM pg_attribute \
         WHERE attrelid IN ('orders'::regclass, 'orders_lines'::regclass) AND attname ~ '^(price|qty)' \
@@ -75,7 +75,7 @@ async fn assert_columns_tell_all(place: &Place) {
     assert_eq!(place.number("SELECT count(*) FROM orders WHERE _extra IS NOT NULL").await, Some(0));
 }
 
-/// Waits until both are `double precision`; then all is as it should be.
+/// Waits until both are `double precision`, and checks the rest.
 async fn assert_wide(place: &Place, home: &Home, docrow: &mut Docrow) {
     until_wide(place, docrow, "double precision").await;
     place.settle(docrow).await;
@@ -83,7 +83,7 @@ async fn assert_wide(place: &Place, home: &Home, docrow: &mut Docrow) {
     assert_sums(place).await;
 }
 
-/// As [`Place::assert_same`] does, but for the judge that knows no `numeric`.
+/// Like [`Place::assert_same`], but with a judge that knows no `numeric`.
 async fn assert_exactly_same(place: &Place, home: &Home) {
     place.assert_exact().await;
     home.finish(&["verify"]).await.with_code(0).quiet();
@@ -101,7 +101,7 @@ fn file(place: &Place, ty: &str) -> String {
 
 const BIGINT: &str = "\"bigint\"";
 
-/// Some orders, replicated by a mapping file in which all prices are whole.
+/// Some orders, replicated with a mapping file in which all prices are whole.
 async fn with_whole_prices(test: &str) -> (Place, Home, Docrow) {
     let place = Place::shared(test).await;
     orders(&place, 300, 10).await;
@@ -112,8 +112,8 @@ async fn with_whole_prices(test: &str) -> (Place, Home, Docrow) {
     (place, home, docrow)
 }
 
-/// Whole numbers of a large table turn out to have fractions: its columns become wide, while documents change, and nobody
-/// waits for a rewriting of the table. docrow is killed on the way.
+/// Whole numbers of a large table turn out to have fractions: its columns become wide while documents change,
+/// and nothing waits for the table to be rewritten. docrow is killed in between.
 #[tokio::test]
 async fn fractions_in_a_large_table_widen_its_columns_online() {
     let place = Place::shared("widening_large").await;
@@ -141,12 +141,12 @@ async fn fractions_in_a_large_table_widen_its_columns_online() {
     docrow.stop().await.quiet();
 }
 
-/// A mapping file may ask for a wider type, of whatever reading, and that is all there is to do.
+/// A mapping file may request a wider type, with any reading, and nothing more is needed.
 #[tokio::test]
 async fn a_mapping_file_with_wider_types_is_all_it_takes() {
     let (place, home, mut docrow) = with_whole_prices("widening_file").await;
     fractions(&place).await;
-    // No double that PostgreSQL could tell in a column of this reading: it is noted beside it.
+    // No double represents it in a column of this reading: it is noted.
     place
         .collection("orders")
         .update_one(doc! { "_id": 7 }, doc! { "$set": { "price": 1_i64 << 40 } })
@@ -174,8 +174,8 @@ async fn a_mapping_file_with_wider_types_is_all_it_takes() {
     assert!(ended.log.contains("column orders.price: its type was jsonb"), "{}", ended.log);
 }
 
-/// What would go with a column keeps it from being replaced, an index or a view of somebody's: docrow says so and goes on,
-/// with other columns, too. A comment goes over.
+/// An object that would be lost with a column, such as a user's index or view, keeps it from being replaced:
+/// docrow reports that and continues, with other columns, too. A comment is transferred.
 #[tokio::test]
 async fn a_column_that_somebody_uses_stays_as_it_is() {
     let (place, home, docrow) = with_whole_prices("widening_used").await;
@@ -202,7 +202,8 @@ async fn a_column_that_somebody_uses_stays_as_it_is() {
     docrow.stop().await.quiet();
 }
 
-/// A reader's transaction keeps the wide column from taking its place, and nothing else: changes are followed meanwhile.
+/// A reader's transaction only keeps the wide column from replacing the narrow one: changes are applied
+/// meanwhile.
 #[tokio::test]
 async fn a_lock_delays_the_exchange_only() {
     let (place, home, docrow) = with_whole_prices("widening_locked").await;
@@ -220,12 +221,12 @@ async fn a_lock_delays_the_exchange_only() {
     reader.batch_execute("COMMIT").await.unwrap();
     until_wide(&place, &mut docrow, "numeric").await;
     assert_exactly_same(&place, &home).await;
-    // Said where the lock was held for long.
+    // Reported if the lock was held for long.
     docrow.stop().await.quiet_but(&["wider columns wait"]);
 }
 
-/// Until a column is wide, everybody is told that sums over it are wrong: how many values it lacks, since when, and what
-/// mends it. What was not counted is not known.
+/// Until a column is wide, status, check and dashboard warn that sums over it are wrong: how many values it
+/// lacks, since when, and how to fix it. What was not counted is unknown.
 #[tokio::test]
 async fn a_column_that_lacks_values_is_told_until_it_is_mended() {
     let place = Place::shared("widening_told").await;

@@ -1,12 +1,12 @@
-//! Text from data, made fit for a line that people read: nothing in it moves a cursor, hides, reverses what follows, or
-//! goes on for pages. MongoDB takes a field name of 16 MB.
+//! Makes text from data fit for a line that people read: nothing in it moves a cursor, hides, reverses what
+//! follows, or goes on for pages. MongoDB accepts a field name of 16 MB.
 
 use std::fmt::Write;
 
-/// So many characters of a name or a path are shown.
+/// The maximum number of characters shown of a name or a path.
 const NAME: usize = 100;
 
-/// So many of a path are kept where programs read it, too.
+/// The maximum number of characters of a path that programs read, too.
 const PATH: usize = 1000;
 
 /// The name or path of a field, for a log line, an error or a report.
@@ -14,12 +14,12 @@ pub fn name(name: &str) -> String {
     shortened(name, NAME)
 }
 
-/// The path of a field to be stored or printed as data: as it stands, unless it is absurdly long.
+/// The path of a field to store or print as data: unchanged, unless it is absurdly long.
 pub fn path(path: &str) -> String {
     cut(path, PATH)
 }
 
-/// `text` with every character that a terminal would act on written as JSON escapes it, `\u001b`.
+/// `text` with every character that a terminal would act on escaped as in JSON, `\u001b`.
 pub fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -37,7 +37,7 @@ pub fn printable(text: &str) -> String {
 
 /// The same, cut after `width` characters.
 pub fn shortened(text: &str, width: usize) -> String {
-    // One more than are shown, so that the cut is noticed. None becomes shorter by being escaped.
+    // One more than shown, so that the cut is noticed. Escaping makes none shorter.
     let end = text.char_indices().nth(width.saturating_add(1)).map_or(text.len(), |(at, _)| at);
     cut(&printable(text.get(..end).unwrap_or(text)), width)
 }

@@ -1,9 +1,9 @@
 //! Throwaway MongoDB and PostgreSQL servers: real ones, on free ports of the loopback interface, in temporary
 //! folders.
 //!
-//! A started server is ready: primary, taking logins. It is gone, with its folder, when its value is dropped
-//! or the process ends, by SIGKILL too (see [`super::process`]). Servers can be stopped, killed and restarted
-//! on the same port and data, since crashes are what docrow is tested against.
+//! A started server is ready: primary, accepting logins. It is gone, with its folder, when its value is
+//! dropped or the process ends, even by SIGKILL (see [`super::process`]). Servers can be stopped, killed and
+//! restarted on the same port and data, because docrow is tested against crashes.
 
 mod mongod;
 mod postgres;

@@ -19,21 +19,21 @@ use crate::{
 /// How to start a [`Mongod`].
 #[derive(Clone, Debug)]
 pub struct MongodOptions {
-    /// Whether it is a replica set of one, as change streams require, or a standalone server.
+    /// Whether it is a replica set of one member, as change streams require, or a standalone server.
     pub replica_set: bool,
-    /// Whether its replica set is initiated; without that it is no primary, and takes no writes.
+    /// Whether its replica set is initiated; without that it is no primary, and accepts no writes.
     pub initiated: bool,
-    /// WiredTiger's cache, in GB, at least 0.25; `None`: half the memory, as the server takes by itself.
+    /// WiredTiger's cache, in GB, at least 0.25; `None`: half the memory, the server's default.
     pub cache_gb: Option<f32>,
-    /// The oplog's size, in MB; by default 5 % of the free disk. If given, it is kept to that within seconds.
+    /// The oplog's size, in MB; by default 5 % of the free disk. If given, it is enforced within seconds.
     pub oplog_mb: Option<u32>,
     /// If given, clients must log in as `postgres` with this password.
     pub password: Option<String>,
     /// Server parameters, `name=value`.
     pub parameters: Vec<String>,
-    /// Further arguments, as `--tlsMode=requireTLS`.
+    /// Further arguments, such as `--tlsMode=requireTLS`.
     pub arguments: Vec<String>,
-    /// What clients need in their URI with them, as `tls=true&tlsCAFile=…`; may be empty.
+    /// Options that clients then need in their URI, such as `tls=true&tlsCAFile=…`; may be empty.
     pub uri_options: String,
 }
 
@@ -61,8 +61,8 @@ pub struct Mongod {
 }
 
 impl Mongod {
-    /// Starts a mongod of its own. Errors: there is none to start, or it does not get ready; then with the
-    /// end of its log.
+    /// Starts a new mongod. Errors: there is no program, or it does not get ready; then with the end of its
+    /// log.
     pub async fn start(options: MongodOptions) -> Result<Self> {
         let program = find_mongod()?;
         let mut tries = 1;
@@ -99,7 +99,7 @@ impl Mongod {
         Ok(mongod)
     }
 
-    /// The URI to reach it with, as its all-powerful user.
+    /// The URI to reach it, as its superuser.
     pub fn uri(&self) -> String {
         let login =
             self.options.password.as_ref().map(|password| format!("{ADMIN}:{password}@")).unwrap_or_default();
@@ -111,7 +111,7 @@ impl Mongod {
         self.uri().replacen("/?", &format!("/{database}?"), 1)
     }
 
-    /// `login` ends in `@`, if there is one.
+    /// `login` ends in `@`, unless it is empty.
     fn uri_with(&self, login: &str, option: &str) -> String {
         let options = [option, &self.options.uri_options];
         let options: Vec<_> = options.into_iter().filter(|option| !option.is_empty()).collect();
@@ -134,7 +134,7 @@ impl Mongod {
         self.server.signal(signal)
     }
 
-    /// Shuts it down in order.
+    /// Shuts it down cleanly.
     pub async fn stop(&mut self) -> Result<()> {
         self.server.end("TERM").await
     }
@@ -151,7 +151,8 @@ impl Mongod {
         self.wait_until_primary(&self.direct_client().await?).await
     }
 
-    /// Makes a fresh server what the options say; without a user yet, the localhost exception lets us.
+    /// Configures a new server according to the options; without a user yet, the localhost exception permits
+    /// that.
     async fn set_up(&self) -> Result<()> {
         let client = self.direct_client().await?;
         let admin = client.database("admin");
@@ -189,7 +190,7 @@ impl Mongod {
         }
     }
 
-    /// A client that does not log in and does not ask for a primary.
+    /// A client that does not log in and does not require a primary.
     async fn direct_client(&self) -> Result<Client> {
         let connected = Client::with_uri_str(self.uri_with("", "directConnection=true")).await;
         connected.map_err(|e| Error::caused(Kind::SourceAway, "connect to mongod", e))
@@ -205,16 +206,16 @@ fn mongod_arguments(options: &MongodOptions, port: u16, data: &Path, key: &Path)
         "--setParameter=diagnosticDataCollectionEnabled=false".to_owned(),
         // Tests make the server fail on purpose (`configureFailPoint`).
         "--setParameter=enableTestCommands=1".to_owned(),
-        // No secondary is there to take over, so a shutdown needs no 15 seconds of grace.
+        // There is no secondary to take over, so a shutdown needs no 15 seconds of grace.
         "--setParameter=shutdownTimeoutMillisForSignaledShutdown=100".to_owned(),
-        // How soon a stream's position passes the last write when nothing more is written; by default 10
+        // How soon a stream's position passes the last write if nothing more is written; by default 10
         // seconds.
         "--setParameter=periodicNoopIntervalSecs=1".to_owned(),
     ];
     arguments.extend(options.cache_gb.map(|size| format!("--wiredTigerCacheSizeGB={size}")));
     arguments.extend(options.replica_set.then(|| "--replSet=docrow".to_owned()));
     if let Some(size) = options.oplog_mb {
-        // What is newer than the last checkpoint is never removed; by default there is one a minute.
+        // Entries after the last checkpoint are never removed; by default there is one a minute.
         arguments.extend([format!("--oplogSize={size}"), "--syncdelay=1".to_owned()]);
     }
     arguments.extend(options.password.as_ref().map(|_| "--auth".to_owned()));

@@ -18,7 +18,7 @@ use crate::{
 pub struct PostgresOptions {
     /// If given, `postgres` must log in with this password.
     pub password: Option<String>,
-    /// Settings, `name=value`, stronger than the harness's own.
+    /// Settings, `name=value`, which override the harness's own.
     pub settings: Vec<String>,
 }
 
@@ -31,8 +31,8 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Makes a cluster of its own and starts it. Errors: there is no PostgreSQL, or it does not get ready;
-    /// then with the end of its log.
+    /// Creates a new cluster and starts it. Errors: there is no PostgreSQL, or it does not get ready; then
+    /// with the end of its log.
     pub async fn start(options: PostgresOptions) -> Result<Self> {
         let binaries = find_postgres()?;
         let mut tries = 1;
@@ -97,7 +97,7 @@ impl Postgres {
         self.server.signal(signal)
     }
 
-    /// Shuts it down in order, breaking off sessions.
+    /// Shuts it down cleanly, terminating sessions.
     pub async fn stop(&mut self) -> Result<()> {
         self.server.end("INT").await
     }
@@ -133,7 +133,7 @@ impl Postgres {
         loop {
             match tokio_postgres::connect(&self.uri("postgres"), NoTls).await {
                 Ok(_) => return Ok(()),
-                // It still replays its log, or breaks connections off while it starts.
+                // It still replays its log, or closes connections while it starts.
                 Err(e)
                     if (e.code().is_none() || e.code() == Some(&SqlState::CANNOT_CONNECT_NOW))
                         && Instant::now() < deadline =>

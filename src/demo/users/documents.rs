@@ -40,7 +40,7 @@ pub fn user(seed: u64, id: i32) -> RawDocumentBuf {
     }
 }
 
-/// Makes parts of a user.
+/// Generates parts of a user.
 #[derive(Debug)]
 pub(crate) struct UserMaker(pub(crate) Rng);
 

@@ -14,7 +14,7 @@ pub(super) use self::documents::UserMaker;
 pub use self::documents::user;
 use crate::error::{Error, Kind, Result};
 
-/// Documents in one insert: more gain nothing, and mongod takes at most 48 MB.
+/// Documents per insert: more gain nothing, and mongod accepts at most 48 MB.
 const BATCH: i32 = 1000;
 /// Inserts at a time.
 const PARALLEL: usize = 4;
@@ -26,7 +26,7 @@ pub async fn load(
     ids: Range<i32>,
     loaded: &AtomicU64,
 ) -> Result<()> {
-    // Not yet replicated to a majority, which a throwaway server does a moment later anyway.
+    // Without waiting for a majority, which a throwaway server reaches a moment later anyway.
     let quick = WriteConcern::builder().w(mongodb::options::Acknowledgment::Nodes(1)).build();
     let mut inserts = JoinSet::new();
     let mut batches = ids

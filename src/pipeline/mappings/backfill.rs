@@ -51,7 +51,7 @@ const MOST_BYTES: usize = 2 * PAGE_BYTES;
 /// How far a collection was filled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Filled {
-    /// All of it.
+    /// Complete.
     All,
     /// All but documents that PostgreSQL refuses, or whose rows docrow did not write.
     ButSome,

@@ -150,7 +150,7 @@ impl Gauges {
         self.state().stalled = why;
     }
 
-    /// What MongoDB says of its time.
+    /// MongoDB's times.
     pub(super) fn clock(&self, source: &dyn DocumentSource) -> Clock {
         let state = self.state();
         let time = Some(source.newest()).filter(|time| time.time > 0);

@@ -73,7 +73,7 @@ pub(crate) trait DocumentCursor: Send {
 
 /// Documents that were looked up.
 pub(crate) trait LookupCursor: DocumentCursor {
-    /// No state that has come until now, nor, at the end, the absence of a document, is newer than this.
+    /// No state returned so far, nor, at the end, the absence of a document, is newer than this.
     fn operation_time(&self) -> Timestamp;
 }
 

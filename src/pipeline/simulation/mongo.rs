@@ -194,7 +194,7 @@ impl SimSource {
     }
 }
 
-/// What bounds the states that come.
+/// The bound on the states.
 #[derive(Clone, Copy)]
 enum Time {
     /// Each is of this time, or later.

@@ -34,7 +34,7 @@ pub(super) fn tick(time: u32) -> Position {
     position(time, 0, 0)
 }
 
-/// What happened.
+/// The kind of change.
 #[derive(Clone, Debug)]
 enum Happened {
     Changed(Doc, Op),

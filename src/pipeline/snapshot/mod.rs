@@ -55,7 +55,7 @@ pub(super) struct Work {
     pub(super) copying: Arc<Copying>,
 }
 
-/// How far the copying of a collection is.
+/// The copy progress of a collection.
 pub(super) struct Copying {
     name: String,
     bar: ProgressBar,
@@ -63,7 +63,7 @@ pub(super) struct Copying {
     done: ::metrics::Gauge,
     chunks_left: AtomicUsize,
     rows: AtomicU64,
-    /// Whether rows that were there before are replaced.
+    /// Whether existing rows are replaced.
     replaces: bool,
 }
 

@@ -17,7 +17,7 @@ pub(crate) enum Came {
     Complete,
     /// There is something to prepare.
     Asked,
-    /// It was told to stop.
+    /// The command was stopped.
     Stopped,
 }
 

@@ -1,12 +1,12 @@
-//! Whether PostgreSQL is still there.
+//! Detects whether PostgreSQL still answers.
 //!
-//! How long an answer takes says nothing: an index, a lock that somebody holds, and a statement rightly takes
-//! hours. And a server that hangs, or a way to it that swallows packets behind a proxy, ends no connection.
-//! So for as long as a target has sessions, one of them asks for nothing at all over a connection of its own,
-//! which has nothing else to do. If even that is not answered for the target's patience, all sessions of
-//! before end, and whoever waits for an answer of theirs gets an error.
+//! The duration of a statement says nothing: an index, a lock of another session, or a large statement may
+//! take hours. And a server that hangs, or a network that swallows packets behind a proxy, closes no
+//! connection. So as long as a target has sessions, one of them sends empty queries over a separate
+//! connection, which is used for nothing else. If these are not answered within the target's patience, all
+//! earlier sessions end, and every caller that waits for one of their answers gets an error.
 //!
-//! What breaks a single connection between the two machines the kernel notices within as long
+//! If only the connection between the two machines is broken, the kernel detects it within the same time
 //! (`tcp_user_timeout`, keepalives).
 
 use std::{
@@ -18,13 +18,13 @@ use tokio::sync::watch;
 
 use crate::error::{Code, Error};
 
-/// Of a target: shared by all of its sessions.
+/// A target's pulse, shared by all of its sessions.
 #[derive(Debug)]
 pub(super) struct Pulse {
     patience: Duration,
     /// Counts silences.
     silences: watch::Sender<u64>,
-    /// Held by the session that asks. When it ends, another one does.
+    /// Held by the session that asks. When that ends, another one takes over.
     asking: tokio::sync::Mutex<()>,
     /// The last silence, for people.
     words: std::sync::Mutex<String>,
@@ -43,7 +43,7 @@ impl Pulse {
         let found = async {
             let _turn = self.asking.lock().await;
             let error = ask.await;
-            tracing::warn!(code = %error.code(), "{error}: ending the connections to it");
+            tracing::warn!(code = %error.code(), "{error}: closing the connections to it");
             *self.words.lock().unwrap_or_else(PoisonError::into_inner) = error.to_string();
             self.silences.send_modify(|silences| *silences = silences.wrapping_add(1));
         };
@@ -60,7 +60,7 @@ impl Pulse {
     }
 }
 
-/// Whoever wants to know of a silence.
+/// A subscriber to silences.
 #[derive(Debug)]
 pub(crate) struct SilenceListener(Option<(Arc<Pulse>, watch::Receiver<u64>)>);
 
@@ -69,8 +69,8 @@ impl SilenceListener {
         Self(pulse.map(|pulse| (pulse.clone(), pulse.silences.subscribe())))
     }
 
-    /// Ends when the server is found silent, with the error of `doing`; before any connection is ended for
-    /// it.
+    /// Ends when the server is found silent, with an error about `doing`, before any connection is closed
+    /// because of it.
     pub(crate) async fn silence(&mut self, doing: &str) -> Error {
         if let Some((pulse, silences)) = &mut self.0
             && silences.changed().await.is_ok()

@@ -1,9 +1,10 @@
-//! One connection to PostgreSQL, and how to get it.
+//! One connection to PostgreSQL, and how to open it.
 //!
-//! A [`Session`] owns its connection's task: dropping it ends the connection, and the server rolls back what
-//! was open. Nothing of what the server sends by itself (notices, which may quote values) is logged.
+//! A [`Session`] owns its connection's task: dropping it closes the connection, and the server rolls back
+//! open transactions. Messages that the server sends by itself (notices, which may quote values) are not
+//! logged.
 //!
-//! A session that a [`Fence`](crate::sink::metadata::fence::Fence)'s target has connected can write to the
+//! A session that a [`Fence`](crate::sink::metadata::fence::Fence)'s target has opened can write to the
 //! pipeline, by [`Session::enter`]; any other one can only read.
 
 use std::{
@@ -30,17 +31,17 @@ use super::{
 };
 use crate::error::{Code, Error, Result};
 
-/// What every session is set to, first of all: nothing of docrow ever runs by another search path, in which a
-/// function or an operator of somebody's, in `public` perhaps, could be a better match than PostgreSQL's own
-/// and run with docrow's rights. So all that is not PostgreSQL's is named with its schema. (`SET` itself
-/// looks nothing up; a pooler may refuse the same as a startup option.) Where row-level security would hide
-/// rows from docrow, which then would neither change nor delete them, a statement fails instead. And what is
-/// committed is on the server's disk, whatever the role, the database or the server is set to, unless a
-/// transaction itself says that it need not be.
+/// The settings of every session, made before anything else. docrow never runs with another search path:
+/// otherwise a function or an operator of another user, for example in `public`, could be a better match than
+/// PostgreSQL's own and run with docrow's privileges. So everything that is not PostgreSQL's is qualified
+/// with its schema. (`SET` itself looks nothing up; a pooler may refuse the same as a startup option.) If
+/// row-level security would hide rows from docrow, which it then could neither change nor delete, the
+/// statement fails instead. And commits are on the server's disk, whatever the settings of role, database or
+/// server, unless a transaction itself says that they need not be.
 ///
-/// Limits that suit an application's short statements would end a replicator's long ones. And when docrow
-/// dies, alone or with its machine, its connections and what they lock shall not outlive it by more than a
-/// minute. Some servers do not know all of these, hence the form.
+/// Limits that suit an application's short statements would cancel a replicator's long ones. And when docrow
+/// dies, alone or with its machine, its connections and their locks must not outlive it by more than a
+/// minute. Not all servers know all of these settings, hence the form.
 const SETTINGS: &str = "SET search_path = pg_catalog, pg_temp; SET row_security = off; \
     SET default_transaction_isolation = 'read committed'; SET client_min_messages = 'error'; \
     SELECT set_config(name, CASE WHEN setting = 'off' THEN 'on' ELSE setting END, false) \
@@ -52,14 +53,14 @@ const SETTINGS: &str = "SET search_path = pg_catalog, pg_temp; SET row_security 
     ) AS wanted (name, value) USING (name)";
 
 /// A condition that holds only in a transaction that has entered the pipeline (`docrow.enter`, see `fence`).
-/// Of statements that are sent together, each would run by itself if the one that begins their transaction
-/// failed; with this they do nothing then.
+/// Of statements that are sent together, each would run separately if the one that begins their transaction
+/// failed; with this condition they then do nothing.
 pub(crate) const ENTERED: &str = "current_setting('docrow.entered', true) <> ''";
 
 /// What the connection that listens for silence is called, in `pg_stat_activity`.
 const PULSE: &str = "docrow pulse";
 
-/// Of a session that workers wait for.
+/// For a session that workers wait for.
 const IN_HASTE: &str = "SET lock_timeout = '150ms'";
 
 /// How to connect.
@@ -69,23 +70,23 @@ struct ServerLogin {
     tls: MakeRustlsConnect,
 }
 
-/// Where rows go: a server, a schema in it, and the name of the pipeline that writes.
+/// The target of rows: a server, a schema in it, and the name of the pipeline that writes.
 #[derive(Clone)]
 pub struct Target {
-    /// All clones have the same one, also when it is exchanged.
+    /// All clones share it, also when it is replaced.
     login: Arc<RwLock<ServerLogin>>,
     address: String,
     schema: String,
     pipeline: String,
-    /// What whoever holds the pipeline writes by.
+    /// The epoch in which the holder of the pipeline writes.
     epoch: Option<i64>,
-    /// What ends sessions when the server is silent. `None`: whoever uses them has a limit of its own.
+    /// Ends sessions when the server is silent. `None`: the callers have their own limits.
     pulse: Option<Arc<Pulse>>,
 }
 
 impl Target {
-    /// Reads a URI, `postgresql://user:password@host:port/database?option=value`, and the certificates that
-    /// it names. Errors never repeat the URI: it holds a password.
+    /// Parses a URI, `postgresql://user:password@host:port/database?option=value`, and reads the certificates
+    /// that it names. Errors never repeat the URI: it contains a password.
     pub fn parse(uri: &str, schema: &str, pipeline: &str) -> Result<Self> {
         let TargetUri { config, tls, address, patience } = uri::parse(uri)?;
         let tls = tls::connector(&tls, config.get_ssl_negotiation())?;
@@ -99,8 +100,8 @@ impl Target {
         self.login.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Connects by another login and certificate from now on, as `uri` says, which is the same for the rest.
-    /// Errors: it can't be connected by them; then all stays as it was.
+    /// Connects with another login and certificate from now on, as in `uri`, which is otherwise the same.
+    /// Errors: connecting with them fails; then everything stays as it was.
     pub async fn log_in_again(&self, uri: &str) -> Result<()> {
         let other = Self::parse(uri, &self.schema, &self.pipeline)?.unattended();
         other.connect().await?;
@@ -135,19 +136,19 @@ impl Target {
         Some((config.get_user()?.to_owned(), config.get_dbname()?.to_owned()))
     }
 
-    /// The same, whose sessions write by `epoch`.
+    /// The same, with sessions that write in `epoch`.
     pub(crate) fn at(&self, epoch: i64) -> Self {
         Self { epoch: Some(epoch), ..self.clone() }
     }
 
-    /// The same, whose sessions are not ended when the server is silent: each use of them has a limit of its
-    /// own.
+    /// The same, with sessions that are not ended when the server is silent: each use of them has its own
+    /// limit.
     #[must_use]
     pub fn unattended(&self) -> Self {
         Self { pulse: None, ..self.clone() }
     }
 
-    /// Listens whether the server is still there, from now on, as all sessions do.
+    /// Monitors from now on whether the server still answers, as all sessions do.
     pub(crate) fn listen(&self) -> SilenceListener {
         SilenceListener::to(self.pulse.as_ref())
     }
@@ -159,7 +160,7 @@ impl Target {
             sleep(patience / 4).await;
             let open = match &mut session {
                 Some(open) => open,
-                // That none can be had says nothing: the server, or a pool, may have none left.
+                // A failure to connect says nothing: the server, or a pool, may have no connections left.
                 none => match self.connect_as(PULSE).await {
                     Ok(open) => none.insert(open),
                     Err(_) => continue,
@@ -167,7 +168,7 @@ impl Target {
             };
             match timeout(patience * 3 / 4, open.client.check_connection()).await {
                 Ok(Ok(())) => {}
-                // The others will have seen it, too, or it is this one alone.
+                // The others will have detected it, too, or it concerns only this one.
                 Ok(Err(_)) => session = None,
                 Err(_) => break,
             }
@@ -178,14 +179,14 @@ impl Target {
         Error::new(Code::TargetSilent, text)
     }
 
-    /// Connects under a name that others see in `pg_stat_activity`.
+    /// Connects under a name that is visible in `pg_stat_activity`.
     pub(crate) async fn connect_as(&self, name: &str) -> Result<Session> {
         let mut login = self.login();
         login.config.application_name(name);
         self.connect_by(login).await
     }
 
-    /// Connects for statements that wait for no lock longer than a [try](crate::sink::tables::locks) takes.
+    /// Connects for statements that wait for no lock longer than a [try](crate::sink::tables::locks).
     pub async fn connect_in_haste(&self) -> Result<Session> {
         let session = self.connect().await?;
         let set = session.client.batch_execute(IN_HASTE).await;
@@ -194,15 +195,15 @@ impl Target {
     }
 
     /// Connects. Errors: of [`Kind::TargetAway`](crate::error::Kind) if there is no answer, of
-    /// `TargetRefused` if it is a no.
+    /// `TargetRefused` if the server refuses.
     pub async fn connect(&self) -> Result<Session> {
         self.connect_by(self.login()).await
     }
 
     async fn connect_by(&self, login: ServerLogin) -> Result<Session> {
         let doing = || format!("connect to PostgreSQL at {}", self.address);
-        // The driver's own limit covers the TCP handshake alone: a server that accepts and then says nothing
-        // needs this.
+        // The driver's own limit covers only the TCP handshake: a server that accepts and then stays silent
+        // needs this one.
         let patience = login.config.get_connect_timeout().copied().unwrap_or(PATIENCE) * 2;
         timeout(patience, self.open(login))
             .await
@@ -230,7 +231,7 @@ impl fmt::Debug for Target {
     }
 }
 
-/// One connection. Dropping it ends it, and rolls back what is open.
+/// One connection. Dropping it closes it, and rolls back open transactions.
 #[derive(Debug)]
 pub struct Session {
     pub(crate) client: Client,
@@ -254,13 +255,14 @@ impl FenceEntry {
         Ok(Self { statement, pipeline: pipeline.to_owned(), epoch, lock })
     }
 
-    /// To be the first statement of a transaction.
+    /// The first statement of a transaction.
     pub(crate) async fn enter(&self, client: &impl GenericClient) -> Result<u64, PgError> {
         client.execute(&self.statement, &[&self.pipeline, &self.epoch, &self.lock]).await
     }
 }
 
-/// The lock that transactions of a pipeline take, shared, and whoever raises its epoch, exclusively.
+/// The lock that transactions of a pipeline take shared, and a process that raises its epoch takes
+/// exclusively.
 pub(crate) fn lock_of_writers(pipeline: &str) -> i64 {
     xxh3_64(format!("docrow writers of pipeline {pipeline}").as_bytes()).cast_signed()
 }
@@ -276,7 +278,7 @@ impl Session {
             let asked = target.unattended().until_silent(pulse.patience());
             Box::pin(pulse.attend(asked)) as BoxFuture<'static, ()>
         });
-        // How it ends is told to whoever waits for an answer.
+        // The callers that wait for an answer get the error.
         connection.spawn(async move {
             let carry =
                 async { while let Some(Ok(_)) = future::poll_fn(|cx| messages.poll_message(cx)).await {} };
@@ -307,7 +309,7 @@ impl Session {
         Ok(transaction)
     }
 
-    /// As [`Self::enter`], or, for somebody who does not hold the pipeline, without entering it.
+    /// As [`Self::enter`], or, for a caller that does not hold the pipeline, without entering it.
     pub(crate) async fn enter_if_fenced(&mut self, doing: &str) -> Result<Transaction<'_>> {
         match self.entry {
             Some(_) => self.enter(doing).await,
@@ -353,7 +355,7 @@ mod tests {
         assert!(refusal("postgresql://u@db/x?nonsense=1").contains("nonsense"));
     }
 
-    /// libpq would take the database that is named like the user.
+    /// libpq would use the database with the same name as the user.
     #[test]
     fn a_uri_without_a_database_is_refused() {
         for uri in ["postgresql://u@db", "postgres://u:p@db:5433/", "postgresql://u@db/?sslmode=disable"] {

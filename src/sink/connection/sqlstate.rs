@@ -1,9 +1,10 @@
-//! What an error of PostgreSQL, or of the way to it, means: the one place where SQLSTATEs become a [`Code`], and so a [`Kind`](crate::error::Kind).
+//! The meaning of an error of PostgreSQL, or of connecting to it: only here do SQLSTATEs become a [`Code`],
+//! and so a [`Kind`](crate::error::Kind).
 //!
-//! It also keeps values out of errors (G12): of what the server says, the message, the SQLSTATE and the names
-//! of table, column and constraint are repeated; never CONTEXT, nor DETAIL, which quote rows, but for that of SQLSTATE
-//! 2BP01, which names what depends on a table; and the message neither where it quotes a value (class 22) nor where a
-//! user's trigger wrote it.
+//! It also keeps values out of errors (G12): from the server's error, it repeats the message, the SQLSTATE
+//! and the names of table, column and constraint; never CONTEXT, nor DETAIL, which quote rows, except for
+//! SQLSTATE 2BP01, whose DETAIL names what depends on a table; and it leaves out the message if it quotes a
+//! value (class 22) or a user's trigger wrote it.
 
 use std::{error::Error as StdError, fmt, io};
 
@@ -12,16 +13,16 @@ use tokio_postgres::{Error as PgError, error::DbError};
 use super::transport::{TransportError, io_error, tls_error};
 use crate::error::{Code, Error};
 
-/// What was being done, where that changes the meaning of an answer.
+/// The operation, if it changes the meaning of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ErrorContext {
-    /// Writing rows of documents: an error about their content is theirs, not the target's.
+    /// Writing rows of documents: an error about their content is the documents', not the target's.
     Rows,
     /// Anything else.
     Other,
 }
 
-/// The error of `context`, which was not about rows.
+/// The error of `context`, which did not write rows.
 pub(crate) fn error(context: impl Into<String>, error: &PgError) -> Error {
     explain(ErrorContext::Other, context, error)
 }
@@ -51,19 +52,19 @@ fn meaning_of(doing: ErrorContext, answer: &DbError) -> Code {
     meaning_of_state(doing, answer.code().code())
 }
 
-/// Where it would hide rows, and the session wants an error instead. The message may be in any language.
+/// Where it would hide rows, and the session requests an error instead. The message may be in any language.
 fn is_row_security(answer: &DbError) -> bool {
     answer.code().code() == "42501" && answer.routine() == Some("check_enable_rls")
 }
 
-/// A trigger or function of somebody's, run by what docrow did, names what it relies on the search path for. docrow's own
-/// statements have no context, but for the function of its own.
+/// A user's trigger or function, fired by docrow's write, uses a name that depends on the search path.
+/// docrow's own statements have no context, except for its own function.
 fn is_lost_name(answer: &DbError) -> bool {
     let is_missing = matches!(answer.code().code(), "42P01" | "42883" | "42704");
     is_missing && answer.where_().is_some_and(|context| !context.contains("docrow.enter("))
 }
 
-/// The statement that writes a position sets it to NULL where it would move backwards (see `progress`).
+/// The statement that writes a position sets it to NULL if it would move backwards (see `positions`).
 fn is_stale_position(answer: &DbError) -> bool {
     answer.code().code() == "23502"
         && answer.schema() == Some("docrow")
@@ -71,7 +72,7 @@ fn is_stale_position(answer: &DbError) -> bool {
         && answer.column() == Some("position")
 }
 
-/// What `docrow.enter` raises where the pipeline is another process's.
+/// The error of `docrow.enter` if another process has the pipeline.
 const TAKEN: &str = "ZD001";
 
 /// SQLSTATEs: <https://www.postgresql.org/docs/15/errcodes-appendix.html>
@@ -85,9 +86,10 @@ fn meaning_of_state(doing: ErrorContext, state: &str) -> Code {
         "42804" => Code::ColumnChanged,
         "42P10" => Code::KeyDropped,
         "2BP01" => Code::TableInUse,
-        // A statement that docrow has prepared is not there, or is there before it was: another session has answered.
+        // A prepared statement does not exist, or existed before it was prepared: another session has
+        // answered.
         "26000" | "42P05" => Code::Pooled,
-        // Database dropped: it will not come back by waiting.
+        // The database was dropped: waiting does not help.
         "57P04" => Code::TargetDropped,
         "57P01" | "57P02" | "57P03" => Code::TargetRestarting,
         "57014" => Code::TargetCancelled,
@@ -104,7 +106,7 @@ fn meaning_of_state(doing: ErrorContext, state: &str) -> Code {
             ("28", _) => Code::TargetCredentials,
             // Transaction rolled back: serialization, deadlock.
             ("40", _) => Code::TargetConflict,
-            // Resources; operator.
+            // Resources; operator intervention.
             ("53" | "57", _) => Code::TargetAway,
             // System.
             ("58", _) => Code::TargetIo,
@@ -118,7 +120,7 @@ fn meaning_of_state(doing: ErrorContext, state: &str) -> Code {
     }
 }
 
-/// Errors of tokio-postgres have no public kind; their chain tells what they are.
+/// Errors of tokio-postgres have no public kind; their causes determine it.
 fn meaning_without_answer(doing: ErrorContext, error: &PgError) -> Code {
     let Some(io) = io_error(error) else {
         return if error.is_closed() { Code::TargetLost } else { refusal(error) };
@@ -136,17 +138,17 @@ fn meaning_without_answer(doing: ErrorContext, error: &PgError) -> Code {
     }
 }
 
-/// There was no answer, but the connection stands.
+/// There was no answer, but the connection is intact.
 fn refusal(error: &PgError) -> Code {
     match error.to_string().as_str() {
         "error performing TLS handshake" => Code::TargetTls,
-        // "invalid configuration": the server wants a password, and there is none.
+        // "invalid configuration": the server requires a password, and there is none.
         "authentication error" | "invalid configuration" => Code::TargetCredentials,
         _ => Code::TargetRefused,
     }
 }
 
-/// What the server said, without values.
+/// The server's message, without values.
 #[derive(Debug)]
 struct ServerAnswer(String);
 
@@ -201,23 +203,23 @@ fn message(code: &str, message: &str, routine: Option<&str>) -> String {
     format!("{before}\"…\"{after}")
 }
 
-/// What SQLSTATE 28000 says in its message alone.
+/// SQLSTATE 28000 is specified only by its message.
 fn login_advice(code: &str, message: &str) -> Option<&'static str> {
     if code != "28000" {
         None
     } else if message.contains("certificate") {
         Some(
-            "name a certificate with sslcert and sslkey in the target URI: of an authority that the server trusts, for \
-             this user (its CN, or as pg_ident.conf has it)",
+            "name a certificate with sslcert and sslkey in the target URI: from an authority that the server \
+             trusts, for this user (its CN, or as mapped by pg_ident.conf)",
         )
     } else if message.contains("no encryption") {
-        Some("the server wants TLS: write sslmode=require or stronger in the target URI")
+        Some("the server requires TLS: set sslmode=require or stronger in the target URI")
     } else {
         None
     }
 }
 
-/// Where the SQLSTATE alone means something else.
+/// If the SQLSTATE alone means something else.
 fn special_advice(answer: &DbError) -> Option<&'static str> {
     if is_row_security(answer) {
         Some(
@@ -226,19 +228,19 @@ fn special_advice(answer: &DbError) -> Option<&'static str> {
         )
     } else if is_lost_name(answer) {
         Some(
-            "a trigger or function of the target does not say in which schema that is: write it there, or ALTER FUNCTION … \
-             SET search_path = …, since docrow's sessions look in pg_catalog alone",
+            "a trigger or function of the target uses this name without its schema: add the schema, or ALTER \
+             FUNCTION … SET search_path = …, because docrow's sessions only search pg_catalog",
         )
     } else {
         None
     }
 }
 
-/// What to do where a pooler gives a session's statements to different server processes.
-pub(crate) const POOLED: &str = "lead the target URI to PostgreSQL itself, or to a pool in session mode (PgBouncer: pool_mode = \
-     session)";
+/// What to do if a pooler gives a session's statements to different server processes.
+pub(crate) const POOLED: &str = "point the target URI at PostgreSQL itself, or at a pool in session mode \
+    (PgBouncer: pool_mode = session)";
 
-/// Which privilege it takes, by what the server says it lacks one for; for the user in the target URI.
+/// The missing privilege, from the server's message; for the user in the target URI.
 fn privilege_advice(message: &str) -> String {
     let lacks =
         |what: &str| message.split_once(&format!("permission denied for {what} ")).map(|(_, name)| name);
@@ -250,9 +252,10 @@ fn privilege_advice(message: &str) -> String {
     } else if let Some(database) = lacks("database") {
         format!("GRANT CONNECT, CREATE, TEMPORARY ON DATABASE {database} TO the user in the target URI")
     } else if let Some(table) = owned("table").or_else(|| owned("relation")) {
-        format!("ALTER TABLE {table} OWNER TO the user in the target URI: only an owner may alter it")
+        format!("ALTER TABLE {table} OWNER TO the user in the target URI: only its owner may alter it")
     } else {
-        "the user in the target URI may not do that: docs/roles.md has what docrow needs".to_owned()
+        "the user in the target URI may not do that: docs/roles.md has the privileges that docrow needs"
+            .to_owned()
     }
 }
 
@@ -265,12 +268,12 @@ fn advice_of(code: &str) -> Option<&'static str> {
         "25006" => "point the target URI at the primary",
         "2BP01" => "drop that first",
         "42P01" | "42703" | "3F000" => {
-            "it was dropped or renamed while docrow used it: restore it with what it held, or have it made again and all rows \
-             written anew: docrow resync, then start docrow again"
+            "it was dropped or renamed while docrow used it: restore it with its content, or have it created \
+             and all rows written again: docrow resync, then start docrow again"
         }
-        "42804" => "the column's type was changed while docrow used it: change it back",
-        "42P10" => "the table's primary key was dropped: start docrow again, which builds it",
-        "53100" => "free or add disk space at the PostgreSQL server",
+        "42804" => "the column's type was changed while docrow used it; change it back",
+        "42P10" => "the table's primary key was dropped: start docrow again; it builds the key",
+        "53100" => "free or add disk space on the PostgreSQL server",
         "53300" => "raise max_connections, or lower [snapshot] parallelism and [stream] partitions",
         _ => return None,
     })
@@ -295,7 +298,7 @@ mod tests {
             // Serialization failure, deadlock.
             ("40001", Kind::TargetAway, Kind::TargetAway),
             ("40P01", Kind::TargetAway, Kind::TargetAway),
-            // Cancelled, as by a statement timeout; a lock timeout; a transaction timeout.
+            // Cancelled, for example by a statement timeout; a lock timeout; a transaction timeout.
             ("57014", Kind::TargetAway, Kind::TargetAway),
             ("55P03", Kind::TargetAway, Kind::TargetAway),
             ("25P04", Kind::TargetAway, Kind::TargetAway),
@@ -306,13 +309,13 @@ mod tests {
             ("28P01", Kind::TargetRefused, Kind::TargetRefused),
             ("3D000", Kind::TargetRefused, Kind::TargetRefused),
             ("42501", Kind::TargetRefused, Kind::TargetRefused),
-            // A table, a column, a key that was dropped; a column of another type; something that depends on a table.
+            // A dropped table, column or key; a column of another type; a dependent object.
             ("42P01", Kind::TargetRefused, Kind::TargetRefused),
             ("42703", Kind::TargetRefused, Kind::TargetRefused),
             ("42P10", Kind::TargetRefused, Kind::TargetRefused),
             ("42804", Kind::TargetRefused, Kind::TargetRefused),
             ("2BP01", Kind::TargetRefused, Kind::TargetRefused),
-            // A pooler's doing: prepared statements that vanish, or are there already.
+            // Caused by a pooler: prepared statements that vanish, or already exist.
             ("26000", Kind::TargetRefused, Kind::TargetRefused),
             ("42P05", Kind::TargetRefused, Kind::TargetRefused),
             ("22P05", Kind::TargetRefusedRows, Kind::TargetRefused),
@@ -325,7 +328,7 @@ mod tests {
         }
     }
 
-    /// Whoever reads it need not guess which privilege is meant.
+    /// The reader need not guess which privilege is missing.
     #[test]
     fn a_refusal_says_which_privilege_is_lacking() {
         for (message, advice) in [

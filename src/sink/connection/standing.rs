@@ -1,4 +1,4 @@
-//! What the server is doing for docrow: works, waits for somebody's lock, or waits for docrow.
+//! What the server is doing for docrow: it works, waits for another session's lock, or waits for docrow.
 
 use super::sqlstate;
 use crate::{error::Result, sink::Session};
@@ -6,11 +6,11 @@ use crate::{error::Result, sink::Session};
 /// Of all of docrow's sessions together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// It carries out a statement that takes a while.
+    /// It executes a statement that takes a while.
     Works,
-    /// A statement waits for a lock that a session holds which is not docrow's.
+    /// A statement waits for a lock that a session other than docrow's holds.
     Locked(Locked),
-    /// It does nothing, or waits for docrow: for a lock, too, that only docrow holds.
+    /// It does nothing, or waits for docrow, possibly for a lock that only docrow holds.
     Idle,
 }
 
@@ -19,16 +19,16 @@ pub enum Standing {
 pub struct Locked {
     /// Whether it is on a table, or a row of it.
     pub is_of_table: bool,
-    /// On which table, and who holds it since when, for people: `a lock on …`.
+    /// The table, and who holds the lock since when, for people: `a lock on …`.
     pub words: String,
-    /// The statement that ends whoever holds it.
+    /// The statement that terminates its holder.
     pub remedy: String,
 }
 
-/// Of this user's sessions in this database: for how long each has carried out a statement and does not wait; and who holds
-/// the lock that it waits for, with the statement that ends that. Who waits for the same lock in front of docrow does not
-/// hold it, and comes last. (Of other users' sessions only the number and the names may be shown.) A prepared transaction
-/// has no session.
+/// For each of this user's sessions in this database: whether it has been executing a statement for a while
+/// without waiting; and who holds the lock that it waits for, with the statement that terminates the holder.
+/// A session that waits for the same lock ahead of docrow does not hold it, and comes last. (Of other users'
+/// sessions only the number and the names may be shown.) A prepared transaction has no session.
 const QUESTION: &str = "SELECT \
     coalesce(coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client') \
         AND pg_catalog.clock_timestamp() - a.query_start > interval '1 second', false), \

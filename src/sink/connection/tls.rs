@@ -1,9 +1,10 @@
-//! TLS to PostgreSQL, with the meaning that libpq gives to `sslmode`: `prefer` and `require` encrypt and ask
-//! for no proof of who answers, `verify-ca` wants a certificate of a known authority, `verify-full` one for
-//! this very host.
+//! TLS to PostgreSQL, with libpq's meaning of `sslmode`: `prefer` and `require` encrypt without verifying the
+//! server, `verify-ca` requires a certificate from a trusted authority, `verify-full` one for exactly this
+//! host.
 //!
-//! tokio-postgres knows the first three modes; what is verified is decided here, by the certificate verifier. In every
-//! mode the server proves that it has its certificate's key, so SCRAM's channel binding holds in every mode.
+//! tokio-postgres knows the first three modes; the certificate verifier here decides what is verified. In
+//! every mode the server proves that it has its certificate's key, so SCRAM's channel binding works in every
+//! mode.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -24,34 +25,34 @@ use crate::{
     secret::pem,
 };
 
-/// What a server's certificate has to prove.
+/// What is verified about a server's certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CertificateProof {
     /// Nothing.
     None,
-    /// That a known authority issued it.
+    /// That a trusted authority issued it.
     Authority,
     /// That, and that it was issued for the host of the URI.
     Host,
 }
 
-/// Which authorities are known.
+/// Which authorities are trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum TrustedRoots {
     /// Those that the system trusts.
     System,
-    /// Those in this file, alone.
+    /// Only those in this file.
     File(PathBuf),
 }
 
-/// What proves to the server who we are: the files of a certificate, with its intermediates, and of its key.
+/// docrow's identity: the files of a certificate, with its intermediates, and of its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ClientIdentity {
     pub(super) certificate: PathBuf,
     pub(super) key: PathBuf,
 }
 
-/// How TLS is spoken.
+/// The TLS settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TlsSettings {
     pub(super) proof: CertificateProof,
@@ -59,7 +60,7 @@ pub(super) struct TlsSettings {
     pub(super) identity: Option<ClientIdentity>,
 }
 
-/// A connector that speaks it. Its files are read here, once. Errors: there is something wrong with one.
+/// A connector with these settings. Reads the files once. Errors: one of them is unusable.
 pub(super) fn connector(tls: &TlsSettings, negotiation: SslNegotiation) -> Result<MakeRustlsConnect> {
     let provider = Arc::new(ring::default_provider());
     let chain = match tls.proof {
@@ -97,7 +98,7 @@ fn chain_verifier(roots: &TrustedRoots, provider: &Arc<CryptoProvider>) -> Resul
             Code::TlsFile,
             match roots {
                 TrustedRoots::File(path) => {
-                    format!("sslrootcert: {} holds no certificate that can be used", path.display())
+                    format!("sslrootcert: {} contains no usable certificate", path.display())
                 }
                 TrustedRoots::System => {
                     "this system knows no certificate authorities: name a file of them with sslrootcert in \
@@ -112,21 +113,21 @@ fn chain_verifier(roots: &TrustedRoots, provider: &Arc<CryptoProvider>) -> Resul
         .map_err(|e| Error::caused(Code::TlsFile, "load certificate authorities", e))
 }
 
-/// What to do about a handshake that failed.
+/// Advice about a failed handshake.
 pub(super) fn advice(error: &TlsError) -> &'static str {
     match error {
         TlsError::InvalidCertificate(why) => match why {
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                "name the host in the target URI as the certificate does, or ask for less with sslmode=verify-ca"
+                "name the host in the target URI as in the certificate, or relax to sslmode=verify-ca"
             }
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                "the server's certificate has expired: renew it, and look at both machines' clocks"
+                "the server's certificate has expired: renew it, and check both machines' clocks"
             }
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                "look at both machines' clocks"
+                "check both machines' clocks"
             }
             CertificateError::UnknownIssuer => {
-                "name its authority with sslrootcert in the target URI, or ask for less with sslmode"
+                "name its authority with sslrootcert in the target URI, or relax sslmode"
             }
             _ => {
                 "the server needs a certificate of its own (not an authority's), issued for its host's name by the \
@@ -134,7 +135,8 @@ pub(super) fn advice(error: &TlsError) -> &'static str {
             }
         },
         TlsError::AlertReceived(_) => {
-            "the server breaks it off: it may refuse docrow's certificate (sslcert, sslkey), or know none of TLS 1.2 and 1.3"
+            "the server aborts it: it may refuse docrow's certificate (sslcert, sslkey), or support neither \
+             TLS 1.2 nor 1.3"
         }
         _ => "is PostgreSQL listening there, with ssl = on?",
     }
@@ -158,7 +160,7 @@ impl ServerCertVerifier for CertificateVerifier {
     ) -> std::result::Result<ServerCertVerified, TlsError> {
         let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
         match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            // The name is checked last, so that the chain is known to be good here.
+            // The name is checked last, so the chain is known to be valid here.
             Err(TlsError::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) if self.proof == CertificateProof::Authority => Ok(ServerCertVerified::assertion()),

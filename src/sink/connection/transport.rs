@@ -6,14 +6,14 @@ use tokio_postgres::Error as PgError;
 
 use super::tls;
 
-/// What went wrong on the way to the server.
+/// An error on the way to the server.
 #[derive(Debug)]
 pub(super) struct TransportError(String);
 
 impl TransportError {
     pub(super) fn new(error: &PgError) -> Self {
         let mut said = match error.source() {
-            // The TLS library refers to a page about an end that was not announced.
+            // The TLS library refers to a page about a connection that ended without notice.
             Some(cause) if cause.is::<io::Error>() => {
                 let said = cause.to_string();
                 said.split(": https://").next().unwrap_or(&said).to_owned()
@@ -38,13 +38,13 @@ impl fmt::Display for TransportError {
 
 impl StdError for TransportError {}
 
-/// Where the driver itself gives up, its words tell why.
+/// Advice for the driver's own errors.
 fn driver_advice(said: &str) -> Option<&'static str> {
     const ADVICE: [(&str, &str); 4] = [
-        ("server does not support TLS", "set ssl = on there, or ask for less with sslmode in the target URI"),
+        ("server does not support TLS", "set ssl = on there, or relax sslmode in the target URI"),
         (
             "password missing",
-            "the server asks for one: write it into the target URI, or give it by DOCROW_TARGET_PASSWORD or \
+            "the server requires one: put it into the target URI, or set DOCROW_TARGET_PASSWORD or \
              DOCROW_TARGET_PASSWORD_FILE (PGPASSWORD and .pgpass are not read)",
         ),
         (

@@ -1,9 +1,10 @@
-//! The target URI: what its options mean. They are libpq's, with libpq's meanings, and what docrow does not serve is
-//! refused with words, never ignored: an option about security that says nothing would be worse than none.
+//! The target URI and the meaning of its options. They are libpq's, with libpq's meanings. Options that
+//! docrow does not support are refused with advice, never ignored: a security option that has no effect would
+//! be worse than none.
 //!
-//! Where docrow is stricter than libpq: nothing is read that the URI does not name (no `~/.postgresql`, no `PG…`
-//! variables, no password file), and naming certificates without an `sslmode` means `require`, not `prefer`, which goes
-//! on in plain text where a server has no TLS.
+//! Where docrow is stricter than libpq: it reads nothing that the URI does not name (no `~/.postgresql`, no
+//! `PG…` variables, no password file), and naming certificates without an `sslmode` means `require`, not
+//! `prefer`, which continues in plain text if a server has no TLS.
 
 use std::time::Duration;
 
@@ -22,16 +23,16 @@ use crate::error::{Code, Error, Result};
 /// How long to wait for the server to accept a connection, unless the URI says `connect_timeout`.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A peer that answers no keepalive for this long (and, times three, for good) is gone. The driver's two
-/// hours would keep a pipeline waiting for a machine that died.
+/// A peer that answers no keepalive for this long (and, times three, for good) is gone. With the driver's two
+/// hours, a pipeline would wait for a machine that died.
 const KEEPALIVE: Duration = Duration::from_secs(10);
-/// How long the server, or the way to it, may be silent, unless the URI says `tcp_user_timeout`.
+/// How long the server, or the network, may be silent, unless the URI says `tcp_user_timeout`.
 const SILENCE: Duration = Duration::from_secs(40);
 
-/// What a URI looks like.
+/// The form of a URI.
 const FORM: &str = "write it as postgresql://user:password@host:port/database";
 
-/// Options of libpq that are not served, and what to do instead.
+/// libpq's options that docrow does not support, and what to do instead.
 const NOT_SERVED: [(&[&str], &str); 7] = [
     (&["sslcrl", "sslcrldir"], "revocation lists are not read: give servers short-lived certificates"),
     (
@@ -41,30 +42,30 @@ const NOT_SERVED: [(&[&str], &str); 7] = [
     ),
     (
         &["passfile"],
-        "libpq's password files are not read: name a file that holds the password alone, by DOCROW_TARGET_PASSWORD_FILE \
-         or as target.password = \"${file:PATH}\"",
+        "libpq's password files are not read: name a file that contains only the password, with \
+         DOCROW_TARGET_PASSWORD_FILE or as target.password = \"${file:PATH}\"",
     ),
-    (&["service", "servicefile"], "service files are not read: write out what is in there"),
+    (&["service", "servicefile"], "service files are not read: write their content into the URI"),
     (
         &["gssencmode", "gsslib", "gssdelegation", "krbsrvname"],
-        "GSSAPI is not spoken: leave it away, and use TLS (sslmode=verify-full)",
+        "GSSAPI is not supported: remove it, and use TLS (sslmode=verify-full)",
     ),
     (
         &["ssl_min_protocol_version", "ssl_max_protocol_version", "sslcompression", "sslsni", "sslcertmode"],
-        "leave it away: TLS 1.2 and 1.3 are spoken, without compression, with the host's name",
+        "remove it: docrow uses TLS 1.2 and 1.3, without compression, with the host's name",
     ),
     (
         &["require_auth", "requirepeer"],
-        "use channel_binding=require, which takes nothing but SCRAM, or a client certificate",
+        "use channel_binding=require, which allows only SCRAM, or a client certificate",
     ),
 ];
 
-/// What a URI says.
+/// A parsed URI.
 #[derive(Debug)]
 pub(super) struct TargetUri {
     /// For the driver.
     pub(super) config: Config,
-    /// How to speak TLS, if it is spoken.
+    /// The TLS settings, if TLS is used.
     pub(super) tls: TlsSettings,
     /// `host:port`, for people.
     pub(super) address: String,
@@ -72,7 +73,7 @@ pub(super) struct TargetUri {
     pub(super) patience: Duration,
 }
 
-/// Reads a URI. Errors never repeat it: it holds a password.
+/// Parses a URI. Errors never repeat it: it contains a password.
 pub(super) fn parse(uri: &str) -> Result<TargetUri> {
     if !uri.starts_with("postgres://") && !uri.starts_with("postgresql://") {
         return Err(Error::new(Code::TargetUri, format!("the target is not a PostgreSQL URI: {FORM}")));
@@ -82,7 +83,8 @@ pub(super) fn parse(uri: &str) -> Result<TargetUri> {
         Error::new(Code::TargetUri, format!("{}: {FORM}", sqlstate::error("read the target URI", &e)))
     })?;
     let address = address(&config)?;
-    // libpq takes the one that is named like the user, and whoever forgot it finds his tables there.
+    // libpq uses the database with the same name as the user; if the name was forgotten, the tables would end
+    // up there.
     if config.get_dbname().is_none_or(str::is_empty) {
         return Err(Error::new(Code::TargetUri, format!("the target URI names no database: {FORM}")));
     }
@@ -96,14 +98,14 @@ pub(super) fn parse(uri: &str) -> Result<TargetUri> {
     let patience = options.silence()?.unwrap_or(SILENCE);
     config.tcp_user_timeout(patience);
     let (mode, tls) = options.tls()?;
-    // There is none on a socket of this machine, as with libpq.
+    // A socket of this machine has no TLS, as with libpq.
     let local = config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_)));
     config.ssl_mode(if local { SslMode::Disable } else { mode });
     Ok(TargetUri { config, tls, address, patience })
 }
 
-/// The options of a URI that the driver does not know, or not in full: those of TLS, and one that it reads in seconds
-/// where libpq means milliseconds.
+/// The options of a URI that the driver does not know, or only in part: those of TLS, and one that it reads
+/// in seconds where libpq means milliseconds.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct UriOptions {
     silence: Option<String>,
@@ -113,7 +115,7 @@ struct UriOptions {
     key: Option<String>,
 }
 
-/// Takes these options out of a URI.
+/// Removes these options from a URI.
 fn split(uri: &str) -> Result<(String, UriOptions)> {
     let (base, options) = uri.split_once('?').unwrap_or((uri, ""));
     let (mut own, mut kept) = (UriOptions::default(), Vec::new());
@@ -141,7 +143,7 @@ fn split(uri: &str) -> Result<(String, UriOptions)> {
 }
 
 impl UriOptions {
-    /// How long the server may be silent, if it is said; 0 is the default, as with libpq.
+    /// How long the server may be silent, if given; 0 means the default, as with libpq.
     fn silence(&self) -> Result<Option<Duration>> {
         let Some(text) = &self.silence else { return Ok(None) };
         let millis: u32 =
@@ -155,7 +157,7 @@ impl UriOptions {
         let named = roots.is_some() || certificate.is_some() || key.is_some();
         let (mode, proof) = match mode.as_deref() {
             Some("verify-full") => (SslMode::Require, CertificateProof::Host),
-            // Anybody gets a certificate of a public authority, so that proves nothing without the host.
+            // Anyone can get a certificate from a public authority, so that proves nothing without the host.
             None if system => (SslMode::Require, CertificateProof::Host),
             Some(mode) if system => {
                 return Err(wrong(format_args!(
@@ -163,26 +165,27 @@ impl UriOptions {
                 )));
             }
             Some("verify-ca") => (SslMode::Require, CertificateProof::Authority),
-            // As libpq does: who names an authority wants it checked.
+            // As in libpq: naming an authority requests verification.
             Some("require") | None if roots.is_some() => (SslMode::Require, CertificateProof::Authority),
             Some("require") => (SslMode::Require, CertificateProof::None),
             None if named => (SslMode::Require, CertificateProof::None),
             Some(mode @ ("prefer" | "disable")) if named => {
                 return Err(wrong(format_args!(
-                    "sslmode={mode} goes without the certificates that are named: write sslmode=verify-full, or leave \
-                     them away"
+                    "sslmode={mode} ignores the named certificates: write sslmode=verify-full, or remove \
+                     them"
                 )));
             }
             Some("prefer") | None => (SslMode::Prefer, CertificateProof::None),
             Some("disable") => (SslMode::Disable, CertificateProof::None),
             Some("allow") => {
                 return Err(wrong(format_args!(
-                    "sslmode=allow is not supported, since it would rather not encrypt: write sslmode=prefer or stronger"
+                    "sslmode=allow is not supported, because it prefers unencrypted connections: write \
+                     sslmode=prefer or stronger"
                 )));
             }
             Some(_) => {
                 return Err(wrong(format_args!(
-                    "sslmode is none of disable, prefer, require, verify-ca, verify-full"
+                    "sslmode must be one of disable, prefer, require, verify-ca, verify-full"
                 )));
             }
         };
@@ -208,8 +211,8 @@ fn wrong(what: std::fmt::Arguments<'_>) -> Error {
     Error::new(Code::TargetUri, format!("target URI: {what}"))
 }
 
-/// The servers that a configuration names, for people. Errors: there is none, or what stands there is part of
-/// a password that was not percent-encoded.
+/// The servers that a configuration names, for people. Errors: there is none, or it contains a part of a
+/// password that was not percent-encoded.
 fn address(config: &Config) -> Result<String> {
     let ports = config.get_ports();
     let mut addresses = Vec::new();
@@ -218,7 +221,7 @@ fn address(config: &Config) -> Result<String> {
         match host {
             Host::Tcp(host) if host.contains('@') => {
                 let advice = "percent-encode the special characters of the password (@ is %40, / is %2F, : is %3A), or \
-                              give it by itself, as target.password";
+                              set it separately, as target.password";
                 return Err(Error::new(
                     Code::TargetUri,
                     format!("the target URI has more than one @: {advice}"),
@@ -271,16 +274,16 @@ mod tests {
         assert_eq!((tls.roots, tls.identity), (TrustedRoots::System, None));
     }
 
-    /// What would say nothing is refused, with words; and without the password.
+    /// An option without effect is refused, with advice, and without the password.
     #[test]
     fn no_option_about_security_is_ignored() {
         for (options, words) in [
-            ("?sslmode=allow", "rather not encrypt"),
-            ("?sslmode=sometimes", "none of disable, prefer"),
-            ("?sslmode=", "none of disable, prefer"),
+            ("?sslmode=allow", "prefers unencrypted"),
+            ("?sslmode=sometimes", "must be one of disable, prefer"),
+            ("?sslmode=", "must be one of disable, prefer"),
             ("?sslmode=verify-ca&sslrootcert=system", "too weak for sslrootcert=system"),
-            ("?sslmode=prefer&sslrootcert=/ca.pem", "goes without the certificates"),
-            ("?sslmode=disable&sslcert=/c.pem&sslkey=/k.pem", "goes without the certificates"),
+            ("?sslmode=prefer&sslrootcert=/ca.pem", "ignores the named certificates"),
+            ("?sslmode=disable&sslcert=/c.pem&sslkey=/k.pem", "ignores the named certificates"),
             ("?sslcert=/c.pem", "sslcert needs sslkey"),
             ("?sslkey=/k.pem", "sslkey needs sslcert"),
             ("?sslrootcert=%ff", "sslrootcert is not UTF-8"),

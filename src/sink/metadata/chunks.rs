@@ -1,9 +1,9 @@
 //! `docrow.chunks`: the plan of each collection's snapshot, and which chunks of it are copied.
 //!
-//! A chunk's row is marked in the transaction that copies its documents, and the mark is set once only: a
-//! chunk cannot be copied twice (G2), and a restart re-reads no chunk that is marked (G5).
+//! A chunk's marker is set in the transaction that copies its documents, and only once: a chunk can't be
+//! copied twice (G2), and a restart re-reads no chunk whose marker is set (G5).
 //!
-//! The chunks of a resync replace rows that are there.
+//! The chunks of a resync replace existing rows.
 
 use tokio_postgres::{Error as PgError, Transaction, types::ToSql};
 
@@ -14,8 +14,8 @@ use crate::{
     sink::{Session, connection::sqlstate},
 };
 
-/// A chunk of a collection's snapshot. The bounds are the source's business: kept, given back, not looked
-/// into.
+/// A chunk of a collection's snapshot. The bounds belong to the source: they are stored and returned, but not
+/// interpreted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredChunk {
     /// Its number within the collection.
@@ -24,9 +24,9 @@ pub struct StoredChunk {
     pub min: Option<Vec<u8>>,
     /// The encoded upper bound, if there is one.
     pub max: Option<Vec<u8>>,
-    /// How many documents it was found to hold, once copied.
+    /// How many documents it contained, once copied.
     pub copied: Option<u64>,
-    /// Whether there may be rows already: the chunk is of a resync.
+    /// Whether rows may already exist: the chunk belongs to a resync.
     pub replaces: bool,
 }
 
@@ -37,12 +37,12 @@ pub struct Marker<'a> {
     pub collection: &'a str,
     /// The chunk's number.
     pub number: u32,
-    /// How many documents it held.
+    /// How many documents it contained.
     pub documents: u64,
 }
 
 /// Stores the plan of a collection's snapshot, with the positions from which its stream starts, in one
-/// transaction. Replaces nothing: an error if there is a plan or a position already.
+/// transaction. Replaces nothing: it is an error if there already is a plan or a position.
 pub async fn store(
     session: &mut Session,
     pipeline: &str,
@@ -61,8 +61,9 @@ pub async fn store(
     Ok(())
 }
 
-/// Begins a resync: in one transaction the collection's plan and positions are replaced by these, and what was asked
-/// for is forgotten. The collection's rows stay as they are. The caller runs nothing else for the collection.
+/// Begins a resync: in one transaction the collection's plan and positions are replaced by these, and the
+/// request is deleted. The collection's rows stay as they are. The caller runs nothing else for the
+/// collection.
 pub async fn replace(
     session: &mut Session,
     pipeline: &str,
@@ -83,9 +84,9 @@ pub async fn replace(
     Ok(())
 }
 
-/// Notes that a resync is complete: nothing is left of the rows that were there before.
+/// Records that a resync is complete: no earlier rows are left.
 pub async fn swept(session: &mut Session, pipeline: &str, collection: &str) -> Result<()> {
-    let doing = format!("note that {collection} is swept");
+    let doing = format!("record that {collection} is swept");
     let fail = |e| sqlstate::error(&*doing, &e);
     let transaction = session.enter(&doing).await?;
     let update = "UPDATE docrow.chunks SET replaces = false WHERE pipeline = $1 AND collection = $2";
@@ -93,7 +94,7 @@ pub async fn swept(session: &mut Session, pipeline: &str, collection: &str) -> R
     transaction.commit().await.map_err(fail)
 }
 
-/// Forgets the plan, the positions and the asked-for resync of a collection: it counts as never copied.
+/// Deletes the plan, the positions and the requested resync of a collection: it counts as never copied.
 pub(crate) async fn forget(
     transaction: &Transaction<'_>,
     pipeline: &str,
@@ -144,27 +145,27 @@ pub async fn load(session: &Session, pipeline: &str, collection: &str) -> Result
         .map_err(fail)
 }
 
-/// How far the copying of a collection is.
+/// The copy progress of a collection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
     /// How many chunks there are.
     pub chunks: i64,
     /// How many of them are copied.
     pub copied: i64,
-    /// Whether there may be rows of before a resync.
+    /// Whether there may be rows from before a resync.
     pub replaces: bool,
 }
 
 impl Extent {
-    /// Whether the rows are all there, and no others.
+    /// Whether all rows are there, and no others.
     pub fn is_complete(self) -> bool {
         self.chunks > 0 && self.copied == self.chunks && !self.replaces
     }
 }
 
-/// How far the copying of a collection is.
+/// The copy progress of a collection.
 pub async fn extent(session: &Session, pipeline: &str, collection: &str) -> Result<Extent> {
-    let fail = |e| sqlstate::error(format!("ask how far {collection} is copied"), &e);
+    let fail = |e| sqlstate::error(format!("read the copy progress of {collection}"), &e);
     let question = "SELECT count(*), count(copied_at), coalesce(bool_or(replaces), false) FROM docrow.chunks \
         WHERE pipeline = $1 AND collection = $2";
     let row = session.client.query_one(question, &[&pipeline, &collection]).await.map_err(fail)?;
@@ -172,10 +173,10 @@ pub async fn extent(session: &Session, pipeline: &str, collection: &str) -> Resu
     Ok(Extent { chunks: get(0)?, copied: get(1)?, replaces: row.try_get(2).map_err(fail)? })
 }
 
-/// Marks a chunk within its transaction. Errors: [`Kind::TargetAway`](crate::error::Kind) if it is marked already, which happens
-/// when the answer to an earlier COMMIT was lost and the plan was read before the server carried it out; this
-/// transaction is not to be committed then, and the plan to be read again. [`Kind::Bug`](crate::error::Kind) if the chunk is not
-/// in the plan.
+/// Sets a chunk's marker within its transaction. Errors: [`Kind::TargetAway`](crate::error::Kind) if it is
+/// already set, which happens if the answer to an earlier COMMIT was lost and the plan was read before the
+/// server executed it; then this transaction must not be committed, and the plan must be read again.
+/// [`Kind::Bug`](crate::error::Kind) if the chunk is not in the plan.
 pub(crate) async fn mark(transaction: &Transaction<'_>, pipeline: &str, marker: Marker<'_>) -> Result<()> {
     let Marker { collection, number, documents } = marker;
     let doing = || format!("mark chunk {number} of {collection}");
@@ -194,7 +195,7 @@ pub(crate) async fn mark(transaction: &Transaction<'_>, pipeline: &str, marker: 
     match transaction.query_opt(select, &chunk).await.map_err(fail)? {
         Some(_) => Err(Error::new(
             Code::TargetOvertaken,
-            format!("{}: copied already: reading the plan again", doing()),
+            format!("{}: already copied: reading the plan again", doing()),
         )),
         None => Err(Error::bug(format!("{}: not in the plan", doing()))),
     }

@@ -1,5 +1,5 @@
-//! What people do with dead letters: look at them, ask for another try, discard them. Only whoever runs the pipeline
-//! writes documents.
+//! Operators' commands on dead letters: list, retry, discard. Only the process that runs the pipeline writes
+//! documents.
 
 use tokio_postgres::Row;
 
@@ -9,7 +9,7 @@ use crate::{
     sink::{Target, connection::sqlstate},
 };
 
-/// How many groups of letters are told.
+/// The maximum number of groups.
 const GROUPS: i64 = 100;
 
 /// A dead letter without its document.
@@ -21,13 +21,13 @@ pub struct StoredLetter {
     pub collection: String,
     /// The document's `_id` in canonical Extended JSON.
     pub key: String,
-    /// Where in the document the trouble is, if that is known.
+    /// The path in the document, if it is known.
     pub path: Option<String>,
-    /// What the trouble is.
+    /// The reason.
     pub reason: String,
     /// When it was written, or last replaced, in ISO 8601.
     pub at: String,
-    /// When another try was asked for, if it has not been made yet.
+    /// When a retry was requested, if it has not been made yet.
     pub retry_at: Option<String>,
 }
 
@@ -36,13 +36,13 @@ pub struct StoredLetter {
 pub struct LetterGroup {
     /// The collection, `database.collection`.
     pub collection: String,
-    /// What the trouble is.
+    /// The reason.
     pub reason: String,
-    /// How many there are.
+    /// Their number.
     pub count: i64,
 }
 
-/// Which letters something is done with.
+/// A selection of letters.
 #[derive(Clone, Debug)]
 pub enum LetterChoice {
     /// Those with these numbers.
@@ -73,12 +73,12 @@ const LETTER: &str = "id, collection, key, path, reason, \
     to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), \
     to_char(retry_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')";
 
-/// How many letters wait for another try.
+/// How many letters wait for a retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WaitingLetters {
-    /// Those that a docrow which runs tries next.
+    /// Those that a running docrow retries next.
     pub live: i64,
-    /// Those of collections that are stopped or paused, and are tried once these go on.
+    /// Those of collections that are stopped or paused; they are retried once the collections resume.
     pub stopped: i64,
 }
 
@@ -87,7 +87,7 @@ pub struct WaitingLetters {
 pub struct DeadLetterAdmin(Requests);
 
 impl DeadLetterAdmin {
-    /// Opens it; `None` where docrow has never written to the target.
+    /// Opens it; `None` if docrow has never written to the target.
     pub async fn open(target: &Target) -> Result<Option<Self>> {
         Ok(Requests::open(target).await?.map(Self))
     }
@@ -106,7 +106,7 @@ impl DeadLetterAdmin {
         rows.iter().map(letter).collect::<Result<_, _>>().map_err(fail)
     }
 
-    /// How many there are by collection and reason, the most first: up to a hundred groups; and of all.
+    /// The counts by collection and reason, the largest first: up to a hundred groups; and the total.
     pub async fn groups(&self, which: &LetterChoice) -> Result<(Vec<LetterGroup>, i64)> {
         let fail = |e| sqlstate::error("count dead letters", &e);
         let question = format!(
@@ -137,9 +137,9 @@ impl DeadLetterAdmin {
         row.map(|row| Ok((letter(&row)?, row.try_get(7)?))).transpose().map_err(fail)
     }
 
-    /// Asks for another try of letters. Their numbers.
+    /// Requests a retry of letters. Returns their numbers.
     pub async fn ask(&self, which: &LetterChoice) -> Result<Vec<i64>> {
-        let fail = |e| sqlstate::error("ask for another try of dead letters", &e);
+        let fail = |e| sqlstate::error("request a retry of dead letters", &e);
         let statement =
             format!("UPDATE docrow.dead_letters SET retry_at = now() WHERE {CONDITION} RETURNING id");
         let (ids, collection) = which.parameters();
@@ -147,9 +147,9 @@ impl DeadLetterAdmin {
         rows.map_err(fail)?.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fail)
     }
 
-    /// How many letters still wait for the try that was asked for.
+    /// How many letters still wait for the requested retry.
     pub async fn waiting(&self, which: &LetterChoice) -> Result<WaitingLetters> {
-        let fail = |e| sqlstate::error("ask how many dead letters are left", &e);
+        let fail = |e| sqlstate::error("count the dead letters that are left", &e);
         let question = format!(
             "SELECT count(*) FILTER (WHERE NOT stopped), count(*) FILTER (WHERE stopped) FROM (SELECT EXISTS ( \
                 SELECT FROM docrow.schemas s \
@@ -164,7 +164,7 @@ impl DeadLetterAdmin {
         Ok(WaitingLetters { live: row.try_get(0).map_err(fail)?, stopped: row.try_get(1).map_err(fail)? })
     }
 
-    /// Which of these numbers letters have.
+    /// Which of these numbers belong to letters.
     pub async fn existing(&self, ids: &[i64]) -> Result<Vec<i64>> {
         let fail = |e| sqlstate::error("look for dead letters", &e);
         let question = "SELECT id FROM docrow.dead_letters WHERE pipeline = $1 AND id = ANY($2)";
@@ -172,7 +172,7 @@ impl DeadLetterAdmin {
         rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fail)
     }
 
-    /// Removes letters. How many.
+    /// Removes letters. Returns their number.
     pub async fn discard(&self, which: &LetterChoice) -> Result<u64> {
         let fail = |e| sqlstate::error("discard dead letters", &e);
         let (ids, collection) = which.parameters();
@@ -180,7 +180,7 @@ impl DeadLetterAdmin {
         self.0.session.client.execute(&statement, &[&self.0.pipeline, &ids, &collection]).await.map_err(fail)
     }
 
-    /// Who runs the pipeline.
+    /// The process that runs the pipeline.
     pub async fn runner(&self) -> Result<PipelineRunner> {
         self.0.runner().await
     }

@@ -1,7 +1,8 @@
 //! `docrow.dead_letters`: documents that could not be written, whole, with the reason (G10).
 //!
-//! A letter is found by a hash of its document's key. Somebody may ask for another try (`retry_at`): whoever runs the
-//! pipeline looks the document up and writes it, which removes the letter; or it stays dead, which answers too.
+//! A letter is found by a hash of its document's key. An operator may request a retry (`retry_at`): the
+//! process that runs the pipeline then looks the document up and writes it, which removes the letter; or it
+//! fails again, which answers the request, too.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,18 +22,18 @@ use crate::{
     },
 };
 
-/// A document that could not be written. Neither text may hold U+0000, which `text` can't.
+/// A document that could not be written. Neither text may contain U+0000, which `text` can't hold.
 #[derive(Clone, Debug)]
 pub struct DeadLetter {
     /// The collection, `database.collection`.
     pub collection: String,
     /// The document's `_id`, readable and unique.
     pub key: String,
-    /// The same as raw BSON, `{_id: …}`: what the document is looked up by.
+    /// The same as raw BSON, `{_id: …}`, to look the document up.
     pub document_key: Vec<u8>,
-    /// Where in the document the trouble is, if that is known.
+    /// The path in the document, if it is known.
     pub path: Option<String>,
-    /// What the trouble is.
+    /// The reason.
     pub reason: String,
     /// The document as raw BSON, if it may be stored.
     pub document: Option<Vec<u8>>,
@@ -47,19 +48,19 @@ pub struct DeadKey {
     pub key: String,
 }
 
-/// Which documents have a dead letter: by 16 bytes each, however long their keys are.
+/// Which documents have a dead letter: 16 bytes each, however long their keys are.
 #[derive(Clone, Debug, Default)]
 pub struct DeadKeys {
     collections: HashMap<String, HashSet<[u8; 16]>>,
 }
 
 impl DeadKeys {
-    /// Whether there are none at all.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.collections.is_empty()
     }
 
-    /// How many there are of a collection.
+    /// The number for a collection.
     pub fn count(&self, collection: &str) -> usize {
         self.collections.get(collection).map_or(0, HashSet::len)
     }
@@ -69,12 +70,12 @@ impl DeadKeys {
         self.collections.get(collection).is_some_and(|keys| keys.contains(&hash(key)))
     }
 
-    /// Notes one more.
+    /// Adds one.
     pub fn insert(&mut self, DeadKey { collection, key }: DeadKey) {
         self.collections.entry(collection).or_default().insert(hash(&key));
     }
 
-    /// Forgets one.
+    /// Removes one.
     pub fn remove(&mut self, DeadKey { collection, key }: &DeadKey) {
         if let Some(keys) = self.collections.get_mut(collection) {
             keys.remove(&hash(key));
@@ -115,8 +116,8 @@ pub async fn among(session: &Session, pipeline: &str, collection: &str, keys: &[
     Ok(found)
 }
 
-/// The documents of `collection` with a dead letter, by what they are looked up by, `{_id: …}`, in pages: at most a thousand
-/// whose letters have a number after `after`, with those numbers.
+/// The documents of `collection` with a dead letter, by their lookup filter `{_id: …}`, in pages: at most a
+/// thousand whose letters have a number after `after`, with those numbers.
 pub async fn document_keys(
     session: &Session,
     pipeline: &str,
@@ -138,8 +139,8 @@ pub async fn document_keys(
     Ok(keys)
 }
 
-/// Names the letters of a collection anew, for an earlier docrow had several names for one `_id`. Of several letters of one
-/// document the last stays.
+/// Renames the letters of a collection, because an earlier docrow had several names for one `_id`. Of several
+/// letters of one document, the last stays.
 pub async fn rename(session: &mut Session, pipeline: &str, collection: &str) -> Result<()> {
     let (mut after, mut named, mut superseded) = (0, HashMap::new(), Vec::new());
     loop {
@@ -153,7 +154,7 @@ pub async fn rename(session: &mut Session, pipeline: &str, collection: &str) -> 
     let (keys, ids): (Vec<String>, Vec<i64>) = named.into_iter().unzip();
     let hashes: Vec<_> = keys.iter().map(|key| hash(key)).collect();
     let hashes: Vec<&[u8]> = hashes.iter().map(<[u8; 16]>::as_slice).collect();
-    let doing = "name dead letters anew";
+    let doing = "rename dead letters";
     let fail = |e| sqlstate::error(doing, &e);
     let transaction = session.enter(doing).await?;
     let delete = "DELETE FROM docrow.dead_letters WHERE id = ANY ($1)";
@@ -164,7 +165,7 @@ pub async fn rename(session: &mut Session, pipeline: &str, collection: &str) -> 
     transaction.commit().await.map_err(fail)
 }
 
-/// Stores dead letters; the latest of a document replaces the one before, and answers who asked for another try.
+/// Stores dead letters; the latest one of a document replaces the one before, and answers a requested retry.
 pub(crate) fn insert_statement() -> String {
     format!(
         "INSERT INTO docrow.dead_letters AS d \
@@ -177,7 +178,7 @@ pub(crate) fn insert_statement() -> String {
     )
 }
 
-/// Removes the dead letters of documents that are written by now.
+/// Removes the dead letters of documents that have been written.
 pub(crate) fn remove_statement() -> String {
     format!(
         "DELETE FROM docrow.dead_letters d USING unnest($2::text[], $3::bytea[]) AS k (c, h) \
@@ -222,25 +223,25 @@ fn hash(key: &str) -> [u8; 16] {
     xxh3_128(key.as_bytes()).to_be_bytes()
 }
 
-/// A letter that somebody asks another try for.
+/// A letter for which a retry is requested.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Asked {
     /// The letter's number.
     pub id: i64,
     /// The collection, `database.collection`.
     pub collection: String,
-    /// What the document is to be looked up by, `{_id: …}`.
+    /// The filter to look the document up, `{_id: …}`.
     pub document_key: RawDocumentBuf,
-    /// When it was asked for: another time means asked once more.
+    /// When it was requested: another time is another request.
     pub at: SystemTime,
 }
 
-/// The letters that another try is asked for, those first that have waited longest, at most a thousand. Looking a document
-/// up and writing it, or deleting its rows where it is gone, answers, whether or not it is dead again; what can't even be
-/// looked up is to be [`answered`].
+/// The letters for which a retry is requested, those that have waited longest first, at most a thousand.
+/// Looking a document up and writing it, or deleting its rows if it no longer exists, answers the request,
+/// whether or not it fails again; call [`answered`] for those that can't even be looked up.
 pub async fn asked(session: &Session, pipeline: &str) -> Result<Vec<Asked>> {
-    let fail = |e| sqlstate::error("look for dead letters to be tried again", &e);
-    // An earlier docrow did not store the key apart from the document.
+    let fail = |e| sqlstate::error("look for dead letters to retry", &e);
+    // An earlier docrow did not store the key separately.
     let question = "SELECT id, collection, coalesce(document_key, document), retry_at FROM docrow.dead_letters \
         WHERE pipeline = $1 AND retry_at IS NOT NULL AND coalesce(document_key, document) IS NOT NULL \
         ORDER BY retry_at, id LIMIT 1000";
@@ -258,7 +259,7 @@ pub async fn asked(session: &Session, pipeline: &str) -> Result<Vec<Asked>> {
     Ok(asked)
 }
 
-/// How many letters there are of each collection that has some.
+/// The number of letters of each collection that has some.
 pub async fn counts(session: &Session, pipeline: &str) -> Result<HashMap<String, u64>> {
     let fail = |e| sqlstate::error("count dead letters", &e);
     let question = "SELECT collection, count(*) FROM docrow.dead_letters WHERE pipeline = $1 GROUP BY 1";
@@ -273,7 +274,7 @@ pub async fn counts(session: &Session, pipeline: &str) -> Result<HashMap<String,
 
 /// Removes the letters with these numbers.
 pub async fn forget(session: &mut Session, pipeline: &str, ids: &[i64]) -> Result<()> {
-    let doing = "remove dead letters of documents that are gone";
+    let doing = "remove dead letters of documents that no longer exist";
     let fail = |e| sqlstate::error(doing, &e);
     let transaction = session.enter(doing).await?;
     let statement = "DELETE FROM docrow.dead_letters WHERE pipeline = $1 AND id = ANY($2)";
@@ -281,9 +282,9 @@ pub async fn forget(session: &mut Session, pipeline: &str, ids: &[i64]) -> Resul
     transaction.commit().await.map_err(fail)
 }
 
-/// Notes that these letters have had their try, and stay dead.
+/// Records that these letters have been retried, and stay.
 pub async fn answered(session: &mut Session, pipeline: &str, ids: &[i64]) -> Result<()> {
-    let doing = "note that dead letters were tried again";
+    let doing = "record that dead letters were retried";
     let fail = |e| sqlstate::error(doing, &e);
     let transaction = session.enter(doing).await?;
     let statement = "UPDATE docrow.dead_letters SET retry_at = NULL WHERE pipeline = $1 AND id = ANY($2)";

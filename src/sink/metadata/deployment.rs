@@ -1,4 +1,4 @@
-//! `docrow.pipelines.source`: which deployment of MongoDB a pipeline's positions are of, as [`pipeline`](crate::sink) hands it on.
+//! `docrow.pipelines.source`: the deployment of MongoDB that a pipeline's positions belong to.
 
 use super::resync_requests;
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     sink::{Session, connection::sqlstate},
 };
 
-/// What was stored; `None`: nothing yet, as by an earlier docrow.
+/// The stored one; `None`: nothing yet, for example by an earlier docrow.
 pub async fn load(session: &Session, pipeline: &str) -> Result<Option<String>> {
     let fail = |e| sqlstate::error("look which MongoDB was copied", &e);
     let select = "SELECT source FROM docrow.pipelines WHERE pipeline = $1";
@@ -24,8 +24,8 @@ pub async fn store(session: &mut Session, pipeline: &str, source: &str) -> Resul
     transaction.commit().await.map_err(fail)
 }
 
-/// Stores another one in place of what was: everything is to be copied anew, and what the state directory holds, by
-/// `state_id`, is another one's.
+/// Replaces the stored one: everything must be copied again, and the state directory's content, identified by
+/// `state_id`, belongs to another deployment.
 pub async fn replace(
     session: &mut Session,
     pipeline: &str,

@@ -1,21 +1,22 @@
-//! One writer (G9): who holds a pipeline, and how it passes to another process.
+//! One writer (G9): which process holds a pipeline, and how it passes to another one.
 //!
 //! # Why a process that lost the pipeline can't commit
 //!
-//! Each taking of a pipeline raises its `epoch` in `docrow.pipelines`, and all that the taker writes, it writes by that
-//! number. A transaction that writes begins with `docrow.enter`, which takes the *writers' lock*, shared, until the
-//! transaction ends, and only then reads the epoch: if it is another one, the transaction fails. Whoever raises the
-//! epoch holds the writers' lock exclusively, from before it is raised until that is committed. So of a transaction of
-//! an earlier epoch one of two is true. Either it got the lock first: then it had ended, and what it did could be seen,
-//! before the epoch was raised. Or it gets the lock afterwards: then it sees the new epoch, and fails. Nothing of this
-//! depends on a clock, on noticing that a connection is gone, or on what a process believes of itself. A crash of
-//! PostgreSQL, or a failover to a server that lags, can undo the last raise, but not without all that was written by it,
+//! Each time a process takes a pipeline, it raises the `epoch` in `docrow.pipelines`, and writes with that
+//! number. A transaction that writes begins with `docrow.enter`, which takes the *writers' lock*, shared,
+//! until the transaction ends, and only then reads the epoch: if it is another one, the transaction fails. A
+//! process that raises the epoch holds the writers' lock exclusively, from before it is raised until that is
+//! committed. So for a transaction of an earlier epoch there are two cases. Either it got the lock first:
+//! then it had ended, and its effects were visible, before the epoch was raised. Or it gets the lock
+//! afterwards: then it sees the new epoch, and fails. None of this depends on a clock, on detecting that a
+//! connection is gone, or on what a process believes about itself. A crash of PostgreSQL, or a failover to a
+//! server that lags, can undo the last raise, but only together with everything that was written with it,
 //! which came later.
 //!
 //! [`Session::enter`](crate::sink::Session) is the one way to such a transaction; statements that are sent together with it
 //! do nothing unless the pipeline was entered ([`ENTERED`](crate::sink::connection::session::ENTERED)).
 //!
-//! # Who may take it
+//! # Which process may take it
 //!
 //! This decides only for how long nobody writes, and keeps two processes from taking the pipeline from each other in
 //! turns. The holder has the *holder's lock*, for the life of its session, on a connection that does nothing else but
@@ -26,8 +27,9 @@
 //! who gets the lock asks for it. A server that is slow leaves the connection *active*, which is not silence. A server
 //! whose clock jumps makes everybody silent, so whoever wants the pipeline watches the silence for a while by its own.
 //!
-//! A process whose own connection broke knows the old one by its name, with a number of its own in it, and ends it at
-//! once. Transactions that are open when the holder's lock is free get [`GRACE`] to end, then they are ended, too.
+//! A process whose own connection broke recognizes the old one by its name, which contains a random number,
+//! and terminates it at once. Transactions that are open when the holder's lock is free get [`GRACE`] to end;
+//! then they are terminated, too.
 
 use std::{fs, time::Duration};
 
@@ -50,42 +52,43 @@ use crate::{
     },
 };
 
-/// How long a living holder is waited for, unless it is stood by for: a server under load takes a moment to notice that
+/// How long to wait for a living holder, unless in standby: a server under load takes a moment to notice that
 /// a process was killed.
 const PATIENCE: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(50);
-/// How often it is looked whether a pipeline that is stood by for is free.
+/// How often a standby checks whether the pipeline is free.
 const STANDBY_POLL: Duration = Duration::from_millis(500);
-/// How often a standby tries to reach a server that is away, and how long it then leaves the pipeline to the one that
-/// held it, which may be waiting for its next try.
+/// How often a standby tries to reach a server that is down, and how long it then leaves the pipeline to its
+/// last holder, which may be waiting for its next retry.
 const AWAY_POLL: Duration = Duration::from_secs(1);
 const PRECEDENCE: Duration = Duration::from_secs(15);
 
-/// How often the holder is heard of, and how often that is put down, for people.
+/// How often the holder gives a sign of life, and how often that is stored, for people.
 const BEAT: Duration = Duration::from_secs(1);
 const BEATS_NOTED: u32 = 60;
 /// How long a silence must be watched before it is believed.
 const WATCHED: Duration = Duration::from_secs(2);
 
-/// How long a session may take to end when the server is told to end it.
+/// How long a session may take to end after the server was asked to terminate it.
 const ENDING: Duration = Duration::from_secs(10);
 
-/// How long transactions of an earlier holder are waited for each time, and how many times they are ended then.
+/// How long to wait for transactions of an earlier holder each time, and how many times they are then
+/// terminated.
 const GRACE: &str = "3s";
 const TRIES: u32 = 5;
 
 /// A process that runs pipelines, or is about to.
 #[derive(Debug)]
 pub struct Holder {
-    /// What its connection is called, in `pg_stat_activity`.
+    /// The name of its connection in `pg_stat_activity`.
     name: String,
     /// For people.
     words: String,
 }
 
 impl Holder {
-    /// This process: one for as long as it runs, so that it knows its own connections again.
-    #[expect(clippy::new_without_default, reason = "no two are the same")]
+    /// This process: one value for its whole life, so that it recognizes its own connections.
+    #[expect(clippy::new_without_default, reason = "each one is unique")]
     pub fn new() -> Self {
         let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let host = if host.trim().is_empty() { String::new() } else { format!(" on {}", host.trim()) };
@@ -94,7 +97,7 @@ impl Holder {
     }
 }
 
-/// What to do about a pipeline that another process holds.
+/// What to do if another process holds the pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnHeld {
     /// Give up.
@@ -107,17 +110,18 @@ pub enum OnHeld {
 #[derive(Debug)]
 pub struct Fence {
     target: Target,
-    /// Ends with the reason when the pipeline is lost. It must not fall silent when whoever holds the fence is busy.
+    /// Ends with the reason when the pipeline is lost. It must not fall silent while the owner of the fence
+    /// is busy.
     heart: JoinSet<Error>,
     listening: SilenceListener,
     answered: watch::Receiver<Instant>,
 }
 
 impl Fence {
-    /// Takes the pipeline, for which it creates the bookkeeping if there is none. Can be dropped at any time.
+    /// Takes the pipeline, and creates the schema `docrow` if there is none. Can be dropped at any time.
     ///
-    /// Errors: [`Kind::Fenced`] if another process holds it, saying which, unless it is stood by for; then not even a
-    /// server that is away is an error.
+    /// Errors: [`Kind::Fenced`] if another process holds it, with the details, unless in standby; then not
+    /// even a server that is down is an error.
     pub async fn acquire(target: &Target, holder: &Holder, on_held: OnHeld) -> Result<Self> {
         let mut claim = FenceClaim { target, holder, on_held, told: None, watched: None, away: false };
         loop {
@@ -134,7 +138,7 @@ impl Fence {
         }
     }
 
-    /// The target, whose sessions can write to the pipeline for as long as nobody else takes it.
+    /// The target, whose sessions can write to the pipeline until another process takes it.
     pub fn target(&self) -> &Target {
         &self.target
     }
@@ -144,9 +148,9 @@ impl Fence {
         self.answered.clone()
     }
 
-    /// Ends when the pipeline is lost, and tells why: [`Kind::Fenced`] if another process has taken it,
-    /// [`Kind::TargetAway`] if the server is silent, or the connection ended, perhaps for that reason: taking it again will
-    /// tell. To be called until it has ended once.
+    /// Ends when the pipeline is lost, with the reason: [`Kind::Fenced`] if another process has taken it,
+    /// [`Kind::TargetAway`] if the server is silent, or the connection ended, perhaps because another process
+    /// took the pipeline: trying to take it again will show. Call it until it has ended once.
     pub async fn hold(&mut self) -> Error {
         let doing = format!("hold pipeline {}", self.target.pipeline());
         let joined = tokio::select! {
@@ -156,8 +160,10 @@ impl Fence {
         };
         match joined {
             Some(Ok(lost)) => lost,
-            Some(Err(broken)) => Error::caused(Kind::Bug, "hold the pipeline: its task broke off", broken),
-            None => Error::bug("hold the pipeline: it is lost already"),
+            Some(Err(broken)) => {
+                Error::caused(Kind::Bug, "hold the pipeline: its task was interrupted", broken)
+            }
+            None => Error::bug("hold the pipeline: it is already lost"),
         }
     }
 }
@@ -172,7 +178,7 @@ struct HolderSession {
 }
 
 impl HolderSession {
-    /// Is heard of until the pipeline is lost.
+    /// Gives signs of life until the pipeline is lost.
     async fn run(mut self) -> Error {
         let doing = format!("hold pipeline {}", self.pipeline);
         for beat in 1_u32.. {
@@ -212,9 +218,9 @@ struct FenceClaim<'a> {
     target: &'a Target,
     holder: &'a Holder,
     on_held: OnHeld,
-    /// The server's process of the holder that is waited for, once that is told.
+    /// The server process of the holder that it waits for, once that has been logged.
     told: Option<i32>,
-    /// The last silence that was seen, and when it was first.
+    /// The last silence seen, and when it was first seen.
     watched: Option<(String, Instant)>,
     /// Whether the server was away since the holder was last seen.
     away: bool,
@@ -269,7 +275,7 @@ impl FenceClaim<'_> {
                     ended = Some((sighting.pid, Instant::now()));
                     if !is_own {
                         let (pipeline, words) = (self.target.pipeline(), &sighting.words);
-                        tracing::warn!("nothing is heard of {words}: taking pipeline {pipeline} from it");
+                        tracing::warn!("{words} is silent: taking pipeline {pipeline} from it");
                     }
                     self.end(session, lock, Some(sighting.pid)).await?;
                     deadline = Instant::now() + PATIENCE;
@@ -283,7 +289,7 @@ impl FenceClaim<'_> {
         }
     }
 
-    /// Whether it has been silent for too long. A silence is looked at for some time before it is believed.
+    /// Whether it has been silent for too long. A silence is observed for some time before it is believed.
     fn is_dead(&mut self, sighting: &HolderSighting) -> bool {
         match (&self.watched, &sighting.silence) {
             (_, None) => self.watched = None,
@@ -295,7 +301,7 @@ impl FenceClaim<'_> {
         false
     }
 
-    /// Does not wait for ever for a session that the server was told to end: its process may have been stopped.
+    /// Does not wait forever for a session that the server was asked to terminate: its process may be frozen.
     fn give_up_on(&self, HolderSighting { pid, .. }: &HolderSighting, since: Instant) -> Result<()> {
         if since.elapsed() < ENDING {
             return Ok(());
@@ -303,10 +309,7 @@ impl FenceClaim<'_> {
         let pipeline = self.target.pipeline();
         let what =
             format!("take pipeline {pipeline}: PostgreSQL process {pid}, which holds it, does not end");
-        Err(Error::new(
-            Code::TargetSilent,
-            format!("{what}: it hangs or was stopped; look at it on the server"),
-        ))
+        Err(Error::new(Code::TargetSilent, format!("{what}: it hangs or is frozen; check it on the server")))
     }
 
     fn tell(&mut self, HolderSighting { pid, words, .. }: &HolderSighting) {
@@ -316,15 +319,16 @@ impl FenceClaim<'_> {
     }
 
     fn refused(&self, words: &str) -> Error {
-        let advice = "stop the other process, or stand by with docrow run --standby; a second replica takes another name \
-            and another [target] schema";
+        let advice = "stop the other process, or stand by with docrow run --standby; a second replica needs \
+            another name and another [target] schema";
         Error::new(
             Code::PipelineHeld,
             format!("another docrow runs pipeline {} ({words}): {advice}", self.target.pipeline()),
         )
     }
 
-    /// Ends the connections that hold a lock, or one of them. What may not be ended is waited for.
+    /// Terminates the connections that hold a lock, or one of them. Those that may not be terminated are
+    /// waited for.
     async fn end(&self, session: &Session, lock: i64, pid: Option<i32>) -> Result<()> {
         let statement = format!(
             "SELECT count(pg_terminate_backend(l.pid)) FROM pg_locks l \
@@ -335,20 +339,21 @@ impl FenceClaim<'_> {
             Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
                 let advice = "run both as one PostgreSQL user, or GRANT pg_signal_backend to this one";
                 let error = self.failed(&error);
-                tracing::warn!(code = %error.code(), "{error}: the connections of the process before can't be ended: {advice}");
+                tracing::warn!(code = %error.code(), "{error}: the connections of the previous process can't \
+                    be terminated: {advice}");
                 Ok(())
             }
             ended => {
                 let (pipeline, ended) = (self.target.pipeline(), ended.map_err(|e| self.failed(&e))?);
                 tracing::info!(
-                    "taking pipeline {pipeline}: ended connections of the process before: {ended}"
+                    "taking pipeline {pipeline}: terminated connections of the previous process: {ended}"
                 );
                 Ok(())
             }
         }
     }
 
-    /// Raises the epoch, once no transaction by an earlier one is under way.
+    /// Raises the epoch, once no transaction of an earlier one is in progress.
     async fn raise(&self, session: &mut Session) -> Result<i64> {
         let lock = lock_of_writers(self.target.pipeline());
         for _ in 0..TRIES {

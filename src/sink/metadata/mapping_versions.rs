@@ -1,5 +1,5 @@
-//! `docrow.schemas`: the mapping of every collection, in all its versions, so that a restart never guesses anew, and which
-//! tables are whose.
+//! `docrow.schemas`: the mapping of every collection, in all its versions, so that a restart never infers it
+//! again, and which tables belong to which collection.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -10,7 +10,8 @@ use crate::{
     sink::{Session, connection::sqlstate},
 };
 
-/// The form in which keys are written: where an earlier docrow wrote them otherwise, a lower number is stored.
+/// The form in which keys are written: if an earlier docrow wrote them in another form, a lower number is
+/// stored.
 const KEY_FORM: i32 = 1;
 
 /// A stored mapping.
@@ -22,11 +23,12 @@ pub struct Mapping {
     pub version: u16,
     /// The mapping file's text.
     pub text: String,
-    /// Whether all rows have been written with this version: false while what it adds is still to be filled back.
+    /// Whether all rows have been written with this version: false while the columns and tables that it adds
+    /// are still being filled.
     pub filled: bool,
     /// Why the collection is stopped, if it is.
     pub stopped: Option<String>,
-    /// The fingerprint of the key that it masks values by. `None` too where an earlier docrow stored it.
+    /// The fingerprint of its mask key. Also `None` if an earlier docrow stored it.
     pub masked_by: Option<String>,
 }
 
@@ -43,7 +45,7 @@ impl Mapping {
         }
     }
 
-    /// The version after this one, to be filled back.
+    /// The version after this one, whose new columns must be filled.
     #[must_use]
     pub fn next(&self, text: impl Into<String>) -> Self {
         let version = self.version.saturating_add(1);
@@ -51,8 +53,8 @@ impl Mapping {
     }
 }
 
-/// The mapping in force of each of the pipeline's collections; none in a database that docrow has never written to. Errors:
-/// an earlier docrow wrote them, whose rows do not tell exactly of which type a value was.
+/// The mapping in force of each of the pipeline's collections; none in a database that docrow has never
+/// written to. Errors: an earlier docrow wrote them, whose rows do not determine every value's type.
 pub async fn load(session: &Session, pipeline: &str) -> Result<Vec<Mapping>> {
     let fail = |e| sqlstate::error("load the mappings in force", &e);
     let later = match form(&session.client).await.map_err(fail)? {
@@ -85,13 +87,13 @@ pub async fn load(session: &Session, pipeline: &str) -> Result<Vec<Mapping>> {
 }
 
 fn earlier(collection: &str) -> Error {
-    let advice = "its rows do not tell every type exactly: copy anew under another pipeline name and schema";
+    let advice = "its rows do not determine every type: copy again under another pipeline name and schema";
     Error::new(Code::CopiedByEarlier, format!("{collection} was copied by an earlier docrow: {advice}"))
 }
 
-/// Notes that all rows of a collection are written with this version of its mapping.
+/// Records that all rows of a collection are written with this version of its mapping.
 pub async fn set_filled(session: &mut Session, pipeline: &str, collection: &str, version: u16) -> Result<()> {
-    let doing = format!("note that {collection} is filled back");
+    let doing = format!("record that {collection} is filled");
     let fail = |e| sqlstate::error(&*doing, &e);
     let transaction = session.enter(&doing).await?;
     let statement = "UPDATE docrow.schemas SET filled = true \
@@ -100,15 +102,15 @@ pub async fn set_filled(session: &mut Session, pipeline: &str, collection: &str,
     transaction.commit().await.map_err(fail)
 }
 
-/// Notes why a collection is stopped, or that it goes on: with a later version of its mapping than it was stopped with,
-/// perhaps.
+/// Records why a collection is stopped, or that it resumes, possibly with a later version of its mapping than
+/// it was stopped with.
 pub async fn set_stopped(
     session: &mut Session,
     pipeline: &str,
     collection: &str,
     reason: Option<&str>,
 ) -> Result<()> {
-    let doing = format!("note whether {collection} is stopped");
+    let doing = format!("record whether {collection} is stopped");
     let fail = |e| sqlstate::error(&*doing, &e);
     let transaction = session.enter(&doing).await?;
     let statement = "UPDATE docrow.schemas SET stopped = $3 WHERE pipeline = $1 AND collection = $2 \
@@ -120,15 +122,15 @@ pub async fn set_stopped(
     transaction.commit().await.map_err(fail)
 }
 
-/// Notes which of the pipeline's collections are not replicated any more: the ones are dropped in MongoDB, the others not
-/// included. All others are. Says which were followed until now and are not included any more.
+/// Records which of the pipeline's collections are no longer replicated: dropped in MongoDB, or not included.
+/// All others are. Returns those that were followed until now and are no longer included.
 pub async fn set_absent(
     session: &mut Session,
     pipeline: &str,
     dropped: &[String],
     excluded: &[String],
 ) -> Result<Vec<String>> {
-    let doing = "note which collections are not replicated any more";
+    let doing = "record which collections are no longer replicated";
     let fail = |e| sqlstate::error(doing, &e);
     let transaction = session.enter(doing).await?;
     let wanted =
@@ -144,10 +146,10 @@ pub async fn set_absent(
     Ok(changed.into_iter().filter(|name| excluded.contains(name)).collect())
 }
 
-/// Stores by which key a collection's values are masked, where an earlier docrow did not.
+/// Stores the fingerprint of a collection's mask key, if an earlier docrow did not.
 pub async fn note_mask_key(session: &mut Session, pipeline: &str, mapping: &Mapping) -> Result<()> {
     let Mapping { collection, masked_by: Some(masked_by), .. } = mapping else { return Ok(()) };
-    let doing = format!("note the key that masks {collection}");
+    let doing = format!("record the mask key of {collection}");
     let fail = |e| sqlstate::error(&*doing, &e);
     let transaction = session.enter(&doing).await?;
     let statement = "UPDATE docrow.schemas SET masked_by = $3 \
@@ -156,7 +158,7 @@ pub async fn note_mask_key(session: &mut Session, pipeline: &str, mapping: &Mapp
     transaction.commit().await.map_err(fail)
 }
 
-/// The collections of which keys may be in an earlier form.
+/// The collections whose keys may be in an earlier form.
 pub async fn with_earlier_keys(session: &Session, pipeline: &str) -> Result<HashSet<String>> {
     let fail = |e| sqlstate::error("look for keys of an earlier form", &e);
     let question = "SELECT DISTINCT collection FROM docrow.schemas WHERE pipeline = $1 AND key_form < $2";
@@ -164,9 +166,9 @@ pub async fn with_earlier_keys(session: &Session, pipeline: &str) -> Result<Hash
     rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fail)
 }
 
-/// Notes that no key of a collection is in an earlier form, or will not be.
+/// Records that no key of a collection is in an earlier form, or will not be.
 pub async fn set_keys_renewed(session: &mut Session, pipeline: &str, collection: &str) -> Result<()> {
-    let doing = format!("note the form of the keys of {collection}");
+    let doing = format!("record the form of the keys of {collection}");
     let fail = |e| sqlstate::error(&*doing, &e);
     let transaction = session.enter(&doing).await?;
     let statement = "UPDATE docrow.schemas SET key_form = $3 WHERE pipeline = $1 AND collection = $2";
@@ -203,7 +205,7 @@ pub(crate) async fn insert(
     client.execute(statement, parameters).await.map(drop)
 }
 
-/// Stores the version after the one in force, of the same tables.
+/// Stores the version after the one in force, with the same tables.
 pub(crate) async fn insert_next(
     client: &impl GenericClient,
     pipeline: &str,
@@ -218,8 +220,7 @@ pub(crate) async fn insert_next(
     client.execute(statement, &[&pipeline, collection, &version, text, filled, masked_by]).await.map(drop)
 }
 
-/// All tables of a collection that are there, named with their schema: those that docrow has made, and those that it was
-/// given.
+/// All existing tables of a collection, named with their schema: created ones and adopted ones.
 pub(crate) async fn tables(
     client: &impl GenericClient,
     pipeline: &str,
@@ -235,14 +236,14 @@ pub(crate) async fn tables(
     Ok((made, given))
 }
 
-/// To whom a table belongs.
+/// The owner of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TableOwnership {
-    /// To the collection.
+    /// The collection.
     Own,
-    /// To another collection or pipeline, named here.
+    /// Another collection or pipeline, named here.
     Other(String),
-    /// To no pipeline: somebody made it.
+    /// No pipeline: a user created it.
     Nobody,
 }
 
@@ -252,7 +253,7 @@ pub(crate) struct TableOwners(Vec<TableOwner>);
 struct TableOwner {
     pipeline: String,
     collection: String,
-    /// The tables with their schemas. `None`: not stored by an earlier docrow.
+    /// The tables with their schemas. `None`: an earlier docrow did not store them.
     tables: Option<Vec<String>>,
 }
 
@@ -280,7 +281,7 @@ pub(crate) async fn owners(
 }
 
 impl TableOwners {
-    /// Whose a table, named with its schema, is, for a pipeline and a collection of it.
+    /// The owner of a table, named with its schema, from the view of a collection of a pipeline.
     pub(crate) fn ownership(&self, table: &str, mine: (&str, &str)) -> TableOwnership {
         let has = |owner: &&TableOwner| {
             owner.tables.as_ref().is_some_and(|tables| tables.iter().any(|own| own == table))
@@ -310,11 +311,11 @@ impl TableOwners {
     }
 }
 
-/// In which form `docrow.schemas` is there.
+/// The form of an existing `docrow.schemas`.
 enum SchemaForm {
-    /// Not at all: docrow has never written to this database.
+    /// None: docrow has never written to this database.
     Missing,
-    /// As an earlier docrow made it.
+    /// The form of an earlier docrow.
     Earlier,
     /// With all its columns.
     Complete,

@@ -1,8 +1,9 @@
-//! `docrow.misfits`: which columns lack values that do not fit them and are in `extra` alone, how many, and since when.
+//! `docrow.misfits`: which columns lack values that did not fit and are in `extra` alone, how many, and since
+//! when.
 //!
-//! Only the rows know. They are counted while docrow runs, now and then, and what was found is kept here for whoever
-//! asks; a row without names says when a collection was counted. A collection that was never counted is not one without
-//! misfits.
+//! Only the rows know. docrow counts them from time to time while it runs, and stores the result here; a row
+//! without names records when a collection was counted. A collection that was never counted is different from
+//! one without misfits.
 
 use std::{collections::HashMap, time::SystemTime};
 
@@ -19,7 +20,7 @@ use crate::{
     },
 };
 
-/// Columns of one table that are counted by one statement, which may ask for 1,664 numbers.
+/// The maximum number of columns per statement, which may select at most 1,664 numbers.
 const AT_ONCE: usize = 400;
 
 /// A column that lacks values.
@@ -29,24 +30,24 @@ pub struct Misfits {
     pub table: String,
     /// The column.
     pub column: String,
-    /// How many rows have none of a value that is in `extra`.
+    /// How many rows lack a value that is in `extra`.
     pub values: u64,
     /// How many of these values are numbers.
     pub numbers: u64,
 }
 
-/// What is known of a collection.
+/// The result for a collection.
 #[derive(Clone, Debug)]
 pub struct MisfitCount {
     /// When it was counted.
     pub at: SystemTime,
-    /// What was found, each with the time of the count that found it first.
+    /// The columns, each with the time of the count that found it first.
     pub found: Vec<(Misfits, SystemTime)>,
 }
 
 /// Counts a collection's misfits. Reads all of its rows that have something in `extra`.
 pub async fn count(session: &Session, schema: &str, mapping: &Mapping) -> Result<Vec<Misfits>> {
-    let fail = |e| sqlstate::error("count values that do not fit their columns", &e);
+    let fail = |e| sqlstate::error("count values that did not fit their columns", &e);
     let Some((root, extra)) = mapping.tables().first().zip(mapping.extra()) else { return Ok(Vec::new()) };
     let Some(key) = root.columns.first() else { return Ok(Vec::new()) };
     let mut found = Vec::new();
@@ -83,8 +84,8 @@ fn fields(places: &Places) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Two numbers for each column. `$1`: the names on the way to the table, then the rest of the way to each column: names
-/// that are data are no part of the statement.
+/// Two numbers for each column. `$1`: the names on the path to the table, then the rest of the path to each
+/// column: names from data are not part of the statement.
 fn question(places: &Places, columns: &[(Column, String)], rows: &str, extra: &str) -> String {
     let (mut way, mut number) = (String::new(), 0);
     for step in &places.steps {
@@ -119,11 +120,11 @@ pub async fn fits_double(session: &Session, schema: &str, (table, column): (&str
     session.client.query_one(&question, &[]).await.and_then(|row| row.try_get(0)).map_err(fail)
 }
 
-/// Keeps what was counted in a collection.
+/// Stores the count of a collection.
 pub async fn store(session: &mut Session, pipeline: &str, collection: &str, found: &[Misfits]) -> Result<()> {
     let doing = format!("note what does not fit in {collection}");
     let fail = |e| sqlstate::error(&*doing, &e);
-    // That it was counted is a row of its own.
+    // That it was counted is recorded in a separate row.
     let counted = Misfits { table: String::new(), column: String::new(), values: 0, numbers: 0 };
     let all = || found.iter().chain(std::iter::once(&counted));
     let (tables, columns): (Vec<&str>, Vec<&str>) = all().map(|m| (&*m.table, &*m.column)).unzip();
@@ -143,7 +144,7 @@ pub async fn store(session: &mut Session, pipeline: &str, collection: &str, foun
     transaction.commit().await.map_err(fail)
 }
 
-/// What is known of the pipeline's collections, by name. Those that were never counted are missing.
+/// The results for the pipeline's collections, by name. Those that were never counted are missing.
 pub async fn load(session: &Session, pipeline: &str) -> Result<HashMap<String, MisfitCount>> {
     let fail = |e| sqlstate::error("ask what does not fit its column", &e);
     read(&session.client, pipeline).await.map_err(fail)
@@ -174,27 +175,30 @@ fn misfits(row: &Row) -> Result<Misfits, PgError> {
 }
 
 impl Misfits {
-    /// Whether the column, of this type in SQL, is of whole numbers and lacks numbers: then sums over it are wrong.
+    /// Whether the column, of this SQL type, contains whole numbers and lacks numbers: then sums over it are
+    /// wrong.
     pub fn spoil_sums(&self, ty: &str) -> bool {
         matches!(ty, "bigint" | "integer") && self.numbers > 0
     }
 
-    /// What mends a column of this type in SQL that lacks values: one thing.
+    /// How to fix a column of this SQL type that lacks values: one thing.
     pub fn remedy(&self, ty: &str, is_automatic: bool) -> &'static str {
         match (is_automatic, self.spoil_sums(ty)) {
             (true, true) => {
-                "docrow run widens it by itself; where it warns that something depends on the column, drop that, then \
-                 start docrow again"
+                "docrow run widens it by itself; if it warns that something depends on the column, drop \
+                 that, then start docrow again"
             }
             (false, true) => {
-                "write type = \"double precision\", bson = \"number\" for it in its mapping file, then start docrow again"
+                "set type = \"double precision\", bson = \"number\" for it in its mapping file, then start \
+                 docrow again"
             }
             (false, false) => {
-                "write type = \"jsonb\", which holds everything, for it in its mapping file, then start docrow again"
+                "set type = \"jsonb\", which holds everything, for it in its mapping file, then start docrow \
+                 again"
             }
             (true, false) => {
-                "make its stored mapping a mapping file, with type = \"jsonb\" for it (docs/mapping.md), then start \
-                 docrow again"
+                "turn its stored mapping into a mapping file, with type = \"jsonb\" for it \
+                 (docs/mapping.md), then start docrow again"
             }
         }
     }
@@ -205,7 +209,7 @@ mod tests {
     use super::*;
     use crate::model::table::{ColumnType, Scalar};
 
-    /// Names that are data are parameters.
+    /// Names from data are parameters.
     #[test]
     fn a_question_holds_no_name_of_a_field() {
         let steps = vec![Step::Field("it's".into()), Step::Ordinal("n".into())];

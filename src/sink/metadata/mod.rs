@@ -1,4 +1,4 @@
-//! What docrow keeps in PostgreSQL about a pipeline: the schema `docrow`.
+//! docrow's metadata in PostgreSQL: the schema `docrow`.
 //!
 //! `schema` creates it. What is written belongs to `positions`, `chunks`, `mapping_versions`, `dead_letters` and
 //! `deployment`; `fence` keeps a second process out, `runner` tells which is the first. What people ask for waits in tables that `requests` looks at:

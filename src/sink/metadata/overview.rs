@@ -1,4 +1,5 @@
-//! What PostgreSQL knows of a pipeline, read for a status: by anybody, whether or not somebody runs it. Writes nothing.
+//! A pipeline's state in PostgreSQL, read for a status, by any user, whether or not a process runs it. Writes
+//! nothing.
 
 use std::{collections::HashMap, time::SystemTime};
 
@@ -15,27 +16,27 @@ use crate::{
     sink::{Session, Target, connection::sqlstate},
 };
 
-/// How many groups of dead letters are told.
+/// The maximum number of groups of dead letters.
 const GROUPS: i64 = 100;
 
-/// What is known.
+/// The state.
 #[derive(Clone, Debug)]
 pub struct PipelineSurvey {
     /// When it was read, by the server's clock.
     pub at: SystemTime,
-    /// Who runs the pipeline.
+    /// The process that runs the pipeline.
     pub runner: PipelineRunner,
-    /// What that process last said of itself, or the one before.
+    /// The last report of that process, or of the one before.
     pub report: Option<StoredReport>,
     /// The collections, by name.
     pub collections: Vec<CollectionSurvey>,
-    /// How far each partition is in each collection.
+    /// The position of each partition in each collection.
     pub positions: Vec<PartitionReach>,
     /// Dead letters, the largest groups first.
     pub letters: Vec<LetterCount>,
-    /// What does not fit its column, by collection, as far as it was counted.
+    /// Misfits, by collection, as far as they were counted.
     pub misfits: HashMap<String, MisfitCount>,
-    /// What the last verification on schedule found.
+    /// The result of the last scheduled verification.
     pub verified: Option<verifications::StoredVerification>,
 }
 
@@ -54,47 +55,47 @@ pub struct CollectionSurvey {
     pub stopped: Option<String>,
     /// Since when it is paused, if it is.
     pub paused: Option<SystemTime>,
-    /// Why it is not replicated any more, if it is not: `dropped` in MongoDB, or `excluded`.
+    /// Why it is no longer replicated, if it is not: `dropped` in MongoDB, or `excluded`.
     pub absent: Option<String>,
     /// How many chunks there are; none: it is not planned yet.
     pub chunks: usize,
     /// How many of them are copied.
     pub chunks_copied: usize,
-    /// How many documents these held.
+    /// How many documents these contained.
     pub documents: u64,
-    /// Whether the copy replaces rows that were there before.
+    /// Whether the copy replaces existing rows.
     pub replaces: bool,
     /// How many of its tables have no primary key yet.
     pub keys_missing: usize,
-    /// Why it is to be copied anew, if it is.
+    /// Why it needs a resync, if it does.
     pub resync: Option<String>,
     /// How many dead letters it has.
     pub dead_letters: u64,
 }
 
-/// How far a partition is in a collection.
+/// The position of a partition in a collection.
 #[derive(Clone, Debug)]
 pub struct PartitionReach {
     /// The partition.
     pub partition: u16,
     /// `database.collection`.
     pub collection: String,
-    /// On the cluster's clock.
+    /// By the cluster's clock.
     pub cluster_time: SystemTime,
     /// When that was stored.
     pub stored_at: SystemTime,
 }
 
-/// Dead letters of one collection, with one reason at one path.
+/// Dead letters of one collection with the same reason at the same path.
 #[derive(Clone, Debug)]
 pub struct LetterCount {
     /// `database.collection`.
     pub collection: String,
-    /// Where in the documents the trouble is, if that is known.
+    /// The path in the documents, if it is known.
     pub path: Option<String>,
-    /// What the trouble is.
+    /// The reason.
     pub reason: String,
-    /// How many there are.
+    /// Their number.
     pub count: u64,
     /// When the latest was written.
     pub last_at: SystemTime,
@@ -108,7 +109,7 @@ pub struct OverviewReader {
 }
 
 impl OverviewReader {
-    /// Connects; `None` where docrow has never written to the target.
+    /// Connects; `None` if docrow has never written to the target.
     pub async fn open(target: &Target) -> Result<Option<Self>> {
         let session = schema::open(target).await?;
         Ok(session.map(|session| Self { session, pipeline: target.pipeline().to_owned() }))

@@ -1,7 +1,7 @@
-//! `docrow.pauses`: collections whose changes wait until `docrow resume`, because somebody asked for that.
+//! `docrow.pauses`: collections whose changes wait until `docrow resume`, on an operator's request.
 //!
-//! A row is there for as long as the pause: so it outlives every process. Whoever runs the pipeline looks for rows that
-//! come and go, and notes once nothing more is written to a collection (`held_at`).
+//! A row exists as long as the pause, so the pause outlives every process. The process that runs the pipeline
+//! checks for new and deleted rows, and records when nothing more is written to a collection (`held_at`).
 
 use std::time::SystemTime;
 
@@ -16,9 +16,10 @@ use crate::{
 pub struct PauseRequest {
     /// `database.collection`.
     pub collection: String,
-    /// When somebody asked for it.
+    /// When it was requested.
     pub since: SystemTime,
-    /// Whether a process that runs the pipeline has seen it: from then on nothing is written to the collection.
+    /// Whether a process that runs the pipeline has confirmed it: from then on nothing is written to the
+    /// collection.
     pub is_held: bool,
 }
 
@@ -34,9 +35,9 @@ pub async fn all(session: &Session, pipeline: &str) -> Result<Vec<PauseRequest>>
     rows.iter().map(pause).collect::<Result<_, _>>().map_err(fail)
 }
 
-/// Notes that nothing more is written to these collections.
+/// Records that nothing more is written to these collections.
 pub async fn hold(session: &mut Session, pipeline: &str, collections: &[&str]) -> Result<()> {
-    let doing = "note which collections are paused";
+    let doing = "record which collections are paused";
     let fail = |e| sqlstate::error(doing, &e);
     let transaction = session.enter(doing).await?;
     let statement = "UPDATE docrow.pauses SET held_at = now() \
@@ -51,7 +52,7 @@ impl Requests {
         all(&self.session, &self.pipeline).await
     }
 
-    /// Pauses these collections. Those that are paused already stay so.
+    /// Pauses these collections. Those that are already paused stay so.
     pub async fn pause(&self, collections: &[String]) -> Result<()> {
         let statement = "INSERT INTO docrow.pauses (pipeline, collection) SELECT $1, c FROM unnest($2::text[]) AS a (c) \
             ON CONFLICT (pipeline, collection) DO NOTHING";
@@ -59,10 +60,10 @@ impl Requests {
         done.map(drop).map_err(|e| sqlstate::error("pause collections", &e))
     }
 
-    /// Has these collections go on.
+    /// Resumes these collections.
     pub async fn resume(&self, collections: &[String]) -> Result<()> {
         let statement = "DELETE FROM docrow.pauses WHERE pipeline = $1 AND collection = ANY($2)";
         let done = self.session.client.execute(statement, &[&self.pipeline, &collections]).await;
-        done.map(drop).map_err(|e| sqlstate::error("have collections go on", &e))
+        done.map(drop).map_err(|e| sqlstate::error("resume collections", &e))
     }
 }

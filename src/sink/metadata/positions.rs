@@ -1,12 +1,11 @@
-//! `docrow.pipelines` and `docrow.progress`: how far each partition of a pipeline has come in each
-//! collection.
+//! `docrow.pipelines` and `docrow.progress`: the position of each partition of a pipeline in each collection.
 //!
-//! A position never moves backwards. The statement that writes it compares it with the stored one and, where
-//! that is further, writes NULL into a column that takes none, so that the whole transaction fails. The fence keeps
-//! two processes from getting there; this holds for what one process does, too.
+//! A position never moves backwards. The statement that writes it compares it with the stored one and, if
+//! that is further, writes NULL into a NOT NULL column, so that the whole transaction fails. The fence keeps
+//! two processes from getting there; this also protects against a single process.
 //!
-//! With a position goes up to when rows may show states, for they may be ahead of it; and the fingerprint of the stream that its token came from: in another stream the server may not
-//! find it.
+//! With a position, docrow stores how far rows may be ahead of it; and the fingerprint of the stream that its
+//! token comes from: in another stream the server may not find it.
 
 use mongodb::bson::Timestamp;
 use tokio_postgres::{
@@ -24,7 +23,7 @@ use crate::{
     },
 };
 
-/// How far a partition has come in a collection: everything up to `position` is durable.
+/// A partition's position in a collection: everything up to `position` is durable.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredPosition {
     /// The partition.
@@ -33,7 +32,7 @@ pub struct StoredPosition {
     pub collection: String,
     /// The position.
     pub position: Position,
-    /// The fingerprint of the stream that it is a position in, if it is known.
+    /// The fingerprint of the stream of the position, if it is known.
     pub fingerprint: Option<i64>,
 }
 
@@ -46,8 +45,8 @@ pub struct Reached<'a> {
     pub position: &'a Position,
 }
 
-/// Stores the pipeline's name with the id of its state directory, unless it is known, and returns the id that
-/// is stored.
+/// Stores the pipeline's name with the id of its state directory, unless it is known, and returns the stored
+/// id.
 pub async fn register(session: &Session, pipeline: &str, state_id: &str) -> Result<String> {
     let fail = |e| sqlstate::error(format!("register pipeline {pipeline}"), &e);
     let insert = "INSERT INTO docrow.pipelines (pipeline, state_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
@@ -56,9 +55,9 @@ pub async fn register(session: &Session, pipeline: &str, state_id: &str) -> Resu
     session.client.query_one(select, &[&pipeline]).await.and_then(|row| row.try_get(0)).map_err(fail)
 }
 
-/// Up to which cluster time rows may show states that the stored positions have not reached. `None`: it is not known.
+/// Up to which cluster time rows may show states that the stored positions have not reached. `None`: unknown.
 pub async fn ahead(session: &Session, pipeline: &str) -> Result<Option<Timestamp>> {
-    let fail = |e| sqlstate::error("ask how far rows may be ahead", &e);
+    let fail = |e| sqlstate::error("read how far rows may be ahead", &e);
     let select = "SELECT ahead FROM docrow.pipelines WHERE pipeline = $1";
     let row = session.client.query_opt(select, &[&pipeline]).await.map_err(fail)?;
     let ahead = row.map(|row| row.try_get::<_, Option<i64>>(0)).transpose().map_err(fail)?.flatten();
@@ -74,9 +73,9 @@ fn both_halves(at: Timestamp) -> i64 {
     (u64::from(at.time) << 32 | u64::from(at.increment)).cast_signed()
 }
 
-/// Up to which cluster time rows may show states, as it was stored with the positions. `None`: it is not known of all.
+/// Up to which cluster time rows may show states, as stored with the positions. `None`: not known for all.
 pub async fn shown(session: &Session, pipeline: &str) -> Result<Option<Timestamp>> {
-    let fail = |e| sqlstate::error("ask how far rows may be ahead", &e);
+    let fail = |e| sqlstate::error("read how far rows may be ahead", &e);
     let select = "SELECT CASE WHEN bool_and(shown IS NOT NULL) THEN \
             greatest(max(shown), (SELECT shown FROM docrow.pipelines WHERE pipeline = $1)) END \
         FROM docrow.progress WHERE pipeline = $1";
@@ -84,9 +83,9 @@ pub async fn shown(session: &Session, pipeline: &str) -> Result<Option<Timestamp
     Ok(row.try_get::<_, Option<i64>>(0).map_err(fail)?.map(timestamp))
 }
 
-/// Stores, for [`shown`], what is about to be written without a position.
+/// Stores, for [`shown`], the time of what is about to be written without a position.
 pub(crate) async fn note_shown(session: &mut Session, pipeline: &str, shown: Timestamp) -> Result<()> {
-    let doing = "note how far rows may be ahead";
+    let doing = "record how far rows may be ahead";
     let fail = |e| sqlstate::error(doing, &e);
     let transaction = session.enter(doing).await?;
     let update = "UPDATE docrow.pipelines SET shown = greatest(shown, $2) WHERE pipeline = $1";
@@ -94,9 +93,9 @@ pub(crate) async fn note_shown(session: &mut Session, pipeline: &str, shown: Tim
     transaction.commit().await.map_err(fail)
 }
 
-/// Stores what [`ahead`] gives, unless that is later already.
+/// Stores the value that [`ahead`] returns, unless the stored one is later.
 pub async fn set_ahead(session: &mut Session, pipeline: &str, ahead: Option<Timestamp>) -> Result<()> {
-    let doing = "note how far rows may be ahead";
+    let doing = "record how far rows may be ahead";
     let fail = |e| sqlstate::error(doing, &e);
     let transaction = session.enter(doing).await?;
     let update = "UPDATE docrow.pipelines SET ahead = CASE WHEN $2::bigint IS NOT NULL THEN greatest(ahead, $2) END \
@@ -126,9 +125,9 @@ pub async fn load(session: &Session, pipeline: &str) -> Result<Vec<StoredPositio
     Ok(positions)
 }
 
-/// Replaces all positions of a pipeline, for example because the number of partitions changed. This, and
-/// [`chunks::replace`](super::chunks::replace) for one collection, can move positions backwards: the caller runs nothing
-/// else meanwhile.
+/// Replaces all positions of a pipeline, for example because the number of partitions has changed. This, and
+/// [`chunks::replace`](super::chunks::replace) for one collection, can move positions backwards: the caller
+/// runs nothing else meanwhile.
 pub async fn reset(session: &mut Session, pipeline: &str, positions: &[StoredPosition]) -> Result<()> {
     let doing = "replace the stored positions";
     let fail = |e| sqlstate::error(doing, &e);
@@ -192,7 +191,7 @@ pub(crate) struct PartitionPositions<'a> {
     pub(crate) shown: Option<Timestamp>,
 }
 
-/// Runs what [`prepare`] prepared.
+/// Runs the statement of [`prepare`].
 pub(crate) async fn upsert(
     client: &Client,
     statement: &Statement,

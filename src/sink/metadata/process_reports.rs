@@ -1,8 +1,9 @@
-//! `docrow.reports`: what the process that holds a pipeline says of itself every other second, for people elsewhere.
+//! `docrow.reports`: reports of the process that holds a pipeline, every other second, for people elsewhere.
 //!
-//! One row a pipeline, in a table of its own: each report leaves a dead row, which is not for `docrow.enter` to read past
-//! ([`fence`](super::fence)). There is room on its page for the next ones, and no index but the primary key, so that these are taken out
-//! without a vacuum. What seldom changes is written only when it does.
+//! One row per pipeline, in a separate table: each report leaves a dead row, which `docrow.enter` must not
+//! have to read past ([`fence`](super::fence)). Its page has room for the next ones, and there is no index
+//! but the primary key, so that dead rows are removed without a vacuum. Details that rarely change are
+//! written only when they do.
 
 use std::time::SystemTime;
 
@@ -11,12 +12,12 @@ use crate::{
     sink::{Session, connection::sqlstate},
 };
 
-/// A report as it was stored. What the texts say is the business of whoever wrote them: JSON.
+/// A stored report. Its texts are JSON, which only their writer interprets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredReport {
-    /// What changes all the time.
+    /// The part that changes all the time.
     pub report: String,
-    /// What seldom changes.
+    /// The part that rarely changes.
     pub details: String,
     /// When it was stored, by the server's clock.
     pub at: SystemTime,

@@ -1,8 +1,9 @@
-//! `docrow.repairs`: documents whose rows are to be written anew, because `docrow verify --repair` found them different, or
-//! because a process that runs the pipeline came across rows that docrow does not write.
+//! `docrow.repairs`: documents whose rows must be written again, because `docrow verify --repair` found them
+//! different, or because the process that runs the pipeline found rows that docrow does not write.
 //!
-//! Only whoever runs the pipeline writes rows, so it is asked. It takes a request off the list and then carries it out; what
-//! it takes and does not do, for it is killed, whoever asked finds undone, and asks again.
+//! Only the process that runs the pipeline writes rows, so the repairs are requested from it. It takes a
+//! request off the list and then executes it; if it is killed in between, the requester finds the repair
+//! undone, and requests it again.
 
 use mongodb::bson::{RawDocument, RawDocumentBuf};
 
@@ -16,23 +17,23 @@ use crate::{
 /// How many are taken at a time.
 const AT_ONCE: i64 = 1000;
 
-/// What is to be written anew.
+/// What to write again.
 #[derive(Clone, Debug, Default)]
 pub struct Repairs {
-    /// Documents, by what they are looked up by, `{_id: …}`.
+    /// Documents, by their lookup filter `{_id: …}`.
     pub documents: Vec<RawDocumentBuf>,
-    /// Keys that no document can have: their rows are to be deleted.
+    /// Keys that no document can have: their rows must be deleted.
     pub keys: Keys,
 }
 
 impl Repairs {
-    /// Whether there is nothing to be done.
+    /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.documents.is_empty() && self.keys.is_empty()
     }
 }
 
-/// Takes requests, the oldest first, by collection. Those of `later`, collections, are left.
+/// Takes requests, the oldest first, by collection, except those of the collections `later`.
 pub async fn take(session: &mut Session, pipeline: &str, later: &[&str]) -> Result<Vec<(String, Repairs)>> {
     let doing = "take rows to be repaired";
     let fail = |e| sqlstate::error(doing, &e);
@@ -59,9 +60,9 @@ pub async fn take(session: &mut Session, pipeline: &str, later: &[&str]) -> Resu
 }
 
 impl Requests {
-    /// Asks for repairs.
+    /// Requests repairs.
     pub async fn repair(&self, collection: &str, repairs: &Repairs) -> Result<()> {
-        let fail = |e| sqlstate::error("ask for rows to be repaired", &e);
+        let fail = |e| sqlstate::error("request repairs", &e);
         let documents: Vec<&[u8]> = repairs.documents.iter().map(|document| document.as_bytes()).collect();
         let keys: Vec<&[u8]> = repairs.keys.iter().collect();
         let insert = "INSERT INTO docrow.repairs (pipeline, collection, document_key, key) \
@@ -72,17 +73,17 @@ impl Requests {
         self.session.client.execute(insert, &parameters).await.map(drop).map_err(fail)
     }
 
-    /// How many requests are not taken yet.
+    /// How many requests have not been taken yet.
     pub async fn repairs_left(&self, collection: &str) -> Result<i64> {
-        let fail = |e| sqlstate::error("ask how many repairs are left", &e);
+        let fail = |e| sqlstate::error("count the repairs that are left", &e);
         let question = "SELECT count(*) FROM docrow.repairs WHERE pipeline = $1 AND collection = $2";
         let row = self.session.client.query_one(question, &[&self.pipeline, &collection]).await;
         row.and_then(|row| row.try_get(0)).map_err(fail)
     }
 
-    /// Takes back what was not taken.
+    /// Withdraws requests that have not been taken.
     pub async fn take_back_repairs(&self, collection: &str) -> Result<()> {
-        let fail = |e| sqlstate::error("take back repairs", &e);
+        let fail = |e| sqlstate::error("withdraw repairs", &e);
         let delete = "DELETE FROM docrow.repairs WHERE pipeline = $1 AND collection = $2";
         self.session.client.execute(delete, &[&self.pipeline, &collection]).await.map(drop).map_err(fail)
     }

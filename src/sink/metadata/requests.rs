@@ -1,8 +1,8 @@
-//! What people ask of a pipeline: resyncs, pauses, throttles, repairs, another try of dead letters. Each kind has a table, and a
-//! file that knows what its rows mean.
+//! Operators' requests to a pipeline: resyncs, pauses, throttles, repairs, retries of dead letters. Each kind
+//! has a table, and a file that defines what its rows mean.
 //!
-//! Here is what they share: the session that people ask over, and the one statement by which the process that runs the
-//! pipeline sees, each second, whether anybody asks for anything.
+//! This file has what they share: the session for making requests, and the one statement with which the
+//! process that runs the pipeline checks, each second, whether there are any.
 
 use tokio_postgres::types::{ToSql, Type};
 
@@ -15,7 +15,7 @@ use crate::{
     sink::{Session, Target, connection::sqlstate},
 };
 
-/// What people need to ask.
+/// A session to make requests.
 #[derive(Debug)]
 pub struct Requests {
     pub(super) session: Session,
@@ -23,13 +23,13 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// Opens it; `None` where docrow has never written to the target.
+    /// Opens it; `None` if docrow has never written to the target.
     pub async fn open(target: &Target) -> Result<Option<Self>> {
         let session = schema::open(target).await?;
         Ok(session.map(|session| Self { session, pipeline: target.pipeline().to_owned() }))
     }
 
-    /// Who runs the pipeline.
+    /// The process that runs the pipeline.
     pub async fn runner(&self) -> Result<PipelineRunner> {
         runner::runner(&self.session, &self.pipeline).await
     }
@@ -38,40 +38,40 @@ impl Requests {
 /// What somebody has asked for of the speed of snapshots.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Throttle {
-    /// Nothing: the configuration says it.
+    /// None: the configuration applies.
     #[default]
     AsConfigured,
     /// No limit.
     Off,
-    /// A limit, as it was written.
+    /// A limit, as written.
     AtMost(String),
 }
 
 impl Throttle {
-    /// What a row means.
+    /// The meaning of a row.
     fn asked(max_rate: Option<String>) -> Self {
         max_rate.map_or(Self::Off, Self::AtMost)
     }
 }
 
-/// What is asked for at the moment.
+/// The current requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Requested {
-    /// How fast snapshots may be.
+    /// How fast snapshots may read.
     pub throttle: Throttle,
-    /// The collections that are to be copied anew.
+    /// The collections to resync.
     pub resyncs: Vec<String>,
     /// The collections that are paused.
     pub paused: Vec<String>,
-    /// Those of them of which nobody has noted yet that nothing more is written to them.
+    /// Those for which it is not recorded yet that nothing more is written to them.
     pub unheard: Vec<String>,
     /// Whether there are repairs to [take](super::repair_requests::take).
     pub repairs: bool,
-    /// Whether there are dead letters [to be tried again](super::dead_letters::asked).
+    /// Whether there are dead letters [to retry](super::dead_letters::asked).
     pub letters: bool,
 }
 
-/// Looks what is asked for, in one round trip. Repairs of `later`, collections, do not count.
+/// Reads the current requests, in one round trip. Repairs of the collections `later` do not count.
 pub async fn look(session: &Session, pipeline: &str, later: &[&str]) -> Result<Requested> {
     let fail = |e| sqlstate::error("look for requests", &e);
     let question = "SELECT t.pipeline IS NOT NULL, t.max_rate, \
@@ -81,7 +81,7 @@ pub async fn look(session: &Session, pipeline: &str, later: &[&str]) -> Result<R
         EXISTS (SELECT FROM docrow.repairs WHERE pipeline = $1 AND collection <> ALL ($2)), \
         EXISTS (SELECT FROM docrow.dead_letters WHERE pipeline = $1 AND retry_at IS NOT NULL) \
         FROM (VALUES (1)) AS one LEFT JOIN docrow.throttles t ON t.pipeline = $1";
-    // With its types it need not be prepared, which would be a round trip of its own.
+    // With types given, it need not be prepared, which would be another round trip.
     let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&pipeline, Type::TEXT), (&later, Type::TEXT_ARRAY)];
     let row = session.client.query_typed_one(question, &parameters).await.map_err(fail)?;
     let names = |column| row.try_get(column).map_err(fail);

@@ -1,8 +1,7 @@
-//! `docrow.resyncs`: collections that are to be copied anew in place, because somebody asks for it or their history is
-//! lost.
+//! `docrow.resyncs`: collections to resync, because an operator requested it or their history is lost.
 //!
-//! A request is answered by the transaction that stores the plan of the resync ([`chunks::replace`]): what is asked
-//! before that is done by it, what is asked afterwards is another request.
+//! The transaction that stores the plan of the resync ([`chunks::replace`]) answers a request: it covers all
+//! requests made before; one made afterwards is another request.
 //!
 //! [`chunks::replace`]: super::chunks::replace
 
@@ -15,16 +14,16 @@ use crate::{
     sink::{Session, connection::sqlstate},
 };
 
-/// Asks for a resync of these collections, for this reason from now on.
+/// Requests a resync of these collections, for this reason from now on.
 pub async fn ask(
     session: &mut Session,
     pipeline: &str,
     collections: &[impl AsRef<str> + Sync],
     reason: Reason,
 ) -> Result<()> {
-    let doing = "ask for a resync";
+    let doing = "request a resync";
     let fail = |e| sqlstate::error(doing, &e);
-    // Whoever runs the pipeline asks as such, anybody else may ask too.
+    // The process that runs the pipeline requests it as such; others may request it, too.
     let transaction = session.enter_if_fenced(doing).await?;
     insert(&transaction, pipeline, collections, reason).await.map_err(fail)?;
     transaction.commit().await.map_err(fail)
@@ -44,9 +43,9 @@ pub(super) async fn insert(
     client.execute(statement, &[&pipeline, &collections, &reason.text()]).await
 }
 
-/// What is asked for.
+/// The current requests.
 pub async fn asked(session: &Session, pipeline: &str) -> Result<Vec<(String, Reason)>> {
-    let fail = |e| sqlstate::error("look for resyncs that are asked for", &e);
+    let fail = |e| sqlstate::error("look for requested resyncs", &e);
     let question = "SELECT collection, reason FROM docrow.resyncs WHERE pipeline = $1 ORDER BY collection";
     let rows = session.client.query(question, &[&pipeline]).await.map_err(fail)?;
     rows.iter()
@@ -55,7 +54,7 @@ pub async fn asked(session: &Session, pipeline: &str) -> Result<Vec<(String, Rea
         .map_err(fail)
 }
 
-/// Whether a resync of this collection is asked for.
+/// Whether a resync of this collection is requested.
 pub(crate) async fn is_asked(
     client: &impl GenericClient,
     pipeline: &str,
@@ -66,7 +65,7 @@ pub(crate) async fn is_asked(
 }
 
 impl Requests {
-    /// The collections that the pipeline has copied, or begun to.
+    /// The collections that the pipeline has copied, or started to copy.
     pub async fn collections(&self) -> Result<Vec<String>> {
         let fail = |e| sqlstate::error("look for the pipeline's collections", &e);
         let question = "SELECT DISTINCT collection FROM docrow.chunks WHERE pipeline = $1 ORDER BY 1";
@@ -74,7 +73,7 @@ impl Requests {
         rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fail)
     }
 
-    /// Asks for a resync of these collections.
+    /// Requests a resync of these collections.
     pub async fn resync(&mut self, collections: &[String]) -> Result<()> {
         ask(&mut self.session, &self.pipeline, collections, Reason::Asked).await
     }

@@ -10,10 +10,10 @@ use crate::{
 /// The silence after which a holder is taken for dead, in seconds of the server's clock.
 const SILENCE: u32 = 10;
 
-/// A process that has reported so many seconds ago is there, if it was not killed since.
+/// A process whose last report is not older than this many seconds exists, unless it was killed since.
 const REPORTED: u32 = 3;
 
-/// The lock that the holder has.
+/// The holder's lock.
 pub(super) fn lock_of_holder(pipeline: &str) -> i64 {
     xxh3_64(format!("docrow pipeline {pipeline}").as_bytes()).cast_signed()
 }
@@ -23,13 +23,13 @@ pub(super) const IS_LOCK: &str = "l.locktype = 'advisory' AND l.granted AND l.ob
     AND (l.classid::bigint << 32 | l.objid::bigint) = $1 \
     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 
-/// Who holds a pipeline, as far as the server shows it.
+/// The holder of a pipeline, as far as the server shows it.
 pub(super) struct HolderSighting {
     /// The server's process.
     pub(super) pid: i32,
-    /// What its connection is called.
+    /// The name of its connection.
     pub(super) name: Option<String>,
-    /// Identifies a silence: by whom, since when. `None`: it is none.
+    /// Identifies a silence: which process, since when. `None`: it is not silent.
     pub(super) silence: Option<String>,
     /// Whether that is longer than a living holder's, by the server's clock.
     pub(super) is_long: bool,
@@ -37,21 +37,21 @@ pub(super) struct HolderSighting {
     pub(super) words: String,
 }
 
-/// Who runs a pipeline, as far as PostgreSQL can tell. The words are for people.
+/// Which process runs a pipeline, as far as PostgreSQL can tell. The words are for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PipelineRunner {
     /// This process.
     Process(String),
-    /// Nobody: the last process said that it ends, or there never was one.
+    /// None: the last process reported its end, or there never was one.
     Nobody,
-    /// Nobody holds the pipeline, and the last process never said that it ends: it was killed, or has no way
-    /// to PostgreSQL.
+    /// No process holds the pipeline, and the last one never reported its end: it was killed, or can't reach
+    /// PostgreSQL.
     Unheard(String),
 }
 
-/// Looks who runs a pipeline. A process that tries again does not hold it meanwhile, but says so in its
-/// reports, which only the last that held it can store. (It says so every other second, and a moment after it
-/// has let the pipeline go.)
+/// Finds out which process runs a pipeline. A process that retries does not hold it meanwhile, but says so in
+/// its reports, which only the last holder can store. (It does so every other second, and a moment after it
+/// has released the pipeline.)
 pub async fn runner(session: &Session, pipeline: &str) -> Result<PipelineRunner> {
     if let Some(sighting) = look(session, pipeline).await? {
         return Ok(PipelineRunner::Process(sighting.words));
@@ -71,13 +71,13 @@ pub async fn runner(session: &Session, pipeline: &str) -> Result<PipelineRunner>
     let (retries, at, is_recent): (Option<bool>, String, bool) =
         (row.try_get(1).map_err(fail)?, row.try_get(2).map_err(fail)?, row.try_get(3).map_err(fail)?);
     Ok(match is_recent {
-        true if retries == Some(true) => PipelineRunner::Process(format!("{holder}, between two tries")),
+        true if retries == Some(true) => PipelineRunner::Process(format!("{holder}, between two attempts")),
         true => PipelineRunner::Process(holder),
         false => PipelineRunner::Unheard(format!("{holder}, last heard of at {at}")),
     })
 }
 
-/// Who is known to run a pipeline; `None`: nobody who could write now.
+/// The process that is known to run a pipeline; `None`: none that could write now.
 pub async fn holder(session: &Session, pipeline: &str) -> Result<Option<String>> {
     Ok(match runner(session, pipeline).await? {
         PipelineRunner::Process(words) => Some(words),
@@ -88,8 +88,8 @@ pub async fn holder(session: &Session, pipeline: &str) -> Result<Option<String>>
 /// Who holds a pipeline; `None`: nobody.
 pub(super) async fn look(session: &Session, pipeline: &str) -> Result<Option<HolderSighting>> {
     let fail = |e| sqlstate::error(format!("ask who runs pipeline {pipeline}"), &e);
-    // Of another user's connection only its number and its name are shown to everybody: it can't be told to
-    // be silent.
+    // Of another user's connection, everyone sees only its process id and its name: silence can't be
+    // detected.
     let question = format!(
         "SELECT l.pid, a.application_name, \
             CASE WHEN a.application_name LIKE 'docrow fence %' AND a.state LIKE 'idle%' \

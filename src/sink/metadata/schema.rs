@@ -1,6 +1,8 @@
-//! The schema `docrow`: its tables, and the function by which a transaction enters its pipeline (see `fence`).
+//! The schema `docrow`: its tables, and the function by which a transaction enters its pipeline (see
+//! `fence`).
 //!
-//! Everything here can be repeated: what exists is left alone, and the tables of an earlier docrow get what they lack.
+//! Everything here can be repeated: what exists is left alone, and the tables of an earlier docrow get
+//! missing columns.
 
 use crate::{
     error::Result,
@@ -8,12 +10,12 @@ use crate::{
     sink::{Session, Target, connection::sqlstate, identifiers::quote},
 };
 
-/// Held while creating the bookkeeping schema, and while tables change: `IF NOT EXISTS` is no protection from a second
-/// process doing the same.
+/// Held while the schema `docrow` is created, and while tables change: `IF NOT EXISTS` does not protect
+/// against a second process that does the same.
 pub(crate) const LOCK: &str = "SELECT pg_advisory_xact_lock(7233163017226)";
 
-/// The bookkeeping schema. A position is stored as the token itself, to resume from, and as its keystring,
-/// which sorts in the order of the stream. A dead letter is found by a hash of its key, for a key may be too
+/// The schema `docrow`. A position is stored as the token itself, to resume from, and as its keystring, which
+/// sorts in the order of the stream. A dead letter is found by a hash of its key, because a key may be too
 /// long for an index.
 const TABLES: &str = "CREATE TABLE IF NOT EXISTS docrow.pipelines (
     pipeline text PRIMARY KEY,
@@ -148,18 +150,18 @@ BEGIN
     PERFORM pg_catalog.set_config('docrow.entered', of_epoch::text, true);
 END $$";
 
-/// How much of the bookkeeping there is.
+/// How complete the schema `docrow` is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SchemaState {
     /// Nothing: docrow has never written to this database.
     Missing,
-    /// What an earlier docrow made.
+    /// As created by an earlier docrow.
     Earlier,
-    /// All of it.
+    /// Complete.
     Complete,
 }
 
-/// Looks how much there is, without waiting for anybody.
+/// Checks how complete it is, without waiting for locks.
 pub(crate) async fn extent(session: &Session) -> Result<SchemaState> {
     let fail = |e| sqlstate::error("look for the schema docrow", &e);
     let tables = [
@@ -186,7 +188,7 @@ pub(crate) async fn extent(session: &Session) -> Result<SchemaState> {
     })
 }
 
-/// A session for people's own requests; `None` where docrow has never written to the target.
+/// A session for operators' requests; `None` if docrow has never written to the target.
 pub(crate) async fn open(target: &Target) -> Result<Option<Session>> {
     let mut session = target.connect().await?;
     match extent(&session).await? {
@@ -197,12 +199,12 @@ pub(crate) async fn open(target: &Target) -> Result<Option<Session>> {
     Ok(Some(session))
 }
 
-/// Creates the bookkeeping schema, and the user tables' schema if it is missing.
+/// Creates the schema `docrow`, and the user tables' schema if it is missing.
 pub async fn create(session: &mut Session, schema: &str) -> Result<()> {
     let fail = |e| sqlstate::error("create the schema docrow", &e);
-    // `CREATE SCHEMA IF NOT EXISTS` asks for the privilege to create it even where it exists.
+    // `CREATE SCHEMA IF NOT EXISTS` requires the privilege to create it even if it exists.
     let schema_exists = "SELECT FROM pg_namespace WHERE nspname = $1";
-    // Waiting for the lock could mean waiting for a process that has been stopped.
+    // Waiting for the lock could mean waiting for a process that is frozen.
     if extent(session).await? == SchemaState::Complete
         && session.client.query_opt(schema_exists, &[&schema]).await.map_err(fail)?.is_some()
     {
@@ -218,7 +220,7 @@ pub async fn create(session: &mut Session, schema: &str) -> Result<()> {
     }
     transaction.batch_execute(TABLES).await.map_err(fail)?;
     for (table, column, definition) in LATER {
-        // `ADD COLUMN IF NOT EXISTS` keeps everyone else out even where there is nothing to add.
+        // `ADD COLUMN IF NOT EXISTS` locks everyone else out even if there is nothing to add.
         let exists = "SELECT FROM pg_attribute \
             WHERE attrelid = $1::text::regclass AND attname = $2 AND NOT attisdropped";
         if transaction.query_opt(exists, &[&table, &column]).await.map_err(fail)?.is_none() {
@@ -226,7 +228,7 @@ pub async fn create(session: &mut Session, schema: &str) -> Result<()> {
             transaction.batch_execute(&add).await.map_err(fail)?;
         }
     }
-    // An earlier docrow made it without a search path of its own. Only its owner may change that.
+    // An earlier docrow created it without its own search path. Only its owner may change that.
     let exists = "SELECT proconfig IS NULL AND pg_has_role(proowner, 'USAGE') FROM pg_proc \
         WHERE oid = to_regprocedure('docrow.enter(text, bigint, bigint)')";
     match transaction.query_opt(exists, &[]).await.map_err(fail)? {

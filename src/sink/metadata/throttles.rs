@@ -1,13 +1,14 @@
-//! `docrow.throttles`: how fast the pipeline's snapshots may be, where somebody has said otherwise than the configuration does.
+//! `docrow.throttles`: how fast the pipeline's snapshots may read, if an operator has overridden the
+//! configuration.
 
 use super::requests::Requests;
 pub use super::requests::Throttle;
 use crate::{error::Result, sink::connection::sqlstate};
 
 impl Requests {
-    /// Asks how fast snapshots may be from now on.
+    /// Sets how fast snapshots may read from now on.
     pub async fn throttle(&self, throttle: &Throttle) -> Result<()> {
-        let fail = |e| sqlstate::error("ask how fast snapshots may be", &e);
+        let fail = |e| sqlstate::error("set how fast snapshots may read", &e);
         let rate = match throttle {
             Throttle::AsConfigured => {
                 let delete = "DELETE FROM docrow.throttles WHERE pipeline = $1";

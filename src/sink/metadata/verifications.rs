@@ -1,5 +1,6 @@
-//! `docrow.verifications`: what the last verification on schedule found, one row a pipeline, for people elsewhere and for the
-//! next process, which goes on with the schedule. Of that, what a later verification finds to be mended is taken out.
+//! `docrow.verifications`: the result of the last scheduled verification, one row per pipeline, for people
+//! elsewhere and for the next process, which continues the schedule. Differences that a later verification
+//! finds repaired are removed from it.
 
 use std::time::SystemTime;
 
@@ -10,18 +11,18 @@ use crate::{
     sink::{Session, connection::sqlstate},
 };
 
-/// A result as it was stored.
+/// A stored result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredVerification {
-    /// When it was, by the server's clock.
+    /// Its time, by the server's clock.
     pub at: SystemTime,
-    /// JSON, the business of whoever wrote it.
+    /// JSON, which only its writer interprets.
     pub result: String,
 }
 
 /// Stores a result.
 pub async fn store(session: &mut Session, pipeline: &str, result: &str) -> Result<()> {
-    let doing = "store what a verification found";
+    let doing = "store the result of a verification";
     let fail = |e| sqlstate::error(doing, &e);
     let transaction = session.enter_if_fenced(doing).await?;
     let statement = "INSERT INTO docrow.verifications (pipeline, verified_at, result) \
@@ -31,14 +32,14 @@ pub async fn store(session: &mut Session, pipeline: &str, result: &str) -> Resul
     transaction.commit().await.map_err(fail)
 }
 
-/// Puts `result` in the place of `stored`, unless there has been another verification since. Its time stays.
+/// Replaces `stored` by `result`, unless there has been another verification since. Its time stays.
 pub async fn amend(
     session: &Session,
     pipeline: &str,
     stored: &StoredVerification,
     result: &str,
 ) -> Result<()> {
-    let fail = |e| sqlstate::error("store what is mended of what a verification found", &e);
+    let fail = |e| sqlstate::error("update the result of a verification", &e);
     let statement = "UPDATE docrow.verifications SET result = $3::text::jsonb \
         WHERE pipeline = $1 AND verified_at = $2";
     session.client.execute(statement, &[&pipeline, &stored.at, &result]).await.map(drop).map_err(fail)

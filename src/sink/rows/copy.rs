@@ -1,10 +1,10 @@
 //! Writes the chunks of a snapshot: one transaction per chunk, over all tables of its collection, with its
 //! marker.
 //!
-//! Rows travel without being copied in this process: the encoder's buffer itself becomes the messages, and
+//! Rows are sent without being copied in this process: the encoder's buffer itself becomes the messages, and
 //! gets its memory back once they are sent. The tables of one [`ChunkWriter::write`] are sent one after the
-//! other, each as a binary COPY: the driver loses count of the server's answers when a COPY is refused at its
-//! start, as every further one is after the first that failed, and then the session is lost.
+//! other, each as a binary COPY: if a COPY is refused at its start, as every further one is after the first
+//! failure, the driver loses count of the server's answers, and the session is lost.
 
 use std::{collections::HashMap, pin::pin};
 
@@ -29,11 +29,11 @@ use crate::{
     },
 };
 
-/// What a binary COPY begins with: signature, flags, length of the header's extension.
+/// The start of a binary COPY: signature, flags, length of the header's extension.
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
-/// What it ends with, in place of a tuple's count of columns.
+/// Its end, in place of a tuple's column count.
 const TRAILER: &[u8] = b"\xff\xff";
-/// The most a message holds. The driver's write buffer grows to the largest, and stays so.
+/// The maximum size of a message. The driver's write buffer grows to the largest one, and stays so.
 const FRAME: usize = 128 * 1024;
 
 /// A session that copies chunks. Prepares each collection's statements once.
@@ -95,7 +95,7 @@ pub struct ChunkWriter<'a> {
     sent: SentAmount,
 }
 
-/// What is in the transaction.
+/// The content of the transaction.
 #[derive(Clone, Copy, Default)]
 struct SentAmount {
     rows: u64,
@@ -103,10 +103,10 @@ struct SentAmount {
 }
 
 impl ChunkWriter<'_> {
-    /// Sends rows in [`Framing::Copy`](crate::mapping::Framing::Copy), and forgets them: afterwards the
-    /// buffers are empty and have their memory back, also after an error. Says how many rows the server took.
-    /// Errors: [`Kind::TargetRefusedRows`](crate::error::Kind) if the content of a row is refused; then
-    /// [`Self::rollback_to_savepoint`] or drop.
+    /// Sends rows in [`Framing::Copy`](crate::mapping::Framing::Copy), and clears them: afterwards the
+    /// buffers are empty and have their memory back, also after an error. Returns how many rows the server
+    /// accepted. Errors: [`Kind::TargetRefusedRows`](crate::error::Kind) if the content of a row is refused;
+    /// then call [`Self::rollback_to_savepoint`] or drop.
     pub async fn write(&mut self, rows: &mut Rows) -> Result<u64> {
         let plans = self.plan.tables.iter().zip(&self.plan.statements);
         let mut sent = SentAmount::default();
@@ -129,17 +129,18 @@ impl ChunkWriter<'_> {
         Ok(sent.rows)
     }
 
-    /// Sets the savepoint, in place of an earlier one.
+    /// Sets the savepoint, replacing an earlier one.
     pub async fn savepoint(&mut self) -> Result<()> {
         self.run("set a savepoint", "SAVEPOINT docrow").await
     }
 
-    /// Undoes what was written since [`Self::savepoint`], which stays set, whether or not it was refused.
+    /// Undoes everything written since [`Self::savepoint`], which stays set, whether or not a row was
+    /// refused.
     pub async fn rollback_to_savepoint(&mut self) -> Result<()> {
         self.run("roll back to a savepoint", "ROLLBACK TO SAVEPOINT docrow").await
     }
 
-    /// Keeps what was written since [`Self::savepoint`].
+    /// Keeps everything written since [`Self::savepoint`].
     pub async fn release_savepoint(&mut self) -> Result<()> {
         self.run("release a savepoint", "RELEASE SAVEPOINT docrow").await
     }
@@ -151,15 +152,15 @@ impl ChunkWriter<'_> {
         stored.map(drop).map_err(|e| sqlstate::error("store dead letters", &e))
     }
 
-    /// Marks the chunk and commits: once this returns `Ok`, the chunk is durable. After an error it may be
-    /// durable or not, and the plan tells: see the contract in [`sink`](crate::sink). A chunk that is marked already is
-    /// refused (see [`chunks`]): nothing is copied twice.
+    /// Sets the chunk's marker and commits: once this returns `Ok`, the chunk is durable. After an error it
+    /// may be durable or not, which the plan shows: see the contract in [`sink`](crate::sink). A chunk whose
+    /// marker is already set is refused (see [`chunks`]): nothing is copied twice.
     pub async fn commit(self, marker: Marker<'_>) -> Result<()> {
         let doing = || format!("commit chunk {} of {}", marker.number, marker.collection);
         self.check_types().await.map_err(|e| e.within(doing()))?;
         chunks::mark(&self.transaction, self.pipeline, marker).await.map_err(|e| e.within(doing()))?;
         failpoint::reach(Failpoint::ChunkBeforeCommit);
-        // The mark was set, so the transaction is sound, and COMMIT can't mean ROLLBACK.
+        // The marker was set, so the transaction is sound, and COMMIT can't mean ROLLBACK.
         self.transaction.commit().await.map_err(|e| sqlstate::row_error(doing(), &e))?;
         metrics::ROWS_WRITTEN.add_to("copy", self.sent.rows);
         metrics::WRITTEN_BYTES.add_to("copy", self.sent.bytes);
@@ -168,8 +169,8 @@ impl ChunkWriter<'_> {
         Ok(())
     }
 
-    /// Refuses columns that have got another type: COPY takes any bytes for a value of it. The rows that are written
-    /// keep anyone from changing it now.
+    /// Refuses columns whose type has changed: COPY accepts any bytes as a value of the new type. The rows
+    /// that are written prevent another change now.
     async fn check_types(&self) -> Result<()> {
         let plan = self.plan;
         let columns = || plan.tables.iter().flat_map(|table| table.columns.iter().map(move |c| (table, c)));
@@ -185,7 +186,7 @@ impl ChunkWriter<'_> {
             None => Ok(()),
             Some(row) => {
                 let found: String = row.try_get(0).map_err(fail)?;
-                let advice = "it was changed while docrow copied: change it back";
+                let advice = "it was changed while docrow copied; change it back";
                 Err(Error::new(Code::ColumnChanged, format!("{found} now: {advice}")))
             }
         }

@@ -1,9 +1,9 @@
-//! The rows of a query, page by page, without a transaction that stays open: PostgreSQL keeps them, as they were when the
-//! cursor was opened, in a file if they are many.
+//! The rows of a query, page by page, without a transaction that stays open: PostgreSQL stores them, as of
+//! when the cursor was opened, in a file if there are many.
 //!
-//! A transaction that stays open has a lock on the table: whoever wants to change it waits until the last page, and whoever
-//! comes then waits behind him. That may be another session of docrow, for which the next page waits: PostgreSQL would not
-//! see that nobody can go on.
+//! An open transaction holds a lock on the table: a session that wants to change the table waits until the
+//! last page, and later sessions queue behind it. One of those may be another session of docrow, for which
+//! the next page waits: PostgreSQL would not detect this deadlock.
 
 use tokio_postgres::{Error as PgError, Row, types::ToSql};
 
@@ -16,7 +16,8 @@ pub(super) struct RowCursor<'a> {
 }
 
 impl<'a> RowCursor<'a> {
-    /// Asks `question`, once `prepare` is done, which is for this alone. Takes as long as reading all of the answer does.
+    /// Runs the query `question`, after `prepare`, which applies only to it. Takes as long as reading the
+    /// whole result.
     pub(super) async fn open(
         session: &'a mut Session,
         prepare: &str,

@@ -16,16 +16,16 @@ use crate::{
     sink::{composite_array::CompositeArray, connection::sqlstate, identifiers::quote},
 };
 
-/// What applying a batch did.
+/// The result of applying a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AppliedBatch {
     /// Rows inserted and updated.
     pub written: u64,
-    /// Rows deleted, or marked as deleted, besides those of arrays that became shorter but not empty.
+    /// Rows deleted, or marked as deleted, except those of arrays that became shorter but not empty.
     pub deleted: u64,
 }
 
-/// What a statement of a batch does.
+/// The purpose of a statement of a batch.
 #[derive(Clone, Copy)]
 pub(super) enum BatchStatement<'a> {
     Begin,
@@ -36,7 +36,7 @@ pub(super) enum BatchStatement<'a> {
 }
 
 impl BatchStatement<'_> {
-    /// Only what touches user tables can be refused for the content of a row; COMMIT too, by a deferred
+    /// Only statements on user tables can be refused for the content of a row; and COMMIT, by a deferred
     /// constraint.
     fn failure(&self, error: &PgError) -> Error {
         match self {
@@ -62,7 +62,7 @@ impl fmt::Display for BatchStatement<'_> {
 
 type PendingAnswer<'a> = Pin<Box<dyn Future<Output = Result<u64, PgError>> + Send + 'a>>;
 
-/// Statements whose messages are to be sent one after the other before any answer is awaited.
+/// Statements whose messages are sent one after the other before any answer is awaited.
 #[derive(Default)]
 pub(super) struct StatementPipe<'a> {
     statements: Vec<(BatchStatement<'a>, PendingAnswer<'a>)>,
@@ -93,9 +93,9 @@ impl<'a> StatementPipe<'a> {
         self.statements.push((what, Box::pin(answer)));
     }
 
-    /// Sends everything, then awaits every answer up to the first that is an error. The driver encodes and
-    /// sends a prepared statement when its future is polled for the first time, and nothing here gives way to
-    /// another task before all are sent: dropping this future leaves no transaction open.
+    /// Sends everything, then awaits every answer up to the first error. The driver encodes and sends a
+    /// prepared statement when its future is polled for the first time, and nothing here yields to another
+    /// task before all are sent: dropping this future leaves no transaction open.
     pub(super) async fn run(self) -> Result<AppliedBatch> {
         let mut sent = Vec::with_capacity(self.statements.len());
         for (what, mut answer) in self.statements {

@@ -1,4 +1,4 @@
-//! Gives rows back, as the server encodes them, for `docrow verify`.
+//! Reads rows back, as the server encodes them, for `docrow verify`.
 
 use std::{
     collections::HashMap,
@@ -38,8 +38,8 @@ impl Reader {
         Self { session, schema: target.schema().to_owned(), statements: HashMap::new(), see: None }
     }
 
-    /// Reads over `session`, of which every statement finds its rows by an index, in the index's order: for many statements
-    /// of the same few forms.
+    /// Reads over `session`, in which every statement finds its rows by an index, in the index's order: for
+    /// many statements of the same few forms.
     pub async fn by_index(session: Session, target: &Target) -> Result<Self> {
         let settings = "SET enable_seqscan = off; SET enable_bitmapscan = off; \
             SET plan_cache_mode = force_generic_plan; SET jit = off";
@@ -48,8 +48,8 @@ impl Reader {
         Ok(Self::new(session, target))
     }
 
-    /// The rows of the documents with these keys, in the order of the table's primary key, also of documents that were
-    /// deleted and whose rows stay. Read values with [`value`].
+    /// The rows of the documents with these keys, in the order of the table's primary key, including those of
+    /// deleted documents that stay. Read values with [`value`].
     pub async fn rows(&mut self, table: &Table, keys: &Keys) -> Result<Vec<Row>> {
         self.select(table, "true", keys).await
     }
@@ -59,8 +59,9 @@ impl Reader {
         self.select(table, &sql::is_live(&self.schema, root, table), keys).await
     }
 
-    /// Gives `take` every row that documents with these keys have, table by table, each with its table's number, without
-    /// those of deleted documents whose rows stay. All tables are asked at once. Read values with [`value`].
+    /// Passes every row of the documents with these keys to `take`, table by table, each with its table's
+    /// number, except those of deleted documents that stay. All tables are queried at once. Read values with
+    /// [`value`].
     pub async fn live_rows_of_all(
         &mut self,
         tables: &[Table],
@@ -101,8 +102,9 @@ impl Reader {
     }
 
     /// All rows of the documents with these keys, by the bytes of the key, in
-    /// [`Framing::Copy`](crate::mapping::Framing::Copy): what a [`Rebuilder`](crate::mapping::Rebuilder) takes. `tables`
-    /// are those of a mapping. `None` as soon as they have more than `most` bytes.
+    /// [`Framing::Copy`](crate::mapping::Framing::Copy), the input of a
+    /// [`Rebuilder`](crate::mapping::Rebuilder). `tables` are those of a mapping. `None` as soon as they
+    /// exceed `most` bytes.
     pub async fn documents(
         &mut self,
         tables: &[Table],
@@ -159,7 +161,7 @@ impl Reader {
         Ok(Some(documents))
     }
 
-    /// Begins to remember keys, for [`Self::unseen`], forgetting those from before. `table` is one of the
+    /// Starts to remember keys, for [`Self::unseen`], discarding earlier ones. `table` is one of the
     /// collection's: all begin with the same type of key.
     pub async fn forget_seen(&mut self, table: &Table) -> Result<()> {
         let fail = |e| sqlstate::error("prepare to remember keys", &e);
@@ -172,22 +174,23 @@ impl Reader {
         Ok(())
     }
 
-    /// Remembers keys. Some thousand at a time cost least.
+    /// Remembers keys. A few thousand at a time cost least.
     pub async fn see(&mut self, keys: &Keys) -> Result<()> {
         let statement = self.see.as_ref().ok_or_else(|| Error::bug("remember keys: before forget_seen"))?;
         let seen = self.session.client.execute(statement, &[&CompositeArray::keys(keys)]).await;
         seen.map(drop).map_err(|e| sqlstate::error("remember keys", &e))
     }
 
-    /// Looks for the keys in `table` that were never remembered, each once; without those of deleted documents whose
-    /// rows stay. `root` is the first of the collection's tables. Costs one reading of the table, in however many pages.
+    /// Finds the keys in `table` that were never remembered, each once; without those of deleted documents
+    /// whose rows stay. `root` is the first of the collection's tables. Costs one scan of the table, whatever
+    /// the number of pages.
     pub async fn unseen(&mut self, root: &Table, table: &Table) -> Result<UnseenKeys<'_>> {
         let Some(key) = table.columns.first() else {
             return Err(Error::bug("look for rows that belong to no document: no key column"));
         };
         let live = sql::is_live(&self.schema, root, table);
         let (key, name) = (quote(&key.name), sql::qualified(&self.schema, &table.name));
-        // Of the root, there is one row with a key.
+        // The root table has one row per key.
         let distinct = if table.key_columns == 1 { "" } else { "DISTINCT " };
         let question = format!(
             "SELECT {distinct}t.{key} FROM {name} t \
@@ -196,8 +199,9 @@ impl Reader {
         self.pages("ANALYZE pg_temp.docrow_seen; SET LOCAL work_mem = '64MB'", &question, table).await
     }
 
-    /// The keys of a random sample of about `percent` of a table's rows, each once; without those of deleted documents, and of a
-    /// child without those that have a row of the root. The same `seed` gives the same rows of a table that does not change.
+    /// The keys of a random sample of about `percent` of a table's rows, each once; without those of deleted
+    /// documents, and, for a child table, without those that have a row in the root table. The same `seed`
+    /// gives the same rows of an unchanged table.
     pub async fn sampled(
         &mut self,
         root: &Table,
@@ -239,8 +243,8 @@ impl Reader {
     }
 }
 
-/// The keys in a table that belong to no document, as they were when it was looked for them. Holds no lock: they
-/// can be deleted over another session meanwhile.
+/// The keys in a table that belong to no document, as of when they were searched. Holds no lock: they can be
+/// deleted over another session meanwhile.
 pub struct UnseenKeys<'a> {
     cursor: RowCursor<'a>,
     table: String,

@@ -1,4 +1,4 @@
-//! Finds the documents that are to be written again, page by page.
+//! Finds the documents to write again, page by page.
 
 use super::{cursor::RowCursor, read::first_column};
 use crate::{
@@ -12,26 +12,27 @@ use crate::{
     },
 };
 
-/// What a key of `extra` begins with: the name of a top-level field, in which a dot and a backslash are escaped and a byte
-/// that is no UTF-8 is `\xff`. Any other backslash begins the number of a field that occurs several times.
+/// The beginning of a key of `extra`: the name of a top-level field, in which a dot and a backslash are
+/// escaped and a byte that is not UTF-8 is `\xff`. Any other backslash begins the number of a field that
+/// occurs several times.
 const FIRST_STEP: &str = r"E'^(?:[^\\\\.]|\\\\[\\\\.x])*'";
 
-/// Which documents are looked for.
+/// Which documents to find.
 #[derive(Debug)]
 pub struct Wanted {
-    /// The table of the documents.
+    /// The root table.
     pub root: Option<Table>,
-    /// Those that have something in this column of it; if there are `steps`, under a key that begins with one of them, or no
-    /// object, which docrow does not write.
+    /// Documents that have something in this column; if there are `steps`, under a key that begins with one
+    /// of them, or a value that is not an object, which docrow does not write.
     pub extra: Option<String>,
-    /// What those keys begin with.
+    /// The possible beginnings of those keys.
     pub steps: Option<Vec<String>>,
-    /// And those that have a value only in the narrow one of two columns.
+    /// Also documents that have a value only in the narrow one of two columns.
     pub replacements: Vec<Replacement>,
 }
 
 impl Wanted {
-    /// A condition on the row `t` of the root. `$1`: the steps.
+    /// A condition on the row `t` of the root table. `$1`: the steps.
     fn condition(&self, schema: &str, root_key: &str) -> String {
         let in_extra = self.extra.iter().map(|extra| {
             let extra = format!("t.{}", quote(extra));
@@ -62,11 +63,11 @@ impl Wanted {
     }
 }
 
-/// The keys of documents as they were when the scan began. Holds no lock.
+/// The keys of documents as of when the scan began. Holds no lock.
 pub struct Scan<'a>(RowCursor<'a>);
 
 impl<'a> Scan<'a> {
-    /// Looks for the documents that are wanted.
+    /// Finds these documents.
     pub async fn new(session: &'a mut Session, schema: &str, wanted: &Wanted) -> Result<Self> {
         let root = wanted.root.as_ref();
         let Some((root, key)) = root.and_then(|root| Some((root, root.columns.first()?))) else {

@@ -1,15 +1,17 @@
-//! Applies batches of the change stream: one transaction per batch, sent in one go, with the positions it reaches.
+//! Applies batches of the change stream: one transaction per batch, sent at once, with the positions it
+//! reaches.
 //!
-//! Every statement is prepared once per session, and of a batch every message is on its way before the first
-//! answer is awaited: a batch costs one round trip. First the transaction enters the pipeline, which fails if another
-//! process has taken it. Then, for each collection, in this order: all rows of deleted documents are deleted, children
-//! first, or, with soft deletes, their root rows are marked, and child rows without one deleted; root rows are inserted
-//! or, where they differ, updated; the child rows of a table are merged: deleted where they are no more, and inserted or
-//! updated likewise. Of documents of which only some fields changed, the columns and tables of these alone are written;
-//! one that has no row makes the batch fail, and the caller writes it whole. Dead letters and positions come last.
+//! Every statement is prepared once per session, and all messages of a batch are sent before the first answer
+//! is awaited: a batch costs one round trip. First the transaction enters the pipeline, which fails if
+//! another process has taken it. Then, for each collection, in this order: all rows of deleted documents are
+//! deleted, children first, or, with soft deletes, their root rows are marked, and child rows without one are
+//! deleted; root rows are inserted or, where they differ, updated; the child rows of a table are merged:
+//! deleted if they no longer exist, and inserted or updated likewise. For documents of which only some fields
+//! changed, only the columns and tables of these fields are written; if one has no row, the batch fails, and
+//! the caller writes the document whole. Dead letters and positions come last.
 //!
-//! A COMMIT after a failed statement answers like any other, and does nothing. So a batch is applied if and
-//! only if *every* answer up to that of COMMIT is good.
+//! A COMMIT after a failed statement gets a normal answer, but does nothing. So a batch is applied if and
+//! only if *every* answer up to that of COMMIT is a success.
 
 use std::collections::HashMap;
 
@@ -40,18 +42,19 @@ use crate::{
 pub struct Batch<'a> {
     /// The changes, no collection twice.
     pub collections: Vec<CollectionBatch<'a>>,
-    /// The changes to some fields of documents, of which there are no others; no part twice.
+    /// The changes to some fields of documents that have no other changes; no part twice.
     pub parts: Vec<PartBatch<'a>>,
     /// Documents that could not be mapped or written, none twice.
     pub dead_letters: &'a [DeadLetter],
-    /// Documents with a dead letter that are written now, or are gone: it is removed.
+    /// Documents with a dead letter that are written now, or no longer exist: it is removed.
     pub healed: &'a [DeadKey],
-    /// The positions reached; empty while a batch is applied in parts, but for the last.
+    /// The positions reached; empty while a batch is applied in parts, except for the last.
     pub reached: &'a [Reached<'a>],
-    /// Up to which cluster time rows may show states once it is applied, if that is known.
+    /// Up to which cluster time rows may show states once it is applied, if known.
     pub shown: Option<Timestamp>,
-    /// Whether it is to be on the server's disk, with all that this session wrote before it, when it is applied. Else it
-    /// is seen at once, but a server that crashes within the next moments forgets it, rows and positions alike.
+    /// Whether it must be on the server's disk, with everything that this session wrote before it, when it is
+    /// applied. Otherwise it is visible at once, but a server that crashes shortly afterwards loses it, rows
+    /// and positions alike.
     pub is_durable: bool,
 }
 
@@ -66,18 +69,18 @@ pub struct CollectionBatch<'a> {
     pub rows: &'a Rows,
     /// The keys of the documents that `rows` are of.
     pub upserted: &'a Keys,
-    /// The keys of the documents that are gone.
+    /// The keys of the deleted documents.
     pub deleted: &'a Keys,
 }
 
 /// Changes to the same fields of some documents, at most one per document.
 #[derive(Clone, Copy, Debug)]
 pub struct PartBatch<'a> {
-    /// The collection, and a number that tells its parts from each other.
+    /// The collection, and a number that distinguishes its parts.
     pub part: (CollectionId, usize),
     /// The names of the fields.
     pub fields: &'a [Box<str>],
-    /// The tables of the fields, as far as they are theirs, root first.
+    /// The tables of the fields, reduced to their columns, root first.
     pub tables: &'a [Table],
     /// The rows in [`Framing::Composite`](crate::mapping::Framing::Composite), a buffer per table.
     pub rows: &'a Rows,
@@ -96,7 +99,7 @@ pub struct Applier {
     plans: HashMap<CollectionId, BatchPlan>,
     parts: HashMap<(CollectionId, usize), BatchPlan>,
     bookkeeping: BookkeepingStatements,
-    /// Counts the row types, which gives each a name of its own.
+    /// Counts the row types, so that each gets a unique name.
     row_types: usize,
 }
 
@@ -111,24 +114,25 @@ struct BookkeepingStatements {
 #[derive(Debug)]
 struct BatchPlan {
     tables: Vec<Table>,
-    /// Of a part. Fields without a column of their own have the same tables, but not the same statements.
+    /// For a part. Fields without a column have the same tables, but not the same statements.
     fields: Vec<Box<str>>,
     statements: Vec<TableStatements>,
 }
 
 #[derive(Debug)]
 struct TableStatements {
-    /// [`sql::delete`], or, for a root with soft deletes, [`sql::mark_deleted`].
+    /// [`sql::delete`], or, for a root table with soft deletes, [`sql::mark_deleted`].
     delete: Statement,
-    /// Of a child, with soft deletes: [`sql::delete_rootless`].
+    /// For a child table with soft deletes: [`sql::delete_rootless`].
     orphans: Option<Statement>,
-    /// [`sql::upsert`] for the root, or [`sql::patch`] for that of a part; [`sql::merge`] for a child.
+    /// [`sql::upsert`] for the root table, or [`sql::patch`] for that of a part; [`sql::merge`] for a child
+    /// table.
     write: Statement,
 }
 
 impl Applier {
-    /// Applies `partition`'s batches over `session`, which must be one of a fence's target. The positions it stores are
-    /// in the stream with this `fingerprint`.
+    /// Applies `partition`'s batches over `session`, which must be one of a fence's target. The positions it
+    /// stores belong to the stream with this `fingerprint`.
     pub async fn new(
         session: Session,
         target: &Target,
@@ -137,7 +141,8 @@ impl Applier {
     ) -> Result<Self> {
         let fail = |e| sqlstate::error("prepare to apply changes", &e);
         let client = &session.client;
-        // Every statement finds its rows by key: no plan is better than the index, and none needs making anew each time.
+        // Every statement finds its rows by key: no plan is better than the index, and none needs to be
+        // planned again each time.
         let settings = "SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan; SET jit = off; SET work_mem = '64MB'";
         client.batch_execute(settings).await.map_err(fail)?;
         let bookkeeping = BookkeepingStatements {
@@ -151,9 +156,10 @@ impl Applier {
         Ok(Self { session, schema, pipeline, partition, fingerprint, plans, parts, bookkeeping, row_types })
     }
 
-    /// Applies a batch: once this returns `Ok`, its rows and positions are to be seen, and, if it is so asked, durable. Errors:
-    /// with [`Kind::TargetRefusedRows`](crate::error::Kind) nothing was written and the session stays usable, so that the
-    /// caller can apply halves of the batch to find the document; after any other see the contract in [`sink`](crate::sink).
+    /// Applies a batch: once this returns `Ok`, its rows and positions are visible, and, if requested,
+    /// durable. Errors: with [`Kind::TargetRefusedRows`](crate::error::Kind) nothing was written and the
+    /// session stays usable, so that the caller can apply halves of the batch to find the document; after any
+    /// other see the contract in [`sink`](crate::sink).
     pub async fn apply(&mut self, batch: &Batch<'_>) -> Result<AppliedBatch> {
         for collection in &batch.collections {
             self.plan(collection).await?;
@@ -207,17 +213,17 @@ impl Applier {
         Ok(applied)
     }
 
-    /// Stores up to when rows may be ahead of the positions.
+    /// Stores how far rows may be ahead of the positions.
     pub async fn note_ahead(&mut self, time: Timestamp) -> Result<()> {
         positions::set_ahead(&mut self.session, &self.pipeline, Some(time)).await
     }
 
-    /// Stores up to when rows are about to show states, for batches without a position.
+    /// Stores how far rows are about to be ahead, for batches without a position.
     pub async fn note_shown(&mut self, time: Timestamp) -> Result<()> {
         positions::note_shown(&mut self.session, &self.pipeline, time).await
     }
 
-    /// Makes sure that the collection's statements are prepared, for these very tables.
+    /// Makes sure that the collection's statements are prepared for exactly these tables.
     async fn plan(&mut self, batch: &CollectionBatch<'_>) -> Result<()> {
         if self.plans.get(&batch.collection).is_some_and(|plan| plan.tables == batch.tables) {
             return Ok(());
@@ -227,7 +233,7 @@ impl Applier {
         Ok(())
     }
 
-    /// The same for those of a part, whose number other fields had before if the mapping has changed.
+    /// The same for those of a part, whose number belonged to other fields before if the mapping has changed.
     async fn plan_part(&mut self, batch: &PartBatch<'_>) -> Result<()> {
         let is_of = |plan: &BatchPlan| plan.tables == batch.tables && plan.fields == batch.fields;
         if self.parts.get(&batch.part).is_some_and(is_of) {
@@ -240,7 +246,7 @@ impl Applier {
         Ok(())
     }
 
-    /// Prepares a plan whose root is written by `write_root`.
+    /// Prepares a plan whose root table is written by `write_root`.
     async fn prepare(
         &mut self,
         tables: &[Table],
@@ -294,13 +300,13 @@ impl BatchPlan {
         self.add_children_to(pipe, client, (upserted, batch.rows));
     }
 
-    /// A patch must find all of its rows: else the batch fails, and is to be tried otherwise.
+    /// A patch must find all of its rows: otherwise the batch fails, and must be written in another way.
     fn add_part_to<'a>(&'a self, pipe: &mut StatementPipe<'a>, client: &'a Client, batch: &'a PartBatch<'_>) {
         let keys = CompositeArray::keys(batch.keys);
         let root = self.tables.first().zip(self.statements.first()).zip(batch.rows.tables.first());
         if let Some(((root, TableStatements { write, .. }), rows)) = root {
             let (rows, wanted) = (CompositeArray::rows(rows), i64::try_from(keys.count()).unwrap_or(-1));
-            // The statement answers with one row, or fails. Where only `extra` may change, it mostly does not.
+            // The statement returns one row, or fails. Where only `extra` may change, it usually does not.
             let has_columns = root.patched().is_some_and(|(columns, _)| !columns.is_empty());
             let written = if has_columns { u64::try_from(batch.keys.count).unwrap_or(0) } else { 0 };
             pipe.add(BatchStatement::Write(root), async move {
@@ -310,7 +316,7 @@ impl BatchPlan {
         self.add_children_to(pipe, client, (keys, batch.rows));
     }
 
-    /// Merges the child rows that the documents with these keys have.
+    /// Merges the child rows of the documents with these keys.
     fn add_children_to<'a>(
         &'a self,
         pipe: &mut StatementPipe<'a>,

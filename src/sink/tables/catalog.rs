@@ -1,4 +1,4 @@
-//! Looks in PostgreSQL's catalog for what is there of a collection's tables. Changes nothing.
+//! Finds out from PostgreSQL's catalog which of a collection's tables exist. Changes nothing.
 
 use std::collections::HashMap;
 
@@ -21,9 +21,9 @@ use crate::{
     },
 };
 
-/// `$1`: a schema; `$2`: names. What has no name of its own in `pg_class` (a table's array type)
-/// makes way for a table. What is allowed is asked of the user who would write: where this one may only look, that is the owner of
-/// docrow's own tables.
+/// `$1`: a schema; `$2`: names. Objects without a name of their own in `pg_class` (a table's array type) make
+/// way for a table. Privileges are checked for the user who would write: if the current one may only read,
+/// that is the owner of docrow's own tables.
 const RELATIONS: &str = "SELECT c.oid, c.relname::text, c.relkind::text, c.relispartition, c.relpersistence::text, \
         pg_has_role(w.oid, c.relowner, 'USAGE'), w.rolname = current_user AND row_security_active(c.oid), \
         has_table_privilege(w.oid, c.oid, 'SELECT') AND has_table_privilege(w.oid, c.oid, 'INSERT') \
@@ -50,8 +50,8 @@ const KEYS: &str = "SELECT i.indrelid, NOT i.indimmediate, \
             WHERE o <= i.indnkeyatts ORDER BY o) \
     FROM pg_index i WHERE i.indisprimary AND i.indrelid = ANY($1)";
 
-/// What there is of a collection's tables. Of columns that would be widened, and of tables that are nobody's, the rows
-/// are looked at.
+/// The existing state of a collection's tables. For columns that would be widened, and for tables that docrow
+/// does not own, the rows are checked, too.
 pub(super) async fn look(
     client: &impl GenericClient,
     target: &Target,
@@ -89,7 +89,7 @@ pub(super) async fn look(
     Ok(found)
 }
 
-/// What refers to a table of a schema by one column, from the same schema.
+/// The tables of the same schema that refer to a table by one column.
 pub(super) async fn references(
     client: &impl GenericClient,
     schema: &str,

@@ -1,7 +1,7 @@
 //! Creates, changes and drops the user's tables.
 //!
-//! They are created bare and get their primary keys after the snapshot, which makes both faster. Everything here can
-//! be repeated: what exists is left alone, and what is gone is not missed.
+//! They are created without keys and get their primary keys after the snapshot, which makes both faster.
+//! Everything here can be repeated: what exists is left alone, and what is already gone is no error.
 
 use tokio_postgres::{Error as PgError, GenericClient, Transaction};
 
@@ -28,20 +28,20 @@ use crate::{
     },
 };
 
-/// How long it is waited for somebody who lets nobody even look at a table.
+/// How long to wait for a session that holds an exclusive lock on a table.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '5s'";
 
-/// What becomes of the tables.
+/// What happens to the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TableFate {
-    /// They stay, with their rows, and are nobody's.
+    /// They stay, with their rows, and no longer belong to docrow.
     Keep,
-    /// Those that docrow has made are dropped, those that it was given are emptied.
+    /// Those that docrow has created are dropped, adopted ones are emptied.
     Drop,
 }
 
-/// What there is to do for a collection's tables. Changes nothing. Errors: [`Kind::TargetAway`](crate::error::Kind) if somebody keeps one of
-/// the tables locked.
+/// What there is to do for a collection's tables. Changes nothing. Errors:
+/// [`Kind::TargetAway`](crate::error::Kind) if another session keeps one of the tables locked.
 pub async fn plan(
     session: &mut Session,
     target: &Target,
@@ -55,12 +55,13 @@ pub async fn plan(
     Ok(Plan::of(target.schema(), wanted, &found))
 }
 
-/// Creates a collection's tables, or adds to them what this version of its mapping adds, and stores the mapping, in one
-/// transaction: a table or column exists only if the mapping it belongs to is known. Of a version that is stored already
-/// nothing is made again, unless a resync is asked for. Says what was to be done; of that, what is to be done [`AfterCopy`](When::AfterCopy) is left to [`build_key`] and [`add_foreign_keys`].
+/// Creates a collection's tables, or adds to them what this version of its mapping adds, and stores the
+/// mapping, in one transaction: a table or column exists only if its mapping is known. If the version is
+/// already stored, nothing is created again, unless a resync is requested. Returns the changes; those for
+/// [`AfterCopy`](When::AfterCopy) are left to [`build_key`] and [`add_foreign_keys`].
 ///
-/// Errors: [`Kind::TargetRefused`](crate::error::Kind) if something stands in the way, or was dropped, saying what;
-/// [`Code::TargetLocked`] if somebody has a lock on one of the tables: to be tried again.
+/// Errors: [`Kind::TargetRefused`](crate::error::Kind) if there is an obstacle, or something was dropped,
+/// with the details; [`Code::TargetLocked`] if another session has a lock on one of the tables: retry.
 pub async fn change_tables(
     session: &mut Session,
     target: &Target,
@@ -80,14 +81,15 @@ pub async fn change_tables(
     let mut plan = look().await?;
     let changed: Vec<&str> = plan.changed().collect();
     if !changed.is_empty() {
-        // What was found of them may have changed meanwhile.
+        // They may have changed since they were looked at.
         locks::against_all(&transaction, &changed).await.map_err(|e| e.within(doing()))?;
         plan = look().await?;
     }
     if let Some(refusal) = plan.refusal() {
         return Err(Error::new(Code::TableInTheWay, format!("{}: {refusal}", doing())));
     }
-    // What this version needs was made with it. It is made again only where every row is about to be written anew.
+    // What this version needs was created with it. It is created again only if every row is about to be
+    // written again.
     let is_lacking = |table: &&TablePlan| table.steps.iter().any(|step| step.when == When::AtOnce);
     if let Some(lost) = plan.tables.iter().find(is_lacking)
         && mapping_versions::is_stored(&transaction, target.pipeline(), mapping).await.map_err(fail)?
@@ -111,7 +113,7 @@ pub async fn change_tables(
     Ok(plan)
 }
 
-/// Somebody has dropped a table or a column of a collection that is copied already.
+/// A table or a column of a collection that is already copied was dropped.
 fn dropped(doing: &str, collection: &str, lost: &TablePlan) -> Error {
     let name = lost.name.replace('"', "");
     let statements = lost.steps.iter().filter(|step| step.when == When::AtOnce).map(|step| &*step.sql);
@@ -124,13 +126,13 @@ fn dropped(doing: &str, collection: &str, lost: &TablePlan) -> Error {
         (_, columns) => format!("columns {} were dropped or renamed", columns.join(", ")),
     };
     let advice = format!(
-        "restore it with what it held, or have it made again and all rows written anew: docrow resync '{collection}', \
-         then start docrow again"
+        "restore it with its content, or have it created and all rows written again: docrow resync \
+         '{collection}', then start docrow again"
     );
     Error::new(Code::TableDropped, format!("{doing}: {what}: {advice}"))
 }
 
-/// The columns that a statement adds, as [`sql`] writes it.
+/// The columns that a statement of [`sql`] adds.
 fn added_columns(statement: &str) -> impl Iterator<Item = String> {
     let added = statement.split("ADD COLUMN \"").skip(1);
     added.filter_map(|rest| Some(rest.split_once("\" ")?.0.replace("\"\"", "\"")))
@@ -141,7 +143,7 @@ pub fn names(schema: &str, tables: &[Table]) -> Vec<String> {
     tables.iter().map(|table| sql::qualified(schema, &table.name)).collect()
 }
 
-/// The names that are taken in a schema, whoever took them: of tables, views, indexes and sequences.
+/// The names that are in use in a schema: of tables, views, indexes and sequences, docrow's own and others.
 pub async fn relations(session: &Session, schema: &str) -> Result<Vec<String>> {
     let fail = |e| sqlstate::error(format!("look at schema {}", quote(schema)), &e);
     let question = "SELECT relname::text FROM pg_class \
@@ -150,7 +152,7 @@ pub async fn relations(session: &Session, schema: &str) -> Result<Vec<String>> {
     rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fail)
 }
 
-/// The columns of these tables, whoever made them, each with its table.
+/// The columns of these tables, docrow's own and others, each with its table.
 pub async fn columns(session: &Session, schema: &str, tables: &[Table]) -> Result<Vec<(String, String)>> {
     let fail = |e| sqlstate::error(format!("look for the columns of schema {}", quote(schema)), &e);
     let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
@@ -161,8 +163,8 @@ pub async fn columns(session: &Session, schema: &str, tables: &[Table]) -> Resul
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, _>>().map_err(fail)
 }
 
-/// Whether the text keys of a root have some in which an earlier docrow left numbers and symbols within an embedded document
-/// as they were; perhaps some that are in no other form now.
+/// Whether the text keys of a root table include some in which an earlier docrow left numbers and symbols
+/// within an embedded document unchanged, and which may have another form now.
 pub async fn has_earlier_keys(session: &Session, schema: &str, root: &Table) -> Result<bool> {
     let fail = |e| sqlstate::error(format!("look at the keys of {}", quote(&root.name)), &e);
     let Some(key) = root.columns.first().map(|key| quote(&key.name)) else { return Ok(false) };
@@ -175,8 +177,8 @@ pub async fn has_earlier_keys(session: &Session, schema: &str, root: &Table) -> 
     row.try_get(0).map_err(fail)
 }
 
-/// Which of the tables have no primary key yet, the largest first, so that no long work is left for the end. Waits for nobody
-/// who has locked one of the others.
+/// Which of the tables have no primary key yet, the largest first, so that no long work is left for the end.
+/// Does not wait for locks on the other tables.
 pub async fn keys_missing<'a>(
     session: &Session,
     schema: &str,
@@ -208,13 +210,14 @@ async fn keyed(client: &impl GenericClient, schema: &str, tables: &[Table]) -> R
 }
 
 /// Builds a table's primary key if it has none, then gathers its statistics. For several tables, run it over
-/// several sessions. Errors: [`Code::TargetLocked`] if somebody has a lock on the table: to be tried again.
+/// several sessions. Errors: [`Code::TargetLocked`] if another session has a lock on the table: retry.
 pub async fn build_key(session: &mut Session, schema: &str, table: &Table) -> Result<()> {
     let name = sql::qualified(schema, &table.name);
     let doing = format!("build the primary key of {name}");
     let fail = |e| sqlstate::error(&*doing, &e);
     let transaction = session.enter(&doing).await?;
-    // Then whether there is a key stays as it is; readers are asked to wait by the statement alone, for as short a time.
+    // From then on no one can add or drop a key; only the statement itself makes readers wait, for as short a
+    // time as possible.
     locks::against_writers(&transaction, &[&name]).await.map_err(|e| e.within(&doing))?;
     if keyed(&transaction, schema, std::slice::from_ref(table)).await.map_err(fail)?.is_empty() {
         transaction.batch_execute("SET LOCAL maintenance_work_mem = '256MB'").await.map_err(fail)?;
@@ -226,15 +229,16 @@ pub async fn build_key(session: &mut Session, schema: &str, table: &Table) -> Re
     session.client.batch_execute(&ddl_sql::analyze(schema, table)).await.map_err(fail)
 }
 
-/// Makes the child tables refer to the root, the first of `tables`, where they do not yet. Their primary keys must be
-/// built. Errors: [`Code::TargetLocked`] if somebody writes to the tables all the time, or changes them: to be tried again.
+/// Adds the missing foreign keys from the child tables to the root table, the first of `tables`. Their
+/// primary keys must be built. Errors: [`Code::TargetLocked`] if other sessions write to the tables all the
+/// time, or change them: retry.
 pub async fn add_foreign_keys(session: &mut Session, schema: &str, tables: &[Table]) -> Result<()> {
     let Some((root, children)) = tables.split_first() else { return Ok(()) };
     for child in children {
         let [child_name, root_name] = [child, root].map(|table| sql::qualified(schema, &table.name));
         let doing = format!("add the foreign key of {child_name}");
         let fail = |e| sqlstate::error(&*doing, &e);
-        // Where there is one, nobody is to be kept from writing.
+        // If the foreign key exists, no writer needs to be blocked.
         let references = catalog::references(&session.client, schema, root).await.map_err(fail)?;
         if references.iter().any(|reference| reference.is_of(child)) {
             continue;
@@ -256,7 +260,7 @@ pub async fn add_foreign_keys(session: &mut Session, schema: &str, tables: &[Tab
 
 /// Empties a collection's tables and removes its dead letters, in one transaction.
 ///
-/// Errors: [`Code::TargetLocked`] if somebody has a lock on one of them: to be tried again.
+/// Errors: [`Code::TargetLocked`] if another session has a lock on one of them: retry.
 pub async fn empty_tables(session: &mut Session, target: &Target, collection: &str) -> Result<()> {
     let doing = format!("empty the tables of {collection}");
     let fail = |e| sqlstate::error(&*doing, &e);
@@ -270,17 +274,17 @@ pub async fn empty_tables(session: &mut Session, target: &Target, collection: &s
         let statement = format!("TRUNCATE TABLE {}", tables.join(", "));
         transaction.batch_execute(&statement).await.map_err(fail)?;
     }
-    // Their documents are gone, too.
+    // Their documents no longer exist, either.
     let delete = "DELETE FROM docrow.dead_letters WHERE pipeline = $1 AND collection = $2";
     transaction.execute(delete, &[&target.pipeline(), &collection]).await.map_err(fail)?;
     transaction.commit().await.map_err(fail)
 }
 
-/// Drops the tables that docrow has made for a collection, empties those that it was given, and forgets all there is about
-/// the collection, in one transaction.
+/// Drops the tables that docrow has created for a collection, empties those that it adopted, and deletes
+/// everything stored about the collection, in one transaction.
 ///
-/// Errors: [`Kind::TargetRefused`](crate::error::Kind) if something of somebody's depends on a table, saying what;
-/// [`Code::TargetLocked`] if somebody has a lock on one of them: to be tried again.
+/// Errors: [`Kind::TargetRefused`](crate::error::Kind) if an object that is not docrow's depends on a table,
+/// with the details; [`Code::TargetLocked`] if another session has a lock on one of them: retry.
 pub async fn drop_tables(session: &mut Session, target: &Target, collection: &str) -> Result<()> {
     let doing = format!("drop the tables of {collection}");
     let transaction = session.enter(&doing).await?;
@@ -288,8 +292,8 @@ pub async fn drop_tables(session: &mut Session, target: &Target, collection: &st
     transaction.commit().await.map_err(|e| sqlstate::error(&*doing, &e))
 }
 
-/// Forgets all there is about a collection, and does with its tables what is wanted. Says which they were. Errors: as
-/// [`drop_tables`].
+/// Deletes everything stored about a collection, and keeps, empties or drops its tables as requested. Returns
+/// their names. Errors: as [`drop_tables`].
 pub(crate) async fn part(
     transaction: &Transaction<'_>,
     target: &Target,
@@ -327,13 +331,13 @@ async fn drop_all(
     if !names.is_empty() {
         locks::against_all(transaction, &names).await.map_err(|e| e.within(doing))?;
     }
-    // What was given may refer to what was made.
+    // Adopted tables may refer to created ones.
     let references = "SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname) FROM pg_constraint \
         WHERE contype = 'f' AND conrelid = ANY ($1::text[]::regclass[]) AND confrelid = ANY ($2::text[]::regclass[])";
     for row in transaction.query(references, &[&given, &made]).await.map_err(fail)? {
         transaction.batch_execute(row.try_get(0).map_err(fail)?).await.map_err(fail)?;
     }
-    // All at once, for they may refer to each other.
+    // All at once, because they may refer to each other.
     for (what, tables) in [("DROP", made), ("TRUNCATE", given)] {
         if !tables.is_empty() {
             let statement = format!("{what} TABLE {}", tables.join(", "));

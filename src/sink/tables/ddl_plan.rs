@@ -1,9 +1,9 @@
-//! What is to be done to a collection's tables: from those that are wanted and those that are there, to steps, or to what
-//! stands in their way. Pure; `catalog` finds out what is there, `ddl` takes the steps.
+//! Plans the changes to a collection's tables: from the wanted and the existing tables, to steps, or to the
+//! obstacles. Pure; `catalog` finds the existing tables, `ddl` executes the steps.
 //!
-//! A table is the collection's own if a stored version of its mapping names it: whatever it lacks is added. A table that
-//! is nobody's is adopted as it stands, if it is empty and has exactly what rows need; else it is an obstacle. Nothing is
-//! ever dropped, emptied or narrowed, and what is there besides is left alone.
+//! A table belongs to the collection if a stored version of its mapping names it: missing parts are added. A
+//! table without an owner is adopted as it is, if it is empty and has exactly what rows need; otherwise it is
+//! an obstacle. Nothing is ever dropped, emptied or narrowed, and additional parts are left alone.
 
 pub use super::found::Obstacle;
 use super::{
@@ -19,53 +19,53 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
-/// The largest table that is rewritten to widen a column: nobody can write to it meanwhile.
+/// The largest table that is rewritten to widen a column: no one can write to it meanwhile.
 pub(super) const REWRITTEN: u64 = 64 << 20;
 
 /// How many obstacles an error names.
 const SHOWN: usize = 6;
 
-/// What a collection's mapping wants.
+/// The tables of a collection's mapping.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
     /// The tables, root first.
     pub tables: &'a [Table],
-    /// Whether the other tables refer to the root by foreign keys.
+    /// Whether the other tables reference the root table by foreign keys.
     pub foreign_keys: bool,
 }
 
-/// What is to be done for a collection.
+/// The plan for a collection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// One for each wanted table, in their order.
     pub tables: Vec<TablePlan>,
-    /// Tables of earlier versions of the mapping, which stay and are no longer written.
+    /// Tables of earlier versions of the mapping, which stay but are no longer written.
     pub left: Vec<String>,
 }
 
-/// What is to be done for one table.
+/// The plan for one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TablePlan {
     /// The table, with its schema.
     pub name: String,
-    /// Where it comes from.
+    /// Its origin.
     pub origin: Origin,
-    /// What is done, in this order.
+    /// The steps, in this order.
     pub steps: Vec<DdlStep>,
-    /// What stands in the way.
+    /// The obstacles.
     pub obstacles: Vec<Obstacle>,
     /// The columns that are not docrow's, and stay.
     pub others: Vec<String>,
 }
 
-/// Where a table comes from.
+/// The origin of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// It is not there yet.
+    /// It does not exist yet.
     Created,
-    /// It is the collection's.
+    /// It belongs to the collection.
     Own,
-    /// It was nobody's.
+    /// It had no owner.
     Adopted,
 }
 
@@ -74,16 +74,16 @@ pub enum Origin {
 pub struct DdlStep {
     /// Its SQL.
     pub sql: String,
-    /// When it is taken.
+    /// When it is executed.
     pub when: When,
 }
 
-/// When a step is taken.
+/// When a step is executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
     /// With all other steps, in one transaction.
     AtOnce,
-    /// After the snapshot, for it is faster then.
+    /// After the snapshot, when it is faster.
     AfterCopy,
 }
 
@@ -93,7 +93,7 @@ impl Plan {
         let relation = |table: &Table| found.relations.iter().find(|relation| relation.name == table.name);
         let mut own =
             wanted.tables.iter().filter_map(relation).filter(|r| r.whose == TableOwnership::Own).peekable();
-        // Otherwise the snapshot is still to come, or under way.
+        // Otherwise the snapshot is still to come, or in progress.
         let keyed = own.peek().is_some() && own.all(|relation| relation.key.is_some());
         let tables = wanted.tables.iter().enumerate().map(|(at, table)| {
             let mut plan = match relation(table) {
@@ -114,23 +114,23 @@ impl Plan {
         plan
     }
 
-    /// A collection whose rows are elsewhere must not go on in an empty table.
+    /// A collection whose rows are elsewhere must not continue with an empty table.
     fn stay_where_it_is(&mut self, own: &[OwnTable]) {
         let Some(root) = self.tables.first_mut() else { return };
         if !self.left.is_empty() && own.iter().all(|own| own.name != root.name) {
             let advice =
-                "restore [target] schema and the table's name, or copy anew under another pipeline name";
+                "restore [target] schema and the table's name, or copy again under another pipeline name";
             let there = format!("the collection's rows, in {}", self.left.join(", "));
             root.obstacles.push(Obstacle::new(there, format!("the same tables: {advice}")));
         }
     }
 
-    /// What stands in the way, with the table that it is about.
+    /// The obstacles, each with its table.
     pub fn obstacles(&self) -> impl Iterator<Item = (&TablePlan, &Obstacle)> {
         self.tables.iter().flat_map(|table| table.obstacles.iter().map(move |obstacle| (table, obstacle)))
     }
 
-    /// Why the plan is refused, on one line, if anything stands in its way.
+    /// Why the plan is refused, on one line, if there is an obstacle.
     pub(super) fn refusal(&self) -> Option<String> {
         let mut refusal = String::new();
         for (count, (table, Obstacle { there, wanted })) in self.obstacles().enumerate() {
@@ -141,12 +141,12 @@ impl Plan {
             let separator = if count == 0 { "" } else { "; " };
             refusal.push_str(&format!("{separator}{}: {there} where {wanted} is wanted", table.name));
         }
-        let advice = "`docrow plan` shows it all: change what is there, rename it, or choose another table name in a \
-            mapping file, or another target schema";
+        let advice = "`docrow plan` shows the differences: change or rename the existing object, or choose \
+            another table name in a mapping file, or another target schema";
         (!refusal.is_empty()).then(|| format!("{refusal}: {advice}"))
     }
 
-    /// The tables that are there and are changed at once.
+    /// The existing tables that are changed at once.
     pub(super) fn changed(&self) -> impl Iterator<Item = &str> {
         let is_changed = |table: &&TablePlan| {
             table.origin != Origin::Created && table.steps.iter().any(|step| step.when == When::AtOnce)
@@ -154,7 +154,7 @@ impl Plan {
         self.tables.iter().filter(is_changed).map(|table| table.name.as_str())
     }
 
-    /// The steps that are taken at `when`.
+    /// The steps that are executed at `when`.
     pub fn steps(&self, when: When) -> impl Iterator<Item = &DdlStep> {
         self.tables.iter().flat_map(|table| &table.steps).filter(move |step| step.when == when)
     }
@@ -189,7 +189,7 @@ impl TablePlan {
                     ColumnFit::Widen => actions.push(ColumnChange::Widen(column)),
                     ColumnFit::Not(obstacle) => plan.obstacles.push(obstacle),
                 },
-                // Rows that are there would have no value for it.
+                // Existing rows would have no value for it.
                 None if origin == Origin::Own && at >= table.key_columns => {
                     actions.push(ColumnChange::Add(column))
                 }
@@ -244,7 +244,7 @@ fn barrier(relation: &FoundRelation) -> Option<Obstacle> {
     }
 }
 
-/// Whether a column can hold what is written to it.
+/// Whether a column can hold the values that are written to it.
 enum ColumnFit {
     AsIs,
     Widen,
@@ -255,10 +255,11 @@ fn fit(wanted: &Column, is_key: bool, there: &FoundColumn, relation: &FoundRelat
     let own = relation.whose == TableOwnership::Own;
     let not = |there: String| ColumnFit::Not(Obstacle::new(there, sql::definition(wanted)));
     if there.generated {
-        return not(format!("{} that gives itself its values", there.shown()));
+        return not(format!("{} that generates its values", there.shown()));
     }
     if there.oid == wanted.ty.oid() && there.plain {
-        // What somebody forbids in a table that docrow made is a wish, and each document's misfortune.
+        // A constraint that a user added to one of docrow's tables is deliberate; documents that violate it
+        // become dead letters.
         return if there.not_null && !is_key && !own { not(there.shown()) } else { ColumnFit::AsIs };
     }
     match widening(wanted.ty, there) {
@@ -268,7 +269,7 @@ fn fit(wanted: &Column, is_key: bool, there: &FoundColumn, relation: &FoundRelat
             not(format!("{} in a table of more than 64 MB, which is not rewritten", there.shown()))
         }
         Some(ColumnWidening::IfSmall) if there.beyond_int4 => {
-            not(format!("{} with values that a double would not give back as they were", there.shown()))
+            not(format!("{} with values that would not read back unchanged from a double", there.shown()))
         }
         Some(_) => ColumnFit::Widen,
     }

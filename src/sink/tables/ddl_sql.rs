@@ -6,14 +6,14 @@ use crate::model::table::{Column, Table};
 /// A change of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ColumnChange<'a> {
-    /// This column is added, NULL in the rows that are there.
+    /// Adds this column, with NULL in existing rows.
     Add(&'a Column),
-    /// This column gets this type, which changes no value.
+    /// Changes this column to this type, which changes no value.
     Widen(&'a Column),
 }
 
-/// Creates the table, without indexes, on several lines. Bare, `keyed` is false: then the columns of the
-/// later primary key are only `NOT NULL`.
+/// Creates the table, without indexes, on several lines. If `keyed` is false, the columns of the later
+/// primary key are only `NOT NULL`.
 pub fn create_table(schema: &str, table: &Table, keyed: bool) -> String {
     let columns = table.columns.iter().enumerate().map(|(i, column)| {
         format!("{}{}", definition(column), if i < table.key_columns { " NOT NULL" } else { "" })

@@ -6,21 +6,21 @@ use crate::{
     sink::metadata::mapping_versions::TableOwnership,
 };
 
-/// What is there, as far as it concerns a collection's tables.
+/// The existing state, as far as it concerns a collection's tables.
 #[derive(Clone, Debug, Default)]
 pub struct FoundTables {
     /// The relations that have the name of a wanted table.
     pub relations: Vec<FoundRelation>,
-    /// All tables of the versions of the collection's mapping that are stored.
+    /// All tables of the stored versions of the collection's mapping.
     pub own: Vec<OwnTable>,
-    /// The foreign keys that refer to the root.
+    /// The foreign keys that reference the root table.
     pub references: Vec<ForeignKey>,
 }
 
 /// A foreign key of one column.
 #[derive(Clone, Debug)]
 pub struct ForeignKey {
-    /// The table that it is of.
+    /// The table that has it.
     pub table: String,
     /// The column.
     pub column: String,
@@ -31,7 +31,7 @@ pub struct ForeignKey {
 pub struct OwnTable {
     /// Its name, with its schema.
     pub name: String,
-    /// Whether it is there.
+    /// Whether it exists.
     pub exists: bool,
 }
 
@@ -40,11 +40,11 @@ pub struct OwnTable {
 pub struct FoundRelation {
     /// Its name.
     pub name: String,
-    /// Whose it is.
+    /// Its owner.
     pub whose: TableOwnership,
     /// What keeps docrow from writing to it, whatever its columns are.
     pub barrier: Option<Obstacle>,
-    /// Whether it has rows; only looked at where it is nobody's.
+    /// Whether it has rows; only checked if it has no owner.
     pub has_rows: bool,
     /// Its size.
     pub bytes: u64,
@@ -56,30 +56,30 @@ pub struct FoundRelation {
     pub alterable: bool,
 }
 
-/// A column that is there.
+/// An existing column.
 #[derive(Clone, Debug)]
 pub struct FoundColumn {
     /// Its name.
     pub name: String,
-    /// Its type in SQL.
+    /// Its SQL type.
     pub ty: String,
     /// The type's OID.
     pub oid: u32,
-    /// Whether it holds all values of the type, and tells them apart: without a precision, a length, a
-    /// collation for which different texts are equal.
+    /// Whether it holds all values of the type, and distinguishes them: it has no precision, no length, and
+    /// no collation in which different texts are equal.
     pub plain: bool,
     /// Whether NULL is refused.
     pub not_null: bool,
-    /// Whether a row can be inserted without a value for it, in spite of `not_null`.
+    /// Whether a row can be inserted without a value for it, despite `not_null`.
     pub default: bool,
-    /// Whether it gives itself its values: generated, or an identity.
+    /// Whether it generates its own values: generated, or an identity.
     pub generated: bool,
-    /// Whether it holds a value that is no int32; only looked at where it would be widened to `double
+    /// Whether it contains a value that is no int32; only checked if it would be widened to `double
     /// precision`.
     pub beyond_int4: bool,
 }
 
-/// A primary key that is there.
+/// An existing primary key.
 #[derive(Clone, Debug)]
 pub struct PrimaryKey {
     /// Its columns.
@@ -88,24 +88,24 @@ pub struct PrimaryKey {
     pub deferrable: bool,
 }
 
-/// Something that is not as it must be.
+/// A mismatch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Obstacle {
-    /// What there is.
+    /// The result.
     pub there: String,
     /// What is wanted.
     pub wanted: String,
 }
 
 impl ForeignKey {
-    /// Whether it is that of a child table to its root.
+    /// Whether it is the one from a child table to its root table.
     pub(super) fn is_of(&self, child: &Table) -> bool {
         self.table == child.name && child.columns.first().is_some_and(|column| column.name == self.column)
     }
 }
 
 impl FoundColumn {
-    /// As SQL would define it.
+    /// Its SQL definition.
     pub(super) fn shown(&self) -> String {
         let Self { name, ty, not_null, .. } = self;
         format!("{} {ty}{}", sql::quote(name), if *not_null { " NOT NULL" } else { "" })
@@ -113,7 +113,7 @@ impl FoundColumn {
 }
 
 impl Obstacle {
-    /// Something that is `there` in place of what is `wanted`.
+    /// The mismatch of `there` and `wanted`.
     pub(super) fn new(there: impl Into<String>, wanted: impl Into<String>) -> Self {
         Self { there: there.into(), wanted: wanted.into() }
     }
@@ -123,11 +123,11 @@ impl Obstacle {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ColumnWidening {
     Always,
-    /// If all values are within int32: as such, not as int64, a double is read back.
+    /// If all values are within int32: as these, not as int64, a double reads back.
     IfSmall,
 }
 
-/// How a column that is there can come to have a wanted type.
+/// How an existing column can get a wanted type.
 pub(super) fn widening(wanted: ColumnType, there: &FoundColumn) -> Option<ColumnWidening> {
     let oid = |scalar, array| ColumnType { array, ..ColumnType::scalar(scalar) }.oid();
     match (wanted.scalar, wanted.array) {

@@ -1,13 +1,13 @@
-//! Locks on users' tables: how docrow asks for those that keep others away.
+//! Locks on users' tables: how docrow requests exclusive ones.
 //!
-//! A request that waits for such a lock has everybody wait who comes after it, readers of the table as well. One reader with
-//! an idle transaction would so lock out all others, by docrow's hand. So docrow asks for as long as a try takes, goes away if the lock
-//! is not free then, and leaves the table alone for a while: that is up to the caller, to whom it is
-//! [`Code::TargetLocked`].
+//! While a request waits for such a lock, all later requests queue behind it, including those of readers. So
+//! a single reader with an idle transaction would make docrow lock out everyone else. Therefore docrow waits
+//! only for the duration of a try, withdraws if the lock is not free by then, and leaves the table alone for
+//! a while; the caller, which gets [`Code::TargetLocked`], decides for how long.
 //!
-//! But PostgreSQL ends its own autovacuum for the sake of somebody who waits, and only for one who has waited for
-//! `deadlock_timeout`. So that this gives way to docrow, too, [`make_way`] asks for a lock that keeps away neither readers
-//! nor writers, and for longer.
+//! But PostgreSQL cancels its own autovacuum only in favour of a session that has waited for
+//! `deadlock_timeout`. So that autovacuum gives way to docrow, too, [`make_way`] requests, for longer, a lock
+//! that blocks neither readers nor writers.
 
 use tokio_postgres::{Error as PgError, Transaction, error::SqlState};
 
@@ -16,20 +16,20 @@ use crate::{
     sink::{Session, connection::sqlstate},
 };
 
-/// Of a transaction.
+/// For a transaction.
 pub(super) const BRIEFLY: &str = "SET LOCAL lock_timeout = '150ms'";
 
-/// How many of those who hold a lock are named.
+/// How many holders of a lock are named.
 const NAMED: i64 = 3;
 
-/// Locks tables, named with their schemas, against everybody. The rest of the transaction waits for no lock longer than a try
-/// takes. Errors: [`Code::TargetLocked`] if somebody else has a lock on
-/// one of them for longer than a try takes, which is for all of them together.
+/// Locks tables, named with their schemas, in ACCESS EXCLUSIVE mode. The rest of the transaction waits for no
+/// lock longer than a try. Errors: [`Code::TargetLocked`] if another session holds a lock on one of them for
+/// longer than a try, which is the limit for all of them together.
 pub(super) async fn against_all(transaction: &Transaction<'_>, tables: &[&str]) -> Result<()> {
     lock(transaction, tables, "ACCESS EXCLUSIVE").await
 }
 
-/// As [`against_all`], against those who write to them, or change them.
+/// As [`against_all`], but only against sessions that write to them, or change them.
 pub(super) async fn against_writers(transaction: &Transaction<'_>, tables: &[&str]) -> Result<()> {
     lock(transaction, tables, "SHARE ROW EXCLUSIVE").await
 }
@@ -37,11 +37,11 @@ pub(super) async fn against_writers(transaction: &Transaction<'_>, tables: &[&st
 async fn lock(transaction: &Transaction<'_>, tables: &[&str], mode: &str) -> Result<()> {
     let fail = |e: PgError| {
         let error = sqlstate::error(format!("lock {}", shown(tables)), &e);
-        // That is the limit below.
+        // The limit below applies.
         let is_late = e.code() == Some(&SqlState::QUERY_CANCELED);
         if is_late { error.with_code(Code::TargetLocked) } else { error }
     };
-    // The one is for each table, the other for the statement.
+    // The first limit is per table, the second per statement.
     let limits = format!("{BRIEFLY}; SET LOCAL statement_timeout = '200ms'");
     transaction.batch_execute(&limits).await.map_err(fail)?;
     let lock = format!("LOCK TABLE {} IN {mode} MODE", tables.join(", "));
@@ -49,8 +49,9 @@ async fn lock(transaction: &Transaction<'_>, tables: &[&str], mode: &str) -> Res
     transaction.batch_execute("SET LOCAL statement_timeout = 0").await.map_err(fail)
 }
 
-/// Says after a try who it was that held a lock on one of these tables, and has autovacuum make way for the next one. Takes as
-/// long as that, or as somebody else who changes the table or its statistics, but no more than some seconds.
+/// After a try, finds out which sessions held a lock on one of these tables, and makes autovacuum give way to
+/// the next one. Takes as long as that, or as another session that changes the table or its statistics, but
+/// no more than a few seconds.
 pub async fn make_way(session: &mut Session, error: Error, tables: &[String]) -> Result<Error> {
     let fail = |e| sqlstate::error("look who holds a lock", &e);
     let holders = holders(session, tables).await.map_err(fail)?;
@@ -61,14 +62,15 @@ pub async fn make_way(session: &mut Session, error: Error, tables: &[String]) ->
     let lock = "SELECT format('LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE', string_agg(t, ', ' ORDER BY t)) \
         FROM unnest($1::text[]) AS t WHERE to_regclass(t) IS NOT NULL HAVING count(*) > 0";
     if let Some(row) = transaction.query_opt(lock, &[&tables]).await.map_err(fail)? {
-        // If it is not to be had, the next try says why.
+        // If the lock is not available, the next try reports why.
         let _ = transaction.batch_execute(row.try_get(0).map_err(fail)?).await;
     }
     transaction.rollback().await.map_err(fail)?;
     Ok(if holders.is_empty() { error } else { error.within(holders) })
 }
 
-/// Who has a lock on one of these tables, in words; empty if nobody has. Other users' sessions show less of themselves.
+/// The sessions that hold a lock on one of these tables, in words; empty if there are none. Sessions of other
+/// users show less.
 async fn holders(session: &Session, tables: &[String]) -> Result<String, PgError> {
     let question = "SELECT concat(min(relation::regclass::text), ' is locked by ', \
             CASE WHEN pid IS NULL THEN 'a prepared transaction' ELSE 'PostgreSQL process ' || pid END, \

@@ -17,16 +17,16 @@ pub fn copy_in(schema: &str, table: &Table) -> String {
     format!("COPY {} ({columns}) FROM STDIN WITH (FORMAT binary)", qualified(schema, &table.name))
 }
 
-/// Creates the session's composite type for rows of a table. The table's own row type would do until someone
-/// adds a column to the table.
+/// Creates the session's composite type for rows of a table. The table's own row type would also work, until
+/// a column is added to the table.
 pub fn create_row_type(row_type: &str, table: &Table) -> String {
     let columns = list(table.columns.iter().map(definition));
     format!("CREATE TYPE pg_temp.{} AS ({columns})", quote(row_type))
 }
 
-/// `$1`: an array of rows, no key twice. Inserts those that are new, updates those that differ. `*<>`
-/// compares the stored bytes: where `=` says that numeric 1.0 is 1.00, it would leave the older one. (The
-/// casts keep the parser from taking the comparison apart into one for each column.)
+/// `$1`: an array of rows, no key twice. Inserts new ones, updates those that differ. `*<>` compares the
+/// stored bytes: because for `=` numeric 1.0 equals 1.00, it would leave the older value. (The casts keep the
+/// parser from splitting the comparison into one for each column.)
 pub fn upsert(schema: &str, table: &Table, row_type: &str) -> String {
     let (insert, key) = (insert(schema, table, row_type), names("", key(table)));
     let rest = table.columns.get(table.key_columns..).unwrap_or_default();
@@ -42,9 +42,10 @@ pub fn upsert(schema: &str, table: &Table, row_type: &str) -> String {
     )
 }
 
-/// `$1`: an array of rows of a root, each with the columns of these fields of its document; `$2`: how many. Updates those
-/// columns, and what the column `extra` has of those fields. Where a row is missing or marked as deleted, or has one of
-/// the fields several times, the statement fails, by a division by zero. `fields` must not be empty.
+/// `$1`: an array of rows of a root table, each with the columns of these fields of its document; `$2`: their
+/// number. Updates those columns, and the entries of these fields in the column `extra`. If a row is missing
+/// or marked as deleted, or has one of the fields several times, the statement fails, by a division by zero.
+/// `fields` must not be empty.
 pub fn patch(schema: &str, root: &Table, row_type: &str, fields: &[Box<str>]) -> String {
     let Some((columns, extra)) = root.patched() else { return String::new() };
     let (target, key, extra) = (qualified(schema, &root.name), names("", key(root)), quote(&extra.name));
@@ -55,7 +56,8 @@ pub fn patch(schema: &str, root: &Table, row_type: &str, fields: &[Box<str>]) ->
         fields.iter().map(|field| condition(field)).collect::<Vec<_>>().join(" OR ")
     };
     let (of_fields, copies) = (any(is_of_field), any(is_copy_of_field));
-    // Of several fields of one name, an update changes the first, and its new value is not all there is to write.
+    // If a document has several fields of one name, an update changes the first, and its new value is not all
+    // that must be written.
     let once = format!(
         "(t.{extra} IS NULL OR NOT EXISTS (SELECT FROM jsonb_object_keys(t.{extra}) AS k WHERE {copies}))"
     );
@@ -81,32 +83,33 @@ pub fn patch(schema: &str, root: &Table, row_type: &str, fields: &[Box<str>]) ->
     )
 }
 
-/// Whether `k`, a key of an `extra` object, is of this top-level field: itself, something in it, or another occurrence.
+/// Whether `k`, a key of an `extra` object, belongs to this top-level field: the field itself, something in
+/// it, or another occurrence.
 fn is_of_field(field: &str) -> String {
     let [itself, inside] = ["", "."].map(|end| literal(field, end));
     format!("k = {itself} OR starts_with(k, {inside}) OR {}", is_copy_of_field(field))
 }
 
-/// Whether `k` is another occurrence of this top-level field than the one that counts: `field\2`.
+/// Whether `k` is another occurrence of this top-level field than the first: `field\2`.
 fn is_copy_of_field(field: &str) -> String {
     let copy = literal(field, r"\\");
     format!("starts_with(k, {copy}) AND ascii(substr(k, length({copy}) + 1)) BETWEEN 48 AND 57")
 }
 
-/// A field's name, without a backslash in it, and what follows it. In E'…' a backslash is doubled, whatever the server's
+/// A field's name without backslashes, and a suffix. In E'…' a backslash is doubled, whatever the server's
 /// settings.
 fn literal(field: &str, end: &str) -> String {
     format!("E'{}{end}'", field.replace('\'', "''"))
 }
 
-/// `$1`: an array of document keys; `$2`: an array of all rows that those documents have in this child table,
-/// no key twice. Deletes the rows that are no more, inserts those that are new, updates those that differ.
-/// Most arrays of most updated documents are as they were, and comparing costs much less than deleting and
-/// inserting.
+/// `$1`: an array of document keys; `$2`: an array of all rows of those documents in this child table, no key
+/// twice. Deletes the rows that no longer exist, inserts new ones, updates those that differ. Most arrays of
+/// most updated documents are unchanged, and comparing costs much less than deleting and inserting.
 ///
-/// What is there is read once, by document, and a full join, which is always made by a hash or by sorting, tells what
-/// differs: no index is searched for every row, and no bad guess about their number makes the server compare each with
-/// each. The names of what differs, `d`, are made up, so that they can't be a column's.
+/// Existing rows are read once, by document, and a full join, which is always executed by hashing or sorting,
+/// finds the differences: no index is searched for every row, and no bad estimate of their number makes the
+/// server compare each with each. The column names of the differences, `d`, are generated, so that they can't
+/// be a table column's.
 pub fn merge(schema: &str, table: &Table, row_type: &str) -> String {
     let target = qualified(schema, &table.name);
     let (key, rest) = (key(table), table.columns.get(table.key_columns..).unwrap_or_default());
@@ -139,8 +142,8 @@ pub fn merge(schema: &str, table: &Table, row_type: &str) -> String {
     )
 }
 
-/// Whether these columns differ between `c` and `r` in any byte. Where `=` calls only equal bytes equal, it is used, for
-/// it is faster than the comparison of records.
+/// Whether these columns differ between `c` and `r` in any byte. For types whose `=` is true only for equal
+/// bytes, it is used, because it is faster than comparing records.
 fn differs(columns: &[Column]) -> String {
     let by_bytes = |column: &&Column| !column.ty.scalar.equal_is_same();
     let (by_bytes, by_value): (Vec<&Column>, Vec<&Column>) = columns.iter().partition(by_bytes);
@@ -162,7 +165,7 @@ pub fn delete(schema: &str, table: &Table) -> String {
     format!("DELETE FROM {} WHERE {} AND {ENTERED}", qualified(schema, &table.name), of_keys(table))
 }
 
-/// `$1`: an array of document keys. Of the rows of a child, deletes those without a row of the root.
+/// `$1`: an array of document keys. Of a child table's rows, deletes those without a row in the root table.
 pub fn delete_rootless(schema: &str, root: &Table, table: &Table) -> String {
     let [Some(key), Some(own)] = [root, table].map(|table| table.columns.first()) else {
         return String::new();
@@ -175,13 +178,14 @@ pub fn delete_rootless(schema: &str, root: &Table, table: &Table) -> String {
     )
 }
 
-/// `$1`: an array of document keys. Marks the rows of deleted documents, which stay; those marked keep their time.
+/// `$1`: an array of document keys. Marks the rows of deleted documents, which stay; rows that are already
+/// marked keep their time.
 pub fn mark_deleted(schema: &str, root: &Table) -> String {
     let (table, mark) = (qualified(schema, &root.name), quote(DELETED_AT));
     format!("UPDATE {table} SET {mark} = now() WHERE {} AND {mark} IS NULL AND {ENTERED}", of_keys(root))
 }
 
-/// A condition on the rows `t` of a table: they are not of a document that was deleted and whose rows stay.
+/// A condition on the rows `t` of a table: they do not belong to a deleted document whose rows stay.
 pub fn is_live(schema: &str, root: &Table, table: &Table) -> String {
     let [Some(key), Some(own)] = [root, table].map(|table| table.columns.first()) else {
         return "true".to_owned();
@@ -196,13 +200,13 @@ pub fn is_live(schema: &str, root: &Table, table: &Table) -> String {
     )
 }
 
-/// `$1`: an array of document keys. All columns of their rows, in the order of the primary key, for which `condition`
-/// holds; in it, the table is `t`.
+/// `$1`: an array of document keys. All columns of their rows that satisfy `condition`, in the order of the
+/// primary key; in the condition, the table is `t`.
 pub fn select(schema: &str, table: &Table, condition: &str) -> String {
     format!("{} ORDER BY {}", select_unordered(schema, table, condition), names("", key(table)))
 }
 
-/// The same, in whatever order the server finds them.
+/// The same, in any order.
 pub fn select_unordered(schema: &str, table: &Table, condition: &str) -> String {
     format!(
         "SELECT {} FROM {} AS t WHERE {} AND {condition}",
@@ -272,7 +276,7 @@ mod tests {
         );
     }
 
-    /// Which column marks deleted documents is told by its place, not by its name.
+    /// The column that marks deleted documents is identified by its position, not by its name.
     #[test]
     fn a_patch_writes_all_columns_but_the_mark() {
         let (mark, x) = ((DELETED_AT, Scalar::Timestamptz), ("x", Scalar::Jsonb));

@@ -1,4 +1,4 @@
-//! Lets wide columns take the places of narrow ones, once every row has its value in both (`schema::widening`).
+//! Replaces narrow columns by wide ones, once every row has its value in both (`schema::widening`).
 
 use tokio_postgres::{Error as PgError, GenericClient, types::ToSql};
 
@@ -17,11 +17,11 @@ use crate::{
     },
 };
 
-/// How much of what is in the way an error names.
+/// How many obstacles an error names.
 const SHOWN: usize = 6;
 
-/// `$1`: tables, `$2`: a column of each; `$3`, `$4`: the pipeline and the collection. Whatever would go with the column, or
-/// keeps it from being dropped.
+/// `$1`: tables, `$2`: a column of each; `$3`, `$4`: the pipeline and the collection. Finds everything that
+/// would be lost with the column, or keeps it from being dropped.
 const IN_THE_WAY: &str = "SELECT w.n, o.what FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS w (t, c, n) \
     JOIN pg_class r ON r.oid = to_regclass(w.t) \
     JOIN pg_attribute a ON a.attrelid = r.oid AND a.attname = w.c AND NOT a.attisdropped \
@@ -36,7 +36,7 @@ const IN_THE_WAY: &str = "SELECT w.n, o.what FROM unnest($1::text[], $2::text[])
             WHERE pipeline = $3 AND collection = $4 AND w.t = ANY (adopted) \
     ) AS o (what) ORDER BY 1, 2";
 
-/// Those of the columns that can't be replaced, and the error that says why.
+/// The columns that can't be replaced, and the error that says why.
 pub async fn irreplaceable(
     session: &Session,
     target: &Target,
@@ -83,10 +83,12 @@ fn doing(collection: &str) -> String {
     format!("widen columns of {collection}")
 }
 
-/// Drops the narrow columns, gives the wide ones their names, and stores the mapping `next` that has them so, in one
-/// short transaction. Nobody may write by an earlier version meanwhile, and every row must have been written by it.
+/// Drops the narrow columns, gives the wide ones their names, and stores the mapping `next`, which has them
+/// so, in one short transaction. No process may write with an earlier version meanwhile, and every row must
+/// have been written with it.
 ///
-/// Errors: [`Code::ColumnInUse`]; [`Code::TargetLocked`] if somebody has a lock on one of the tables: to be tried again.
+/// Errors: [`Code::ColumnInUse`]; [`Code::TargetLocked`] if another session has a lock on one of the tables:
+/// retry.
 pub async fn replace_columns(
     session: &mut Session,
     target: &Target,
@@ -119,7 +121,7 @@ pub async fn replace_columns(
     Ok(())
 }
 
-/// The statement that gives the wide column what people wrote about the narrow one, if they did.
+/// The statement that copies the narrow column's comment to the wide one, if it has one.
 async fn comment(
     client: &impl GenericClient,
     table: &str,

@@ -22,21 +22,21 @@ fn what_is_wrong_is_said_the_worst_first() {
     assert_health(
         &late,
         HealthLevel::Warning,
-        "the oplog reaches back only 6 min 40 s before what is read next, of 1 d 0 h",
+        "the oplog reaches back only 6 min 40 s before the position to resume from, of 1 d 0 h",
     );
     let retrying = |r: &mut ProcessReport| (r.stage, r.problem) = (Stage::Retrying, Some("why".to_owned()));
-    assert_health(&live(|_, r| retrying(r)), HealthLevel::Error, "trying again: why");
+    assert_health(&live(|_, r| retrying(r)), HealthLevel::Error, "retrying: why");
     let both = live(|s, _| {
         s.collections[0].dead_letters = 7;
         s.collections[0].stopped = Some("no good".to_owned());
     });
     assert_health(&both, HealthLevel::Error, "shop.orders is stopped: no good");
     assert_eq!(both.health.problems.len(), 2);
-    // What is stopped is not behind, for good or bad.
+    // A stopped collection is not behind, for good or bad.
     assert_eq!((both.collections[0].lag_seconds, both.lag_seconds), (None, Some(5)));
 }
 
-/// What was not counted is not known; what was, says what mends it.
+/// What was not counted is unknown; for what was, the document says how to fix it.
 #[test]
 fn columns_that_lack_values_are_told() {
     let found = |column: &str, values, numbers| {
@@ -60,7 +60,7 @@ fn columns_that_lack_values_are_told() {
     assert!(narrow[0].remedy.contains("type = \"jsonb\""));
 }
 
-/// What is not replicated any more can't be behind.
+/// A collection that is no longer replicated can't be behind.
 #[test]
 fn what_is_dropped_or_left_out_counts_for_nothing() {
     for why in ["dropped", "excluded"] {
@@ -89,7 +89,7 @@ fn what_is_dropped_or_left_out_counts_for_nothing() {
     }
 }
 
-/// What is stopped for longer than the oplog reaches back needs more than to be mended.
+/// A collection that was stopped for longer than the oplog reaches back needs more than a fix.
 #[test]
 fn what_is_stopped_and_left_behind_needs_a_resync() {
     let stopped = |reason: &'static str, behind: u64| {
@@ -105,7 +105,7 @@ fn what_is_stopped_and_left_behind_needs_a_resync() {
     assert_eq!(stopped("docrow resync 'shop.users'", 86_401), "docrow resync 'shop.users'");
 }
 
-/// Of these PostgreSQL knows nothing.
+/// PostgreSQL knows nothing of these.
 #[test]
 fn what_could_get_no_tables_is_told() {
     let refused = [("shop.new".to_owned(), "a view is in the way".to_owned())].into();
@@ -123,15 +123,15 @@ fn nobody_runs_it() {
         let problem = problem.map(str::to_owned);
         live(move |s, r| (s.runner, r.stage, r.problem) = (PipelineRunner::Nobody, Stage::Ended, problem))
     };
-    assert_health(&ended(None), HealthLevel::Warning, "stopped, as it was told to");
-    assert!(ended(None).health.words.ends_with("; started within about 1 d 0 h, it goes on where it was"));
+    assert_health(&ended(None), HealthLevel::Warning, "stopped on request");
+    assert!(ended(None).health.words.ends_with("; it can still resume if started within about 1 d 0 h"));
     assert_health(&ended(Some("history lost")), HealthLevel::Error, "stopped by an error: history lost");
     let gone = live(|s, r| (s.runner, r.stage) = (PipelineRunner::Nobody, Stage::Ended));
     assert_eq!(
         (gone.process.running, gone.source.answers, gone.source.resumes_from),
         (Some(false), None, None)
     );
-    // What the spool holds need not be read again; what is applied need not, even if that is lost.
+    // What is in the spool need not be read again, nor what is applied, even if the spool is lost.
     assert_eq!(gone.source.oplog.unwrap().headroom_seconds, Some(86_400));
     let spoolless =
         live(|s, r| (s.runner, r.stage, r.resumes_from) = (PipelineRunner::Nobody, Stage::Ended, None));
@@ -141,7 +141,7 @@ fn nobody_runs_it() {
     assert_health(&document(&survey, None, none), HealthLevel::Warning, "never been run");
 }
 
-/// PostgreSQL can't tell a process that was killed from one whose way to it is cut: nobody is said to run it, or not to.
+/// PostgreSQL can't distinguish a killed process from one that can't reach it: then neither is claimed.
 #[test]
 fn a_process_that_is_not_heard_of_may_be_there() {
     let unheard = |stage, problem: Option<&str>| {
@@ -155,14 +155,14 @@ fn a_process_that_is_not_heard_of_may_be_there() {
     assert_health(
         &live,
         HealthLevel::Error,
-        "not known whether anybody runs this pipeline: docrow process 7 on db-1, last",
+        "unknown whether a process runs this pipeline: docrow process 7 on db-1, last",
     );
     assert_eq!((live.process.running, live.lag_seconds), (None, None));
-    assert!(!live.health.words.contains("nobody"), "{}", live.health.words);
-    assert_health(&unheard(Stage::Retrying, Some("why")), HealthLevel::Error, "it was trying again: why");
+    assert!(!live.health.words.contains("no process"), "{}", live.health.words);
+    assert_health(&unheard(Stage::Retrying, Some("why")), HealthLevel::Error, "it was retrying: why");
 }
 
-/// Both must be seen beforehand: that it is lost, and how long it is not.
+/// Both must be visible in advance: that history is lost, and how long it is not.
 #[test]
 fn lost_history_is_said_of_a_stopped_pipeline() {
     let stopped = |resumes: u64, problem: Option<&str>| {
@@ -177,7 +177,7 @@ fn lost_history_is_said_of_a_stopped_pipeline() {
     assert_health(
         &lost,
         HealthLevel::Error,
-        "history is lost: the oplog begins at 1970-01-11T13:46:40Z, after what is to be",
+        "history is lost: the oplog begins at 1970-01-11T13:46:40Z, after the position",
     );
     assert!(
         lost.source.oplog.unwrap().is_history_lost && lost.health.words.contains("docrow explain DRW-4000")
@@ -185,15 +185,17 @@ fn lost_history_is_said_of_a_stopped_pipeline() {
     assert!(!format!("{:?}", lost.health).contains("about to be lost"), "{:?}", lost.health);
     let left = stopped(86_000, None);
     assert!(
-        left.health.words.contains("nobody runs this pipeline; started within about 6 min 40 s"),
+        left.health.words.contains(
+            "no process runs this pipeline; it can still resume if started within about 6 min 40 s"
+        ),
         "{left:?}"
     );
     assert!(left.health.problems[1].words.contains("history is about to be lost"), "{left:?}");
-    // Where it is not known, nothing is promised.
+    // If it is unknown, nothing is promised.
     let unknown = live(|s, r| {
         (s.runner, r.stage, r.source.oplog_start) = (PipelineRunner::Nobody, Stage::Ended, None);
     });
-    assert!(unknown.health.words.ends_with("nobody runs this pipeline"), "{unknown:?}");
+    assert!(unknown.health.words.ends_with("no process runs this pipeline"), "{unknown:?}");
 }
 
 #[test]

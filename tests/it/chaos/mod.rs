@@ -1,7 +1,8 @@
-//! docrow, PostgreSQL and mongod are killed, stopped, frozen and cut off from each other, by turns and together, while
-//! writers write. After each round the writers rest, and everything must be in PostgreSQL (G1, G2).
+//! docrow, PostgreSQL and mongod are killed, stopped, frozen and cut off from each other, in turn and
+//! together, while writers write. After each round the writers pause, and everything must be in PostgreSQL
+//! (G1, G2).
 //!
-//! Every few rounds it begins with an empty target again, so that copying is hit as well as following.
+//! Every few rounds start with an empty target again, so that faults hit copying as well as following.
 
 mod schedule;
 
@@ -31,14 +32,15 @@ use crate::support::{Docrow, Home, Place, Proxy, SENTINELS};
 
 /// Rounds with one target.
 const LIFE: u32 = 5;
-/// Documents that there are at the beginning of a life, in each of the two large collections.
+/// How many documents exist at the beginning of a life, in each of the two large collections.
 const USERS: i32 = 800;
 /// How long everything may take to be applied after the last fault of a round.
 const PATIENCE: Duration = Duration::from_secs(180);
 const POLL: Duration = Duration::from_millis(20);
-/// What a writer rests after each change.
+/// How long a writer pauses after each change.
 const REST: Duration = Duration::from_millis(5);
-/// docrow's exit codes when at its start somebody is away, or its killed predecessor's lock is not free yet.
+/// docrow's exit codes if a server is down at its start, or the lock of its killed predecessor is not free
+/// yet.
 const AWAY: [i32; 3] = [3, 4, 6];
 
 /// A short run of what `make chaos` does for longer.
@@ -47,7 +49,7 @@ async fn some_rounds_leave_no_row_wrong() {
     run(3, 1).await;
 }
 
-/// Runs so many rounds, says what happens, and panics if a row is wrong.
+/// Runs this many rounds, logs the events, and panics if a row is wrong.
 pub(crate) async fn run(rounds: u32, seed: u64) {
     let mut schedule = Schedule::new(seed);
     let mut world = World::new(seed).await;
@@ -81,7 +83,7 @@ pub(crate) async fn run(rounds: u32, seed: u64) {
     );
 }
 
-/// The servers, and what is in one life of the target.
+/// The servers, and the state in one life of the target.
 struct World {
     seed: u64,
     mongod: Mongod,
@@ -110,7 +112,7 @@ impl World {
         let mongod = Mongod::start(MongodOptions::default()).await.unwrap();
         let postgres = Postgres::start(PostgresOptions::default()).await.unwrap();
         let (to_mongod, to_postgres) = (Proxy::to(mongod.port()).await, Proxy::to(postgres.port()).await);
-        // A writer is not to wait long for a server that is dead.
+        // A writer must not wait long for a dead server.
         let mut options = ClientOptions::parse(mongod.uri()).await.unwrap();
         options.server_selection_timeout = Some(Duration::from_secs(1));
         options.heartbeat_freq = Some(Duration::from_millis(500));
@@ -131,7 +133,7 @@ impl World {
         }
     }
 
-    /// New databases on both sides, full ones and empty ones, and a new docrow.
+    /// New databases on both sides, full and empty collections, and a new docrow.
     async fn begin_life(&mut self, number: u32) {
         self.end_life().await;
         let name = format!("chaos_{number}");
@@ -167,7 +169,7 @@ impl World {
         }
     }
 
-    /// All steps, under writes. How many writes.
+    /// Performs all steps, under writes. Returns the number of writes.
     async fn round(&mut self, steps: &[Step]) -> u64 {
         let mut life = self.life.take().expect("begun");
         let over = Cell::new(false);
@@ -212,7 +214,7 @@ impl World {
         }
     }
 
-    /// Lets time pass. A docrow that ended because somebody was away is started again.
+    /// Lets time pass. A docrow that ended because a server was down is started again.
     async fn rest(&mut self, time: Duration, docrow: &mut Option<Docrow>, home: &Home) {
         let end = Instant::now() + time;
         loop {
@@ -250,7 +252,7 @@ impl World {
                     assert!(expected, "docrow ended with {:?}\n{}", ended.code, ended.log);
                 }
                 if blow == Blow::KillAndForget {
-                    // It may not have been made yet.
+                    // It may not have been created yet.
                     let _ = fs::remove_dir_all(home.state());
                 }
             }
@@ -346,7 +348,7 @@ fn written(writer: &Writer) -> u64 {
     writer.deeds().values().sum()
 }
 
-/// Writes until it is over. What fails, because mongod is away, is tried again in another way.
+/// Writes until the end. A write that fails because mongod is down is retried in another way.
 async fn write(over: &Cell<bool>, mut write: impl AsyncFnMut() -> bool) {
     while !over.get() {
         let done = write().await;
@@ -354,7 +356,7 @@ async fn write(over: &Cell<bool>, mut write: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// Inserts, deletes and inserts again the same few documents, now and then with a field that is new.
+/// Inserts, deletes and inserts again the same few documents, sometimes with a new field.
 struct Churn {
     things: Collection<Document>,
     rng: Rng,

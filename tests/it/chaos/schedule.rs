@@ -1,29 +1,29 @@
-//! What goes wrong, and when: all of it follows from the seed. Pure.
+//! The schedule of faults, which depends only on the seed. Pure.
 
 use std::{fmt, time::Duration};
 
 use fastrand::Rng;
 
-/// Whom something happens to.
+/// The victim of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Victim {
     Docrow,
     Postgres,
     Mongod,
-    /// The way between docrow and PostgreSQL.
+    /// The network between docrow and PostgreSQL.
     ToPostgres,
-    /// The way between docrow and mongod.
+    /// The network between docrow and mongod.
     ToMongod,
 }
 
-/// What happens.
+/// The kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Blow {
-    /// SIGKILL, and started again.
+    /// SIGKILL, and a restart.
     Kill,
-    /// SIGKILL, and started again without its state directory.
+    /// SIGKILL, and a restart without its state directory.
     KillAndForget,
-    /// The signal for a stop in order, or, for PostgreSQL, for an immediate one; and started again.
+    /// The signal for a clean stop, or, for PostgreSQL, an immediate one; and a restart.
     Stop,
     /// SIGSTOP, and SIGCONT.
     Freeze,
@@ -33,21 +33,21 @@ pub(crate) enum Blow {
     Stall,
 }
 
-/// Something that happens to someone.
+/// A fault of a victim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Fault {
     pub(crate) victim: Victim,
     pub(crate) blow: Blow,
 }
 
-/// Faults that happen together.
+/// Simultaneous faults.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Step {
-    /// How long all goes well before.
+    /// How long nothing fails before.
     pub(crate) after: Duration,
-    /// What happens then, in this order, and is mended in this order.
+    /// The faults, in this order; they are also ended in this order.
     pub(crate) faults: Vec<Fault>,
-    /// How long it is left like that.
+    /// How long they last.
     pub(crate) lasts: Duration,
 }
 
@@ -66,7 +66,7 @@ impl Schedule {
 
     fn step(&mut self) -> Step {
         let (after, lasts) = (self.millis(1500), self.millis(1200));
-        // Mostly one alone; now and then several at once, each victim once.
+        // Mostly one alone; sometimes several at once, each victim once.
         let count = [1, 1, 1, 2, 2, 3][self.0.usize(..6)];
         let mut victims = vec![
             Victim::Docrow,

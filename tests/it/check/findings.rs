@@ -1,4 +1,4 @@
-//! What `docrow check` finds besides privileges.
+//! Findings of `docrow check` other than privileges.
 
 use mongodb::{
     bson::{Document, doc, oid::ObjectId},
@@ -38,7 +38,7 @@ async fn all_is_well_and_said_so() {
         &report,
         "ok",
         &orders,
-        "20 of about 20 documents tried (mapped automatically, tables: 2): all fit",
+        "20 of about 20 documents tested (mapped automatically, tables: 2): all fit",
     );
     about(&report, "ok", "time", "20 documents");
     about(&report, "ok", "oplog", "reaches back");
@@ -54,7 +54,7 @@ async fn all_is_well_and_said_so() {
     place.assert_same(&home).await;
 }
 
-/// "every finding says what to do"; a server that is away does not hide what is wrong with the other.
+/// "every finding says what to do"; a server that is down does not hide errors of the other.
 #[tokio::test]
 async fn one_side_away_hides_nothing_of_the_other() {
     let (place, mut home) = place("away").await;
@@ -62,8 +62,7 @@ async fn one_side_away_hides_nothing_of_the_other() {
     home.set("source.include", vec![format!("{}.odrers", place.name)]);
     let report = check(&home, 1).await;
     about(&report, "problem", "connection", "connect to PostgreSQL at 127.0.0.1:9");
-    let idle =
-        about(&report, "problem", &format!("include {}.odrers", place.name), "no collection is matched");
+    let idle = about(&report, "problem", &format!("include {}.odrers", place.name), "matches no collection");
     assert_eq!(idle["advice"], format!("is {}.orders meant?", place.name));
 
     home.set("target.uri", place.postgres_uri.as_str());
@@ -110,7 +109,7 @@ async fn documents_are_tried() {
         &report,
         "note",
         &name,
-        "25 of about 25 documents tried (tables: 2): 20 fit, 2 would be dead letters",
+        "25 of about 25 documents tested (tables: 2): 20 fit, 2 would be dead letters",
     );
     let expected = json!([
         { "path": "_id", "type": null, "count": 2, "fate": "a dead letter: the _id does not fit the type of the key column" },
@@ -134,7 +133,7 @@ async fn documents_are_tried() {
     let report = check(&home, 1).await;
     assert_eq!(only(&report, "problem")["subject"], name);
     assert_untouched(&place, &home).await;
-    // It is as it said.
+    // It is as reported.
     home.set("mapping.max_dead_letters", 2);
     home.finish(&["backfill"]).await.with_code(1);
     assert_eq!(place.number("SELECT count(*) FROM docrow.dead_letters").await, Some(2));
@@ -155,7 +154,7 @@ async fn mapping_files_are_all_looked_at() {
     let report = check(&home, 1).await;
     about(&report, "problem", "mapping files", "broken.toml:1");
     about(&report, "problem", "mapping files", "did you mean \"table\"?");
-    let meant = format!("is not there: is {}.orders meant?", place.name);
+    let meant = format!("does not exist: is {}.orders meant?", place.name);
     about(&report, "problem", "mapping files", &meant);
     about(&report, "ok", "connection", "PostgreSQL 15");
     assert_untouched(&place, &home).await;
@@ -183,7 +182,7 @@ async fn what_cannot_be_replicated_is_said() {
     home.finish(&["backfill"]).await.with_code(2);
 }
 
-/// It is only of servers before 5.0 that something is said of capped collections: this one tells what it drops.
+/// A note about capped collections is only for servers before 5.0: this one reports what it removes.
 #[tokio::test]
 async fn a_capped_collection_loses_its_rows() {
     let (place, home) = place("capped").await;
@@ -208,7 +207,7 @@ async fn tables_in_the_way_sessions_and_state() {
     session.batch_execute("CREATE TABLE orders (_id bigint, total numeric(9,2))").await.unwrap();
     let orders = format!("{}.orders", place.name);
     let report = check(&home, 1).await;
-    let there = "there is \"total\" numeric(9,2) where \"total\" double precision is wanted";
+    let there = "found \"total\" numeric(9,2), wanted \"total\" double precision";
     let problem = about(&report, "problem", &orders, there);
     assert!(problem["advice"].as_str().unwrap().contains("docrow plan"), "{problem}");
     session.batch_execute("DROP TABLE orders").await.unwrap();

@@ -1,4 +1,4 @@
-//! `docrow check`, and the roles that docs/roles.md makes.
+//! `docrow check`, and the roles of docs/roles.md.
 
 mod findings;
 mod privileges;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::support::Home;
 
-/// What `docrow check --json` says, which must end with `code`.
+/// The output of `docrow check --json`, which must end with `code`.
 async fn check(home: &Home, code: i32) -> Value {
     let ended = home.finish(&["check", "--json"]).await.with_code(code).quiet();
     let report: Value = serde_json::from_str(&ended.out).unwrap();

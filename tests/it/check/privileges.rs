@@ -1,11 +1,12 @@
-//! Each privilege is taken away in turn: `check` names it with the statement that grants it, and that statement mends it.
+//! Each privilege is revoked in turn: `check` reports it with the statement that grants it, and that
+//! statement fixes it.
 
 use mongodb::bson::{Document, doc};
 use serde_json::Value;
 
 use super::{about, check, of, roles::Guarded};
 
-/// The statements of all findings about privileges, those that are advised with a problem first.
+/// The statements of all findings about privileges, those of problems first.
 fn statements(report: &Value) -> Vec<String> {
     let found = [of(report, "problem"), of(report, "note")].concat();
     found.iter().filter_map(|finding| finding["statement"].as_str().map(str::to_owned)).collect()
@@ -55,16 +56,16 @@ async fn of_mongodb() {
     place.assert_same(home).await;
 }
 
-/// Without a role of one's own it is a built-in one that is granted.
+/// Without a custom role, a built-in one is granted.
 #[tokio::test]
 async fn of_mongodb_by_built_in_roles() {
     let guarded = Guarded::new("privileges_built_in", "### With built-in roles").await;
     let Guarded { place, home, .. } = &guarded;
     let report = check(home, 0).await;
     assert_eq!(statements(&report), [""; 0], "{report:#}");
-    // What only roles have that may do far more is left out, as docs/roles.md says.
+    // Privileges that only far more powerful roles have are left out, as docs/roles.md says.
     let split = about(&report, "note", "privileges", "splitVector is not granted");
-    assert!(split["advice"].as_str().unwrap().starts_with("leave it so"), "{split:#}");
+    assert!(split["advice"].as_str().unwrap().starts_with("leave it as it is"), "{split:#}");
     assert!(!report.to_string().contains("clusterManager"), "{report:#}");
     let roles = [doc! { "role": "read", "db": &place.name }, doc! { "role": "read", "db": "local" }];
     let revoke = doc! { "revokeRolesFromUser": "docrow", "roles": roles.to_vec() };
@@ -107,12 +108,12 @@ async fn of_postgres() {
     turn("REVOKE UPDATE ON ALL TABLES IN SCHEMA docrow FROM docrow", "tables of schema \"docrow\"", 4).await;
     turn("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA docrow FROM PUBLIC, docrow", "functions of schema", 4)
         .await;
-    // That is in the way of one collection alone.
+    // That is an obstacle for one collection alone.
     turn("REVOKE DELETE ON orders FROM docrow", "no privilege to read and write it", 1).await;
     home.backfill().await;
     place.assert_same(home).await;
 
-    // Several at once are all named, and what of the source is wrong as well.
+    // Several at once are all reported, and so are errors of the source.
     guarded
         .in_psql(
             "REVOKE TEMPORARY ON DATABASE warehouse FROM docrow; REVOKE CREATE ON SCHEMA public FROM docrow",

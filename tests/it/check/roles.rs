@@ -1,4 +1,5 @@
-//! Least privilege: the main path with users that were made by the statements of docs/roles.md, and no other right.
+//! Least privilege: the main path with users that were created by the statements of docs/roles.md, without
+//! any other privilege.
 
 use docrow::demo::servers::{Mongod, MongodOptions, Postgres, PostgresOptions};
 use mongodb::{
@@ -13,7 +14,7 @@ use super::{
 };
 use crate::support::{Docrow, Home, Place};
 
-/// Servers that ask who you are, a place on them, and docrow's users.
+/// Servers that require a login, a place on them, and docrow's users.
 pub(super) struct Guarded {
     pub(super) place: Place,
     pub(super) home: Home,
@@ -22,7 +23,7 @@ pub(super) struct Guarded {
 }
 
 impl Guarded {
-    /// With the users of docs/roles.md, that of MongoDB as under `heading`, and no rights for the public.
+    /// With the users of docs/roles.md, MongoDB's as under `heading`, and no privileges for the public.
     pub(super) async fn new(test: &str, heading: &str) -> Self {
         let password = Some("of-the-admin".to_owned());
         let mongod = MongodOptions { password: password.clone(), ..Default::default() };
@@ -45,7 +46,7 @@ impl Guarded {
         guarded
     }
 
-    /// Runs documented or advised statements as an administrator.
+    /// Runs documented or recommended statements as an administrator.
     pub(super) async fn in_psql(&self, statements: &str) {
         let statements = statements.replace("warehouse", &self.place.name);
         self.place
@@ -62,7 +63,7 @@ impl Guarded {
         run_in_mongosh(&self.place.client, &statements.replace("\"shop\"", &own)).await;
     }
 
-    /// Writes of all kinds, with a field that is new, until they are in PostgreSQL.
+    /// Writes of all kinds, with a new field, until they are in PostgreSQL.
     async fn write(&self, docrow: &mut Docrow, round: i32) {
         let orders = self.place.collection("orders");
         let field = format!("new_{round}");
@@ -102,7 +103,7 @@ async fn the_main_path_with_the_least_privileges() {
     guarded.write(&mut docrow, 2).await;
     place.assert_same(home).await;
 
-    // A collection that is new, dead letters, a copy in place; plan and check beside the running process.
+    // A new collection, dead letters, a resync; plan and check beside the running process.
     place.collection("later").insert_one(doc! { "_id": "x", "a": 1 }).await.unwrap();
     docrow
         .until("it is taken in", async || place.number("SELECT count(*) FROM later").await == Some(1))
@@ -121,29 +122,29 @@ async fn the_main_path_with_the_least_privileges() {
     place.settle(&mut docrow).await;
     home.finish(&["plan"]).await.with_code(0).quiet();
     let report = check(home, 0).await;
-    super::about(&report, "note", "pipeline", "is being run");
+    super::about(&report, "note", "pipeline", "is running");
     place.assert_same(home).await;
     docrow.stop().await.quiet_but(&["a document becomes a dead letter"]);
 }
 
-/// docs/roles.md: "A user for looking only".
+/// docs/roles.md: "A read-only user".
 #[tokio::test]
 async fn looking_takes_less() {
     let guarded = Guarded::new("roles_reader", "### With built-in roles").await;
     let Guarded { place, home, mongod, .. } = &guarded;
     home.backfill().await;
-    guarded.in_psql(&documented("### A user for looking only")).await;
+    guarded.in_psql(&documented("### A read-only user")).await;
     let mut reader = Home::new(place);
     reader.set("source.uri", as_docrow(&mongod.uri(), "docrow:a-long-password"));
     reader.set("target.uri", as_docrow(&place.postgres_uri, "docrow_reader:another-password"));
     reader.finish(&["verify"]).await.with_code(0).quiet();
     let listed = reader.finish(&["dead-letters", "list"]).await.with_code(0).quiet();
     assert_eq!(listed.out, "no dead letters\n");
-    // Tables that come later, too.
+    // Also later tables.
     place.collection("later").insert_one(doc! { "_id": "x", "a": 1 }).await.unwrap();
     home.backfill().await;
     reader.finish(&["verify"]).await.with_code(0).quiet();
-    // What a run would do is for whoever runs it: it takes no right to do it, only to look.
+    // The plan of a run is for the user who runs it: it requires no write privilege, only reading.
     let planned = reader.finish(&["plan"]).await.with_code(0).quiet().out;
     assert_eq!(planned.matches("nothing to do").count(), 3, "{planned}");
     place.collection("latest").insert_one(doc! { "_id": 1 }).await.unwrap();
@@ -152,13 +153,13 @@ async fn looking_takes_less() {
     for arguments in [&["plan", "--apply"][..], &["run"]] {
         reader.finish(arguments).await.with_code(4);
     }
-    // It sees that somebody runs the pipeline, and that nobody does.
+    // It sees whether a process runs the pipeline.
     let report: Value = serde_json::from_str(&reader.finish(&["check", "--json"]).await.out).unwrap();
-    super::about(&report, "ok", "pipeline", "nobody runs docrow");
+    super::about(&report, "ok", "pipeline", "no process runs docrow");
     let mut docrow = home.run();
     docrow.logs("live: ").await;
     let report: Value = serde_json::from_str(&reader.finish(&["check", "--json"]).await.out).unwrap();
-    super::about(&report, "note", "pipeline", "is being run");
+    super::about(&report, "note", "pipeline", "is running");
     docrow.stop().await.quiet();
 }
 
@@ -188,8 +189,8 @@ async fn several_databases() {
     home_of_both.finish(&["verify"]).await.with_code(0).quiet();
 }
 
-/// What `check` only reads off is so: the role may use `splitVector`, and read the oplog; and the members of the replica set once
-/// that is granted, too.
+/// Privileges that `check` only reads are confirmed: the role may use `splitVector`, and read the oplog; and
+/// the members of the replica set once that is granted, too.
 #[tokio::test]
 async fn what_is_optional_is_granted() {
     let guarded = Guarded::new("roles_optional", "## MongoDB").await;

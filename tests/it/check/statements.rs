@@ -1,5 +1,5 @@
-//! The statements of docs/roles.md and of `docrow check`, run as a person would: those of mongosh by what its helpers
-//! send, for mongosh is not here.
+//! The statements of docs/roles.md and of `docrow check`, run as a user would: mongosh's helpers are replaced
+//! by the commands that they send, because mongosh is not available here.
 
 use docrow::roles;
 use mongodb::{
@@ -8,7 +8,7 @@ use mongodb::{
 };
 use serde_json::Value;
 
-/// The first code under a heading of docs/roles.md.
+/// The first code block under a heading of docs/roles.md.
 pub(super) fn documented(heading: &str) -> String {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/roles.md");
     let text = std::fs::read_to_string(path).unwrap();
@@ -30,7 +30,7 @@ pub(super) async fn run_in_mongosh(client: &Client, statements: &str) {
     }
 }
 
-/// What a helper sends: `getSiblingDB("admin").grantRolesToUser("docrow", […])`.
+/// The command that a helper sends: `getSiblingDB("admin").grantRolesToUser("docrow", […])`.
 fn command(statement: &str) -> (String, Document) {
     let (database, call) = statement
         .strip_prefix("getSiblingDB(\"")
@@ -81,8 +81,8 @@ fn with_quoted_keys(code: &str) -> String {
     json + &word
 }
 
-/// What `docrow check` prints and what docs/roles.md says are one: each statement that docrow can print is there, for the
-/// example's names, and the document has no other. So nobody is advised to grant what the document says to leave out.
+/// `docrow check` and docs/roles.md agree: each statement that docrow can print is there, for the example's
+/// names, and the document has no other. So a grant that the document says to leave out is never recommended.
 #[test]
 fn statements_that_check_prints_are_the_documented_ones() {
     let [database, schema, docrow] = ["warehouse", "public", "docrow"];
@@ -110,10 +110,10 @@ fn statements_that_check_prints_are_the_documented_ones() {
         roles::grant_role(user, ("readAnyDatabase", "admin")),
     ];
     assert_eq!(documented("### One by one, in MongoDB").lines().collect::<Vec<_>>(), one_by_one);
-    // Nor does the document make up what it alone advises.
+    // Nor does the document have statements that docrow does not print.
     let cluster = roles::cluster_privilege(&["replSetGetConfig", "replSetGetStatus"]);
     assert_eq!(documented("### On the cluster"), roles::grant_privilege(docrow, &cluster));
-    // And they are parts of what is made at first.
+    // And they are parts of the initial statements.
     for privilege in [whole, split, oplog] {
         assert!(documented("## MongoDB").contains(&privilege), "{privilege}");
     }

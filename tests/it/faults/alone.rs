@@ -1,5 +1,5 @@
-//! One collection's trouble never decides for another: where the stream begins, what is copied again, and with what code
-//! docrow ends.
+//! One collection's failure never affects another: where the stream starts, what is copied again, and with
+//! which code docrow ends.
 
 use docrow::demo::servers::Mongod;
 use mongodb::bson::{Timestamp, doc};
@@ -7,10 +7,10 @@ use serde_json::Value;
 
 use crate::support::{Code, Docrow, Home, Place, roll_over, small_oplog};
 
-/// What is logged of a collection that is alone with its trouble.
+/// The log line of a collection that fails alone.
 const STOPPED: &str = "is stopped, ";
 
-/// A place whose oplog can be rolled over, with two collections that do well and one, `bad`, that may not.
+/// A place whose oplog can be rolled over, with two healthy collections and one, `bad`, that may fail.
 async fn place(test: &str) -> (Mongod, Place) {
     let mongod = Mongod::start(small_oplog()).await.unwrap();
     let postgres = Place::shared(test).await.postgres_uri;
@@ -42,13 +42,13 @@ async fn roll(place: &Place) {
     roll_over(&place.client, until).await;
 }
 
-/// Documents that can't have the key that `bad` is mapped with.
+/// Documents that can't have the key in the mapping of `bad`.
 async fn spoil(place: &Place) {
     let strings = (0..3).map(|id| doc! { "_id": format!("s{id}"), "n": 0 });
     place.collection("bad").insert_many(strings).await.unwrap();
 }
 
-/// What `docrow status` says of a collection.
+/// The status of a collection.
 async fn status(home: &Home, name: &str) -> Value {
     let ended = home.finish(&["status", "--json"]).await.with_code(0);
     let status: Value = serde_json::from_str(&ended.out).unwrap();
@@ -60,7 +60,7 @@ fn stopped(status: &Value) -> &str {
     status["stopped"].as_str().unwrap_or_default()
 }
 
-/// Brings a docrow with `bad` stopped to where the oplog no longer holds the changes of `bad`.
+/// Gets a docrow with `bad` stopped to where the oplog no longer holds the changes of `bad`.
 async fn left_behind(place: &Place, home: &mut Home) -> Docrow {
     home.set("mapping.max_dead_letters", 1);
     let mut docrow = home.run();
@@ -74,7 +74,7 @@ async fn left_behind(place: &Place, home: &mut Home) -> Docrow {
     docrow
 }
 
-/// A new collection, which makes docrow begin a new turn, is copied and followed.
+/// A new collection, which makes docrow start a new attempt, is copied and followed.
 async fn another(place: &Place, docrow: &mut Docrow) {
     fill(place, "another").await;
     let rows = "SELECT count(*) FROM another";
@@ -85,8 +85,8 @@ async fn another(place: &Place, docrow: &mut Docrow) {
     assert_eq!(place.number("SELECT count(*) FROM things WHERE n = 2").await, Some(50));
 }
 
-/// G8: a collection that is stopped is left behind by the oplog. The others go on through a new turn and a restart, and it
-/// says what it needs; that given, it goes on, too.
+/// G8: the oplog moves past a stopped collection. The others continue through a new attempt and a restart,
+/// and the status says what the collection needs; after that, it continues, too.
 #[tokio::test]
 async fn history_lost_of_a_stopped_collection() {
     let (_mongod, place) = place("alone_stopped").await;
@@ -120,8 +120,8 @@ async fn history_lost_of_a_stopped_collection() {
     docrow.stop().await.quiet_but(&[STOPPED]);
 }
 
-/// G8: with `on_history_lost = "resync"` only that collection is copied again: when docrow is started, and no more than once,
-/// whether or not what stopped it is mended.
+/// G8: with `on_history_lost = "resync"` only that collection is copied again: when docrow is started, and
+/// only once, whether or not the cause of its stop is fixed.
 #[tokio::test]
 async fn history_lost_of_a_stopped_collection_with_resync() {
     let (_mongod, place) = place("alone_resync").await;
@@ -155,8 +155,8 @@ async fn history_lost_of_a_stopped_collection_with_resync() {
     docrow.stop().await.quiet_but(&["no longer holds"]);
 }
 
-/// G8: a collection is left out by the configuration while the oplog rolls over, and included again. It is named, and the
-/// others do not notice.
+/// G8: a collection is excluded by the configuration while the oplog rolls over, and included again. It is
+/// reported, and the others are not affected.
 #[tokio::test]
 async fn history_lost_of_a_collection_that_was_left_out() {
     let (_mongod, place) = place("alone_left_out").await;
@@ -188,7 +188,7 @@ async fn history_lost_of_a_collection_that_was_left_out() {
     assert!(!ended.log.contains("things: about"), "{}", ended.log);
 }
 
-/// A table of somebody's has the name that a new collection's would have.
+/// A user's table has the name of a new collection's table.
 #[tokio::test]
 async fn a_table_in_the_way_of_a_new_collection() {
     let place = Place::shared("alone_table").await;
@@ -206,7 +206,7 @@ async fn a_table_in_the_way_of_a_new_collection() {
     docrow.until("the status has it", async || !stopped(&status(&home, "later").await).is_empty()).await;
     let known = status(&home, "later").await;
     assert!(stopped(&known).contains(r#""public"."later": "#), "{known}");
-    // A restart is no different, nor is it told twice by one process.
+    // After a restart it is the same; one process reports it only once.
     let ended = docrow.stop().await.coded(Code::TableInTheWay).quiet_but(&[STOPPED]);
     assert_eq!(ended.log.matches(STOPPED).count(), 1, "{}", ended.log);
     let mut docrow = home.run();
@@ -222,7 +222,7 @@ async fn a_table_in_the_way_of_a_new_collection() {
     docrow.stop().await.quiet();
 }
 
-/// `on_drop = "drop"`, and somebody's view depends on the table.
+/// `on_drop = "drop"`, and a user's view depends on the table.
 #[tokio::test]
 async fn a_view_on_a_table_that_is_to_be_dropped() {
     let place = Place::shared("alone_view").await;
@@ -252,7 +252,7 @@ async fn a_view_on_a_table_that_is_to_be_dropped() {
     docrow.stop().await.quiet_but(&["its tables are dropped"]);
 }
 
-/// A collection gets other keys, so that its tables are to be made again, and somebody's view depends on one.
+/// A collection gets other keys, so that its tables must be created again, and a user's view depends on one.
 #[tokio::test]
 async fn a_view_on_a_table_that_is_to_be_made_again() {
     let place = Place::shared("alone_again").await;

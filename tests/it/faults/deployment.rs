@@ -1,4 +1,4 @@
-//! The source URI leads elsewhere: to another deployment, or to the same one after something happened to it.
+//! The source URI leads elsewhere: to another deployment, or to the same one after it has changed.
 
 use docrow::demo::servers::{Mongod, MongodOptions};
 use mongodb::{
@@ -11,12 +11,12 @@ use crate::support::{Code, Docrow, Home, Place};
 
 const PASSWORD: &str = "s3cret-root";
 
-/// By what docrow can know a deployment.
+/// What identifies a deployment for docrow.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Known {
     /// Its user may ask for its id.
     ById,
-    /// Its user may read, no more.
+    /// Its user may only read.
     ByCollections,
 }
 
@@ -92,7 +92,7 @@ async fn another_deployment_is_refused(test: &str, known: Known) {
     other.let_in(&place.name).await;
     other.fill(&place.name, &["orders", "users", "more"], 1_000).await;
     home.set("source.uri", other.uri());
-    // Not even where what is not there any more is to be dropped.
+    // Not even if the setting is to drop the rows of missing collections.
     home.set("source.on_drop", "drop");
     for _ in 0..2 {
         let ended = home.finish(&["run"]).await.with_code(5);
@@ -109,7 +109,7 @@ async fn another_deployment_is_refused(test: &str, known: Known) {
     // The way back.
     home.set("source.uri", first.uri());
     converges(&place, &home, home.run()).await.quiet();
-    // And the way over, for those who want it.
+    // And to the other one, if that is intended.
     home.set("source.uri", other.uri());
     home.set("source.on_drop", "keep");
     home.set("source.on_history_lost", "resync");
@@ -142,7 +142,7 @@ async fn another_deployment_is_refused_by_its_collections() {
     another_deployment_is_refused("deployment_uuids", Known::ByCollections).await;
 }
 
-/// One that is empty: nothing was dropped there, however it looks.
+/// An empty one: nothing was dropped there, whatever it looks like.
 #[tokio::test]
 async fn an_empty_deployment_is_refused() {
     let first = Deployment::start(Known::ByCollections).await;
@@ -155,8 +155,8 @@ async fn an_empty_deployment_is_refused() {
     assert_eq!(place.number("SELECT count(*) FROM orders").await, Some(50));
 }
 
-/// What may happen to a deployment does not make it another one: a restart, an election; and every collection of it
-/// replaced, or dropped, while nobody looked.
+/// Events that do not make it another deployment: a restart, an election; and every collection replaced, or
+/// dropped, while docrow was stopped.
 #[tokio::test]
 async fn the_same_deployment_is_known_again() {
     for (test, known) in

@@ -1,4 +1,4 @@
-//! PostgreSQL's disk is full: docrow waits, says so, and goes on when there is room again.
+//! PostgreSQL's disk is full: docrow waits, reports it, and continues when there is space again.
 
 use std::{
     fs,
@@ -16,15 +16,15 @@ use tempfile::TempDir;
 use super::{Phase, Scene};
 use crate::support::{Code, Home, Place, RETRIES, connect};
 
-/// A file system of its own, of 64 MB; it takes root to mount it, or sudo without a password.
+/// A separate file system, of 64 MB; mounting it requires root, or sudo without a password.
 struct SmallDisk {
     folder: TempDir,
-    /// Waits for its input to end, so that the file system is gone however this process ends.
+    /// Waits for its input to end, so that the file system is removed however this process ends.
     remover: Child,
 }
 
 impl SmallDisk {
-    /// Owned by whoever owns `like`.
+    /// Owned by the owner of `like`.
     fn mount(like: &std::path::Path) -> Self {
         let folder = tempfile::Builder::new().prefix("docrow-disk-").tempdir().unwrap();
         let (owner, path) = (fs::metadata(like).unwrap(), folder.path());
@@ -44,14 +44,14 @@ impl SmallDisk {
         self.folder.path().join("ballast")
     }
 
-    /// Takes all the room that is left.
+    /// Takes all remaining space.
     fn fill(&self) {
         let mut ballast = fs::File::create(self.ballast()).unwrap();
         let block = vec![0; 4096];
         while ballast.write_all(&block).is_ok() {}
     }
 
-    /// Gives it back.
+    /// Frees it.
     fn empty(&self) {
         fs::remove_file(self.ballast()).unwrap();
     }

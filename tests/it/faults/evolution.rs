@@ -1,4 +1,4 @@
-//! What happens while mappings change: a turn that ends while columns are filled, and locks that others hold.
+//! Faults while mappings change: an attempt that ends while columns are filled, and locks of other sessions.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use tokio::{
 
 use crate::support::{Code, Docrow, Home, Place};
 
-/// So many that filling them takes longer than any of what is done meanwhile.
+/// So many that filling them takes longer than anything else in the test.
 const DOCUMENTS: i32 = 20_000;
 
-/// How long the end of a turn may take, on a machine with much else to do.
+/// How long the end of an attempt may take, on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
 /// docrow, filling a new column of `people`, while their documents change all the time.
@@ -45,7 +45,7 @@ impl Filling {
         home.map("people.toml", &file);
         home.finish(&["backfill"]).await.with_code(0);
         home.map("people.toml", &format!("{file}x = {{ path = \"x\", type = \"text\" }}\n"));
-        // It takes some minutes in all, and most of a second for what is filled at a time.
+        // It takes a few minutes in total, and most of a second for each portion.
         let slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS \
             $$ BEGIN PERFORM pg_sleep(0.002); RETURN NEW; END $$; \
             CREATE TRIGGER slow BEFORE UPDATE ON people FOR EACH ROW \
@@ -65,7 +65,7 @@ impl Filling {
         Self { place, home, docrow, _writer: writer }
     }
 
-    /// It was cut off, and what was asked for is done; now everything converges.
+    /// It was interrupted, and the request is executed; now everything converges.
     async fn converges(self, expected: &[&str]) {
         let Self { place, home, mut docrow, _writer: writer } = self;
         drop(writer);
@@ -75,14 +75,14 @@ impl Filling {
         assert_eq!(place.number("SELECT count(*) FROM people WHERE _extra IS NOT NULL").await, Some(0));
         assert_eq!(place.number(FILLED).await, Some(i64::from(DOCUMENTS)));
         place.assert_same(&home).await;
-        // Who drops the trigger waits for a page, and the next page for him.
+        // Dropping the trigger waits for a page, and the next page waits for the drop.
         let expected: Vec<_> = expected.iter().copied().chain(["values of new columns wait"]).collect();
         docrow.stop().await.quiet_but(&expected);
         idle_in_no_transaction(&place).await;
     }
 }
 
-/// docrow has left nothing behind: no session of it keeps a transaction open, and so locks.
+/// docrow has left nothing behind: none of its sessions keeps a transaction open, and with it locks.
 async fn idle_in_no_transaction(place: &Place) {
     let left = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
         AND application_name LIKE 'docrow%' AND state LIKE 'idle in transaction%'";
@@ -93,7 +93,7 @@ async fn idle_in_no_transaction(place: &Place) {
     }
 }
 
-/// What is cut off is rolled back, and filled by the next start.
+/// Interrupted work is rolled back, and done by the next start.
 #[tokio::test]
 async fn sigterm_during_a_fill() {
     let mut filling = Filling::begin("fill_sigterm").await;
@@ -159,7 +159,7 @@ async fn collection_renamed_during_a_fill() {
     filling.converges(&["is no more in MongoDB"]).await;
 }
 
-/// Retries go to the workers while these wait for what is filled at the time.
+/// Retries go to the workers while these wait for the portion that is being filled.
 #[tokio::test]
 async fn dead_letters_retried_during_a_fill() {
     let mut filling = Filling::begin("fill_retried").await;
@@ -180,7 +180,8 @@ async fn dead_letters_retried_during_a_fill() {
     filling.converges(&["dead letter"]).await;
 }
 
-/// A user's own change of the table waits for what is filled at the time, not for all of it; and what is filled next, for that.
+/// A user's own change of the table waits for the portion that is being filled, not for all of it; and the
+/// next portion waits for the change.
 #[tokio::test]
 async fn table_altered_by_a_user_during_a_fill() {
     let filling = Filling::begin("fill_altered").await;
@@ -192,7 +193,7 @@ async fn table_altered_by_a_user_during_a_fill() {
     filling.converges(&[]).await;
 }
 
-/// A fill that takes minutes is nothing to other collections.
+/// A fill that takes minutes does not affect other collections.
 #[tokio::test]
 async fn new_field_elsewhere_during_a_fill() {
     let mut filling = Filling::begin("fill_elsewhere").await;
@@ -206,7 +207,7 @@ async fn new_field_elsewhere_during_a_fill() {
     filling.converges(&[]).await;
 }
 
-/// Each gets its column without a rest for the others: that of one alone takes most of a second.
+/// Each gets its column without waiting for the others' pauses: filling one alone takes most of a second.
 #[tokio::test]
 async fn many_collections_gain_a_field_at_once() {
     const MANY: i64 = 60;
@@ -234,10 +235,10 @@ async fn many_collections_gain_a_field_at_once() {
     docrow.stop().await.quiet();
 }
 
-/// Changes of `table` and of `other`, and a reader of `table`, go on while somebody holds a lock that docrow wants: none of them
-/// takes long.
+/// Changes of `table` and of `other`, and a reader of `table`, continue while another session holds a lock
+/// that docrow needs: none of them takes long.
 async fn goes_on(place: &Place, docrow: &mut Docrow, table: &str) {
-    /// More than a try takes, with much else to do; less than docrow would have everybody wait.
+    /// More than a try takes on a busy machine; less than docrow would make everyone wait.
     const AT_ONCE: Duration = Duration::from_secs(3);
     let reader = place.postgres().await;
     for round in 1_i64..=40 {
@@ -274,7 +275,7 @@ async fn follow(place: &Place, home: &Home) -> Docrow {
     docrow
 }
 
-/// One idle transaction that has read a table holds up the table's new columns, and nobody else: no other
+/// One idle transaction that has read a table delays the table's new columns, and nothing else: no other
 /// collection, no change of this one, no reader.
 #[tokio::test]
 async fn readers_lock_while_a_field_is_new() {
@@ -298,7 +299,7 @@ async fn readers_lock_while_a_field_is_new() {
     assert!(ended.log.contains(&format!("things is locked by PostgreSQL process {pid} (")), "{}", ended.log);
 }
 
-/// The same of somebody who has a lock that a row waits for which is to be filled.
+/// The same for a session with a lock on a row that must be filled.
 #[tokio::test]
 async fn lock_that_a_fill_waits_for() {
     let (place, home, mut docrow) = live("lock_row").await;
@@ -320,8 +321,8 @@ async fn lock_that_a_fill_waits_for() {
     docrow.stop().await.quiet_but(&["values of new columns wait"]);
 }
 
-/// A mapping file has got a column, somebody reads the table, and docrow starts: it follows with what it has, and gets the
-/// column when it can.
+/// A mapping file gets a column, another session reads the table, and docrow starts: it follows with the
+/// existing columns, and adds the column when it can.
 #[tokio::test]
 async fn readers_lock_during_a_start_with_a_new_column() {
     let place = Place::shared("lock_start").await;
@@ -350,7 +351,7 @@ async fn readers_lock_during_a_start_with_a_new_column() {
     docrow.stop().await.quiet_but(&["is locked by"]);
 }
 
-/// So does the emptying of a table whose collection is dropped.
+/// The same for emptying the table of a dropped collection.
 #[tokio::test]
 async fn readers_lock_while_a_collection_is_dropped() {
     let (place, mut home, docrow) = live("lock_dropped").await;

@@ -1,4 +1,4 @@
-//! docrow is ended at every place where it commits, stores or acknowledges something, and started again (G2).
+//! docrow is ended at every point where it commits, stores or acknowledges something, and started again (G2).
 
 use std::time::Duration;
 
@@ -9,31 +9,31 @@ use tokio::time::interval;
 
 use crate::support::{Docrow, Ended, Home, Place, RETRIES};
 
-/// How many failpoints are walked at once: a machine with few cores mostly waits for the servers.
+/// How many failpoints are tested at once: a machine with few cores mostly waits for the servers.
 const ABREAST: usize = 3;
 
-/// What docrow is to do until it comes to the failpoint.
+/// What docrow does until it reaches the failpoint.
 #[derive(Clone, Copy, Debug)]
 enum Scenario {
-    /// Everything from an empty target on, while somebody writes: copy, build keys, follow, evolve a mapping.
+    /// Everything from an empty target on, under writes: copy, build keys, follow, change a mapping.
     Start,
-    /// Start again with another number of partitions.
+    /// Restart with another number of partitions.
     Repartition,
-    /// Come upon a document that the target refuses.
+    /// Encounter a document that the target refuses.
     Refusal,
     /// Stop a collection.
     Stop,
-    /// Copy everything anew in place.
+    /// Resync everything.
     Resync,
     /// Follow while a collection is replaced as a whole.
     Replace,
-    /// Start with a mapping file by which columns become wider.
+    /// Start with a mapping file that widens columns.
     Widen,
-    /// Be asked to try letters again whose collection is not included any more.
+    /// Get a request to retry letters of a collection that is no longer included.
     Letters,
 }
 
-/// In which scenario a failpoint is reached, and which time it is to be the end.
+/// In which scenario a failpoint is reached, and which time counts.
 fn scenario(point: Failpoint) -> (Scenario, u32) {
     use Failpoint as F;
     match point {
@@ -181,7 +181,7 @@ async fn letter(place: &Place, docrow: &mut Docrow) {
     docrow.until("there is a dead letter", async || place.number(letters).await == Some(1)).await;
 }
 
-/// What leads to the failpoint, and writes that do not end.
+/// The action that leads to the failpoint, and endless writes.
 async fn provoke(writes: &mut Writes<'_>, scenario: Scenario) {
     match scenario {
         Scenario::Start | Scenario::Resync | Scenario::Repartition | Scenario::Widen | Scenario::Letters => {}
@@ -234,7 +234,7 @@ async fn go_on(writes: &mut Writes<'_>, home: &mut Home, scenario: Scenario) {
         docrow.until("the columns are wide", async || place.number(wide).await == Some(2)).await;
     }
     place.assert_same(home).await;
-    // What a dead process sent may commit beside the next one, which then looks again how far things are.
+    // A transaction of a dead process may commit beside the next one, which then reads the positions again.
     docrow.stop().await.quiet_but(&[RETRIES, "dead letter"]);
 }
 
@@ -251,7 +251,7 @@ impl Writes<'_> {
         let (things, orders) = (self.place.collection("things"), self.place.collection("orders"));
         let (one, another) = (doc! { "_id": 10 + round % 80 }, doc! { "_id": round % 48 });
         let change = match round % 4 {
-            // Again and again a field that no mapping knows yet, however late the first one is made.
+            // Repeatedly a field that is not mapped yet, however late the first one is created.
             0 => doc! { "$set": { format!("field{}", round / 100): round } },
             1 => doc! { "$inc": { "n": 1 }, "$push": { "list": { "n": round } } },
             2 => doc! { "$pop": { "list": -1 } },

@@ -1,4 +1,4 @@
-//! MongoDB's connections freeze: nothing is refused, nothing arrives, and nobody says anything.
+//! MongoDB's connections freeze: nothing is refused, and nothing arrives.
 
 use mongodb::bson::doc;
 
@@ -20,7 +20,8 @@ async fn place(test: &str) -> (Place, Proxy, Home) {
     (place, proxy, home)
 }
 
-/// "Packets of the change stream's connection alone dropped": the others go on, so nothing else notices.
+/// "Packets of the change stream's connection alone dropped": the others continue, so nothing else detects
+/// it.
 #[tokio::test]
 async fn change_stream_frozen_alone_during_stream() {
     let (place, proxy, home) = place("frozen_stream").await;
@@ -35,7 +36,7 @@ async fn change_stream_frozen_alone_during_stream() {
     ended.quiet_but(&["gives no answer", "gave no answer"]).coded(Code::SourceSilent);
 }
 
-/// All of them, and not for ever: it says so, is not ready, and goes on where it was.
+/// All of them, but not forever: docrow reports it, is not ready, and resumes.
 async fn server_frozen(test: &str, phase: Phase) {
     let (place, proxy, mut home) = place(test).await;
     home.serve();
@@ -66,7 +67,7 @@ async fn server_frozen_during_live() {
     server_frozen("frozen_live", Phase::Stream).await;
 }
 
-/// A server that takes its time is not frozen: it is asked whether it works at it, and waited for.
+/// A slow server is not frozen: docrow asks whether it is working on the request, and waits for it.
 #[tokio::test]
 async fn slow_answers_are_waited_for() {
     let (place, _proxy, mut home) = place("slow_answers").await;
@@ -88,7 +89,7 @@ async fn slow_answers_are_waited_for() {
     place.assert_same(&home).await;
 }
 
-/// Commands that people wait for end, too.
+/// Interactive commands end, too.
 #[tokio::test]
 async fn commands_end_while_the_server_is_frozen() {
     let (place, proxy, home) = place("frozen_commands").await;

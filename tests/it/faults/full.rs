@@ -1,4 +1,4 @@
-//! The spool takes all the space there is (G6): what frees it again goes on, whatever waits for space.
+//! The spool takes all the disk space (G6): work that frees space continues, whatever waits for space.
 
 use docrow::demo::servers::{Postgres, PostgresOptions};
 use fastrand::Rng;
@@ -8,11 +8,11 @@ use serde_json::Value;
 use super::state::SmallDisk;
 use crate::support::{Code, Docrow, Home, Place, RETRIES, http::get};
 
-/// What is logged while there is no space.
+/// The log line while there is no space.
 const WAITS: &str = "waiting until there is space";
 
-/// Inserts until docrow has no space left to spool it, and some more. Returns how many documents there are. Of `width`
-/// characters are their keys, which are the most of a change in the spool.
+/// Inserts until docrow has no space left to spool it, and some more. Returns the number of documents. Their
+/// keys have `width` characters, which are most of a change in the spool.
 async fn insert_until_full(place: &Place, docrow: &mut Docrow, width: usize) -> usize {
     let mut rng = Rng::with_seed(11);
     let mut count = 0;

@@ -1,4 +1,4 @@
-//! Nobody reads what docrow logs.
+//! docrow's log is not read.
 
 use std::{
     fs::File,
@@ -11,7 +11,7 @@ use mongodb::bson::doc;
 
 use crate::support::{Home, Place};
 
-/// A pipe that is full, and where nobody reads.
+/// A full pipe that is not read.
 fn full() -> (File, File) {
     let (reader, writer) = io::pipe().unwrap();
     let (reader, mut writer) = (File::from(OwnedFd::from(reader)), File::from(OwnedFd::from(writer)));
@@ -37,7 +37,7 @@ async fn unread(test: &str, format: &str) {
     place.assert_same(&home).await;
     docrow.signal("TERM").await;
     docrow.ended().await.with_code(0);
-    // Until here nobody has: what is in the pipe is what filled it.
+    // It has not been read until here: the pipe contains what filled it.
     let mut read = String::new();
     reader.read_to_string(&mut read).unwrap();
     assert_eq!(read.trim_start_matches('.'), "");
@@ -53,7 +53,7 @@ async fn json_log_unread_during_stream() {
     unread("log_unread_json", "json").await;
 }
 
-/// What was logged meanwhile is there, and so is the last line of all.
+/// The lines logged meanwhile are there, and so is the very last line.
 #[tokio::test]
 async fn log_read_again_after_it_was_full() {
     let place = Place::shared("log_read_again").await;

@@ -1,4 +1,4 @@
-//! Members of a replica set that do not keep up.
+//! Members of a replica set that lag.
 
 use mongodb::bson::doc;
 use serde_json::Value;
@@ -14,7 +14,7 @@ async fn on(pair: &Pair, test: &str) -> Place {
     place
 }
 
-/// Nothing can be read of a majority that is not there: a person at a terminal is told so.
+/// Nothing can be read without a majority: a user at a terminal learns that.
 #[tokio::test]
 async fn check_and_verify_end_without_a_majority() {
     let pair = Pair::start(true).await;
@@ -25,13 +25,13 @@ async fn check_and_verify_end_without_a_majority() {
     pair.hold_back().await;
     pair.insert(&place.name, "things", vec![doc! { "_id": 1 }]).await;
     let ended = home.finish(&["check", "--json"]).await.with_code(1);
-    assert!(ended.out.contains("has no majority of its replica set"), "{}{}", ended.out, ended.log);
+    assert!(ended.out.contains("has had no majority of its replica set"), "{}{}", ended.out, ended.log);
     let ended = home.finish(&["verify", "--patience", "5"]).await.with_code(3);
-    assert!(ended.error().contains("has no majority of its replica set"), "{}", ended.log);
+    assert!(ended.error().contains("has had no majority of its replica set"), "{}", ended.log);
     ended.coded(Code::SourceWithoutMajority);
 }
 
-/// Lag is against what the set has come to, not against what the member that is asked has come to.
+/// Lag is measured against the set's newest operation, not that of the member that is asked.
 #[tokio::test]
 async fn lag_grows_while_the_member_that_is_read_does_not_apply() {
     let pair = Pair::start(false).await;

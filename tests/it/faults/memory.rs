@@ -7,7 +7,7 @@ use crate::support::{Home, Place};
 
 const MB: u64 = 1_000_000;
 
-/// Servers of their own: an oplog of gigabytes would push out what other tests still need.
+/// Separate servers: an oplog of gigabytes would displace what other tests still need.
 async fn servers() -> (Mongod, Postgres) {
     let mongod = Mongod::start(MongodOptions { cache_gb: Some(1.0), ..Default::default() }).await.unwrap();
     let settings = ["fsync=off", "full_page_writes=off", "max_wal_size=8GB"].map(str::to_owned).to_vec();
@@ -24,7 +24,8 @@ fn small(id: i32) -> Document {
     doc! { "_id": id, "n": 0, "text": "x".repeat(900), "list": [1, 2, Bson::Null] }
 }
 
-/// Copies some documents, updates them all at once, inserts as many, updates those, and says how much memory it took.
+/// Copies some documents, updates them all at once, inserts as many, updates those, and returns the memory
+/// that it took.
 async fn peak(test: &str, documents: i32, document: fn(i32) -> Document) -> u64 {
     let (mongod, postgres) = servers().await;
     let place = Place::on(&mongod.uri(), &postgres.uri("postgres"), test).await;

@@ -1,4 +1,4 @@
-//! Every fault, at every moment: what goes wrong, and when, is a test's name; each ends in the same comparison.
+//! Every fault, at every moment: the test's name contains both; each ends in the same comparison.
 
 mod alone;
 mod deployment;
@@ -34,15 +34,15 @@ use crate::support::{Before, Docrow, Ended, Gate, Home, Place, RETRIES};
 /// When a fault happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Some chunks are copied; one is on its way, and not marked yet.
+    /// Some chunks are copied; one is in progress, and has no marker yet.
     Snapshot,
-    /// All is copied, primary keys are being built.
+    /// Everything is copied, primary keys are being built.
     HandOver,
-    /// Changes are being applied: a batch is on its way, its positions are not.
+    /// Changes are being applied: a batch is in progress, its positions are not committed.
     Stream,
 }
 
-/// docrow, held in a phase, for something to go wrong there.
+/// docrow, held in a phase, for a fault to happen there.
 struct Scene {
     place: Place,
     home: Home,
@@ -52,7 +52,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// Fills a place, and brings docrow to `phase` there.
+    /// Fills a place, and gets docrow to `phase` there.
     async fn held(place: Place, home: Home, phase: Phase) -> Self {
         fill(&place).await;
         let (mut docrow, gate) = match phase {
@@ -80,28 +80,28 @@ impl Scene {
         Self { place, home, docrow, gate: Some(gate), round: 0 }
     }
 
-    /// Changes documents, each time others.
+    /// Changes documents, different ones each time.
     async fn change(&mut self) {
         self.round += 1;
         change(&self.place, self.round).await;
     }
 
-    /// Lets docrow go on.
+    /// Lets docrow continue.
     async fn open(&mut self) {
         if let Some(gate) = self.gate.take() {
             gate.open().await;
         }
     }
 
-    /// All trouble ends the same way: everything is applied, and equal. `expected` are texts of warnings that may be
-    /// logged.
+    /// All faults end the same way: everything is applied, and equal. `expected` are texts of warnings that
+    /// may be logged.
     async fn converges(mut self, expected: &[&str]) -> Ended {
         self.open().await;
         change(&self.place, self.round + 1).await;
         converges(&self.place, &self.home, self.docrow).await.quiet_but(expected)
     }
 
-    /// The same, after docrow has noticed.
+    /// The same, after docrow has detected it.
     async fn converges_after_retries(mut self) -> Ended {
         self.docrow.logs(RETRIES).await;
         self.converges(&[RETRIES]).await

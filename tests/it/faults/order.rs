@@ -8,7 +8,7 @@ use crate::support::{Home, Place};
 
 /// Accounts in two collections.
 const ACCOUNTS: i32 = 40;
-/// What is on all of them together, always.
+/// Their constant total.
 const TOTAL: i64 = 2 * ACCOUNTS as i64 * 1000;
 
 /// Fills the accounts.
@@ -58,7 +58,7 @@ async fn transfer(place: &Place, seed: u64, done: &AtomicBool) -> u64 {
     transactions
 }
 
-/// A reader under load, whose every look shows the total.
+/// A reader under load that always sees the total.
 #[tokio::test]
 async fn no_part_of_a_transaction_is_seen_during_the_stream() {
     let place = Place::shared("order_commit").await;
@@ -88,7 +88,7 @@ async fn no_part_of_a_transaction_is_seen_during_the_stream() {
     docrow.stop().await.quiet();
 }
 
-/// Killed under load: what a reader sees afterwards is whole, too.
+/// Killed under load: a reader sees only whole transactions afterwards, too.
 #[tokio::test]
 async fn docrow_killed_during_the_stream_in_the_order_of_commits() {
     let place = Place::shared("order_killed").await;

@@ -1,5 +1,5 @@
-//! G12: no log line, metric, error or panic contains a document's values or a password, on whatever way docrow fails, and
-//! however much it is asked to log. What masks hide is tested in `rules`.
+//! G12: no log line, metric, error or panic contains a document's values or a password, however docrow fails,
+//! and at any log level. `rules` tests what masks hide.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
@@ -10,10 +10,10 @@ use crate::support::{Docrow, Ended, Home, Place, Proxy, RETRIES};
 
 /// In every value and password, and nowhere else.
 const SECRET: &str = "geheim";
-/// In every `_id` that is a text: what people are shown about a document names it, a log does not.
+/// In every `_id` that is a text: output about a document names it, a log does not.
 const KEY: &str = "schluessel";
 
-/// Two servers with passwords, full of secrets, and docrow on the way between them.
+/// Two servers with passwords, full of secrets, and docrow between them.
 struct Stage {
     mongod: Mongod,
     _postgres: Postgres,
@@ -99,18 +99,18 @@ fn strict() -> Vec<Document> {
     vec![doc! { "_id": 1, "n": 1, "name": secret("strict") }]
 }
 
-/// Asserts that nothing is told.
+/// Asserts that nothing is revealed.
 #[track_caller]
 fn look(ended: Ended) -> Ended {
     for (text, words) in [(&ended.log, [SECRET, KEY].as_slice()), (&ended.out, &[SECRET])] {
         let line = text.lines().find(|line| words.iter().any(|word| line.contains(word)));
-        assert_eq!(line, None, "a secret is told");
+        assert_eq!(line, None, "a secret is revealed");
     }
     assert!(!ended.log.contains("panicked"), "{}", ended.log);
     ended
 }
 
-/// What users demand of a table, and documents violate.
+/// A user's constraints on a table, which documents violate.
 const DEMANDS: &str = "ALTER TABLE people ADD CONSTRAINT small CHECK (n < 1000);
     CREATE UNIQUE INDEX one_name ON people (name) WHERE n = 7;
     ALTER TABLE people ADD COLUMN made integer GENERATED ALWAYS AS (CASE WHEN n = 8 THEN name::integer END) STORED;
@@ -118,7 +118,7 @@ const DEMANDS: &str = "ALTER TABLE people ADD CONSTRAINT small CHECK (n < 1000);
         RAISE 'no %', NEW.name USING DETAIL = NEW.name, HINT = NEW.name; END $$;
     CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON people FOR EACH ROW WHEN (NEW.n = 9) EXECUTE FUNCTION refuse()";
 
-/// Everything that goes wrong while docrow runs.
+/// All errors while docrow runs.
 #[tokio::test]
 async fn secrets_are_told_by_no_failure_of_a_run() {
     let stage = Stage::set().await;
@@ -139,7 +139,7 @@ async fn secrets_are_told_by_no_failure_of_a_run() {
     people.insert_many((200..210).map(|id| person(format!("{KEY}-{id}")))).await.unwrap();
     let new = doc! { "$set": { "grown": secret("new field"), "list": [{ "a": secret("new table") }] } };
     stage.place.collection("free").update_many(doc! {}, new).await.unwrap();
-    // The whole collection stops.
+    // The whole collection is stopped.
     let unfit = doc! { "_id": 2, "n": secret("does not fit") };
     stage.place.collection("strict").insert_one(unfit).await.unwrap();
     cut_off(&stage, &mut docrow).await;
@@ -161,7 +161,7 @@ async fn secrets_are_told_by_no_failure_of_a_run() {
     assert_state_holds_no_values(&stage.home.state());
 }
 
-/// Both ways are cut, and a server refuses what it is asked.
+/// Both connections are cut, and a server refuses its requests.
 async fn cut_off(stage: &Stage, docrow: &mut Docrow) {
     for way in [&stage.to_postgres, &stage.to_mongod] {
         let tries = docrow.log().matches(RETRIES).count();
@@ -174,7 +174,7 @@ async fn cut_off(stage: &Stage, docrow: &mut Docrow) {
     }
 }
 
-/// Whatever `docrow verify` finds.
+/// Everything that `docrow verify` finds.
 async fn differ(stage: &Stage) {
     stage
         .execute(
@@ -199,7 +199,7 @@ async fn lose_history(stage: &Stage) {
     assert!(stage.mongod.pid().is_some());
 }
 
-/// Keys may be in it, and must: nothing else. And nobody else can look.
+/// Keys may be in it, and must: nothing else. And no other user can look.
 fn assert_state_holds_no_values(state: &Path) {
     assert_eq!(fs::metadata(state).unwrap().permissions().mode() & 0o777, 0o700);
     let (mut folders, mut files) = (vec![state.to_owned()], 0);
@@ -219,7 +219,7 @@ fn assert_state_holds_no_values(state: &Path) {
     assert!(files > 3, "{files}");
 }
 
-/// Everything that is wrong before it begins.
+/// All errors before it starts.
 #[tokio::test]
 async fn secrets_are_told_by_no_failure_to_start() {
     let place = Place::shared("quiet_start").await;

@@ -1,5 +1,5 @@
-//! PostgreSQL goes back in time: restored from a backup, or failed over to a standby that lags. docrow's state directory
-//! then knows more than PostgreSQL does, which is the truth all the same; what is missing is read again.
+//! PostgreSQL goes back in time: restored from a backup, or failed over to a standby that lags. docrow's
+//! state directory then knows more than PostgreSQL, which is still the truth; missing changes are read again.
 
 use std::{fs, path::PathBuf, process::Command};
 
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::{Phase, Scene, change, converges, fill};
 use crate::support::{Home, Place, Proxy, RETRIES, connect};
 
-/// A PostgreSQL server whose data can be put aside and brought back.
+/// A PostgreSQL server whose data can be saved and restored.
 struct Server {
     postgres: Postgres,
     backup: TempDir,
@@ -27,14 +27,14 @@ impl Server {
         self.postgres.socket_folder().join("data")
     }
 
-    /// Puts a copy of everything aside.
+    /// Saves a copy of everything.
     async fn back_up(&mut self) {
         self.postgres.stop().await.unwrap();
         copy(&self.data(), &self.backup.path().join("data"));
         self.postgres.restart().await.unwrap();
     }
 
-    /// Everything is as it was then.
+    /// Restores the copy.
     async fn restore(&mut self) {
         self.postgres.stop().await.unwrap();
         fs::remove_dir_all(self.data()).unwrap();
@@ -98,7 +98,7 @@ async fn target_restored_to_an_earlier_time_between_two_runs() {
     converges(&place, &home, home.run()).await.quiet();
 }
 
-/// G7: to before docrow first wrote to it. The state directory is another target's.
+/// G7: to before docrow first wrote to it. The state directory belongs to another target.
 #[tokio::test]
 async fn target_restored_to_before_the_first_run() {
     let (mut server, place) = Server::start("restored_empty").await;
@@ -110,12 +110,12 @@ async fn target_restored_to_before_the_first_run() {
     change(&place, 1).await;
     place.settle(&mut docrow).await;
     server.restore().await;
-    let expected = [RETRIES, "another target database", "made anew meanwhile"];
+    let expected = [RETRIES, "another target database", "rebuilt meanwhile"];
     let ended = converges(&place, &home, docrow).await.quiet_but(&expected);
     assert!(ended.log.contains("another target database"), "{}", ended.log);
 }
 
-/// A primary, and a standby that follows it through a proxy; docrow comes to either through another one.
+/// A primary, and a standby that follows it through a proxy; docrow reaches either through another one.
 struct Pair {
     primary: Postgres,
     standby: Postgres,
@@ -145,7 +145,7 @@ impl Pair {
         Self { primary, standby, replication, way }
     }
 
-    /// From now on, the standby learns of nothing more.
+    /// From now on, the standby receives nothing more.
     async fn stop_replication(&self, place: &Place) {
         let primary = place.postgres().await;
         let position: String =
@@ -159,7 +159,7 @@ impl Pair {
         self.replication.cut();
     }
 
-    /// The primary dies, and the standby takes its place, which is less far.
+    /// The primary dies, and the standby, which is behind, replaces it.
     async fn fail_over(&mut self, place: &Place) {
         let question = "SELECT max(position) FROM docrow.progress";
         let mut reached: Vec<String> = Vec::new();
@@ -175,7 +175,7 @@ impl Pair {
     }
 }
 
-/// G2: what the standby never heard of is read again from the oplog.
+/// G2: changes that the standby never received are read again from the oplog.
 async fn failed_over(test: &str, phase: Phase) {
     let mut pair = Pair::start().await;
     let shared = Place::shared(test).await;

@@ -1,5 +1,5 @@
-//! Resync in place (G8): rows are replaced while readers read and writers write, vanished ones go last, and it goes on
-//! where it was cut off.
+//! Resync in place (G8): rows are replaced while readers read and writers write, rows of deleted documents
+//! are removed last, and it resumes where it was interrupted.
 
 use std::sync::atomic::AtomicU64;
 
@@ -18,7 +18,7 @@ async fn fill(place: &Place) {
     place.collection("large").insert_many((0..LARGE).map(document)).await.unwrap();
 }
 
-/// Takes away, puts in and changes rows behind docrow's back, which only a resync mends.
+/// Deletes, inserts and changes rows behind docrow's back, which only a resync repairs.
 async fn damage(place: &Place) {
     let damage = "DELETE FROM large WHERE _id % 10 = 3; DELETE FROM large_list WHERE _id % 10 = 4; \
         UPDATE large SET n = 77 WHERE _id % 10 = 5; \
@@ -27,7 +27,8 @@ async fn damage(place: &Place) {
     place.postgres().await.batch_execute(damage).await.unwrap();
 }
 
-/// `docrow resync`, asked of a running process: other collections go on, and readers never see an empty table.
+/// `docrow resync`, requested from a running process: other collections continue, and readers never see an
+/// empty table.
 #[tokio::test]
 async fn asked_for_during_the_stream_under_live_writes() {
     let place = Place::shared("resync_live").await;
@@ -67,7 +68,7 @@ async fn asked_for_during_the_stream_under_live_writes() {
     docrow.stop().await.quiet();
 }
 
-/// Killed while chunks are replaced, and again before the sweep: what is replaced is not replaced again.
+/// Killed while chunks are replaced, and again before the sweep: replaced chunks are not replaced again.
 #[tokio::test]
 async fn docrow_killed_during_a_resync() {
     let place = Place::shared("resync_killed").await;
@@ -78,7 +79,7 @@ async fn docrow_killed_during_a_resync() {
     place.settle(&mut docrow).await;
     docrow.stop().await.quiet();
     damage(&place).await;
-    // Asked of the next process.
+    // Requested from the next process.
     home.finish(&["resync", &format!("{}.large", place.name)]).await.with_code(0).quiet();
     let gate = Gate::close(&place, Before::Update("docrow.chunks", "NEW.chunk >= 2")).await;
     let mut docrow = home.run();
@@ -97,7 +98,7 @@ async fn docrow_killed_during_a_resync() {
     docrow.stop().await.quiet();
 }
 
-/// The first copy was cut off when a resync is asked for.
+/// The first copy was interrupted when a resync is requested.
 #[tokio::test]
 async fn asked_for_during_the_snapshot() {
     let place = Place::shared("resync_snapshot").await;
@@ -117,8 +118,8 @@ async fn asked_for_during_the_snapshot() {
     docrow.stop().await.quiet_but(&["trying again"]);
 }
 
-/// Documents that are gone have no dead letters after a resync, nor do these count towards those that stop a collection while
-/// it is copied.
+/// Documents that no longer exist have no dead letters after a resync, nor do these count towards the limit
+/// while it is copied.
 #[tokio::test]
 async fn dead_letters_of_vanished_documents_during_a_resync() {
     let place = Place::shared("resync_letters").await;

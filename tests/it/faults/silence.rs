@@ -1,5 +1,5 @@
-//! PostgreSQL is there, ends no connection, and says nothing: stopped processes, a machine that hangs, a way that swallows
-//! everything.
+//! PostgreSQL exists, closes no connection, and does not answer: stopped processes, a frozen machine, a
+//! network that swallows everything.
 
 use std::{fs, process::Command, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::support::{Code, Docrow, Home, Place, Proxy, RETRIES, http::get};
 
 const SILENT: &str = "no answer from PostgreSQL at";
 
-/// A server of its own, and a docrow that believes a silence of a second and a half.
+/// A separate server, and a docrow with a patience of a second and a half.
 async fn place(test: &str) -> (Postgres, Place, Home) {
     let postgres = Postgres::start(PostgresOptions::default()).await.unwrap();
     let shared = Place::shared(test).await;
@@ -46,7 +46,7 @@ async fn is_said(docrow: &mut Docrow) {
     docrow.logs(RETRIES).await;
 }
 
-/// "PostgreSQL's backends SIGSTOPped for 262 s": it is noticed, said, and over when they go on.
+/// "PostgreSQL's backends SIGSTOPped for 262 s": it is detected, reported, and over when they continue.
 async fn stopped(test: &str, phase: Phase) {
     let (postgres, place, home) = place(test).await;
     let mut scene = Scene::held(place, home, phase).await;
@@ -76,7 +76,7 @@ async fn server_stopped_during_stream() {
     stopped("silence_stream", Phase::Stream).await;
 }
 
-/// New sessions are served, those that there are are not: not even ended, so that the pipeline stays taken.
+/// New sessions are served, existing ones are not: they are not even ended, so that the pipeline stays taken.
 #[tokio::test]
 async fn sessions_stopped_during_stream() {
     let (postgres, place, home) = place("silence_sessions").await;
@@ -92,7 +92,8 @@ async fn sessions_stopped_during_stream() {
     super::converges(&place, &home, docrow).await.quiet_but(&[RETRIES, SILENT]);
 }
 
-/// Any other command ends, too, with words; and not because an answer takes long while the server is there.
+/// Any other command ends, too, with an explanation; but not because an answer takes long while the server is
+/// alive.
 #[tokio::test]
 async fn silence_during_verify() {
     let place = Place::shared("silence_verify").await;
@@ -106,7 +107,7 @@ async fn silence_during_verify() {
     let mut docrow = home.start(&["verify"]);
     let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'sentinels'::regclass";
     docrow.until("it waits for the lock", async || place.number(waits).await > Some(0)).await;
-    // Longer than it would wait for a server that is not there, which it asks meanwhile.
+    // Longer than it would wait for a dead server, which it checks meanwhile.
     let (asks, began) =
         ("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'docrow pulse'", Instant::now());
     let is_asked = async || place.number(asks).await > Some(0) && began.elapsed() > Duration::from_secs(4);

@@ -1,6 +1,6 @@
-//! What MongoDB does to docrow.
+//! Faults of MongoDB.
 //!
-//! Each test has a server of its own, for whoever is on it meets what happens to it.
+//! Each test has a separate server, because faults affect everything on it.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::support::{Home, Place, RETRIES};
 const DEADLINE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
 
-/// A place on a server of its own.
+/// A place on a separate server.
 async fn own(test: &str, options: MongodOptions) -> (Mongod, Place) {
     let mongod = Mongod::start(options).await.unwrap();
     let shared = Place::shared(test).await;
@@ -22,7 +22,8 @@ async fn own(test: &str, options: MongodOptions) -> (Mongod, Place) {
     (mongod, place)
 }
 
-/// One collection is copied after the other: `things` is on its way during the snapshot, `z_last` still to be read.
+/// One collection is copied after the other: `things` is in progress during the snapshot, `z_last` is still
+/// to be read.
 fn home_of(place: &Place) -> Home {
     let mut home = Home::new(place);
     home.set("snapshot.parallelism", 1);
@@ -56,7 +57,7 @@ async fn failed(place: &Place) -> i64 {
     point.get_i64("timesEntered").unwrap()
 }
 
-/// Lets docrow go on, and into one error after the other.
+/// Lets docrow continue, and encounter one error after the other.
 async fn meets(scene: &mut Scene, commands: &[&str], errors: &[Document]) {
     for error in errors {
         let before = failed(&scene.place).await;
@@ -68,7 +69,7 @@ async fn meets(scene: &mut Scene, commands: &[&str], errors: &[Document]) {
     fail_no_more(&scene.place).await;
 }
 
-/// Errors that pass: shutdown, stepdown, a cut connection; and one that docrow knows nothing about.
+/// Transient errors: shutdown, stepdown, a closed connection; and one that docrow does not know.
 async fn errors_of_the_server(test: &str, phase: Phase) {
     let (_mongod, mut scene) = held(test, phase).await;
     let codes = [91, 189, 11600, 123_456].map(|code| doc! { "errorCode": code });
@@ -123,8 +124,8 @@ async fn primary_steps_down_during_stream() {
     primary_steps_down("stepdown_stream", Phase::Stream).await;
 }
 
-/// A chunk of several replies, since it grew after it was planned, breaks off in the middle: CursorKilled,
-/// CursorNotFound, a cut connection. What was read of it is not taken for all of it.
+/// A chunk of several replies, because it grew after it was planned, is interrupted in the middle:
+/// CursorKilled, CursorNotFound, a closed connection. A part of it is not taken for all of it.
 #[tokio::test]
 async fn cursor_killed_during_snapshot() {
     let (_mongod, mut scene) = held("killed_snapshot", Phase::Snapshot).await;
@@ -137,7 +138,7 @@ async fn cursor_killed_during_snapshot() {
     scene.converges_after_retries().await;
 }
 
-/// Kills the cursors of change streams. Whether there was one.
+/// Kills the cursors of change streams. Returns whether there was one.
 async fn kill_stream(place: &Place) -> bool {
     let namespace = format!("{}.$cmd.aggregate", place.name);
     let stream = doc! { "$match": { "cursor.tailable": true, "ns": namespace } };
@@ -186,14 +187,15 @@ async fn sessions_killed_during_stream() {
     sessions_killed("sessions_stream", Phase::Stream).await;
 }
 
-/// Who takes docrow's rights away, and how.
+/// How docrow's privileges are revoked.
 #[derive(Clone, Copy)]
 enum Taken {
     Role,
     User,
 }
 
-/// A person takes docrow's rights away: it says what is missing and ends. Once they are given back, it goes on.
+/// docrow's privileges are revoked: it reports what is missing and ends. Once they are granted again, it
+/// resumes.
 async fn rights_taken(test: &str, phase: Phase, taken: Taken) {
     let options = MongodOptions { password: Some("s3cret-root".to_owned()), ..Default::default() };
     let (mongod, place) = own(test, options).await;

@@ -1,5 +1,5 @@
-//! G6, G8: the oplog rolls over while docrow copies, while PostgreSQL is away, and while nobody reads it. On servers whose oplog is
-//! rolled over for real.
+//! G6, G8: the oplog rolls over while docrow copies, while PostgreSQL is down, and while docrow is stopped.
+//! On servers whose oplog really rolls over.
 
 use docrow::demo::servers::{Mongod, Postgres, PostgresOptions};
 use mongodb::bson::{Timestamp, doc};
@@ -8,7 +8,7 @@ use crate::support::{Before, Code, Docrow, Gate, Home, Place, RETRIES, oplog_sta
 
 const THINGS: i32 = 300;
 
-/// A place on a server of its own with a small oplog.
+/// A place on a separate server with a small oplog.
 async fn place(name: &str, postgres_uri: &str) -> (Mongod, Place) {
     let mongod = Mongod::start(small_oplog()).await.unwrap();
     let place = Place::on(&mongod.uri(), postgres_uri, name).await;
@@ -43,7 +43,7 @@ async fn now(place: &Place) -> Timestamp {
     reply.get_timestamp("operationTime").unwrap()
 }
 
-/// Waits until everything that was written before is in the spool: a docrow that has read on has a newer token.
+/// Waits until everything written before is in the spool: a docrow that has read further has a newer token.
 async fn read_ahead(place: &Place, home: &Home, docrow: &mut Docrow) {
     let spooled = async || size(home);
     let before = spooled().await;
@@ -58,7 +58,7 @@ fn size(home: &Home) -> u64 {
     sizes.map(|file| file.metadata().map_or(0, |data| data.len())).sum()
 }
 
-/// Rolls the oplog over everything that PostgreSQL has reached.
+/// Rolls the oplog past everything that PostgreSQL has reached.
 async fn forget(place: &Place) {
     let until = now(place).await;
     roll_over(&place.client, until).await;
@@ -71,8 +71,8 @@ async fn forget(place: &Place) {
     }
 }
 
-/// G6: what changed since the start is not in the oplog any more when the last chunk is copied, and docrow is killed
-/// besides.
+/// G6: changes since the start are no longer in the oplog when the last chunk is copied, and docrow is
+/// killed, too.
 #[tokio::test]
 async fn the_oplog_rolled_over_during_the_snapshot() {
     let (_mongod, place) = place("spool_snapshot_own", &shared_postgres("spool_snapshot").await).await;
@@ -96,7 +96,7 @@ async fn the_oplog_rolled_over_during_the_snapshot() {
     assert!(ended.log.contains("changes had waited"), "{}", ended.log);
 }
 
-/// G6: PostgreSQL is away for longer than the oplog reaches back.
+/// G6: PostgreSQL is down for longer than the oplog reaches back.
 #[tokio::test]
 async fn the_oplog_rolled_over_during_an_outage_of_postgres() {
     let mut postgres = Postgres::start(PostgresOptions::default()).await.unwrap();
@@ -118,8 +118,8 @@ async fn the_oplog_rolled_over_during_an_outage_of_postgres() {
     assert!(ended.log.contains("changes had waited"), "{}", ended.log);
 }
 
-/// G8: nobody read the oplog for too long. That is said, with an exit code of its own; and, if so configured, mended in
-/// place.
+/// G8: the oplog was not read for too long. That is reported, with its own exit code; and, if so configured,
+/// repaired in place.
 #[tokio::test]
 async fn history_lost_while_docrow_was_stopped() {
     let (_mongod, place) = place("spool_history_own", &shared_postgres("spool_history").await).await;
@@ -141,7 +141,7 @@ async fn history_lost_while_docrow_was_stopped() {
     assert!(ended.log.contains("in place: the oplog no longer holds its changes"), "{}", ended.log);
 }
 
-/// G8: `docrow resync` instead of a changed configuration: asked for while nobody runs.
+/// G8: `docrow resync` instead of a changed configuration: requested while no process runs.
 #[tokio::test]
 async fn history_lost_mended_by_a_resync_that_is_asked_for() {
     let (_mongod, place) = place("spool_asked_own", &shared_postgres("spool_asked").await).await;
@@ -160,7 +160,7 @@ async fn history_lost_mended_by_a_resync_that_is_asked_for() {
     docrow.stop().await.quiet();
 }
 
-/// G8: docrow is stopped by the machine (SIGSTOP) for so long that its open cursor falls off the oplog.
+/// G8: docrow is frozen (SIGSTOP) for so long that its open cursor falls off the oplog.
 #[tokio::test]
 async fn history_lost_during_the_stream() {
     let (_mongod, place) = place("spool_paused_own", &shared_postgres("spool_paused").await).await;
@@ -179,7 +179,7 @@ async fn history_lost_during_the_stream() {
     docrow.stop().await.quiet_but(&["no longer holds the position", RETRIES]);
 }
 
-/// G6, G11: a full spool is said, and nothing is lost while the oplog holds the rest.
+/// G6, G11: a full spool is reported, and nothing is lost while the oplog holds the rest.
 #[tokio::test]
 async fn the_spool_full_during_the_snapshot() {
     let place = Place::shared("spool_full").await;

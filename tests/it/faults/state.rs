@@ -1,5 +1,5 @@
-//! Faults of the state directory: no space, no right to write, damage, another's, an old one (G6, G7). What damaged files
-//! mean for the spool's answers is tested beside the spool, many times over.
+//! Faults of the state directory: no space, no permission to write, damage, another pipeline's, an old one
+//! (G6, G7). Tests beside the spool cover what damaged files mean for its answers, many times over.
 
 use std::{
     fs::{self, File},
@@ -20,10 +20,10 @@ use mongodb::bson::{RawDocumentBuf, doc, rawdoc};
 use super::{Phase, Scene, change, converges, fill};
 use crate::support::{Before, Code, Gate, Home, Place, RETRIES};
 
-/// A file system of so many bytes, which ends with it.
+/// A file system of this many bytes, which is removed with the value.
 ///
-/// It lives in namespaces of its own, held by a process that does nothing else, so that neither root's rights nor a place
-/// in this one are needed: others reach it through that process's root.
+/// It lives in separate namespaces, held by a process that does nothing else, so that neither root's
+/// privileges nor a path here are needed: others reach it through that process's root.
 pub(super) struct SmallDisk {
     holder: Child,
     root: PathBuf,
@@ -40,7 +40,10 @@ impl SmallDisk {
             .spawn()
             .expect("`unshare` (of util-linux) is needed for a file system of a test's own");
         let said = Self::hear(&mut holder);
-        assert_eq!(said, "mounted", "this system lets nobody mount a file system in a namespace of his own");
+        assert_eq!(
+            said, "mounted",
+            "this system does not permit mounting a file system in a separate namespace"
+        );
         // `unshare` becomes the shell.
         let root = PathBuf::from(format!("/proc/{}/root/mnt", holder.id()));
         Self { holder, root }
@@ -73,7 +76,7 @@ impl SmallDisk {
         while (&file).write_all(&buffer[..1]).is_ok() {}
     }
 
-    /// Gives it back.
+    /// Frees it.
     fn empty(&self) {
         fs::remove_file(self.root.join("filler")).unwrap();
     }
@@ -133,7 +136,7 @@ fn spooling(dir: &Path) -> Checkpoint {
     spool
 }
 
-/// Writes until it fails, and says up to where that went.
+/// Writes until it fails, and returns how far it got.
 fn until_it_fails(spool: &Checkpoint, mut from: u32) -> (u32, docrow::error::Error) {
     loop {
         match Changes::after(from).write_to(spool) {
@@ -158,8 +161,8 @@ fn assert_holds(spool: &Checkpoint, from: u32, to: u32) {
     assert!(spool.waiting(&orders(), &position(to), 1).unwrap().is_empty());
 }
 
-/// G6: somebody else takes the last space. What was spooled is there, and can be read; the same write succeeds when there
-/// is space again.
+/// G6: another program takes the last space. Spooled changes are there, and can be read; the same write
+/// succeeds when there is space again.
 #[test]
 fn disk_full_during_spooling() {
     let disk = SmallDisk::new(96);
@@ -172,7 +175,7 @@ fn disk_full_during_spooling() {
     assert_eq!((error.kind(), error.kind().disposition()), (Kind::StateFull, Disposition::Retry), "{error}");
     assert!(error.to_string().contains("no space left"), "{error}");
     assert_holds(&spool, 0, reached);
-    // What the store put by is taken as well.
+    // The space that the store reserved is taken as well.
     fs::write(disk.root.join("more"), "").unwrap();
     let mut more = File::options().append(true).open(disk.root.join("more")).unwrap();
     while more.write_all(&[1; 4096]).is_ok() {}
@@ -185,7 +188,7 @@ fn disk_full_during_spooling() {
     fs::remove_file(disk.root.join("more")).unwrap();
     disk.empty();
     let changes = Changes::after(reached);
-    // The one that finds out that there is space opens RocksDB again.
+    // The first operation that detects space opens RocksDB again.
     assert!((0..3).any(|_| changes.write_to(&spool).is_ok()));
     assert_holds(&spool, 10, reached + EACH);
     assert_eq!(spool.token().unwrap(), Some(position(reached + EACH)));
@@ -219,7 +222,8 @@ fn disk_full_of_the_spool() {
     assert!(after < before / 4, "{before} bytes, then {after}");
 }
 
-/// G7: a file system that turns read-only is no corruption: nothing is thrown away for it, and it is said.
+/// G7: a file system that turns read-only is no corruption: nothing is discarded because of it, and it is
+/// reported.
 #[test]
 fn disk_read_only_during_start() {
     let mut disk = SmallDisk::new(96);
@@ -229,12 +233,13 @@ fn disk_read_only_during_start() {
     disk.set_read_only();
     let error = Checkpoint::open(&disk.state(), "shop").unwrap_err();
     assert_eq!(error.kind(), Kind::Usage, "{error}");
-    assert!(error.to_string().contains("writable or give another by --state"), "{error}");
+    assert!(error.to_string().contains("writable or name another one with --state"), "{error}");
     assert!(!disk.state().join("db.corrupt").exists());
     assert_eq!(Checkpoint::open(&disk.root.join("new"), "shop").unwrap_err().kind(), Kind::Usage);
 }
 
-/// G7: what is damaged while it is open shows when it is read. What found out says so; the next one finds it empty.
+/// G7: damage to an open database shows when it is read. The operation that detects it reports it; the next
+/// one finds it empty.
 #[test]
 fn file_damaged_during_draining() {
     let folder = tempfile::tempdir().unwrap();
@@ -255,12 +260,12 @@ fn file_damaged_during_draining() {
     );
     assert!(folder.path().join("db.corrupt").exists());
     assert!(spool.spans().unwrap().is_empty() && spool.token().unwrap().is_none());
-    // Who does not know yet is told so, too.
+    // A caller that does not know yet gets the same error.
     let error = Changes::after(10 * EACH).write_to(&spool).unwrap_err();
     assert_eq!(error.kind(), Kind::StateRebuilt, "{error}");
 }
 
-/// Damages the middle of every table file, as it stands, also for those that have it open.
+/// Damages the middle of every table file in place, also for processes that have it open.
 fn damage_tables(database: &Path) {
     let mut damaged = 0;
     for file in fs::read_dir(database).unwrap().map(|file| file.unwrap().path()) {
@@ -275,7 +280,7 @@ fn damage_tables(database: &Path) {
     assert!(damaged > 0, "there is nothing to damage");
 }
 
-/// Does to some file of a database that nobody has open what disks and people do.
+/// Does to some file of a closed database what disks and users do.
 fn damage(rng: &mut Rng, database: &Path) -> String {
     let mut files: Vec<PathBuf> = fs::read_dir(database).unwrap().map(|file| file.unwrap().path()).collect();
     files.retain(|file| !file.to_str().unwrap().contains("LO") && file.metadata().unwrap().len() > 0);
@@ -305,10 +310,10 @@ fn damage(rng: &mut Rng, database: &Path) -> String {
     format!("{} is {what} at {at}", file.display())
 }
 
-/// What docrow may say of a damaged state directory.
+/// What docrow may log about a damaged state directory.
 const CORRUPT: &str = "the state directory is corrupt";
 
-/// G7: whatever became of the files while docrow was killed, the next start converges.
+/// G7: whatever happened to the files while docrow was killed, the next start converges.
 async fn state_damaged(test: &str, phase: Phase, seed: u64) {
     let place = Place::shared(test).await;
     let home = Home::new(&place);
@@ -353,7 +358,8 @@ async fn state_damaged_during_stream() {
     state_damaged("state_stream", Phase::Stream, 3).await;
 }
 
-/// G7: the files go bad under a docrow that runs, and that finds out when it drains the spool. It goes on by itself.
+/// G7: the files are damaged under a running docrow, which detects it when it drains the spool. It recovers
+/// by itself.
 #[tokio::test]
 async fn state_damaged_during_draining() {
     let place = Place::shared("state_draining").await;
@@ -384,8 +390,8 @@ fn has_table(home: &Home) -> bool {
     files.into_iter().any(|file| file.path().extension().is_some_and(|kind| kind == "sst"))
 }
 
-/// G7: an old copy of the state directory, restored while PostgreSQL is newer: with changes that wait there, which
-/// PostgreSQL has had since.
+/// G7: an old copy of the state directory, restored while PostgreSQL is newer: with spooled changes that
+/// PostgreSQL has applied since.
 #[tokio::test]
 async fn state_of_an_earlier_time_during_stream() {
     let place = Place::shared("state_earlier").await;
@@ -449,12 +455,13 @@ async fn state_of_another_pipeline_during_start() {
     assert!(ended.error().contains("belongs to pipeline"), "{}", ended.log);
 }
 
-/// G6: no space for the spool while everything goes into it: docrow says so, waits, and goes on when there is space.
+/// G6: no space for the spool while everything goes into it: docrow reports it, waits, and continues when
+/// there is space.
 #[tokio::test]
 async fn disk_full_in_the_state_directory_during_snapshot() {
     let place = Place::shared("state_full").await;
     let wide = place.collection("wide");
-    // Long keys, so that few changes need much space: RocksDB has put by some for its log.
+    // Long keys, so that few changes need much space: RocksDB has reserved some for its log.
     let mut rng = Rng::with_seed(3);
     let mut id = || (0..2000).map(|_| rng.alphanumeric()).collect::<String>();
     wide.insert_many((0..1000).map(|_| doc! { "_id": id(), "n": 0 })).await.unwrap();
@@ -475,7 +482,7 @@ async fn disk_full_in_the_state_directory_during_snapshot() {
     scene.converges(&["waiting until there is space"]).await;
 }
 
-/// G7: nobody else can read what is in it.
+/// G7: no other user can read its content.
 #[tokio::test]
 async fn state_is_its_owners_alone() {
     let place = Place::shared("state_owner").await;

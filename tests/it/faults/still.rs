@@ -1,5 +1,5 @@
-//! All comes to a standstill, and nothing has failed: that is noticed, said, and ended; and what only looks like it is not.
-//! And whatever hangs, docrow ends when it is told to.
+//! Everything stalls, although nothing has failed: that is detected, reported, and ended; and what only looks
+//! like it is not. And whatever hangs, docrow ends when it is stopped.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{change, fill};
 use crate::support::{Code, Docrow, Home, Place, RETRIES, http::get};
 
-/// What is said of a standstill.
+/// The report of a stall.
 const STILL: &str = "nothing has been applied for";
 
 async fn scene(test: &str) -> (Place, Home) {
@@ -22,7 +22,7 @@ async fn scene(test: &str) -> (Place, Home) {
     (place, home)
 }
 
-/// Changes something again and again until the status is as `condition` says.
+/// Changes something repeatedly until the status satisfies `condition`.
 async fn writing_until(
     place: &Place,
     (docrow, address): (&mut Docrow, &str),
@@ -51,7 +51,8 @@ async fn metric(address: &str, name: &str) -> Option<f64> {
     metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }
 
-/// A future that nobody polls, a lock that nobody lets go: here, a worker that waits for ever, and, begun anew, once more.
+/// A future that is not polled, a lock that is not released: here, a worker that waits forever, and, after
+/// starting over, once more.
 #[tokio::test]
 async fn standstill_of_a_worker_during_the_stream() {
     let (place, mut home) = scene("still_worker").await;
@@ -80,7 +81,7 @@ async fn standstill_of_a_worker_during_the_stream() {
     assert_eq!(ended.log.matches("ERROR [DRW-9002]").count(), 2, "{}", ended.log);
 }
 
-/// The intake outlives attempts: it is replaced as well.
+/// The stream reader outlives attempts: it is replaced as well.
 #[tokio::test]
 async fn standstill_of_the_intake_during_the_snapshot() {
     let (place, mut home) = scene("still_intake").await;
@@ -90,14 +91,15 @@ async fn standstill_of_the_intake_during_the_snapshot() {
     let address = docrow.address().await;
     let still = |status: &Value| words(status).contains(STILL);
     let status = writing_until(&place, (&mut docrow, &address), "it stands still", still).await;
-    assert!(words(&status).contains("the intake: puts changes into the spool"), "{status}");
+    assert!(words(&status).contains("the stream reader: puts changes into the spool"), "{status}");
     change(&place, 1).await;
     place.settle(&mut docrow).await;
     place.assert_same(&home).await;
     docrow.stop().await.quiet_but(&[STILL, RETRIES]).coded(Code::Stalled);
 }
 
-/// Somebody's lock holds everything up for longer than a standstill may last: that is said, which table, and whose.
+/// Another session's lock blocks everything for longer than a stall may last: the table and the holder are
+/// reported.
 #[tokio::test]
 async fn lock_on_a_table_held_for_long_during_the_stream() {
     let (place, mut home) = scene("still_locked").await;
@@ -120,7 +122,7 @@ async fn lock_on_a_table_held_for_long_during_the_stream() {
     for part in parts {
         assert!(words(&status).contains(part), "{part}: {status}");
     }
-    // Far longer than a standstill would be.
+    // Far longer than the limit of a stall.
     let later = Instant::now() + Duration::from_secs(6);
     let is_later = |status: &Value| locked(status) && Instant::now() > later;
     writing_until(&place, (&mut docrow, &address), "it waits on", is_later).await;
@@ -134,7 +136,7 @@ async fn lock_on_a_table_held_for_long_during_the_stream() {
     assert_eq!(ended.log.matches("waits for a lock on").count(), 1, "{}", ended.log);
 }
 
-/// SIGTERM ends it within a stated time, with words, whatever hangs.
+/// SIGTERM ends it within a stated time, with an explanation, whatever hangs.
 #[tokio::test]
 async fn stop_asked_for_during_a_standstill() {
     let (place, mut home) = scene("still_stop").await;
@@ -153,8 +155,8 @@ async fn stop_asked_for_during_a_standstill() {
     docrow.stop().await.quiet();
 }
 
-/// Workers have been sent more than a slow PostgreSQL takes in minutes: docrow does not write all of it before it ends, and
-/// goes on there when it is started again.
+/// Workers have been sent more than a slow PostgreSQL takes in minutes: docrow does not write all of it
+/// before it ends, and resumes there when it is started again.
 #[tokio::test]
 async fn stop_asked_for_while_much_waits_for_a_slow_postgres() {
     let (place, mut home) = scene("still_slow").await;
@@ -172,7 +174,10 @@ async fn stop_asked_for_while_much_waits_for_a_slow_postgres() {
     let began = Instant::now();
     docrow.stop().await.quiet();
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-    assert!(place.number(some).await < Some(1000), "it was to be far more than can be written meanwhile");
+    assert!(
+        place.number(some).await < Some(1000),
+        "there must be far more documents than can be written meanwhile"
+    );
     place.postgres().await.batch_execute("DROP TRIGGER slow ON things").await.unwrap();
     let mut docrow = home.run();
     place.settle(&mut docrow).await;
@@ -180,7 +185,7 @@ async fn stop_asked_for_while_much_waits_for_a_slow_postgres() {
     docrow.stop().await.quiet();
 }
 
-/// The same where a thread hangs, the one that all of docrow's own tasks are polled by: a second signal ends it at once.
+/// The same if a thread hangs that polls all of docrow's own tasks: a second signal ends it at once.
 #[tokio::test]
 async fn stop_insisted_on_while_a_thread_hangs() {
     let (place, mut home) = scene("still_insist").await;
@@ -188,7 +193,7 @@ async fn stop_insisted_on_while_a_thread_hangs() {
     let mut docrow = home.run();
     docrow.logs("failpoint StateReconciled is reached").await;
     docrow.signal("TERM").await;
-    docrow.logs("once more to stop at once").await;
+    docrow.logs("signal again to stop at once").await;
     let began = Instant::now();
     docrow.signal("INT").await;
     docrow.ended().await.with_code(1);

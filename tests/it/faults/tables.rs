@@ -1,11 +1,11 @@
-//! What people do to the tables that docrow writes.
+//! Users' operations on the tables that docrow writes.
 
 use mongodb::bson::doc;
 
 use super::{Phase, Scene, change, converges, fill};
 use crate::support::{Before, Code, Docrow, Gate, Home, Place, RETRIES};
 
-/// A migration keeps everybody out of a table: docrow waits, copies other collections meanwhile, and goes on.
+/// A migration locks a table exclusively: docrow waits, copies other collections meanwhile, and continues.
 #[tokio::test]
 async fn lock_held_by_a_migration_during_snapshot() {
     let place = Place::shared("migration_snapshot").await;
@@ -47,7 +47,7 @@ async fn lock_held_by_a_migration_during_hand_over() {
     scene.converges(&[]).await;
 }
 
-/// Longer than docrow would wait in any one place, if it did not wait for as long as it takes.
+/// Longer than docrow would wait in any one place, if it did not wait indefinitely.
 #[tokio::test]
 async fn lock_held_by_a_migration_during_stream() {
     let place = Place::shared("migration_stream").await;
@@ -72,7 +72,7 @@ fn waits_for(table: &str) -> String {
     format!("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = '{table}'::regclass")
 }
 
-/// docrow ends with words, and so does the next one, until what was dropped is back as it was.
+/// docrow ends with an explanation, and so does the next one, until what was dropped is restored.
 async fn column_dropped(test: &str, phase: Phase) {
     let place = Place::shared(test).await;
     let mut home = Home::new(&place);
@@ -90,7 +90,7 @@ async fn column_dropped(test: &str, phase: Phase) {
     user.batch_execute(&drop).await.unwrap();
     scene.open().await;
     scene.change().await;
-    // What an update did not change is not written, and a column that is missing there not missed.
+    // Unchanged parts of an update are not written, so a column that is missing there is not noticed.
     let rename = doc! { "$set": { "name": "another" } };
     scene.place.collection(table).update_one(doc! { "_id": 3 }, rename).await.unwrap();
     let ended = scene.docrow.ended().await.with_code(4).coded(Code::TableDropped);
@@ -117,7 +117,7 @@ async fn column_dropped_by_a_user_during_stream() {
     column_dropped("column_stream", Phase::Stream).await;
 }
 
-/// What a user dropped is made again by a resync, with what it held.
+/// A resync creates again what a user dropped, with its content.
 #[tokio::test]
 async fn columns_and_tables_dropped_are_made_again_by_a_resync() {
     let place = Place::shared("made_again").await;
@@ -137,7 +137,8 @@ async fn columns_and_tables_dropped_are_made_again_by_a_resync() {
     converges(&place, &home, docrow).await.quiet();
 }
 
-/// G10: what violates a user's own index or constraint is a dead letter that names it, and heals when it is mended.
+/// G10: a document that violates a user's own index or constraint is a dead letter that names it, and is
+/// written once that is fixed.
 async fn constraint_violated(test: &str, phase: Phase) {
     let (place, home, mut docrow) = violating(Place::shared(test).await, phase).await;
     let letters = async |constraint: &str| {
@@ -151,11 +152,11 @@ async fn constraint_violated(test: &str, phase: Phase) {
     place.settle(&mut docrow).await;
     place.assert_same(&home).await;
 
-    // One is mended in the documents, the other in the tables.
+    // One is fixed in the documents, the other in the tables.
     let mend = doc! { "$set": { "n": 1 } };
     place.collection("z_last").update_one(doc! { "_id": 3 }, mend).await.unwrap();
     place.postgres().await.batch_execute("DROP INDEX one_name_each").await.unwrap();
-    docrow.until("the mended document heals", async || letters("n_is_small").await == Some(0)).await;
+    docrow.until("the corrected document is written", async || letters("n_is_small").await == Some(0)).await;
     home.finish(&["dead-letters", "retry", "--all"]).await.with_code(0);
     docrow.until("the other is tried again", async || letters("one_name_each").await == Some(0)).await;
     change(&place, 4).await;
@@ -164,7 +165,7 @@ async fn constraint_violated(test: &str, phase: Phase) {
     assert_eq!(place.number("SELECT count(*) FROM docrow.dead_letters").await, Some(0));
 }
 
-/// Two documents of `z_last` violate what a user demands of it, and docrow comes upon them.
+/// Two documents of `z_last` violate a user's constraint, and docrow encounters them.
 async fn violating(place: Place, phase: Phase) -> (Place, Home, Docrow) {
     let mut home = Home::new(&place);
     home.set("snapshot.parallelism", 1);
@@ -195,8 +196,8 @@ async fn constraint_violated_during_stream() {
     constraint_violated("constraint_stream", Phase::Stream).await;
 }
 
-/// "Deletes silently skip rows that forced row-level security hides, positions move on": docrow stops instead, and goes on
-/// from there once it sees them again.
+/// "Deletes silently skip rows that forced row-level security hides, positions move on": docrow stops
+/// instead, and resumes from there once it sees them again.
 #[tokio::test]
 async fn row_level_security_forced_during_stream() {
     let place = Place::shared("row_security").await;
@@ -220,7 +221,7 @@ async fn row_level_security_forced_during_stream() {
     let ended = docrow.ended().await.with_code(4);
     assert!(ended.error().starts_with("[DRW-3210]") && ended.log.contains("BYPASSRLS"), "{}", ended.log);
     assert_eq!(place.number("SELECT count(*) FROM things WHERE _id = 7").await, Some(1));
-    // Not before it starts, either: what it copies, and what it verifies, it must see. Other collections go on.
+    // Not before it starts, either: it must see what it copies and verifies. Other collections continue.
     let mut refused = home.run();
     refused.logs("things is stopped, other collections go on").await;
     let refused = refused.stop().await;

@@ -1,4 +1,4 @@
-//! What PostgreSQL, or the way to it, does to docrow.
+//! Faults of PostgreSQL, or of the network to it.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use mongodb::bson::doc;
 use super::{Phase, Scene, change, converges, fill};
 use crate::support::{Before, Code, Gate, Home, Place, Proxy, RETRIES, Trap};
 
-/// The place of a test, whose docrow comes to PostgreSQL by way of a proxy.
+/// The place of a test whose docrow reaches PostgreSQL through a proxy.
 async fn proxied(test: &str) -> (Place, Home, Proxy) {
     let place = Place::shared(test).await;
     let proxy = Proxy::of(&place.postgres_uri).await;
@@ -32,7 +32,7 @@ async fn commit_trapped(test: &str, phase: Phase, trap: Trap) {
     scene.converges_after_retries().await;
 }
 
-/// G2: the transaction is rolled back, and made again.
+/// G2: the transaction is rolled back, and repeated.
 #[tokio::test]
 async fn connection_cut_before_commit_during_snapshot() {
     commit_trapped("cut_commit_snapshot", Phase::Snapshot, Trap::before_commit()).await;
@@ -64,7 +64,7 @@ async fn answer_to_commit_lost_during_stream() {
     commit_trapped("answer_lost_stream", Phase::Stream, Trap::after_commit()).await;
 }
 
-/// G2: cut in the middle of whatever it is, again and again, while somebody writes.
+/// G2: the connection is cut at random, repeatedly, under writes.
 async fn cut_at_any_byte(test: &str, phase: Phase, bytes: Range<usize>) {
     let (place, home, proxy) = proxied(test).await;
     fill(&place).await;
@@ -99,7 +99,7 @@ async fn connection_cut_at_any_byte_during_stream() {
     cut_at_any_byte("any_byte_stream", Phase::Stream, 1..60_000).await;
 }
 
-/// Nothing is answered, for a while, and nothing ends: docrow waits, and goes on.
+/// Nothing is answered, for a while, and nothing ends: docrow waits, and continues.
 #[tokio::test]
 async fn target_silent_during_stream() {
     let (place, home, proxy) = proxied("silent_stream").await;
@@ -147,7 +147,8 @@ async fn deadlock(test: &str, phase: Phase) {
     home.set("snapshot.parallelism", 1);
     fill(&place).await;
     let user = place.postgres().await;
-    // docrow waits for less long than the user before it looks for a deadlock: it is to be the one that finds it.
+    // docrow waits less long than the user before it looks for a deadlock, so that it is the one that finds
+    // it.
     let patience = format!("ALTER DATABASE {} SET deadlock_timeout = '3s'", place.name);
     user.batch_execute(&patience).await.unwrap();
     user.batch_execute("SET deadlock_timeout = '15s'").await.unwrap();
@@ -247,7 +248,7 @@ async fn serialization_failure_during_stream() {
     serialization_failure("conflict_stream", Phase::Stream).await;
 }
 
-/// Somebody cancels what docrow has under way (57014, as a statement timeout would).
+/// docrow's statements are cancelled (57014, as by a statement timeout).
 async fn statement_cancelled(test: &str, phase: Phase) {
     let place = Place::shared(test).await;
     let home = Home::new(&place);

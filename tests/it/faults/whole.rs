@@ -1,11 +1,12 @@
-//! What happens to whole collections while docrow copies, hands over and follows (TRAPS: drop, rename, dropDatabase,
-//! `$out`, a collection created later). Whatever it is, the tables end up as the collections are.
+//! Events of whole collections while docrow copies, hands over and follows (TRAPS: drop, rename,
+//! dropDatabase, `$out`, a collection created later). Whatever happens, the tables end up equal to the
+//! collections.
 
 use mongodb::bson::doc;
 
 use crate::support::{Before, Docrow, Gate, Home, Place};
 
-/// Enough to tell rows of one collection from those of another.
+/// Enough to distinguish rows of one collection from those of another.
 const MANY: i32 = 300;
 
 async fn fill(place: &Place, name: &str, from: i32) {
@@ -13,7 +14,7 @@ async fn fill(place: &Place, name: &str, from: i32) {
     place.collection(name).insert_many((from..from + MANY).map(document)).await.unwrap();
 }
 
-/// Starts it and waits until it follows.
+/// Starts it and waits until it is live.
 async fn followed(place: &Place, home: &Home) -> Docrow {
     place.add_sentinels().await;
     let mut docrow = home.run();
@@ -35,8 +36,8 @@ async fn assert_converges(place: &Place, home: &Home, mut docrow: Docrow, expect
 
 const GONE: &str = "is no more in MongoDB";
 
-/// `on_drop = "keep"`, the default: rows stay when the collection is dropped; when it is there again, it is what they
-/// are of.
+/// `on_drop = "keep"`, the default: rows stay when the collection is dropped; when it exists again, they are
+/// its rows.
 #[tokio::test]
 async fn drop_and_create_during_the_stream_keeping() {
     let place = Place::shared("drop_keep").await;
@@ -46,7 +47,7 @@ async fn drop_and_create_during_the_stream_keeping() {
     place.collection("orders").drop().await.unwrap();
     docrow.logs("orders is no more in MongoDB: its rows are kept").await;
     assert_eq!(place.number("SELECT count(*) FROM orders").await, Some(MANY.into()));
-    // What can't go on is not behind.
+    // A collection that can't be continued does not count as behind.
     place.settle(&mut docrow).await;
     let status = home.finish(&["status", "--json"]).await.with_code(0).out;
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
@@ -57,7 +58,7 @@ async fn drop_and_create_during_the_stream_keeping() {
         "{gone}"
     );
     docrow.stop().await.quiet_but(&[GONE]);
-    // It is gone still, which is no news.
+    // It is still gone, which is not logged again.
     let docrow = home.run();
     fill(&place, "orders", 200).await;
     let mut docrow = docrow;
@@ -109,7 +110,7 @@ async fn drop_during_the_stream_emptying_and_dropping() {
     }
 }
 
-/// A whole database, with the end of its stream.
+/// A whole database, including the end of its stream.
 #[tokio::test]
 async fn drop_database_during_the_stream() {
     let place = Place::shared("drop_database").await;
@@ -164,8 +165,8 @@ async fn renames_and_out_and_merge_during_the_stream() {
     assert_eq!(place.number("SELECT count(*) FROM orders").await, Some(MANY.into()), "rows are kept");
 }
 
-/// `$out` puts documents with keys of another type in a collection's place. None of them could have rows in its tables, which
-/// are made again under their names.
+/// `$out` replaces a collection by documents with keys of another type. None of them could have rows in its
+/// tables, which are created again under their names.
 #[tokio::test]
 async fn out_with_keys_of_another_type_during_the_stream() {
     let place = Place::shared("out_keys").await;
@@ -185,7 +186,8 @@ async fn out_with_keys_of_another_type_during_the_stream() {
     assert_eq!(place.number("SELECT count(*) FROM docrow.dead_letters").await, Some(0));
 }
 
-/// One that was in that state before: `docrow resync` is the way out. A few keys that do not fit are none.
+/// A collection that was in that state before: `docrow resync` is the way out. A few keys that do not fit are
+/// not that.
 #[tokio::test]
 async fn a_resync_of_a_collection_whose_keys_do_not_fit() {
     let place = Place::shared("resync_keys").await;
@@ -215,7 +217,7 @@ async fn a_resync_of_a_collection_whose_keys_do_not_fit() {
     assert_eq!(place.number("SELECT count(*) FROM orders WHERE _id LIKE 's%'").await, Some(9));
 }
 
-/// While a chunk of it is being copied, a collection is dropped and filled with other documents.
+/// While one of its chunks is copied, a collection is dropped and filled with other documents.
 #[tokio::test]
 async fn drop_and_create_during_the_snapshot() {
     let place = Place::shared("drop_snapshot").await;
@@ -233,7 +235,7 @@ async fn drop_and_create_during_the_snapshot() {
     assert_eq!(place.number("SELECT min(_id) FROM orders").await, Some(200));
 }
 
-/// Copied, but not handed over: the keys are not built yet.
+/// Copied, but not handed over: its primary keys do not exist yet.
 #[tokio::test]
 async fn rename_over_it_during_the_hand_over() {
     let place = Place::shared("rename_hand_over").await;
@@ -266,7 +268,7 @@ async fn a_collection_created_during_the_stream() {
     assert_converges(&place, &home, docrow, &[]).await;
 }
 
-/// Changes of options, and events of types that docrow need not know, are passed over.
+/// Changes of options, and events of types that docrow need not know, are skipped.
 #[tokio::test]
 async fn coll_mod_and_unknown_events_during_the_stream() {
     let place = Place::shared("coll_mod").await;

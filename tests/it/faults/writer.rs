@@ -10,7 +10,7 @@ use crate::support::{Before, Docrow, Gate, Home, Place, RETRIES};
 
 const STANDS_BY: &str = "standing by: pipeline docrow is run by docrow process";
 const TAKES_OVER: &str = "taking pipeline docrow over";
-const SILENT: &str = "nothing is heard of docrow process";
+const SILENT: &str = "is silent: taking pipeline";
 const FENCED: i32 = 6;
 
 async fn fill(place: &Place) {
@@ -29,7 +29,7 @@ async fn change(place: &Place, round: i32) {
     things.insert_one(doc! { "_id": 1000 + round, "n": round }).await.unwrap();
 }
 
-/// A standby with a state directory of its own, which it does not touch yet.
+/// A standby with its own state directory, which it does not touch yet.
 async fn stand_by(home: &Home) -> Docrow {
     let mut standby = home.start(&["run", "--standby"]);
     standby.logs(STANDS_BY).await;
@@ -37,7 +37,7 @@ async fn stand_by(home: &Home) -> Docrow {
     standby
 }
 
-/// Notes which session commits to `docrow.progress`.
+/// Records which session commits to `docrow.progress`.
 async fn audit(place: &Place) {
     let audit = "CREATE TABLE docrow.audit (pid integer, epoch bigint); \
         CREATE FUNCTION docrow.audit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
@@ -47,7 +47,7 @@ async fn audit(place: &Place) {
     place.postgres().await.batch_execute(audit).await.unwrap();
 }
 
-/// How many different epochs a session has written in, at most; and the last epoch.
+/// The highest number of different epochs that a session has written in; and the last epoch.
 async fn epochs(place: &Place) -> (Option<i64>, Option<i64>) {
     let most =
         "SELECT max(n) FROM (SELECT count(DISTINCT epoch) AS n FROM docrow.audit GROUP BY pid) AS by_pid";
@@ -77,7 +77,7 @@ async fn docrow_killed_during_the_stream_while_another_stands_by() {
     assert!(killed.elapsed() < Duration::from_secs(10), "{:?}", killed.elapsed());
     place.settle(&mut standby).await;
     place.assert_same(&second).await;
-    // The other way round; and a standby that is stopped ends at once, as it should.
+    // In the other direction; and a standby that is stopped ends at once, as it should.
     let idle = stand_by(&Home::new(&place)).await;
     idle.stop().await.quiet();
     let mut former = first.start(&["run", "--standby"]);
@@ -90,7 +90,7 @@ async fn docrow_killed_during_the_stream_while_another_stands_by() {
     former.stop().await.quiet();
 }
 
-/// G9, G3: a holder that is stopped loses the pipeline, and whatever it still has to write when it goes on, it can't.
+/// G9, G3: a stopped holder loses the pipeline; when it continues, it can't write what it still had to write.
 #[tokio::test]
 async fn docrow_paused_during_the_stream_while_another_stands_by() {
     let place = Place::shared("writer_paused").await;
@@ -103,7 +103,7 @@ async fn docrow_paused_during_the_stream_while_another_stands_by() {
     let mut standby = stand_by(&second).await;
     change(&place, 2).await;
     holder.signal("STOP").await;
-    // What the holder has before it when it goes on.
+    // The holder's work when it continues.
     change(&place, 3).await;
     standby.logs(TAKES_OVER).await;
     place.settle(&mut standby).await;
@@ -118,7 +118,7 @@ async fn docrow_paused_during_the_stream_while_another_stands_by() {
     standby.stop().await.quiet_but(&[SILENT]);
 }
 
-/// G9, G5: the same in the middle of a chunk. A fenced-off standby stands by again.
+/// G9, G5: the same in the middle of a chunk. A fenced-off process becomes a standby again.
 #[tokio::test]
 async fn docrow_paused_during_the_snapshot_while_another_stands_by() {
     let place = Place::shared("writer_paused_copy").await;
@@ -130,7 +130,7 @@ async fn docrow_paused_during_the_snapshot_while_another_stands_by() {
     let mut standby = stand_by(&second).await;
     holder.signal("STOP").await;
     standby.logs(TAKES_OVER).await;
-    // What the holder had under way is gone by now.
+    // The holder's unfinished work is gone by now.
     gate.reached(&mut standby, 1).await;
     holder.signal("CONT").await;
     holder.logs(STANDS_BY).await;
@@ -144,7 +144,7 @@ async fn docrow_paused_during_the_snapshot_while_another_stands_by() {
     holder.stop().await.quiet_but(&[RETRIES]);
 }
 
-/// G9: of two standbys one takes over, and the other stands by for that one.
+/// G9: of two standbys one takes over, and the other is now its standby.
 #[tokio::test]
 async fn docrow_killed_while_two_stand_by() {
     let place = Place::shared("writer_two").await;
@@ -168,7 +168,7 @@ async fn docrow_killed_while_two_stand_by() {
     let [one, other] = standbys;
     let ((mut taker, mut idle), idle_home) =
         if taker == 0 { ((one, other), &homes[2]) } else { ((other, one), &homes[1]) };
-    // It stands by for another one now.
+    // It is now the other one's standby.
     idle.logs_times(STANDS_BY, 2).await;
     assert!(!idle_home.state().exists());
     place.settle(&mut taker).await;
@@ -181,7 +181,8 @@ async fn docrow_killed_while_two_stand_by() {
     idle.stop().await.quiet();
 }
 
-/// G9: PostgreSQL is killed while one stands by. Whoever held the pipeline goes on with it; the standby still is one.
+/// G9: PostgreSQL is killed while a standby waits. The holder of the pipeline continues; the standby remains
+/// a standby.
 #[tokio::test]
 async fn postgres_killed_while_one_stands_by() {
     let mut postgres = Postgres::start(PostgresOptions::default()).await.unwrap();

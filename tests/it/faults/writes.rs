@@ -1,5 +1,5 @@
-//! What applications may write to MongoDB, at any moment: large transactions, large documents; and what they may
-//! change about its collections that changes no document.
+//! Everything that applications may write to MongoDB, at any moment: large transactions, large documents; and
+//! changes to its collections that change no document.
 
 use mongodb::{
     ClientSession, Collection,
@@ -10,7 +10,7 @@ use mongodb::{
 use super::{Phase, Scene};
 use crate::support::{Home, Place};
 
-/// The largest document that there can be.
+/// The largest possible document.
 const MAX: usize = 16 << 20;
 
 async fn held(place: Place, phase: Phase) -> Scene {
@@ -40,8 +40,9 @@ async fn change_in(
     Ok(())
 }
 
-/// 5,000 documents of two collections in one transaction, of more than 16 MB, so that it spans several oplog entries;
-/// one that is given up and leaves nothing; and one that begins before docrow goes on, and commits after that.
+/// 5,000 documents of two collections in one transaction of more than 16 MB, so that it spans several oplog
+/// entries; one that is aborted and leaves nothing; and one that begins before docrow continues, and commits
+/// after that.
 async fn transactions(test: &str, phase: Phase) {
     let mut scene = held(Place::shared(test).await, phase).await;
     let place = &scene.place;
@@ -53,7 +54,7 @@ async fn transactions(test: &str, phase: Phase) {
         loop {
             session.start_transaction().await.unwrap();
             match change_in(session, &collections, round).await {
-                // The server ends what it has no room for, and says that it may be tried again.
+                // The server aborts transactions that it has no room for, and says that they may be retried.
                 Err(error) if error.contains_label(TRANSIENT_TRANSACTION_ERROR) => {
                     let _ = session.abort_transaction().await;
                 }
@@ -98,7 +99,7 @@ fn huge(id: i32, letter: &str) -> Document {
     document
 }
 
-/// Documents as large as there can be, inserted, updated, replaced, deleted.
+/// Documents of the largest possible size, inserted, updated, replaced, deleted.
 async fn documents_of_16_mb(test: &str, phase: Phase) {
     let place = Place::shared(test).await;
     place.collection("y_huge").insert_many((0..4).map(|id| huge(id, "a"))).await.unwrap();
@@ -126,7 +127,7 @@ async fn documents_of_16_mb_during_stream() {
     documents_of_16_mb("huge_stream", Phase::Stream).await;
 }
 
-/// Indexes, validators, views and the like are none of docrow's: it does not even notice.
+/// Indexes, validators, views and the like do not concern docrow: it does not even notice them.
 async fn changes_of_no_document(test: &str, phase: Phase) {
     let mut scene = held(Place::shared(test).await, phase).await;
     for round in 0..2 {

@@ -1,4 +1,5 @@
-//! Random documents, `_id`s and values: what applications write, what old drivers wrote, and what nobody should. Pure.
+//! Random documents, `_id`s and values: what applications write, what old drivers wrote, and what should not
+//! be written. Pure.
 
 use fastrand::Rng;
 use mongodb::bson::{
@@ -45,7 +46,7 @@ pub(super) const FIELDS: [(&str, Kind); 15] = [
     ("any", Kind::Any),
 ];
 
-/// Names that something might take for something else.
+/// Names that may be mistaken for something else.
 pub(super) const ODD: [&str; 20] = [
     "",
     "0",
@@ -69,7 +70,7 @@ pub(super) const ODD: [&str; 20] = [
     "lines_qty",
 ];
 
-/// How the `_id`s of a collection are made.
+/// How the `_id`s of a collection are generated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ids {
     Ints,
@@ -83,7 +84,7 @@ impl Ids {
     pub(super) const ALL: [Self; 5] = [Self::Ints, Self::Texts, Self::Oids, Self::Embedded, Self::Mixed];
 }
 
-/// A field of a document under a name that may be there already.
+/// A field of a document under a name that may already exist.
 pub(super) fn put(document: &mut RawDocumentBuf, name: &str, value: RawBson) {
     document.append(CString::try_from(name).unwrap(), value);
 }
@@ -106,7 +107,7 @@ fn decimal(text: &str) -> Bson {
     Bson::Decimal128(text.parse::<Decimal128>().unwrap())
 }
 
-/// A number as one of the types that MongoDB takes for equal.
+/// A number as one of the types that MongoDB considers equal.
 pub(super) fn number(rng: &mut Rng, n: i32) -> Bson {
     match rng.u8(..10) {
         0 => Bson::Int64(n.into()),
@@ -117,7 +118,7 @@ pub(super) fn number(rng: &mut Rng, n: i32) -> Bson {
     }
 }
 
-/// An `_id` of few, so that the same ones are met again, and equal ones of other types.
+/// One of few `_id`s, so that the same ones are met again, and equal ones of other types.
 pub(super) fn id(rng: &mut Rng, ids: Ids) -> RawBson {
     let n = rng.i32(0..24);
     let ids = if ids == Ids::Mixed { one_of(rng, &Ids::ALL) } else { ids };
@@ -165,7 +166,7 @@ pub(super) fn id(rng: &mut Rng, ids: Ids) -> RawBson {
     })
 }
 
-/// A value of a kind; now and then anything else.
+/// A value of a kind; sometimes anything else.
 pub(super) fn value(rng: &mut Rng, kind: Kind) -> RawBson {
     if rarely(rng, 9) {
         return anything(rng, 3);

@@ -1,15 +1,15 @@
-//! What a seed fails by.
+//! How a seed fails.
 
 use std::fmt;
 
-/// What kind of fault it is.
+/// The kind of failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Something neither moves nor ends.
+    /// It neither makes progress nor ends.
     Hang,
     /// It ended where it should not.
     Ended,
-    /// One of the three judges found something.
+    /// One of the three checks found something.
     Difference,
     /// An assertion of the tests' support.
     Panicked,
@@ -21,7 +21,7 @@ pub(super) struct Failure {
     pub(super) kind: Kind,
     /// In a line.
     pub(super) title: String,
-    /// All that may help to find the fault.
+    /// Everything that may help to find the cause.
     pub(super) detail: String,
 }
 
@@ -30,7 +30,7 @@ impl Failure {
         Self { kind, title: title.into(), detail: detail.into() }
     }
 
-    /// Whether another run failed by what is probably the same fault.
+    /// Whether another run probably failed for the same reason.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         let words = |title: &str| title.split_whitespace().take(4).collect::<Vec<_>>().join(" ");
         self.kind == other.kind && words(&self.title) == words(&other.title)

@@ -1,4 +1,4 @@
-//! What is counted over all seeds.
+//! Counts over all seeds.
 
 use std::{
     fmt,

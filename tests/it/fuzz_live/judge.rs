@@ -1,5 +1,5 @@
-//! The three judgements at the end of a seed: the independent comparison with every document rebuilt, `docrow verify`, and a
-//! fresh copy by the same mappings, compared table by table.
+//! The three checks at the end of a seed: the independent comparison with every document rebuilt, `docrow
+//! verify`, and a fresh copy by the same mappings, compared table by table.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -12,7 +12,7 @@ use crate::support::{Home, Place, connect};
 /// How many differences are shown.
 const SHOWN: usize = 8;
 
-/// Everything is as it should be.
+/// Checks everything.
 pub(super) async fn judge(world: &mut World<'_>) -> Result<(), Failure> {
     let found = world.place.differences().await;
     if !found.is_empty() {
@@ -50,7 +50,7 @@ struct Tables {
     tables: Vec<String>,
 }
 
-/// The mappings in force of the collections that are there.
+/// The mappings in force of the existing collections.
 async fn mappings(place: &Place) -> Vec<Tables> {
     let question = "SELECT DISTINCT ON (collection) collection, mapping FROM docrow.schemas \
         WHERE collection NOT IN (SELECT collection FROM docrow.resyncs) ORDER BY collection, version DESC";
@@ -72,7 +72,8 @@ async fn mappings(place: &Place) -> Vec<Tables> {
     mappings
 }
 
-/// Compares with a fresh copy by the mappings in force; again if one of them has grown meanwhile, for docrow still runs.
+/// Compares with a fresh copy by the mappings in force; again if one of them has grown meanwhile, because
+/// docrow still runs.
 async fn against_a_fresh_copy(world: &World<'_>) -> Result<Vec<String>, Failure> {
     loop {
         let in_force = mappings(&world.place).await;
@@ -97,7 +98,7 @@ async fn against_a_copy_by(mappings: &[Tables], world: &World<'_>) -> Result<Vec
     home.set("snapshot.parallelism", 2);
     home.set("source.include", mappings.iter().map(|m| m.collection.clone()).collect::<Vec<_>>());
     for (number, mapping) in mappings.iter().enumerate() {
-        // It may be dropped by now.
+        // It may have been dropped by now.
         let text = format!("optional = true\n{}", mapping.text);
         home.map(Path::new(&format!("{number}.toml")).to_str().unwrap(), &text);
     }
@@ -131,7 +132,7 @@ async fn columns(session: &tokio_postgres::Client, table: &str) -> Vec<String> {
     session.query(question, &[&table]).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
-/// How often there is which row.
+/// How often each row occurs.
 type Rows = BTreeMap<String, usize>;
 
 async fn rows(session: &tokio_postgres::Client, table: &str, columns: &[String]) -> Rows {
@@ -150,7 +151,7 @@ fn counted(rows: Vec<tokio_postgres::Row>) -> Rows {
     counted
 }
 
-/// Where the two sides differ.
+/// The differences of the two sides.
 fn compare(found: &mut Vec<String>, what: &str, [ours, fresh]: [&Rows; 2]) {
     for (side, left, right) in [("only replicated", ours, fresh), ("only in the fresh copy", fresh, ours)] {
         let more = left.iter().filter(|(row, count)| right.get(*row).unwrap_or(&0) < *count);

@@ -1,4 +1,4 @@
-//! Mapping files that grow: each version has all of the one before. Pure.
+//! Mapping files that grow: each version includes the previous one. Pure.
 
 /// Of the collection with many documents: a column appears.
 pub(super) fn big(database: &str, version: usize) -> String {

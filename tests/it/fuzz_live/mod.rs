@@ -1,8 +1,9 @@
-//! The adversary: seeded random operations against real servers, while docrow is killed, stopped, cut off and asked for things.
-//! After each seed everything must have been applied, and three judges must find nothing (G1, G2, G4).
+//! The adversary: seeded random operations against real servers, while docrow is killed, stopped, cut off and
+//! gets requests. After each seed everything must have been applied, and three checks must find nothing (G1,
+//! G2, G4).
 //!
-//! A seed says what happens, and in which order ([`plan`]); how fast docrow does what meanwhile is never the same, so a seed
-//! that failed need not fail the next time. One that neither moves nor ends has failed.
+//! A seed determines the operations and their order ([`plan`]); docrow's timing always differs, so a seed
+//! that failed need not fail the next time. A run that neither makes progress nor ends has failed.
 
 mod documents;
 mod failure;
@@ -38,9 +39,9 @@ use self::{
     world::World,
 };
 
-/// How long a failing seed may take to be made shorter.
+/// How long shrinking a failing seed may take.
 const SHRINKING: Duration = Duration::from_secs(150);
-/// How many lists of steps of it are tried.
+/// How many lists of its steps are tried.
 const TRIES: u32 = 60;
 
 /// A short run of what `make fuzz-live` does for longer.
@@ -49,10 +50,10 @@ async fn some_seeds_leave_nothing_wrong_and_end() {
     assert_eq!(run(0..10, 3).await, 0, "seeds that failed");
 }
 
-/// Runs these seeds, so many at once, and says what happens. How many failed.
+/// Runs these seeds, this many at once, and logs the events. Returns the number of failures.
 pub(crate) async fn run(seeds: Range<u64>, jobs: usize) -> u64 {
     let (began, count) = (Instant::now(), seeds.end - seeds.start);
-    // One alone says what it does.
+    // A single one logs its steps.
     let aloud = count == 1;
     let figures = Rc::new(Figures::default());
     let waiting = &mut seeds.collect::<VecDeque<_>>();
@@ -79,7 +80,7 @@ pub(crate) async fn run(seeds: Range<u64>, jobs: usize) -> u64 {
     failures
 }
 
-/// Runs a seed, says how it went, and makes it shorter if it failed.
+/// Runs a seed, logs the result, and shrinks it if it failed.
 async fn one(plan: Plan, figures: Rc<Figures>) {
     let (began, seed) = (Instant::now(), plan.seed);
     let outcome = attempt(&plan, 0, &figures).await;
@@ -103,7 +104,7 @@ async fn one(plan: Plan, figures: Rc<Figures>) {
     println!("seed {seed}: {} steps are enough ({last}):\n{}", steps.len(), steps.join("\n"));
 }
 
-/// Fewer steps of a failing plan that fail alike, how often they did, and how they did in the end.
+/// Fewer steps of a failing plan that fail in the same way, how often they did, and the last failure.
 async fn shorter(plan: &Plan, failure: &Failure) -> (Vec<Step>, u32, String) {
     let (deadline, unseen) = (Instant::now() + SHRINKING, Figures::default());
     let (mut tries, mut again, mut last) = (0, 0, String::new());
@@ -126,7 +127,7 @@ async fn shorter(plan: &Plan, failure: &Failure) -> (Vec<Step>, u32, String) {
     (steps, again, last)
 }
 
-/// Carries out a plan, and judges. An assertion that fails is a failure, too.
+/// Executes a plan, and checks. A failing assertion is a failure, too.
 async fn attempt(plan: &Plan, attempt: u32, figures: &Figures) -> Result<(), Failure> {
     let mut world = World::new(plan, attempt, figures).await;
     let outcome = AssertUnwindSafe(carry_out(plan, &mut world)).catch_unwind().await;

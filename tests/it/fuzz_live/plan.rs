@@ -1,7 +1,8 @@
-//! What happens in a seed: a configuration and a list of steps, all of which follow from the seed. Pure.
+//! The plan of a seed: a configuration and a list of steps, which depend only on the seed. Pure.
 //!
-//! A step can be carried out whatever was before it, so that any of them may be left out. Each plan is random throughout,
-//! and has one [`Scenario`] in its middle: things that must meet for some faults to show, which they hardly ever do by chance.
+//! A step can be executed whatever preceded it, so that any of them may be left out. Each plan is random
+//! throughout, and has one [`Scenario`] in its middle: events that must coincide for some faults to appear,
+//! which hardly ever happens by chance.
 
 use std::fmt;
 
@@ -28,7 +29,7 @@ pub(super) struct Plan {
     pub(super) seed: u64,
     pub(super) setup: Setup,
     pub(super) steps: Vec<Step>,
-    /// Whether each step is said before it is carried out.
+    /// Whether each step is logged before it is executed.
     pub(super) aloud: bool,
 }
 
@@ -56,9 +57,9 @@ pub(super) enum Mapped {
     Document(&'static str),
 }
 
-/// A table lock that somebody takes.
+/// A table lock of another session.
 pub(super) const LOCKS: [&str; 3] = ["ACCESS SHARE", "SHARE", "ACCESS EXCLUSIVE"];
-/// What somebody does to rows by hand, of a table `t` with the key `k`, to the one numbered `n`.
+/// Manual edits of rows, of a table `t` with the key `k`, of the one numbered `n`.
 pub(super) const DAMAGES: [&str; 6] = [
     "DELETE FROM t WHERE k = (SELECT k FROM t ORDER BY k OFFSET n LIMIT 1)",
     "UPDATE t SET _extra = NULL WHERE k = (SELECT k FROM t ORDER BY k OFFSET n LIMIT 1)",
@@ -68,23 +69,23 @@ pub(super) const DAMAGES: [&str; 6] = [
     "DELETE FROM t_lines WHERE k = (SELECT k FROM t_lines ORDER BY k OFFSET n LIMIT 1) AND _ord = 0",
 ];
 
-/// Something that happens.
+/// An event.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Step {
-    /// A command of the database: writes, and what concerns whole collections.
+    /// A command of the database: writes, and operations on whole collections.
     Command(RawDocumentBuf),
     /// Several in a transaction.
     Transaction(Vec<RawDocumentBuf>),
-    /// So many small documents appear at once.
+    /// This many small documents appear at once.
     Many(&'static str, i32),
     Rename(&'static str, &'static str),
-    /// A collection of another database comes in under this name.
+    /// A collection of another database is renamed to this name.
     MoveIn(&'static str),
-    /// From now on, numbers of a collection are incremented without a rest.
+    /// From now on, numbers of a collection are incremented continuously.
     Storm(&'static str),
     Calm,
     Pause(u64),
-    /// Everything is applied before it goes on.
+    /// Everything is applied before the next step.
     CaughtUp,
     /// This new column of [`BIG`] is being filled, at least for a moment.
     UntilFilling(&'static str),
@@ -97,14 +98,14 @@ pub(super) enum Step {
     Kill,
     /// The state directory is lost, too.
     KillAndForget,
-    /// A copy of the state directory is put aside, while docrow is down.
+    /// A copy of the state directory is saved, while docrow is down.
     KeepState,
-    /// That copy is put back, after a kill.
+    /// That copy is restored, after a kill.
     OldState,
     CutMongodb,
     CutPostgres,
     Lock(&'static str, &'static str, u64),
-    /// Mapping files are of this version, if it is a later one, and docrow is started again.
+    /// Mapping files get this version, if it is a later one, and docrow is restarted.
     Grow(usize),
     Resync(&'static str),
     Retry,
@@ -112,7 +113,7 @@ pub(super) enum Step {
     Repair,
 }
 
-/// What happens in this seed.
+/// The plan of this seed.
 pub(super) fn plan(seed: u64) -> Plan {
     let mut rng = Rng::with_seed(seed);
     let scenario = Scenario::of(seed);
@@ -143,7 +144,7 @@ pub(super) fn plan(seed: u64) -> Plan {
 fn setup(rng: &mut Rng, scenario: Scenario) -> Setup {
     let document = one_of(rng, &["relaxed", "canonical"]);
     let mapping = one_of(rng, &[Mapped::Auto, Mapped::Auto, Mapped::Files, Mapped::Document(document)]);
-    // A storm of updates over many documents would never be caught up with by two changes at a time.
+    // Two changes at a time would never catch up with a storm of updates over many documents.
     let least = if scenario.has_many_documents() { 100 } else { 1 };
     Setup {
         scenario,
@@ -192,7 +193,7 @@ impl<'a> Author<'a> {
         self.steps.push(Step::Command(rawdoc! { "insert": name, "documents": documents, "ordered": false }));
     }
 
-    /// So many steps, of which one in `events` is no write.
+    /// This many steps, of which one in `events` is no write.
     fn random(&mut self, count: usize, events: u32) {
         for _ in 0..count {
             if events > 0 && rarely(self.rng, events) {
@@ -235,7 +236,7 @@ impl<'a> Author<'a> {
                 Step::Damage(name, how, self.rng.u8(..5))
             }
             34 => Step::Repair,
-            // Where a scenario grows a file, it is to be the first.
+            // If a scenario extends a file, it must be the first.
             35 | 36 if self.grows => Step::Grow(self.rng.usize(1..4)),
             35 | 36 => Step::Restart,
             37 => Step::Command(rawdoc! { "drop": name }),
@@ -256,7 +257,7 @@ impl<'a> Author<'a> {
     }
 }
 
-/// One collection takes the place of another, or a new one appears.
+/// One collection replaces another, or a new one appears.
 pub(super) fn out(from: &str, to: &str) -> RawDocumentBuf {
     rawdoc! { "aggregate": from, "cursor": {}, "pipeline": [{ "$set": { "made": "by $out" } }, { "$out": to }] }
 }
@@ -285,7 +286,7 @@ impl fmt::Display for Step {
     }
 }
 
-/// A document as text that a person can read; long values are cut.
+/// A document as readable text; long values are cut.
 pub(super) fn shown(document: &RawDocument) -> String {
     let fields = document.iter().map(|field| {
         let (name, value) = field.unwrap();

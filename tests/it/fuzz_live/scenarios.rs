@@ -1,4 +1,5 @@
-//! What must meet for some faults to show: a fill of new columns and the end of a turn, a copy and a kill. Pure.
+//! Events that must coincide for some faults to appear: a fill of new columns and the end of an attempt, a
+//! copy and a kill. Pure.
 
 use fastrand::Rng;
 use mongodb::bson::{RawArrayBuf, RawDocumentBuf, rawdoc};
@@ -11,22 +12,22 @@ use super::{
 /// How many documents are enough for a fill or a copy to take a while.
 const MANY: i32 = 8000;
 
-/// The heart of a seed: the seed's number says which.
+/// The core of a seed: the seed's number determines it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scenario {
-    /// A turn ends while a column that a mapping file has got is being filled, under writes.
+    /// An attempt ends while a column that a mapping file added is being filled, under writes.
     GrownFill,
-    /// A kill, or the end of a turn, while a field that appeared becomes a column, under writes.
+    /// A kill, or the end of an attempt, while a new field becomes a column, under writes.
     EvolvedFill,
-    /// Something happens to collections, or to docrow, during the copy.
+    /// Operations on collections, or on docrow, during the copy.
     Copying,
-    /// Collections are dropped, renamed, replaced and made again.
+    /// Collections are dropped, renamed, replaced and created again.
     Whole,
     /// Equal `_id`s of other types, several fields of one name, and a docrow that has an old state.
     Equal,
     /// Rows were changed by hand.
     Damaged,
-    /// Locks of others, and connections that are cut.
+    /// Locks of other sessions, and connections that are cut.
     Locked,
     /// Whole numbers that become fractions, columns of names that docrow uses itself.
     Widened,
@@ -50,12 +51,12 @@ impl Scenario {
         Self::Random,
     ];
 
-    /// By turns, so that a few seeds in a row have one of each.
+    /// Cyclically, so that a few consecutive seeds include one of each.
     pub(super) fn of(seed: u64) -> Self {
         Self::ALL[(seed % Self::ALL.len() as u64) as usize]
     }
 
-    /// What it needs to be mapped by, if it does.
+    /// The mapping that it needs, if any.
     pub(super) fn mapping(self) -> Option<Mapped> {
         match self {
             Self::GrownFill => Some(Mapped::Files),
@@ -64,18 +65,18 @@ impl Scenario {
         }
     }
 
-    /// Whether it has documents enough for a fill or a copy to take a while.
+    /// Whether it has enough documents for a fill or a copy to take a while.
     pub(super) fn has_many_documents(self) -> bool {
         matches!(self, Self::GrownFill | Self::EvolvedFill | Self::Copying)
     }
 
-    /// What happens before docrow is first started, and while it runs.
+    /// The events before docrow is first started, and while it runs.
     pub(super) fn steps(self, rng: &mut Rng) -> (Vec<Step>, Vec<Step>) {
         let many = Step::Many(BIG, MANY);
         match self {
             Self::GrownFill => {
                 let mut after = vec![Step::CaughtUp, Step::Storm(BIG), Step::Grow(1)];
-                // In the middle of a page, and then of what waits for a lock.
+                // In the middle of a page, and then of a wait for a lock.
                 after.extend([Step::UntilFilling("x"), Step::Restart, Step::UntilFilling("x")]);
                 after.extend(held(rng));
                 after.extend(end_of_turn(rng));
@@ -134,12 +135,12 @@ impl Scenario {
     }
 }
 
-/// Mostly, somebody's lock holds up a fill in the middle: it is not over before something else happens.
+/// Mostly, another session's lock interrupts a fill: it is not over before another event.
 fn held(rng: &mut Rng) -> Vec<Step> {
     if rarely(rng, 4) { vec![] } else { vec![Step::Lock(BIG, "SHARE", 2500), Step::Pause(200)] }
 }
 
-/// What ends a turn, without a kill: whatever is under way must let go of what others wait for.
+/// Ends an attempt, without a kill: work in progress must release what others wait for.
 fn end_of_turn(rng: &mut Rng) -> Vec<Step> {
     match rng.u8(..8) {
         0..2 => vec![Step::Restart],
@@ -151,7 +152,7 @@ fn end_of_turn(rng: &mut Rng) -> Vec<Step> {
     }
 }
 
-/// What ends a turn, or a run.
+/// Ends an attempt, or a run.
 fn trouble(rng: &mut Rng) -> Vec<Step> {
     let extent = if rarely(rng, 2) { BIG } else { "*" };
     match rng.u8(..12) {

@@ -1,6 +1,6 @@
-//! Makes a list of steps that fails shorter, by leaving out halves, quarters and so on of what is left.
+//! Shortens a failing list of steps, by leaving out halves, quarters and so on of the rest.
 
-/// The shortest list found that still fails. `fails` decides; where it answers `None`, time is up.
+/// The shortest list found that still fails. `fails` decides; if it returns `None`, time is up.
 pub(super) async fn shrink<T: Clone>(
     steps: &[T],
     mut fails: impl AsyncFnMut(&[T]) -> Option<bool>,

@@ -1,5 +1,6 @@
-//! mongod 6.0.5 aborts (an invariant in `document_diff_serialization.cpp`) when an update by a pipeline, or `$merge`,
-//! meets a document in which a name occurs twice at one level. So each seed has the one or the other. Pure.
+//! mongod 6.0.5 aborts (an invariant in `document_diff_serialization.cpp`) when an update by a pipeline, or
+//! `$merge`, encounters a document in which a name occurs twice at one level. So each seed has either the one
+//! or the other. Pure.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +10,7 @@ use super::plan::Step;
 
 /// The steps, changed to those that mongod survives.
 pub(super) fn survivable(seed: u64, steps: Vec<Step>) -> Vec<Step> {
-    // Scenarios take turns by tens: each gets both.
+    // Scenarios alternate by tens: each gets both.
     let has_pipelines = (seed ^ (seed / 10)) & 1 == 0;
     let change = |command: &RawDocumentBuf| changed(command, has_pipelines);
     let change = |step| match step {

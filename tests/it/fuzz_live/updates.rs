@@ -1,6 +1,7 @@
-//! Random writes as MongoDB's own commands: every update operator, pipelines, replacements, deletes, several at once. Pure.
+//! Random writes as MongoDB's own commands: every update operator, pipelines, replacements, deletes, several
+//! at once. Pure.
 //!
-//! Not all of them succeed: what the server refuses, it refuses each time.
+//! Not all of them succeed: commands that the server refuses, it refuses each time.
 
 use fastrand::Rng;
 use mongodb::bson::{Bson, Document, RawArrayBuf, RawBson, RawDocumentBuf, doc, rawdoc};
@@ -40,7 +41,7 @@ const PATHS: [&str; 24] = [
 /// Arrays in documents.
 const ARRAYS: [&str; 6] = ["lines", "tags", "nums", "grid", "lines.0.parts", "any"];
 
-/// What is mostly at such a path.
+/// The usual value at such a path.
 fn kind_at(path: &str) -> Kind {
     match path {
         "home.city" | "home.new" | "lines.3.sku" | "tags.0" | "any.0" => Kind::Text,
@@ -91,7 +92,7 @@ fn delete(rng: &mut Rng, ids: Ids) -> RawDocumentBuf {
 fn update(rng: &mut Rng, ids: Ids) -> RawDocumentBuf {
     let filter = by_id(rng, ids);
     match rng.u8(..20) {
-        // Nothing says that the `_id` is as it was: only that it is equal.
+        // The `_id` need not be unchanged, only equal.
         0..3 => rawdoc! { "q": filter, "u": document(rng, ids), "upsert": rng.bool() },
         3 => rawdoc! { "q": equal(rng, &filter), "u": replacement(rng, filter), "upsert": rng.bool() },
         4..6 => rawdoc! { "q": filter, "u": pipeline(rng) },
@@ -331,7 +332,7 @@ fn pull(rng: &mut Rng, array: &str) -> RawBson {
     }
 }
 
-/// An update that computes what is to be there.
+/// An update that computes the new value.
 fn pipeline(rng: &mut Rng) -> RawArrayBuf {
     let stage = |document: Document| RawDocumentBuf::try_from(&document).unwrap();
     let mut stages = RawArrayBuf::new();

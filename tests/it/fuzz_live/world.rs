@@ -1,6 +1,6 @@
-//! Carries out a plan: a database of its own on each server, docrow between them by way of proxies, and what happens.
+//! Executes a plan: a separate database on each server, docrow between them through proxies, and the events.
 //!
-//! What ends this with a [`Failure`] is docrow's fault: it ended where it should not, or it neither moves nor ends.
+//! A [`Failure`] is docrow's fault: it ended where it should not, or it neither makes progress nor ends.
 
 use std::{fs, path::PathBuf, process::Command, sync::atomic::Ordering, time::Duration};
 
@@ -18,23 +18,23 @@ use super::{
 };
 use crate::support::{Docrow, Ended, Home, Place, Proxy};
 
-/// How often a condition is looked at.
+/// How often a condition is checked.
 const POLL: Duration = Duration::from_millis(50);
 /// How long a SIGTERM, or a command, may take.
 const ENDING: [Duration; 2] = [Duration::from_secs(40), Duration::from_secs(20)];
-/// How long nothing may move while something is left to do. Where a seed that hung is made shorter, it need not be
-/// believed as firmly.
+/// How long there may be no progress while something is left to do. When a seed that hung is shrunk, less
+/// certainty is needed.
 const STILL: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(25)];
-/// How long all may take that is left to do.
+/// How long all remaining work may take.
 const CATCHING_UP: Duration = Duration::from_secs(300);
-/// How long what a plan waits for may take; then it goes on without.
+/// How long a plan waits for a condition; then it continues without.
 const GLIMPSE: Duration = Duration::from_secs(4);
-/// docrow's exit codes where a connection was cut while it started.
+/// docrow's exit codes if a connection was cut while it started.
 const AWAY: [i32; 2] = [3, 4];
-/// Where a killed predecessor's lock is not free yet.
+/// If a killed predecessor's lock is not free yet.
 const HELD: i32 = 6;
 
-/// What everything happens to.
+/// The state of a run.
 pub(super) struct World<'a> {
     pub(super) place: Place,
     pub(super) home: Home,
@@ -45,11 +45,11 @@ pub(super) struct World<'a> {
     to_postgres: Proxy,
     version: usize,
     kept: Option<tempfile::TempDir>,
-    /// To look at what is there.
+    /// For checking the state.
     session: tokio_postgres::Client,
     background: JoinSet<()>,
     storms: JoinSet<()>,
-    /// Whether rows were changed by hand and not repaired since.
+    /// Whether rows were edited by hand and not repaired since.
     damaged: bool,
     /// Whether an end because of a connection, or a lock, is no fault.
     cut: bool,
@@ -62,9 +62,9 @@ pub(super) struct World<'a> {
 
 type Outcome = Result<(), Failure>;
 
-/// How far a wait for everything has come.
+/// The progress of waiting for everything.
 enum Reached {
-    /// Something is to be copied first: a sentinel that is changed before that proves nothing.
+    /// Something must be copied first: a sentinel that is changed before that proves nothing.
     Nothing,
     /// The sentinels are changed.
     Asked,
@@ -128,13 +128,13 @@ impl<'a> World<'a> {
         }
     }
 
-    /// All that docrow has logged in this seed.
+    /// All log output of docrow in this seed.
     pub(super) fn log(&self) -> String {
         let now = self.docrow.as_ref().map_or_else(String::new, Docrow::log);
         format!("{}{now}", self.logs)
     }
 
-    /// Carries out a step.
+    /// Executes a step.
     pub(super) async fn step(&mut self, step: &Step) -> Outcome {
         self.supervise().await?;
         match step {
@@ -215,7 +215,7 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    // What happens in MongoDB. What the server refuses is not done, and no fault.
+    // Events in MongoDB. A refused command is not executed, and is no failure.
 
     async fn command(&self, command: &RawDocument) {
         self.figures.operations.fetch_add(operations(command), Ordering::Relaxed);
@@ -268,7 +268,7 @@ impl<'a> World<'a> {
         });
     }
 
-    // What happens to docrow, and to what it uses.
+    // Events of docrow, and of what it uses.
 
     fn start(&mut self) {
         if self.docrow.is_none() {
@@ -302,7 +302,7 @@ impl<'a> World<'a> {
         self.logs += &docrow.ended().await.log;
     }
 
-    /// A docrow that ended by itself is started again, if it may end so.
+    /// A docrow that ended by itself is started again, if it was allowed to end.
     async fn supervise(&mut self) -> Outcome {
         if self.docrow.as_mut().is_some_and(Docrow::has_ended) {
             self.ended(&[]).await?;
@@ -311,7 +311,7 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    /// It has ended: was that right?
+    /// It has ended: was that allowed?
     async fn ended(&mut self, expected: &[i32]) -> Outcome {
         let Some(docrow) = self.docrow.take() else { return Ok(()) };
         let Ended { code, log, .. } = docrow.ended().await;
@@ -319,7 +319,7 @@ impl<'a> World<'a> {
         let is_expected = code.is_some_and(|code| {
             expected.contains(&code) || (self.cut && AWAY.contains(&code)) || (self.killed && code == HELD)
         });
-        // A signal that came before it did anything ended it as it ends any program.
+        // A signal that arrived before it did anything ended it like any program.
         let is_expected = is_expected || (code.is_none() && !expected.is_empty() && log.is_empty());
         if is_expected && !log.contains("panicked") {
             return Ok(());
@@ -419,7 +419,7 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    /// Nothing happens any more: waits until everything is applied, and mended.
+    /// All operations are over: waits until everything is applied, and repaired.
     pub(super) async fn settle(&mut self) -> Outcome {
         self.storms.shutdown().await;
         self.start();
@@ -471,7 +471,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// What is not done yet, if anything.
+    /// The unfinished work, if any.
     async fn left(&self, reached: &Reached) -> Option<&'static str> {
         let names = self.place.database().list_collection_names().await.unwrap_or_default();
         let is_own = |name: &String| !name.starts_with("system.") && !name.starts_with("tmp");
@@ -518,19 +518,19 @@ impl<'a> World<'a> {
         self.session.query_one(question, &[]).await.unwrap().get(0)
     }
 
-    /// The number that `question` asks for; `None` while its tables are not there.
+    /// The number that `question` returns; `None` while its tables do not exist.
     async fn number(&self, question: &str) -> Option<i64> {
         self.session.query_one(question, &[]).await.ok()?.try_get(0).ok()
     }
 
-    /// What moves in PostgreSQL while docrow does.
+    /// What changes in PostgreSQL while docrow makes progress.
     async fn fingerprint(&self) -> Option<String> {
         let question = "SELECT (SELECT string_agg(position, ' ' ORDER BY collection, partition) FROM docrow.progress) \
             || (SELECT count(copied_at)::text FROM docrow.chunks) || (SELECT count(*)::text FROM docrow.schemas)";
         self.session.query_one(question, &[]).await.ok()?.try_get(0).ok()
     }
 
-    /// How many different things docrow has said: when, and how fast it is, is none.
+    /// How many different messages docrow has logged, regardless of times and rates.
     fn said(&self) -> usize {
         let log = self.log();
         let said = log.lines().filter_map(|line| {
@@ -549,7 +549,7 @@ impl<'a> World<'a> {
         Failure::new(Kind::Hang, format!("hang: {what}"), report)
     }
 
-    /// Where docrow stands: its log's end, what it says of itself, where its threads and sessions wait.
+    /// docrow's state: the end of its log, its status, where its threads and sessions wait.
     pub(super) async fn report(&mut self) -> String {
         let log = self.log();
         let mut report = vec!["docrow's log ends with:".to_owned()];
@@ -579,7 +579,7 @@ impl<'a> World<'a> {
         report.join("\n")
     }
 
-    /// Takes everything away.
+    /// Removes everything.
     pub(super) async fn clear(mut self) {
         self.storms.shutdown().await;
         self.background.shutdown().await;
@@ -595,7 +595,7 @@ impl<'a> World<'a> {
     }
 }
 
-/// How many writes a command is.
+/// The number of writes in a command.
 fn operations(command: &RawDocument) -> u64 {
     let lists = ["documents", "updates", "deletes"].into_iter();
     let count = lists.filter_map(|list| Some(command.get_array(list).ok()?.into_iter().count() as u64)).sum();

@@ -1,4 +1,4 @@
-//! Deletes in a real PostgreSQL: soft ones, and those of tables that refer to each other.
+//! Deletes in a real PostgreSQL: soft ones, and those of tables that reference each other.
 
 use docrow::{
     error::{Kind, Result},
@@ -66,7 +66,7 @@ async fn a_soft_delete_marks_the_root_until_the_document_is_written_again() {
     assert_eq!(done.deleted, 0);
     assert_eq!(place.query("SELECT _deleted_at FROM users WHERE id = 1").await, marked);
 
-    // Neither root nor children count as rows of a document, nor as rows without one.
+    // Neither root nor child rows count as rows of a document, nor as rows without one.
     let mut reader = Reader::new(place.session().await, &place.target);
     reader.forget_seen(&tables[0]).await.unwrap();
     for (table, live) in tables.iter().zip([1, 2]) {
@@ -77,7 +77,7 @@ async fn a_soft_delete_marks_the_root_until_the_document_is_written_again() {
         assert_eq!(unseen.iter().collect::<Vec<_>>(), [3_i64.to_be_bytes()]);
     }
 
-    // Written again, the very same and with fewer children: it is back.
+    // Written again, unchanged and with fewer children: it is back.
     let again = documents(&tables, &[1], "n", 2);
     apply(&mut applier, &tables, (&again, &keys([1]), &none)).await.unwrap();
     let again = documents(&tables, &[2], "new", 0);
@@ -100,7 +100,7 @@ async fn tables_that_refer_to_each_other_are_written_in_order() {
         let mut applier = place.applier().await;
         let rows = documents(&tables, &[1, 2, 3], "n", 3);
         apply(&mut applier, &tables, (&rows, &keys([1, 2, 3]), &keys([]))).await.unwrap();
-        // One is new, one is gone, one has fewer children, one none, in one batch.
+        // One is new, one is deleted, one has fewer children, one none, in one batch.
         let mut rows = documents(&tables, &[3], "m", 0);
         for (all, more) in rows.tables.iter_mut().zip(documents(&tables, &[4, 2], "m", 2).tables) {
             all.bytes.extend_from_slice(&more.bytes);
@@ -112,12 +112,12 @@ async fn tables_that_refer_to_each_other_are_written_in_order() {
             expected.splice(0..0, ["1", "1", "1"]);
         }
         assert_eq!(place.query("SELECT user_id FROM messages ORDER BY 1").await, expected);
-        // Whoever joins never finds a child without its root.
+        // A join never finds a child row without its root row.
         place.query("ALTER TABLE messages VALIDATE CONSTRAINT messages_user_id_fkey").await;
     }
 }
 
-/// Rows that refer to nothing are somebody else's doing: said, not removed.
+/// Rows without a root row were not written by docrow: they are reported, not removed.
 #[tokio::test]
 async fn a_foreign_key_that_the_rows_violate_is_refused() {
     let place = Place::with_users("foreign_orphan", &users()).await;

@@ -1,4 +1,4 @@
-//! What is said to be durable is.
+//! What is reported as durable is durable.
 
 use docrow::{
     demo::servers::{Postgres, PostgresOptions},
@@ -12,7 +12,7 @@ use docrow::{
 
 use super::sink::{NS, Place, USERS, documents, keys, mapping, position, users};
 
-/// Whatever the server, the database or the role is set to: the spool is trimmed for it.
+/// Whatever the settings of the server, the database or the role: the spool is trimmed based on it.
 #[tokio::test]
 async fn a_durable_batch_survives_a_crash_where_synchronous_commit_is_off() {
     let settings = ["synchronous_commit=off", "wal_writer_delay=10s"].map(str::to_owned).to_vec();

@@ -1,10 +1,10 @@
-//! Rows that somebody edited by hand: each costs its document a repair, and nothing else.
+//! Rows that were edited by hand: each costs its document a repair, and nothing else.
 
 use mongodb::bson::{Bson, DateTime, Document, doc};
 
 use crate::support::{Docrow, Home, Place};
 
-/// What docrow says of them.
+/// docrow's log lines about them.
 const SAID: &str = "are not as docrow writes them";
 
 fn thing(id: i32) -> Document {
@@ -14,7 +14,7 @@ fn thing(id: i32) -> Document {
     }
 }
 
-/// What somebody does to the rows of a document, its number in place of `$`.
+/// Edits of the rows of a document, whose number replaces `$`.
 const EDITS: &[&str] = &[
     "UPDATE things SET at = at + '1 microsecond' WHERE _id = $",
     "UPDATE things SET at = 'infinity' WHERE _id = $",
@@ -48,7 +48,7 @@ async fn start(test: &str) -> (Place, Home, Docrow) {
     place.add_sentinels().await;
     let count = i32::try_from(EDITS.len()).unwrap();
     place.collection("things").insert_many((1..=count).map(thing)).await.unwrap();
-    // Nothing comes of it, and it stays alone.
+    // It has no effect, and is left alone.
     place.collection("others").insert_one(doc! { "_id": 1 }).await.unwrap();
     let home = Home::new(&place);
     let mut docrow = home.run();
@@ -69,15 +69,15 @@ async fn edit(place: &Place) {
     session.batch_execute(more).await.unwrap();
 }
 
-/// Every row that was edited is mended.
+/// Every edited row is repaired.
 async fn settled(place: &Place, docrow: &mut Docrow) {
     let left = "SELECT count(*) FROM docrow.repairs";
     docrow.until("all is repaired", async || place.number(left).await == Some(0)).await;
     place.settle(docrow).await;
 }
 
-/// A new column is filled from rows as they are: those that docrow did not write are looked up and written whole, and nobody
-/// stops.
+/// A new column is filled from the rows as they are: documents of rows that docrow did not write are looked
+/// up and written whole, and nothing stops.
 #[tokio::test]
 async fn an_edited_row_is_repaired_while_new_columns_are_filled() {
     let (place, mut home, docrow) = start("edited_fill").await;
@@ -100,12 +100,12 @@ async fn an_edited_row_is_repaired_while_new_columns_are_filled() {
     settled(&place, &mut docrow).await;
     let log = docrow.stop().await.quiet_but(&[SAID]).log;
     assert!(log.contains(SAID), "{log}");
-    // What the fill did not read, or could not know of.
+    // Documents that the fill did not read, or could not know.
     home.finish(&["verify", "--repair"]).await.with_code(0).quiet();
     place.assert_same(&home).await;
 }
 
-/// The same where docrow starts: what is not filled yet is filled then.
+/// The same when docrow starts: unfilled columns are then filled.
 #[tokio::test]
 async fn an_edited_row_is_repaired_after_a_restart() {
     let (place, home, docrow) = start("edited_restart").await;
@@ -122,14 +122,14 @@ async fn an_edited_row_is_repaired_after_a_restart() {
     place.settle(&mut docrow).await;
     let mended = "SELECT count(*) FROM things WHERE _id = 1 AND at = date_trunc('milliseconds', at) \
         AND (SELECT bool_and(filled) FROM docrow.schemas)";
-    docrow.until("what was edited is mended", async || place.number(mended).await == Some(1)).await;
+    docrow.until("the edited rows are repaired", async || place.number(mended).await == Some(1)).await;
     settled(&place, &mut docrow).await;
     docrow.stop().await.quiet_but(&[SAID]);
     home.finish(&["verify", "--repair"]).await.with_code(0).quiet();
     place.assert_same(&home).await;
 }
 
-/// Updates of some fields meet rows that are not as they were left.
+/// Updates of some fields encounter rows that were edited.
 #[tokio::test]
 async fn an_edited_row_takes_an_update_of_some_fields() {
     let (place, home, mut docrow) = start("edited_patch").await;
@@ -149,7 +149,7 @@ async fn an_edited_row_takes_an_update_of_some_fields() {
     place.assert_same(&home).await;
 }
 
-/// `docrow verify --repair` settles every one of them, whether docrow runs or not.
+/// `docrow verify --repair` repairs every one of them, whether docrow runs or not.
 #[tokio::test]
 async fn verify_settles_every_edited_row() {
     let (place, home, docrow) = start("edited_verify").await;
@@ -157,7 +157,7 @@ async fn verify_settles_every_edited_row() {
         edit(&place).await;
         home.finish(&["verify"]).await.with_code(1).quiet();
         let ended = home.finish(&["verify", "--repair"]).await.with_code(0).quiet();
-        assert!(ended.out.contains("mended"), "{}", ended.out);
+        assert!(ended.out.contains("repaired"), "{}", ended.out);
         place.assert_same(&home).await;
     };
     repaired().await;

@@ -47,7 +47,7 @@ async fn is_pending(future: &mut Pin<&mut impl Future>) -> bool {
     poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_pending())).await
 }
 
-/// Polls `future`, which must not end, until the question is answered by `t`.
+/// Polls `future`, which must not end, until the query returns `t`.
 async fn until(place: &Place, question: &str, future: &mut Pin<&mut impl Future>) {
     let deadline = Instant::now() + DEADLINE;
     while place.query(question).await != ["t"] {
@@ -56,7 +56,7 @@ async fn until(place: &Place, question: &str, future: &mut Pin<&mut impl Future>
     }
 }
 
-/// Somebody waits for an advisory lock, exclusively: for the end of what others have under way.
+/// A session waits for an exclusive advisory lock: for the end of other transactions.
 const WAITED_FOR: &str = "SELECT count(*) > 0 FROM pg_locks l JOIN pg_database d ON d.oid = l.database \
     WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND NOT granted AND datname = current_database()";
 
@@ -66,7 +66,8 @@ const WAITS_SINCE: &str = "SELECT waitstart::text FROM pg_locks l JOIN pg_databa
 
 const EPOCH: &str = "SELECT epoch FROM docrow.pipelines WHERE pipeline = 'p'";
 
-/// A session that has written by `fence`, whose own connection is gone: the pipeline is free, and the process does not know.
+/// A session that has written with `fence`, whose own connection is gone: the pipeline is free, and the
+/// process does not know.
 async fn deposed(fence: Fence) -> (Target, Session) {
     let target = fence.target().clone();
     let session = target.connect().await.unwrap();
@@ -104,7 +105,7 @@ async fn a_second_process_is_refused_until_the_first_ends() {
     fence(&place.target).await;
 }
 
-/// G9: of many that come at once there is one.
+/// G9: of many simultaneous processes, one gets it.
 #[tokio::test]
 async fn one_of_many_gets_the_pipeline() {
     let place = Place::new("fence_many").await;
@@ -133,12 +134,13 @@ async fn a_process_takes_its_own_pipeline_again_at_once() {
     drop(second);
 }
 
-/// G9: a holder that is stopped is taken over from; one that is heard of is not, however long it is waited for.
+/// G9: a frozen holder loses the pipeline; one that gives signs of life does not, however long the other
+/// waits.
 #[tokio::test]
 async fn a_silent_holder_is_taken_over_from_and_a_living_one_is_not() {
     let place = Place::new("fence_silent").await;
     let other = place.target_of("public", "q");
-    // What is left of a holder that is stopped: a connection with its name and its lock.
+    // What remains of a frozen holder: a connection with its name and its lock.
     let first = fence(&place.target).await;
     let lock = "SELECT classid::bigint << 32 | objid::bigint FROM pg_locks l JOIN pg_database d ON d.oid = l.database \
         WHERE locktype = 'advisory' AND datname = current_database()";
@@ -159,7 +161,7 @@ async fn a_silent_holder_is_taken_over_from_and_a_living_one_is_not() {
     };
     assert!(began.elapsed() >= Duration::from_secs(10), "{:?}", began.elapsed());
     assert!(silent.simple_query("SELECT 1").await.is_err());
-    // Giving up standing by leaves nothing behind.
+    // Ending the standby leaves nothing behind.
     drop(living);
     fence(&other).await;
     let error = acquire(&place.target, &Holder::new(), OnHeld::Refuse).await.unwrap_err();
@@ -290,7 +292,7 @@ async fn a_chunk_that_is_under_way_is_committed_before_the_pipeline_passes_on() 
     assert_eq!(copier.begin(USERS, &tables).await.err().unwrap().kind(), Kind::Fenced);
 }
 
-/// G9: one that does not end is ended, and nothing of it stays.
+/// G9: one that does not end is terminated, and nothing of it stays.
 #[tokio::test]
 async fn a_chunk_that_does_not_end_is_rolled_back_before_the_pipeline_passes_on() {
     let place = Place::with_users("fence_stuck", &users()).await;
@@ -309,10 +311,10 @@ async fn a_chunk_that_does_not_end_is_rolled_back_before_the_pipeline_passes_on(
     assert_eq!(chunks::load(&session, "p", NS).await.unwrap()[0].copied, None);
 }
 
-/// G2, G9: a batch of the process before that commits late is seen by the one after, which has another number of
-/// partitions: no position is spread from before it.
+/// G2, G9: a batch of the previous process that commits late is seen by the next one, which has another
+/// number of partitions: no earlier position is distributed.
 #[tokio::test]
-async fn a_late_batch_is_seen_by_whoever_changes_the_number_of_partitions() {
+async fn a_late_batch_is_seen_by_a_change_of_the_number_of_partitions() {
     let place = Place::with_users("fence_late", &users()).await;
     place.build_keys(&users()).await;
     let stored = |partition, at| StoredPosition {
@@ -327,7 +329,7 @@ async fn a_late_batch_is_seen_by_whoever_changes_the_number_of_partitions() {
     apply(&mut applier, &rows("first"), (&keys([1]), &none), 6).await.unwrap();
     let (free, first) = place.freed();
     drop(first);
-    // The batch waits for a row that somebody has locked.
+    // The batch waits for a row that another session has locked.
     let client = free.client().await;
     client.batch_execute("BEGIN; SELECT FROM users FOR UPDATE").await.unwrap();
     let (late, upserted) = (rows("late"), keys([1]));
@@ -348,7 +350,7 @@ async fn a_late_batch_is_seen_by_whoever_changes_the_number_of_partitions() {
     let mut session = second.target().connect().await.unwrap();
     let found = positions::load(&session, "p").await.unwrap();
     assert_eq!(found, [stored(0, 7), stored(1, 5)]);
-    // The least of them, for the one partition that there is now. Then the former process comes again.
+    // Their minimum, for the only partition that there is now. Then the former process returns.
     positions::reset(&mut session, "p", &[stored(0, 5)]).await.unwrap();
     let error = apply(&mut applier, &rows("later"), (&upserted, &none), 8).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Fenced);
@@ -356,7 +358,7 @@ async fn a_late_batch_is_seen_by_whoever_changes_the_number_of_partitions() {
     assert_eq!(free.query("SELECT name FROM users").await, ["late"]);
 }
 
-/// Another user's transactions may not be ended: they are waited for, and it is said what to grant.
+/// Another user's transactions may not be terminated: they are waited for, and the log says what to grant.
 #[tokio::test]
 async fn what_may_not_be_ended_is_waited_for() {
     let place = Place::with_users("fence_role", &users()).await;
@@ -370,7 +372,7 @@ async fn what_may_not_be_ended_is_waited_for() {
     let other = free.target_as("docrow_standby");
     let mut second = pin!(acquire(&other, &standby, OnHeld::StandBy));
     until(&free, WAITED_FOR, &mut second).await;
-    // It has tried to end them once it waits anew.
+    // It has tried to terminate them once it waits again.
     let since = free.query(&format!("SELECT min(at) FROM ({WAITS_SINCE}) AS w (at)")).await[0].clone();
     let anew = format!("SELECT count(*) > 0 FROM ({WAITS_SINCE}) AS w (at) WHERE at <> '{since}'");
     until(&free, &anew, &mut second).await;
@@ -380,8 +382,8 @@ async fn what_may_not_be_ended_is_waited_for() {
     free.query("DROP OWNED BY docrow_standby CASCADE; DROP ROLE docrow_standby").await;
 }
 
-/// G9: whoever has held the pipeline writes on for as long as it is let, while it passes from one to the next. In the order
-/// in which they commit, no epoch comes after a later one.
+/// G9: a holder of the pipeline writes as long as it can, while the pipeline passes from one process to the
+/// next. In the order in which they commit, no epoch comes after a later one.
 #[tokio::test]
 async fn writers_of_different_epochs_never_interleave() {
     let place = Place::with_users("fence_order", &users()).await;
@@ -428,7 +430,7 @@ async fn writers_of_different_epochs_never_interleave() {
                     if round == 5 {
                         fence = None;
                     }
-                    // Nobody takes over from one that is alone.
+                    // There is no other process to take over.
                     if round > 5 && left.load(Ordering::SeqCst) == 1 {
                         break;
                     }

@@ -1,4 +1,4 @@
-//! Which `_id`s are one: MongoDB says so, and an equal one may take an `_id`'s place.
+//! Which `_id`s are equal: MongoDB decides, and an equal one may replace an `_id`.
 
 use std::{collections::HashMap, iter};
 
@@ -17,7 +17,7 @@ fn decimal(text: &str) -> Bson {
     Bson::Decimal128(text.parse::<Decimal128>().unwrap())
 }
 
-/// Values that are often equal, or nearly.
+/// Values that are often equal, or almost equal.
 fn values() -> Vec<Bson> {
     let nan = |bits: u64| Bson::Double(f64::from_bits(bits));
     let binary = |subtype, bytes: &[u8]| Bson::Binary(Binary { subtype, bytes: bytes.to_vec() });
@@ -78,7 +78,7 @@ fn values() -> Vec<Bson> {
     values
 }
 
-/// A document that holds such values, in whatever way.
+/// A document with such values, in any arrangement.
 fn any_document(random: &mut fastrand::Rng, values: &[Bson], depth: u32) -> RawDocumentBuf {
     let mut document = RawDocumentBuf::new();
     for _ in 0..random.usize(0..3) {
@@ -87,7 +87,7 @@ fn any_document(random: &mut fastrand::Rng, values: &[Bson], depth: u32) -> RawD
         match random.u32(0..5) {
             0 if depth > 0 => document.append(name, any_document(random, values, depth - 1)),
             1 if depth > 0 => {
-                // An array whose elements bear any names.
+                // An array whose elements have any names.
                 let bytes = any_document(random, values, depth - 1).into_bytes();
                 let mut element = vec![0x04];
                 element.extend_from_slice(name.as_str().as_bytes());
@@ -119,8 +119,8 @@ fn key(document: &RawDocument) -> DocumentKey {
     DocumentKey::of(Id::of(document).unwrap())
 }
 
-/// Trap: which `_id`s are equal is the server's to say. Of all that are inserted, it refuses those, and only those, of which
-/// an equal one is there; docrow's keys are to say the same.
+/// Trap: the server decides which `_id`s are equal. Of all inserted ones, it refuses exactly those that are
+/// equal to an existing one; docrow's keys must agree.
 #[tokio::test]
 async fn the_server_and_docrow_agree_on_which_ids_are_one() {
     let place = Place::shared("keys_equal").await;
@@ -159,12 +159,12 @@ async fn start(place: &Place, home: &Home) -> Docrow {
     docrow
 }
 
-/// How many rows there are of `things`, and of their lines.
+/// The number of rows in `things` and their lines.
 async fn rows(place: &Place) -> Option<i64> {
     place.number("SELECT (SELECT count(*) FROM things) * 100 + (SELECT count(*) FROM things_lines)").await
 }
 
-/// The bytes that one embedded `_id` may have in the course of time.
+/// The forms that one embedded `_id` may take over time.
 fn forms() -> Vec<Bson> {
     let of = |t: Bson, name: Bson| doc! { "t": t, "name": name, "in": [{ "n": -0.0 }] }.into();
     vec![
@@ -176,8 +176,8 @@ fn forms() -> Vec<Bson> {
     ]
 }
 
-/// Trap: an embedded `_id` may be replaced by an equal one of other bytes. It stays one document with one row, which tells
-/// the bytes that it has now, whether docrow runs meanwhile or not.
+/// Trap: an embedded `_id` may be replaced by an equal one with other bytes. It stays one document with one
+/// row, which has the current bytes, whether docrow runs meanwhile or not.
 async fn an_id_changes_its_bytes(test: &str, mode: &str) {
     let place = Place::shared(test).await;
     place.add_sentinels().await;
@@ -212,7 +212,7 @@ async fn an_id_changes_its_bytes(test: &str, mode: &str) {
         things.update_one(doc! { "_id": after }, doc! { "$set": { "lines.1.n": -n } }).await.unwrap();
         place.settle(&mut docrow).await;
         compared().await;
-        // And while docrow does not run; what it reads first is of older bytes.
+        // And while docrow does not run; it first reads older bytes.
         docrow.kill9().await.quiet();
         things.update_one(doc! { "_id": after }, doc! { "$set": { "lines.0.n": n } }).await.unwrap();
         things.replace_one(doc! { "_id": after }, thing(before, n)).await.unwrap();
@@ -244,7 +244,7 @@ async fn an_embedded_id_that_changes_its_bytes_is_one_row_of_a_whole_document() 
     an_id_changes_its_bytes("keys_bytes_canonical", "canonical").await;
 }
 
-/// An update may name the `_id`, if its new value is an equal one.
+/// An update may name the `_id`, if its new value is equal to the old one.
 #[tokio::test]
 async fn an_update_that_sets_an_equal_id_is_followed() {
     let place = Place::shared("keys_set").await;
@@ -267,13 +267,13 @@ async fn an_update_that_sets_an_equal_id_is_followed() {
     docrow.stop().await.quiet();
 }
 
-/// G10: a dead letter heals, whatever numeric types its `_id` has had since it was written.
+/// G10: a dead letter is removed, whatever numeric types its `_id` has had since it was written.
 #[tokio::test]
 async fn a_dead_letter_heals_whatever_type_its_id_has_become() {
     let place = Place::shared("keys_dead").await;
     place.add_sentinels().await;
     let things = place.collection("things");
-    // Of two types, so that the key takes both.
+    // Of two types, so that the key accepts both.
     things.insert_many([doc! { "_id": 5, "n": 1 }, doc! { "_id": "x", "n": 1 }]).await.unwrap();
     let home = Home::new(&place);
     let mut docrow = start(&place, &home).await;
@@ -295,7 +295,7 @@ async fn a_dead_letter_heals_whatever_type_its_id_has_become() {
             things.replace_one(doc! { "_id": id }, doc! { "_id": id, "n": 7 }).await.unwrap();
             letters(&mut docrow, 1).await;
         }
-        // Known of, or only read at the start.
+        // Already known, or only read at the start.
         docrow.stop().await.quiet_but(&["a document becomes a dead letter"]);
         docrow = start(&place, &home).await;
         things.replace_one(doc! { "_id": &ids[0] }, doc! { "_id": &ids[2], "n": 1 }).await.unwrap();
@@ -305,8 +305,8 @@ async fn a_dead_letter_heals_whatever_type_its_id_has_become() {
     docrow.stop().await.quiet_but(&["a document becomes a dead letter"]);
 }
 
-/// Rows and dead letters of an earlier docrow, which had several keys for equal `_id`s: they are found, and nothing is left
-/// of them.
+/// Rows and dead letters of an earlier docrow, which had several keys for equal `_id`s: they are found, and
+/// none remain.
 #[tokio::test]
 async fn keys_of_an_earlier_docrow_are_renewed() {
     let place = Place::shared("keys_earlier").await;
@@ -347,7 +347,7 @@ async fn keys_of_an_earlier_docrow_are_renewed() {
     place.assert_same(&home).await;
     let log = docrow.stop().await.quiet().log;
     assert!(!log.contains("others: an earlier docrow"), "{log}");
-    // Once.
+    // Only once.
     let docrow = start(&place, &home).await;
     let log = docrow.stop().await.quiet().log;
     assert!(!log.contains("copied anew"), "{log}");

@@ -1,4 +1,4 @@
-//! Updates of some fields: they write these and nothing else, or else the whole document.
+//! Updates of some fields: they write only these, or else the whole document.
 
 use mongodb::bson::{Bson, DateTime, Document, RawArrayBuf, RawBson, RawDocumentBuf, doc, raw::CString};
 
@@ -21,7 +21,7 @@ async fn start(test: &str, documents: i32) -> (Place, Home, Docrow) {
     (place, home, docrow)
 }
 
-/// Columns and tables of other fields are not even looked at: what somebody planted there stays.
+/// Columns and tables of other fields are not even looked at: values planted there stay.
 #[tokio::test]
 async fn an_update_writes_what_it_changed_and_nothing_else() {
     let (place, home, mut docrow) = start("patches", 10).await;
@@ -52,12 +52,12 @@ async fn an_update_writes_what_it_changed_and_nothing_else() {
     docrow.stop().await.quiet();
 }
 
-/// Trap: a part of a document that has no row, a field whose name has a dot, a value that stood in `_extra`.
+/// Trap: an update of a document without a row, a field whose name has a dot, a value that was in `_extra`.
 #[tokio::test]
 async fn what_no_part_can_mend_is_written_whole() {
     let (place, home, mut docrow) = start("patches_whole", 10).await;
     let (postgres, orders) = (place.postgres().await, place.collection("orders"));
-    // No row: somebody removed it.
+    // No row: it was removed.
     let remove = "DELETE FROM orders WHERE _id < 3; DELETE FROM orders_lines WHERE _id < 3";
     postgres.batch_execute(remove).await.unwrap();
     orders.update_many(doc! {}, doc! { "$set": { "status": "paid" } }).await.unwrap();
@@ -92,8 +92,8 @@ async fn what_no_part_can_mend_is_written_whole() {
     docrow.stop().await.quiet();
 }
 
-/// G4: once a mapping has changed, what was prepared to write one field is not used for another. Neither field here has a
-/// column, as nothing but null is known of them, so both are written to the same place.
+/// G4: once a mapping has changed, statements prepared for one field are not used for another. Neither field
+/// here has a column, because only nulls are known, so both are written to the same place.
 #[tokio::test]
 async fn a_field_is_not_taken_for_another_after_the_mapping_changed() {
     let (place, home, mut docrow) = start("patches_evolved", 1).await;
@@ -156,8 +156,9 @@ async fn any_updates_are_followed() {
     docrow.stop().await.quiet();
 }
 
-/// What happened while docrow was stopped is applied as it comes: how far rows may be ahead of it is stored, and where an
-/// event says all that it changed nothing is looked up. A change does not wait for others where none come.
+/// Changes made while docrow was stopped are applied as they arrive: how far rows may be ahead of them is
+/// stored, and if an event contains everything that it changed, nothing is looked up. A change does not wait
+/// for others if none arrive.
 #[tokio::test]
 async fn what_events_say_is_not_looked_up() {
     let (place, mut home, docrow) = start("patches_by_value", 10).await;
@@ -199,8 +200,8 @@ fn raw(fields: &[(&str, Bson)]) -> RawDocumentBuf {
     document
 }
 
-/// Trap: two fields of one name. An update changes the first of them, a column holds the last, `_extra` the others: so
-/// what an update says is not enough to write its columns.
+/// Trap: two fields of one name. An update changes the first of them, a column holds the last, `_extra` the
+/// others: so an update alone does not suffice to write its columns.
 #[tokio::test]
 async fn a_field_that_is_there_twice_is_written_whole() {
     let changes = [
@@ -264,7 +265,7 @@ async fn a_field_that_is_there_twice_is_written_whole() {
     docrow.stop().await.quiet();
 }
 
-/// The same where the column hides what it holds.
+/// The same if the column masks its values.
 #[tokio::test]
 async fn a_masked_field_that_is_there_twice_is_written_whole() {
     let place = Place::shared("patches_masked").await;
@@ -290,7 +291,7 @@ async fn a_masked_field_that_is_there_twice_is_written_whole() {
     docrow.stop().await.quiet();
 }
 
-/// Fields that bear the names of docrow's own columns are fields like others.
+/// Fields with the names of docrow's own columns are ordinary fields.
 #[tokio::test]
 async fn fields_with_the_names_of_docrows_columns_are_updated() {
     let place = Place::shared("patches_names").await;
@@ -350,7 +351,7 @@ async fn fields_with_the_names_of_docrows_columns_are_updated() {
     }
 }
 
-/// An update may change nothing that an event tells: the order of the fields, for one.
+/// An update may change something that an event does not show: the order of the fields, for example.
 #[tokio::test]
 async fn an_update_that_tells_of_no_field_is_followed() {
     let place = Place::shared("patches_nothing").await;

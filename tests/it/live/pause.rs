@@ -1,4 +1,5 @@
-//! `docrow pause` and `docrow resume`: a collection's changes wait in the spool, whatever happens meanwhile, and the others go on.
+//! `docrow pause` and `docrow resume`: a collection's changes wait in the spool, whatever happens meanwhile,
+//! and the others continue.
 
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ async fn change(place: &Place, round: i32) {
     orders.insert_one(doc! { "_id": 1000 + round, "n": round }).await.unwrap();
 }
 
-/// What the rows of `orders` are.
+/// The state of the rows of `orders`.
 async fn rows(place: &Place) -> String {
     let question = "SELECT md5(string_agg(o::text || coalesce(l::text, ''), ';' ORDER BY o._id, l._ord)) \
         FROM orders o LEFT JOIN orders_lines l USING (_id)";
@@ -52,8 +53,9 @@ async fn resume(place: &Place, home: &Home, docrow: &mut Docrow) {
     docrow.logs("orders goes on").await;
 }
 
-/// Issue: its changes wait in the spool within its budget; the others never feel it; it survives restarts; status, page and metrics
-/// show it. G2, G6: docrow is killed meanwhile, and the oplog rolls over what waits.
+/// Issue: its changes wait in the spool within its budget; the others are not affected; it survives restarts;
+/// status, page and metrics show it. G2, G6: docrow is killed meanwhile, and the oplog rolls over the spooled
+/// changes.
 #[tokio::test]
 async fn a_paused_collection_waits_in_the_spool_and_the_others_go_on() {
     let mongod = Mongod::start(small_oplog()).await.unwrap();
@@ -79,7 +81,7 @@ async fn a_paused_collection_waits_in_the_spool_and_the_others_go_on() {
     assert!(oplog_start(&place.client).await > clock.get_timestamp("operationTime").unwrap());
     place.settle(&mut docrow).await;
     assert_eq!(rows(&place).await, before, "its changes wait, after a restart too");
-    // It is shown, and is no trouble.
+    // It is shown, and is no problem.
     let address = docrow.address().await;
     docrow
         .until("it is live", async || {
@@ -95,7 +97,7 @@ async fn a_paused_collection_waits_in_the_spool_and_the_others_go_on() {
     let phase = format!("docrow_collection_phase{{collection=\"{}.orders\",phase=\"paused\"}} 1", place.name);
     assert!(metrics.contains(&phase), "{metrics}");
     assert!(home.finish(&["status"]).await.with_code(0).quiet().out.contains("paused since"));
-    // Nor is what waits a difference; and it is not waited for.
+    // Nor are spooled changes a difference; and verify does not wait for them.
     let began = Instant::now();
     let ended = home.finish(&["verify"]).await.with_code(1).quiet();
     assert!(ended.out.contains("not settled") && ended.out.contains("it is paused"), "{}", ended.out);
@@ -144,8 +146,8 @@ async fn a_paused_snapshot_waits_and_the_others_are_completed() {
     home.backfill().await;
 }
 
-/// What happens when the spool's budget is used up: what waits is given up and the collection stopped, so that the others go on.
-/// Resumed, it goes on from the oplog.
+/// When the spool's budget is used up, the spooled changes are discarded and the collection is stopped, so
+/// that the others continue. When it is resumed, it continues from the oplog.
 #[tokio::test]
 async fn a_full_spool_gives_up_what_is_paused() {
     let place = Place::shared("pause_full").await;
@@ -168,7 +170,7 @@ async fn a_full_spool_gives_up_what_is_paused() {
         }
     }
     docrow.logs("[DRW-6020]").await;
-    // The others go on.
+    // The others continue.
     place.settle(&mut docrow).await;
     docrow
         .until("that is shown", async || {
@@ -189,7 +191,7 @@ async fn a_full_spool_gives_up_what_is_paused() {
     docrow.stop().await.quiet_but(&["DRW-6020", "the spool is full", "the spool is almost full"]);
 }
 
-/// Whoever pauses or resumes what can't be is told so.
+/// Pausing or resuming something impossible is an error.
 #[tokio::test]
 async fn what_cannot_be_paused_is_said() {
     let place = Place::shared("pause_words").await;
@@ -202,6 +204,6 @@ async fn what_cannot_be_paused_is_said() {
     home.finish(&["pause", "no.such"]).await.with_code(2).coded(Code::NothingMatched);
     home.finish(&["resume", &orders]).await.with_code(2).coded(Code::NothingMatched);
     let ended = home.finish(&["pause", &orders]).await.with_code(0).quiet();
-    assert!(ended.out.contains("nobody runs the pipeline"), "{}", ended.out);
+    assert!(ended.out.contains("no process runs the pipeline"), "{}", ended.out);
     home.finish(&["resume", "*"]).await.with_code(0).quiet();
 }

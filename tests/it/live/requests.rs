@@ -1,4 +1,4 @@
-//! What people ask of a pipeline, and the one question that shows it.
+//! Operators' requests to a pipeline, and the one query that shows them.
 
 use docrow::sink::metadata::{
     pauses,
@@ -9,7 +9,7 @@ use docrow::sink::metadata::{
 
 use super::sink::{NS, Place, keys};
 
-/// Every kind of request is seen, of this pipeline alone, until it is answered or taken back.
+/// Every kind of request is seen, for this pipeline alone, until it is answered or withdrawn.
 #[tokio::test]
 async fn one_question_shows_all_requests() {
     let place = Place::held("requests").await;

@@ -42,7 +42,7 @@ fn start(collection: &str, partition: u16, at: u32) -> StoredPosition {
     }
 }
 
-/// A position is stored with the fingerprint of the stream that it is of, whoever stores it.
+/// A position is always stored with the fingerprint of its stream.
 #[tokio::test]
 async fn a_position_is_stored_with_its_stream() {
     let place = Place::with_users("fingerprint", &users()).await;
@@ -59,7 +59,8 @@ async fn a_position_is_stored_with_its_stream() {
     assert_eq!(positions::load(&session, "p").await.unwrap(), [applied]);
 }
 
-/// A resync begins in one transaction: plan, positions, request. The rows stay, and other collections too.
+/// A resync begins in one transaction: plan, positions, request. The rows stay, and other collections are not
+/// affected.
 #[tokio::test]
 async fn a_resync_replaces_the_plan_and_the_positions() {
     let place = Place::with_users("replace", &users()).await;
@@ -74,7 +75,7 @@ async fn a_resync_replaces_the_plan_and_the_positions() {
     apply(&mut place.applier().await, &rows, (&keys([1, 2]), &keys([])), 200).await.unwrap();
     assert_eq!(resync_requests::asked(&session, "p").await.unwrap(), []);
     resync_requests::ask(&mut session, "p", &[NS, OTHER], Reason::HistoryLost).await.unwrap();
-    // The last reason counts. People ask without holding the pipeline.
+    // The last reason counts. Operators request without holding the pipeline.
     let mut plain = place.plain().connect().await.unwrap();
     resync_requests::ask(&mut plain, "p", &[NS], Reason::Asked).await.unwrap();
     resync_requests::ask(&mut plain, "q", &[NS], Reason::Asked).await.unwrap();
@@ -104,14 +105,14 @@ async fn what_was_not_seen_is_found_page_by_page() {
     let all: Vec<i64> = (0..2500).collect();
     let rows = documents(Framing::Composite, &all, "n", 2);
     apply(&mut applier, &rows, (&keys(all.clone()), &none), 1).await.unwrap();
-    // Children whose root row is gone, and which no document has either.
+    // Child rows whose root row is missing, and which belong to no document.
     place.query("DELETE FROM users WHERE id BETWEEN 1000 AND 1099").await;
     let mut reader = Reader::new(place.session().await, &place.target);
     reader.forget_seen(&tables[0]).await.unwrap();
     for page in all.iter().filter(|id| *id % 2 == 0).copied().collect::<Vec<_>>().chunks(700) {
         reader.see(&keys(page.iter().copied())).await.unwrap();
     }
-    // Looking deletes nothing; what is found by way of the children is, with its root rows.
+    // Searching deletes nothing; documents found through child rows are deleted, with their root rows.
     for (table, expected) in [(&tables[0], (1200, 4)), (&tables[1], (1250, 5))] {
         let mut found = BTreeSet::new();
         let mut unseen = reader.unseen(&tables[0], table).await.unwrap();
@@ -135,14 +136,14 @@ async fn what_was_not_seen_is_found_page_by_page() {
     assert_eq!(place.query(left).await, ["1200 2500"]);
 }
 
-/// What docrow made is dropped with all there is about the collection, what it was given is emptied.
+/// Tables that docrow created are dropped with everything about the collection; adopted ones are emptied.
 #[tokio::test]
 async fn a_dropped_collection_leaves_nothing_but_what_was_given() {
     let place = Place::held("drop").await;
     place.query("CREATE TABLE messages (user_id bigint, ord bigint, body text, note text)").await;
     let mut session = place.session().await;
     ddl::change_tables(&mut session, &place.target, &mapping(), &users()).await.unwrap();
-    // A later version: what was given once stays given.
+    // A later version: an adopted table stays adopted.
     let mut tables = users();
     let columns = vec![column("user_id", Scalar::Bigint), column("ord", Scalar::Bigint)];
     tables.push(Table { name: "visits".into(), columns, key_columns: 2, soft_delete: false });
@@ -159,7 +160,7 @@ async fn a_dropped_collection_leaves_nothing_but_what_was_given() {
         ('p', 'shop.users', '7', gen_random_uuid(), 'x'), ('p', 'shop.other', '7', gen_random_uuid(), 'x')";
     place.query(letter).await;
 
-    // Something of somebody's depends on it: nothing is done.
+    // A user's object depends on it: nothing is done.
     place.query("CREATE VIEW names AS SELECT name FROM users").await;
     let error = ddl::drop_tables(&mut session, &place.target, NS).await.unwrap_err();
     assert_eq!(error.kind(), Kind::TargetRefused);
@@ -180,12 +181,12 @@ async fn a_dropped_collection_leaves_nothing_but_what_was_given() {
     assert_eq!(resync_requests::asked(&session, "p").await.unwrap().len(), 1);
     assert_eq!(dead_letters::keys(&session, "p").await.unwrap().count(NS), 0);
     assert_eq!(dead_letters::keys(&session, "p").await.unwrap().count(OTHER), 1);
-    // Again: nothing to do. And it may come again.
+    // Again: nothing to do. And the collection may return.
     ddl::drop_tables(&mut session, &place.target, NS).await.unwrap();
     ddl::change_tables(&mut session, &place.target, &mapping(), &users()).await.unwrap();
 }
 
-/// `docrow resync` only asks, and says what comes of it. It needs no source.
+/// `docrow resync` only makes a request, and reports the result. It needs no source.
 #[tokio::test]
 async fn a_resync_is_asked_for_on_the_command_line() {
     let place = crate::support::Place::shared("resync_asked").await;
@@ -206,7 +207,8 @@ async fn a_resync_is_asked_for_on_the_command_line() {
     assert_eq!(resync_requests::asked(&session, "docrow").await.unwrap(), []);
     let ended = home.finish(&["resync", "*.orders"]).await.with_code(0).quiet();
     let orders = format!("{}.orders", place.name);
-    let said = format!("asked for a resync of {orders}\nnobody runs pipeline docrow: the next `docrow run`");
+    let said =
+        format!("requested a resync of {orders}\nno process runs pipeline docrow: the next `docrow run`");
     assert!(ended.out.starts_with(&said), "{}", ended.out);
     assert_eq!(resync_requests::asked(&session, "docrow").await.unwrap(), [(orders, Reason::Asked)]);
 }

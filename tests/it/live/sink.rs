@@ -36,11 +36,11 @@ pub(super) const USERS: CollectionId = CollectionId(0);
 pub(super) const FINGERPRINT: i64 = -7;
 pub(super) const NS: &str = "shop.users";
 
-/// A database of its own, and docrow's target in it.
+/// A separate database, and docrow's target in it.
 pub(super) struct Place {
     pub(super) target: Target,
     pub(super) uri: String,
-    /// Who writes.
+    /// The writer.
     fence: Option<Fence>,
 }
 
@@ -49,19 +49,19 @@ impl Place {
         Self::at(support::Place::shared(&format!("sink_{name}")).await.postgres_uri)
     }
 
-    /// On a server of the test's own.
+    /// On a separate server.
     pub(super) fn at(uri: String) -> Self {
         Self { target: Target::parse(&uri, "public", "p").unwrap(), uri, fence: None }
     }
 
-    /// With bookkeeping, and a target that can be written to.
+    /// With the schema `docrow`, and a target that can be written to.
     pub(super) async fn held(name: &str) -> Self {
         let mut place = Self::new(name).await;
         place.hold().await;
         place
     }
 
-    /// Takes the pipeline, by the same user or another one.
+    /// Takes the pipeline, as the same user or another one.
     pub(super) async fn hold(&mut self) {
         self.fence = None;
         let fence = fence(&self.target).await;
@@ -73,7 +73,7 @@ impl Place {
         self.target.connect().await.unwrap()
     }
 
-    /// A target that nothing can be written to.
+    /// A target without write access.
     pub(super) fn plain(&self) -> Target {
         Target::parse(&self.uri, "public", "p").unwrap()
     }
@@ -91,7 +91,7 @@ impl Place {
         self
     }
 
-    /// A target for another user, that nothing can be written to.
+    /// A target for another user, without write access.
     pub(super) fn target_as(&self, user: &str) -> Target {
         let (_, server) = self.uri.rsplit_once('@').unwrap();
         Target::parse(&format!("postgresql://{user}@{server}"), "public", "p").unwrap()
@@ -112,7 +112,7 @@ impl Place {
         query(&self.uri, text).await
     }
 
-    /// With bookkeeping, and the tables of users, without keys.
+    /// With the schema `docrow`, and the tables of users, without keys.
     pub(super) async fn with_users(name: &str, tables: &[Table]) -> Self {
         let place = Self::held(name).await;
         let mut session = place.session().await;
@@ -132,7 +132,7 @@ impl Place {
     }
 }
 
-/// Takes a pipeline as a process of its own.
+/// Takes a pipeline as a separate process.
 pub(super) async fn fence(target: &Target) -> Fence {
     Fence::acquire(target, &Holder::new(), OnHeld::Refuse).await.unwrap()
 }
@@ -447,8 +447,8 @@ async fn a_chunk_is_copied_whole_and_once() {
     let mut writer = copier.begin(USERS, &tables).await.unwrap();
     writer.write(&mut documents(Framing::Copy, &[5], "n", 1)).await.unwrap();
     let error = writer.commit(marker).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::TargetAway, "the plan is to be read again");
-    assert!(error.to_string().contains("chunk 1 of shop.users: copied already"), "{error}");
+    assert_eq!(error.kind(), Kind::TargetAway, "the plan must be read again");
+    assert!(error.to_string().contains("chunk 1 of shop.users: already copied"), "{error}");
     let writer = copier.begin(USERS, &tables).await.unwrap();
     let unplanned = Marker { number: 9, ..marker };
     assert_eq!(writer.commit(unplanned).await.unwrap_err().kind(), Kind::Bug);
@@ -461,7 +461,7 @@ async fn a_chunk_is_copied_whole_and_once() {
     assert_eq!(place.query("SELECT count(*) FROM users").await, ["4"]);
 }
 
-/// G10: a document that the target refuses stops nothing, and is kept. G12: the error quotes no value.
+/// G10: a document that the target refuses stops nothing, and is stored. G12: the error quotes no value.
 #[tokio::test]
 async fn a_refused_document_leaves_the_rest_of_its_chunk() {
     let place = Place::with_users("savepoint", &users()).await;
@@ -531,7 +531,7 @@ async fn a_batch_upserts_deletes_and_replaces_children() {
     assert_eq!((applied.written, applied.deleted), (0, 3));
     assert_eq!(place.query(messages).await, ["2second"]);
 
-    // Nothing but positions; nothing at all.
+    // Only positions; nothing at all.
     apply(&mut applier, &Rows::new(2), (&none, &none), 7).await.unwrap();
     applier.apply(&Batch::default()).await.unwrap();
     assert_eq!(position_of(&session).await, position(7));
@@ -551,7 +551,7 @@ async fn an_equal_number_of_another_scale_is_written() {
     assert_eq!(place.query("SELECT score FROM users").await, ["1.00"]);
 }
 
-/// G2, G10: a refused row undoes its batch, positions included, and the session goes on.
+/// G2, G10: a refused row undoes its batch, including positions, and the session continues.
 #[tokio::test]
 async fn a_refused_row_undoes_its_batch() {
     let place = Place::with_users("undo", &users()).await;
@@ -573,7 +573,7 @@ async fn a_refused_row_undoes_its_batch() {
     assert_eq!(place.query("SELECT count(*) FROM users").await, ["0"]);
     assert_eq!(position_of(&session).await, position(1));
 
-    // The good one, then the bad one as a dead letter with the position, and healed later.
+    // The good one, then the bad one as a dead letter with the position, which is removed later.
     let (tables, reached, letters) = (users(), position(2), [letter(2, &said)]);
     let good = documents(Framing::Composite, &[1], "kind", 1);
     let upserted = keys([1]);
@@ -599,7 +599,7 @@ async fn a_refused_row_undoes_its_batch() {
     assert!(dead_letters::keys(&session, "p").await.unwrap().is_empty());
 }
 
-/// A process that was killed may have a transaction that commits late.
+/// A killed process may have a transaction that commits late.
 #[tokio::test]
 async fn a_stale_writer_cannot_move_a_position_back() {
     let place = Place::with_users("stale", &users()).await;
@@ -641,7 +641,7 @@ async fn a_connection_ended_by_the_server_is_to_be_retried() {
     assert_eq!(error.kind(), Kind::TargetAway, "{error}");
 }
 
-/// A table whose columns changed, as by `evolve`, is written with the new ones.
+/// A table whose columns have changed, for example by `evolve`, is written with the new ones.
 #[tokio::test]
 async fn statements_follow_the_tables() {
     let place = Place::with_users("evolve", &users()).await;
@@ -696,7 +696,7 @@ async fn hostile_names_are_names() {
     }
 }
 
-/// G12: what a user's trigger says may quote a row.
+/// G12: the message of a user's trigger may quote a row.
 #[tokio::test]
 async fn a_trigger_of_the_user_refuses_rows_and_is_not_quoted() {
     let place = Place::with_users("trigger", &users()).await;
@@ -715,7 +715,7 @@ async fn a_trigger_of_the_user_refuses_rows_and_is_not_quoted() {
     assert!(said.contains("P0001") && !said.contains("secret"), "{said}");
 }
 
-/// G10: a key that fits no index, the likeliest reason for a dead letter, must not keep the letter out too.
+/// G10: a key that fits no index, the likeliest reason for a dead letter, must not prevent the letter, too.
 #[tokio::test]
 async fn a_dead_letter_with_a_long_key_is_stored() {
     let place = Place::with_users("longkey", &users()).await;
@@ -726,7 +726,7 @@ async fn a_dead_letter_with_a_long_key_is_stored() {
     assert_eq!(place.query("SELECT key FROM docrow.dead_letters").await, [key]);
 }
 
-/// A batch is sent whole or not at all: giving up waiting leaves no transaction open.
+/// A batch is sent completely or not at all: cancelling the wait leaves no transaction open.
 #[tokio::test]
 async fn a_dropped_apply_leaves_the_session_usable() {
     let place = Place::with_users("dropped", &users()).await;

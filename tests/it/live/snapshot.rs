@@ -1,4 +1,4 @@
-//! `docrow backfill`: what is copied equals what there is.
+//! `docrow backfill`: the copy equals the source.
 
 use std::sync::atomic::AtomicU64;
 
@@ -42,7 +42,7 @@ async fn users_are_copied_by_mapping_file_and_automatically() {
     place.assert_same(&home).await;
 }
 
-/// G1: real documents: nulls, field names with spaces and as data, numbers that are strings now and then.
+/// G1: real documents: nulls, field names with spaces and as data, numbers that are sometimes strings.
 #[tokio::test]
 async fn real_documents_are_copied() {
     let place = Place::shared("snapshot_real").await;
@@ -53,7 +53,7 @@ async fn real_documents_are_copied() {
     place.assert_same(&home).await;
 }
 
-/// What people type first: no configuration file.
+/// What users type first: no configuration file.
 #[tokio::test]
 async fn flags_are_enough() {
     let place = Place::shared("snapshot_flags").await;
@@ -151,8 +151,8 @@ async fn names_are_just_names() {
     docrow.stop().await.quiet();
 }
 
-/// G10: a document that can't have rows stops nothing and does not vanish; the snapshot and the stream agree on it.
-/// Trap: an index key has at most 2.7 kB.
+/// G10: a document that can't have rows stops nothing and does not disappear; the snapshot and the stream
+/// treat it alike. Trap: an index key has at most 2.7 kB.
 #[tokio::test]
 async fn a_document_without_rows_is_a_dead_letter() {
     let place = Place::shared("snapshot_dead").await;
@@ -180,8 +180,8 @@ async fn a_document_without_rows_is_a_dead_letter() {
     assert!(ended.log.contains("2 documents could not be written"), "{}", ended.log);
 }
 
-/// G10: of what the target's own constraints refuse, only the offending documents become dead letters, in the snapshot
-/// and in the stream; they heal when they are mended. G12: the log quotes no value.
+/// G10: of documents that the target's own constraints refuse, only the offending ones become dead letters,
+/// in the snapshot and in the stream; they are written once they are fixed. G12: the log quotes no value.
 #[tokio::test]
 async fn a_refused_document_is_a_dead_letter_until_it_is_mended() {
     let place = Place::shared("snapshot_refused").await;
@@ -190,7 +190,7 @@ async fn a_refused_document_is_a_dead_letter_until_it_is_mended() {
     let document =
         |id: i32| doc! { "_id": id, "n": if id % 10 == 3 { -4711 } else { 4711 }, "list": [{ "id": id }] };
     things.insert_many((0..100).map(document)).await.unwrap();
-    // The table is created bare by docrow, and gets the constraint at once.
+    // docrow creates the table without keys, and it gets the constraint at once.
     let constrain = "CREATE FUNCTION constrain() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN \
         IF to_regclass('public.things') IS NOT NULL AND NOT EXISTS (SELECT FROM pg_constraint WHERE conname = 'positive') \
         THEN ALTER TABLE public.things ADD CONSTRAINT positive CHECK (n > 0); END IF; END $$; \
@@ -211,11 +211,12 @@ async fn a_refused_document_is_a_dead_letter_until_it_is_mended() {
     assert_eq!(place.number("SELECT count(*) FROM things").await, Some(180));
     place.assert_same(&home).await;
 
-    // Mended, gone, and one that was good until now: its rows must not be left standing.
+    // A fixed one, a deleted one, and one that was valid until now: its rows must not stay.
     things.update_many(doc! { "n": -4711, "_id": { "$gt": 50 } }, doc! { "$set": { "n": 1 } }).await.unwrap();
     things.delete_many(doc! { "n": -4711 }).await.unwrap();
     things.update_one(doc! { "_id": 0 }, doc! { "$set": { "n": -4711 } }).await.unwrap();
-    // A batch with a refused document is written in parts, so that all is settled only with the last of them.
+    // A batch with a refused document is written in parts, so that everything is settled only with the last
+    // of them.
     docrow.until("one is left", async || dead(&place).await == [r#"{"$numberInt":"0"}"#]).await;
     place.settle(&mut docrow).await;
     assert_eq!(place.number("SELECT count(*) FROM things").await, Some(194));

@@ -1,4 +1,4 @@
-//! `docrow run`: what is followed equals what there is, after every kind of change.
+//! `docrow run`: the replica equals the source after every kind of change.
 
 use std::sync::atomic::AtomicU64;
 
@@ -42,7 +42,7 @@ async fn every_kind_of_change_is_followed() {
     orders.insert_one(doc! { "_id": 150 }).await.unwrap();
     assert_followed(&place, &home, &mut docrow).await;
 
-    // Updates of scalars, of what is nested, of types; fields that no column knows.
+    // Updates of scalars, nested fields, types; unmapped fields.
     for (ids, change) in [
         (0..10, doc! { "$set": { "status": "paid", "total": 1 } }),
         (5..15, doc! { "$inc": { "total": 2.25 } }),
@@ -114,7 +114,7 @@ async fn every_kind_of_change_is_followed() {
     assert!(ended.log.contains("stopped: "), "{}", ended.log);
 }
 
-/// Many writes in one command, of one document several.
+/// Many writes in one command, several of one document.
 async fn bulk_writes(place: &Place) {
     place.collection("orders").insert_many((1000..1300).map(order)).ordered(false).await.unwrap();
     let update = |id: i32| {
@@ -209,7 +209,8 @@ async fn changes_of_one_document_are_folded() {
     docrow.stop().await.quiet();
 }
 
-/// Trap: the saved position of an idle stream ages out of the oplog. It moves though nothing that is included changes.
+/// Trap: the saved position of an idle stream ages out of the oplog. It advances even if no included
+/// collection changes.
 #[tokio::test]
 async fn the_position_of_an_idle_stream_moves() {
     let place = Place::shared("stream_idle").await;
@@ -231,7 +232,8 @@ async fn the_position_of_an_idle_stream_moves() {
     assert_eq!(place.number("SELECT count(*) FROM others").await, None);
 }
 
-/// G2: what is committed when docrow is asked to stop is not applied again, and the rest is.
+/// G2: changes that are committed when docrow is asked to stop are not applied again, and the rest is
+/// applied.
 #[tokio::test]
 async fn a_stop_is_resumed_without_replaying() {
     let place = Place::shared("stream_stop").await;
@@ -270,7 +272,7 @@ fn applied(log: &str) -> u64 {
     number.replace(',', "").parse().unwrap()
 }
 
-/// G2: documents move between partitions when their number changes; none is lost or goes back.
+/// G2: documents move between partitions when their number changes; no change is lost or reverted.
 #[tokio::test]
 async fn the_number_of_partitions_may_change() {
     let place = Place::shared("stream_partitions").await;
@@ -294,7 +296,7 @@ async fn the_number_of_partitions_may_change() {
     }
 }
 
-/// A collection that is included later is copied, while the others only go on.
+/// A collection that is included later is copied, while the others just continue.
 #[tokio::test]
 async fn a_collection_may_be_added() {
     let place = Place::shared("stream_added").await;
@@ -321,11 +323,11 @@ async fn a_collection_may_be_added() {
     assert!(ended.log.contains("stopped: 100 documents copied"), "{}", ended.log);
 }
 
-/// Trap: a transaction's events share one cluster time, and one reply does not hold them all. A backfill that has seen the
-/// first of them has not caught up.
+/// Trap: a transaction's events share one cluster time, and one reply does not hold them all. A backfill that
+/// has seen only the first of them has not caught up.
 #[tokio::test]
 async fn a_backfill_ends_after_the_whole_of_the_last_transaction() {
-    // Of its own, so that nothing is written after the transaction.
+    // On a separate server, so that nothing is written after the transaction.
     let mongod = Mongod::start(MongodOptions::default()).await.unwrap();
     let shared = Place::shared("stream_transaction").await;
     let place = Place::on(&mongod.uri(), &shared.postgres_uri, "stream_transaction_own").await;
@@ -345,7 +347,7 @@ async fn a_backfill_ends_after_the_whole_of_the_last_transaction() {
     place.assert_same(&home).await;
 }
 
-/// A service waits for the first collection; a person who asks for a copy is told that there is none.
+/// A service waits for the first collection; a backfill reports that there is none.
 #[tokio::test]
 async fn an_empty_database_is_waited_for() {
     let place = Place::shared("stream_empty").await;

@@ -1,4 +1,4 @@
-//! A collection's tables in a real PostgreSQL: made, adopted, refused, changed with their mapping.
+//! A collection's tables in a real PostgreSQL: created, adopted, refused, changed with their mapping.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ impl Place {
         ddl::change_tables(&mut self.session().await, &self.target, mapping, tables).await
     }
 
-    /// What the mapping's first version is refused for.
+    /// Why the mapping's first version is refused.
     async fn refusal(&self, tables: &[Table]) -> String {
         let error = self.change(&mapping(), tables).await.unwrap_err();
         assert_eq!(error.kind(), Kind::TargetRefused, "{error}");
@@ -105,7 +105,7 @@ async fn a_table_that_does_not_fit_is_refused_with_the_diff() {
         ),
         (
             "CREATE TABLE users (id bigint GENERATED ALWAYS AS IDENTITY, name text, score numeric, tags text[])",
-            &[r#""id" bigint NOT NULL that gives itself its values"#],
+            &[r#""id" bigint NOT NULL that generates its values"#],
         ),
         (
             "CREATE TABLE users (id bigint, name text, score numeric, tags text[], who text NOT NULL)",
@@ -121,7 +121,7 @@ async fn a_table_that_does_not_fit_is_refused_with_the_diff() {
         ("CREATE UNLOGGED TABLE users (id bigint)", &["an unlogged table"]),
         (
             "CREATE TABLE messages (body text, user_id bigint, ord bigint); INSERT INTO messages DEFAULT VALUES",
-            &[r#""public"."messages": rows where an empty table"#, "`docrow plan` shows it all"],
+            &[r#""public"."messages": rows where an empty table"#, "`docrow plan` shows the differences"],
         ),
     ] {
         place.query(make).await;
@@ -138,7 +138,7 @@ async fn a_table_that_does_not_fit_is_refused_with_the_diff() {
     }
 }
 
-/// Another user's table: what is missing is said as the very GRANT.
+/// Another user's table: the error contains the exact GRANT for what is missing.
 #[tokio::test]
 async fn a_table_without_the_privilege_is_refused_with_the_grant() {
     let place = Place::with_bookkeeping("grant").await;
@@ -162,7 +162,7 @@ async fn a_table_without_the_privilege_is_refused_with_the_grant() {
     place.query("DROP OWNED BY docrow_adopter CASCADE; DROP ROLE docrow_adopter").await;
 }
 
-/// A mapping's next version: its tables get what it adds, with the rows that are there, and it is stored with them.
+/// A mapping's next version: its tables get the additions, with existing rows, and it is stored with them.
 #[tokio::test]
 async fn a_next_version_adds_and_widens() {
     let place = Place::with_users("grow", &users()).await;
@@ -191,7 +191,7 @@ async fn a_next_version_adds_and_widens() {
     mapping_versions::set_filled(&mut place.session().await, "p", NS, 2).await.unwrap();
     assert!(place.stored().await.filled);
 
-    // Small integers widen; an earlier table is left.
+    // Small integers are widened; an earlier table is left alone.
     let mut rows = Rows::new(3);
     push(
         &mut rows,
@@ -216,7 +216,7 @@ async fn write(place: &Place, tables: &[Table], rows: &Rows, id: i64) {
     place.applier().await.apply(&Batch { collections: vec![batch], ..Batch::default() }).await.unwrap();
 }
 
-/// G4: nothing is rounded: a value that a double would give back as another one keeps its column as it is.
+/// G4: nothing is rounded: if a value would not read back unchanged from a double, its column stays as it is.
 #[tokio::test]
 async fn a_column_with_large_integers_is_not_widened() {
     let mut tables = users();
@@ -239,7 +239,7 @@ async fn a_column_with_large_integers_is_not_widened() {
     assert_eq!(place.query("SELECT pg_typeof(age) FROM users").await, ["bigint"]);
 }
 
-/// A change must not wait behind a user's long query for ever, with all other queries waiting behind it.
+/// A change must not wait behind a user's long query forever, with all other queries queued behind it.
 #[tokio::test]
 async fn a_locked_table_is_waited_for_only_so_long() {
     let place = Place::with_users("locked", &users()).await;
@@ -253,7 +253,7 @@ async fn a_locked_table_is_waited_for_only_so_long() {
     assert!(error.to_string().contains("lock timeout"), "{error}");
     assert!(started.elapsed() < Duration::from_secs(30));
     assert_eq!(place.stored().await.version, 1);
-    // What needs no change waits for nobody.
+    // A table that needs no change waits for no lock.
     place.change(&mapping(), &users()).await.unwrap();
     user.batch_execute("COMMIT").await.unwrap();
     place.change(&mapping().next("second"), &tables).await.unwrap();
@@ -273,7 +273,7 @@ async fn a_table_has_one_collection() {
     let fence = super::sink::fence(&q).await;
     let mut session = fence.target().connect().await.unwrap();
     ddl::change_tables(&mut session, fence.target(), &mapping(), &users()).await.unwrap();
-    // In another schema than its rows are, a pipeline would go on with empty tables.
+    // In another schema than that of its rows, a pipeline would continue with empty tables.
     let moved = place.target_of("elsewhere", "p");
     place.query("DROP SCHEMA elsewhere CASCADE; CREATE SCHEMA elsewhere; DELETE FROM docrow.schemas WHERE pipeline = 'q'").await;
     let error =
@@ -298,7 +298,7 @@ async fn a_plan_changes_nothing() {
         place.query("SELECT to_regclass('users') IS NULL AND to_regnamespace('docrow') IS NULL").await,
         ["t"]
     );
-    // What it says can be run as it stands.
+    // Its suggestion can be run as it is.
     for when in [When::AtOnce, When::AfterCopy] {
         for step in plan.steps(when) {
             place.query(&step.sql).await;
@@ -308,7 +308,7 @@ async fn a_plan_changes_nothing() {
     assert_eq!(after.steps(When::AtOnce).count() + after.steps(When::AfterCopy).count(), 0);
 }
 
-/// The bookkeeping of an earlier docrow gets the columns that it lacks. What was copied by that docrow is not gone on with.
+/// The metadata of an earlier docrow gets missing columns. A copy of that docrow is not continued.
 #[tokio::test]
 async fn earlier_bookkeeping_is_completed() {
     let place = Place::with_users("earlier", &users()).await;
@@ -331,7 +331,7 @@ async fn earlier_bookkeeping_is_completed() {
         });
         futures_util::future::join_all(several).await;
     }
-    // The pipeline's row is as it was, and it can be taken.
+    // The pipeline's row is unchanged, and it can be taken.
     assert_eq!(place.query("SELECT epoch FROM docrow.pipelines").await, ["0"]);
     let place = place.freed().0;
     let fence = super::sink::fence(&place.target).await;
@@ -342,7 +342,7 @@ async fn earlier_bookkeeping_is_completed() {
     assert_eq!(place.query(columns).await, ["5"]);
 }
 
-/// What somebody has dropped is not made again without its rows, as if nothing were missing.
+/// A dropped table is not created again without its rows, as if nothing were missing.
 #[tokio::test]
 async fn what_was_dropped_is_not_made_again() {
     for (name, drop, lost) in [
@@ -357,8 +357,8 @@ async fn what_was_dropped_is_not_made_again() {
     }
 }
 
-/// Somebody changes tables while docrow writes to them: it is said what, and what to do. What can't be told by the server,
-/// that COPY takes any bytes for a value of a column's new type, is looked for.
+/// Tables change while docrow writes to them: the error says what happened, and what to do. Since the server
+/// can't detect that COPY accepts any bytes for a column's new type, docrow checks for that.
 #[tokio::test]
 async fn what_is_dropped_or_changed_meanwhile_is_said() {
     let place = Place::with_users("meanwhile", &users()).await;

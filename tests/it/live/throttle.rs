@@ -1,4 +1,5 @@
-//! `[snapshot] max_rate` and `docrow throttle`: a snapshot is no faster than it may be, and spares secondaries that are behind.
+//! `[snapshot] max_rate` and `docrow throttle`: a snapshot respects its limit, and pauses while secondaries
+//! are behind.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ async fn fill(place: &Place, documents: i32) {
     place.collection("orders").insert_many(orders).await.unwrap();
 }
 
-/// Issue: in documents or in bytes per second. Both together would take half the time.
+/// Issue: in documents or in bytes per second. If both were limited together, it would take half the time.
 #[tokio::test]
 async fn a_snapshot_is_no_faster_than_it_may_be() {
     for (name, rate) in [("documents", "400"), ("bytes", "96KiB")] {
@@ -38,14 +39,14 @@ async fn a_running_snapshot_is_throttled_and_let_go() {
     home.set("snapshot.max_rate", 1);
     let mut docrow = home.run();
     let status = async || home.status().await["process"]["limit"].clone();
-    docrow.until("the limit is shown", async || status().await == "at most 1 documents a second").await;
+    docrow.until("the limit is shown", async || status().await == "at most 1 documents per second").await;
     let ended = home.finish(&["throttle", "off"]).await.with_code(0).quiet();
     assert!(ended.out.contains("as fast as they can"), "{}", ended.out);
     docrow.logs("snapshots read as fast as they can").await;
     place.settle(&mut docrow).await;
     docrow.until("no limit is shown", async || status().await.is_null()).await;
     docrow.stop().await.quiet();
-    // It outlives the process, until somebody says otherwise.
+    // It survives the process, until it is changed.
     home.finish(&["resync", "*"]).await.with_code(0);
     let mut docrow = home.run();
     place.settle(&mut docrow).await;
@@ -56,7 +57,7 @@ async fn a_running_snapshot_is_throttled_and_let_go() {
     place.assert_same(&home).await;
 }
 
-/// Issue: backing off by itself while the source's secondaries lag.
+/// Issue: automatic back-off while the source's secondaries lag.
 #[tokio::test]
 async fn a_snapshot_spares_secondaries_that_are_behind() {
     let pair = Pair::start(false).await;

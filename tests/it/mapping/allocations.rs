@@ -24,7 +24,8 @@ use super::{
 
 const USERS: &str = include_str!("../../../schemas/users.toml");
 
-/// Fields that are masked, by a hash and without, and fields that are left out of objects, rows and what is noted whole.
+/// Fields that are masked, by a hash and without, and fields that are omitted from objects, rows and noted
+/// values.
 fn secretive() -> Arc<Mapping> {
     let text = USERS
         .replace(
@@ -47,7 +48,7 @@ fn odd(mapping: &Arc<Mapping>) -> Vec<RawDocumentBuf> {
     let mut runner = TestRunner::deterministic();
     let strategy = any_document(COLUMNS);
     let documents = (0..300).map(|_| strategy.new_tree(&mut runner).unwrap().current());
-    // An embedded `_id` that is not in its canonical form is brought into it in memory of its own.
+    // An embedded `_id` that is not canonical is converted in separate memory.
     let is_embedded = |document: &RawDocumentBuf| {
         use RawBsonRef::{Array, Document, JavaScriptCodeWithScope};
         let id = document.iter().flatten().find(|(name, _)| name.as_str() == "_id");
@@ -73,7 +74,7 @@ fn unusual_users() -> Vec<RawDocumentBuf> {
     (0..100).map(with).collect()
 }
 
-/// How many times it allocates to encode documents like those that were encoded before.
+/// How many allocations encoding documents like the previous ones needs.
 fn allocations(encoder: &mut Encoder, documents: &[RawDocumentBuf], rows: &mut Rows) -> u64 {
     let mut key = BytesMut::with_capacity(4096);
     let mut pass = || {
@@ -125,7 +126,7 @@ fn encoding_allocates_nothing() {
     }
 }
 
-/// G11: "bounded memory". What a large document needed is given back when the next one is encoded.
+/// G11: "bounded memory". The memory for a large document is freed when the next one is encoded.
 #[test]
 fn large_documents_leave_no_memory_behind() {
     let field = |i: i32| (format!("f{i}"), Bson::from(i));

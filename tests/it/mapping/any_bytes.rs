@@ -1,6 +1,6 @@
-//! What holds for any bytes that are passed for a document, under mappings of every kind: they have rows and can be made
-//! again from them, or are refused and leave nothing behind. The fuzz target in `fuzz/` shares this file, so it knows
-//! nothing of other tests but the judge of sameness.
+//! Properties of any bytes that are passed as a document, under mappings of every kind: they have rows and
+//! can be rebuilt from them, or are refused and leave nothing behind. The fuzz target in `fuzz/` shares this
+//! file, so it depends on no other test code but the judge of sameness.
 
 use std::{
     fmt::Write,
@@ -20,12 +20,12 @@ use docrow_mapping::{
 
 use crate::support::same::difference;
 
-/// MongoDB takes no document that is deeper; docrow rebuilds none that is much deeper.
+/// MongoDB accepts no document that is deeper; docrow rebuilds none that is much deeper.
 const MAX_DEPTH: usize = 200;
 
 struct Case {
     mapping: Arc<Mapping>,
-    /// Whether its rows say all of a document.
+    /// Whether its rows represent a document completely.
     exact: bool,
 }
 
@@ -40,7 +40,7 @@ static CASES: LazyLock<Vec<Case>> = LazyLock::new(|| {
         document("extra = '_extra'\n", "relaxed"),
         document("extra = '_extra'\n", "canonical"),
     ];
-    // Without `extra`, null is as good as missing.
+    // Without `extra`, null is equivalent to missing.
     let inexact = [
         tables("on_unfit = 'fail'\n", "bytea", ""),
         tables(&format!("extra = '_extra'\n{omit}"), "text", ", mask = 'redact'"),
@@ -109,7 +109,7 @@ fn document(options: &str, json: &str) -> String {
     )
 }
 
-/// Panics if something does not hold for `bytes` under the mapping of this number.
+/// Panics if a property does not hold for `bytes` under the mapping of this number.
 pub(crate) fn check(number: usize, bytes: &[u8]) {
     let Ok(document) = RawDocument::from_bytes(bytes) else { return };
     match CASES.get(number % (CASES.len() + 1)) {
@@ -152,7 +152,7 @@ fn check_under(mapping: &Arc<Mapping>, exact: bool, document: &RawDocument) {
     }
 }
 
-/// What is left of a document has nothing more that is to be left out.
+/// The rest of a document contains nothing that should be left out.
 fn check_censored(mapping: &Mapping, document: &RawDocument) {
     let Some(left) = mapping.censored(document) else { return };
     let left = RawDocumentBuf::from_bytes(left).unwrap();

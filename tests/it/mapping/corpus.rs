@@ -1,7 +1,8 @@
-//! MongoDB's own BSON corpus: every valid case comes back exactly, and what is no BSON is refused, or comes back exactly.
+//! MongoDB's own BSON corpus: every valid case is rebuilt exactly, and invalid BSON is refused, or rebuilt
+//! exactly.
 //!
-//! The corpus is in the source package of pymongo; `make setup` fetches it. Its format is described in the specification
-//! (<https://github.com/mongodb/specifications/blob/master/source/bson-corpus/bson-corpus.md>).
+//! The corpus is in the source package of pymongo; `make setup` fetches it. Its format is described in the
+//! specification (<https://github.com/mongodb/specifications/blob/master/source/bson-corpus/bson-corpus.md>).
 
 use std::{collections::BTreeMap, env, fs, path::PathBuf, sync::Arc};
 
@@ -63,7 +64,7 @@ fn bytes(hex: &str) -> Vec<u8> {
     (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
 }
 
-/// With `_id` as its first field, in front of what `bytes` have.
+/// With `_id` as its first field, before those of `bytes`.
 fn with_id(id: usize, bytes: &[u8]) -> Vec<u8> {
     let id = [&b"\x10_id\0"[..], &i32::try_from(id).unwrap().to_le_bytes()].concat();
     let length =
@@ -117,7 +118,7 @@ fn every_valid_case_comes_back() {
     assert!(cases > 500, "only {cases} cases");
 }
 
-/// The JSON of document mode is the specification's, wherever the specification's tells all.
+/// The JSON of document mode is that of the specification, wherever that represents everything.
 #[test]
 fn whole_documents_are_the_specifications_json() {
     let mut compared = [0, 0];

@@ -6,7 +6,7 @@ use proptest::{prelude::*, sample::Index};
 
 use super::{any_bytes::check, documents::any_document};
 
-/// One thing that happens to bytes.
+/// A modification of bytes.
 #[derive(Clone, Debug)]
 enum Damage {
     Set(Index, u8),

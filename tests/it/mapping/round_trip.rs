@@ -160,7 +160,8 @@ proptest! {
         }
     }
 
-    /// What was written before a column or a table was added is rebuilt by the newer mapping, and so can be written anew.
+    /// Rows written before a column or a table was added can be rebuilt with the newer mapping, and so be
+    /// written again.
     #[test]
     fn rows_of_an_older_mapping_under_a_newer_one(
         document in any_document(COLUMNS),

@@ -1,5 +1,5 @@
-//! Documents through a real PostgreSQL: copied in as a snapshot does it, applied as a change stream's batch does it, read
-//! back and rebuilt.
+//! Documents through a real PostgreSQL: copied as by a snapshot, applied as by a batch of the change stream,
+//! read back and rebuilt.
 
 use std::sync::Arc;
 
@@ -25,15 +25,15 @@ use mongodb::bson::{RawDocument, RawDocumentBuf};
 use super::rebuild;
 use crate::support::Place;
 
-/// A test's database; every mapping has a schema of its own in it.
+/// A test's database; every mapping has its own schema in it.
 pub(crate) struct Store {
     uri: String,
     schemas: usize,
 }
 
-/// What became of documents.
+/// The result for the documents.
 pub(crate) struct Stored {
-    /// Each rebuilt from its rows; none for a document that could not have any, or whose key an earlier one has.
+    /// Each rebuilt from its rows; none for a document that can't have any, or whose key an earlier one has.
     pub(crate) documents: Vec<Option<RawDocumentBuf>>,
     /// The schema of the tables.
     pub(crate) schema: String,
@@ -83,7 +83,7 @@ async fn create(uri: &str, schema: &str, mapping: &Mapping) {
     }
 }
 
-/// The keys of the documents that can have rows, none twice, and for each document its own.
+/// The keys of the documents that can have rows, without duplicates, and for each document its own.
 fn keys(mapping: &Arc<Mapping>, documents: &[RawDocumentBuf]) -> (Keys, Vec<Option<Vec<u8>>>) {
     let mut encoder = Encoder::new(Arc::clone(mapping), Framing::Copy);
     let mut keys = Keys::default();
@@ -119,7 +119,7 @@ async fn copy(target: &Target, schema: &str, mapping: &Arc<Mapping>, documents: 
     writer.commit(Marker { collection: schema, number: 0, documents }).await.unwrap();
 }
 
-/// Applies the same documents once more, which changes nothing, bit by bit.
+/// Applies the same documents once more, which must not change a bit.
 async fn apply(target: &Target, mapping: &Arc<Mapping>, documents: &[&RawDocument], keys: &Keys) {
     let session = target.connect().await.unwrap();
     let mut applier = Applier::new(session, target, Partition(0), 0).await.unwrap();

@@ -23,7 +23,7 @@ fn sample<T: std::fmt::Debug>(values: &impl Strategy<Value = T>) -> T {
     RUNNER.with_borrow_mut(|runner| values.new_tree(runner).unwrap().current())
 }
 
-/// Says how many documents came back.
+/// Returns how many documents came back.
 async fn check(store: &mut Store, mapping: &Arc<Mapping>, documents: &[RawDocumentBuf]) -> usize {
     let stored = store.pass(mapping, documents).await;
     for (rebuilt, document) in stored.documents.iter().zip(documents) {
@@ -48,7 +48,7 @@ async fn any_document_comes_back_from_typed_tables() {
     }
 }
 
-/// G4, as collections without a mapping file have it.
+/// G4, for collections without a mapping file.
 #[tokio::test]
 async fn any_document_comes_back_from_inferred_tables() {
     let mut store = Store::new("inferred").await;
@@ -60,7 +60,7 @@ async fn any_document_comes_back_from_inferred_tables() {
     assert!(back > 200, "{back}");
 }
 
-/// G4, as document mode has it.
+/// G4, in document mode.
 #[tokio::test]
 async fn any_document_comes_back_whole() {
     let mut store = Store::new("whole").await;

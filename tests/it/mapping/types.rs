@@ -1,4 +1,4 @@
-//! Every BSON type in every column type, with PostgreSQL as the judge of what the column says.
+//! Every BSON type in every column type; PostgreSQL shows what the column holds.
 
 use std::{collections::BTreeMap, env, fs, path::Path, sync::LazyLock};
 
@@ -16,14 +16,14 @@ use super::{
 };
 use crate::support::{self, connect, same::difference};
 
-/// The table: for each value and column what `column::text` shows; `~` before it: the column would read back as something
-/// else, so the value is noted besides; `-`: the column is NULL, the value is noted.
+/// The table: for each value and column the result of `column::text`; `~` before it: the column would read
+/// back as another value, so the value is also noted; `-`: the column is NULL, the value is noted.
 const TABLE: &str = "types.txt";
 
 /// The table for people.
 const DOCUMENTATION: &str = "docs/mapping.md";
 
-/// The columns of the table: a type, and how its values read back.
+/// The columns of the table: a type, and what its values read back as.
 static COLUMNS: LazyLock<Vec<String>> = LazyLock::new(|| {
     let columns_of = |scalar: Scalar| {
         let (name, word) = (scalar.sql(), scalar.other_reading().and_then(Reading::word));
@@ -113,7 +113,7 @@ fn values() -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// Of the field `s0` there is a column of the first type, of `a0` one of an array of it, and so on.
+/// The field `s0` has a column of the first type, `a0` one of an array of it, and so on.
 fn mapping() -> String {
     let mut text = "collection = \"a.b\"\ntable = \"t\"\nextra = \"_extra\"\n[key]\ncolumn = \"_id\"\ntype = \"integer\"\n[columns]\n".to_owned();
     for (i, column) in COLUMNS.iter().enumerate() {
@@ -138,7 +138,7 @@ fn row(id: usize, value: &Value) -> RawDocumentBuf {
     document(&fields)
 }
 
-/// G4: every value lands in a typed column or, exactly, in `_extra`, so that it comes back as what it was.
+/// G4: every value is in a typed column or, exactly, in `_extra`, so that it comes back unchanged.
 #[tokio::test]
 async fn every_type_in_every_column() {
     let mut store = Store::new("types").await;
@@ -157,7 +157,7 @@ async fn every_type_in_every_column() {
         let mut line = vec![(*name).to_owned()];
         for (j, column) in COLUMNS.iter().enumerate() {
             let scalar = &cells[&(i, format!("s{j}"))];
-            // In an array a value is what it is alone; but null is NULL.
+            // In an array a value is the same as alone; but null is NULL.
             let is_null = matches!(value, Value::Leaf(0x0a, _)) && *column != Scalar::Jsonb.sql();
             let in_array = if is_null { "NULL" } else { scalar };
             assert_eq!(cells[&(i, format!("a{j}"))], in_array, "{name} in {column}[]");
@@ -168,7 +168,7 @@ async fn every_type_in_every_column() {
     support::golden(TABLE, &format!("{}\n", aligned(&shown)));
 }
 
-/// What each column of each document shows.
+/// The text of each column of each document.
 async fn cells(uri: &str, schema: &str, mapping: &Mapping) -> BTreeMap<(usize, String), String> {
     let client = connect(uri).await;
     client.batch_execute(&format!("SET search_path = {schema}; SET timezone = 'UTC'")).await.unwrap();

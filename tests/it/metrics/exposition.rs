@@ -1,4 +1,4 @@
-//! Prometheus's text format, as docrow gives it.
+//! Prometheus's text format, as docrow writes it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use tokio::{
     net::TcpStream,
 };
 
-/// What was read at one moment.
+/// One reading of the metrics.
 #[derive(Debug)]
 pub(super) struct Exposition {
     pub(super) text: String,
@@ -31,8 +31,8 @@ impl Exposition {
         Some(Self::parse(body))
     }
 
-    /// Reads it, and holds it to the table: every sample is of a metric that has its HELP and TYPE before it, with the
-    /// table's kind, labels and values of labels.
+    /// Parses it, and compares it with the table: every sample belongs to a metric that has its HELP and TYPE
+    /// before it, with the table's kind, labels and values of labels.
     pub(super) fn parse(text: &str) -> Self {
         let (mut helped, mut typed, mut samples) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
         for line in text.lines() {
@@ -62,19 +62,19 @@ impl Exposition {
         Self { text: text.to_owned(), samples }
     }
 
-    /// A sample, by its name and labels; they must be there.
+    /// A sample, by its name and labels; it must exist.
     #[track_caller]
     pub(super) fn get(&self, series: &str) -> f64 {
         let found = self.samples.get(series);
         *found.unwrap_or_else(|| panic!("no {series} in\n{}", self.text))
     }
 
-    /// A sample that may not be there yet.
+    /// A sample that may not exist yet.
     pub(super) fn find(&self, series: &str) -> Option<f64> {
         self.samples.get(series).copied()
     }
 
-    /// Metrics of which there is nothing.
+    /// Metrics that have no sample.
     pub(super) fn missing(&self) -> Vec<&'static str> {
         let text = &self.text;
         let names = ALL.iter().map(|metric| metric.about().name);
@@ -82,7 +82,7 @@ impl Exposition {
     }
 }
 
-/// The entry of the table that a sample's name is of.
+/// The entry of the table that a sample's name belongs to.
 pub(super) fn find(name: &str) -> Option<&'static MetricAbout> {
     let of = |name: &str| ALL.iter().map(|metric| metric.about()).find(|about| about.name == name);
     let histogram = || {

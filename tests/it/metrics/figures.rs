@@ -1,4 +1,4 @@
-//! The figures of a living process.
+//! The figures of a running process.
 
 use std::{
     net::TcpListener,
@@ -29,7 +29,7 @@ ordinals = ["position"]
 columns = { item = { path = "item", type = "text" } }
 "#;
 
-/// Who docrow is asked by.
+/// A reader of docrow's metrics.
 struct Scraped {
     port: u16,
     /// `database.orders`.
@@ -48,7 +48,7 @@ impl Scraped {
         Exposition::of(self.port).await.expect("it listens")
     }
 
-    /// Waits until what is shown is so.
+    /// Waits until the figures satisfy the condition.
     async fn until(
         &self,
         docrow: &mut Docrow,
@@ -75,15 +75,16 @@ fn order(id: i32) -> Document {
     doc! { "_id": id, "n": id, "lines": [{ "item": "pen" }, { "item": "ink" }] }
 }
 
-/// Issue 6: every metric is there, with HELP and TYPE, as Prometheus wants it, and the figures are what was done: what is
-/// inserted grows the rows, by as many as there are in PostgreSQL.
+/// Issue 6: every metric is there, with HELP and TYPE, as Prometheus requires, and the figures match the
+/// work: an insert increases the rows by as many as there are in PostgreSQL.
 #[tokio::test]
 async fn figures_agree_with_what_was_written() {
     let place = Place::shared("metrics_figures").await;
     place.add_sentinels().await;
     let orders = place.collection("orders");
     orders.insert_many((0..500).map(order)).await.unwrap();
-    // A value that does not fit its column, one that does not fit its table, and a key that can't be one.
+    // A value that does not fit its column, one that does not fit its table, and a key that can't be
+    // converted.
     orders.insert_one(doc! { "_id": 500, "n": "many", "lines": "none" }).await.unwrap();
     orders.insert_one(doc! { "_id": "a key that is a secret", "n": 1 }).await.unwrap();
     let mut home = Home::new(&place);
@@ -116,7 +117,7 @@ async fn figures_agree_with_what_was_written() {
 
     orders.insert_many((1000..1200).map(order)).await.unwrap();
     orders.update_many(doc! { "_id": { "$lt": 50 } }, doc! { "$set": { "note": "new" } }).await.unwrap();
-    // What is appended to an array must be looked up.
+    // An append to an array requires a lookup.
     let push = doc! { "$push": { "lines": { "item": "cap" } } };
     orders.update_many(doc! { "_id": { "$gte": 50, "$lt": 60 } }, push).await.unwrap();
     orders.delete_many(doc! { "_id": { "$gte": 100, "$lt": 110 } }).await.unwrap();
@@ -127,13 +128,13 @@ async fn figures_agree_with_what_was_written() {
     let after = scraped.until(&mut docrow, "all is counted", |shown| applied(shown) >= wanted).await;
     let grown = |series: &str| after.get(series) - before.get(series);
     assert_eq!(applied(&after), wanted);
-    // The one without a key has no rows to be deleted.
+    // The one without a key has no rows to delete.
     assert_eq!(grown(&scraped.of("docrow_documents_written_total")), events - 1.0);
     assert_eq!(grown("docrow_events_read_total"), events + number(SENTINELS));
-    // The sentinels are in the rows that were there before.
+    // The sentinels are among the earlier rows.
     let written = 200.0 * 3.0 + 50.0 + 10.0 + number(SENTINELS);
     let upserted = grown("docrow_rows_written_total{method=\"upsert\"}");
-    // Of ten orders, the root row stays as it was.
+    // The root rows of ten orders did not change.
     assert_eq!(upserted, written, "{}", after.text);
     assert_eq!(grown("docrow_rows_deleted_total"), 10.0 * 3.0);
     assert_eq!(grown("docrow_rows_written_total{method=\"copy\"}"), 0.0);
@@ -157,8 +158,8 @@ async fn figures_agree_with_what_was_written() {
     place.assert_same(&home).await;
 }
 
-/// Changes one by one: all together they took no longer than until they were seen. (By the cluster's time, which is in
-/// seconds, it would be half a second more each.)
+/// Changes one by one: together they took no longer than until they were seen. (By the cluster's time, in
+/// seconds, it would be half a second more for each.)
 async fn latency_is_what_it_took(place: &Place, scraped: &Scraped, docrow: &mut Docrow) {
     const CHANGES: i32 = 6;
     let before = scraped.now().await;
@@ -176,7 +177,7 @@ async fn latency_is_what_it_took(place: &Place, scraped: &Scraped, docrow: &mut 
     };
     let all = |shown: &Exposition| grown(shown, "count") >= f64::from(CHANGES);
     let after = scraped.until(docrow, "all are counted", all).await;
-    // How exactly the clocks' difference is known.
+    // The precision of the clocks' difference.
     let most = took.as_secs_f64() + 0.06 * f64::from(CHANGES);
     assert!(grown(&after, "sum") <= most, "{} > {most}", grown(&after, "sum"));
 }
@@ -185,8 +186,8 @@ fn live(scraped: &Scraped) -> String {
     format!("docrow_collection_phase{{collection=\"{}\",phase=\"live\"}}", scraped.orders)
 }
 
-/// Lag goes to zero when writes stop, and grows while PostgreSQL is away; meanwhile the position does not grow old, for
-/// what is in the spool need not be read again (G6).
+/// Lag goes to zero when writes stop, and grows while PostgreSQL is away; meanwhile the position does not
+/// become stale, because changes in the spool need not be read again (G6).
 #[tokio::test]
 async fn lag_grows_while_postgresql_is_away_and_not_while_nothing_is_written() {
     let place = Place::shared("metrics_lag").await;
@@ -199,7 +200,7 @@ async fn lag_grows_while_postgresql_is_away_and_not_while_nothing_is_written() {
     let scraped = Scraped::new(&place, &mut home);
     let mut docrow = home.run();
     place.settle(&mut docrow).await;
-    // Other tests write to this server meanwhile, so that its time moves on: the positions do, too.
+    // Other tests write to this server meanwhile, so its time advances: so do the positions.
     let lag = scraped.of("docrow_lag_seconds");
     let small = |shown: &Exposition| {
         shown.find(&live(&scraped)) == Some(1.0) && shown.find(&lag).is_some_and(|lag| lag <= 2.0)
@@ -225,7 +226,7 @@ async fn lag_grows_while_postgresql_is_away_and_not_while_nothing_is_written() {
             last.as_ref().is_some_and(away)
         })
         .await;
-    // It is looked up when it comes out of the spool, and is gone by then.
+    // It is looked up when it is read from the spool, and no longer exists by then.
     orders.delete_one(doc! { "_id": 1000 }).await.unwrap();
     let during = last.unwrap();
     assert!(during.get("docrow_retries_total{cause=\"target_away\"}") >= 1.0);
@@ -237,7 +238,7 @@ async fn lag_grows_while_postgresql_is_away_and_not_while_nothing_is_written() {
     let caught_up = |shown: &Exposition| small(shown) && shown.get("docrow_spool_entries") == 0.0;
     let after = scraped.until(&mut docrow, "the lag is small again", caught_up).await;
     assert!(after.get("docrow_lookups_missing_total") >= 1.0, "{}", after.text);
-    // What had waited is in the histogram, as long as it took.
+    // Changes that waited are in the histogram, with their full time.
     let slow = |shown: &Exposition| {
         shown.get("docrow_end_to_end_latency_seconds_count")
             - shown.get("docrow_end_to_end_latency_seconds_bucket{le=\"1\"}")
@@ -247,7 +248,7 @@ async fn lag_grows_while_postgresql_is_away_and_not_while_nothing_is_written() {
     place.assert_same(&home).await;
 }
 
-/// A standby writes nothing, and says so, until it takes over.
+/// A standby writes nothing, and reports so, until it takes over.
 #[tokio::test]
 async fn a_standby_is_no_leader_until_it_takes_over() {
     let place = Place::shared("metrics_standby").await;

@@ -1,4 +1,4 @@
-//! A certificate authority of a test's own, in a temporary folder.
+//! A test's own certificate authority, in a temporary folder.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use rcgen::{
 };
 use tempfile::TempDir;
 
-/// Who issues certificates.
+/// An issuer of certificates.
 pub(crate) struct Authority {
     folder: TempDir,
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -60,7 +60,7 @@ impl Authority {
         self.issue(name, "clients", &[], None)
     }
 
-    /// One that is good for so long from now on. Zero: it has expired.
+    /// One that is valid for this long from now on. Zero: it has expired.
     pub(crate) fn short(&self, name: &str, host: &[&str], left: Duration) -> Issued {
         self.issue(name, "clients", host, Some(left))
     }

@@ -1,4 +1,4 @@
-//! What somebody who may create things in `public` can do to docrow: nothing.
+//! What a user who may create objects in `public` can do to docrow: nothing.
 
 use docrow::sink::Target;
 use mongodb::bson::doc;

@@ -1,5 +1,5 @@
-//! TLS to both servers and logins of every kind, right and wrong; secrets that are told nowhere. On real servers, with
-//! certificates made on the spot.
+//! TLS to both servers and logins of every kind, right and wrong; secrets stay out of every output. On real
+//! servers, certificates made on the spot.
 
 pub(crate) mod authority;
 mod hostile;
@@ -77,7 +77,7 @@ impl Servers {
         mongodb_tls(&self.authority, &self.client)
     }
 
-    /// Options by which PostgreSQL proves who it is, and the client who it is.
+    /// Options by which PostgreSQL and the client prove their identities.
     fn postgres_tls(&self) -> String {
         format!(
             "sslmode=verify-full&sslrootcert={}&sslcert={}&sslkey={}",

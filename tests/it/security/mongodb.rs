@@ -18,7 +18,7 @@ fn tls(root: &Path, identity: &Path) -> String {
     format!("tls=true&tlsCAFile={}&tlsCertificateKeyFile={}", root.display(), identity.display())
 }
 
-/// "SCRAM, X.509": each lets in, through docrow.
+/// "SCRAM, X.509": docrow can log in by each of them.
 #[tokio::test]
 async fn every_way_to_log_in() {
     let servers = Servers::shared().await;
@@ -37,7 +37,7 @@ async fn every_way_to_log_in() {
     }
     let said = ["refuses the credentials", "check user, password and authSource in the URI"];
     let subject = ["MONGODB-X509", "$external", "openssl x509"];
-    let other = servers.authority.client("nobody");
+    let other = servers.authority.client("no process");
     for (case, uri, words) in [
         ("password", servers.mongodb_uri("sha256:geheim-wrong@", &options), &said[..]),
         ("user", servers.mongodb_uri(&format!("nobody:{ENCODED}@"), &options), &said),
@@ -72,7 +72,7 @@ async fn every_way_to_log_in() {
     }
 }
 
-/// "TLS to both sides with CA, client certificates and verification modes": what is wrong is said in words.
+/// "TLS to both sides with CA, client certificates and verification modes": errors are described in words.
 #[tokio::test]
 async fn what_is_wrong_with_tls_is_said() {
     let servers = Servers::shared().await;
@@ -124,7 +124,7 @@ async fn what_is_wrong_with_tls_is_said() {
         assert_eq!(refused.as_ref().map_err(|e| e.kind()).err(), Some(kind), "{case}: {refused:?}");
         assert_says(refused, case, words);
     }
-    // Nothing is proved, and nothing is asked for.
+    // Nothing is proved, and nothing is required.
     for option in ["tlsAllowInvalidCertificates=true", "tlsInsecure=true"] {
         let trusting = format!("{}&{option}", tls(servers.stranger.certificate(), both));
         let opened = open(&localhost(uri(&trusting))).await;
@@ -132,7 +132,7 @@ async fn what_is_wrong_with_tls_is_said() {
     }
 }
 
-/// "A clear error": the files that the URI names are looked at first.
+/// "A clear error": the files that the URI names are checked first.
 #[tokio::test]
 async fn what_is_wrong_with_a_file_is_said() {
     let servers = Servers::shared().await;
@@ -175,7 +175,7 @@ async fn what_is_wrong_with_a_file_is_said() {
     }
 }
 
-/// A mongod does not start with a certificate that has expired; one that it has may expire.
+/// A mongod does not start with an expired certificate, but the certificate may expire while it runs.
 #[tokio::test]
 async fn a_server_whose_certificate_has_expired() {
     let authority = Authority::new("an authority");

@@ -46,7 +46,7 @@ async fn every_sslmode_proves_what_it_says() {
     }
     let unknown = ["UnknownIssuer", "name its authority with sslrootcert"];
     for (host, options, words) in [
-        ("localhost", "sslmode=disable".to_owned(), ["SQLSTATE 28000", "the server wants TLS"]),
+        ("localhost", "sslmode=disable".to_owned(), ["SQLSTATE 28000", "the server requires TLS"]),
         ("localhost", format!("sslmode=verify-full&sslrootcert={other}"), unknown),
         ("localhost", format!("sslmode=verify-ca&sslrootcert={other}"), unknown),
         ("localhost", format!("sslmode=require&sslrootcert={other}"), unknown),
@@ -130,7 +130,7 @@ async fn passwords_and_channel_binding() {
         (servers.postgres_uri("scram", "localhost", ""), ["password missing", "DOCROW_TARGET_PASSWORD_FILE"]),
         (plain("sslmode=disable&channel_binding=require"), ["channel binding", "by scram-sha-256, over TLS"]),
         (plain("sslmode=require"), ["SQLSTATE 28000", "pg_hba.conf"]),
-        // Whoever lets everybody in is not who knows the password.
+        // A server that lets everyone in does not prove that it knows the password.
         (
             servers.postgres_uri("anyone", "localhost", "channel_binding=require"),
             ["did not use channel binding", "by scram-sha-256"],

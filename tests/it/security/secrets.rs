@@ -162,7 +162,7 @@ async fn a_password_on_the_command_line_is_warned_of() {
     assert!(!ended.log.contains("--source has a password"), "{}", ended.log);
 }
 
-/// A file that everybody can read is no place for a secret: it is said, once, and with the remedy.
+/// A file that every user can read is no place for a secret: a warning says so, once, with the remedy.
 #[tokio::test]
 async fn a_file_that_everybody_can_read_is_warned_of() {
     let mut stage = Stage::set("secret_open").await;
@@ -203,7 +203,7 @@ async fn what_is_wrong_with_a_secret_is_said() {
     stage.home.set("source.password", "${file:/nowhere/geh}");
     refused(&stage.home, &["docrow.toml: source.password: read /nowhere/geh", "No such file"]).await;
     stage.home.set("source.password", format!("${{file:{password}}}"));
-    refused(&stage.home, &["docrow.toml: source.password: the URI has a password of its own"]).await;
+    refused(&stage.home, &["docrow.toml: source.password: the URI contains a password, too"]).await;
     stage.home.set("source.uri", stage.source.replace("docrow@", ""));
     refused(&stage.home, &["docrow.toml: source.password: the URI names no user"]).await;
     stage.home.set("source.uri", stage.source.clone());

@@ -46,8 +46,8 @@ async fn change(place: &Place, docrow: &mut Docrow) {
     place.settle(docrow).await;
 }
 
-/// "TLS to both sides with CA, client certificates": copied, followed, verified, killed and resumed; nothing of it in the
-/// clear, and G12: nothing of it in a log that is told to say everything.
+/// "TLS to both sides with CA, client certificates": copied, followed, verified, killed and resumed; nothing
+/// of it in the clear, and G12: nothing of it in the most verbose log.
 #[tokio::test]
 async fn all_of_it_by_certificates() {
     let servers = Servers::shared().await;
@@ -79,7 +79,7 @@ async fn all_of_it_by_certificates() {
     log += &home.finish(&["plan"]).await.with_code(0).log;
     log += &place.assert_same(&home).await.log;
     let line = log.lines().find(|line| line.contains(SECRET));
-    assert_eq!(line, None, "a value is told");
+    assert_eq!(line, None, "the log reveals a value");
     assert!(log.lines().any(|line| line.contains(" TRACE ") || line.contains(" DEBUG ")), "{log}");
     assert!(!log.contains("panicked") && !log.contains("PRIVATE KEY"), "{log}");
 }

@@ -1,4 +1,4 @@
-//! A real Chromium without a window, spoken to by its DevTools protocol over two pipes
+//! A real headless Chromium, controlled by its DevTools protocol over two pipes
 //! (<https://chromedevtools.github.io/devtools-protocol/>).
 
 use std::{path::Path, process::Stdio, time::Duration};
@@ -12,16 +12,16 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-/// How long anything may take, on a machine with much else to do.
+/// How long anything may take, on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(50);
 
-/// What a page is looked at with.
+/// The device that displays a page.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Look {
     /// In CSS pixels.
     pub(crate) width: u32,
-    /// Whether the system is dark.
+    /// Whether the system is in dark mode.
     pub(crate) dark: bool,
     /// Whether it is a telephone.
     pub(crate) phone: bool,
@@ -34,13 +34,13 @@ pub(crate) struct Browser {
     from: BufReader<ChildStdout>,
     session: Option<String>,
     calls: u64,
-    /// What the page complained about.
+    /// Errors on the page.
     complaints: Vec<String>,
     _profile: TempDir,
 }
 
 impl Browser {
-    /// Starts the Chromium that `DOCROW_CHROMIUM` names, else the system's.
+    /// Starts the Chromium that `DOCROW_CHROMIUM` names, or the system's.
     pub(crate) async fn start() -> Self {
         let program = std::env::var("DOCROW_CHROMIUM").unwrap_or_else(|_| "chromium".to_owned());
         let profile = TempDir::with_prefix("docrow-browser-").unwrap();
@@ -59,7 +59,7 @@ impl Browser {
         command.args([
             "--disable-dev-shm-usage",
             "--no-first-run",
-            // What it asks of the world by itself only disturbs, where there is no world.
+            // Its own requests to the internet only disturb, where there is none.
             "--disable-background-networking",
             "--disable-component-update",
             "--disable-sync",
@@ -88,18 +88,18 @@ impl Browser {
         assert_eq!(opened["errorText"], Value::Null, "{url}");
     }
 
-    /// What an expression is on the page.
+    /// The value of an expression on the page.
     pub(crate) async fn evaluate(&mut self, expression: &str) -> Value {
         let asked = json!({ "expression": expression, "returnByValue": true });
         self.call("Runtime.evaluate", asked).await["result"]["value"].clone()
     }
 
-    /// What the page says.
+    /// The text of the page.
     pub(crate) async fn text(&mut self) -> String {
         self.evaluate("document.body.innerText").await.as_str().unwrap_or_default().to_owned()
     }
 
-    /// Waits until the page says `text`.
+    /// Waits until the page contains `text`.
     pub(crate) async fn until_it_says(&mut self, text: &str) {
         self.until(&format!("document.body.innerText.includes({})", json!(text))).await;
     }
@@ -113,7 +113,7 @@ impl Browser {
         }
     }
 
-    /// Looks at the page another way.
+    /// Displays the page on another device.
     pub(crate) async fn look(&mut self, Look { width, dark, phone }: Look) {
         let height = if phone { 844 } else { 900 };
         let metrics = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": phone });
@@ -123,14 +123,14 @@ impl Browser {
         self.call("Emulation.setEmulatedMedia", features).await;
     }
 
-    /// Keeps a picture of the whole page.
+    /// Saves a picture of the whole page.
     pub(crate) async fn picture(&mut self, file: &Path) {
         let asked = json!({ "format": "png", "captureBeyondViewport": true });
         let taken = self.call("Page.captureScreenshot", asked).await;
         std::fs::write(file, STANDARD.decode(taken["data"].as_str().unwrap()).unwrap()).unwrap();
     }
 
-    /// Errors of the page's script, and what its policy has kept out.
+    /// Errors of the page's script, and what its policy has blocked.
     pub(crate) fn complaints(&self) -> &[String] {
         &self.complaints
     }

@@ -1,9 +1,9 @@
-//! The independent judge: puts every document together again from its rows and compares it with MongoDB's.
+//! The independent judge: rebuilds every document from its rows and compares it with MongoDB's.
 //!
-//! It shares no code with docrow, and knows of a mapping only what its file says. A document is taken apart into leaves
-//! (`messages.0.subject` is "…"; null, `[]` and `{}` are leaves too), once as MongoDB has it and once as columns and
-//! `_extra` tell it. Numbers are compared by value, an ObjectId in a text column by its digits. Fields that occur several
-//! times are left to the other judge. Column types that no workload has are refused.
+//! It shares no code with docrow, and knows only the mapping's file. A document is split into leaves
+//! (`messages.0.subject` is "…"; null, `[]` and `{}` are leaves too), once from MongoDB and once from columns
+//! and `_extra`. Numbers are compared by value, an ObjectId in a text column by its digits. Fields that occur
+//! several times are left to the other judge. Column types that no workload has are refused.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -20,7 +20,7 @@ use super::Place;
 /// Documents compared at a time.
 const BATCH: usize = 2000;
 
-/// What a mapping file says.
+/// The content of a mapping file.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Mapping {
     collection: String,
@@ -72,7 +72,7 @@ impl Mapping {
         toml::from_str(text).unwrap()
     }
 
-    /// The mappings in force in `place`, but those of collections that are gone and whose rows are kept.
+    /// The mappings in force in `place`, except those of dropped collections whose rows are kept.
     pub(crate) async fn in_force(place: &Place) -> Vec<Self> {
         let question = "SELECT DISTINCT ON (collection) mapping FROM docrow.schemas \
             WHERE collection NOT IN (SELECT collection FROM docrow.resyncs) ORDER BY collection, version DESC";
@@ -90,8 +90,9 @@ impl Mapping {
 }
 
 impl Table {
-    /// Key and row, the row as JSON, of all rows with one of the keys. Numbers that are not whole come as text, because
-    /// JSON parsers are known to round them, and so does `jsonb`, of which a null would look like no value.
+    /// Key and row, the row as JSON, of all rows with one of the keys. Numbers that are not whole come as
+    /// text, because JSON parsers may round them, and so does `jsonb`, of which a null would look like no
+    /// value.
     fn question(&self, key: &str, key_type: &str) -> String {
         let texts = self.columns.iter().filter_map(|(name, column)| {
             let as_text = ["double precision", "numeric", "jsonb"];
@@ -109,7 +110,7 @@ impl Table {
     }
 }
 
-/// How many documents the collection has, and everything in which its tables differ from it.
+/// The number of documents in the collection, and all differences of its tables.
 pub(crate) async fn compare(place: &Place, mapping: &Mapping) -> (usize, Vec<String>) {
     let postgres = place.postgres().await;
     let (database, collection) = mapping.collection.split_once('.').unwrap();
@@ -175,10 +176,10 @@ fn id_in(document: &RawDocument) -> Bson {
     Bson::try_from(document.get("_id").unwrap().unwrap()).unwrap()
 }
 
-/// A document as its rows tell it.
+/// A document as its rows represent it.
 #[derive(Default)]
 struct Rebuilt {
-    /// The `_id`, where the key column does not tell it exactly, and where documents are kept whole.
+    /// The `_id`, if the key column does not represent it exactly, and if documents are kept whole.
     id: Option<Bson>,
     leaves: BTreeMap<String, String>,
     /// Objects that have a row: they are at least `{}`.
@@ -228,7 +229,7 @@ impl Rebuilt {
         }
     }
 
-    /// Forgets what is told of these fields.
+    /// Removes the values of these fields.
     fn leave_out(&mut self, names: &HashSet<String>) {
         for name in names.iter().map(|name| escape(name)) {
             let is_of = |path: &str| {
@@ -245,10 +246,10 @@ impl Rebuilt {
         }
     }
 
-    /// A column and `_extra` may both tell a value, but not different ones.
+    /// A column and `_extra` may both contain a value, but not different ones.
     fn say(&mut self, path: String, leaf: String) {
         if self.leaves.get(&path).is_some_and(|said| *said != leaf) {
-            self.doubts.push(format!("{path} is told twice, differently"));
+            self.doubts.push(format!("{path} has two different values"));
         }
         self.leaves.insert(path, leaf);
     }
@@ -298,7 +299,7 @@ fn has_several(value: RawBsonRef<'_>) -> bool {
     }
 }
 
-/// Takes a value apart.
+/// Splits a value into leaves.
 fn flatten(path: &str, value: &Bson, say: &mut impl FnMut(String, String)) {
     match value {
         Bson::Document(fields) if !fields.is_empty() => {
@@ -311,7 +312,7 @@ fn flatten(path: &str, value: &Bson, say: &mut impl FnMut(String, String)) {
     }
 }
 
-/// Puts `value` where `path` leads in `whole`.
+/// Puts `value` at `path` in `whole`.
 fn put(whole: &mut Bson, path: &str, value: Bson) {
     let mut escaped = false;
     let end = path.find(|c| {
@@ -384,7 +385,8 @@ fn scientific(number: &str) -> String {
     if short.is_empty() { "0".to_owned() } else { format!("{sign}{short}e{exponent}") }
 }
 
-/// An `_id` with its type; of integers the width is not kept, and of fields their order, which the key column tells.
+/// An `_id` with its type; of integers the width is not kept, and of fields their order, which the key column
+/// shows.
 fn exact(id: &Bson) -> String {
     match id {
         Bson::Document(fields) => {

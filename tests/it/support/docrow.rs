@@ -32,7 +32,7 @@ use super::{
 
 /// How long anything that is waited for may take, on a machine with much else to do.
 const DEADLINE: Duration = Duration::from_secs(90);
-/// How often a condition is looked at.
+/// How often a condition is checked.
 const POLL: Duration = Duration::from_millis(20);
 
 /// What an error that passes says.

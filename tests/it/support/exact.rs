@@ -1,5 +1,5 @@
-//! The exact judge: rebuilds every document from its rows, and compares it with MongoDB's byte by byte, but for the order
-//! of the fields.
+//! The exact judge: rebuilds every document from its rows, and compares it with MongoDB's byte by byte,
+//! except for the order of the fields.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -20,7 +20,7 @@ use super::{Place, same};
 /// Documents compared at a time.
 const BATCH: usize = 500;
 
-/// Everything in which the documents that `mapping` rebuilds differ from the collection's.
+/// All differences of the documents that `mapping` rebuilds from the collection's.
 pub(crate) async fn compare(place: &Place, target: &Target, spec: &MappingSpec) -> Vec<String> {
     let mapping = Arc::new(Mapping::compile(spec));
     let session = target.connect().await.unwrap();
@@ -72,15 +72,15 @@ async fn rebuild_all(
     found.into_iter().map(|(key, rows)| (key, rebuilder.document(&rows).unwrap())).collect()
 }
 
-/// The key column's bytes; `None` of a document whose `_id` does not fit, which is a dead letter.
+/// The key column's bytes; `None` for a document whose `_id` does not fit, which is a dead letter.
 fn key_of(mapping: &Arc<Mapping>, document: &RawDocument) -> Option<Vec<u8>> {
     let mut key = BytesMut::new();
     Encoder::new(mapping.clone(), Framing::Copy).encode_key(document, &mut key).ok()?;
     Some(key.to_vec())
 }
 
-/// The mappings in force, once nothing is left to be filled, but those of collections that are gone and whose rows are
-/// kept.
+/// The mappings in force, once nothing is left to be filled, except those of dropped collections whose rows
+/// are kept.
 pub(crate) async fn in_force(session: &Session, target: &Target) -> Vec<mapping_versions::Mapping> {
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
     loop {

@@ -1,4 +1,4 @@
-//! Places where docrow is held, so that a test can do something to it right there.
+//! Points where docrow is held, so that a test can do something to it right there.
 //!
 //! A trigger takes an advisory lock that the test holds. Opening the gate lets everyone through.
 
@@ -6,9 +6,9 @@ use docrow::sink::{Target, metadata::schema};
 
 use super::{Docrow, Place};
 
-/// What the gate is in front of.
+/// What the gate blocks.
 pub(crate) enum Before<'a> {
-    /// Updates of a table of docrow's own, of rows `NEW` for which a condition holds.
+    /// Updates of one of docrow's own tables, of rows `NEW` that satisfy a condition.
     Update(&'a str, &'a str),
     /// Statements of this kind, for example `ALTER TABLE`, which builds the keys.
     Statement(&'a str),
@@ -22,7 +22,8 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// A closed gate in front of what docrow, which has not been started yet, will do. A place has one of each kind.
+    /// A closed gate in front of the future actions of docrow, which has not been started yet. A place has
+    /// one of each kind.
     pub(crate) async fn close(place: &Place, before: Before<'_>) -> Self {
         let target = Target::parse(&place.postgres_uri, "public", "gate").unwrap();
         schema::create(&mut target.connect().await.unwrap(), "public").await.unwrap();
@@ -60,8 +61,8 @@ impl Gate {
         Self { holder, lock }
     }
 
-    /// Waits until this many sessions of docrow are held by the gate, or by another one of them that is. Sessions of a
-    /// docrow that was killed stay there, too.
+    /// Waits until this many sessions of docrow are held by the gate, or by one another behind it. Sessions
+    /// of a killed docrow stay there, too.
     pub(crate) async fn reached(&self, docrow: &mut Docrow, sessions: i64) {
         let question = "WITH RECURSIVE held (pid) AS ( \
              SELECT pid FROM pg_stat_activity WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid)) \

@@ -1,4 +1,4 @@
-//! Asking docrow over HTTP, byte by byte as a browser or Prometheus would.
+//! Requests to docrow over HTTP, byte by byte as a browser or Prometheus would send them.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use tokio::{
 
 use super::Docrow;
 
-/// What docrow says when it serves.
+/// docrow's log line when it serves.
 const SERVES: &str = "dashboard: http://";
 
 /// An answer.

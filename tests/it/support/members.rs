@@ -1,4 +1,4 @@
-//! A replica set of two members, of which the second can be kept from applying what the first writes.
+//! A replica set of two members, of which the second can be kept from applying the first one's writes.
 
 use std::time::Duration;
 
@@ -43,8 +43,8 @@ impl Pair {
         pair
     }
 
-    /// Keeps the second member from applying, and from saying that it has, what the first one writes. It goes on hearing of
-    /// it.
+    /// Keeps the second member from applying, and from confirming, the first one's writes. It still receives
+    /// them.
     pub(crate) async fn hold_back(&self) {
         let admin = direct(&self.second).await.database("admin");
         for point in ["rsSyncApplyStop", "stopReplProducer"] {
@@ -52,7 +52,7 @@ impl Pair {
         }
     }
 
-    /// Has it apply again.
+    /// Lets it apply again.
     pub(crate) async fn let_go(&self) {
         let admin = direct(&self.second).await.database("admin");
         for point in ["rsSyncApplyStop", "stopReplProducer"] {
@@ -67,7 +67,7 @@ impl Pair {
     }
 }
 
-/// A URI that leads to this member and no other.
+/// A URI that leads only to this member.
 pub(crate) fn directly(mongod: &Mongod) -> String {
     format!("mongodb://127.0.0.1:{}/?directConnection=true", mongod.port())
 }

@@ -1,4 +1,4 @@
-//! What the tests stand on: servers shared by the whole binary, and a place of its own for each test.
+//! The base of the tests: servers shared by the whole binary, and a separate place for each test.
 
 #[allow(dead_code, reason = "the pictures need more of it than the tests")]
 pub(crate) mod browser;
@@ -22,7 +22,8 @@ use tokio_postgres::NoTls;
 pub(crate) use self::{docrow::*, gate::*, ids::*, members::*, oplog::*, proxy::*};
 
 /// The servers that tests share unless they stop or break them: those of `DOCROW_TEST_MONGODB_URI` and
-/// `DOCROW_TEST_POSTGRES_URI` (a user who may create databases), else started here once and ended with the process.
+/// `DOCROW_TEST_POSTGRES_URI` (a user who may create databases), or ones that are started here once and end
+/// with the process.
 struct Servers {
     mongodb_uri: String,
     postgres_uri: String,
@@ -95,7 +96,7 @@ impl Place {
         self.database().collection(name)
     }
 
-    /// The same, if the server is there.
+    /// The same, if the server is running.
     async fn try_postgres(&self) -> Option<tokio_postgres::Client> {
         try_connect(&self.postgres_uri).await.ok()
     }
@@ -128,7 +129,7 @@ fn with_database(uri: &str, database: &str) -> String {
     format!("{server}/{database}{query}")
 }
 
-/// Compares with what a file of `testdata` holds, or puts it there if `DOCROW_GOLDEN` is `rewrite`.
+/// Compares with a file of `testdata`, or writes it if `DOCROW_GOLDEN` is `rewrite`.
 #[track_caller]
 pub(crate) fn golden(file: &str, found: &str) {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(file);

@@ -1,4 +1,4 @@
-//! A server whose oplog is rolled over within seconds, so that history is lost for real.
+//! A server whose oplog rolls over within seconds, so that history is really lost.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use mongodb::{
 use tokio::time::{sleep, timeout};
 
 const DEADLINE: Duration = Duration::from_secs(90);
-/// How often some padding is written: it is the server's next checkpoint, once a second, that lets the oplog's beginning
-/// go, and until then the disk need not fill.
+/// How often some padding is written: the server's next checkpoint, once a second, removes the oplog's
+/// beginning, and until then the disk need not fill.
 const PACE: Duration = Duration::from_millis(10);
 
-/// An oplog of 16 MB: it holds what a test writes, and little padding pushes that out.
+/// An oplog of 16 MB: it holds a test's writes, and little padding displaces them.
 pub(crate) fn small_oplog() -> MongodOptions {
     MongodOptions { oplog_mb: Some(16), ..Default::default() }
 }
@@ -25,14 +25,14 @@ pub(crate) async fn oplog_start(client: &Client) -> Timestamp {
     loop {
         match oplog.find_one(doc! {}).sort(doc! { "$natural": 1 }).await {
             Ok(first) => return first.unwrap().get_timestamp("ts").unwrap(),
-            // CappedPositionLost: the first entry was removed under the hands of the search.
+            // CappedPositionLost: the first entry was removed during the search.
             Err(error) if error.to_string().contains("136") => {}
             Err(error) => panic!("{error}"),
         }
     }
 }
 
-/// Writes padding to a database of its own until the oplog begins after `until`. The server must be of
+/// Writes padding to a separate database until the oplog begins after `until`. The server must be from
 /// [`small_oplog`].
 pub(crate) async fn roll_over(client: &Client, until: Timestamp) {
     let padding = client.database("docrow_padding").collection::<Document>("padding");

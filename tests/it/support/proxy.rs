@@ -1,7 +1,7 @@
-//! A TCP proxy in front of a server, that can cut what goes through it: at once, or when a certain message passes.
+//! A TCP proxy in front of a server that can cut connections: at once, or when a certain message passes.
 //!
-//! "Applied, but the answer was lost" is [`Trap::after`]: the message is forwarded, the server's answers up to its own are
-//! swallowed, then the connection is cut on both sides.
+//! "Applied, but the answer was lost" is [`Trap::after`]: the message is forwarded, the server's answers up
+//! to its own are swallowed, then the connection is cut on both sides.
 
 use std::{
     net::Ipv4Addr,
@@ -21,7 +21,7 @@ use tokio::{
     task::JoinSet,
 };
 
-/// PostgreSQL's simple query `COMMIT`, and how the answer to it begins.
+/// PostgreSQL's simple query `COMMIT`, and the beginning of its answer.
 const COMMIT: (&[u8], &[u8]) = (b"Q\0\0\0\x0bCOMMIT\0", b"C\0\0\0\x0bCOMMIT\0");
 
 /// A proxy. Dropping it ends all connections.
@@ -41,16 +41,16 @@ struct Shared {
     sprung: AtomicUsize,
 }
 
-/// What cuts a connection, once.
+/// A condition that cuts a connection, once.
 #[derive(Clone)]
 pub(crate) enum Trap {
     /// A message of the client's.
     Message {
         message: &'static [u8],
-        /// What the server answers; `None`: it is not to see the message.
+        /// The server's answer; `None`: the server must not see the message.
         answer: Option<&'static [u8]>,
     },
-    /// The client, over all connections, has sent so many bytes.
+    /// The client, over all connections, has sent this many bytes.
     Bytes(usize),
     /// A message of the client's: its connection is not cut, but nothing passes there any more, neither that nor anything else.
     Frozen(&'static [u8]),
@@ -62,7 +62,7 @@ impl Trap {
         Self::Message { message: COMMIT.0, answer: None }
     }
 
-    /// The next `COMMIT` is carried out, and nobody learns of it.
+    /// The next `COMMIT` is executed, but its answer is lost.
     pub(crate) fn after_commit() -> Self {
         Self::Message { message: COMMIT.0, answer: Some(COMMIT.1) }
     }
@@ -85,11 +85,11 @@ impl Trap {
     }
 }
 
-/// What becomes of bytes.
+/// What happens to bytes.
 enum Passing {
     /// They pass.
     All,
-    /// So many of them pass, then the connection is cut.
+    /// This many of them pass, then the connection is cut.
     Up(usize),
     /// They pass, and it is cut after this answer.
     AndSwallow(&'static [u8]),
@@ -120,12 +120,12 @@ impl Proxy {
         Self::to(port_of(uri).parse().unwrap()).await
     }
 
-    /// `uri` by way of this proxy.
+    /// `uri` through this proxy.
     pub(crate) fn uri(&self, uri: &str) -> String {
         uri.replacen(&format!(":{}", port_of(uri)), &format!(":{}", self.port), 1)
     }
 
-    /// The one mongod behind this proxy, for a client that is not to look for its replica set beside it.
+    /// The one mongod behind this proxy, for a client that must not look for its replica set beside it.
     pub(crate) fn mongodb_uri(&self) -> String {
         format!("mongodb://127.0.0.1:{}/?directConnection=true", self.port)
     }
@@ -140,7 +140,7 @@ impl Proxy {
         self.shared.cuts.send_modify(|cuts| *cuts += 1);
     }
 
-    /// Ends new connections at once, from now on, or takes them again.
+    /// Ends new connections at once, from now on, or accepts them again.
     pub(crate) fn refuse(&self, refuses: bool) {
         self.shared.refuses.store(refuses, Ordering::SeqCst);
     }
@@ -150,7 +150,7 @@ impl Proxy {
         self.shared.stalled.send_replace(stalled);
     }
 
-    /// Sets the trap, in place of an earlier one.
+    /// Sets the trap, replacing an earlier one.
     pub(crate) fn set(&self, trap: Trap) {
         *self.shared.trap.lock().unwrap() = Some(trap);
     }
@@ -162,7 +162,7 @@ impl Proxy {
 }
 
 impl Shared {
-    /// What is to be done about bytes that pass. A trap that springs is taken away.
+    /// What to do with passing bytes. A trap that springs is removed.
     fn look(&self, seen: &[u8], before: usize) -> Passing {
         let mut trap = self.trap.lock().unwrap();
         let passing = trap.as_mut().map_or(Passing::All, |trap| trap.look(seen, before));

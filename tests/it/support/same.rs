@@ -1,15 +1,15 @@
 //! Whether a document is the one that was encoded, bit by bit. Shares no code with docrow.
 //!
-//! What the rows of a document do not keep is taken out of both first: the order of fields of different names, and the
-//! names of the elements of arrays.
+//! What the rows of a document do not preserve is removed from both first: the order of fields of different
+//! names, and the names of the elements of arrays.
 
-/// What is different, if the documents are not the same.
+/// The difference, if the documents are not the same.
 pub(crate) fn difference(rebuilt: &[u8], original: &[u8]) -> Option<String> {
     let (rebuilt, original) = (normal(0x03, rebuilt), normal(0x03, original));
     (rebuilt != original).then(|| format!("rebuilt:  {}\noriginal: {}", shown(&rebuilt), shown(&original)))
 }
 
-/// Bytes as text that a person can find a difference in.
+/// Bytes as text in which a difference can be found.
 fn shown(bytes: &[u8]) -> String {
     bytes.escape_ascii().to_string()
 }
@@ -57,7 +57,7 @@ fn length(bytes: &[u8]) -> usize {
     i32::from_le_bytes(bytes[..4].try_into().unwrap()).try_into().unwrap()
 }
 
-/// How many bytes the value has with which `bytes` begin (<https://bsonspec.org/spec.html>).
+/// The length of the value with which `bytes` begin (<https://bsonspec.org/spec.html>).
 fn size(kind: u8, bytes: &[u8]) -> usize {
     let c_string = |bytes: &[u8]| bytes.iter().position(|&byte| byte == 0).unwrap() + 1;
     match kind {

@@ -1,4 +1,4 @@
-//! What `docrow status` says, and a place that there is something to say of.
+//! The output of `docrow status`, and a place to report on.
 
 use mongodb::bson::doc;
 use serde_json::Value;
@@ -6,14 +6,14 @@ use serde_json::Value;
 use super::{Home, Place};
 
 impl Home {
-    /// What `docrow status` says. It warns of nothing.
+    /// The output of `docrow status`. It logs no warning.
     pub(crate) async fn status(&self) -> Value {
         let ended = self.finish(&["status", "--json"]).await.with_code(0).quiet();
         serde_json::from_str(&ended.out).unwrap()
     }
 }
 
-/// What it says of a collection; null: it does not know it.
+/// The status of a collection; null: unknown.
 pub(crate) fn of<'a>(status: &'a Value, name: &str) -> &'a Value {
     let mut collections = status["collections"].as_array().unwrap().iter();
     let is_it = |c: &&Value| c["name"].as_str().unwrap().ends_with(&format!(".{name}"));

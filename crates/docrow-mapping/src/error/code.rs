@@ -1,10 +1,10 @@
-//! What a code is. Which there are is in [`table`](super::table), and only there.
+//! The type of codes. The codes themselves are in [`table`](super::table), and only there.
 
 use std::fmt;
 
 use super::{Code, Kind};
 
-/// What there is to say about a code.
+/// The text for a code.
 pub(super) struct Entry {
     pub(super) kind: Kind,
     pub(super) title: &'static str,
@@ -12,10 +12,11 @@ pub(super) struct Entry {
     pub(super) remedy: &'static str,
 }
 
-/// Makes [`Code`] of its table. No two entries can have a number or a name: both are of one enum.
+/// Generates [`Code`] from its table. No two entries can share a number or a name, because both belong to one
+/// enum.
 macro_rules! codes {
     ($($number:literal $name:ident($kind:ident) $title:literal $meaning:literal $remedy:literal)+) => {
-        /// What exactly happened, by a number that stays the same for ever.
+        /// What exactly happened, with a number that never changes.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u16)]
         pub enum Code {
@@ -23,7 +24,7 @@ macro_rules! codes {
         }
 
         impl Code {
-            /// All there are, by number.
+            /// All codes, by number.
             pub const ALL: &[Self] = &[$(Self::$name),+];
 
             pub(super) fn entry(self) -> &'static Entry {
@@ -47,12 +48,12 @@ impl Code {
     /// What it is about: the heading of its thousand.
     pub fn group(self) -> &'static str {
         match self.number() / 1000 {
-            1 => "1xxx: what docrow is told: command line, configuration, mapping files, collections",
+            1 => "1xxx: usage: command line, configuration, mapping files, collections",
             2 => "2xxx: MongoDB",
             3 => "3xxx: PostgreSQL",
             4 => "4xxx: history",
             5 => "5xxx: one writer",
-            6 => "6xxx: the state directory, and what is stored",
+            6 => "6xxx: the state directory, and stored state",
             _ => "9xxx: docrow itself",
         }
     }
@@ -67,7 +68,7 @@ impl Code {
         self.entry().title
     }
 
-    /// What that means, and where it comes from.
+    /// What that means, and what causes it.
     pub fn meaning(self) -> &'static str {
         self.entry().meaning
     }
@@ -81,23 +82,23 @@ impl Code {
     pub fn consequence(self) -> String {
         match self {
             Self::CollectionStopped | Self::CollectionHistoryLost => {
-                "leaves the collection alone until it is started again; others go on".to_owned()
+                "leaves the collection alone until it is started again; others continue".to_owned()
             }
             Self::TableInTheWay | Self::TableInUse => format!(
-                "leaves the collection alone until it is started again; others go on; without others, {}",
+                "leaves the collection alone until it is started again; others continue; without others, {}",
                 self.kind().consequence()
             ),
             Self::StopOverdue => "ends with exit code 1; nothing that was committed is lost".to_owned(),
             Self::PausedGivenUp => {
-                "leaves the collection alone until `docrow resume`; others go on".to_owned()
+                "leaves the collection alone until `docrow resume`; others continue".to_owned()
             }
-            Self::Differs => "says so, and goes on; the next verification on schedule looks again".to_owned(),
-            Self::SpoolFull => "reads the stream no further until some of the spool is applied".to_owned(),
+            Self::Differs => "logs it and continues; the next scheduled verification checks again".to_owned(),
+            Self::SpoolFull => "stops reading the stream until some of the spool is applied".to_owned(),
             _ => self.kind().consequence(),
         }
     }
 
-    /// Reads `DRW-1203`, `drw1203` or `1203`. `Err`: what was meant for a number, if it was one, and there is no such code.
+    /// Parses `DRW-1203`, `drw1203` or `1203`. `Err(Some(number))`: a number for which there is no code.
     pub fn parse(text: &str) -> Result<Self, Option<u16>> {
         let text = text.trim().to_ascii_uppercase();
         let digits = text.strip_prefix("DRW").map_or(&*text, |rest| rest.strip_prefix('-').unwrap_or(rest));
@@ -122,7 +123,7 @@ impl fmt::Display for Code {
     }
 }
 
-/// Where nothing more is known.
+/// The general code, if nothing more specific is known.
 impl From<Kind> for Code {
     fn from(kind: Kind) -> Self {
         match kind {
@@ -149,19 +150,21 @@ impl Kind {
         let code = self.exit_code();
         match self {
             Self::SourceAway | Self::TargetAway | Self::StateFull => format!(
-                "tries again, ever less often, until it works, once `run` or `backfill` is under way; before that, and in \
-                 other commands, it ends with exit code {code}"
+                "once `run` or `backfill` is under way, retries with growing delays until it works; before \
+                 that, and in other commands, it ends with exit code {code}"
             ),
             Self::Stalled => {
-                "lets go of whatever it holds (locks, connections), and begins again from what PostgreSQL says".to_owned()
+                "releases all its locks and connections, and starts over from the positions in PostgreSQL"
+                    .to_owned()
             }
-            Self::StateRebuilt => "goes on by itself, from what PostgreSQL says is applied".to_owned(),
+            Self::StateRebuilt => "continues by itself, from PostgreSQL's position".to_owned(),
             Self::TargetRefusedRows => {
-                "writes the document whole to docrow.dead_letters, with the reason, and goes on".to_owned()
+                "stores the whole document in docrow.dead_letters, with the reason, and continues".to_owned()
             }
             Self::Fenced => format!("ends with exit code {code}; `docrow run --standby` waits instead"),
             Self::HistoryLost => format!(
-                "ends with exit code {code}; with `[source] on_history_lost = \"resync\"` it copies anew, in place, and goes on"
+                "ends with exit code {code}; with `[source] on_history_lost = \"resync\"` it copies again in \
+                 place and continues"
             ),
             Self::Usage | Self::SourceRefused | Self::TargetRefused | Self::StateCorrupt | Self::Bug => {
                 format!("ends with exit code {code}")
@@ -200,7 +203,7 @@ mod tests {
         }
     }
 
-    /// They stand in order, each in the group of its subject; what is said are sentences.
+    /// Codes are in order, each in the group of its subject; all texts are sentences.
     #[test]
     fn the_table_is_well_formed() {
         assert!(Code::ALL.is_sorted_by_key(|code| code.number()), "an entry is out of order");

@@ -1,14 +1,14 @@
 //! The one error type.
 //!
-//! A [`Kind`] is named by its consequence, and [`Kind::disposition`] and [`Kind::exit_code`] are the only places
-//! that decide what an error does. A new kind must change one of the two.
+//! A [`Kind`] is named by its consequence, and [`Kind::disposition`] and [`Kind::exit_code`] are the only
+//! places that decide what an error does. A new kind must change one of the two.
 //!
-//! An error reads "what happened: to what: why", for example `connect to PostgreSQL at db:5432: connection refused`.
-//! Context is a present-tense verb and its object; neither context nor source ever holds a document's value or a
-//! password (G12).
+//! An error reads "what happened: to what: why", for example `connect to PostgreSQL at db:5432: connection
+//! refused`. Context is a present-tense verb and its object; neither context nor source ever holds a
+//! document's value or a password (G12).
 //!
-//! Every error has a [`Code`], which stays the same for ever and which `docrow explain` knows more about; a code is of one
-//! kind. It is shown beside the error by whoever logs it: `tracing::warn!(code = %error.code(), "{error}")`.
+//! Every error has a [`Code`] that never changes and that `docrow explain` describes in detail; each code has
+//! one kind. Code that logs an error shows its code, too: `tracing::warn!(code = %error.code(), "{error}")`.
 
 mod code;
 mod table;
@@ -25,13 +25,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Kind {
     /// The command line, the configuration or a mapping file is wrong.
     Usage,
-    /// MongoDB does not answer; it may again.
+    /// MongoDB does not answer; it may later.
     SourceAway,
-    /// MongoDB answers, and says no: credentials, privileges, version, topology.
+    /// MongoDB refuses a request: credentials, privileges, version, topology.
     SourceRefused,
-    /// PostgreSQL does not answer, or ended the connection or transaction; it may go on.
+    /// PostgreSQL does not answer, or ended the connection or transaction; a retry may succeed.
     TargetAway,
-    /// PostgreSQL answers, and says no: credentials, privileges, version, a table that is not docrow's.
+    /// PostgreSQL refuses a request: credentials, privileges, version, a table that is not docrow's.
     TargetRefused,
     /// PostgreSQL refuses the rows of one transaction because of their content.
     TargetRefusedRows,
@@ -39,13 +39,14 @@ pub enum Kind {
     HistoryLost,
     /// Another process holds this pipeline (G9).
     Fenced,
-    /// The state directory was corrupt and is made anew: what it held is to be read again, from where PostgreSQL is (G7).
+    /// The state directory was corrupt and is rebuilt: its content must be read again, from PostgreSQL's
+    /// position (G7).
     StateRebuilt,
-    /// There is no space left for the state directory; there may be again.
+    /// No space is left for the state directory; there may be later.
     StateFull,
     /// The state directory can't be used and can't be rebuilt.
     StateCorrupt,
-    /// Something of docrow does not go on, and nobody knows why; begun anew it may.
+    /// A part of docrow makes no progress for an unknown reason; a fresh start may help.
     Stalled,
     /// An invariant of docrow is broken.
     Bug,
@@ -101,8 +102,8 @@ pub struct Error {
 }
 
 impl Error {
-    /// An error with no further cause. `context` says what happened, to what, and what to do. The code may be a [`Kind`], if
-    /// there is none that says more.
+    /// An error with no further cause. `context` says what happened, to what, and what to do. The code may be
+    /// a [`Kind`] if no code is more specific.
     pub fn new(code: impl Into<Code>, context: impl Into<String>) -> Self {
         Self { code: code.into(), context: context.into(), source: None }
     }
@@ -141,25 +142,25 @@ impl Error {
         format!("[{}] {self}", self.code)
     }
 
-    /// Its cause. Not as [`StdError::source`]: [`fmt::Display`] has said it already.
+    /// Its cause. This is not [`StdError::source`], because [`fmt::Display`] already contains the cause.
     pub fn cause(&self) -> Option<&(dyn StdError + Send + Sync + 'static)> {
         self.source.as_deref()
     }
 
-    /// The same error, by a code that says more. It is of that code's kind then.
+    /// Replaces the code with a more specific one; the kind follows.
     #[must_use]
     pub fn with_code(self, code: Code) -> Self {
         Self { code, ..self }
     }
 
-    /// The same error, seen from one level up.
+    /// The same error with the caller's context in front.
     #[must_use]
     pub fn within(self, context: impl fmt::Display) -> Self {
         Self { context: format!("{context}: {}", self.context), ..self }
     }
 }
 
-/// The whole chain on one line: context, then every cause that adds something to what was said before it.
+/// The whole chain on one line: context, then every cause that adds something.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut said = self.context.clone();
@@ -176,7 +177,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// The cause is part of [`fmt::Display`], so it is not offered a second time.
+/// [`fmt::Display`] already contains the cause, so it is not offered again.
 impl StdError for Error {}
 
 #[cfg(test)]

@@ -1,8 +1,7 @@
 //! Raw BSON: in place, where a value ends and what it holds; and put together. Every read is checked; bytes that are no
 //! BSON are an [`EncodeFault`], never a panic.
 //!
-//! Offsets are into the whole document, so that a value is named by its type and one offset. The
-//! specification is
+//! Offsets are into the whole document, so that a type and one offset identify a value. The specification is
 //! <https://bsonspec.org/spec.html>.
 
 /// Why a document can't have rows.
@@ -16,11 +15,11 @@ pub(super) enum EncodeFault {
     KeyMisfit,
     /// The `_id` is too long for an index.
     KeyTooLong,
-    /// A value is longer than PostgreSQL takes.
+    /// A value is longer than PostgreSQL allows.
     TooLong,
-    /// A value does not fit where the mapping has it, and may not go to `extra`.
+    /// A value does not fit its mapped column or table, and may not go to `extra`.
     Misfit,
-    /// Nothing holds a value, and there is no `extra`.
+    /// No column holds a value, and there is no `extra`.
     Unmapped,
 }
 
@@ -30,8 +29,10 @@ impl EncodeFault {
             EncodeFault::Malformed => "the bytes are not valid BSON",
             EncodeFault::NoKey => "the document has no _id",
             EncodeFault::KeyMisfit => "the _id does not fit the type of the key column",
-            EncodeFault::KeyTooLong => "the _id is longer than the 2,600 bytes that a PostgreSQL index takes",
-            EncodeFault::TooLong => "a value is longer than the 256 MB that jsonb takes",
+            EncodeFault::KeyTooLong => {
+                "the _id is longer than the 2,600 bytes that a PostgreSQL index allows"
+            }
+            EncodeFault::TooLong => "a value is longer than the 256 MB that jsonb allows",
             EncodeFault::Misfit => "the value does not fit its column or table",
             EncodeFault::Unmapped => "no column holds the field, and the mapping has no extra column",
         }
@@ -62,7 +63,7 @@ pub(super) const DECIMAL: u8 = 0x13;
 pub(super) const MAX_KEY: u8 = 0x7f;
 pub(super) const MIN_KEY: u8 = 0xff;
 
-/// What the server calls a type, in `$type`.
+/// The server's name of a type, in `$type`.
 pub(super) fn type_name(kind: u8) -> &'static str {
     match kind {
         DOUBLE => "double",
@@ -114,7 +115,7 @@ pub(super) fn end_of(kind: u8, bytes: &[u8], at: usize) -> Read<usize> {
     if end <= bytes.len() { Ok(end) } else { Err(EncodeFault::Malformed) }
 }
 
-/// The length that stands at `at`, if it is at least `least`.
+/// The length at `at`, if it is at least `least`.
 #[inline]
 fn length(bytes: &[u8], at: usize, least: usize) -> Read<usize> {
     let length = usize::try_from(int32(bytes, at)?).map_err(|_| EncodeFault::Malformed)?;
@@ -255,7 +256,7 @@ pub(super) fn first_key(doc: &[u8]) -> Read<(u8, usize)> {
 pub(super) enum Parsed {
     /// A value of this type.
     Value(u8),
-    /// That a mapping withholds the value.
+    /// The mapping withholds the value.
     Withheld,
 }
 
@@ -305,7 +306,7 @@ pub(super) fn end(out: &mut Vec<u8>, start: usize) -> Option<()> {
     fill_in(out, start)
 }
 
-/// Fills in the length of what began at `start`, itself included.
+/// Fills in the length of what began at `start`, including itself.
 pub(super) fn fill_in(out: &mut [u8], start: usize) -> Option<()> {
     let length = i32::try_from(out.len().checked_sub(start)?).ok()?;
     out.get_mut(start..start + 4)?.copy_from_slice(&length.to_le_bytes());

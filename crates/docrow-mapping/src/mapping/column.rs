@@ -1,5 +1,5 @@
-//! From the bytes of one column back to a BSON value: the other direction of [`super::value`]. Bytes that docrow does
-//! not write are `None`.
+//! Converts the bytes of one column back to a BSON value: the reverse of [`super::value`]. Bytes that docrow
+//! does not write are `None`.
 
 use ::bson::{Bson, RawDocumentBuf};
 
@@ -15,7 +15,7 @@ use crate::model::{
     table::{ColumnType, Reading, Scalar},
 };
 
-/// Appends the bytes of the BSON value that a column of type `ty` holds.
+/// Appends the bytes of the BSON value in a column of type `ty`.
 pub(super) fn read(out: &mut Vec<u8>, ty: ColumnType, bytes: &[u8]) -> Option<Parsed> {
     if ty.array { array(out, ty, bytes).map(Parsed::Value) } else { scalar(out, ty, bytes) }
 }
@@ -40,7 +40,7 @@ fn scalar(out: &mut Vec<u8>, ty: ColumnType, bytes: &[u8]) -> Option<Parsed> {
     Some(Parsed::Value(kind))
 }
 
-/// A column's value for a person to read: in relaxed Extended JSON, `jsonb` as it stands; bytes that docrow does not write
+/// A column's value for people: in relaxed Extended JSON, `jsonb` unchanged; bytes that docrow does not write
 /// in hexadecimal.
 pub fn value_text(ty: ColumnType, bytes: &[u8]) -> String {
     if let (Scalar::Jsonb, false, Some(json)) = (ty.scalar, ty.array, bytes.strip_prefix(b"\x01")) {

@@ -1,7 +1,7 @@
-//! A [`MappingSpec`] compiled: the tables it writes, and a trie of the paths it reads.
+//! A compiled [`MappingSpec`]: the tables it writes, and a trie of the paths it reads.
 //!
-//! In the trie a field is a column's, or omitted, or an object or an array that holds such ones. Fields are in the
-//! order in which the mapping names them, which is mostly the order in which documents have them.
+//! In the trie, a field belongs to a column, or is omitted, or is an object or an array with such fields.
+//! Fields are in the order of the mapping, which is mostly their order in documents.
 
 use bytes::BytesMut;
 
@@ -15,7 +15,7 @@ use crate::{
     schema::{ColumnSpec, FieldPath, JsonForm, MappingSpec, Mask, OnDelete, OnUnfit, Segment, TableSpec},
 };
 
-/// A compiled [`MappingSpec`]: immutable, to be shared by all tasks.
+/// A compiled [`MappingSpec`]: immutable, shared by all tasks.
 #[derive(Debug)]
 pub struct Mapping {
     pub(super) spec: MappingSpec,
@@ -23,7 +23,7 @@ pub struct Mapping {
     pub(super) plans: Vec<TablePlan>,
     pub(super) root: MappedObject,
     pub(super) on_unfit: OnUnfit,
-    /// Whether the root table has a column for what no other holds.
+    /// Whether the root table has a column for values that no other holds.
     pub(super) extra: bool,
     pub(super) mask_key: Option<MaskKey>,
     document: Option<JsonForm>,
@@ -33,12 +33,12 @@ pub struct Mapping {
 /// How a table's rows are encoded.
 #[derive(Debug)]
 pub(super) struct TablePlan {
-    /// All columns, those that no field is mapped to included.
+    /// All columns, including those that no field is mapped to.
     pub(super) width: u16,
     pub(super) ordinals: usize,
     pub(super) columns: Vec<PlannedColumn>,
-    /// How many slots a row has: one for each column, then one for each object and array of its document
-    /// part.
+    /// How many slots a row has: one for each column, then one for each object and array of its part of the
+    /// document.
     pub(super) slots: usize,
 }
 
@@ -47,9 +47,9 @@ pub(super) struct PlannedColumn {
     pub(super) ty: ColumnType,
     pub(super) oid: u32,
     pub(super) mask: Option<Mask>,
-    /// The type of the column that is written beside it until it takes its place.
+    /// The type of the column that is written beside it until it is replaced.
     pub(super) was: Option<ColumnType>,
-    /// The path from the row's own object, as it stands in a key of `extra`.
+    /// The path from the row's own object, in the form of a key of `extra`.
     pub(super) path: Box<[u8]>,
 }
 
@@ -58,9 +58,10 @@ pub(super) struct PlannedColumn {
 pub(super) struct MappedObject {
     /// The table of which it is a row.
     pub(super) table: Option<usize>,
-    /// Tells the object from all others of the mapping.
+    /// Distinguishes the object from all others of the mapping.
     pub(super) id: u32,
-    /// Whether it is a row, or fields in it have columns or rows. Else all that is known of it is what to omit.
+    /// Whether it is a row, or fields in it have columns or rows. Otherwise, only omitted fields are known in
+    /// it.
     mapped: bool,
     /// Whether a field in it, at any depth, is hidden.
     pub(super) guarded: bool,
@@ -74,9 +75,9 @@ pub(super) struct MappedField {
     /// The name and its NUL.
     name: Box<[u8]>,
     pub(super) node: MappedNode,
-    /// Where an open row notes the field's value, or that it has been met.
+    /// Where an open row stores the field's value, or that it was met.
     pub(super) slot: SlotId,
-    /// Whether the value is masked or omitted: it may leave the process nowhere but in its own column.
+    /// Whether the value is masked or omitted: it may leave the process only in its own column.
     pub(super) hidden: bool,
 }
 
@@ -93,9 +94,9 @@ pub(super) enum MappedNode {
     Key,
     Column,
     Object(MappedObject),
-    /// An array, and what its elements are.
+    /// An array, and its elements.
     Array(Box<MappedNode>),
-    /// Left out of everything.
+    /// Omitted.
     Omitted,
 }
 
@@ -132,9 +133,9 @@ impl Mapping {
         }
     }
 
-    /// The part of it that is about these top-level fields, by which rows are encoded from these fields alone: its root
-    /// has fewer columns, and of its other tables some are missing. `None`: there is no such part, for a document counts
-    /// only as a whole.
+    /// The part that concerns these top-level fields, with which rows are encoded from these fields alone:
+    /// its root table has fewer columns, and some of its other tables are missing. `None`: there is no such
+    /// part, because a document counts only as a whole.
     pub fn of_fields(&self, fields: &[Box<str>]) -> Option<Self> {
         let in_parts = self.extra && self.on_unfit == OnUnfit::Extra && self.document.is_none();
         let part = in_parts.then(|| Self::compile(&self.spec.of_fields(fields)))?;
@@ -157,7 +158,7 @@ impl Mapping {
         self.document
     }
 
-    /// The root table's column for what no other holds, if there is one.
+    /// The root table's column for values that no other holds, if there is one.
     pub fn extra(&self) -> Option<&Column> {
         let columns = &self.tables.first()?.columns;
         columns.iter().nth_back(usize::from(self.soft_delete())).filter(|_| self.extra)
@@ -168,24 +169,24 @@ impl Mapping {
         self.foreign_keys
     }
 
-    /// Whether a column is masked by a hash, which takes a key.
+    /// Whether a column is masked by a hash, which requires a key.
     pub fn needs_mask_key(&self) -> bool {
         let mut columns = self.plans.iter().flat_map(|plan| &plan.columns);
         columns.any(|column| column.mask == Some(Mask::Sha256))
     }
 
-    /// The mapping with the key of its masks. Without one, a column masked by a hash is NULL.
+    /// The mapping with its mask key. Without one, a column masked by a hash is NULL.
     #[must_use]
     pub fn with_mask_key(self, key: MaskKey) -> Self {
         Self { mask_key: Some(key), ..self }
     }
 
-    /// The fingerprint of the key that its hashes are made with, if there are any.
+    /// The fingerprint of the key of its hashes, if there are any.
     pub fn masked_by(&self) -> Option<String> {
         self.mask_key.as_ref().filter(|_| self.needs_mask_key()).map(MaskKey::fingerprint)
     }
 
-    /// Whether the root's rows are marked when their document is deleted.
+    /// Whether the root rows are marked when their document is deleted.
     pub(super) fn soft_delete(&self) -> bool {
         self.tables.first().is_some_and(|root| root.soft_delete)
     }
@@ -253,8 +254,8 @@ impl MappedObject {
         &self.fields
     }
 
-    /// The field whose name stands at `at`, and where the name's NUL is. `expected` is the index of the field
-    /// to try first.
+    /// The field whose name is at `at`, and the offset of the name's NUL. `expected` is the index of the
+    /// field to try first.
     #[inline]
     pub(super) fn field(
         &self,
@@ -275,7 +276,7 @@ impl MappedObject {
         Some((index, self.fields.get(index)?))
     }
 
-    /// The object at a path, made if it is not there yet.
+    /// The object at a path, created if it does not exist yet.
     fn descend(&mut self, path: &[Segment]) -> &mut Self {
         let Some((segment, rest)) = path.split_first() else { return self };
         let arrays = segment.arrays;
@@ -308,8 +309,8 @@ impl MappedObject {
         self.fields.get_mut(index).map(|field| &mut field.node).expect("the field is there or was just added")
     }
 
-    /// Sorts the fields, gives those that are no column a slot in the row of `table` or of the object's own, and
-    /// the object what is known only now.
+    /// Sorts the fields, gives those without a column a slot in the row of `table` or of the object's own,
+    /// and completes the object.
     fn finish(&mut self, table: usize, plans: &mut [TablePlan], ids: &mut u32) {
         let table = self.table.unwrap_or(table);
         (self.id, *ids) = (*ids, *ids + 1);
@@ -330,7 +331,7 @@ impl MappedObject {
         self.mapped = self.table.is_some() || self.fields.iter().any(|field| field.node.is_mapped());
     }
 
-    /// Whether nothing is in the object at `at` but what is hidden.
+    /// Whether the object at `at` contains only hidden fields.
     pub(super) fn is_bare(&self, doc: &[u8], at: usize) -> Read<bool> {
         let mut elements = BsonElements::at(doc, at)?;
         if !self.guarded {
@@ -384,7 +385,7 @@ impl MappedNode {
 }
 
 /// The object in an array, or in an array of arrays. Paths were checked when the spec was made: a node is
-/// never passed as one thing and mapped as another.
+/// never passed as one kind and mapped as another.
 fn innermost(node: &mut MappedNode) -> &mut MappedObject {
     match node {
         MappedNode::Object(object) => object,

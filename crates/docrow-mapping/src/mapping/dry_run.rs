@@ -1,10 +1,10 @@
-//! A dry run: what a mapping would make of documents, value by value and by path, without making rows of them.
+//! A dry run: what a mapping would make of documents, by value and path, without making rows.
 //!
-//! [`super::walk`] puts what does not fit aside as it goes, and need not know why; here the same trie is walked with the
-//! question why. The two agree because both ask [`value::column`] and the same nodes. What [`Encoder`] refuses is a dead
-//! letter, by its word.
+//! [`super::walk`] puts misfits aside as it goes, and need not know the reason; here the same trie is walked
+//! to find the reason. The two agree because both use [`value::column`] and the same nodes. A document that
+//! [`Encoder`] refuses is a dead letter.
 //!
-//! Of values only types are kept (G12), and paths are bounded, whatever the documents.
+//! Only types of values are kept (G12), and the number of paths is bounded, whatever the documents.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -21,10 +21,10 @@ use super::{
 };
 use crate::shown;
 
-/// So many different paths are told apart, of each kind.
+/// How many different paths are distinguished, of each kind.
 const MAX_PATHS: usize = 300;
 
-/// Tries documents. Holds no more than one document's rows.
+/// Tests documents. Holds at most one document's rows.
 #[derive(Debug)]
 pub struct Trial {
     mapping: Arc<Mapping>,
@@ -34,10 +34,10 @@ pub struct Trial {
     tried: Tried,
 }
 
-/// What came of it.
+/// The result.
 #[derive(Clone, Debug, Default)]
 pub struct Tried {
-    /// How many documents were tried.
+    /// How many documents were tested.
     pub documents: u64,
     /// About how many bytes their rows have.
     pub row_bytes: u64,
@@ -47,7 +47,7 @@ pub struct Tried {
     pub dead: u64,
     /// Whether the first of these would stop the collection instead.
     pub stops: bool,
-    /// The values that do not fit, and those that nothing is mapped to, by path and type.
+    /// The values that do not fit, and those without a mapping, by path and type.
     pub left: Tally<Left>,
     /// Why documents can't have rows, by path and reason.
     pub refused: Tally<&'static str>,
@@ -56,7 +56,7 @@ pub struct Tried {
 /// Why a value is not in a column, and its BSON type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Left {
-    /// It does not fit its column, or is no object or array where there are tables for one.
+    /// It does not fit its column, or is no object or array although there are tables for one.
     Misfit(&'static str),
     /// No column and no table is mapped to its field.
     Unmapped(&'static str),
@@ -99,14 +99,14 @@ impl<T: Ord + Copy> Tally<T> {
 }
 
 impl Trial {
-    /// A trial of `mapping`.
+    /// A dry run of `mapping`.
     pub fn new(mapping: Arc<Mapping>) -> Self {
         let encoder = Encoder::new(mapping.clone(), Framing::Copy);
         let rows = Rows::new(mapping.tables().len());
         Self { mapping, encoder, rows, counter: LeftCounter::default(), tried: Tried::default() }
     }
 
-    /// Tries one document.
+    /// Tests one document.
     pub fn observe(&mut self, document: &RawDocument) {
         let Self { mapping, encoder, rows, counter, tried } = self;
         tried.documents += 1;
@@ -133,13 +133,13 @@ impl Trial {
         }
     }
 
-    /// What came of it.
+    /// The result.
     pub fn tried(self) -> Tried {
         self.tried
     }
 }
 
-/// Finds what is left of one document.
+/// Finds the values of one document that are not in a column.
 #[derive(Debug, Default)]
 struct LeftCounter {
     left: Vec<(String, Left)>,
@@ -215,7 +215,7 @@ impl LeftCounter {
         }
     }
 
-    /// Null, and what is empty, has no place of its own anyway.
+    /// Null, and empty values, have no place of their own anyway.
     fn unmapped(&mut self, ValueAt { doc, kind, at }: ValueAt<'_>) -> Read<()> {
         let telling = match kind {
             NULL => false,

@@ -1,5 +1,5 @@
-//! The encoder: documents in, rows out. It owns the memory that [`super::walk`] works with, and sees to it that a
-//! document that can't have rows leaves nothing in any buffer.
+//! The encoder: documents in, rows out. It owns the memory that [`super::walk`] works with, and ensures that
+//! a document that can't have rows leaves nothing in any buffer.
 
 use std::{fmt, sync::Arc};
 
@@ -17,14 +17,15 @@ use super::{
 };
 use crate::{schema::OnUnfit, shown};
 
-/// Why a document can't have rows at all: it is to be kept whole, as a dead letter.
+/// Why a document can't have rows at all: it must be kept whole, as a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncodeError {
     /// The field, in dotted notation; empty for the document itself.
     pub path: String,
     /// What is wrong with it. Never a value.
     pub reason: &'static str,
-    /// Whether the mapping has it that the collection stops, instead of keeping the document as a dead letter.
+    /// Whether the mapping requires that the collection stops, instead of keeping the document as a dead
+    /// letter.
     pub stops: bool,
 }
 
@@ -47,7 +48,7 @@ pub struct Encoder {
     mapping: Arc<Mapping>,
     framing: Framing,
     scratch: EncoderMemory,
-    /// What each buffer held before the document.
+    /// The length of each buffer before the document.
     marks: Vec<(usize, usize)>,
 }
 
@@ -58,20 +59,20 @@ impl Encoder {
         Self { mapping, framing, scratch, marks: Vec::new() }
     }
 
-    /// From now on notices what the mapping does not know: see [`Encoder::discovered`].
+    /// From now on watches for unmapped fields: see [`Encoder::discovered`].
     pub fn watch(&mut self) {
         self.scratch.watch.get_or_insert_default();
     }
 
-    /// Whether the document encoded last has something that this encoder has met in none before and that a newer
-    /// mapping could have a place for: a field, neither null nor empty, that the mapping does not know, or a fraction
-    /// in a `bigint` column. Never, if it does not [watch](Encoder::watch).
+    /// Whether the document encoded last has something that this encoder has not met before and that a newer
+    /// mapping could place: an unmapped field that is neither null nor empty, or a fraction in a `bigint`
+    /// column. Never, if it does not [watch](Encoder::watch).
     pub fn discovered(&self) -> bool {
         self.scratch.watch.as_ref().is_some_and(|watch| watch.discovered)
     }
 
-    /// How many values of the documents encoded since this was last asked did not fit their column or table, and are kept in
-    /// `extra`.
+    /// How many values of the documents encoded since the last call did not fit their column or table, and
+    /// are kept in `extra`.
     pub fn take_misfits(&mut self) -> u64 {
         std::mem::take(&mut self.scratch.misfits)
     }

@@ -1,8 +1,9 @@
-//! Reads Extended JSON back, canonical and relaxed, as [`super::extended_json_write`](super::extended_json_write) writes it and PostgreSQL gives it.
+//! Parses Extended JSON, canonical and relaxed, in the form in which [`super::extended_json_write`] writes it
+//! and PostgreSQL returns it.
 //!
-//! Of numbers without a wrapping, one with a decimal point is a double; one without is an int32 if it fits, else an
-//! int64 if it fits, else a double. An object with a key that begins with `$`, other than those of a DBRef, is a
-//! wrapping. Anything that docrow does not write is `None`.
+//! Of numbers without a wrapper, one with a decimal point is a double; one without is an int32 if it fits,
+//! else an int64 if it fits, else a double. An object with a key that begins with `$`, other than those of a
+//! DBRef, is a wrapper. Anything that docrow does not write is `None`.
 
 use ::bson::{DateTime, Decimal128, oid::ObjectId};
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -17,8 +18,8 @@ use super::{
     extended_json_write::is_reserved,
 };
 
-/// MongoDB takes no document of more than 200 levels, of which a code's scope makes two here. What is deeper could
-/// overflow the stack.
+/// MongoDB accepts no document of more than 200 levels; a code's scope takes two levels here. Deeper nesting
+/// could overflow the stack.
 const MAX_DEPTH: usize = 512;
 
 /// JSON text as a value. Numbers are not rounded, keys stay in order.
@@ -56,7 +57,7 @@ fn depth(text: &[u8]) -> usize {
     deepest
 }
 
-/// Appends the bytes of the BSON value that `json` tells; nothing for one that is withheld.
+/// Appends the bytes of the BSON value that `json` means; nothing for one that is withheld.
 pub(super) fn value(out: &mut Vec<u8>, json: &Value) -> Option<Parsed> {
     let kind = match json {
         Value::Null => NULL,

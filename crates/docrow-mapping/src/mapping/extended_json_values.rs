@@ -1,7 +1,7 @@
-//! The values without fields in Extended JSON (version 2), and what docrow adds to it.
+//! Values without fields in Extended JSON (version 2), and docrow's extensions.
 //!
-//! What JSON in PostgreSQL can't hold, or what Extended JSON does not tell, has a form of its own, all under the
-//! one key `$docrow`:
+//! Values that JSON in PostgreSQL can't hold, or that Extended JSON can't express, have their own form, all
+//! under the single key `$docrow`:
 //!
 //! | BSON | JSON |
 //! |---|---|
@@ -47,7 +47,7 @@ pub(super) fn quoted(out: &mut BytesMut, text: &[u8]) {
     out.extend_from_slice(b"\"");
 }
 
-/// Appends valid UTF-8 as it stands between quotes.
+/// Appends valid UTF-8 as it is between quotes.
 pub(super) fn escaped(out: &mut BytesMut, text: &[u8]) {
     let mut rest = text;
     while let Some(plain) = rest.iter().position(|&byte| byte < 0x20 || byte == b'"' || byte == b'\\') {
@@ -108,7 +108,7 @@ pub(super) fn double(out: &mut BytesMut, value: f64) {
     wrapped(out, b"{\"$numberDouble\":\"", text.as_bytes(), b"\"}");
 }
 
-/// Appends a finite double as a JSON number with a decimal point, by which it is told from an integer.
+/// Appends a finite double as a JSON number with a decimal point, which distinguishes it from an integer.
 pub(super) fn relaxed_double(out: &mut BytesMut, value: f64) {
     // Below this, the shortest form has a point or a negative exponent; jsonb keeps either as decimals.
     const LARGE: f64 = 1e16;
@@ -174,7 +174,7 @@ pub(super) fn date(out: &mut BytesMut, millis: i64) {
     wrapped_integer(out, b"{\"$date\":{\"$numberLong\":\"", millis, b"\"}}");
 }
 
-/// Appends a date in ISO 8601 from 1970 to 9999, as the specification has it, else in canonical form.
+/// Appends a date in ISO 8601 from 1970 to 9999, as specified, else in canonical form.
 pub(super) fn relaxed_date(out: &mut BytesMut, millis: i64) {
     const END: i64 = 253_402_300_800_000;
     if !(0..END).contains(&millis) {

@@ -1,11 +1,12 @@
-//! Canonical and relaxed Extended JSON (version 2), written straight from raw BSON, with a stack of its own: no
-//! depth of nesting can overflow the thread's. The values without fields are written by [`super::extended_json_values`](super::extended_json_values).
+//! Canonical and relaxed Extended JSON (version 2), written directly from raw BSON, with an explicit stack:
+//! no depth of nesting can overflow the thread's.
+//! [`super::extended_json_values`](super::extended_json_values) writes the values without fields.
 //!
-//! A document that JSON would change or that would read as something else is
+//! A document that JSON would change or that would read back as another value is
 //! `{"$docrow":{"document":"<its BSON in base64>"}}`: one with two fields of one name, with a field name of
-//! invalid UTF-8, and with one that begins with `$` and is no part of a DBRef.
+//! invalid UTF-8, or with a name that begins with `$` and does not belong to a DBRef.
 //!
-//! Relaxed JSON is for people: what is within the scope of a code is canonical there, too, for no path leads
+//! Relaxed JSON is for people: values in the scope of a code are canonical there, too, because no path leads
 //! into it. [`super::extended_json_parse`](super::extended_json_parse) reads both back.
 
 use bytes::BytesMut;
@@ -28,11 +29,12 @@ pub(super) struct JsonWriter {
     open: Vec<OpenJson>,
     /// Hashes of the field names of one document.
     names: Vec<u64>,
-    /// The way to the value that is being written, where that is asked for.
+    /// The path to the value that is being written, if it is requested.
     trail: Vec<TrailStep>,
 }
 
-/// A document in canonical Extended JSON, as values stand in `extra`; `None` if its bytes are malformed.
+/// A document in canonical Extended JSON, in the form of values in `extra`; `None` if its bytes are
+/// malformed.
 pub fn document_json(document: &[u8]) -> Option<String> {
     let mut out = BytesMut::new();
     JsonWriter::default().write(&mut out, document, DOCUMENT, 0).ok()?;
@@ -48,7 +50,7 @@ struct OpenJson {
     relaxed: bool,
     /// How many elements have been written.
     count: usize,
-    /// What closes it: its own bracket, and that of what it is wrapped in.
+    /// What closes it: its own bracket, and that of its wrapper.
     tail: &'static [u8],
 }
 
@@ -66,8 +68,8 @@ impl JsonWriter {
         self.run(out, doc, Value { kind, at, relaxed: false }, &mut |_, _, _| {})
     }
 
-    /// Appends the whole document in relaxed form. Tells `inexact` the way to, the type and the offset of every
-    /// value that would not read back as itself: an int64 that is an int32 as well, and -0.
+    /// Appends the whole document in relaxed form. Passes to `inexact` the path, the type and the offset of
+    /// every value that would not read back as itself: an int64 that fits an int32, and -0.
     pub(super) fn relaxed(
         &mut self,
         out: &mut BytesMut,
@@ -122,7 +124,7 @@ impl JsonWriter {
         Ok(())
     }
 
-    /// Appends a value; of a document or array only the beginning.
+    /// Appends a value; for a document or array only the beginning.
     fn value(&mut self, out: &mut BytesMut, doc: &[u8], value: Value) -> Read<()> {
         let Value { kind, at, relaxed } = value;
         match kind {
@@ -178,7 +180,7 @@ impl JsonWriter {
         let array = head == b"[";
         if !array && !self.is_plain(doc, at)? {
             extended_json_values::own(out, "document", doc.get(at..=end).ok_or(EncodeFault::Malformed)?);
-            // What it is wrapped in; its own bracket it has not.
+            // The wrapper's; it has no bracket of its own.
             out.extend_from_slice(tail.get(1..).unwrap_or_default());
             return Ok(());
         }
@@ -187,7 +189,7 @@ impl JsonWriter {
         Ok(())
     }
 
-    /// Whether JSON says all there is to say about the names of the document's fields.
+    /// Whether JSON represents the names of the document's fields completely.
     fn is_plain(&mut self, doc: &[u8], at: usize) -> Read<bool> {
         clear(&mut self.names);
         let mut elements = BsonElements::at(doc, at)?;
@@ -198,13 +200,13 @@ impl JsonWriter {
             }
             self.names.push(xxh3_64(name));
         }
-        // Equal hashes of different names would do no harm: the other form is as exact.
+        // Equal hashes of different names would do no harm: the other form is just as exact.
         self.names.sort_unstable();
         Ok(self.names.windows(2).all(|pair| pair.first() != pair.last()))
     }
 }
 
-/// Whether a field name is one that Extended JSON gives a meaning to, but for those of a DBRef, which is a document.
+/// Whether Extended JSON gives a field name a meaning, except for those of a DBRef, which is a document.
 pub(super) fn is_reserved(name: &[u8]) -> bool {
     name.first() == Some(&b'$') && !matches!(name, b"$ref" | b"$id" | b"$db")
 }
@@ -226,7 +228,7 @@ mod tests {
     use super::*;
     use crate::mapping::trail::render_trail;
 
-    /// The relaxed form, and the paths that it does not tell exactly.
+    /// The relaxed form, and the paths that it does not represent exactly.
     fn relaxed(value: impl Into<Bson>) -> (String, Vec<String>) {
         let document = RawDocumentBuf::try_from(&doc! { "a": value.into() }).unwrap();
         let (mut out, mut noted) = (BytesMut::new(), Vec::new());

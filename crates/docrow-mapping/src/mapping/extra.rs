@@ -1,17 +1,18 @@
-//! What no column holds: noted during the walk, written at its end as one flat JSON object, the root table's
-//! `extra`.
+//! Values that no column holds: noted during the walk, written at its end as one flat JSON object, the root
+//! table's `extra`.
 //!
-//! - A key is the field's path: names joined by dots, elements of unfolded arrays by their index from 0:
+//! - A key is the field's path: names joined by dots, elements of unnested arrays by their index from 0:
 //!   `messages.3.foo`. In a name, a dot and a backslash are escaped by a backslash; a byte that is no valid
 //!   UTF-8 is `\x` and two hexadecimal digits.
-//! - A value is canonical Extended JSON as [`super::extended_json_write`](super::extended_json_write) writes it, without its masked and omitted fields; if it
-//!   can't be taken apart, the form that says that it is withheld.
+//! - A value is canonical Extended JSON in the form of
+//!   [`super::extended_json_write`](super::extended_json_write), without its masked and omitted fields; if
+//!   these can't be separated, the form for a withheld value.
 //! - A field that occurs several times in one object is legal on the wire. The occurrence that counts has its
-//!   column, its rows or the plain key; the others have the key followed by a backslash and their number among
-//!   all occurrences, from 1. The missing number is that of the one that counts: so the order can be told without
-//!   the mapping. Of values the last one counts, of objects and arrays with tables or columns of their own the
-//!   first.
-//! - Null, the empty array and the empty object are noted where no column or row says them, so that they
+//!   column, its rows or the plain key; the others have the key followed by a backslash and their number
+//!   among all occurrences, from 1. The missing number belongs to the one that counts, so the order can be
+//!   determined without the mapping. Of values, the last one counts; of objects and arrays with their own
+//!   tables or columns, the first.
+//! - Null, the empty array and the empty object are noted if no column or row represents them, so that they
 //!   differ from a missing field.
 
 use std::ops::Range;
@@ -29,17 +30,17 @@ use super::{
     trail::{TrailStep, render_trail},
 };
 
-/// PostgreSQL takes a little less than 256 MB in one `jsonb` (`JENTRY_OFFLENMASK`).
+/// PostgreSQL allows a little less than 256 MB in one `jsonb` (`JENTRY_OFFLENMASK`).
 const MAX_JSON: usize = 0x0fff_0000;
 
 /// The values that no column holds, by type and offset.
 #[derive(Debug, Default)]
 pub(super) struct ExtraNotes {
-    /// The notes' paths, escaped as they stand between a JSON key's quotes.
+    /// The notes' paths, escaped for a JSON key.
     paths: BytesMut,
     notes: Vec<ExtraNote>,
     order: Vec<usize>,
-    /// The values that were taken apart.
+    /// The values without their hidden fields.
     censored: Vec<u8>,
 }
 
@@ -60,11 +61,11 @@ struct ExtraNote {
     kind: u8,
     at: usize,
     occurrence: Occurrence,
-    /// Which of the occurrences, if it is not the one that counts; that is 0.
+    /// The number of the occurrence, if it is not the one that counts; for that, 0.
     copy: usize,
 }
 
-/// Which of several fields of one name a value is.
+/// Which of several fields of one name a value belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Occurrence {
     /// The one that counts, unless it is noted again.
@@ -75,11 +76,11 @@ pub(super) enum Occurrence {
     Late,
 }
 
-/// A value to be noted.
+/// A value to note.
 pub(super) struct NotedValue<'a> {
-    /// The way to it, or to the object that holds it.
+    /// The path to it, or to the object that contains it.
     pub(super) trail: &'a [TrailStep],
-    /// The rest of the way, rendered by [`render`]; may be empty.
+    /// The rest of the path, rendered by [`render`]; may be empty.
     pub(super) inner: &'a [u8],
     pub(super) kind: u8,
     pub(super) at: usize,
@@ -102,12 +103,12 @@ impl ExtraNotes {
         self.push(doc, noted, NotePlace::Document)
     }
 
-    /// Adds a value where the mapping has `node`, without what is hidden in it.
+    /// Adds a value where the mapping has `node`, without its hidden parts.
     pub(super) fn add_censored(&mut self, doc: &[u8], noted: NotedValue<'_>, node: &MappedNode) -> Read<()> {
         let at = self.censored.len();
         let value = ValueAt { doc, kind: noted.kind, at: noted.at };
         match censored(node, value, &mut self.censored)? {
-            // Of a value without fields nothing was appended.
+            // For a value without fields, nothing was appended.
             Remainder::Everything if self.censored.len() == at => self.push(doc, noted, NotePlace::Document),
             Remainder::Everything => self.push(doc, NotedValue { at, ..noted }, NotePlace::Censored),
             Remainder::Parts | Remainder::Nothing => {

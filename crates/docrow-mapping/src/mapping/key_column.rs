@@ -1,4 +1,5 @@
-//! A document's `_id` as the value of the key column: one value for equal `_id`s, another for every other.
+//! A document's `_id` as the value of the key column: one value for equal `_id`s, different values for
+//! different ones.
 //!
 //! | key | takes |
 //! |---|---|
@@ -7,12 +8,13 @@
 //! | `bytea` | ObjectId; binary of subtype 0 that is not 12 bytes long |
 //! | `text` | everything |
 //!
-//! In a `text` key an ObjectId is its 24 hexadecimal digits, and a string stands as it is, unless it could be
-//! taken for something else: if it begins with `{`, `[` or `"`, is `null`, `true` or `false` or 24 hexadecimal
-//! digits, or holds a NUL, it is a JSON string with its quotes. Everything else is canonical Extended JSON;
-//! numbers in the canonical form of their value, whole ones as `$numberLong`, or within an embedded document as
-//! `$numberInt` if they fit. What a key says but would read back as another type is noted besides, by
-//! [`Reading`](crate::model::table::Reading) or, in a `text` key, where it is not what the JSON says.
+//! In a `text` key an ObjectId is its 24 hexadecimal digits, and a string is itself, unless it could be
+//! mistaken for something else: if it begins with `{`, `[` or `"`, is `null`, `true` or `false` or 24
+//! hexadecimal digits, or contains a NUL, it is a JSON string with its quotes. Everything else is canonical
+//! Extended JSON; numbers in the canonical form of their value, whole ones as `$numberLong`, or within an
+//! embedded document as `$numberInt` if they fit. If a key would read back as another type, that is also
+//! noted, according to [`Reading`](crate::model::table::Reading) or, in a `text` key, if it is not what the
+//! JSON says.
 
 use ::bson::{RawDocumentBuf, spec::ElementType};
 use bytes::BytesMut;
@@ -34,7 +36,7 @@ use crate::model::{
     table::{ColumnType, Scalar},
 };
 
-/// An entry of a B-tree index has at most 2,704 bytes; a child table's holds its ordinals, too.
+/// An entry of a B-tree index has at most 2,704 bytes; a child table's also contains its ordinals.
 const MAX_LENGTH: usize = 2600;
 
 /// Appends the bytes of the key column, without their length.
@@ -65,7 +67,7 @@ pub(super) fn key(
     }
 }
 
-/// Appends the bytes of the `_id` that a key column holds, unless it is noted otherwise.
+/// Appends the bytes of the `_id` in a key column, unless it is noted otherwise.
 pub(super) fn read(out: &mut Vec<u8>, ty: ColumnType, bytes: &[u8]) -> Option<Parsed> {
     match (ty.scalar, bytes) {
         (Scalar::Text, [b'{' | b'[' | b'"', ..] | b"null" | b"true" | b"false") => {
@@ -76,8 +78,8 @@ pub(super) fn read(out: &mut Vec<u8>, ty: ColumnType, bytes: &[u8]) -> Option<Pa
 }
 
 impl Mapping {
-    /// The `_id` of the documents with this key, as `{_id: …}`: they all count as one for MongoDB. `None`: no document has
-    /// such a key.
+    /// The `_id` of the documents with this key, as `{_id: …}`: to MongoDB they all are equal. `None`: no
+    /// document can have such a key.
     pub fn id_of_key(&self, bytes: &[u8]) -> Option<RawDocumentBuf> {
         let ty = self.key_type();
         let document = column::single(b"_id", |out| read(out, ty, bytes))?;
@@ -122,15 +124,15 @@ fn text(out: &mut BytesMut, ValueAt { doc, kind, at }: ValueAt<'_>, json: &mut J
     Ok(Fit::Exact)
 }
 
-/// The one that stands for all that are equal to this one, if it is another.
+/// The canonical one of all that are equal to this one, if it differs.
 fn canonical(doc: &[u8], kind: u8, at: usize) -> Read<Option<(ElementType, Vec<u8>)>> {
     let bytes = doc.get(at..bson::end_of(kind, doc, at)?).ok_or(EncodeFault::Malformed)?;
     let kind = ElementType::from(kind).ok_or(EncodeFault::Malformed)?;
     Ok(Id { kind, bytes }.canonical())
 }
 
-/// Appends the value of type `kind` whose fields are those of `values`, in the order of those of `key`, which is equal to
-/// it. `None`: it is not.
+/// Appends the value of type `kind` with the fields of `values`, in the order of those of `key`, which is
+/// equal to it. `None`: it is not.
 pub(super) fn in_order(out: &mut Vec<u8>, kind: u8, key: &[u8], values: &[u8]) -> Option<()> {
     let (mut key_at, mut values_at, start) = (0, 0, out.len());
     if kind == CODE_WITH_SCOPE {
@@ -174,7 +176,7 @@ fn all(bytes: &[u8], at: usize) -> Option<NamedValues<'_>> {
     Some(all)
 }
 
-/// Whether the canonical form of `value` says everything about it.
+/// Whether the canonical form of `value` represents it completely.
 fn same(form: Number, value: Decimal) -> bool {
     let Number::Decimal { negative, coefficient, exponent } = form else { return false };
     value == Decimal::Finite { negative, coefficient, exponent }

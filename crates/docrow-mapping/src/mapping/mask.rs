@@ -1,11 +1,12 @@
-//! What never leaves the process: masked values, and fields that are left out.
+//! Values that never leave the process: masked values, and omitted fields.
 //!
-//! - A masked column holds a keyed hash of its value, or nothing of it. The hash is HMAC-SHA-256 in hexadecimal: of a
-//!   string's bytes, of an ObjectId's 24 hexadecimal digits, of anything else's canonical Extended JSON. So equal
-//!   strings have equal hashes, in whatever column, and can be joined. Null stays NULL.
-//! - Whatever else is written of a document is written without its masked and omitted fields: it is taken apart as the
-//!   mapping says. A value that is not what the mapping takes it for, an array where it has an object, can't be taken
-//!   apart and might hold such a field anywhere: [`WITHHELD`] stands in its place.
+//! - A masked column holds a keyed hash of its value, or nothing of it. The hash is HMAC-SHA-256 in
+//!   hexadecimal: of a string's bytes, of an ObjectId's 24 hexadecimal digits, of anything else's canonical
+//!   Extended JSON. So equal strings have equal hashes, in whatever column, and can be joined. Null stays
+//!   NULL.
+//! - Everything else is written without the document's masked and omitted fields, which are removed according
+//!   to the mapping. A value of another kind than mapped, an array instead of an object, can't be separated
+//!   like that and might contain such a field anywhere: [`WITHHELD`] replaces it.
 
 use ::bson::RawDocument;
 use bytes::BytesMut;
@@ -23,7 +24,7 @@ use super::{
 };
 use crate::{model::table::Scalar, schema::Mask};
 
-/// What is left of a redacted text.
+/// What remains of a redacted text.
 const REDACTED: &[u8] = b"***";
 
 /// The document `{"$docrow": {"withheld": true}}`.
@@ -36,7 +37,7 @@ pub(super) struct Masker {
 }
 
 impl Masker {
-    /// Appends the bytes of a masked column, or says that it is NULL.
+    /// Appends the bytes of a masked column, or reports that it is NULL.
     pub(super) fn column(
         &mut self,
         out: &mut BytesMut,
@@ -71,8 +72,8 @@ impl Masker {
 }
 
 impl Mapping {
-    /// The document without its masked and omitted fields: what may be kept of one that has no rows. None if its bytes
-    /// are no BSON, so that nobody can say where such a field is.
+    /// The document without its masked and omitted fields: the part of a document without rows that may be
+    /// kept. None if its bytes are no BSON, so that it is unknown where such a field is.
     pub fn censored(&self, document: &RawDocument) -> Option<Vec<u8>> {
         let doc = document.as_bytes();
         if !self.root.guarded {
@@ -83,10 +84,10 @@ impl Mapping {
     }
 }
 
-/// What was left of a value.
+/// What remained of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Remainder {
-    /// All that is not hidden.
+    /// Everything that is not hidden.
     Everything,
     /// Parts of it were withheld.
     Parts,
@@ -94,7 +95,7 @@ pub(super) enum Remainder {
     Nothing,
 }
 
-/// Appends a value without what is hidden in it; a document that says so, if it can't be taken apart.
+/// Appends a value without its hidden parts; a document that reports it, if they can't be separated.
 pub(super) fn censored(node: &MappedNode, value: ValueAt<'_>, out: &mut Vec<u8>) -> Read<Remainder> {
     let ValueAt { doc, kind, at } = value;
     match node {

@@ -1,4 +1,4 @@
-//! The key by which values are hashed.
+//! The mask key, with which values are hashed.
 
 use std::fmt;
 
@@ -8,17 +8,18 @@ use sha2::Sha256;
 
 use super::extended_json_values;
 
-/// The key of a mapping's hashes.
+/// A mapping's mask key.
 #[derive(Clone)]
 pub struct MaskKey(Hmac<Sha256>);
 
 impl MaskKey {
-    /// The key of these bytes, of whatever length.
+    /// The key with these bytes, of any length.
     pub fn new(bytes: &[u8]) -> Self {
         Self(Hmac::new_from_slice(bytes).expect("HMAC takes keys of any length"))
     }
 
-    /// Tells this key from others, and nothing of it: the hash of a text that is no value of anybody's, cut in half.
+    /// Distinguishes this key from others, but reveals nothing about it: the hash of a text that is no one's
+    /// value, cut in half.
     pub fn fingerprint(&self) -> String {
         let mut out = BytesMut::new();
         self.hash(&mut out, b"docrow: which key is this?\0");

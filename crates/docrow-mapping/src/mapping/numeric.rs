@@ -58,7 +58,7 @@ pub(super) fn read(bytes: &[u8]) -> Option<Decimal> {
     for _ in 0..count {
         coefficient = coefficient.checked_mul(10_000)?.checked_add(word()?.into())?;
     }
-    // Where the last digit of the last group stands, seen from the last decimal.
+    // The position of the last digit of the last group, from the last decimal.
     let shift = 4 * (weight - i32::from(count) + 1) + i32::from(scale);
     let power = 10_u128.checked_pow(if count == 0 { 0 } else { shift.unsigned_abs() })?;
     let coefficient = match shift {

@@ -1,5 +1,5 @@
-//! What a mapping says about its columns besides how to encode them: where their values lie that do not fit them, and
-//! which of them are to take others' places.
+//! Facts about a mapping's columns besides their encoding: where in `extra` their misfits are, and which of
+//! them will replace others.
 
 use super::compile::Mapping;
 use crate::{
@@ -7,50 +7,51 @@ use crate::{
     schema::{Segment, TableSpec},
 };
 
-/// A column that is written beside a narrower one, to take its place ([`MappingSpec`](crate::schema::MappingSpec)).
+/// A column that is written beside a narrower one, which it will replace
+/// ([`MappingSpec`](crate::schema::MappingSpec)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replacement {
     /// The table.
     pub table: String,
-    /// The column of the document's key in it.
+    /// Its column with the document's key.
     pub key: String,
-    /// The column whose place is taken, and whose name.
+    /// The column to be replaced, and its name.
     pub narrow: String,
-    /// The column that takes it.
+    /// The column that replaces it.
     pub wide: String,
-    /// The type that the column has in the end, in SQL.
+    /// The final SQL type of the column.
     pub ty: String,
 }
 
-/// Where the values of a table's columns lie in `extra` where they do not fit.
+/// Where the misfits of a table's columns are in `extra`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Places {
     /// The table.
     pub table: String,
-    /// The column of the document's key in it.
+    /// Its column with the document's key.
     pub key: String,
-    /// The way from the document to the object of a row.
+    /// The path from the document to the object of a row.
     pub steps: Vec<Step>,
-    /// The columns that are not masked, each with the rest of the way, as it stands in a key of `extra`.
+    /// The columns that are not masked, each with the rest of the path, in the form of a key of `extra`.
     pub columns: Vec<(Column, String)>,
 }
 
-/// A step on that way.
+/// A step of that path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Into a field, whose name is as it stands in a key of `extra`.
+    /// Into a field, whose name is in the form of a key of `extra`.
     Field(String),
     /// Into the element with the number in this column.
     Ordinal(String),
 }
 
 impl Mapping {
-    /// The columns that are to take others' places.
+    /// The columns that will replace others.
     pub fn replacements(&self) -> Vec<Replacement> {
         self.spec.replacements()
     }
 
-    /// Where values of columns lie in `extra` that do not fit them, for each table.
+    /// Where misfits are in `extra`, for each table.
     pub fn places(&self) -> Vec<Places> {
         let step = |segment: &Segment, ordinals: &mut std::slice::Iter<'_, String>| {
             let ordinals = ordinals.by_ref().take(segment.arrays).cloned().map(Step::Ordinal);

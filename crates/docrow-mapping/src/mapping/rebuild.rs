@@ -1,13 +1,13 @@
-//! From a document's rows back to the document.
+//! Rebuilds the document from its rows.
 //!
-//! The rebuilt document has the fields of the one that was encoded, with their types and values bit by bit; the
+//! The rebuilt document has the fields of the encoded one, with their types and values bit by bit; the
 //! elements of arrays and the fields of one name are in their order. Not preserved are the order of fields of
-//! different names, which `jsonb` does not keep (but in an `_id` it is kept), and the names of the elements of arrays,
-//! which are numbered anew. What a mapping masks, omits or withholds is left out.
+//! different names, which `jsonb` does not keep (except in an `_id`), and the names of the elements of
+//! arrays, which are renumbered. Fields that a mapping masks, omits or withholds are left out.
 //!
-//! Notes in `extra` win over columns. A column that is NULL and has no note is a field that is missing. So rows that
-//! were written by an earlier version of the mapping rebuild as well: their columns and child rows that there were not
-//! yet are NULL and absent, and what they would hold is noted.
+//! Notes in `extra` take precedence over columns. A column that is NULL and has no note is a missing field.
+//! So rows that an earlier version of the mapping wrote can be rebuilt as well: newer columns are NULL, newer
+//! child rows are absent, and their values are noted.
 
 use std::fmt;
 
@@ -24,12 +24,12 @@ use super::{
 };
 use crate::model::table::{Column, Table};
 
-/// What is wrong with rows from which no document can be made. Never a value.
+/// What is wrong with rows that can't be rebuilt. Never a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Corrupt {
     /// The table.
     pub table: String,
-    /// The column, if it is one column's fault; else empty.
+    /// The column, if the error is in one column; else empty.
     pub column: String,
     /// What is wrong.
     pub reason: &'static str,
@@ -60,18 +60,18 @@ pub struct Rebuilder<'a> {
     places: Vec<TablePlace<'a>>,
 }
 
-/// Where a table's rows and columns lie in a document.
+/// Where a table's rows and columns belong in a document.
 #[derive(Debug, Default)]
 struct TablePlace<'a> {
     steps: Vec<RowStep<'a>>,
-    /// For each mapped column the names on the way from the row's own object.
+    /// For each mapped column, the names on the path from the row's own object.
     columns: Vec<Vec<&'a [u8]>>,
-    /// For each mapped column its number in the row, and whether the next one is what it was: it tells the value where the
-    /// column itself does not.
+    /// For each mapped column, its number in the row, and whether the next column is the one that it
+    /// replaces, which has the value if the column itself does not.
     at: Vec<(usize, bool)>,
-    /// The number of the first column that is none of them.
+    /// The number of the first column after these.
     end: usize,
-    /// Which of them do not hold what the document has there.
+    /// Which of them do not hold the document's value.
     masked: Vec<usize>,
 }
 
@@ -152,7 +152,8 @@ fn missing_root(tables: &[Table]) -> Corrupt {
     Corrupt { table, column: String::new(), reason: "has no row for the document" }
 }
 
-/// Finds the places of the tables and columns in `object`, which is at `way`; `base` of its steps lead to the row.
+/// Finds the places of the tables and columns in `object`, which is at `way`; the first `base` steps lead to
+/// the row.
 fn locate<'a>(
     object: &'a MappedObject,
     way: &mut Vec<RowStep<'a>>,
@@ -196,7 +197,7 @@ fn locate<'a>(
     }
 }
 
-/// One row and what its columns are.
+/// One row and the meaning of its columns.
 struct RowValues<'a> {
     table: &'a Table,
     values: Vec<Option<&'a [u8]>>,
@@ -228,7 +229,8 @@ impl<'a> RowValues<'a> {
         tree.filter(DocumentTree::is_document).ok_or_else(|| self.corrupt(column, NOT_OURS))
     }
 
-    /// Sets the `_id`, unless it is told already. Of a document, the key column tells the order of fields then.
+    /// Sets the `_id`, unless it is set already. For a document, the key column then determines the order of
+    /// fields.
     fn key(&self, tree: &mut DocumentTree) -> Result<(), Corrupt> {
         let Some(field) = tree.field(b"_id") else { return Ok(()) };
         let key = self

@@ -2,10 +2,10 @@
 
 use bytes::BytesMut;
 
-/// Scratch memory above this is given back after the document that needed it.
+/// Scratch memory above this is freed after the document that needed it.
 const KEEP: usize = 1 << 20;
 
-/// Empties scratch memory, and gives back what is too much.
+/// Empties scratch memory, and frees the excess.
 pub(super) fn clear<T>(scratch: &mut Vec<T>) {
     scratch.clear();
     scratch.shrink_to(KEEP / size_of::<T>().max(1));

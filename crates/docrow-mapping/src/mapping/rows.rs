@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 
-/// How rows are laid out in bytes.
+/// The byte layout of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     /// Tuples of `COPY … WITH (FORMAT binary)`: an `i16` count of columns, then for each its `i32` length (-1: NULL)
@@ -25,7 +25,7 @@ pub struct Rows {
 pub struct TableRows {
     /// The rows, one after the other.
     pub bytes: BytesMut,
-    /// How many there are.
+    /// Their number.
     pub count: usize,
 }
 
@@ -35,17 +35,17 @@ impl Rows {
         Self { tables: std::iter::repeat_with(TableRows::default).take(tables).collect() }
     }
 
-    /// How many bytes are held.
+    /// The number of bytes.
     pub fn byte_len(&self) -> usize {
         self.tables.iter().map(|table| table.bytes.len()).sum()
     }
 
-    /// How many rows are held.
+    /// The number of rows.
     pub fn row_count(&self) -> usize {
         self.tables.iter().map(|table| table.count).sum()
     }
 
-    /// Forgets the rows, keeps the memory.
+    /// Removes the rows, and keeps the memory.
     pub fn clear(&mut self) {
         for table in &mut self.tables {
             table.bytes.clear();

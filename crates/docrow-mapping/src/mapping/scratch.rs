@@ -18,21 +18,21 @@ use super::{
 pub(super) struct EncoderMemory {
     /// The slots of each table's open row.
     pub(super) slots: Vec<Vec<Slot>>,
-    /// The way from the document to where the walk is.
+    /// The path from the document to the current place of the walk.
     pub(super) trail: Vec<TrailStep>,
-    /// The rest of the way to the value at fault, if it is in a column.
+    /// The rest of the path to the faulty value, if it is in a column.
     pub(super) culprit: BytesMut,
-    /// The indexes of the arrays on that way.
+    /// The indexes of the arrays on that path.
     pub(super) ordinals: Vec<i64>,
     /// The key column's bytes.
     pub(super) key: BytesMut,
     pub(super) notes: ExtraNotes,
     pub(super) watch: Option<FieldWatch>,
-    /// How many values did not fit, and are noted; of all documents, until somebody asks.
+    /// How many values did not fit, and are noted; of all documents, until they are fetched.
     pub(super) misfits: u64,
     pub(super) masker: Masker,
     pub(super) json: JsonWriter,
-    /// In document mode, the document without what is omitted.
+    /// In document mode, the document without its omitted fields.
     pub(super) whole: Vec<u8>,
 }
 

@@ -1,4 +1,4 @@
-//! The walk, from documents to decoded rows.
+//! The whole path: from documents to decoded rows.
 
 mod any;
 mod extra;
@@ -38,7 +38,7 @@ fn keyed(key: &str, columns: &str) -> Arc<Mapping> {
     mapped("extra = \"_extra\"", key, columns)
 }
 
-/// A mapping with these options and columns.
+/// A mapping with the given options and columns.
 fn mapped(options: &str, key: &str, columns: &str) -> Arc<Mapping> {
     let head =
         format!("collection = \"a.b\"\ntable = \"t\"\n{options}\n[key]\ncolumn = \"id\"\ntype = \"{key}\"\n");
@@ -103,7 +103,7 @@ const NESTED: &str = "[columns]\nc = { path = \"o.p.c\", type = \"bigint\" }\n\
     [[tables]]\ntable = \"g\"\npath = \"g[][]\"\nparent = \"p\"\nordinals = [\"n\", \"o\"]\n\
     [tables.columns]\nx = { path = \"x\", type = \"bigint\" }\n";
 
-/// A document with several fields of one name, which no builder makes.
+/// A document with several fields of one name, which no builder creates.
 fn with_duplicates(fields: &[(&str, Bson)]) -> RawDocumentBuf {
     let mut bytes = vec![0; 4];
     for (name, value) in fields {
@@ -241,7 +241,7 @@ fn framings_carry_the_same_rows() {
     same_in_both_framings(&mapping, &user(7));
 }
 
-/// Memory is bounded: a long name repeated before every element can't grow without end.
+/// Memory is bounded, even if a long name is repeated before every element.
 #[test]
 fn paths_can_not_grow_without_bound() {
     let name = "n".repeat(1_000_000);
@@ -251,7 +251,7 @@ fn paths_can_not_grow_without_bound() {
         format!("[[tables]]\ntable = \"m\"\npath = \"{name}[]\"\nparent = \"p\"\nordinals = [\"n\"]\n");
     let mut rows = Rows::new(2);
     let unfit = Encoder::new(mapping(&columns), Framing::Copy).encode(&document, &mut rows).unwrap_err();
-    assert_eq!(unfit.reason, "a value is longer than the 256 MB that jsonb takes");
+    assert_eq!(unfit.reason, "a value is longer than the 256 MB that jsonb allows");
     assert_eq!((rows.byte_len(), rows.row_count()), (0, 0));
 }
 

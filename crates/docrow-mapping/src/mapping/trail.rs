@@ -4,7 +4,7 @@ use bytes::BytesMut;
 
 use super::extended_json_values;
 
-/// A step on the way to a value.
+/// A step on the path to a value.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum TrailStep {
     /// Into a field: where in the document its name starts and ends.
@@ -13,7 +13,7 @@ pub(super) enum TrailStep {
     Element(usize),
 }
 
-/// Appends the path of `trail`, as it stands between a JSON key's quotes.
+/// Appends the path of `trail`, in the form of a JSON key without quotes.
 pub(super) fn render_trail(out: &mut BytesMut, doc: &[u8], trail: &[TrailStep]) {
     for (i, step) in trail.iter().enumerate() {
         if i > 0 {
@@ -26,7 +26,7 @@ pub(super) fn render_trail(out: &mut BytesMut, doc: &[u8], trail: &[TrailStep]) 
     }
 }
 
-/// Appends one field's name, as it stands in a path between a JSON key's quotes.
+/// Appends one field's name, in the form of a path in a JSON key without quotes.
 pub(super) fn render(out: &mut BytesMut, name: &[u8]) {
     for chunk in name.utf8_chunks() {
         let mut rest = chunk.valid();

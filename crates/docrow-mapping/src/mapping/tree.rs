@@ -1,4 +1,4 @@
-//! A document that is being put together, piece by piece, in any order.
+//! A document that is being assembled, piece by piece, in any order.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use super::{
     key_column::in_order,
 };
 
-/// A place in a document, and what is known of it.
+/// A place in a document, and its content so far.
 #[derive(Debug, Default)]
 pub(super) enum DocumentTree {
     /// Nothing yet.
@@ -20,13 +20,13 @@ pub(super) enum DocumentTree {
     Missing,
     /// A value of this type, by its bytes.
     Value(u8, Vec<u8>),
-    /// Something that is to be left out.
+    /// Something to leave out.
     Withheld,
     Object(BTreeMap<Vec<u8>, SameNamed>),
     Array(BTreeMap<usize, DocumentTree>),
 }
 
-/// What is known of the fields of one name.
+/// The fields of one name.
 #[derive(Debug, Default)]
 pub(super) struct SameNamed {
     /// The one that counts.
@@ -41,12 +41,12 @@ pub(super) enum TreeSpot<'a> {
     Element(&'a mut DocumentTree),
 }
 
-/// What a mapping says about a place that nothing is known of yet.
+/// The mapping's shape of a place that is still empty.
 #[derive(Clone, Copy)]
 pub(super) enum MappedShape<'a> {
     Object(&'a MappedObject),
     Array(&'a MappedNode),
-    /// No object or array that is taken apart.
+    /// Neither an object nor an array to be taken apart.
     Whole,
 }
 
@@ -70,7 +70,7 @@ impl<'a> MappedShape<'a> {
 }
 
 impl DocumentTree {
-    /// What `read` appends and tells.
+    /// What `read` appends and returns.
     pub(super) fn read(read: impl FnOnce(&mut Vec<u8>) -> Option<Parsed>) -> Option<Self> {
         let mut bytes = Vec::new();
         Some(match read(&mut bytes)? {
@@ -79,7 +79,7 @@ impl DocumentTree {
         })
     }
 
-    /// What `json` tells, its objects and arrays taken apart.
+    /// The value of `json`, with its objects and arrays taken apart.
     pub(super) fn from_json(json: &Json) -> Option<Self> {
         Some(match json {
             Json::Object(fields) if !fields.keys().any(|name| is_reserved(name.as_bytes())) => {
@@ -104,8 +104,8 @@ impl DocumentTree {
         matches!(self, Self::Object(_) | Self::Value(DOCUMENT, _))
     }
 
-    /// This, with fields in the order in which `key`, an equal value, has them; `key` itself, if nothing is known yet.
-    /// `None`: it is not equal.
+    /// This, with fields in the order of `key`, an equal value; `key` itself, if this is still empty. `None`:
+    /// it is not equal.
     pub(super) fn in_order_of(self, key: Self) -> Option<Self> {
         if let Self::Missing = self {
             return Some(key);
@@ -144,7 +144,7 @@ impl DocumentTree {
         Some(elements.entry(index).or_default())
     }
 
-    /// Whether this is an object; if nothing is known of it, it becomes one.
+    /// Whether this is an object; if it is still empty, it becomes one.
     pub(super) fn is_object(&mut self) -> bool {
         if let Self::Missing = self {
             *self = Self::Object(BTreeMap::new());
@@ -152,8 +152,8 @@ impl DocumentTree {
         matches!(self, Self::Object(_))
     }
 
-    /// The place at the end of `path`. Whether a step is a field's name or an element's index, the tree says,
-    /// or where it says nothing `shape`.
+    /// The place at the end of `path`. The tree, or if it is empty there `shape`, determines whether a step
+    /// is a field's name or an element's index.
     pub(super) fn at(&mut self, path: &[Vec<u8>], shape: MappedShape<'_>) -> Option<TreeSpot<'_>> {
         let (name, rest) = path.split_first()?;
         let is_array = match self {
@@ -228,7 +228,7 @@ impl DocumentTree {
 }
 
 impl SameNamed {
-    /// Appends the fields in their order: the one that counts has the number that is missing.
+    /// Appends the fields in their order: the one that counts has the missing number.
     fn write(&self, out: &mut Vec<u8>, name: &[u8]) -> Option<()> {
         let mut all: Vec<_> = self.copies.iter().map(|(number, value)| (*number, value)).collect();
         all.sort_unstable_by_key(|(number, _)| *number);
@@ -267,7 +267,7 @@ pub(super) fn steps(path: &str) -> Option<(Vec<Vec<u8>>, usize)> {
     Some((steps, 0))
 }
 
-/// A number as it is written in a path.
+/// A number, as written in a path.
 fn index(digits: &[u8]) -> Option<usize> {
     let plain = digits.iter().all(u8::is_ascii_digit) && (digits.len() == 1 || digits.first() != Some(&b'0'));
     plain.then_some(digits).and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok())

@@ -6,7 +6,7 @@ use super::{extended_json_parse::jsonb, rows::TableRows};
 use crate::model::table::{ColumnType, Scalar};
 
 /// Whether a column's bytes, as encoded and as PostgreSQL sends them, are the same value. They are the same
-/// bytes, but for `jsonb`, which PostgreSQL writes with its own spaces and its own order of keys.
+/// bytes, except for `jsonb`, which PostgreSQL writes with its own spaces and its own order of keys.
 pub fn same_value(ty: ColumnType, encoded: Option<&[u8]>, stored: Option<&[u8]>) -> bool {
     match (encoded, stored) {
         (Some(encoded), Some(stored)) if ty.scalar == Scalar::Jsonb && encoded != stored => {
@@ -32,8 +32,8 @@ fn same_json(left: &[u8], right: &[u8]) -> bool {
     jsonb(left).is_some_and(|left| jsonb(right) == Some(left))
 }
 
-/// The elements of a binary array of one dimension or none: their bytes, `None` for NULL; a `None` in place of an
-/// element that is cut off.
+/// The elements of a binary array of at most one dimension: their bytes, `None` for NULL; a `None` instead of
+/// an element that is cut off.
 pub(super) fn elements(array: &[u8]) -> Option<impl Iterator<Item = Option<Option<&[u8]>>>> {
     let (head, rest) = array.split_at_checked(12)?;
     let (mut columns, left) = match head.first_chunk()? {
@@ -91,8 +91,8 @@ impl TableRows {
 }
 
 impl<'a> Tuples<'a> {
-    /// The tuples in `bytes`: what `COPY … WITH (FORMAT binary)` takes and gives, without its header. Ends at
-    /// the trailer, and at bytes that are no whole tuple.
+    /// The tuples in `bytes`: the data of `COPY … WITH (FORMAT binary)`, without its header. Ends at the
+    /// trailer, and at bytes that are no whole tuple.
     pub fn in_rows(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }

@@ -1,5 +1,6 @@
-//! Notices what a mapping does not know yet: fields that no column and no table has, and a fraction where it has whole
-//! numbers. Each is told once; what is remembered is bounded, so that field names that are data cost nothing in the end.
+//! Detects unmapped data: fields that no column and no table has, and a fraction in a column of whole
+//! numbers. Each is reported once; memory is bounded, so that field names that are data cost nothing in the
+//! end.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -9,20 +10,21 @@ use super::{
 };
 use crate::model::table::Scalar;
 
-/// How many discoveries one encoder makes. Later ones are for the next one, which knows a newer mapping.
+/// How many discoveries one encoder makes. Later ones are for its successor, which has a newer mapping.
 const MAX_SEEN: usize = 4096;
 
-/// What has been discovered.
+/// The discoveries.
 #[derive(Debug, Default)]
 pub(super) struct FieldWatch {
     /// Hashes, sorted.
     seen: Vec<u64>,
-    /// Whether the document at hand has something new.
+    /// Whether the current document has something new.
     pub(super) discovered: bool,
 }
 
 impl FieldWatch {
-    /// A field that the object numbered `object` has and the mapping has not. Null, and what is empty, tells nothing.
+    /// A field that the object numbered `object` has and the mapping has not. Null and empty values mean
+    /// nothing.
     pub(super) fn field(
         &mut self,
         object: u32,
@@ -40,8 +42,8 @@ impl FieldWatch {
         Ok(())
     }
 
-    /// A value that does not fit its column in the table numbered `table`. Only of a fraction among whole numbers it is
-    /// known where it would fit.
+    /// A value that does not fit its column in the table numbered `table`. Only for a fraction among whole
+    /// numbers it is known where it would fit.
     pub(super) fn misfit(&mut self, table: usize, column: &PlannedColumn, kind: u8) {
         if kind == DOUBLE && column.ty.scalar == Scalar::Bigint && !column.ty.array {
             let place = u32::try_from(table).map_or(u32::MAX, |table| u32::MAX - table);

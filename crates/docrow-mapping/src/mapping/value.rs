@@ -1,7 +1,8 @@
-//! From one BSON value to the bytes of one column: every type against every type.
+//! Converts one BSON value to the bytes of one column: every type against every type.
 //!
-//! A value fits exactly, or is equal to what the column holds but would read back as something else (as another
-//! type, without the scale of `1E+3` or the sign of `-0`), or does not fit. Nothing is rounded, clamped or cut.
+//! A value fits exactly, or is equal to what the column holds but would read back as something else (as
+//! another type, without the scale of `1E+3` or the sign of `-0`), or does not fit. Nothing is rounded,
+//! clamped or truncated.
 //!
 //! Which values those are, and of which a column says all, is in the table of types
 //! ([`column_type`](crate::model::column_type)), and so in docs/mapping.md. An array takes an array of such values and nulls.
@@ -27,11 +28,11 @@ use crate::model::{
 /// How a value relates to what its column holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fit {
-    /// The column says all there is to say.
+    /// The column represents the value completely.
     Exact,
-    /// The column holds an equal value; the value itself is to be noted too.
+    /// The column holds an equal value; the value itself must be noted, too.
     Equal,
-    /// The column can't hold the value. What was appended is to be taken back.
+    /// The column can't hold the value. The appended bytes must be removed.
     Misfit,
 }
 
@@ -196,7 +197,7 @@ fn postgres_micros(unix_millis: i64) -> Option<i64> {
     RANGE.contains(&micros).then_some(micros)
 }
 
-/// The other direction: for whole milliseconds.
+/// The reverse: for whole milliseconds.
 pub(super) fn unix_millis(postgres_micros: i64) -> Option<i64> {
     (postgres_micros % 1000 == 0).then_some(postgres_micros / 1000 + EPOCH)
 }
@@ -206,7 +207,7 @@ fn exact_if(exact: bool) -> Fit {
     if exact { Fit::Exact } else { Fit::Equal }
 }
 
-/// Whether `text` is what an ObjectId is in a text column.
+/// Whether `text` has the form of an ObjectId in a text column.
 #[inline]
 pub(super) fn is_object_id(text: &[u8]) -> bool {
     text.len() == 2 * OBJECT_ID_BYTES && text.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))

@@ -1,13 +1,13 @@
-//! One walk over a raw document, from which its rows fall into their tables' buffers.
+//! Walks a raw document once, and writes its rows into their tables' buffers.
 //!
-//! Walking only finds values: a mapped field's type and offset go into a slot of its table's open row; what
-//! is not mapped is skipped by its length and noted for `extra`. When a row closes, its columns are encoded
-//! in order, straight into the table's buffer. Nested rows close before the root's, whose last columns are
-//! `extra` and the mark of a deleted document.
+//! The walk only finds values: a mapped field's type and offset go into a slot of its table's open row;
+//! unmapped fields are skipped by their length and noted for `extra`. When a row closes, its columns are
+//! encoded in order, directly into the table's buffer. Nested rows close before the root row, whose last
+//! columns are `extra` and the mark of a deleted document.
 //!
 //! The invariant: every field of the document is in a column, or implied by a row, or noted, or hidden by the
-//! mapping; or the document is at fault. Without an `extra` column, null and empty are as good as missing, and equal
-//! is as good as exact.
+//! mapping; or the document has a fault. Without an `extra` column, null and empty are equivalent to missing,
+//! and equal to exact.
 
 use bytes::{BufMut, BytesMut};
 
@@ -29,7 +29,7 @@ use crate::{
     schema::{JsonForm, OnUnfit},
 };
 
-/// Appends the rows of the document `doc`. On an error, what was appended is to be taken back.
+/// Appends the rows of the document `doc`. On an error, the appended bytes must be removed.
 pub(super) fn walk(
     mapping: &Mapping,
     framing: Framing,
@@ -68,7 +68,7 @@ impl<'a> Walk<'a> {
         let EncoderMemory { key, json, .. } = &mut *self.scratch;
         let fit = key_column::key(key, self.mapping.key_type(), ValueAt { doc: self.doc, kind, at }, json)?;
         if self.mapping.document().is_some() {
-            // The whole document says what its key is.
+            // The whole document contains its key.
             return self.close(0);
         }
         if fit == Fit::Equal && self.mapping.extra {
@@ -138,7 +138,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// A field that the mapping does not know.
+    /// A field without a mapping.
     fn unknown(&mut self, object: &MappedObject, name: (usize, usize), value: Slot) -> Read<()> {
         if let Some(watch) = &mut self.scratch.watch {
             let name = self.doc.get(name.0..name.1).unwrap_or_default();
@@ -147,14 +147,14 @@ impl<'a> Walk<'a> {
         self.note(b"", value, Occurrence::Plain)
     }
 
-    /// Puts a value into a slot; what was there before.
+    /// Puts a value into a slot, and returns the previous one.
     fn fill(&mut self, SlotId { table, slot }: SlotId, value: Slot) -> Slot {
         let slot = self.scratch.slots.get_mut(table).and_then(|slots| slots.get_mut(slot));
         slot.map_or_else(Slot::default, |slot| std::mem::replace(slot, value))
     }
 
-    /// Reads the mapped fields in an object or array; false if the value is something else, or no column and no row
-    /// says that it is there.
+    /// Reads the mapped fields in an object or array; false if the value is something else, or no column and
+    /// no row represents its existence.
     fn unfold(&mut self, node: &'a MappedNode, Slot { kind, at }: Slot) -> Read<bool> {
         match node {
             MappedNode::Object(object) if kind == DOCUMENT => match object.table {
@@ -193,7 +193,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Notes a value that was not unfolded: of an unexpected type, bare, or not the first of its name.
+    /// Notes a value that was not unnested: of an unexpected type, bare, or not the first of its name.
     fn left(&mut self, node: &MappedNode, value: Slot, occurrence: Occurrence) -> Read<()> {
         let Slot { kind, at } = value;
         let counts = occurrence == Occurrence::Plain;
@@ -223,8 +223,8 @@ impl<'a> Walk<'a> {
         notes.add(self.doc, NotedValue { trail, inner, kind, at, occurrence })
     }
 
-    /// Notes that a hidden field of the document was there before, and nothing of what it was: an update of the field is
-    /// not all there is to its column.
+    /// Notes that a hidden field of the document occurred before, and nothing of its value: an update of the
+    /// field does not determine its column alone.
     fn withhold(&mut self) -> Read<()> {
         let EncoderMemory { trail, notes, .. } = &mut *self.scratch;
         if self.mapping.extra && trail.len() == 1 { notes.withhold(self.doc, trail) } else { Ok(()) }
@@ -294,7 +294,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Appends the root's columns that no field is mapped to.
+/// Appends the root table's columns without a field.
 fn special(
     mapping: &Mapping,
     framing: Framing,
@@ -338,7 +338,7 @@ fn special(
 }
 
 impl Framing {
-    /// Appends what stands before a column's length.
+    /// Appends what precedes a column's length.
     #[inline]
     fn header(self, out: &mut BytesMut, oid: u32) {
         if self == Framing::Composite {

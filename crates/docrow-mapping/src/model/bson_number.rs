@@ -1,4 +1,4 @@
-//! MongoDB's numbers: `Decimal128` taken apart, and one canonical form for all that compare equal.
+//! MongoDB's numbers: the parts of a `Decimal128`, and one canonical form for all numbers that compare equal.
 //!
 //! Everything is exact: nothing here rounds. `Decimal128` is IEEE 754-2008 decimal in the binary integer
 //! encoding (`bson/source/bson-decimal128/decimal128.md` of the MongoDB specifications).
@@ -19,7 +19,7 @@ pub(crate) const MAX_COEFFICIENT: u128 = 10_u128.pow(34) - 1;
 const EXPONENT_BIAS: i32 = 6176;
 
 impl Decimal {
-    /// Decodes the 16 bytes of a BSON element. A coefficient out of range means 0, as the standard has it.
+    /// Decodes the 16 bytes of a BSON element. A coefficient out of range means 0, as the standard requires.
     pub(crate) fn from_bytes(bytes: [u8; 16]) -> Self {
         let bits = u128::from_le_bytes(bytes);
         let negative = bits >> 127 == 1;
@@ -37,7 +37,7 @@ impl Decimal {
         Self::Finite { negative, coefficient, exponent }
     }
 
-    /// The 16 bytes of a BSON element, in the one encoding that is canonical; of NaN the usual one.
+    /// The 16 bytes of a BSON element, in canonical encoding; for NaN in the usual one.
     pub(crate) fn to_bytes(self) -> [u8; 16] {
         let sign = |negative: bool| u128::from(negative) << 127;
         let bits = match self {
@@ -105,9 +105,9 @@ pub(crate) fn integer(value: f64) -> Option<i64> {
     whole.then_some(value as i64)
 }
 
-/// The int32 that `value` is in all but type, if there is one: none for -0.
+/// The int32 with the same value, if there is one: none for -0.
 pub(crate) fn int32(value: f64) -> Option<i32> {
-    #[expect(clippy::cast_possible_truncation, reason = "a cast that changes the value is found out")]
+    #[expect(clippy::cast_possible_truncation, reason = "a cast that changes the value is detected")]
     let whole = value as i32;
     (f64::from(whole).to_bits() == value.to_bits()).then_some(whole)
 }
@@ -151,7 +151,7 @@ fn scaled_integer(negative: bool, coefficient: u128, exponent: i32) -> Option<i6
 
 /// The double that equals `coefficient * 10^exponent`, if there is one. A decimal is a double when, written
 /// as `odd * 2^n`, it has at most 53 bits: so a negative power of ten must cancel its fives, and a positive
-/// one must bring few.
+/// one must add few.
 fn magnitude(coefficient: u128, exponent: i32) -> Option<f64> {
     let fives = 5_u128.checked_pow(exponent.unsigned_abs())?;
     let scaled = if exponent < 0 {

@@ -1,10 +1,10 @@
 //! The nouns that flow from the source to the sink: [`Change`] and [`Position`].
 //!
-//! Positions order the change stream. They are MongoDB's resume tokens, kept as the raw BSON the server sent (a token
-//! that went through JSON loses its `_typeBits` and is refused with error 40648) and compared by `_data` alone: its
-//! hexadecimal keystring sorts, as bytes, in the order of the stream
-//! (server source: `src/mongo/db/pipeline/resume_token.h`). Positions are never compared by cluster time: a
-//! transaction's events all share one.
+//! Positions order the change stream. They are MongoDB's resume tokens, kept as the raw BSON that the server
+//! sent (a token that went through JSON loses its `_typeBits` and is refused with error 40648) and compared
+//! only by `_data`: its hexadecimal keystring sorts, as bytes, in the order of the stream (server source:
+//! `src/mongo/db/pipeline/resume_token.h`). Positions are never compared by cluster time: a transaction's
+//! events all share one.
 
 use std::{cmp::Ordering, fmt, sync::Arc};
 
@@ -45,7 +45,7 @@ impl fmt::Display for Namespace {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CollectionId(pub usize);
 
-/// A place in the change stream: everything up to and including it has been seen.
+/// A position in the change stream: everything up to and including it has been seen.
 #[derive(Clone)]
 pub struct Position(Arc<Token>);
 
@@ -56,8 +56,8 @@ struct Token {
 }
 
 impl Position {
-    /// Reads a resume token (`{_data: "82…", …}`). Errors: the token has no `_data`, or its keystring does not begin
-    /// with a timestamp.
+    /// Parses a resume token (`{_data: "82…", …}`). Errors: the token has no `_data`, or its keystring does
+    /// not begin with a timestamp.
     pub fn from_token(token: &RawDocument) -> Result<Self> {
         let malformed = || Error::bug("read a resume token: not of the form {_data: \"82…\"}");
         let data = token.get_str("_data").map_err(|_| malformed())?;
@@ -65,35 +65,36 @@ impl Position {
         Ok(Self(Arc::new(Token { raw: token.to_owned(), data: data.to_owned(), cluster_time })))
     }
 
-    /// Reads back what [`Self::as_bytes`] gave.
+    /// Reads the bytes that [`Self::as_bytes`] returned.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let token = RawDocument::from_bytes(bytes)
             .map_err(|e| Error::caused(Code::StoredUnreadable, "read a stored resume token", e))?;
         Self::from_token(token)
     }
 
-    /// The token as raw BSON, to be stored.
+    /// The token as raw BSON, for storing.
     pub fn as_bytes(&self) -> &[u8] {
         self.0.raw.as_bytes()
     }
 
-    /// The token, to be given to `startAfter`.
+    /// The token, for `startAfter`.
     pub fn token(&self) -> &RawDocument {
         &self.0.raw
     }
 
-    /// The token's keystring in hexadecimal: what positions are ordered by, byte for byte.
+    /// The token's keystring in hexadecimal: positions are ordered by it, byte for byte.
     pub fn data(&self) -> &str {
         &self.0.data
     }
 
-    /// When, on the cluster's clock, the event happened; for a batch's own position, the time it reaches up to.
+    /// When, on the cluster's clock, the event happened; for a batch's own position, the time up to which it
+    /// reaches.
     pub fn cluster_time(&self) -> Timestamp {
         self.0.cluster_time
     }
 
-    /// Whether everything up to and including `time` has been seen. A position at that very time need not be past it:
-    /// that of an empty batch stands before the events of its time, of which a transaction has many.
+    /// Whether everything up to and including `time` has been seen. A position at exactly that time need not
+    /// be past it: that of an empty batch is before the events of its time, of which a transaction has many.
     pub fn is_past(&self, time: Timestamp) -> bool {
         self.0.cluster_time > time
     }
@@ -133,7 +134,7 @@ impl fmt::Debug for Position {
     }
 }
 
-/// What happened to one document.
+/// A change of one document.
 #[derive(Clone, Debug)]
 pub struct Change {
     /// The document's collection.
@@ -142,22 +143,22 @@ pub struct Change {
     pub key: DocumentKey,
     /// The event's `documentKey` as the server sent it: `_id`, and before it the shard key if there is one.
     pub document_key: RawDocumentBuf,
-    /// What happened.
+    /// The kind of change.
     pub op: Op,
-    /// The event's place in the stream.
+    /// The event's position in the stream.
     pub position: Position,
 }
 
 /// The kinds of change.
 #[derive(Clone, Debug)]
 pub enum Op {
-    /// An insert or a replace: the event carries the document as it was then.
+    /// An insert or a replace: the event contains the document as it was then.
     Whole(RawDocumentBuf),
     /// An update of some fields.
     Patch(Patch),
-    /// An update of whatever: the document is to be looked up.
+    /// An update of unknown fields: the document must be looked up.
     Update,
-    /// The document is gone.
+    /// The document was deleted.
     Delete,
 }
 

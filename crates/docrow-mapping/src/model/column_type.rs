@@ -12,12 +12,12 @@ pub struct ColumnType {
     pub scalar: Scalar,
     /// Whether the column holds an array.
     pub array: bool,
-    /// As which BSON type its values read back.
+    /// The BSON type that its values read back as.
     pub reading: Reading,
 }
 
-/// As which BSON type a column's values read back, where several types have equal values. A value of another type is
-/// noted in `extra` besides, so that it reads back as what it was.
+/// The BSON type that a column's values read back as, where several types have equal values. A value of
+/// another type is also noted in `extra`, so that it reads back as its own type.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reading {
     /// `integer` and `bigint`: an int32 if it is one, else an int64. `double precision`: a double. `numeric`: a
@@ -32,7 +32,7 @@ pub enum Reading {
 }
 
 impl Reading {
-    /// All of them.
+    /// All metrics.
     pub const ALL: [Self; 3] = [Self::Usual, Self::Long, Self::Number];
 
     /// The word for it in a mapping file, `bson = "long"`. The usual one has none.

@@ -1,9 +1,10 @@
-//! Document identity: one canonical form for every `_id` that MongoDB takes for the same.
+//! Document identity: one canonical form for all `_id`s that MongoDB considers equal.
 //!
-//! MongoDB's unique `_id` index compares numbers by value over all their types, and a symbol as a string; everything else
-//! it compares within its type. So it does at any depth in an embedded document, in which the names and the order of
-//! fields matter, those of an array's elements not. A document may be replaced by one whose `_id` is equal and has other
-//! bytes: it is the same document still. `tests/it/live/keys.rs` asks the server.
+//! MongoDB's unique `_id` index compares numbers by value across all their types, and a symbol like a string;
+//! everything else it compares within its type. It does so at any depth of an embedded document, in which the
+//! names and the order of fields matter, but not the names of an array's elements. A document may be replaced
+//! by one whose `_id` is equal but has other bytes: it is still the same document. `tests/it/live/keys.rs`
+//! asks the server.
 
 use bson::{Bson, RawDocument, RawDocumentBuf, doc, spec::ElementType};
 use xxhash_rust::xxh3::xxh3_64;
@@ -12,8 +13,8 @@ use super::bson_number::Number;
 pub use super::id::Id;
 use crate::error::Result;
 
-/// A document's identity within its collection. Equal exactly when MongoDB's unique `_id` index says so: `1`,
-/// `1.0`, `NumberLong(1)` and `Decimal128("1.0")` are one key, `"1"` is another.
+/// A document's identity within its collection. Equal exactly if MongoDB's unique `_id` index considers them
+/// equal: `1`, `1.0`, `NumberLong(1)` and `Decimal128("1.0")` are one key, `"1"` is another.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DocumentKey(Box<[u8]>);
 
@@ -25,7 +26,7 @@ impl DocumentKey {
         }
         match id.kind {
             ElementType::String | ElementType::Symbol => {
-                // Its length stands before the text, a NUL after it.
+                // Its length precedes the text, a NUL follows it.
                 let text = id.bytes.get(4..id.bytes.len().saturating_sub(1)).unwrap_or_default();
                 Self::new(ElementType::String, text)
             }
@@ -41,7 +42,7 @@ impl DocumentKey {
         &self.0
     }
 
-    /// A hash that is the same on every machine and in every version: documents are partitioned by it.
+    /// A hash that is the same on every machine and in every version: it partitions documents.
     pub fn hash64(&self) -> u64 {
         xxh3_64(&self.0)
     }
@@ -68,8 +69,8 @@ impl DocumentKey {
     }
 }
 
-/// An `_id` as text, readable, and one for all that are equal: in canonical Extended JSON; where that does not say all
-/// there is to say, its bytes.
+/// An `_id` as readable text, the same for all that are equal: in canonical Extended JSON; if that is
+/// ambiguous, its bytes.
 pub fn id_text(document: &RawDocument) -> Result<String> {
     let id = Id::of(document)?;
     let canonical = id.canonical();
@@ -179,7 +180,7 @@ mod tests {
         id_text(&rawdoc! { "_id": id.into() }).unwrap()
     }
 
-    /// Trap: within an embedded document, too, numbers are equal by their values.
+    /// Trap: numbers are equal by value also within an embedded document.
     #[test]
     fn equal_values_in_documents_are_one_key() {
         let of = |value: RawBson| rawdoc! { "a": { "b": [value, "x"] } };
@@ -201,7 +202,7 @@ mod tests {
         }
     }
 
-    /// Trap: two fields of one name. What readable text does not tell is told by bytes.
+    /// Trap: two fields of one name. What readable text can't represent is represented by bytes.
     #[test]
     fn text_tells_all_ids_apart() {
         let mut twice = rawdoc! { "a": 1 };
@@ -211,14 +212,14 @@ mod tests {
         assert_eq!(text(RawBson::Symbol("x".into())), r#""x""#);
     }
 
-    /// Trap: deep nesting. Bytes that are no document stand for themselves.
+    /// Trap: deep nesting. Bytes that are no document stay as they are.
     #[test]
     fn deep_and_broken_ids_are_keys() {
         let deep =
             |value: RawBson| (0..5000).fold(rawdoc! { "x": value }, |inner, _| rawdoc! { "a": [inner] });
         assert_eq!(key(deep(1.into())), key(deep(1.0.into())));
         let mut bytes = rawdoc! { "_id": { "a": 1.0 } }.into_bytes();
-        // The length of what is in it.
+        // The length of its content.
         bytes[9] = 200;
         let broken = Id { kind: ElementType::EmbeddedDocument, bytes: &bytes[9..] };
         assert_eq!(DocumentKey::of(broken).as_bytes()[1..], bytes[9..]);

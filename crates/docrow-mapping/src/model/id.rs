@@ -5,7 +5,7 @@ use bson::{RawDocument, RawDocumentBuf, raw::RawIter, spec::ElementType};
 use super::bson_number::{Decimal, Number};
 use crate::error::{Error, Kind, Result};
 
-/// An `_id` as it stands in a document, in whatever encoding its text is.
+/// An `_id` as stored in a document, in whatever encoding its text is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Id<'a> {
     /// Its type.
@@ -41,9 +41,10 @@ impl<'a> Id<'a> {
         document.map_err(|e| Error::caused(Kind::Bug, "keep an _id", e))
     }
 
-    /// The one that stands for all `_id`s that are equal to this, if it is another: a whole number in an int32 if it fits,
-    /// else in an int64; another number in a double if that has it, else in a `Decimal128`; a string for a symbol; and so
-    /// within embedded documents and arrays. What is no BSON stands for itself.
+    /// The canonical one of all `_id`s that equal this, if it differs: a whole number as an int32 if it fits,
+    /// else as an int64; another number as a double if that represents it, else as a `Decimal128`; a symbol
+    /// as a string; and so within embedded documents and arrays. Bytes that are no valid BSON stay as they
+    /// are.
     pub(crate) fn canonical(&self) -> Option<(ElementType, Vec<u8>)> {
         if self.is_plain() {
             return None;
@@ -52,7 +53,7 @@ impl<'a> Id<'a> {
         (canonical.0 != self.kind || canonical.1 != self.bytes).then_some(canonical)
     }
 
-    /// Whether it is canonical for sure, by its type alone or those of its fields: most are.
+    /// Whether it is certainly canonical, by its type alone or those of its fields: most are.
     fn is_plain(&self) -> bool {
         use ElementType as T;
         let is_plain = |kind| {
@@ -95,12 +96,12 @@ struct CanonicalForm<'a> {
 struct OpenContainer<'a> {
     elements: RawIter<'a>,
     bytes: &'a [u8],
-    /// Where in its bytes the next element is.
+    /// The offset of the next element in its bytes.
     next: usize,
-    /// How many elements of an array there were.
+    /// How many elements of an array have been read.
     index: Option<usize>,
     start: usize,
-    /// Where the code begins whose scope it is.
+    /// Where the code begins that this scope belongs to.
     code: Option<usize>,
 }
 
@@ -108,7 +109,7 @@ impl<'a> CanonicalForm<'a> {
     fn form_of(id: Id<'a>) -> Option<(ElementType, Vec<u8>)> {
         let mut writer = Self::default();
         let kind = writer.value(id)?;
-        // With a stack of its own: no depth of nesting can overflow the thread's.
+        // With an explicit stack: no depth of nesting can overflow the thread's.
         while let Some(open) = writer.open.last_mut() {
             let Some(element) = open.elements.next() else {
                 let (start, code) = (open.start, open.code);
@@ -139,7 +140,7 @@ impl<'a> CanonicalForm<'a> {
         Some((kind, writer.out))
     }
 
-    /// Appends a value; of a document or array only the beginning. Its type.
+    /// Appends a value; for a document or array only the beginning. Returns its type.
     fn value(&mut self, id: Id<'a>) -> Option<ElementType> {
         if let Some(number) = id.number() {
             return Some(self.number(number));
@@ -197,7 +198,7 @@ impl<'a> CanonicalForm<'a> {
         }
     }
 
-    /// Fills in the length of what begins at `start`.
+    /// Fills in the length of the value that begins at `start`.
     fn fill_in(&mut self, start: usize) -> Option<()> {
         let length = i32::try_from(self.out.len() - start).ok()?;
         self.out.get_mut(start..start + 4)?.copy_from_slice(&length.to_le_bytes());

@@ -1,4 +1,4 @@
-//! The nouns: what every other module speaks of. Pure.
+//! The nouns that all other modules use. Pure.
 //!
 //! A [`Change`](change::Change) happened to the document with a [`DocumentKey`](document_key::DocumentKey), at a
 //! [`Position`](change::Position) in the stream; an update's [`Patch`](partial_update::Patch) says to which fields.
@@ -8,16 +8,19 @@
 //!
 //! # Positions
 //!
-//! How far a collection is has these words, from the first to the last:
+//! These words say how far a collection is, from the first to the last:
 //!
-//! - *known*: the stream need not bring it again up to here, for it is applied, handed to a worker, or in the spool.
+//! - *known*: the stream need not deliver it again up to here, because it is applied, handed to a worker, or
+//!   in the spool.
 //! - *given*: handed to the workers up to here.
 //! - *committed*: a partition's transaction up to here is acknowledged; a crash of the server may still undo it.
-//! - *stored*: what `docrow.progress` says of a partition, written in the transaction of the rows that it speaks of.
+//! - *stored*: the position of a partition in `docrow.progress`, written in the transaction of its rows.
 //! - *durable*: stored, and on PostgreSQL's disk. Only this is reported, and lets the spool be trimmed.
-//! - *applied*: the least that is stored of the collection's partitions, from which everything begins again.
+//! - *applied*: the minimum that is stored of the collection's partitions, from which everything starts
+//!   again.
 //!
-//! Rows may be *ahead* of what is stored: they *show* states up to a time that is *noted* before they are written.
+//! Rows may be *ahead* of what is stored: they *show* states up to a time that is recorded (*noted*) before
+//! they are written.
 
 pub(crate) mod bson_number;
 pub mod change;

@@ -1,36 +1,40 @@
-//! What an update changed, as far as it is certain: some of a document's top-level fields. Pure.
+//! The fields that an update changed, as far as they are certain: some of a document's top-level fields.
+//! Pure.
 //!
-//! MongoDB tells an update by paths (`updateDescription` in
-//! <https://www.mongodb.com/docs/manual/reference/change-events/update/>). A path without a dot is a top-level field, and
-//! what stands beside it is all of its new value: with that the row can be written as the document was then, and
-//! nothing is looked up. Of a path with dots only its first step is certain, and not its value: the document is looked
-//! up, but only the columns and tables of that field are written.
+//! MongoDB describes an update by paths (`updateDescription` in
+//! <https://www.mongodb.com/docs/manual/reference/change-events/update/>). A path without a dot is a
+//! top-level field, and the value beside it is its complete new value: with that, the row can be written in
+//! the state of the event, and nothing is looked up. Of a path with dots, only its first step is certain, and
+//! not its value: the document is looked up, but only the columns and tables of that field are written.
 //!
-//! A dot may also belong to a field's name (since MongoDB 5.0), which the event does not tell. The rule: a document that
-//! is looked up and has such a name is written whole ([`Patch::of_document`] says no); and so is one from which a path with
-//! dots was removed, or that has nothing where such a path begins, for then the name need not be there any more.
+//! A dot may also belong to a field's name (since MongoDB 5.0), which the event does not show. The rule: a
+//! document that is looked up and has such a name is written whole ([`Patch::of_document`] returns `None`);
+//! and so is one from which a path with dots was removed, or that has nothing where such a path begins,
+//! because then the name may have disappeared.
 
 use bson::{RawDocument, RawDocumentBuf};
 
-/// An update of more fields than this is taken for one of the whole document.
+/// An update of more fields than this is treated as one of the whole document.
 const MOST_FIELDS: usize = 16;
 
-/// Nor is one of a field with a longer name a patch, in bytes: names are part of the statement that writes it.
+/// An update of a field with a longer name, in bytes, is no patch, either: names are part of the statement
+/// that writes it.
 const LONGEST_NAME: usize = 1000;
 
 /// Some fields of a document.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Patch {
-    /// The names of the top-level fields that may have changed, sorted. What is not here has not.
+    /// The names of the top-level fields that may have changed, sorted. Others have not.
     pub fields: Vec<Box<str>>,
-    /// `_id` and those of them that are there and whose values are known.
+    /// `_id` and those fields that exist and whose values are known.
     pub document: RawDocumentBuf,
     /// Whether all values are known.
     pub is_complete: bool,
 }
 
 impl Patch {
-    /// What an event's `updateDescription` says of the document with this `documentKey`. `None`: too little, or nothing.
+    /// The fields in an event's `updateDescription` for the document with this `documentKey`. `None`: too
+    /// little is known, or nothing.
     pub fn of_event(description: &RawDocument, document_key: &RawDocument) -> Option<Self> {
         let mut patch = Self { fields: Vec::new(), document: RawDocumentBuf::new(), is_complete: true };
         let mut document = Fields::with_id_of(document_key)?;
@@ -70,7 +74,8 @@ impl Patch {
         let field = path.split('.').next().unwrap_or_default();
         if let Err(at) = self.fields.binary_search_by(|known| (**known).cmp(field)) {
             let fits = self.fields.len() < MOST_FIELDS && field.len() <= LONGEST_NAME;
-            // A backslash would be escaped in `extra`; what is noted there of the `_id` is no part's.
+            // A backslash would be escaped in `extra`; what is noted there about the `_id` belongs to no
+            // part.
             let is_plain = !field.contains('\\') && field != "_id";
             (fits && is_plain).then_some(())?;
             self.fields.insert(at, field.into());
@@ -95,8 +100,8 @@ impl Patch {
         Some(Self { document: document.finish()?, is_complete, ..self })
     }
 
-    /// The patched fields as they are in `document`. `None`: a field's name has a dot, or may have had one, or is there
-    /// twice.
+    /// The patched fields as they are in `document`. `None`: a field's name has a dot, or may have had one,
+    /// or occurs twice.
     pub fn of_document(&self, document: &RawDocument) -> Option<RawDocumentBuf> {
         let mut fields = Fields::with_id_of(document)?;
         let mut found = vec![false; self.fields.len()];
@@ -200,7 +205,7 @@ mod tests {
         long.append(CString::try_from("x".repeat(LONGEST_NAME + 1)).unwrap(), 1);
         assert_eq!(patch(&rawdoc! { "updatedFields": long }), None);
         assert_eq!(patch(&rawdoc! { "updatedFields": { "a": 1, "_id": 7 } }), None);
-        // No condition can be made of no field.
+        // No condition can be made for no field.
         assert_eq!(patch(&rawdoc! { "updatedFields": {}, "removedFields": [], "truncatedArrays": [] }), None);
         let mut many = RawDocumentBuf::new();
         (0..=MOST_FIELDS).for_each(|i| many.append(CString::try_from(format!("f{i}")).unwrap(), 1));

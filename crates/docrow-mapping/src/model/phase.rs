@@ -1,22 +1,22 @@
-//! Where a collection stands. Pure.
+//! The phases of a collection. Pure.
 //!
-//! A phase is not stored: it follows from what is in PostgreSQL, so it can't disagree with it. Whoever asks there, the
-//! pipeline or a status, comes to the same.
+//! A phase is not stored: it follows from what is in PostgreSQL, so it can't contradict it. The pipeline and
+//! a status derive the same.
 
 use serde::Serialize;
 
-/// A collection's phase. Each is entered from one before it, but for a collection that is copied anew, which goes back to
-/// `Copying` from any.
+/// A collection's phase. Each is entered from an earlier one, except that a resync goes back to `Copying`
+/// from any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// Nothing is known of it: it has no chunk plan. Entered when it is first included.
+    /// It has no chunk plan. Entered when it is first included.
     New,
     /// It has a plan, tables and a start position, and chunks left to copy.
     Copying,
     /// All chunks are copied; primary keys are missing.
     Indexing,
-    /// All chunks are copied over rows that were there before; those of documents that are no more are still there.
+    /// All chunks are copied over existing rows; those of documents that no longer exist are still there.
     Sweeping,
     /// The tables are complete; changes are applied.
     Live,
@@ -35,7 +35,7 @@ impl Phase {
     }
 }
 
-/// What PostgreSQL says of a collection.
+/// A collection's state in PostgreSQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Evidence {
     /// Whether a chunk plan is stored.
@@ -44,12 +44,12 @@ pub struct Evidence {
     pub chunks_left: usize,
     /// How many of its tables have no primary key.
     pub keys_missing: usize,
-    /// Whether its chunks replace rows that were there before, and these are not swept yet.
+    /// Whether its chunks replace existing rows, and these are not swept yet.
     pub replaces: bool,
 }
 
 impl Phase {
-    /// The phase that the evidence speaks for.
+    /// The phase that follows from the evidence.
     pub fn of(evidence: Evidence) -> Self {
         match evidence {
             Evidence { planned: false, .. } => Phase::New,

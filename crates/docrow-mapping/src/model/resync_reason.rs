@@ -1,19 +1,19 @@
-//! Why a collection is copied anew.
+//! Why a collection is resynced.
 
 use std::fmt;
 
-/// Why a collection is to be copied anew.
+/// Why a collection needs a resync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// Somebody asks for it.
+    /// An operator requested it.
     Asked,
-    /// The oplog no longer holds what it would go on from.
+    /// The oplog no longer holds its position.
     HistoryLost,
-    /// Another collection took its place as a whole, by a rename or `$out`.
+    /// Another collection replaced it as a whole, by a rename or `$out`.
     Replaced,
-    /// It was dropped, and its rows are not to be kept.
+    /// It was dropped, and its rows must not be kept.
     Dropped,
-    /// It was dropped, and is there again.
+    /// It was dropped, and created again.
     Recreated,
 }
 
@@ -28,7 +28,7 @@ impl Reason {
         }
     }
 
-    /// As it is stored.
+    /// The stored form.
     pub fn text(self) -> &'static str {
         match self {
             Self::Asked => "asked",
@@ -39,7 +39,7 @@ impl Reason {
         }
     }
 
-    /// A reason that only a later docrow knows is as good as any.
+    /// A reason that only a later docrow knows counts as requested.
     pub fn from_text(text: &str) -> Self {
         Self::ALL.into_iter().find(|reason| reason.text() == text).unwrap_or(Self::Asked)
     }
@@ -49,7 +49,7 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Asked => "somebody asked for it",
+            Self::Asked => "it was requested",
             Self::HistoryLost => "the oplog no longer holds its changes",
             Self::Replaced => "it was replaced as a whole",
             Self::Dropped => "it was dropped",

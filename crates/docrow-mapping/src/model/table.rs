@@ -12,8 +12,8 @@ pub struct Table {
     pub columns: Vec<Column>,
     /// How many leading columns make the primary key.
     pub key_columns: usize,
-    /// Whether the last column, [`DELETED_AT`], says when the document was deleted. Only in a root: its rows are
-    /// marked then, and stay.
+    /// Whether the last column, [`DELETED_AT`], holds the time at which the document was deleted. Only in a
+    /// root: its rows are then marked, and stay.
     pub soft_delete: bool,
 }
 

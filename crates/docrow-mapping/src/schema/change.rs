@@ -1,7 +1,8 @@
-//! What a mapping file that was changed asks of the tables that were made with it before.
+//! What a changed mapping file means for the tables that were created with the previous one.
 //!
-//! New tables and columns, and columns that become wider, can be had: the values are in `extra` ([`super::widening`]). Anything else would
-//! leave rows that are of neither mapping, and is refused with a list of what differs.
+//! New tables and columns, and columns that become wider, are possible: the values are in `extra`
+//! ([`super::widening`]). Any other change would leave rows that match neither mapping, and is refused with a
+//! list of the differences.
 
 use super::{ColumnSpec, FieldPath, MappingSpec, OnDelete, TableSpec};
 use crate::{
@@ -9,15 +10,15 @@ use crate::{
     shown,
 };
 
-/// How a mapping differs from the one before it, where it only adds.
+/// How a mapping differs from the previous one, if it only adds to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Additions {
-    /// The fields that now have a column or a table of their own, or a wider column: their values are to be taken out of
-    /// `extra`.
+    /// The fields that now have a column or a table, or a wider column: their values must be moved
+    /// out of `extra`.
     pub fields: Vec<FieldPath>,
 }
 
-/// What `new` adds to `old`. Errors: everything that is not an addition, a line each.
+/// What `new` adds to `old`. Errors: everything that is not an addition, one line each.
 pub fn additions(old: &MappingSpec, new: &MappingSpec) -> Result<Additions, Vec<String>> {
     let mut change = Differences::default();
     change.goes_on(old, new);
@@ -27,10 +28,10 @@ pub fn additions(old: &MappingSpec, new: &MappingSpec) -> Result<Additions, Vec<
     change.same("document mode", &old.document(), &new.document());
     change.same("omit", &old.omit(), &new.omit());
     if (old.on_delete(), new.on_delete()) == (OnDelete::Soft, OnDelete::Delete) {
-        change.refused.push("on_delete: rows that are marked as deleted would stay".into());
+        change.refused.push("on_delete: rows that are already marked as deleted would stay".into());
     }
     if old.foreign_keys() && !new.foreign_keys() {
-        change.refused.push("foreign_keys: those that exist would stay".into());
+        change.refused.push("foreign_keys: existing ones would stay".into());
     }
     for before in old.tables() {
         match new.tables().find(|after| after.table == before.table) {
@@ -45,9 +46,9 @@ pub fn additions(old: &MappingSpec, new: &MappingSpec) -> Result<Additions, Vec<
         !spec.omit().is_empty() || columns.any(|column| column.mask.is_some())
     };
     if !change.added.fields.is_empty() && (hides(old) || hides(new)) {
-        change
-            .refused
-            .push("a mapping that masks or omits fields can't be added to: its rows don't tell all".into());
+        change.refused.push(
+            "a mapping that masks or omits fields can't grow: its rows don't contain all values".into(),
+        );
     }
     if change.refused.is_empty() { Ok(change.added) } else { Err(change.refused) }
 }
@@ -65,7 +66,7 @@ impl Differences {
         }
     }
 
-    /// What is about to take a column's place is not widened once more.
+    /// A column that is about to replace another is not widened again.
     fn goes_on(&mut self, old: &MappingSpec, new: &MappingSpec) {
         for (before, after) in
             old.tables().filter_map(|old| Some((old, new.tables().find(|new| new.table == old.table)?)))
@@ -76,7 +77,7 @@ impl Differences {
                 if after.is_some_and(|after| after.ty != column.ty) {
                     let (table, ty) = (&before.table, column.ty.sql());
                     self.refused.push(format!(
-                        "column {table}.{name} is just becoming {ty}: let docrow run finish that"
+                        "column {table}.{name} is currently becoming {ty}: let docrow run finish that"
                     ));
                 }
             }
@@ -128,8 +129,8 @@ fn widens(old: &ColumnSpec, new: &ColumnSpec) -> bool {
     widens && !to.array && new.mask.is_none()
 }
 
-/// Whether rows tell the same when nothing but the type of their column is changed: each of its values reads back as what
-/// it was.
+/// Whether rows represent the same values when only the type of their column changes: each value reads back
+/// unchanged.
 pub(super) fn keeps_rows(old: ColumnType, new: ColumnType) -> bool {
     let is = |ty: ColumnType, scalar, reading| !ty.array && ty.scalar == scalar && ty.reading == reading;
     let same = |reading| is(old, Scalar::Integer, reading) && is(new, Scalar::Bigint, reading);
@@ -177,7 +178,7 @@ mod tests {
         let under_way = spec(A).beside(&wide("numeric"));
         assert_eq!(additions(&under_way, &wide("numeric")), Ok(Additions::default()));
         let refused = additions(&under_way, &wide("double precision")).unwrap_err().join("; ");
-        assert!(refused.starts_with("column t.a is just becoming numeric"), "{refused}");
+        assert!(refused.starts_with("column t.a is currently becoming numeric"), "{refused}");
     }
 
     #[test]

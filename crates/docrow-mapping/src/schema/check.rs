@@ -1,7 +1,6 @@
-//! Reads mapping files: from what was written to a [`MappingSpec`], which cannot be wrong.
+//! Checks mapping files: from the text to a [`MappingSpec`], which can't be wrong.
 //!
-//! What is refused is refused with the file, the line, the key and the constraint. Nothing that was written is
-//! ignored.
+//! Errors name the file, the line, the key and the constraint. Nothing in the file is ignored.
 
 use std::collections::BTreeMap;
 
@@ -22,13 +21,13 @@ use crate::{
     },
 };
 
-/// As many columns as a PostgreSQL table can have (`MaxHeapAttributeNumber`).
+/// The maximum number of columns of a PostgreSQL table (`MaxHeapAttributeNumber`).
 const MAX_COLUMNS: usize = 1600;
 
-/// The name of the whole document's column where a mapping file gives none.
+/// The default name of the whole document's column.
 const DOCUMENT: &str = "doc";
 
-/// What `text`, the content of `file`, says.
+/// The mapping in `text`, the content of `file`.
 pub(super) fn read(text: &str, file: &str) -> Result<WrittenMapping> {
     let raw: RawSpec = toml::from_str(text).map_err(|e| toml_error(file, text, &e))?;
     let is_optional = raw.optional;
@@ -39,7 +38,7 @@ pub(super) fn read(text: &str, file: &str) -> Result<WrittenMapping> {
 #[serde(deny_unknown_fields)]
 struct RawSpec {
     collection: Spanned<String>,
-    /// Only in mapping files: it is no part of the mapping.
+    /// Only in mapping files: it is not part of the mapping.
     #[serde(default)]
     optional: bool,
     table: Spanned<String>,
@@ -100,7 +99,7 @@ struct RawColumn {
     was: Option<RawKey>,
 }
 
-/// Turns what was written into what is meant, and knows where it was written.
+/// Converts the text to a mapping, and knows the positions in the text.
 struct SpecReader<'a> {
     file: &'a str,
     text: &'a str,
@@ -113,7 +112,7 @@ impl SpecReader<'_> {
         let on_delete = self.on_delete(on_delete.as_ref())?;
         if extra.is_none() && on_unfit != OnUnfit::Fail {
             let constraint =
-                "write extra = \"_extra\": a mapping without this column must have on_unfit = \"fail\"";
+                "set extra = \"_extra\": a mapping without this column must have on_unfit = \"fail\"";
             return Err(self.error(&table, "extra", constraint).with_code(Code::MappingWithoutExtra));
         }
         let namespace = Namespace::parse(collection.get_ref())
@@ -205,7 +204,7 @@ impl SpecReader<'_> {
         Ok(TableSpec { table, path, parent, ordinals, columns })
     }
 
-    /// The columns in the order in which they are written.
+    /// The columns in the order of the file.
     fn columns(
         &self,
         key: &str,
@@ -254,7 +253,7 @@ impl SpecReader<'_> {
         } else if text.contains('\0') {
             "a name has no NUL".to_owned()
         } else if !scope.reserve(folded(text)) {
-            format!("the name \"{text}\" is taken, or differs from one that is only in case")
+            format!("the name \"{text}\" is already in use, or differs from one in use only in case")
         } else {
             return Ok(text.clone());
         };
@@ -270,7 +269,7 @@ impl SpecReader<'_> {
         ColumnType::parse(text).ok_or_else(|| {
             let known = Scalar::ALL.map(Scalar::sql);
             let hint = nearest(text, known).map_or_else(
-                || format!("known are {}, and arrays of them, as text[]", known.join(", ")),
+                || format!("supported are {}, and arrays of them, such as text[]", known.join(", ")),
                 |meant| format!("did you mean \"{meant}\"?"),
             );
             self.error(ty, key, &format!("\"{text}\" is not a supported type; {hint}"))
@@ -321,7 +320,7 @@ impl SpecReader<'_> {
             .ok_or_else(|| self.error(table, table.get_ref(), &constraint()).with_code(Code::MappingTooWide))
     }
 
-    /// What a word among `known` stands for.
+    /// The value of a word among `known`.
     fn choice<T: Copy>(
         &self,
         key: &str,
@@ -357,7 +356,7 @@ fn names(such: impl Fn(Scalar) -> bool) -> Vec<&'static str> {
     Scalar::ALL.into_iter().filter(|scalar| such(*scalar)).map(Scalar::sql).collect()
 }
 
-/// The name as PostgreSQL reads it where it stands in no quotes.
+/// The name as PostgreSQL reads it without quotes.
 fn folded(name: &str) -> String {
     name.to_ascii_lowercase()
 }

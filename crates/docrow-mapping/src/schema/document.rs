@@ -7,8 +7,8 @@ use crate::model::change::Namespace;
 const COLUMN: &str = "doc";
 
 impl Sample {
-    /// The mapping of a collection to whole documents; of the sample it takes the type of the key alone. `tables` as for
-    /// [`Self::spec`].
+    /// The mapping of a collection to whole documents; it only takes the type of the key from the sample.
+    /// `tables` as for [`Self::spec`].
     pub fn document_spec(&self, collection: &Namespace, json: JsonForm, tables: &mut Names) -> MappingSpec {
         let spec = self.spec(collection, &mut tables.clone());
         tables.reserve(&*spec.root.table);

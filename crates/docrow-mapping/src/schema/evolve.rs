@@ -1,10 +1,11 @@
-//! What a mapping becomes when documents are seen: automatic mapping, which is the empty mapping grown by a sample, and
-//! its growth when fields appear later.
+//! How a mapping grows with the documents that are seen: automatic mapping, which is the empty mapping grown
+//! by a sample, and its growth when fields appear later.
 //!
-//! A mapping only grows: columns are appended to tables and tables to the mapping, and a `bigint` whose field has
-//! fractions too becomes `double precision`. What is mapped stays where it is and keeps its name; a field that has a
-//! column keeps it whatever it becomes, and objects stay objects, arrays arrays: values of another kind go to
-//! `extra`. So rows that were written before are rows of the grown mapping too, with NULL in the new columns.
+//! A mapping only grows: columns are appended to tables and tables to the mapping, and a `bigint` whose field
+//! also has fractions becomes `double precision`. Mapped fields stay where they are and keep their names; a
+//! field that has a column keeps it, whatever its values become; objects stay objects, and arrays stay
+//! arrays: values of another kind go to `extra`. So earlier rows are rows of the grown mapping too, with NULL
+//! in the new columns.
 //!
 //! A table gets at most [`MAX_COLUMNS`] columns, a collection [`MAX_TABLES`] tables.
 
@@ -18,8 +19,8 @@ use super::{
 };
 use crate::model::{change::Namespace, table::ColumnType};
 
-/// PostgreSQL moves no value of up to 24 bytes out of a row, and a row must fit a page of 8,160: so many
-/// always do.
+/// PostgreSQL moves no value of up to 24 bytes out of a row, and a row must fit a page of 8,160 bytes: this
+/// many always do.
 pub(super) const MAX_COLUMNS: usize = 300;
 
 pub(super) const MAX_TABLES: usize = 100;
@@ -51,11 +52,12 @@ impl Sample {
     }
 }
 
-/// What `spec` becomes when the documents of `sample` are seen; `None` if it stays as it is. `tables` is the scope of
-/// [`Sample::spec`]; the names of new tables are taken there. `there` are columns, each with its table, that are in the
-/// target already, be it that somebody added them: a new column gets another name.
+/// The mapping that `spec` becomes with the documents of `sample`; `None` if it does not change. `tables` is
+/// the scope of [`Sample::spec`], which also gets the names of new tables. `there` are columns, each with its
+/// table, that already exist in the target, perhaps because a user added them: a new column gets another
+/// name.
 ///
-/// The same mapping and sample give the same result, and the result does not change with the same sample.
+/// The same mapping and sample give the same result, and applying the same sample again changes nothing.
 pub fn evolve(
     spec: &MappingSpec,
     sample: &Sample,
@@ -81,26 +83,26 @@ pub fn evolve(
     growth.grown.then_some(growth.spec)
 }
 
-/// What is mapped already, as a trie of the documents' fields.
+/// The mapped fields, as a trie.
 #[derive(Default)]
 struct KnownField {
     place: MappedAs,
     fields: HashMap<String, KnownField>,
-    /// What the elements are, if the field is mapped as an array.
+    /// The elements, if the field is mapped as an array.
     element: Option<Box<KnownField>>,
 }
 
-/// What a field has of its own.
+/// How a field itself is mapped.
 #[derive(Clone, Copy, Default)]
 enum MappedAs {
-    /// Nothing, but fields in it may.
+    /// Not, but fields in it may be.
     #[default]
     None,
     /// A column, by the numbers of its table and of itself.
     Column(usize, usize),
     /// A table.
     Table(usize),
-    /// It is left out.
+    /// It is omitted.
     Omitted,
 }
 
@@ -143,7 +145,7 @@ struct MappingGrowth<'a> {
 }
 
 impl MappingGrowth<'_> {
-    /// Maps what is new in the objects at `way` from the rows of `table`.
+    /// Maps new fields of the objects at `way` from the rows of `table`.
     fn fields(&mut self, table: usize, way: &mut Vec<Segment>, known: &KnownField, objects: &SampledObjects) {
         let is_document = table == 0 && way.is_empty();
         if !is_document && objects.is_map(known.width(objects)) {
@@ -234,7 +236,7 @@ fn table_of(spec: &mut MappingSpec, number: usize) -> Option<&mut TableSpec> {
     }
 }
 
-/// The names that a table's columns have taken.
+/// The names in use by a table's columns.
 pub(super) fn columns_of(table: &TableSpec, extra: Option<&str>) -> Names {
     let mut names = Names::of_columns();
     let columns = table.columns.iter().flat_map(ColumnSpec::names);

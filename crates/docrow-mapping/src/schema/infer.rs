@@ -1,43 +1,44 @@
-//! What the fields of a [`Sample`] become.
+//! How the fields of a [`Sample`] are mapped.
 //!
-//! - A field that had one type in the sample gets a column, of a wide type; integers and doubles together are
-//!   `double precision`, integers and decimals `numeric`, strings and ObjectIds `text`. Of other types together only
-//!   those count that at least one value in twenty has: exceptions cost no field its column, they go to `extra`. A
-//!   field that was always null, or of several types all the same, gets none.
-//! - A column's values read back as the BSON type that most of them have: what reads back as another is noted.
+//! - A field of one type in the sample gets a column of a wide type; integers and doubles together are
+//!   `double precision`, integers and decimals `numeric`, strings and ObjectIds `text`. Of other
+//!   combinations, only types that at least one value in twenty has count: exceptions, which go to `extra`,
+//!   cost no field its column. A field that was always null, or still has several types, gets none.
+//! - A column's values read back as the BSON type that most of them have: values that read back as another
+//!   type are noted.
 //! - Objects are flattened: `address_city`. Arrays of objects become child tables, arrays of one scalar type
 //!   PostgreSQL arrays, other arrays stay in `extra`.
 //! - An object whose field names are data (more than [`MAX_KEYS`] of them, or many of which each object has
 //!   few) is one `jsonb` column, and so is an array of such objects.
 //!
-//! A sample that misses a type loses nothing: what fits no column is in `extra`.
+//! A sample that misses a type loses nothing: values that fit no column go to `extra`.
 
 use super::sample::{KindSet, KindTally, SampledObjects, SampledValues, ValueKind};
 use crate::model::table::{ColumnType, Reading, Scalar};
 
-/// An object with more different fields than these is a map from data to data.
+/// An object with more different fields than this is a map from data to data.
 const MAX_KEYS: usize = 200;
 
-/// So is one with more than these, of which an object has less than an eighth.
+/// So is one with more than this many, of which an object has less than an eighth.
 const FEW_KEYS: usize = 16;
 
-/// Of a field's values, fewer than one in so many are exceptions.
+/// Fewer than one of this many values of a field are exceptions.
 const RARE: u32 = 20;
 
-/// What a field becomes.
+/// How a field is mapped.
 pub(super) enum FieldShape<'a> {
-    /// A column of its own.
+    /// To a column.
     Column(ColumnType),
-    /// Columns of the table that it is in.
+    /// To columns of the table that it is in.
     Flat(&'a SampledObjects),
-    /// A table with a row for each element.
+    /// To a table with a row for each element.
     Table(&'a SampledObjects),
-    /// Nothing: it stays in `extra`.
+    /// Not: it stays in `extra`.
     Extra,
 }
 
 impl SampledValues {
-    /// What the field becomes if nothing is made of it yet.
+    /// How the field is mapped if it is not mapped yet.
     pub(super) fn shape(&self) -> FieldShape<'_> {
         let json = FieldShape::Column(ColumnType::scalar(Scalar::Jsonb));
         match (self.kinds.deciding(), &self.elements) {
@@ -57,8 +58,8 @@ impl SampledValues {
         }
     }
 
-    /// What a column of type `ty` is widened to for these values, some of which it can't hold. Only where that is
-    /// sure to be a gain: an int64 would be noted beside its double, or not fit.
+    /// The type to which a column of type `ty` is widened for these values, some of which it can't hold. Only
+    /// if that is certainly a gain: an int64 would be noted beside its double, or not fit.
     pub(super) fn widened(&self, ty: ColumnType) -> Option<ColumnType> {
         let widens = ty == ColumnType::scalar(Scalar::Bigint)
             && self.kinds.count(ValueKind::Double) > 0
@@ -68,7 +69,7 @@ impl SampledValues {
 }
 
 impl SampledObjects {
-    /// Whether the fields' names are data, where `keys` different ones are known.
+    /// Whether the fields' names are data, if `keys` different ones are known.
     pub(super) fn is_map(&self, keys: usize) -> bool {
         keys > MAX_KEYS || (keys > FEW_KEYS && self.occurrences * 8 < keys * self.count)
     }
@@ -83,7 +84,8 @@ impl KindTally {
         }
     }
 
-    /// The kinds that decide what the field becomes: all of them if they go together, or else the common ones.
+    /// The kinds that decide how the field is mapped: all of them if they are compatible, otherwise the
+    /// common ones.
     pub(super) fn deciding(&self) -> KindSet {
         let all = self.kinds();
         if all == KindSet::OBJECT || all == KindSet::ARRAY || all.column().is_some() {
@@ -124,7 +126,7 @@ impl KindSet {
     const UUID: Self = Self::new(&[ValueKind::Uuid]);
     const BYTES: Self = Self::new(&[ValueKind::Bytes]);
 
-    /// The kinds as people tell types apart.
+    /// The kinds, as people distinguish types.
     pub(super) const FAMILIES: [Self; 13] = [
         Self::INTEGERS,
         Self::DOUBLES,
@@ -352,7 +354,7 @@ mod tests {
         assert_eq!(names.len(), 12);
     }
 
-    /// Two collections of one name in two databases, and a child that is named like a collection.
+    /// Two collections of the same name in two databases, and a child table with the name of a collection.
     #[test]
     fn tables_of_several_collections_stay_apart() {
         let mut sample = Sample::new();

@@ -1,8 +1,8 @@
-//! What a collection's tables look like: mapping files, read, checked and written; names; automatic mapping.
+//! The layout of a collection's tables: mapping files, read, checked and written; names; automatic mapping.
 //!
-//! Nothing here does I/O. A [`MappingSpec`] cannot be wrong: it comes from [`MappingSpec::parse`], which
-//! refuses with file, line, key and constraint, from [`Sample::spec`] or from [`evolve`], by which it only grows; and
-//! compiling it cannot fail.
+//! Nothing here does I/O. A [`MappingSpec`] can't be wrong: it comes from [`MappingSpec::parse`], whose
+//! errors name file, line, key and constraint, from [`Sample::spec`] or from [`evolve`], by which it only
+//! grows; and compiling it can't fail.
 
 mod change;
 mod check;

@@ -1,7 +1,7 @@
 //! Names for PostgreSQL: from MongoDB's field names to identifiers.
 //!
-//! A generated name is never empty, never longer than PostgreSQL keeps, and unique in its scope. What is cut
-//! or would collide gets a hash of the text it was made from as a suffix, so that the same text gives the
+//! A generated name is never empty, never longer than PostgreSQL's limit, and unique in its scope. A name
+//! that is cut or would collide gets a hash of its source text as a suffix, so that the same text gives the
 //! same name.
 
 use std::collections::HashSet;
@@ -9,10 +9,10 @@ use std::collections::HashSet;
 use heck::ToSnakeCase;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// The longest identifier that PostgreSQL keeps whole, in bytes (`NAMEDATALEN - 1`).
+/// The longest identifier that PostgreSQL does not truncate, in bytes (`NAMEDATALEN - 1`).
 pub const MAX_NAME: usize = 63;
 
-/// Columns that every table has already (`src/backend/catalog/heap.c`).
+/// System columns, which every table has (`src/backend/catalog/heap.c`).
 pub(super) const SYSTEM_COLUMNS: [&str; 6] = ["tableoid", "cmax", "xmax", "cmin", "xmin", "ctid"];
 
 /// `_` and eight hexadecimal digits.
@@ -30,12 +30,12 @@ impl Names {
         Self::default()
     }
 
-    /// The scope of a table's columns: the system's are taken.
+    /// The scope of a table's columns: system columns are in use.
     pub fn of_columns() -> Self {
         Self { taken: SYSTEM_COLUMNS.into_iter().map(String::from).collect() }
     }
 
-    /// Takes `name` as it stands. Whether it was free.
+    /// Claims exactly `name`. Returns whether it was free.
     pub fn reserve(&mut self, name: impl Into<String>) -> bool {
         self.taken.insert(name.into())
     }
@@ -45,7 +45,7 @@ impl Names {
         self.taken.remove(name);
     }
 
-    /// Takes the free name made from the names on a path: in snake case, joined by `_`.
+    /// Claims a free name derived from the names on a path: in snake case, joined by `_`.
     pub fn claim<'a>(&mut self, path: impl IntoIterator<Item = &'a str>) -> String {
         let path: Vec<_> = path.into_iter().collect();
         let words: Vec<_> =

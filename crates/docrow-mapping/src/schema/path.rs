@@ -1,5 +1,5 @@
 //! Paths of fields, as written in mapping files: names joined by dots, each followed by one `[]` for every
-//! array that is unfolded there. A dot, a backslash or a `[]` that belongs to a name is escaped by a
+//! array that is unnested there. A dot, a backslash or a `[]` that belongs to a name is escaped by a
 //! backslash.
 
 use std::fmt;
@@ -8,7 +8,7 @@ use std::fmt;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FieldPath(Vec<Segment>);
 
-/// One field of a path, and how many arrays are unfolded after it.
+/// One field of a path, and how many arrays are unnested after it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Segment {
     /// The field's name.
@@ -18,7 +18,7 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// The name as it stands in a key of `extra`: a dot and a backslash in it are escaped by a backslash.
+    /// The name in the form of a key of `extra`: a dot and a backslash in it are escaped by a backslash.
     pub fn in_extra(&self) -> String {
         self.name.replace('\\', r"\\").replace('.', r"\.")
     }
@@ -30,7 +30,7 @@ impl FieldPath {
         Self(segments)
     }
 
-    /// Reads a path. The error says what a path must be.
+    /// Parses a path. The error says what a path must be.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let mut segments = Vec::new();
         let mut rest = text;
@@ -49,19 +49,19 @@ impl FieldPath {
         &self.0
     }
 
-    /// How many arrays are unfolded on the path.
+    /// How many arrays are unnested on the path.
     pub fn arrays(&self) -> usize {
         self.0.iter().map(|segment| segment.arrays).sum()
     }
 
-    /// The path of `inner`, seen from where this path begins.
+    /// The path of `inner`, relative to this path.
     #[must_use]
     pub fn join(&self, inner: &Self) -> Self {
         Self([self.segments(), inner.segments()].concat())
     }
 }
 
-/// Reads one segment: it, and the text after the dot that ends it.
+/// Parses one segment, and returns it with the text after the dot that ends it.
 fn segment(text: &str) -> Result<(Segment, Option<&str>), &'static str> {
     let mut name = String::new();
     let mut chars = text.char_indices();

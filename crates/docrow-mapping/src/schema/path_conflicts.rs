@@ -1,14 +1,14 @@
-//! Where in a document a mapping's tables, columns and omitted fields lie: refuses a field that would be in two
-//! places.
+//! Detects conflicts between the paths of a mapping's tables, columns and omitted fields: refuses a field
+//! that would be in two places.
 
 use std::collections::BTreeMap;
 
 use super::FieldPath;
 
-/// As deep as MongoDB nests (its limit for stored documents).
+/// MongoDB's maximum nesting (its limit for stored documents).
 const MAX_DEPTH: usize = 100;
 
-/// What a mapping takes a place in a document for.
+/// What a mapping uses a path for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum TakenAs {
     Object { table: bool },
@@ -23,27 +23,27 @@ enum PathStep {
     Element,
 }
 
-/// The places taken so far.
+/// The paths in use so far.
 #[derive(Default)]
 pub(super) struct PathLayout {
     places: BTreeMap<Vec<PathStep>, TakenAs>,
 }
 
 impl PathLayout {
-    /// Takes the place of a child table. The error says what is in the way.
+    /// Adds the path of a child table. The error names the conflict.
     pub(super) fn table(&mut self, path: &FieldPath) -> Result<(), String> {
         self.take(path, TakenAs::Object { table: true })
     }
 
-    /// Takes the place of a column whose `path` is relative to `table`.
+    /// Adds the path of a column, which is relative to `table`.
     pub(super) fn column(&mut self, table: &FieldPath, path: &FieldPath) -> Result<(), String> {
         if path.arrays() > 0 {
-            return Err("unfolds an array, which takes a table of its own".into());
+            return Err("unnests an array, which requires a separate table".into());
         }
         self.take(&table.join(path), TakenAs::Column)
     }
 
-    /// Takes the place of a field that is left out.
+    /// Adds the path of an omitted field.
     pub(super) fn omitted(&mut self, path: &FieldPath) -> Result<(), String> {
         if path.segments().last().is_some_and(|last| last.arrays > 0) {
             return Err("must end with a field, which may be an array: without []".into());

@@ -3,7 +3,7 @@
 use super::sample::{KindSet, KindTally, MAX_FIELDS, SampledValues, ValueKind};
 use crate::model::table::{ColumnType, Reading, Scalar};
 
-/// The names of MongoDB's types, as its `$type` has them.
+/// The names of MongoDB's types, as in its `$type`.
 const TYPES: [(KindSet, &str); 13] = [
     (KindSet::new(&[ValueKind::Int32]), "int"),
     (KindSet::new(&[ValueKind::ShortLong, ValueKind::Long]), "long"),
@@ -23,7 +23,7 @@ const TYPES: [(KindSet, &str); 13] = [
 pub(super) const IN_EXTRA: &str = " (in _extra)";
 const ALSO_IN_EXTRA: &str = " (also in _extra)";
 
-/// What the comments make use of, and so is to be explained.
+/// What the comments use, and therefore explain.
 #[derive(Default)]
 pub(super) struct PhrasesUsed {
     pub(super) shares: bool,
@@ -33,7 +33,7 @@ pub(super) struct PhrasesUsed {
     pub(super) nameless: bool,
 }
 
-/// What is said in one comment.
+/// The parts of one comment.
 #[derive(Default)]
 pub(super) struct Phrases {
     parts: Vec<String>,
@@ -73,7 +73,7 @@ impl Phrases {
     }
 }
 
-/// What becomes of a value in a column: nothing to be said, or that `extra` holds it.
+/// What happens to a value in a column: nothing to remark, or that `extra` holds it.
 pub(super) fn fate(kind: ValueKind, ty: ColumnType) -> &'static str {
     if !KindSet::of_column(ty.scalar).has(kind) {
         return IN_EXTRA;
@@ -97,14 +97,15 @@ pub(super) fn fate(kind: ValueKind, ty: ColumnType) -> &'static str {
     if reads_back { "" } else { ALSO_IN_EXTRA }
 }
 
-/// The types that there are, if that is worth saying: there are several, or of one it is to be said what becomes of it.
+/// The types, if they are worth a remark: if there are several, or if something happens to the values of the
+/// only one.
 pub(super) fn types(tally: &KindTally, fate: impl Fn(ValueKind) -> &'static str) -> Option<String> {
     let several = TYPES.iter().filter(|(kinds, _)| tally.among(*kinds) > 0).count() > 1;
     let fated = ValueKind::ALL.into_iter().any(|kind| tally.count(kind) > 0 && !fate(kind).is_empty());
     (several || fated).then(|| shares(tally, fate))
 }
 
-/// `97% string, 3% int (in _extra)`: the commonest first.
+/// `97% string, 3% int (in _extra)`: the most common first.
 pub(super) fn shares(tally: &KindTally, fate: impl Fn(ValueKind) -> &'static str) -> String {
     let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
     let mut types: Vec<(u32, &str, &str)> = Vec::new();
@@ -124,7 +125,7 @@ pub(super) fn shares(tally: &KindTally, fate: impl Fn(ValueKind) -> &'static str
     types.iter().map(share).collect::<Vec<_>>().join(", ")
 }
 
-/// Why objects are kept whole, if the values are such.
+/// Why objects are stored whole, if they are.
 pub(super) fn map_of(seen: &SampledValues) -> Option<String> {
     let objects = seen.elements.as_ref().map_or(&seen.objects, |elements| &elements.objects);
     let keys = match objects.width() {

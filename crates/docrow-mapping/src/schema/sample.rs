@@ -1,7 +1,8 @@
-//! What a sample of a collection's documents looks like: which fields there are, how often, and of which types.
+//! The statistics of a sample of a collection's documents: which fields there are, how often, and of which
+//! types.
 //!
-//! Memory is bounded, whatever the documents: of values only counts are kept, and of fields so many as fit into
-//! [`MAX_BYTES`]. What is not followed is not mapped, and so lands in `extra`.
+//! Memory is bounded, whatever the documents: of values, only counts are kept, and of fields, as many as fit
+//! into [`MAX_BYTES`]. Fields that are not tracked are not mapped, and so go to `extra`.
 
 use std::collections::HashMap;
 
@@ -11,22 +12,23 @@ use bson::{
     spec::{BinarySubtype, ElementType},
 };
 
-/// Objects are followed so many levels deep.
+/// The maximum depth at which objects are tracked.
 pub(super) const MAX_DEPTH: usize = 8;
 
-/// Of one object, so many fields are followed: more than make it a map, and more than a table gets columns.
+/// The maximum number of fields tracked per object: more than make it a map, and more than a table has
+/// columns.
 pub(super) const MAX_FIELDS: usize = 301;
 
-/// About as much memory as a sample takes.
+/// About how much memory a sample takes.
 const MAX_BYTES: usize = 16 << 20;
 
-/// About as much of it as a field takes beside its name, which is kept twice.
+/// About how much of it a field takes, besides its name, which is stored twice.
 const FIELD_BYTES: usize = 512;
 
 /// The field that is the document's key.
 pub(super) const KEY: &str = "_id";
 
-/// What a sample of a collection's documents looks like.
+/// The statistics of a sample of a collection's documents.
 #[derive(Debug, Default)]
 pub struct Sample {
     pub(super) documents: SampledObjects,
@@ -34,7 +36,7 @@ pub struct Sample {
     bytes: usize,
 }
 
-/// The objects that were met at one place.
+/// The objects found at one path.
 #[derive(Debug, Default)]
 pub(super) struct SampledObjects {
     pub(super) count: usize,
@@ -46,7 +48,7 @@ pub(super) struct SampledObjects {
     order: Vec<usize>,
 }
 
-/// The values that were met at one place.
+/// The values found at one path.
 #[derive(Debug, Default)]
 pub(super) struct SampledValues {
     pub(super) nulls: u32,
@@ -63,7 +65,7 @@ pub(super) struct KindTally([u32; ValueKind::COUNT]);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct KindSet(u32);
 
-/// What a column's type and reading depend on.
+/// The properties of a value that determine a column's type and reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ValueKind {
     Int32,
@@ -85,7 +87,7 @@ pub(super) enum ValueKind {
     Uuid,
     Bytes,
     Object,
-    /// An object that lies too deep to be followed.
+    /// An object that is too deep to be tracked.
     DeepObject,
     Array,
     /// An array directly in an array.
@@ -203,7 +205,7 @@ impl SampledObjects {
         }
     }
 
-    /// Adds a field, which stands behind the one that was added as number `before`.
+    /// Adds a field after the one that was added as number `before`.
     fn add(&mut self, name: &str, before: Option<usize>) -> usize {
         let at = self.fields.len();
         let place = before.and_then(|before| self.order.iter().position(|&field| field == before));
@@ -223,7 +225,7 @@ impl SampledObjects {
         self.index.get(name).and_then(|&at| self.fields.get(at)).map(|(_, seen)| seen)
     }
 
-    /// How many different fields they have, as far as they are followed.
+    /// How many different fields they have, as far as they are tracked.
     pub(super) fn width(&self) -> usize {
         self.fields.len()
     }
@@ -282,7 +284,7 @@ impl KindTally {
         self.among(KindSet::ALL)
     }
 
-    /// The kinds that there are.
+    /// The kinds that occur.
     pub(super) fn kinds(&self) -> KindSet {
         let met = ValueKind::ALL.into_iter().filter(|&kind| self.count(kind) > 0);
         met.fold(KindSet::default(), |kinds, kind| kinds.or(KindSet::new(&[kind])))

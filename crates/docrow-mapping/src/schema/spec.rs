@@ -1,7 +1,7 @@
 //! Mapping files: `schemas/*.toml`, one for each collection.
 //!
 //! A [`MappingSpec`] is a mapping that can be compiled and created: its names are unique and not too long, no
-//! field is in two places, and every type is one that docrow writes. [`super::check`] sees to that.
+//! field is in two places, and docrow supports every type. [`super::check`] ensures that.
 
 use super::{FieldPath, check};
 use crate::{
@@ -27,12 +27,12 @@ pub struct MappingSpec {
     pub(super) children: Vec<TableSpec>,
 }
 
-/// A mapping file's content: a mapping, and what is said of it besides.
+/// A mapping file's content: a mapping, and its attributes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrittenMapping {
     /// The mapping.
     pub spec: MappingSpec,
-    /// Whether the collection need not be there.
+    /// Whether the collection may be missing.
     pub is_optional: bool,
 }
 
@@ -42,14 +42,14 @@ impl WrittenMapping {
         check::read(text, file)
     }
 
-    /// The collection that `text` would be the mapping of, if it is anything like one.
+    /// The collection that `text` maps, if it resembles a mapping file.
     pub fn collection_of(text: &str) -> Option<String> {
         let table: toml::Table = text.parse().ok()?;
         table.get("collection")?.as_str().map(str::to_owned)
     }
 }
 
-/// What becomes of a value that does not fit its column.
+/// What happens to a value that does not fit its column.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnUnfit {
     /// It goes to `extra`.
@@ -61,17 +61,17 @@ pub enum OnUnfit {
     Fail,
 }
 
-/// What becomes of the rows of a deleted document.
+/// What happens to the rows of a deleted document.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnDelete {
     /// They are deleted.
     #[default]
     Delete,
-    /// They stay; the root's is marked with the time.
+    /// They stay; the root row is marked with the time.
     Soft,
 }
 
-/// How a column hides its value before it leaves the process.
+/// How a column masks its value before it leaves the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mask {
     /// HMAC-SHA-256 with the key of the environment, in hexadecimal.
@@ -92,14 +92,14 @@ pub struct DocumentSpec {
 /// The forms of Extended JSON.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum JsonForm {
-    /// Numbers and dates as people write them; what that does not tell exactly is in `extra`.
+    /// Numbers and dates in their natural form; what that does not represent exactly is in `extra`.
     #[default]
     Relaxed,
-    /// Every type told apart.
+    /// Every type is distinguished.
     Canonical,
 }
 
-/// The column that holds a document's `_id`.
+/// The column with a document's `_id`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeySpec {
     /// Its name in the root table.
@@ -108,14 +108,14 @@ pub struct KeySpec {
     pub ty: ColumnType,
 }
 
-/// A table. The root's `path` and `ordinals` are empty, and its `parent` is the key column's own name.
+/// A table. The root table's `path` and `ordinals` are empty, and its `parent` is the key column's own name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableSpec {
     /// The table's name.
     pub table: String,
     /// The object or the arrays whose elements are its rows.
     pub path: FieldPath,
-    /// The column that holds the document's key.
+    /// The column with the document's key.
     pub parent: String,
     /// One column for each array on the path.
     pub ordinals: Vec<String>,
@@ -123,7 +123,7 @@ pub struct TableSpec {
     pub columns: Vec<ColumnSpec>,
 }
 
-/// A column and the field that it holds; the path is relative to the table's own.
+/// A column and its field; the path is relative to the table's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ColumnSpec {
     /// The column's name.
@@ -132,23 +132,23 @@ pub struct ColumnSpec {
     pub path: FieldPath,
     /// The column's type.
     pub ty: ColumnType,
-    /// How its values are hidden.
+    /// How its values are masked.
     pub mask: Option<Mask>,
-    /// The narrower column whose place it takes once it is filled ([`super::widening`]).
+    /// The narrower column that it replaces once it is filled ([`super::widening`]).
     pub was: Option<Was>,
 }
 
-/// A column that is written beside the one that takes its place.
+/// A column that is written beside its replacement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Was {
-    /// Its name, which the other one gets in the end.
+    /// Its name, which the replacement gets in the end.
     pub name: String,
     /// Its type.
     pub ty: ColumnType,
 }
 
 impl MappingSpec {
-    /// Reads a mapping file. Errors are of kind `Usage` and name `file`, the line, the key and the
+    /// Parses a mapping file. Errors are of kind `Usage` and name `file`, the line, the key and the
     /// constraint.
     pub fn parse(text: &str, file: &str) -> Result<Self> {
         check::read(text, file).map(|written| written.spec)
@@ -159,17 +159,17 @@ impl MappingSpec {
         &self.collection
     }
 
-    /// The table of the documents themselves.
+    /// The root table.
     pub fn root(&self) -> &TableSpec {
         &self.root
     }
 
-    /// The tables of the objects and arrays in them.
+    /// The child tables, of the objects and arrays in the documents.
     pub fn children(&self) -> &[TableSpec] {
         &self.children
     }
 
-    /// All tables, the root first.
+    /// All tables, the root table first.
     pub fn tables(&self) -> impl Iterator<Item = &TableSpec> {
         std::iter::once(&self.root).chain(&self.children)
     }
@@ -179,22 +179,22 @@ impl MappingSpec {
         &self.key
     }
 
-    /// The name of the root table's `jsonb` column for what no other column holds, if there is one.
+    /// The name of the root table's `jsonb` column for values without a column, if there is one.
     pub fn extra(&self) -> Option<&str> {
         self.extra.as_deref()
     }
 
-    /// What becomes of a value that does not fit.
+    /// What happens to a value that does not fit.
     pub fn on_unfit(&self) -> OnUnfit {
         self.on_unfit
     }
 
-    /// What becomes of the rows of a deleted document.
+    /// What happens to the rows of a deleted document.
     pub fn on_delete(&self) -> OnDelete {
         self.on_delete
     }
 
-    /// Whether child tables refer to the root by foreign keys.
+    /// Whether child tables reference the root table by foreign keys.
     pub fn foreign_keys(&self) -> bool {
         self.foreign_keys
     }
@@ -209,7 +209,7 @@ impl MappingSpec {
         &self.omit
     }
 
-    /// The part of it that is about these top-level fields.
+    /// The part that concerns these top-level fields.
     #[must_use]
     pub fn of_fields(&self, fields: &[Box<str>]) -> Self {
         let concerns = |path: &FieldPath| {

@@ -1,43 +1,43 @@
-//! The comments of a mapping file, and how its lines are laid out: one line for each column, its parts below each
-//! other, the comment last. A column that is only proposed is a line that is commented out.
+//! The comments of a mapping file, and the layout of its lines: one line per column, with aligned parts, the
+//! comment last. A proposed column is a commented-out line.
 
 use super::{ColumnSpec, TableSpec, toml_text::pieces};
 
-/// A part of a line that is wider than this does not push the others to the right.
+/// A part of a line that is wider than this does not shift the others to the right.
 const WIDEST: usize = 48;
 
-/// What is said beside a mapping in its file. Nothing, by default.
+/// The remarks of a mapping file. Empty by default.
 #[derive(Debug, Default)]
 pub(super) struct FileRemarks {
     /// At the top of the file.
     pub(super) head: Vec<String>,
     /// Above the key.
     pub(super) key: Vec<String>,
-    /// At each table, the root first; or at none.
+    /// At each table, the root table first; or at none.
     pub(super) tables: Vec<TableRemarks>,
 }
 
-/// What is said at a table.
+/// The remarks at a table.
 #[derive(Debug, Default)]
 pub(super) struct TableRemarks {
     /// Above it.
     pub(super) head: Vec<String>,
-    /// Its columns, and what is said beside and between them.
+    /// Its columns, with the remarks beside and between them.
     pub(super) lines: Vec<RemarkedLine>,
 }
 
 #[derive(Debug)]
 pub(super) enum RemarkedLine {
-    /// A column, and what is said beside it; may be empty.
+    /// A column, and the remark beside it; may be empty.
     Column(ColumnSpec, String),
-    /// One that there is not, but might be.
+    /// A proposed one.
     Proposed(ColumnSpec, String),
     /// A line by itself.
     Note(String),
 }
 
 impl FileRemarks {
-    /// Appends what is said above a table.
+    /// Appends the remarks above a table.
     pub(super) fn head_of(&self, out: &mut String, number: usize) {
         comments(out, self.tables.get(number).map_or(&[], |table| &*table.head));
     }

@@ -3,17 +3,17 @@
 
 use crate::error::{Code, Error};
 
-/// How serde's message about an unknown key begins.
+/// The beginning of serde's message about an unknown key.
 const UNKNOWN: &str = "unknown field `";
 
-/// The word among `known` that `word` is most likely meant to be, if any is near.
+/// The word among `known` that was most likely meant by `word`, if any is similar.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let near = |known| (strsim::damerau_levenshtein(word, known), known);
     let (distance, known) = known.into_iter().map(near).min_by_key(|&(distance, _)| distance)?;
     (distance <= 1 + known.len() / 3).then_some(known)
 }
 
-/// The error of kind `Usage` for `error`, met in reading `text`, the content of `file`.
+/// The error of kind `Usage` for `error`, which occurred in `text`, the content of `file`.
 pub fn toml_error(file: &str, text: &str, error: &toml::de::Error) -> Error {
     let place = error.span().map_or_else(|| file.to_owned(), |span| place(file, text, span.start));
     let code = if error.message().starts_with(UNKNOWN) { Code::UnknownKey } else { Code::Syntax };
@@ -25,7 +25,7 @@ pub fn toml_error(file: &str, text: &str, error: &toml::de::Error) -> Error {
     Error::new(code, format!("{place}: {key}{}", in_our_words(error.message())))
 }
 
-/// The key that the value at a byte of `text` is of, with its section's, if it stands on that line.
+/// The key of the value at a byte of `text`, with its section's, if it is on that line.
 fn key_at(text: &str, offset: usize) -> Option<String> {
     let before = text.get(..offset)?;
     let (above, line) = before.rsplit_once('\n').unwrap_or(("", before));
@@ -49,12 +49,12 @@ fn in_our_words(message: &str) -> String {
     let known: Vec<_> = names.collect();
     match nearest(unknown, known.iter().copied()) {
         Some(meant) => format!("unknown key \"{unknown}\"; did you mean \"{meant}\"?"),
-        None => format!("unknown key \"{unknown}\"; known are {}", known.join(", ")),
+        None => format!("unknown key \"{unknown}\"; known keys are {}", known.join(", ")),
     }
 }
 
-/// What is there and what is wanted, in words of TOML instead of Rust's. serde quotes a string that stands where something
-/// else should, and that may be a URI with a password.
+/// The found and the expected type, in TOML's terms instead of Rust's. serde quotes a string in the wrong
+/// place, which may be a URI with a password.
 fn plain(message: &str) -> String {
     if let Some(key) = message.strip_prefix("missing field ") {
         return format!("the key {} is missing", key.replace('`', "\""));
@@ -64,10 +64,10 @@ fn plain(message: &str) -> String {
         return message.to_owned();
     };
     let found = if found.starts_with("string ") { "a string".to_owned() } else { found.replace('`', "") };
-    format!("wanted is {}, there is {}", in_toml(wanted), in_toml(&found))
+    format!("expected {}, found {}", in_toml(wanted), in_toml(&found))
 }
 
-/// What a type of Rust's is called in TOML.
+/// The TOML name of a Rust type.
 fn in_toml(ty: &str) -> &str {
     match ty {
         "usize" | "u8" | "u16" | "u32" | "u64" => "a whole number, 0 or more",
@@ -107,7 +107,7 @@ mod tests {
         toml_error("docrow.toml", text, &toml::from_str::<Example>(text).unwrap_err()).to_string()
     }
 
-    /// Guards the format of serde's message, of which the known keys are read.
+    /// Guards the format of serde's message, from which the known keys are parsed.
     #[test]
     fn names_the_nearest_key() {
         assert_eq!(
@@ -120,42 +120,38 @@ mod tests {
         );
         assert_eq!(
             error("colour = 1"),
-            "docrow.toml:1: unknown key \"colour\"; known are include, exclude, nested"
+            "docrow.toml:1: unknown key \"colour\"; known keys are include, exclude, nested"
         );
     }
 
-    /// G12: it may be a URI that was written in the wrong place.
+    /// G12: it may be a URI in the wrong place.
     #[test]
     fn quotes_no_string() {
         assert_eq!(
             error(r#"nested = "x://u:secret\", expected \"@h""#),
-            "docrow.toml:1: nested: wanted is a table, there is a string"
+            "docrow.toml:1: nested: expected a table, found a string"
         );
         assert_eq!(
             error("[nested]\nonly = \"secret\""),
-            "docrow.toml:2: nested.only: wanted is a whole number, 0 or more, there is a string"
+            "docrow.toml:2: nested.only: expected a whole number, 0 or more, found a string"
         );
     }
 
-    /// Whoever writes a file knows TOML, not Rust.
+    /// Users know TOML, not Rust.
     #[test]
     fn names_the_key_and_what_it_takes() {
         assert_eq!(
             error("[nested]\nonly = -1"),
-            "docrow.toml:2: nested.only: wanted is a whole number, 0 or more, there is integer -1"
+            "docrow.toml:2: nested.only: expected a whole number, 0 or more, found integer -1"
         );
-        assert_eq!(error("exclude = ['a']"), "docrow.toml:1: exclude: wanted is a string, there is a list");
-        assert_eq!(
-            error("exclude = true"),
-            "docrow.toml:1: exclude: wanted is a string, there is boolean true"
-        );
+        assert_eq!(error("exclude = ['a']"), "docrow.toml:1: exclude: expected a string, found a list");
+        assert_eq!(error("exclude = true"), "docrow.toml:1: exclude: expected a string, found boolean true");
     }
 
     #[test]
     fn names_file_and_line_of_other_errors() {
         assert!(
-            error("include = 1")
-                .starts_with("docrow.toml:1: include: wanted is a string, there is integer 1")
+            error("include = 1").starts_with("docrow.toml:1: include: expected a string, found integer 1")
         );
         assert!(error("\n\ninclude = ").starts_with("docrow.toml:3: "), "{}", error("\n\ninclude = "));
         assert!(!error("[nested").contains('\n'));

@@ -1,15 +1,16 @@
-//! Columns that become wider while everybody goes on writing and reading: each gets another one beside it, which takes
-//! its place in the end.
+//! Widens columns while others write and read: each gets another column beside it, which replaces it in the
+//! end.
 //!
-//! While both are there they are one [`ColumnSpec`]: the wide column, and what it [was](ColumnSpec::was). Both are
-//! written, from one value of the document; what the wide one does not tell exactly is noted, as ever. What is read is
-//! the wide column, or, where that is NULL, the narrow one. So a row that an earlier version of the mapping wrote,
-//! whose wide column is NULL, tells its document exactly, and so does one that is written since: a value that both can
-//! hold is in both, a missing one in neither, and one that only the narrow column holds is noted, and notes come first.
-//! Once every document was written again, the narrow column tells nothing that the wide one, or a note, does not tell.
+//! While both exist they are one [`ColumnSpec`]: the wide column, and what it [was](ColumnSpec::was). Both
+//! are written, from one value of the document; what the wide one does not represent exactly is noted, as
+//! usual. Reading uses the wide column, or, if that is NULL, the narrow one. So a row that an earlier version
+//! of the mapping wrote, whose wide column is NULL, represents its document exactly, and so does a newer one:
+//! a value that both can hold is in both, a missing one in neither, and one that only the narrow column holds
+//! is noted, and notes take precedence. Once every document has been written again, the narrow column
+//! contains nothing that the wide one, or a note, does not.
 //!
-//! This needs no rule about which type is wider than which; which changes may be asked for is decided in
-//! [`change`](super::change).
+//! This needs no rule about which type is wider than which; [`change`](super::change) decides which changes
+//! are allowed.
 
 use super::{ColumnSpec, MappingSpec, TableSpec, Was, change::keeps_rows, evolve::columns_of};
 use crate::{
@@ -17,29 +18,29 @@ use crate::{
     model::table::{ColumnType, Reading, Scalar},
 };
 
-/// For which columns whose type changes another one is made.
+/// Which columns whose type changes get another column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WidenedColumns {
-    /// Those whose rows would not tell the same if just the column's type were changed.
+    /// Those whose rows would not represent the same values if only the column's type were changed.
     Necessary,
-    /// All of them.
+    /// All metrics.
     All,
 }
 
 impl ColumnSpec {
-    /// The name that it has in the end.
+    /// Its final name.
     pub(super) fn settled_name(&self) -> &str {
         self.was.as_ref().map_or(&self.name, |was| &was.name)
     }
 
-    /// All names that it has in the table.
+    /// All its names in the table.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         std::iter::once(&*self.name).chain(self.was.as_ref().map(|was| &*was.name))
     }
 }
 
 impl MappingSpec {
-    /// The mapping as it is once every column has taken its place.
+    /// The mapping after every column has been replaced.
     #[must_use]
     pub fn settled(&self) -> Self {
         let mut settled = self.clone();
@@ -51,7 +52,7 @@ impl MappingSpec {
         settled
     }
 
-    /// The columns that are to take others' places.
+    /// The columns that will replace others.
     pub fn replacements(&self) -> Vec<Replacement> {
         let of = |table: &TableSpec, column: &ColumnSpec| {
             let was = column.was.as_ref()?;
@@ -67,14 +68,14 @@ impl MappingSpec {
         all.flatten().collect()
     }
 
-    /// `new`, which adds to this mapping, with another column beside each whose type it changes and whose rows would
-    /// not tell the same afterwards. Those that are there already stay.
+    /// `new`, which adds to this mapping, with another column beside each whose type it changes and whose
+    /// rows would not represent the same values afterwards. Existing ones stay.
     #[must_use]
     pub fn beside(&self, new: &Self) -> Self {
         self.beside_each(new, WidenedColumns::Necessary)
     }
 
-    /// `new`, which adds to this mapping, without changing the type of any column that is there: with another one
+    /// `new`, which adds to this mapping, without changing the type of any existing column: with another one
     /// beside each.
     #[must_use]
     pub fn beside_all(&self, new: &Self) -> Self {
@@ -124,8 +125,9 @@ impl MappingSpec {
         keeping
     }
 
-    /// What to try where tables can't become those of `new`, which adds to this mapping: first without changing any column
-    /// that is there, then without widening any. `None`: there is nothing else, or nothing would be added then.
+    /// Alternatives if tables can't become those of `new`, which adds to this mapping: first without changing
+    /// any existing column, then without widening any. `None`: there is no alternative, or nothing would then
+    /// be added.
     pub fn less_than(&self, new: &Self) -> Option<Self> {
         let beside = self.beside_all(new);
         if beside != *new {
@@ -144,8 +146,8 @@ impl MappingSpec {
         (narrow != *self && narrow != *new).then_some(narrow)
     }
 
-    /// The mapping in which these columns, named with their tables, hold fractions, too. `None`: none of them holds whole
-    /// numbers.
+    /// The mapping in which these columns, named with their tables, also hold fractions. `None`: none of them
+    /// holds whole numbers.
     pub fn with_fractions(&self, columns: &[(String, String)]) -> Option<Self> {
         let (mut wide, mut any) = (self.clone(), false);
         for table in wide.tables_mut() {
@@ -163,7 +165,7 @@ impl MappingSpec {
         any.then_some(wide)
     }
 
-    /// All tables, the root first.
+    /// All tables, the root table first.
     fn tables_mut(&mut self) -> impl Iterator<Item = &mut TableSpec> {
         std::iter::once(&mut self.root).chain(&mut self.children)
     }
@@ -186,7 +188,7 @@ mod tests {
     #[test]
     fn a_wide_column_takes_the_place_of_the_narrow_one() {
         let (narrow, wide) = (spec("\"bigint\"", ""), spec("\"double precision\", bson = \"number\"", ""));
-        assert_eq!(narrow.beside(&wide), wide, "the rows tell the same in either type");
+        assert_eq!(narrow.beside(&wide), wide, "the rows represent the same in either type");
         let beside = narrow.beside_all(&wide);
         let found: Vec<_> =
             beside.replacements().into_iter().map(|r| (r.table, r.key, r.narrow, r.wide, r.ty)).collect();
@@ -201,7 +203,7 @@ mod tests {
         let kept = narrow.keeping(&beside, &beside.replacements()[..1]);
         assert_eq!(kept.replacements(), beside.replacements()[1..]);
         assert_eq!(narrow.keeping(&beside, &beside.replacements()), narrow);
-        assert_eq!(beside.beside(&wide), beside, "what is under way stays so");
+        assert_eq!(beside.beside(&wide), beside, "a replacement in progress stays");
     }
 
     #[test]

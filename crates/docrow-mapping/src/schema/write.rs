@@ -1,4 +1,4 @@
-//! Writes a [`MappingSpec`] as a mapping file, the way one would by hand.
+//! Writes a [`MappingSpec`] as a mapping file, as if by hand.
 
 use std::fmt::Write;
 
@@ -80,7 +80,7 @@ impl MappingSpec {
     }
 }
 
-/// One line a pair, the equals signs below each other.
+/// One line per pair, with aligned equals signs.
 fn pairs(out: &mut String, pairs: &[(&str, String)]) {
     let width = pairs.iter().map(|(key, _)| key.chars().count()).max().unwrap_or(0);
     for (key, value) in pairs {

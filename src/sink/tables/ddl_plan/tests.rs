@@ -39,7 +39,7 @@ fn attribute(column: &Column, not_null: bool) -> FoundColumn {
     }
 }
 
-/// A relation that is as `table` is wanted, with a key.
+/// A relation that matches the wanted `table`, with a key.
 fn relation(table: &Table, whose: TableOwnership) -> FoundRelation {
     let columns = table.columns.iter().enumerate();
     let names = table.columns.iter().take(table.key_columns).map(|column| column.name.clone());
@@ -139,7 +139,7 @@ fn a_column_is_widened_only_where_it_is_cheap_and_exact() {
     };
     let there = r#""score" bigint in a table of more than 64 MB, which is not rewritten"#;
     assert_obstacle(|r| (bigint(r), r.bytes = REWRITTEN + 1).0, TableOwnership::Own, there, wanted);
-    let there = r#""score" bigint with values that a double would not give back as they were"#;
+    let there = r#""score" bigint with values that would not read back unchanged from a double"#;
     assert_obstacle(|r| (bigint(r), r.columns[2].beyond_int4 = true).0, TableOwnership::Own, there, wanted);
     assert_obstacle(bigint, NOBODY, r#""score" bigint"#, wanted);
     let narrower = |r: &mut FoundRelation| r.columns[2] = attribute(&column("score", Scalar::Text), false);
@@ -164,7 +164,7 @@ fn what_does_not_fit_is_an_obstacle() {
     );
     // A numeric(10,2) has the OID of numeric, and rounds.
     assert_obstacle(|r| r.columns[1].plain = false, NOBODY, r#""name" text"#, name);
-    let there = r#""name" text that gives itself its values"#;
+    let there = r#""name" text that generates its values"#;
     assert_obstacle(|r| r.columns[1].generated = true, NOBODY, there, name);
     let theirs = || attribute(&column("theirs", Scalar::Text), true);
     let wanted = "a default for it, or NULL allowed";

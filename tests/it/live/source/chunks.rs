@@ -1,4 +1,4 @@
-//! Which collections there are, and their documents chunk by chunk.
+//! The list of collections, and their documents chunk by chunk.
 
 use docrow::{error::Kind, source::Chunk};
 use mongodb::{
@@ -8,7 +8,7 @@ use mongodb::{
 
 use super::{Server, load_ids_of_all_types, sorted};
 
-/// Trap: `_id` ranges that follow types lose documents. All come out, each once, whatever cuts the chunks.
+/// Trap: `_id` ranges by type lose documents. All are read, each once, however the collection is split.
 #[tokio::test(flavor = "multi_thread")]
 async fn ids_of_all_types_are_read_once_by_split_vector() {
     let server = Server::new("all_types_split_vector").await;
@@ -19,7 +19,7 @@ async fn ids_of_all_types_are_read_once_by_split_vector() {
     assert_eq!(sorted(server.read("c", &chunks).await), sorted(loaded));
 }
 
-/// The same where `splitVector` is refused, as on a hosted deployment: then the chunks are cut by a sample.
+/// The same if `splitVector` is refused, as on a hosted deployment: then the chunks are split by a sample.
 #[tokio::test(flavor = "multi_thread")]
 async fn ids_of_all_types_are_read_once_by_sample() {
     let server = Server::new("all_types_sample").await;
@@ -47,7 +47,7 @@ async fn an_id_of_any_type_is_a_chunk_bound() {
     }
 }
 
-/// The same of a clustered collection, whose scan brings MaxKey by itself.
+/// The same for a clustered collection, whose scan includes MaxKey.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_id_of_any_type_is_read_once_of_a_clustered_collection() {
     let server = Server::new("clustered").await;
@@ -64,7 +64,7 @@ async fn an_id_of_any_type_is_read_once_of_a_clustered_collection() {
     assert_eq!(sorted(server.read("c", &chunks).await), sorted(loaded));
 }
 
-/// A small collection, one without documents, and one that is not there yet.
+/// A small collection, one without documents, and one that does not exist yet.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_small_collection_is_one_chunk() {
     let server = Server::new("small").await;
@@ -138,7 +138,7 @@ async fn views_are_left_out_or_refused_by_name() {
     assert_eq!(server.source.collections(&excluded, &excluded).await.unwrap_err().kind(), Kind::Usage);
 }
 
-/// The names are those of `collections`, now and after any change; that there is none is no error later on.
+/// The names are those of `collections`, now and after any change; later, an empty list is no error.
 #[tokio::test(flavor = "multi_thread")]
 async fn names_are_listed_as_collections_come_and_go() {
     let server = Server::new("names").await;
@@ -191,12 +191,12 @@ async fn ids_are_read_without_their_documents() {
     assert_eq!(sorted(read), sorted(loaded));
 }
 
-/// What is read of a chunk, of a collection's `_id`s or by a lookup before it breaks off is never taken for all there is.
+/// A partial read of a chunk, of a collection's `_id`s or by a lookup is never taken for a complete one.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_breaks_off_is_no_end() {
     let server = Server::new("breaks_off").await;
     let namespace = server.namespace("c");
-    // Of each kind of read more than a reply holds.
+    // Of each kind of read more than fits into a reply.
     let ids = (0..10_000).map(|n| doc! { "_id": format!("{n:0>2000}") });
     let padding = "x".repeat(4_000);
     let documents = ids.clone().map(|id| doc! { "_id": id.get("_id"), "padding": &padding });

@@ -75,7 +75,7 @@ async fn nothing_is_lost_when_connections_are_cut() {
     .await;
 }
 
-/// A code that docrow knows nothing about is retried too.
+/// An unknown code is retried, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_by_errors_of_the_server() {
     for (test, code) in [("not_primary", 10107), ("shutdown", 91), ("unknown_code", 123_456)] {
@@ -88,8 +88,8 @@ async fn nothing_is_lost_by_errors_of_the_server() {
     }
 }
 
-/// The caller selects between the stream and other things: dropping `next()` again and again loses nothing, and does
-/// not keep the stream from being opened.
+/// The caller selects between the stream and other things: dropping `next()` repeatedly loses nothing, and
+/// does not keep the stream from being opened.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_when_next_is_dropped() {
     let server = Server::new("dropped").await;
@@ -118,7 +118,7 @@ async fn nothing_is_lost_when_next_is_dropped() {
     assert!(dropped > 100, "next() was dropped {dropped} times");
 }
 
-/// G8: recognised by code; the rest of the codes only when the stream is opened.
+/// G8: detected by code; some codes only when the stream is opened.
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_history_is_recognised() {
     for (code, command) in
@@ -175,7 +175,7 @@ async fn history_is_lost_when_the_oplog_rolls_over() {
     }
 }
 
-/// A token of an event that never was: another collection's in all but its time.
+/// A token of an event that never happened: another collection's in all but its time.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_position_of_another_deployment_is_lost_history() {
     let server = Server::new("foreign_position").await;

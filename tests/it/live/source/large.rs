@@ -1,4 +1,4 @@
-//! Documents of 16 MB, and events that are larger than a reply may be.
+//! Documents of 16 MB, and events that exceed the size of a reply.
 
 use docrow::{
     error::Kind,
@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::{DEADLINE, Server, change, follow_events};
 
-/// The largest document that there can be.
+/// The largest possible document.
 const MAX: usize = 16 << 20;
 
 /// A document of that many bytes.
@@ -32,7 +32,7 @@ async fn looked_up(source: &Source, namespace: &Namespace, key: &RawDocument) ->
     size
 }
 
-/// A document's operation, and the size of what came with it.
+/// A document's operation, and the size of its event.
 fn told(change: &Change) -> String {
     match &change.op {
         Op::Whole(whole) => format!("whole {}", whole.as_bytes().len()),
@@ -41,7 +41,7 @@ fn told(change: &Change) -> String {
     }
 }
 
-/// A document as large as there can be is inserted, updated, replaced, deleted: nothing needs to fail for it.
+/// A document of the maximum size is inserted, updated, replaced, deleted: nothing need fail.
 #[tokio::test(flavor = "multi_thread")]
 async fn documents_of_16_mb_are_followed() {
     let server = Server::new("16_mb").await;
@@ -102,7 +102,7 @@ async fn is_passed(test: &str, id: usize, size: usize) -> u64 {
     assert_eq!(told[3], "whole 14");
     assert_eq!(told[5..], ["update", "delete", "whole 14"]);
     assert!(changes.windows(2).all(|pair| pair[0].position < pair[1].position));
-    // A position that was handed out meanwhile is one of the usual stream.
+    // A position that was returned meanwhile belongs to the usual stream.
     let mut again = server.source.change_stream(&namespaces, StreamStart::After(changes[1].position.clone()));
     assert_eq!(follow_events(&mut again, 6).await.len(), 6);
     lost
@@ -120,7 +120,7 @@ async fn an_event_whose_reply_is_too_large_is_passed() {
     is_passed("reply_too_large", 5_000, MAX - 1_000).await;
 }
 
-/// What can't be passed is said, and not tried for ever.
+/// An event that can't be passed is reported, and not retried forever.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_id_that_fits_into_no_event_is_refused() {
     let server = Server::new("id_too_large").await;

@@ -1,4 +1,4 @@
-//! Lookups, and from when what they find is.
+//! Lookups, and the time of the states that they find.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use super::{DEADLINE, Server, change, follow_events, id_of, load_ids_of_all_types, sorted};
 
-/// All that a lookup finds, and the time it states.
+/// Everything that a lookup finds, and the time that it reports.
 async fn found(lookup: docrow::error::Result<Lookup>) -> (Vec<RawDocumentBuf>, Timestamp) {
     let mut lookup = lookup.unwrap();
     let mut documents = Vec::new();
@@ -29,7 +29,8 @@ async fn found(lookup: docrow::error::Result<Lookup>) -> (Vec<RawDocumentBuf>, T
     (documents, lookup.operation_time())
 }
 
-/// G3: a lookup after an event shows that event's state or a newer one, and states a time that is no earlier.
+/// G3: a lookup after an event shows that event's state or a newer one, and reports a time that is no
+/// earlier.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lookup_is_not_behind_the_event() {
     let server = Server::new("lookup").await;
@@ -53,8 +54,8 @@ async fn a_lookup_is_not_behind_the_event() {
     }
 }
 
-/// G3: no state that a lookup returns is newer than the time it states. A writer never stops; the time of every
-/// write is read off the stream afterwards.
+/// G3: no state that a lookup returns is newer than the time that it reports. A writer never stops; the time
+/// of every write is read from the stream afterwards.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lookup_states_a_time_that_bounds_what_it_read() {
     let server = Server::new("lookup_time").await;
@@ -102,7 +103,7 @@ async fn a_lookup_states_a_time_that_bounds_what_it_read() {
     }
 }
 
-/// What is looked up by any `_id` is found, and what is not there is not.
+/// Existing documents are found by any `_id`, missing ones are not.
 #[tokio::test(flavor = "multi_thread")]
 async fn documents_are_looked_up_by_ids_of_all_types() {
     let server = Server::new("lookup_types").await;
@@ -114,7 +115,7 @@ async fn documents_are_looked_up_by_ids_of_all_types() {
     assert_eq!(sorted(read.iter().map(|document| id_of(document)).collect()), sorted(loaded));
 }
 
-/// Keys that are more than a command holds are looked up all the same.
+/// Keys that exceed the size of a command are looked up all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn documents_with_long_ids_are_looked_up() {
     let server = Server::new("lookup_long").await;
@@ -132,8 +133,8 @@ async fn documents_with_long_ids_are_looked_up() {
     assert_eq!(sorted(read), sorted(keys.clone()));
 }
 
-/// Commit order: the documents of a transaction are seen together or not at all, at the time of any event, though
-/// transactions never stop, and at no time but their own.
+/// Commit order: the documents of a transaction are seen together or not at all, at the time of any event,
+/// although transactions never stop, and at no other time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lookup_at_one_time_shows_whole_transactions() {
     const ACCOUNTS: i32 = 20;
@@ -186,7 +187,7 @@ async fn a_lookup_at_one_time_shows_whole_transactions() {
     tokio::join!(writer, reader);
 }
 
-/// A state that the server can't tell any more is no error: what is left to the caller is the present one.
+/// A state that the server no longer has is no error: the caller then uses the current one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_state_that_is_gone_is_told_apart() {
     let options = MongodOptions {
@@ -215,7 +216,7 @@ async fn a_state_that_is_gone_is_told_apart() {
         }
     };
     timeout(DEADLINE, gone).await.expect("the server forgets");
-    // Of a collection that was not there then.
+    // Of a collection that did not exist then.
     let at = source.operation_time().await.unwrap();
     database.collection("new").insert_one(doc! { "_id": 1 }).await.unwrap();
     assert!(read("new", at).await.is_none());
@@ -223,7 +224,7 @@ async fn a_state_that_is_gone_is_told_apart() {
     let capped = CreateCollectionOptions::builder().capped(true).size(10_000).build();
     database.create_collection("capped").with_options(capped).await.unwrap();
     assert!(read("capped", source.operation_time().await.unwrap()).await.is_none());
-    // A time that has not come is the caller's mistake.
+    // A future time is the caller's mistake.
     let later = Timestamp { time: at.time + 1000, increment: 0 };
     let error = source.lookup_at(&orders_namespace, [&*key], later).await.err().unwrap();
     assert!(error.to_string().contains("InvalidOptions"), "{error}");

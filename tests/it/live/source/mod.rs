@@ -1,6 +1,6 @@
 //! The source against a real replica set.
 //!
-//! Fail points are set for one test's connections alone, by its application name.
+//! Fail points apply only to one test's connections, by its application name.
 
 mod chunks;
 mod faults;
@@ -60,8 +60,8 @@ impl Server {
         Namespace::new(&self.database, name)
     }
 
-    /// Makes the source's next commands fail. The server has one such fail point: it is the caller's until the guard
-    /// is dropped.
+    /// Makes the source's next commands fail. The server has one such fail point: it belongs to the caller
+    /// until the guard is dropped.
     pub(super) async fn fail(&self, times: i32, mut data: Document) -> MutexGuard<'static, ()> {
         static FAIL_POINT: Mutex<()> = Mutex::const_new(());
         let guard = FAIL_POINT.lock().await;
@@ -71,7 +71,7 @@ impl Server {
         guard
     }
 
-    /// Reads a collection chunk by chunk. The documents' `_id`s in the order in which they came.
+    /// Reads a collection chunk by chunk. Returns the documents' `_id`s in the order of arrival.
     pub(super) async fn read(&self, name: &str, chunks: &[Chunk]) -> Vec<RawDocumentBuf> {
         let after = self.source.operation_time().await.unwrap();
         let mut ids = Vec::new();

@@ -1,4 +1,4 @@
-//! What is said when a deployment can't be used.
+//! Errors about unusable deployments.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ async fn another_replica_set_is_refused() {
     let server = Server::new("other_set").await;
     let (kind, text) = refused(&server.uri.replace("replicaSet=docrow", "replicaSet=other")).await;
     assert_eq!(kind, Kind::SourceRefused);
-    assert!(text.contains("not other: mend replicaSet in the URI"), "{text}");
+    assert!(text.contains("not other: correct replicaSet in the URI"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,7 +75,7 @@ async fn a_replica_set_that_is_not_initiated_is_refused() {
     assert!(text.ends_with("its replica set is not initiated: run rs.initiate()"), "{text}");
 }
 
-/// Against a server with users: the one of the harness, who may do everything, creates the others.
+/// Against a server with users: the harness's superuser creates the others.
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_and_privileges_are_checked() {
     let options = MongodOptions { password: Some("s3cret-pw".to_owned()), ..Default::default() };
@@ -87,7 +87,7 @@ async fn credentials_and_privileges_are_checked() {
     for name in ["shop", "crm"] {
         root.database(name).collection("orders").insert_one(doc! { "_id": 1 }).await.unwrap();
     }
-    for (user, role) in [("reader", Some("read")), ("nobody", None)] {
+    for (user, role) in [("reader", Some("read")), ("no process", None)] {
         let roles: Vec<_> = role.iter().map(|role| doc! { "role": role, "db": "shop" }).collect();
         admin.run_command(doc! { "createUser": user, "pwd": "s3cret", "roles": roles }).await.unwrap();
     }
@@ -120,7 +120,7 @@ async fn credentials_and_privileges_are_checked() {
 
     let nobody =
         Source::connect(&format!("mongodb://nobody:s3cret@{address}/?authSource=admin")).await.unwrap();
-    // What may not be read is not taken for what is not there, neither at first nor later.
+    // An unreadable collection is not taken for a missing one, neither at first nor later.
     let shop = ["shop.*".to_owned()];
     for error in [
         nobody.collections(&shop, &[]).await.unwrap_err(),

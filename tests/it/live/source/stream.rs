@@ -1,4 +1,4 @@
-//! What the change stream brings.
+//! The events of the change stream.
 
 use docrow::{
     model::change::{CollectionId, Namespace, Op},
@@ -8,7 +8,7 @@ use mongodb::bson::doc;
 
 use super::{Server, change, follow, follow_events, ids};
 
-/// G2: what is written after the start position was taken is in the stream, in order, positions rising.
+/// G2: writes after the start position are in the stream, in order, with increasing positions.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_stream_begins_at_the_start_position() {
     let server = Server::new("start").await;
@@ -43,7 +43,7 @@ async fn the_stream_begins_at_the_start_position() {
     assert_eq!(ids(&follow_events(&mut again, 2).await), [0, 3]);
 }
 
-/// Collections of several databases share one stream; a foreign collection of the same name is passed over.
+/// Collections of several databases share one stream; another collection of the same name is skipped.
 #[tokio::test(flavor = "multi_thread")]
 async fn collections_of_several_databases_are_followed() {
     let server = Server::new("several").await;
@@ -62,7 +62,7 @@ async fn collections_of_several_databases_are_followed() {
     server.client.database(&second).drop().await.unwrap();
 }
 
-/// A transaction's events share one cluster time, and are told apart by position.
+/// A transaction's events share one cluster time, and are distinguished by position.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_of_a_transaction_have_rising_positions() {
     let server = Server::new("transaction").await;

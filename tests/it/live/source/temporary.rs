@@ -1,4 +1,4 @@
-//! Trap: collections that the server fills before it renames them look like new ones for as long as that takes.
+//! Trap: collections that the server fills before it renames them look like new ones for that time.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -16,7 +16,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// Enough for a rename to another database to take a while.
 const MANY: i32 = 20_000;
 
-/// What there is in the database `there`: to begin with, and what docrow takes for a collection to be replicated.
+/// The contents of the database `there`: initially, and what docrow takes for a collection to be replicated.
 async fn watch(client: &Client, source: &Source, name: impl Fn(&str) -> bool) -> BTreeSet<String> {
     let mut replicated = BTreeSet::new();
     let seen = async {
@@ -31,7 +31,7 @@ async fn watch(client: &Client, source: &Source, name: impl Fn(&str) -> bool) ->
         }
     };
     timeout(DEADLINE, seen).await.expect("the server makes a temporary collection");
-    // It is still there, or was until now.
+    // It still exists, or did until now.
     let found = source.names(&["there.*".to_owned()], &[]).await.unwrap();
     replicated.extend(found.into_iter().map(|found| found.collection));
     replicated
@@ -46,7 +46,7 @@ async fn temporary_collections_are_not_replicated() {
     let padding = "x".repeat(500);
     let documents = (0..MANY).map(|id| doc! { "_id": id, "x": &padding });
     here.insert_many(documents).await.unwrap();
-    // Of a person's own that look a bit like it nothing is left out.
+    // A user's own collections with similar names are not left out.
     for own in ["tmp_mine", "tmp.agg_out.mine"] {
         client.database("there").collection(own).insert_one(doc! {}).await.unwrap();
     }

@@ -18,7 +18,7 @@ fn counts(report: &Value) -> (u64, u64) {
     (of("differences"), of("unsettled"))
 }
 
-/// What changed while nobody ran the pipeline is told apart from what is wrong, and so is what somebody planted.
+/// Changes made while no process ran the pipeline are distinguished from wrong rows, planted ones included.
 #[tokio::test]
 async fn changes_that_nobody_has_applied_are_no_differences() {
     let place = Place::shared("verify_stopped").await;
@@ -47,7 +47,7 @@ async fn changes_that_nobody_has_applied_are_no_differences() {
     );
     assert!(ended.out.contains("documents changed since docrow stopped"), "{}", ended.out);
 
-    // Nothing but what is wrong is mended, and what is behind is left to the stream.
+    // Only wrong rows are repaired; rows that are behind are left to the stream.
     let ended = home.finish(&["verify", "--json", "--repair"]).await.with_code(1).quiet();
     assert_eq!(report(&ended)["collections"][0]["mended"], 1, "{}", ended.out);
     assert_eq!(counts(&report(&ended)), (1, 10), "{}", ended.out);
@@ -57,7 +57,8 @@ async fn changes_that_nobody_has_applied_are_no_differences() {
     docrow.stop().await.quiet();
 }
 
-/// A pipeline that can't get on is waited for, not for ever; what is wrong in documents that did not change is told all the same.
+/// verify waits for a pipeline that is blocked, but not forever; errors in unchanged documents are reported
+/// all the same.
 #[tokio::test]
 async fn a_pipeline_that_does_not_get_on_is_waited_for() {
     let place = Place::shared("verify_behind").await;
@@ -76,9 +77,9 @@ async fn a_pipeline_that_does_not_get_on_is_waited_for() {
     let ended = home.finish(&["verify", "--json", "--patience", "1"]).await.with_code(1).quiet();
     let (different, unsettled) = counts(&report(&ended));
     assert!(different == 1 && (1..=5).contains(&unsettled), "{}", ended.out);
-    assert!(ended.out.contains("did not get there in"), "{}", ended.out);
+    assert!(ended.out.contains("did not apply the changes in"), "{}", ended.out);
 
-    // It gets on while it is waited for.
+    // It continues while verify waits.
     let verify = home.start(&["verify", "--json"]);
     gate.open().await;
     let ended = verify.ended().await.with_code(1).quiet();
@@ -89,7 +90,8 @@ async fn a_pipeline_that_does_not_get_on_is_waited_for() {
     docrow.stop().await.quiet();
 }
 
-/// What is being copied is left out, and that is said; if nobody runs the pipeline, it is compared as it stands.
+/// A collection that is being copied is left out, and reported; if no process runs the pipeline, it is
+/// compared as it is.
 #[tokio::test]
 async fn what_is_being_copied_is_not_compared() {
     let place = Place::shared("verify_copying").await;
@@ -102,7 +104,7 @@ async fn what_is_being_copied_is_not_compared() {
     assert!(ended.out.contains("is being copied") && ended.out.contains("0 of 1 chunks"), "{}", ended.out);
     docrow.kill9().await;
     gate.open().await;
-    // A process that was killed counts as one that runs for some seconds.
+    // A killed process counts as running for some seconds.
     let told = timeout(Duration::from_secs(30), async {
         while !home.finish(&["verify"]).await.with_code(1).quiet().out.contains("its copy is not complete") {}
     });
@@ -111,10 +113,11 @@ async fn what_is_being_copied_is_not_compared() {
     place.assert_same(&home).await;
 }
 
-/// Nothing is waited for where nothing happens: the pipeline is at the end of the stream, and so is what is compared.
+/// There is no wait where nothing happens: the pipeline is at the end of the stream, and so is the
+/// comparison.
 #[tokio::test]
 async fn a_difference_is_told_within_seconds_while_mongodb_is_idle() {
-    // Others' writes would hide it.
+    // Other writes would hide it.
     let mongod = Mongod::start(MongodOptions::default()).await.unwrap();
     let postgres = Place::shared("verify_idle").await.postgres_uri;
     let place = Place::on(&mongod.uri(), &postgres, "verify_idle_own").await;

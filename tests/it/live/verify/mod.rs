@@ -1,4 +1,4 @@
-//! `docrow verify`: what differs is found, and named.
+//! `docrow verify`: differences are found, and named.
 
 mod behind;
 mod options;
@@ -11,12 +11,13 @@ use serde_json::Value;
 
 use crate::support::{Code, Ended, Home, Place};
 
-/// The report that was printed as JSON.
+/// The report printed as JSON.
 fn report(ended: &Ended) -> Value {
     serde_json::from_str(&ended.out).unwrap_or_else(|e| panic!("{e}: {}{}", ended.out, ended.log))
 }
 
-/// The proof is only worth as much as what it would find. Every planted difference is found, with table, key and column.
+/// A proof is worth as much as the errors that it would find. Every planted difference is found, with table,
+/// key and column.
 #[tokio::test]
 async fn planted_differences_are_found() {
     let place = Place::shared("verify").await;
@@ -43,12 +44,12 @@ async fn planted_differences_are_found() {
         ),
         (
             "DELETE FROM orders_lines WHERE _id = 1199 AND _ord = 1",
-            "orders_lines, key 1199, _ord 1: a row is missing",
+            "orders_lines, key 1199, _ord 1: missing row",
         ),
-        ("INSERT INTO orders_lines VALUES (9, 2, 'more')", "orders_lines, key 9, _ord 2: a row too many"),
+        ("INSERT INTO orders_lines VALUES (9, 2, 'more')", "orders_lines, key 9, _ord 2: unexpected row"),
         ("INSERT INTO orders_lines VALUES (7777, 0, 'orphan')", "orders_lines, key 7777: no such document"),
         ("INSERT INTO orders (_id) VALUES (8888)", "orders, key 8888: no such document"),
-        ("DELETE FROM orders WHERE _id = 600", "orders, key 600: a row is missing"),
+        ("DELETE FROM orders WHERE _id = 600", "orders, key 600: missing row"),
         (
             "UPDATE orders SET _extra = jsonb_set(_extra, '{more}', '1') WHERE _id = 10",
             "orders, key 10: column _extra differs",
@@ -79,7 +80,7 @@ async fn planted_differences_are_found() {
     assert!(ended.out.contains("2,400 differences") && ended.out.contains("and 2,397 more"), "{}", ended.out);
 }
 
-/// Where deletes are soft, rows of deleted documents are no difference; marks that are wrong are.
+/// With soft deletes, rows of deleted documents are no difference; wrong marks are.
 #[tokio::test]
 async fn marks_of_deleted_documents_are_verified() {
     let place = Place::shared("verify_soft").await;
@@ -113,7 +114,7 @@ async fn marks_of_deleted_documents_are_verified() {
         (
             "UPDATE orders SET _deleted_at = now() WHERE id = 15",
             "3 differences",
-            "orders, key 15: a row is missing",
+            "orders, key 15: missing row",
         ),
         ("DELETE FROM orders WHERE id = 6", "1 difference", "lines, key 6: no such document"),
     ] {
@@ -126,8 +127,9 @@ async fn marks_of_deleted_documents_are_verified() {
     home.finish(&["verify"]).await.with_code(0).quiet();
 }
 
-/// A dead letter is a document that PostgreSQL does not have: before a cut-over nobody may be told that it has them all. It is
-/// said with its own word, by verify and by backfill, whenever it became one, and is accepted by those who say so.
+/// A dead letter is a document that PostgreSQL does not have: before a cut-over, success must not be
+/// reported. It is said with its own word, by verify and by backfill, whenever it became one, and is accepted
+/// by those who say so.
 #[tokio::test]
 async fn dead_letters_are_not_equal_and_not_done() {
     let place = Place::shared("verify_dead_letters").await;
@@ -138,9 +140,8 @@ async fn dead_letters_are_not_equal_and_not_done() {
     let session = place.postgres().await;
     session.batch_execute("ALTER TABLE orders ADD CONSTRAINT small CHECK (n < 100)").await.unwrap();
     orders.update_many(doc! { "_id": { "$lt": 3 } }, doc! { "$set": { "n": 1000 } }).await.unwrap();
-    let said =
-        "PostgreSQL does not have 3 documents, which are dead letters: docrow dead-letters list shows them";
-    // The second one has nothing to do, and they are still not there.
+    let said = "PostgreSQL lacks 3 documents, which are dead letters: docrow dead-letters list shows them";
+    // The second one has nothing to do, and they are still missing.
     for _ in 0..2 {
         let ended = home.finish(&["backfill"]).await.with_code(1);
         assert!(ended.log.contains(said), "{}", ended.log);
@@ -159,7 +160,7 @@ async fn dead_letters_are_not_equal_and_not_done() {
         assert_eq!((&of["result"], &of["dead_letters"]), (&"dead_letters".into(), &3.into()), "{found:#}");
         assert_eq!(found["dead_letters_allowed"], code == 0, "{found:#}");
     }
-    // What else is wrong is not accepted with them.
+    // Other errors are not accepted with them.
     session.batch_execute("UPDATE orders SET n = 50 WHERE _id = 7").await.unwrap();
     let ended = home.finish(&["verify", "--json", "--allow-dead-letters"]).await.with_code(1).quiet();
     assert_eq!(report(&ended)["collections"][0]["result"], "different", "{}", ended.out);
@@ -172,7 +173,7 @@ async fn dead_letters_are_not_equal_and_not_done() {
     assert_eq!(report(&ended)["collections"][0]["result"], "equal", "{}", ended.out);
 }
 
-/// A row and a dead letter of a document that does not exist: two things are wrong, and each is told once.
+/// A row and a dead letter of a document that does not exist: two errors, each reported once.
 #[tokio::test]
 async fn a_row_with_a_dead_letter_is_told_once() {
     let place = Place::shared("verify_row_and_letter").await;
@@ -202,7 +203,7 @@ async fn a_row_with_a_dead_letter_is_told_once() {
     assert_eq!(report["collections"][0]["differences"], 2);
 }
 
-/// What was never copied can't be compared, and the message says so.
+/// A collection that was never copied can't be compared, and the message says so.
 #[tokio::test]
 async fn what_was_never_copied_is_a_usage_error() {
     let place = Place::shared("verify_nothing").await;

@@ -1,4 +1,4 @@
-//! How much is compared, how fast, and how it is told.
+//! How much is compared, how fast, and how it is reported.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -19,7 +19,7 @@ async fn copied(test: &str, count: i32) -> (Place, Home) {
     (place, home)
 }
 
-/// A sample finds with certainty what is wrong if it is of all; of fewer, it is as large as it should be, and the same again.
+/// A sample of everything finds errors with certainty; a smaller one has the right size, and is repeatable.
 #[tokio::test]
 async fn a_sample_is_random_and_repeatable() {
     let (place, home) = copied("verify_sample", 3000).await;
@@ -55,7 +55,7 @@ async fn a_sample_is_random_and_repeatable() {
     assert!((600..1200).contains(&found), "{found}");
 }
 
-/// Throttled, it takes its time; told to stop, it says what was compared so far.
+/// With a rate limit it is slower; when it is stopped, it reports what it compared so far.
 #[tokio::test]
 async fn it_is_throttled_and_stopped() {
     let (place, home) = copied("verify_rate", 600).await;
@@ -68,13 +68,14 @@ async fn it_is_throttled_and_stopped() {
     let mut docrow = home.start(&["verify", "--max-rate", "20"]);
     docrow.logs("verifying").await;
     docrow.signal("INT").await;
-    let ended = docrow.ended().await.with_code(1).quiet_but(&["stopped before the end"]);
+    let ended = docrow.ended().await.with_code(1).quiet_but(&["stopped before it was done"]);
     let line = ended.out.lines().find(|line| line.starts_with(&place.name)).unwrap();
     let documents: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
     assert!((1..600).contains(&documents), "{}", ended.out);
 }
 
-/// Only what is asked for is compared; what is not known is an error that says what there is. Values are told only if asked for.
+/// Only the selected collections are compared; an unknown one is an error that lists the known ones. Values
+/// are shown only on request.
 #[tokio::test]
 async fn collections_are_chosen_and_values_withheld() {
     let (place, home) = copied("verify_choice", 10).await;
@@ -106,7 +107,7 @@ fn keys(value: &Value, path: &str, found: &mut BTreeSet<String>) {
     }
 }
 
-/// docs/verify.md shows what there is, neither more nor less.
+/// docs/verify.md shows exactly the fields that exist.
 #[tokio::test]
 async fn the_report_is_as_documented() {
     let (place, home) = copied("verify_json", 10).await;

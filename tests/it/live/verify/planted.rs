@@ -1,5 +1,5 @@
-//! A thousand differences of all kinds, planted while documents are written: all are found, nothing else is, and they are
-//! mended.
+//! A thousand differences of all kinds, planted while documents are written: all are found, nothing else is,
+//! and they are repaired.
 
 use std::{
     collections::BTreeSet,
@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::report;
 use crate::support::{Home, Place};
 
-/// The documents that differences are planted in are these, and nobody writes them.
+/// The documents in which differences are planted; there are no other writes to them.
 const QUIET: i32 = 700;
 /// Those from here on are written all the time.
 const LIVE: i32 = 10_000;
@@ -103,7 +103,7 @@ column = "doc"
 json = "relaxed"
 "#;
 
-/// What was planted, as far as the report tells it: table, key, row, kind, column.
+/// The planted differences, as reported: table, key, row, kind, column.
 #[derive(Default)]
 struct Planted {
     expected: BTreeSet<String>,
@@ -111,7 +111,7 @@ struct Planted {
 }
 
 impl Planted {
-    /// Runs a statement for all of `ids`, of which each makes these differences.
+    /// Runs a statement for all of `ids`, each of which causes these differences.
     fn plant(&mut self, ids: std::ops::Range<i32>, statement: &str, makes: &[(&str, &str, &str, &str)]) {
         let list: Vec<_> = ids.clone().map(|id| id.to_string()).collect();
         self.statements.push(statement.replace("$ids", &list.join(",")));
@@ -137,7 +137,7 @@ fn told(report: &Value) -> BTreeSet<String> {
         parts.join(" ")
     });
     let set: BTreeSet<_> = told.collect();
-    assert_eq!(set.len(), differences.len(), "one is told twice");
+    assert_eq!(set.len(), differences.len(), "one is reported twice");
     set
 }
 
@@ -240,9 +240,9 @@ fn plan_others(planted: &mut Planted) {
         "INSERT INTO whole (id, doc) SELECT id, '{}' FROM unnest(ARRAY[$ids]) AS t (id)",
         &[("whole", "", "no_document", "")],
     );
-    // Of which some are keys that no document can have: docrow would write them otherwise.
+    // Some of these are keys that no document can have: docrow would write them in another form.
     for (key, statement) in [
-        ("nobody", "INSERT INTO free (_id) VALUES ('nobody')"),
+        ("no process", "INSERT INTO free (_id) VALUES ('nobody')"),
         ("{\"not\" :  \"canonical\"}", "INSERT INTO free (_id) VALUES ('{\"not\" :  \"canonical\"}')"),
         ("null", "INSERT INTO free (_id) VALUES ('null')"),
         ("[no json", "INSERT INTO free (_id) VALUES ('[no json')"),
@@ -304,7 +304,8 @@ async fn fill(place: &Place) {
     place.collection("free").insert_many(free).await.unwrap();
 }
 
-/// Inserts, updates, replaces and deletes without a pause, until it is told to stop; and two documents never rest.
+/// Inserts, updates, replaces and deletes without a pause, until it is stopped; and two documents change all
+/// the time.
 async fn write(place: &Place, stop: &AtomicBool, written: &AtomicU64) {
     let ordinary = async {
         let mut round = 0;
@@ -352,8 +353,8 @@ fn map(home: &Home, place: &Place) {
     }
 }
 
-/// `verify` finds every one of 1,000 planted differences of all kinds and nothing else under live writes, and `--repair`
-/// mends them.
+/// `verify` finds every one of 1,000 planted differences of all kinds and nothing else under live writes, and
+/// `--repair` repairs them.
 #[tokio::test]
 async fn all_that_is_planted_is_found_and_nothing_else_and_mended() {
     let place = Place::shared("verify_planted").await;
@@ -372,7 +373,7 @@ async fn all_that_is_planted_is_found_and_nothing_else_and_mended() {
     let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
     let check = async {
         docrow.until("much is written", async || written.load(Ordering::Relaxed) > 200).await;
-        // Nothing is found where nothing is wrong.
+        // Nothing is found if nothing is wrong.
         let ended = home.finish(&["verify", "--allow-dead-letters", "--json"]).await.with_code(0).quiet();
         assert!(report(&ended)["differences"].as_array().unwrap().is_empty(), "{}", ended.out);
 
@@ -413,7 +414,7 @@ async fn all_that_is_planted_is_found_and_nothing_else_and_mended() {
     home.finish(&["verify", "--allow-dead-letters"]).await.with_code(0).quiet();
     docrow.stop().await.quiet();
 
-    // The same while nobody runs the pipeline.
+    // The same while no process runs the pipeline.
     let session = place.postgres().await;
     for statement in &planted.statements {
         session.batch_execute(statement).await.unwrap_or_else(|e| panic!("{statement}: {e:?}"));

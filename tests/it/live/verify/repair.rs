@@ -1,10 +1,10 @@
-//! What `docrow verify --repair` mends besides rows.
+//! Repairs of `docrow verify --repair` other than rows.
 
 use mongodb::bson::doc;
 
 use crate::support::{Home, Place};
 
-/// A dropped column, or table: found, made again, and its collection copied anew by the next run.
+/// A dropped column, or table: found, and created again by the resync of the next run.
 #[tokio::test]
 async fn what_was_dropped_is_made_again() {
     let place = Place::shared("verify_dropped").await;
@@ -16,8 +16,8 @@ async fn what_was_dropped_is_made_again() {
     place.settle(&mut docrow).await;
     docrow.stop().await.quiet();
     for (drop, found) in [
-        ("ALTER TABLE orders DROP COLUMN total", "orders: column total is not there"),
-        ("DROP TABLE orders_lines", "orders_lines: the table is not there"),
+        ("ALTER TABLE orders DROP COLUMN total", "orders: column total is missing"),
+        ("DROP TABLE orders_lines", "orders_lines: the table is missing"),
     ] {
         place.postgres().await.batch_execute(drop).await.unwrap();
         let ended = home.finish(&["verify"]).await.with_code(1).quiet();
@@ -25,7 +25,7 @@ async fn what_was_dropped_is_made_again() {
         let ended = home.finish(&["run"]).await.with_code(4);
         assert!(ended.error().contains("docrow resync"), "{}", ended.log);
         let ended = home.finish(&["verify", "--repair"]).await.with_code(1).quiet();
-        assert!(ended.out.contains("docrow run now begins with copying it anew"), "{}", ended.out);
+        assert!(ended.out.contains("docrow run now starts a resync"), "{}", ended.out);
         let mut docrow = home.run();
         docrow.logs("copied anew").await;
         place.settle(&mut docrow).await;
@@ -34,7 +34,7 @@ async fn what_was_dropped_is_made_again() {
     }
 }
 
-/// G10: what PostgreSQL refuses while it is mended becomes a dead letter; then all is as it should be.
+/// G10: a document that PostgreSQL refuses during a repair becomes a dead letter; then the rest is correct.
 #[tokio::test]
 async fn what_is_refused_becomes_a_dead_letter() {
     let place = Place::shared("verify_refused").await;
@@ -48,7 +48,7 @@ async fn what_is_refused_becomes_a_dead_letter() {
     session.batch_execute("ALTER TABLE orders ADD CONSTRAINT no_three CHECK (n <> 3)").await.unwrap();
     home.finish(&["verify"]).await.with_code(1).quiet();
     let ended = home.finish(&["verify", "--repair"]).await.with_code(1).quiet();
-    assert!(ended.out.contains("1 difference mended, 1 dead letter"), "{}", ended.out);
+    assert!(ended.out.contains("1 difference repaired, 1 dead letter"), "{}", ended.out);
     assert_eq!(place.number("SELECT count(*) FROM docrow.dead_letters").await, Some(1));
     let ended = home.finish(&["verify"]).await.with_code(1).quiet();
     assert!(!ended.out.contains("difference") && ended.out.contains("1 dead letter"), "{}", ended.out);

@@ -1,4 +1,4 @@
-//! `[verify] every`: verifications on schedule.
+//! `[verify] every`: scheduled verifications.
 
 use mongodb::bson::doc;
 use serde_json::Value;
@@ -10,7 +10,8 @@ fn metric(metrics: &str, name: &str) -> f64 {
     line.unwrap_or_else(|| panic!("{name}: {metrics}")).parse().unwrap()
 }
 
-/// Issue: inside `run`; its result in status, on the page, as a metric. What is wrong is found by the next one, and what is mended, too.
+/// Issue: inside `run`; its result in status, on the page, as a metric. The next one finds errors, and
+/// repairs, too.
 #[tokio::test]
 async fn a_verification_on_schedule_is_shown_everywhere() {
     let place = Place::shared("verify_schedule").await;
@@ -50,13 +51,13 @@ async fn a_verification_on_schedule_is_shown_everywhere() {
     assert_eq!(metric(&metrics, "docrow_verify_differences"), 1.0);
     assert!(metric(&metrics, "docrow_verify_last_timestamp_seconds") > 1.7e9);
     home.finish(&["verify", "--repair"]).await.with_code(0).quiet();
-    docrow.until("that is mended", async || verified("equal").await.is_some()).await;
+    docrow.until("that is repaired", async || verified("equal").await.is_some()).await;
     docrow.stop().await.quiet_but(&["DRW-3320"]);
-    // It is there also when nobody runs.
+    // It is also there while no process runs.
     assert_eq!(home.status().await["verified"]["equal"], true);
 }
 
-/// A restart goes on with the schedule: what was verified just now is not verified again.
+/// A restart continues the schedule: recently verified collections are not verified again.
 #[tokio::test]
 async fn a_restart_goes_on_with_the_schedule() {
     let place = Place::shared("verify_schedule_restart").await;
@@ -83,7 +84,8 @@ async fn a_restart_goes_on_with_the_schedule() {
     docrow.stop().await.quiet();
 }
 
-/// Issue: what `docrow verify --repair` has mended is not warned of until the next one on schedule.
+/// Issue: after `docrow verify --repair`, there is no warning about repaired differences until the next
+/// scheduled one.
 #[tokio::test]
 async fn what_is_mended_is_no_longer_warned_of() {
     let place = Place::shared("verify_schedule_mended").await;
@@ -102,7 +104,7 @@ async fn what_is_mended_is_no_longer_warned_of() {
     docrow.logs("[DRW-3320] verified").await;
     let found = home.status().await;
     assert_eq!(found["verified"]["differences"], 3, "{found}");
-    // One collection, and then what is left.
+    // One collection, and then the rest.
     let others = format!("{}.others", place.name);
     home.finish(&["verify", "--repair", "--collection", &others]).await.with_code(0).quiet();
     let left = home.status().await;

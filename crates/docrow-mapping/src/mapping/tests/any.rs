@@ -42,7 +42,7 @@ fn anything() -> impl Strategy<Value = RawDocumentBuf> {
 }
 
 proptest! {
-    /// Whatever a document holds, it has a root row, and `extra` is JSON.
+    /// Every document has a root row, and `extra` is JSON.
     #[test]
     fn every_document_has_rows(document in anything()) {
         let mapping = mapping(NESTED);
@@ -50,7 +50,7 @@ proptest! {
         prop_assert!(matches!(extra(&mapping, &document), Value::Null | Value::Object(_)));
     }
 
-    /// Whatever a sample holds, its mapping is a valid one, and takes the sample.
+    /// The mapping of every sample is valid, and can hold the sample.
     #[test]
     fn every_sample_has_a_mapping(documents in prop::collection::vec(anything(), 0..5)) {
         let mut sample = Sample::new();
@@ -74,7 +74,7 @@ proptest! {
     }
 }
 
-/// Ids that are often equal, or nearly.
+/// Ids that are often equal, or almost equal.
 fn any_id() -> impl Strategy<Value = Bson> {
     let near = (-1_i32..3, 0_usize..8).prop_map(|(value, form)| match form {
         0 => Bson::Int32(value),

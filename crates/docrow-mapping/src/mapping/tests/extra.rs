@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Missing, null and empty differ; elements that are no rows are kept by index.
+/// Missing, null and empty differ; elements without a row are kept by index.
 #[test]
 fn extra_keeps_what_shape_does_not_say() {
     let mapping = mapping(NESTED);
@@ -34,7 +34,7 @@ fn extra_keeps_what_shape_does_not_say() {
     );
 }
 
-/// Trap: duplicate keys are legal on the wire. The last one wins for the column, all are kept.
+/// Trap: duplicate keys are legal on the wire. The column gets the last one; all are kept.
 #[test]
 fn duplicate_fields_are_all_kept() {
     let mapping = mapping(

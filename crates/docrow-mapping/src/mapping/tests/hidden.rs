@@ -1,4 +1,4 @@
-//! Masked and omitted fields: that they are nowhere, and that everything else still is.
+//! Masked and omitted fields: they appear nowhere, and everything else is kept.
 
 mod any;
 
@@ -20,7 +20,7 @@ const COLUMNS: &str = "[columns]\ncard = { path = \"card\", type = \"text\", mas
     [[tables]]\ntable = \"g\"\npath = \"g[][]\"\nparent = \"p\"\nordinals = [\"n\", \"o\"]\n\
     [tables.columns]\npin = { path = \"k.pin\", type = \"bigint\", mask = \"redact\" }\n";
 
-/// The names on the ways to all that is masked or omitted.
+/// The names on the paths to all masked or omitted fields.
 const SECRETS: [&[&str]; 12] = [
     &["gone"],
     &["o", "p", "gone"],
@@ -48,7 +48,7 @@ fn withheld() -> Value {
     json!({ "$docrow": { "withheld": true } })
 }
 
-/// Only the masked column says anything of a masked value, and nothing of an omitted one.
+/// Only the masked column reveals anything of a masked value, and nothing reveals an omitted one.
 #[test]
 fn hidden_values_are_nowhere() {
     let mapping = hidden();
@@ -76,14 +76,14 @@ fn hidden_values_are_nowhere() {
     same_in_both_framings(&mapping, &document);
 }
 
-/// An object of which nothing is left is still there.
+/// An object that has lost all its fields is still present.
 #[test]
 fn an_object_with_nothing_but_secrets_is_kept() {
     let mapping = hidden();
     let document = rawdoc! { "_id": 1, "o": { "nick": "ada" }, "u": { "v": { "gone": 1 } } };
     assert_eq!(extra(&mapping, &document), json!({ "o": {}, "u": { "v": {} } }));
     assert_eq!(encode(&mapping, &document).unwrap()["t"][0][4], Some(b"***".to_vec()));
-    // A row says that there was an object.
+    // A row shows that there was an object.
     assert_eq!(extra(&mapping, &rawdoc! { "_id": 1, "z": { "pin": 1 } }), Value::Null);
     assert_eq!(
         extra(&mapping, &rawdoc! { "_id": 1, "g": [[{ "k": { "pin": 1 } }]] }),
@@ -91,7 +91,7 @@ fn an_object_with_nothing_but_secrets_is_kept() {
     );
 }
 
-/// A value that is not what the mapping takes it for might hold a secret anywhere.
+/// A value of another shape than the mapping expects might contain a secret anywhere.
 #[test]
 fn what_can_not_be_taken_apart_is_withheld() {
     let mapping = hidden();
@@ -115,7 +115,7 @@ fn what_can_not_be_taken_apart_is_withheld() {
         ("o", doc! { "c": 2, "nick": "b" }.into()),
         ("o", vec![doc! { "nick": "c" }].into()),
     ]);
-    // That a masked field was there before, and not what it was.
+    // The masked field was there before; its value is not shown.
     assert_eq!(
         note(twice.clone()),
         json!({ r"card\1": withheld(), r"o\2": { "c": { "$numberInt": "2" } }, r"o\3": withheld() })
@@ -130,7 +130,8 @@ fn what_can_not_be_taken_apart_is_withheld() {
     assert_eq!(mapping.censored(&twice).unwrap(), left.as_bytes());
 }
 
-/// A masked value never makes a dead letter; what can't be taken apart does, without saying what it is.
+/// A masked value never makes a dead letter; a value that can't be taken apart does, but its contents are not
+/// shown.
 #[test]
 fn masked_values_always_fit() {
     let strict = secretive("on_unfit = \"fail\"");
@@ -182,7 +183,7 @@ fn a_hash_hides_a_value() {
     assert_eq!(debug, "MaskKey(..)");
 }
 
-/// Omitting works on whole documents, too.
+/// Omission works on whole documents, too.
 #[test]
 fn a_whole_document_is_without_what_is_omitted() {
     let options = "extra = \"_extra\"\nomit = [\"a.b\", \"c\"]";

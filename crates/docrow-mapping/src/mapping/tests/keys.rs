@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Issue: `_id`s of all types arrive, each as itself.
+/// Issue: `_id`s of all types arrive unchanged.
 #[test]
 fn a_text_key_says_every_id() {
     let hex = "0123456789abcdef01234567";
@@ -71,7 +71,7 @@ fn documents_without_a_fitting_key_are_unfit() {
     let long = "x".repeat(2601);
     assert_eq!(
         reason("text", rawdoc! { "_id": long }),
-        "_id: the _id is longer than the 2,600 bytes that a PostgreSQL index takes"
+        "_id: the _id is longer than the 2,600 bytes that a PostgreSQL index allows"
     );
     assert!(encode(&keyed("text", ""), &rawdoc! { "a": 1, "_id": "x".repeat(2600) }).is_ok());
 }

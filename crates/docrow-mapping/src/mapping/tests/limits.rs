@@ -1,5 +1,5 @@
-//! Documents as deep and as wide as bytes can say, deeper and wider than MongoDB takes: no stack overflows, and time and
-//! memory grow with the size alone.
+//! Documents as deep and as wide as BSON allows, deeper and wider than MongoDB accepts: no stack overflows,
+//! and time and memory grow with the size alone.
 
 use std::{
     thread,
@@ -8,10 +8,10 @@ use std::{
 
 use super::*;
 
-/// Far more than any of these takes, and far less than what grows with the square would.
+/// Far more than any of these needs, and far less than quadratic growth would need.
 const SOON: Duration = Duration::from_secs(30);
 
-/// Elements between the length and the end that all documents have.
+/// Elements between the length and the terminator, which all documents have.
 fn framed(elements: &[u8]) -> Vec<u8> {
     [&u32::try_from(elements.len() + 5).unwrap().to_le_bytes(), elements, b"\0"].concat()
 }
@@ -20,12 +20,12 @@ fn document(elements: &[u8]) -> RawDocumentBuf {
     RawDocumentBuf::from_bytes(framed(&[b"\x10_id\0\x01\0\0\0", elements].concat())).unwrap()
 }
 
-/// A document in which `kinds` nest, in turn, so many levels deep.
+/// A document in which `kinds` nest in rotation, this many levels deep.
 fn deep(levels: usize, kinds: &[u8], name: &str) -> RawDocumentBuf {
     // The innermost is not empty.
     let core = b"\x10x\0\x05\0\0\0";
     let (mut head, mut tail) = (Vec::new(), Vec::new());
-    // From the inside out: each level has the length of all within it.
+    // From the inside out: the length of each level includes all levels within it.
     let mut length = core.len();
     for level in (0..levels).rev() {
         let kind = kinds[level % kinds.len()];
@@ -47,7 +47,7 @@ fn deep(levels: usize, kinds: &[u8], name: &str) -> RawDocumentBuf {
     document(&[head, core.to_vec(), tail].concat())
 }
 
-/// Mappings that note it, that take it apart, that hold it, and that leave something out of it.
+/// Mappings that note it, split it into columns, hold it, and omit a part of it.
 fn mappings() -> Vec<Arc<Mapping>> {
     let extra = "extra = \"_extra\"";
     let hidden = format!("{extra}\nomit = [\"o.p.gone\", \"m[].gone\", \"u.u.u.gone\", \"f7\"]");
@@ -63,13 +63,13 @@ fn mappings() -> Vec<Arc<Mapping>> {
     ]
 }
 
-/// Everything that is done with a document, on a thread with a small stack. Whether each mapping's rows made the same
-/// document again; none, if it is too deep.
+/// Everything that can be done with a document, on a thread with a small stack. Returns whether each
+/// mapping's rows rebuilt the document; none if it is too deep.
 fn all_of_it(document: RawDocumentBuf) -> Vec<Option<bool>> {
     all_under(mappings(), document)
 }
 
-/// To save time, under three mappings: one that was made by hand, one for whole documents, and the document's own.
+/// To save time, under three mappings: one made by hand, one for whole documents, and the document's own.
 fn some_of_it(document: RawDocumentBuf) -> Vec<Option<bool>> {
     all_under(mappings().into_iter().step_by(3).collect(), document)
 }
@@ -87,7 +87,7 @@ fn all_under(mappings: Vec<Arc<Mapping>>, document: RawDocumentBuf) -> Vec<Optio
             mapping.censored(&document).unwrap();
             let rebuilt = Rebuilder::new(mapping).document(&rows);
             assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
-            // Of these documents only the order of fields differs, if all is well.
+            // These documents may differ only in the order of their fields.
             let all = |rebuilt: RawDocumentBuf| rebuilt.as_bytes().len() == document.as_bytes().len();
             rebuilt.ok().map(|rebuilt| mapping.root.guarded || all(rebuilt))
         };
@@ -96,7 +96,7 @@ fn all_under(mappings: Vec<Arc<Mapping>>, document: RawDocumentBuf) -> Vec<Optio
     thread::Builder::new().stack_size(2 << 20).spawn(work).unwrap().join().unwrap()
 }
 
-/// As deep as MongoDB takes them.
+/// As deep as MongoDB accepts.
 #[test]
 fn deep_documents_come_back() {
     for name in ["o", "m", "u"] {
@@ -115,7 +115,7 @@ fn deeper_documents_overflow_no_stack() {
     }
 }
 
-/// 16 MB of fields that no mapping knows.
+/// 16 MB of fields that are in no mapping.
 #[test]
 fn a_million_fields_come_back() {
     let field = |i: u32| [b"\x10", format!("f{i}").as_bytes(), b"\0\x05\0\0\0"].concat();

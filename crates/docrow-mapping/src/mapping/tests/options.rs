@@ -1,5 +1,5 @@
-//! What a mapping says beside tables and columns: what becomes of unfit values and of deleted documents, whole
-//! documents, discoveries.
+//! A mapping's options beside tables and columns: the treatment of unfit values and of deleted documents,
+//! whole documents, discoveries.
 
 use super::*;
 
@@ -15,8 +15,8 @@ fn unfit(mapping: &Arc<Mapping>, document: RawDocumentBuf) -> (String, bool) {
     (unfit.to_string(), unfit.stops)
 }
 
-/// `on_unfit = "dead_letter"`: a value that fits neither its column nor its table makes a dead letter; what the
-/// mapping does not know goes to `extra`, and so does null.
+/// `on_unfit = "dead_letter"`: a value that fits neither its column nor its table makes a dead letter; fields
+/// outside the mapping go to `extra`, and so does null.
 #[test]
 fn unfit_values_make_dead_letters() {
     let mapping = mapped(&format!("{EXTRA}\non_unfit = \"dead_letter\""), "bigint", COLUMNS);
@@ -42,7 +42,8 @@ fn unfit_values_make_dead_letters() {
     assert_eq!(note(twice), json!({ r"a\1": "x" }));
 }
 
-/// `on_unfit = "fail"`: the same, and the collection is to stop; for whatever reason a document has no rows.
+/// `on_unfit = "fail"`: the same, and the collection stops, whatever the reason for which a document has no
+/// rows.
 #[test]
 fn unfit_values_stop_the_collection() {
     let mapping = mapped(&format!("{EXTRA}\non_unfit = \"fail\""), "bigint", COLUMNS);
@@ -55,7 +56,8 @@ fn unfit_values_stop_the_collection() {
     assert_eq!(extra(&mapping, &rawdoc! { "_id": 1, "u": true }), json!({ "u": true }));
 }
 
-/// `extra` left out: null and empty are as good as missing, equal as good as exact; nothing else may be left over.
+/// Without `extra`: null and empty count as missing, and equal counts as exact; nothing else may be left
+/// over.
 #[test]
 fn without_extra_everything_must_fit() {
     let mapping = mapped("on_unfit = \"fail\"", "bigint", COLUMNS);
@@ -95,7 +97,7 @@ fn without_extra_everything_must_fit() {
     }
 }
 
-/// `on_delete = "soft"`: the root has a last column that is NULL as long as the document is there.
+/// `on_delete = "soft"`: the root has a last column that is NULL as long as the document exists.
 #[test]
 fn a_soft_delete_has_a_column() {
     let mapping = mapped(&format!("{EXTRA}\non_delete = \"soft\""), "bigint", COLUMNS);
@@ -154,7 +156,7 @@ fn a_document_can_be_one_value() {
     assert_eq!(doc(&bare, &document).1, None);
 }
 
-/// Document mode takes what no table could: fields of one name, in one value.
+/// Document mode keeps what tables can't: fields of one name, in one value.
 #[test]
 fn an_odd_document_is_one_value_too() {
     let twice = with_duplicates(&[("_id", 1.into()), ("a", 1.into()), ("a", 2.into())]);
@@ -164,7 +166,7 @@ fn an_odd_document_is_one_value_too() {
     assert_eq!((doc, &rows["t"][0][2]), (json!({ "$docrow": { "document": base64 } }), &None));
 }
 
-/// Each encoder tells once of each field that the mapping does not know, by type.
+/// Each encoder reports a field outside the mapping once per type.
 #[test]
 fn what_is_new_is_told_once() {
     let mapping = mapping(COLUMNS);
@@ -195,7 +197,7 @@ fn what_is_new_is_told_once() {
     ] {
         assert_eq!(new(&mut encoder, document.clone()), expected, "{document:?}");
     }
-    // Another encoder finds out for itself; and what is remembered is bounded.
+    // Another encoder discovers fields on its own; and the memory of discoveries is bounded.
     let mut other = Encoder::new(Arc::clone(&mapping), Framing::Copy);
     other.watch();
     let found = (0..6000).filter(|i| {

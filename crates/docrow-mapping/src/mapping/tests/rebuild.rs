@@ -34,7 +34,7 @@ fn rebuilt(rows: &Rows) -> Result<RawDocumentBuf, String> {
 fn columns_rows_and_notes_make_the_document() {
     let first = 0_i64.to_be_bytes();
     let extra = b"\x01{\"m.1\": 7, \"o.c.\\\\xff\": null}";
-    // `o.c` is no object of the mapping: nothing in it has a path of its own.
+    // `o.c` is no object of the mapping: nothing in it has its own path.
     assert!(rebuilt(&rows(&[Some(b"k"), None, None, Some(extra)], &[])).is_err());
     let extra = b"\x01{\"m.1\": {\"$numberInt\": \"7\"}, \"o.c\": null}";
     let children = [[Some(&b"k"[..]), Some(&first[..]), None]];
@@ -42,7 +42,7 @@ fn columns_rows_and_notes_make_the_document() {
     assert_eq!(document, rawdoc! { "_id": "k", "m": [{}, 7], "o": { "b": "x", "c": null } });
 }
 
-/// G12: an error says where, and no value.
+/// G12: an error names the place, and no value.
 #[test]
 fn rows_that_are_not_docrows_are_told_by_table_and_column() {
     let ours =
@@ -90,8 +90,8 @@ fn rows_that_are_not_docrows_are_told_by_table_and_column() {
     assert_eq!(rebuilt(&Rows::new(2)).unwrap_err(), "t: has no row for the document");
 }
 
-/// Trap: an embedded `_id` of whatever types and order of fields has one key for all that are equal, and comes back as it was,
-/// also through the `jsonb` of PostgreSQL, which has an order of its own.
+/// Trap: an embedded `_id` with any types and order of fields has one key for all that are equal, and is
+/// rebuilt as it was, also through the `jsonb` of PostgreSQL, which has its own order.
 #[test]
 fn an_embedded_id_keeps_its_types_and_its_order() {
     let scope = || rawdoc! { "zz": 1.0, "a": 1 };
@@ -120,7 +120,7 @@ fn an_embedded_id_keeps_its_types_and_its_order() {
     }
 }
 
-/// As PostgreSQL gives it back: of `jsonb`, the keys by their length, then by their bytes.
+/// In PostgreSQL's form: for `jsonb`, the keys ordered by length, then by bytes.
 fn stored(column: &[u8]) -> Vec<u8> {
     fn sort(json: Value) -> Value {
         match json {
@@ -139,7 +139,8 @@ fn stored(column: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Trap: deep nesting. MongoDB takes 200 levels; what is much deeper is refused, and never overflows the stack.
+/// Trap: deep nesting. MongoDB accepts 200 levels; much deeper nesting is refused, and never overflows
+/// the stack.
 #[test]
 fn deep_documents_come_back_and_hostile_ones_are_refused() {
     let nested = |levels: usize| {
@@ -168,7 +169,7 @@ fn deep_documents_come_back_and_hostile_ones_are_refused() {
     small_stack.spawn(test).unwrap().join().unwrap();
 }
 
-/// What verify compares is no different for being deep.
+/// The comparison of verify does not depend on depth.
 #[test]
 fn deep_json_is_compared_by_value() {
     let json = |space: &str| {

@@ -33,7 +33,7 @@ fn values_that_fit() {
     fits("integer[]", vec![Bson::Int32(7), Bson::Null], &array);
 }
 
-/// Traps: 3.5, numbers out of range, NUL, dates and subtypes that PostgreSQL has not. The column is NULL,
+/// Traps: 3.5, numbers out of range, NUL, dates and subtypes that PostgreSQL lacks. The column is NULL, and
 /// `extra` has the value.
 #[test]
 fn values_that_do_not_fit() {
@@ -71,7 +71,7 @@ fn values_that_do_not_fit() {
     misfit("integer", vec![1], json!([{ "$numberInt": "1" }]));
 }
 
-/// The first and last instants that PostgreSQL has.
+/// The first and last instants that PostgreSQL can represent.
 #[test]
 fn dates_at_the_limits_fit() {
     for inside in [-210_866_803_200_000, 9_224_318_015_999_999] {
@@ -79,7 +79,7 @@ fn dates_at_the_limits_fit() {
     }
 }
 
-/// What `numeric` and `bigint` can't say of a Decimal128 or of -0 is noted beside the value.
+/// What `numeric` and `bigint` can't represent of a Decimal128 or of -0 is noted beside the value.
 #[test]
 fn values_that_are_more_than_their_column_says() {
     let noted = |ty, value: Bson, note| {
@@ -123,7 +123,7 @@ fn extra_holds_every_type() {
     assert_eq!(note, expected);
 }
 
-/// The crate's own Decimal128 text is the specification's.
+/// This crate's text of a Decimal128 is the specification's.
 #[test]
 fn decimals_are_written_as_the_specification_says() {
     for text in [

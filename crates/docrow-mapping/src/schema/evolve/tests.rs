@@ -25,7 +25,7 @@ fn first(documents: &[Document]) -> (MappingSpec, Names) {
     (sample(documents).spec(&Namespace::new("shop", "users"), &mut names), names)
 }
 
-/// The columns `table.column path type` of what the first documents' mapping becomes when the second come.
+/// The columns `table.column path type` of the first documents' mapping after the second documents.
 fn grown(before: &[Document], after: &[Document]) -> Vec<String> {
     let (spec, mut names) = first(before);
     let grown = evolve(&spec, &sample(after), &mut names, &[]);
@@ -105,7 +105,7 @@ fn integers_widen_where_that_is_a_gain() {
     assert!(grown(&mixed, &[doc! { "n": 1_i64 << 40 }, doc! { "n": 1.5 }]).is_empty());
 }
 
-/// Limits hold over the whole mapping, however it came to be.
+/// Limits apply to the whole mapping, however it came about.
 #[test]
 fn growth_has_limits() {
     let named = |from: usize, count: usize, value: &dyn Fn(usize) -> Bson| {
@@ -129,7 +129,7 @@ fn growth_has_limits() {
 }
 
 proptest! {
-    /// A mapping that grows stays a mapping, and all that was mapped stays where it was.
+    /// A mapping that grows stays a mapping, and all mapped fields stay where they are.
     #[test]
     fn a_mapping_only_grows(before in documents(), after in documents()) {
         let (old, mut names) = first(&before);
@@ -153,8 +153,8 @@ proptest! {
         }
     }
 
-    /// G4: rows that were written before are rows of the grown mapping, with NULL in its new columns and no rows in
-    /// its new tables, and tell the same documents. So do rows that it writes itself.
+    /// G4: earlier rows are rows of the grown mapping, with NULL in its new columns and no rows in its
+    /// new tables, and represent the same documents. So do rows that it writes itself.
     #[test]
     fn rows_stay_rows(before in documents(), after in documents()) {
         let (old, mut names) = first(&before);
@@ -179,8 +179,8 @@ fn encode(mapping: &Arc<Mapping>, document: &Document) -> Rows {
     rows
 }
 
-/// Rows of the old mapping as the tables of the new one hold them. None if a column is not widened because it holds
-/// an int64.
+/// Rows of the old mapping as stored in the tables of the new one. None if a column is not widened
+/// because it contains an int64.
 fn stored(rows: &Rows, old: &MappingSpec, new: &MappingSpec) -> Option<Rows> {
     let mut stored = Rows::new(new.tables().count());
     for (number, ((old, new), rows)) in old.tables().zip(new.tables()).zip(&rows.tables).enumerate() {
@@ -208,7 +208,7 @@ fn stored(rows: &Rows, old: &MappingSpec, new: &MappingSpec) -> Option<Rows> {
     Some(stored)
 }
 
-/// With its fields sorted: their order is not kept.
+/// With its fields sorted, because their order is not kept.
 fn sorted(document: Document) -> String {
     fn sort(value: Bson) -> Bson {
         match value {

@@ -60,7 +60,7 @@ fn refuses_with_file_line_key_and_constraint() {
         (column("a..b", "text"), "users.toml:7: columns.a.path: a path must name a field between its dots"),
         (
             column("a[]", "text"),
-            "users.toml:7: columns.a.path: unfolds an array, which takes a table of its own",
+            "users.toml:7: columns.a.path: unnests an array, which requires a separate table",
         ),
         (
             column("_id", "text"),
@@ -68,11 +68,13 @@ fn refuses_with_file_line_key_and_constraint() {
         ),
         (
             "[columns]\nid = { path = \"a\", type = \"text\" }".into(),
-            "users.toml:7: columns.id: the name \"id\" is taken, or differs from one that is only in case",
+            "users.toml:7: columns.id: the name \"id\" is already in use, or differs from one in use \
+                 only in case",
         ),
         (
             "[columns]\nctid = { path = \"a\", type = \"text\" }".into(),
-            "users.toml:7: columns.ctid: the name \"ctid\" is taken, or differs from one that is only in case",
+            "users.toml:7: columns.ctid: the name \"ctid\" is already in use, or differs from one in use \
+                 only in case",
         ),
         (
             "[columns]\n\"\" = { path = \"a\", type = \"text\" }".into(),
@@ -93,7 +95,8 @@ fn refuses_with_file_line_key_and_constraint() {
         ),
         (
             "[[tables]]\ntable = \"users\"\nparent = \"p\"\npath = \"x\"".into(),
-            "users.toml:7: tables.users: the name \"users\" is taken, or differs from one that is only in case",
+            "users.toml:7: tables.users: the name \"users\" is already in use, or differs from one in \
+                 use only in case",
         ),
     ] {
         assert_eq!(error(&rest), expected);
@@ -168,11 +171,13 @@ fn refuses_options_that_do_not_go_together() {
         ),
         (
             "[document]\ncolumn = \"_extra\"",
-            "7: document.column: the name \"_extra\" is taken, or differs from one that is only in case",
+            "7: document.column: the name \"_extra\" is already in use, or differs from one in use only \
+                 in case",
         ),
         (
             "[columns]\nName = { path = \"a\", type = \"text\" }\nname = { path = \"b\", type = \"text\" }",
-            "8: columns.name: the name \"name\" is taken, or differs from one that is only in case",
+            "8: columns.name: the name \"name\" is already in use, or differs from one in use only in \
+                 case",
         ),
         (
             "[columns]\na = { path = \"a\", type = \"text\" }\n\"a\" = { path = \"b\", type = \"text\" }",
@@ -185,7 +190,8 @@ fn refuses_options_that_do_not_go_together() {
         ),
         (
             &format!("{soft}[columns]\n_deleted_at = {{ path = \"a\", type = \"text\" }}"),
-            "8: columns._deleted_at: the name \"_deleted_at\" is taken, or differs from one that is only in case",
+            "8: columns._deleted_at: the name \"_deleted_at\" is already in use, or differs from one in \
+                 use only in case",
         ),
     ] {
         assert_eq!(error(rest), format!("users.toml:{expected}"));
@@ -193,13 +199,15 @@ fn refuses_options_that_do_not_go_together() {
     let doc = HEAD.replace("column = \"id\"", "column = \"doc\"");
     assert_eq!(
         MappingSpec::parse(&format!("{doc}[document]"), "users.toml").unwrap_err().to_string(),
-        "users.toml:6: document.column: the name \"doc\" is taken, or differs from one that is only in case"
+        "users.toml:6: document.column: the name \"doc\" is already in use, or differs from one in use \
+             only in case"
     );
     let without = HEAD.replace("extra = \"_extra\"\n", "");
     let parse = |rest: &str| MappingSpec::parse(&format!("{without}{rest}"), "users.toml");
     assert_eq!(
         parse("on_unfit = \"dead_letter\"").unwrap_err().to_string(),
-        "users.toml:2: extra: write extra = \"_extra\": a mapping without this column must have on_unfit = \"fail\""
+        "users.toml:2: extra: set extra = \"_extra\": a mapping without this column must have on_unfit = \
+             \"fail\""
     );
     assert_eq!(parse("on_unfit = \"fail\"").unwrap().extra(), None);
 }
@@ -267,7 +275,7 @@ fn any_spec() -> impl Strategy<Value = MappingSpec> {
     let omit = prop::collection::vec((text(), 0_usize..3), 0..3);
     (text(), options, fields, prop::collection::vec(table, 0..3), omit).prop_map(
         |(name, (on_unfit, on_delete, document, (extra, foreign_keys, long)), fields, tables, omit)| {
-            // A number in front keeps names and paths apart.
+            // A leading number keeps names and paths apart.
             let columns = |fields: Vec<(String, String, (ColumnType, Option<Mask>))>| {
                 type Arbitrary = (String, String, (ColumnType, Option<Mask>));
                 let column = |(i, (name, field, (ty, mask))): (usize, Arbitrary)| ColumnSpec {

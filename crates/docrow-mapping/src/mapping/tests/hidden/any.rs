@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A document with any fields in any order, several of one name too.
+/// A document with any fields in any order, also several of one name.
 #[derive(Clone, Debug)]
 enum AnyTree {
     Leaf(Bson),
@@ -47,7 +47,7 @@ impl AnyTree {
         RawDocumentBuf::from_bytes(self.bytes().1).unwrap()
     }
 
-    /// Puts `secret` at the end of `path`, wherever that leads, through arrays of any depth.
+    /// Puts `secret` at the end of `path`, through arrays of any depth.
     fn replace(&mut self, path: &[&str], secret: &Bson) {
         match (self, path.split_first()) {
             (tree, None) => *tree = AnyTree::Leaf(secret.clone()),
@@ -62,7 +62,7 @@ impl AnyTree {
         }
     }
 
-    /// The document with all its secrets exchanged.
+    /// The document with all its secrets replaced.
     fn with(&self, secret: &Bson) -> RawDocumentBuf {
         let mut tree = self.clone();
         SECRETS.iter().for_each(|path| tree.replace(path, secret));
@@ -91,8 +91,8 @@ fn any_tree() -> impl Strategy<Value = AnyTree> {
     })
 }
 
-/// A field on the way to a secret: with the values that are expected there, or in arrays where there should be none,
-/// or in none where there should be some.
+/// A field on the path to a secret: with the expected values, or in arrays where there should be none, or
+/// without the arrays that should be there.
 fn any_secret() -> impl Strategy<Value = (String, AnyTree)> {
     let step = (0..5, any_tree(), any_tree());
     (0..SECRETS.len(), prop::collection::vec(step, 3), any_tree()).prop_map(|(secret, steps, end)| {
@@ -114,7 +114,7 @@ fn any_secret() -> impl Strategy<Value = (String, AnyTree)> {
     })
 }
 
-/// Documents that hold secrets where they belong and where not, and several fields of one name.
+/// Documents that have secrets in the right and in the wrong places, and several fields of one name.
 fn secrets() -> impl Strategy<Value = AnyTree> {
     let name = prop::sample::select(vec!["o", "m", "g", "q", "u", "z", "card", "c", "x"]);
     let other = (name, any_tree()).prop_map(|(name, value)| (name.to_owned(), value));
@@ -124,7 +124,7 @@ fn secrets() -> impl Strategy<Value = AnyTree> {
     })
 }
 
-/// The fields and their values, ordered by name; those of one name in their order.
+/// The fields and their values, ordered by name; fields of one name keep their order.
 fn ordered(document: &[u8]) -> String {
     let fields = RawDocument::from_bytes(document).unwrap().iter().map(|field| match field.unwrap() {
         (name, RawBsonRef::Document(inner)) => (name.to_string(), ordered(inner.as_bytes())),
@@ -143,8 +143,8 @@ fn tells(bytes: &[u8]) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig { max_global_rejects: 50_000, ..ProptestConfig::with_cases(1500) })]
 
-    /// Masked and omitted values reach nothing: whatever they are, and wherever their names lead through objects and
-    /// arrays, all that leaves the process is the same. So no form of them can be in it.
+    /// Masked and omitted values have no effect: whatever they are, and wherever their names lead through
+    /// objects and arrays, everything that leaves the process is the same. So it contains them in no form.
     #[test]
     fn secrets_make_no_difference(tree in secrets()) {
         let one = tree.with(&Bson::String("SECRET".into()));
@@ -173,7 +173,8 @@ proptest! {
         prop_assert_eq!(encode(&mapping, &one), encode(&mapping, &other));
     }
 
-    /// What is not hidden is all there: if nothing had to be withheld, the rows rebuild what censoring leaves.
+    /// Everything that is not hidden is kept: if nothing was withheld, the rows rebuild the censored
+    /// document.
     #[test]
     fn all_that_is_no_secret_is_kept(tree in secrets()) {
         let mapping = hidden();
