@@ -115,7 +115,7 @@ table! {
         "Number of retries: because MongoDB or PostgreSQL was away, PostgreSQL refused some rows, the state \
          directory's disk was full or its content lost, or another process held the pipeline.";
     RESYNCS: Counter = "docrow_resyncs_total", Count, [REASON],
-        "Number of resyncs started.";
+        "Number of resyncs started by the process.";
 
     STALLS: Counter = "docrow_stalls_total", Count, [],
         "Number of stalls: nothing was applied although MongoDB had changes and PostgreSQL answered, and \
@@ -169,5 +169,5 @@ table! {
     PROCESS_START: Gauge = "process_start_time_seconds", UnixSeconds, [],
         "When the process started; another value means that it was restarted.";
     PROCESS_MEMORY: Gauge = "process_resident_memory_bytes", Bytes, [],
-        "Memory that the process uses.";
+        "Resident memory of the process, in bytes.";
 }

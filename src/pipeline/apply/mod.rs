@@ -8,6 +8,7 @@ pub(super) mod acknowledge;
 pub mod batch;
 mod collection_encoder;
 pub(super) mod document_write;
+mod lookup;
 mod partial_encoder;
 pub(super) mod staleness;
 pub(super) mod watermark;

@@ -7,7 +7,13 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{active::InForce, backfill::Filled, evolution::Shared, widening};
+use super::{
+    active::InForce,
+    backfill::Filled,
+    evolution::Shared,
+    next_version::{listed, next_version},
+    widening,
+};
 use crate::{
     error::{Error, Kind, Result},
     failpoint::{self, Failpoint},
@@ -20,8 +26,7 @@ use crate::{
         tries::Tries,
     },
     process_status::Part,
-    schema::{MappingSpec, Names, additions, evolve},
-    shown,
+    schema::{Names, evolve},
     shutdown::Shutdown,
 };
 
@@ -32,9 +37,6 @@ const GATHERING: Duration = Duration::from_millis(200);
 const REST: u32 = 10;
 /// How long the end of a backfill is held up by somebody's lock on a table.
 const LAST: Duration = Duration::from_secs(5);
-
-/// How many new fields the log names.
-const LISTED: usize = 20;
 
 /// What a keeper is told.
 pub(super) enum Order {
@@ -393,33 +395,5 @@ impl Keeper {
         self.in_force.unfilled = None;
         collection.recount();
         Ok(true)
-    }
-}
-
-/// The version after `in_force`, and the fields that it has places for.
-fn next_version(in_force: &InForce, spec: MappingSpec) -> Result<(InForce, Vec<String>)> {
-    let more = |_| Error::bug("evolve a mapping: it does more than add");
-    let fields = additions(&in_force.spec, &spec).map_err(more)?.fields;
-    let next = in_force.next(spec, true).map_err(more)?;
-    Ok((next, fields.iter().map(ToString::to_string).collect()))
-}
-
-/// Names for the log: not all of them where they are many.
-fn listed(fields: &[String]) -> String {
-    let names: Vec<_> = fields.iter().take(LISTED).map(|name| shown::name(name)).collect();
-    let more = fields.len().saturating_sub(LISTED);
-    let more = if more == 0 { String::new() } else { format!(", and {more} more") };
-    format!("{}{more}", names.join(", "))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_log_names_some_fields_on_one_line() {
-        let fields = |count| (0..count).map(|n| format!("é\n{n}")).collect::<Vec<_>>();
-        assert_eq!(listed(&fields(2)), r"é\u000a0, é\u000a1");
-        assert!(listed(&fields(LISTED + 3)).ends_with(", and 3 more"));
     }
 }

@@ -9,5 +9,6 @@ mod backfill;
 pub(super) mod evolution;
 mod foreign_rows;
 mod keeper;
+mod next_version;
 pub(super) mod preview;
 pub(super) mod widening;

@@ -6,14 +6,15 @@
 //! of functions costs nothing that could be measured.
 
 mod postgres;
+mod postgres_session;
 mod source;
 mod spool;
 mod target;
 
 #[cfg(test)]
-pub(crate) use self::target::{Hold, KeyPages};
+pub(crate) use self::target::{Hold, KeyPages, RequestSession, StateSession, TableSession};
 pub(crate) use self::{
-    postgres::of_postgres,
+    postgres_session::of_postgres,
     source::{ChangeCursor, DocumentCursor, DocumentSource, LookupCursor},
     spool::{LazySpool, SpoolLog, SpoolState, SpoolUpdate},
     target::{ChunkTransaction, RowApplier, RowCopier, RowReader, RowTarget, TargetSession},

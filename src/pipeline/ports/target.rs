@@ -55,10 +55,13 @@ pub(crate) trait Hold: Send {
 
 /// A session that knows what is stored, and changes it. Each method is one transaction, or one question. See the
 /// function of [`sink`](crate::sink) that it calls.
-#[async_trait]
-pub(crate) trait TargetSession: Send + Sync {
+pub(crate) trait TargetSession: StateSession + TableSession + RequestSession {
     fn is_closed(&self) -> bool;
+}
 
+/// What is stored of the pipeline and its collections.
+#[async_trait]
+pub(crate) trait StateSession: Send + Sync {
     // Positions.
     async fn register(&self, state_id: &str) -> Result<String>;
     async fn positions(&self) -> Result<Vec<StoredPosition>>;
@@ -95,8 +98,11 @@ pub(crate) trait TargetSession: Send + Sync {
     async fn store_deployment(&mut self, known: &str) -> Result<()>;
     async fn replace_deployment(&mut self, known: &str, state_id: &str, collections: &[String])
     -> Result<()>;
+}
 
-    // Tables.
+/// Tables and their rows.
+#[async_trait]
+pub(crate) trait TableSession: Send + Sync {
     async fn change_tables(&mut self, mapping: &Mapping, tables: &[Table]) -> Result<()>;
     async fn relations(&self) -> Result<Vec<String>>;
     async fn columns(&self, tables: &[Table]) -> Result<Vec<(String, String)>>;
@@ -114,12 +120,18 @@ pub(crate) trait TargetSession: Send + Sync {
     async fn replace_columns(&mut self, next: &Mapping, replacements: &[Replacement]) -> Result<()>;
     async fn make_way(&mut self, error: Error, tables: &[Table]) -> Result<Error>;
 
-    // Rows and dead letters.
+    // Rows.
     async fn scan(&mut self, wanted: &scan_extra::Wanted) -> Result<Box<dyn KeyPages + '_>>;
     async fn count_misfits(&self, mapping: &mapping::Mapping) -> Result<Vec<Misfits>>;
     async fn fits_double(&self, table: &str, column: &str) -> Result<bool>;
     async fn misfits(&self) -> Result<HashMap<String, MisfitCount>>;
     async fn store_misfits(&mut self, collection: &str, found: &[Misfits]) -> Result<()>;
+}
+
+/// Dead letters, and what people ask for.
+#[async_trait]
+pub(crate) trait RequestSession: Send + Sync {
+    // Dead letters.
     async fn dead_keys(&self) -> Result<DeadKeys>;
     async fn dead_keys_among(&self, collection: &str, keys: &[String]) -> Result<DeadKeys>;
     async fn dead_document_keys(&self, collection: &str, after: i64) -> Result<Vec<(i64, RawDocumentBuf)>>;

@@ -2,8 +2,9 @@
 
 use super::{
     World,
+    columns::in_extra,
     document::{Fields, State, word},
-    postgres::{Contents, in_extra},
+    postgres::Contents,
     source::{Doc, Name, Shown, namespace},
 };
 use crate::{

@@ -21,6 +21,7 @@
 //! by its last steps; `DOCROW_SIM_SEED=n` plays it again, and tells all of it.
 
 mod check;
+mod columns;
 mod document;
 mod faults;
 mod mongo;

@@ -5,6 +5,7 @@
 //! Chunks that replace rows are for [`resync`].
 
 mod keys;
+mod progress;
 mod resync;
 pub(super) mod throttle;
 
@@ -12,15 +13,17 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize},
     },
 };
 
-use indicatif::{HumanCount, ProgressBar};
 use mongodb::bson::{RawDocument, Timestamp};
 use tokio::task::JoinSet;
 
-use self::throttle::Throttle;
+use self::{
+    progress::{ChunkUnderWay, Copying},
+    throttle::Throttle,
+};
 use super::{
     collection::{Collection, dead_letter_of},
     context::{Counts, Pipeline},
@@ -32,7 +35,6 @@ use crate::{
     mapping::{Encoder, Framing, Mapping, Rows},
     metrics,
     model::change::CollectionId,
-    process_status::Vitals,
     shown,
     shutdown::Shutdown,
     sink::metadata::{chunks::Marker, dead_letters::DeadLetter},
@@ -53,67 +55,6 @@ pub(super) struct Work {
     /// Whether its documents may have rows already.
     replaces: bool,
     pub(super) copying: Arc<Copying>,
-}
-
-/// The copy progress of a collection.
-pub(super) struct Copying {
-    name: String,
-    bar: ProgressBar,
-    vitals: Arc<Vitals>,
-    done: ::metrics::Gauge,
-    chunks_left: AtomicUsize,
-    rows: AtomicU64,
-    /// Whether existing rows are replaced.
-    replaces: bool,
-}
-
-impl Copying {
-    /// Begins to show how far a chunk is.
-    pub(super) fn chunk(&self) -> ChunkUnderWay<'_> {
-        ChunkUnderWay { copying: self, documents: 0, bytes: 0 }
-    }
-}
-
-/// How much of a chunk is written, which is shown as it is written. Dropped without [`committed`](Self::committed), it is
-/// taken back: so is what was written.
-pub(super) struct ChunkUnderWay<'a> {
-    copying: &'a Copying,
-    documents: u64,
-    bytes: u64,
-}
-
-impl ChunkUnderWay<'_> {
-    /// Shows that so many of its documents are written by now, and so many bytes of BSON.
-    pub(super) fn written(&mut self, documents: u64, bytes: u64) {
-        let Copying { bar, vitals, name, done, .. } = self.copying;
-        let (more, more_bytes) = (documents.saturating_sub(self.documents), bytes.saturating_sub(self.bytes));
-        bar.inc(more);
-        vitals.copied(name, more, more_bytes);
-        done.increment(metrics::figure(more));
-        (self.documents, self.bytes) = (documents, bytes);
-    }
-
-    /// Shows that the chunk is copied.
-    pub(super) fn committed(mut self, copied: &Copied) {
-        self.written(copied.documents, copied.bytes);
-        (self.documents, self.bytes) = (0, 0);
-        let Copying { bar, name, rows, chunks_left, replaces, .. } = self.copying;
-        let rows = rows.fetch_add(copied.rows, Ordering::Relaxed) + copied.rows;
-        if chunks_left.fetch_sub(1, Ordering::Relaxed) == 1 {
-            let (how, which) = if *replaces { ("copied anew", " changed by that") } else { ("copied", "") };
-            tracing::info!("{name}: {how}, {} rows{which}, in {:.1?}", HumanCount(rows), bar.elapsed());
-            bar.finish_and_clear();
-        }
-    }
-}
-
-impl Drop for ChunkUnderWay<'_> {
-    fn drop(&mut self) {
-        let Copying { bar, vitals, name, done, .. } = self.copying;
-        bar.dec(self.documents);
-        vitals.rolled_back(name, self.documents, self.bytes);
-        done.decrement(metrics::figure(self.documents));
-    }
 }
 
 type Queue = Arc<Mutex<VecDeque<Work>>>;

@@ -41,7 +41,7 @@ async fn a_running_snapshot_is_throttled_and_let_go() {
     let status = async || home.status().await["process"]["limit"].clone();
     docrow.until("the limit is shown", async || status().await == "at most 1 documents per second").await;
     let ended = home.finish(&["throttle", "off"]).await.with_code(0).quiet();
-    assert!(ended.out.contains("as fast as they can"), "{}", ended.out);
+    assert!(ended.out.contains("as fast as possible"), "{}", ended.out);
     docrow.logs("snapshots read as fast as they can").await;
     place.settle(&mut docrow).await;
     docrow.until("no limit is shown", async || status().await.is_null()).await;
@@ -53,7 +53,7 @@ async fn a_running_snapshot_is_throttled_and_let_go() {
     docrow.stop().await.quiet();
     home.finish(&["throttle", "config"]).await.with_code(0).quiet();
     let wrong = home.finish(&["throttle", "fast"]).await.with_code(2);
-    assert!(wrong.log.contains("write a number of documents"), "{}", wrong.log);
+    assert!(wrong.log.contains("use a number of documents"), "{}", wrong.log);
     place.assert_same(&home).await;
 }
 

@@ -166,7 +166,7 @@ async fn what_is_wrong_with_a_file_is_said() {
         ),
         (
             format!("tls=true&tlsCAFile={}&authMechanism=MONGODB-X509", root.display()),
-            ["MONGODB-X509 logs in by a certificate", "tlsCertificateKeyFile"],
+            ["MONGODB-X509 logs in by certificate", "tlsCertificateKeyFile"],
         ),
     ] {
         let refused = open(&servers.mongodb_uri("", &options)).await;

@@ -54,7 +54,7 @@ async fn every_sslmode_proves_what_it_says() {
         (
             "127.0.0.1",
             format!("sslmode=verify-full&sslrootcert={root}"),
-            ["only valid for", "name the host in the target URI as the certificate does"],
+            ["only valid for", "name the host in the target URI as in the certificate"],
         ),
     ] {
         let refused = open(&uri(host, &options)).await;

@@ -92,6 +92,12 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// Where circles, the order of the rooms and names that two types have are not looked at yet.
+pub(super) const LEFT_OUT: &[&str] = &["src/pipeline/"];
+
 /// What is not tidy yet: how the fault begins, and a part of what it says. A line that excuses nothing any
 /// more is a fault itself.
-pub(super) const NOT_YET: &[(&str, &str)] = &[];
+pub(super) const NOT_YET: &[(&str, &str)] = &[
+    // One table, an error on three lines.
+    ("src/error/table.rs", "has 430 lines"),
+];

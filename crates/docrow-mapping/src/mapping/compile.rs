@@ -60,8 +60,7 @@ pub(super) struct MappedObject {
     pub(super) table: Option<usize>,
     /// Distinguishes the object from all others of the mapping.
     pub(super) id: u32,
-    /// Whether it is a row, or fields in it have columns or rows. Otherwise, only omitted fields are known in
-    /// it.
+    /// Whether it is a row, or fields in it have columns or rows. Otherwise only omitted fields are known.
     mapped: bool,
     /// Whether a field in it, at any depth, is hidden.
     pub(super) guarded: bool,

@@ -1,8 +1,10 @@
 //! PostgreSQL's ports in the simulation: each method is a transaction on the [`Contents`], or a question to them.
 
 mod link;
+mod requests;
 mod rows;
-mod session;
+mod state;
+mod tables;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 

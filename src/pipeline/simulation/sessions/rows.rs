@@ -8,7 +8,8 @@ use mongodb::bson::Timestamp;
 use super::{
     super::{
         Bug, World,
-        postgres::{Columns, Contents, tuples},
+        columns::{Columns, tuples},
+        postgres::Contents,
         source::name_of,
     },
     link::{Link, away},

@@ -16,6 +16,7 @@
 
 mod draining;
 mod history;
+mod replies;
 mod spooling;
 
 use std::{
@@ -25,7 +26,7 @@ use std::{
 };
 
 use futures_util::future::try_join_all;
-use mongodb::bson::{DateTime, Timestamp};
+use mongodb::bson::DateTime;
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout},
@@ -33,17 +34,14 @@ use tokio::{
 
 use self::spooling::{FULL, Spool, TENDING};
 use super::{
-    channel::{ApplyState, Reached, TailerEvents, WorkerMessage, Workers},
+    channel::{ApplyState, TailerEvents, WorkerMessage, Workers},
     route::{Flow, Route},
 };
 use crate::{
     config::{Config, OnHistoryLost, Order},
     error::{Error, Kind, Result},
     metrics,
-    model::{
-        change::{Change, CollectionId, Namespace, Position},
-        resync_reason::Reason,
-    },
+    model::change::{Change, CollectionId, Namespace, Position},
     pipeline::{
         apply::watermark::Watermark,
         observe::gauges::Gauges,
@@ -51,7 +49,7 @@ use crate::{
         ports::{ChangeCursor, DocumentSource, LazySpool, SpoolState},
     },
     process_status::Post,
-    source::{Event, Source, StreamBatch, StreamStart},
+    source::{Source, StreamBatch, StreamStart},
 };
 
 /// How long the workers may have no room before changes go into the spool: longer than a few large batches take, for what
@@ -332,63 +330,6 @@ impl Tailer {
         self.now.collections.iter().map(|collection| collection.namespace().clone()).collect()
     }
 
-    /// A reply of the stream.
-    async fn take(&mut self, batch: StreamBatch) -> Result<()> {
-        let StreamBatch { events, position, at_end, unknown, oldest, .. } = batch;
-        if self.tail.is_empty() {
-            self.oldest = oldest;
-        }
-        if unknown > 0 {
-            tracing::info!("{unknown} events of types that do not matter here were passed over");
-        }
-        let mut changes = std::mem::take(&mut self.tail);
-        for event in events {
-            match event {
-                Event::Change(change) => changes.push(change),
-                event => self.notice(&event),
-            }
-        }
-        self.pass_on(Reply { changes, position, at_end }).await
-    }
-
-    /// Passes a reply on, into the spool and to the workers, or holds it, if the spool has no space for it.
-    async fn pass_on(&mut self, mut reply: Reply) -> Result<()> {
-        self.abandon_stopped();
-        self.post.at("waits for room at the workers");
-        let permits = match self.room().await {
-            Room::Yes(permits) => permits,
-            Room::Gone => {
-                self.rewind();
-                return Ok(());
-            }
-            Room::No => {
-                tracing::info!("PostgreSQL does not keep up: the stream goes on into the state directory");
-                let direct: Vec<_> = self.flow.on(Route::Direct).collect();
-                direct.into_iter().for_each(|id| self.flow.turn_away(id));
-                Vec::new()
-            }
-        };
-        reply.changes.retain(|change| {
-            let is_wanted = self.flow.way(change.collection) != Route::Nowhere;
-            is_wanted && self.flow.is_new(change.collection, &change.position)
-        });
-        self.post.at("puts changes into the spool");
-        let is_spooled = |change: &&Change| self.flow.is_spooled(change.collection);
-        let spooled = reply.changes.iter().filter(is_spooled).cloned().collect();
-        if !self.put(spooled, &reply.position).await? {
-            if planted::has(Bug::WaitsForSpace) {
-                std::future::pending::<()>().await;
-            }
-            self.held = Some(reply);
-            return Ok(());
-        }
-        let Reply { mut changes, position, at_end } = reply;
-        changes.retain(|change| self.flow.way(change.collection) == Route::Direct);
-        self.hand_out(changes, permits, (&position, at_end));
-        self.tell_arrival(&position, at_end);
-        Ok(())
-    }
-
     /// Lets the changes of collections that are stopped go by.
     fn abandon_stopped(&mut self) {
         let collections = self.now.collections.clone();
@@ -406,89 +347,6 @@ impl Tailer {
             Ok(room) => room,
             Err(_) => Room::No,
         }
-    }
-
-    /// Hands changes to the workers, and how far the collections that go direct are.
-    fn hand_out(
-        &mut self,
-        mut changes: Vec<Change>,
-        permits: Vec<mpsc::OwnedPermit<WorkerMessage>>,
-        (position, at_end): (&Position, bool),
-    ) {
-        let mut position = position.clone();
-        if self.order == Order::Commit && !at_end {
-            // More may come of the transaction at the end, whose changes all bear one time.
-            let time = position.cluster_time();
-            let complete = changes.partition_point(|change| change.position.cluster_time() < time);
-            self.tail = changes.split_off(complete);
-            if !self.tail.is_empty() {
-                let Some(last) = changes.last() else { return };
-                position = last.position.clone();
-            }
-        }
-        let collections: Arc<[CollectionId]> = self.flow.reached(&position).collect();
-        if !collections.is_empty() {
-            self.send(changes, permits, (collections, &position), self.oldest);
-            self.flow.pass(&position);
-        }
-    }
-
-    fn send(
-        &self,
-        changes: Vec<Change>,
-        permits: Vec<mpsc::OwnedPermit<WorkerMessage>>,
-        (collections, position): (Arc<[CollectionId]>, &Position),
-        oldest: Option<DateTime>,
-    ) {
-        let Some(workers) = &self.now.workers else { return };
-        let times = collections.iter().filter_map(|id| self.now.ready.get(id));
-        let ahead_until = times.max().copied().unwrap_or(Timestamp { time: 0, increment: 0 });
-        let reached = Reached { collections, position: position.clone(), ahead_until };
-        for (permit, changes) in permits.into_iter().zip(workers.router.route(changes)) {
-            permit.send(WorkerMessage { changes, reached: Some(reached.clone()), oldest });
-        }
-    }
-
-    fn tell_arrival(&self, position: &Position, at_end: bool) {
-        let Some(until) = self.now.until else { return };
-        // The start position itself says nothing about the events of its time.
-        let is_new = self.start.as_ref().is_some_and(|start| position > start);
-        let is_there = position.is_past(until) || (at_end && is_new && position.cluster_time() >= until);
-        let ids = (0..self.now.collections.len()).map(CollectionId);
-        let is_handed_out = |id| matches!(self.flow.way(id), Route::Direct | Route::Nowhere);
-        if is_there && self.tail.is_empty() && ids.into_iter().all(is_handed_out) {
-            self.notices.send_modify(|notices| notices.arrived = true);
-        }
-    }
-
-    /// Something that happened to a whole collection. Its changes from here on go by: it is to be copied anew.
-    fn notice(&mut self, event: &Event) {
-        let (happened, position) = match event {
-            Event::Dropped { collection, position } => (vec![(*collection, Reason::Dropped)], position),
-            Event::Renamed { from, to, position } => {
-                let from = from.map(|id| (id, Reason::Dropped));
-                let to = to.map(|id| (id, Reason::Replaced));
-                (from.into_iter().chain(to).collect(), position)
-            }
-            Event::Change(_) | Event::DatabaseDropped { .. } | Event::Invalidated { .. } => return,
-        };
-        let mut saved = Vec::new();
-        for (id, reason) in happened {
-            if let Some(collection) =
-                self.now.collections.get(id.0).filter(|_| self.flow.is_new(id, position))
-            {
-                let namespace = collection.namespace().clone();
-                saved.extend(self.flow.hold(id));
-                self.must_be_copied_anew(namespace, reason);
-            }
-        }
-        self.owe(saved);
-    }
-
-    fn must_be_copied_anew(&self, namespace: Namespace, reason: Reason) {
-        self.notices.send_modify(|notices| {
-            notices.anew.insert(namespace, reason);
-        });
     }
 }
 

@@ -1,0 +1,158 @@
+//! Dead letters, and what people ask for.
+
+use std::collections::{BTreeSet, HashMap};
+
+use async_trait::async_trait;
+use mongodb::bson::RawDocumentBuf;
+
+use super::{
+    super::{
+        World,
+        postgres::{Contents, to_repairs},
+        source::{Name, name_of, namespace},
+    },
+    link::Link,
+};
+use crate::{
+    error::Result,
+    model::resync_reason::Reason,
+    pipeline::ports::RequestSession,
+    sink::metadata::{
+        dead_letters::{Asked, DeadKey, DeadKeys},
+        pauses::PauseRequest,
+        repair_requests::Repairs,
+        requests::{Requested, Throttle},
+    },
+};
+
+#[async_trait]
+impl RequestSession for Link {
+    async fn dead_keys(&self) -> Result<DeadKeys> {
+        self.ask(|_, pg| dead_keys(pg, |_| true)).await
+    }
+
+    async fn dead_keys_among(&self, collection: &str, keys: &[String]) -> Result<DeadKeys> {
+        let name = name_of(collection);
+        let is_among = |place: (Name, &String)| place.0 == name && keys.contains(place.1);
+        self.ask(|_, pg| dead_keys(pg, is_among)).await
+    }
+
+    async fn dead_document_keys(&self, collection: &str, after: i64) -> Result<Vec<(i64, RawDocumentBuf)>> {
+        let name = name_of(collection);
+        let keys = |pg: &Contents| {
+            let letters = pg.letters.iter().filter(|((of, _), letter)| *of == name && letter.id > after);
+            let mut letters: Vec<_> =
+                letters.map(|(_, letter)| (letter.id, letter.document_key.clone())).collect();
+            letters.sort_by_key(|(id, _)| *id);
+            letters
+        };
+        self.ask(|_, pg| keys(pg)).await
+    }
+
+    async fn dead_letter_counts(&self) -> Result<HashMap<String, u64>> {
+        let counts = |pg: &Contents| {
+            let mut counts = HashMap::new();
+            for (name, _) in pg.letters.keys() {
+                *counts.entry(namespace(*name).to_string()).or_default() += 1;
+            }
+            counts
+        };
+        self.ask(|_, pg| counts(pg)).await
+    }
+
+    async fn rename_dead_letters(&mut self, _: &str) -> Result<()> {
+        self.wait().await
+    }
+
+    async fn forget_dead_letters(&mut self, ids: &[i64]) -> Result<()> {
+        let forget = |_: &mut World, pg: &mut Contents| {
+            pg.letters.retain(|_, letter| !ids.contains(&letter.id));
+            // It is about to be copied again, and of one time after that.
+            pg.settled = false;
+            Ok(())
+        };
+        self.change("dead letters of what is gone are forgotten", forget).await
+    }
+
+    async fn requests(&self, later: &[&str]) -> Result<Requested> {
+        let later: BTreeSet<_> = later.iter().map(|collection| name_of(collection)).collect();
+        let requested = |pg: &Contents| Requested {
+            throttle: Throttle::AsConfigured,
+            resyncs: pg.resyncs.keys().map(|name| namespace(*name).to_string()).collect(),
+            paused: Vec::new(),
+            unheard: Vec::new(),
+            repairs: pg.repairs.keys().any(|name| !later.contains(name)),
+            letters: pg.letters.values().any(|letter| letter.asked.is_some()),
+        };
+        self.ask(|_, pg| requested(pg)).await
+    }
+
+    async fn ask_for_resync(&mut self, collections: &[String], reason: Reason) -> Result<()> {
+        let ask = |_: &mut World, pg: &mut Contents| {
+            pg.resyncs.extend(collections.iter().map(|collection| (name_of(collection), reason)));
+            Ok(())
+        };
+        self.change(&format!("{collections:?} are to be copied again: {reason:?}"), ask).await
+    }
+
+    async fn resyncs_asked(&self) -> Result<Vec<(String, Reason)>> {
+        let asked = |pg: &Contents| {
+            pg.resyncs.iter().map(|(name, reason)| (namespace(*name).to_string(), *reason)).collect()
+        };
+        self.ask(|_, pg| asked(pg)).await
+    }
+
+    async fn letters_asked(&self) -> Result<Vec<Asked>> {
+        let asked = |pg: &Contents| {
+            let asked = pg.letters.iter().filter_map(|((name, _), letter)| {
+                let (collection, document_key) = (namespace(*name).to_string(), letter.document_key.clone());
+                Some(Asked { id: letter.id, collection, document_key, at: letter.asked? })
+            });
+            asked.collect()
+        };
+        self.ask(|_, pg| asked(pg)).await
+    }
+
+    async fn letters_answered(&mut self, ids: &[i64]) -> Result<()> {
+        let answered = |_: &mut World, pg: &mut Contents| {
+            let of = pg.letters.values_mut().filter(|letter| ids.contains(&letter.id));
+            of.for_each(|letter| letter.asked = None);
+            Ok(())
+        };
+        self.change("letters are answered", answered).await
+    }
+
+    async fn take_repairs(&mut self, later: &[&str]) -> Result<Vec<(String, Repairs)>> {
+        let later: BTreeSet<_> = later.iter().map(|collection| name_of(collection)).collect();
+        let take = |world: &mut World, pg: &mut Contents| {
+            let taken: Vec<_> = pg.repairs.extract_if(.., |name, _| !later.contains(name)).collect();
+            let repairs = taken.iter().map(|(name, docs)| {
+                // Nobody asks for them again, whatever becomes of them.
+                world.taken.extend(docs.iter().map(|doc| (*name, *doc)));
+                (namespace(*name).to_string(), to_repairs(world, docs))
+            });
+            Ok(repairs.collect::<Vec<_>>())
+        };
+        self.change("repairs are taken", take).await
+    }
+
+    async fn pauses(&self) -> Result<Vec<PauseRequest>> {
+        self.wait().await.map(|()| Vec::new())
+    }
+
+    async fn hold_pauses(&mut self, _: &[&str]) -> Result<()> {
+        self.wait().await
+    }
+
+    async fn store_report(&mut self, _: &str, _: Option<&str>) -> Result<()> {
+        self.wait().await
+    }
+}
+
+fn dead_keys(pg: &Contents, wanted: impl Fn((Name, &String)) -> bool) -> DeadKeys {
+    let mut keys = DeadKeys::default();
+    for ((name, _), letter) in pg.letters.iter().filter(|((name, _), letter)| wanted((*name, &letter.key))) {
+        keys.insert(DeadKey { collection: namespace(*name).to_string(), key: letter.key.clone() });
+    }
+    keys
+}

@@ -1,0 +1,201 @@
+//! What is stored of the pipeline and its collections.
+
+use std::collections::HashSet;
+
+use async_trait::async_trait;
+use mongodb::bson::Timestamp;
+
+use super::{
+    super::{
+        World,
+        check::is_unfilled,
+        postgres::{Contents, Mapped},
+        source::{Name, name_of, namespace},
+    },
+    link::Link,
+};
+use crate::{
+    error::{Error, Result},
+    model::partition::Partition,
+    pipeline::ports::{StateSession, TargetSession},
+    sink::metadata::{chunks::StoredChunk, mapping_versions::Mapping, positions::StoredPosition},
+};
+
+fn mapped(pg: &mut Contents, collection: &str) -> Result<(Name, Mapped)> {
+    let name = name_of(collection);
+    let found = pg.mapped.get(&name).cloned();
+    found.map(|found| (name, found)).ok_or_else(|| Error::bug("simulation: a collection without a mapping"))
+}
+
+impl TargetSession for Link {
+    fn is_closed(&self) -> bool {
+        self.is_lost(&self.sim.lock())
+    }
+}
+
+#[async_trait]
+impl StateSession for Link {
+    async fn register(&self, state_id: &str) -> Result<String> {
+        let register =
+            |_: &mut World, pg: &mut Contents| Ok(pg.life.get_or_insert_with(|| state_id.to_owned()).clone());
+        self.change("the pipeline is registered", register).await
+    }
+
+    async fn positions(&self) -> Result<Vec<StoredPosition>> {
+        let stored =
+            |((partition, name), (position, fingerprint)): (&(Partition, Name), &(_, i64))| StoredPosition {
+                partition: *partition,
+                collection: namespace(*name).to_string(),
+                position: Clone::clone(position),
+                fingerprint: Some(*fingerprint),
+            };
+        self.ask(|_, pg| pg.positions.iter().map(stored).collect()).await
+    }
+
+    async fn reset_positions(&mut self, positions: &[StoredPosition]) -> Result<()> {
+        let reset = |_: &mut World, pg: &mut Contents| {
+            pg.shown.clear();
+            pg.positions.clear();
+            for stored in positions {
+                let place = (stored.partition, name_of(&stored.collection));
+                pg.positions.insert(place, (stored.position.clone(), stored.fingerprint.unwrap_or(0)));
+            }
+            Ok(())
+        };
+        self.change("positions are reset", reset).await
+    }
+
+    async fn ahead(&self) -> Result<Option<Timestamp>> {
+        self.ask(|_, pg| pg.ahead).await
+    }
+
+    async fn set_ahead(&mut self, ahead: Option<Timestamp>) -> Result<()> {
+        let set = |_: &mut World, pg: &mut Contents| {
+            (pg.ahead, pg.settled) = (if ahead.is_some() { pg.ahead.max(ahead) } else { None }, false);
+            Ok(())
+        };
+        self.change(&format!("rows may be ahead up to {ahead:?}"), set).await
+    }
+
+    async fn shown(&self) -> Result<Option<Timestamp>> {
+        self.ask(|_, pg| pg.shown()).await
+    }
+
+    async fn chunks(&self, collection: &str) -> Result<Vec<StoredChunk>> {
+        let name = name_of(collection);
+        self.ask(|_, pg| pg.plans.get(&name).map_or_else(Vec::new, |plan| plan.chunks.clone())).await
+    }
+
+    async fn store_chunks(
+        &mut self,
+        collection: &str,
+        chunks: &[StoredChunk],
+        start: &[StoredPosition],
+    ) -> Result<()> {
+        self.plan(collection, chunks, start, false).await
+    }
+
+    async fn replace_chunks(
+        &mut self,
+        collection: &str,
+        chunks: &[StoredChunk],
+        start: &[StoredPosition],
+    ) -> Result<()> {
+        self.plan(collection, chunks, start, true).await
+    }
+
+    async fn set_swept(&mut self, collection: &str) -> Result<()> {
+        let name = name_of(collection);
+        let swept = |_: &mut World, pg: &mut Contents| {
+            let chunks = pg.plans.get_mut(&name).into_iter().flat_map(|plan| &mut plan.chunks);
+            chunks.for_each(|chunk| chunk.replaces = false);
+            Ok(())
+        };
+        self.change(&format!("c{name} is swept"), swept).await
+    }
+
+    async fn mappings(&self) -> Result<Vec<Mapping>> {
+        self.ask(|_, pg| pg.mapped.values().map(|mapped| mapped.record.clone()).collect()).await
+    }
+
+    async fn set_filled(&mut self, collection: &str, version: u16) -> Result<()> {
+        let filled = |world: &mut World, pg: &mut Contents| {
+            let (name, mut found) = mapped(pg, collection)?;
+            if found.record.version == version {
+                found.record.filled = true;
+                pg.mapped.insert(name, found);
+                if let Some(unfilled) = is_unfilled(pg, name) {
+                    world.is_wrong(format!("{unfilled}, when it is stored that all is filled"));
+                }
+            }
+            Ok(())
+        };
+        self.change(&format!("{collection} is filled"), filled).await
+    }
+
+    async fn set_stopped(&mut self, collection: &str, reason: Option<&str>) -> Result<()> {
+        let stopped = |_: &mut World, pg: &mut Contents| {
+            let Ok((name, mut found)) = mapped(pg, collection) else { return Ok(()) };
+            pg.settled &= reason.is_none();
+            found.record.stopped = reason.map(str::to_owned);
+            pg.mapped.insert(name, found);
+            Ok(())
+        };
+        self.change(&format!("{collection} is stopped: {reason:?}"), stopped).await
+    }
+
+    async fn set_absent(&mut self, _: &[String], _: &[String]) -> Result<Vec<String>> {
+        self.wait().await.map(|()| Vec::new())
+    }
+
+    async fn note_mask_key(&mut self, _: &Mapping) -> Result<()> {
+        self.wait().await
+    }
+
+    async fn with_earlier_keys(&self) -> Result<HashSet<String>> {
+        self.wait().await.map(|()| HashSet::new())
+    }
+
+    async fn set_keys_renewed(&mut self, _: &str) -> Result<()> {
+        self.wait().await
+    }
+
+    async fn deployment(&self) -> Result<Option<String>> {
+        self.ask(|_, pg| pg.deployment.clone()).await
+    }
+
+    async fn store_deployment(&mut self, known: &str) -> Result<()> {
+        let store = |_: &mut World, pg: &mut Contents| {
+            pg.deployment = Some(known.to_owned());
+            Ok(())
+        };
+        self.change("the deployment is noted", store).await
+    }
+
+    async fn replace_deployment(&mut self, _: &str, _: &str, _: &[String]) -> Result<()> {
+        Err(Error::bug("simulation: there is one deployment"))
+    }
+}
+
+impl Link {
+    async fn plan(
+        &self,
+        collection: &str,
+        chunks: &[StoredChunk],
+        start: &[StoredPosition],
+        replaces: bool,
+    ) -> Result<()> {
+        let name = name_of(collection);
+        let chunks: Vec<_> = chunks.iter().map(|chunk| StoredChunk { replaces, ..chunk.clone() }).collect();
+        let start: Vec<_> = start
+            .iter()
+            .map(|stored| (stored.partition, stored.position.clone(), stored.fingerprint.unwrap_or(0)))
+            .collect();
+        let plan = |_: &mut World, pg: &mut Contents| {
+            pg.plan(name, &chunks, &start);
+            Ok(())
+        };
+        let from = start.first().map(|(_, position, _)| position.clone());
+        self.change(&format!("c{name} is planned from {from:?}, in place: {replaces}"), plan).await
+    }
+}
