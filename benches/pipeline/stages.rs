@@ -8,7 +8,7 @@ use std::{
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use docrow::{
-    checkpoint::{Checkpoint, Span, SpoolWrite},
+    checkpoint::{Checkpoint, SpoolSpan, SpoolWrite},
     model::{
         change::{Change, CollectionId},
         partition::Partition,
@@ -104,7 +104,7 @@ impl Spool {
         let checkpoint = Checkpoint::open(dir.path(), "bench").unwrap();
         checkpoint.reconcile("bench").unwrap();
         let (namespace, start) = (namespace(), position(0));
-        let span = Span { from: start.clone(), to: None };
+        let span = SpoolSpan { from: start.clone(), to: None };
         let spans = vec![(&namespace, Some(span))];
         checkpoint.spool(&SpoolWrite { token: Some(&start), spans, ..SpoolWrite::default() }).unwrap();
         Self { checkpoint, _dir: dir, last: 0 }

@@ -29,6 +29,6 @@ mod store;
 
 pub use self::{
     directory::Checkpoint,
-    spool_index::{Span, SpoolWrite},
+    spool_index::{SpoolSpan, SpoolWrite},
     spooled_change::Waiting,
 };

@@ -18,7 +18,7 @@ use super::{
     directory::{Checkpoint, database_of},
     failure::{StoreFailure, StoreResult},
     garbage::{SWEEP, SpoolGarbage},
-    spool_index::{IndexDraft, IndexWritten, Span, SpanRecord, SpoolWrite, span_key},
+    spool_index::{IndexDraft, IndexWritten, SpanRecord, SpoolSpan, SpoolWrite, span_key},
     spooled_change::{Waiting, after, end, key, number_of, read, start, value},
     store::{StateStore, bytes},
 };
@@ -29,7 +29,7 @@ use crate::{
 
 impl Checkpoint {
     /// All spans.
-    pub fn spans(&self) -> error::Result<HashMap<Namespace, Span>> {
+    pub fn spans(&self) -> error::Result<HashMap<Namespace, SpoolSpan>> {
         self.with("read", |store| {
             Ok(store
                 .book()

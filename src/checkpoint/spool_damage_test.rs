@@ -116,7 +116,7 @@ fn outcome(dir: &Path, world: &SpoolWorld) -> DamageOutcome {
         DamageOutcome::RebuiltAtRead
     };
     // Whatever happened to it, it is usable again.
-    let (name, span) = (Namespace::new("new", "one"), Span { from: position(5000), to: None });
+    let (name, span) = (Namespace::new("new", "one"), SpoolSpan { from: position(5000), to: None });
     let (at, key) = (position(5001), document_key(5001));
     let write = SpoolWrite {
         changes: &[(&name, &at, &key)],
@@ -138,7 +138,7 @@ fn tells_the_truth(
     spool: &Checkpoint,
     world: &SpoolWorld,
     name: &Namespace,
-    span: &Span,
+    span: &SpoolSpan,
     token: Option<&Position>,
 ) -> bool {
     let time = |position: &Position| position.cluster_time().time;

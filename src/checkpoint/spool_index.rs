@@ -61,7 +61,7 @@ pub struct SpoolWrite<'a> {
     /// Spans to open (`to: None`), to close, or to forget with all their changes (`None`), one after the other and before
     /// `changes`. A span can't begin before the one that is there, nor where that one does not reach: it is to be
     /// forgotten first. Where it begins later, the beginning stays: only [`Checkpoint::trim`](super::Checkpoint::trim) moves it.
-    pub spans: Vec<(&'a Namespace, Option<Span>)>,
+    pub spans: Vec<(&'a Namespace, Option<SpoolSpan>)>,
     /// The fingerprint of the stream that `token` belongs to; stored with it.
     pub fingerprint: Option<i64>,
     /// What [`Checkpoint::life`](super::Checkpoint::life) was when the spans were read that this goes on from.
@@ -70,7 +70,7 @@ pub struct SpoolWrite<'a> {
 
 /// Which of a collection's changes are in the spool: every change in `(from, to]` is there, or was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Span {
+pub struct SpoolSpan {
     /// The position after which the span begins.
     pub from: Position,
     /// The last position it covers; `None`: as far as [`Checkpoint::token`](super::Checkpoint::token).
@@ -83,7 +83,7 @@ pub(super) struct SpanRecord {
     /// Its changes are found by this; never reused for another span, so that leftover changes of a deleted
     /// one are not mistaken for its own.
     pub(super) id: i64,
-    pub(super) span: Span,
+    pub(super) span: SpoolSpan,
     /// The number of the first change after `from`, or, if there is none, `next`.
     pub(super) first: i64,
     /// The number that the next change gets.
@@ -94,7 +94,7 @@ pub(super) struct SpanRecord {
 }
 
 impl SpanRecord {
-    fn new(span: Span) -> Self {
+    fn new(span: SpoolSpan) -> Self {
         Self { id: fastrand::i64(..), span, first: 0, next: 0, swept: 0, last: None }
     }
 
@@ -128,7 +128,7 @@ impl SpanRecord {
         let first = number("first")?;
         Ok(Self {
             id: number("id")?,
-            span: Span { from, to: position_of(record, "to")? },
+            span: SpoolSpan { from, to: position_of(record, "to")? },
             first,
             swept: first,
             next: number("next")?,
@@ -277,7 +277,7 @@ impl IndexDraft<'_> {
     }
 
     /// Opens or closes a span. Returns how far it is known to reach, if the token is ahead of that.
-    fn open(&mut self, namespace: &Namespace, span: &Span) -> StoreResult<Option<Position>> {
+    fn open(&mut self, namespace: &Namespace, span: &SpoolSpan) -> StoreResult<Option<Position>> {
         let old = self.record(namespace);
         let reach = match old {
             None => Some(&span.from),
@@ -296,7 +296,7 @@ impl IndexDraft<'_> {
         let record = match old {
             None => SpanRecord::new(span.clone()),
             Some(old) => {
-                let span = Span { from: old.span.from.clone(), to: span.to.clone() };
+                let span = SpoolSpan { from: old.span.from.clone(), to: span.to.clone() };
                 SpanRecord { span, ..old.clone() }
             }
         };
@@ -328,7 +328,7 @@ impl IndexDraft<'_> {
     /// Moves the beginning of a span to `until`, from where `first` is the number of the first change.
     pub(super) fn trim(&mut self, namespace: &Namespace, until: &Position, first: i64, sweeps: bool) {
         if let Some(record) = self.record(namespace) {
-            let span = Span { from: until.clone(), to: record.span.to.clone() };
+            let span = SpoolSpan { from: until.clone(), to: record.span.to.clone() };
             let swept = if sweeps { first } else { record.swept };
             let record = SpanRecord { span, first, swept, ..record.clone() };
             self.touched.insert(namespace.clone(), Some(record));

@@ -79,7 +79,7 @@ pub(super) struct ModelSpan {
 }
 
 /// Changes, token and spans.
-type ModelWrite = (Vec<u32>, Option<u32>, Vec<(usize, Option<Span>)>);
+type ModelWrite = (Vec<u32>, Option<u32>, Vec<(usize, Option<SpoolSpan>)>);
 
 /// A process that uses the spool as intended, and the naive model of the spool's contents.
 pub(super) struct SpoolWorld {
@@ -118,7 +118,7 @@ impl SpoolWorld {
         self.spool.as_ref().unwrap()
     }
 
-    fn write(&mut self, changes: Vec<u32>, token: Option<u32>, spans: Vec<(usize, Option<Span>)>) {
+    fn write(&mut self, changes: Vec<u32>, token: Option<u32>, spans: Vec<(usize, Option<SpoolSpan>)>) {
         let at: Vec<Position> = changes.iter().map(|time| position(*time)).collect();
         let keys: Vec<RawDocumentBuf> = changes.iter().map(|time| document_key(*time)).collect();
         let entries: Vec<_> = changes
@@ -183,7 +183,7 @@ impl SpoolWorld {
 
     /// What was read directly is applied, so the span begins where the reading is.
     fn open(&mut self, c: usize, from: u32) {
-        let span = Span { from: position(from), to: None };
+        let span = SpoolSpan { from: position(from), to: None };
         if self.spans.get(&c).is_some_and(|span| span.to.is_none()) {
             return;
         }
@@ -227,7 +227,7 @@ impl SpoolWorld {
         let Some(span) = self.spans.get_mut(&c).filter(|span| span.to.is_none()) else { return };
         let to = token.unwrap_or(0).max(span.from);
         span.to = Some(to);
-        let span = Span { from: position(span.from), to: Some(position(to)) };
+        let span = SpoolSpan { from: position(span.from), to: Some(position(to)) };
         self.write(Vec::new(), None, vec![(c, Some(span))]);
     }
 
@@ -268,7 +268,7 @@ impl SpoolWorld {
         for (c, model) in &self.spans {
             let name = &self.names[*c];
             let span = &spans[name];
-            assert_eq!(*span, Span { from: position(model.from), to: model.to.map(position) });
+            assert_eq!(*span, SpoolSpan { from: position(model.from), to: model.to.map(position) });
             // From everywhere that may be asked for, all of them or some.
             for after in
                 [model.from, model.from + 3, self.applied[*c].max(model.from), self.read.max(model.from)]

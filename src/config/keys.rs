@@ -142,73 +142,73 @@ keys! {
         full_document: Option<String>; AtRestart; Hidden;
         on_history_lost: String = "stop"; AtRestart; Comment, "stop: an error | resync: copy again, in place";
         on_drop: String = "keep"; AtOnce;
-            Comment, "rows of a collection that is dropped: keep | truncate | drop, with the tables";
+            Comment, "when a collection is dropped, its rows: keep | truncate | drop, with the tables";
     }
 
     [target] RawTarget {
         uri: Option<Secret>; AtRestart; Line as "${POSTGRES_URI}", "sslmode, sslrootcert as for psql";
         password: Option<Secret>; AtOnce; Hidden;
-        schema: String = "public"; AtRestart; Comment, "where the tables are made";
+        schema: String = "public"; AtRestart; Comment, "where the tables are created";
     }
 
     [mapping] RawMapping {
         dir: Option<PathBuf>; AtOnce;
-            Comment as "schemas", "mapping files; default: this folder, which need not exist unless it is written";
+            Comment as "schemas", "mapping files; default: this folder, which must exist only if `dir` is set";
         default: String = "auto"; AtOnce; Comment, "auto: typed tables | document: `_id` and `doc jsonb`";
         evolve: String = "add"; AtOnce; Comment, "add: new fields become columns and tables | freeze";
         json: String = "relaxed"; AtOnce; Comment, "relaxed | canonical Extended JSON in `doc`";
-        max_dead_letters: u64 = 1000; AtOnce; Comment, "more stop their collection, and no other";
+        max_dead_letters: u64 = 1000; AtOnce; Comment, "if a collection has more, it is stopped; the others go on";
     }
 
     [snapshot] RawSnapshot {
         parallelism: Option<usize>; AtOnce;
-            Comment as 4, "chunks copied at once; default: one more than there are cores, at most 8";
+            Comment as 4, "chunks copied at once; default: number of cores + 1, at most 8";
         max_rate: Option<RawRate>; AtRestart;
-            Comment as "20MiB", "read per second, at most; or a number of documents; default: as fast as it can";
+            Comment as "20MiB", "maximum read per second, or a number of documents; default: unlimited";
     }
 
     [stream] RawStream {
-        partitions: Option<u16>; AtRestart; Comment as 4, "workers; a document's changes stay in one";
-        batch_rows: usize = 1000; AtOnce; Comment, "documents per transaction, at most";
-        batch_age: String = "50ms"; AtOnce; Comment, "how long a change waits for others at most";
+        partitions: Option<u16>; AtRestart; Comment as 4, "workers; all changes of a document go to the same one";
+        batch_rows: usize = 1000; AtOnce; Comment, "maximum documents per transaction";
+        batch_age: String = "50ms"; AtOnce; Comment, "maximum time that a change waits for its batch to fill";
         order: String = "document"; AtRestart;
-            Comment, "document | commit: a transaction's changes show at once, in one partition";
+            Comment, "document | commit: a transaction's changes appear at once; one partition";
         stall_after: String = "60s"; AtRestart;
-            Comment, "if nothing is applied for so long, though there are changes, docrow says so and begins again";
+            Comment, "if nothing is applied for so long despite changes, docrow logs it and restarts the pipeline";
     }
 
     [state] RawState {
         dir: PathBuf = "docrow-state"; AtRestart; Comment;
         max_spool: String = "10GiB"; AtRestart;
-            Comment, "what waits there; a full one is not filled further: then the stream waits in the oplog";
+            Comment, "maximum size of the spool; when it is full, changes wait in the oplog";
     }
 
     [serve] RawServe {
         listen: Option<String>; AtRestart;
             Comment as "127.0.0.1:8745", "dashboard, /metrics, /status, /healthz, /readyz; \"\" for none";
         token: Option<String>; AtRestart;
-            Comment as "${DOCROW_TOKEN}", "required on any address but this machine's own; default: none";
+            Comment as "${DOCROW_TOKEN}", "required unless the address is local; default: none";
     }
 
     [verify] RawVerify {
         every: Option<String>; AtRestart;
-            Comment as "24h", "docrow run verifies by itself, its result is in status; default: never";
+            Comment as "24h", "docrow run verifies on this schedule; status shows the result; default: never";
         sample: Option<String>; AtRestart; Comment as "2%", "default: all documents";
         max_rate: Option<f64>; AtRestart;
-            Comment as 2000, "documents per second; default: as fast as one worker reads";
+            Comment as 2000, "maximum documents per second; default: as fast as one worker reads";
     }
 
     [notify] RawNotify {
         webhook: Option<Secret>; AtRestart;
             Comment as "${DOCROW_WEBHOOK}",
-            "who is told what happens: docs/operations.md; the key is DOCROW_NOTIFY_KEY; default: nobody";
+            "receives notifications: docs/operations.md; signed with DOCROW_NOTIFY_KEY; default: none";
     }
 
     [otlp] RawOtlp {
         endpoint: Option<Secret>; AtRestart;
             Comment as "http://collector:4318",
-            "where traces and metrics are sent, by OTLP: docs/metrics.md; default: nowhere";
-        sample: String = "100%"; AtRestart; Comment, "of the traces of batches and chunks";
+            "receives traces and metrics by OTLP: docs/metrics.md; default: none";
+        sample: String = "100%"; AtRestart; Comment, "share of the traces of batches and chunks that is sent";
         metrics_every: String = "60s"; AtRestart; Comment;
     }
 }

@@ -214,6 +214,14 @@ pub struct Overrides {
 }
 
 impl Config {
+    /// The defaults, with connection strings that lead nowhere.
+    #[cfg(test)]
+    pub(crate) fn with_defaults() -> Self {
+        let uri = |uri: &str| Some(Secret::from(uri.to_owned()));
+        let (source, target) = (uri("mongodb://nowhere"), uri("postgres://nowhere"));
+        Self::load(Overrides { source, target, ..Overrides::default() }).unwrap()
+    }
+
     /// Reads the file, if there is one, and overrides it by the command line.
     pub fn load(overrides: Overrides) -> Result<Self> {
         let Some((file, text)) = read_file(&overrides)? else {

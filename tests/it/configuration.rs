@@ -51,7 +51,7 @@ fn the_readme_is_the_tables() {
 #[test]
 fn the_operations_say_what_takes_a_restart() {
     let operations = read("docs/operations.md");
-    let (_, table) = operations.split_once("| taken up at once | takes a restart |\n|---|---|\n").unwrap();
+    let (_, table) = operations.split_once("| reloaded at once | needs a restart |\n|---|---|\n").unwrap();
     let rows = table.lines().take_while(|line| line.starts_with('|'));
     let mut names = [Vec::new(), Vec::new()];
     for row in rows {

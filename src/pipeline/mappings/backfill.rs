@@ -35,7 +35,7 @@ use crate::{
     sink::{
         Keys,
         rows::{
-            scan_extra::Wanted,
+            scan_extra::WantedDocuments,
             upsert::{Batch, CollectionBatch},
         },
     },
@@ -73,7 +73,7 @@ impl Shared {
         };
         let Pipeline { target, reporter, .. } = &self.pipeline;
         let mapping = collection.mapping().await;
-        let wanted = Wanted {
+        let wanted = WantedDocuments {
             root: mapping.tables().first().cloned(),
             extra: mapping.extra().map(|extra| extra.name.clone()),
             steps,

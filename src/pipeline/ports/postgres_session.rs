@@ -219,7 +219,7 @@ impl<S: BorrowMut<Session> + Send + Sync> TableSession for PostgresSession<S> {
         locks::make_way(self.session.borrow_mut(), error, &names).await
     }
 
-    async fn scan(&mut self, wanted: &scan_extra::Wanted) -> Result<Box<dyn KeyPages + '_>> {
+    async fn scan(&mut self, wanted: &scan_extra::WantedDocuments) -> Result<Box<dyn KeyPages + '_>> {
         Ok(Box::new(Scan::new(self.session.borrow_mut(), self.target.schema(), wanted).await?))
     }
 

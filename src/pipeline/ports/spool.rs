@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use mongodb::bson::RawDocument;
 
 use crate::{
-    checkpoint::{Checkpoint, Span, SpoolWrite, Waiting},
+    checkpoint::{Checkpoint, SpoolSpan, SpoolWrite, Waiting},
     error::{Error, Kind, Result},
     model::change::{Change, Namespace, Position},
 };
@@ -22,7 +22,7 @@ pub(crate) struct SpoolUpdate {
     pub(crate) names: Arc<[Namespace]>,
     pub(crate) changes: Vec<Change>,
     pub(crate) token: Option<Position>,
-    pub(crate) spans: Vec<(Namespace, Option<Span>)>,
+    pub(crate) spans: Vec<(Namespace, Option<SpoolSpan>)>,
     pub(crate) fingerprint: Option<i64>,
     pub(crate) life: Option<i64>,
 }
@@ -31,7 +31,7 @@ pub(crate) struct SpoolUpdate {
 #[derive(Clone, Debug)]
 pub(crate) struct SpoolState {
     pub(crate) life: i64,
-    pub(crate) spans: HashMap<Namespace, Span>,
+    pub(crate) spans: HashMap<Namespace, SpoolSpan>,
     pub(crate) token: Option<Position>,
     pub(crate) fingerprint: Option<i64>,
 }

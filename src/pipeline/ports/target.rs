@@ -121,7 +121,7 @@ pub(crate) trait TableSession: Send + Sync {
     async fn make_way(&mut self, error: Error, tables: &[Table]) -> Result<Error>;
 
     // Rows.
-    async fn scan(&mut self, wanted: &scan_extra::Wanted) -> Result<Box<dyn KeyPages + '_>>;
+    async fn scan(&mut self, wanted: &scan_extra::WantedDocuments) -> Result<Box<dyn KeyPages + '_>>;
     async fn count_misfits(&self, mapping: &mapping::Mapping) -> Result<Vec<Misfits>>;
     async fn fits_double(&self, table: &str, column: &str) -> Result<bool>;
     async fn misfits(&self) -> Result<HashMap<String, MisfitCount>>;

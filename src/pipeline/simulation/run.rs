@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use super::{Sim, mongo::SimSource, sessions::SimTarget, settings::Settings, spool::SimSpool};
 use crate::{
-    config::{Config, OnDrop, OnHistoryLost, Order, Overrides},
+    config::{Config, OnDrop, OnHistoryLost, Order},
     error::Result,
     mapping_files::MappingFiles,
     pipeline::{
@@ -15,16 +15,13 @@ use crate::{
         ports::LazySpool,
         reload,
     },
-    secret::Secret,
     sink::metadata::fence::OnHeld,
     telemetry::Reporter,
 };
 
 /// What everything but the settings of a schedule is.
 pub(super) fn config() -> Config {
-    let uri = |uri: &str| Some(Secret::from(uri.to_owned()));
-    let (source, target) = (uri("mongodb://simulation"), uri("postgres://simulation"));
-    Config::load(Overrides { source, target, ..Overrides::default() }).unwrap()
+    Config::with_defaults()
 }
 
 pub(super) fn configured(config: &Config, set: &Settings) -> Config {

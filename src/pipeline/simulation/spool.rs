@@ -11,7 +11,7 @@ use super::{
     source::{Doc, Name, doc_of, name_of, namespace},
 };
 use crate::{
-    checkpoint::{Span, Waiting},
+    checkpoint::{SpoolSpan, Waiting},
     error::{Code, Error, Result},
     model::change::{Namespace, Position},
     pipeline::ports::{SpoolLog, SpoolState, SpoolUpdate},
@@ -28,7 +28,7 @@ struct Contents {
 
 #[derive(Clone, Debug)]
 struct Record {
-    span: Span,
+    span: SpoolSpan,
     last: Option<Position>,
     changes: BTreeMap<Position, Doc>,
 }
@@ -165,12 +165,12 @@ impl Spool {
     }
 
     /// What is certain to be there after a crash.
-    pub(super) fn durable(&self) -> (HashMap<Name, Span>, Option<Position>) {
+    pub(super) fn durable(&self) -> (HashMap<Name, SpoolSpan>, Option<Position>) {
         let Contents { token, records, .. } = self.unsynced.first().unwrap_or(&self.now);
         (records.iter().map(|(name, record)| (*name, record.span.clone())).collect(), token.clone())
     }
 
-    pub(super) fn present(&self) -> (HashMap<Name, Span>, Option<Position>) {
+    pub(super) fn present(&self) -> (HashMap<Name, SpoolSpan>, Option<Position>) {
         let Contents { token, records, .. } = &self.now;
         (records.iter().map(|(name, record)| (*name, record.span.clone())).collect(), token.clone())
     }
@@ -202,7 +202,7 @@ impl Spool {
 
 impl Contents {
     /// Opens or closes a span. Returns how far it is known to reach, if the token is ahead of that.
-    fn open(&mut self, name: Name, span: &Span, token: Option<&Position>) -> Result<Option<Position>> {
+    fn open(&mut self, name: Name, span: &SpoolSpan, token: Option<&Position>) -> Result<Option<Position>> {
         let old = self.records.get(&name);
         let reach = match old {
             None => Some(&span.from),
@@ -215,7 +215,7 @@ impl Contents {
         let record = match old {
             None => Record { span: span.clone(), last: None, changes: BTreeMap::new() },
             Some(old) => {
-                Record { span: Span { from: old.span.from.clone(), to: span.to.clone() }, ..old.clone() }
+                Record { span: SpoolSpan { from: old.span.from.clone(), to: span.to.clone() }, ..old.clone() }
             }
         };
         self.records.insert(name, record);

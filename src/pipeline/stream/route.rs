@@ -7,7 +7,7 @@
 //! as every `known` is true, in memory and, after a crash, as it is rebuilt from what is durable:
 //!
 //! - PostgreSQL says what is *applied* (the least position of the collection's partitions), and is always right.
-//! - The spool says, by a [`Span`], that it holds every change in `(from, to]`. If what is applied lies in there, then
+//! - The spool says, by a [`SpoolSpan`], that it holds every change in `(from, to]`. If what is applied lies in there, then
 //!   `known` is `to`, and the spool is drained from what is applied on. If not (the state directory is older, or
 //!   PostgreSQL was taken back to an earlier time), the span is worth nothing: `known` is what is applied.
 //!
@@ -21,7 +21,7 @@
 //! for nothing: everything is rebuilt from what is durable ([`Flow::resume`]), as after a crash.
 
 use crate::{
-    checkpoint::Span,
+    checkpoint::SpoolSpan,
     model::change::{CollectionId, Position},
     pipeline::planted::{self, Bug},
 };
@@ -38,7 +38,7 @@ struct CollectionRoute {
     known: Position,
     /// Handed to the workers, up to here. Where it goes direct: out of the spool.
     given: Position,
-    span: Option<Span>,
+    span: Option<SpoolSpan>,
     /// Whether the span is not stored yet.
     begun: bool,
 }
@@ -57,7 +57,7 @@ pub(crate) enum Route {
 }
 
 /// A change of a stored span. `None`: it is forgotten, with all that waits.
-pub(crate) type Saved = (CollectionId, Option<Span>);
+pub(crate) type Saved = (CollectionId, Option<SpoolSpan>);
 
 /// What is not needed in the spool any more.
 #[derive(Debug, PartialEq)]
@@ -72,7 +72,7 @@ impl Flow {
     /// Everything is held, with what is applied of each collection, and the spans and the token that are stored. Also
     /// the spans that are worth nothing, to be forgotten.
     pub(crate) fn resume(
-        collections: impl IntoIterator<Item = (Position, Option<Span>)>,
+        collections: impl IntoIterator<Item = (Position, Option<SpoolSpan>)>,
         token: Option<&Position>,
     ) -> (Self, Vec<Saved>) {
         let mut routes = Vec::new();
@@ -81,10 +81,10 @@ impl Flow {
             let end = span.as_ref().and_then(|span| span.to.as_ref().or(token)).cloned();
             let way = Route::Held;
             routes.push(match (span, end) {
-                (Some(Span { from, .. }), Some(end))
+                (Some(SpoolSpan { from, .. }), Some(end))
                     if (from <= applied || planted::has(Bug::SpanBelieved)) && applied < end =>
                 {
-                    let span = Some(Span { from, to: Some(end.clone()) });
+                    let span = Some(SpoolSpan { from, to: Some(end.clone()) });
                     CollectionRoute { way, known: end, given: applied, span, begun: false }
                 }
                 (span, _) => {
@@ -168,7 +168,7 @@ impl Flow {
             // What was handed out and not spooled is in no span: this is the beginning of a new one. One that found no space yet
             // is still to be stored.
             route.begun |= route.span.is_none();
-            route.span.get_or_insert(Span { from: route.known.clone(), to: None });
+            route.span.get_or_insert(SpoolSpan { from: route.known.clone(), to: None });
         }
     }
 
@@ -197,7 +197,7 @@ impl Flow {
             }
             let is_stored = route.span.as_ref().is_some_and(|span| span.to.is_none()) && !route.begun;
             let from = route.span.take().map_or_else(|| route.known.clone(), |span| span.from);
-            let open = Span { from, to: None };
+            let open = SpoolSpan { from, to: None };
             if !is_stored {
                 changed.push((id, Some(open.clone())));
             }

@@ -19,7 +19,7 @@ const FIRST_STEP: &str = r"E'^(?:[^\\\\.]|\\\\[\\\\.x])*'";
 
 /// Which documents to find.
 #[derive(Debug)]
-pub struct Wanted {
+pub struct WantedDocuments {
     /// The root table.
     pub root: Option<Table>,
     /// Documents that have something in this column; if there are `steps`, under a key that begins with one
@@ -31,7 +31,7 @@ pub struct Wanted {
     pub replacements: Vec<Replacement>,
 }
 
-impl Wanted {
+impl WantedDocuments {
     /// A condition on the row `t` of the root table. `$1`: the steps.
     fn condition(&self, schema: &str, root_key: &str) -> String {
         let in_extra = self.extra.iter().map(|extra| {
@@ -68,7 +68,7 @@ pub struct Scan<'a>(RowCursor<'a>);
 
 impl<'a> Scan<'a> {
     /// Finds these documents.
-    pub async fn new(session: &'a mut Session, schema: &str, wanted: &Wanted) -> Result<Self> {
+    pub async fn new(session: &'a mut Session, schema: &str, wanted: &WantedDocuments) -> Result<Self> {
         let root = wanted.root.as_ref();
         let Some((root, key)) = root.and_then(|root| Some((root, root.columns.first()?))) else {
             return Err(Error::bug("look for documents: no key column"));

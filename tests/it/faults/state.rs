@@ -10,7 +10,7 @@ use std::{
 };
 
 use docrow::{
-    checkpoint::{Checkpoint, Span, SpoolWrite},
+    checkpoint::{Checkpoint, SpoolSpan, SpoolWrite},
     error::{Disposition, Kind},
     model::change::{Namespace, Position},
 };
@@ -131,7 +131,7 @@ fn open(dir: &Path) -> Checkpoint {
 /// A spool with a span from 0.
 fn spooling(dir: &Path) -> Checkpoint {
     let spool = open(dir);
-    let span = Span { from: position(0), to: None };
+    let span = SpoolSpan { from: position(0), to: None };
     spool.spool(&SpoolWrite { spans: vec![(&orders(), Some(span))], ..SpoolWrite::default() }).unwrap();
     spool
 }

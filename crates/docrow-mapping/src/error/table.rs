@@ -393,7 +393,7 @@ codes! {
         "It is corrupt, and docrow can't set the corrupt files aside."
         "Stop docrow, remove or move the directory, and start again: it is expendable."
     6003 StateUnwritable(Usage) "The state directory can't be written."
-        "docrow's user may not write there, or the path does not exist."
+        "The path does not exist, or docrow's user may not write there."
         "Make it writable for docrow's user, or name another one with `--state` or `[state] dir`."
     6004 StateOfAnother(Usage) "The state directory belongs to another pipeline."
         "A directory serves one pipeline, whose name is stored in it."

@@ -24,7 +24,7 @@ use crate::{
             mapping_versions::Mapping,
             misfits::{MisfitCount, Misfits},
         },
-        rows::scan_extra::Wanted,
+        rows::scan_extra::WantedDocuments,
     },
 };
 
@@ -116,7 +116,7 @@ impl TableSession for Link {
         self.wait().await.map(|()| error)
     }
 
-    async fn scan(&mut self, wanted: &Wanted) -> Result<Box<dyn KeyPages + '_>> {
+    async fn scan(&mut self, wanted: &WantedDocuments) -> Result<Box<dyn KeyPages + '_>> {
         let root = wanted.root.as_ref().ok_or_else(|| Error::bug("simulation: a scan of nothing"))?;
         let keys = |_: &World, pg: &Contents| {
             let name = pg.name_of_table(&root.name)?;

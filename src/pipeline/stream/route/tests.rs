@@ -11,8 +11,8 @@ fn at(n: u32) -> Position {
     Position::from_token(&rawdoc! { "_data": format!("82{n:08X}00000001") }).unwrap()
 }
 
-fn span(from: u32, to: Option<u32>) -> Option<Span> {
-    Some(Span { from: at(from), to: to.map(at) })
+fn span(from: u32, to: Option<u32>) -> Option<SpoolSpan> {
+    Some(SpoolSpan { from: at(from), to: to.map(at) })
 }
 
 fn start(flow: &Flow) -> Position {

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Tailer;
 use crate::{
-    checkpoint::Span,
+    checkpoint::SpoolSpan,
     error::{Code, Error, Kind, Result},
     failpoint::{self, Failpoint},
     metrics,
@@ -46,7 +46,7 @@ pub(super) struct Spool {
     /// How much was taken out of it, by collection.
     pub(super) taken: BTreeMap<CollectionId, u64>,
     /// Spans to be stored with the next write, in this order.
-    pub(super) owed: Vec<(Namespace, Option<Span>)>,
+    pub(super) owed: Vec<(Namespace, Option<SpoolSpan>)>,
     /// The last reply found no space, and is tried again then.
     pub(super) again: Instant,
     is_lacking: bool,
@@ -233,7 +233,7 @@ impl Tailer {
         }
     }
 
-    fn named(&self, spans: Vec<Saved>) -> Vec<(Namespace, Option<Span>)> {
+    fn named(&self, spans: Vec<Saved>) -> Vec<(Namespace, Option<SpoolSpan>)> {
         let name = |id: CollectionId| self.now.collections.get(id.0).map(|c| c.namespace().clone());
         spans.into_iter().filter_map(|(id, span)| Some((name(id)?, span))).collect()
     }

@@ -131,7 +131,6 @@ fn refuses_to_omit_what_is_mapped() {
 
 #[test]
 fn refuses_options_that_do_not_go_together() {
-    let soft = "on_delete = \"soft\"\n";
     for (rest, expected) in [
         ("on_unfit = \"x\"", "6: on_unfit: must be \"extra\" or \"dead_letter\" or \"fail\""),
         ("on_delete = \"x\"", "6: on_delete: must be \"delete\" or \"soft\""),
@@ -189,7 +188,7 @@ fn refuses_options_that_do_not_go_together() {
             "15: tables.c.columns.z.path: \"x.y.z\" is mapped twice",
         ),
         (
-            &format!("{soft}[columns]\n_deleted_at = {{ path = \"a\", type = \"text\" }}"),
+            "on_delete = \"soft\"\n[columns]\n_deleted_at = { path = \"a\", type = \"text\" }",
             "8: columns._deleted_at: the name \"_deleted_at\" is already in use, or differs from one in \
                  use only in case",
         ),
