@@ -27,7 +27,8 @@
 //!    workers, or through the spool), `phase` (a collection's phase),
 //!    [`partitioner`](pipeline::stream::partitioner) (which worker), [`batch`](pipeline::apply::batch)
 //!    (folding), `staleness` (when an event may be applied as it is), `watermark` (how far everything is
-//!    applied); `simulation` tests them with thousands of crashes.
+//!    applied). `ports` are what the pipeline speaks to the servers by; `simulation` runs all of it behind them,
+//!    with thousands of crashes.
 //! 3. [`source`]: reads MongoDB: chunks, change stream, lookups.
 //! 4. [`schema`] and [`mapping`]: mapping files, inference and growth; the compiled mapping, which walks a raw document
 //!    once and encodes its rows in PostgreSQL's binary format, and the way back from rows to the document.
