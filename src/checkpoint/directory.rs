@@ -124,7 +124,7 @@ impl Checkpoint {
                 if let Err(error) = if has_space { self.reopen(failed, None) } else { Ok(()) } {
                     tracing::warn!(code = %error.code(), "{error}");
                 }
-                error(Code::StateFull, &format!("no space is left ({cause})"))
+                error(Code::StateFull, &format!("there is no space left ({cause})"))
             }
             StoreFailure::Refused(cause) => error(Code::StateRefused, cause.as_ref()),
             StoreFailure::Broken(_) | StoreFailure::Inconsistent(_) => {

@@ -45,7 +45,7 @@ impl SystemAccount {
             return Ok(None);
         }
         let users = fs::read_to_string("/etc/passwd").map_err(caused)?;
-        let account = ["postgres", "no process"].iter().find_map(|name| Self::parse(&users, name));
+        let account = ["postgres", "nobody"].iter().find_map(|name| Self::parse(&users, name));
         account
             .map(Some)
             .ok_or_else(|| Error::new(Code::DemoPostgres, format!("{doing}: create user `postgres`")))
@@ -300,7 +300,7 @@ mod tests {
             "postgresql:x:7:8::/:/bin/sh\npostgres:x:101:104:PostgreSQL:/var/lib/postgresql:/bin/bash\n";
         let SystemAccount { uid, gid } = SystemAccount::parse(users, "postgres").unwrap();
         assert_eq!((uid, gid), (101, 104));
-        assert!(SystemAccount::parse(users, "no process").is_none());
+        assert!(SystemAccount::parse(users, "nobody").is_none());
     }
 
     #[test]

@@ -80,7 +80,7 @@ impl NoticeCourier {
             let delay = retry.after_failure();
             if retry.failures() == 1 {
                 tracing::warn!(
-                    "the webhook at {} does not accept a notification: {why}: retrying",
+                    "the webhook at {} does not accept a notification: {why}: trying again",
                     self.host()
                 );
             }

@@ -267,7 +267,7 @@ impl ChangeStream {
             return Err(error);
         }
         match self.retry.failures() {
-            1 => tracing::warn!(code = %error.code(), "{error}: retrying until it works"),
+            1 => tracing::warn!(code = %error.code(), "{error}: trying again until it works"),
             failures if failures % FAILURES_PER_WARNING == 0 => {
                 tracing::warn!(code = %error.code(), "{error}: failure {failures}");
             }

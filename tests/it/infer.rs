@@ -120,7 +120,7 @@ async fn nothing_is_written_over() {
     let ended = infer(&[&name("people"), "--force"]).await.with_code(2);
     assert!(ended.error().contains(".people: it maps docrow_test_infer_force.elsewhere"), "{}", ended.log);
 
-    let ended = infer(&[&name("no process")]).await.with_code(2);
+    let ended = infer(&[&name("nobody")]).await.with_code(2);
     assert!(ended.error().contains("no collection of "), "{}", ended.log);
     let ended = infer(&[&name("view")]).await.with_code(2);
     assert!(ended.error().contains("it is a view"), "{}", ended.log);

@@ -85,7 +85,7 @@ async fn refused(mode: &str) {
     home.set("target.uri", pooler.uri.as_str());
     let checked = home.finish(&["check"]).await.with_code(1);
     assert!(
-        checked.out.contains("a pooler at") && checked.out.contains("pool_mode = session"),
+        checked.out.contains("a pooler at") && checked.out.contains("PgBouncer: pool_mode"),
         "{}",
         checked.out
     );

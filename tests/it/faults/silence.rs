@@ -89,7 +89,8 @@ async fn sessions_stopped_during_stream() {
     docrow.logs("does not end").await;
     change(&place, 1).await;
     signal("CONT", &sessions);
-    super::converges(&place, &home, docrow).await.quiet_but(&[RETRIES, SILENT]);
+    // A session that has gone on may end later than the next one asks for what it holds.
+    super::converges(&place, &home, docrow).await.quiet_but(&[RETRIES, SILENT, "waits for a lock on"]);
 }
 
 /// Any other command ends, too, with an explanation; but not because an answer takes long while the server is

@@ -226,7 +226,7 @@ async fn a_column_with_large_integers_is_not_widened() {
     tables[0].columns[4] = column("age", Scalar::Double);
     let error = place.change(&mapping().next("second"), &tables).await.unwrap_err();
     assert_eq!(error.kind(), Kind::TargetRefused);
-    assert!(error.to_string().contains(r#""age" bigint with values that a double"#), "{error}");
+    assert!(error.to_string().contains(r#""age" bigint with values that would not read back"#), "{error}");
     assert_eq!(place.stored().await.version, 1);
     // Nor is a large table rewritten.
     place.query("UPDATE users SET age = 1; INSERT INTO users (id, name) SELECT n, repeat('x', 1900) FROM generate_series(2, 40000) n").await;

@@ -37,7 +37,7 @@ async fn every_way_to_log_in() {
     }
     let said = ["refuses the credentials", "check user, password and authSource in the URI"];
     let subject = ["MONGODB-X509", "$external", "openssl x509"];
-    let other = servers.authority.client("no process");
+    let other = servers.authority.client("nobody");
     for (case, uri, words) in [
         ("password", servers.mongodb_uri("sha256:geheim-wrong@", &options), &said[..]),
         ("user", servers.mongodb_uri(&format!("nobody:{ENCODED}@"), &options), &said),

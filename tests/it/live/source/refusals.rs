@@ -87,7 +87,7 @@ async fn credentials_and_privileges_are_checked() {
     for name in ["shop", "crm"] {
         root.database(name).collection("orders").insert_one(doc! { "_id": 1 }).await.unwrap();
     }
-    for (user, role) in [("reader", Some("read")), ("no process", None)] {
+    for (user, role) in [("reader", Some("read")), ("nobody", None)] {
         let roles: Vec<_> = role.iter().map(|role| doc! { "role": role, "db": "shop" }).collect();
         admin.run_command(doc! { "createUser": user, "pwd": "s3cret", "roles": roles }).await.unwrap();
     }

@@ -242,7 +242,7 @@ fn plan_others(planted: &mut Planted) {
     );
     // Some of these are keys that no document can have: docrow would write them in another form.
     for (key, statement) in [
-        ("no process", "INSERT INTO free (_id) VALUES ('nobody')"),
+        ("nobody", "INSERT INTO free (_id) VALUES ('nobody')"),
         ("{\"not\" :  \"canonical\"}", "INSERT INTO free (_id) VALUES ('{\"not\" :  \"canonical\"}')"),
         ("null", "INSERT INTO free (_id) VALUES ('null')"),
         ("[no json", "INSERT INTO free (_id) VALUES ('[no json')"),
