@@ -172,6 +172,7 @@ impl World {
     pub(super) fn restart(&mut self) {
         let World { spool, rng, .. } = self;
         spool.crash(rng);
+        self.restarts += 1;
         (self.demand, self.notices, self.stream, self.planned) = (None, None, None, None);
         (self.seen, self.is_bad_moment) = (0, false);
         self.shutdown = crate::shutdown::Shutdown::default();

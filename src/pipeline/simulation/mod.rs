@@ -73,13 +73,14 @@ use crate::{
 
 /// What does not come to rest within so long has stalled, and so has what does not stop.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// Whoever has started docrow so often has no use for it.
+const MOST_RESTARTS: u32 = 1_000;
 const STOPS_WITHIN: Duration = Duration::from_secs(60);
 
 struct World {
     rng: Rng,
     set: Settings,
     config: Config,
-    bug: Option<Bug>,
     source: Source,
     spool: Spool,
     pg: Postgres,
@@ -106,6 +107,8 @@ struct World {
     is_calm: bool,
     steps_left: usize,
     warmed_up: bool,
+    /// How often docrow was started again.
+    restarts: u32,
     /// Whether docrow is told to stop for good.
     is_over: bool,
     wrong: Option<String>,
@@ -125,7 +128,7 @@ enum Ended {
 }
 
 impl Sim {
-    fn new(seed: u64, (focus, order): (Focus, Order), bug: Option<Bug>, tells: bool) -> Self {
+    fn new(seed: u64, (focus, order): (Focus, Order), tells: bool) -> Self {
         static CONFIG: OnceLock<Config> = OnceLock::new();
         let mut rng = Rng::with_seed(seed);
         let set = Settings::of(&mut rng, focus, order);
@@ -136,7 +139,6 @@ impl Sim {
             rng,
             set,
             config: CONFIG.get_or_init(run::config).clone(),
-            bug,
             source,
             spool: Spool::default(),
             pg: Postgres::new(),
@@ -155,6 +157,7 @@ impl Sim {
             is_calm: false,
             steps_left,
             warmed_up,
+            restarts: 0,
             is_over: false,
             wrong: None,
             story: tells.then(VecDeque::new),
@@ -163,10 +166,6 @@ impl Sim {
 
     fn lock(&self) -> MutexGuard<'_, World> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn has(&self, bug: Bug) -> bool {
-        self.lock().bug == Some(bug)
     }
 
     /// How long an answer takes; `None`: no time.
@@ -223,6 +222,9 @@ impl Sim {
                 }
             }
             world.restart();
+            if world.restarts > MOST_RESTARTS {
+                return Err("docrow ends again and again".to_owned());
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use fastrand::Rng;
 
 use super::{
-    Bug, Sim,
+    Bug, Sim, planted,
     source::{Doc, Name, doc_of, name_of, namespace},
 };
 use crate::{
@@ -274,7 +274,7 @@ impl SpoolLog for SimSpool {
             }
             return Err(Error::new(Code::StateFull, "simulation: the disk is full"));
         }
-        if self.0.has(Bug::TokenWithoutChanges) {
+        if planted::has(Bug::TokenWithoutChanges) {
             let early = SpoolUpdate { changes: Vec::new(), ..update.clone() };
             self.with(|spool| spool.write(&early)).await?;
         }

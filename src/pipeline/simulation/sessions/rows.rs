@@ -9,6 +9,7 @@ use super::{
     super::{
         Bug, World,
         columns::{Columns, tuples},
+        planted,
         postgres::Contents,
         source::name_of,
     },
@@ -42,7 +43,7 @@ impl RowApplier for SimApplier {
         }
         let place = (*partition, *fingerprint);
         let what = format!("worker {} stores {}", partition.0, words(batch));
-        if link.sim.has(Bug::PositionBeforeRows) && !batch.collections.is_empty() {
+        if planted::has(Bug::PositionBeforeRows) && !batch.collections.is_empty() {
             let first = Batch { reached: batch.reached, shown: batch.shown, ..Batch::default() };
             link.transact("too early", batch.is_durable, |world, pg| pg.apply(world, place, &first)).await?;
         }
@@ -164,7 +165,7 @@ impl ChunkTransaction for SimChunk<'_> {
             chunk.map(|chunk| chunk.copied = Some(marker.documents)).ok_or_else(away)
         };
         let what = format!("chunk {number} of c{name}: {} rows", rows.len());
-        if link.sim.has(Bug::ChunkTwice) {
+        if planted::has(Bug::ChunkTwice) {
             link.change(&what, copy).await?;
             return link.change("and its mark", mark).await;
         }

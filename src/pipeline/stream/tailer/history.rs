@@ -61,14 +61,13 @@ impl Tailer {
     /// The collections whose changes can't be read on. All that are followed, if the server refuses none of their positions
     /// by itself.
     async fn lost(&self) -> Result<Vec<CollectionId>> {
-        let namespaces = self.namespaces();
         let mut followed: Vec<_> = self.flow.followed().collect();
         followed.sort_by(|a, b| self.flow.known(*a).cmp(&self.flow.known(*b)));
         let (mut lost, mut left) = (0, followed.len());
         while lost < left {
             let middle = usize::midpoint(lost, left);
             let Some(position) = followed.get(middle).and_then(|id| self.flow.known(*id)) else { break };
-            if self.source.holds(&namespaces, &self.beginning_at(position)).await? {
+            if self.source.holds(&self.names, &self.beginning_at(position)).await? {
                 left = middle;
             } else {
                 lost = middle + 1;

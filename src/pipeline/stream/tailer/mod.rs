@@ -75,6 +75,8 @@ pub(crate) struct Tailer {
     resumes: Option<Vec<Position>>,
     /// Of the stream.
     fingerprint: i64,
+    /// The names of its collections, by their numbers.
+    names: Arc<[Namespace]>,
     /// Whether what is known of a collection is of another stream, in which this one may not find it.
     is_foreign: bool,
     flow: Flow,
@@ -134,6 +136,7 @@ impl Tailer {
             gone: Some(attempt),
             resumes: None,
             fingerprint: 0,
+            names: Arc::default(),
             is_foreign: false,
             flow: Flow::resume([], None).0,
             stream: None,
@@ -277,15 +280,15 @@ impl Tailer {
     /// Begins from what is durable: in PostgreSQL, as `applied` says, and in the spool.
     async fn resume(&mut self, applied: Vec<Position>) -> Result<()> {
         self.post.at("looks up what the spool holds");
-        let namespaces = self.namespaces();
-        if applied.len() != namespaces.len() {
+        self.names = self.now.collections.iter().map(|collection| collection.namespace().clone()).collect();
+        if applied.len() != self.names.len() {
             return Err(Error::bug("read the stream: a collection has no position"));
         }
-        self.fingerprint = Source::fingerprint(&namespaces);
+        self.fingerprint = Source::fingerprint(&self.names);
         let SpoolState { life, mut spans, token, fingerprint: stored } = self.log()?.state().await?;
         self.spool.life = Some(life);
         let known: Vec<_> =
-            applied.into_iter().zip(namespaces.iter().map(|name| spans.remove(name))).collect();
+            applied.into_iter().zip(self.names.iter().map(|name| spans.remove(name))).collect();
         let (flow, worthless) = Flow::resume(known, token.as_ref());
         self.flow = flow;
         // An open span of a collection whose changes do not come any more would claim to hold them.
@@ -316,7 +319,7 @@ impl Tailer {
         self.since = Instant::now();
         self.start = self.flow.start().cloned();
         let start = self.start.as_ref().map(|start| self.beginning_at(start));
-        self.stream = start.map(|start| self.source.change_stream(&self.namespaces(), start));
+        self.stream = start.map(|start| self.source.change_stream(&self.names, start));
     }
 
     fn beginning_at(&self, position: &Position) -> StreamStart {
@@ -324,10 +327,6 @@ impl Tailer {
             true => StreamStart::At(position.cluster_time()),
             false => StreamStart::After(position.clone()),
         }
-    }
-
-    fn namespaces(&self) -> Vec<Namespace> {
-        self.now.collections.iter().map(|collection| collection.namespace().clone()).collect()
     }
 
     /// Lets the changes of collections that are stopped go by.

@@ -92,7 +92,7 @@ impl Tailer {
         failpoint::reach(Failpoint::SpoolBeforeWrite);
         failpoint::hang(Failpoint::SpoolBeforeWrite).await;
         let update = SpoolUpdate {
-            names: self.namespaces().into(),
+            names: self.names.clone(),
             changes,
             token: Some(position.clone()),
             spans,
