@@ -13,7 +13,7 @@ export ROCKSDB_STATIC ?= 1
 # Tests mostly wait for servers.
 export RUST_TEST_THREADS ?= 4
 
-.PHONY: setup demo test quick chaos golden bench bench-check fuzz fuzz-live screenshots lint release
+.PHONY: setup demo check test quick chaos golden bench bench-check fuzz fuzz-live screenshots lint release
 
 setup:
 	@.ci/setup
@@ -26,6 +26,12 @@ demo: setup
 # Cargo says a result for each binary; the last line here is their sum.
 SUM = awk '{ print; fflush() } /^test result:/ { passed += $$4; failed += $$6 } \
     END { printf "%d passed, %d failed\n", passed, failed; exit passed == 0 }'
+
+# What an edit can break without running anything: format, types, and what crates/tidy holds.
+check: setup
+	@cargo fmt --all --check
+	@cargo run --quiet --package tidy
+	@cargo check --quiet --workspace --features failpoints
 
 # With the places where tests end the process, which no other build has. T=faults::spool runs those whose names hold that.
 T ?=

@@ -13,7 +13,7 @@
 //!
 //! Data flows one way, `source → model → mapping → sink`, and only `pipeline` connects them: `source` does not know
 //! that PostgreSQL exists, `sink` does not know MongoDB. `model`, `mapping` and `schema` do no I/O: they are a crate of
-//! their own, `docrow-mapping`, with [`error`] and [`shown`]. `tests/it/tidy.rs` holds the imports to it.
+//! their own, `docrow-mapping`, with [`error`] and [`shown`]. `crates/tidy` holds the imports to it.
 //!
 //! # Reading order
 //!

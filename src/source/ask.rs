@@ -1,5 +1,5 @@
 //! Requests to the server, and how long to wait for an answer. Everything that awaits the driver does so
-//! here, which `tests/it/tidy.rs` enforces for the other files: the driver itself waits forever for the
+//! here, which `crates/tidy` enforces for the other files: the driver itself waits forever for the
 //! answer on a frozen connection, where nothing is refused and nothing arrives.
 //!
 //! # Silent or slow

@@ -46,7 +46,6 @@ mod servers;
 mod states;
 mod status;
 mod support;
-mod tidy;
 mod told;
 mod walk;
 mod widening;

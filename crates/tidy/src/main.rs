@@ -1,14 +1,19 @@
-//! What no compiler checks: the direction of imports, circles of them, the purity of the pure modules, the
+//! Checks what no compiler does: the direction of imports, circles of them, the purity of the pure modules, the
 //! length of files and functions, names that two types have, and that the value layer depends on nothing that
-//! does I/O. [`rules`] holds what is allowed.
+//! does I/O. [`rules`] holds what is allowed. `cargo run -p tidy` prints what it finds.
 
 mod circles;
 mod rules;
 mod shape;
 
-use std::{collections::BTreeMap, fs, path::Path, process::Command};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
 
-use self::rules::{BANNED, LEFT_OUT, MAY_IMPORT, NOT_YET, ROOMS};
+use self::rules::{BANNED, MAY_IMPORT, NOT_YET, ROOMS};
 
 /// Where the value layer is, whose modules `src/lib.rs` re-exports.
 const VALUE_LAYER: &str = "crates/docrow-mapping";
@@ -183,38 +188,43 @@ fn unexcused(mut faults: Vec<String>, excuses: &[(&str, &str)]) -> Vec<String> {
     faults
 }
 
-#[test]
-fn the_source_is_tidy() {
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut found = Vec::new();
-    for package in [repository.to_owned(), repository.join(VALUE_LAYER)] {
-        let (mut sources, mut faulty) = (Sources::new(), Vec::new());
-        let folders = ["src", "tests", "benches"].map(|folder| package.join(folder));
-        for folder in folders.iter().filter(|folder| folder.exists()) {
-            for_each_file(folder, &mut |path| {
-                let name = path.strip_prefix(&package).unwrap().to_str().unwrap();
-                let text = fs::read_to_string(path).unwrap();
-                faulty.extend(faults(name, &text));
-                faulty.extend(
-                    (!is_reached(path))
-                        .then(|| format!("{name}: no `mod` names it, so it is never compiled")),
-                );
-                sources.insert(name.to_owned(), text);
-            });
+/// The sources of each package: docrow's, and the value layer's.
+fn packages() -> [(PathBuf, Sources); 2] {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    [repository.clone(), repository.join(VALUE_LAYER)].map(|package| {
+        let mut sources = Sources::new();
+        for folder in ["src", "tests", "benches"].map(|folder| package.join(folder)) {
+            if folder.exists() {
+                for_each_file(&folder, &mut |path| {
+                    let name = path.strip_prefix(&package).unwrap().to_str().unwrap();
+                    sources.insert(name.to_owned(), fs::read_to_string(path).unwrap());
+                });
+            }
         }
-        assert!(sources.len() > 30, "only {} files were looked at", sources.len());
-        faulty.extend(sources.iter().flat_map(|(path, text)| shape::too_long(path, text)));
-        sources.retain(|path, _| !LEFT_OUT.iter().any(|left_out| path.starts_with(left_out)));
-        faulty.extend(faults_between(&sources));
-        found.extend(faulty);
-    }
-    let found = unexcused(found, NOT_YET);
-    assert!(found.is_empty(), "{}", found.join("\n"));
+        assert!(sources.len() > 30, "only {} files were found in {}", sources.len(), package.display());
+        (package, sources)
+    })
 }
 
-/// Its compile, its tests and its fuzzing need neither RocksDB nor servers.
-#[test]
-fn the_value_layer_depends_on_nothing_that_does_io() {
+/// Everything that is wrong with docrow's source.
+fn untidy() -> Vec<String> {
+    let mut found = Vec::new();
+    for (package, sources) in packages() {
+        for (path, text) in &sources {
+            found.extend(faults(path, text));
+            found.extend(shape::too_long(path, text));
+            let unreached = !is_reached(&package.join(path));
+            found.extend(unreached.then(|| format!("{path}: no `mod` names it, so it is never compiled")));
+        }
+        found.extend(faults_between(&sources));
+    }
+    found.extend(io_in_the_value_layer());
+    unexcused(found, NOT_YET)
+}
+
+/// The packages that do I/O and that the value layer depends on: its compile, its tests and its fuzzing need neither
+/// RocksDB nor servers.
+fn io_in_the_value_layer() -> Vec<String> {
     let tree = Command::new(env!("CARGO"))
         .args(["tree", "--offline", "--package=docrow-mapping", "--edges=normal", "--prefix=none"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -222,11 +232,26 @@ fn the_value_layer_depends_on_nothing_that_does_io() {
         .unwrap();
     let tree = String::from_utf8(tree.stdout).unwrap();
     assert!(tree.starts_with("docrow-mapping ") && tree.contains("\nbson "), "{tree}");
-    for package in
-        ["tokio ", "mongodb ", "rocksdb ", "librocksdb-sys ", "tokio-postgres ", "mio ", "socket2 "]
-    {
-        assert!(!tree.lines().any(|line| line.starts_with(package)), "{package} is in\n{tree}");
+    let io = ["tokio ", "mongodb ", "rocksdb ", "librocksdb-sys ", "tokio-postgres ", "mio ", "socket2 "];
+    let found = io.into_iter().filter(|package| tree.lines().any(|line| line.starts_with(package)));
+    found.map(|package| format!("docrow-mapping: depends on {package}")).collect()
+}
+
+fn main() -> ExitCode {
+    let found = untidy();
+    for fault in &found {
+        println!("{fault}");
     }
+    for (_, sources) in packages() {
+        println!("{}", shape::figures(&sources));
+    }
+    if found.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[test]
+fn the_source_is_tidy() {
+    let found = untidy();
+    assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
 #[test]
@@ -252,7 +277,7 @@ fn what_is_untidy_is_found() {
         let found = faults(path, text);
         assert!(found.len() == 1 && found[0].contains(message), "{path}: {text}: {found:?}");
     }
-    assert!(!is_reached(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/nowhere.rs")));
+    assert!(!is_reached(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/nowhere.rs")));
     let fine =
         "//! A.\n// crate::sink is not known here.\nuse crate::{model::change::{Change, Op}, error::Result};";
     assert_eq!(faults("src/source/a.rs", fine), [""; 0]);

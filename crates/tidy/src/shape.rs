@@ -40,6 +40,31 @@ fn functions(text: &str) -> Vec<(&str, usize)> {
     begins.filter_map(|(at, name)| Some((name, length(at)?))).collect()
 }
 
+/// How long the functions of `src/` are, and how many of its types have a name of one word.
+pub(super) fn figures(sources: &Sources) -> String {
+    let source = || sources.iter().filter(|(path, _)| path.starts_with("src/"));
+    let mut lines: Vec<_> = source()
+        .flat_map(|(_, text)| {
+            functions(&code_of(text)).into_iter().map(|(_, lines)| lines).collect::<Vec<_>>()
+        })
+        .collect();
+    lines.sort_unstable();
+    let at = |percent| lines[(lines.len() - 1) * percent / 100];
+    let code: Vec<_> = source().map(|(_, text)| code_of(text)).collect();
+    let names: Vec<_> = code.iter().flat_map(|code| types(code)).collect();
+    let is_one_word = |name: &&str| name.matches(char::is_uppercase).count() == 1;
+    let one_word = names.iter().filter(|name| is_one_word(name)).count();
+    format!(
+        "{} files, {} functions of {} lines (median), {} (90 %), {} (longest); {one_word} of {} types have a name of one word",
+        source().count(),
+        lines.len(),
+        at(50),
+        at(90),
+        at(100),
+        names.len()
+    )
+}
+
 /// The names that more than one type of `src/` has. Commands have their `Options` each.
 pub(super) fn twice(sources: &Sources) -> Vec<String> {
     let mut homes: BTreeMap<String, Vec<&str>> = BTreeMap::new();

@@ -92,9 +92,6 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Where circles, the order of the rooms and names that two types have are not looked at yet.
-pub(super) const LEFT_OUT: &[&str] = &["src/pipeline/"];
-
 /// What is not tidy yet: how the fault begins, and a part of what it says. A line that excuses nothing any
 /// more is a fault itself.
 pub(super) const NOT_YET: &[(&str, &str)] = &[
@@ -102,4 +99,8 @@ pub(super) const NOT_YET: &[(&str, &str)] = &[
     ("src/error/table.rs", "has 430 lines"),
     ("src/error/", "is in a circle"),
     ("src/schema/", "is in a circle"),
+    ("src/pipeline/", "is in a circle"),
+    ("src/pipeline/", "which is not below"),
+    ("src/pipeline/", "is not in the table of the rooms"),
+    ("src/", "the name of the type"),
 ];
