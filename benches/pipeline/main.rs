@@ -35,7 +35,7 @@ use docrow::{
         change::{Change, CollectionId, Op},
         partition::Partition,
     },
-    pipeline::{apply::batch::Batch, stream::partitioner::Router},
+    pipeline::{apply::batch::ChangeBatch, stream::partitioner::Router},
     schema::MappingSpec,
     sink::Keys,
 };
@@ -128,7 +128,7 @@ impl Worker {
     }
 
     async fn run(mut self, mut incoming: mpsc::Receiver<Vec<Change>>) -> Self {
-        let mut batch = Batch::default();
+        let mut batch = ChangeBatch::default();
         while let Some(changes) = incoming.recv().await {
             for change in changes {
                 if batch.is_full(self.batch_rows) {
@@ -144,7 +144,7 @@ impl Worker {
         self
     }
 
-    fn flush(&mut self, batch: &mut Batch) {
+    fn flush(&mut self, batch: &mut ChangeBatch) {
         let (changes, positions) = batch.take();
         for change in &changes {
             let Op::Whole(document) = &change.op else { unreachable!("an insert carries its document") };

@@ -13,7 +13,7 @@ use docrow::{
         change::{Change, CollectionId},
         partition::Partition,
     },
-    pipeline::{apply::batch::Batch, stream::partitioner::Router},
+    pipeline::{apply::batch::ChangeBatch, stream::partitioner::Router},
 };
 use tempfile::TempDir;
 
@@ -58,7 +58,7 @@ pub(crate) fn folding(criterion: &mut Criterion) {
         let reply = updates(1, EVENTS, EVENTS * (100 - repeats) / 100);
         group.bench_function(BenchmarkId::from_parameter(format!("{repeats}%")), |bench| {
             let fold = |changes: Vec<Change>| {
-                let mut batch = Batch::default();
+                let mut batch = ChangeBatch::default();
                 changes.into_iter().for_each(|change| batch.push(change));
                 batch.take()
             };

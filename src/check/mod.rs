@@ -49,7 +49,7 @@ pub async fn run(config: &Config, size: u32) -> CheckReport {
     let mut rate = None;
     if let (Some(found), Some(files)) = (&source, &files) {
         let asked = target.as_mut().map(|(target, session)| (&*target, session));
-        let previewed = pipeline::preview((config, files), &found.source, &found.collections, asked);
+        let previewed = pipeline::preview(config, files, &found.source, &found.collections, asked);
         // The findings contain what a run would log.
         let previewed = previewed.with_subscriber(NoSubscriber::new()).await;
         let (of_documents, measured) = documents::check(config, found, previewed, size).await;

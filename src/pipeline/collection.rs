@@ -379,7 +379,8 @@ pub(super) fn dead_letter_of(
     collection: &Collection,
     mapping: &Mapping,
     document: &RawDocument,
-    (path, reason): (&str, &str),
+    path: &str,
+    reason: &str,
 ) -> Result<DeadLetter> {
     Ok(DeadLetter {
         collection: collection.name().to_owned(),

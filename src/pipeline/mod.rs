@@ -36,28 +36,37 @@
 pub mod apply;
 mod collection;
 mod context;
+mod counts;
+mod gauges;
 mod mappings;
 mod observe;
+mod pausing;
 mod planted;
 mod ports;
 mod prepare;
+mod refused_collections;
 mod reload;
 mod requests;
 mod run;
 #[cfg(test)]
 mod simulation;
 mod snapshot;
+mod stored_states;
 pub mod stream;
 mod supervisor;
+mod table_keys;
+mod throttle;
 mod tries;
+mod watermark;
 
 pub use self::{
-    context::{Job, Summary, Until},
+    context::Until,
+    counts::Summary,
     mappings::{
         active::is_automatic,
         preview::{Preview, plan, preview},
     },
     reload::Reload,
     requests::row_repair::repair,
-    run::run,
+    run::{Job, run},
 };

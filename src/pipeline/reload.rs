@@ -12,30 +12,16 @@ use tokio::{
 };
 
 use super::{
-    context::Pipeline,
+    context::TurnSettings,
     mappings::active::{Mappings, require_collections},
 };
 use crate::{
     config::{Config, ConfigChange},
     error::{Error, Kind, Result},
     mapping_files::{self, MappingFiles},
-    sink::Target,
+    sink::{Target, metadata::mapping_versions},
     source::Source,
 };
-
-/// The servers that are logged in to again.
-pub(super) struct Servers {
-    pub(super) source: Source,
-    pub(super) target: Target,
-}
-
-/// What a turn goes by.
-#[derive(Debug)]
-pub(super) struct Settings {
-    pub(super) config: Arc<Config>,
-    /// As they were when that was read, to tell which have changed. A turn reads them again.
-    pub(super) files: MappingFiles,
-}
 
 /// When the configuration is to be read again, and how.
 pub struct Reload(Option<(Signal, Load)>);
@@ -66,19 +52,22 @@ impl Reload {
     }
 }
 
-impl Pipeline {
+/// Takes up what has changed.
+pub(super) struct Reloader {
+    /// Logged in to again.
+    pub(super) source: Source,
+    pub(super) target: Target,
+    pub(super) settings: watch::Sender<Arc<TurnSettings>>,
+}
+
+impl Reloader {
     /// Takes up what has changed, whenever it is to be read.
-    pub(super) async fn reload(
-        &self,
-        mut reload: Reload,
-        servers: &Servers,
-        settings: &watch::Sender<Arc<Settings>>,
-    ) -> Infallible {
+    pub(super) async fn run(&self, mut reload: Reload) -> Infallible {
         loop {
             let wanted = reload.asked().await;
-            let current = settings.borrow().clone();
-            match self.take_up(servers, wanted, &current).await {
-                Ok(Some(new)) => drop(settings.send_replace(Arc::new(new))),
+            let current = self.settings.borrow().clone();
+            match self.take_up(wanted, &current).await {
+                Ok(Some(new)) => drop(self.settings.send_replace(Arc::new(new))),
                 Ok(None) => {}
                 Err(error) => tracing::error!(
                     code = %error.code(),
@@ -89,18 +78,13 @@ impl Pipeline {
     }
 
     /// What a turn is to go by from now on; `None`: by the same as before. Says so.
-    async fn take_up(
-        &self,
-        servers: &Servers,
-        wanted: Result<Config>,
-        current: &Settings,
-    ) -> Result<Option<Settings>> {
+    async fn take_up(&self, wanted: Result<Config>, current: &TurnSettings) -> Result<Option<TurnSettings>> {
         let ConfigChange { config, taken_up, waits } = current.config.changed_to(wanted?);
         let files = mapping_files::read(&config.mapping_dir)?;
         // Also where the URIs are the same: the certificates that they name may be new.
-        servers.source.log_in_again(config.source.expose()).await?;
-        servers.target.log_in_again(config.target.expose()).await?;
-        self.look_through(servers, &config, &files, &current.config).await?;
+        self.source.log_in_again(config.source.expose()).await?;
+        self.target.log_in_again(config.target.expose()).await?;
+        self.look_through(&config, &files, &current.config).await?;
         let changed = changed_files(&current.files, &files);
         let mut news: Vec<_> = taken_up.iter().map(|key| (*key).to_owned()).collect();
         if !changed.is_empty() {
@@ -118,23 +102,18 @@ impl Pipeline {
             return Ok(None);
         }
         tracing::info!("SIGHUP: taken up: {}; {read}", news.join(", "));
-        Ok(Some(Settings { config: Arc::new(config), files }))
+        Ok(Some(TurnSettings { config: Arc::new(config), files }))
     }
 
     /// Errors: those with which a run would end at its start.
-    async fn look_through(
-        &self,
-        servers: &Servers,
-        config: &Config,
-        files: &MappingFiles,
-        current: &Config,
-    ) -> Result<()> {
+    async fn look_through(&self, config: &Config, files: &MappingFiles, current: &Config) -> Result<()> {
         // Who runs has something to replicate, or waits for it by what was there before.
         if (&config.include, &config.exclude) != (&current.include, &current.exclude) {
-            servers.source.collections(&config.include, &config.exclude).await?;
+            self.source.collections(&config.include, &config.exclude).await?;
         }
-        let stored = self.target.connect().await?.mappings().await?;
-        require_collections((config, files), &servers.source, &stored).await?;
+        let session = self.target.connect().await?;
+        let stored = mapping_versions::load(&session, self.target.pipeline()).await?;
+        require_collections(config, files, &self.source, &stored).await?;
         files.values().try_for_each(|file| config.compile(&file.spec).map(drop))?;
         Mappings::load(&stored, config, files).map(drop)
     }

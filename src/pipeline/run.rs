@@ -1,24 +1,25 @@
 //! The order of things: from the start of a run, through its attempts and their turns, to its end.
 
-use std::{
-    convert::Infallible,
-    sync::{Arc, atomic::Ordering},
-    time::Instant,
-};
+use std::{convert::Infallible, sync::Arc, time::Instant};
 
 use tokio::{sync::watch, task::JoinSet};
 
 use super::{
-    collection::Collection,
-    context::{Job, Pipeline, Ports, Summary, Until},
-    mappings::{active::require_collections, evolution::Orders},
-    observe::{gauges::Leading, standstill::Watch},
-    ports::{LazySpool, TargetSession},
-    prepare::Prepared,
-    reload::{Servers, Settings},
-    requests::pausing,
-    stream::{channel::ApplyState, tailer::Tailer},
-    supervisor::{RoundEnd, crew::Came},
+    context::{Pipeline, Ports, TurnSettings, Until},
+    counts::Summary,
+    gauges::Leading,
+    mappings::{active::require_collections, misfit_count::MisfitCounter},
+    observe::{reporter::StateReporter, standstill::StallWatch},
+    pausing,
+    ports::LazySpool,
+    prepare::Preparation,
+    reload::{Reload, Reloader},
+    stored_states::{record_stopped, show_dead_letters},
+    stream::{
+        channel::ApplyState,
+        tailer::{Tailer, TailerPorts},
+    },
+    supervisor::RoundEnd,
 };
 use crate::{
     checkpoint::Checkpoint,
@@ -27,7 +28,6 @@ use crate::{
     failpoint::{self, Failpoint},
     mapping_files::{self, MappingFiles},
     metrics,
-    model::phase::Phase,
     process_status::{Part, Stage},
     retry::Retry,
     shown,
@@ -39,6 +39,20 @@ use crate::{
     source::Source,
     telemetry::Reporter,
 };
+
+/// The task of a run.
+pub struct Job<'a> {
+    /// What it begins with.
+    pub config: &'a Config,
+    /// What `config` says of PostgreSQL; its clones log in anew with it.
+    pub target: Target,
+    /// When it is over.
+    pub until: Until,
+    /// Whether it waits while another process has the pipeline.
+    pub on_held: OnHeld,
+    /// When it is to take up a changed configuration.
+    pub reload: Reload,
+}
 
 /// Replicates until `until`, or until `shutdown` is requested; then what was taken up is committed.
 ///
@@ -58,33 +72,32 @@ pub async fn run(job: Job<'_>, reporter: Reporter, shutdown: Shutdown) -> Result
     look_over(config, &files, &source, &target).await?;
     let (dir, name) = (config.state_dir.clone(), config.name.clone());
     let spool = LazySpool::new(move || Ok(Arc::new(Arc::new(Checkpoint::open(&dir, &name)?))));
-    let servers = Servers { source, target };
-    let ports = Ports {
-        source: Arc::new(servers.source.clone()),
-        target: Arc::new(servers.target.clone()),
-        spool: Arc::new(spool),
-    };
-    let (settings, current) = watch::channel(Arc::new(Settings { config: Arc::new(config.clone()), files }));
+    let ports =
+        Ports { source: Arc::new(source.clone()), target: Arc::new(target.clone()), spool: Arc::new(spool) };
+    let (settings, current) =
+        watch::channel(Arc::new(TurnSettings { config: Arc::new(config.clone()), files }));
     let pipeline = Pipeline::new(ports, current, on_held, reporter, shutdown);
     let mut watching = JoinSet::new();
-    watching.spawn(pipeline.watch(servers.target.clone()).run());
+    watching.spawn(pipeline.stall_watch(target.clone()).run());
     if on_held == OnHeld::Refuse {
         // What is wrong with the state directory is said before anything is written to the target.
-        pipeline.spool.open()?;
+        pipeline.ports.spool.open()?;
     }
-    let vitals = pipeline.reporter.vitals().clone();
+    let vitals = pipeline.monitor.reporter.vitals().clone();
+    let state_reporter = pipeline.state_reporter();
+    let reloader = Reloader { source: source.clone(), target, settings };
     let finished = tokio::select! {
         biased;
         finished = pipeline.replicate(until) => finished,
-        never = pipeline.gauges.show(&servers.source) => match never {},
-        never = pipeline.chronicle() => match never {},
-        never = pipeline.reload(reload, &servers, &settings) => match never {},
+        never = pipeline.monitor.gauges.show(&source) => match never {},
+        never = state_reporter.run() => match never {},
+        never = reloader.run(reload) => match never {},
     };
     vitals.enter(Stage::Ended, finished.as_ref().err().map(Error::coded));
-    pipeline.say_last().await;
+    state_reporter.report_last().await;
     finished?;
-    servers.source.close().await;
-    Ok(pipeline.counts.summary(started.elapsed()))
+    source.close().await;
+    Ok(pipeline.monitor.counts.summary(started.elapsed()))
 }
 
 /// Sees that the target will do, and that no mapping file is for nothing.
@@ -94,7 +107,7 @@ async fn look_over(config: &Config, files: &MappingFiles, source: &Source, targe
     let (here, hosts, schema) = (source.words(), source.hosts(), shown::name(target.schema()));
     tracing::info!("from {here}, at {hosts}, to {there}, schema {schema}");
     let stored = mapping_versions::load(&session, target.pipeline()).await?;
-    require_collections((config, files), source, &stored).await
+    require_collections(config, files, source, &stored).await
 }
 
 /// Sees that there is something to replicate. A service also waits for the first collection of an empty database; a slip in a
@@ -117,37 +130,53 @@ async fn wait_or_have_some(config: &Config, source: &Source, until: Until) -> Re
 impl Pipeline {
     /// Reads the stream, and applies it, until all is done or something is wrong.
     pub(super) async fn replicate(&self, until: Until) -> Result<()> {
-        let demanded = self.demand.subscribe();
+        let apply_state = self.signals.apply_state.subscribe();
         tokio::select! {
             biased;
-            failed = self.take_in(&demanded) => failed.map(|never| match never {}),
+            failed = self.take_in(&apply_state) => failed.map(|never| match never {}),
             done = self.until_done(until) => done,
         }
     }
 
-    fn watch(&self, target: Target) -> Watch {
-        Watch {
+    fn state_reporter(&self) -> StateReporter {
+        StateReporter {
+            reports: self.monitor.reports.clone(),
+            vitals: self.monitor.reporter.vitals().clone(),
+            source: self.ports.source.clone(),
+            gauges: self.monitor.gauges.clone(),
+            counts: self.monitor.counts.clone(),
+            apply_state: self.signals.apply_state.subscribe(),
+            max_spool: self.config.max_spool,
+        }
+    }
+
+    fn stall_watch(&self, target: Target) -> StallWatch {
+        StallWatch {
             patience: self.config.stall_after,
             max_spool: self.config.max_spool,
             target,
-            counts: self.counts.clone(),
-            gauges: self.gauges.clone(),
-            vitals: self.reporter.vitals().clone(),
-            demand: self.demand.subscribe(),
-            alarm: self.alarm.clone(),
+            counts: self.monitor.counts.clone(),
+            gauges: self.monitor.gauges.clone(),
+            vitals: self.monitor.reporter.vitals().clone(),
+            apply_state: self.signals.apply_state.subscribe(),
+            alarm: self.signals.alarm.clone(),
         }
     }
 
     /// Reads the stream. Where all has come to a standstill, the tailer, which may be why, is replaced.
-    async fn take_in(&self, demanded: &watch::Receiver<ApplyState>) -> Result<Infallible> {
+    async fn take_in(&self, apply_state: &watch::Receiver<ApplyState>) -> Result<Infallible> {
         loop {
-            let post = self.reporter.vitals().post(Part::Intake);
-            let (source, spool) = (self.source.clone(), self.spool.clone());
-            let (notices, gauges) = (self.notices.clone(), self.gauges.clone());
-            let tailer = Tailer::new((source, spool), &self.config, demanded.clone(), notices, gauges, post);
+            let post = self.monitor.reporter.vitals().post(Part::Intake);
+            let ports = TailerPorts {
+                source: self.ports.source.clone(),
+                log: self.ports.spool.clone(),
+                apply_state: apply_state.clone(),
+                events: self.signals.tailer_events.clone(),
+            };
+            let tailer = Tailer::new(&self.config, ports, self.monitor.gauges.clone(), post);
             tokio::select! {
                 biased;
-                _ = self.alarm.raised() => {}
+                _ = self.signals.alarm.raised() => {}
                 failed = tailer.run() => return failed,
             }
         }
@@ -155,32 +184,34 @@ impl Pipeline {
 
     /// Attempts until one succeeds, or fails for good.
     async fn until_done(&self, until: Until) -> Result<()> {
-        metrics::LEADER.of(&[self.target.pipeline()]).set(0.0);
+        metrics::LEADER.of(&[self.ports.target.pipeline()]).set(0.0);
         let mut retry = Retry::new();
         loop {
-            let before = self.counts.written();
+            let before = self.monitor.counts.written();
             let attempted = self.attempt(until).await;
             self.take_no_more();
-            self.reporter.clear();
+            self.monitor.reporter.clear();
             let error = match attempted {
                 Err(error) if error.kind().disposition() == Disposition::Retry => error,
                 // Another process has taken over; then this is the standby now.
-                Err(error) if self.on_held == OnHeld::StandBy && error.kind() == Kind::Fenced => error,
+                Err(error) if self.takeover.on_held == OnHeld::StandBy && error.kind() == Kind::Fenced => {
+                    error
+                }
                 finished => return finished,
             };
             metrics::retried(error.kind());
             if error.kind() == Kind::Fenced {
-                self.gauges.end();
+                self.monitor.gauges.end();
             }
-            if self.counts.written() > before {
+            if self.monitor.counts.written() > before {
                 retry.succeeded();
             }
             let delay = retry.after_failure();
-            self.reporter.vitals().enter(Stage::Retrying, Some(error.coded()));
+            self.monitor.reporter.vitals().enter(Stage::Retrying, Some(error.coded()));
             tracing::warn!(code = %error.code(), "{error}: trying again in {:.1}s", delay.as_secs_f64());
             tokio::select! {
                 biased;
-                () = self.shutdown.requested() => return Ok(()),
+                () = self.signals.shutdown.requested() => return Ok(()),
                 () = tokio::time::sleep(delay) => {}
             }
         }
@@ -188,32 +219,32 @@ impl Pipeline {
 
     /// Everything, from what PostgreSQL says to the end.
     async fn attempt(&self, until: Until) -> Result<()> {
-        if self.on_held == OnHeld::StandBy {
-            self.reporter.vitals().enter(Stage::StandingBy, None);
+        if self.takeover.on_held == OnHeld::StandBy {
+            self.monitor.reporter.vitals().enter(Stage::StandingBy, None);
         }
         let mut fence = tokio::select! {
             biased;
-            () = self.shutdown.requested() => return Ok(()),
-            taken = self.target.acquire(&self.holder, self.on_held) => taken?,
+            () = self.signals.shutdown.requested() => return Ok(()),
+            taken = self.ports.target.acquire(&self.takeover.holder, self.takeover.on_held) => taken?,
         };
-        let _leading = Leading::begin(self.target.pipeline());
+        let _leading = Leading::begin(self.ports.target.pipeline());
         failpoint::reach(Failpoint::FenceTaken);
         // The same, with a target that can be written to.
-        let held = Self { target: fence.target(), ..self.clone() };
-        held.take_hold();
-        self.reporter.vitals().hear_target(fence.answered());
-        held.report_first(Stage::Preparing).await;
+        let held = Self { ports: Ports { target: fence.target(), ..self.ports.clone() }, ..self.clone() };
+        held.monitor.reports.write_to(fence.target());
+        self.monitor.reporter.vitals().hear_target(fence.answered());
+        held.monitor.reports.report_first(Stage::Preparing, held.monitor.reporter.vitals()).await;
         tokio::select! {
             biased;
             lost = fence.lost() => Err(lost),
-            stalled = self.alarm.raised() => Err(stalled),
+            stalled = self.signals.alarm.raised() => Err(stalled),
             finished = held.work(until) => finished,
         }
     }
 
     async fn work(&self, until: Until) -> Result<()> {
         while self.as_configured().turn(until).await? == RoundEnd::Again {
-            self.reporter.clear();
+            self.monitor.reporter.clear();
         }
         Ok(())
     }
@@ -227,97 +258,29 @@ impl Pipeline {
 
     /// Everything, until there is something new to prepare.
     async fn turn(&self, until: Until) -> Result<RoundEnd> {
-        let mut session = self.target.connect().await?;
+        let mut session = self.ports.target.connect().await?;
         let prepared = tokio::select! {
             biased;
             // What this cuts off is rolled back, and done again by the next run.
-            () = self.shutdown.requested() => return Ok(RoundEnd::Done),
-            prepared = self.make_ready(&mut *session) => prepared?,
+            () = self.signals.shutdown.requested() => return Ok(RoundEnd::Done),
+            prepared = Preparation::new(self, &mut *session).run() => prepared?,
         };
         if until == Until::CaughtUp {
             pausing::refuse(&prepared.collections)?;
         }
         let stored = self.positions(&mut *session, &prepared.collections).await?;
         let collections = prepared.collections.clone();
+        let misfits = MisfitCounter {
+            target: self.ports.target.clone(),
+            apply_state: self.signals.apply_state.subscribe(),
+        };
         let turn = tokio::select! {
             biased;
-            never = self.count_misfits(&collections) => match never {},
+            never = misfits.run(&collections) => match never {},
             turn = self.follow(&mut *session, prepared, stored, until) => turn,
         }?;
-        self.record_stopped(&mut *session, &collections).await?;
-        self.show_dead(&*session, &collections).await?;
+        record_stopped(self, &mut *session, &collections).await?;
+        show_dead_letters(self, &*session, &collections).await?;
         Ok(turn)
     }
-
-    /// Everything up to the point where documents can be copied.
-    async fn make_ready(&self, session: &mut dyn TargetSession) -> Result<Prepared> {
-        self.recognise(session).await?;
-        let life = session.register(&life()).await?;
-        failpoint::reach(Failpoint::PipelineRegistered);
-        self.spool.open()?.reconcile(life).await?;
-        failpoint::reach(Failpoint::StateReconciled);
-        self.write_down(session).await?;
-        let prepared = self.prepare(session).await?;
-        self.note_deployment(session).await?;
-        Ok(prepared)
-    }
-
-    /// Completes the collections that are not.
-    pub(super) async fn complete(self, collections: Arc<[Collection]>, evolution: Orders) -> Result<Came> {
-        let post = self.reporter.vitals().post(Part::Completion);
-        let mut session = self.target.connect().await?;
-        post.at("copies");
-        // Rows are replaced by their keys.
-        self.build_keys_of_replaced(&mut *session, &collections).await?;
-        tokio::select! {
-            biased;
-            copied = self.copy(&*session, &collections) => copied?,
-            never = self.heed_secondaries() => match never {},
-        }
-        self.enter(Phase::Indexing, &collections);
-        self.note_ahead(&mut *session, &collections).await?;
-        post.at("waits for mappings to take up what was found");
-        evolution.settle().await;
-        post.at("builds keys");
-        self.build_keys(&mut *session, &collections).await?;
-        post.at("sweeps");
-        self.sweep(&mut *session, &collections).await?;
-        evolution.complete().await;
-        self.record_stopped(&mut *session, &collections).await?;
-        Ok(Came::Complete)
-    }
-
-    /// Stores why collections are stopped, and counts them.
-    pub(super) async fn record_stopped(
-        &self,
-        session: &mut dyn TargetSession,
-        collections: &[Collection],
-    ) -> Result<()> {
-        let mut stopped = 0_u64;
-        for collection in collections {
-            if let Some(reason) = collection.stopped() {
-                stopped += 1;
-                if self.gauges.is_left_behind(collection.name()) {
-                    collection.history_goes_by();
-                }
-                let reason = Some(reason);
-                session.set_stopped(collection.name(), reason).await?;
-                failpoint::reach(Failpoint::StopNoted);
-            }
-        }
-        let refused = u64::try_from(self.refused.show()).unwrap_or(0);
-        self.counts.stopped.store(stopped.saturating_add(refused), Ordering::Relaxed);
-        if stopped > 0 && stopped == u64::try_from(collections.len()).unwrap_or(0) {
-            return Err(Error::new(
-                Code::AllStopped,
-                "every collection is stopped: there is nothing left to do",
-            ));
-        }
-        Ok(())
-    }
-}
-
-/// A new id for a state directory.
-pub(super) fn life() -> String {
-    format!("{:016x}", fastrand::u64(..))
 }

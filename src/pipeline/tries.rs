@@ -119,7 +119,8 @@ impl Tries {
     pub(super) async fn make_way(
         &mut self,
         session: &mut dyn TargetSession,
-        (what, error): (&str, Error),
+        what: &str,
+        error: Error,
         tables: &[Table],
     ) -> Result<()> {
         let made = self.unless_stopped(session.make_way(error, tables)).await.transpose()?;

@@ -220,7 +220,10 @@ mod tests {
         ),
         (
             ProfileStage::Route,
-            &["docrow::pipeline::apply::batch::Batch::fold", "docrow::pipeline::apply::worker::Worker::sort"],
+            &[
+                "docrow::pipeline::apply::batch::ChangeBatch::fold",
+                "docrow::pipeline::apply::worker::Worker::sort",
+            ],
         ),
         (
             ProfileStage::Map,

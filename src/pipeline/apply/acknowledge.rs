@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{batch::Positions, watermark::Watermark};
+use super::batch::Positions;
 use crate::{
     model::{
         change::{CollectionId, Position},
         partition::Partition,
     },
-    pipeline::observe::gauges::Gauges,
+    pipeline::{gauges::Gauges, watermark::Watermark},
 };
 
 /// Where a worker reports what is durable.

@@ -24,7 +24,7 @@ const MOST_BYTES: usize = 8 << 20;
 
 /// Changes, folded to the last one of each document.
 #[derive(Debug)]
-pub struct Batch {
+pub struct ChangeBatch {
     changes: Vec<Change>,
     places: HashMap<(CollectionId, DocumentKey), usize>,
     events: u64,
@@ -37,7 +37,7 @@ pub struct Batch {
 /// How far a batch reaches in each collection.
 pub type Positions = BTreeMap<CollectionId, Position>;
 
-impl Default for Batch {
+impl Default for ChangeBatch {
     fn default() -> Self {
         Self {
             changes: Vec::new(),
@@ -50,7 +50,7 @@ impl Default for Batch {
     }
 }
 
-impl Batch {
+impl ChangeBatch {
     /// Adds the stream's next change.
     pub fn push(&mut self, change: Change) {
         self.events += 1;
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn keeps_the_last_change_of_each_document() {
-        let mut batch = Batch::default();
+        let mut batch = ChangeBatch::default();
         batch.push(change(1, whole(1), 1));
         batch.push(change(2, Op::Update, 2));
         batch.push(change(1, Op::Delete, 3));
@@ -180,7 +180,7 @@ mod tests {
             Op::Patch(Patch::of_event(&description, &rawdoc! { "_id": 1 }).unwrap())
         };
         let folded = |earlier: Op, later: Op| {
-            let mut batch = Batch::default();
+            let mut batch = ChangeBatch::default();
             batch.push(change(1, earlier, 1));
             batch.push(change(1, later, 2));
             batch.take().0.remove(0).op
@@ -197,7 +197,7 @@ mod tests {
     /// G3: a document that is tried again does not make the change before it an older one.
     #[test]
     fn a_change_never_becomes_older() {
-        let mut batch = Batch::default();
+        let mut batch = ChangeBatch::default();
         batch.push(change(1, whole(1), 5));
         batch.push(change(1, Op::Update, 3));
         let (changes, _) = batch.take();
@@ -208,7 +208,7 @@ mod tests {
     /// G2: a document that is tried again brings no position of its own.
     #[test]
     fn a_position_never_goes_back() {
-        let mut batch = Batch::default();
+        let mut batch = ChangeBatch::default();
         batch.reach(CollectionId(0), &position(5));
         batch.push(change(1, Op::Update, 3));
         batch.reach(CollectionId(1), &position(4));
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn is_full_by_documents_not_by_events() {
-        let mut batch = Batch::default();
+        let mut batch = ChangeBatch::default();
         for at in 1..100 {
             batch.push(change(1, Op::Update, at));
         }
@@ -233,7 +233,7 @@ mod tests {
     /// G11: large documents fill a batch by their bytes.
     #[test]
     fn is_full_by_bytes() {
-        let mut batch = Batch::default();
+        let mut batch = ChangeBatch::default();
         let large = rawdoc! { "x": "y".repeat(MOST_BYTES) };
         batch.push(change(1, Op::Whole(large), 1));
         assert!(batch.is_full(1000));

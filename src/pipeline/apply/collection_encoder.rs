@@ -5,9 +5,9 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use mongodb::bson::RawDocument;
 
-use super::{document_write::Write, partial_encoder::Parts, writer::Refused};
+use super::{document_write::DocumentWrite, partial_encoder::PartialEncoders};
 use crate::{
-    error::Result,
+    error::{Error, Result},
     mapping::{Encoder, Framing, Mapping, Rows},
     metrics,
     model::change::{CollectionId, Position},
@@ -18,8 +18,28 @@ use crate::{
     sink::{Keys, metadata::dead_letters::DeadLetter, rows::upsert::CollectionBatch},
 };
 
+/// What the target has refused of a document, and why.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// Nothing.
+    Not,
+    /// The rows that it should have. Those it has are removed.
+    Rows(String),
+    /// That its rows are removed: they stay, perhaps because a foreign key of the user's own refers to them.
+    Removal(String),
+}
+
+impl Refusal {
+    pub(super) fn once(write: &DocumentWrite, error: &Error) -> Self {
+        match write.document {
+            Some(_) => Self::Rows(error.to_string()),
+            None => Self::Removal(error.to_string()),
+        }
+    }
+}
+
 /// One collection's encoder and buffers, reused from batch to batch as long as its mapping stays.
-pub(super) struct Lane {
+pub(super) struct CollectionEncoder {
     collections: Arc<[Collection]>,
     pub(super) id: CollectionId,
     mapping: Arc<Mapping>,
@@ -27,7 +47,7 @@ pub(super) struct Lane {
     rows: Rows,
     upserted: Keys,
     deleted: Keys,
-    pub(super) parts: Parts,
+    pub(super) parts: PartialEncoders,
     counted: ::metrics::Counter,
     misfits: ::metrics::Counter,
     key: BytesMut,
@@ -36,20 +56,20 @@ pub(super) struct Lane {
     pub(super) stored: Option<Position>,
 }
 
-impl Lane {
+impl CollectionEncoder {
     pub(super) async fn new(
         collections: &Arc<[Collection]>,
         id: CollectionId,
         stored: Option<Position>,
     ) -> Self {
         let collections = collections.clone();
-        let collection = of(&collections, id);
+        let collection = collection_of(&collections, id);
         let mapping = collection.hold().await.clone();
         let encoder = collection.encoder(&mapping, Framing::Composite);
         let rows = Rows::new(mapping.tables().len());
         let (upserted, deleted, key) = (Keys::default(), Keys::default(), BytesMut::new());
-        let parts = Parts::default();
-        let name = [of(&collections, id).name()];
+        let parts = PartialEncoders::default();
+        let name = [collection_of(&collections, id).name()];
         let (counted, misfits) = (metrics::DOCUMENTS_WRITTEN.of(&name), metrics::MISFITS.of(&name));
         Self {
             collections,
@@ -68,7 +88,7 @@ impl Lane {
     }
 
     pub(super) fn collection(&self) -> &Collection {
-        of(&self.collections, self.id)
+        collection_of(&self.collections, self.id)
     }
 
     /// Whether `position` is to be stored: that of a stopped collection stays where it is.
@@ -86,7 +106,7 @@ impl Lane {
         if !Arc::ptr_eq(&self.mapping, mapping) && !planted::has(Bug::MappingCached) {
             self.encoder = self.collection().encoder(mapping, Framing::Composite);
             self.rows = Rows::new(mapping.tables().len());
-            self.parts = Parts::default();
+            self.parts = PartialEncoders::default();
             self.mapping = mapping.clone();
         }
     }
@@ -112,17 +132,17 @@ impl Lane {
 
     /// Encodes one write. A document that can't have rows loses those it has, and its dead letter is returned: what can't
     /// be brought up to date is not left standing as if it were, unless the target refuses that, too.
-    pub(super) fn add(&mut self, write: &Write, refused: &Refused) -> Result<Option<DeadLetter>> {
+    pub(super) fn add(&mut self, write: &DocumentWrite, refused: &Refusal) -> Result<Option<DeadLetter>> {
         // Of a document that is gone there is only the key left.
         let whole = write.document.as_ref().unwrap_or(&write.document_key);
-        if let Refused::Removal(reason) = refused {
-            return self.letter(whole, ("", reason)).map(Some);
+        if let Refusal::Removal(reason) = refused {
+            return self.letter(whole, "", reason).map(Some);
         }
         self.key.clear();
         let encoded = self.encoder.encode_key(&write.document_key, &mut self.key);
         let letter = match (&write.document, refused) {
             (None, _) => None,
-            (Some(document), Refused::Rows(reason)) => Some(self.letter(document, ("", reason))?),
+            (Some(document), Refusal::Rows(reason)) => Some(self.letter(document, "", reason)?),
             (Some(document), _) => self.encode(document)?,
         };
         if encoded.is_ok() {
@@ -146,7 +166,7 @@ impl Lane {
             return Ok(false);
         }
         let Self { collections, id, mapping, parts, key, .. } = self;
-        Ok(parts.add((of(collections, *id), mapping), fields, document, key))
+        Ok(parts.add(collection_of(collections, *id), mapping, fields, document, key))
     }
 
     fn encode(&mut self, document: &RawDocument) -> Result<Option<DeadLetter>> {
@@ -160,12 +180,12 @@ impl Lane {
                 self.collection().stop(&format!("{unfit} (on_unfit = \"fail\")"));
                 Ok(None)
             }
-            Err(unfit) => self.letter(document, (&unfit.path, unfit.reason)).map(Some),
+            Err(unfit) => self.letter(document, &unfit.path, unfit.reason).map(Some),
         }
     }
 
-    fn letter(&self, document: &RawDocument, why: (&str, &str)) -> Result<DeadLetter> {
-        dead_letter_of(self.collection(), &self.mapping, document, why)
+    fn letter(&self, document: &RawDocument, path: &str, reason: &str) -> Result<DeadLetter> {
+        dead_letter_of(self.collection(), &self.mapping, document, path, reason)
     }
 
     /// What there is to apply, if anything.
@@ -181,6 +201,6 @@ impl Lane {
     }
 }
 
-fn of(collections: &[Collection], id: CollectionId) -> &Collection {
-    collections.get(id.0).expect("a lane is of a collection in the list")
+fn collection_of(collections: &[Collection], id: CollectionId) -> &Collection {
+    collections.get(id.0).expect("an encoder's collection is in the list")
 }

@@ -6,7 +6,7 @@ use crate::model::change::CollectionId;
 
 /// What a document is to be.
 #[derive(Clone, Debug)]
-pub(crate) struct Write {
+pub(crate) struct DocumentWrite {
     pub(crate) collection: CollectionId,
     /// The event's `documentKey`.
     pub(crate) document_key: RawDocumentBuf,
@@ -18,7 +18,7 @@ pub(crate) struct Write {
     pub(crate) at: Timestamp,
 }
 
-impl Write {
+impl DocumentWrite {
     /// How many bytes of documents it holds.
     pub(crate) fn byte_len(&self) -> usize {
         self.document.as_ref().map_or(0, |document| document.as_bytes().len())

@@ -5,8 +5,8 @@ use std::{collections::HashMap, time::Instant};
 use mongodb::bson::{RawDocumentBuf, Timestamp};
 
 use super::{
-    document_write::Write,
-    worker::{HELD_BYTES, PART_BYTES, Wanted, Worker, byte_len},
+    document_write::DocumentWrite,
+    worker::{HELD_BYTES, PART_BYTES, PendingLookup, Worker, byte_len},
 };
 use crate::{
     config::Order,
@@ -30,8 +30,8 @@ impl Worker {
     pub(super) async fn look_up(
         &mut self,
         collection: CollectionId,
-        wanted: Vec<Wanted>,
-        writes: &mut Vec<Write>,
+        wanted: Vec<PendingLookup>,
+        writes: &mut Vec<DocumentWrite>,
         span: &mut Span,
     ) -> Result<()> {
         let began = Instant::now();
@@ -58,7 +58,7 @@ impl Worker {
                     Some((part, fields)) => (part, Some(fields)),
                     None => (document.to_owned(), None),
                 };
-                found.push(Write { collection, document_key, document: Some(document), fields, at });
+                found.push(DocumentWrite { collection, document_key, document: Some(document), fields, at });
             }
             drop(documents);
             // A reply has up to 16 MB, so this is looked at often enough.
@@ -76,7 +76,7 @@ impl Worker {
         }
         for (key, (document_key, at, _)) in missing {
             self.ahead.looked_up(&key, lookup.operation_time());
-            found.push(Write { collection, document_key, document: None, fields: None, at });
+            found.push(DocumentWrite { collection, document_key, document: None, fields: None, at });
         }
         if self.order == Order::Document && byte_len(&found) + byte_len(writes) >= 2 * HELD_BYTES {
             self.write_whole(&mut found).await?;
@@ -94,7 +94,7 @@ impl Worker {
     async fn begin_to_look_up(
         &mut self,
         collection: CollectionId,
-        wanted: &[Wanted],
+        wanted: &[PendingLookup],
     ) -> Result<(Box<dyn LookupCursor>, bool)> {
         let times = wanted.iter().map(|wanted| wanted.at);
         let until = times.max().unwrap_or(Timestamp { time: 0, increment: 0 });

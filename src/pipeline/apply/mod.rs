@@ -2,7 +2,7 @@
 //!
 //! A `worker` folds changes into a `batch`, looks up what may be stale (`staleness`), and hands each `document_write` to its
 //! `writer`, which has a `collection_encoder` for each collection, with a `partial_encoder` for documents of which only some
-//! fields are known. What is durable it says to `acknowledge`; how far all partitions are is in the `watermark`.
+//! fields are known. What is durable it says to `acknowledge`.
 
 pub(super) mod acknowledge;
 pub mod batch;
@@ -10,7 +10,7 @@ mod collection_encoder;
 pub(super) mod document_write;
 mod lookup;
 mod partial_encoder;
+mod spans;
 pub(super) mod staleness;
-pub(super) mod watermark;
 pub(super) mod worker;
 pub(super) mod writer;

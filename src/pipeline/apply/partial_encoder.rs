@@ -20,13 +20,13 @@ const MOST: usize = 32;
 
 /// The parts of one mapping.
 #[derive(Default)]
-pub(super) struct Parts {
-    parts: Vec<Part>,
+pub(super) struct PartialEncoders {
+    parts: Vec<PartialEncoder>,
     numbers: HashMap<Vec<Box<str>>, usize>,
 }
 
 /// A part, and the batch that it is used for.
-struct Part {
+struct PartialEncoder {
     fields: Vec<Box<str>>,
     mapping: Arc<Mapping>,
     encoder: Encoder,
@@ -34,12 +34,13 @@ struct Part {
     keys: Keys,
 }
 
-impl Parts {
+impl PartialEncoders {
     /// Adds the `fields` of a document, whose encoded key is `key`. False: that can't be done in parts, and nothing is
     /// added.
     pub(super) fn add(
         &mut self,
-        (collection, mapping): (&Collection, &Mapping),
+        collection: &Collection,
+        mapping: &Mapping,
         fields: &[Box<str>],
         document: &RawDocument,
         key: &BytesMut,
@@ -56,7 +57,12 @@ impl Parts {
         true
     }
 
-    fn part(&mut self, collection: &Collection, mapping: &Mapping, fields: &[Box<str>]) -> Option<&mut Part> {
+    fn part(
+        &mut self,
+        collection: &Collection,
+        mapping: &Mapping,
+        fields: &[Box<str>],
+    ) -> Option<&mut PartialEncoder> {
         let number = match self.numbers.get(fields) {
             Some(number) => *number,
             None if self.parts.len() >= MOST => return None,
@@ -65,7 +71,7 @@ impl Parts {
                 let encoder = collection.encoder(&mapping, Framing::Composite);
                 let (rows, keys) = (Rows::new(mapping.tables().len()), Keys::default());
                 self.numbers.insert(fields.to_vec(), self.parts.len());
-                self.parts.push(Part { fields: fields.to_vec(), mapping, encoder, rows, keys });
+                self.parts.push(PartialEncoder { fields: fields.to_vec(), mapping, encoder, rows, keys });
                 self.parts.len() - 1
             }
         };

@@ -21,10 +21,11 @@ use tokio::{
 
 use super::{
     acknowledge::Acknowledge,
-    batch::Batch,
-    document_write::Write,
+    batch::ChangeBatch,
+    document_write::DocumentWrite,
+    spans,
     staleness::Ahead,
-    writer::{PositionScope, Writer, Written},
+    writer::{BatchWriter, PositionScope, Written},
 };
 use crate::{
     config::Order,
@@ -39,12 +40,10 @@ use crate::{
     },
     pipeline::{
         collection::Collection,
-        context::Counts,
-        observe::spans,
+        counts::Counts,
         planted::{self, Bug},
         ports::DocumentSource,
-        stream::channel::{Reached, WorkerMessage},
-        supervisor::crew::Ending,
+        stream::channel::{Ending, ReachedPosition, WorkerMessage},
     },
     process_status::Post,
     trace::Span,
@@ -71,7 +70,7 @@ pub(crate) struct Limits {
 }
 
 /// A document that is to be looked up.
-pub(super) struct Wanted {
+pub(super) struct PendingLookup {
     pub(super) key: DocumentKey,
     pub(super) document_key: RawDocumentBuf,
     /// When it changed.
@@ -80,14 +79,14 @@ pub(super) struct Wanted {
     pub(super) patch: Option<Patch>,
 }
 
-type Unknown = BTreeMap<CollectionId, Vec<Wanted>>;
+type Unknown = BTreeMap<CollectionId, Vec<PendingLookup>>;
 
 /// A partition's worker.
 pub(crate) struct Worker {
     pub(crate) partition: Partition,
     pub(crate) source: Arc<dyn DocumentSource>,
     pub(crate) collections: Arc<[Collection]>,
-    pub(crate) writer: Writer,
+    pub(crate) writer: BatchWriter,
     pub(crate) ahead: Ahead,
     pub(crate) order: Order,
     pub(crate) limits: Limits,
@@ -116,7 +115,7 @@ pub(crate) struct Worker {
 impl Worker {
     /// Works until the stream ends, then writes what is left, or until it is to leave that.
     pub(crate) async fn run(mut self) -> Result<()> {
-        let mut batch = Batch::default();
+        let mut batch = ChangeBatch::default();
         let mut due = Instant::now() + HEARTBEAT;
         'parcels: loop {
             self.post.rests("waits for changes");
@@ -161,7 +160,7 @@ impl Worker {
                 }
                 batch.push(change);
             }
-            if let Some(Reached { collections, position, .. }) = reached {
+            if let Some(ReachedPosition { collections, position, .. }) = reached {
                 collections.iter().for_each(|id| batch.reach(*id, &position));
             }
             if batch.is_full(self.limits.rows) {
@@ -180,7 +179,7 @@ impl Worker {
     }
 
     /// Whether a transaction of PostgreSQL may end between the batch and `next`.
-    fn may_end(&self, batch: &Batch, next: &Change) -> bool {
+    fn may_end(&self, batch: &ChangeBatch, next: &Change) -> bool {
         match self.order {
             Order::Document => true,
             // All changes of a transaction of MongoDB bear one time.
@@ -189,14 +188,14 @@ impl Worker {
     }
 
     /// Makes the batch durable, changes and positions, or the positions alone.
-    async fn flush(&mut self, batch: &mut Batch) -> Result<()> {
+    async fn flush(&mut self, batch: &mut ChangeBatch) -> Result<()> {
         let mut span = spans::batch(self.partition, batch.events());
         let flushed = self.make_durable(batch, &mut span).await;
         span.end(&flushed, "committed");
         flushed
     }
 
-    async fn make_durable(&mut self, batch: &mut Batch, span: &mut Span) -> Result<()> {
+    async fn make_durable(&mut self, batch: &mut ChangeBatch, span: &mut Span) -> Result<()> {
         let events = batch.events();
         let (changes, positions) = batch.take();
         let began = Instant::now();
@@ -267,7 +266,7 @@ impl Worker {
     }
 
     /// What changed documents are to be, where the event says it, and those that must be looked up.
-    fn sort(&mut self, changes: Vec<Change>) -> (Vec<Write>, Unknown) {
+    fn sort(&mut self, changes: Vec<Change>) -> (Vec<DocumentWrite>, Unknown) {
         let mut writes = Vec::with_capacity(changes.len());
         let mut unknown = Unknown::new();
         for Change { collection, key, document_key, op, position } in changes {
@@ -287,17 +286,22 @@ impl Worker {
                 }
                 op => {
                     let patch = if let Op::Patch(patch) = op { Some(patch) } else { None };
-                    unknown.entry(collection).or_default().push(Wanted { key, document_key, at, patch });
+                    unknown.entry(collection).or_default().push(PendingLookup {
+                        key,
+                        document_key,
+                        at,
+                        patch,
+                    });
                     continue;
                 }
             };
-            writes.push(Write { collection, document_key, document, fields, at });
+            writes.push(DocumentWrite { collection, document_key, document, fields, at });
         }
         (writes, unknown)
     }
 
     /// Writes, without a position, and takes out, what is not a part of a document: parts are small.
-    pub(super) async fn write_whole(&mut self, found: &mut Vec<Write>) -> Result<()> {
+    pub(super) async fn write_whole(&mut self, found: &mut Vec<DocumentWrite>) -> Result<()> {
         let whole: Vec<_> = found.extract_if(.., |write| write.fields.is_none()).collect();
         let shown = whole.iter().map(|write| write.at).max().and_then(|latest| self.shown(latest));
         self.writer.write(&whole, None, shown).await.map(drop)
@@ -317,16 +321,16 @@ impl Worker {
 }
 
 /// Takes writes out of the list, as documents to be looked up, and written whole.
-fn take(writes: &mut Vec<Write>, numbers: &[usize]) -> Result<Unknown> {
+fn take(writes: &mut Vec<DocumentWrite>, numbers: &[usize]) -> Result<Unknown> {
     let mut unknown = Unknown::new();
     for number in numbers.iter().rev() {
-        let Write { collection, document_key, at, .. } = writes.swap_remove(*number);
+        let DocumentWrite { collection, document_key, at, .. } = writes.swap_remove(*number);
         let key = DocumentKey::of(Id::of(&document_key)?);
-        unknown.entry(collection).or_default().push(Wanted { key, document_key, at, patch: None });
+        unknown.entry(collection).or_default().push(PendingLookup { key, document_key, at, patch: None });
     }
     Ok(unknown)
 }
 
-pub(super) fn byte_len(writes: &[Write]) -> usize {
-    writes.iter().map(Write::byte_len).sum()
+pub(super) fn byte_len(writes: &[DocumentWrite]) -> usize {
+    writes.iter().map(DocumentWrite::byte_len).sum()
 }

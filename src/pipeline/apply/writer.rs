@@ -7,9 +7,13 @@ use std::{
 
 use mongodb::bson::Timestamp;
 
-use super::{batch::Positions, collection_encoder::Lane, document_write::Write};
+use super::{
+    batch::Positions,
+    collection_encoder::{CollectionEncoder, Refusal},
+    document_write::DocumentWrite,
+};
 use crate::{
-    error::{Error, Kind, Result},
+    error::{Kind, Result},
     failpoint::{self, Failpoint},
     metrics,
     model::{
@@ -18,7 +22,7 @@ use crate::{
     },
     pipeline::{
         collection::{Collection, Held},
-        context::Counts,
+        counts::Counts,
         planted::{self, Bug},
         ports::{RowApplier, RowTarget},
     },
@@ -52,9 +56,9 @@ pub(crate) enum PositionScope {
 }
 
 /// Writes one partition's batches.
-pub(crate) struct Writer {
+pub(crate) struct BatchWriter {
     applier: Box<dyn RowApplier>,
-    lanes: Vec<Lane>,
+    encoders: Vec<CollectionEncoder>,
     /// The collections that were written to since a position was stored.
     touched: BTreeSet<CollectionId>,
     counts: Arc<Counts>,
@@ -72,24 +76,26 @@ struct Letters {
     healed: Vec<DeadKey>,
 }
 
-impl Writer {
+impl BatchWriter {
     /// A writer with a session of its own. `stored` is how far all partitions have come, and the fingerprint of the stream
     /// that further positions are of.
     pub(crate) async fn start(
         target: &dyn RowTarget,
         partition: Partition,
         collections: &Arc<[Collection]>,
-        (fingerprint, stored): (i64, &HashMap<(Partition, CollectionId), Position>),
+        fingerprint: i64,
+        stored: &HashMap<(Partition, CollectionId), Position>,
         counts: Arc<Counts>,
     ) -> Result<Self> {
         let applier = target.applier(partition, fingerprint).await?;
-        let mut lanes = Vec::with_capacity(collections.len());
+        let mut encoders = Vec::with_capacity(collections.len());
         for id in (0..collections.len()).map(CollectionId) {
-            lanes.push(Lane::new(collections, id, stored.get(&(partition, id)).cloned()).await);
+            encoders
+                .push(CollectionEncoder::new(collections, id, stored.get(&(partition, id)).cloned()).await);
         }
         Ok(Self {
             applier,
-            lanes,
+            encoders,
             touched: BTreeSet::new(),
             counts,
             is_forgettable: false,
@@ -121,7 +127,7 @@ impl Writer {
     /// `shown`: up to when rows show states afterwards; `None` in the order of commits.
     pub(crate) async fn write(
         &mut self,
-        writes: &[Write],
+        writes: &[DocumentWrite],
         reached: Option<(&Positions, PositionScope)>,
         shown: Option<Timestamp>,
     ) -> Result<Written> {
@@ -130,7 +136,7 @@ impl Writer {
         self.touched.extend(concerned);
         let in_parts = writes.iter().any(|write| write.fields.is_some());
         let mut stored = Written::All(Vec::new());
-        let mut parts = vec![(writes, Refused::Not)];
+        let mut parts = vec![(writes, Refusal::Not)];
         while let Some((part, refused)) = parts.pop() {
             let reached = reached.filter(|_| parts.is_empty());
             match self.apply(part, &refused, reached, shown).await {
@@ -142,21 +148,21 @@ impl Writer {
                 Err(error) if error.kind() == Kind::TargetRefusedRows => {
                     metrics::retried(error.kind());
                     match (part, refused) {
-                        ([write], Refused::Not) => {
+                        ([write], Refusal::Not) => {
                             let name = self
-                                .lanes
+                                .encoders
                                 .get(write.collection.0)
-                                .map_or("", |lane| lane.collection().name());
+                                .map_or("", |encoder| encoder.collection().name());
                             tracing::warn!(code = %error.code(), "{name}: a document becomes a dead letter: {error}");
                             failpoint::reach(Failpoint::DocumentRefused);
-                            parts.push((part, Refused::once(write, &error)));
+                            parts.push((part, Refusal::once(write, &error)));
                         }
-                        ([_, ..], Refused::Not) => {
+                        ([_, ..], Refusal::Not) => {
                             let (first, second) = part.split_at(part.len() / 2);
-                            parts.extend([(second, Refused::Not), (first, Refused::Not)]);
+                            parts.extend([(second, Refusal::Not), (first, Refusal::Not)]);
                         }
-                        ([_, ..], Refused::Rows(reason)) => parts.push((part, Refused::Removal(reason))),
-                        ([], _) | (_, Refused::Removal(_)) => return Err(error),
+                        ([_, ..], Refusal::Rows(reason)) => parts.push((part, Refusal::Removal(reason))),
+                        ([], _) | (_, Refusal::Removal(_)) => return Err(error),
                     }
                 }
                 applied => stored = applied?,
@@ -168,14 +174,14 @@ impl Writer {
         Ok(stored)
     }
 
-    /// Holds the mappings of these collections, and brings their lanes up to date with them. In the order of the
+    /// Holds the mappings of these collections, and brings their encoders up to date with them. In the order of the
     /// collections, so that two workers can't wait for each other.
     async fn hold(&mut self, concerned: &BTreeSet<CollectionId>) -> Vec<Held> {
         let mut held = Vec::with_capacity(concerned.len());
         for id in concerned {
-            if let Some(lane) = self.lanes.get_mut(id.0) {
-                let mapping = lane.collection().hold().await;
-                lane.follow(&mapping);
+            if let Some(encoder) = self.encoders.get_mut(id.0) {
+                let mapping = encoder.collection().hold().await;
+                encoder.follow(&mapping);
                 held.push(mapping);
             }
         }
@@ -185,12 +191,12 @@ impl Writer {
     /// One transaction. `refused` is of the only document in `writes`.
     async fn apply(
         &mut self,
-        writes: &[Write],
-        refused: &Refused,
+        writes: &[DocumentWrite],
+        refused: &Refusal,
         reached: Option<(&Positions, PositionScope)>,
         shown: Option<Timestamp>,
     ) -> Result<Written> {
-        self.lanes.iter_mut().for_each(Lane::clear);
+        self.encoders.iter_mut().for_each(CollectionEncoder::clear);
         let (letters, whole_only) = self.encode(writes, refused)?;
         if !whole_only.is_empty() {
             return Ok(Written::WholeOnly(whole_only));
@@ -201,8 +207,8 @@ impl Writer {
         let moved: Vec<(CollectionId, Position)> = reached.map_or_else(Vec::new, |(positions, reach)| {
             let concerned = |id| reach != PositionScope::Touched || self.touched.contains(&id);
             let moves = |(id, position): &(CollectionId, &Position)| {
-                let lane = self.lanes.get(id.0).filter(|_| concerned(*id));
-                lane.is_some_and(|lane| lane.may_reach(position) || again && lane.is_at(position))
+                let encoder = self.encoders.get(id.0).filter(|_| concerned(*id));
+                encoder.is_some_and(|encoder| encoder.may_reach(position) || again && encoder.is_at(position))
             };
             let positions = positions.iter().map(|(id, position)| (*id, position));
             positions.filter(moves).map(|(id, position)| (id, position.clone())).collect()
@@ -211,11 +217,13 @@ impl Writer {
         if let Some(at) = writes.iter().filter(|write| !told(write.collection)).map(|write| write.at).max() {
             self.note(shown, at).await?;
         }
-        let name = |id: &CollectionId| self.lanes.get(id.0).map_or("", |lane| lane.collection().name());
+        let name =
+            |id: &CollectionId| self.encoders.get(id.0).map_or("", |encoder| encoder.collection().name());
         let positions: Vec<Reached<'_>> =
             moved.iter().map(|(id, position)| Reached { collection: name(id), position }).collect();
-        let collections: Vec<_> = self.lanes.iter().filter_map(Lane::batch).collect();
-        let parts: Vec<_> = self.lanes.iter().flat_map(|lane| lane.parts.batches(lane.id)).collect();
+        let collections: Vec<_> = self.encoders.iter().filter_map(CollectionEncoder::batch).collect();
+        let parts: Vec<_> =
+            self.encoders.iter().flat_map(|encoder| encoder.parts.batches(encoder.id)).collect();
         let Letters { new, healed } = &letters;
         if collections.is_empty()
             && parts.is_empty()
@@ -233,11 +241,11 @@ impl Writer {
             failpoint::reach(Failpoint::LetterCommitted);
         }
         for (id, position) in &moved {
-            if let Some(lane) = self.lanes.get_mut(id.0) {
-                lane.stored = Some(position.clone());
+            if let Some(encoder) = self.encoders.get_mut(id.0) {
+                encoder.stored = Some(position.clone());
             }
         }
-        self.lanes.iter_mut().for_each(Lane::count);
+        self.encoders.iter_mut().for_each(CollectionEncoder::count);
         self.count(&letters);
         Ok(Written::All(moved))
     }
@@ -257,31 +265,31 @@ impl Writer {
         Ok(())
     }
 
-    /// Encodes the writes into their lanes, and says which can't be written unless they are whole. What belongs to a
+    /// Encodes the writes into their encoders, and says which can't be written unless they are whole. What belongs to a
     /// collection that is stopped, or is stopped by this, is left out.
-    fn encode(&mut self, writes: &[Write], refused: &Refused) -> Result<(Letters, Vec<usize>)> {
+    fn encode(&mut self, writes: &[DocumentWrite], refused: &Refusal) -> Result<(Letters, Vec<usize>)> {
         let (mut letters, mut whole_only) = (Letters::default(), Vec::new());
         for (number, write) in writes.iter().enumerate() {
-            let Some(lane) = self.lanes.get_mut(write.collection.0) else { continue };
-            if lane.collection().stopped().is_some() {
+            let Some(encoder) = self.encoders.get_mut(write.collection.0) else { continue };
+            if encoder.collection().stopped().is_some() {
                 continue;
             }
             if let (Some(fields), Some(document)) = (&write.fields, &write.document) {
-                if !lane.add_part(&write.document_key, fields, document)? {
+                if !encoder.add_part(&write.document_key, fields, document)? {
                     whole_only.push(number);
                 }
                 continue;
             }
-            match lane.add(write, refused)? {
+            match encoder.add(write, refused)? {
                 Some(letter) => letters.new.push(letter),
-                None => letters.healed.extend(lane.collection().dead_key(&write.document_key)?),
+                None => letters.healed.extend(encoder.collection().dead_key(&write.document_key)?),
             }
         }
-        for lane in &mut self.lanes {
-            if lane.collection().stopped().is_some() {
-                lane.clear();
-                letters.new.retain(|letter| letter.collection != lane.collection().name());
-                letters.healed.retain(|key| key.collection != lane.collection().name());
+        for encoder in &mut self.encoders {
+            if encoder.collection().stopped().is_some() {
+                encoder.clear();
+                letters.new.retain(|letter| letter.collection != encoder.collection().name());
+                letters.healed.retain(|key| key.collection != encoder.collection().name());
             }
         }
         Ok((letters, whole_only))
@@ -290,7 +298,8 @@ impl Writer {
     /// Notes what was written of dead letters. Too many stop their collection.
     fn count(&self, Letters { new, healed }: &Letters) {
         Counts::add(&self.counts.dead_letters, u64::try_from(new.len()).unwrap_or(0));
-        let of = |name: &str| self.lanes.iter().map(Lane::collection).find(|c| c.name() == name);
+        let of =
+            |name: &str| self.encoders.iter().map(CollectionEncoder::collection).find(|c| c.name() == name);
         for key in healed {
             of(&key.collection).into_iter().for_each(|collection| collection.healed(key));
         }
@@ -298,26 +307,6 @@ impl Writer {
             of(&letter.collection)
                 .into_iter()
                 .for_each(|collection| collection.record_dead_letters([letter]));
-        }
-    }
-}
-
-/// What the target has refused of a document, and why.
-#[derive(Debug)]
-pub(super) enum Refused {
-    /// Nothing.
-    Not,
-    /// The rows that it should have. Those it has are removed.
-    Rows(String),
-    /// That its rows are removed: they stay, perhaps because a foreign key of the user's own refers to them.
-    Removal(String),
-}
-
-impl Refused {
-    fn once(write: &Write, error: &Error) -> Self {
-        match write.document {
-            Some(_) => Self::Rows(error.to_string()),
-            None => Self::Removal(error.to_string()),
         }
     }
 }

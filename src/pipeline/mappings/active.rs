@@ -28,27 +28,37 @@ pub fn is_automatic(text: &str) -> bool {
 
 /// A mapping that is in force, or is to be.
 #[derive(Clone, Debug)]
-pub(crate) struct InForce {
+pub(crate) struct ActiveMapping {
     pub(crate) spec: MappingSpec,
-    pub(super) version: u16,
+    pub(crate) version: u16,
     /// Whether docrow made it.
     pub(crate) is_automatic: bool,
     /// What its tables have not got yet out of `extra`.
-    pub(super) unfilled: Option<Unfilled>,
+    pub(crate) unfilled: Option<Unfilled>,
     /// The stored one, if this one is to come after it: what to go on with if the tables can't follow.
-    pub(super) before: Option<Box<InForce>>,
+    pub(crate) before: Option<Box<ActiveMapping>>,
+}
+
+/// The mappings of the collections that are prepared.
+pub(crate) struct PreparedMappings {
+    /// In the order of the collections.
+    pub(crate) in_force: Vec<ActiveMapping>,
+    /// What is put in force once no session has a lock on the tables, by the collection's name.
+    pub(crate) pending: HashMap<String, ActiveMapping>,
+    /// The names of all tables.
+    pub(crate) tables: Names,
 }
 
 /// Values that a column or table exists for, and that are still in `extra` where they were before it did.
 #[derive(Clone, Debug)]
-pub(super) enum Unfilled {
+pub(crate) enum Unfilled {
     /// Those of these fields.
     Fields(Vec<FieldPath>),
     /// It is not known of which.
     All,
 }
 
-impl InForce {
+impl ActiveMapping {
     /// The version as it is stored, which is `compiled`.
     pub(crate) fn record(&self, compiled: &Mapping) -> mapping_versions::Mapping {
         let head = if self.is_automatic { AUTOMATIC } else { "" };
@@ -110,7 +120,8 @@ impl InForce {
 /// Sees that every mapping file is for a collection that is included, or that the pipeline has a mapping of already: a slip in
 /// its name would leave masks away in silence. Errors: one is for none, and not optional.
 pub(crate) async fn require_collections(
-    (config, files): (&Config, &MappingFiles),
+    config: &Config,
+    files: &MappingFiles,
     source: &Source,
     stored: &[mapping_versions::Mapping],
 ) -> Result<()> {
@@ -132,10 +143,10 @@ pub(crate) async fn require_collections(
 /// The mappings of a pipeline.
 pub(crate) struct Mappings {
     /// Those that are stored, with what their files have got since.
-    in_force: HashMap<String, InForce>,
+    in_force: HashMap<String, ActiveMapping>,
     files: HashMap<String, MappingSpec>,
     /// Those that were made from samples.
-    sampled: HashMap<String, InForce>,
+    sampled: HashMap<String, ActiveMapping>,
     /// The names of all tables.
     pub(crate) tables: Names,
     default: DefaultMapping,
@@ -156,7 +167,7 @@ impl Mappings {
         let mut in_force = HashMap::new();
         for stored in stored {
             config.check_mask_key(&stored.collection, stored.masked_by.as_deref())?;
-            let mut mapping = InForce::read(stored)?;
+            let mut mapping = ActiveMapping::read(stored)?;
             if let Some(file) = files.get(&stored.collection) {
                 mapping = mapping.with_file(file)?;
             }
@@ -193,23 +204,28 @@ impl Mappings {
     }
 
     /// The mapping of a collection as it is stored, if it is.
-    pub(crate) fn stored(&self, collection: &str) -> Option<&InForce> {
+    pub(crate) fn stored(&self, collection: &str) -> Option<&ActiveMapping> {
         let in_force = self.in_force.get(collection)?;
         Some(in_force.before.as_deref().unwrap_or(in_force))
     }
 
     /// The mapping of a collection, made from a sample of its documents if nobody wrote one.
-    pub(crate) async fn of(
+    pub(crate) async fn mapping_for(
         &mut self,
         source: &dyn DocumentSource,
         collection: &Namespace,
-    ) -> Result<InForce> {
+    ) -> Result<ActiveMapping> {
         let name = collection.to_string();
         if let Some(mapping) = self.in_force.get(&name).or_else(|| self.sampled.get(&name)) {
             return Ok(mapping.clone());
         }
-        let new =
-            |spec, is_automatic| InForce { spec, version: 1, is_automatic, unfilled: None, before: None };
+        let new = |spec, is_automatic| ActiveMapping {
+            spec,
+            version: 1,
+            is_automatic,
+            unfilled: None,
+            before: None,
+        };
         if let Some(spec) = self.files.get(&name) {
             return Ok(new(spec.clone(), false));
         }

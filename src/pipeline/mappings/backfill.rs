@@ -17,8 +17,8 @@ use tokio::sync::Mutex;
 
 use super::{
     active::Unfilled,
-    evolution::{FILLING, Shared},
     foreign_rows::Foreign,
+    keeper_context::{FILLING, KeeperContext},
 };
 use crate::{
     error::{Code, Kind, Result},
@@ -26,7 +26,6 @@ use crate::{
     model::change::CollectionId,
     pipeline::{
         collection::Collection,
-        context::Pipeline,
         planted::{self, Bug},
         ports::{RowApplier, RowReader, RowTarget, TargetSession},
         tries::Tries,
@@ -59,19 +58,20 @@ pub(super) enum Filled {
     CutOff,
 }
 
-impl Shared {
+impl KeeperContext {
     /// Fills the tables of a collection, which must be complete. `session` is for looking what there is to be filled.
     pub(super) async fn fill(
         &self,
         collection: &Collection,
         unfilled: &Unfilled,
-        (session, tries): (&mut dyn TargetSession, &mut Tries),
+        session: &mut dyn TargetSession,
+        tries: &mut Tries,
     ) -> Result<Filled> {
         let steps = match unfilled {
             Unfilled::All => None,
             Unfilled::Fields(fields) => Some(first_steps(fields)),
         };
-        let Pipeline { target, reporter, .. } = &self.pipeline;
+        let (target, reporter) = (&self.pipeline.ports.target, &self.pipeline.monitor.reporter);
         let mapping = collection.mapping().await;
         let wanted = WantedDocuments {
             root: mapping.tables().first().cloned(),
@@ -131,7 +131,7 @@ struct Filler<'a> {
 }
 
 /// What came of some documents.
-enum Part {
+enum PageOutcome {
     /// They are filled; their rows had so many bytes.
     Done(usize),
     /// They are too much to be read at once: nothing was done.
@@ -155,15 +155,15 @@ impl<'a> Filler<'a> {
         let (mut parts, mut page) = (vec![keys], LARGEST_PAGE);
         while let Some(part) = parts.pop() {
             match self.fill_part(collection, &part, tries).await {
-                Ok(Part::Done(bytes)) => {
+                Ok(PageOutcome::Done(bytes)) => {
                     tries.succeeded();
                     page = next_page(part.count, bytes);
                 }
-                Ok(Part::TooMuch) => {
+                Ok(PageOutcome::TooMuch) => {
                     let [first, rest] = part.halves();
                     parts.extend([rest, first]);
                 }
-                Ok(Part::NotNow) if tries.again().await => parts.push(part),
+                Ok(PageOutcome::NotNow) if tries.again().await => parts.push(part),
                 Err(error) if error.code() == Code::TargetLocked => {
                     tries.tell(&format!("{}: values of new columns", collection.name()), &error);
                     parts.push(part);
@@ -171,7 +171,7 @@ impl<'a> Filler<'a> {
                         return Ok(None);
                     }
                 }
-                Ok(Part::NotNow) => return Ok(None),
+                Ok(PageOutcome::NotNow) => return Ok(None),
                 Err(error) => return Err(error),
             }
         }
@@ -179,16 +179,21 @@ impl<'a> Filler<'a> {
     }
 
     /// The same for some of them.
-    async fn fill_part(&mut self, collection: &Collection, keys: &Keys, tries: &Tries) -> Result<Part> {
+    async fn fill_part(
+        &mut self,
+        collection: &Collection,
+        keys: &Keys,
+        tries: &Tries,
+    ) -> Result<PageOutcome> {
         let (_alone, most) = match keys.count {
             0 | 1 => (Some(self.alone.lock().await), usize::MAX),
             _ => (None, MOST_BYTES),
         };
-        let Some(held) = tries.grasp(collection).await else { return Ok(Part::NotNow) };
+        let Some(held) = tries.grasp(collection).await else { return Ok(PageOutcome::NotNow) };
         let mapping = held.clone();
         let _held = (!planted::has(Bug::FillOvertakes)).then_some(held);
         let Some(found) = self.reader.documents(mapping.tables(), keys, most).await? else {
-            return Ok(Part::TooMuch);
+            return Ok(PageOutcome::TooMuch);
         };
         let bytes = found.values().map(Rows::byte_len).sum();
         let mut documents = Vec::with_capacity(found.len());
@@ -204,16 +209,17 @@ impl<'a> Filler<'a> {
                 Err(corrupt) => self.foreign.note(&mapping, &key, corrupt),
             }
         }
-        let (filled, refused) = self.write((&mapping, &mut encoder), &documents).await?;
+        let (filled, refused) = self.write(&mapping, &mut encoder, &documents).await?;
         self.filled += filled;
         self.refused += refused;
-        Ok(Part::Done(bytes))
+        Ok(PageOutcome::Done(bytes))
     }
 
     /// Writes documents; in halves, where one of them is refused, until that is alone. How many are filled, and refused.
     async fn write(
         &mut self,
-        (mapping, encoder): (&Mapping, &mut Encoder),
+        mapping: &Mapping,
+        encoder: &mut Encoder,
         documents: &[Keyed],
     ) -> Result<(u64, u64)> {
         let mut rows = Rows::new(mapping.tables().len());

@@ -33,72 +33,68 @@
 use std::sync::Arc;
 
 use tokio::{
-    sync::{Mutex, OwnedMutexGuard, Semaphore, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     task::JoinSet,
 };
 
-use super::keeper::{Keeper, Order};
+use super::{
+    active::PreparedMappings,
+    keeper::{Keeper, KeeperOrder},
+    keeper_context::KeeperContext,
+};
 use crate::{
     error::{Error, Kind, Result},
     model::change::CollectionId,
-    pipeline::{collection::Collection, context::Pipeline, ports::TargetSession, prepare::Prepared},
-    schema::Names,
+    pipeline::{collection::Collection, context::Pipeline},
     shutdown::Shutdown,
-    source::SAMPLE_SIZE,
 };
 
-/// How many collections are sampled at once.
-const SAMPLING: usize = 4;
-/// How many collections are filled at once. Each takes three connections, and some memory (G11).
-pub(super) const FILLING: usize = 4;
 /// The keepers of all collections' mappings. Dropping it has them begin with nothing more, and aborts them.
 pub(crate) struct Evolution {
     keepers: JoinSet<Result<()>>,
-    orders: Orders,
+    orders: KeeperOrders,
     stop: Shutdown,
 }
 
 /// Where keepers are told what they can't know.
 #[derive(Clone)]
-pub(crate) struct Orders {
-    all: Arc<[mpsc::Sender<Order>]>,
+pub(crate) struct KeeperOrders {
+    all: Arc<[mpsc::Sender<KeeperOrder>]>,
     /// The places of those whose collections are not complete.
     incomplete: Arc<[usize]>,
 }
 
 impl Evolution {
     /// Begins to evolve the mappings of the collections that are prepared.
-    pub(crate) fn start(pipeline: &Pipeline, prepared: Prepared) -> Self {
-        let Prepared { collections, in_force, mut pending, tables, live, .. } = prepared;
+    pub(crate) fn start(
+        pipeline: &Pipeline,
+        collections: Arc<[Collection]>,
+        mappings: PreparedMappings,
+        live: &[CollectionId],
+    ) -> Self {
+        let PreparedMappings { in_force, mut pending, tables } = mappings;
         let stop = Shutdown::default();
-        let shared = Arc::new(Shared {
-            pipeline: pipeline.clone(),
-            collections,
-            tables: Arc::new(Mutex::new(tables)),
-            sampling: Semaphore::new(SAMPLING),
-            filling: Semaphore::new(FILLING),
-            alone: Mutex::default(),
-        });
+        let shared = Arc::new(KeeperContext::new(pipeline.clone(), collections, tables));
         let (mut keepers, mut all) = (JoinSet::new(), Vec::new());
         for (id, in_force) in in_force.into_iter().enumerate() {
             // There is one who gives orders, one at a time.
             let (sender, orders) = mpsc::channel(1);
             let name = in_force.spec.collection().to_string();
-            let place = (id, live.contains(&CollectionId(id)));
             let is_paused = shared.collections.get(id).is_some_and(Collection::is_paused);
             // The next turn has it again.
-            let mappings = (in_force, pending.remove(&name).filter(|_| !is_paused));
-            let keeper = Keeper::new(shared.clone(), place, mappings, orders, stop.clone());
-            keepers.spawn(keeper.run());
+            let pending = pending.remove(&name).filter(|_| !is_paused);
+            let keeper = Keeper::new(shared.clone(), id, in_force, pending, orders, stop.clone());
+            let is_complete = live.contains(&CollectionId(id));
+            keepers.spawn(keeper.run(is_complete));
             all.push(sender);
         }
         let is_paused = |id: usize| shared.collections.get(id).is_some_and(Collection::is_paused);
         let incomplete = (0..all.len()).filter(|id| !is_paused(*id) && !live.contains(&CollectionId(*id)));
         let incomplete = incomplete.collect();
-        Self { keepers, orders: Orders { all: all.into(), incomplete }, stop }
+        Self { keepers, orders: KeeperOrders { all: all.into(), incomplete }, stop }
     }
 
-    pub(crate) fn orders(&self) -> Orders {
+    pub(crate) fn orders(&self) -> KeeperOrders {
         self.orders.clone()
     }
 
@@ -135,26 +131,30 @@ fn why(ended: Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
     ended.map_err(|e| Error::caused(Kind::Bug, "a mapping's keeper broke off", e))?
 }
 
-impl Orders {
+impl KeeperOrders {
     /// Has the mappings of collections that are not complete take up what was discovered, and stay as they are then.
     pub(crate) async fn settle(&self) {
-        self.ask(self.incomplete.iter(), Order::Settle).await;
+        self.ask(self.incomplete.iter(), KeeperOrder::Settle).await;
     }
 
     /// Says that these collections are complete.
     pub(crate) async fn complete(&self) {
         for sender in self.incomplete.iter().filter_map(|id| self.all.get(*id)) {
-            let _ = sender.send(Order::Complete).await;
+            let _ = sender.send(KeeperOrder::Complete).await;
         }
     }
 
     /// Has all mappings take up what was discovered, and all columns filled: no more will come.
     pub(crate) async fn finish(&self) {
-        self.ask(&(0..self.all.len()).collect::<Vec<_>>(), Order::Finish).await;
+        self.ask(&(0..self.all.len()).collect::<Vec<_>>(), KeeperOrder::Finish).await;
     }
 
     /// A keeper that is gone has failed, which [`Evolution::failed`] says: that ends the turn, and this with it.
-    async fn ask(&self, ids: impl IntoIterator<Item = &usize>, order: fn(oneshot::Sender<()>) -> Order) {
+    async fn ask(
+        &self,
+        ids: impl IntoIterator<Item = &usize>,
+        order: fn(oneshot::Sender<()>) -> KeeperOrder,
+    ) {
         let mut answers = Vec::new();
         for sender in ids.into_iter().filter_map(|id| self.all.get(*id)) {
             let (sent, answer) = oneshot::channel();
@@ -168,34 +168,5 @@ impl Orders {
                 return std::future::pending().await;
             }
         }
-    }
-}
-
-/// What keepers have in common.
-pub(super) struct Shared {
-    pub(super) pipeline: Pipeline,
-    pub(super) collections: Arc<[Collection]>,
-    /// The names of all tables. Held while some are changed: PostgreSQL lets docrow do that one after the other, and who has
-    /// its mapping must not wait for another's turn.
-    tables: Arc<Mutex<Names>>,
-    sampling: Semaphore,
-    pub(super) filling: Semaphore,
-    /// Held while a document is filled that may be large (G11).
-    pub(super) alone: Mutex<()>,
-}
-
-impl Shared {
-    /// Adds a sample of a collection to its evidence.
-    pub(super) async fn sample(&self, collection: &Collection) -> Result<()> {
-        let _permit = self.sampling.acquire().await;
-        let source = &self.pipeline.source;
-        source.sample_documents(collection.namespace(), SAMPLE_SIZE, &mut |d| collection.observe(d)).await
-    }
-
-    /// What it takes to change tables: that nobody else does, and a session.
-    pub(super) async fn make_ready(&self) -> Result<(Box<dyn TargetSession>, OwnedMutexGuard<Names>)> {
-        let tables = self.tables.clone().lock_owned().await;
-        // Other pipelines change tables as well.
-        Ok((self.pipeline.target.connect_in_haste().await?, tables))
     }
 }

@@ -8,9 +8,9 @@ use tokio::{
 };
 
 use super::{
-    active::InForce,
+    active::ActiveMapping,
     backfill::Filled,
-    evolution::Shared,
+    keeper_context::KeeperContext,
     next_version::{listed, next_version},
     widening,
 };
@@ -21,8 +21,8 @@ use crate::{
     metrics,
     pipeline::{
         collection::{Changing, Collection},
-        context::Pipeline,
         ports::TargetSession,
+        table_keys::add_foreign_keys,
         tries::Tries,
     },
     process_status::Part,
@@ -39,7 +39,7 @@ const REST: u32 = 10;
 const LAST: Duration = Duration::from_secs(5);
 
 /// What a keeper is told.
-pub(super) enum Order {
+pub(super) enum KeeperOrder {
     /// Act on all that was discovered, then leave the mapping as it is until the collection is complete.
     Settle(oneshot::Sender<()>),
     /// The collection is complete: its tables have their keys and no other rows than they should.
@@ -50,11 +50,11 @@ pub(super) enum Order {
 
 /// Keeps one collection's mapping up to date: the only one to change it.
 pub(super) struct Keeper {
-    shared: Arc<Shared>,
+    shared: Arc<KeeperContext>,
     id: usize,
-    in_force: InForce,
+    in_force: ActiveMapping,
     /// What its file has added, and could not be put in force yet.
-    pending: Option<InForce>,
+    pending: Option<ActiveMapping>,
     /// Whether the evidence holds a sample of the collection.
     is_sampled: bool,
     /// Whether the collection is copied, has its keys, and is swept: then it can be filled.
@@ -63,7 +63,7 @@ pub(super) struct Keeper {
     is_settled: bool,
     /// Whether wide columns wait for somebody's lock to take the places of narrow ones.
     is_replacing: bool,
-    orders: mpsc::Receiver<Order>,
+    orders: mpsc::Receiver<KeeperOrder>,
     tries: Tries,
     /// How long the present change has taken, but for waiting.
     worked: Duration,
@@ -81,7 +81,7 @@ enum Evolved {
 }
 
 /// A collection whose mapping changes.
-struct Place<'a> {
+struct MappingChange<'a> {
     collection: &'a Collection,
     /// The mapping until then.
     before: &'a Mapping,
@@ -89,12 +89,13 @@ struct Place<'a> {
 }
 
 impl Keeper {
-    /// A keeper of the collection with this number, of which a complete one can be filled.
+    /// A keeper of the collection with this number.
     pub(super) fn new(
-        shared: Arc<Shared>,
-        (id, is_complete): (usize, bool),
-        (in_force, pending): (InForce, Option<InForce>),
-        orders: mpsc::Receiver<Order>,
+        shared: Arc<KeeperContext>,
+        id: usize,
+        in_force: ActiveMapping,
+        pending: Option<ActiveMapping>,
+        orders: mpsc::Receiver<KeeperOrder>,
         stop: Shutdown,
     ) -> Self {
         Self {
@@ -103,7 +104,7 @@ impl Keeper {
             in_force,
             pending,
             is_sampled: false,
-            is_complete,
+            is_complete: false,
             is_settled: false,
             is_replacing: false,
             orders,
@@ -113,14 +114,15 @@ impl Keeper {
         }
     }
 
-    /// Works until the turn ends.
-    pub(super) async fn run(mut self) -> Result<()> {
+    /// Works until the turn ends. The tables of a complete collection are filled.
+    pub(super) async fn run(mut self, is_complete: bool) -> Result<()> {
+        self.is_complete = is_complete;
         let shared = self.shared.clone();
         let Some(collection) = shared.collections.get(self.id) else { return Ok(()) };
         self.fill(collection).await?;
         while !self.tries.is_over() {
-            let (is_settled, is_pending, rests_until) =
-                (self.is_settled, self.pending.is_some() || self.is_replacing, self.rests_until);
+            let (is_settled, rests_until) = (self.is_settled, self.rests_until);
+            let is_pending = self.pending.is_some() || self.is_replacing;
             let due = async {
                 if !is_pending {
                     collection.discoveries().await;
@@ -137,16 +139,16 @@ impl Keeper {
                 }
             };
             match order {
-                Some(Order::Settle(done)) => {
+                Some(KeeperOrder::Settle(done)) => {
                     self.act(collection).await?;
                     self.is_settled = true;
                     let _ = done.send(());
                 }
-                Some(Order::Complete) => {
+                Some(KeeperOrder::Complete) => {
                     (self.is_complete, self.is_settled) = (true, false);
                     self.fill(collection).await?;
                 }
-                Some(Order::Finish(done)) => {
+                Some(KeeperOrder::Finish(done)) => {
                     self.finish(collection).await?;
                     let _ = done.send(());
                 }
@@ -209,7 +211,7 @@ impl Keeper {
             let ready = self.tries.unless_stopped(shared.make_ready()).await.transpose()?;
             let Some((mut session, mut tables)) = ready else { return Ok(Evolved::Not) };
             let began = Instant::now();
-            let place = Place { collection, before: &before, held: &mut held };
+            let place = MappingChange { collection, before: &before, held: &mut held };
             let evolved = match self.pending.take() {
                 Some(next) => self.catch_up(place, &mut *session, next).await?,
                 None => self.take_up(place, &mut *session, &mut tables).await?,
@@ -231,7 +233,7 @@ impl Keeper {
             return Ok(evolved);
         };
         let what = format!("{}: new columns", collection.name());
-        self.tries.make_way(&mut *session, (&what, error), before.tables()).await?;
+        self.tries.make_way(&mut *session, &what, error, before.tables()).await?;
         Ok(Evolved::NotNow(None))
     }
 
@@ -239,8 +241,7 @@ impl Keeper {
     async fn refer(&self, collection: &Collection, session: &mut dyn TargetSession) -> Result<()> {
         let mapping = collection.mapping().await;
         if self.is_complete && mapping.foreign_keys() {
-            let pipeline = &self.shared.pipeline;
-            let adding = pipeline.add_foreign_keys(session, collection, mapping.tables());
+            let adding = add_foreign_keys(session, collection, mapping.tables());
             self.tries.unless_stopped(adding).await.transpose()?;
         }
         Ok(())
@@ -249,9 +250,9 @@ impl Keeper {
     /// Puts in force what could not be when the turn began.
     async fn catch_up(
         &mut self,
-        mut place: Place<'_>,
+        mut place: MappingChange<'_>,
         session: &mut dyn TargetSession,
-        mut next: InForce,
+        mut next: ActiveMapping,
     ) -> Result<Evolved> {
         loop {
             match self.put_in_force(session, &mut place, &next).await {
@@ -270,14 +271,14 @@ impl Keeper {
         }
         let name = place.collection.name();
         tracing::info!("{name}: mapped as its file says (version {})", next.version);
-        self.in_force = InForce { before: None, ..next };
+        self.in_force = ActiveMapping { before: None, ..next };
         Ok(Evolved::Yes)
     }
 
     /// Gives the mapping the places that what was discovered needs.
     async fn take_up(
         &mut self,
-        mut place: Place<'_>,
+        mut place: MappingChange<'_>,
         session: &mut dyn TargetSession,
         tables: &mut Names,
     ) -> Result<Evolved> {
@@ -304,7 +305,7 @@ impl Keeper {
                     metrics::MAPPING_CHANGES.of(&[collection.name()]).increment(1);
                     let (name, version) = (collection.name(), next.version);
                     tracing::info!("{name}: mapped anew (version {version}): {}", listed(&fields));
-                    self.in_force = InForce { before: None, ..next };
+                    self.in_force = ActiveMapping { before: None, ..next };
                     *tables = names;
                     return Ok(Evolved::Yes);
                 }
@@ -328,12 +329,12 @@ impl Keeper {
     async fn put_in_force(
         &self,
         session: &mut dyn TargetSession,
-        place: &mut Place<'_>,
-        next: &InForce,
+        place: &mut MappingChange<'_>,
+        next: &ActiveMapping,
     ) -> Result<Evolved> {
-        let Pipeline { config, reporter, .. } = &self.shared.pipeline;
-        let mapping = Arc::new(config.compile(&next.spec)?);
-        let post = reporter.vitals().post(Part::Evolution(self.id));
+        let pipeline = &self.shared.pipeline;
+        let mapping = Arc::new(pipeline.config.compile(&next.spec)?);
+        let post = pipeline.monitor.reporter.vitals().post(Part::Evolution(self.id));
         post.at(format!("changes the tables of {}", place.collection.name()));
         if self.is_complete && place.held.is_none() {
             *place.held = self.tries.grasp(place.collection).await;
@@ -356,14 +357,13 @@ impl Keeper {
         if !self.is_complete || collection.rests() {
             return Ok(());
         }
-        if self.in_force.unfilled.is_some() && !self.take_out(collection).await? {
-            return Ok(());
-        }
-        if self.in_force.spec.replacements().is_empty() {
+        let is_filled = self.in_force.unfilled.is_none() || self.take_out(collection).await?;
+        if !is_filled || self.in_force.spec.replacements().is_empty() {
             return Ok(());
         }
         let pipeline = &self.shared.pipeline;
-        let replaced = pipeline.replace_columns(collection, &mut self.in_force, &mut self.tries).await?;
+        let replaced =
+            widening::replace_columns(pipeline, collection, &mut self.in_force, &mut self.tries).await?;
         if !replaced {
             self.is_replacing = true;
             self.rests_until = Instant::now() + self.tries.failed();
@@ -374,15 +374,15 @@ impl Keeper {
     /// Takes out of `extra` what there are columns and tables for now. False if some of it is still there.
     async fn take_out(&mut self, collection: &Collection) -> Result<bool> {
         let Some(unfilled) = &self.in_force.unfilled else { return Ok(true) };
-        let Pipeline { target, reporter, .. } = &self.shared.pipeline;
-        let post = reporter.vitals().post(Part::Evolution(self.id));
+        let pipeline = &self.shared.pipeline;
+        let post = pipeline.monitor.reporter.vitals().post(Part::Evolution(self.id));
         post.at(format!("fills new columns of {}", collection.name()));
         let permit = self.tries.unless_stopped(self.shared.filling.acquire()).await;
         let Some(Ok(_permit)) = permit else { return Ok(false) };
         let began = Instant::now();
-        let session = self.tries.unless_stopped(target.connect()).await.transpose()?;
+        let session = self.tries.unless_stopped(pipeline.ports.target.connect()).await.transpose()?;
         let Some(mut session) = session else { return Ok(false) };
-        let filled = self.shared.fill(collection, unfilled, (&mut *session, &mut self.tries)).await?;
+        let filled = self.shared.fill(collection, unfilled, &mut *session, &mut self.tries).await?;
         self.worked += began.elapsed().saturating_sub(self.tries.take_waited());
         match filled {
             Filled::CutOff => return Ok(false),

@@ -1,14 +1,17 @@
-//! The mappings of collections: which one is in force, and how it grows while all goes on.
+//! The mappings of collections: which one is in force, and how it grows while the pipeline runs.
 //!
-//! `active` finds the one in force, `preview` what would come of the configuration; `evolution` has a `keeper` for each
-//! collection, `widening` has columns become wider, `backfill` takes values out of `extra` for which there are columns now,
-//! and has `foreign_rows` repaired that it meets.
+//! `active` finds the one in force, `preview` shows what the configuration leads to. `evolution` has a `keeper` for each
+//! collection; what they share is `keeper_context`. `widening` makes columns wider, `backfill` takes values out of `extra`
+//! that have columns by now, and has the `foreign_rows` that it meets repaired. `misfit_count` counts the values that do
+//! not fit their columns.
 
 pub(super) mod active;
 mod backfill;
 pub(super) mod evolution;
 mod foreign_rows;
 mod keeper;
+mod keeper_context;
+pub(super) mod misfit_count;
 mod next_version;
 pub(super) mod preview;
 pub(super) mod widening;

@@ -1,6 +1,6 @@
 //! The version of a mapping that comes after the one in force.
 
-use super::active::InForce;
+use super::active::ActiveMapping;
 use crate::{
     error::{Error, Result},
     schema::{MappingSpec, additions},
@@ -11,7 +11,10 @@ use crate::{
 const LISTED: usize = 20;
 
 /// The version after `in_force`, and the fields that it has places for.
-pub(super) fn next_version(in_force: &InForce, spec: MappingSpec) -> Result<(InForce, Vec<String>)> {
+pub(super) fn next_version(
+    in_force: &ActiveMapping,
+    spec: MappingSpec,
+) -> Result<(ActiveMapping, Vec<String>)> {
     let more = |_| Error::bug("evolve a mapping: it does more than add");
     let fields = additions(&in_force.spec, &spec).map_err(more)?.fields;
     let next = in_force.next(spec, true).map_err(more)?;

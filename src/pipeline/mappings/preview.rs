@@ -35,21 +35,17 @@ pub async fn plan(config: &Config, apply: bool) -> Result<Vec<(Namespace, Plan)>
     let intent = if apply { sink::Intent::Write } else { sink::Intent::Look };
     sink::preflight(&session, &target, intent).await?;
     let files = mapping_files::read(&config.mapping_dir)?;
-    require_collections(
-        (config, &files),
-        &source,
-        &mapping_versions::load(&session, target.pipeline()).await?,
-    )
-    .await?;
+    require_collections(config, &files, &source, &mapping_versions::load(&session, target.pipeline()).await?)
+        .await?;
     let sides = Sides { config, files: &files, source: &source };
-    let Looked { mut plans, mappings, .. } = look(&sides, &found, (&target, &mut session), None).await?;
+    let Looked { mut plans, mappings, .. } = look(&sides, &found, &target, &mut session, None).await?;
     let is_free =
         |plans: &[(Namespace, Plan)]| plans.iter().all(|(_, plan)| plan.obstacles().next().is_none());
     if apply && is_free(&plans) {
         // A process that runs the pipeline changes its tables itself.
         let fence = Fence::acquire(&target, &Holder::new(), OnHeld::Refuse).await?;
         let mut session = fence.target().connect().await?;
-        let again = look(&sides, &found, (fence.target(), &mut session), Some(mappings)).await?;
+        let again = look(&sides, &found, fence.target(), &mut session, Some(mappings)).await?;
         plans = again.plans;
         if is_free(&plans) {
             for (record, mapping) in &again.changes {
@@ -80,7 +76,8 @@ struct Looked {
 async fn look(
     Sides { config, files, source }: &Sides<'_>,
     found: &[CollectionInfo],
-    (target, session): (&Target, &mut Session),
+    target: &Target,
+    session: &mut Session,
     earlier: Option<Mappings>,
 ) -> Result<Looked> {
     let stored = mapping_versions::load(session, target.pipeline()).await?;
@@ -90,7 +87,7 @@ async fn look(
     }
     let (mut plans, mut changes) = (Vec::with_capacity(found.len()), Vec::with_capacity(found.len()));
     for info in found {
-        let in_force = mappings.of(*source, &info.namespace).await?;
+        let in_force = mappings.mapping_for(*source, &info.namespace).await?;
         let (in_force, mapping, plan) = widening::plan(config, target, session, in_force).await?;
         plans.push((info.namespace.clone(), plan));
         changes.push((in_force.record(&mapping), mapping));
@@ -114,7 +111,8 @@ pub struct Preview {
 ///
 /// Errors: mappings can't be read at all, or contradict each other.
 pub async fn preview(
-    (config, files): (&Config, &MappingFiles),
+    config: &Config,
+    files: &MappingFiles,
     source: &Source,
     found: &[CollectionInfo],
     mut target: Option<(&Target, &mut Session)>,
@@ -127,7 +125,7 @@ pub async fn preview(
     let mut previews = Vec::with_capacity(found.len());
     for info in found {
         let preview = async {
-            let in_force = mappings.of(source, &info.namespace).await?;
+            let in_force = mappings.mapping_for(source, &info.namespace).await?;
             let (mapping, is_automatic) = (config.compile(&in_force.spec)?, in_force.is_automatic);
             let (mapping, plan) = match &mut target {
                 Some((target, session)) => match widening::plan(config, target, session, in_force).await {

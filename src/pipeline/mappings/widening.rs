@@ -24,7 +24,7 @@
 
 use std::sync::Arc;
 
-use super::active::InForce;
+use super::active::ActiveMapping;
 use crate::{
     config::Config,
     error::{Code, Error, Kind, Result},
@@ -45,9 +45,9 @@ use crate::{
     },
 };
 
-impl InForce {
+impl ActiveMapping {
     /// What to go on with where the tables can't follow: less, down to the version that is stored. `None`: this is it.
-    pub(super) fn less(&self) -> Option<Self> {
+    pub(crate) fn less(&self) -> Option<Self> {
         let before = self.before.as_deref()?;
         let less = before.spec.less_than(&self.spec);
         let less = less.and_then(|spec| before.next(spec, self.is_automatic).ok());
@@ -62,7 +62,10 @@ impl InForce {
 }
 
 /// The version without the columns that can't be replaced, which stay as they are, and why they can't.
-pub(super) async fn possible(session: &dyn TargetSession, next: InForce) -> Result<(InForce, Option<Error>)> {
+pub(crate) async fn possible(
+    session: &dyn TargetSession,
+    next: ActiveMapping,
+) -> Result<(ActiveMapping, Option<Error>)> {
     let (begun, collection) = (next.begun(), next.spec.collection().to_string());
     let Some(before) = next.before.as_deref().filter(|_| !begun.is_empty()) else { return Ok((next, None)) };
     let (kept, why) = if next.spec.on_delete() == OnDelete::Soft {
@@ -77,7 +80,7 @@ pub(super) async fn possible(session: &dyn TargetSession, next: InForce) -> Resu
     let spec = before.spec.keeping(&next.spec, &kept);
     let is_automatic = next.is_automatic;
     let less = if spec == before.spec { None } else { before.next(spec, is_automatic).ok() };
-    let less = less.unwrap_or_else(|| InForce { is_automatic, ..before.clone() });
+    let less = less.unwrap_or_else(|| ActiveMapping { is_automatic, ..before.clone() });
     Ok((less, Some(why)))
 }
 
@@ -86,8 +89,8 @@ pub(super) async fn plan(
     config: &Config,
     target: &Target,
     session: &mut Session,
-    mut wanted: InForce,
-) -> Result<(InForce, Mapping, Plan)> {
+    mut wanted: ActiveMapping,
+) -> Result<(ActiveMapping, Mapping, Plan)> {
     let collection = wanted.spec.collection().to_string();
     loop {
         (wanted, _) = possible(&of_postgres(session, target), wanted).await?;
@@ -102,99 +105,56 @@ pub(super) async fn plan(
 }
 
 /// Warns that columns are not replaced.
-pub(super) fn warn(kept: Option<&Error>) {
+pub(crate) fn warn(kept: Option<&Error>) {
     if let Some(error) = kept {
         tracing::warn!(code = %error.code(), "columns stay as they are: {error}");
     }
 }
 
-/// What a collection's tables were made for.
-pub(crate) struct Made {
-    /// The mapping that is stored.
-    pub(crate) in_force: InForce,
-    pub(crate) mapping: Mapping,
-    /// What its file adds, if that must wait for somebody's lock.
-    pub(crate) later: Option<InForce>,
-}
-
-impl Pipeline {
-    /// Makes or changes the tables of a collection, as far as they can follow what its mapping file adds to the `stored`
-    /// one, and stores the mapping.
-    pub(crate) async fn make_tables(
-        &self,
-        session: &mut dyn TargetSession,
-        mut wanted: InForce,
-        stored: Option<&InForce>,
-    ) -> Result<Made> {
-        loop {
-            let kept;
-            (wanted, kept) = possible(session, wanted).await?;
-            let mapping = self.config.compile(&wanted.spec)?;
-            match self.change_tables(session, (&wanted, &mapping), stored).await {
-                Err(error) if error.kind() == Kind::TargetRefused => match wanted.less() {
-                    Some(less) => wanted = less,
-                    None => return Err(error),
-                },
-                Err(error) => return Err(error),
-                Ok(made) => {
-                    warn(kept.as_ref());
-                    let Some(stored) = stored.filter(|_| !made) else {
-                        let in_force = InForce { before: None, ..wanted };
-                        return Ok(Made { in_force, mapping, later: None });
-                    };
-                    let mapping = self.config.compile(&stored.spec)?;
-                    let later = Some(wanted).filter(|wanted| wanted.version > stored.version);
-                    return Ok(Made { in_force: stored.clone(), mapping, later });
-                }
-            }
-        }
+/// Lets columns take others' places whose rows are all written. False if that must wait for somebody's lock.
+pub(super) async fn replace_columns(
+    pipeline: &Pipeline,
+    collection: &Collection,
+    in_force: &mut ActiveMapping,
+    tries: &mut Tries,
+) -> Result<bool> {
+    let replacements = in_force.spec.replacements();
+    if replacements.is_empty() {
+        return Ok(true);
     }
-
-    /// Lets columns take others' places whose rows are all written. False if that must wait for somebody's lock.
-    pub(super) async fn replace_columns(
-        &self,
-        collection: &Collection,
-        in_force: &mut InForce,
-        tries: &mut Tries,
-    ) -> Result<bool> {
-        let replacements = in_force.spec.replacements();
-        if replacements.is_empty() {
+    let next = ActiveMapping {
+        spec: in_force.spec.settled(),
+        version: in_force.version.saturating_add(1),
+        is_automatic: in_force.is_automatic,
+        unfilled: None,
+        before: None,
+    };
+    let mapping = Arc::new(pipeline.config.compile(&next.spec)?);
+    let Some(session) = tries.unless_stopped(pipeline.ports.target.connect()).await else { return Ok(false) };
+    let mut session = session?;
+    let Some(mut held) = tries.grasp(collection).await else { return Ok(false) };
+    let record = next.record(&mapping);
+    let replaced = session.replace_columns(&record, &replacements).await;
+    let name = collection.name();
+    match replaced {
+        Ok(()) => {}
+        Err(error) if error.code() == Code::TargetLocked => {
+            drop(held);
+            let what = format!("{name}: wider columns");
+            tries.make_way(&mut *session, &what, error, mapping.tables()).await?;
+            return Ok(false);
+        }
+        Err(error) if error.kind() == Kind::TargetRefused => {
+            warn(Some(&error));
             return Ok(true);
         }
-        let next = InForce {
-            spec: in_force.spec.settled(),
-            version: in_force.version.saturating_add(1),
-            is_automatic: in_force.is_automatic,
-            unfilled: None,
-            before: None,
-        };
-        let mapping = Arc::new(self.config.compile(&next.spec)?);
-        let Some(session) = tries.unless_stopped(self.target.connect()).await else { return Ok(false) };
-        let mut session = session?;
-        let Some(mut held) = tries.grasp(collection).await else { return Ok(false) };
-        let record = next.record(&mapping);
-        let replaced = session.replace_columns(&record, &replacements).await;
-        let name = collection.name();
-        match replaced {
-            Ok(()) => {}
-            Err(error) if error.code() == Code::TargetLocked => {
-                drop(held);
-                let what = format!("{name}: wider columns");
-                tries.make_way(&mut *session, (&what, error), mapping.tables()).await?;
-                return Ok(false);
-            }
-            Err(error) if error.kind() == Kind::TargetRefused => {
-                warn(Some(&error));
-                return Ok(true);
-            }
-            Err(error) => return Err(error),
-        }
-        tries.succeeded();
-        *held = mapping;
-        *in_force = next;
-        for Replacement { table, narrow, ty, .. } in &replacements {
-            tracing::info!("{name}: column {narrow} of {table} is {ty} now");
-        }
-        Ok(true)
+        Err(error) => return Err(error),
     }
+    tries.succeeded();
+    *held = mapping;
+    *in_force = next;
+    for Replacement { table, narrow, ty, .. } in &replacements {
+        tracing::info!("{name}: column {narrow} of {table} is {ty} now");
+    }
+    Ok(true)
 }

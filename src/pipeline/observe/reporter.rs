@@ -8,21 +8,26 @@
 use std::{
     convert::Infallible,
     sync::{
-        Arc, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval, sleep, timeout},
+};
 
 use crate::{
     error::{Error, Kind, Result},
     pipeline::{
-        context::{Counts, Pipeline},
-        ports::{RowTarget, TargetSession},
+        counts::Counts,
+        gauges::Gauges,
+        ports::{DocumentSource, RowTarget, TargetSession},
+        stream::channel::ApplyState,
     },
-    process_status::{Details, Reading, Spool, Stage, Totals},
+    process_status::{Details, Reading, Spool, Stage, Totals, Vitals},
 };
 
 const EACH: Duration = Duration::from_secs(1);
@@ -32,24 +37,55 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the end is held up by the last one.
 const LAST: Duration = Duration::from_secs(2);
 
-impl Pipeline {
-    /// Keeps the target that was taken hold of.
-    pub(crate) fn take_hold(&self) {
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.target.clone());
+/// Where reports go, and that they do.
+#[derive(Default)]
+pub(crate) struct ProcessReports {
+    /// The target, with what was held last, to be written to as long as nobody else holds it.
+    held: Mutex<Option<Arc<dyn RowTarget>>>,
+    /// Counts reports that were written, or could not be.
+    attempts: watch::Sender<u64>,
+}
+
+impl ProcessReports {
+    /// Writes reports to this target from now on.
+    pub(crate) fn write_to(&self, target: Arc<dyn RowTarget>) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(target);
     }
 
     fn held(&self) -> Option<Arc<dyn RowTarget>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Tells for as long as it is polled.
-    pub(crate) async fn chronicle(&self) -> Infallible {
+    /// Enters a stage, and has that reported before anything else is connected: where a role may have few connections, the
+    /// reports have one, and can say that there is none for the rest.
+    pub(crate) async fn report_first(&self, stage: Stage, vitals: &Vitals) {
+        let mut attempts = self.attempts.subscribe();
+        vitals.enter(stage, None);
+        // What can't be reported holds up nothing.
+        let _ = timeout(LAST, attempts.changed()).await;
+    }
+}
+
+/// Reports a run's state.
+pub(crate) struct StateReporter {
+    pub(crate) reports: Arc<ProcessReports>,
+    pub(crate) vitals: Arc<Vitals>,
+    pub(crate) source: Arc<dyn DocumentSource>,
+    pub(crate) gauges: Arc<Gauges>,
+    pub(crate) counts: Arc<Counts>,
+    pub(crate) apply_state: watch::Receiver<ApplyState>,
+    pub(crate) max_spool: u64,
+}
+
+impl StateReporter {
+    /// Reports for as long as it is polled.
+    pub(crate) async fn run(&self) -> Infallible {
         tokio::join!(self.read(), self.write()).0
     }
 
     /// As long as this goes on, so does the task that everything runs in.
     async fn read(&self) -> Infallible {
-        let vitals = self.reporter.vitals();
+        let vitals = &self.vitals;
         let mut ticks = interval(EACH);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -57,11 +93,11 @@ impl Pipeline {
             vitals.beat();
             vitals.hear(self.gauges.clock(&*self.source));
             let (live, stopped) = {
-                let demand = self.demand.borrow();
-                (demand.live(), demand.collections.iter().filter(|c| c.stopped().is_some()).count())
+                let apply_state = self.apply_state.borrow();
+                (apply_state.live(), apply_state.collections.iter().filter(|c| c.stopped().is_some()).count())
             };
             let (resumes_from, spool) = self.gauges.stream();
-            let spool = Spool { budget: self.config.max_spool, ..spool };
+            let spool = Spool { budget: self.max_spool, ..spool };
             let lag = self.gauges.lag(&live);
             vitals.take(Reading { totals: self.totals(), spool, lag, resumes_from, stopped });
         }
@@ -72,10 +108,10 @@ impl Pipeline {
         loop {
             tokio::select! {
                 biased;
-                () = self.reporter.vitals().news() => {}
+                () = self.vitals.news() => {}
                 () = sleep(REPORTING) => {}
             }
-            let Some(target) = self.held() else { continue };
+            let Some(target) = self.reports.held() else { continue };
             let done = timeout(PATIENCE, async {
                 let session = match &mut session {
                     Some(session) => session,
@@ -86,22 +122,13 @@ impl Pipeline {
             if !matches!(done.await, Ok(Ok(()))) {
                 (session, told) = (None, None);
             }
-            self.told.send_modify(|told| *told = told.wrapping_add(1));
+            self.reports.attempts.send_modify(|attempts| *attempts = attempts.wrapping_add(1));
         }
-    }
-
-    /// Enters a stage, and has that reported before anything else is connected: where a role may have few connections, the
-    /// reports have one, and can say that there is none for the rest.
-    pub(crate) async fn report_first(&self, stage: Stage) {
-        let mut told = self.told.subscribe();
-        self.reporter.vitals().enter(stage, None);
-        // What can't be reported holds up nothing.
-        let _ = timeout(LAST, told.changed()).await;
     }
 
     /// Writes a report, and those details that have changed since.
     async fn report(&self, session: &mut dyn TargetSession, told: &mut Option<Details>) -> Result<()> {
-        let (report, details) = self.reporter.vitals().report();
+        let (report, details) = self.vitals.report();
         let changed = (told.as_ref() != Some(&details)).then(|| json(&details)).transpose()?;
         session.store_report(&json(&report)?, changed.as_deref()).await?;
         *told = Some(details);
@@ -109,8 +136,8 @@ impl Pipeline {
     }
 
     /// Writes the last report, unless another process holds the pipeline.
-    pub(crate) async fn say_last(&self) {
-        let Some(target) = self.held() else { return };
+    pub(crate) async fn report_last(&self) {
+        let Some(target) = self.reports.held() else { return };
         let said = timeout(LAST, async {
             let mut session = target.connect().await?;
             self.report(&mut *session, &mut None).await

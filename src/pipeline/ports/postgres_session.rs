@@ -158,7 +158,7 @@ impl<S: BorrowMut<Session> + Send + Sync> StateSession for PostgresSession<S> {
         state_id: &str,
         collections: &[String],
     ) -> Result<()> {
-        deployment::replace(self.session.borrow_mut(), self.target.pipeline(), (known, state_id), collections)
+        deployment::replace(self.session.borrow_mut(), self.target.pipeline(), known, state_id, collections)
             .await
     }
 }
@@ -228,7 +228,7 @@ impl<S: BorrowMut<Session> + Send + Sync> TableSession for PostgresSession<S> {
     }
 
     async fn fits_double(&self, table: &str, column: &str) -> Result<bool> {
-        misfits::fits_double(self.session(), self.target.schema(), (table, column)).await
+        misfits::fits_double(self.session(), self.target.schema(), table, column).await
     }
 
     async fn misfits(&self) -> Result<HashMap<String, MisfitCount>> {

@@ -7,10 +7,11 @@
 //! It is stored when it was recognised, and again when the collections are planned: a collection that was replaced in between
 //! would be foreign the next time, and no event would tell.
 
+use super::Preparation;
 use crate::{
     config::OnHistoryLost,
     error::{Code, Error, Kind, Result},
-    pipeline::{context::Pipeline, ports::TargetSession, run::life},
+    failpoint::{self, Failpoint},
     sink::metadata::positions::StoredPosition,
     source::{ANEW, Deployment, Kinship},
 };
@@ -18,14 +19,14 @@ use crate::{
 /// How many names an error shows.
 const SHOWN: usize = 3;
 
-impl Pipeline {
+impl Preparation<'_> {
     /// Compares. Errors: it is another one, and that is to stop the pipeline.
-    pub(crate) async fn recognise(&self, session: &mut dyn TargetSession) -> Result<()> {
-        let Some(stored) = session.deployment().await? else { return Ok(()) };
+    pub(crate) async fn recognise(&mut self) -> Result<()> {
+        let Some(stored) = self.session.deployment().await? else { return Ok(()) };
         let before = Deployment::parse(&stored)?;
         let now = self.source.deployment(&self.config.include, &self.config.exclude).await?;
-        let asked = session.resyncs_asked().await?;
-        let mut positions = session.positions().await?;
+        let asked = self.session.resyncs_asked().await?;
+        let mut positions = self.session.positions().await?;
         // Of what is to be copied anew, what happened before does not matter.
         positions.retain(|stored| {
             let name = &stored.collection;
@@ -33,21 +34,28 @@ impl Pipeline {
             is_included.unwrap_or(false) && !asked.iter().any(|(asked, _)| asked == name)
         });
         match self.is_same(&before, &now, &positions).await {
-            Ok(true) => session.store_deployment(&now.as_before(&before).to_text()?).await,
-            Ok(false) if positions.is_empty() => self.part(session, &now).await,
-            Ok(false) => self.part_for(session, &now, self.another(&before)).await,
-            Err(error) if error.kind() == Kind::HistoryLost => self.part_for(session, &now, error).await,
+            Ok(true) => self.session.store_deployment(&now.as_before(&before).to_text()?).await,
+            Ok(false) if positions.is_empty() => self.part(&now).await,
+            Ok(false) => self.part_for(&now, self.another(&before)).await,
+            Err(error) if error.kind() == Kind::HistoryLost => self.part_for(&now, error).await,
             Err(error) => Err(error),
         }
     }
 
+    /// Notes this pipeline, and says which state directory is its own.
+    pub(super) async fn register(&mut self) -> Result<String> {
+        let life = self.session.register(&life()).await?;
+        failpoint::reach(Failpoint::PipelineRegistered);
+        Ok(life)
+    }
+
     /// Stores what it is known by.
-    pub(crate) async fn note_deployment(&self, session: &mut dyn TargetSession) -> Result<()> {
+    pub(crate) async fn note_deployment(&mut self) -> Result<()> {
         let mut now = self.source.deployment(&self.config.include, &self.config.exclude).await?;
-        if let Some(stored) = session.deployment().await? {
+        if let Some(stored) = self.session.deployment().await? {
             now = now.as_before(&Deployment::parse(&stored)?);
         }
-        session.store_deployment(&now.to_text()?).await
+        self.session.store_deployment(&now.to_text()?).await
     }
 
     async fn is_same(
@@ -81,17 +89,22 @@ impl Pipeline {
     }
 
     /// Stops, or has all that was copied copied anew.
-    async fn part_for(&self, session: &mut dyn TargetSession, now: &Deployment, error: Error) -> Result<()> {
+    async fn part_for(&mut self, now: &Deployment, error: Error) -> Result<()> {
         if self.config.on_history_lost != OnHistoryLost::Resync {
             return Err(error);
         }
         tracing::warn!(code = %error.code(), "{error}: all collections are copied anew, in place (on_history_lost = \"resync\")");
-        self.part(session, now).await
+        self.part(now).await
     }
 
-    async fn part(&self, session: &mut dyn TargetSession, now: &Deployment) -> Result<()> {
-        let stored = session.mappings().await?;
+    async fn part(&mut self, now: &Deployment) -> Result<()> {
+        let stored = self.session.mappings().await?;
         let collections: Vec<String> = stored.into_iter().map(|mapping| mapping.collection).collect();
-        session.replace_deployment(&now.to_text()?, &life(), &collections).await
+        self.session.replace_deployment(&now.to_text()?, &life(), &collections).await
     }
+}
+
+/// A new id for a state directory.
+fn life() -> String {
+    format!("{:016x}", fastrand::u64(..))
 }

@@ -5,24 +5,25 @@
 //! keys that no document has are swept away then. Dead letters get their names anew; and as a document may have been
 //! another partition's, all partitions begin at the least position.
 
+use super::Preparation;
 use crate::{
     error::Result,
     model::{resync_reason::Reason, table::Scalar},
-    pipeline::{context::Pipeline, ports::TargetSession, stream::repartition},
+    pipeline::stream::repartition,
     schema::MappingSpec,
 };
 
-impl Pipeline {
+impl Preparation<'_> {
     /// Sees to what is left of an earlier form.
-    pub(super) async fn renew_keys(&self, session: &mut dyn TargetSession) -> Result<()> {
-        let earlier = session.with_earlier_keys().await?;
+    pub(super) async fn renew_keys(&mut self) -> Result<()> {
+        let earlier = self.session.with_earlier_keys().await?;
         if earlier.is_empty() {
             return Ok(());
         }
-        let stored = session.positions().await?;
+        let stored = self.session.positions().await?;
         let spread = repartition::spread(&stored, self.config.partitions);
-        session.reset_positions(&spread).await?;
-        for stored in session.mappings().await? {
+        self.session.reset_positions(&spread).await?;
+        for stored in self.session.mappings().await? {
             let name = stored.collection;
             if !earlier.contains(&name) {
                 continue;
@@ -30,13 +31,13 @@ impl Pipeline {
             let mapping = self.config.compile(&MappingSpec::parse(&stored.text, "docrow.schemas")?)?;
             if let Some(root) = mapping.tables().first()
                 && mapping.key_type().scalar == Scalar::Text
-                && session.has_earlier_keys(root).await?
+                && self.session.has_earlier_keys(root).await?
             {
                 tracing::info!("{name}: an earlier docrow wrote the keys of its rows in another form");
-                session.ask_for_resync(std::slice::from_ref(&name), Reason::Asked).await?;
+                self.session.ask_for_resync(std::slice::from_ref(&name), Reason::Asked).await?;
             }
-            session.rename_dead_letters(&name).await?;
-            session.set_keys_renewed(&name).await?;
+            self.session.rename_dead_letters(&name).await?;
+            self.session.set_keys_renewed(&name).await?;
         }
         Ok(())
     }

@@ -11,7 +11,8 @@
 
 mod deployment;
 mod earlier_keys;
-pub(super) mod whole_collections;
+mod tables;
+mod whole_collections;
 
 use std::{
     collections::HashMap,
@@ -24,17 +25,14 @@ use mongodb::bson::{RawArrayBuf, RawDocument, RawDocumentBuf, cstr};
 use super::{
     collection::Collection,
     context::Pipeline,
-    mappings::{
-        active::{InForce, Mappings},
-        widening::Made,
-    },
-    ports::TargetSession,
-    tries::Tries,
+    mappings::active::{Mappings, PreparedMappings},
+    pausing,
+    ports::{DocumentSource, TargetSession},
 };
 use crate::{
+    config::Config,
     error::{Code, Error, Kind, Result},
     failpoint::{self, Failpoint},
-    mapping::Mapping,
     mapping_files, metrics,
     model::{
         change::{CollectionId, Namespace, Position},
@@ -43,56 +41,80 @@ use crate::{
         resync_reason::Reason,
     },
     process_status::Part,
-    schema::Names,
     sink::metadata::{
         chunks::StoredChunk, dead_letters::DeadKeys, mapping_versions, positions::StoredPosition,
     },
-    source::{CHUNK_BYTES, Chunk, CollectionInfo, Source},
+    source::{CHUNK_BYTES, Chunk, Source},
 };
 
 /// The collections, with their tables and plans made, and the mappings they have.
 pub(super) struct Prepared {
     pub(super) collections: Arc<[Collection]>,
-    pub(super) in_force: Vec<InForce>,
-    /// What is to be put in force once nobody has a lock on the tables any more, by the collection's name.
-    pub(super) pending: HashMap<String, InForce>,
-    /// Collections that are no more, whose tables somebody has a lock on.
+    pub(super) mappings: PreparedMappings,
+    /// Collections that are gone, whose tables another session has locked.
     pub(super) parting: Vec<String>,
-    /// The names of all tables.
-    pub(super) tables: Names,
     /// Those that are complete: their changes can be applied.
     pub(super) live: Vec<CollectionId>,
 }
 
-impl Pipeline {
+/// Prepares the collections, over a session that can write.
+pub(super) struct Preparation<'a> {
+    pipeline: &'a Pipeline,
+    config: &'a Config,
+    source: &'a dyn DocumentSource,
+    session: &'a mut dyn TargetSession,
+}
+
+impl<'a> Preparation<'a> {
+    pub(super) fn new(pipeline: &'a Pipeline, session: &'a mut dyn TargetSession) -> Self {
+        Self { pipeline, config: &pipeline.config, source: &*pipeline.ports.source, session }
+    }
+
+    /// Everything up to the point where documents can be copied.
+    pub(super) async fn run(mut self) -> Result<Prepared> {
+        self.recognise().await?;
+        let life = self.register().await?;
+        self.pipeline.ports.spool.open()?.reconcile(life).await?;
+        failpoint::reach(Failpoint::StateReconciled);
+        self.write_down().await?;
+        let prepared = self.prepare().await?;
+        self.note_deployment().await?;
+        Ok(prepared)
+    }
+}
+
+impl Preparation<'_> {
     /// Writes down in PostgreSQL what happened to whole collections.
-    pub(super) async fn write_down(&self, session: &mut dyn TargetSession) -> Result<()> {
-        let anew = self.notices.borrow().anew.clone();
+    async fn write_down(&mut self) -> Result<()> {
+        let anew = self.pipeline.signals.tailer_events.borrow().anew.clone();
         for (namespace, reason) in &anew {
-            session.ask_for_resync(&[namespace.to_string()], *reason).await?;
+            self.session.ask_for_resync(&[namespace.to_string()], *reason).await?;
         }
         if !anew.is_empty() {
             failpoint::reach(Failpoint::ResyncNoted);
         }
-        self.notices.send_modify(|notices| notices.anew.retain(|namespace, _| !anew.contains_key(namespace)));
+        self.pipeline
+            .signals
+            .tailer_events
+            .send_modify(|events| events.anew.retain(|namespace, _| !anew.contains_key(namespace)));
         Ok(())
     }
 
     /// All collections with their mappings. Those that were new, or are to be copied anew, have got their tables and
     /// their plan; those whose mapping file was changed, their new tables and columns.
-    pub(super) async fn prepare(&self, session: &mut dyn TargetSession) -> Result<Prepared> {
-        let post = self.reporter.vitals().post(Part::Attempt);
+    async fn prepare(&mut self) -> Result<Prepared> {
+        let post = self.pipeline.monitor.reporter.vitals().post(Part::Attempt);
         post.at("looks which collections there are");
-        self.refused.hide();
-        self.renew_keys(session).await?;
+        self.pipeline.monitor.refused.hide();
+        self.renew_keys().await?;
         let found = self.source.collections_now(&self.config.include, &self.config.exclude).await?;
-        let stored = session.mappings().await?;
-        let (stored, parting) = self.part_from_gone(session, stored, &found).await?;
+        let stored = self.session.mappings().await?;
+        let (stored, parting) = self.part_from_gone(stored, &found).await?;
         // As they are now: one for a collection that is new may be new as well.
         let files = mapping_files::read(&self.config.mapping_dir)?;
-        let mut mappings = Mappings::load(&stored, &self.config, &files)?;
-        let asked = session.resyncs_asked().await?;
-        let paused = self.paused(session).await?;
+        let mut mappings = Mappings::load(&stored, self.config, &files)?;
+        let asked = self.session.resyncs_asked().await?;
+        let paused = pausing::paused(self.session).await?;
         let dead = Arc::<Mutex<DeadKeys>>::default();
         let most_dead = usize::try_from(self.config.max_dead_letters).unwrap_or(usize::MAX);
         let (mut collections, mut in_force) =
@@ -102,7 +124,7 @@ impl Pipeline {
             post.at(format!("prepares the tables of {}", info.namespace));
             let name = info.namespace.to_string();
             let reason = reason_for(&name, &asked);
-            let made = match self.map_collection(session, &mut mappings, (info, reason)).await {
+            let made = match self.map_collection(&mut mappings, info, reason).await {
                 // What stands in the way of one collection is not in the way of the others.
                 Err(error) if matches!(error.code(), Code::TableInTheWay | Code::TableInUse) => {
                     refused.push((name, error));
@@ -110,89 +132,39 @@ impl Pipeline {
                 }
                 made => made?,
             };
-            let Made { in_force: wanted, mapping, later } = made;
-            pending.extend(later.map(|later| (name.clone(), later)));
-            let collection = Collection::new(info.clone(), mapping, dead.clone(), most_dead);
+            pending.extend(made.later.map(|later| (name.clone(), later)));
+            let collection = Collection::new(info.clone(), made.mapping, dead.clone(), most_dead);
             let is_paused = paused.contains(&name);
             let collection = if is_paused { collection.paused() } else { collection };
             if let Some(stopped) = self
                 .still_stopped(&stored, &name)
-                .filter(|_| reason.is_none() && !self.is_resumed(&collection))
+                .filter(|_| reason.is_none() && !pausing::is_resumed(self.pipeline, &collection))
             {
                 collection.stay_stopped(stopped);
             }
-            let evolves = wanted.is_automatic && self.config.evolve;
+            let evolves = made.in_force.is_automatic && self.config.evolve;
             collections.push(if evolves { collection.evolving() } else { collection });
-            in_force.push(wanted);
+            in_force.push(made.in_force);
         }
         post.at("plans what is to be copied");
-        self.refuse(session, refused, collections.len()).await?;
-        let keys = session.dead_keys().await?;
+        self.refuse(refused, collections.len()).await?;
+        let keys = self.session.dead_keys().await?;
         collections.iter().for_each(|collection| collection.show_dead(keys.count(collection.name())));
         *dead.lock().unwrap_or_else(PoisonError::into_inner) = keys;
-        let live = self.plan_all(session, &collections, &asked).await?;
-        self.note_paused(session, &collections).await?;
+        let live = self.plan_all(&collections, &asked).await?;
+        pausing::note_paused(self.pipeline, self.session, &collections).await?;
         Ok(Prepared {
             collections: collections.into(),
-            in_force,
-            tables: mappings.tables,
-            pending,
+            mappings: PreparedMappings { in_force, pending, tables: mappings.tables },
             parting,
             live,
         })
     }
 
-    /// Makes a collection's tables what its mapping wants. Where somebody's lock keeps that from being done, the mapping that is
-    /// stored goes on, for which nothing need be done: false. If there is none, the lock is waited for, for some seconds.
-    pub(super) async fn change_tables(
-        &self,
-        session: &mut dyn TargetSession,
-        (wanted, mapping): (&InForce, &Mapping),
-        stored: Option<&InForce>,
-    ) -> Result<bool> {
-        let (record, tables) = (wanted.record(mapping), mapping.tables());
-        let mut tries = Tries::patient();
-        loop {
-            match session.change_tables(&record, tables).await {
-                Err(error) if tries.outwait(&error) => {
-                    let what = format!("{}: changes of its tables", record.collection);
-                    tries.make_way(session, (&what, error), tables).await?;
-                    if stored.is_some() {
-                        return Ok(false);
-                    }
-                    tries.again().await;
-                }
-                changed => return changed.map(|_| true),
-            }
-        }
-    }
-
-    /// The mapping of a collection, with its tables made.
-    async fn map_collection(
-        &self,
-        session: &mut dyn TargetSession,
-        mappings: &mut Mappings,
-        (info, reason): (&CollectionInfo, Option<Reason>),
-    ) -> Result<Made> {
-        let mut wanted = mappings.of(&*self.source, &info.namespace).await?;
-        if let Some(reason) = reason.filter(|_| wanted.is_automatic)
-            && !self.takes_its_keys(mappings, &wanted.spec, &info.namespace, reason).await?
-        {
-            self.begin_again(session, &info.namespace).await?;
-            mappings.forget(&info.namespace);
-            wanted = mappings.of(&*self.source, &info.namespace).await?;
-        }
-        let stored = mappings.stored(&info.namespace.to_string());
-        let made = self.make_tables(session, wanted, stored).await?;
-        let record = made.in_force.record(&made.mapping);
-        session.note_mask_key(&record).await?;
-        Ok(made)
-    }
-
     /// Why a collection is stopped, if it was already when this process began its last turn. A process that only starts
     /// tries them all.
     fn still_stopped<'a>(&self, stored: &'a [mapping_versions::Mapping], name: &str) -> Option<&'a str> {
-        if self.demand.borrow().attempt == 0 {
+        if self.pipeline.signals.apply_state.borrow().attempt == 0 {
             return None;
         }
         stored.iter().find(|mapping| mapping.collection == name)?.stopped.as_deref()
@@ -200,8 +172,7 @@ impl Pipeline {
 
     /// Plans what has no plan, or is to be copied anew, and says which collections are complete.
     async fn plan_all(
-        &self,
-        session: &mut dyn TargetSession,
+        &mut self,
         collections: &[Collection],
         asked: &[(String, Reason)],
     ) -> Result<Vec<CollectionId>> {
@@ -211,10 +182,10 @@ impl Pipeline {
         let mut start = None;
         for (id, collection) in (0..).map(CollectionId).zip(collections) {
             if collection.stopped().is_none() {
-                session.set_stopped(collection.name(), None).await?;
+                self.session.set_stopped(collection.name(), None).await?;
             }
             let reason = reason_for(collection.name(), asked);
-            let phase = self.phase(session, collection).await?;
+            let phase = stored_phase(self.session, collection).await?;
             collection.enter(phase);
             let purpose = match (phase, reason) {
                 (Phase::New, _) => Purpose::Copy,
@@ -231,33 +202,20 @@ impl Pipeline {
             };
             failpoint::reach(Failpoint::StartTaken);
             let fingerprint = Source::fingerprint(&namespaces);
-            self.plan(session, collection, purpose, (&taken, fingerprint)).await?;
+            self.plan(collection, purpose, &taken, fingerprint).await?;
             collection.enter(Phase::Copying);
             start = Some(taken);
         }
         Ok(live)
     }
 
-    /// Where a collection stands, by what PostgreSQL says.
-    pub(super) async fn phase(&self, session: &dyn TargetSession, collection: &Collection) -> Result<Phase> {
-        let plan = session.chunks(collection.name()).await?;
-        let mapping = collection.mapping().await;
-        let missing = session.keys_missing(mapping.tables()).await?;
-        Ok(Phase::of(Evidence {
-            planned: !plan.is_empty(),
-            chunks_left: plan.iter().filter(|chunk| chunk.copied.is_none()).count(),
-            replaces: plan.iter().any(|chunk| chunk.replaces),
-            keys_missing: missing.len(),
-        }))
-    }
-
     /// Cuts the collection into chunks, then stores them with the start position, which was taken before.
     async fn plan(
-        &self,
-        session: &mut dyn TargetSession,
+        &mut self,
         collection: &Collection,
         purpose: Purpose,
-        (start, fingerprint): (&Position, i64),
+        start: &Position,
+        fingerprint: i64,
     ) -> Result<()> {
         let (name, chunks) = (collection.name(), self.cut(collection, purpose).await?);
         let stored: Vec<_> = (0..).zip(&chunks).map(|(number, chunk)| to_stored(number, chunk)).collect();
@@ -272,12 +230,12 @@ impl Pipeline {
         let documents = HumanCount(collection.info.documents);
         match purpose {
             Purpose::Copy => {
-                session.store_chunks(name, &stored, &positions).await?;
+                self.session.store_chunks(name, &stored, &positions).await?;
                 tracing::info!("{name}: about {documents} documents to copy (chunks: {})", chunks.len());
             }
             Purpose::Replace(reason) => {
-                self.forget_vanished(session, collection, start.cluster_time()).await?;
-                session.replace_chunks(name, &stored, &positions).await?;
+                self.forget_vanished(collection, start.cluster_time()).await?;
+                self.session.replace_chunks(name, &stored, &positions).await?;
                 metrics::RESYNCS.add_to(reason.label(), 1);
                 tracing::info!("{name}: about {documents} documents to copy anew, in place: {reason}");
             }
@@ -290,13 +248,20 @@ impl Pipeline {
     async fn cut(&self, collection: &Collection, purpose: Purpose) -> Result<Vec<Chunk>> {
         let namespace = collection.namespace();
         if purpose == Purpose::Copy
-            && let Some(plan) = self.spool.open()?.plan(namespace.clone()).await?
+            && let Some(plan) = self.pipeline.ports.spool.open()?.plan(namespace.clone()).await?
             && let Ok(chunks) = decode(&plan)
         {
             return Ok(chunks);
         }
         let chunks = self.source.split(&collection.info, CHUNK_BYTES).await?;
-        match self.spool.open()?.save_plan(namespace.clone(), encode(&chunks).into_bytes()).await {
+        match self
+            .pipeline
+            .ports
+            .spool
+            .open()?
+            .save_plan(namespace.clone(), encode(&chunks).into_bytes())
+            .await
+        {
             // It spares a restart the cutting, no more, and what goes on from here may free space.
             Err(error) if error.kind() == Kind::StateFull => {
                 tracing::debug!("{error}: how {namespace} is cut is not kept");
@@ -306,6 +271,19 @@ impl Pipeline {
         failpoint::reach(Failpoint::CutSaved);
         Ok(chunks)
     }
+}
+
+/// Where a collection stands, by what PostgreSQL says.
+pub(super) async fn stored_phase(session: &dyn TargetSession, collection: &Collection) -> Result<Phase> {
+    let plan = session.chunks(collection.name()).await?;
+    let mapping = collection.mapping().await;
+    let missing = session.keys_missing(mapping.tables()).await?;
+    Ok(Phase::of(Evidence {
+        planned: !plan.is_empty(),
+        chunks_left: plan.iter().filter(|chunk| chunk.copied.is_none()).count(),
+        replaces: plan.iter().any(|chunk| chunk.replaces),
+        keys_missing: missing.len(),
+    }))
 }
 
 /// What a plan is for.

@@ -5,49 +5,28 @@
 //! others go on.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
 };
 
 use bytes::BytesMut;
+use mongodb::bson::Timestamp;
 
+use super::Preparation;
 use crate::{
     config::OnDrop,
     error::{Code, Error, Result},
     mapping::{Encoder, Framing},
-    metrics,
-    model::{change::Namespace, resync_reason::Reason},
-    pipeline::{context::Pipeline, mappings::active::Mappings, ports::TargetSession, tries::Tries},
+    model::{
+        change::Namespace,
+        document_key::{self, DocumentKey, Id},
+        resync_reason::Reason,
+    },
+    pipeline::{collection::Collection, mappings::active::Mappings, tries::Tries},
     schema::{MappingSpec, Sample},
-    sink::metadata::mapping_versions,
+    sink::metadata::{dead_letters::DeadKey, mapping_versions},
     source::{CollectionInfo, SAMPLE_SIZE},
 };
-
-/// The collections that can't have their tables, by name, each with the reason: nothing of them is read.
-#[derive(Debug, Default)]
-pub(crate) struct Refused(Mutex<BTreeMap<String, String>>);
-
-impl Refused {
-    pub(crate) fn contains(&self, name: &str) -> bool {
-        self.lock().contains_key(name)
-    }
-
-    /// Shows them as stopped. How many there are.
-    pub(crate) fn show(&self) -> usize {
-        let refused = self.lock();
-        refused.keys().for_each(|name| metrics::set_phase(name, "stopped"));
-        refused.len()
-    }
-
-    /// Shows nothing of them any more: they are about to be tried again, or are gone.
-    pub(super) fn hide(&self) {
-        self.lock().keys().for_each(|name| metrics::forget(name));
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// What is left in PostgreSQL of a collection that is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,16 +37,15 @@ pub(crate) enum Parted {
     Left,
 }
 
-impl Pipeline {
+impl Preparation<'_> {
     /// Does what the configuration says about collections that are gone, and notes which are not replicated any more. Returns
     /// the mappings that are left, and the collections whose tables are locked: docrow parts from those later.
     pub(super) async fn part_from_gone(
-        &self,
-        session: &mut dyn TargetSession,
+        &mut self,
         stored: Vec<mapping_versions::Mapping>,
         found: &[CollectionInfo],
     ) -> Result<(Vec<mapping_versions::Mapping>, Vec<String>)> {
-        let asked = session.resyncs_asked().await?;
+        let asked = self.session.resyncs_asked().await?;
         let (mut left, mut parting) = (Vec::with_capacity(stored.len()), Vec::new());
         let (mut dropped, mut excluded) = (Vec::new(), Vec::new());
         for mapping in stored {
@@ -81,7 +59,7 @@ impl Pipeline {
             }
             let is_known = asked.iter().any(|(asked, reason)| *asked == name && *reason == Reason::Recreated);
             if !is_known || self.config.on_drop == OnDrop::Drop {
-                match self.part_from(session, &name).await {
+                match self.part_from(&name).await {
                     Err(error) if error.code() == Code::TargetLocked => {
                         tracing::warn!(code = %error.code(), "{name} is no more in MongoDB, but its tables wait: {error}");
                         parting.push(name.clone());
@@ -93,7 +71,7 @@ impl Pipeline {
             dropped.push(name);
             left.push(mapping);
         }
-        for name in session.set_absent(&dropped, &excluded).await? {
+        for name in self.session.set_absent(&dropped, &excluded).await? {
             tracing::info!(
                 "{name} is no longer followed, for it is not included: its rows stay as they are, until docrow forget '{name}' \
                  --drop removes them"
@@ -103,9 +81,9 @@ impl Pipeline {
     }
 
     /// Does it for one. Errors: [`Code::TargetLocked`] if another session has a lock on one of its tables.
-    pub(crate) async fn part_from(&self, session: &mut dyn TargetSession, name: &str) -> Result<Parted> {
+    pub(crate) async fn part_from(&mut self, name: &str) -> Result<Parted> {
         match self.config.on_drop {
-            OnDrop::Drop => match session.drop_tables(name).await {
+            OnDrop::Drop => match self.session.drop_tables(name).await {
                 // Whoever made the view does not know of the other collections.
                 Err(error) if error.code() == Code::TableInUse => {
                     tracing::warn!(code = %error.code(), "{name} is no more in MongoDB, and its tables stay for now: {error}");
@@ -119,7 +97,7 @@ impl Pipeline {
                 }
             },
             OnDrop::Truncate => {
-                session.empty_tables(name).await?;
+                self.session.empty_tables(name).await?;
                 tracing::warn!(
                     "{name} is no more in MongoDB: its tables are emptied (on_drop = \"truncate\")"
                 );
@@ -129,34 +107,29 @@ impl Pipeline {
             }
         }
         // Should it come back, it is another collection of that name.
-        session.ask_for_resync(&[name.to_owned()], Reason::Recreated).await?;
+        self.session.ask_for_resync(&[name.to_owned()], Reason::Recreated).await?;
         Ok(Parted::Left)
     }
 
     /// Leaves the collections alone that can't have their tables, and says so. Error: no other is left.
-    pub(super) async fn refuse(
-        &self,
-        session: &mut dyn TargetSession,
-        refused: Vec<(String, Error)>,
-        others: usize,
-    ) -> Result<()> {
+    pub(super) async fn refuse(&mut self, refused: Vec<(String, Error)>, others: usize) -> Result<()> {
         let mut now = BTreeMap::new();
         for (name, error) in refused {
             if others == 0 {
                 return Err(error);
             }
             let reason = error.to_string();
-            if self.refused.lock().get(&name) != Some(&reason) {
+            if self.pipeline.monitor.refused.lock().get(&name) != Some(&reason) {
                 tracing::error!(
                     code = %error.code(),
                     "{name} is stopped, other collections go on: {reason}: then start docrow again"
                 );
             }
-            session.set_stopped(&name, Some(&reason)).await?;
+            self.session.set_stopped(&name, Some(&reason)).await?;
             now.insert(name, reason);
         }
-        self.reporter.vitals().refuse(now.clone());
-        *self.refused.lock() = now;
+        self.pipeline.monitor.reporter.vitals().refuse(now.clone());
+        *self.pipeline.monitor.refused.lock() = now;
         Ok(())
     }
 
@@ -190,13 +163,9 @@ impl Pipeline {
     }
 
     /// Drops a collection's tables, with all that is known of it, so that it is mapped and copied as a new one.
-    pub(super) async fn begin_again(
-        &self,
-        session: &mut dyn TargetSession,
-        collection: &Namespace,
-    ) -> Result<()> {
+    pub(super) async fn begin_again(&mut self, collection: &Namespace) -> Result<()> {
         let mut tries = Tries::patient();
-        while let Err(error) = session.drop_tables(&collection.to_string()).await {
+        while let Err(error) = self.session.drop_tables(&collection.to_string()).await {
             if !tries.outwait(&error) {
                 let doing = "has other keys than its tables take, which must be made again";
                 return Err(error.within(format!("{collection} {doing}")));
@@ -207,5 +176,40 @@ impl Pipeline {
             "{collection} has got other keys than its tables take: they are made again, and are empty until it is copied"
         );
         Ok(())
+    }
+
+    /// Removes the dead letters of documents that are gone at `after` or later, when a collection is about to be copied
+    /// anew: they have no event any more that could. One that comes back afterwards has.
+    pub(super) async fn forget_vanished(&mut self, collection: &Collection, after: Timestamp) -> Result<()> {
+        let name = collection.name();
+        let mut last = 0;
+        loop {
+            let letters = self.session.dead_document_keys(name, last).await?;
+            let Some((number, _)) = letters.last() else { return Ok(()) };
+            last = *number;
+            let keys: Vec<_> = letters.iter().map(|(_, key)| &**key).collect();
+            let (mut found, mut there) =
+                (self.source.lookup(collection.namespace(), &keys, after).await?, HashSet::new());
+            while let Some(documents) = found.next().await? {
+                for document in documents.iter()? {
+                    there.insert(DocumentKey::of(Id::of(document?)?));
+                }
+            }
+            let mut vanished = Vec::new();
+            for (number, key) in &letters {
+                if !there.contains(&DocumentKey::of(Id::of(key)?)) {
+                    vanished.push(*number);
+                    collection
+                        .healed(&DeadKey { collection: name.to_owned(), key: document_key::id_text(key)? });
+                }
+            }
+            if !vanished.is_empty() {
+                self.session.forget_dead_letters(&vanished).await?;
+                tracing::info!(
+                    "{name}: dead letters of {} documents that are gone are removed",
+                    vanished.len()
+                );
+            }
+        }
     }
 }

@@ -4,25 +4,22 @@
 //! This is a task of its own: to hand something to a worker takes as long as that is busy.
 
 pub(super) mod dead_letter_retry;
-pub(super) mod pausing;
 pub(super) mod row_repair;
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use self::dead_letter_retry::Retries;
 use super::{
     collection::Collection,
-    context::Pipeline,
+    context::{Pipeline, TaskOutcome},
+    pausing,
     planted::{self, Bug},
     ports::TargetSession,
+    prepare::Preparation,
+    stored_states::{record_stopped, show_dead_letters},
     stream::channel::{WorkerMessage, Workers},
-    supervisor::crew::Came,
-    tries::Tries,
 };
 use crate::{
     error::{Code, Disposition, Result},
@@ -51,9 +48,9 @@ pub(super) struct RequestWatch {
 
 impl RequestWatch {
     /// Looks until there is something that takes a new turn. It stops between two looks only: what it has taken up, it hands on.
-    pub(super) async fn run(mut self) -> Result<Came> {
-        let post = self.pipeline.reporter.vitals().post(Part::Requests);
-        let mut session = self.pipeline.target.connect().await?;
+    pub(super) async fn run(mut self) -> Result<TaskOutcome> {
+        let post = self.pipeline.monitor.reporter.vitals().post(Part::Requests);
+        let mut session = self.pipeline.ports.target.connect().await?;
         let mut asking = interval(ASKING);
         asking.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut listed = Instant::now();
@@ -61,32 +58,32 @@ impl RequestWatch {
             post.rests("waits for requests");
             tokio::select! {
                 biased;
-                () = self.stop.requested() => return Ok(Came::Stopped),
+                () = self.stop.requested() => return Ok(TaskOutcome::Stopped),
                 _ = asking.tick() => {}
             }
             post.at("looks for requests");
             let collections = self.collections.clone();
-            let waiting = self.pipeline.incomplete(&collections);
+            let waiting = incomplete(&self.pipeline, &collections);
             let requested = session.requests(&waiting).await?;
-            self.pipeline.throttle.set(&requested.throttle, self.pipeline.reporter.vitals());
+            self.pipeline.throttle.set(&requested.throttle, self.pipeline.monitor.reporter.vitals());
             self.hand_on(&mut *session, &requested, &waiting).await?;
             let (pipeline, collections) = (&self.pipeline, &*collections);
-            if pipeline.is_resync_asked(&requested, collections)
-                || pipeline.is_pause_asked(&mut *session, &requested, collections).await?
+            if is_resync_asked(pipeline, &requested, collections)
+                || pausing::is_pause_asked(&mut *session, &requested, collections).await?
             {
-                return Ok(Came::Asked);
+                return Ok(TaskOutcome::Asked);
             }
             if listed.elapsed() >= LISTING {
                 listed = Instant::now();
                 for name in std::mem::take(&mut self.parting) {
-                    match pipeline.part_from(&mut *session, &name).await {
+                    match Preparation::new(pipeline, &mut *session).part_from(&name).await {
                         Err(error) if error.code() == Code::TargetLocked => self.parting.push(name),
                         parted => drop(parted?),
                     }
                 }
-                pipeline.show_dead(&*session, collections).await?;
-                if pipeline.is_anything_new(collections).await? {
-                    return Ok(Came::Asked);
+                show_dead_letters(pipeline, &*session, collections).await?;
+                if is_anything_new(pipeline, collections).await? {
+                    return Ok(TaskOutcome::Asked);
                 }
             }
         }
@@ -99,19 +96,16 @@ impl RequestWatch {
         requested: &Requested,
         waiting: &[&str],
     ) -> Result<()> {
-        let Self { pipeline, collections, workers, retries, stop, .. } = self;
-        pipeline.record_stopped(session, collections).await?;
-        let router = &workers.router;
+        record_stopped(&self.pipeline, session, &self.collections).await?;
         let letters = if requested.letters { session.letters_asked().await? } else { Vec::new() };
         if planted::has(Bug::RetryAnsweredEarly) {
             session.letters_answered(&letters.iter().map(|letter| letter.id).collect::<Vec<_>>()).await?;
         }
-        let letters = retries.take(session, letters, router).await?;
+        let letters = self.retries.take(session, letters, &self.workers.router).await?;
         let repairs = if requested.repairs { session.take_repairs(waiting).await? } else { Vec::new() };
-        let how = (&*retries, router, &mut Tries::until(stop.clone()));
-        let repairs = pipeline.repairs(session, collections, repairs, how).await?;
+        let repairs = self.repairs(&*session, repairs).await?;
         for (partition, changes) in letters.into_iter().chain(repairs) {
-            let Some(sender) = workers.senders.get(usize::from(partition.0)) else { continue };
+            let Some(sender) = self.workers.senders.get(usize::from(partition.0)) else { continue };
             // A worker that is gone has ended with an error, which ends the turn.
             let _ = sender.send(WorkerMessage { changes, reached: None, oldest: None }).await;
         }
@@ -119,48 +113,30 @@ impl RequestWatch {
     }
 }
 
-impl Pipeline {
-    /// Shows how many dead letters there are: somebody may have discarded some.
-    pub(super) async fn show_dead(
-        &self,
-        session: &dyn TargetSession,
-        collections: &[Collection],
-    ) -> Result<()> {
-        let counts = session.dead_letter_counts().await?;
-        let mut left = 0_u64;
-        for collection in collections {
-            let count = counts.get(collection.name()).copied().unwrap_or(0);
-            collection.show_dead(usize::try_from(count).unwrap_or(usize::MAX));
-            left = left.saturating_add(count);
-        }
-        self.counts.dead_letters_left.store(left, Ordering::Relaxed);
-        Ok(())
-    }
+/// The collections that are not complete yet: repairs of them wait.
+fn incomplete<'a>(pipeline: &Pipeline, collections: &'a [Collection]) -> Vec<&'a str> {
+    let ready = pipeline.signals.apply_state.borrow().ready.clone();
+    let incomplete = (0..).map(CollectionId).zip(collections).filter(|(id, _)| !ready.contains_key(id));
+    incomplete.map(|(_, collection)| collection.name()).collect()
+}
 
-    /// The collections that are not complete yet: repairs of them wait.
-    fn incomplete<'a>(&self, collections: &'a [Collection]) -> Vec<&'a str> {
-        let ready = self.demand.borrow().ready.clone();
-        let incomplete = (0..).map(CollectionId).zip(collections).filter(|(id, _)| !ready.contains_key(id));
-        incomplete.map(|(_, collection)| collection.name()).collect()
-    }
+fn is_resync_asked(pipeline: &Pipeline, requested: &Requested, collections: &[Collection]) -> bool {
+    let is_known = |name: &String| {
+        pipeline.monitor.refused.contains(name)
+            || collections.iter().any(|collection| collection.name() == name)
+    };
+    requested.resyncs.iter().any(is_known)
+}
 
-    fn is_resync_asked(&self, requested: &Requested, collections: &[Collection]) -> bool {
-        let is_known = |name: &String| {
-            self.refused.contains(name) || collections.iter().any(|collection| collection.name() == name)
-        };
-        requested.resyncs.iter().any(is_known)
-    }
-
-    async fn is_anything_new(&self, collections: &[Collection]) -> Result<bool> {
-        let names = match self.source.names(&self.config.include, &self.config.exclude).await {
-            // The stream waits for the source, too; there is time to look.
-            Err(error) if error.kind().disposition() == Disposition::Retry => return Ok(false),
-            names => names?,
-        };
-        let is_known = |name: &Namespace| {
-            collections.iter().any(|collection| collection.namespace() == name)
-                || self.refused.contains(&name.to_string())
-        };
-        Ok(!names.iter().all(is_known))
-    }
+async fn is_anything_new(pipeline: &Pipeline, collections: &[Collection]) -> Result<bool> {
+    let names = match pipeline.ports.source.names(&pipeline.config.include, &pipeline.config.exclude).await {
+        // The stream waits for the source, too; there is time to look.
+        Err(error) if error.kind().disposition() == Disposition::Retry => return Ok(false),
+        names => names?,
+    };
+    let is_known = |name: &Namespace| {
+        collections.iter().any(|collection| collection.namespace() == name)
+            || pipeline.monitor.refused.contains(&name.to_string())
+    };
+    Ok(!names.iter().all(is_known))
 }

@@ -5,7 +5,7 @@
 //! While a process runs the pipeline, it is asked (`docrow.repairs`), and gives each document to its worker as if it had been
 //! updated just now, as [`dead_letter_retry`](super::dead_letter_retry) do: the worker looks up its present state, as for any update, and writes
 //! that, in the order of all it writes of this document. While nobody runs it, [`repair`] takes the pipeline, which makes it the
-//! one writer, and writes the present states by a [`Writer`]; it stores no position, but, before, up to when rows show
+//! one writer, and writes the present states by a [`BatchWriter`]; it stores no position, but, before, up to when rows show
 //! states then, so that the next run looks up again whatever the stream still has of that time.
 //!
 //! Of a key that no document can have, rows are deleted: there is no worker that could ever write any.
@@ -17,7 +17,7 @@ use std::{
 
 use mongodb::bson::{RawDocumentBuf, Timestamp};
 
-use super::dead_letter_retry::Retries;
+use super::RequestWatch;
 use crate::{
     config::{Config, Order},
     error::{Error, Result},
@@ -28,11 +28,10 @@ use crate::{
         partition::Partition,
     },
     pipeline::{
-        apply::{document_write::Write, writer::Writer},
+        apply::{document_write::DocumentWrite, writer::BatchWriter},
         collection::Collection,
-        context::{Counts, Pipeline},
+        counts::Counts,
         ports::{DocumentSource, RowTarget, TargetSession},
-        stream::partitioner::Router,
         tries::Tries,
     },
     schema::MappingSpec,
@@ -52,55 +51,55 @@ use crate::{
 const TOGETHER: usize = 500;
 const BYTES: usize = 8 << 20;
 
-impl Pipeline {
+impl RequestWatch {
     /// Takes up repairs: the changes they amount to, by partition. Those of collections that are not included are forgotten.
     pub(super) async fn repairs(
         &self,
         session: &dyn TargetSession,
-        collections: &[Collection],
         taken: Vec<(String, Repairs)>,
-        (retries, router, tries): (&Retries, &Router, &mut Tries),
     ) -> Result<BTreeMap<Partition, Vec<Change>>> {
         let mut changes: BTreeMap<Partition, Vec<Change>> = BTreeMap::new();
         for (name, Repairs { documents, keys }) in taken {
-            let Some(id) = retries.collection(&name) else { continue };
-            let Some(collection) = collections.get(id.0) else { continue };
+            let Some(id) = self.retries.collection(&name) else { continue };
+            let Some(collection) = self.collections.get(id.0) else { continue };
             let count = documents.len() + keys.count;
             tracing::info!("{name}: writing anew what was found different: {count} documents");
-            self.find_dead(session, collection, &documents).await?;
+            find_dead(session, collection, &documents).await?;
             for document_key in documents {
-                if let Some((partition, change)) = retries.update(id, document_key, router)? {
+                if let Some((partition, change)) =
+                    self.retries.update(id, document_key, &self.workers.router)?
+                {
                     changes.entry(partition).or_default().push(change);
                 }
             }
             if !keys.is_empty() {
                 // No document can have them, so that it is nothing to them what the mapping becomes meanwhile.
-                delete(&*self.target, &*collection.mapping().await, (&keys, tries)).await?;
+                let (target, mapping) = (&*self.pipeline.ports.target, collection.mapping().await);
+                delete(target, &mapping, &keys, &mut Tries::until(self.stop.clone())).await?;
             }
         }
         Ok(changes)
     }
+}
 
-    /// Notes which of these documents have dead letters that are not known of, so that they heal.
-    async fn find_dead(
-        &self,
-        session: &dyn TargetSession,
-        collection: &Collection,
-        documents: &[RawDocumentBuf],
-    ) -> Result<()> {
-        let keys =
-            documents.iter().map(|document| document_key::id_text(document)).collect::<Result<Vec<_>>>()?;
-        let name = collection.name();
-        let dead = session.dead_keys_among(name, &keys).await?;
-        for key in keys.into_iter().filter(|key| dead.contains(name, key)) {
-            collection.found_dead(DeadKey { collection: name.to_owned(), key });
-        }
-        Ok(())
+/// Notes which of these documents have dead letters that are not known of, so that they heal.
+async fn find_dead(
+    session: &dyn TargetSession,
+    collection: &Collection,
+    documents: &[RawDocumentBuf],
+) -> Result<()> {
+    let keys =
+        documents.iter().map(|document| document_key::id_text(document)).collect::<Result<Vec<_>>>()?;
+    let name = collection.name();
+    let dead = session.dead_keys_among(name, &keys).await?;
+    for key in keys.into_iter().filter(|key| dead.contains(name, key)) {
+        collection.found_dead(DeadKey { collection: name.to_owned(), key });
     }
+    Ok(())
 }
 
 /// Deletes the rows with these keys, once nobody has them locked.
-async fn delete(target: &dyn RowTarget, mapping: &Mapping, (keys, tries): (&Keys, &mut Tries)) -> Result<()> {
+async fn delete(target: &dyn RowTarget, mapping: &Mapping, keys: &Keys, tries: &mut Tries) -> Result<()> {
     let mut applier = target.applier_in_haste().await?;
     let (rows, none) = (Rows::new(mapping.tables().len()), Keys::default());
     let batch = CollectionBatch {
@@ -152,14 +151,15 @@ impl Repairing<'_> {
         let session = self.target.connect().await?;
         let mapping = mapping_of(self.config, &*session, &info.namespace.to_string()).await?;
         if !repairs.keys.is_empty() {
-            delete(&*self.target, &mapping, (&repairs.keys, &mut Tries::endless())).await?;
+            delete(&*self.target, &mapping, &repairs.keys, &mut Tries::endless()).await?;
         }
         let dead = session.dead_keys().await?;
         let collection = Collection::new(info.clone(), mapping, Arc::new(Mutex::new(dead)), usize::MAX);
         let collections: Arc<[Collection]> = [collection].into();
-        let (stored, counts) = ((0, &HashMap::new()), Arc::new(Counts::default()));
+        let counts = Arc::new(Counts::default());
         // It stores no position.
-        let mut writer = Writer::start(&*self.target, Partition(0), &collections, stored, counts).await?;
+        let mut writer =
+            BatchWriter::start(&*self.target, Partition(0), &collections, 0, &HashMap::new(), counts).await?;
         for documents in repairs.documents.chunks(TOGETHER) {
             let after = self.source.operation_time().await?;
             let keys: Vec<_> = documents.iter().map(|document| &**document).collect();
@@ -175,7 +175,7 @@ impl Repairing<'_> {
                     let document = document?;
                     let Some(key) = missing.remove(&DocumentKey::of(Id::of(document)?)) else { continue };
                     let (document_key, document) = (key.clone(), Some(document.to_owned()));
-                    writes.push(Write {
+                    writes.push(DocumentWrite {
                         collection: CollectionId(0),
                         document_key,
                         document,
@@ -183,12 +183,12 @@ impl Repairing<'_> {
                         at,
                     });
                 }
-                if writes.iter().map(Write::byte_len).sum::<usize>() >= BYTES {
+                if writes.iter().map(DocumentWrite::byte_len).sum::<usize>() >= BYTES {
                     self.write(&mut writer, &mut writes, at).await?;
                 }
             }
             let at = lookup.operation_time();
-            writes.extend(missing.into_values().map(|document_key| Write {
+            writes.extend(missing.into_values().map(|document_key| DocumentWrite {
                 collection: CollectionId(0),
                 document_key: document_key.clone(),
                 document: None,
@@ -200,7 +200,12 @@ impl Repairing<'_> {
         Ok(())
     }
 
-    async fn write(&self, writer: &mut Writer, writes: &mut Vec<Write>, at: Timestamp) -> Result<()> {
+    async fn write(
+        &self,
+        writer: &mut BatchWriter,
+        writes: &mut Vec<DocumentWrite>,
+        at: Timestamp,
+    ) -> Result<()> {
         let shown = (self.config.order == Order::Document).then_some(at);
         writer.write(writes, None, shown).await?;
         writes.clear();

@@ -15,7 +15,7 @@ use crate::{
         phase::Phase,
         resync_reason::Reason,
     },
-    pipeline::{apply::watermark::Watermark, stream::route::Flow},
+    pipeline::{stream::route::Flow, watermark::Watermark},
     source::StreamStart,
 };
 

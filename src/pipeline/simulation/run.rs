@@ -10,10 +10,8 @@ use crate::{
     error::Result,
     mapping_files::MappingFiles,
     pipeline::{
-        Until,
-        context::{Pipeline, Ports},
+        context::{Pipeline, Ports, TurnSettings, Until},
         ports::LazySpool,
-        reload,
     },
     sink::metadata::fence::OnHeld,
     telemetry::Reporter,
@@ -51,14 +49,14 @@ pub(super) async fn docrow(sim: Sim) -> Result<()> {
         target: Arc::new(SimTarget(sim.clone())),
         spool: Arc::new(LazySpool::new(move || Ok(Arc::new(SimSpool(opens.clone()))))),
     };
-    let settings = reload::Settings { config: Arc::new(config), files: MappingFiles::default() };
+    let settings = TurnSettings { config: Arc::new(config), files: MappingFiles::default() };
     let (_settings, current) = watch::channel(Arc::new(settings));
     let pipeline = Pipeline::new(ports, current, OnHeld::Refuse, Reporter::silent(), shutdown);
     {
         let mut world = sim.lock();
-        world.demand = Some(pipeline.demand.subscribe());
-        world.notices = Some(pipeline.notices.subscribe());
-        world.vitals = Some(pipeline.reporter.vitals().clone());
+        world.demand = Some(pipeline.signals.apply_state.subscribe());
+        world.notices = Some(pipeline.signals.tailer_events.subscribe());
+        world.vitals = Some(pipeline.monitor.reporter.vitals().clone());
     }
     pipeline.replicate(Until::Stopped).await
 }

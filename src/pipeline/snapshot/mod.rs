@@ -4,10 +4,10 @@
 //! the documents that are refused become dead letters (G10).
 //! Chunks that replace rows are for [`resync`].
 
-mod keys;
+mod chunk;
+pub(super) mod completion;
 mod progress;
 mod resync;
-pub(super) mod throttle;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -21,14 +21,15 @@ use mongodb::bson::{RawDocument, Timestamp};
 use tokio::task::JoinSet;
 
 use self::{
-    progress::{ChunkUnderWay, Copying},
-    throttle::Throttle,
+    chunk::{ChunkWork, begin_span, end_span},
+    progress::{ChunkUnderWay, CopiedChunk, Copying},
 };
 use super::{
     collection::{Collection, dead_letter_of},
-    context::{Counts, Pipeline},
-    observe::spans,
+    context::Pipeline,
+    counts::Counts,
     ports::{ChunkTransaction, DocumentCursor, DocumentSource, RowCopier, RowTarget, TargetSession},
+    throttle::SnapshotThrottle,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -37,7 +38,7 @@ use crate::{
     model::change::CollectionId,
     shown,
     shutdown::Shutdown,
-    sink::metadata::{chunks::Marker, dead_letters::DeadLetter},
+    sink::metadata::chunks::Marker,
     source::Chunk,
 };
 
@@ -47,96 +48,84 @@ use crate::{
 const TABLE_BYTES: usize = 1 << 20;
 const BUFFER_BYTES: usize = 8 << 20;
 
-/// A chunk to be copied.
-pub(super) struct Work {
-    pub(super) collection: CollectionId,
-    pub(super) number: u32,
-    pub(super) chunk: Chunk,
-    /// Whether its documents may have rows already.
-    replaces: bool,
-    pub(super) copying: Arc<Copying>,
+type Queue = Arc<Mutex<VecDeque<ChunkWork>>>;
+
+/// Copies the chunks that are not marked as copied. One that is cut off is rolled back, and left.
+pub(super) async fn copy(
+    pipeline: &Pipeline,
+    session: &dyn TargetSession,
+    collections: &Arc<[Collection]>,
+) -> Result<()> {
+    let queue = chunks_left(pipeline, session, collections).await?;
+    if queue.is_empty() {
+        return Ok(());
+    }
+    let copiers = pipeline.config.parallelism.min(queue.len());
+    let after = pipeline.ports.source.operation_time().await?;
+    let queue = Arc::new(Mutex::new(queue));
+    let mut running = JoinSet::new();
+    for _ in 0..copiers {
+        let copier = pipeline.ports.target.copier().await?;
+        let worker = ChunkWorker {
+            source: pipeline.ports.source.clone(),
+            target: pipeline.ports.target.clone(),
+            collections: collections.clone(),
+            queue: queue.clone(),
+            after,
+            counts: pipeline.monitor.counts.clone(),
+            throttle: pipeline.throttle.clone(),
+            copiers,
+            shutdown: pipeline.signals.shutdown.clone(),
+        };
+        running.spawn(worker.run(copier));
+    }
+    while let Some(ended) = running.join_next().await {
+        ended.map_err(|e| Error::caused(Kind::Bug, "copying broke off", e))??;
+    }
+    Ok(())
 }
 
-type Queue = Arc<Mutex<VecDeque<Work>>>;
-
-impl Pipeline {
-    /// Copies the chunks that are not marked as copied. One that is cut off is rolled back, and left.
-    pub(super) async fn copy(
-        &self,
-        session: &dyn TargetSession,
-        collections: &Arc<[Collection]>,
-    ) -> Result<()> {
-        let queue = self.chunks_left(session, collections).await?;
-        if queue.is_empty() {
-            return Ok(());
+async fn chunks_left(
+    pipeline: &Pipeline,
+    session: &dyn TargetSession,
+    collections: &[Collection],
+) -> Result<VecDeque<ChunkWork>> {
+    let mut queue = VecDeque::new();
+    for (id, collection) in collections.iter().enumerate().filter(|(_, c)| !c.is_paused()) {
+        let name = collection.name().to_owned();
+        let plan = session.chunks(&name).await?;
+        let copied = plan.iter().filter_map(|chunk| chunk.copied).sum();
+        let done = metrics::SNAPSHOT_DONE.of(&[&name]);
+        done.set(metrics::figure(copied));
+        let estimated = metrics::SNAPSHOT_ESTIMATED.of(&[&name]);
+        if plan.iter().all(|chunk| chunk.copied.is_some()) {
+            estimated.set(metrics::figure(copied));
+            continue;
         }
-        let copiers = self.config.parallelism.min(queue.len());
-        let after = self.source.operation_time().await?;
-        let queue = Arc::new(Mutex::new(queue));
-        let mut running = JoinSet::new();
-        for _ in 0..copiers {
-            let copier = self.target.copier().await?;
-            let worker = ChunkWorker {
-                source: self.source.clone(),
-                target: self.target.clone(),
-                collections: collections.clone(),
-                queue: queue.clone(),
-                after,
-                counts: self.counts.clone(),
-                throttle: self.throttle.clone(),
-                copiers,
-                shutdown: self.shutdown.clone(),
-            };
-            running.spawn(worker.run(copier));
+        estimated.set(metrics::figure(copied.max(collection.info.documents)));
+        let left: Vec<_> = plan.iter().filter(|chunk| chunk.copied.is_none()).collect();
+        if left.len() < plan.len() {
+            tracing::info!("{name}: going on, {} of {} chunks are left", left.len(), plan.len());
         }
-        while let Some(ended) = running.join_next().await {
-            ended.map_err(|e| Error::caused(Kind::Bug, "copying broke off", e))??;
+        let vitals = pipeline.monitor.reporter.vitals().clone();
+        vitals.copying(&name, collection.info.documents, copied);
+        let copying = Arc::new(Copying {
+            vitals,
+            bar: pipeline.monitor.reporter.bar(name.clone(), collection.info.documents, copied, "documents"),
+            done,
+            chunks_left: AtomicUsize::new(left.len()),
+            rows: AtomicU64::new(0),
+            replaces: left.iter().any(|chunk| chunk.replaces),
+            name,
+        });
+        for stored in left {
+            let chunk = Chunk::from_bytes(stored.min.as_deref(), stored.max.as_deref())?;
+            let (collection, copying) = (CollectionId(id), copying.clone());
+            let (number, replaces) = (stored.number, stored.replaces);
+            queue.push_back(ChunkWork { collection, number, chunk, replaces, copying });
         }
-        Ok(())
     }
-
-    async fn chunks_left(
-        &self,
-        session: &dyn TargetSession,
-        collections: &[Collection],
-    ) -> Result<VecDeque<Work>> {
-        let mut queue = VecDeque::new();
-        for (id, collection) in collections.iter().enumerate().filter(|(_, c)| !c.is_paused()) {
-            let name = collection.name().to_owned();
-            let plan = session.chunks(&name).await?;
-            let copied = plan.iter().filter_map(|chunk| chunk.copied).sum();
-            let done = metrics::SNAPSHOT_DONE.of(&[&name]);
-            done.set(metrics::figure(copied));
-            let estimated = metrics::SNAPSHOT_ESTIMATED.of(&[&name]);
-            if plan.iter().all(|chunk| chunk.copied.is_some()) {
-                estimated.set(metrics::figure(copied));
-                continue;
-            }
-            estimated.set(metrics::figure(copied.max(collection.info.documents)));
-            let left: Vec<_> = plan.iter().filter(|chunk| chunk.copied.is_none()).collect();
-            if left.len() < plan.len() {
-                tracing::info!("{name}: going on, {} of {} chunks are left", left.len(), plan.len());
-            }
-            let vitals = self.reporter.vitals().clone();
-            vitals.copying(&name, collection.info.documents, copied);
-            let copying = Arc::new(Copying {
-                vitals,
-                bar: self.reporter.bar(name.clone(), collection.info.documents, copied, "documents"),
-                done,
-                chunks_left: AtomicUsize::new(left.len()),
-                rows: AtomicU64::new(0),
-                replaces: left.iter().any(|chunk| chunk.replaces),
-                name,
-            });
-            for stored in left {
-                let chunk = Chunk::from_bytes(stored.min.as_deref(), stored.max.as_deref())?;
-                let (collection, copying) = (CollectionId(id), copying.clone());
-                let (number, replaces) = (stored.number, stored.replaces);
-                queue.push_back(Work { collection, number, chunk, replaces, copying });
-            }
-        }
-        Ok(queue)
-    }
+    Ok(queue)
 }
 
 pub(super) fn next<T>(queue: &Mutex<VecDeque<T>>) -> Option<T> {
@@ -144,7 +133,7 @@ pub(super) fn next<T>(queue: &Mutex<VecDeque<T>>) -> Option<T> {
 }
 
 /// Copies chunks until none is left.
-pub(super) struct ChunkWorker {
+struct ChunkWorker {
     pub(super) source: Arc<dyn DocumentSource>,
     pub(super) target: Arc<dyn RowTarget>,
     pub(super) collections: Arc<[Collection]>,
@@ -152,14 +141,14 @@ pub(super) struct ChunkWorker {
     /// Nothing older than this is read.
     pub(super) after: Timestamp,
     pub(super) counts: Arc<Counts>,
-    pub(super) throttle: Arc<Throttle>,
+    pub(super) throttle: Arc<SnapshotThrottle>,
     /// How many there are of it.
     copiers: usize,
     pub(super) shutdown: Shutdown,
 }
 
 /// One collection's encoder and buffers, reused from chunk to chunk as long as its mapping stays.
-struct Lane<'a> {
+struct ChunkEncoder<'a> {
     collection: &'a Collection,
     mapping: Arc<Mapping>,
     encoder: Encoder,
@@ -175,23 +164,13 @@ enum CopyMode {
     OneByOne,
 }
 
-/// What a chunk held.
-#[derive(Default)]
-pub(super) struct Copied {
-    pub(super) documents: u64,
-    /// Of BSON.
-    pub(super) bytes: u64,
-    pub(super) rows: u64,
-    letters: Vec<DeadLetter>,
-}
-
 impl ChunkWorker {
     async fn run(self, mut copier: Box<dyn RowCopier>) -> Result<()> {
-        let mut lanes: HashMap<CollectionId, Lane<'_>> = HashMap::new();
+        let mut encoders: HashMap<CollectionId, ChunkEncoder<'_>> = HashMap::new();
         let mut writer = None;
         while let Some(work) = next(&self.queue) {
             let Some(collection) = self.collections.get(work.collection.0) else { continue };
-            let span = spans::chunk(&work, collection);
+            let span = begin_span(&work, collection);
             let copied = if work.replaces {
                 let writer = match &mut writer {
                     Some(writer) => writer,
@@ -200,14 +179,14 @@ impl ChunkWorker {
                 self.replace(&work, collection, writer, &mut *copier).await
             } else {
                 let mapping = collection.hold().await;
-                let lane = match lanes.remove(&work.collection) {
-                    Some(lane) if Arc::ptr_eq(&lane.mapping, &mapping) => lane,
-                    _ => Lane::new(collection, &mapping),
+                let encoder = match encoders.remove(&work.collection) {
+                    Some(encoder) if Arc::ptr_eq(&encoder.mapping, &mapping) => encoder,
+                    _ => ChunkEncoder::new(collection, &mapping),
                 };
-                let lane = lanes.entry(work.collection).insert_entry(lane).into_mut();
-                self.copy(&work, lane, &mut *copier).await
+                let encoder = encoders.entry(work.collection).insert_entry(encoder).into_mut();
+                self.copy(&work, encoder, &mut *copier).await
             };
-            spans::end_chunk(span, &copied);
+            end_span(span, &copied);
             copied?;
         }
         Ok(())
@@ -216,16 +195,16 @@ impl ChunkWorker {
     /// Copies a chunk, and says what it held. `None`: its collection is stopped.
     async fn copy(
         &self,
-        work: &Work,
-        lane: &mut Lane<'_>,
+        work: &ChunkWork,
+        encoder: &mut ChunkEncoder<'_>,
         copier: &mut dyn RowCopier,
-    ) -> Result<Option<Copied>> {
-        let copied = match self.attempt(work, lane, copier, CopyMode::Together).await {
+    ) -> Result<Option<CopiedChunk>> {
+        let copied = match self.attempt(work, encoder, copier, CopyMode::Together).await {
             Err(error) if error.kind() == Kind::TargetRefusedRows => {
                 metrics::retried(error.kind());
-                let (name, number) = (lane.collection.name(), work.number);
+                let (name, number) = (encoder.collection.name(), work.number);
                 tracing::warn!(code = %error.code(), "{name}: chunk {number} is copied document by document: {error}");
-                self.attempt(work, lane, copier, CopyMode::OneByOne).await?
+                self.attempt(work, encoder, copier, CopyMode::OneByOne).await?
             }
             copied => copied?,
         };
@@ -234,16 +213,22 @@ impl ChunkWorker {
         Counts::add(&self.counts.documents, copied.documents);
         Counts::add(&self.counts.rows, copied.rows);
         Counts::add(&self.counts.dead_letters, letters);
-        lane.collection.record_dead_letters(&copied.letters);
-        let name = [lane.collection.name()];
+        encoder.collection.record_dead_letters(&copied.letters);
+        let name = [encoder.collection.name()];
         metrics::DOCUMENTS_COPIED.of(&name).increment(copied.documents);
-        metrics::MISFITS.of(&name).increment(lane.collection.count_misfits(lane.encoder.take_misfits()));
+        metrics::MISFITS
+            .of(&name)
+            .increment(encoder.collection.count_misfits(encoder.encoder.take_misfits()));
         under_way.committed(&copied);
         Ok(Some(copied))
     }
 
     /// Begins to read a chunk.
-    pub(super) async fn read(&self, work: &Work, collection: &Collection) -> Result<Box<dyn DocumentCursor>> {
+    pub(super) async fn read(
+        &self,
+        work: &ChunkWork,
+        collection: &Collection,
+    ) -> Result<Box<dyn DocumentCursor>> {
         let most = collection.info.documents_per_reply();
         let documents = self.throttle.documents_per_reply(most, self.copiers);
         self.source.read_chunk(collection.namespace(), &work.chunk, self.after, documents).await
@@ -252,16 +237,16 @@ impl ChunkWorker {
     /// Copies a chunk in one transaction. `None`: its collection is stopped, the chunk is rolled back.
     async fn attempt<'a>(
         &self,
-        work: &'a Work,
-        lane: &mut Lane<'_>,
+        work: &'a ChunkWork,
+        encoder: &mut ChunkEncoder<'_>,
         copier: &mut dyn RowCopier,
         mode: CopyMode,
-    ) -> Result<Option<(Copied, ChunkUnderWay<'a>)>> {
-        let (collection, mapping) = (lane.collection, lane.mapping.clone());
-        let (mut copied, mut under_way) = (Copied::default(), work.copying.chunk());
+    ) -> Result<Option<(CopiedChunk, ChunkUnderWay<'a>)>> {
+        let (collection, mapping) = (encoder.collection, encoder.mapping.clone());
+        let (mut copied, mut under_way) = (CopiedChunk::default(), work.copying.chunk());
         let enough = (mapping.tables().len() * TABLE_BYTES).min(BUFFER_BYTES);
-        lane.rows.clear();
-        lane.encoder.take_misfits();
+        encoder.rows.clear();
+        encoder.encoder.take_misfits();
         if collection.stopped().is_some() {
             return Ok(None);
         }
@@ -273,11 +258,11 @@ impl ChunkWorker {
                 let document = document?;
                 copied.documents += 1;
                 copied.bytes += u64::try_from(document.as_bytes().len()).unwrap_or(0);
-                lane.encode(document, &mut copied)?;
+                encoder.encode(document, &mut copied)?;
                 if mode == CopyMode::OneByOne {
-                    lane.send_alone(document, &mut *writer, &mut copied).await?;
-                } else if lane.rows.byte_len() >= enough {
-                    copied.rows += writer.write(&mut lane.rows).await?;
+                    encoder.send_alone(document, &mut *writer, &mut copied).await?;
+                } else if encoder.rows.byte_len() >= enough {
+                    copied.rows += writer.write(&mut encoder.rows).await?;
                     under_way.written(copied.documents, copied.bytes);
                 }
             }
@@ -287,7 +272,7 @@ impl ChunkWorker {
             let read = copied.documents.saturating_sub(before);
             self.throttle.read(read, documents.byte_len(), &self.shutdown).await;
         }
-        copied.rows += writer.write(&mut lane.rows).await?;
+        copied.rows += writer.write(&mut encoder.rows).await?;
         writer.dead_letters(&copied.letters).await?;
         let marker =
             Marker { collection: collection.name(), number: work.number, documents: copied.documents };
@@ -296,13 +281,13 @@ impl ChunkWorker {
     }
 }
 
-impl<'a> Lane<'a> {
+impl<'a> ChunkEncoder<'a> {
     fn new(collection: &'a Collection, mapping: &Arc<Mapping>) -> Self {
         let encoder = collection.encoder(mapping, Framing::Copy);
         Self { collection, mapping: mapping.clone(), encoder, rows: Rows::new(mapping.tables().len()) }
     }
 
-    fn encode(&mut self, document: &RawDocument, copied: &mut Copied) -> Result<()> {
+    fn encode(&mut self, document: &RawDocument, copied: &mut CopiedChunk) -> Result<()> {
         let encoded = self.encoder.encode(document, &mut self.rows);
         if self.encoder.discovered() {
             self.collection.discovered(document);
@@ -310,7 +295,7 @@ impl<'a> Lane<'a> {
         match encoded {
             Ok(()) => {}
             Err(unfit) if unfit.stops => self.collection.stop(&format!("{unfit} (on_unfit = \"fail\")")),
-            Err(unfit) => self.dead_letter(document, (&unfit.path, unfit.reason), copied)?,
+            Err(unfit) => self.dead_letter(document, &unfit.path, unfit.reason, copied)?,
         }
         Ok(())
     }
@@ -320,10 +305,11 @@ impl<'a> Lane<'a> {
     fn dead_letter(
         &self,
         document: &RawDocument,
-        (path, reason): (&str, &str),
-        copied: &mut Copied,
+        path: &str,
+        reason: &str,
+        copied: &mut CopiedChunk,
     ) -> Result<()> {
-        copied.letters.push(dead_letter_of(self.collection, &self.mapping, document, (path, reason))?);
+        copied.letters.push(dead_letter_of(self.collection, &self.mapping, document, path, reason)?);
         if self.collection.would_stop(copied.letters.len()) {
             let place = if path.is_empty() { String::new() } else { format!("{}: ", shown::name(path)) };
             self.collection.stop_for_letters(&format!("{place}{reason}"));
@@ -336,7 +322,7 @@ impl<'a> Lane<'a> {
         &mut self,
         document: &RawDocument,
         writer: &mut dyn ChunkTransaction,
-        copied: &mut Copied,
+        copied: &mut CopiedChunk,
     ) -> Result<()> {
         writer.savepoint().await?;
         match writer.write(&mut self.rows).await {
@@ -346,7 +332,7 @@ impl<'a> Lane<'a> {
             }
             Err(error) if error.kind() == Kind::TargetRefusedRows => {
                 writer.rollback_to_savepoint().await?;
-                self.dead_letter(document, ("", &error.to_string()), copied)
+                self.dead_letter(document, "", &error.to_string(), copied)
             }
             Err(error) => Err(error),
         }

@@ -7,11 +7,10 @@ use std::sync::{
 
 use indicatif::{HumanCount, ProgressBar};
 
-use super::Copied;
-use crate::{metrics, process_status::Vitals};
+use crate::{metrics, process_status::Vitals, sink::metadata::dead_letters::DeadLetter};
 
 /// The copy progress of a collection.
-pub(in crate::pipeline) struct Copying {
+pub(super) struct Copying {
     pub(super) name: String,
     pub(super) bar: ProgressBar,
     pub(super) vitals: Arc<Vitals>,
@@ -27,6 +26,16 @@ impl Copying {
     pub(super) fn chunk(&self) -> ChunkUnderWay<'_> {
         ChunkUnderWay { copying: self, documents: 0, bytes: 0 }
     }
+}
+
+/// What a chunk held.
+#[derive(Default)]
+pub(super) struct CopiedChunk {
+    pub(super) documents: u64,
+    /// Of BSON.
+    pub(super) bytes: u64,
+    pub(super) rows: u64,
+    pub(super) letters: Vec<DeadLetter>,
 }
 
 /// How much of a chunk is written, which is shown as it is written. Dropped without [`committed`](Self::committed), it is
@@ -49,7 +58,7 @@ impl ChunkUnderWay<'_> {
     }
 
     /// Shows that the chunk is copied.
-    pub(super) fn committed(mut self, copied: &Copied) {
+    pub(super) fn committed(mut self, copied: &CopiedChunk) {
         self.written(copied.documents, copied.bytes);
         (self.documents, self.bytes) = (0, 0);
         let Copying { bar, name, rows, chunks_left, replaces, .. } = self.copying;

@@ -7,37 +7,30 @@
 //! spool and is applied afterwards. So nothing is lost if a row is swept too early or too late, and a sweep that is cut
 //! off is done again: it is over when the plan says so.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::BytesMut;
 use indicatif::HumanCount;
-use mongodb::bson::Timestamp;
 
-use super::{ChunkWorker, Copied, Work};
+use super::{ChunkWorker, chunk::ChunkWork, progress::CopiedChunk};
 use crate::{
     error::Result,
     failpoint::{self, Failpoint},
     mapping::{Framing, Mapping, Rows},
     metrics,
-    model::{
-        change::CollectionId,
-        document_key::{self, DocumentKey, Id},
-        partition::Partition,
-        phase::Phase,
-    },
+    model::{change::CollectionId, document_key::Id, partition::Partition, phase::Phase},
     pipeline::{
-        apply::{document_write::Write, writer::Writer},
+        apply::{document_write::DocumentWrite, writer::BatchWriter},
         collection::Collection,
-        context::{Counts, Pipeline},
+        context::Pipeline,
+        counts::Counts,
         ports::{RowCopier, RowReader, TargetSession},
+        prepare::stored_phase,
         tries::Tries,
     },
     sink::{
         Keys,
-        metadata::{chunks::Marker, dead_letters::DeadKey},
+        metadata::chunks::Marker,
         rows::upsert::{Batch, CollectionBatch},
     },
 };
@@ -49,30 +42,30 @@ const TOGETHER: usize = 2_000;
 const PAGE: u16 = 2_000;
 
 impl ChunkWorker {
-    pub(super) async fn writer(&self) -> Result<Writer> {
+    pub(super) async fn writer(&self) -> Result<BatchWriter> {
         let (collections, counts) = (&self.collections, self.counts.clone());
         // It stores no position.
-        Writer::start(&*self.target, Partition(0), collections, (0, &HashMap::new()), counts).await
+        BatchWriter::start(&*self.target, Partition(0), collections, 0, &HashMap::new(), counts).await
     }
 
     /// Writes a chunk's documents in place of what there is of them.
     pub(super) async fn replace(
         &self,
-        work: &Work,
+        work: &ChunkWork,
         collection: &Collection,
-        writer: &mut Writer,
+        writer: &mut BatchWriter,
         copier: &mut dyn RowCopier,
-    ) -> Result<Option<Copied>> {
+    ) -> Result<Option<CopiedChunk>> {
         if collection.stopped().is_some() {
             return Ok(None);
         }
         let mut reader = self.read(work, collection).await?;
-        let (mut copied, mut under_way) = (Copied::default(), work.copying.chunk());
+        let (mut copied, mut under_way) = (CopiedChunk::default(), work.copying.chunk());
         while let Some(documents) = reader.next().await? {
             let mut writes = Vec::new();
             for document in documents.iter()? {
                 let document = document?;
-                writes.push(Write {
+                writes.push(DocumentWrite {
                     fields: None,
                     at: self.after,
                     collection: work.collection,
@@ -83,7 +76,7 @@ impl ChunkWorker {
             for writes in writes.chunks(TOGETHER) {
                 writer.write(writes, None, None).await?;
                 copied.documents += u64::try_from(writes.len()).unwrap_or(0);
-                let bytes: usize = writes.iter().map(Write::byte_len).sum();
+                let bytes: usize = writes.iter().map(DocumentWrite::byte_len).sum();
                 copied.bytes += u64::try_from(bytes).unwrap_or(0);
                 under_way.written(copied.documents, copied.bytes);
             }
@@ -106,135 +99,93 @@ impl ChunkWorker {
     }
 }
 
-impl Pipeline {
-    /// Removes the dead letters of documents that are gone at `after` or later, when a collection is about to be copied
-    /// anew: they have no event any more that could. One that comes back afterwards has.
-    pub(crate) async fn forget_vanished(
-        &self,
-        session: &mut dyn TargetSession,
-        collection: &Collection,
-        after: Timestamp,
-    ) -> Result<()> {
+/// Sweeps the collections that were copied anew.
+pub(super) async fn sweep(
+    pipeline: &Pipeline,
+    session: &mut dyn TargetSession,
+    collections: &[Collection],
+) -> Result<()> {
+    for collection in collections {
+        if collection.rests() || stored_phase(session, collection).await? != Phase::Sweeping {
+            continue;
+        }
+        collection.enter(Phase::Sweeping);
+        let mapping = collection.mapping().await;
+        let swept = sweep_one(pipeline, collection, &mapping).await?;
+        failpoint::reach(Failpoint::SweptBeforeNoted);
+        pipeline.note_ahead(session, collections).await?;
+        session.set_swept(collection.name()).await?;
+        failpoint::reach(Failpoint::SweptNoted);
         let name = collection.name();
-        let mut last = 0;
+        tracing::info!(
+            "{name}: copied anew; rows of {} documents that are no more are swept away",
+            HumanCount(swept)
+        );
+    }
+    Ok(())
+}
+
+async fn sweep_one(pipeline: &Pipeline, collection: &Collection, mapping: &Arc<Mapping>) -> Result<u64> {
+    let Some(root) = mapping.tables().first() else { return Ok(0) };
+    let mut reader = pipeline.ports.target.reader().await?;
+    reader.forget_seen(root).await?;
+    let label = format!("{}: looking for what is no more", collection.name());
+    let bar = pipeline.monitor.reporter.bar(label, collection.info.documents, 0, "documents");
+    let mut encoder = collection.encoder(mapping, Framing::Composite);
+    let after = pipeline.ports.source.operation_time().await?;
+    let mut ids = pipeline.ports.source.read_ids(collection.namespace(), after).await?;
+    let (mut keys, mut key) = (Keys::default(), BytesMut::new());
+    while let Some(documents) = ids.next().await? {
+        for document in documents.iter()? {
+            key.clear();
+            // What can't have a key has no rows.
+            if encoder.encode_key(document?, &mut key).is_ok() {
+                keys.push(&key);
+            }
+            bar.inc(1);
+            if keys.count >= usize::from(PAGE) {
+                reader.see(&keys).await?;
+                keys.clear();
+            }
+        }
+    }
+    reader.see(&keys).await?;
+    bar.finish_and_clear();
+    delete_unseen(pipeline, collection, mapping, &mut *reader).await
+}
+
+async fn delete_unseen(
+    pipeline: &Pipeline,
+    collection: &Collection,
+    mapping: &Mapping,
+    reader: &mut dyn RowReader,
+) -> Result<u64> {
+    let Some(root) = mapping.tables().first() else { return Ok(0) };
+    let mut applier = pipeline.ports.target.applier_in_haste().await?;
+    let mut tries = Tries::endless();
+    let (rows, none, mut swept) = (Rows::new(mapping.tables().len()), Keys::default(), 0);
+    for table in mapping.tables() {
+        let mut pages = reader.unseen(root, table).await?;
         loop {
-            let letters = session.dead_document_keys(name, last).await?;
-            let Some((number, _)) = letters.last() else { return Ok(()) };
-            last = *number;
-            let keys: Vec<_> = letters.iter().map(|(_, key)| &**key).collect();
-            let (mut found, mut there) =
-                (self.source.lookup(collection.namespace(), &keys, after).await?, HashSet::new());
-            while let Some(documents) = found.next().await? {
-                for document in documents.iter()? {
-                    there.insert(DocumentKey::of(Id::of(document?)?));
-                }
+            let unseen = pages.next(PAGE).await?;
+            if unseen.count == 0 {
+                break;
             }
-            let mut vanished = Vec::new();
-            for (number, key) in &letters {
-                if !there.contains(&DocumentKey::of(Id::of(key)?)) {
-                    vanished.push(*number);
-                    collection
-                        .healed(&DeadKey { collection: name.to_owned(), key: document_key::id_text(key)? });
-                }
-            }
-            if !vanished.is_empty() {
-                session.forget_dead_letters(&vanished).await?;
-                tracing::info!(
-                    "{name}: dead letters of {} documents that are gone are removed",
-                    vanished.len()
-                );
-            }
+            let change = CollectionBatch {
+                collection: CollectionId(0),
+                tables: mapping.tables(),
+                rows: &rows,
+                upserted: &none,
+                deleted: &unseen,
+            };
+            let batch = Batch { collections: vec![change], ..Batch::default() };
+            // If this is cut off it must not happen later: it may be a document's again then.
+            tries
+                .apply(&mut *applier, &batch, &format!("{}: rows that are no more", collection.name()))
+                .await?;
+            swept += u64::try_from(unseen.count).unwrap_or(0);
         }
     }
-
-    /// Sweeps the collections that were copied anew.
-    pub(crate) async fn sweep(
-        &self,
-        session: &mut dyn TargetSession,
-        collections: &[Collection],
-    ) -> Result<()> {
-        for collection in collections {
-            if collection.rests() || self.phase(session, collection).await? != Phase::Sweeping {
-                continue;
-            }
-            collection.enter(Phase::Sweeping);
-            let mapping = collection.mapping().await;
-            let swept = self.sweep_one(collection, &mapping).await?;
-            failpoint::reach(Failpoint::SweptBeforeNoted);
-            self.note_ahead(session, collections).await?;
-            session.set_swept(collection.name()).await?;
-            failpoint::reach(Failpoint::SweptNoted);
-            let name = collection.name();
-            tracing::info!(
-                "{name}: copied anew; rows of {} documents that are no more are swept away",
-                HumanCount(swept)
-            );
-        }
-        Ok(())
-    }
-
-    async fn sweep_one(&self, collection: &Collection, mapping: &Arc<Mapping>) -> Result<u64> {
-        let Some(root) = mapping.tables().first() else { return Ok(0) };
-        let mut reader = self.target.reader().await?;
-        reader.forget_seen(root).await?;
-        let label = format!("{}: looking for what is no more", collection.name());
-        let bar = self.reporter.bar(label, collection.info.documents, 0, "documents");
-        let mut encoder = collection.encoder(mapping, Framing::Composite);
-        let after = self.source.operation_time().await?;
-        let mut ids = self.source.read_ids(collection.namespace(), after).await?;
-        let (mut keys, mut key) = (Keys::default(), BytesMut::new());
-        while let Some(documents) = ids.next().await? {
-            for document in documents.iter()? {
-                key.clear();
-                // What can't have a key has no rows.
-                if encoder.encode_key(document?, &mut key).is_ok() {
-                    keys.push(&key);
-                }
-                bar.inc(1);
-                if keys.count >= usize::from(PAGE) {
-                    reader.see(&keys).await?;
-                    keys.clear();
-                }
-            }
-        }
-        reader.see(&keys).await?;
-        bar.finish_and_clear();
-        self.delete_unseen(collection, mapping, &mut *reader).await
-    }
-
-    async fn delete_unseen(
-        &self,
-        collection: &Collection,
-        mapping: &Mapping,
-        reader: &mut dyn RowReader,
-    ) -> Result<u64> {
-        let Some(root) = mapping.tables().first() else { return Ok(0) };
-        let mut applier = self.target.applier_in_haste().await?;
-        let mut tries = Tries::endless();
-        let (rows, none, mut swept) = (Rows::new(mapping.tables().len()), Keys::default(), 0);
-        for table in mapping.tables() {
-            let mut pages = reader.unseen(root, table).await?;
-            loop {
-                let unseen = pages.next(PAGE).await?;
-                if unseen.count == 0 {
-                    break;
-                }
-                let change = CollectionBatch {
-                    collection: CollectionId(0),
-                    tables: mapping.tables(),
-                    rows: &rows,
-                    upserted: &none,
-                    deleted: &unseen,
-                };
-                let batch = Batch { collections: vec![change], ..Batch::default() };
-                // If this is cut off it must not happen later: it may be a document's again then.
-                tries
-                    .apply(&mut *applier, &batch, &format!("{}: rows that are no more", collection.name()))
-                    .await?;
-                swept += u64::try_from(unseen.count).unwrap_or(0);
-            }
-        }
-        tracing::debug!("{}: {swept} documents are swept away", collection.name());
-        Ok(swept)
-    }
+    tracing::debug!("{}: {swept} documents are swept away", collection.name());
+    Ok(swept)
 }

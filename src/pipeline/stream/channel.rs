@@ -15,7 +15,8 @@ use crate::{
         partition::Partition,
         resync_reason::Reason,
     },
-    pipeline::{apply::watermark::Watermark, collection::Collection, supervisor::crew::Ending},
+    pipeline::{collection::Collection, watermark::Watermark},
+    shutdown::Shutdown,
 };
 
 /// What the side of PostgreSQL has and wants.
@@ -76,16 +77,46 @@ pub(crate) struct WorkerMessage {
     /// In order.
     pub(crate) changes: Vec<Change>,
     /// What is reached with them.
-    pub(crate) reached: Option<Reached>,
+    pub(crate) reached: Option<ReachedPosition>,
     /// When the oldest of them happened, if that is known.
     pub(crate) oldest: Option<DateTime>,
 }
 
 /// How far some collections are.
 #[derive(Clone, Debug)]
-pub(crate) struct Reached {
+pub(crate) struct ReachedPosition {
     pub(crate) collections: Arc<[CollectionId]>,
     pub(crate) position: Position,
     /// Their rows may show states up to here.
     pub(crate) ahead_until: Timestamp,
+}
+
+/// How far the end of a turn has come for its workers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ending {
+    leaves: Shutdown,
+    last: Shutdown,
+}
+
+impl Ending {
+    /// Has them leave what the stream has sent and they have not begun: it is read again from the stored positions.
+    /// Requests may still come.
+    pub(crate) fn leave(&self) {
+        self.leaves.request();
+    }
+
+    /// Whether they leave it.
+    pub(crate) fn leaves(&self) -> bool {
+        self.leaves.is_requested()
+    }
+
+    /// Says that nothing comes any more: they end, once they have done what they do not leave.
+    pub(crate) fn end(&self) {
+        self.last.request();
+    }
+
+    /// Waits until nothing comes any more.
+    pub(crate) async fn ends(&self) {
+        self.last.requested().await;
+    }
 }

@@ -6,57 +6,16 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use crate::{
     error::{Error, Kind, Result},
-    pipeline::{mappings::evolution::Evolution, stream::channel::Workers},
+    pipeline::{context::TaskOutcome, mappings::evolution::Evolution, stream::channel::Workers},
     shutdown::Shutdown,
 };
-
-/// What a task of a turn has come to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Came {
-    /// All collections are complete.
-    Complete,
-    /// There is something to prepare.
-    Asked,
-    /// The command was stopped.
-    Stopped,
-}
-
-/// How far the end of a turn has come for its workers.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Ending {
-    leaves: Shutdown,
-    last: Shutdown,
-}
-
-impl Ending {
-    /// Has them leave what the stream has sent and they have not begun: it is read again from the stored positions.
-    /// Requests may still come.
-    pub(crate) fn leave(&self) {
-        self.leaves.request();
-    }
-
-    /// Whether they leave it.
-    pub(crate) fn leaves(&self) -> bool {
-        self.leaves.is_requested()
-    }
-
-    /// Says that nothing comes any more: they end, once they have done what they do not leave.
-    fn end(&self) {
-        self.last.request();
-    }
-
-    /// Waits until nothing comes any more.
-    pub(crate) async fn ends(&self) {
-        self.last.requested().await;
-    }
-}
 
 /// All tasks of a turn. Dropped as a whole, it begins with the workers: once nobody applies changes any more, it does no
 /// harm that a keeper's last transaction ends at some time.
 pub(super) struct Crew {
     pub(super) running: JoinSet<Result<()>>,
     pub(super) workers: Arc<Workers>,
-    pub(super) others: JoinSet<Result<Came>>,
+    pub(super) others: JoinSet<Result<TaskOutcome>>,
     pub(super) completing: AbortHandle,
     /// Asks those to stop that hand changes to the workers on their own.
     pub(super) asking: Shutdown,
@@ -109,6 +68,6 @@ impl Crew {
 }
 
 /// What a task has come to.
-pub(super) fn came(ended: Result<Result<Came>, JoinError>) -> Result<Came> {
+pub(super) fn came(ended: Result<Result<TaskOutcome>, JoinError>) -> Result<TaskOutcome> {
     ended.map_err(|e| Error::caused(Kind::Bug, "a task of the pipeline broke off", e))?
 }

@@ -8,7 +8,7 @@
 //! Whatever may hold a collection's mapping, or wait for it or for a worker, is a task of its own: the workers, the
 //! [keepers](super::mappings::evolution) of the mappings, what completes collections, and what looks for [requests](super::requests).
 //! So each of them always goes on, whatever the others wait for, and the turn itself, which only waits for tasks and
-//! for notices, holds nothing that any of them needs. A mapping is held for as long as a transaction takes, and nobody
+//! for events, holds nothing that any of them needs. A mapping is held for as long as a transaction takes, and nobody
 //! who holds one waits for another task. So everybody who waits for a mapping gets it.
 //!
 //! A turn that ends well cuts off what completes collections: what it has under way is rolled back, and it begins nothing
@@ -33,27 +33,27 @@ use tokio::{
     time::Instant,
 };
 
-use self::crew::{Came, Crew, Ending, came};
+use self::crew::{Crew, came};
 use super::{
-    Until,
     apply::{
         acknowledge::Acknowledge,
         staleness::Ahead,
-        watermark::Watermark,
         worker::{Limits, Worker},
-        writer::Writer,
+        writer::BatchWriter,
     },
     collection::Collection,
-    context::Pipeline,
+    context::{Pipeline, TaskOutcome, Until},
     mappings::evolution::Evolution,
     ports::TargetSession,
     prepare::Prepared,
     requests::{RequestWatch, dead_letter_retry::Retries},
+    snapshot::completion::complete,
     stream::{
-        channel::{ApplyState, Workers},
+        channel::{ApplyState, Ending, Workers},
         partitioner::Router,
         repartition,
     },
+    watermark::Watermark,
 };
 use crate::{
     config::Order,
@@ -102,12 +102,13 @@ impl Pipeline {
         let _unpolled = super::planted::lock_that_nobody_polls(&prepared.collections).await;
         let mut crew = self.start(session, prepared, stored).await?;
         let mut turn = self.attend(session, &mut crew, until).await;
-        let post = self.reporter.vitals().post(Part::Attempt);
+        let post = self.monitor.reporter.vitals().post(Part::Attempt);
         post.at("waits for all tasks to be done");
         self.take_no_more();
         if let Ok(ended) = turn {
-            let finish = until == Until::CaughtUp && ended == RoundEnd::Done && !self.shutdown.is_requested();
-            turn = crew.end(finish, &self.shutdown).await.map(|()| ended);
+            let finish =
+                until == Until::CaughtUp && ended == RoundEnd::Done && !self.signals.shutdown.is_requested();
+            turn = crew.end(finish, &self.signals.shutdown).await.map(|()| ended);
         }
         if turn.is_err() {
             crew.abort().await;
@@ -122,24 +123,24 @@ impl Pipeline {
         prepared: Prepared,
         stored: Stored,
     ) -> Result<Crew> {
-        let (collections, live) = (prepared.collections.clone(), prepared.live.clone());
-        let parting = prepared.parting.clone();
+        let Prepared { collections, mappings, parting, live } = prepared;
         let ahead = self.ahead(session).await?;
         let (workers, running) = self.start_workers(&collections, &stored, ahead).await?;
         let workers = Arc::new(workers);
         let is_left = |(id, c): (CollectionId, &Collection)| !c.is_paused() && !live.contains(&id);
         if (0..).map(CollectionId).zip(collections.iter()).any(is_left) {
-            self.reporter.vitals().enter(Stage::Copying, None);
+            self.monitor.reporter.vitals().enter(Stage::Copying, None);
         }
-        self.demand.send_modify(|demand| {
-            demand.workers = Some(workers.clone());
+        let evolution = Evolution::start(self, collections.clone(), mappings, &live);
+        self.signals.apply_state.send_modify(|apply_state| {
+            apply_state.workers = Some(workers.clone());
             let is_paused = |id: &CollectionId| collections.get(id.0).is_some_and(Collection::is_paused);
             let ready = live.into_iter().filter(|id| !is_paused(id));
-            demand.ready = Arc::new(ready.map(|id| (id, ahead)).collect());
+            apply_state.ready = Arc::new(ready.map(|id| (id, ahead)).collect());
         });
-        let evolution = Evolution::start(self, prepared);
+
         let (mut others, asking) = (JoinSet::new(), Shutdown::default());
-        let completing = others.spawn(self.clone().complete(collections.clone(), evolution.orders()));
+        let completing = others.spawn(complete(self.clone(), collections.clone(), evolution.orders()));
         let requests = RequestWatch {
             retries: Retries::new(&collections, stored.positions),
             pipeline: self.clone(),
@@ -160,37 +161,38 @@ impl Pipeline {
         until: Until,
     ) -> Result<RoundEnd> {
         let (attempt, collections) = {
-            let demand = self.demand.borrow();
-            (demand.attempt, demand.collections.clone())
+            let apply_state = self.signals.apply_state.borrow();
+            (apply_state.attempt, apply_state.collections.clone())
         };
-        let (mut happened, mut arrived) = (self.notices.subscribe(), self.notices.subscribe());
+        let (mut happened, mut arrived) =
+            (self.signals.tailer_events.subscribe(), self.signals.tailer_events.subscribe());
         let mut settings = self.settings.clone();
-        let post = self.reporter.vitals().post(Part::Attempt);
+        let post = self.monitor.reporter.vitals().post(Part::Attempt);
         post.rests("follows");
         loop {
             tokio::select! {
                 biased;
-                () = self.shutdown.requested() => return Ok(RoundEnd::Done),
+                () = self.signals.shutdown.requested() => return Ok(RoundEnd::Done),
                 Some(ended) = crew.running.join_next() => return Err(why(ended)),
                 error = crew.evolution.failed() => return Err(error),
                 Ok(()) = settings.changed() => return Ok(RoundEnd::Again),
                 lost = happened.wait_for(|n| n.attempt == attempt && (n.is_lost || !n.anew.is_empty())) => {
-                    if lost.is_ok_and(|notices| notices.is_lost) {
+                    if lost.is_ok_and(|events| events.is_lost) {
                         return Err(Error::new(Code::SpoolLost, "follow: what had been read ahead is lost"));
                     }
                     return Ok(RoundEnd::Again);
                 }
                 Some(ended) = crew.others.join_next() => match came(ended)? {
-                    Came::Complete => {
+                    TaskOutcome::Complete => {
                         self.all_are_ready(session, &collections, until).await?;
-                        if self.reporter.vitals().enter(Stage::Live, None) {
+                        if self.monitor.reporter.vitals().enter(Stage::Live, None) {
                             let live = collections.iter().filter(|c| c.stopped().is_none()).count();
                             let noun = if live == 1 { "collection follows" } else { "collections follow" };
                             tracing::info!("live: {live} {noun} MongoDB");
                         }
                     }
-                    Came::Asked => return Ok(RoundEnd::Again),
-                    Came::Stopped => {}
+                    TaskOutcome::Asked => return Ok(RoundEnd::Again),
+                    TaskOutcome::Stopped => {}
                 },
                 _ = arrived.wait_for(|n| n.attempt == attempt && n.arrived) => return Ok(RoundEnd::Done),
             }
@@ -200,7 +202,7 @@ impl Pipeline {
     /// Up to when the rows of live collections may be ahead of the stored positions: if it is not stored, up to now.
     /// In the order of commits rows and positions are of one time, and since when is stored.
     async fn ahead(&self, session: &mut dyn TargetSession) -> Result<Timestamp> {
-        let now = self.source.operation_time().await?;
+        let now = self.ports.source.operation_time().await?;
         if self.config.order == Order::Document {
             session.set_ahead(None).await?;
             return Ok(session.shown().await?.unwrap_or(now));
@@ -209,20 +211,6 @@ impl Pipeline {
             return Ok(ahead);
         }
         session.set_ahead(Some(now)).await?;
-        Ok(now)
-    }
-
-    /// The rows of collections that were not complete may be ahead of the stored positions up to now. In the order of
-    /// commits that is to be stored before they count as complete.
-    pub(super) async fn note_ahead(
-        &self,
-        session: &mut dyn TargetSession,
-        collections: &[Collection],
-    ) -> Result<Timestamp> {
-        let now = self.source.operation_time().await?;
-        if self.config.order == Order::Commit && self.demand.borrow().ready.len() < collections.len() {
-            session.set_ahead(Some(now)).await?;
-        }
         Ok(now)
     }
 
@@ -235,21 +223,21 @@ impl Pipeline {
     ) -> Result<()> {
         let now = self.note_ahead(session, collections).await?;
         self.enter(Phase::Live, collections);
-        self.demand.send_modify(|demand| {
-            let mut ready = BTreeMap::clone(&demand.ready);
+        self.signals.apply_state.send_modify(|apply_state| {
+            let mut ready = BTreeMap::clone(&apply_state.ready);
             let all = (0..).map(CollectionId).zip(collections);
             for (id, _) in all.filter(|(_, collection)| !collection.is_paused()) {
                 ready.entry(id).or_insert(now);
             }
-            demand.ready = Arc::new(ready);
-            demand.until = (until == Until::CaughtUp).then_some(now);
+            apply_state.ready = Arc::new(ready);
+            apply_state.until = (until == Until::CaughtUp).then_some(now);
         });
         Ok(())
     }
 
     /// Tells the tailer that nobody takes changes any more.
     pub(super) fn take_no_more(&self) {
-        self.demand.send_modify(|demand| demand.workers = None);
+        self.signals.apply_state.send_modify(|apply_state| apply_state.workers = None);
     }
 
     /// The stored position of each partition in each collection, which from now on is where the tailer reads from. Where
@@ -282,9 +270,9 @@ impl Pipeline {
         let known =
             stored.into_iter().filter_map(|p| Some(((p.partition, *ids.get(&p.collection)?), p.position)));
         let positions = Arc::new(known.collect::<HashMap<_, _>>());
-        self.demand.send_modify(|demand| {
-            *demand = ApplyState {
-                attempt: demand.attempt + 1,
+        self.signals.apply_state.send_modify(|apply_state| {
+            *apply_state = ApplyState {
+                attempt: apply_state.attempt + 1,
                 collections: collections.clone(),
                 stored: positions.clone(),
                 foreign,
@@ -302,16 +290,16 @@ impl Pipeline {
     ) -> Result<(Workers, JoinSet<Result<()>>)> {
         let positions = &stored.positions;
         let known = positions.iter().map(|(place, position)| (*place, position.clone()));
-        self.gauges.begin(collections, Watermark::new(known.clone()));
+        self.monitor.gauges.begin(collections, Watermark::new(known.clone()));
         let watermark = Arc::new(Mutex::new(Watermark::new(known)));
-        let counter = self.reporter.counter("following, changes applied".to_owned());
+        let counter = self.monitor.reporter.counter("following, changes applied".to_owned());
         let (mut workers, ending) = (JoinSet::new(), Ending::default());
         let mut senders = Vec::new();
         for partition in (0..self.config.partitions).map(Partition) {
             let (sender, incoming) = mpsc::channel(WAITING);
             let worker = Worker {
                 partition,
-                source: self.source.clone(),
+                source: self.ports.source.clone(),
                 collections: collections.clone(),
                 writer: self.writer(partition, collections, stored).await?,
                 ahead: Ahead::new(ahead),
@@ -319,10 +307,13 @@ impl Pipeline {
                 limits: Limits { rows: self.config.batch_rows, age: self.config.batch_age },
                 incoming,
                 ending: ending.clone(),
-                acknowledge: Acknowledge { watermark: watermark.clone(), gauges: self.gauges.clone() },
-                counts: self.counts.clone(),
+                acknowledge: Acknowledge {
+                    watermark: watermark.clone(),
+                    gauges: self.monitor.gauges.clone(),
+                },
+                counts: self.monitor.counts.clone(),
                 counter: counter.clone(),
-                post: self.reporter.vitals().post(Part::Worker(partition.0)),
+                post: self.monitor.reporter.vitals().post(Part::Worker(partition.0)),
                 stored_for_all: Instant::now(),
                 lasting: Instant::now(),
                 took: Duration::ZERO,
@@ -342,9 +333,16 @@ impl Pipeline {
         partition: Partition,
         collections: &Arc<[Collection]>,
         stored: &Stored,
-    ) -> Result<Writer> {
-        let places = (stored.fingerprint, &*stored.positions);
-        Writer::start(&*self.target, partition, collections, places, self.counts.clone()).await
+    ) -> Result<BatchWriter> {
+        BatchWriter::start(
+            &*self.ports.target,
+            partition,
+            collections,
+            stored.fingerprint,
+            &stored.positions,
+            self.monitor.counts.clone(),
+        )
+        .await
     }
 }
 

@@ -29,7 +29,8 @@ pub async fn store(session: &mut Session, pipeline: &str, source: &str) -> Resul
 pub async fn replace(
     session: &mut Session,
     pipeline: &str,
-    (source, state_id): (&str, &str),
+    source: &str,
+    state_id: &str,
     collections: &[String],
 ) -> Result<()> {
     let doing = "note that another MongoDB is copied";

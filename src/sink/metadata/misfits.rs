@@ -112,7 +112,7 @@ fn question(places: &Places, columns: &[(Column, String)], rows: &str, extra: &s
 }
 
 /// Whether a `double precision` holds every value that is in a `bigint` column.
-pub async fn fits_double(session: &Session, schema: &str, (table, column): (&str, &str)) -> Result<bool> {
+pub async fn fits_double(session: &Session, schema: &str, table: &str, column: &str) -> Result<bool> {
     let (table, column) = (qualified(schema, table), quote(column));
     let fail = |e| sqlstate::error(format!("look for the largest values of {table}"), &e);
     let beyond = format!("{column} NOT BETWEEN -9007199254740992 AND 9007199254740992");

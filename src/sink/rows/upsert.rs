@@ -297,7 +297,7 @@ impl BatchPlan {
         if let (Some((root, statement)), Some(rows)) = (statements().next(), batch.rows.tables.first()) {
             pipe.array(BatchStatement::Write(root), client, &statement.write, CompositeArray::rows(rows));
         }
-        self.add_children_to(pipe, client, (upserted, batch.rows));
+        self.add_children_to(pipe, client, upserted, batch.rows);
     }
 
     /// A patch must find all of its rows: otherwise the batch fails, and must be written in another way.
@@ -313,7 +313,7 @@ impl BatchPlan {
                 client.execute(write, &[&rows, &wanted]).await.map(|_| written)
             });
         }
-        self.add_children_to(pipe, client, (keys, batch.rows));
+        self.add_children_to(pipe, client, keys, batch.rows);
     }
 
     /// Merges the child rows of the documents with these keys.
@@ -321,7 +321,8 @@ impl BatchPlan {
         &'a self,
         pipe: &mut StatementPipe<'a>,
         client: &'a Client,
-        (keys, rows): (CompositeArray<'a>, &'a Rows),
+        keys: CompositeArray<'a>,
+        rows: &'a Rows,
     ) {
         let tables = self.tables.iter().zip(&self.statements).zip(&rows.tables);
         for ((table, TableStatements { delete, write, .. }), rows) in tables.skip(1) {

@@ -53,7 +53,7 @@ pub(super) enum Answer {
 
 /// What is decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum StallVerdict {
     /// There is nothing to be said.
     Fine,
     /// It has come to a standstill, for so long.
@@ -132,19 +132,19 @@ impl Judge {
     }
 
     /// What it means.
-    pub(super) fn judge(&mut self, answer: Answer) -> Verdict {
+    pub(super) fn judge(&mut self, answer: Answer) -> StallVerdict {
         match answer {
             Answer::Idle => self.idle += 1,
             Answer::Away | Answer::Works | Answer::Locked => self.idle = 0,
         }
         if self.idle < ASKED {
-            return Verdict::Fine;
+            return StallVerdict::Fine;
         }
         let still = self.still.max(self.longest());
         self.stalls = self.stalls.saturating_add(1);
         self.calm = Duration::ZERO;
         self.forget();
-        Verdict::Stalled(still)
+        StallVerdict::Stalled(still)
     }
 
     /// Whether all is well: something was applied since the last look, or there is nothing to do, and nobody is where he was for
@@ -194,12 +194,12 @@ mod tests {
         }
 
         /// The first verdict within so many seconds that is not that all is fine, and after how many.
-        fn within(&mut self, seconds: u64, mut each: impl FnMut(&mut Look)) -> Option<(u64, Verdict)> {
+        fn within(&mut self, seconds: u64, mut each: impl FnMut(&mut Look)) -> Option<(u64, StallVerdict)> {
             (1..=seconds).find_map(|second| {
                 each(&mut self.look);
                 let asks = self.judge.look(&self.look);
-                let verdict = if asks { self.judge.judge(self.answer.clone()) } else { Verdict::Fine };
-                (verdict != Verdict::Fine).then_some((second, verdict))
+                let verdict = if asks { self.judge.judge(self.answer.clone()) } else { StallVerdict::Fine };
+                (verdict != StallVerdict::Fine).then_some((second, verdict))
             })
         }
 
@@ -213,7 +213,7 @@ mod tests {
     fn what_stands_still_is_noticed_after_its_time() {
         let mut scene = Scene::new();
         let found = scene.within(100, |_| {});
-        assert!(matches!(found, Some((60..=64, Verdict::Stalled(_)))), "{found:?}");
+        assert!(matches!(found, Some((60..=64, StallVerdict::Stalled(_)))), "{found:?}");
     }
 
     #[test]
@@ -244,7 +244,7 @@ mod tests {
             look.applied += 1;
             look.busy = [(Part::Worker(0), look.applied), (Part::Worker(1), 7)].into();
         });
-        assert!(matches!(found, Some((60..=65, Verdict::Stalled(_)))), "{found:?}");
+        assert!(matches!(found, Some((60..=65, StallVerdict::Stalled(_)))), "{found:?}");
         // One that begins something now and then is not.
         Scene::new().never(|look| {
             look.applied += 1;
@@ -262,7 +262,7 @@ mod tests {
         let mut scene = Scene::new();
         for second in 0..1000 {
             let answer = if second % 3 == 0 { Answer::Works } else { Answer::Idle };
-            assert!(!scene.judge.look(&scene.look) || scene.judge.judge(answer) == Verdict::Fine);
+            assert!(!scene.judge.look(&scene.look) || scene.judge.judge(answer) == StallVerdict::Fine);
         }
     }
 
@@ -308,7 +308,7 @@ mod tests {
     fn what_is_not_live_yet_has_more_time() {
         let mut scene = Scene::new();
         let found = scene.within(1000, |look| look.behind = None);
-        assert!(matches!(found, Some((600..=605, Verdict::Stalled(_)))), "{found:?}");
+        assert!(matches!(found, Some((600..=605, StallVerdict::Stalled(_)))), "{found:?}");
         Scene::new().never(|look| (look.behind, look.steps) = (None, look.steps + 1));
     }
 

@@ -16,12 +16,11 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 
-use self::judge::{Answer, Judge, Look, Verdict};
-use super::gauges::Gauges;
+use self::judge::{Answer, Judge, Look, StallVerdict};
 use crate::{
     error::{Code, Error},
     metrics,
-    pipeline::{context::Counts, stream::channel::ApplyState},
+    pipeline::{counts::Counts, gauges::Gauges, stream::channel::ApplyState},
     process_status::{Hindrance, Part, Place, Stage, Vitals},
     sink::{
         Session, Target,
@@ -57,18 +56,18 @@ impl Alarm {
 }
 
 /// Looks on.
-pub(crate) struct Watch {
+pub(crate) struct StallWatch {
     pub(crate) patience: Duration,
     pub(crate) max_spool: u64,
     pub(crate) target: Target,
     pub(crate) counts: Arc<Counts>,
     pub(crate) gauges: Arc<Gauges>,
     pub(crate) vitals: Arc<Vitals>,
-    pub(crate) demand: watch::Receiver<ApplyState>,
+    pub(crate) apply_state: watch::Receiver<ApplyState>,
     pub(crate) alarm: Arc<Alarm>,
 }
 
-impl Watch {
+impl StallWatch {
     pub(crate) async fn run(self) -> Infallible {
         let mut judge = Judge::new(self.patience);
         let mut looking = interval(LOOKING);
@@ -85,7 +84,7 @@ impl Watch {
             let is_locked = matches!(self.vitals.hindrance(), Some(Hindrance::Lock(_)));
             if is_suspicious || is_locked || waits && round == 0 {
                 let answer = self.ask(&mut session, is_suspicious || is_locked).await;
-                if is_suspicious && let Verdict::Stalled(still) = judge.judge(answer) {
+                if is_suspicious && let StallVerdict::Stalled(still) = judge.judge(answer) {
                     self.end(still);
                 }
             } else if !waits {
@@ -106,7 +105,7 @@ impl Watch {
     fn see(&self, passed: Duration) -> Look {
         let places = self.vitals.places().all();
         let steps = |part: &Part| places.get(part).map_or(0, |place| place.steps);
-        let live = self.demand.borrow().live();
+        let live = self.apply_state.borrow().live();
         let (behind, (_, spool)) = (self.gauges.behind(&live), self.gauges.stream());
         let is_busy =
             |(part, place): &(&Part, &Place)| !place.rests && matches!(part, Part::Intake | Part::Worker(_));

@@ -47,7 +47,7 @@ impl Tailer {
         let position = if is_all { self.flow.known(id).cloned() } else { last };
         let Some(position) = position else { return Ok(()) };
         let oldest = oldest(&changes);
-        self.send(changes, permits, (Arc::new([id]), &position), oldest);
+        self.send(changes, permits, Arc::new([id]), &position, oldest);
         self.flow.give(id, &position);
         if is_all {
             self.go_direct(&[id]);
@@ -97,7 +97,7 @@ impl Tailer {
                 *self.spool.taken.entry(change.collection).or_default() += 1;
             }
             let oldest = oldest(&changes);
-            self.send(changes, permits, (draining.as_slice().into(), &position), oldest);
+            self.send(changes, permits, draining.as_slice().into(), &position, oldest);
             draining.iter().for_each(|id| self.flow.give(*id, &position));
             if is_empty {
                 self.go_direct(&draining);

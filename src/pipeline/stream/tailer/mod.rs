@@ -17,6 +17,7 @@
 mod draining;
 mod history;
 mod replies;
+mod spool;
 mod spooling;
 
 use std::{
@@ -32,7 +33,7 @@ use tokio::{
     time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 
-use self::spooling::{FULL, Spool, TENDING};
+use self::spool::{FULL, TENDING, TailerSpool};
 use super::{
     channel::{ApplyState, TailerEvents, WorkerMessage, Workers},
     route::{Flow, Route},
@@ -43,10 +44,10 @@ use crate::{
     metrics,
     model::change::{Change, CollectionId, Namespace, Position},
     pipeline::{
-        apply::watermark::Watermark,
-        observe::gauges::Gauges,
+        gauges::Gauges,
         planted::{self, Bug},
         ports::{ChangeCursor, DocumentSource, LazySpool, SpoolState},
+        watermark::Watermark,
     },
     process_status::Post,
     source::{Source, StreamBatch, StreamStart},
@@ -63,11 +64,11 @@ pub(crate) struct Tailer {
     on_history_lost: OnHistoryLost,
     order: Order,
     budget: u64,
-    demand: watch::Receiver<ApplyState>,
-    notices: Arc<watch::Sender<TailerEvents>>,
+    apply_state: watch::Receiver<ApplyState>,
+    events: Arc<watch::Sender<TailerEvents>>,
     gauges: Arc<Gauges>,
     post: Post,
-    /// What was last seen of `demand`.
+    /// What was last seen of `apply_state`.
     now: ApplyState,
     /// The attempt whose workers were found to be gone.
     gone: Option<u64>,
@@ -87,23 +88,31 @@ pub(crate) struct Tailer {
     /// In the order of commits: changes of a transaction of which more may come.
     tail: Vec<Change>,
     /// A reply that the spool has no space for. Nothing is read before it is passed on.
-    held: Option<Reply>,
+    held: Option<PendingReply>,
     /// When the first change of the reply at hand, or of `tail`, happened.
     oldest: Option<DateTime>,
-    spool: Spool,
+    spool: TailerSpool,
     /// Whether it took something out of the spool since it last read a reply.
     has_drained: bool,
 }
 
+/// What the tailer speaks to.
+pub(crate) struct TailerPorts {
+    pub(crate) source: Arc<dyn DocumentSource>,
+    pub(crate) log: Arc<LazySpool>,
+    pub(crate) apply_state: watch::Receiver<ApplyState>,
+    pub(crate) events: Arc<watch::Sender<TailerEvents>>,
+}
+
 /// A reply of the stream, with the tail of the one before.
-struct Reply {
+struct PendingReply {
     changes: Vec<Change>,
     position: Position,
     at_end: bool,
 }
 
 /// Whether the workers can take more.
-enum Room {
+enum WorkerRoom {
     Yes(Vec<mpsc::OwnedPermit<WorkerMessage>>),
     /// Not for a while.
     No,
@@ -114,22 +123,20 @@ enum Room {
 impl Tailer {
     /// It begins with the next attempt: how far the present one is, only its workers know.
     pub(crate) fn new(
-        (source, log): (Arc<dyn DocumentSource>, Arc<LazySpool>),
         config: &Config,
-        demand: watch::Receiver<ApplyState>,
-        notices: Arc<watch::Sender<TailerEvents>>,
+        TailerPorts { source, log, apply_state, events }: TailerPorts,
         gauges: Arc<Gauges>,
         post: Post,
     ) -> Self {
-        let attempt = demand.borrow().attempt;
+        let attempt = apply_state.borrow().attempt;
         Self {
             source,
             log,
             on_history_lost: config.on_history_lost,
             order: config.order,
             budget: config.max_spool,
-            demand,
-            notices,
+            apply_state,
+            events,
             gauges,
             post,
             now: ApplyState { attempt, ..ApplyState::default() },
@@ -145,7 +152,7 @@ impl Tailer {
             tail: Vec::new(),
             held: None,
             oldest: None,
-            spool: Spool::new(),
+            spool: TailerSpool::new(),
             has_drained: false,
         }
     }
@@ -186,7 +193,7 @@ impl Tailer {
         let workers = workers.as_deref();
         tokio::select! {
             biased;
-            changed = self.demand.changed() => {
+            changed = self.apply_state.changed() => {
                 changed.map_err(|_| Error::bug("read the stream: nobody wants it"))
             }
             _ = tending.tick() => self.trim_and_measure().await,
@@ -212,17 +219,17 @@ impl Tailer {
             Some((self.now.collections.get(id.0)?.namespace().clone(), self.flow.known(id)?.clone()))
         };
         let direct = self.flow.on(Route::Direct).filter_map(known).collect();
-        self.notices.send_if_modified(|notices| {
-            notices.direct = direct;
+        self.events.send_if_modified(|events| {
+            events.direct = direct;
             false
         });
     }
 
-    async fn drain_into(&mut self, room: Room) -> Result<()> {
+    async fn drain_into(&mut self, room: WorkerRoom) -> Result<()> {
         self.has_drained = true;
         match room {
-            Room::Yes(permits) => self.drain(permits).await,
-            Room::No | Room::Gone => {
+            WorkerRoom::Yes(permits) => self.drain(permits).await,
+            WorkerRoom::No | WorkerRoom::Gone => {
                 self.rewind();
                 Ok(())
             }
@@ -238,11 +245,11 @@ impl Tailer {
 
     /// Takes over what was demanded since the last time.
     fn apply_demand(&mut self) {
-        let mut demand = self.demand.borrow_and_update().clone();
-        if self.gone == Some(demand.attempt) {
-            demand.workers = None;
+        let mut apply_state = self.apply_state.borrow_and_update().clone();
+        if self.gone == Some(apply_state.attempt) {
+            apply_state.workers = None;
         }
-        let before = std::mem::replace(&mut self.now, demand);
+        let before = std::mem::replace(&mut self.now, apply_state);
         let is_same = before.collections.len() == self.now.collections.len();
         if planted::has(Bug::DroppedWhenGone) && is_same && self.now.attempt != before.attempt {
             return;
@@ -260,7 +267,7 @@ impl Tailer {
         tracing::warn!(code = %error.code(), "{error}: what it held is read again");
         metrics::retried(error.kind());
         let attempt = self.now.attempt;
-        self.notices.send_modify(|notices| (notices.attempt, notices.is_lost) = (attempt, true));
+        self.events.send_modify(|events| (events.attempt, events.is_lost) = (attempt, true));
         self.gone = Some(attempt);
         let workers = self.now.workers.take();
         let applied = workers.map_or_else(|| least_of(&self.now), |workers| applied_by(&workers, &self.now));
@@ -299,10 +306,10 @@ impl Tailer {
         self.pay().await?;
         let attempt = self.now.attempt;
         // What is still to be dealt with is met again on the way from there.
-        self.notices.send_if_modified(|notices| {
-            let is_new = notices.attempt != attempt;
+        self.events.send_if_modified(|events| {
+            let is_new = events.attempt != attempt;
             if is_new {
-                *notices = TailerEvents { attempt, ..TailerEvents::default() };
+                *events = TailerEvents { attempt, ..TailerEvents::default() };
             }
             is_new
         });
@@ -338,23 +345,23 @@ impl Tailer {
     }
 
     /// Waits for room for one more reply. Where nothing goes direct, none is needed.
-    async fn room(&mut self) -> Room {
+    async fn room(&mut self) -> WorkerRoom {
         let Some(workers) = self.now.workers.clone().filter(|_| self.flow.any_on(Route::Direct)) else {
-            return Room::Yes(Vec::new());
+            return WorkerRoom::Yes(Vec::new());
         };
         match timeout(PATIENCE, room(Some(&workers))).await {
             Ok(room) => room,
-            Err(_) => Room::No,
+            Err(_) => WorkerRoom::No,
         }
     }
 }
 
 /// Room for something for every worker.
-async fn room(workers: Option<&Workers>) -> Room {
+async fn room(workers: Option<&Workers>) -> WorkerRoom {
     let Some(workers) = workers else { return std::future::pending().await };
     match try_join_all(workers.senders.iter().map(|sender| sender.clone().reserve_owned())).await {
-        Ok(permits) => Room::Yes(permits),
-        Err(_) => Room::Gone,
+        Ok(permits) => WorkerRoom::Yes(permits),
+        Err(_) => WorkerRoom::Gone,
     }
 }
 
@@ -366,15 +373,15 @@ async fn next(stream: &mut Option<Box<dyn ChangeCursor>>) -> Result<StreamBatch>
 }
 
 /// The least stored position of each collection.
-fn least_of(demand: &ApplyState) -> Vec<Position> {
-    let stored = demand.stored.iter().map(|(place, position)| (*place, position.clone()));
-    least(&Watermark::new(stored), demand)
+fn least_of(apply_state: &ApplyState) -> Vec<Position> {
+    let stored = apply_state.stored.iter().map(|(place, position)| (*place, position.clone()));
+    least(&Watermark::new(stored), apply_state)
 }
 
-fn applied_by(workers: &Workers, demand: &ApplyState) -> Vec<Position> {
-    least(&workers.watermark.lock().unwrap_or_else(PoisonError::into_inner), demand)
+fn applied_by(workers: &Workers, apply_state: &ApplyState) -> Vec<Position> {
+    least(&workers.watermark.lock().unwrap_or_else(PoisonError::into_inner), apply_state)
 }
 
-fn least(watermark: &Watermark, demand: &ApplyState) -> Vec<Position> {
-    (0..demand.collections.len()).filter_map(|id| watermark.least(CollectionId(id)).cloned()).collect()
+fn least(watermark: &Watermark, apply_state: &ApplyState) -> Vec<Position> {
+    (0..apply_state.collections.len()).filter_map(|id| watermark.least(CollectionId(id)).cloned()).collect()
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mongodb::bson::{DateTime, Timestamp};
 use tokio::sync::mpsc;
 
-use super::{Reply, Room, Tailer};
+use super::{PendingReply, Tailer, WorkerRoom};
 use crate::{
     config::Order,
     error::Result,
@@ -16,7 +16,7 @@ use crate::{
     pipeline::{
         planted::{self, Bug},
         stream::{
-            channel::{Reached, WorkerMessage},
+            channel::{ReachedPosition, WorkerMessage},
             route::Route,
         },
     },
@@ -40,20 +40,20 @@ impl Tailer {
                 event => self.notice(&event),
             }
         }
-        self.pass_on(Reply { changes, position, at_end }).await
+        self.pass_on(PendingReply { changes, position, at_end }).await
     }
 
     /// Passes a reply on, into the spool and to the workers, or holds it, if the spool has no space for it.
-    pub(super) async fn pass_on(&mut self, mut reply: Reply) -> Result<()> {
+    pub(super) async fn pass_on(&mut self, mut reply: PendingReply) -> Result<()> {
         self.abandon_stopped();
         self.post.at("waits for room at the workers");
         let permits = match self.room().await {
-            Room::Yes(permits) => permits,
-            Room::Gone => {
+            WorkerRoom::Yes(permits) => permits,
+            WorkerRoom::Gone => {
                 self.rewind();
                 return Ok(());
             }
-            Room::No => {
+            WorkerRoom::No => {
                 tracing::info!("PostgreSQL does not keep up: the stream goes on into the state directory");
                 let direct: Vec<_> = self.flow.on(Route::Direct).collect();
                 direct.into_iter().for_each(|id| self.flow.turn_away(id));
@@ -74,9 +74,9 @@ impl Tailer {
             self.held = Some(reply);
             return Ok(());
         }
-        let Reply { mut changes, position, at_end } = reply;
+        let PendingReply { mut changes, position, at_end } = reply;
         changes.retain(|change| self.flow.way(change.collection) == Route::Direct);
-        self.hand_out(changes, permits, (&position, at_end));
+        self.hand_out(changes, permits, &position, at_end);
         self.tell_arrival(&position, at_end);
         Ok(())
     }
@@ -86,7 +86,8 @@ impl Tailer {
         &mut self,
         mut changes: Vec<Change>,
         permits: Vec<mpsc::OwnedPermit<WorkerMessage>>,
-        (position, at_end): (&Position, bool),
+        position: &Position,
+        at_end: bool,
     ) {
         let mut position = position.clone();
         if self.order == Order::Commit && !at_end {
@@ -101,7 +102,7 @@ impl Tailer {
         }
         let collections: Arc<[CollectionId]> = self.flow.reached(&position).collect();
         if !collections.is_empty() {
-            self.send(changes, permits, (collections, &position), self.oldest);
+            self.send(changes, permits, collections, &position, self.oldest);
             self.flow.pass(&position);
         }
     }
@@ -110,13 +111,14 @@ impl Tailer {
         &self,
         changes: Vec<Change>,
         permits: Vec<mpsc::OwnedPermit<WorkerMessage>>,
-        (collections, position): (Arc<[CollectionId]>, &Position),
+        collections: Arc<[CollectionId]>,
+        position: &Position,
         oldest: Option<DateTime>,
     ) {
         let Some(workers) = &self.now.workers else { return };
         let times = collections.iter().filter_map(|id| self.now.ready.get(id));
         let ahead_until = times.max().copied().unwrap_or(Timestamp { time: 0, increment: 0 });
-        let reached = Reached { collections, position: position.clone(), ahead_until };
+        let reached = ReachedPosition { collections, position: position.clone(), ahead_until };
         for (permit, changes) in permits.into_iter().zip(workers.router.route(changes)) {
             permit.send(WorkerMessage { changes, reached: Some(reached.clone()), oldest });
         }
@@ -130,7 +132,7 @@ impl Tailer {
         let ids = (0..self.now.collections.len()).map(CollectionId);
         let is_handed_out = |id| matches!(self.flow.way(id), Route::Direct | Route::Nowhere);
         if is_there && self.tail.is_empty() && ids.into_iter().all(is_handed_out) {
-            self.notices.send_modify(|notices| notices.arrived = true);
+            self.events.send_modify(|events| events.arrived = true);
         }
     }
 
@@ -159,8 +161,8 @@ impl Tailer {
     }
 
     pub(super) fn must_be_copied_anew(&self, namespace: Namespace, reason: Reason) {
-        self.notices.send_modify(|notices| {
-            notices.anew.insert(namespace, reason);
+        self.events.send_modify(|events| {
+            events.anew.insert(namespace, reason);
         });
     }
 }

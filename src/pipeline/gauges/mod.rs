@@ -7,6 +7,8 @@
 //! other. It is the time of the set's newest operation, and not only what the member that is asked has come to, which may
 //! be behind the others. While MongoDB does not answer, lag is not known, and nothing says that it is small.
 
+mod lag;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
@@ -17,19 +19,16 @@ use std::{
 use mongodb::bson::Timestamp;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use super::lag::Timeline;
+use self::lag::Timeline;
 use crate::{
     error::Result,
     metrics,
     model::{
         change::{CollectionId, Position},
         partition::Partition,
-        phase::Phase,
     },
     moment::Moment,
-    pipeline::{
-        apply::watermark::Watermark, collection::Collection, context::Pipeline, ports::DocumentSource,
-    },
+    pipeline::{collection::Collection, ports::DocumentSource, watermark::Watermark},
     process_status::{ANSWERS_WITHIN, Applied, Clock, Lag, Spool},
     source::Source,
 };
@@ -44,10 +43,10 @@ const PATIENCE: Duration = Duration::from_secs(8);
 
 /// What the stages have reached.
 #[derive(Default)]
-pub(crate) struct Gauges(Mutex<State>);
+pub(crate) struct Gauges(Mutex<GaugeState>);
 
 #[derive(Default)]
-struct State {
+struct GaugeState {
     collections: Arc<[Collection]>,
     /// What is committed, whether or not it is known to be on PostgreSQL's disk.
     committed: Watermark,
@@ -109,7 +108,7 @@ impl Gauges {
         partition: Partition,
         positions: impl IntoIterator<Item = (&'a CollectionId, &'a Position)>,
     ) {
-        let State { collections, committed, advances, .. } = &mut *self.state();
+        let GaugeState { collections, committed, advances, .. } = &mut *self.state();
         for (id, position) in positions {
             // Nothing more is written of one that is stopped.
             if collections.get(id.0).is_some_and(|collection| collection.stopped().is_none())
@@ -242,17 +241,8 @@ impl Gauges {
         std::future::pending().await
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, GaugeState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Pipeline {
-    /// Notes that all collections that were not live are in this phase.
-    pub(crate) fn enter(&self, phase: Phase, collections: &[Collection]) {
-        let ready = self.demand.borrow().ready.clone();
-        let all = (0..).map(CollectionId).zip(collections);
-        all.filter(|(id, _)| !ready.contains_key(id)).for_each(|(_, collection)| collection.enter(phase));
     }
 }
 
@@ -273,7 +263,7 @@ impl Drop for Leading {
     }
 }
 
-impl State {
+impl GaugeState {
     /// Notes an answer; `None`: it did not come in time. The set's time may be later than that of the member that is asked.
     fn answered(&mut self, answer: Option<Result<Timestamp>>, newest: Timestamp) {
         match answer {

@@ -39,61 +39,58 @@ use crate::{
     sink::metadata::requests::Requested,
 };
 
-impl Pipeline {
-    /// The collections that are paused.
-    pub(crate) async fn paused(&self, session: &dyn TargetSession) -> Result<Vec<String>> {
-        let all = session.pauses().await?;
-        Ok(all.into_iter().map(|pause| pause.collection).collect())
-    }
+/// The collections that are paused.
+pub(super) async fn paused(session: &dyn TargetSession) -> Result<Vec<String>> {
+    let all = session.pauses().await?;
+    Ok(all.into_iter().map(|pause| pause.collection).collect())
+}
 
-    /// Whether one of these collections is to be paused, or to go on.
-    pub(super) async fn is_pause_asked(
-        &self,
-        session: &mut dyn TargetSession,
-        requested: &Requested,
-        collections: &[Collection],
-    ) -> Result<bool> {
-        let is_among = |names: &[String], own: &Collection| names.iter().any(|name| name == own.name());
-        if collections.iter().any(|own| own.is_paused() != is_among(&requested.paused, own)) {
-            return Ok(true);
-        }
-        // Resumed and paused again before that was seen: it is held all the same.
-        let unheard = collections.iter().filter(|own| is_among(&requested.unheard, own));
-        let unheard: Vec<&str> = unheard.map(Collection::name).collect();
-        if !unheard.is_empty() {
-            session.hold_pauses(&unheard).await?;
-        }
-        Ok(false)
+/// Whether one of these collections is to be paused, or to go on.
+pub(super) async fn is_pause_asked(
+    session: &mut dyn TargetSession,
+    requested: &Requested,
+    collections: &[Collection],
+) -> Result<bool> {
+    let is_among = |names: &[String], own: &Collection| names.iter().any(|name| name == own.name());
+    if collections.iter().any(|own| own.is_paused() != is_among(&requested.paused, own)) {
+        return Ok(true);
     }
+    // Resumed and paused again before that was seen: it is held all the same.
+    let unheard = collections.iter().filter(|own| is_among(&requested.unheard, own));
+    let unheard: Vec<&str> = unheard.map(Collection::name).collect();
+    if !unheard.is_empty() {
+        session.hold_pauses(&unheard).await?;
+    }
+    Ok(false)
+}
 
-    /// Whether a collection was paused in the turn before, and goes on: then what had stopped it is tried again.
-    pub(crate) fn is_resumed(&self, collection: &Collection) -> bool {
-        let before = self.demand.borrow().collections.clone();
-        let was_paused = before.iter().any(|known| known.is_paused() && known.name() == collection.name());
-        was_paused && !collection.is_paused()
-    }
+/// Whether a collection was paused in the turn before, and goes on: then what had stopped it is tried again.
+pub(super) fn is_resumed(pipeline: &Pipeline, collection: &Collection) -> bool {
+    let before = pipeline.signals.apply_state.borrow().collections.clone();
+    let was_paused = before.iter().any(|known| known.is_paused() && known.name() == collection.name());
+    was_paused && !collection.is_paused()
+}
 
-    /// Notes, for whoever asked, that nothing more is written to the collections that are paused, and says which go on.
-    pub(crate) async fn note_paused(
-        &self,
-        session: &mut dyn TargetSession,
-        collections: &[Collection],
-    ) -> Result<()> {
-        let before = self.demand.borrow().collections.clone();
-        let was_paused = |name: &str| before.iter().any(|known| known.is_paused() && known.name() == name);
-        for collection in collections.iter().filter(|collection| self.is_resumed(collection)) {
-            tracing::info!("{} goes on: it was paused", collection.name());
-        }
-        let paused: Vec<&str> = collections.iter().filter(|c| c.is_paused()).map(Collection::name).collect();
-        for name in paused.iter().filter(|name| !was_paused(name)) {
-            tracing::info!("{name} is paused: its changes wait in the spool, until docrow resume '{name}'");
-        }
-        if paused.is_empty() { Ok(()) } else { session.hold_pauses(&paused).await }
+/// Notes, for whoever asked, that nothing more is written to the collections that are paused, and says which go on.
+pub(super) async fn note_paused(
+    pipeline: &Pipeline,
+    session: &mut dyn TargetSession,
+    collections: &[Collection],
+) -> Result<()> {
+    let before = pipeline.signals.apply_state.borrow().collections.clone();
+    let was_paused = |name: &str| before.iter().any(|known| known.is_paused() && known.name() == name);
+    for collection in collections.iter().filter(|collection| is_resumed(pipeline, collection)) {
+        tracing::info!("{} goes on: it was paused", collection.name());
     }
+    let paused: Vec<&str> = collections.iter().filter(|c| c.is_paused()).map(Collection::name).collect();
+    for name in paused.iter().filter(|name| !was_paused(name)) {
+        tracing::info!("{name} is paused: its changes wait in the spool, until docrow resume '{name}'");
+    }
+    if paused.is_empty() { Ok(()) } else { session.hold_pauses(&paused).await }
 }
 
 /// A run that ends when all is applied can't, while something is paused. Error: something is.
-pub(crate) fn refuse(collections: &[Collection]) -> Result<()> {
+pub(super) fn refuse(collections: &[Collection]) -> Result<()> {
     let Some(paused) = collections.iter().find(|collection| collection.is_paused()) else { return Ok(()) };
     let name = paused.name();
     let advice = format!("docrow resume '{name}', or leave it out by [source] exclude");

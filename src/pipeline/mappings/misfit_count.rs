@@ -7,15 +7,19 @@
 
 use std::{
     convert::Infallible,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 
 use crate::{
     error::Result,
     model::change::CollectionId,
-    pipeline::{collection::Collection, context::Pipeline},
+    pipeline::{collection::Collection, ports::RowTarget, stream::channel::ApplyState},
     sink::metadata::misfits::Misfits,
 };
 
@@ -26,9 +30,15 @@ const REST: u32 = 20;
 /// A count is made again after so long, for misfits may be gone.
 const STALE: Duration = Duration::from_secs(3600);
 
-impl Pipeline {
+/// Counts misfits.
+pub(crate) struct MisfitCounter {
+    pub(crate) target: Arc<dyn RowTarget>,
+    pub(crate) apply_state: watch::Receiver<ApplyState>,
+}
+
+impl MisfitCounter {
     /// Counts for as long as it is polled. What goes wrong is of no consequence: there is another time.
-    pub(crate) async fn count_misfits(&self, collections: &[Collection]) -> Infallible {
+    pub(crate) async fn run(&self, collections: &[Collection]) -> Infallible {
         let mut counted = vec![None; collections.len()];
         loop {
             sleep(GATHERING).await;
@@ -45,7 +55,7 @@ impl Pipeline {
         collections: &[Collection],
         counted: &mut [Option<SystemTime>],
     ) -> Result<()> {
-        let ready = self.demand.borrow().ready.clone();
+        let ready = self.apply_state.borrow().ready.clone();
         let is_ready = |id: CollectionId| ready.contains_key(&id);
         let each = || (0..).map(CollectionId).zip(collections);
         if counted.iter().any(Option::is_none) && each().any(|(id, _)| is_ready(id)) {

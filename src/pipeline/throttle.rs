@@ -12,9 +12,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use super::ports::DocumentSource;
 use crate::{
-    config::Rate, pipeline::context::Pipeline, process_status::Vitals, rate_limit::Pace, shutdown::Shutdown,
-    sink::metadata::throttles::Throttle as Asked,
+    config::Rate, process_status::Vitals, rate_limit::Pace, shutdown::Shutdown,
+    sink::metadata::throttles::Throttle,
 };
 
 /// How often the secondaries are looked at, and how long MongoDB may take to answer.
@@ -25,26 +26,26 @@ const BEHIND: Duration = Duration::from_secs(10);
 const SPARING: Duration = Duration::from_secs(60);
 
 /// Slows snapshots down.
-pub(crate) struct Throttle {
+pub(crate) struct SnapshotThrottle {
     configured: Option<Rate>,
     pace: Pace<Rate>,
     /// How far MongoDB's secondaries are behind, if that is too far.
     lag: watch::Sender<Option<Duration>>,
 }
 
-impl Throttle {
+impl SnapshotThrottle {
     /// As the configuration says.
     pub(crate) fn new(configured: Option<Rate>) -> Self {
         Self { configured, pace: Pace::new(configured), lag: watch::Sender::new(None) }
     }
 
     /// Takes over what is asked for. Shows it.
-    pub(crate) fn set(&self, asked: &Asked, vitals: &Vitals) {
+    pub(crate) fn set(&self, asked: &Throttle, vitals: &Vitals) {
         let limit = match asked {
-            Asked::AsConfigured => self.configured,
-            Asked::Off => None,
+            Throttle::AsConfigured => self.configured,
+            Throttle::Off => None,
             // What a later docrow wrote counts for nothing.
-            Asked::AtMost(text) => text.parse().ok().or(self.configured),
+            Throttle::AtMost(text) => text.parse().ok().or(self.configured),
         };
         if self.pace.set(limit) {
             match limit {
@@ -90,16 +91,14 @@ impl Throttle {
             _ = timeout(SPARING, caught_up) => {}
         }
     }
-}
 
-impl Pipeline {
     /// Looks whether MongoDB's secondaries are behind, for as long as it is polled. What can't be told holds nothing up.
-    pub(crate) async fn heed_secondaries(&self) -> Infallible {
-        let _spared = Spared(&self.throttle.lag);
+    pub(crate) async fn heed_secondaries(&self, source: &dyn DocumentSource) -> Infallible {
+        let _spared = Spared(&self.lag);
         loop {
-            let looked = timeout(LOOKING, self.source.secondaries_lag()).await;
+            let looked = timeout(LOOKING, source.secondaries_lag()).await;
             let lag = looked.ok().and_then(Result::ok).flatten().filter(|lag| *lag > BEHIND);
-            let before = self.throttle.lag.send_replace(lag);
+            let before = self.lag.send_replace(lag);
             match (before, lag) {
                 (None, Some(lag)) => tracing::warn!(
                     "MongoDB's secondaries are {} s behind: the snapshot waits for them",
