@@ -2,20 +2,23 @@
 
 use std::fmt;
 
-use super::{Code, Kind};
+use super::{
+    kind::Kind,
+    table::{docrow, mongodb, postgresql, usage},
+};
 
 /// The text for a code.
-pub(super) struct Entry {
-    pub(super) kind: Kind,
-    pub(super) title: &'static str,
-    pub(super) meaning: &'static str,
-    pub(super) remedy: &'static str,
+struct Explanation {
+    kind: Kind,
+    title: &'static str,
+    meaning: &'static str,
+    remedy: &'static str,
 }
 
 /// Generates [`Code`] from its table. No two entries can share a number or a name, because both belong to one
 /// enum.
 macro_rules! codes {
-    ($($number:literal $name:ident($kind:ident) $title:literal $meaning:literal $remedy:literal)+) => {
+    ({ $($number:literal $name:ident($kind:ident) $title:literal $meaning:literal $remedy:literal)+ }) => {
         /// What exactly happened, with a number that never changes.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u16)]
@@ -27,17 +30,17 @@ macro_rules! codes {
             /// All codes, by number.
             pub const ALL: &[Self] = &[$(Self::$name),+];
 
-            pub(super) fn entry(self) -> &'static Entry {
+            fn explanation(self) -> &'static Explanation {
                 match self {
                     $(Self::$name => {
-                        &Entry { kind: Kind::$kind, title: $title, meaning: $meaning, remedy: $remedy }
+                        &Explanation { kind: Kind::$kind, title: $title, meaning: $meaning, remedy: $remedy }
                     })+
                 }
             }
         }
     };
 }
-pub(super) use codes;
+usage! { mongodb postgresql docrow codes {} }
 
 impl Code {
     /// Its number.
@@ -60,22 +63,22 @@ impl Code {
 
     /// What it means for the program.
     pub fn kind(self) -> Kind {
-        self.entry().kind
+        self.explanation().kind
     }
 
     /// What happened, in a sentence.
     pub fn title(self) -> &'static str {
-        self.entry().title
+        self.explanation().title
     }
 
     /// What that means, and what causes it.
     pub fn meaning(self) -> &'static str {
-        self.entry().meaning
+        self.explanation().meaning
     }
 
     /// What to do about it.
     pub fn remedy(self) -> &'static str {
-        self.entry().remedy
+        self.explanation().remedy
     }
 
     /// What docrow does about it by itself.
@@ -140,35 +143,6 @@ impl From<Kind> for Code {
             Kind::StateCorrupt => Self::StateCorrupt,
             Kind::Stalled => Self::Stalled,
             Kind::Bug => Self::Bug,
-        }
-    }
-}
-
-impl Kind {
-    /// What docrow does about it by itself.
-    fn consequence(self) -> String {
-        let code = self.exit_code();
-        match self {
-            Self::SourceAway | Self::TargetAway | Self::StateFull => format!(
-                "once `run` or `backfill` is under way, retries with growing delays until it works; before \
-                 that, and in other commands, it ends with exit code {code}"
-            ),
-            Self::Stalled => {
-                "releases all its locks and connections, and starts over from the positions in PostgreSQL"
-                    .to_owned()
-            }
-            Self::StateRebuilt => "continues by itself, from PostgreSQL's position".to_owned(),
-            Self::TargetRefusedRows => {
-                "stores the whole document in docrow.dead_letters, with the reason, and continues".to_owned()
-            }
-            Self::Fenced => format!("ends with exit code {code}; `docrow run --standby` waits instead"),
-            Self::HistoryLost => format!(
-                "ends with exit code {code}; with `[source] on_history_lost = \"resync\"` it copies again in \
-                 place and continues"
-            ),
-            Self::Usage | Self::SourceRefused | Self::TargetRefused | Self::StateCorrupt | Self::Bug => {
-                format!("ends with exit code {code}")
-            }
         }
     }
 }

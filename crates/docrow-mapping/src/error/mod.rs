@@ -11,87 +11,18 @@
 //! one kind. Code that logs an error shows its code, too: `tracing::warn!(code = %error.code(), "{error}")`.
 
 mod code;
+mod kind;
 mod table;
 
 use std::{error::Error as StdError, fmt};
 
-pub use self::table::Code;
+pub use self::{
+    code::Code,
+    kind::{Disposition, Kind},
+};
 
 /// `Result` with docrow's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
-
-/// What an error means for the program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// The command line, the configuration or a mapping file is wrong.
-    Usage,
-    /// MongoDB does not answer; it may later.
-    SourceAway,
-    /// MongoDB refuses a request: credentials, privileges, version, topology.
-    SourceRefused,
-    /// PostgreSQL does not answer, or ended the connection or transaction; a retry may succeed.
-    TargetAway,
-    /// PostgreSQL refuses a request: credentials, privileges, version, a table that is not docrow's.
-    TargetRefused,
-    /// PostgreSQL refuses the rows of one transaction because of their content.
-    TargetRefusedRows,
-    /// The oplog no longer holds the position to resume from (G8).
-    HistoryLost,
-    /// Another process holds this pipeline (G9).
-    Fenced,
-    /// The state directory was corrupt and is rebuilt: its content must be read again, from PostgreSQL's
-    /// position (G7).
-    StateRebuilt,
-    /// No space is left for the state directory; there may be later.
-    StateFull,
-    /// The state directory can't be used and can't be rebuilt.
-    StateCorrupt,
-    /// A part of docrow makes no progress for an unknown reason; a fresh start may help.
-    Stalled,
-    /// An invariant of docrow is broken.
-    Bug,
-}
-
-/// What the pipeline does about an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Disposition {
-    /// Reconnect, re-read the stored positions and go on from there, with backoff.
-    Retry,
-    /// End the process with the kind's exit code.
-    Halt,
-}
-
-impl Kind {
-    /// What the pipeline does about an error of this kind once it is running.
-    pub fn disposition(self) -> Disposition {
-        match self {
-            Kind::SourceAway | Kind::TargetAway | Kind::StateRebuilt | Kind::StateFull | Kind::Stalled => {
-                Disposition::Retry
-            }
-            Kind::Usage
-            | Kind::SourceRefused
-            | Kind::TargetRefused
-            | Kind::TargetRefusedRows
-            | Kind::HistoryLost
-            | Kind::Fenced
-            | Kind::StateCorrupt
-            | Kind::Bug => Disposition::Halt,
-        }
-    }
-
-    /// The process's exit code, as documented in README.
-    pub fn exit_code(self) -> u8 {
-        match self {
-            Kind::Usage => 2,
-            Kind::SourceAway | Kind::SourceRefused => 3,
-            Kind::TargetAway | Kind::TargetRefused | Kind::TargetRefusedRows => 4,
-            Kind::HistoryLost => 5,
-            Kind::Fenced => 6,
-            Kind::StateRebuilt | Kind::StateFull | Kind::StateCorrupt => 7,
-            Kind::Stalled | Kind::Bug => 70,
-        }
-    }
-}
 
 /// An error with its code, what was being done, and its cause.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::{
     ColumnSpec, DocumentSpec, FieldPath, JsonForm, KeySpec, MAX_NAME, MappingSpec, Mask, Names, OnDelete,
-    OnUnfit, TableSpec, Was, WrittenMapping, nearest,
+    OnUnfit, TableSpec, Was, nearest,
     path_conflicts::PathLayout,
     toml_error::{place, toml_error},
 };
@@ -27,11 +27,36 @@ const MAX_COLUMNS: usize = 1600;
 /// The default name of the whole document's column.
 const DOCUMENT: &str = "doc";
 
-/// The mapping in `text`, the content of `file`.
-pub(super) fn read(text: &str, file: &str) -> Result<WrittenMapping> {
-    let raw: RawSpec = toml::from_str(text).map_err(|e| toml_error(file, text, &e))?;
-    let is_optional = raw.optional;
-    Ok(WrittenMapping { spec: SpecReader { file, text }.spec(raw)?, is_optional })
+/// A mapping file's content: a mapping, and its attributes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrittenMapping {
+    /// The mapping.
+    pub spec: MappingSpec,
+    /// Whether the collection may be missing.
+    pub is_optional: bool,
+}
+
+impl WrittenMapping {
+    /// Parses a mapping file. Errors are of kind `Usage` and name `file`, the line, the key and the
+    /// constraint.
+    pub fn parse(text: &str, file: &str) -> Result<Self> {
+        let raw: RawSpec = toml::from_str(text).map_err(|e| toml_error(file, text, &e))?;
+        let is_optional = raw.optional;
+        Ok(Self { spec: SpecReader { file, text }.spec(raw)?, is_optional })
+    }
+
+    /// The collection that `text` maps, if it resembles a mapping file.
+    pub fn collection_of(text: &str) -> Option<String> {
+        let table: toml::Table = text.parse().ok()?;
+        table.get("collection")?.as_str().map(str::to_owned)
+    }
+}
+
+impl MappingSpec {
+    /// As [`WrittenMapping::parse`].
+    pub fn parse(text: &str, file: &str) -> Result<Self> {
+        WrittenMapping::parse(text, file).map(|written| written.spec)
+    }
 }
 
 #[derive(Deserialize)]

@@ -24,13 +24,13 @@ mod write;
 
 pub use self::{
     change::{Additions, additions},
+    check::WrittenMapping,
     evolve::evolve,
     naming::{MAX_NAME, Names},
     path::{FieldPath, Segment},
     sample::Sample,
     spec::{
         ColumnSpec, DocumentSpec, JsonForm, KeySpec, MappingSpec, Mask, OnDelete, OnUnfit, TableSpec, Was,
-        WrittenMapping,
     },
     toml_error::{nearest, toml_error},
 };

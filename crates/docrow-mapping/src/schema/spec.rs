@@ -3,11 +3,8 @@
 //! A [`MappingSpec`] is a mapping that can be compiled and created: its names are unique and not too long, no
 //! field is in two places, and docrow supports every type. [`super::check`] ensures that.
 
-use super::{FieldPath, check};
-use crate::{
-    error::Result,
-    model::{change::Namespace, table::ColumnType},
-};
+use super::FieldPath;
+use crate::model::{change::Namespace, table::ColumnType};
 
 /// The name of the `extra` column of automatic mappings.
 pub(super) const EXTRA: &str = "_extra";
@@ -25,28 +22,6 @@ pub struct MappingSpec {
     pub(super) key: KeySpec,
     pub(super) root: TableSpec,
     pub(super) children: Vec<TableSpec>,
-}
-
-/// A mapping file's content: a mapping, and its attributes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WrittenMapping {
-    /// The mapping.
-    pub spec: MappingSpec,
-    /// Whether the collection may be missing.
-    pub is_optional: bool,
-}
-
-impl WrittenMapping {
-    /// As [`MappingSpec::parse`].
-    pub fn parse(text: &str, file: &str) -> Result<Self> {
-        check::read(text, file)
-    }
-
-    /// The collection that `text` maps, if it resembles a mapping file.
-    pub fn collection_of(text: &str) -> Option<String> {
-        let table: toml::Table = text.parse().ok()?;
-        table.get("collection")?.as_str().map(str::to_owned)
-    }
 }
 
 /// What happens to a value that does not fit its column.
@@ -148,12 +123,6 @@ pub struct Was {
 }
 
 impl MappingSpec {
-    /// Parses a mapping file. Errors are of kind `Usage` and name `file`, the line, the key and the
-    /// constraint.
-    pub fn parse(text: &str, file: &str) -> Result<Self> {
-        check::read(text, file).map(|written| written.spec)
-    }
-
     /// The collection.
     pub fn collection(&self) -> &Namespace {
         &self.collection
