@@ -3,7 +3,7 @@
 use clap::Args;
 use indicatif::HumanCount;
 
-use super::{outcome::CommandOutcome, profiling::Profiling};
+use super::{outcome::CommandOutcome, profiling::Profiling, startup::Startup};
 use crate::{
     config::Config,
     error::Result,
@@ -22,6 +22,8 @@ pub(super) struct BackfillOptions {
     #[arg(long)]
     allow_dead_letters: bool,
     #[command(flatten)]
+    pub(super) startup: Startup,
+    #[command(flatten)]
     pub(super) profiling: Profiling,
 }
 
@@ -30,14 +32,14 @@ const EXIT_CODE: &str = "Exit code: 0 if PostgreSQL has every document that exis
 
 pub(super) async fn execute(
     config: &Config,
-    BackfillOptions { allow_dead_letters, profiling }: BackfillOptions,
+    BackfillOptions { allow_dead_letters, startup, profiling }: BackfillOptions,
     reporter: Reporter,
     shutdown: Shutdown,
 ) -> Result<CommandOutcome> {
     let vitals = reporter.vitals().clone();
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
     let (until, on_held, reload) = (Until::CaughtUp, OnHeld::Refuse, Reload::never());
-    let job = Job { config, target: target.clone(), until, on_held, reload };
+    let job = Job { config, target: target.clone(), until, on_held, reload, wait: startup.wait };
     // Boxed, because the futures around it would contain it twice each.
     let work = Box::pin(pipeline::run(job, reporter, shutdown.clone()));
     let work = otlp::beside(config, work);

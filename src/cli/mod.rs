@@ -16,6 +16,7 @@ mod printable;
 mod profiling;
 mod resync;
 mod run;
+mod startup;
 mod status;
 mod status_layout;
 mod status_table;

@@ -2,7 +2,7 @@
 
 use clap::{Args, builder::FalseyValueParser};
 
-use super::{outcome::CommandOutcome, profiling::Profiling};
+use super::{outcome::CommandOutcome, profiling::Profiling, startup::Startup};
 use crate::{
     config::{Config, Overrides, environment::DOCROW_STANDBY},
     error::Result,
@@ -22,12 +22,14 @@ pub(super) struct RunOptions {
     #[arg(long, env = DOCROW_STANDBY, value_parser = FalseyValueParser::new())]
     standby: bool,
     #[command(flatten)]
+    pub(super) startup: Startup,
+    #[command(flatten)]
     pub(super) profiling: Profiling,
 }
 
 pub(super) async fn execute(
     overrides: Overrides,
-    RunOptions { standby, profiling }: RunOptions,
+    RunOptions { standby, startup, profiling }: RunOptions,
     reporter: Reporter,
     shutdown: Shutdown,
 ) -> Result<CommandOutcome> {
@@ -37,7 +39,14 @@ pub(super) async fn execute(
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
     let on_held = if standby { OnHeld::StandBy } else { OnHeld::Refuse };
     let vitals = reporter.vitals().clone();
-    let job = Job { config: &config, target: target.clone(), until: Until::Stopped, on_held, reload };
+    let job = Job {
+        config: &config,
+        target: target.clone(),
+        until: Until::Stopped,
+        on_held,
+        reload,
+        wait: startup.wait,
+    };
     // Boxed, because the futures around it would contain it twice each.
     let work = Box::pin(pipeline::run(job, reporter.clone(), shutdown));
     let work = verify::beside(&config, &reporter, work);

@@ -49,6 +49,7 @@ variables! {
         DOCROW_STATE: "the state directory, like `--state`";
         DOCROW_LOG_FORMAT: "`text` or `json`, like `--log-format`";
         DOCROW_STANDBY: "`true`: like `docrow run --standby`";
+        DOCROW_WAIT: "like `--wait` of `docrow run` and `docrow backfill`";
         RUST_LOG: "which log lines are written: `warn,docrow=info` by default, `docrow=debug` for more, `warn` for \
                    less; values of documents are never logged at any level";
         NO_COLOR: "if set, output has no colours";

@@ -51,6 +51,7 @@ mod run;
 #[cfg(test)]
 mod simulation;
 mod snapshot;
+mod startup;
 mod stored_states;
 pub mod stream;
 mod supervisor;

@@ -1,6 +1,10 @@
 //! The order of things: from the start of a run, through its attempts and their turns, to its end.
 
-use std::{convert::Infallible, sync::Arc, time::Instant};
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{sync::watch, task::JoinSet};
 
@@ -14,6 +18,7 @@ use super::{
     ports::LazySpool,
     prepare::Preparation,
     reload::{Reload, Reloader},
+    startup,
     stored_states::{record_stopped, show_dead_letters},
     stream::{
         channel::ApplyState,
@@ -52,6 +57,8 @@ pub struct Job<'a> {
     pub on_held: OnHeld,
     /// When it is to take up a changed configuration.
     pub reload: Reload,
+    /// For how long, at the start, it waits for states of the servers that pass by themselves.
+    pub wait: Duration,
 }
 
 /// Replicates until `until`, or until `shutdown` is requested; then what was taken up is committed.
@@ -59,17 +66,22 @@ pub struct Job<'a> {
 /// Errors: as [`Kind`] says. What can't be right at the start (a host, a password, a privilege) is
 /// an error at once, before anything is written; later on, what may pass is tried again.
 pub async fn run(job: Job<'_>, reporter: Reporter, shutdown: Shutdown) -> Result<Summary> {
-    let (started, Job { config, target, until, on_held, reload }) = (Instant::now(), job);
+    let (started, Job { config, target, until, on_held, reload, wait }) = (Instant::now(), job);
     tracing::info!("docrow {}: pipeline {}", env!("CARGO_PKG_VERSION"), shown::name(&config.name));
     metrics::install();
     metrics::SPOOL_LIMIT.set(metrics::figure(config.max_spool));
     let files = mapping_files::read(&config.mapping_dir)?;
-    let source = Source::connect(config.source.expose()).await?;
-    wait_or_have_some(config, &source, until).await?;
-    if config.order == Order::Commit {
-        source.require_states_of_the_past()?;
-    }
-    look_over(config, &files, &source, &target).await?;
+    let connect = async || {
+        let source = Source::connect(config.source.expose()).await?;
+        wait_or_have_some(config, &source, until).await?;
+        if config.order == Order::Commit {
+            source.require_states_of_the_past()?;
+        }
+        look_over(config, &files, &source, &target).await?;
+        Ok(source)
+    };
+    let connected = startup::outlast(wait, reporter.vitals(), &shutdown, connect).await?;
+    let Some(source) = connected else { return Ok(Summary::default()) };
     let (dir, name) = (config.state_dir.clone(), config.name.clone());
     let spool = LazySpool::new(move || Ok(Arc::new(Arc::new(Checkpoint::open(&dir, &name)?))));
     let ports =

@@ -120,6 +120,11 @@ fn of_member(hello: &Document, wanted: Option<&str>, request: &SourceRequest) ->
     }
     let name = |host: &Bson| host.as_str().unwrap_or("?").to_owned();
     let members = hello.get_array("hosts").map(|hosts| join(hosts, name)).unwrap_or_default();
+    if hello.get_str("primary").is_err() {
+        let wrong =
+            format!("the replica set {set} ({members}) has no primary: it elects one, or lacks a majority");
+        return request.unreachable(Code::SourceNoPrimary, &wrong);
+    }
     request.unreachable(Code::SourceMembers, &format!(
         "it answers, but the replica set {set} has no primary that can be reached by the names it gives its members \
          ({members}): make these names resolve from here (with directConnection=true, docrow would read this member \
@@ -174,8 +179,11 @@ mod tests {
     #[test]
     fn says_what_keeps_a_member_from_being_used() {
         let request = SourceRequest { hosts: "db:27017".into(), what: String::new(), database: None };
-        let member =
-            || HostFinding::Answers(doc! { "setName": "rs0", "hosts": ["mongo-0:27017", "mongo-1:27017"] });
+        let member = || {
+            HostFinding::Answers(
+                doc! { "setName": "rs0", "primary": "mongo-0:27017", "hosts": ["mongo-0:27017", "mongo-1:27017"] },
+            )
+        };
         let findings =
             [HostFinding::Mute(String::new()), member(), HostFinding::Closed("refused".to_owned())];
         let wanted = |set: &str| ClientOptions::builder().repl_set_name(set.to_owned()).build();
@@ -184,5 +192,8 @@ mod tests {
         assert!(error.to_string().contains("rs0 has no primary"), "{error}");
         assert!(error.to_string().contains("(mongo-0:27017,mongo-1:27017)"), "{error}");
         assert_eq!(conclude(&findings, &wanted("rs1"), &request).code(), Code::SourceOtherSet);
+        let electing = [HostFinding::Answers(doc! { "setName": "rs0", "hosts": ["mongo-0:27017"] })];
+        let error = conclude(&electing, &wanted("rs0"), &request);
+        assert_eq!(error.code(), Code::SourceNoPrimary);
     }
 }

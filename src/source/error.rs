@@ -24,6 +24,10 @@ pub(super) const UNAUTHORIZED: i32 = 13;
 const BAD_CREDENTIALS: [i32; 3] = [11, 18, 8000];
 /// "The $changeStream stage is only supported on replica sets".
 const NOT_A_REPLICA_SET: i32 = 40573;
+
+/// ShutdownInProgress, PrimarySteppedDown, NotWritablePrimary, InterruptedAtShutdown,
+/// InterruptedDueToReplStateChange, NotPrimaryNoSecondaryOk, NotPrimaryOrSecondary.
+const RESTARTING: [i32; 7] = [91, 189, 10_107, 11_600, 11_602, 13_435, 13_436];
 /// SnapshotTooOld, SnapshotUnavailable: a past state that the server no longer has.
 pub(super) const STATE_GONE: [i32; 2] = [239, 246];
 /// CappedPositionLost: the position of a scan of a capped collection was removed.
@@ -114,6 +118,7 @@ fn meaning_of(error: &DriverError, opening: bool) -> Code {
         (Some(code), _) if BAD_CREDENTIALS.contains(&code) => Code::SourceCredentials,
         (Some(UNAUTHORIZED), _) => Code::SourcePrivilege,
         (Some(NOT_A_REPLICA_SET), _) => Code::SourceStandalone,
+        (Some(code), _) if RESTARTING.contains(&code) => Code::SourceRestarting,
         (Some(_), _) => Code::SourceSays,
         (None, ErrorKind::Authentication { .. }) => Code::SourceCredentials,
         (None, ErrorKind::IncompatibleServer { .. }) => Code::SourceTooOld,

@@ -80,7 +80,7 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "supervisor",
             "requests snapshot",
             "prepare",
-            "reload",
+            "reload startup",
             "mappings",
             "pausing stored_states table_keys",
             "context",
@@ -97,7 +97,5 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
 
 /// What is not tidy yet: how the fault begins, and a part of what it says. A line that excuses nothing any
 /// more is a fault itself.
-pub(super) const NOT_YET: &[(&str, &str)] = &[
-    ("src/pipeline/simulation/", "is in a circle"),
-    ("src/", "the name of the type"),
-];
+pub(super) const NOT_YET: &[(&str, &str)] =
+    &[("src/pipeline/simulation/", "is in a circle"), ("src/", "the name of the type")];

@@ -18,8 +18,8 @@ macro_rules! mongodb {
         2103 SourceHandshake(SourceAway) "MongoDB accepts the connection, but the handshake fails."
             "One side expects TLS and the other does not, a certificate is not trusted, or the server is not MongoDB."
             "Check the port, `tls=true` or `tls=false` in the URI, and with TLS the certificates (`tlsCAFile`)."
-        2104 SourceMembers(SourceAway) "No primary of the replica set can be reached."
-            "A server answers, but the driver then uses the names that the set gives its members, and these can't be reached from here; or the set currently has no primary."
+        2104 SourceMembers(SourceAway) "The primary of the replica set can't be reached."
+            "A server answers, but the driver then uses the names that the set gives its members, and these can't be reached from here."
             "Make these names resolvable and reachable from here. With `directConnection=true` in the URI, docrow reads the one member that the URI names, however far behind it is, and follows no failover."
         2105 SourceLost(SourceAway) "The connection to MongoDB was lost."
             "The cause was a restart, a failover or the network."
@@ -39,6 +39,12 @@ macro_rules! mongodb {
         2111 SourceWithoutMajority(SourceAway) "No majority of the replica set confirms writes."
             "docrow reads only what a majority has, because the rest could be rolled back. Members are down, or too far behind."
             "See `rs.status()`: bring members back, or remove those that are gone for good from the set."
+        2112 SourceNoPrimary(SourceAway) "The replica set has no primary."
+            "It elects one, or has no majority of its members."
+            "An election takes seconds: docrow waits for it. If it persists, see `rs.status()`, and bring members back."
+        2113 SourceRestarting(SourceAway) "The member of MongoDB that was asked shuts down, steps down or recovers."
+            "It was restarted, or another one becomes the primary."
+            "Do nothing: docrow waits for it."
 
         // 22xx: MongoDB refuses.
         2201 SourceCredentials(SourceRefused) "MongoDB refuses the user or the password."
