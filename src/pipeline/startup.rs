@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    error::{Code, Error, Result},
+    error::{Code, Disposition, Error, Result},
     process_status::{Stage, Vitals},
     retry::Retry,
     shutdown::Shutdown,
@@ -30,7 +30,14 @@ pub(super) async fn outlast<T>(
             done = work() => done,
         };
         let error = match done {
-            Err(error) if passes(&error) && Instant::now() < deadline => error,
+            // A server that restarts may also be away for a while.
+            Err(error)
+                if (passes(&error)
+                    || shown.is_some() && error.kind().disposition() == Disposition::Retry)
+                    && Instant::now() < deadline =>
+            {
+                error
+            }
             Err(error) if shown.is_some() => {
                 return Err(error.within(format!("waited for {} s (--wait)", patience.as_secs())));
             }

@@ -43,6 +43,7 @@ mod rules;
 mod security;
 mod serve;
 mod servers;
+mod startup;
 mod states;
 mod status;
 mod support;
