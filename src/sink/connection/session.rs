@@ -25,6 +25,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
+    cancellation::{Cancellation, Cancellations},
     pulse::{Pulse, SilenceListener},
     sqlstate, tls,
     uri::{self, PATIENCE, TargetUri},
@@ -82,6 +83,7 @@ pub struct Target {
     epoch: Option<i64>,
     /// Ends sessions when the server is silent. `None`: the callers have their own limits.
     pulse: Option<Arc<Pulse>>,
+    cancellations: Cancellations,
 }
 
 impl Target {
@@ -93,7 +95,8 @@ impl Target {
         let (schema, pipeline) = (schema.to_owned(), pipeline.to_owned());
         let pulse = Some(Arc::new(Pulse::new(patience)));
         let login = Arc::new(RwLock::new(ServerLogin { config, tls }));
-        Ok(Self { login, address, schema, pipeline, epoch: None, pulse })
+        let cancellations = Cancellations::default();
+        Ok(Self { login, address, schema, pipeline, epoch: None, pulse, cancellations })
     }
 
     fn login(&self) -> ServerLogin {
@@ -214,8 +217,10 @@ impl Target {
     }
 
     async fn open(&self, ServerLogin { config, tls }: ServerLogin) -> Result<Session, PgError> {
-        let (client, connection) = config.connect(tls).await?;
+        let (client, connection) = config.connect(tls.clone()).await?;
+        let cancellation = Cancellation::needed(&client, &connection, tls, &self.cancellations);
         let mut session = Session::start(client, connection, self);
+        session.cancellation = cancellation;
         session.client.batch_execute(SETTINGS).await?;
         if let Some(epoch) = self.epoch {
             session.entry = Some(FenceEntry::prepare(&session.client, &self.pipeline, epoch).await?);
@@ -237,6 +242,7 @@ pub struct Session {
     pub(crate) client: Client,
     connection: JoinSet<()>,
     entry: Option<FenceEntry>,
+    cancellation: Option<Cancellation>,
 }
 
 /// The prepared statement that lets a transaction write to the pipeline, or makes it fail.
@@ -291,7 +297,7 @@ impl Session {
                 },
             }
         });
-        Self { client, connection, entry: None }
+        Self { client, connection, entry: None, cancellation: None }
     }
 
     /// How transactions of this session enter the pipeline. Errors: [`Kind::Bug`](crate::error::Kind) if they
