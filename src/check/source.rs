@@ -52,6 +52,13 @@ pub(super) async fn check(config: &Config) -> (PartFindings, Option<CheckedSourc
         findings
             .note("connection", "a sharded cluster: docrow supports it, but has not been tested on one")
             .advise("test it beside your current system, and compare with docrow verify");
+    } else if source.is_shard().await {
+        findings
+            .note(
+                "connection",
+                "its members are a shard (--shardsvr): of a cluster's data, they have only their part",
+            )
+            .advise("if it is part of a cluster, name the cluster's routers (mongos) in the source URI");
     }
     if config.order == Order::Commit {
         findings.unless("stream.order", source.require_states_of_the_past());

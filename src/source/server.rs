@@ -7,7 +7,7 @@ use std::{
 
 use mongodb::{
     Client,
-    bson::{Bson, RawDocumentBuf, Timestamp, doc, rawdoc},
+    bson::{Bson, Document, RawDocumentBuf, Timestamp, doc, rawdoc},
     options::SelectionCriteria,
 };
 
@@ -140,6 +140,18 @@ impl Source {
         let seen = self.latest();
         let after = if after <= seen { seen } else { after.min(self.operation_time().await?) };
         Ok(rawdoc! { "level": "majority", "afterClusterTime": after })
+    }
+
+    /// Whether the members are one shard of a sharded cluster, or can become one; `false` also if the user may
+    /// not ask.
+    pub async fn is_shard(&self) -> bool {
+        let request = self.request("read how mongod was started", None);
+        let answer = self.command(&request, "admin", doc! { "getCmdLineOpts": 1 }).await;
+        let role = |answer: &Document| {
+            let parsed = answer.get_document("parsed").ok()?;
+            Some(parsed.get_document("sharding").ok()?.get_str("clusterRole").ok()? == "shardsvr")
+        };
+        answer.ok().as_ref().and_then(role).unwrap_or(false)
     }
 
     pub(super) fn request(&self, what: impl Into<String>, database: Option<&str>) -> SourceRequest {

@@ -1,5 +1,6 @@
 //! Findings of `docrow check` other than privileges.
 
+use docrow::demo::servers::{Mongod, MongodOptions};
 use mongodb::{
     bson::{Document, doc, oid::ObjectId},
     options::TimeseriesOptions,
@@ -51,6 +52,20 @@ async fn all_is_well_and_said_so() {
     // After a run, too, and while there are tables.
     home.backfill().await;
     check(&home, 0).await;
+    place.assert_same(&home).await;
+}
+
+/// One shard has a part of its cluster's documents.
+#[tokio::test]
+async fn one_shard_is_not_the_cluster() {
+    let shared = Place::shared("check_shard").await;
+    let arguments = vec!["--shardsvr".to_owned()];
+    let mongod = Mongod::start(MongodOptions { arguments, ..Default::default() }).await.unwrap();
+    let place = Place::on(&mongod.uri(), &shared.postgres_uri, "check_shard_own").await;
+    place.add_sentinels().await;
+    let home = Home::new(&place);
+    about(&check(&home, 0).await, "note", "connection", "a shard (--shardsvr)");
+    home.backfill().await;
     place.assert_same(&home).await;
 }
 
