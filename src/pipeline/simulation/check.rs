@@ -1,11 +1,11 @@
 //! What must hold after each transaction, and at the end.
 
 use super::{
-    World,
     columns::in_extra,
     document::{Fields, State, word},
+    mongo::{Doc, Name, Shown, namespace},
     postgres::Contents,
-    source::{Doc, Name, Shown, namespace},
+    world::World,
 };
 use crate::{
     config::Order,

@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, sync::PoisonError, time::SystemTime};
 
 use super::{
-    World,
+    document::NAMES,
+    mongo::{Name, name_of},
     postgres::Letter,
     settings::Faults,
-    source::{Name, name_of},
+    world::{Excused, World},
 };
 use crate::{
     config::Order,
@@ -16,17 +17,9 @@ use crate::{
         resync_reason::Reason,
     },
     pipeline::{stream::route::Flow, watermark::Watermark},
+    shutdown::Shutdown,
     source::StreamStart,
 };
-
-/// What faults have made possible that else must not happen.
-#[derive(Debug, Default)]
-pub(super) struct Excused {
-    /// That the spool is found lost.
-    pub(super) spool: bool,
-    /// That history is lost.
-    pub(super) history: bool,
-}
 
 /// What becomes of docrow's process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +103,7 @@ impl World {
             self.pg.copies.push(self.pg.now.clone());
             self.spool.copy();
         } else if happens(20) {
-            self.source.fields = (self.source.fields + 1).min(super::document::NAMES.len());
+            self.source.fields = (self.source.fields + 1).min(NAMES.len());
         }
         Fate::GoesOn
     }
@@ -175,7 +168,7 @@ impl World {
         self.restarts += 1;
         (self.demand, self.notices, self.stream, self.planned) = (None, None, None, None);
         (self.seen, self.is_bad_moment) = (0, false);
-        self.shutdown = crate::shutdown::Shutdown::default();
+        self.shutdown = Shutdown::default();
         self.looked_up.clear();
         if self.set.order == Order::Document && self.rng.u8(..4) == 0 {
             self.set.partitions = self.rng.u16(1..=3);

@@ -1,329 +1,279 @@
-//! MongoDB's ports in the simulation.
+//! The model of MongoDB, and its ports: a log of events, and the state of every document at any time.
+//!
+//! An event's position is its cluster time and its number within it, since the events of a transaction share their time. A
+//! reply that has come to the end of the log may bear a position without an event: one tick past the present, or the
+//! present, which stands before the events of its time.
 
-use std::{collections::BTreeSet, time::Duration};
+use fastrand::Rng;
+use mongodb::bson::{RawDocument, RawDocumentBuf, Timestamp, rawdoc};
 
-use async_trait::async_trait;
-use mongodb::bson::{DateTime, RawDocument, RawDocumentBuf, Timestamp, rawdoc};
-use tokio::time::{Instant, sleep_until};
-
-use super::{
-    Sim, World,
-    document::document,
-    source::{Doc, Name, at, doc_of, name_of, namespace},
-};
+use super::document::{self, State, word};
 use crate::{
-    error::{Code, Error, Result},
-    model::change::{Namespace, Position},
-    pipeline::ports::{ChangeCursor, DocumentCursor, DocumentSource, LookupCursor},
-    source::{Chunk, CollectionInfo, Deployment, Documents, StreamBatch, StreamStart},
+    model::{
+        change::{Change, CollectionId, Namespace, Op, Position},
+        document_key::{DocumentKey, Id},
+        resync_reason::Reason,
+    },
+    source::{Event, StreamStart},
 };
 
-/// How long a server waits for events before it says that there are none.
-const AWAIT: Duration = Duration::from_millis(500);
+/// A collection. In which place it is in the list of a run is its [`CollectionId`].
+pub(super) type Name = usize;
+pub(super) type Doc = usize;
 
-pub(super) struct SimSource(pub(super) Sim);
-
-fn name(namespace: &Namespace) -> Name {
-    name_of(&namespace.to_string())
+pub(super) fn at(time: u32) -> Timestamp {
+    Timestamp { time, increment: 0 }
 }
 
-fn names(namespaces: &[Namespace]) -> Vec<Name> {
-    namespaces.iter().map(name).collect()
+fn position(time: u32, kind: u8, number: usize) -> Position {
+    Position::from_token(&rawdoc! { "_data": format!("82{time:08X}00000000{kind:02X}{number:04X}") }).unwrap()
 }
 
-#[async_trait]
-impl DocumentSource for SimSource {
-    fn hosts(&self) -> &'static str {
-        "simulation"
-    }
-
-    fn newest(&self) -> Timestamp {
-        at(self.0.lock().seen)
-    }
-
-    fn elapsed_since(&self, _: DateTime) -> Duration {
-        Duration::ZERO
-    }
-
-    fn includes(&self, _: &[String], _: &[String], _: &str) -> Result<bool> {
-        Ok(true)
-    }
-
-    async fn operation_time(&self) -> Result<Timestamp> {
-        self.0.pass().await;
-        Ok(at(self.0.lock().operation_time()))
-    }
-
-    async fn oplog_start(&self) -> Result<Option<Timestamp>> {
-        self.0.pass().await;
-        Ok(Some(at(self.0.lock().source.cut)))
-    }
-
-    async fn secondaries_lag(&self) -> Result<Option<Duration>> {
-        self.0.pass().await;
-        Ok(None)
-    }
-
-    async fn names(&self, _: &[String], _: &[String]) -> Result<Vec<Namespace>> {
-        self.0.pass().await;
-        let world = self.0.lock();
-        Ok(world.source.names().filter(|name| world.source.exists(*name)).map(namespace).collect())
-    }
-
-    async fn collections_now(&self, include: &[String], exclude: &[String]) -> Result<Vec<CollectionInfo>> {
-        let names = self.names(include, exclude).await?;
-        Ok(names.into_iter().map(|namespace| CollectionInfo::simulated(namespace, 1)).collect())
-    }
-
-    async fn deployment(&self, _: &[String], _: &[String]) -> Result<Deployment> {
-        self.0.pass().await;
-        Deployment::parse(r#"{"id": "simulation"}"#)
-    }
-
-    async fn says_what_became_of(&self, _: &BTreeSet<String>, _: Timestamp) -> Result<bool> {
-        self.0.pass().await;
-        Ok(true)
-    }
-
-    async fn start_position(&self, _: &[Namespace]) -> Result<Position> {
-        self.0.pass().await;
-        let mut world = self.0.lock();
-        let World { rng, source, .. } = &mut *world;
-        let start = source.start(rng);
-        world.planned = Some(start.clone());
-        Ok(start)
-    }
-
-    async fn holds(&self, _: &[Namespace], start: &StreamStart) -> Result<bool> {
-        self.0.pass().await;
-        Ok(self.0.lock().source.reaches(start))
-    }
-
-    fn change_stream(&self, namespaces: &[Namespace], start: StreamStart) -> Box<dyn ChangeCursor> {
-        self.0.lock().stream = Some(start.clone());
-        let names = names(namespaces);
-        Box::new(SimStream { sim: self.0.clone(), names, start, comes: None, has_waited: false })
-    }
-
-    async fn split(&self, _: &CollectionInfo, _: u64) -> Result<Vec<Chunk>> {
-        self.0.pass().await;
-        let world = self.0.lock();
-        let (docs, chunks) = (world.source.docs().end, world.set.chunks);
-        let bound = |number: usize| {
-            let doc = i32::try_from(number * docs / chunks).unwrap();
-            (0 < number && number < chunks).then(|| rawdoc! { "_id": doc })
-        };
-        Ok((0..chunks).map(|number| Chunk { min: bound(number), max: bound(number + 1) }).collect())
-    }
-
-    async fn sample_documents(
-        &self,
-        namespace: &Namespace,
-        _: u32,
-        observe: &mut (dyn for<'d> FnMut(&'d RawDocument) + Send),
-    ) -> Result<()> {
-        self.0.pass().await;
-        let mut world = self.0.lock();
-        let (name, after) = (name(namespace), world.seen);
-        for doc in world.source.docs() {
-            world.read(name, doc, after).inspect(|document| observe(document));
-        }
-        Ok(())
-    }
-
-    async fn read_chunk(
-        &self,
-        namespace: &Namespace,
-        chunk: &Chunk,
-        after: Timestamp,
-        _: u32,
-    ) -> Result<Box<dyn DocumentCursor>> {
-        self.0.pass().await;
-        let bound = |bound: &Option<RawDocumentBuf>| bound.as_ref().map(|bound| doc_of(bound));
-        let docs = self.0.lock().source.docs();
-        let docs = bound(&chunk.min).unwrap_or(0)..bound(&chunk.max).unwrap_or(docs.end);
-        Ok(Box::new(self.cursor(namespace, docs.collect(), Time::Present(after.time))))
-    }
-
-    async fn read_ids(&self, namespace: &Namespace, after: Timestamp) -> Result<Box<dyn DocumentCursor>> {
-        self.0.pass().await;
-        let docs = self.0.lock().source.docs();
-        Ok(Box::new(self.cursor(namespace, docs.collect(), Time::Present(after.time))))
-    }
-
-    async fn lookup(
-        &self,
-        namespace: &Namespace,
-        keys: &[&RawDocument],
-        after: Timestamp,
-    ) -> Result<Box<dyn LookupCursor>> {
-        self.0.pass().await;
-        let docs = keys.iter().map(|key| doc_of(key)).collect();
-        Ok(Box::new(SimCursor { looks_up: true, ..self.cursor(namespace, docs, Time::Present(after.time)) }))
-    }
-
-    async fn lookup_at(
-        &self,
-        namespace: &Namespace,
-        keys: &[&RawDocument],
-        at: Timestamp,
-    ) -> Result<Option<Box<dyn LookupCursor>>> {
-        self.0.pass().await;
-        let docs = keys.iter().map(|key| doc_of(key)).collect();
-        let mut world = self.0.lock();
-        let name = name(namespace);
-        if at.time > world.source.now + 1 {
-            world.is_wrong(format!("c{name} is looked up at {}, which has not come", at.time));
-        }
-        // A position may be one tick ahead. By the time that anybody asks, that has come.
-        world.source.now = at.time.max(world.source.now);
-        if !world.source.remembers(name, at.time) || world.rng.u8(..20) == 0 {
-            return Ok(None);
-        }
-        drop(world);
-        Ok(Some(Box::new(SimCursor {
-            looks_up: true,
-            ..self.cursor(namespace, docs, Time::Exactly(at.time))
-        })))
-    }
+/// A position without an event: before all events of its time.
+pub(super) fn tick(time: u32) -> Position {
+    position(time, 0, 0)
 }
 
-impl SimSource {
-    fn cursor(&self, namespace: &Namespace, docs: Vec<Doc>, time: Time) -> SimCursor {
-        SimCursor { sim: self.0.clone(), name: name(namespace), docs, time, looks_up: false }
-    }
+/// The kind of change.
+#[derive(Clone, Debug)]
+enum Happened {
+    Changed(Doc, Op),
+    /// To the whole collection, which has no events for its documents then.
+    Whole(Reason),
 }
 
-/// The bound on the states.
-#[derive(Clone, Copy)]
-enum Time {
-    /// Each is of this time, or later.
-    Present(u32),
-    Exactly(u32),
-}
-
-struct SimCursor {
-    sim: Sim,
+#[derive(Debug)]
+struct Entry {
+    position: Position,
+    time: u32,
     name: Name,
-    docs: Vec<Doc>,
-    time: Time,
-    looks_up: bool,
+    happened: Happened,
 }
 
-#[async_trait]
-impl DocumentCursor for SimCursor {
-    async fn next(&mut self) -> Result<Option<Documents>> {
-        self.sim.pass().await;
-        let mut world = self.sim.lock();
-        if self.docs.is_empty() {
-            return Ok(None);
+/// A state of a document, since when, and the event that tells of it.
+#[derive(Clone, Debug)]
+pub(super) struct Shown {
+    pub(super) time: u32,
+    pub(super) state: State,
+    pub(super) event: Option<Position>,
+}
+
+#[derive(Debug, Default)]
+struct Collection {
+    exists: bool,
+    /// When it was last created, dropped or exchanged.
+    since: u32,
+    /// Of each document.
+    shown: Vec<Vec<Shown>>,
+    /// What happened to it as a whole.
+    wholes: Vec<Position>,
+}
+
+/// A reply of the stream.
+#[derive(Clone, Debug)]
+pub(super) struct Reply {
+    pub(super) events: Vec<Event>,
+    pub(super) position: Position,
+    pub(super) at_end: bool,
+}
+
+/// What a collection is called.
+pub(super) fn namespace(name: Name) -> Namespace {
+    Namespace::new("db", format!("c{name}"))
+}
+
+/// The collection that is called so.
+pub(super) fn name_of(collection: &str) -> Name {
+    collection.trim_start_matches("db.c").parse().unwrap()
+}
+
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) now: u32,
+    /// The log has forgotten what happened until then.
+    pub(super) cut: u32,
+    keys: Vec<(DocumentKey, RawDocumentBuf)>,
+    log: Vec<Entry>,
+    collections: Vec<Collection>,
+    versions: i32,
+    /// How many of the fields are in use.
+    pub(super) fields: usize,
+}
+
+impl Source {
+    pub(super) fn new(rng: &mut Rng, collections: usize, docs: usize) -> Self {
+        let keys = (0..docs).map(|doc| {
+            let key = rawdoc! { "_id": i32::try_from(doc).unwrap() };
+            (DocumentKey::of(Id::of(&key).unwrap()), key)
+        });
+        let beginning = Shown { time: 0, state: None, event: None };
+        let collection =
+            || Collection { shown: vec![vec![beginning.clone()]; docs], ..Collection::default() };
+        let mut source = Self {
+            now: 1,
+            cut: 0,
+            keys: keys.collect(),
+            log: Vec::new(),
+            collections: (0..collections).map(|_| collection()).collect(),
+            versions: 0,
+            fields: rng.usize(1..=document::NAMES.len()),
+        };
+        for _ in 0..rng.usize(0..=2 * docs) {
+            source.write(rng);
         }
-        let some = world.rng.usize(1..=self.docs.len());
-        let (name, mut found, mut latest) = (self.name, Vec::new(), 0);
-        for doc in self.docs.drain(..some) {
-            let time = match self.time {
-                Time::Present(after) => world.read_time(after),
-                Time::Exactly(time) => time,
-            };
-            latest = latest.max(time);
-            found.extend(world.document(name, doc, time));
-            if self.looks_up {
-                let looked_up = world.looked_up.entry((name, doc)).or_default();
-                *looked_up = time.max(*looked_up);
+        source
+    }
+
+    pub(super) fn docs(&self) -> std::ops::Range<Doc> {
+        0..self.keys.len()
+    }
+
+    pub(super) fn names(&self) -> std::ops::Range<Name> {
+        0..self.collections.len()
+    }
+
+    pub(super) fn exists(&self, name: Name) -> bool {
+        self.collections[name].exists
+    }
+
+    pub(super) fn key(&self, doc: Doc) -> &(DocumentKey, RawDocumentBuf) {
+        &self.keys[doc]
+    }
+
+    /// All states of a document, in order.
+    pub(super) fn shown(&self, name: Name, doc: Doc) -> &[Shown] {
+        &self.collections[name].shown[doc]
+    }
+
+    pub(super) fn state(&self, name: Name, doc: Doc, time: u32) -> State {
+        self.shown(name, doc).iter().rev().find(|shown| shown.time <= time).and_then(|shown| shown.state)
+    }
+
+    /// The last time that something happened to the whole collection.
+    pub(super) fn last_whole(&self, name: Name) -> Option<&Position> {
+        self.collections[name].wholes.last()
+    }
+
+    /// Whether states of a collection at `time` can still be told.
+    pub(super) fn remembers(&self, name: Name, time: u32) -> bool {
+        !self.collections[name].exists || self.collections[name].since <= time
+    }
+
+    /// Writes something to one document, or in a transaction to several. Says what.
+    pub(super) fn write(&mut self, rng: &mut Rng) -> String {
+        self.now += 1;
+        let writes = if rng.u8(..3) == 0 { rng.usize(2..=4) } else { 1 };
+        let mut said = format!("at {}:", self.now);
+        for number in 0..writes {
+            let (name, doc) = (rng.usize(self.names()), rng.usize(self.docs()));
+            let before = self.shown(name, doc).last().unwrap().state;
+            self.versions += 1;
+            let (op, state) = document::write(rng, &self.key(doc).1, before, (self.versions, self.fields));
+            said += &format!(" c{name}/{doc} is {}", word(state));
+            let collection = &mut self.collections[name];
+            if !collection.exists {
+                (collection.exists, collection.since) = (true, self.now);
             }
+            let event = position(self.now, 1, number);
+            collection.shown[doc].push(Shown { time: self.now, state, event: Some(event.clone()) });
+            let happened = Happened::Changed(doc, op);
+            self.log.push(Entry { position: event, time: self.now, name, happened });
         }
-        if let Time::Present(after) = &mut self.time {
-            // What the answer says of its time may be later.
-            let now = world.source.now;
-            *after = world.rng.u32(latest.max(*after).min(now)..=now);
-            world.seen = world.seen.max(*after);
-        }
-        Ok(Some(Documents::simulated(found)))
+        said
     }
-}
 
-impl LookupCursor for SimCursor {
-    fn operation_time(&self) -> Timestamp {
-        match self.time {
-            Time::Present(time) | Time::Exactly(time) => at(time),
+    /// Drops a collection, or puts another in its place.
+    pub(super) fn whole(&mut self, rng: &mut Rng) -> String {
+        self.now += 1;
+        let (name, drops) = (rng.usize(self.names()), rng.bool());
+        let event = position(self.now, 1, 0);
+        let collection = &mut self.collections[name];
+        if !collection.exists {
+            return format!("at {}: nothing", self.now);
+        }
+        (collection.exists, collection.since) = (!drops, self.now);
+        for shown in &mut collection.shown {
+            self.versions += 1;
+            let fields = document::of_version(self.versions, self.fields);
+            let state = Some(fields).filter(|_| !drops && rng.bool());
+            shown.push(Shown { time: self.now, state, event: None });
+        }
+        collection.wholes.push(event.clone());
+        let reason = if drops { Reason::Dropped } else { Reason::Replaced };
+        self.log.push(Entry { position: event, time: self.now, name, happened: Happened::Whole(reason) });
+        format!("at {}: c{name} is {reason:?}", self.now)
+    }
+
+    /// The present end of a stream that is only begun: nothing that has happened comes after it.
+    pub(super) fn start(&self, rng: &mut Rng) -> Position {
+        let is_quiet = self.log.last().is_none_or(|entry| entry.time < self.now);
+        if is_quiet { self.end(rng) } else { tick(self.now + 1) }
+    }
+
+    /// The present end of the stream.
+    pub(super) fn end(&self, rng: &mut Rng) -> Position {
+        tick(self.now + u32::from(rng.bool()))
+    }
+
+    /// Whether the log reaches back to before `start`.
+    pub(super) fn reaches(&self, start: &StreamStart) -> bool {
+        match start {
+            StreamStart::After(position) => position.cluster_time().time > self.cut,
+            StreamStart::At(time) => time.time > self.cut,
         }
     }
-}
 
-struct SimStream {
-    sim: Sim,
-    names: Vec<Name>,
-    start: StreamStart,
-    /// When the next reply comes: what waits for it may be dropped, and wait again.
-    comes: Option<Instant>,
-    /// Whether the server has waited for events.
-    has_waited: bool,
-}
+    /// The next reply of a stream of these collections. `None`: history is lost.
+    pub(super) fn read(&self, rng: &mut Rng, names: &[Name], start: &StreamStart) -> Option<Reply> {
+        if !self.reaches(start) {
+            return None;
+        }
+        let first = match start {
+            StreamStart::After(position) => self.log.partition_point(|entry| entry.position <= *position),
+            StreamStart::At(time) => self.log.partition_point(|entry| entry.time < time.time),
+        };
+        let mut coming = self.log[first..].iter().filter_map(|entry| {
+            let id = CollectionId(names.iter().position(|name| *name == entry.name)?);
+            Some((id, entry))
+        });
+        let some: Vec<_> = coming.by_ref().take(rng.usize(1..=6)).collect();
+        let events = some.iter().map(|(id, entry)| self.event(*id, entry)).collect();
+        let last = some.last().map(|(_, entry)| entry.position.clone());
+        let from = match start {
+            StreamStart::After(position) => position.clone(),
+            StreamStart::At(time) => tick(time.time),
+        };
+        let at_end = last.is_none();
+        let mut position = last.unwrap_or_else(|| self.end(rng).max(from));
+        if coming.next().is_none() && rng.u8(..4) == 0 {
+            position = self.end(rng).max(position);
+        }
+        Some(Reply { events, position, at_end })
+    }
 
-#[async_trait]
-impl ChangeCursor for SimStream {
-    async fn next(&mut self) -> Result<StreamBatch> {
-        loop {
-            let delay = || self.sim.delay().unwrap_or_default();
-            let comes = *self.comes.get_or_insert_with(|| Instant::now() + delay());
-            sleep_until(comes).await;
-            self.comes = None;
-            let mut world = self.sim.lock();
-            let World { rng, source, .. } = &mut *world;
-            let Some(reply) = source.read(rng, &self.names, &self.start) else {
-                if !world.excused.history {
-                    world.is_wrong("the log is asked for what it has forgotten".to_owned());
-                }
-                return Err(Error::new(Code::HistoryLost, "simulation: the log has forgotten it"));
-            };
-            if reply.at_end && !std::mem::replace(&mut self.has_waited, true) {
-                self.comes = Some(Instant::now() + AWAIT);
-                continue;
+    fn event(&self, collection: CollectionId, entry: &Entry) -> Event {
+        let position = entry.position.clone();
+        match entry.happened.clone() {
+            Happened::Changed(doc, op) => {
+                let (key, document_key) = self.key(doc).clone();
+                Event::Change(Change { collection, key, document_key, op, position })
             }
-            self.has_waited = false;
-            self.start = StreamStart::After(reply.position.clone());
-            world.stream = Some(self.start.clone());
-            let events = reply.events.len();
-            if events > 0 {
-                world.say(|_| format!("the stream gives {events} events, up to {:?}", reply.position));
-            }
-            return Ok(StreamBatch {
-                events: reply.events,
-                position: reply.position,
-                operation_time: at(world.operation_time()),
-                oldest: None,
-                unknown: 0,
-                at_end: reply.at_end,
-            });
+            Happened::Whole(Reason::Dropped) => Event::Dropped { collection, position },
+            // Another one gets its name.
+            Happened::Whole(_) => Event::Renamed { from: None, to: Some(collection), position },
         }
     }
 
-    fn trouble(&self) -> Option<String> {
-        None
+    /// Whether any event of a collection comes after the one, and is not of a later time than the other.
+    pub(super) fn has_between(&self, name: Name, after: &Position, until: &Position) -> bool {
+        let first = self.log.partition_point(|entry| entry.position <= *after);
+        self.log[first..].iter().any(|entry| entry.name == name && entry.time <= until.cluster_time().time)
     }
 }
 
-impl World {
-    /// The source's present time.
-    fn operation_time(&mut self) -> u32 {
-        self.seen = self.source.now;
-        self.source.now
-    }
-
-    /// The time of a read of the present, which is not before `after`, nor before any time that the source has told.
-    fn read_time(&mut self, after: u32) -> u32 {
-        let after = after.max(self.seen).min(self.source.now);
-        if self.rng.bool() { self.source.now } else { self.rng.u32(after..=self.source.now) }
-    }
-
-    fn document(&self, name: Name, doc: Doc, time: u32) -> Option<RawDocumentBuf> {
-        let fields = self.source.state(name, doc, time)?;
-        Some(document(&self.source.key(doc).1, &fields))
-    }
-
-    /// A document as it is at `after` or later.
-    fn read(&mut self, name: Name, doc: Doc, after: u32) -> Option<RawDocumentBuf> {
-        let time = self.read_time(after);
-        self.document(name, doc, time)
-    }
+/// The document of a key that [`Source::key`] gave.
+pub(super) fn doc_of(document_key: &RawDocument) -> Doc {
+    // An encoded key does not tell of which type the number was.
+    let number = document_key.get_i32("_id").map(i64::from).or_else(|_| document_key.get_i64("_id"));
+    usize::try_from(number.unwrap()).unwrap()
 }

@@ -14,10 +14,9 @@ use std::{
 use mongodb::bson::{RawDocumentBuf, Timestamp};
 
 use super::{
-    World,
-    columns::{Columns, composites, merge_extra, rebuild},
-    document::{Fields, NAMES, State, fields_of},
-    source::{Doc, Name, doc_of, name_of},
+    columns::Columns,
+    document::{Fields, NAMES, State},
+    mongo::{Doc, Name, doc_of},
 };
 use crate::{
     error::{Code, Error, Result},
@@ -29,11 +28,7 @@ use crate::{
         resync_reason::Reason,
         table::Table,
     },
-    sink::{
-        Keys,
-        metadata::{chunks::StoredChunk, mapping_versions, repair_requests::Repairs},
-        rows::upsert::{Batch, CollectionBatch, PartBatch},
-    },
+    sink::metadata::{chunks::StoredChunk, mapping_versions},
 };
 
 /// A row of a collection's root.
@@ -140,131 +135,9 @@ impl Contents {
         self.mapped.get(&name).map(|mapped| &mapped.mapping)
     }
 
-    /// Puts a row in place of what there is. Errors: `refused` says that PostgreSQL does not take it.
-    pub(super) fn put(&mut self, world: &World, name: Name, columns: Columns) -> Result<Doc> {
-        let mapping = self.mapping(name).ok_or_else(|| Error::bug("simulation: a row without a mapping"))?;
-        let document = rebuild(mapping, &columns)?;
-        let (doc, fields) = (doc_of(&document), fields_of(&document));
-        if world.refuses(&fields) {
-            return Err(Error::new(Code::RowConstraint, "simulation: the row violates a constraint"));
-        }
-        let before = self.rows.insert((name, doc), Row { columns: Arc::new(columns), fields });
-        // What is written again as it was may still be of several times.
-        if before.is_none_or(|before| before.fields != fields) {
-            self.mixed.remove(&(name, doc));
-        }
-        self.removed.remove(&(name, doc));
-        Ok(doc)
-    }
-
-    fn remove(&mut self, name: Name, doc: Doc) {
-        self.rows.remove(&(name, doc));
-        self.mixed.remove(&(name, doc));
-        self.removed.remove(&(name, doc));
-    }
-
     /// The document of an encoded key.
     pub(super) fn doc_of_key(&self, name: Name, key: &[u8]) -> Option<Doc> {
         self.mapping(name)?.id_of_key(key).map(|document_key| doc_of(&document_key))
-    }
-
-    /// Carries out a batch. Errors: it is refused as a whole.
-    pub(super) fn apply(
-        &mut self,
-        world: &mut World,
-        (partition, fingerprint): (Partition, i64),
-        batch: &Batch<'_>,
-    ) -> Result<u64> {
-        let mut written = 0;
-        self.by_worker = !batch.reached.is_empty() || batch.shown.is_some();
-        if batch.reached.is_empty() {
-            // What PostgreSQL refuses breaks up transactions.
-            self.settled = false;
-        }
-        for CollectionBatch { tables, rows, deleted, .. } in &batch.collections {
-            let Some(root) = tables.first() else { continue };
-            let name = self.name_of_table(&root.name)?;
-            for doc in self.docs(name, deleted)? {
-                self.remove(name, doc);
-                world.looked_up.remove(&(name, doc));
-            }
-            for columns in composites(root, rows) {
-                let doc = self.put(world, name, columns)?;
-                if self.by_worker {
-                    world.looked_up.remove(&(name, doc));
-                }
-                written += 1;
-            }
-        }
-        for part in &batch.parts {
-            written += self.patch(world, part)?;
-        }
-        for letter in batch.dead_letters {
-            let document_key = RawDocumentBuf::from_bytes(letter.document_key.clone());
-            let document_key = document_key.map_err(|_| Error::bug("simulation: a letter's key"))?;
-            let place = (name_of(&letter.collection), doc_of(&document_key));
-            self.last_letter += 1;
-            let (id, key) = (self.last_letter, letter.key.clone());
-            self.letters.insert(place, Letter { id, key, document_key, asked: None, was_asked: false });
-            let count = self.letters.keys().filter(|(name, _)| *name == place.0).count();
-            // That stops the collection, and what waits of it is forgotten.
-            world.excused.history |= u64::try_from(count).unwrap() > world.set.most_dead;
-        }
-        for healed in batch.healed {
-            let name = name_of(&healed.collection);
-            self.letters.retain(|(of, _), letter| *of != name || letter.key != healed.key);
-        }
-        for reached in batch.reached {
-            let place = (partition, name_of(reached.collection));
-            let before = self.positions.insert(place, (reached.position.clone(), fingerprint));
-            if before.is_some_and(|(before, _)| before > *reached.position) {
-                return Err(Error::new(Code::TargetOvertaken, "simulation: a position would move back"));
-            }
-            match batch.shown {
-                Some(shown) => drop(self.shown.insert(place, shown)),
-                None => drop(self.shown.remove(&place)),
-            }
-        }
-        Ok(written)
-    }
-
-    pub(super) fn docs(&self, name: Name, keys: &Keys) -> Result<Vec<Doc>> {
-        let doc =
-            |key| self.doc_of_key(name, key).ok_or_else(|| Error::bug("simulation: a key of no document"));
-        keys.iter().map(doc).collect()
-    }
-
-    /// Writes some fields of rows, and what `extra` has of them. Errors: one of the rows is not there.
-    fn patch(&mut self, world: &mut World, part: &PartBatch<'_>) -> Result<u64> {
-        let Some(root) = part.tables.first() else { return Ok(0) };
-        let name = self.name_of_table(&root.name)?;
-        let extra = self.mapping(name).and_then(|mapping| mapping.extra()).map(|extra| extra.name.clone());
-        let mut written = 0;
-        for new in composites(root, part.rows) {
-            let key = root.columns.first().and_then(|key| new.get(&key.name)).cloned().unwrap_or_default();
-            let doc =
-                self.doc_of_key(name, &key).ok_or_else(|| Error::bug("simulation: a key of no document"))?;
-            let Some(row) = self.rows.get(&(name, doc)) else {
-                return Err(Error::new(Code::TargetRefusedRows, "simulation: there is no row to be patched"));
-            };
-            let mut columns = Columns::clone(&row.columns);
-            for column in root.columns.iter().skip(1).filter(|column| Some(&column.name) != extra.as_ref()) {
-                match new.get(&column.name) {
-                    Some(value) => drop(columns.insert(column.name.clone(), value.clone())),
-                    None => drop(columns.remove(&column.name)),
-                }
-            }
-            if let Some(extra) = &extra {
-                merge_extra(&mut columns, extra, &new, part.fields);
-            }
-            let before = self.mixed.get(&(name, doc)).copied();
-            self.put(world, name, columns)?;
-            if let Some(until) = before.max(world.looked_up.remove(&(name, doc))) {
-                self.mixed.insert((name, doc), until);
-            }
-            written += 1;
-        }
-        Ok(written)
     }
 
     /// Up to when rows may show states, if it is stored of all.
@@ -299,12 +172,6 @@ impl Contents {
     pub(super) fn shows(&self, name: Name, doc: Doc) -> State {
         self.rows.get(&(name, doc)).map(|row| row.fields)
     }
-}
-
-/// The documents of a collection that are to be repaired.
-pub(super) fn to_repairs(world: &World, docs: &BTreeSet<Doc>) -> Repairs {
-    let documents = docs.iter().map(|doc| world.source.key(*doc).1.clone()).collect();
-    Repairs { documents, keys: Keys::default() }
 }
 
 #[derive(Debug)]

@@ -3,24 +3,20 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use async_trait::async_trait;
 use fastrand::Rng;
 
-use super::{
-    Bug, Sim, planted,
-    source::{Doc, Name, doc_of, name_of, namespace},
-};
+use super::mongo::{Doc, Name, doc_of, name_of, namespace};
 use crate::{
-    checkpoint::{SpoolSpan, Waiting},
+    checkpoint::SpoolSpan,
     error::{Code, Error, Result},
-    model::change::{Namespace, Position},
-    pipeline::ports::{SpoolLog, SpoolState, SpoolUpdate},
+    model::change::Position,
+    pipeline::ports::{SpoolState, SpoolUpdate},
 };
 
 #[derive(Clone, Debug, Default)]
-struct Contents {
+pub(super) struct Contents {
     identity: Option<String>,
-    plans: BTreeMap<Name, Vec<u8>>,
+    pub(super) plans: BTreeMap<Name, Vec<u8>>,
     token: Option<Position>,
     fingerprint: Option<i64>,
     records: BTreeMap<Name, Record>,
@@ -58,7 +54,7 @@ fn wrong<T>(what: String) -> Result<T> {
 }
 
 impl Spool {
-    fn used(&mut self) -> Result<&mut Contents> {
+    pub(super) fn used(&mut self) -> Result<&mut Contents> {
         if std::mem::take(&mut self.damaged) {
             let (life, copies) = (self.life + 1, std::mem::take(&mut self.copies));
             *self = Self { life, copies, ..Self::default() };
@@ -67,7 +63,7 @@ impl Spool {
         Ok(&mut self.now)
     }
 
-    fn reconcile(&mut self, identity: &str) -> Result<()> {
+    pub(super) fn reconcile(&mut self, identity: &str) -> Result<()> {
         if self.used()?.identity.as_deref() != Some(identity) {
             self.now = Contents { identity: Some(identity.to_owned()), ..Contents::default() };
             self.unsynced.clear();
@@ -76,14 +72,14 @@ impl Spool {
         Ok(())
     }
 
-    fn state(&mut self) -> Result<SpoolState> {
+    pub(super) fn state(&mut self) -> Result<SpoolState> {
         self.used()?;
         let (life, Contents { token, fingerprint, records, .. }) = (self.life, &self.now);
         let spans = records.iter().map(|(name, record)| (namespace(*name), record.span.clone())).collect();
         Ok(SpoolState { life, spans, token: token.clone(), fingerprint: *fingerprint })
     }
 
-    fn write(&mut self, write: &SpoolUpdate) -> Result<()> {
+    pub(super) fn write(&mut self, write: &SpoolUpdate) -> Result<()> {
         let mut next = self.used()?.clone();
         if write.life.is_some_and(|life| life != self.life) {
             return gone();
@@ -124,7 +120,12 @@ impl Spool {
     }
 
     /// The next changes that wait; fewer than `most` only if there are no more.
-    fn waiting(&mut self, name: Name, after: &Position, most: usize) -> Result<Vec<(Position, Doc)>> {
+    pub(super) fn waiting(
+        &mut self,
+        name: Name,
+        after: &Position,
+        most: usize,
+    ) -> Result<Vec<(Position, Doc)>> {
         match self.used()?.records.get(&name) {
             Some(record) if *after >= record.span.from => {
                 let changes = record.changes.iter().filter(|(position, _)| *position > after);
@@ -134,7 +135,7 @@ impl Spool {
         }
     }
 
-    fn trim(&mut self, name: Name, until: &Position) -> Result<()> {
+    pub(super) fn trim(&mut self, name: Name, until: &Position) -> Result<()> {
         let before = self.used()?.clone();
         if let Some(record) = self.now.records.get_mut(&name).filter(|record| *until > record.span.from) {
             record.span.from = until.clone();
@@ -220,103 +221,5 @@ impl Contents {
         };
         self.records.insert(name, record);
         Ok(back)
-    }
-}
-
-pub(super) struct SimSpool(pub(super) Sim);
-
-impl SimSpool {
-    /// Uses the spool. That it is found lost must have a reason.
-    async fn with<T>(&self, work: impl FnOnce(&mut Spool) -> Result<T>) -> Result<T> {
-        self.0.pass().await;
-        let mut world = self.0.lock();
-        let done = work(&mut world.spool);
-        match &done {
-            Err(error) if error.code() == Code::Bug => world.is_wrong(error.to_string()),
-            Err(error) if !world.excused.spool => world.is_wrong(format!("the spool is found lost: {error}")),
-            _ => {}
-        }
-        done
-    }
-}
-
-#[async_trait]
-impl SpoolLog for SimSpool {
-    async fn reconcile(&self, identity: String) -> Result<()> {
-        self.with(|spool| spool.reconcile(&identity)).await
-    }
-
-    async fn plan(&self, namespace: Namespace) -> Result<Option<Vec<u8>>> {
-        self.with(|spool| Ok(spool.used()?.plans.get(&name_of(&namespace.to_string())).cloned())).await
-    }
-
-    async fn save_plan(&self, namespace: Namespace, plan: Vec<u8>) -> Result<()> {
-        let save = |spool: &mut Spool| {
-            spool.used()?.plans.insert(name_of(&namespace.to_string()), plan);
-            Ok(())
-        };
-        self.with(save).await
-    }
-
-    async fn state(&self) -> Result<SpoolState> {
-        self.with(Spool::state).await
-    }
-
-    async fn write(&self, update: SpoolUpdate) -> Result<()> {
-        let is_full = {
-            let mut world = self.0.lock();
-            !update.changes.is_empty() && world.spool.is_full()
-        };
-        if is_full {
-            // It may be written all the same, and only not be said.
-            if self.0.lock().rng.u8(..4) == 0 {
-                self.with(|spool| spool.write(&update)).await?;
-            }
-            return Err(Error::new(Code::StateFull, "simulation: the disk is full"));
-        }
-        if planted::has(Bug::TokenWithoutChanges) {
-            let early = SpoolUpdate { changes: Vec::new(), ..update.clone() };
-            self.with(|spool| spool.write(&early)).await?;
-        }
-        self.0.pass().await;
-        let written = self.with(|spool| spool.write(&update)).await;
-        let mut world = self.0.lock();
-        world.is_bad_moment = true;
-        let (changes, spans) = (update.changes.len(), update.spans.len());
-        if changes + spans > 0 {
-            world.say(|_| {
-                format!("the spool takes {changes} changes, {spans} spans, up to {:?}", update.token)
-            });
-        }
-        written
-    }
-
-    async fn waiting(&self, namespace: Namespace, after: Position, most: usize) -> Result<Vec<Waiting>> {
-        let name = name_of(&namespace.to_string());
-        let waiting = self.with(|spool| spool.waiting(name, &after, most)).await?;
-        let world = self.0.lock();
-        let waiting = waiting.into_iter().map(|(position, doc)| {
-            let document_key = world.source.key(doc).1.clone();
-            Waiting { position, document_key }
-        });
-        Ok(waiting.collect())
-    }
-
-    async fn trim(&self, namespace: Namespace, until: Position) -> Result<()> {
-        let name = name_of(&namespace.to_string());
-        {
-            let mut world = self.0.lock();
-            world.say(|_| format!("the spool is trimmed: c{name} up to {until:?}"));
-            world.check_trim(name, &until);
-        }
-        self.with(|spool| spool.trim(name, &until)).await
-    }
-
-    async fn size(&self) -> Result<(u64, u64)> {
-        let size = |spool: &mut Spool| {
-            let len = u64::try_from(spool.len()).unwrap();
-            Ok((len, len))
-        };
-        self.with(size).await
     }
 }

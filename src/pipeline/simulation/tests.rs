@@ -6,8 +6,11 @@ use std::{
     ops::Range,
 };
 
-use super::{Bug, Sim, planted, settings::Focus};
-use crate::config::Order;
+use super::{settings::Focus, world::Sim};
+use crate::{
+    config::Order,
+    pipeline::planted::{self, Bug},
+};
 
 /// How many steps of a failed schedule are told.
 const TOLD: usize = 60;

@@ -6,12 +6,12 @@ use async_trait::async_trait;
 
 use super::{
     super::{
-        World,
         columns::in_extra,
+        mongo::name_of,
         postgres::{Contents, Mapped},
-        source::name_of,
+        world::World,
     },
-    link::Link,
+    connection::Link,
     rows::Pages,
 };
 use crate::{

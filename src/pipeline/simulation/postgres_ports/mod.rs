@@ -1,6 +1,6 @@
 //! PostgreSQL's ports in the simulation: each method is a transaction on the [`Contents`], or a question to them.
 
-mod link;
+mod connection;
 mod requests;
 mod rows;
 mod state;
@@ -15,13 +15,13 @@ use tokio::{
 };
 
 use self::{
-    link::{Link, away},
+    connection::{Link, away},
     rows::{SimApplier, SimReader},
 };
 use super::{
-    Sim, World,
+    mongo::{Doc, doc_of, name_of},
     postgres::Contents,
-    source::{Doc, doc_of, name_of},
+    world::{Sim, World},
 };
 use crate::{
     error::{Error, Result},

@@ -7,19 +7,21 @@ use mongodb::bson::Timestamp;
 
 use super::{
     super::{
-        Bug, World,
         columns::{Columns, tuples},
-        planted,
+        mongo::name_of,
         postgres::Contents,
-        source::name_of,
+        world::World,
     },
-    link::{Link, away},
+    connection::{Link, away},
 };
 use crate::{
     error::{Error, Result},
     mapping::Rows,
     model::{change::CollectionId, partition::Partition, table::Table},
-    pipeline::ports::{ChunkTransaction, KeyPages, RowApplier, RowCopier, RowReader},
+    pipeline::{
+        planted::{self, Bug},
+        ports::{ChunkTransaction, KeyPages, RowApplier, RowCopier, RowReader},
+    },
     sink::{
         Keys,
         metadata::{chunks::Marker, dead_letters::DeadLetter},

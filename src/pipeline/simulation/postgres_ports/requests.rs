@@ -7,11 +7,12 @@ use mongodb::bson::RawDocumentBuf;
 
 use super::{
     super::{
-        World,
-        postgres::{Contents, to_repairs},
-        source::{Name, name_of, namespace},
+        mongo::{Name, name_of, namespace},
+        postgres::Contents,
+        transactions::to_repairs,
+        world::World,
     },
-    link::Link,
+    connection::Link,
 };
 use crate::{
     error::Result,

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{Sim, mongo::SimSource, sessions::SimTarget, settings::Settings, spool::SimSpool};
+use super::{
+    mongo_ports::SimSource, postgres_ports::SimTarget, settings::Settings, spool_port::SimSpool, world::Sim,
+};
 use crate::{
     config::{Config, OnDrop, OnHistoryLost, Order},
     error::Result,
@@ -17,12 +19,7 @@ use crate::{
     telemetry::Reporter,
 };
 
-/// What everything but the settings of a schedule is.
-pub(super) fn config() -> Config {
-    Config::with_defaults()
-}
-
-pub(super) fn configured(config: &Config, set: &Settings) -> Config {
+fn configured(config: &Config, set: &Settings) -> Config {
     Config {
         on_history_lost: if set.resyncs { OnHistoryLost::Resync } else { OnHistoryLost::Stop },
         on_drop: if set.truncates { OnDrop::Truncate } else { OnDrop::Keep },

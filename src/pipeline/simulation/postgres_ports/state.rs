@@ -7,12 +7,12 @@ use mongodb::bson::Timestamp;
 
 use super::{
     super::{
-        World,
         check::is_unfilled,
+        mongo::{Name, name_of, namespace},
         postgres::{Contents, Mapped},
-        source::{Name, name_of, namespace},
+        world::World,
     },
-    link::Link,
+    connection::Link,
 };
 use crate::{
     error::{Error, Result},

@@ -7,7 +7,10 @@ use std::{
 
 use tokio::time::sleep;
 
-use super::super::{Sim, World, postgres::Contents};
+use super::super::{
+    postgres::Contents,
+    world::{Sim, World},
+};
 use crate::error::{Code, Error, Result};
 
 /// How long a server that says nothing is listened to.

@@ -1,0 +1,329 @@
+//! MongoDB's ports in the simulation.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use async_trait::async_trait;
+use mongodb::bson::{DateTime, RawDocument, RawDocumentBuf, Timestamp, rawdoc};
+use tokio::time::{Instant, sleep_until};
+
+use super::{
+    document::document,
+    mongo::{Doc, Name, at, doc_of, name_of, namespace},
+    world::{Sim, World},
+};
+use crate::{
+    error::{Code, Error, Result},
+    model::change::{Namespace, Position},
+    pipeline::ports::{ChangeCursor, DocumentCursor, DocumentSource, LookupCursor},
+    source::{Chunk, CollectionInfo, Deployment, Documents, StreamBatch, StreamStart},
+};
+
+/// How long a server waits for events before it says that there are none.
+const AWAIT: Duration = Duration::from_millis(500);
+
+pub(super) struct SimSource(pub(super) Sim);
+
+fn name(namespace: &Namespace) -> Name {
+    name_of(&namespace.to_string())
+}
+
+fn names(namespaces: &[Namespace]) -> Vec<Name> {
+    namespaces.iter().map(name).collect()
+}
+
+#[async_trait]
+impl DocumentSource for SimSource {
+    fn hosts(&self) -> &'static str {
+        "simulation"
+    }
+
+    fn newest(&self) -> Timestamp {
+        at(self.0.lock().seen)
+    }
+
+    fn elapsed_since(&self, _: DateTime) -> Duration {
+        Duration::ZERO
+    }
+
+    fn includes(&self, _: &[String], _: &[String], _: &str) -> Result<bool> {
+        Ok(true)
+    }
+
+    async fn operation_time(&self) -> Result<Timestamp> {
+        self.0.pass().await;
+        Ok(at(self.0.lock().operation_time()))
+    }
+
+    async fn oplog_start(&self) -> Result<Option<Timestamp>> {
+        self.0.pass().await;
+        Ok(Some(at(self.0.lock().source.cut)))
+    }
+
+    async fn secondaries_lag(&self) -> Result<Option<Duration>> {
+        self.0.pass().await;
+        Ok(None)
+    }
+
+    async fn names(&self, _: &[String], _: &[String]) -> Result<Vec<Namespace>> {
+        self.0.pass().await;
+        let world = self.0.lock();
+        Ok(world.source.names().filter(|name| world.source.exists(*name)).map(namespace).collect())
+    }
+
+    async fn collections_now(&self, include: &[String], exclude: &[String]) -> Result<Vec<CollectionInfo>> {
+        let names = self.names(include, exclude).await?;
+        Ok(names.into_iter().map(|namespace| CollectionInfo::simulated(namespace, 1)).collect())
+    }
+
+    async fn deployment(&self, _: &[String], _: &[String]) -> Result<Deployment> {
+        self.0.pass().await;
+        Deployment::parse(r#"{"id": "simulation"}"#)
+    }
+
+    async fn says_what_became_of(&self, _: &BTreeSet<String>, _: Timestamp) -> Result<bool> {
+        self.0.pass().await;
+        Ok(true)
+    }
+
+    async fn start_position(&self, _: &[Namespace]) -> Result<Position> {
+        self.0.pass().await;
+        let mut world = self.0.lock();
+        let World { rng, source, .. } = &mut *world;
+        let start = source.start(rng);
+        world.planned = Some(start.clone());
+        Ok(start)
+    }
+
+    async fn holds(&self, _: &[Namespace], start: &StreamStart) -> Result<bool> {
+        self.0.pass().await;
+        Ok(self.0.lock().source.reaches(start))
+    }
+
+    fn change_stream(&self, namespaces: &[Namespace], start: StreamStart) -> Box<dyn ChangeCursor> {
+        self.0.lock().stream = Some(start.clone());
+        let names = names(namespaces);
+        Box::new(SimStream { sim: self.0.clone(), names, start, comes: None, has_waited: false })
+    }
+
+    async fn split(&self, _: &CollectionInfo, _: u64) -> Result<Vec<Chunk>> {
+        self.0.pass().await;
+        let world = self.0.lock();
+        let (docs, chunks) = (world.source.docs().end, world.set.chunks);
+        let bound = |number: usize| {
+            let doc = i32::try_from(number * docs / chunks).unwrap();
+            (0 < number && number < chunks).then(|| rawdoc! { "_id": doc })
+        };
+        Ok((0..chunks).map(|number| Chunk { min: bound(number), max: bound(number + 1) }).collect())
+    }
+
+    async fn sample_documents(
+        &self,
+        namespace: &Namespace,
+        _: u32,
+        observe: &mut (dyn for<'d> FnMut(&'d RawDocument) + Send),
+    ) -> Result<()> {
+        self.0.pass().await;
+        let mut world = self.0.lock();
+        let (name, after) = (name(namespace), world.seen);
+        for doc in world.source.docs() {
+            world.read(name, doc, after).inspect(|document| observe(document));
+        }
+        Ok(())
+    }
+
+    async fn read_chunk(
+        &self,
+        namespace: &Namespace,
+        chunk: &Chunk,
+        after: Timestamp,
+        _: u32,
+    ) -> Result<Box<dyn DocumentCursor>> {
+        self.0.pass().await;
+        let bound = |bound: &Option<RawDocumentBuf>| bound.as_ref().map(|bound| doc_of(bound));
+        let docs = self.0.lock().source.docs();
+        let docs = bound(&chunk.min).unwrap_or(0)..bound(&chunk.max).unwrap_or(docs.end);
+        Ok(Box::new(self.cursor(namespace, docs.collect(), Time::Present(after.time))))
+    }
+
+    async fn read_ids(&self, namespace: &Namespace, after: Timestamp) -> Result<Box<dyn DocumentCursor>> {
+        self.0.pass().await;
+        let docs = self.0.lock().source.docs();
+        Ok(Box::new(self.cursor(namespace, docs.collect(), Time::Present(after.time))))
+    }
+
+    async fn lookup(
+        &self,
+        namespace: &Namespace,
+        keys: &[&RawDocument],
+        after: Timestamp,
+    ) -> Result<Box<dyn LookupCursor>> {
+        self.0.pass().await;
+        let docs = keys.iter().map(|key| doc_of(key)).collect();
+        Ok(Box::new(SimCursor { looks_up: true, ..self.cursor(namespace, docs, Time::Present(after.time)) }))
+    }
+
+    async fn lookup_at(
+        &self,
+        namespace: &Namespace,
+        keys: &[&RawDocument],
+        at: Timestamp,
+    ) -> Result<Option<Box<dyn LookupCursor>>> {
+        self.0.pass().await;
+        let docs = keys.iter().map(|key| doc_of(key)).collect();
+        let mut world = self.0.lock();
+        let name = name(namespace);
+        if at.time > world.source.now + 1 {
+            world.is_wrong(format!("c{name} is looked up at {}, which has not come", at.time));
+        }
+        // A position may be one tick ahead. By the time that anybody asks, that has come.
+        world.source.now = at.time.max(world.source.now);
+        if !world.source.remembers(name, at.time) || world.rng.u8(..20) == 0 {
+            return Ok(None);
+        }
+        drop(world);
+        Ok(Some(Box::new(SimCursor {
+            looks_up: true,
+            ..self.cursor(namespace, docs, Time::Exactly(at.time))
+        })))
+    }
+}
+
+impl SimSource {
+    fn cursor(&self, namespace: &Namespace, docs: Vec<Doc>, time: Time) -> SimCursor {
+        SimCursor { sim: self.0.clone(), name: name(namespace), docs, time, looks_up: false }
+    }
+}
+
+/// The bound on the states.
+#[derive(Clone, Copy)]
+enum Time {
+    /// Each is of this time, or later.
+    Present(u32),
+    Exactly(u32),
+}
+
+struct SimCursor {
+    sim: Sim,
+    name: Name,
+    docs: Vec<Doc>,
+    time: Time,
+    looks_up: bool,
+}
+
+#[async_trait]
+impl DocumentCursor for SimCursor {
+    async fn next(&mut self) -> Result<Option<Documents>> {
+        self.sim.pass().await;
+        let mut world = self.sim.lock();
+        if self.docs.is_empty() {
+            return Ok(None);
+        }
+        let some = world.rng.usize(1..=self.docs.len());
+        let (name, mut found, mut latest) = (self.name, Vec::new(), 0);
+        for doc in self.docs.drain(..some) {
+            let time = match self.time {
+                Time::Present(after) => world.read_time(after),
+                Time::Exactly(time) => time,
+            };
+            latest = latest.max(time);
+            found.extend(world.document(name, doc, time));
+            if self.looks_up {
+                let looked_up = world.looked_up.entry((name, doc)).or_default();
+                *looked_up = time.max(*looked_up);
+            }
+        }
+        if let Time::Present(after) = &mut self.time {
+            // What the answer says of its time may be later.
+            let now = world.source.now;
+            *after = world.rng.u32(latest.max(*after).min(now)..=now);
+            world.seen = world.seen.max(*after);
+        }
+        Ok(Some(Documents::simulated(found)))
+    }
+}
+
+impl LookupCursor for SimCursor {
+    fn operation_time(&self) -> Timestamp {
+        match self.time {
+            Time::Present(time) | Time::Exactly(time) => at(time),
+        }
+    }
+}
+
+struct SimStream {
+    sim: Sim,
+    names: Vec<Name>,
+    start: StreamStart,
+    /// When the next reply comes: what waits for it may be dropped, and wait again.
+    comes: Option<Instant>,
+    /// Whether the server has waited for events.
+    has_waited: bool,
+}
+
+#[async_trait]
+impl ChangeCursor for SimStream {
+    async fn next(&mut self) -> Result<StreamBatch> {
+        loop {
+            let delay = || self.sim.delay().unwrap_or_default();
+            let comes = *self.comes.get_or_insert_with(|| Instant::now() + delay());
+            sleep_until(comes).await;
+            self.comes = None;
+            let mut world = self.sim.lock();
+            let World { rng, source, .. } = &mut *world;
+            let Some(reply) = source.read(rng, &self.names, &self.start) else {
+                if !world.excused.history {
+                    world.is_wrong("the log is asked for what it has forgotten".to_owned());
+                }
+                return Err(Error::new(Code::HistoryLost, "simulation: the log has forgotten it"));
+            };
+            if reply.at_end && !std::mem::replace(&mut self.has_waited, true) {
+                self.comes = Some(Instant::now() + AWAIT);
+                continue;
+            }
+            self.has_waited = false;
+            self.start = StreamStart::After(reply.position.clone());
+            world.stream = Some(self.start.clone());
+            let events = reply.events.len();
+            if events > 0 {
+                world.say(|_| format!("the stream gives {events} events, up to {:?}", reply.position));
+            }
+            return Ok(StreamBatch {
+                events: reply.events,
+                position: reply.position,
+                operation_time: at(world.operation_time()),
+                oldest: None,
+                unknown: 0,
+                at_end: reply.at_end,
+            });
+        }
+    }
+
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+}
+
+impl World {
+    /// The source's present time.
+    fn operation_time(&mut self) -> u32 {
+        self.seen = self.source.now;
+        self.source.now
+    }
+
+    /// The time of a read of the present, which is not before `after`, nor before any time that the source has told.
+    fn read_time(&mut self, after: u32) -> u32 {
+        let after = after.max(self.seen).min(self.source.now);
+        if self.rng.bool() { self.source.now } else { self.rng.u32(after..=self.source.now) }
+    }
+
+    fn document(&self, name: Name, doc: Doc, time: u32) -> Option<RawDocumentBuf> {
+        let fields = self.source.state(name, doc, time)?;
+        Some(document(&self.source.key(doc).1, &fields))
+    }
+
+    /// A document as it is at `after` or later.
+    fn read(&mut self, name: Name, doc: Doc, after: u32) -> Option<RawDocumentBuf> {
+        let time = self.read_time(after);
+        self.document(name, doc, time)
+    }
+}
