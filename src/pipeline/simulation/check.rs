@@ -2,10 +2,10 @@
 
 use super::{
     columns::in_extra,
-    document::{Fields, State, word},
-    mongo::{Doc, Name, Shown, namespace},
-    postgres::Contents,
-    world::World,
+    document::{DocumentState, FieldVersions, word},
+    mongo::{CollectionName, DocumentNumber, TimedState, namespace},
+    postgres::DatabaseContents,
+    world::SimulatedWorld,
 };
 use crate::{
     config::Order,
@@ -13,11 +13,10 @@ use crate::{
 };
 
 /// What is wrong.
-type Wrong = String;
 
-impl World {
+impl SimulatedWorld {
     /// Whether `next` may follow what is in PostgreSQL. Keeps account of the rows.
-    pub(super) fn check(&self, next: &mut Contents) -> Result<(), Wrong> {
+    pub(super) fn check(&self, next: &mut DatabaseContents) -> Result<(), String> {
         for name in self.source.names() {
             if next.phase(name) != Phase::Live {
                 next.floors.retain(|(of, _), _| *of != name);
@@ -36,7 +35,7 @@ impl World {
     }
 
     /// G3: were docrow killed now, it would not take for news what rows are ahead of.
-    fn check_shown(next: &Contents) -> Result<(), Wrong> {
+    fn check_shown(next: &DatabaseContents) -> Result<(), String> {
         match next.shown() {
             Some(shown) if shown.time < next.latest => {
                 Err(format!("rows show states up to {}, and {} is stored", next.latest, shown.time))
@@ -47,7 +46,12 @@ impl World {
 
     /// G3: a row never shows an older state after a newer one, and no field of a row does that was written as of several
     /// times.
-    fn check_order(&self, next: &mut Contents, name: Name, doc: Doc) -> Result<(), Wrong> {
+    fn check_order(
+        &self,
+        next: &mut DatabaseContents,
+        name: CollectionName,
+        doc: DocumentNumber,
+    ) -> Result<(), String> {
         let (row, is_mixed) = (shows(next, name, doc), self.is_mixed(next, name, doc));
         if is_removed(next, name, doc) {
             return Ok(());
@@ -79,14 +83,19 @@ impl World {
     }
 
     /// Whether a row may still show fields as of several times: until the stream has passed them.
-    fn is_mixed(&self, next: &Contents, name: Name, doc: Doc) -> bool {
+    fn is_mixed(&self, next: &DatabaseContents, name: CollectionName, doc: DocumentNumber) -> bool {
         let position = self.position(next, name, doc);
         let until = next.mixed.get(&(name, doc));
         until.zip(position).is_some_and(|(until, position)| position.cluster_time().time <= *until)
     }
 
     /// G2: what is at or before a stored position is in the rows.
-    fn check_position(&self, next: &Contents, name: Name, doc: Doc) -> Result<(), Wrong> {
+    fn check_position(
+        &self,
+        next: &DatabaseContents,
+        name: CollectionName,
+        doc: DocumentNumber,
+    ) -> Result<(), String> {
         let Some(position) = self.position(next, name, doc) else {
             return Err(format!("c{name} is live without a position"));
         };
@@ -114,12 +123,12 @@ impl World {
         Err(format!("c{name}/{doc} is {is}, though {position:?} is stored, when it was {should}"))
     }
 
-    fn is_any_stopped(&self, next: &Contents) -> bool {
+    fn is_any_stopped(&self, next: &DatabaseContents) -> bool {
         next.mapped.values().any(|mapped| mapped.record.stopped.is_some())
     }
 
     /// G2: the spool holds all that is not on PostgreSQL's disk.
-    pub(super) fn check_trim(&mut self, name: Name, until: &Position) {
+    pub(super) fn check_trim(&mut self, name: CollectionName, until: &Position) {
         let durable = self.pg.durable().least(name);
         if durable.is_none_or(|durable| until > durable) && !self.excused.history {
             self.is_wrong(format!(
@@ -128,8 +137,13 @@ impl World {
         }
     }
 
-    fn position<'a>(&self, next: &'a Contents, name: Name, doc: Doc) -> Option<&'a Position> {
-        let of = |(partition, of): &(Partition, Name)| (*of == name).then_some(partition.0);
+    fn position<'a>(
+        &self,
+        next: &'a DatabaseContents,
+        name: CollectionName,
+        doc: DocumentNumber,
+    ) -> Option<&'a Position> {
+        let of = |(partition, of): &(Partition, CollectionName)| (*of == name).then_some(partition.0);
         let partitions = next.positions.keys().filter_map(of).count();
         let partition = self.source.key(doc).0.hash64() % u64::try_from(partitions.max(1)).unwrap();
         next.positions
@@ -138,7 +152,7 @@ impl World {
     }
 
     /// G2: what happens to a whole collection is not passed over.
-    fn check_whole(&self, next: &Contents, name: Name) -> Result<(), Wrong> {
+    fn check_whole(&self, next: &DatabaseContents, name: CollectionName) -> Result<(), String> {
         let plan = &next.plans[&name];
         let Some(whole) = self.source.last_whole(name).filter(|whole| **whole > plan.start) else {
             return Ok(());
@@ -152,20 +166,20 @@ impl World {
     }
 
     /// In the order of commits, rows that have settled are of one time.
-    fn check_commits(&self, next: &mut Contents) -> Result<(), Wrong> {
-        let is_followed = |name: &Name| {
+    fn check_commits(&self, next: &mut DatabaseContents) -> Result<(), String> {
+        let is_followed = |name: &CollectionName| {
             let start = next.plans.get(name).map(|plan| &plan.start);
             self.source.exists(*name) && self.source.last_whole(*name) <= start
         };
-        let names: Vec<Name> = next.plans.keys().copied().filter(is_followed).collect();
+        let names: Vec<CollectionName> = next.plans.keys().copied().filter(is_followed).collect();
         if !next.settled {
-            let passed = |name: &Name| {
+            let passed = |name: &CollectionName| {
                 let position = next.least(*name).filter(|_| next.phase(*name) == Phase::Live);
                 position.is_some_and(|position| Some(position.cluster_time()) > next.ahead)
             };
             let is_ahead = next.ahead.is_some() && !self.is_any_stopped(next);
             let furthest = names.iter().filter_map(|name| next.least(*name)).max();
-            let has_come = |name: &Name| passed(name) && self.is_level(next, *name, furthest);
+            let has_come = |name: &CollectionName| passed(name) && self.is_level(next, *name, furthest);
             if names.is_empty() || !is_ahead || !names.iter().all(has_come) {
                 return Ok(());
             }
@@ -189,7 +203,7 @@ impl World {
     }
 
     /// Whether a collection goes direct, and all is applied of it that the workers were given, and up to `furthest`.
-    fn is_level(&self, next: &Contents, name: Name, furthest: Option<&Position>) -> bool {
+    fn is_level(&self, next: &DatabaseContents, name: CollectionName, furthest: Option<&Position>) -> bool {
         let Some(notices) = &self.notices else { return false };
         let notices = notices.borrow();
         let Some(known) = notices.direct.get(&namespace(name)) else { return false };
@@ -198,7 +212,7 @@ impl World {
     }
 
     /// What is still to be done. `None`: everything has come to rest.
-    pub(super) fn is_left(&self) -> Option<Wrong> {
+    pub(super) fn is_left(&self) -> Option<String> {
         let pg = &self.pg.now;
         for name in self.source.names().filter(|name| self.source.exists(*name)) {
             if pg.phase(name) != Phase::Live {
@@ -232,7 +246,7 @@ impl World {
     }
 
     /// G1: the rows are the documents.
-    pub(super) fn check_end(&self) -> Result<(), Wrong> {
+    pub(super) fn check_end(&self) -> Result<(), String> {
         for name in self.source.names() {
             for doc in self.source.docs() {
                 let (should, is) =
@@ -249,12 +263,12 @@ impl World {
     }
 }
 
-fn shows(contents: &Contents, name: Name, doc: Doc) -> State {
+fn shows(contents: &DatabaseContents, name: CollectionName, doc: DocumentNumber) -> DocumentState {
     contents.shows(name, doc)
 }
 
 /// What there is a column for, and is in `extra`.
-pub(super) fn is_unfilled(contents: &Contents, name: Name) -> Option<Wrong> {
+pub(super) fn is_unfilled(contents: &DatabaseContents, name: CollectionName) -> Option<String> {
     let mapping = contents.mapping(name)?;
     let root = mapping.tables().first()?;
     // Of what type an `_id` was is noted there, for its column does not say.
@@ -267,16 +281,16 @@ pub(super) fn is_unfilled(contents: &Contents, name: Name) -> Option<Wrong> {
 }
 
 /// Whether the row may be missing: somebody has removed it, or PostgreSQL has refused it.
-fn is_removed(contents: &Contents, name: Name, doc: Doc) -> bool {
+fn is_removed(contents: &DatabaseContents, name: CollectionName, doc: DocumentNumber) -> bool {
     contents.removed.contains(&(name, doc)) || contents.letters.contains_key(&(name, doc))
 }
 
 /// Whether this field changed from one to the other.
-fn differ(two: &[Shown], field: usize) -> bool {
+fn differ(two: &[TimedState], field: usize) -> bool {
     two[0].state.map(|state| state[field]) != two[1].state.map(|state| state[field])
 }
 
 /// Whether a document had this field then.
-fn has(shown: &Shown, fields: &Fields, field: usize) -> bool {
+fn has(shown: &TimedState, fields: &FieldVersions, field: usize) -> bool {
     shown.state.is_some_and(|state| state[field] == fields[field])
 }

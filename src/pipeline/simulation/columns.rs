@@ -12,10 +12,10 @@ use crate::{
 };
 
 /// The columns of a row, by name; those that are not there are NULL.
-pub(super) type Columns = BTreeMap<String, Vec<u8>>;
+pub(super) type RowColumns = BTreeMap<String, Vec<u8>>;
 
 /// The document that columns are of.
-pub(super) fn rebuild(mapping: &Mapping, columns: &Columns) -> Result<RawDocumentBuf> {
+pub(super) fn rebuild(mapping: &Mapping, columns: &RowColumns) -> Result<RawDocumentBuf> {
     let mut rows = Rows::new(mapping.tables().len());
     let (Some(root), Some(table)) = (mapping.tables().first(), rows.tables.first_mut()) else {
         return Err(Error::bug("simulation: a mapping without tables"));
@@ -28,12 +28,12 @@ pub(super) fn rebuild(mapping: &Mapping, columns: &Columns) -> Result<RawDocumen
 }
 
 /// The rows of a root in [`Framing::Composite`](crate::mapping::Framing::Composite).
-pub(super) fn composites<'a>(root: &'a Table, rows: &'a Rows) -> impl Iterator<Item = Columns> + 'a {
+pub(super) fn composites<'a>(root: &'a Table, rows: &'a Rows) -> impl Iterator<Item = RowColumns> + 'a {
     let mut rest: &[u8] = rows.tables.first().map(|rows| &rows.bytes[..]).unwrap_or_default();
     std::iter::from_fn(move || {
         let (_, left) = rest.split_first_chunk::<4>()?;
         let (count, mut left) = left.split_first_chunk::<4>()?;
-        let mut columns = Columns::new();
+        let mut columns = RowColumns::new();
         for number in 0..usize::try_from(i32::from_be_bytes(*count)).unwrap() {
             let (length, value) = left[4..].split_first_chunk::<4>()?;
             left = value;
@@ -49,7 +49,7 @@ pub(super) fn composites<'a>(root: &'a Table, rows: &'a Rows) -> impl Iterator<I
 }
 
 /// The rows of a root in [`Framing::Copy`](crate::mapping::Framing::Copy).
-pub(super) fn tuples<'a>(root: &'a Table, rows: &'a Rows) -> impl Iterator<Item = Columns> + 'a {
+pub(super) fn tuples<'a>(root: &'a Table, rows: &'a Rows) -> impl Iterator<Item = RowColumns> + 'a {
     let tuples = rows.tables.first().into_iter().flat_map(|rows| rows.tuples());
     tuples.map(|tuple| {
         let columns = root.columns.iter().zip(tuple.columns());
@@ -58,7 +58,7 @@ pub(super) fn tuples<'a>(root: &'a Table, rows: &'a Rows) -> impl Iterator<Item 
 }
 
 /// What a patch does to the column `extra`: what it has of these fields is replaced.
-pub(super) fn merge_extra(columns: &mut Columns, extra: &str, new: &Columns, fields: &[Box<str>]) {
+pub(super) fn merge_extra(columns: &mut RowColumns, extra: &str, new: &RowColumns, fields: &[Box<str>]) {
     let object =
         |bytes: Option<&Vec<u8>>| match bytes.and_then(|bytes| serde_json::from_slice(&bytes[1..]).ok()) {
             Some(Value::Object(object)) => object,
@@ -80,7 +80,7 @@ pub(super) fn merge_extra(columns: &mut Columns, extra: &str, new: &Columns, fie
 }
 
 /// The keys of what a row has in `extra`.
-pub(super) fn in_extra(mapping: &Mapping, columns: &Columns) -> Vec<String> {
+pub(super) fn in_extra(mapping: &Mapping, columns: &RowColumns) -> Vec<String> {
     let extra = mapping.extra().and_then(|extra| columns.get(&extra.name));
     match extra.and_then(|extra| serde_json::from_slice(&extra[1..]).ok()) {
         Some(Value::Object(object)) => object.into_iter().map(|(key, _)| key).collect(),

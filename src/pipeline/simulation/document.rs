@@ -13,29 +13,29 @@ use mongodb::bson::{
 use crate::model::{change::Op, partial_update::Patch};
 
 /// The names of the fields.
-pub(super) const NAMES: [&CStr; 4] = [cstr!("a"), cstr!("b"), cstr!("c"), cstr!("d.e")];
+pub(super) const FIELD_NAMES: [&CStr; 4] = [cstr!("a"), cstr!("b"), cstr!("c"), cstr!("d.e")];
 
 /// The version of each field. Zero: it is not there; else it is given only once.
-pub(super) type Fields = [i32; NAMES.len()];
+pub(super) type FieldVersions = [i32; FIELD_NAMES.len()];
 
 /// What a document, or a row, shows. `None`: there is none.
-pub(super) type State = Option<Fields>;
+pub(super) type DocumentState = Option<FieldVersions>;
 
 /// A document.
-pub(super) fn document(key: &RawDocument, fields: &Fields) -> RawDocumentBuf {
+pub(super) fn document(key: &RawDocument, fields: &FieldVersions) -> RawDocumentBuf {
     let mut document = key.to_owned();
-    let there = NAMES.iter().zip(fields).filter(|(_, version)| **version > 0);
+    let there = FIELD_NAMES.iter().zip(fields).filter(|(_, version)| **version > 0);
     there.for_each(|(name, version)| document.append(name, *version));
     document
 }
 
 /// The fields that are in a document.
-pub(super) fn fields_of(document: &RawDocument) -> Fields {
-    NAMES.map(|name| document.get_i32(name).unwrap_or(0))
+pub(super) fn fields_of(document: &RawDocument) -> FieldVersions {
+    FIELD_NAMES.map(|name| document.get_i32(name).unwrap_or(0))
 }
 
 /// All fields of one version, but for those that are not in use yet.
-pub(super) fn of_version(version: i32, used: usize) -> Fields {
+pub(super) fn of_version(version: i32, used: usize) -> FieldVersions {
     std::array::from_fn(|number| if number < used { version } else { 0 })
 }
 
@@ -43,9 +43,9 @@ pub(super) fn of_version(version: i32, used: usize) -> Fields {
 pub(super) fn write(
     rng: &mut Rng,
     key: &RawDocument,
-    before: State,
+    before: DocumentState,
     (version, used): (i32, usize),
-) -> (Op, State) {
+) -> (Op, DocumentState) {
     let Some(fields) = before else { return whole(rng, key, version, used) };
     match rng.u8(..10) {
         0 | 1 => whole(rng, key, version, used),
@@ -54,17 +54,23 @@ pub(super) fn write(
     }
 }
 
-fn whole(rng: &mut Rng, key: &RawDocument, version: i32, used: usize) -> (Op, State) {
+fn whole(rng: &mut Rng, key: &RawDocument, version: i32, used: usize) -> (Op, DocumentState) {
     let all = of_version(version, used);
     let often = [4, 4, 4, 1];
     let fields = std::array::from_fn(|number| if rng.u8(..5) < often[number] { all[number] } else { 0 });
     (Op::Whole(document(key, &fields)), Some(fields))
 }
 
-fn update(rng: &mut Rng, key: &RawDocument, mut fields: Fields, version: i32, used: usize) -> (Op, State) {
+fn update(
+    rng: &mut Rng,
+    key: &RawDocument,
+    mut fields: FieldVersions,
+    version: i32,
+    used: usize,
+) -> (Op, DocumentState) {
     let (mut updated, mut removed) = (RawDocumentBuf::new(), RawArrayBuf::new());
     let one = rng.usize(..used.min(3));
-    for (number, (name, field)) in NAMES.iter().zip(&mut fields).enumerate().take(used) {
+    for (number, (name, field)) in FIELD_NAMES.iter().zip(&mut fields).enumerate().take(used) {
         let rarity = if number < 3 { 4 } else { 16 };
         if number != one && rng.u8(..rarity) > 0 {
             continue;
@@ -83,8 +89,8 @@ fn update(rng: &mut Rng, key: &RawDocument, mut fields: Fields, version: i32, us
     (patch.map_or(Op::Update, Op::Patch), Some(fields))
 }
 
-pub(super) fn word(state: State) -> String {
+pub(super) fn word(state: DocumentState) -> String {
     let Some(fields) = state else { return "gone".to_owned() };
-    let there = NAMES.iter().zip(fields).filter(|(_, version)| *version > 0);
+    let there = FIELD_NAMES.iter().zip(fields).filter(|(_, version)| *version > 0);
     there.map(|(name, version)| format!("{}{version}", name.as_str())).collect::<Vec<_>>().join(",")
 }

@@ -3,11 +3,11 @@
 use std::{collections::BTreeMap, sync::PoisonError, time::SystemTime};
 
 use super::{
-    document::NAMES,
-    mongo::{Name, name_of},
-    postgres::Letter,
-    settings::Faults,
-    world::{Excused, World},
+    document::FIELD_NAMES,
+    mongo::{CollectionName, name_of},
+    postgres::LetterRow,
+    settings::FaultRates,
+    world::{ExcusedLosses, SimulatedWorld},
 };
 use crate::{
     config::Order,
@@ -23,15 +23,15 @@ use crate::{
 
 /// What becomes of docrow's process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum ProcessFate {
     GoesOn,
     IsKilled,
 }
 
-impl World {
+impl SimulatedWorld {
     /// Something may go wrong.
-    pub(super) fn fail(&mut self) -> Fate {
-        let Faults {
+    pub(super) fn fail(&mut self) -> ProcessFate {
+        let FaultRates {
             kill,
             stop,
             away,
@@ -57,7 +57,7 @@ impl World {
         };
         let is_bad_moment = std::mem::take(&mut self.is_bad_moment);
         if happens(if is_bad_moment { bad_moment } else { kill }) {
-            return Fate::IsKilled;
+            return ProcessFate::IsKilled;
         } else if happens(stop) {
             self.say(|_| "docrow is told to stop".to_owned());
             self.shutdown.request();
@@ -70,7 +70,7 @@ impl World {
         } else if happens(set_back) {
             self.set_back();
         } else if happens(damage) {
-            self.excused = Excused { spool: true, history: true };
+            self.excused = ExcusedLosses { spool: true, history: true };
             self.spool.damage();
             self.say(|_| "the state directory is damaged".to_owned());
         } else if happens(forget) {
@@ -89,7 +89,7 @@ impl World {
         } else if happens(retry) {
             self.ask_for_retries();
         } else if happens(resync) {
-            let known: Vec<Name> = self.pg.now.mapped.keys().copied().collect();
+            let known: Vec<CollectionName> = self.pg.now.mapped.keys().copied().collect();
             if let Some(name) = self.rng.choice(known) {
                 self.pg.now.resyncs.insert(name, Reason::Asked);
                 self.say(|_| format!("somebody asks for a resync of c{name}"));
@@ -103,9 +103,9 @@ impl World {
             self.pg.copies.push(self.pg.now.clone());
             self.spool.copy();
         } else if happens(20) {
-            self.source.fields = (self.source.fields + 1).min(NAMES.len());
+            self.source.fields = (self.source.fields + 1).min(FIELD_NAMES.len());
         }
-        Fate::GoesOn
+        ProcessFate::GoesOn
     }
 
     /// PostgreSQL crashes, and forgets what it has not brought to its disk.
@@ -132,7 +132,7 @@ impl World {
 
     /// Somebody asks for repairs of rows, some of which were removed.
     fn ask_for_repairs(&mut self) {
-        let live = |name: &Name| self.pg.now.phase(*name) == Phase::Live;
+        let live = |name: &CollectionName| self.pg.now.phase(*name) == Phase::Live;
         let names: Vec<_> = self.source.names().filter(live).collect();
         let (Some(name), doc) = (self.rng.choice(names), self.rng.usize(self.source.docs())) else { return };
         self.pg.now.repairs.entry(name).or_default().insert(doc);
@@ -142,7 +142,7 @@ impl World {
     /// Somebody asks for all dead letters to be tried again.
     pub(super) fn ask_for_retries(&mut self) {
         let letters = self.pg.now.letters.values_mut().filter(|letter| !letter.was_asked);
-        let ask = |letter: &mut Letter| (letter.asked, letter.was_asked) = (Some(SystemTime::now()), true);
+        let ask = |letter: &mut LetterRow| (letter.asked, letter.was_asked) = (Some(SystemTime::now()), true);
         let count = letters.map(ask).count();
         if count > 0 {
             self.say(|_| format!("{count} dead letters are to be tried again"));
@@ -163,7 +163,7 @@ impl World {
 
     /// docrow is gone, and is started again.
     pub(super) fn restart(&mut self) {
-        let World { spool, rng, .. } = self;
+        let SimulatedWorld { spool, rng, .. } = self;
         spool.crash(rng);
         self.restarts += 1;
         (self.demand, self.notices, self.stream, self.planned) = (None, None, None, None);
@@ -175,7 +175,7 @@ impl World {
         }
         self.say(|world| format!("docrow is started again, with {} partitions", world.set.partitions));
         if !self.is_calm && self.rng.u32(..4000) < self.set.faults.exchange {
-            let World { spool, rng, .. } = self;
+            let SimulatedWorld { spool, rng, .. } = self;
             spool.exchange(rng);
             self.excused.history = true;
             self.say(|_| "with another state directory".to_owned());
@@ -187,7 +187,7 @@ impl World {
         let spools = [self.spool.durable(), self.spool.present()];
         let mut needed = vec![self.source.now];
         needed.extend(self.planned.iter().map(|start| start.cluster_time().time));
-        let mut of = |applied: &BTreeMap<Name, Position>| {
+        let mut of = |applied: &BTreeMap<CollectionName, Position>| {
             for (spans, token) in &spools {
                 let known =
                     applied.iter().map(|(name, position)| (position.clone(), spans.get(name).cloned()));
@@ -197,7 +197,7 @@ impl World {
         };
         let all = || [self.pg.durable(), &self.pg.now].into_iter().chain(&self.pg.unsynced);
         for contents in all() {
-            let least = |name: Name| Some((name, contents.least(name)?.clone()));
+            let least = |name: CollectionName| Some((name, contents.least(name)?.clone()));
             of(&self.source.names().filter_map(least).collect());
         }
         if let Some(demand) = &self.demand {

@@ -7,7 +7,7 @@
 use fastrand::Rng;
 use mongodb::bson::{RawDocument, RawDocumentBuf, Timestamp, rawdoc};
 
-use super::document::{self, State, word};
+use super::document::{self, DocumentState, word};
 use crate::{
     model::{
         change::{Change, CollectionId, Namespace, Op, Position},
@@ -18,8 +18,8 @@ use crate::{
 };
 
 /// A collection. In which place it is in the list of a run is its [`CollectionId`].
-pub(super) type Name = usize;
-pub(super) type Doc = usize;
+pub(super) type CollectionName = usize;
+pub(super) type DocumentNumber = usize;
 
 pub(super) fn at(time: u32) -> Timestamp {
     Timestamp { time, increment: 0 }
@@ -36,79 +36,81 @@ pub(super) fn tick(time: u32) -> Position {
 
 /// The kind of change.
 #[derive(Clone, Debug)]
-enum Happened {
-    Changed(Doc, Op),
+enum LoggedEvent {
+    Changed(DocumentNumber, Op),
     /// To the whole collection, which has no events for its documents then.
     Whole(Reason),
 }
 
 #[derive(Debug)]
-struct Entry {
+struct LogEntry {
     position: Position,
     time: u32,
-    name: Name,
-    happened: Happened,
+    name: CollectionName,
+    happened: LoggedEvent,
 }
 
 /// A state of a document, since when, and the event that tells of it.
 #[derive(Clone, Debug)]
-pub(super) struct Shown {
+pub(super) struct TimedState {
     pub(super) time: u32,
-    pub(super) state: State,
+    pub(super) state: DocumentState,
     pub(super) event: Option<Position>,
 }
 
 #[derive(Debug, Default)]
-struct Collection {
+struct CollectionHistory {
     exists: bool,
     /// When it was last created, dropped or exchanged.
     since: u32,
     /// Of each document.
-    shown: Vec<Vec<Shown>>,
+    shown: Vec<Vec<TimedState>>,
     /// What happened to it as a whole.
     wholes: Vec<Position>,
 }
 
 /// A reply of the stream.
 #[derive(Clone, Debug)]
-pub(super) struct Reply {
+pub(super) struct StreamReply {
     pub(super) events: Vec<Event>,
     pub(super) position: Position,
     pub(super) at_end: bool,
 }
 
 /// What a collection is called.
-pub(super) fn namespace(name: Name) -> Namespace {
+pub(super) fn namespace(name: CollectionName) -> Namespace {
     Namespace::new("db", format!("c{name}"))
 }
 
 /// The collection that is called so.
-pub(super) fn name_of(collection: &str) -> Name {
+pub(super) fn name_of(collection: &str) -> CollectionName {
     collection.trim_start_matches("db.c").parse().unwrap()
 }
 
 #[derive(Debug)]
-pub(super) struct Source {
+pub(super) struct MongoModel {
     pub(super) now: u32,
     /// The log has forgotten what happened until then.
     pub(super) cut: u32,
     keys: Vec<(DocumentKey, RawDocumentBuf)>,
-    log: Vec<Entry>,
-    collections: Vec<Collection>,
+    log: Vec<LogEntry>,
+    collections: Vec<CollectionHistory>,
     versions: i32,
     /// How many of the fields are in use.
     pub(super) fields: usize,
 }
 
-impl Source {
+impl MongoModel {
     pub(super) fn new(rng: &mut Rng, collections: usize, docs: usize) -> Self {
         let keys = (0..docs).map(|doc| {
             let key = rawdoc! { "_id": i32::try_from(doc).unwrap() };
             (DocumentKey::of(Id::of(&key).unwrap()), key)
         });
-        let beginning = Shown { time: 0, state: None, event: None };
-        let collection =
-            || Collection { shown: vec![vec![beginning.clone()]; docs], ..Collection::default() };
+        let beginning = TimedState { time: 0, state: None, event: None };
+        let collection = || CollectionHistory {
+            shown: vec![vec![beginning.clone()]; docs],
+            ..CollectionHistory::default()
+        };
         let mut source = Self {
             now: 1,
             cut: 0,
@@ -116,7 +118,7 @@ impl Source {
             log: Vec::new(),
             collections: (0..collections).map(|_| collection()).collect(),
             versions: 0,
-            fields: rng.usize(1..=document::NAMES.len()),
+            fields: rng.usize(1..=document::FIELD_NAMES.len()),
         };
         for _ in 0..rng.usize(0..=2 * docs) {
             source.write(rng);
@@ -124,38 +126,38 @@ impl Source {
         source
     }
 
-    pub(super) fn docs(&self) -> std::ops::Range<Doc> {
+    pub(super) fn docs(&self) -> std::ops::Range<DocumentNumber> {
         0..self.keys.len()
     }
 
-    pub(super) fn names(&self) -> std::ops::Range<Name> {
+    pub(super) fn names(&self) -> std::ops::Range<CollectionName> {
         0..self.collections.len()
     }
 
-    pub(super) fn exists(&self, name: Name) -> bool {
+    pub(super) fn exists(&self, name: CollectionName) -> bool {
         self.collections[name].exists
     }
 
-    pub(super) fn key(&self, doc: Doc) -> &(DocumentKey, RawDocumentBuf) {
+    pub(super) fn key(&self, doc: DocumentNumber) -> &(DocumentKey, RawDocumentBuf) {
         &self.keys[doc]
     }
 
     /// All states of a document, in order.
-    pub(super) fn shown(&self, name: Name, doc: Doc) -> &[Shown] {
+    pub(super) fn shown(&self, name: CollectionName, doc: DocumentNumber) -> &[TimedState] {
         &self.collections[name].shown[doc]
     }
 
-    pub(super) fn state(&self, name: Name, doc: Doc, time: u32) -> State {
+    pub(super) fn state(&self, name: CollectionName, doc: DocumentNumber, time: u32) -> DocumentState {
         self.shown(name, doc).iter().rev().find(|shown| shown.time <= time).and_then(|shown| shown.state)
     }
 
     /// The last time that something happened to the whole collection.
-    pub(super) fn last_whole(&self, name: Name) -> Option<&Position> {
+    pub(super) fn last_whole(&self, name: CollectionName) -> Option<&Position> {
         self.collections[name].wholes.last()
     }
 
     /// Whether states of a collection at `time` can still be told.
-    pub(super) fn remembers(&self, name: Name, time: u32) -> bool {
+    pub(super) fn remembers(&self, name: CollectionName, time: u32) -> bool {
         !self.collections[name].exists || self.collections[name].since <= time
     }
 
@@ -175,9 +177,9 @@ impl Source {
                 (collection.exists, collection.since) = (true, self.now);
             }
             let event = position(self.now, 1, number);
-            collection.shown[doc].push(Shown { time: self.now, state, event: Some(event.clone()) });
-            let happened = Happened::Changed(doc, op);
-            self.log.push(Entry { position: event, time: self.now, name, happened });
+            collection.shown[doc].push(TimedState { time: self.now, state, event: Some(event.clone()) });
+            let happened = LoggedEvent::Changed(doc, op);
+            self.log.push(LogEntry { position: event, time: self.now, name, happened });
         }
         said
     }
@@ -196,11 +198,16 @@ impl Source {
             self.versions += 1;
             let fields = document::of_version(self.versions, self.fields);
             let state = Some(fields).filter(|_| !drops && rng.bool());
-            shown.push(Shown { time: self.now, state, event: None });
+            shown.push(TimedState { time: self.now, state, event: None });
         }
         collection.wholes.push(event.clone());
         let reason = if drops { Reason::Dropped } else { Reason::Replaced };
-        self.log.push(Entry { position: event, time: self.now, name, happened: Happened::Whole(reason) });
+        self.log.push(LogEntry {
+            position: event,
+            time: self.now,
+            name,
+            happened: LoggedEvent::Whole(reason),
+        });
         format!("at {}: c{name} is {reason:?}", self.now)
     }
 
@@ -224,7 +231,12 @@ impl Source {
     }
 
     /// The next reply of a stream of these collections. `None`: history is lost.
-    pub(super) fn read(&self, rng: &mut Rng, names: &[Name], start: &StreamStart) -> Option<Reply> {
+    pub(super) fn read(
+        &self,
+        rng: &mut Rng,
+        names: &[CollectionName],
+        start: &StreamStart,
+    ) -> Option<StreamReply> {
         if !self.reaches(start) {
             return None;
         }
@@ -248,31 +260,31 @@ impl Source {
         if coming.next().is_none() && rng.u8(..4) == 0 {
             position = self.end(rng).max(position);
         }
-        Some(Reply { events, position, at_end })
+        Some(StreamReply { events, position, at_end })
     }
 
-    fn event(&self, collection: CollectionId, entry: &Entry) -> Event {
+    fn event(&self, collection: CollectionId, entry: &LogEntry) -> Event {
         let position = entry.position.clone();
         match entry.happened.clone() {
-            Happened::Changed(doc, op) => {
+            LoggedEvent::Changed(doc, op) => {
                 let (key, document_key) = self.key(doc).clone();
                 Event::Change(Change { collection, key, document_key, op, position })
             }
-            Happened::Whole(Reason::Dropped) => Event::Dropped { collection, position },
+            LoggedEvent::Whole(Reason::Dropped) => Event::Dropped { collection, position },
             // Another one gets its name.
-            Happened::Whole(_) => Event::Renamed { from: None, to: Some(collection), position },
+            LoggedEvent::Whole(_) => Event::Renamed { from: None, to: Some(collection), position },
         }
     }
 
     /// Whether any event of a collection comes after the one, and is not of a later time than the other.
-    pub(super) fn has_between(&self, name: Name, after: &Position, until: &Position) -> bool {
+    pub(super) fn has_between(&self, name: CollectionName, after: &Position, until: &Position) -> bool {
         let first = self.log.partition_point(|entry| entry.position <= *after);
         self.log[first..].iter().any(|entry| entry.name == name && entry.time <= until.cluster_time().time)
     }
 }
 
-/// The document of a key that [`Source::key`] gave.
-pub(super) fn doc_of(document_key: &RawDocument) -> Doc {
+/// The document of a key that [`MongoModel::key`] gave.
+pub(super) fn doc_of(document_key: &RawDocument) -> DocumentNumber {
     // An encoded key does not tell of which type the number was.
     let number = document_key.get_i32("_id").map(i64::from).or_else(|_| document_key.get_i64("_id"));
     usize::try_from(number.unwrap()).unwrap()

@@ -8,8 +8,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     document::document,
-    mongo::{Doc, Name, at, doc_of, name_of, namespace},
-    world::{Sim, World},
+    mongo::{CollectionName, DocumentNumber, at, doc_of, name_of, namespace},
+    world::{SharedWorld, SimulatedWorld},
 };
 use crate::{
     error::{Code, Error, Result},
@@ -21,18 +21,18 @@ use crate::{
 /// How long a server waits for events before it says that there are none.
 const AWAIT: Duration = Duration::from_millis(500);
 
-pub(super) struct SimSource(pub(super) Sim);
+pub(super) struct SimulatedSource(pub(super) SharedWorld);
 
-fn name(namespace: &Namespace) -> Name {
+fn name(namespace: &Namespace) -> CollectionName {
     name_of(&namespace.to_string())
 }
 
-fn names(namespaces: &[Namespace]) -> Vec<Name> {
+fn names(namespaces: &[Namespace]) -> Vec<CollectionName> {
     namespaces.iter().map(name).collect()
 }
 
 #[async_trait]
-impl DocumentSource for SimSource {
+impl DocumentSource for SimulatedSource {
     fn hosts(&self) -> &'static str {
         "simulation"
     }
@@ -88,7 +88,7 @@ impl DocumentSource for SimSource {
     async fn start_position(&self, _: &[Namespace]) -> Result<Position> {
         self.0.pass().await;
         let mut world = self.0.lock();
-        let World { rng, source, .. } = &mut *world;
+        let SimulatedWorld { rng, source, .. } = &mut *world;
         let start = source.start(rng);
         world.planned = Some(start.clone());
         Ok(start)
@@ -102,7 +102,7 @@ impl DocumentSource for SimSource {
     fn change_stream(&self, namespaces: &[Namespace], start: StreamStart) -> Box<dyn ChangeCursor> {
         self.0.lock().stream = Some(start.clone());
         let names = names(namespaces);
-        Box::new(SimStream { sim: self.0.clone(), names, start, comes: None, has_waited: false })
+        Box::new(SimulatedStream { sim: self.0.clone(), names, start, comes: None, has_waited: false })
     }
 
     async fn split(&self, _: &CollectionInfo, _: u64) -> Result<Vec<Chunk>> {
@@ -142,13 +142,13 @@ impl DocumentSource for SimSource {
         let bound = |bound: &Option<RawDocumentBuf>| bound.as_ref().map(|bound| doc_of(bound));
         let docs = self.0.lock().source.docs();
         let docs = bound(&chunk.min).unwrap_or(0)..bound(&chunk.max).unwrap_or(docs.end);
-        Ok(Box::new(self.cursor(namespace, docs.collect(), Time::Present(after.time))))
+        Ok(Box::new(self.cursor(namespace, docs.collect(), ReadTime::Present(after.time))))
     }
 
     async fn read_ids(&self, namespace: &Namespace, after: Timestamp) -> Result<Box<dyn DocumentCursor>> {
         self.0.pass().await;
         let docs = self.0.lock().source.docs();
-        Ok(Box::new(self.cursor(namespace, docs.collect(), Time::Present(after.time))))
+        Ok(Box::new(self.cursor(namespace, docs.collect(), ReadTime::Present(after.time))))
     }
 
     async fn lookup(
@@ -159,7 +159,10 @@ impl DocumentSource for SimSource {
     ) -> Result<Box<dyn LookupCursor>> {
         self.0.pass().await;
         let docs = keys.iter().map(|key| doc_of(key)).collect();
-        Ok(Box::new(SimCursor { looks_up: true, ..self.cursor(namespace, docs, Time::Present(after.time)) }))
+        Ok(Box::new(SimulatedCursor {
+            looks_up: true,
+            ..self.cursor(namespace, docs, ReadTime::Present(after.time))
+        }))
     }
 
     async fn lookup_at(
@@ -181,37 +184,37 @@ impl DocumentSource for SimSource {
             return Ok(None);
         }
         drop(world);
-        Ok(Some(Box::new(SimCursor {
+        Ok(Some(Box::new(SimulatedCursor {
             looks_up: true,
-            ..self.cursor(namespace, docs, Time::Exactly(at.time))
+            ..self.cursor(namespace, docs, ReadTime::Exactly(at.time))
         })))
     }
 }
 
-impl SimSource {
-    fn cursor(&self, namespace: &Namespace, docs: Vec<Doc>, time: Time) -> SimCursor {
-        SimCursor { sim: self.0.clone(), name: name(namespace), docs, time, looks_up: false }
+impl SimulatedSource {
+    fn cursor(&self, namespace: &Namespace, docs: Vec<DocumentNumber>, time: ReadTime) -> SimulatedCursor {
+        SimulatedCursor { sim: self.0.clone(), name: name(namespace), docs, time, looks_up: false }
     }
 }
 
 /// The bound on the states.
 #[derive(Clone, Copy)]
-enum Time {
+enum ReadTime {
     /// Each is of this time, or later.
     Present(u32),
     Exactly(u32),
 }
 
-struct SimCursor {
-    sim: Sim,
-    name: Name,
-    docs: Vec<Doc>,
-    time: Time,
+struct SimulatedCursor {
+    sim: SharedWorld,
+    name: CollectionName,
+    docs: Vec<DocumentNumber>,
+    time: ReadTime,
     looks_up: bool,
 }
 
 #[async_trait]
-impl DocumentCursor for SimCursor {
+impl DocumentCursor for SimulatedCursor {
     async fn next(&mut self) -> Result<Option<Documents>> {
         self.sim.pass().await;
         let mut world = self.sim.lock();
@@ -222,8 +225,8 @@ impl DocumentCursor for SimCursor {
         let (name, mut found, mut latest) = (self.name, Vec::new(), 0);
         for doc in self.docs.drain(..some) {
             let time = match self.time {
-                Time::Present(after) => world.read_time(after),
-                Time::Exactly(time) => time,
+                ReadTime::Present(after) => world.read_time(after),
+                ReadTime::Exactly(time) => time,
             };
             latest = latest.max(time);
             found.extend(world.document(name, doc, time));
@@ -232,7 +235,7 @@ impl DocumentCursor for SimCursor {
                 *looked_up = time.max(*looked_up);
             }
         }
-        if let Time::Present(after) = &mut self.time {
+        if let ReadTime::Present(after) = &mut self.time {
             // What the answer says of its time may be later.
             let now = world.source.now;
             *after = world.rng.u32(latest.max(*after).min(now)..=now);
@@ -242,17 +245,17 @@ impl DocumentCursor for SimCursor {
     }
 }
 
-impl LookupCursor for SimCursor {
+impl LookupCursor for SimulatedCursor {
     fn operation_time(&self) -> Timestamp {
         match self.time {
-            Time::Present(time) | Time::Exactly(time) => at(time),
+            ReadTime::Present(time) | ReadTime::Exactly(time) => at(time),
         }
     }
 }
 
-struct SimStream {
-    sim: Sim,
-    names: Vec<Name>,
+struct SimulatedStream {
+    sim: SharedWorld,
+    names: Vec<CollectionName>,
     start: StreamStart,
     /// When the next reply comes: what waits for it may be dropped, and wait again.
     comes: Option<Instant>,
@@ -261,7 +264,7 @@ struct SimStream {
 }
 
 #[async_trait]
-impl ChangeCursor for SimStream {
+impl ChangeCursor for SimulatedStream {
     async fn next(&mut self) -> Result<StreamBatch> {
         loop {
             let delay = || self.sim.delay().unwrap_or_default();
@@ -269,7 +272,7 @@ impl ChangeCursor for SimStream {
             sleep_until(comes).await;
             self.comes = None;
             let mut world = self.sim.lock();
-            let World { rng, source, .. } = &mut *world;
+            let SimulatedWorld { rng, source, .. } = &mut *world;
             let Some(reply) = source.read(rng, &self.names, &self.start) else {
                 if !world.excused.history {
                     world.is_wrong("the log is asked for what it has forgotten".to_owned());
@@ -303,7 +306,7 @@ impl ChangeCursor for SimStream {
     }
 }
 
-impl World {
+impl SimulatedWorld {
     /// The source's present time.
     fn operation_time(&mut self) -> u32 {
         self.seen = self.source.now;
@@ -316,13 +319,13 @@ impl World {
         if self.rng.bool() { self.source.now } else { self.rng.u32(after..=self.source.now) }
     }
 
-    fn document(&self, name: Name, doc: Doc, time: u32) -> Option<RawDocumentBuf> {
+    fn document(&self, name: CollectionName, doc: DocumentNumber, time: u32) -> Option<RawDocumentBuf> {
         let fields = self.source.state(name, doc, time)?;
         Some(document(&self.source.key(doc).1, &fields))
     }
 
     /// A document as it is at `after` or later.
-    fn read(&mut self, name: Name, doc: Doc, after: u32) -> Option<RawDocumentBuf> {
+    fn read(&mut self, name: CollectionName, doc: DocumentNumber, after: u32) -> Option<RawDocumentBuf> {
         let time = self.read_time(after);
         self.document(name, doc, time)
     }

@@ -14,9 +14,9 @@ use std::{
 use mongodb::bson::{RawDocumentBuf, Timestamp};
 
 use super::{
-    columns::Columns,
-    document::{Fields, NAMES, State},
-    mongo::{Doc, Name, doc_of},
+    columns::RowColumns,
+    document::{DocumentState, FIELD_NAMES, FieldVersions},
+    mongo::{CollectionName, DocumentNumber, doc_of},
 };
 use crate::{
     error::{Code, Error, Result},
@@ -33,15 +33,15 @@ use crate::{
 
 /// A row of a collection's root.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Row {
-    pub(super) columns: Arc<Columns>,
+pub(super) struct RootRow {
+    pub(super) columns: Arc<RowColumns>,
     /// Not docrow's: what it shows.
-    pub(super) fields: Fields,
+    pub(super) fields: FieldVersions,
 }
 
 /// A dead letter.
 #[derive(Clone, Debug)]
-pub(super) struct Letter {
+pub(super) struct LetterRow {
     pub(super) id: i64,
     pub(super) key: String,
     pub(super) document_key: RawDocumentBuf,
@@ -53,7 +53,7 @@ pub(super) struct Letter {
 
 /// A collection's tables.
 #[derive(Clone, Debug)]
-pub(super) struct Mapped {
+pub(super) struct MappedCollection {
     pub(super) record: mapping_versions::Mapping,
     pub(super) tables: Vec<Table>,
     /// Not docrow's: what is stored, compiled.
@@ -62,53 +62,53 @@ pub(super) struct Mapped {
 
 /// All that is in the database.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Contents {
+pub(super) struct DatabaseContents {
     pub(super) life: Option<String>,
     pub(super) deployment: Option<String>,
-    pub(super) mapped: BTreeMap<Name, Mapped>,
+    pub(super) mapped: BTreeMap<CollectionName, MappedCollection>,
     /// The tables that have their primary keys.
     pub(super) keyed: BTreeSet<String>,
-    pub(super) rows: BTreeMap<(Name, Doc), Row>,
-    pub(super) positions: BTreeMap<(Partition, Name), (Position, i64)>,
+    pub(super) rows: BTreeMap<(CollectionName, DocumentNumber), RootRow>,
+    pub(super) positions: BTreeMap<(Partition, CollectionName), (Position, i64)>,
     /// Up to when rows may show states, as stored with the positions, and besides them.
-    pub(super) shown: BTreeMap<(Partition, Name), Timestamp>,
+    pub(super) shown: BTreeMap<(Partition, CollectionName), Timestamp>,
     pub(super) noted: Option<Timestamp>,
-    pub(super) plans: BTreeMap<Name, Plan>,
-    pub(super) resyncs: BTreeMap<Name, Reason>,
-    pub(super) repairs: BTreeMap<Name, BTreeSet<Doc>>,
-    pub(super) letters: BTreeMap<(Name, Doc), Letter>,
+    pub(super) plans: BTreeMap<CollectionName, PlannedChunks>,
+    pub(super) resyncs: BTreeMap<CollectionName, Reason>,
+    pub(super) repairs: BTreeMap<CollectionName, BTreeSet<DocumentNumber>>,
+    pub(super) letters: BTreeMap<(CollectionName, DocumentNumber), LetterRow>,
     pub(super) last_letter: i64,
     pub(super) ahead: Option<Timestamp>,
     /// Not docrow's: of each field of a row the place of its state among all that the document had, at the least.
-    pub(super) floors: BTreeMap<(Name, Doc), [usize; NAMES.len()]>,
+    pub(super) floors: BTreeMap<(CollectionName, DocumentNumber), [usize; FIELD_NAMES.len()]>,
     /// Not docrow's: the rows that were written as of several times, up to which time.
-    pub(super) mixed: BTreeMap<(Name, Doc), u32>,
+    pub(super) mixed: BTreeMap<(CollectionName, DocumentNumber), u32>,
     /// Not docrow's: the latest state that workers have written.
     pub(super) latest: u32,
     /// Not docrow's: whether a worker wrote last.
     pub(super) by_worker: bool,
     /// Not docrow's: the rows that somebody removed.
-    pub(super) removed: BTreeSet<(Name, Doc)>,
+    pub(super) removed: BTreeSet<(CollectionName, DocumentNumber)>,
     /// Not docrow's: in the order of commits, that the rows are of one time.
     pub(super) settled: bool,
 }
 
 /// The chunks of a collection.
 #[derive(Clone, Debug)]
-pub(super) struct Plan {
+pub(super) struct PlannedChunks {
     pub(super) chunks: Vec<StoredChunk>,
     /// Not docrow's: the first start position.
     pub(super) start: Position,
 }
 
-impl Plan {
+impl PlannedChunks {
     pub(super) fn replaces(&self) -> bool {
         self.chunks.iter().any(|chunk| chunk.replaces)
     }
 }
 
-impl Contents {
-    pub(super) fn phase(&self, name: Name) -> Phase {
+impl DatabaseContents {
+    pub(super) fn phase(&self, name: CollectionName) -> Phase {
         let plan = self.plans.get(&name);
         let missing = self.mapped.get(&name).map_or(1, |mapped| {
             mapped.tables.iter().filter(|table| !self.keyed.contains(&table.name)).count()
@@ -118,12 +118,12 @@ impl Contents {
             chunks_left: plan
                 .map_or(0, |plan| plan.chunks.iter().filter(|chunk| chunk.copied.is_none()).count()),
             keys_missing: missing,
-            replaces: plan.is_some_and(Plan::replaces),
+            replaces: plan.is_some_and(PlannedChunks::replaces),
         })
     }
 
     /// The collection whose root is this table.
-    pub(super) fn name_of_table(&self, table: &str) -> Result<Name> {
+    pub(super) fn name_of_table(&self, table: &str) -> Result<CollectionName> {
         let mut all = self.mapped.iter();
         let found = all.find(|(_, mapped)| mapped.tables.iter().any(|of| of.name == table));
         found
@@ -131,12 +131,12 @@ impl Contents {
             .ok_or_else(|| Error::new(Code::TargetRefused, format!("no table {table}")))
     }
 
-    pub(super) fn mapping(&self, name: Name) -> Option<&Arc<Mapping>> {
+    pub(super) fn mapping(&self, name: CollectionName) -> Option<&Arc<Mapping>> {
         self.mapped.get(&name).map(|mapped| &mapped.mapping)
     }
 
     /// The document of an encoded key.
-    pub(super) fn doc_of_key(&self, name: Name, key: &[u8]) -> Option<Doc> {
+    pub(super) fn doc_of_key(&self, name: CollectionName, key: &[u8]) -> Option<DocumentNumber> {
         self.mapping(name)?.id_of_key(key).map(|document_key| doc_of(&document_key))
     }
 
@@ -148,7 +148,12 @@ impl Contents {
     }
 
     /// Stores a plan and start positions in place of what there is.
-    pub(super) fn plan(&mut self, name: Name, chunks: &[StoredChunk], start: &[(Partition, Position, i64)]) {
+    pub(super) fn plan(
+        &mut self,
+        name: CollectionName,
+        chunks: &[StoredChunk],
+        start: &[(Partition, Position, i64)],
+    ) {
         self.resyncs.remove(&name);
         self.positions.retain(|(_, of), _| *of != name);
         self.shown.retain(|(_, of), _| *of != name);
@@ -158,41 +163,41 @@ impl Contents {
         self.settled = false;
         for (partition, position, fingerprint) in start {
             self.positions.insert((*partition, name), (position.clone(), *fingerprint));
-            let plan = Plan { chunks: chunks.to_vec(), start: position.clone() };
+            let plan = PlannedChunks { chunks: chunks.to_vec(), start: position.clone() };
             self.plans.insert(name, plan);
         }
     }
 
     /// The least position of a collection.
-    pub(super) fn least(&self, name: Name) -> Option<&Position> {
+    pub(super) fn least(&self, name: CollectionName) -> Option<&Position> {
         self.positions.iter().filter(|((_, of), _)| *of == name).map(|(_, (position, _))| position).min()
     }
 
     /// What a row shows.
-    pub(super) fn shows(&self, name: Name, doc: Doc) -> State {
+    pub(super) fn shows(&self, name: CollectionName, doc: DocumentNumber) -> DocumentState {
         self.rows.get(&(name, doc)).map(|row| row.fields)
     }
 }
 
 #[derive(Debug)]
-pub(super) struct Postgres {
-    pub(super) now: Contents,
+pub(super) struct PostgresModel {
+    pub(super) now: DatabaseContents,
     /// What it may come back with after a crash: since the last transaction that it brought to its disk.
-    pub(super) unsynced: Vec<Contents>,
-    pub(super) copies: Vec<Contents>,
+    pub(super) unsynced: Vec<DatabaseContents>,
+    pub(super) copies: Vec<DatabaseContents>,
     pub(super) is_up: bool,
     /// Counts how often all connections were lost.
     pub(super) starts: u32,
 }
 
-impl Postgres {
+impl PostgresModel {
     pub(super) fn new() -> Self {
-        let copies = vec![Contents::default()];
-        Self { now: Contents::default(), unsynced: Vec::new(), copies, is_up: true, starts: 0 }
+        let copies = vec![DatabaseContents::default()];
+        Self { now: DatabaseContents::default(), unsynced: Vec::new(), copies, is_up: true, starts: 0 }
     }
 
     /// What is on its disk for certain.
-    pub(super) fn durable(&self) -> &Contents {
+    pub(super) fn durable(&self) -> &DatabaseContents {
         self.unsynced.first().unwrap_or(&self.now)
     }
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::{
-    mongo_ports::SimSource, postgres_ports::SimTarget, settings::Settings, spool_port::SimSpool, world::Sim,
+    mongo_ports::SimulatedSource, postgres_ports::SimulatedTarget, settings::ScheduleSettings,
+    spool_port::SimulatedSpool, world::SharedWorld,
 };
 use crate::{
     config::{Config, OnDrop, OnHistoryLost, Order},
@@ -19,7 +20,7 @@ use crate::{
     telemetry::Reporter,
 };
 
-fn configured(config: &Config, set: &Settings) -> Config {
+fn configured(config: &Config, set: &ScheduleSettings) -> Config {
     Config {
         on_history_lost: if set.resyncs { OnHistoryLost::Resync } else { OnHistoryLost::Stop },
         on_drop: if set.truncates { OnDrop::Truncate } else { OnDrop::Keep },
@@ -35,16 +36,16 @@ fn configured(config: &Config, set: &Settings) -> Config {
 }
 
 /// Runs docrow until it ends.
-pub(super) async fn docrow(sim: Sim) -> Result<()> {
+pub(super) async fn docrow(sim: SharedWorld) -> Result<()> {
     let (config, shutdown) = {
         let world = sim.lock();
         (configured(&world.config, &world.set), world.shutdown.clone())
     };
     let opens = sim.clone();
     let ports = Ports {
-        source: Arc::new(SimSource(sim.clone())),
-        target: Arc::new(SimTarget(sim.clone())),
-        spool: Arc::new(LazySpool::new(move || Ok(Arc::new(SimSpool(opens.clone()))))),
+        source: Arc::new(SimulatedSource(sim.clone())),
+        target: Arc::new(SimulatedTarget(sim.clone())),
+        spool: Arc::new(LazySpool::new(move || Ok(Arc::new(SimulatedSpool(opens.clone()))))),
     };
     let settings = TurnSettings { config: Arc::new(config), files: MappingFiles::default() };
     let (_settings, current) = watch::channel(Arc::new(settings));

@@ -8,10 +8,10 @@ use tokio::{
 };
 
 use super::{
-    faults::Fate,
-    mongo::Name,
+    faults::ProcessFate,
+    mongo::CollectionName,
     process,
-    world::{Sim, World},
+    world::{SharedWorld, SimulatedWorld},
 };
 use crate::{
     error::{Code, Kind, Result},
@@ -25,14 +25,14 @@ const MOST_RESTARTS: u32 = 1_000;
 const STOPS_WITHIN: Duration = Duration::from_secs(60);
 
 /// How a process of docrow ended.
-enum Ended {
+enum ProcessEnd {
     Killed,
     ByItself(Result<()>),
     /// The schedule is over.
     Over,
 }
 
-impl Sim {
+impl SharedWorld {
     /// The whole schedule. `Err`: what is wrong.
     pub(super) fn play(&self) -> Result<(), String> {
         self.lock().say(|world| format!("{:?}, {} collections", world.set, world.source.names().len()));
@@ -44,7 +44,7 @@ impl Sim {
                 tokio::select! {
                     biased;
                     ended = self.drive() => ended,
-                    ended = process::docrow(self.clone()) => Ended::ByItself(ended),
+                    ended = process::docrow(self.clone()) => ProcessEnd::ByItself(ended),
                 }
             });
             drop(runtime);
@@ -53,10 +53,10 @@ impl Sim {
                 return Err(wrong);
             }
             match ended {
-                Ended::Over => return Ok(()),
-                Ended::ByItself(Ok(())) if world.is_over => return Ok(()),
-                Ended::Killed | Ended::ByItself(Ok(())) => {}
-                Ended::ByItself(Err(error)) => {
+                ProcessEnd::Over => return Ok(()),
+                ProcessEnd::ByItself(Ok(())) if world.is_over => return Ok(()),
+                ProcessEnd::Killed | ProcessEnd::ByItself(Ok(())) => {}
+                ProcessEnd::ByItself(Err(error)) => {
                     world.say(|_| format!("docrow ends: {error}"));
                     match error.kind() {
                         Kind::HistoryLost if world.excused.history => return Ok(()),
@@ -73,13 +73,13 @@ impl Sim {
     }
 
     /// Writes, and lets things go wrong, beside docrow; then waits until all has come to rest.
-    async fn drive(&self) -> Ended {
+    async fn drive(&self) -> ProcessEnd {
         if let Some(ended) = self.stir().await {
             return ended;
         }
         self.lock().calm_down();
         if !self.comes_to_rest().await {
-            return Ended::Over;
+            return ProcessEnd::Over;
         }
         {
             let mut world = self.lock();
@@ -89,11 +89,11 @@ impl Sim {
         }
         sleep(STOPS_WITHIN).await;
         self.lock().is_wrong("docrow does not stop".to_owned());
-        Ended::Over
+        ProcessEnd::Over
     }
 
     /// The stirring part of a schedule. `Some`: docrow's process is over.
-    async fn stir(&self) -> Option<Ended> {
+    async fn stir(&self) -> Option<ProcessEnd> {
         let is_cold = {
             let mut world = self.lock();
             world.is_calm |= !world.warmed_up;
@@ -101,7 +101,7 @@ impl Sim {
         };
         if is_cold {
             if !self.comes_to_rest().await {
-                return Some(Ended::Over);
+                return Some(ProcessEnd::Over);
             }
             let mut world = self.lock();
             (world.is_calm, world.warmed_up) = (false, true);
@@ -116,23 +116,23 @@ impl Sim {
             sleep(step).await;
             let mut world = self.lock();
             if world.wrong.is_some() {
-                return Some(Ended::Over);
+                return Some(ProcessEnd::Over);
             }
             world.steps_left -= 1;
             if world.rng.u32(..1000) < world.set.writes {
-                let World { source, rng, .. } = &mut *world;
+                let SimulatedWorld { source, rng, .. } = &mut *world;
                 let said = source.write(rng);
                 world.say(|_| said);
             }
-            if world.fail() == Fate::IsKilled {
+            if world.fail() == ProcessFate::IsKilled {
                 world.say(|_| "docrow is killed".to_owned());
-                return Some(Ended::Killed);
+                return Some(ProcessEnd::Killed);
             }
             if world.shutdown.is_requested()
                 && Instant::now() - *stopped_at.get_or_insert_with(Instant::now) > STOPS_WITHIN
             {
                 world.is_wrong("docrow does not stop".to_owned());
-                return Some(Ended::Over);
+                return Some(ProcessEnd::Over);
             }
         }
         None
@@ -158,7 +158,7 @@ impl Sim {
     }
 }
 
-impl World {
+impl SimulatedWorld {
     /// Faults and writes end.
     fn calm_down(&mut self) {
         if std::mem::replace(&mut self.is_calm, true) {
@@ -183,7 +183,7 @@ impl World {
             self.ask_for_retries();
         }
         let stopped = self.pg.now.mapped.iter().filter(|(_, mapped)| mapped.record.stopped.is_some());
-        let stopped: Vec<Name> = stopped.map(|(name, _)| *name).collect();
+        let stopped: Vec<CollectionName> = stopped.map(|(name, _)| *name).collect();
         self.pg.now.resyncs.extend(stopped.into_iter().map(|name| (name, Reason::Asked)));
     }
 }

@@ -6,22 +6,22 @@ use crate::config::Order;
 
 /// What mostly goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Focus {
+pub(super) enum FaultFocus {
     /// docrow stops and is killed.
     Docrow,
     /// PostgreSQL is away, crashes, is set back, loses answers.
     Postgres,
     /// The state directory is lost, damaged, an older one, or its disk is full.
-    State,
+    StateDirectory,
     /// History is lost, collections are dropped, replaced; documents are refused.
-    Source,
+    Mongo,
     /// A bit of everything.
-    All,
+    Everything,
 }
 
 /// How often something goes wrong, of a thousand steps; answers of transactions: of a thousand of them.
 #[derive(Debug, Default)]
-pub(super) struct Faults {
+pub(super) struct FaultRates {
     pub(super) kill: u32,
     /// When it is most telling.
     pub(super) bad_moment: u32,
@@ -44,14 +44,15 @@ pub(super) struct Faults {
     pub(super) full: u32,
 }
 
-impl Faults {
-    fn of(rng: &mut Rng, focus: Focus, are_rare: bool) -> Self {
+impl FaultRates {
+    fn of(rng: &mut Rng, focus: FaultFocus, are_rare: bool) -> Self {
         let mut faults = Self { forget: 40, ..Self::default() };
-        let mut of = |some: &[Focus], most: u32| {
+        let mut of = |some: &[FaultFocus], most: u32| {
             let most = if are_rare { most.div_ceil(5) } else { most };
-            if some.contains(&focus) || focus == Focus::All { rng.u32(..=most) } else { 0 }
+            if some.contains(&focus) || focus == FaultFocus::Everything { rng.u32(..=most) } else { 0 }
         };
-        let (docrow, postgres, state, source) = (Focus::Docrow, Focus::Postgres, Focus::State, Focus::Source);
+        let (docrow, postgres, state, source) =
+            (FaultFocus::Docrow, FaultFocus::Postgres, FaultFocus::StateDirectory, FaultFocus::Mongo);
         faults.kill = of(&[docrow, postgres, state, source], 24);
         faults.stop = of(&[docrow, state], 24);
         faults.away = of(&[docrow, postgres], 20);
@@ -75,7 +76,7 @@ impl Faults {
 
 /// How everything is set.
 #[derive(Debug)]
-pub(super) struct Settings {
+pub(super) struct ScheduleSettings {
     pub(super) order: Order,
     pub(super) partitions: u16,
     /// Documents in a batch.
@@ -101,13 +102,13 @@ pub(super) struct Settings {
     /// The longest that a step takes, and an answer, in milliseconds.
     pub(super) step: u64,
     pub(super) answer: u64,
-    pub(super) faults: Faults,
+    pub(super) faults: FaultRates,
 }
 
-impl Settings {
-    pub(super) fn of(rng: &mut Rng, focus: Focus, order: Order) -> Self {
+impl ScheduleSettings {
+    pub(super) fn of(rng: &mut Rng, focus: FaultFocus, order: Order) -> Self {
         let are_rare = rng.bool();
-        let refuses = matches!(focus, Focus::Source | Focus::All) && rng.bool();
+        let refuses = matches!(focus, FaultFocus::Mongo | FaultFocus::Everything) && rng.bool();
         Self {
             order,
             warms_up: are_rare,
@@ -124,7 +125,7 @@ impl Settings {
             writes: rng.u32(50..=400),
             step: if rng.bool() { 100 } else { 1_000 },
             answer: [1, 20, 200][rng.usize(..3)],
-            faults: Faults::of(rng, focus, are_rare),
+            faults: FaultRates::of(rng, focus, are_rare),
         }
     }
 }

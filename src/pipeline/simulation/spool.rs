@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use fastrand::Rng;
 
-use super::mongo::{Doc, Name, doc_of, name_of, namespace};
+use super::mongo::{CollectionName, DocumentNumber, doc_of, name_of, namespace};
 use crate::{
     checkpoint::SpoolSpan,
     error::{Code, Error, Result},
@@ -14,30 +14,30 @@ use crate::{
 };
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Contents {
+pub(super) struct SpoolContents {
     identity: Option<String>,
-    pub(super) plans: BTreeMap<Name, Vec<u8>>,
+    pub(super) plans: BTreeMap<CollectionName, Vec<u8>>,
     token: Option<Position>,
     fingerprint: Option<i64>,
-    records: BTreeMap<Name, Record>,
+    records: BTreeMap<CollectionName, SpooledCollection>,
 }
 
 #[derive(Clone, Debug)]
-struct Record {
+struct SpooledCollection {
     span: SpoolSpan,
     last: Option<Position>,
-    changes: BTreeMap<Position, Doc>,
+    changes: BTreeMap<Position, DocumentNumber>,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Spool {
+pub(super) struct SpoolModel {
     /// Which one it is.
     pub(super) life: i64,
-    now: Contents,
+    now: SpoolContents,
     /// What a crash may bring back: since the last synced write.
-    unsynced: Vec<Contents>,
+    unsynced: Vec<SpoolContents>,
     /// Somebody's copies.
-    copies: Vec<Contents>,
+    copies: Vec<SpoolContents>,
     /// Its files are damaged, which the next use finds.
     damaged: bool,
     /// There is no space while it holds more changes than this.
@@ -53,8 +53,8 @@ fn wrong<T>(what: String) -> Result<T> {
     Err(Error::bug(what))
 }
 
-impl Spool {
-    pub(super) fn used(&mut self) -> Result<&mut Contents> {
+impl SpoolModel {
+    pub(super) fn used(&mut self) -> Result<&mut SpoolContents> {
         if std::mem::take(&mut self.damaged) {
             let (life, copies) = (self.life + 1, std::mem::take(&mut self.copies));
             *self = Self { life, copies, ..Self::default() };
@@ -65,7 +65,7 @@ impl Spool {
 
     pub(super) fn reconcile(&mut self, identity: &str) -> Result<()> {
         if self.used()?.identity.as_deref() != Some(identity) {
-            self.now = Contents { identity: Some(identity.to_owned()), ..Contents::default() };
+            self.now = SpoolContents { identity: Some(identity.to_owned()), ..SpoolContents::default() };
             self.unsynced.clear();
             self.life += 1;
         }
@@ -74,7 +74,7 @@ impl Spool {
 
     pub(super) fn state(&mut self) -> Result<SpoolState> {
         self.used()?;
-        let (life, Contents { token, fingerprint, records, .. }) = (self.life, &self.now);
+        let (life, SpoolContents { token, fingerprint, records, .. }) = (self.life, &self.now);
         let spans = records.iter().map(|(name, record)| (namespace(*name), record.span.clone())).collect();
         Ok(SpoolState { life, spans, token: token.clone(), fingerprint: *fingerprint })
     }
@@ -96,7 +96,9 @@ impl Spool {
         }
         for change in &write.changes {
             let (name, position) = (name_of(&write.names[change.collection.0].to_string()), &change.position);
-            let Some(Record { span, last, changes }) = next.records.get_mut(&name) else { return gone() };
+            let Some(SpooledCollection { span, last, changes }) = next.records.get_mut(&name) else {
+                return gone();
+            };
             if *position <= span.from || last.as_ref().is_some_and(|last| position <= last) {
                 continue;
             }
@@ -122,10 +124,10 @@ impl Spool {
     /// The next changes that wait; fewer than `most` only if there are no more.
     pub(super) fn waiting(
         &mut self,
-        name: Name,
+        name: CollectionName,
         after: &Position,
         most: usize,
-    ) -> Result<Vec<(Position, Doc)>> {
+    ) -> Result<Vec<(Position, DocumentNumber)>> {
         match self.used()?.records.get(&name) {
             Some(record) if *after >= record.span.from => {
                 let changes = record.changes.iter().filter(|(position, _)| *position > after);
@@ -135,7 +137,7 @@ impl Spool {
         }
     }
 
-    pub(super) fn trim(&mut self, name: Name, until: &Position) -> Result<()> {
+    pub(super) fn trim(&mut self, name: CollectionName, until: &Position) -> Result<()> {
         let before = self.used()?.clone();
         if let Some(record) = self.now.records.get_mut(&name).filter(|record| *until > record.span.from) {
             record.span.from = until.clone();
@@ -166,13 +168,13 @@ impl Spool {
     }
 
     /// What is certain to be there after a crash.
-    pub(super) fn durable(&self) -> (HashMap<Name, SpoolSpan>, Option<Position>) {
-        let Contents { token, records, .. } = self.unsynced.first().unwrap_or(&self.now);
+    pub(super) fn durable(&self) -> (HashMap<CollectionName, SpoolSpan>, Option<Position>) {
+        let SpoolContents { token, records, .. } = self.unsynced.first().unwrap_or(&self.now);
         (records.iter().map(|(name, record)| (*name, record.span.clone())).collect(), token.clone())
     }
 
-    pub(super) fn present(&self) -> (HashMap<Name, SpoolSpan>, Option<Position>) {
-        let Contents { token, records, .. } = &self.now;
+    pub(super) fn present(&self) -> (HashMap<CollectionName, SpoolSpan>, Option<Position>) {
+        let SpoolContents { token, records, .. } = &self.now;
         (records.iter().map(|(name, record)| (*name, record.span.clone())).collect(), token.clone())
     }
 
@@ -201,9 +203,14 @@ impl Spool {
     }
 }
 
-impl Contents {
+impl SpoolContents {
     /// Opens or closes a span. Returns how far it is known to reach, if the token is ahead of that.
-    fn open(&mut self, name: Name, span: &SpoolSpan, token: Option<&Position>) -> Result<Option<Position>> {
+    fn open(
+        &mut self,
+        name: CollectionName,
+        span: &SpoolSpan,
+        token: Option<&Position>,
+    ) -> Result<Option<Position>> {
         let old = self.records.get(&name);
         let reach = match old {
             None => Some(&span.from),
@@ -214,10 +221,11 @@ impl Contents {
         }
         let back = reach.filter(|reach| span.to.is_none() && Some(*reach) < token).cloned();
         let record = match old {
-            None => Record { span: span.clone(), last: None, changes: BTreeMap::new() },
-            Some(old) => {
-                Record { span: SpoolSpan { from: old.span.from.clone(), to: span.to.clone() }, ..old.clone() }
-            }
+            None => SpooledCollection { span: span.clone(), last: None, changes: BTreeMap::new() },
+            Some(old) => SpooledCollection {
+                span: SpoolSpan { from: old.span.from.clone(), to: span.to.clone() },
+                ..old.clone()
+            },
         };
         self.records.insert(name, record);
         Ok(back)

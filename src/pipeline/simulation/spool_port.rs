@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::{mongo::name_of, spool::Spool, world::Sim};
+use super::{mongo::name_of, spool::SpoolModel, world::SharedWorld};
 use crate::{
     checkpoint::Waiting,
     error::{Code, Error, Result},
@@ -13,11 +13,11 @@ use crate::{
     },
 };
 
-pub(super) struct SimSpool(pub(super) Sim);
+pub(super) struct SimulatedSpool(pub(super) SharedWorld);
 
-impl SimSpool {
+impl SimulatedSpool {
     /// Uses the spool. That it is found lost must have a reason.
-    async fn with<T>(&self, work: impl FnOnce(&mut Spool) -> Result<T>) -> Result<T> {
+    async fn with<T>(&self, work: impl FnOnce(&mut SpoolModel) -> Result<T>) -> Result<T> {
         self.0.pass().await;
         let mut world = self.0.lock();
         let done = work(&mut world.spool);
@@ -31,7 +31,7 @@ impl SimSpool {
 }
 
 #[async_trait]
-impl SpoolLog for SimSpool {
+impl SpoolLog for SimulatedSpool {
     async fn reconcile(&self, identity: String) -> Result<()> {
         self.with(|spool| spool.reconcile(&identity)).await
     }
@@ -41,7 +41,7 @@ impl SpoolLog for SimSpool {
     }
 
     async fn save_plan(&self, namespace: Namespace, plan: Vec<u8>) -> Result<()> {
-        let save = |spool: &mut Spool| {
+        let save = |spool: &mut SpoolModel| {
             spool.used()?.plans.insert(name_of(&namespace.to_string()), plan);
             Ok(())
         };
@@ -49,7 +49,7 @@ impl SpoolLog for SimSpool {
     }
 
     async fn state(&self) -> Result<SpoolState> {
-        self.with(Spool::state).await
+        self.with(SpoolModel::state).await
     }
 
     async fn write(&self, update: SpoolUpdate) -> Result<()> {
@@ -103,7 +103,7 @@ impl SpoolLog for SimSpool {
     }
 
     async fn size(&self) -> Result<(u64, u64)> {
-        let size = |spool: &mut Spool| {
+        let size = |spool: &mut SpoolModel| {
             let len = u64::try_from(spool.len()).unwrap();
             Ok((len, len))
         };

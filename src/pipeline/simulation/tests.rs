@@ -6,7 +6,7 @@ use std::{
     ops::Range,
 };
 
-use super::{settings::Focus, world::Sim};
+use super::{settings::FaultFocus, world::SharedWorld};
 use crate::{
     config::Order,
     pipeline::planted::{self, Bug},
@@ -16,15 +16,15 @@ use crate::{
 const TOLD: usize = 60;
 
 /// Plays a schedule. `Err`: what is wrong with it.
-fn play(seed: u64, kind: (Focus, Order), bug: Option<Bug>) -> Result<(), String> {
-    planted::with(bug, || Sim::new(seed, kind, false).play())
+fn play(seed: u64, kind: (FaultFocus, Order), bug: Option<Bug>) -> Result<(), String> {
+    planted::with(bug, || SharedWorld::new(seed, kind, false).play())
 }
 
 /// What docrow logs, as a part of the story.
 #[derive(Clone)]
-struct Log(Sim);
+struct StoryLog(SharedWorld);
 
-impl Write for Log {
+impl Write for StoryLog {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.0.lock().say(|_| format!("  {}", String::from_utf8_lossy(line).trim()));
         Ok(line.len())
@@ -36,9 +36,9 @@ impl Write for Log {
 }
 
 /// The same, told.
-fn tell(seed: u64, kind: (Focus, Order), bug: Option<Bug>) -> VecDeque<String> {
-    let sim = Sim::new(seed, kind, true);
-    let log = Log(sim.clone());
+fn tell(seed: u64, kind: (FaultFocus, Order), bug: Option<Bug>) -> VecDeque<String> {
+    let sim = SharedWorld::new(seed, kind, true);
+    let log = StoryLog(sim.clone());
     let log = tracing_subscriber::fmt()
         .with_writer(move || log.clone())
         .without_time()
@@ -50,7 +50,7 @@ fn tell(seed: u64, kind: (Focus, Order), bug: Option<Bug>) -> VecDeque<String> {
     story.unwrap()
 }
 
-fn play_all(name: &str, seeds: Range<u64>, kind: (Focus, Order)) {
+fn play_all(name: &str, seeds: Range<u64>, kind: (FaultFocus, Order)) {
     if let Ok(seed) = std::env::var("DOCROW_SIM_SEED") {
         let seed = seed.parse().unwrap();
         tell(seed, kind, None).iter().for_each(|step| println!("{step}"));
@@ -73,7 +73,7 @@ fn play_all(name: &str, seeds: Range<u64>, kind: (Focus, Order)) {
 }
 
 /// A planted bug is found.
-fn find(bug: Bug, kind: (Focus, Order)) {
+fn find(bug: Bug, kind: (FaultFocus, Order)) {
     let began = std::time::Instant::now();
     let found = (0..10_000).find_map(|seed| play(seed, kind, Some(bug)).err().map(|what| (seed, what)));
     let (seed, what) = found.unwrap_or_else(|| panic!("{bug:?} is not found"));
@@ -89,7 +89,7 @@ fn a_schedule_repeats() {
         story.into_iter().filter(|step| !step.starts_with("  ")).collect::<Vec<_>>()
     };
     for seed in 0..50 {
-        for kind in [(Focus::All, Order::Document), (Focus::All, Order::Commit)] {
+        for kind in [(FaultFocus::Everything, Order::Document), (FaultFocus::Everything, Order::Commit)] {
             assert_eq!(told(seed, kind), told(seed, kind), "{seed}");
         }
     }
@@ -97,111 +97,115 @@ fn a_schedule_repeats() {
 
 #[test]
 fn docrow_stops_and_is_killed() {
-    play_all("docrow_stops_and_is_killed", 0..1_000, (Focus::Docrow, Order::Document));
+    play_all("docrow_stops_and_is_killed", 0..1_000, (FaultFocus::Docrow, Order::Document));
 }
 
 #[test]
 fn postgres_is_away_and_set_back() {
-    play_all("postgres_is_away_and_set_back", 0..1_000, (Focus::Postgres, Order::Document));
+    play_all("postgres_is_away_and_set_back", 0..1_000, (FaultFocus::Postgres, Order::Document));
 }
 
 #[test]
 fn the_state_directory_is_lost() {
-    play_all("the_state_directory_is_lost", 0..1_000, (Focus::State, Order::Document));
+    play_all("the_state_directory_is_lost", 0..1_000, (FaultFocus::StateDirectory, Order::Document));
 }
 
 #[test]
 fn history_is_lost_and_collections_are_replaced() {
-    play_all("history_is_lost_and_collections_are_replaced", 0..1_000, (Focus::Source, Order::Document));
+    play_all("history_is_lost_and_collections_are_replaced", 0..1_000, (FaultFocus::Mongo, Order::Document));
 }
 
 #[test]
 fn everything_goes_wrong() {
-    play_all("everything_goes_wrong", 0..1_000, (Focus::All, Order::Document));
+    play_all("everything_goes_wrong", 0..1_000, (FaultFocus::Everything, Order::Document));
 }
 
 #[test]
 fn transactions_are_kept_whole() {
-    play_all("transactions_are_kept_whole", 0..1_000, (Focus::Docrow, Order::Commit));
+    play_all("transactions_are_kept_whole", 0..1_000, (FaultFocus::Docrow, Order::Commit));
 }
 
 #[test]
 fn transactions_are_kept_whole_when_everything_goes_wrong() {
-    play_all("transactions_are_kept_whole_when_everything_goes_wrong", 0..1_000, (Focus::All, Order::Commit));
+    play_all(
+        "transactions_are_kept_whole_when_everything_goes_wrong",
+        0..1_000,
+        (FaultFocus::Everything, Order::Commit),
+    );
 }
 
 #[test]
 fn planted_bugs_are_found() {
     let (document, commit) = (Order::Document, Order::Commit);
-    find(Bug::PositionBeforeRows, (Focus::Docrow, document));
-    find(Bug::TokenWithoutChanges, (Focus::Docrow, document));
-    find(Bug::SpanBelieved, (Focus::Postgres, document));
-    find(Bug::DirectTooEarly, (Focus::Docrow, document));
-    find(Bug::DroppedWhenGone, (Focus::Docrow, document));
-    find(Bug::AheadNotRaised, (Focus::Docrow, document));
-    find(Bug::AheadNotRaised, (Focus::Docrow, commit));
-    find(Bug::ChunkTwice, (Focus::Docrow, document));
+    find(Bug::PositionBeforeRows, (FaultFocus::Docrow, document));
+    find(Bug::TokenWithoutChanges, (FaultFocus::Docrow, document));
+    find(Bug::SpanBelieved, (FaultFocus::Postgres, document));
+    find(Bug::DirectTooEarly, (FaultFocus::Docrow, document));
+    find(Bug::DroppedWhenGone, (FaultFocus::Docrow, document));
+    find(Bug::AheadNotRaised, (FaultFocus::Docrow, document));
+    find(Bug::AheadNotRaised, (FaultFocus::Docrow, commit));
+    find(Bug::ChunkTwice, (FaultFocus::Docrow, document));
 }
 
 /// What frees the spool's disk does not wait for what wants it.
 #[test]
 fn waiting_for_space_is_found() {
-    find(Bug::WaitsForSpace, (Focus::State, Order::Document));
+    find(Bug::WaitsForSpace, (FaultFocus::StateDirectory, Order::Document));
 }
 
 #[test]
 fn a_position_acknowledged_before_the_disk_is_found() {
-    find(Bug::AcknowledgedEarly, (Focus::Postgres, Order::Document));
+    find(Bug::AcknowledgedEarly, (FaultFocus::Postgres, Order::Document));
 }
 
 #[test]
 fn a_lock_that_nobody_polls_is_found() {
-    find(Bug::LockNotPolled, (Focus::Docrow, Order::Document));
+    find(Bug::LockNotPolled, (FaultFocus::Docrow, Order::Document));
 }
 
 #[test]
 fn a_mapping_cached_across_its_change_is_found() {
-    find(Bug::MappingCached, (Focus::Docrow, Order::Document));
+    find(Bug::MappingCached, (FaultFocus::Docrow, Order::Document));
 }
 
 #[test]
 fn a_retry_lost_at_a_reconnect_is_found() {
-    find(Bug::RetryAnsweredEarly, (Focus::All, Order::Document));
+    find(Bug::RetryAnsweredEarly, (FaultFocus::Everything, Order::Document));
 }
 
 #[test]
 fn a_fill_that_overtakes_a_patch_is_found() {
-    find(Bug::FillOvertakes, (Focus::Docrow, Order::Document));
+    find(Bug::FillOvertakes, (FaultFocus::Docrow, Order::Document));
 }
 
 #[test]
 fn a_bound_that_is_not_stored_is_found() {
-    find(Bug::ShownNotRaised, (Focus::Docrow, Order::Document));
+    find(Bug::ShownNotRaised, (FaultFocus::Docrow, Order::Document));
 }
 
 #[test]
 fn a_part_without_a_note_is_found() {
-    find(Bug::PartNotNoted, (Focus::Docrow, Order::Document));
+    find(Bug::PartNotNoted, (FaultFocus::Docrow, Order::Document));
 }
 
 #[test]
 fn a_part_without_a_note_is_found_in_the_order_of_commits() {
-    find(Bug::PartNotNoted, (Focus::Docrow, Order::Commit));
+    find(Bug::PartNotNoted, (FaultFocus::Docrow, Order::Commit));
 }
 
 #[test]
 fn what_is_tried_again_as_it_was_is_found() {
-    find(Bug::TriedAgainAsItWas, (Focus::Docrow, Order::Commit));
+    find(Bug::TriedAgainAsItWas, (FaultFocus::Docrow, Order::Commit));
 }
 
 #[test]
 fn a_patch_of_the_past_is_found() {
-    find(Bug::PatchOfThePast, (Focus::Docrow, Order::Document));
-    find(Bug::PatchOfThePast, (Focus::Docrow, Order::Commit));
+    find(Bug::PatchOfThePast, (FaultFocus::Docrow, Order::Document));
+    find(Bug::PatchOfThePast, (FaultFocus::Docrow, Order::Commit));
 }
 
 #[test]
 fn a_patch_in_place_of_a_whole_document_is_found() {
-    find(Bug::PatchOntoWhole, (Focus::Docrow, Order::Document));
-    find(Bug::PatchOntoWhole, (Focus::Docrow, Order::Commit));
+    find(Bug::PatchOntoWhole, (FaultFocus::Docrow, Order::Document));
+    find(Bug::PatchOntoWhole, (FaultFocus::Docrow, Order::Commit));
 }

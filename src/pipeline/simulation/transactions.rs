@@ -5,11 +5,11 @@ use std::{collections::BTreeSet, sync::Arc};
 use mongodb::bson::RawDocumentBuf;
 
 use super::{
-    columns::{Columns, composites, merge_extra, rebuild},
+    columns::{RowColumns, composites, merge_extra, rebuild},
     document::fields_of,
-    mongo::{Doc, Name, doc_of, name_of},
-    postgres::{Contents, Letter, Row},
-    world::World,
+    mongo::{CollectionName, DocumentNumber, doc_of, name_of},
+    postgres::{DatabaseContents, LetterRow, RootRow},
+    world::SimulatedWorld,
 };
 use crate::{
     error::{Code, Error, Result},
@@ -21,16 +21,21 @@ use crate::{
     },
 };
 
-impl Contents {
+impl DatabaseContents {
     /// Puts a row in place of what there is. Errors: `refused` says that PostgreSQL does not take it.
-    pub(super) fn put(&mut self, world: &World, name: Name, columns: Columns) -> Result<Doc> {
+    pub(super) fn put(
+        &mut self,
+        world: &SimulatedWorld,
+        name: CollectionName,
+        columns: RowColumns,
+    ) -> Result<DocumentNumber> {
         let mapping = self.mapping(name).ok_or_else(|| Error::bug("simulation: a row without a mapping"))?;
         let document = rebuild(mapping, &columns)?;
         let (doc, fields) = (doc_of(&document), fields_of(&document));
         if world.refuses(&fields) {
             return Err(Error::new(Code::RowConstraint, "simulation: the row violates a constraint"));
         }
-        let before = self.rows.insert((name, doc), Row { columns: Arc::new(columns), fields });
+        let before = self.rows.insert((name, doc), RootRow { columns: Arc::new(columns), fields });
         // What is written again as it was may still be of several times.
         if before.is_none_or(|before| before.fields != fields) {
             self.mixed.remove(&(name, doc));
@@ -39,7 +44,7 @@ impl Contents {
         Ok(doc)
     }
 
-    fn remove(&mut self, name: Name, doc: Doc) {
+    fn remove(&mut self, name: CollectionName, doc: DocumentNumber) {
         self.rows.remove(&(name, doc));
         self.mixed.remove(&(name, doc));
         self.removed.remove(&(name, doc));
@@ -48,7 +53,7 @@ impl Contents {
     /// Carries out a batch. Errors: it is refused as a whole.
     pub(super) fn apply(
         &mut self,
-        world: &mut World,
+        world: &mut SimulatedWorld,
         (partition, fingerprint): (Partition, i64),
         batch: &Batch<'_>,
     ) -> Result<u64> {
@@ -82,7 +87,7 @@ impl Contents {
             let place = (name_of(&letter.collection), doc_of(&document_key));
             self.last_letter += 1;
             let (id, key) = (self.last_letter, letter.key.clone());
-            self.letters.insert(place, Letter { id, key, document_key, asked: None, was_asked: false });
+            self.letters.insert(place, LetterRow { id, key, document_key, asked: None, was_asked: false });
             let count = self.letters.keys().filter(|(name, _)| *name == place.0).count();
             // That stops the collection, and what waits of it is forgotten.
             world.excused.history |= u64::try_from(count).unwrap() > world.set.most_dead;
@@ -105,14 +110,14 @@ impl Contents {
         Ok(written)
     }
 
-    pub(super) fn docs(&self, name: Name, keys: &Keys) -> Result<Vec<Doc>> {
+    pub(super) fn docs(&self, name: CollectionName, keys: &Keys) -> Result<Vec<DocumentNumber>> {
         let doc =
             |key| self.doc_of_key(name, key).ok_or_else(|| Error::bug("simulation: a key of no document"));
         keys.iter().map(doc).collect()
     }
 
     /// Writes some fields of rows, and what `extra` has of them. Errors: one of the rows is not there.
-    fn patch(&mut self, world: &mut World, part: &PartBatch<'_>) -> Result<u64> {
+    fn patch(&mut self, world: &mut SimulatedWorld, part: &PartBatch<'_>) -> Result<u64> {
         let Some(root) = part.tables.first() else { return Ok(0) };
         let name = self.name_of_table(&root.name)?;
         let extra = self.mapping(name).and_then(|mapping| mapping.extra()).map(|extra| extra.name.clone());
@@ -124,7 +129,7 @@ impl Contents {
             let Some(row) = self.rows.get(&(name, doc)) else {
                 return Err(Error::new(Code::TargetRefusedRows, "simulation: there is no row to be patched"));
             };
-            let mut columns = Columns::clone(&row.columns);
+            let mut columns = RowColumns::clone(&row.columns);
             for column in root.columns.iter().skip(1).filter(|column| Some(&column.name) != extra.as_ref()) {
                 match new.get(&column.name) {
                     Some(value) => drop(columns.insert(column.name.clone(), value.clone())),
@@ -146,7 +151,7 @@ impl Contents {
 }
 
 /// The documents of a collection that are to be repaired.
-pub(super) fn to_repairs(world: &World, docs: &BTreeSet<Doc>) -> Repairs {
+pub(super) fn to_repairs(world: &SimulatedWorld, docs: &BTreeSet<DocumentNumber>) -> Repairs {
     let documents = docs.iter().map(|doc| world.source.key(*doc).1.clone()).collect();
     Repairs { documents, keys: Keys::default() }
 }

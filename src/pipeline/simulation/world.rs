@@ -10,11 +10,11 @@ use fastrand::Rng;
 use tokio::{sync::watch, task::yield_now, time::sleep};
 
 use super::{
-    document::Fields,
-    mongo::{Doc, Name, Source},
-    postgres::Postgres,
-    settings::{Focus, Settings},
-    spool::Spool,
+    document::FieldVersions,
+    mongo::{CollectionName, DocumentNumber, MongoModel},
+    postgres::PostgresModel,
+    settings::{FaultFocus, ScheduleSettings},
+    spool::SpoolModel,
 };
 use crate::{
     config::{Config, Order},
@@ -28,15 +28,15 @@ use crate::{
     source::StreamStart,
 };
 
-pub(super) struct World {
+pub(super) struct SimulatedWorld {
     pub(super) rng: Rng,
-    pub(super) set: Settings,
+    pub(super) set: ScheduleSettings,
     pub(super) config: Config,
-    pub(super) source: Source,
-    pub(super) spool: Spool,
-    pub(super) pg: Postgres,
+    pub(super) source: MongoModel,
+    pub(super) spool: SpoolModel,
+    pub(super) pg: PostgresModel,
     pub(super) mappings: HashMap<String, Arc<Mapping>>,
-    pub(super) excused: Excused,
+    pub(super) excused: ExcusedLosses,
     /// What docrow's process is told, and what is seen of it.
     pub(super) shutdown: Shutdown,
     pub(super) demand: Option<watch::Receiver<ApplyState>>,
@@ -49,9 +49,9 @@ pub(super) struct World {
     /// The latest time that the source has told it.
     pub(super) seen: u32,
     /// Documents that it has looked up since they were written, as of when.
-    pub(super) looked_up: BTreeMap<(Name, Doc), u32>,
+    pub(super) looked_up: BTreeMap<(CollectionName, DocumentNumber), u32>,
     /// Repairs that it has taken.
-    pub(super) taken: BTreeSet<(Name, Doc)>,
+    pub(super) taken: BTreeSet<(CollectionName, DocumentNumber)>,
     /// It is a bad moment to be killed.
     pub(super) is_bad_moment: bool,
     /// Whether faults and writes are over.
@@ -68,7 +68,7 @@ pub(super) struct World {
 
 /// What faults have made possible that else must not happen.
 #[derive(Debug, Default)]
-pub(super) struct Excused {
+pub(super) struct ExcusedLosses {
     /// That the spool is found lost.
     pub(super) spool: bool,
     /// That history is lost.
@@ -77,25 +77,25 @@ pub(super) struct Excused {
 
 /// What everybody has of it.
 #[derive(Clone)]
-pub(super) struct Sim(Arc<Mutex<World>>);
+pub(super) struct SharedWorld(Arc<Mutex<SimulatedWorld>>);
 
-impl Sim {
-    pub(super) fn new(seed: u64, (focus, order): (Focus, Order), tells: bool) -> Self {
+impl SharedWorld {
+    pub(super) fn new(seed: u64, (focus, order): (FaultFocus, Order), tells: bool) -> Self {
         static CONFIG: OnceLock<Config> = OnceLock::new();
         let mut rng = Rng::with_seed(seed);
-        let set = Settings::of(&mut rng, focus, order);
+        let set = ScheduleSettings::of(&mut rng, focus, order);
         let (collections, docs) = (rng.usize(1..=3), rng.usize(1..=4));
-        let source = Source::new(&mut rng, collections, docs);
+        let source = MongoModel::new(&mut rng, collections, docs);
         let (steps_left, warmed_up) = (set.steps, !set.warms_up);
-        Self(Arc::new(Mutex::new(World {
+        Self(Arc::new(Mutex::new(SimulatedWorld {
             rng,
             set,
             config: CONFIG.get_or_init(Config::with_defaults).clone(),
             source,
-            spool: Spool::default(),
-            pg: Postgres::new(),
+            spool: SpoolModel::default(),
+            pg: PostgresModel::new(),
             mappings: HashMap::new(),
-            excused: Excused::default(),
+            excused: ExcusedLosses::default(),
             shutdown: Shutdown::default(),
             demand: None,
             notices: None,
@@ -116,7 +116,7 @@ impl Sim {
         })))
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, World> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, SimulatedWorld> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -142,13 +142,13 @@ impl Sim {
     }
 }
 
-impl World {
+impl SimulatedWorld {
     pub(super) fn is_silent(&mut self) -> bool {
         !self.is_calm && self.rng.u32(..1000) < self.set.faults.slow
     }
 
     /// Whether PostgreSQL refuses a row that shows this.
-    pub(super) fn refuses(&self, fields: &Fields) -> bool {
+    pub(super) fn refuses(&self, fields: &FieldVersions) -> bool {
         let refused = self.set.refused;
         !self.is_calm && refused > 0 && fields.iter().any(|version| *version > 0 && version % refused == 0)
     }

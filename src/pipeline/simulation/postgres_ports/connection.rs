@@ -8,8 +8,8 @@ use std::{
 use tokio::time::sleep;
 
 use super::super::{
-    postgres::Contents,
-    world::{Sim, World},
+    postgres::DatabaseContents,
+    world::{SharedWorld, SimulatedWorld},
 };
 use crate::error::{Code, Error, Result};
 
@@ -17,8 +17,8 @@ use crate::error::{Code, Error, Result};
 const SILENCE: Duration = Duration::from_secs(15);
 
 /// A connection.
-pub(super) struct Link {
-    pub(super) sim: Sim,
+pub(super) struct SimulatedConnection {
+    pub(super) sim: SharedWorld,
     /// How often all connections had been lost when it was made.
     starts: u32,
     is_broken: AtomicBool,
@@ -28,8 +28,8 @@ pub(super) fn away() -> Error {
     Error::new(Code::TargetLost, "simulation: PostgreSQL is away")
 }
 
-impl Link {
-    pub(super) async fn open(sim: &Sim) -> Result<Self> {
+impl SimulatedConnection {
+    pub(super) async fn open(sim: &SharedWorld) -> Result<Self> {
         sim.pass().await;
         let world = sim.lock();
         if !world.pg.is_up {
@@ -38,7 +38,7 @@ impl Link {
         Ok(Self { sim: sim.clone(), starts: world.pg.starts, is_broken: AtomicBool::new(false) })
     }
 
-    pub(super) fn is_lost(&self, world: &World) -> bool {
+    pub(super) fn is_lost(&self, world: &SimulatedWorld) -> bool {
         !world.pg.is_up || world.pg.starts != self.starts || self.is_broken.load(Ordering::Relaxed)
     }
 
@@ -53,7 +53,10 @@ impl Link {
         if self.is_lost(&self.sim.lock()) { Err(away()) } else { Ok(()) }
     }
 
-    pub(super) async fn ask<T>(&self, question: impl FnOnce(&World, &Contents) -> T) -> Result<T> {
+    pub(super) async fn ask<T>(
+        &self,
+        question: impl FnOnce(&SimulatedWorld, &DatabaseContents) -> T,
+    ) -> Result<T> {
         self.wait().await?;
         let world = self.sim.lock();
         Ok(question(&world, &world.pg.now))
@@ -62,7 +65,7 @@ impl Link {
     pub(super) async fn change<T>(
         &self,
         what: &str,
-        change: impl FnOnce(&mut World, &mut Contents) -> Result<T>,
+        change: impl FnOnce(&mut SimulatedWorld, &mut DatabaseContents) -> Result<T>,
     ) -> Result<T> {
         self.transact(what, true, change).await
     }
@@ -72,7 +75,7 @@ impl Link {
         &self,
         what: &str,
         is_durable: bool,
-        change: impl FnOnce(&mut World, &mut Contents) -> Result<T>,
+        change: impl FnOnce(&mut SimulatedWorld, &mut DatabaseContents) -> Result<T>,
     ) -> Result<T> {
         self.wait().await?;
         let done = self.carry_out(what, is_durable, change)?;
@@ -86,7 +89,7 @@ impl Link {
         &self,
         what: &str,
         is_durable: bool,
-        change: impl FnOnce(&mut World, &mut Contents) -> Result<T>,
+        change: impl FnOnce(&mut SimulatedWorld, &mut DatabaseContents) -> Result<T>,
     ) -> Result<T> {
         let mut world = self.sim.lock();
         let is_lost = !world.is_calm && world.rng.u32(..1000) < world.set.faults.answer;

@@ -1,4 +1,4 @@
-//! PostgreSQL's ports in the simulation: each method is a transaction on the [`Contents`], or a question to them.
+//! PostgreSQL's ports in the simulation: each method is a transaction on the [`DatabaseContents`], or a question to them.
 
 mod connection;
 mod requests;
@@ -15,13 +15,13 @@ use tokio::{
 };
 
 use self::{
-    connection::{Link, away},
-    rows::{SimApplier, SimReader},
+    connection::{SimulatedConnection, away},
+    rows::{SimulatedApplier, SimulatedReader},
 };
 use super::{
-    mongo::{Doc, doc_of, name_of},
-    postgres::Contents,
-    world::{Sim, World},
+    mongo::{DocumentNumber, doc_of, name_of},
+    postgres::DatabaseContents,
+    world::{SharedWorld, SimulatedWorld},
 };
 use crate::{
     error::{Error, Result},
@@ -33,20 +33,20 @@ use crate::{
     },
 };
 
-pub(super) struct SimTarget(pub(super) Sim);
+pub(super) struct SimulatedTarget(pub(super) SharedWorld);
 
 #[async_trait]
-impl RowTarget for SimTarget {
+impl RowTarget for SimulatedTarget {
     fn pipeline(&self) -> &'static str {
         "simulation"
     }
 
     async fn acquire(&self, _: &Holder, _: OnHeld) -> Result<Box<dyn Hold>> {
-        Ok(Box::new(SimHold(Link::open(&self.0).await?)))
+        Ok(Box::new(SimulatedHold(SimulatedConnection::open(&self.0).await?)))
     }
 
     async fn connect(&self) -> Result<Box<dyn TargetSession>> {
-        Ok(Box::new(Link::open(&self.0).await?))
+        Ok(Box::new(SimulatedConnection::open(&self.0).await?))
     }
 
     async fn connect_in_haste(&self) -> Result<Box<dyn TargetSession>> {
@@ -54,21 +54,24 @@ impl RowTarget for SimTarget {
     }
 
     async fn applier(&self, partition: Partition, fingerprint: i64) -> Result<Box<dyn RowApplier>> {
-        let link = Link::open(&self.0).await?;
-        Ok(Box::new(SimApplier { link, partition, fingerprint, in_haste: false }))
+        let link = SimulatedConnection::open(&self.0).await?;
+        Ok(Box::new(SimulatedApplier { link, partition, fingerprint, in_haste: false }))
     }
 
     async fn applier_in_haste(&self) -> Result<Box<dyn RowApplier>> {
-        let link = Link::open(&self.0).await?;
-        Ok(Box::new(SimApplier { link, partition: Partition(0), fingerprint: 0, in_haste: true }))
+        let link = SimulatedConnection::open(&self.0).await?;
+        Ok(Box::new(SimulatedApplier { link, partition: Partition(0), fingerprint: 0, in_haste: true }))
     }
 
     async fn copier(&self) -> Result<Box<dyn RowCopier>> {
-        Ok(Box::new(Link::open(&self.0).await?))
+        Ok(Box::new(SimulatedConnection::open(&self.0).await?))
     }
 
     async fn reader(&self) -> Result<Box<dyn RowReader>> {
-        Ok(Box::new(SimReader { link: Link::open(&self.0).await?, seen: HashSet::new() }))
+        Ok(Box::new(SimulatedReader {
+            link: SimulatedConnection::open(&self.0).await?,
+            seen: HashSet::new(),
+        }))
     }
 
     async fn reader_in_haste(&self) -> Result<Box<dyn RowReader>> {
@@ -76,10 +79,10 @@ impl RowTarget for SimTarget {
     }
 
     async fn ask_for_repairs(&self, collection: &str, repairs: &Repairs) -> Result<()> {
-        let (name, docs): (_, Vec<Doc>) =
+        let (name, docs): (_, Vec<DocumentNumber>) =
             (name_of(collection), repairs.documents.iter().map(|key| doc_of(key)).collect());
-        let link = Link::open(&self.0).await?;
-        let ask = |_: &mut World, pg: &mut Contents| {
+        let link = SimulatedConnection::open(&self.0).await?;
+        let ask = |_: &mut SimulatedWorld, pg: &mut DatabaseContents| {
             pg.repairs.entry(name).or_default().extend(docs);
             Ok(())
         };
@@ -87,12 +90,12 @@ impl RowTarget for SimTarget {
     }
 }
 
-struct SimHold(Link);
+struct SimulatedHold(SimulatedConnection);
 
 #[async_trait]
-impl Hold for SimHold {
+impl Hold for SimulatedHold {
     fn target(&self) -> Arc<dyn RowTarget> {
-        Arc::new(SimTarget(self.0.sim.clone()))
+        Arc::new(SimulatedTarget(self.0.sim.clone()))
     }
 
     fn answered(&self) -> watch::Receiver<Instant> {

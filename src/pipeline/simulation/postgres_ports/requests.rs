@@ -7,12 +7,12 @@ use mongodb::bson::RawDocumentBuf;
 
 use super::{
     super::{
-        mongo::{Name, name_of, namespace},
-        postgres::Contents,
+        mongo::{CollectionName, name_of, namespace},
+        postgres::DatabaseContents,
         transactions::to_repairs,
-        world::World,
+        world::SimulatedWorld,
     },
-    connection::Link,
+    connection::SimulatedConnection,
 };
 use crate::{
     error::Result,
@@ -27,20 +27,20 @@ use crate::{
 };
 
 #[async_trait]
-impl RequestSession for Link {
+impl RequestSession for SimulatedConnection {
     async fn dead_keys(&self) -> Result<DeadKeys> {
         self.ask(|_, pg| dead_keys(pg, |_| true)).await
     }
 
     async fn dead_keys_among(&self, collection: &str, keys: &[String]) -> Result<DeadKeys> {
         let name = name_of(collection);
-        let is_among = |place: (Name, &String)| place.0 == name && keys.contains(place.1);
+        let is_among = |place: (CollectionName, &String)| place.0 == name && keys.contains(place.1);
         self.ask(|_, pg| dead_keys(pg, is_among)).await
     }
 
     async fn dead_document_keys(&self, collection: &str, after: i64) -> Result<Vec<(i64, RawDocumentBuf)>> {
         let name = name_of(collection);
-        let keys = |pg: &Contents| {
+        let keys = |pg: &DatabaseContents| {
             let letters = pg.letters.iter().filter(|((of, _), letter)| *of == name && letter.id > after);
             let mut letters: Vec<_> =
                 letters.map(|(_, letter)| (letter.id, letter.document_key.clone())).collect();
@@ -51,7 +51,7 @@ impl RequestSession for Link {
     }
 
     async fn dead_letter_counts(&self) -> Result<HashMap<String, u64>> {
-        let counts = |pg: &Contents| {
+        let counts = |pg: &DatabaseContents| {
             let mut counts = HashMap::new();
             for (name, _) in pg.letters.keys() {
                 *counts.entry(namespace(*name).to_string()).or_default() += 1;
@@ -66,7 +66,7 @@ impl RequestSession for Link {
     }
 
     async fn forget_dead_letters(&mut self, ids: &[i64]) -> Result<()> {
-        let forget = |_: &mut World, pg: &mut Contents| {
+        let forget = |_: &mut SimulatedWorld, pg: &mut DatabaseContents| {
             pg.letters.retain(|_, letter| !ids.contains(&letter.id));
             // It is about to be copied again, and of one time after that.
             pg.settled = false;
@@ -77,7 +77,7 @@ impl RequestSession for Link {
 
     async fn requests(&self, later: &[&str]) -> Result<Requested> {
         let later: BTreeSet<_> = later.iter().map(|collection| name_of(collection)).collect();
-        let requested = |pg: &Contents| Requested {
+        let requested = |pg: &DatabaseContents| Requested {
             throttle: Throttle::AsConfigured,
             resyncs: pg.resyncs.keys().map(|name| namespace(*name).to_string()).collect(),
             paused: Vec::new(),
@@ -89,7 +89,7 @@ impl RequestSession for Link {
     }
 
     async fn ask_for_resync(&mut self, collections: &[String], reason: Reason) -> Result<()> {
-        let ask = |_: &mut World, pg: &mut Contents| {
+        let ask = |_: &mut SimulatedWorld, pg: &mut DatabaseContents| {
             pg.resyncs.extend(collections.iter().map(|collection| (name_of(collection), reason)));
             Ok(())
         };
@@ -97,14 +97,14 @@ impl RequestSession for Link {
     }
 
     async fn resyncs_asked(&self) -> Result<Vec<(String, Reason)>> {
-        let asked = |pg: &Contents| {
+        let asked = |pg: &DatabaseContents| {
             pg.resyncs.iter().map(|(name, reason)| (namespace(*name).to_string(), *reason)).collect()
         };
         self.ask(|_, pg| asked(pg)).await
     }
 
     async fn letters_asked(&self) -> Result<Vec<Asked>> {
-        let asked = |pg: &Contents| {
+        let asked = |pg: &DatabaseContents| {
             let asked = pg.letters.iter().filter_map(|((name, _), letter)| {
                 let (collection, document_key) = (namespace(*name).to_string(), letter.document_key.clone());
                 Some(Asked { id: letter.id, collection, document_key, at: letter.asked? })
@@ -115,7 +115,7 @@ impl RequestSession for Link {
     }
 
     async fn letters_answered(&mut self, ids: &[i64]) -> Result<()> {
-        let answered = |_: &mut World, pg: &mut Contents| {
+        let answered = |_: &mut SimulatedWorld, pg: &mut DatabaseContents| {
             let of = pg.letters.values_mut().filter(|letter| ids.contains(&letter.id));
             of.for_each(|letter| letter.asked = None);
             Ok(())
@@ -125,7 +125,7 @@ impl RequestSession for Link {
 
     async fn take_repairs(&mut self, later: &[&str]) -> Result<Vec<(String, Repairs)>> {
         let later: BTreeSet<_> = later.iter().map(|collection| name_of(collection)).collect();
-        let take = |world: &mut World, pg: &mut Contents| {
+        let take = |world: &mut SimulatedWorld, pg: &mut DatabaseContents| {
             let taken: Vec<_> = pg.repairs.extract_if(.., |name, _| !later.contains(name)).collect();
             let repairs = taken.iter().map(|(name, docs)| {
                 // Nobody asks for them again, whatever becomes of them.
@@ -150,7 +150,7 @@ impl RequestSession for Link {
     }
 }
 
-fn dead_keys(pg: &Contents, wanted: impl Fn((Name, &String)) -> bool) -> DeadKeys {
+fn dead_keys(pg: &DatabaseContents, wanted: impl Fn((CollectionName, &String)) -> bool) -> DeadKeys {
     let mut keys = DeadKeys::default();
     for ((name, _), letter) in pg.letters.iter().filter(|((name, _), letter)| wanted((*name, &letter.key))) {
         keys.insert(DeadKey { collection: namespace(*name).to_string(), key: letter.key.clone() });

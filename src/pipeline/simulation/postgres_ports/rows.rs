@@ -7,12 +7,12 @@ use mongodb::bson::Timestamp;
 
 use super::{
     super::{
-        columns::{Columns, tuples},
+        columns::{RowColumns, tuples},
         mongo::name_of,
-        postgres::Contents,
-        world::World,
+        postgres::DatabaseContents,
+        world::SimulatedWorld,
     },
-    connection::{Link, away},
+    connection::{SimulatedConnection, away},
 };
 use crate::{
     error::{Error, Result},
@@ -29,15 +29,15 @@ use crate::{
     },
 };
 
-pub(super) struct SimApplier {
-    pub(super) link: Link,
+pub(super) struct SimulatedApplier {
+    pub(super) link: SimulatedConnection,
     pub(super) partition: Partition,
     pub(super) fingerprint: i64,
     pub(super) in_haste: bool,
 }
 
 #[async_trait]
-impl RowApplier for SimApplier {
+impl RowApplier for SimulatedApplier {
     async fn apply(&mut self, batch: &Batch<'_>) -> Result<AppliedBatch> {
         let Self { link, partition, fingerprint, in_haste } = self;
         if *in_haste {
@@ -54,7 +54,7 @@ impl RowApplier for SimApplier {
     }
 
     async fn note_ahead(&mut self, time: Timestamp) -> Result<()> {
-        let note = |_: &mut World, pg: &mut Contents| {
+        let note = |_: &mut SimulatedWorld, pg: &mut DatabaseContents| {
             (pg.ahead, pg.settled) = (pg.ahead.max(Some(time)), false);
             Ok(())
         };
@@ -62,7 +62,7 @@ impl RowApplier for SimApplier {
     }
 
     async fn note_shown(&mut self, time: Timestamp) -> Result<()> {
-        let note = |_: &mut World, pg: &mut Contents| {
+        let note = |_: &mut SimulatedWorld, pg: &mut DatabaseContents| {
             pg.noted = pg.noted.max(Some(time));
             Ok(())
         };
@@ -86,7 +86,7 @@ fn words(batch: &Batch<'_>) -> String {
 }
 
 #[async_trait]
-impl RowCopier for Link {
+impl RowCopier for SimulatedConnection {
     async fn begin<'a>(
         &'a mut self,
         collection: CollectionId,
@@ -94,21 +94,21 @@ impl RowCopier for Link {
     ) -> Result<Box<dyn ChunkTransaction + 'a>> {
         self.wait().await?;
         let (_, root) = (collection, tables.first().cloned());
-        Ok(Box::new(SimChunk { link: self, root, rows: Vec::new(), letters: Vec::new(), saved: 0 }))
+        Ok(Box::new(SimulatedChunk { link: self, root, rows: Vec::new(), letters: Vec::new(), saved: 0 }))
     }
 }
 
-struct SimChunk<'a> {
-    link: &'a Link,
+struct SimulatedChunk<'a> {
+    link: &'a SimulatedConnection,
     root: Option<Table>,
-    rows: Vec<Columns>,
+    rows: Vec<RowColumns>,
     letters: Vec<DeadLetter>,
     /// How many rows there were at the savepoint.
     saved: usize,
 }
 
 #[async_trait]
-impl ChunkTransaction for SimChunk<'_> {
+impl ChunkTransaction for SimulatedChunk<'_> {
     async fn write(&mut self, rows: &mut Rows) -> Result<u64> {
         self.link.wait().await?;
         let Some(root) = &self.root else { return Ok(0) };
@@ -150,7 +150,7 @@ impl ChunkTransaction for SimChunk<'_> {
     async fn commit(self: Box<Self>, marker: Marker<'_>) -> Result<()> {
         let Self { link, rows, letters, .. } = *self;
         let (name, number) = (name_of(marker.collection), usize::try_from(marker.number).unwrap_or(0));
-        let copy = |world: &mut World, pg: &mut Contents| {
+        let copy = |world: &mut SimulatedWorld, pg: &mut DatabaseContents| {
             for columns in &rows {
                 let before = pg.rows.len();
                 pg.put(world, name, columns.clone())?;
@@ -161,7 +161,7 @@ impl ChunkTransaction for SimChunk<'_> {
             let batch = Batch { dead_letters: &letters, ..Batch::default() };
             pg.apply(world, (Partition(0), 0), &batch).map(drop)
         };
-        let mark = |_: &mut World, pg: &mut Contents| {
+        let mark = |_: &mut SimulatedWorld, pg: &mut DatabaseContents| {
             let chunk = pg.plans.get_mut(&name).and_then(|plan| plan.chunks.get_mut(number));
             let chunk = chunk.filter(|chunk| chunk.copied.is_none());
             chunk.map(|chunk| chunk.copied = Some(marker.documents)).ok_or_else(away)
@@ -175,13 +175,13 @@ impl ChunkTransaction for SimChunk<'_> {
     }
 }
 
-pub(super) struct SimReader {
-    pub(super) link: Link,
+pub(super) struct SimulatedReader {
+    pub(super) link: SimulatedConnection,
     pub(super) seen: HashSet<Vec<u8>>,
 }
 
 #[async_trait]
-impl RowReader for SimReader {
+impl RowReader for SimulatedReader {
     async fn documents(
         &mut self,
         tables: &[Table],
@@ -189,7 +189,7 @@ impl RowReader for SimReader {
         most: usize,
     ) -> Result<Option<HashMap<Vec<u8>, Rows>>> {
         let Some(root) = tables.first() else { return Ok(Some(HashMap::new())) };
-        let read = |_: &World, pg: &Contents| {
+        let read = |_: &SimulatedWorld, pg: &DatabaseContents| {
             let name = pg.name_of_table(&root.name)?;
             let mut found = HashMap::new();
             for key in keys.iter() {
@@ -221,24 +221,24 @@ impl RowReader for SimReader {
 
     async fn unseen<'a>(&'a mut self, _: &Table, table: &Table) -> Result<Box<dyn KeyPages + 'a>> {
         let Self { link, seen } = self;
-        let keys = |_: &World, pg: &Contents| {
+        let keys = |_: &SimulatedWorld, pg: &DatabaseContents| {
             let name = pg.name_of_table(&table.name)?;
             let rows = pg.rows.iter().filter(|((of, _), _)| *of == name);
             let keys = rows.filter_map(|(_, row)| row.columns.get(&table.columns.first()?.name).cloned());
             Ok::<_, Error>(keys.filter(|key| !seen.contains(key)).collect::<Vec<_>>())
         };
         let keys = link.ask(keys).await??;
-        Ok(Box::new(Pages { link, keys }))
+        Ok(Box::new(SimulatedPages { link, keys }))
     }
 }
 
-pub(super) struct Pages<'a> {
-    pub(super) link: &'a Link,
+pub(super) struct SimulatedPages<'a> {
+    pub(super) link: &'a SimulatedConnection,
     pub(super) keys: Vec<Vec<u8>>,
 }
 
 #[async_trait]
-impl KeyPages for Pages<'_> {
+impl KeyPages for SimulatedPages<'_> {
     async fn next(&mut self, most: u16) -> Result<Keys> {
         self.link.wait().await?;
         let mut page = Keys::default();

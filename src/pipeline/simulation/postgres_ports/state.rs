@@ -8,11 +8,11 @@ use mongodb::bson::Timestamp;
 use super::{
     super::{
         check::is_unfilled,
-        mongo::{Name, name_of, namespace},
-        postgres::{Contents, Mapped},
-        world::World,
+        mongo::{CollectionName, name_of, namespace},
+        postgres::{DatabaseContents, MappedCollection},
+        world::SimulatedWorld,
     },
-    connection::Link,
+    connection::SimulatedConnection,
 };
 use crate::{
     error::{Error, Result},
@@ -21,39 +21,42 @@ use crate::{
     sink::metadata::{chunks::StoredChunk, mapping_versions::Mapping, positions::StoredPosition},
 };
 
-fn mapped(pg: &mut Contents, collection: &str) -> Result<(Name, Mapped)> {
+fn mapped(pg: &mut DatabaseContents, collection: &str) -> Result<(CollectionName, MappedCollection)> {
     let name = name_of(collection);
     let found = pg.mapped.get(&name).cloned();
     found.map(|found| (name, found)).ok_or_else(|| Error::bug("simulation: a collection without a mapping"))
 }
 
-impl TargetSession for Link {
+impl TargetSession for SimulatedConnection {
     fn is_closed(&self) -> bool {
         self.is_lost(&self.sim.lock())
     }
 }
 
 #[async_trait]
-impl StateSession for Link {
+impl StateSession for SimulatedConnection {
     async fn register(&self, state_id: &str) -> Result<String> {
-        let register =
-            |_: &mut World, pg: &mut Contents| Ok(pg.life.get_or_insert_with(|| state_id.to_owned()).clone());
+        let register = |_: &mut SimulatedWorld, pg: &mut DatabaseContents| {
+            Ok(pg.life.get_or_insert_with(|| state_id.to_owned()).clone())
+        };
         self.change("the pipeline is registered", register).await
     }
 
     async fn positions(&self) -> Result<Vec<StoredPosition>> {
         let stored =
-            |((partition, name), (position, fingerprint)): (&(Partition, Name), &(_, i64))| StoredPosition {
-                partition: *partition,
-                collection: namespace(*name).to_string(),
-                position: Clone::clone(position),
-                fingerprint: Some(*fingerprint),
+            |((partition, name), (position, fingerprint)): (&(Partition, CollectionName), &(_, i64))| {
+                StoredPosition {
+                    partition: *partition,
+                    collection: namespace(*name).to_string(),
+                    position: Clone::clone(position),
+                    fingerprint: Some(*fingerprint),
+                }
             };
         self.ask(|_, pg| pg.positions.iter().map(stored).collect()).await
     }
 
     async fn reset_positions(&mut self, positions: &[StoredPosition]) -> Result<()> {
-        let reset = |_: &mut World, pg: &mut Contents| {
+        let reset = |_: &mut SimulatedWorld, pg: &mut DatabaseContents| {
             pg.shown.clear();
             pg.positions.clear();
             for stored in positions {
@@ -70,7 +73,7 @@ impl StateSession for Link {
     }
 
     async fn set_ahead(&mut self, ahead: Option<Timestamp>) -> Result<()> {
-        let set = |_: &mut World, pg: &mut Contents| {
+        let set = |_: &mut SimulatedWorld, pg: &mut DatabaseContents| {
             (pg.ahead, pg.settled) = (if ahead.is_some() { pg.ahead.max(ahead) } else { None }, false);
             Ok(())
         };
@@ -106,7 +109,7 @@ impl StateSession for Link {
 
     async fn set_swept(&mut self, collection: &str) -> Result<()> {
         let name = name_of(collection);
-        let swept = |_: &mut World, pg: &mut Contents| {
+        let swept = |_: &mut SimulatedWorld, pg: &mut DatabaseContents| {
             let chunks = pg.plans.get_mut(&name).into_iter().flat_map(|plan| &mut plan.chunks);
             chunks.for_each(|chunk| chunk.replaces = false);
             Ok(())
@@ -119,7 +122,7 @@ impl StateSession for Link {
     }
 
     async fn set_filled(&mut self, collection: &str, version: u16) -> Result<()> {
-        let filled = |world: &mut World, pg: &mut Contents| {
+        let filled = |world: &mut SimulatedWorld, pg: &mut DatabaseContents| {
             let (name, mut found) = mapped(pg, collection)?;
             if found.record.version == version {
                 found.record.filled = true;
@@ -134,7 +137,7 @@ impl StateSession for Link {
     }
 
     async fn set_stopped(&mut self, collection: &str, reason: Option<&str>) -> Result<()> {
-        let stopped = |_: &mut World, pg: &mut Contents| {
+        let stopped = |_: &mut SimulatedWorld, pg: &mut DatabaseContents| {
             let Ok((name, mut found)) = mapped(pg, collection) else { return Ok(()) };
             pg.settled &= reason.is_none();
             found.record.stopped = reason.map(str::to_owned);
@@ -165,7 +168,7 @@ impl StateSession for Link {
     }
 
     async fn store_deployment(&mut self, known: &str) -> Result<()> {
-        let store = |_: &mut World, pg: &mut Contents| {
+        let store = |_: &mut SimulatedWorld, pg: &mut DatabaseContents| {
             pg.deployment = Some(known.to_owned());
             Ok(())
         };
@@ -177,7 +180,7 @@ impl StateSession for Link {
     }
 }
 
-impl Link {
+impl SimulatedConnection {
     async fn plan(
         &self,
         collection: &str,
@@ -191,7 +194,7 @@ impl Link {
             .iter()
             .map(|stored| (stored.partition, stored.position.clone(), stored.fingerprint.unwrap_or(0)))
             .collect();
-        let plan = |_: &mut World, pg: &mut Contents| {
+        let plan = |_: &mut SimulatedWorld, pg: &mut DatabaseContents| {
             pg.plan(name, &chunks, &start);
             Ok(())
         };

@@ -8,11 +8,11 @@ use super::{
     super::{
         columns::in_extra,
         mongo::name_of,
-        postgres::{Contents, Mapped},
-        world::World,
+        postgres::{DatabaseContents, MappedCollection},
+        world::SimulatedWorld,
     },
-    connection::Link,
-    rows::Pages,
+    connection::SimulatedConnection,
+    rows::SimulatedPages,
 };
 use crate::{
     error::{Error, Result},
@@ -29,16 +29,16 @@ use crate::{
 };
 
 #[async_trait]
-impl TableSession for Link {
+impl TableSession for SimulatedConnection {
     async fn change_tables(&mut self, record: &Mapping, tables: &[Table]) -> Result<()> {
         self.lock()?;
-        let change = |world: &mut World, pg: &mut Contents| {
+        let change = |world: &mut SimulatedWorld, pg: &mut DatabaseContents| {
             let name = name_of(&record.collection);
             let mut record = record.clone();
             record.stopped = pg.mapped.get(&name).and_then(|before| before.record.stopped.clone());
             let mapping = world.compile(&record.text)?;
             if pg.mapped.get(&name).is_none_or(|before| before.record.version <= record.version) {
-                pg.mapped.insert(name, Mapped { record, tables: tables.to_vec(), mapping });
+                pg.mapped.insert(name, MappedCollection { record, tables: tables.to_vec(), mapping });
             }
             Ok(())
         };
@@ -46,7 +46,7 @@ impl TableSession for Link {
     }
 
     async fn relations(&self) -> Result<Vec<String>> {
-        let tables = |pg: &Contents| {
+        let tables = |pg: &DatabaseContents| {
             let tables = pg.mapped.values().flat_map(|mapped| &mapped.tables);
             tables.map(|table| table.name.clone()).collect()
         };
@@ -54,7 +54,7 @@ impl TableSession for Link {
     }
 
     async fn columns(&self, tables: &[Table]) -> Result<Vec<(String, String)>> {
-        let of = |pg: &Contents| {
+        let of = |pg: &DatabaseContents| {
             let there = pg.mapped.values().flat_map(|mapped| &mapped.tables);
             let there = there.filter(|there| tables.iter().any(|table| table.name == there.name));
             let columns = |table: &Table| {
@@ -71,14 +71,15 @@ impl TableSession for Link {
     }
 
     async fn keys_missing(&self, tables: &[Table]) -> Result<Vec<Table>> {
-        let missing =
-            |pg: &Contents| tables.iter().filter(|table| !pg.keyed.contains(&table.name)).cloned().collect();
+        let missing = |pg: &DatabaseContents| {
+            tables.iter().filter(|table| !pg.keyed.contains(&table.name)).cloned().collect()
+        };
         self.ask(|_, pg| missing(pg)).await
     }
 
     async fn build_key(&mut self, table: &Table) -> Result<()> {
         self.lock()?;
-        let build = |_: &mut World, pg: &mut Contents| {
+        let build = |_: &mut SimulatedWorld, pg: &mut DatabaseContents| {
             pg.keyed.insert(table.name.clone());
             Ok(())
         };
@@ -92,7 +93,7 @@ impl TableSession for Link {
     async fn empty_tables(&mut self, collection: &str) -> Result<()> {
         self.lock()?;
         let name = name_of(collection);
-        let empty = |_: &mut World, pg: &mut Contents| {
+        let empty = |_: &mut SimulatedWorld, pg: &mut DatabaseContents| {
             pg.rows.retain(|(of, _), _| *of != name);
             pg.letters.retain(|(of, _), _| *of != name);
             Ok(())
@@ -118,7 +119,7 @@ impl TableSession for Link {
 
     async fn scan(&mut self, wanted: &WantedDocuments) -> Result<Box<dyn KeyPages + '_>> {
         let root = wanted.root.as_ref().ok_or_else(|| Error::bug("simulation: a scan of nothing"))?;
-        let keys = |_: &World, pg: &Contents| {
+        let keys = |_: &SimulatedWorld, pg: &DatabaseContents| {
             let name = pg.name_of_table(&root.name)?;
             let rows = pg.rows.iter().filter(|((of, _), _)| *of == name).map(|(_, row)| &row.columns);
             let has_extra = |mapping: &mapping::Mapping, columns: &_| !in_extra(mapping, columns).is_empty();
@@ -130,7 +131,7 @@ impl TableSession for Link {
             )
         };
         let keys = self.ask(keys).await??;
-        Ok(Box::new(Pages { link: self, keys }))
+        Ok(Box::new(SimulatedPages { link: self, keys }))
     }
 
     async fn count_misfits(&self, _: &mapping::Mapping) -> Result<Vec<Misfits>> {
