@@ -145,7 +145,7 @@ impl SimulatedWorld {
     ) -> Option<&'a Position> {
         let of = |(partition, of): &(Partition, CollectionName)| (*of == name).then_some(partition.0);
         let partitions = next.positions.keys().filter_map(of).count();
-        let partition = self.source.key(doc).0.hash64() % u64::try_from(partitions.max(1)).unwrap();
+        let partition = self.source.key(doc).hash64() % u64::try_from(partitions.max(1)).unwrap();
         next.positions
             .get(&(Partition(u16::try_from(partition).unwrap()), name))
             .map(|(position, _)| position)

@@ -44,7 +44,8 @@ pub(super) fn write(
     rng: &mut Rng,
     key: &RawDocument,
     before: DocumentState,
-    (version, used): (i32, usize),
+    version: i32,
+    used: usize,
 ) -> (Op, DocumentState) {
     let Some(fields) = before else { return whole(rng, key, version, used) };
     match rng.u8(..10) {

@@ -138,8 +138,12 @@ impl MongoModel {
         self.collections[name].exists
     }
 
-    pub(super) fn key(&self, doc: DocumentNumber) -> &(DocumentKey, RawDocumentBuf) {
-        &self.keys[doc]
+    pub(super) fn key(&self, doc: DocumentNumber) -> &DocumentKey {
+        &self.keys[doc].0
+    }
+
+    pub(super) fn document_key(&self, doc: DocumentNumber) -> &RawDocumentBuf {
+        &self.keys[doc].1
     }
 
     /// All states of a document, in order.
@@ -170,7 +174,8 @@ impl MongoModel {
             let (name, doc) = (rng.usize(self.names()), rng.usize(self.docs()));
             let before = self.shown(name, doc).last().unwrap().state;
             self.versions += 1;
-            let (op, state) = document::write(rng, &self.key(doc).1, before, (self.versions, self.fields));
+            let (op, state) =
+                document::write(rng, self.document_key(doc), before, self.versions, self.fields);
             said += &format!(" c{name}/{doc} is {}", word(state));
             let collection = &mut self.collections[name];
             if !collection.exists {
@@ -267,7 +272,7 @@ impl MongoModel {
         let position = entry.position.clone();
         match entry.happened.clone() {
             LoggedEvent::Changed(doc, op) => {
-                let (key, document_key) = self.key(doc).clone();
+                let (key, document_key) = self.keys[doc].clone();
                 Event::Change(Change { collection, key, document_key, op, position })
             }
             LoggedEvent::Whole(Reason::Dropped) => Event::Dropped { collection, position },
@@ -283,7 +288,7 @@ impl MongoModel {
     }
 }
 
-/// The document of a key that [`MongoModel::key`] gave.
+/// The document of a key that [`MongoModel::document_key`] gave.
 pub(super) fn doc_of(document_key: &RawDocument) -> DocumentNumber {
     // An encoded key does not tell of which type the number was.
     let number = document_key.get_i32("_id").map(i64::from).or_else(|_| document_key.get_i64("_id"));

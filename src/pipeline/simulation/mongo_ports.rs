@@ -321,7 +321,7 @@ impl SimulatedWorld {
 
     fn document(&self, name: CollectionName, doc: DocumentNumber, time: u32) -> Option<RawDocumentBuf> {
         let fields = self.source.state(name, doc, time)?;
-        Some(document(&self.source.key(doc).1, &fields))
+        Some(document(self.source.document_key(doc), &fields))
     }
 
     /// A document as it is at `after` or later.

@@ -28,7 +28,7 @@ use crate::{
         resync_reason::Reason,
         table::Table,
     },
-    sink::metadata::{chunks::StoredChunk, mapping_versions},
+    sink::metadata::{chunks::StoredChunk, mapping_versions, positions::StoredPosition},
 };
 
 /// A row of a collection's root.
@@ -148,12 +148,7 @@ impl DatabaseContents {
     }
 
     /// Stores a plan and start positions in place of what there is.
-    pub(super) fn plan(
-        &mut self,
-        name: CollectionName,
-        chunks: &[StoredChunk],
-        start: &[(Partition, Position, i64)],
-    ) {
+    pub(super) fn plan(&mut self, name: CollectionName, chunks: &[StoredChunk], start: &[StoredPosition]) {
         self.resyncs.remove(&name);
         self.positions.retain(|(_, of), _| *of != name);
         self.shown.retain(|(_, of), _| *of != name);
@@ -161,8 +156,8 @@ impl DatabaseContents {
         let mixed = self.mixed.iter_mut().filter(|((of, _), _)| *of == name);
         mixed.for_each(|(_, until)| *until = u32::MAX);
         self.settled = false;
-        for (partition, position, fingerprint) in start {
-            self.positions.insert((*partition, name), (position.clone(), *fingerprint));
+        for StoredPosition { partition, position, fingerprint, .. } in start {
+            self.positions.insert((*partition, name), (position.clone(), fingerprint.unwrap_or(0)));
             let plan = PlannedChunks { chunks: chunks.to_vec(), start: position.clone() };
             self.plans.insert(name, plan);
         }

@@ -45,30 +45,30 @@ pub(super) struct FaultRates {
 }
 
 impl FaultRates {
-    fn of(rng: &mut Rng, focus: FaultFocus, are_rare: bool) -> Self {
+    fn draw(rng: &mut Rng, focus: FaultFocus, are_rare: bool) -> Self {
         let mut faults = Self { forget: 40, ..Self::default() };
-        let mut of = |some: &[FaultFocus], most: u32| {
+        let mut rate = |some: &[FaultFocus], most: u32| {
             let most = if are_rare { most.div_ceil(5) } else { most };
             if some.contains(&focus) || focus == FaultFocus::Everything { rng.u32(..=most) } else { 0 }
         };
         let (docrow, postgres, state, source) =
             (FaultFocus::Docrow, FaultFocus::Postgres, FaultFocus::StateDirectory, FaultFocus::Mongo);
-        faults.kill = of(&[docrow, postgres, state, source], 24);
-        faults.stop = of(&[docrow, state], 24);
-        faults.away = of(&[docrow, postgres], 20);
-        faults.crash = of(&[docrow, postgres], 20);
-        faults.answer = of(&[docrow, postgres], 60);
-        faults.slow = of(&[docrow, postgres, source], 20);
-        faults.set_back = of(&[postgres], 20);
-        faults.damage = of(&[state], 16);
-        faults.exchange = of(&[state], 1000);
-        faults.lose = of(&[source], 20);
-        faults.whole = of(&[source], 40);
-        faults.remove = of(&[docrow, postgres], 12);
-        faults.repair = of(&[docrow, postgres], 12);
-        faults.retry = of(&[docrow, postgres, source], 24);
-        faults.resync = of(&[docrow, source], 12);
-        faults.full = of(&[postgres, state], 24);
+        faults.kill = rate(&[docrow, postgres, state, source], 24);
+        faults.stop = rate(&[docrow, state], 24);
+        faults.away = rate(&[docrow, postgres], 20);
+        faults.crash = rate(&[docrow, postgres], 20);
+        faults.answer = rate(&[docrow, postgres], 60);
+        faults.slow = rate(&[docrow, postgres, source], 20);
+        faults.set_back = rate(&[postgres], 20);
+        faults.damage = rate(&[state], 16);
+        faults.exchange = rate(&[state], 1000);
+        faults.lose = rate(&[source], 20);
+        faults.whole = rate(&[source], 40);
+        faults.remove = rate(&[docrow, postgres], 12);
+        faults.repair = rate(&[docrow, postgres], 12);
+        faults.retry = rate(&[docrow, postgres, source], 24);
+        faults.resync = rate(&[docrow, source], 12);
+        faults.full = rate(&[postgres, state], 24);
         faults.bad_moment = if faults.kill > 0 && rng.bool() { 700 } else { faults.kill };
         faults
     }
@@ -106,7 +106,7 @@ pub(super) struct ScheduleSettings {
 }
 
 impl ScheduleSettings {
-    pub(super) fn of(rng: &mut Rng, focus: FaultFocus, order: Order) -> Self {
+    pub(super) fn draw(rng: &mut Rng, focus: FaultFocus, order: Order) -> Self {
         let are_rare = rng.bool();
         let refuses = matches!(focus, FaultFocus::Mongo | FaultFocus::Everything) && rng.bool();
         Self {
@@ -125,7 +125,7 @@ impl ScheduleSettings {
             writes: rng.u32(50..=400),
             step: if rng.bool() { 100 } else { 1_000 },
             answer: [1, 20, 200][rng.usize(..3)],
-            faults: FaultRates::of(rng, focus, are_rare),
+            faults: FaultRates::draw(rng, focus, are_rare),
         }
     }
 }

@@ -86,7 +86,7 @@ impl SpoolLog for SimulatedSpool {
         let waiting = self.with(|spool| spool.waiting(name, &after, most)).await?;
         let world = self.0.lock();
         let waiting = waiting.into_iter().map(|(position, doc)| {
-            let document_key = world.source.key(doc).1.clone();
+            let document_key = world.source.document_key(doc).clone();
             Waiting { position, document_key }
         });
         Ok(waiting.collect())

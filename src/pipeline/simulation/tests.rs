@@ -16,8 +16,8 @@ use crate::{
 const TOLD: usize = 60;
 
 /// Plays a schedule. `Err`: what is wrong with it.
-fn play(seed: u64, kind: (FaultFocus, Order), bug: Option<Bug>) -> Result<(), String> {
-    planted::with(bug, || SharedWorld::new(seed, kind, false).play())
+fn play(seed: u64, focus: FaultFocus, order: Order, bug: Option<Bug>) -> Result<(), String> {
+    planted::with(bug, || SharedWorld::new(seed, focus, order, false).play())
 }
 
 /// What docrow logs, as a part of the story.
@@ -36,8 +36,8 @@ impl Write for StoryLog {
 }
 
 /// The same, told.
-fn tell(seed: u64, kind: (FaultFocus, Order), bug: Option<Bug>) -> VecDeque<String> {
-    let sim = SharedWorld::new(seed, kind, true);
+fn tell(seed: u64, focus: FaultFocus, order: Order, bug: Option<Bug>) -> VecDeque<String> {
+    let sim = SharedWorld::new(seed, focus, order, true);
     let log = StoryLog(sim.clone());
     let log = tracing_subscriber::fmt()
         .with_writer(move || log.clone())
@@ -50,16 +50,16 @@ fn tell(seed: u64, kind: (FaultFocus, Order), bug: Option<Bug>) -> VecDeque<Stri
     story.unwrap()
 }
 
-fn play_all(name: &str, seeds: Range<u64>, kind: (FaultFocus, Order)) {
+fn play_all(name: &str, seeds: Range<u64>, focus: FaultFocus, order: Order) {
     if let Ok(seed) = std::env::var("DOCROW_SIM_SEED") {
         let seed = seed.parse().unwrap();
-        tell(seed, kind, None).iter().for_each(|step| println!("{step}"));
-        return assert_eq!(play(seed, kind, None), Ok(()));
+        tell(seed, focus, order, None).iter().for_each(|step| println!("{step}"));
+        return assert_eq!(play(seed, focus, order, None), Ok(()));
     }
     let (count, began) = (seeds.clone().count(), std::time::Instant::now());
     for seed in seeds {
-        if let Err(what) = play(seed, kind, None) {
-            let story = tell(seed, kind, None);
+        if let Err(what) = play(seed, focus, order, None) {
+            let story = tell(seed, focus, order, None);
             let last = story.iter().skip(story.len().saturating_sub(TOLD));
             last.for_each(|step| println!("{step}"));
             panic!(
@@ -73,9 +73,10 @@ fn play_all(name: &str, seeds: Range<u64>, kind: (FaultFocus, Order)) {
 }
 
 /// A planted bug is found.
-fn find(bug: Bug, kind: (FaultFocus, Order)) {
+fn find(bug: Bug, focus: FaultFocus, order: Order) {
     let began = std::time::Instant::now();
-    let found = (0..10_000).find_map(|seed| play(seed, kind, Some(bug)).err().map(|what| (seed, what)));
+    let found =
+        (0..10_000).find_map(|seed| play(seed, focus, order, Some(bug)).err().map(|what| (seed, what)));
     let (seed, what) = found.unwrap_or_else(|| panic!("{bug:?} is not found"));
     let took = began.elapsed().as_secs_f64();
     let _ = writeln!(io::stderr(), "{bug:?} is found after {seed} schedules, in {took:.1} s: {what}");
@@ -84,45 +85,46 @@ fn find(bug: Bug, kind: (FaultFocus, Order)) {
 /// But for the log, which tells real durations.
 #[test]
 fn a_schedule_repeats() {
-    let told = |seed, kind| {
-        let story = tell(seed, kind, None);
+    let told = |seed, focus, order| {
+        let story = tell(seed, focus, order, None);
         story.into_iter().filter(|step| !step.starts_with("  ")).collect::<Vec<_>>()
     };
     for seed in 0..50 {
-        for kind in [(FaultFocus::Everything, Order::Document), (FaultFocus::Everything, Order::Commit)] {
-            assert_eq!(told(seed, kind), told(seed, kind), "{seed}");
+        for order in [Order::Document, Order::Commit] {
+            let told = || told(seed, FaultFocus::Everything, order);
+            assert_eq!(told(), told(), "{seed}");
         }
     }
 }
 
 #[test]
 fn docrow_stops_and_is_killed() {
-    play_all("docrow_stops_and_is_killed", 0..1_000, (FaultFocus::Docrow, Order::Document));
+    play_all("docrow_stops_and_is_killed", 0..1_000, FaultFocus::Docrow, Order::Document);
 }
 
 #[test]
 fn postgres_is_away_and_set_back() {
-    play_all("postgres_is_away_and_set_back", 0..1_000, (FaultFocus::Postgres, Order::Document));
+    play_all("postgres_is_away_and_set_back", 0..1_000, FaultFocus::Postgres, Order::Document);
 }
 
 #[test]
 fn the_state_directory_is_lost() {
-    play_all("the_state_directory_is_lost", 0..1_000, (FaultFocus::StateDirectory, Order::Document));
+    play_all("the_state_directory_is_lost", 0..1_000, FaultFocus::StateDirectory, Order::Document);
 }
 
 #[test]
 fn history_is_lost_and_collections_are_replaced() {
-    play_all("history_is_lost_and_collections_are_replaced", 0..1_000, (FaultFocus::Mongo, Order::Document));
+    play_all("history_is_lost_and_collections_are_replaced", 0..1_000, FaultFocus::Mongo, Order::Document);
 }
 
 #[test]
 fn everything_goes_wrong() {
-    play_all("everything_goes_wrong", 0..1_000, (FaultFocus::Everything, Order::Document));
+    play_all("everything_goes_wrong", 0..1_000, FaultFocus::Everything, Order::Document);
 }
 
 #[test]
 fn transactions_are_kept_whole() {
-    play_all("transactions_are_kept_whole", 0..1_000, (FaultFocus::Docrow, Order::Commit));
+    play_all("transactions_are_kept_whole", 0..1_000, FaultFocus::Docrow, Order::Commit);
 }
 
 #[test]
@@ -137,75 +139,75 @@ fn transactions_are_kept_whole_when_everything_goes_wrong() {
 #[test]
 fn planted_bugs_are_found() {
     let (document, commit) = (Order::Document, Order::Commit);
-    find(Bug::PositionBeforeRows, (FaultFocus::Docrow, document));
-    find(Bug::TokenWithoutChanges, (FaultFocus::Docrow, document));
-    find(Bug::SpanBelieved, (FaultFocus::Postgres, document));
-    find(Bug::DirectTooEarly, (FaultFocus::Docrow, document));
-    find(Bug::DroppedWhenGone, (FaultFocus::Docrow, document));
-    find(Bug::AheadNotRaised, (FaultFocus::Docrow, document));
-    find(Bug::AheadNotRaised, (FaultFocus::Docrow, commit));
-    find(Bug::ChunkTwice, (FaultFocus::Docrow, document));
+    find(Bug::PositionBeforeRows, FaultFocus::Docrow, document);
+    find(Bug::TokenWithoutChanges, FaultFocus::Docrow, document);
+    find(Bug::SpanBelieved, FaultFocus::Postgres, document);
+    find(Bug::DirectTooEarly, FaultFocus::Docrow, document);
+    find(Bug::DroppedWhenGone, FaultFocus::Docrow, document);
+    find(Bug::AheadNotRaised, FaultFocus::Docrow, document);
+    find(Bug::AheadNotRaised, FaultFocus::Docrow, commit);
+    find(Bug::ChunkTwice, FaultFocus::Docrow, document);
 }
 
 /// What frees the spool's disk does not wait for what wants it.
 #[test]
 fn waiting_for_space_is_found() {
-    find(Bug::WaitsForSpace, (FaultFocus::StateDirectory, Order::Document));
+    find(Bug::WaitsForSpace, FaultFocus::StateDirectory, Order::Document);
 }
 
 #[test]
 fn a_position_acknowledged_before_the_disk_is_found() {
-    find(Bug::AcknowledgedEarly, (FaultFocus::Postgres, Order::Document));
+    find(Bug::AcknowledgedEarly, FaultFocus::Postgres, Order::Document);
 }
 
 #[test]
 fn a_lock_that_nobody_polls_is_found() {
-    find(Bug::LockNotPolled, (FaultFocus::Docrow, Order::Document));
+    find(Bug::LockNotPolled, FaultFocus::Docrow, Order::Document);
 }
 
 #[test]
 fn a_mapping_cached_across_its_change_is_found() {
-    find(Bug::MappingCached, (FaultFocus::Docrow, Order::Document));
+    find(Bug::MappingCached, FaultFocus::Docrow, Order::Document);
 }
 
 #[test]
 fn a_retry_lost_at_a_reconnect_is_found() {
-    find(Bug::RetryAnsweredEarly, (FaultFocus::Everything, Order::Document));
+    find(Bug::RetryAnsweredEarly, FaultFocus::Everything, Order::Document);
 }
 
 #[test]
 fn a_fill_that_overtakes_a_patch_is_found() {
-    find(Bug::FillOvertakes, (FaultFocus::Docrow, Order::Document));
+    find(Bug::FillOvertakes, FaultFocus::Docrow, Order::Document);
 }
 
 #[test]
 fn a_bound_that_is_not_stored_is_found() {
-    find(Bug::ShownNotRaised, (FaultFocus::Docrow, Order::Document));
+    find(Bug::ShownNotRaised, FaultFocus::Docrow, Order::Document);
 }
 
 #[test]
 fn a_part_without_a_note_is_found() {
-    find(Bug::PartNotNoted, (FaultFocus::Docrow, Order::Document));
+    find(Bug::PartNotNoted, FaultFocus::Docrow, Order::Document);
 }
 
 #[test]
 fn a_part_without_a_note_is_found_in_the_order_of_commits() {
-    find(Bug::PartNotNoted, (FaultFocus::Docrow, Order::Commit));
+    find(Bug::PartNotNoted, FaultFocus::Docrow, Order::Commit);
 }
 
 #[test]
 fn what_is_tried_again_as_it_was_is_found() {
-    find(Bug::TriedAgainAsItWas, (FaultFocus::Docrow, Order::Commit));
+    find(Bug::TriedAgainAsItWas, FaultFocus::Docrow, Order::Commit);
 }
 
 #[test]
 fn a_patch_of_the_past_is_found() {
-    find(Bug::PatchOfThePast, (FaultFocus::Docrow, Order::Document));
-    find(Bug::PatchOfThePast, (FaultFocus::Docrow, Order::Commit));
+    find(Bug::PatchOfThePast, FaultFocus::Docrow, Order::Document);
+    find(Bug::PatchOfThePast, FaultFocus::Docrow, Order::Commit);
 }
 
 #[test]
 fn a_patch_in_place_of_a_whole_document_is_found() {
-    find(Bug::PatchOntoWhole, (FaultFocus::Docrow, Order::Document));
-    find(Bug::PatchOntoWhole, (FaultFocus::Docrow, Order::Commit));
+    find(Bug::PatchOntoWhole, FaultFocus::Docrow, Order::Document);
+    find(Bug::PatchOntoWhole, FaultFocus::Docrow, Order::Commit);
 }

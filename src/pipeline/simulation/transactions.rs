@@ -54,7 +54,8 @@ impl DatabaseContents {
     pub(super) fn apply(
         &mut self,
         world: &mut SimulatedWorld,
-        (partition, fingerprint): (Partition, i64),
+        partition: Partition,
+        fingerprint: i64,
         batch: &Batch<'_>,
     ) -> Result<u64> {
         let mut written = 0;
@@ -152,6 +153,6 @@ impl DatabaseContents {
 
 /// The documents of a collection that are to be repaired.
 pub(super) fn to_repairs(world: &SimulatedWorld, docs: &BTreeSet<DocumentNumber>) -> Repairs {
-    let documents = docs.iter().map(|doc| world.source.key(*doc).1.clone()).collect();
+    let documents = docs.iter().map(|doc| world.source.document_key(*doc).clone()).collect();
     Repairs { documents, keys: Keys::default() }
 }

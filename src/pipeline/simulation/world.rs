@@ -80,10 +80,10 @@ pub(super) struct ExcusedLosses {
 pub(super) struct SharedWorld(Arc<Mutex<SimulatedWorld>>);
 
 impl SharedWorld {
-    pub(super) fn new(seed: u64, (focus, order): (FaultFocus, Order), tells: bool) -> Self {
+    pub(super) fn new(seed: u64, focus: FaultFocus, order: Order, tells: bool) -> Self {
         static CONFIG: OnceLock<Config> = OnceLock::new();
         let mut rng = Rng::with_seed(seed);
-        let set = ScheduleSettings::of(&mut rng, focus, order);
+        let set = ScheduleSettings::draw(&mut rng, focus, order);
         let (collections, docs) = (rng.usize(1..=3), rng.usize(1..=4));
         let source = MongoModel::new(&mut rng, collections, docs);
         let (steps_left, warmed_up) = (set.steps, !set.warms_up);

@@ -29,12 +29,12 @@ use crate::{
 #[async_trait]
 impl RequestSession for SimulatedConnection {
     async fn dead_keys(&self) -> Result<DeadKeys> {
-        self.ask(|_, pg| dead_keys(pg, |_| true)).await
+        self.ask(|_, pg| dead_keys(pg, |_, _| true)).await
     }
 
     async fn dead_keys_among(&self, collection: &str, keys: &[String]) -> Result<DeadKeys> {
         let name = name_of(collection);
-        let is_among = |place: (CollectionName, &String)| place.0 == name && keys.contains(place.1);
+        let is_among = |of: CollectionName, key: &String| of == name && keys.contains(key);
         self.ask(|_, pg| dead_keys(pg, is_among)).await
     }
 
@@ -150,9 +150,9 @@ impl RequestSession for SimulatedConnection {
     }
 }
 
-fn dead_keys(pg: &DatabaseContents, wanted: impl Fn((CollectionName, &String)) -> bool) -> DeadKeys {
+fn dead_keys(pg: &DatabaseContents, wanted: impl Fn(CollectionName, &String) -> bool) -> DeadKeys {
     let mut keys = DeadKeys::default();
-    for ((name, _), letter) in pg.letters.iter().filter(|((name, _), letter)| wanted((*name, &letter.key))) {
+    for ((name, _), letter) in pg.letters.iter().filter(|((name, _), letter)| wanted(*name, &letter.key)) {
         keys.insert(DeadKey { collection: namespace(*name).to_string(), key: letter.key.clone() });
     }
     keys

@@ -43,13 +43,18 @@ impl RowApplier for SimulatedApplier {
         if *in_haste {
             link.lock()?;
         }
-        let place = (*partition, *fingerprint);
+        let (partition, fingerprint) = (*partition, *fingerprint);
         let what = format!("worker {} stores {}", partition.0, words(batch));
         if planted::has(Bug::PositionBeforeRows) && !batch.collections.is_empty() {
             let first = Batch { reached: batch.reached, shown: batch.shown, ..Batch::default() };
-            link.transact("too early", batch.is_durable, |world, pg| pg.apply(world, place, &first)).await?;
+            link.transact("too early", batch.is_durable, |world, pg| {
+                pg.apply(world, partition, fingerprint, &first)
+            })
+            .await?;
         }
-        let applied = link.transact(&what, batch.is_durable, |world, pg| pg.apply(world, place, batch)).await;
+        let applied = link
+            .transact(&what, batch.is_durable, |world, pg| pg.apply(world, partition, fingerprint, batch))
+            .await;
         Ok(AppliedBatch { written: applied?, deleted: 0 })
     }
 
@@ -159,7 +164,7 @@ impl ChunkTransaction for SimulatedChunk<'_> {
                 }
             }
             let batch = Batch { dead_letters: &letters, ..Batch::default() };
-            pg.apply(world, (Partition(0), 0), &batch).map(drop)
+            pg.apply(world, Partition(0), 0, &batch).map(drop)
         };
         let mark = |_: &mut SimulatedWorld, pg: &mut DatabaseContents| {
             let chunk = pg.plans.get_mut(&name).and_then(|plan| plan.chunks.get_mut(number));

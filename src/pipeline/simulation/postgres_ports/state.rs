@@ -190,15 +190,11 @@ impl SimulatedConnection {
     ) -> Result<()> {
         let name = name_of(collection);
         let chunks: Vec<_> = chunks.iter().map(|chunk| StoredChunk { replaces, ..chunk.clone() }).collect();
-        let start: Vec<_> = start
-            .iter()
-            .map(|stored| (stored.partition, stored.position.clone(), stored.fingerprint.unwrap_or(0)))
-            .collect();
         let plan = |_: &mut SimulatedWorld, pg: &mut DatabaseContents| {
-            pg.plan(name, &chunks, &start);
+            pg.plan(name, &chunks, start);
             Ok(())
         };
-        let from = start.first().map(|(_, position, _)| position.clone());
+        let from = start.first().map(|stored| &stored.position);
         self.change(&format!("c{name} is planned from {from:?}, in place: {replaces}"), plan).await
     }
 }
