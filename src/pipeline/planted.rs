@@ -1,45 +1,45 @@
-//! Bugs that the simulation plants, to show that it would find them. Outside of its tests there are none, and no code for
-//! them.
+//! Bugs that the tests of the simulation plant, to show that it finds them. Outside of tests they compile to
+//! nothing.
 
 /// What can be wrong on purpose.
 #[cfg_attr(not(test), expect(dead_code, reason = "planted by tests only"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Bug {
-    /// A position is stored before the rows that it speaks of.
+    /// A position is stored before the rows that it covers.
     PositionBeforeRows,
-    /// The spool's token is stored before the changes that it speaks of.
+    /// The spool's token is stored before the changes that it covers.
     TokenWithoutChanges,
-    /// The `from` of a span is ignored: it is believed though PostgreSQL is not as far as where it begins.
+    /// The `from` of a span is ignored: the span is used even if PostgreSQL has not reached its beginning.
     SpanBelieved,
-    /// A collection goes direct while something of it still waits in the spool.
+    /// A collection bypasses the spool while some of its changes are still in there.
     DirectTooEarly,
-    /// What was handed to workers that are gone is not taken again.
+    /// Changes that were handed to workers which have ended since are not handed out again.
     DroppedWhenGone,
-    /// The workers are not told how far the copied rows are ahead.
+    /// The workers do not learn how far the copied rows are ahead.
     AheadNotRaised,
-    /// A chunk's mark is not of the transaction of its rows.
+    /// A chunk's mark is not written in the transaction of its rows.
     ChunkTwice,
-    /// It is not stored that rows show what was looked up.
+    /// The bound for states from lookups that rows may show is not stored.
     ShownNotRaised,
-    /// Rows are written without a position, and it is not noted before up to when they show states.
+    /// Rows are written without a position, and without noting first up to when they may show states.
     PartNotNoted,
-    /// What an event says of some fields is written though the row may show them as they were later.
+    /// A patch is written although its row may already show later values of the fields.
     PatchOfThePast,
-    /// What is said of some fields is all that is left of a whole document before it.
+    /// A patch replaces the whole document that came before it in the batch.
     PatchOntoWhole,
-    /// In the order of commits, what is tried again is looked up as it was when the workers began.
+    /// In the order of commits, a retry looks documents up as of the time when the workers started.
     TriedAgainAsItWas,
-    /// Nothing else goes on while a reply waits for space in the spool.
+    /// Everything else stands still while a reply waits for space in the spool.
     WaitsForSpace,
     /// A position is acknowledged before it is on PostgreSQL's disk.
     AcknowledgedEarly,
-    /// A lock is held by a future that is not polled.
+    /// A lock is held by a future that is no longer polled.
     LockNotPolled,
-    /// What is encoded by a mapping is encoded by it also after it has changed.
+    /// Documents are encoded by the old mapping even after it has changed.
     MappingCached,
-    /// A dead letter that is to be tried again is answered when it is handed out.
+    /// The request to retry a dead letter is answered when the letter is handed out, not when it is done.
     RetryAnsweredEarly,
-    /// Rows are read, and filled, while somebody else may write them.
+    /// A backfill reads and writes rows while others may write them.
     FillOvertakes,
 }
 
@@ -48,19 +48,19 @@ thread_local! {
     static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
 }
 
-/// Whether this one is planted.
+/// Whether this bug is planted.
 #[cfg(test)]
 pub(super) fn has(bug: Bug) -> bool {
     PLANTED.get() == Some(bug)
 }
 
-/// Whether this one is planted: never.
+/// Whether this bug is planted: never.
 #[cfg(not(test))]
 pub(super) const fn has(_: Bug) -> bool {
     false
 }
 
-/// Does `work` with this bug.
+/// Does `work` with this bug planted.
 #[cfg(test)]
 pub(super) fn with<T>(bug: Option<Bug>, work: impl FnOnce() -> T) -> T {
     PLANTED.set(bug);
@@ -69,7 +69,7 @@ pub(super) fn with<T>(bug: Option<Bug>, work: impl FnOnce() -> T) -> T {
     done
 }
 
-/// A future that waits for the mapping of the first collection, or has it, and is not polled any more.
+/// A future that waits for the mapping of the first collection, or holds it, and is no longer polled.
 #[cfg(test)]
 pub(super) async fn lock_that_nobody_polls(
     collections: &[super::collection::Collection],
@@ -78,7 +78,7 @@ pub(super) async fn lock_that_nobody_polls(
     let mapping = wanted.in_force();
     let mut waits = Box::pin(async move {
         let held = mapping.write_owned().await;
-        // It has it now, and goes on with something else.
+        // It holds the lock now, and yields before it releases it.
         tokio::task::yield_now().await;
         held
     });

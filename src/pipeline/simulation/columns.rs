@@ -1,4 +1,4 @@
-//! The columns of rows, as docrow encodes them.
+//! The columns of rows, encoded as docrow writes them.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,10 @@ use crate::{
     model::table::Table,
 };
 
-/// The columns of a row, by name; those that are not there are NULL.
+/// The encoded columns of a row, by name. NULLs are left out.
 pub(super) type RowColumns = BTreeMap<String, Vec<u8>>;
 
-/// The document that columns are of.
+/// Rebuilds the document of a row.
 pub(super) fn rebuild(mapping: &Mapping, columns: &RowColumns) -> Result<RawDocumentBuf> {
     let mut rows = Rows::new(mapping.tables().len());
     let (Some(root), Some(table)) = (mapping.tables().first(), rows.tables.first_mut()) else {
@@ -24,10 +24,12 @@ pub(super) fn rebuild(mapping: &Mapping, columns: &RowColumns) -> Result<RawDocu
         root.columns.iter().map(|column| columns.get(&column.name).map(Vec::as_slice)).collect();
     table.push(&values);
     let document = Rebuilder::new(mapping).document(&rows);
-    document.map_err(|corrupt| Error::bug(format!("simulation: a row makes no document: {corrupt}")))
+    document.map_err(|corrupt| {
+        Error::bug(format!("simulation: no document can be rebuilt from a row: {corrupt}"))
+    })
 }
 
-/// The rows of a root in [`Framing::Composite`](crate::mapping::Framing::Composite).
+/// The rows of a root table in [`Framing::Composite`](crate::mapping::Framing::Composite).
 pub(super) fn composites<'a>(root: &'a Table, rows: &'a Rows) -> impl Iterator<Item = RowColumns> + 'a {
     let mut rest: &[u8] = rows.tables.first().map(|rows| &rows.bytes[..]).unwrap_or_default();
     std::iter::from_fn(move || {
@@ -48,7 +50,7 @@ pub(super) fn composites<'a>(root: &'a Table, rows: &'a Rows) -> impl Iterator<I
     })
 }
 
-/// The rows of a root in [`Framing::Copy`](crate::mapping::Framing::Copy).
+/// The rows of a root table in [`Framing::Copy`](crate::mapping::Framing::Copy).
 pub(super) fn tuples<'a>(root: &'a Table, rows: &'a Rows) -> impl Iterator<Item = RowColumns> + 'a {
     let tuples = rows.tables.first().into_iter().flat_map(|rows| rows.tuples());
     tuples.map(|tuple| {
@@ -57,7 +59,7 @@ pub(super) fn tuples<'a>(root: &'a Table, rows: &'a Rows) -> impl Iterator<Item 
     })
 }
 
-/// What a patch does to the column `extra`: what it has of these fields is replaced.
+/// Replaces these fields in the column `extra`, as a patch does.
 pub(super) fn merge_extra(columns: &mut RowColumns, extra: &str, new: &RowColumns, fields: &[Box<str>]) {
     let object =
         |bytes: Option<&Vec<u8>>| match bytes.and_then(|bytes| serde_json::from_slice(&bytes[1..]).ok()) {
@@ -65,12 +67,12 @@ pub(super) fn merge_extra(columns: &mut RowColumns, extra: &str, new: &RowColumn
             _ => serde_json::Map::new(),
         };
     let mut merged = object(columns.get(extra));
-    let is_of = |key: &str| {
+    let is_patched = |key: &str| {
         fields.iter().any(|field| {
             key == &**field || key.strip_prefix(&**field).is_some_and(|rest| rest.starts_with('.'))
         })
     };
-    merged.retain(|key, _| !is_of(key));
+    merged.retain(|key, _| !is_patched(key));
     merged.extend(object(new.get(extra)));
     if merged.is_empty() {
         columns.remove(extra);
@@ -79,7 +81,7 @@ pub(super) fn merge_extra(columns: &mut RowColumns, extra: &str, new: &RowColumn
     }
 }
 
-/// The keys of what a row has in `extra`.
+/// The keys that a row has in `extra`.
 pub(super) fn in_extra(mapping: &Mapping, columns: &RowColumns) -> Vec<String> {
     let extra = mapping.extra().and_then(|extra| columns.get(&extra.name));
     match extra.and_then(|extra| serde_json::from_slice(&extra[1..]).ok()) {

@@ -1,7 +1,8 @@
-//! What documents are, and rows show: versions of a few fields; and what an event says of a write to one.
+//! Documents, as versions of a few fields, and the events that writes to them cause.
 //!
-//! All that decides over patches is the program's own ([`partial_update`](crate::model::partial_update)), and works on documents as they are. Of the
-//! fields, one is mostly written by a path with dots, and one has a dot in its name.
+//! Whatever decides about patches is the program's own ([`partial_update`](crate::model::partial_update)),
+//! and sees ordinary documents. One of the fields is mostly written by a dotted path, and one has a dot in
+//! its name.
 
 use fastrand::Rng;
 use mongodb::bson::{
@@ -15,13 +16,13 @@ use crate::model::{change::Op, partial_update::Patch};
 /// The names of the fields.
 pub(super) const FIELD_NAMES: [&CStr; 4] = [cstr!("a"), cstr!("b"), cstr!("c"), cstr!("d.e")];
 
-/// The version of each field. Zero: it is not there; else it is given only once.
+/// The version of each field. Zero: the field is missing. No other version is ever written twice.
 pub(super) type FieldVersions = [i32; FIELD_NAMES.len()];
 
-/// What a document, or a row, shows. `None`: there is none.
+/// The state of a document or a row. `None`: it does not exist.
 pub(super) type DocumentState = Option<FieldVersions>;
 
-/// A document.
+/// Builds the document with these fields.
 pub(super) fn document(key: &RawDocument, fields: &FieldVersions) -> RawDocumentBuf {
     let mut document = key.to_owned();
     let there = FIELD_NAMES.iter().zip(fields).filter(|(_, version)| **version > 0);
@@ -29,17 +30,18 @@ pub(super) fn document(key: &RawDocument, fields: &FieldVersions) -> RawDocument
     document
 }
 
-/// The fields that are in a document.
+/// The fields of a document.
 pub(super) fn fields_of(document: &RawDocument) -> FieldVersions {
     FIELD_NAMES.map(|name| document.get_i32(name).unwrap_or(0))
 }
 
-/// All fields of one version, but for those that are not in use yet.
-pub(super) fn of_version(version: i32, used: usize) -> FieldVersions {
+/// All fields that are in use, each of this version.
+pub(super) fn fields_of_version(version: i32, used: usize) -> FieldVersions {
     std::array::from_fn(|number| if number < used { version } else { 0 })
 }
 
-/// Writes `version` to a document, of whose fields the first are in use: what an event says, and what it becomes.
+/// Writes `version` to some of the first `used` fields of a document, or deletes it. Returns the operation in
+/// the event, and the new state.
 pub(super) fn write(
     rng: &mut Rng,
     key: &RawDocument,
@@ -47,16 +49,16 @@ pub(super) fn write(
     version: i32,
     used: usize,
 ) -> (Op, DocumentState) {
-    let Some(fields) = before else { return whole(rng, key, version, used) };
+    let Some(fields) = before else { return replace(rng, key, version, used) };
     match rng.u8(..10) {
-        0 | 1 => whole(rng, key, version, used),
+        0 | 1 => replace(rng, key, version, used),
         2 | 3 => (Op::Delete, None),
         _ => update(rng, key, fields, version, used),
     }
 }
 
-fn whole(rng: &mut Rng, key: &RawDocument, version: i32, used: usize) -> (Op, DocumentState) {
-    let all = of_version(version, used);
+fn replace(rng: &mut Rng, key: &RawDocument, version: i32, used: usize) -> (Op, DocumentState) {
+    let all = fields_of_version(version, used);
     let often = [4, 4, 4, 1];
     let fields = std::array::from_fn(|number| if rng.u8(..5) < often[number] { all[number] } else { 0 });
     (Op::Whole(document(key, &fields)), Some(fields))
@@ -80,8 +82,8 @@ fn update(
             *field = 0;
             removed.push(name.as_str());
         } else {
-            let in_it = *name == cstr!("c") && *field > 0;
-            updated.append(if in_it { cstr!("c.x") } else { name }, version);
+            let is_nested = *name == cstr!("c") && *field > 0;
+            updated.append(if is_nested { cstr!("c.x") } else { name }, version);
             *field = version;
         }
     }
@@ -90,7 +92,8 @@ fn update(
     (patch.map_or(Op::Update, Op::Patch), Some(fields))
 }
 
-pub(super) fn word(state: DocumentState) -> String {
+/// A state as the story shows it.
+pub(super) fn shorthand(state: DocumentState) -> String {
     let Some(fields) = state else { return "gone".to_owned() };
     let there = FIELD_NAMES.iter().zip(fields).filter(|(_, version)| *version > 0);
     there.map(|(name, version)| format!("{}{version}", name.as_str())).collect::<Vec<_>>().join(",")

@@ -1,24 +1,34 @@
 //! A model test without servers: docrow itself in a deterministic simulation, thousands of schedules by seed.
 //!
-//! All of the program runs that is behind its [ports](super::ports): tailer, workers, writers, supervisor, snapshot,
-//! evolution, fills and requests, in one thread and on virtual time ([`schedule`], [`process`]). What they speak to is modelled: MongoDB
-//! ([`mongo`], [`mongo_ports`]), the state directory ([`spool`], [`spool_port`]) and PostgreSQL ([`postgres`], [`transactions`], [`postgres_ports`]). Documents have a
-//! few fields, each with a version of its own ([`document`]). All that a schedule does is drawn from its seed: how
-//! everything is set ([`settings`]), how long each answer takes, what is written, what fails ([`faults`]).
+//! Everything in the program above its [ports](super::ports) is real: tailer, workers, writers, supervisor,
+//! snapshot, evolution, fills and requests, in one thread and on virtual time ([`schedule`], [`process`]).
+//! What the ports lead to is modelled: MongoDB ([`mongo`], [`mongo_ports`]), the state directory ([`spool`],
+//! [`spool_port`]) and PostgreSQL ([`postgres`], [`transactions`], [`postgres_ports`]). Documents have a few
+//! fields, each with a version of its own ([`document`]). Everything that happens in a schedule is drawn from
+//! its seed: the settings ([`settings`]), how long each answer takes, what is written, what fails
+//! ([`faults`]). The [`world`] holds all of it.
 //!
-//! After each transaction it is checked ([`check`]) that no position is stored before the rows that it speaks of (G2),
-//! that no row goes back (G3), that no chunk is copied twice (G5), and, in the order of commits, that all rows are of one
-//! time. Where some fields of a row were looked up, each field of it must not go back, until the stream has passed the
-//! lookup: from then on it must be of one time again, as any row. A row that somebody removes may stay away until it is
-//! written. Meanwhile the log forgets whatever is in the spool, and that must not be asked for (G6); the spool must hold
-//! what is not on PostgreSQL's disk, and must not be taken for lost when it is not. A schedule ends with faults and writes
-//! ended: within a few virtual minutes everything must come to rest, the rows be the documents (G1), and docrow stop when
-//! it is told to. What neither moves nor ends fails by that.
+//! After each transaction, [`check`] verifies that
 //!
-//! Two processes at once, masks, child tables, wider columns and the end of a backfill are left to other tests.
+//! - no position is stored before the rows it covers (G2);
+//! - no row goes back (G3). Once some fields of a row were looked up, each field on its own must not go back
+//!   until the stream has passed the lookup; from then on the fields must be of one time again, as in any
+//!   row. A row that someone removed may stay missing until it is written again;
+//! - no chunk is copied twice (G5);
+//! - in the order of commits, all rows are of one time.
 //!
-//! What the simulation is worth is shown by bugs that are planted ([`Bug`](super::planted::Bug)): each is found. A schedule that fails is told
-//! by its last steps; `DOCROW_SIM_SEED=n` plays it again, and tells all of it.
+//! Meanwhile the log forgets everything that is in the spool, and docrow must not ask for that again (G6).
+//! The spool must keep what is not on PostgreSQL's disk yet, and must not be taken for lost when it isn't.
+//!
+//! At the end of a schedule, faults and writes stop. Within a few virtual minutes everything must then come
+//! to rest, the rows must equal the documents (G1), and docrow must stop when asked to. A deadlock or a
+//! livelock fails here.
+//!
+//! Two processes at once, masks, child tables, wider columns and the end of a backfill are left to other
+//! tests.
+//!
+//! Planted bugs ([`Bug`](super::planted::Bug)) show what the simulation is worth: it finds each of them. A
+//! schedule that fails prints its last steps; `DOCROW_SIM_SEED=n` replays it and prints all of them.
 
 mod check;
 mod columns;

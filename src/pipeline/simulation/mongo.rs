@@ -1,13 +1,13 @@
-//! The model of MongoDB, and its ports: a log of events, and the state of every document at any time.
+//! The model of MongoDB: a log of events, and the state of every document at any time.
 //!
-//! An event's position is its cluster time and its number within it, since the events of a transaction share their time. A
-//! reply that has come to the end of the log may bear a position without an event: one tick past the present, or the
-//! present, which stands before the events of its time.
+//! An event's position is its cluster time and its number at that time, since all events of a transaction
+//! have the same time. A reply at the end of the log may have a position without an event: the present, which
+//! comes before all events of that time, or one tick later.
 
 use fastrand::Rng;
 use mongodb::bson::{RawDocument, RawDocumentBuf, Timestamp, rawdoc};
 
-use super::document::{self, DocumentState, word};
+use super::document::{self, DocumentState, shorthand};
 use crate::{
     model::{
         change::{Change, CollectionId, Namespace, Op, Position},
@@ -17,11 +17,13 @@ use crate::{
     source::{Event, StreamStart},
 };
 
-/// A collection. In which place it is in the list of a run is its [`CollectionId`].
+/// The name of a collection: 0 is `db.c0`. Its [`CollectionId`] is its place in docrow's list, which may
+/// differ.
 pub(super) type CollectionName = usize;
+/// The `_id` of a document.
 pub(super) type DocumentNumber = usize;
 
-pub(super) fn at(time: u32) -> Timestamp {
+pub(super) fn timestamp(time: u32) -> Timestamp {
     Timestamp { time, increment: 0 }
 }
 
@@ -29,17 +31,17 @@ fn position(time: u32, kind: u8, number: usize) -> Position {
     Position::from_token(&rawdoc! { "_data": format!("82{time:08X}00000000{kind:02X}{number:04X}") }).unwrap()
 }
 
-/// A position without an event: before all events of its time.
+/// A position without an event, before all events of its time.
 pub(super) fn tick(time: u32) -> Position {
     position(time, 0, 0)
 }
 
-/// The kind of change.
+/// What an event of the log reports.
 #[derive(Clone, Debug)]
 enum LoggedEvent {
     Changed(DocumentNumber, Op),
-    /// To the whole collection, which has no events for its documents then.
-    Whole(Reason),
+    /// The whole collection changed. There are no events for its documents.
+    DroppedOrReplaced(Reason),
 }
 
 #[derive(Debug)]
@@ -50,7 +52,7 @@ struct LogEntry {
     happened: LoggedEvent,
 }
 
-/// A state of a document, since when, and the event that tells of it.
+/// A state of a document, the time when it began, and the event that reports it.
 #[derive(Clone, Debug)]
 pub(super) struct TimedState {
     pub(super) time: u32,
@@ -58,45 +60,48 @@ pub(super) struct TimedState {
     pub(super) event: Option<Position>,
 }
 
+/// Everything that happened to a collection.
 #[derive(Debug, Default)]
 struct CollectionHistory {
     exists: bool,
-    /// When it was last created, dropped or exchanged.
+    /// When it was last created, dropped or replaced.
     since: u32,
-    /// Of each document.
-    shown: Vec<Vec<TimedState>>,
-    /// What happened to it as a whole.
-    wholes: Vec<Position>,
+    /// All states of each document.
+    states: Vec<Vec<TimedState>>,
+    /// When it was dropped, or replaced by another collection.
+    drops_and_replacements: Vec<Position>,
 }
 
-/// A reply of the stream.
+/// A reply of the change stream.
 #[derive(Clone, Debug)]
-pub(super) struct StreamReply {
+pub(super) struct SimulatedReply {
     pub(super) events: Vec<Event>,
     pub(super) position: Position,
     pub(super) at_end: bool,
 }
 
-/// What a collection is called.
+/// A collection's namespace.
 pub(super) fn namespace(name: CollectionName) -> Namespace {
     Namespace::new("db", format!("c{name}"))
 }
 
-/// The collection that is called so.
+/// The collection with this namespace.
 pub(super) fn name_of(collection: &str) -> CollectionName {
     collection.trim_start_matches("db.c").parse().unwrap()
 }
 
+/// MongoDB: its collections and its log.
 #[derive(Debug)]
 pub(super) struct MongoModel {
     pub(super) now: u32,
-    /// The log has forgotten what happened until then.
+    /// The log no longer has events up to this time.
     pub(super) cut: u32,
     keys: Vec<(DocumentKey, RawDocumentBuf)>,
     log: Vec<LogEntry>,
     collections: Vec<CollectionHistory>,
+    /// The last version that was written.
     versions: i32,
-    /// How many of the fields are in use.
+    /// How many fields are in use.
     pub(super) fields: usize,
 }
 
@@ -108,7 +113,7 @@ impl MongoModel {
         });
         let beginning = TimedState { time: 0, state: None, event: None };
         let collection = || CollectionHistory {
-            shown: vec![vec![beginning.clone()]; docs],
+            states: vec![vec![beginning.clone()]; docs],
             ..CollectionHistory::default()
         };
         let mut source = Self {
@@ -147,50 +152,50 @@ impl MongoModel {
     }
 
     /// All states of a document, in order.
-    pub(super) fn shown(&self, name: CollectionName, doc: DocumentNumber) -> &[TimedState] {
-        &self.collections[name].shown[doc]
+    pub(super) fn states(&self, name: CollectionName, doc: DocumentNumber) -> &[TimedState] {
+        &self.collections[name].states[doc]
     }
 
     pub(super) fn state(&self, name: CollectionName, doc: DocumentNumber, time: u32) -> DocumentState {
-        self.shown(name, doc).iter().rev().find(|shown| shown.time <= time).and_then(|shown| shown.state)
+        self.states(name, doc).iter().rev().find(|past| past.time <= time).and_then(|past| past.state)
     }
 
-    /// The last time that something happened to the whole collection.
-    pub(super) fn last_whole(&self, name: CollectionName) -> Option<&Position> {
-        self.collections[name].wholes.last()
+    /// The last time that a collection was dropped or replaced.
+    pub(super) fn last_drop_or_replacement(&self, name: CollectionName) -> Option<&Position> {
+        self.collections[name].drops_and_replacements.last()
     }
 
-    /// Whether states of a collection at `time` can still be told.
+    /// Whether the states of a collection at `time` can still be read.
     pub(super) fn remembers(&self, name: CollectionName, time: u32) -> bool {
         !self.collections[name].exists || self.collections[name].since <= time
     }
 
-    /// Writes something to one document, or in a transaction to several. Says what.
+    /// Writes to one document, or to several in a transaction. Returns what it did, for the story.
     pub(super) fn write(&mut self, rng: &mut Rng) -> String {
         self.now += 1;
         let writes = if rng.u8(..3) == 0 { rng.usize(2..=4) } else { 1 };
-        let mut said = format!("at {}:", self.now);
+        let mut written = format!("at {}:", self.now);
         for number in 0..writes {
             let (name, doc) = (rng.usize(self.names()), rng.usize(self.docs()));
-            let before = self.shown(name, doc).last().unwrap().state;
+            let before = self.states(name, doc).last().unwrap().state;
             self.versions += 1;
             let (op, state) =
                 document::write(rng, self.document_key(doc), before, self.versions, self.fields);
-            said += &format!(" c{name}/{doc} is {}", word(state));
+            written += &format!(" c{name}/{doc} is {}", shorthand(state));
             let collection = &mut self.collections[name];
             if !collection.exists {
                 (collection.exists, collection.since) = (true, self.now);
             }
             let event = position(self.now, 1, number);
-            collection.shown[doc].push(TimedState { time: self.now, state, event: Some(event.clone()) });
+            collection.states[doc].push(TimedState { time: self.now, state, event: Some(event.clone()) });
             let happened = LoggedEvent::Changed(doc, op);
             self.log.push(LogEntry { position: event, time: self.now, name, happened });
         }
-        said
+        written
     }
 
-    /// Drops a collection, or puts another in its place.
-    pub(super) fn whole(&mut self, rng: &mut Rng) -> String {
+    /// Drops a collection, or replaces it by another one. Returns what it did, for the story.
+    pub(super) fn drop_or_replace(&mut self, rng: &mut Rng) -> String {
         self.now += 1;
         let (name, drops) = (rng.usize(self.names()), rng.bool());
         let event = position(self.now, 1, 0);
@@ -199,30 +204,30 @@ impl MongoModel {
             return format!("at {}: nothing", self.now);
         }
         (collection.exists, collection.since) = (!drops, self.now);
-        for shown in &mut collection.shown {
+        for states in &mut collection.states {
             self.versions += 1;
-            let fields = document::of_version(self.versions, self.fields);
+            let fields = document::fields_of_version(self.versions, self.fields);
             let state = Some(fields).filter(|_| !drops && rng.bool());
-            shown.push(TimedState { time: self.now, state, event: None });
+            states.push(TimedState { time: self.now, state, event: None });
         }
-        collection.wholes.push(event.clone());
+        collection.drops_and_replacements.push(event.clone());
         let reason = if drops { Reason::Dropped } else { Reason::Replaced };
         self.log.push(LogEntry {
             position: event,
             time: self.now,
             name,
-            happened: LoggedEvent::Whole(reason),
+            happened: LoggedEvent::DroppedOrReplaced(reason),
         });
         format!("at {}: c{name} is {reason:?}", self.now)
     }
 
-    /// The present end of a stream that is only begun: nothing that has happened comes after it.
+    /// The start position of a new stream: nothing that has already happened comes after it.
     pub(super) fn start(&self, rng: &mut Rng) -> Position {
         let is_quiet = self.log.last().is_none_or(|entry| entry.time < self.now);
         if is_quiet { self.end(rng) } else { tick(self.now + 1) }
     }
 
-    /// The present end of the stream.
+    /// A position at the end of the stream.
     pub(super) fn end(&self, rng: &mut Rng) -> Position {
         tick(self.now + u32::from(rng.bool()))
     }
@@ -235,13 +240,13 @@ impl MongoModel {
         }
     }
 
-    /// The next reply of a stream of these collections. `None`: history is lost.
+    /// The next reply of a change stream of these collections. `None`: history is lost.
     pub(super) fn read(
         &self,
         rng: &mut Rng,
         names: &[CollectionName],
         start: &StreamStart,
-    ) -> Option<StreamReply> {
+    ) -> Option<SimulatedReply> {
         if !self.reaches(start) {
             return None;
         }
@@ -265,7 +270,7 @@ impl MongoModel {
         if coming.next().is_none() && rng.u8(..4) == 0 {
             position = self.end(rng).max(position);
         }
-        Some(StreamReply { events, position, at_end })
+        Some(SimulatedReply { events, position, at_end })
     }
 
     fn event(&self, collection: CollectionId, entry: &LogEntry) -> Event {
@@ -275,22 +280,24 @@ impl MongoModel {
                 let (key, document_key) = self.keys[doc].clone();
                 Event::Change(Change { collection, key, document_key, op, position })
             }
-            LoggedEvent::Whole(Reason::Dropped) => Event::Dropped { collection, position },
-            // Another one gets its name.
-            LoggedEvent::Whole(_) => Event::Renamed { from: None, to: Some(collection), position },
+            LoggedEvent::DroppedOrReplaced(Reason::Dropped) => Event::Dropped { collection, position },
+            // Another collection was renamed to its name.
+            LoggedEvent::DroppedOrReplaced(_) => {
+                Event::Renamed { from: None, to: Some(collection), position }
+            }
         }
     }
 
-    /// Whether any event of a collection comes after the one, and is not of a later time than the other.
+    /// Whether a collection has an event that is after one position, and not of a later time than the other.
     pub(super) fn has_between(&self, name: CollectionName, after: &Position, until: &Position) -> bool {
         let first = self.log.partition_point(|entry| entry.position <= *after);
         self.log[first..].iter().any(|entry| entry.name == name && entry.time <= until.cluster_time().time)
     }
 }
 
-/// The document of a key that [`MongoModel::document_key`] gave.
+/// The document with this key, which [`MongoModel::document_key`] made.
 pub(super) fn doc_of(document_key: &RawDocument) -> DocumentNumber {
-    // An encoded key does not tell of which type the number was.
+    // An encoded key loses the type of the number.
     let number = document_key.get_i32("_id").map(i64::from).or_else(|_| document_key.get_i64("_id"));
     usize::try_from(number.unwrap()).unwrap()
 }

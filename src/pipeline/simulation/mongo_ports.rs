@@ -1,4 +1,4 @@
-//! MongoDB's ports in the simulation.
+//! The ports to MongoDB, on its model.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     document::document,
-    mongo::{CollectionName, DocumentNumber, at, doc_of, name_of, namespace},
+    mongo::{CollectionName, DocumentNumber, doc_of, name_of, namespace, timestamp},
     world::{SharedWorld, SimulatedWorld},
 };
 use crate::{
@@ -18,9 +18,10 @@ use crate::{
     source::{Chunk, CollectionInfo, Deployment, Documents, StreamBatch, StreamStart},
 };
 
-/// How long a server waits for events before it says that there are none.
+/// How long the server waits for events before it replies without any.
 const AWAIT: Duration = Duration::from_millis(500);
 
+/// The port for documents and their changes.
 pub(super) struct SimulatedSource(pub(super) SharedWorld);
 
 fn name(namespace: &Namespace) -> CollectionName {
@@ -38,7 +39,7 @@ impl DocumentSource for SimulatedSource {
     }
 
     fn newest(&self) -> Timestamp {
-        at(self.0.lock().seen)
+        timestamp(self.0.lock().seen)
     }
 
     fn elapsed_since(&self, _: DateTime) -> Duration {
@@ -51,12 +52,12 @@ impl DocumentSource for SimulatedSource {
 
     async fn operation_time(&self) -> Result<Timestamp> {
         self.0.pass().await;
-        Ok(at(self.0.lock().operation_time()))
+        Ok(timestamp(self.0.lock().operation_time()))
     }
 
     async fn oplog_start(&self) -> Result<Option<Timestamp>> {
         self.0.pass().await;
-        Ok(Some(at(self.0.lock().source.cut)))
+        Ok(Some(timestamp(self.0.lock().source.cut)))
     }
 
     async fn secondaries_lag(&self) -> Result<Option<Duration>> {
@@ -102,13 +103,13 @@ impl DocumentSource for SimulatedSource {
     fn change_stream(&self, namespaces: &[Namespace], start: StreamStart) -> Box<dyn ChangeCursor> {
         self.0.lock().stream = Some(start.clone());
         let names = names(namespaces);
-        Box::new(SimulatedStream { sim: self.0.clone(), names, start, comes: None, has_waited: false })
+        Box::new(SimulatedStream { shared: self.0.clone(), names, start, arrives: None, has_waited: false })
     }
 
     async fn split(&self, _: &CollectionInfo, _: u64) -> Result<Vec<Chunk>> {
         self.0.pass().await;
         let world = self.0.lock();
-        let (docs, chunks) = (world.source.docs().end, world.set.chunks);
+        let (docs, chunks) = (world.source.docs().end, world.settings.chunks);
         let bound = |number: usize| {
             let doc = i32::try_from(number * docs / chunks).unwrap();
             (0 < number && number < chunks).then(|| rawdoc! { "_id": doc })
@@ -176,9 +177,9 @@ impl DocumentSource for SimulatedSource {
         let mut world = self.0.lock();
         let name = name(namespace);
         if at.time > world.source.now + 1 {
-            world.is_wrong(format!("c{name} is looked up at {}, which has not come", at.time));
+            world.report_violation(format!("c{name} is looked up at {}, which is in the future", at.time));
         }
-        // A position may be one tick ahead. By the time that anybody asks, that has come.
+        // A position may be one tick ahead of the present, which has reached it by the time of a lookup.
         world.source.now = at.time.max(world.source.now);
         if !world.source.remembers(name, at.time) || world.rng.u8(..20) == 0 {
             return Ok(None);
@@ -193,20 +194,21 @@ impl DocumentSource for SimulatedSource {
 
 impl SimulatedSource {
     fn cursor(&self, namespace: &Namespace, docs: Vec<DocumentNumber>, time: ReadTime) -> SimulatedCursor {
-        SimulatedCursor { sim: self.0.clone(), name: name(namespace), docs, time, looks_up: false }
+        SimulatedCursor { shared: self.0.clone(), name: name(namespace), docs, time, looks_up: false }
     }
 }
 
-/// The bound on the states.
+/// The time that documents are read as of.
 #[derive(Clone, Copy)]
 enum ReadTime {
-    /// Each is of this time, or later.
+    /// Each document is read as of this time or later.
     Present(u32),
     Exactly(u32),
 }
 
+/// A cursor over documents.
 struct SimulatedCursor {
-    sim: SharedWorld,
+    shared: SharedWorld,
     name: CollectionName,
     docs: Vec<DocumentNumber>,
     time: ReadTime,
@@ -216,8 +218,8 @@ struct SimulatedCursor {
 #[async_trait]
 impl DocumentCursor for SimulatedCursor {
     async fn next(&mut self) -> Result<Option<Documents>> {
-        self.sim.pass().await;
-        let mut world = self.sim.lock();
+        self.shared.pass().await;
+        let mut world = self.shared.lock();
         if self.docs.is_empty() {
             return Ok(None);
         }
@@ -236,7 +238,7 @@ impl DocumentCursor for SimulatedCursor {
             }
         }
         if let ReadTime::Present(after) = &mut self.time {
-            // What the answer says of its time may be later.
+            // The server may report a later time than that of any document.
             let now = world.source.now;
             *after = world.rng.u32(latest.max(*after).min(now)..=now);
             world.seen = world.seen.max(*after);
@@ -248,18 +250,19 @@ impl DocumentCursor for SimulatedCursor {
 impl LookupCursor for SimulatedCursor {
     fn operation_time(&self) -> Timestamp {
         match self.time {
-            ReadTime::Present(time) | ReadTime::Exactly(time) => at(time),
+            ReadTime::Present(time) | ReadTime::Exactly(time) => timestamp(time),
         }
     }
 }
 
+/// A change stream.
 struct SimulatedStream {
-    sim: SharedWorld,
+    shared: SharedWorld,
     names: Vec<CollectionName>,
     start: StreamStart,
-    /// When the next reply comes: what waits for it may be dropped, and wait again.
-    comes: Option<Instant>,
-    /// Whether the server has waited for events.
+    /// When the next reply arrives. It is kept here because the future that waits for it may be dropped.
+    arrives: Option<Instant>,
+    /// Whether the server has waited for events to come.
     has_waited: bool,
 }
 
@@ -267,20 +270,20 @@ struct SimulatedStream {
 impl ChangeCursor for SimulatedStream {
     async fn next(&mut self) -> Result<StreamBatch> {
         loop {
-            let delay = || self.sim.delay().unwrap_or_default();
-            let comes = *self.comes.get_or_insert_with(|| Instant::now() + delay());
-            sleep_until(comes).await;
-            self.comes = None;
-            let mut world = self.sim.lock();
+            let delay = || self.shared.delay().unwrap_or_default();
+            let arrives = *self.arrives.get_or_insert_with(|| Instant::now() + delay());
+            sleep_until(arrives).await;
+            self.arrives = None;
+            let mut world = self.shared.lock();
             let SimulatedWorld { rng, source, .. } = &mut *world;
             let Some(reply) = source.read(rng, &self.names, &self.start) else {
                 if !world.excused.history {
-                    world.is_wrong("the log is asked for what it has forgotten".to_owned());
+                    world.report_violation("docrow reads events that the log no longer has".to_owned());
                 }
-                return Err(Error::new(Code::HistoryLost, "simulation: the log has forgotten it"));
+                return Err(Error::new(Code::HistoryLost, "simulation: the log no longer has these events"));
             };
             if reply.at_end && !std::mem::replace(&mut self.has_waited, true) {
-                self.comes = Some(Instant::now() + AWAIT);
+                self.arrives = Some(Instant::now() + AWAIT);
                 continue;
             }
             self.has_waited = false;
@@ -293,7 +296,7 @@ impl ChangeCursor for SimulatedStream {
             return Ok(StreamBatch {
                 events: reply.events,
                 position: reply.position,
-                operation_time: at(world.operation_time()),
+                operation_time: timestamp(world.operation_time()),
                 oldest: None,
                 unknown: 0,
                 at_end: reply.at_end,
@@ -307,24 +310,26 @@ impl ChangeCursor for SimulatedStream {
 }
 
 impl SimulatedWorld {
-    /// The source's present time.
+    /// MongoDB's present time, which docrow gets to know.
     fn operation_time(&mut self) -> u32 {
         self.seen = self.source.now;
         self.source.now
     }
 
-    /// The time of a read of the present, which is not before `after`, nor before any time that the source has told.
+    /// Draws the time that a document is read as of: not before `after`, nor before any time that docrow
+    /// knows.
     fn read_time(&mut self, after: u32) -> u32 {
         let after = after.max(self.seen).min(self.source.now);
         if self.rng.bool() { self.source.now } else { self.rng.u32(after..=self.source.now) }
     }
 
+    /// A document as of `time`.
     fn document(&self, name: CollectionName, doc: DocumentNumber, time: u32) -> Option<RawDocumentBuf> {
         let fields = self.source.state(name, doc, time)?;
         Some(document(self.source.document_key(doc), &fields))
     }
 
-    /// A document as it is at `after` or later.
+    /// A document as of `after` or later.
     fn read(&mut self, name: CollectionName, doc: DocumentNumber, after: u32) -> Option<RawDocumentBuf> {
         let time = self.read_time(after);
         self.document(name, doc, time)

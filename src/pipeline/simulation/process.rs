@@ -1,4 +1,4 @@
-//! docrow's process in the simulation: the program itself, from [`Pipeline::replicate`] on.
+//! docrow's process in the simulation: the real program, from [`Pipeline::replicate`] on.
 
 use std::sync::Arc;
 
@@ -20,38 +20,38 @@ use crate::{
     telemetry::Reporter,
 };
 
-fn configured(config: &Config, set: &ScheduleSettings) -> Config {
+fn configured(config: &Config, settings: &ScheduleSettings) -> Config {
     Config {
-        on_history_lost: if set.resyncs { OnHistoryLost::Resync } else { OnHistoryLost::Stop },
-        on_drop: if set.truncates { OnDrop::Truncate } else { OnDrop::Keep },
-        evolve: set.evolves,
-        max_dead_letters: set.most_dead,
+        on_history_lost: if settings.resyncs { OnHistoryLost::Resync } else { OnHistoryLost::Stop },
+        on_drop: if settings.truncates { OnDrop::Truncate } else { OnDrop::Keep },
+        evolve: settings.evolves,
+        max_dead_letters: settings.most_dead,
         parallelism: 2,
-        partitions: if set.order == Order::Commit { 1 } else { set.partitions },
-        order: set.order,
-        batch_rows: set.rows,
-        max_spool: set.budget,
+        partitions: if settings.order == Order::Commit { 1 } else { settings.partitions },
+        order: settings.order,
+        batch_rows: settings.rows,
+        max_spool: settings.budget,
         ..config.clone()
     }
 }
 
 /// Runs docrow until it ends.
-pub(super) async fn docrow(sim: SharedWorld) -> Result<()> {
+pub(super) async fn run_docrow(shared: SharedWorld) -> Result<()> {
     let (config, shutdown) = {
-        let world = sim.lock();
-        (configured(&world.config, &world.set), world.shutdown.clone())
+        let world = shared.lock();
+        (configured(&world.config, &world.settings), world.shutdown.clone())
     };
-    let opens = sim.clone();
+    let of_spool = shared.clone();
     let ports = Ports {
-        source: Arc::new(SimulatedSource(sim.clone())),
-        target: Arc::new(SimulatedTarget(sim.clone())),
-        spool: Arc::new(LazySpool::new(move || Ok(Arc::new(SimulatedSpool(opens.clone()))))),
+        source: Arc::new(SimulatedSource(shared.clone())),
+        target: Arc::new(SimulatedTarget(shared.clone())),
+        spool: Arc::new(LazySpool::new(move || Ok(Arc::new(SimulatedSpool(of_spool.clone()))))),
     };
     let settings = TurnSettings { config: Arc::new(config), files: MappingFiles::default() };
     let (_settings, current) = watch::channel(Arc::new(settings));
     let pipeline = Pipeline::new(ports, current, OnHeld::Refuse, Reporter::silent(), shutdown);
     {
-        let mut world = sim.lock();
+        let mut world = shared.lock();
         world.demand = Some(pipeline.signals.apply_state.subscribe());
         world.notices = Some(pipeline.signals.tailer_events.subscribe());
         world.vitals = Some(pipeline.monitor.reporter.vitals().clone());

@@ -1,4 +1,5 @@
-//! Plays a schedule: docrow runs while documents are written and faults happen, until everything has come to rest.
+//! Plays a schedule: docrow runs while documents are written and faults happen, until everything has come to
+//! rest.
 
 use std::time::Duration;
 
@@ -18,13 +19,14 @@ use crate::{
     model::resync_reason::Reason,
 };
 
-/// What does not come to rest within so long has stalled, and so has what does not stop.
+/// How long everything may take to come to rest before it counts as stalled.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// Whoever has started docrow so often has no use for it.
+/// A schedule that restarts docrow more often than this fails.
 const MOST_RESTARTS: u32 = 1_000;
+/// How long docrow may take to stop.
 const STOPS_WITHIN: Duration = Duration::from_secs(60);
 
-/// How a process of docrow ended.
+/// How one process of docrow ended.
 enum ProcessEnd {
     Killed,
     ByItself(Result<()>),
@@ -33,9 +35,9 @@ enum ProcessEnd {
 }
 
 impl SharedWorld {
-    /// The whole schedule. `Err`: what is wrong.
+    /// Plays the whole schedule. `Err`: the violation that it found.
     pub(super) fn play(&self) -> Result<(), String> {
-        self.lock().say(|world| format!("{:?}, {} collections", world.set, world.source.names().len()));
+        self.lock().say(|world| format!("{:?}, {} collections", world.settings, world.source.names().len()));
         loop {
             let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
             let seed = self.lock().rng.u64(..);
@@ -44,7 +46,7 @@ impl SharedWorld {
                 tokio::select! {
                     biased;
                     ended = self.drive() => ended,
-                    ended = process::docrow(self.clone()) => ProcessEnd::ByItself(ended),
+                    ended = process::run_docrow(self.clone()) => ProcessEnd::ByItself(ended),
                 }
             });
             drop(runtime);
@@ -72,9 +74,9 @@ impl SharedWorld {
         }
     }
 
-    /// Writes, and lets things go wrong, beside docrow; then waits until all has come to rest.
+    /// Writes documents and injects faults while docrow runs, then waits for everything to come to rest.
     async fn drive(&self) -> ProcessEnd {
-        if let Some(ended) = self.stir().await {
+        if let Some(ended) = self.disturb().await {
             return ended;
         }
         self.lock().calm_down();
@@ -83,17 +85,17 @@ impl SharedWorld {
         }
         {
             let mut world = self.lock();
-            world.say(|_| "all has come to rest, and docrow is told to stop".to_owned());
+            world.say(|_| "everything has come to rest, and docrow is asked to stop".to_owned());
             world.is_over = true;
             world.shutdown.request();
         }
         sleep(STOPS_WITHIN).await;
-        self.lock().is_wrong("docrow does not stop".to_owned());
+        self.lock().report_violation("docrow does not stop".to_owned());
         ProcessEnd::Over
     }
 
-    /// The stirring part of a schedule. `Some`: docrow's process is over.
-    async fn stir(&self) -> Option<ProcessEnd> {
+    /// The part of a schedule with writes and faults. `Some`: docrow's process is over.
+    async fn disturb(&self) -> Option<ProcessEnd> {
         let is_cold = {
             let mut world = self.lock();
             world.is_calm |= !world.warmed_up;
@@ -110,7 +112,7 @@ impl SharedWorld {
         while self.lock().steps_left > 0 {
             let step = {
                 let mut world = self.lock();
-                let longest = world.set.step;
+                let longest = world.settings.step;
                 Duration::from_millis(world.rng.u64(..=longest))
             };
             sleep(step).await;
@@ -119,26 +121,26 @@ impl SharedWorld {
                 return Some(ProcessEnd::Over);
             }
             world.steps_left -= 1;
-            if world.rng.u32(..1000) < world.set.writes {
+            if world.rng.u32(..1000) < world.settings.writes {
                 let SimulatedWorld { source, rng, .. } = &mut *world;
-                let said = source.write(rng);
-                world.say(|_| said);
+                let written = source.write(rng);
+                world.say(|_| written);
             }
-            if world.fail() == ProcessFate::IsKilled {
+            if world.inject_fault() == ProcessFate::IsKilled {
                 world.say(|_| "docrow is killed".to_owned());
                 return Some(ProcessEnd::Killed);
             }
             if world.shutdown.is_requested()
                 && Instant::now() - *stopped_at.get_or_insert_with(Instant::now) > STOPS_WITHIN
             {
-                world.is_wrong("docrow does not stop".to_owned());
+                world.report_violation("docrow does not stop".to_owned());
                 return Some(ProcessEnd::Over);
             }
         }
         None
     }
 
-    /// Waits until nothing is left to do. False: something is wrong.
+    /// Waits until nothing is left to do. False: there was a violation.
     async fn comes_to_rest(&self) -> bool {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -147,11 +149,11 @@ impl SharedWorld {
             if world.wrong.is_some() {
                 return false;
             }
-            world.help();
-            let Some(left) = world.is_left() else { return true };
+            world.act_as_operator();
+            let Some(left) = world.remaining_work() else { return true };
             if Instant::now() > deadline {
                 let places = world.vitals.as_ref().map(|vitals| vitals.places().words()).unwrap_or_default();
-                world.is_wrong(format!("it does not come to rest: {left}; {places}"));
+                world.report_violation(format!("it does not come to rest: {left}; {places}"));
                 return false;
             }
         }
@@ -159,26 +161,26 @@ impl SharedWorld {
 }
 
 impl SimulatedWorld {
-    /// Faults and writes end.
+    /// Ends faults and writes.
     fn calm_down(&mut self) {
         if std::mem::replace(&mut self.is_calm, true) {
             return;
         }
         self.say(|_| "faults and writes end".to_owned());
-        self.set.refused = 0;
+        self.settings.refused = 0;
         if !self.pg.is_up {
             (self.pg.is_up, self.pg.starts) = (true, self.pg.starts + 1);
         }
-        // The disk may be too small for a transaction whose rest is still to come.
-        self.spool.empty();
-        // What somebody has removed is repaired.
+        // Otherwise the rest of a large transaction might never fit on the disk.
+        self.spool.free_disk();
+        // A crash may have lost repairs that docrow had taken on: they are requested again.
         for (name, doc) in std::mem::take(&mut self.taken) {
             self.pg.now.repairs.entry(name).or_default().insert(doc);
         }
     }
 
-    /// What people do in the end: they have dead letters tried again, and collections copied again that are stopped.
-    fn help(&mut self) {
+    /// What operators do in the end: retry dead letters, and resync stopped collections.
+    fn act_as_operator(&mut self) {
         if self.warmed_up {
             self.ask_for_retries();
         }

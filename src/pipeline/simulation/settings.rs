@@ -1,4 +1,4 @@
-//! How a schedule is set: all of it is drawn from its seed.
+//! The settings of a schedule, all drawn from its seed.
 
 use fastrand::Rng;
 
@@ -7,46 +7,60 @@ use crate::config::Order;
 /// What mostly goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FaultFocus {
-    /// docrow stops and is killed.
+    /// docrow is stopped and killed.
     Docrow,
-    /// PostgreSQL is away, crashes, is set back, loses answers.
+    /// PostgreSQL is down, crashes, is restored from an old copy, loses answers.
     Postgres,
-    /// The state directory is lost, damaged, an older one, or its disk is full.
+    /// The state directory is lost, damaged or replaced by an older copy, or its disk is full.
     StateDirectory,
-    /// History is lost, collections are dropped, replaced; documents are refused.
+    /// MongoDB loses history; collections are dropped and replaced; documents are refused.
     Mongo,
     /// A bit of everything.
     Everything,
 }
 
-/// How often something goes wrong, of a thousand steps; answers of transactions: of a thousand of them.
+/// How often each fault happens in a thousand steps, unless stated otherwise.
 #[derive(Debug, Default)]
 pub(super) struct FaultRates {
     pub(super) kill: u32,
-    /// When it is most telling.
+    /// docrow is killed when it hurts most: after a write, before it has seen the answer.
     pub(super) bad_moment: u32,
     pub(super) stop: u32,
-    pub(super) away: u32,
+    /// PostgreSQL shuts down for a while.
+    pub(super) down: u32,
+    /// PostgreSQL crashes, and loses what it has not synced.
     pub(super) crash: u32,
-    pub(super) answer: u32,
-    pub(super) slow: u32,
+    /// The answer to a transaction is lost; in a thousand transactions.
+    pub(super) lost_answer: u32,
+    /// PostgreSQL does not answer at all; in a thousand requests.
+    pub(super) silence: u32,
+    /// PostgreSQL is restored from an old copy.
     pub(super) set_back: u32,
+    /// The state directory is damaged.
     pub(super) damage: u32,
+    /// The state directory is exchanged for an old copy or an empty one; in 4,000 restarts.
     pub(super) exchange: u32,
-    pub(super) forget: u32,
-    pub(super) lose: u32,
-    pub(super) whole: u32,
-    pub(super) remove: u32,
+    /// MongoDB's log drops what docrow no longer needs.
+    pub(super) trim_log: u32,
+    /// MongoDB's log drops what docrow may still need.
+    pub(super) lose_history: u32,
+    /// A collection is dropped, or replaced by another one.
+    pub(super) drop_or_replace: u32,
+    /// Someone removes a row.
+    pub(super) remove_row: u32,
+    /// Someone requests a repair.
     pub(super) repair: u32,
+    /// Someone requests a retry of all dead letters.
     pub(super) retry: u32,
+    /// Someone requests a resync.
     pub(super) resync: u32,
     /// The disk of the state directory is full.
-    pub(super) full: u32,
+    pub(super) full_disk: u32,
 }
 
 impl FaultRates {
     fn draw(rng: &mut Rng, focus: FaultFocus, are_rare: bool) -> Self {
-        let mut faults = Self { forget: 40, ..Self::default() };
+        let mut faults = Self { trim_log: 40, ..Self::default() };
         let mut rate = |some: &[FaultFocus], most: u32| {
             let most = if are_rare { most.div_ceil(5) } else { most };
             if some.contains(&focus) || focus == FaultFocus::Everything { rng.u32(..=most) } else { 0 }
@@ -55,52 +69,56 @@ impl FaultRates {
             (FaultFocus::Docrow, FaultFocus::Postgres, FaultFocus::StateDirectory, FaultFocus::Mongo);
         faults.kill = rate(&[docrow, postgres, state, source], 24);
         faults.stop = rate(&[docrow, state], 24);
-        faults.away = rate(&[docrow, postgres], 20);
+        faults.down = rate(&[docrow, postgres], 20);
         faults.crash = rate(&[docrow, postgres], 20);
-        faults.answer = rate(&[docrow, postgres], 60);
-        faults.slow = rate(&[docrow, postgres, source], 20);
+        faults.lost_answer = rate(&[docrow, postgres], 60);
+        faults.silence = rate(&[docrow, postgres, source], 20);
         faults.set_back = rate(&[postgres], 20);
         faults.damage = rate(&[state], 16);
         faults.exchange = rate(&[state], 1000);
-        faults.lose = rate(&[source], 20);
-        faults.whole = rate(&[source], 40);
-        faults.remove = rate(&[docrow, postgres], 12);
+        faults.lose_history = rate(&[source], 20);
+        faults.drop_or_replace = rate(&[source], 40);
+        faults.remove_row = rate(&[docrow, postgres], 12);
         faults.repair = rate(&[docrow, postgres], 12);
         faults.retry = rate(&[docrow, postgres, source], 24);
         faults.resync = rate(&[docrow, source], 12);
-        faults.full = rate(&[postgres, state], 24);
+        faults.full_disk = rate(&[postgres, state], 24);
         faults.bad_moment = if faults.kill > 0 && rng.bool() { 700 } else { faults.kill };
         faults
     }
 }
 
-/// How everything is set.
+/// The settings of a schedule.
 #[derive(Debug)]
 pub(super) struct ScheduleSettings {
     pub(super) order: Order,
     pub(super) partitions: u16,
-    /// Documents in a batch.
+    /// The most documents in a batch.
     pub(super) rows: usize,
+    /// How many chunks a collection is copied in.
     pub(super) chunks: usize,
-    /// Changes that the spool may hold.
+    /// The most changes that the spool may hold.
     pub(super) budget: u64,
-    /// Whether everything is copied anew when history is lost.
+    /// Whether everything is copied again when history is lost.
     pub(super) resyncs: bool,
-    /// Whether a collection that is dropped is emptied.
+    /// Whether the tables of a dropped collection are emptied.
     pub(super) truncates: bool,
-    /// Whether mappings follow their documents.
+    /// Whether mappings grow with their documents.
     pub(super) evolves: bool,
-    /// Of how many writes one makes a document that PostgreSQL refuses; 0: of none.
+    /// PostgreSQL refuses rows with a version that is a multiple of this. Zero: none.
     pub(super) refused: i32,
-    /// A collection with more dead letters is stopped.
+    /// A collection with more dead letters than this is stopped.
     pub(super) most_dead: u64,
-    /// Whether everything comes to rest first, and less goes wrong afterwards: else changes hardly ever go the direct way.
+    /// Whether everything comes to rest first, and less goes wrong afterwards. Otherwise changes hardly ever
+    /// bypass the spool.
     pub(super) warms_up: bool,
-    /// How many steps are taken before everything comes to rest, and how many of a thousand are writes.
+    /// How many steps there are with writes and faults.
     pub(super) steps: usize,
+    /// How many in a thousand steps are writes.
     pub(super) writes: u32,
-    /// The longest that a step takes, and an answer, in milliseconds.
+    /// The longest step, in milliseconds.
     pub(super) step: u64,
+    /// The longest ordinary answer, in milliseconds.
     pub(super) answer: u64,
     pub(super) faults: FaultRates,
 }

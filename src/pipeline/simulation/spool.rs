@@ -1,5 +1,6 @@
-//! The model of the state directory, and its port: what `checkpoint` promises of it. A write is atomic and synced; a trim is not, so that
-//! a crash may undo it. All of it may be lost, or be an older copy of itself. Its disk may be full, until enough is given back.
+//! The model of the state directory: what `checkpoint` promises of it. A write is atomic and synced. A trim
+//! is not synced, so a crash may undo it. The whole directory may be lost, or replaced by an older copy. Its
+//! disk may be full until enough of it is freed.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,6 +14,7 @@ use crate::{
     pipeline::ports::{SpoolState, SpoolUpdate},
 };
 
+/// Everything in the state directory.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SpoolContents {
     identity: Option<String>,
@@ -22,6 +24,7 @@ pub(super) struct SpoolContents {
     records: BTreeMap<CollectionName, SpooledCollection>,
 }
 
+/// A collection's span, and its changes in the spool.
 #[derive(Clone, Debug)]
 struct SpooledCollection {
     span: SpoolSpan,
@@ -29,32 +32,34 @@ struct SpooledCollection {
     changes: BTreeMap<Position, DocumentNumber>,
 }
 
+/// The state directory: its contents, and what a crash may bring back.
 #[derive(Debug, Default)]
 pub(super) struct SpoolModel {
-    /// Which one it is.
+    /// How many directories docrow has had before this one.
     pub(super) life: i64,
     now: SpoolContents,
-    /// What a crash may bring back: since the last synced write.
+    /// What a crash may bring back: the contents before each trim since the last synced write.
     unsynced: Vec<SpoolContents>,
-    /// Somebody's copies.
+    /// Copies that someone made.
     copies: Vec<SpoolContents>,
-    /// Its files are damaged, which the next use finds.
+    /// Its files are damaged, as the next access will find.
     damaged: bool,
-    /// There is no space while it holds more changes than this.
+    /// The disk is full while it holds more changes than this.
     limit: Option<usize>,
 }
 
-/// What a collection without a span, or with another one than is thought, means.
-fn gone<T>() -> Result<T> {
-    Err(Error::new(Code::SpoolLost, "simulation: the spool has nothing of it"))
+/// A collection has no span, or not the one that docrow expects.
+fn span_lost<T>() -> Result<T> {
+    Err(Error::new(Code::SpoolLost, "simulation: the spool does not have the span"))
 }
 
-fn wrong<T>(what: String) -> Result<T> {
+fn bug<T>(what: String) -> Result<T> {
     Err(Error::bug(what))
 }
 
 impl SpoolModel {
-    pub(super) fn used(&mut self) -> Result<&mut SpoolContents> {
+    /// The contents, unless they are found damaged.
+    pub(super) fn readable(&mut self) -> Result<&mut SpoolContents> {
         if std::mem::take(&mut self.damaged) {
             let (life, copies) = (self.life + 1, std::mem::take(&mut self.copies));
             *self = Self { life, copies, ..Self::default() };
@@ -64,7 +69,7 @@ impl SpoolModel {
     }
 
     pub(super) fn reconcile(&mut self, identity: &str) -> Result<()> {
-        if self.used()?.identity.as_deref() != Some(identity) {
+        if self.readable()?.identity.as_deref() != Some(identity) {
             self.now = SpoolContents { identity: Some(identity.to_owned()), ..SpoolContents::default() };
             self.unsynced.clear();
             self.life += 1;
@@ -73,23 +78,23 @@ impl SpoolModel {
     }
 
     pub(super) fn state(&mut self) -> Result<SpoolState> {
-        self.used()?;
+        self.readable()?;
         let (life, SpoolContents { token, fingerprint, records, .. }) = (self.life, &self.now);
         let spans = records.iter().map(|(name, record)| (namespace(*name), record.span.clone())).collect();
         Ok(SpoolState { life, spans, token: token.clone(), fingerprint: *fingerprint })
     }
 
     pub(super) fn write(&mut self, write: &SpoolUpdate) -> Result<()> {
-        let mut next = self.used()?.clone();
+        let mut next = self.readable()?.clone();
         if write.life.is_some_and(|life| life != self.life) {
-            return gone();
+            return span_lost();
         }
         let mut back: Option<Position> = None;
         for (name, span) in &write.spans {
             match span {
                 None => drop(next.records.remove(&name_of(&name.to_string()))),
                 Some(span) => {
-                    let reached = next.open(name_of(&name.to_string()), span, self.now.token.as_ref())?;
+                    let reached = next.set_span(name_of(&name.to_string()), span, self.now.token.as_ref())?;
                     back = back.into_iter().chain(reached).min();
                 }
             }
@@ -97,13 +102,13 @@ impl SpoolModel {
         for change in &write.changes {
             let (name, position) = (name_of(&write.names[change.collection.0].to_string()), &change.position);
             let Some(SpooledCollection { span, last, changes }) = next.records.get_mut(&name) else {
-                return gone();
+                return span_lost();
             };
             if *position <= span.from || last.as_ref().is_some_and(|last| position <= last) {
                 continue;
             }
             if span.to.as_ref().is_some_and(|to| position > to) {
-                return wrong(format!("c{name}: a change comes after the end of its span"));
+                return bug(format!("c{name}: a change is after the end of its span"));
             }
             *last = Some(position.clone());
             changes.insert(position.clone(), doc_of(&change.document_key));
@@ -121,24 +126,24 @@ impl SpoolModel {
         Ok(())
     }
 
-    /// The next changes that wait; fewer than `most` only if there are no more.
+    /// The next changes in the spool; fewer than `most` only if there are no more.
     pub(super) fn waiting(
         &mut self,
         name: CollectionName,
         after: &Position,
         most: usize,
     ) -> Result<Vec<(Position, DocumentNumber)>> {
-        match self.used()?.records.get(&name) {
+        match self.readable()?.records.get(&name) {
             Some(record) if *after >= record.span.from => {
                 let changes = record.changes.iter().filter(|(position, _)| *position > after);
                 Ok(changes.take(most).map(|(position, doc)| (position.clone(), *doc)).collect())
             }
-            _ => gone(),
+            _ => span_lost(),
         }
     }
 
     pub(super) fn trim(&mut self, name: CollectionName, until: &Position) -> Result<()> {
-        let before = self.used()?.clone();
+        let before = self.readable()?.clone();
         if let Some(record) = self.now.records.get_mut(&name).filter(|record| *until > record.span.from) {
             record.span.from = until.clone();
             record.changes.retain(|position, _| position > until);
@@ -147,18 +152,18 @@ impl SpoolModel {
         Ok(())
     }
 
-    /// How many changes are in it.
+    /// How many changes it holds.
     pub(super) fn len(&self) -> usize {
         self.now.records.values().map(|record| record.changes.len()).sum()
     }
 
-    /// Its disk is full, until it has given back half of what it holds.
-    pub(super) fn fill(&mut self) {
+    /// Fills its disk, until docrow has trimmed half of its changes.
+    pub(super) fn fill_disk(&mut self) {
         self.limit = Some(self.len() / 2);
     }
 
-    /// Somebody makes space.
-    pub(super) fn empty(&mut self) {
+    /// Makes space on its disk.
+    pub(super) fn free_disk(&mut self) {
         self.limit = None;
     }
 
@@ -167,18 +172,19 @@ impl SpoolModel {
         self.limit.is_some()
     }
 
-    /// What is certain to be there after a crash.
+    /// The spans and the token that it has at least after a crash.
     pub(super) fn durable(&self) -> (HashMap<CollectionName, SpoolSpan>, Option<Position>) {
         let SpoolContents { token, records, .. } = self.unsynced.first().unwrap_or(&self.now);
         (records.iter().map(|(name, record)| (*name, record.span.clone())).collect(), token.clone())
     }
 
+    /// The present spans and token.
     pub(super) fn present(&self) -> (HashMap<CollectionName, SpoolSpan>, Option<Position>) {
         let SpoolContents { token, records, .. } = &self.now;
         (records.iter().map(|(name, record)| (*name, record.span.clone())).collect(), token.clone())
     }
 
-    /// The machine stops: of what was not synced, the last is lost.
+    /// The machine crashes: some of the trims that were not synced are undone.
     pub(super) fn crash(&mut self, rng: &mut Rng) {
         let kept = rng.usize(..=self.unsynced.len());
         if let Some(kept) = self.unsynced.get(kept) {
@@ -195,7 +201,7 @@ impl SpoolModel {
         self.copies.push(self.now.clone());
     }
 
-    /// Another one is put in its place: a copy, or none.
+    /// Puts another directory in its place: a copy, or an empty one.
     pub(super) fn exchange(&mut self, rng: &mut Rng) {
         let copy = rng.usize(..=self.copies.len());
         self.now = self.copies.get(copy).cloned().unwrap_or_default();
@@ -204,8 +210,8 @@ impl SpoolModel {
 }
 
 impl SpoolContents {
-    /// Opens or closes a span. Returns how far it is known to reach, if the token is ahead of that.
-    fn open(
+    /// Opens or closes a span. Returns how far the spool has its changes, if that is before the token.
+    fn set_span(
         &mut self,
         name: CollectionName,
         span: &SpoolSpan,
@@ -217,7 +223,7 @@ impl SpoolContents {
             Some(old) => old.span.to.as_ref().or(token).max(Some(&old.span.from)),
         };
         if old.is_some_and(|old| span.from < old.span.from || Some(&span.from) > reach) {
-            return wrong(format!("c{name}: its span is to begin where the old one does not reach"));
+            return bug(format!("c{name}: its new span begins outside of the old one"));
         }
         let back = reach.filter(|reach| span.to.is_none() && Some(*reach) < token).cloned();
         let record = match old {

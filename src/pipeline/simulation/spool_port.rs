@@ -1,4 +1,4 @@
-//! The spool's port in the simulation.
+//! The port to the spool, on its model.
 
 use async_trait::async_trait;
 
@@ -13,17 +13,20 @@ use crate::{
     },
 };
 
+/// The port for the spool.
 pub(super) struct SimulatedSpool(pub(super) SharedWorld);
 
 impl SimulatedSpool {
-    /// Uses the spool. That it is found lost must have a reason.
+    /// Works with the spool. If docrow finds it lost, a fault must be the reason.
     async fn with<T>(&self, work: impl FnOnce(&mut SpoolModel) -> Result<T>) -> Result<T> {
         self.0.pass().await;
         let mut world = self.0.lock();
         let done = work(&mut world.spool);
         match &done {
-            Err(error) if error.code() == Code::Bug => world.is_wrong(error.to_string()),
-            Err(error) if !world.excused.spool => world.is_wrong(format!("the spool is found lost: {error}")),
+            Err(error) if error.code() == Code::Bug => world.report_violation(error.to_string()),
+            Err(error) if !world.excused.spool => {
+                world.report_violation(format!("docrow finds the spool lost: {error}"))
+            }
             _ => {}
         }
         done
@@ -37,12 +40,12 @@ impl SpoolLog for SimulatedSpool {
     }
 
     async fn plan(&self, namespace: Namespace) -> Result<Option<Vec<u8>>> {
-        self.with(|spool| Ok(spool.used()?.plans.get(&name_of(&namespace.to_string())).cloned())).await
+        self.with(|spool| Ok(spool.readable()?.plans.get(&name_of(&namespace.to_string())).cloned())).await
     }
 
     async fn save_plan(&self, namespace: Namespace, plan: Vec<u8>) -> Result<()> {
         let save = |spool: &mut SpoolModel| {
-            spool.used()?.plans.insert(name_of(&namespace.to_string()), plan);
+            spool.readable()?.plans.insert(name_of(&namespace.to_string()), plan);
             Ok(())
         };
         self.with(save).await
@@ -58,7 +61,7 @@ impl SpoolLog for SimulatedSpool {
             !update.changes.is_empty() && world.spool.is_full()
         };
         if is_full {
-            // It may be written all the same, and only not be said.
+            // The write may succeed although it is reported as failed.
             if self.0.lock().rng.u8(..4) == 0 {
                 self.with(|spool| spool.write(&update)).await?;
             }
@@ -75,7 +78,7 @@ impl SpoolLog for SimulatedSpool {
         let (changes, spans) = (update.changes.len(), update.spans.len());
         if changes + spans > 0 {
             world.say(|_| {
-                format!("the spool takes {changes} changes, {spans} spans, up to {:?}", update.token)
+                format!("the spool takes {changes} changes and {spans} spans, up to {:?}", update.token)
             });
         }
         written

@@ -1,4 +1,4 @@
-//! The schedules, and the bugs that are planted into some of them.
+//! Plays the schedules, and plants bugs to see whether they are found.
 
 use std::{
     collections::VecDeque,
@@ -12,15 +12,15 @@ use crate::{
     pipeline::planted::{self, Bug},
 };
 
-/// How many steps of a failed schedule are told.
-const TOLD: usize = 60;
+/// How many steps of a failed schedule are printed.
+const PRINTED_STEPS: usize = 60;
 
-/// Plays a schedule. `Err`: what is wrong with it.
+/// Plays a schedule. `Err`: the violation that it found.
 fn play(seed: u64, focus: FaultFocus, order: Order, bug: Option<Bug>) -> Result<(), String> {
     planted::with(bug, || SharedWorld::new(seed, focus, order, false).play())
 }
 
-/// What docrow logs, as a part of the story.
+/// Makes docrow's log a part of the story.
 #[derive(Clone)]
 struct StoryLog(SharedWorld);
 
@@ -35,32 +35,33 @@ impl Write for StoryLog {
     }
 }
 
-/// The same, told.
-fn tell(seed: u64, focus: FaultFocus, order: Order, bug: Option<Bug>) -> VecDeque<String> {
-    let sim = SharedWorld::new(seed, focus, order, true);
-    let log = StoryLog(sim.clone());
+/// Plays a schedule, and returns its story.
+fn story_of(seed: u64, focus: FaultFocus, order: Order, bug: Option<Bug>) -> VecDeque<String> {
+    let shared = SharedWorld::new(seed, focus, order, true);
+    let log = StoryLog(shared.clone());
     let log = tracing_subscriber::fmt()
         .with_writer(move || log.clone())
         .without_time()
         .with_target(false)
         .with_ansi(false)
         .finish();
-    let _ = tracing::subscriber::with_default(log, || planted::with(bug, || sim.play()));
-    let story = sim.lock().story.take();
+    let _ = tracing::subscriber::with_default(log, || planted::with(bug, || shared.play()));
+    let story = shared.lock().story.take();
     story.unwrap()
 }
 
+/// Plays the schedules of these seeds, or only the one that `DOCROW_SIM_SEED` asks for.
 fn play_all(name: &str, seeds: Range<u64>, focus: FaultFocus, order: Order) {
     if let Ok(seed) = std::env::var("DOCROW_SIM_SEED") {
         let seed = seed.parse().unwrap();
-        tell(seed, focus, order, None).iter().for_each(|step| println!("{step}"));
+        story_of(seed, focus, order, None).iter().for_each(|step| println!("{step}"));
         return assert_eq!(play(seed, focus, order, None), Ok(()));
     }
     let (count, began) = (seeds.clone().count(), std::time::Instant::now());
     for seed in seeds {
         if let Err(what) = play(seed, focus, order, None) {
-            let story = tell(seed, focus, order, None);
-            let last = story.iter().skip(story.len().saturating_sub(TOLD));
+            let story = story_of(seed, focus, order, None);
+            let last = story.iter().skip(story.len().saturating_sub(PRINTED_STEPS));
             last.for_each(|step| println!("{step}"));
             panic!(
                 "{what}: DOCROW_SIM_SEED={seed} cargo test --lib simulation::tests::{name} -- --nocapture"
@@ -68,11 +69,11 @@ fn play_all(name: &str, seeds: Range<u64>, focus: FaultFocus, order: Order) {
         }
     }
     let rate = count as f64 / began.elapsed().as_secs_f64();
-    // Past what captures the output of tests.
+    // Unlike `eprintln!`, this is not captured.
     let _ = writeln!(io::stderr(), "{name}: {count} schedules, {rate:.0}/s");
 }
 
-/// A planted bug is found.
+/// Shows that a planted bug is found.
 fn find(bug: Bug, focus: FaultFocus, order: Order) {
     let began = std::time::Instant::now();
     let found =
@@ -82,17 +83,17 @@ fn find(bug: Bug, focus: FaultFocus, order: Order) {
     let _ = writeln!(io::stderr(), "{bug:?} is found after {seed} schedules, in {took:.1} s: {what}");
 }
 
-/// But for the log, which tells real durations.
+/// The log is left out: it has real durations.
 #[test]
 fn a_schedule_repeats() {
-    let told = |seed, focus, order| {
-        let story = tell(seed, focus, order, None);
+    let steps_of = |seed, focus, order| {
+        let story = story_of(seed, focus, order, None);
         story.into_iter().filter(|step| !step.starts_with("  ")).collect::<Vec<_>>()
     };
     for seed in 0..50 {
         for order in [Order::Document, Order::Commit] {
-            let told = || told(seed, FaultFocus::Everything, order);
-            assert_eq!(told(), told(), "{seed}");
+            let steps = || steps_of(seed, FaultFocus::Everything, order);
+            assert_eq!(steps(), steps(), "{seed}");
         }
     }
 }
@@ -132,7 +133,8 @@ fn transactions_are_kept_whole_when_everything_goes_wrong() {
     play_all(
         "transactions_are_kept_whole_when_everything_goes_wrong",
         0..1_000,
-        (FaultFocus::Everything, Order::Commit),
+        FaultFocus::Everything,
+        Order::Commit,
     );
 }
 
@@ -149,7 +151,7 @@ fn planted_bugs_are_found() {
     find(Bug::ChunkTwice, FaultFocus::Docrow, document);
 }
 
-/// What frees the spool's disk does not wait for what wants it.
+/// Trimming the spool must not wait for a write that needs the space.
 #[test]
 fn waiting_for_space_is_found() {
     find(Bug::WaitsForSpace, FaultFocus::StateDirectory, Order::Document);
@@ -161,7 +163,7 @@ fn a_position_acknowledged_before_the_disk_is_found() {
 }
 
 #[test]
-fn a_lock_that_nobody_polls_is_found() {
+fn a_lock_held_by_an_unpolled_future_is_found() {
     find(Bug::LockNotPolled, FaultFocus::Docrow, Order::Document);
 }
 
@@ -176,7 +178,7 @@ fn a_retry_lost_at_a_reconnect_is_found() {
 }
 
 #[test]
-fn a_fill_that_overtakes_a_patch_is_found() {
+fn a_backfill_that_overtakes_a_patch_is_found() {
     find(Bug::FillOvertakes, FaultFocus::Docrow, Order::Document);
 }
 
@@ -186,17 +188,17 @@ fn a_bound_that_is_not_stored_is_found() {
 }
 
 #[test]
-fn a_part_without_a_note_is_found() {
+fn a_patch_without_a_note_is_found() {
     find(Bug::PartNotNoted, FaultFocus::Docrow, Order::Document);
 }
 
 #[test]
-fn a_part_without_a_note_is_found_in_the_order_of_commits() {
+fn a_patch_without_a_note_is_found_in_the_order_of_commits() {
     find(Bug::PartNotNoted, FaultFocus::Docrow, Order::Commit);
 }
 
 #[test]
-fn what_is_tried_again_as_it_was_is_found() {
+fn a_retry_with_an_outdated_lookup_is_found() {
     find(Bug::TriedAgainAsItWas, FaultFocus::Docrow, Order::Commit);
 }
 

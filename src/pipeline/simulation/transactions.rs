@@ -1,4 +1,4 @@
-//! What transactions do to the contents of PostgreSQL.
+//! What docrow's transactions do to the contents of PostgreSQL.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -22,7 +22,7 @@ use crate::{
 };
 
 impl DatabaseContents {
-    /// Puts a row in place of what there is. Errors: `refused` says that PostgreSQL does not take it.
+    /// Inserts a row, or replaces it. Errors: PostgreSQL refuses it.
     pub(super) fn put(
         &mut self,
         world: &SimulatedWorld,
@@ -36,7 +36,7 @@ impl DatabaseContents {
             return Err(Error::new(Code::RowConstraint, "simulation: the row violates a constraint"));
         }
         let before = self.rows.insert((name, doc), RootRow { columns: Arc::new(columns), fields });
-        // What is written again as it was may still be of several times.
+        // The same fields, written again, may still be of different times.
         if before.is_none_or(|before| before.fields != fields) {
             self.mixed.remove(&(name, doc));
         }
@@ -50,7 +50,7 @@ impl DatabaseContents {
         self.removed.remove(&(name, doc));
     }
 
-    /// Carries out a batch. Errors: it is refused as a whole.
+    /// Applies a batch. Errors: PostgreSQL refuses all of it.
     pub(super) fn apply(
         &mut self,
         world: &mut SimulatedWorld,
@@ -61,13 +61,13 @@ impl DatabaseContents {
         let mut written = 0;
         self.by_worker = !batch.reached.is_empty() || batch.shown.is_some();
         if batch.reached.is_empty() {
-            // What PostgreSQL refuses breaks up transactions.
+            // PostgreSQL has refused rows, which breaks up transactions.
             self.settled = false;
         }
         for CollectionBatch { tables, rows, deleted, .. } in &batch.collections {
             let Some(root) = tables.first() else { continue };
             let name = self.name_of_table(&root.name)?;
-            for doc in self.docs(name, deleted)? {
+            for doc in self.docs_of_keys(name, deleted)? {
                 self.remove(name, doc);
                 world.looked_up.remove(&(name, doc));
             }
@@ -84,14 +84,15 @@ impl DatabaseContents {
         }
         for letter in batch.dead_letters {
             let document_key = RawDocumentBuf::from_bytes(letter.document_key.clone());
-            let document_key = document_key.map_err(|_| Error::bug("simulation: a letter's key"))?;
+            let document_key =
+                document_key.map_err(|_| Error::bug("simulation: a dead letter has no valid key"))?;
             let place = (name_of(&letter.collection), doc_of(&document_key));
             self.last_letter += 1;
             let (id, key) = (self.last_letter, letter.key.clone());
             self.letters.insert(place, LetterRow { id, key, document_key, asked: None, was_asked: false });
             let count = self.letters.keys().filter(|(name, _)| *name == place.0).count();
-            // That stops the collection, and what waits of it is forgotten.
-            world.excused.history |= u64::try_from(count).unwrap() > world.set.most_dead;
+            // Too many stop the collection, and docrow drops its changes in the spool.
+            world.excused.history |= u64::try_from(count).unwrap() > world.settings.most_dead;
         }
         for healed in batch.healed {
             let name = name_of(&healed.collection);
@@ -111,13 +112,14 @@ impl DatabaseContents {
         Ok(written)
     }
 
-    pub(super) fn docs(&self, name: CollectionName, keys: &Keys) -> Result<Vec<DocumentNumber>> {
-        let doc =
-            |key| self.doc_of_key(name, key).ok_or_else(|| Error::bug("simulation: a key of no document"));
+    fn docs_of_keys(&self, name: CollectionName, keys: &Keys) -> Result<Vec<DocumentNumber>> {
+        let doc = |key| {
+            self.doc_of_key(name, key).ok_or_else(|| Error::bug("simulation: the key belongs to no document"))
+        };
         keys.iter().map(doc).collect()
     }
 
-    /// Writes some fields of rows, and what `extra` has of them. Errors: one of the rows is not there.
+    /// Writes some fields of rows, in their columns or in `extra`. Errors: a row is missing.
     fn patch(&mut self, world: &mut SimulatedWorld, part: &PartBatch<'_>) -> Result<u64> {
         let Some(root) = part.tables.first() else { return Ok(0) };
         let name = self.name_of_table(&root.name)?;
@@ -125,10 +127,11 @@ impl DatabaseContents {
         let mut written = 0;
         for new in composites(root, part.rows) {
             let key = root.columns.first().and_then(|key| new.get(&key.name)).cloned().unwrap_or_default();
-            let doc =
-                self.doc_of_key(name, &key).ok_or_else(|| Error::bug("simulation: a key of no document"))?;
+            let doc = self
+                .doc_of_key(name, &key)
+                .ok_or_else(|| Error::bug("simulation: the key belongs to no document"))?;
             let Some(row) = self.rows.get(&(name, doc)) else {
-                return Err(Error::new(Code::TargetRefusedRows, "simulation: there is no row to be patched"));
+                return Err(Error::new(Code::TargetRefusedRows, "simulation: there is no row to patch"));
             };
             let mut columns = RowColumns::clone(&row.columns);
             for column in root.columns.iter().skip(1).filter(|column| Some(&column.name) != extra.as_ref()) {
@@ -151,8 +154,8 @@ impl DatabaseContents {
     }
 }
 
-/// The documents of a collection that are to be repaired.
-pub(super) fn to_repairs(world: &SimulatedWorld, docs: &BTreeSet<DocumentNumber>) -> Repairs {
+/// The request to repair these documents.
+pub(super) fn repairs_of(world: &SimulatedWorld, docs: &BTreeSet<DocumentNumber>) -> Repairs {
     let documents = docs.iter().map(|doc| world.source.document_key(*doc).clone()).collect();
     Repairs { documents, keys: Keys::default() }
 }

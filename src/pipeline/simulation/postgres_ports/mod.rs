@@ -1,4 +1,5 @@
-//! PostgreSQL's ports in the simulation: each method is a transaction on the [`DatabaseContents`], or a question to them.
+//! The ports to PostgreSQL, on its model: each method is a transaction on the [`DatabaseContents`], or reads
+//! them.
 
 mod connection;
 mod requests;
@@ -15,7 +16,7 @@ use tokio::{
 };
 
 use self::{
-    connection::{SimulatedConnection, away},
+    connection::{SimulatedConnection, connection_lost},
     rows::{SimulatedApplier, SimulatedReader},
 };
 use super::{
@@ -33,6 +34,7 @@ use crate::{
     },
 };
 
+/// The port that all connections come from.
 pub(super) struct SimulatedTarget(pub(super) SharedWorld);
 
 #[async_trait]
@@ -86,16 +88,17 @@ impl RowTarget for SimulatedTarget {
             pg.repairs.entry(name).or_default().extend(docs);
             Ok(())
         };
-        link.change("repairs are asked for", ask).await
+        link.change("repairs are requested", ask).await
     }
 }
 
+/// The hold on the pipeline, which lasts as long as its connection.
 struct SimulatedHold(SimulatedConnection);
 
 #[async_trait]
 impl Hold for SimulatedHold {
     fn target(&self) -> Arc<dyn RowTarget> {
-        Arc::new(SimulatedTarget(self.0.sim.clone()))
+        Arc::new(SimulatedTarget(self.0.shared.clone()))
     }
 
     fn answered(&self) -> watch::Receiver<Instant> {
@@ -105,8 +108,8 @@ impl Hold for SimulatedHold {
     async fn lost(&mut self) -> Error {
         loop {
             sleep(Duration::from_millis(700)).await;
-            if self.0.is_lost(&self.0.sim.lock()) {
-                return away();
+            if self.0.is_lost(&self.0.shared.lock()) {
+                return connection_lost();
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Dead letters, and what people ask for.
+//! Dead letters, and the requests of operators.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -9,7 +9,7 @@ use super::{
     super::{
         mongo::{CollectionName, name_of, namespace},
         postgres::DatabaseContents,
-        transactions::to_repairs,
+        transactions::repairs_of,
         world::SimulatedWorld,
     },
     connection::SimulatedConnection,
@@ -29,13 +29,13 @@ use crate::{
 #[async_trait]
 impl RequestSession for SimulatedConnection {
     async fn dead_keys(&self) -> Result<DeadKeys> {
-        self.ask(|_, pg| dead_keys(pg, |_, _| true)).await
+        self.query(|_, pg| dead_keys(pg, |_, _| true)).await
     }
 
     async fn dead_keys_among(&self, collection: &str, keys: &[String]) -> Result<DeadKeys> {
         let name = name_of(collection);
         let is_among = |of: CollectionName, key: &String| of == name && keys.contains(key);
-        self.ask(|_, pg| dead_keys(pg, is_among)).await
+        self.query(|_, pg| dead_keys(pg, is_among)).await
     }
 
     async fn dead_document_keys(&self, collection: &str, after: i64) -> Result<Vec<(i64, RawDocumentBuf)>> {
@@ -47,7 +47,7 @@ impl RequestSession for SimulatedConnection {
             letters.sort_by_key(|(id, _)| *id);
             letters
         };
-        self.ask(|_, pg| keys(pg)).await
+        self.query(|_, pg| keys(pg)).await
     }
 
     async fn dead_letter_counts(&self) -> Result<HashMap<String, u64>> {
@@ -58,7 +58,7 @@ impl RequestSession for SimulatedConnection {
             }
             counts
         };
-        self.ask(|_, pg| counts(pg)).await
+        self.query(|_, pg| counts(pg)).await
     }
 
     async fn rename_dead_letters(&mut self, _: &str) -> Result<()> {
@@ -68,11 +68,11 @@ impl RequestSession for SimulatedConnection {
     async fn forget_dead_letters(&mut self, ids: &[i64]) -> Result<()> {
         let forget = |_: &mut SimulatedWorld, pg: &mut DatabaseContents| {
             pg.letters.retain(|_, letter| !ids.contains(&letter.id));
-            // It is about to be copied again, and of one time after that.
+            // Their collection is about to be copied again, and its rows are of one time only after that.
             pg.settled = false;
             Ok(())
         };
-        self.change("dead letters of what is gone are forgotten", forget).await
+        self.change("dead letters of vanished documents are deleted", forget).await
     }
 
     async fn requests(&self, later: &[&str]) -> Result<Requested> {
@@ -85,7 +85,7 @@ impl RequestSession for SimulatedConnection {
             repairs: pg.repairs.keys().any(|name| !later.contains(name)),
             letters: pg.letters.values().any(|letter| letter.asked.is_some()),
         };
-        self.ask(|_, pg| requested(pg)).await
+        self.query(|_, pg| requested(pg)).await
     }
 
     async fn ask_for_resync(&mut self, collections: &[String], reason: Reason) -> Result<()> {
@@ -93,14 +93,14 @@ impl RequestSession for SimulatedConnection {
             pg.resyncs.extend(collections.iter().map(|collection| (name_of(collection), reason)));
             Ok(())
         };
-        self.change(&format!("{collections:?} are to be copied again: {reason:?}"), ask).await
+        self.change(&format!("a resync of {collections:?} is requested: {reason:?}"), ask).await
     }
 
     async fn resyncs_asked(&self) -> Result<Vec<(String, Reason)>> {
         let asked = |pg: &DatabaseContents| {
             pg.resyncs.iter().map(|(name, reason)| (namespace(*name).to_string(), *reason)).collect()
         };
-        self.ask(|_, pg| asked(pg)).await
+        self.query(|_, pg| asked(pg)).await
     }
 
     async fn letters_asked(&self) -> Result<Vec<Asked>> {
@@ -111,7 +111,7 @@ impl RequestSession for SimulatedConnection {
             });
             asked.collect()
         };
-        self.ask(|_, pg| asked(pg)).await
+        self.query(|_, pg| asked(pg)).await
     }
 
     async fn letters_answered(&mut self, ids: &[i64]) -> Result<()> {
@@ -120,7 +120,7 @@ impl RequestSession for SimulatedConnection {
             of.for_each(|letter| letter.asked = None);
             Ok(())
         };
-        self.change("letters are answered", answered).await
+        self.change("requests for retries are answered", answered).await
     }
 
     async fn take_repairs(&mut self, later: &[&str]) -> Result<Vec<(String, Repairs)>> {
@@ -128,13 +128,13 @@ impl RequestSession for SimulatedConnection {
         let take = |world: &mut SimulatedWorld, pg: &mut DatabaseContents| {
             let taken: Vec<_> = pg.repairs.extract_if(.., |name, _| !later.contains(name)).collect();
             let repairs = taken.iter().map(|(name, docs)| {
-                // Nobody asks for them again, whatever becomes of them.
+                // Operators do not request them again if a crash loses them.
                 world.taken.extend(docs.iter().map(|doc| (*name, *doc)));
-                (namespace(*name).to_string(), to_repairs(world, docs))
+                (namespace(*name).to_string(), repairs_of(world, docs))
             });
             Ok(repairs.collect::<Vec<_>>())
         };
-        self.change("repairs are taken", take).await
+        self.change("docrow takes repairs", take).await
     }
 
     async fn pauses(&self) -> Result<Vec<PauseRequest>> {

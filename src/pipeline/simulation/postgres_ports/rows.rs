@@ -1,4 +1,4 @@
-//! What writes rows, and reads them.
+//! Writes rows, and reads them.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,7 +12,7 @@ use super::{
         postgres::DatabaseContents,
         world::SimulatedWorld,
     },
-    connection::{SimulatedConnection, away},
+    connection::{SimulatedConnection, connection_lost},
 };
 use crate::{
     error::{Error, Result},
@@ -29,6 +29,7 @@ use crate::{
     },
 };
 
+/// The port that applies batches.
 pub(super) struct SimulatedApplier {
     pub(super) link: SimulatedConnection,
     pub(super) partition: Partition,
@@ -41,13 +42,13 @@ impl RowApplier for SimulatedApplier {
     async fn apply(&mut self, batch: &Batch<'_>) -> Result<AppliedBatch> {
         let Self { link, partition, fingerprint, in_haste } = self;
         if *in_haste {
-            link.lock()?;
+            link.lock_table()?;
         }
         let (partition, fingerprint) = (*partition, *fingerprint);
-        let what = format!("worker {} stores {}", partition.0, words(batch));
+        let what = format!("worker {} stores {}", partition.0, summary(batch));
         if planted::has(Bug::PositionBeforeRows) && !batch.collections.is_empty() {
             let first = Batch { reached: batch.reached, shown: batch.shown, ..Batch::default() };
-            link.transact("too early", batch.is_durable, |world, pg| {
+            link.transact("the position, too early", batch.is_durable, |world, pg| {
                 pg.apply(world, partition, fingerprint, &first)
             })
             .await?;
@@ -63,7 +64,9 @@ impl RowApplier for SimulatedApplier {
             (pg.ahead, pg.settled) = (pg.ahead.max(Some(time)), false);
             Ok(())
         };
-        self.link.change(&format!("worker {} notes ahead {time:?}", self.partition.0), note).await
+        self.link
+            .change(&format!("worker {} notes that rows may be ahead up to {time:?}", self.partition.0), note)
+            .await
     }
 
     async fn note_shown(&mut self, time: Timestamp) -> Result<()> {
@@ -71,12 +74,17 @@ impl RowApplier for SimulatedApplier {
             pg.noted = pg.noted.max(Some(time));
             Ok(())
         };
-        self.link.change(&format!("worker {} notes {time:?}", self.partition.0), note).await
+        self.link
+            .change(
+                &format!("worker {} notes that rows may show states up to {time:?}", self.partition.0),
+                note,
+            )
+            .await
     }
 }
 
-/// What a batch holds, for the story.
-fn words(batch: &Batch<'_>) -> String {
+/// What is in a batch, for the story.
+fn summary(batch: &Batch<'_>) -> String {
     let whole: usize = batch.collections.iter().map(|changes| changes.upserted.count).sum();
     let deleted: usize = batch.collections.iter().map(|changes| changes.deleted.count).sum();
     let parts: usize = batch.parts.iter().map(|part| part.keys.count).sum();
@@ -84,8 +92,8 @@ fn words(batch: &Batch<'_>) -> String {
         batch.reached.iter().map(|reached| (reached.collection, reached.position)).collect();
     let (letters, healed) = (batch.dead_letters.len(), batch.healed.len());
     format!(
-        "{whole} whole, {parts} parts, {deleted} deleted, {letters} letters, {healed} healed, {reached:?}, shown {:?}, \
-         durable: {}",
+        "{whole} whole, {parts} parts, {deleted} deleted, {letters} dead letters, {healed} healed, \
+         {reached:?}, shown {:?}, durable: {}",
         batch.shown, batch.is_durable
     )
 }
@@ -103,6 +111,7 @@ impl RowCopier for SimulatedConnection {
     }
 }
 
+/// A transaction that copies a chunk.
 struct SimulatedChunk<'a> {
     link: &'a SimulatedConnection,
     root: Option<Table>,
@@ -121,8 +130,8 @@ impl ChunkTransaction for SimulatedChunk<'_> {
         rows.clear();
         let count = u64::try_from(new.len()).unwrap_or(0);
         {
-            // A refusal is found at once, and leaves the session usable.
-            let world = self.link.sim.lock();
+            // PostgreSQL refuses a row at once, and the session stays usable.
+            let world = self.link.shared.lock();
             let mut pg = world.pg.now.clone();
             let name = pg.name_of_table(&root.name)?;
             for columns in &new {
@@ -160,7 +169,7 @@ impl ChunkTransaction for SimulatedChunk<'_> {
                 let before = pg.rows.len();
                 pg.put(world, name, columns.clone())?;
                 if pg.rows.len() == before {
-                    world.is_wrong(format!("c{name} has two rows of a document"));
+                    world.report_violation(format!("c{name} has two rows for one document"));
                 }
             }
             let batch = Batch { dead_letters: &letters, ..Batch::default() };
@@ -169,7 +178,7 @@ impl ChunkTransaction for SimulatedChunk<'_> {
         let mark = |_: &mut SimulatedWorld, pg: &mut DatabaseContents| {
             let chunk = pg.plans.get_mut(&name).and_then(|plan| plan.chunks.get_mut(number));
             let chunk = chunk.filter(|chunk| chunk.copied.is_none());
-            chunk.map(|chunk| chunk.copied = Some(marker.documents)).ok_or_else(away)
+            chunk.map(|chunk| chunk.copied = Some(marker.documents)).ok_or_else(connection_lost)
         };
         let what = format!("chunk {number} of c{name}: {} rows", rows.len());
         if planted::has(Bug::ChunkTwice) {
@@ -180,6 +189,7 @@ impl ChunkTransaction for SimulatedChunk<'_> {
     }
 }
 
+/// The port that reads rows.
 pub(super) struct SimulatedReader {
     pub(super) link: SimulatedConnection,
     pub(super) seen: HashSet<Vec<u8>>,
@@ -210,7 +220,7 @@ impl RowReader for SimulatedReader {
             let bytes: usize = found.values().map(Rows::byte_len).sum();
             Ok((bytes <= most).then_some(found))
         };
-        self.link.ask(read).await?
+        self.link.query(read).await?
     }
 
     async fn forget_seen(&mut self, _: &Table) -> Result<()> {
@@ -232,11 +242,12 @@ impl RowReader for SimulatedReader {
             let keys = rows.filter_map(|(_, row)| row.columns.get(&table.columns.first()?.name).cloned());
             Ok::<_, Error>(keys.filter(|key| !seen.contains(key)).collect::<Vec<_>>())
         };
-        let keys = link.ask(keys).await??;
+        let keys = link.query(keys).await??;
         Ok(Box::new(SimulatedPages { link, keys }))
     }
 }
 
+/// Keys, page by page.
 pub(super) struct SimulatedPages<'a> {
     pub(super) link: &'a SimulatedConnection,
     pub(super) keys: Vec<Vec<u8>>,

@@ -1,4 +1,4 @@
-//! What is stored of the pipeline and its collections.
+//! The stored state of the pipeline and its collections.
 
 use std::collections::HashSet;
 
@@ -21,6 +21,7 @@ use crate::{
     sink::metadata::{chunks::StoredChunk, mapping_versions::Mapping, positions::StoredPosition},
 };
 
+/// A collection, by its namespace.
 fn mapped(pg: &mut DatabaseContents, collection: &str) -> Result<(CollectionName, MappedCollection)> {
     let name = name_of(collection);
     let found = pg.mapped.get(&name).cloned();
@@ -29,7 +30,7 @@ fn mapped(pg: &mut DatabaseContents, collection: &str) -> Result<(CollectionName
 
 impl TargetSession for SimulatedConnection {
     fn is_closed(&self) -> bool {
-        self.is_lost(&self.sim.lock())
+        self.is_lost(&self.shared.lock())
     }
 }
 
@@ -52,7 +53,7 @@ impl StateSession for SimulatedConnection {
                     fingerprint: Some(*fingerprint),
                 }
             };
-        self.ask(|_, pg| pg.positions.iter().map(stored).collect()).await
+        self.query(|_, pg| pg.positions.iter().map(stored).collect()).await
     }
 
     async fn reset_positions(&mut self, positions: &[StoredPosition]) -> Result<()> {
@@ -69,7 +70,7 @@ impl StateSession for SimulatedConnection {
     }
 
     async fn ahead(&self) -> Result<Option<Timestamp>> {
-        self.ask(|_, pg| pg.ahead).await
+        self.query(|_, pg| pg.ahead).await
     }
 
     async fn set_ahead(&mut self, ahead: Option<Timestamp>) -> Result<()> {
@@ -81,12 +82,12 @@ impl StateSession for SimulatedConnection {
     }
 
     async fn shown(&self) -> Result<Option<Timestamp>> {
-        self.ask(|_, pg| pg.shown()).await
+        self.query(|_, pg| pg.shown()).await
     }
 
     async fn chunks(&self, collection: &str) -> Result<Vec<StoredChunk>> {
         let name = name_of(collection);
-        self.ask(|_, pg| pg.plans.get(&name).map_or_else(Vec::new, |plan| plan.chunks.clone())).await
+        self.query(|_, pg| pg.plans.get(&name).map_or_else(Vec::new, |plan| plan.chunks.clone())).await
     }
 
     async fn store_chunks(
@@ -118,7 +119,7 @@ impl StateSession for SimulatedConnection {
     }
 
     async fn mappings(&self) -> Result<Vec<Mapping>> {
-        self.ask(|_, pg| pg.mapped.values().map(|mapped| mapped.record.clone()).collect()).await
+        self.query(|_, pg| pg.mapped.values().map(|mapped| mapped.record.clone()).collect()).await
     }
 
     async fn set_filled(&mut self, collection: &str, version: u16) -> Result<()> {
@@ -128,12 +129,14 @@ impl StateSession for SimulatedConnection {
                 found.record.filled = true;
                 pg.mapped.insert(name, found);
                 if let Some(unfilled) = is_unfilled(pg, name) {
-                    world.is_wrong(format!("{unfilled}, when it is stored that all is filled"));
+                    world.report_violation(format!(
+                        "{unfilled}, although it is stored that the backfill is done"
+                    ));
                 }
             }
             Ok(())
         };
-        self.change(&format!("{collection} is filled"), filled).await
+        self.change(&format!("{collection} is backfilled"), filled).await
     }
 
     async fn set_stopped(&mut self, collection: &str, reason: Option<&str>) -> Result<()> {
@@ -164,7 +167,7 @@ impl StateSession for SimulatedConnection {
     }
 
     async fn deployment(&self) -> Result<Option<String>> {
-        self.ask(|_, pg| pg.deployment.clone()).await
+        self.query(|_, pg| pg.deployment.clone()).await
     }
 
     async fn store_deployment(&mut self, known: &str) -> Result<()> {
@@ -172,15 +175,16 @@ impl StateSession for SimulatedConnection {
             pg.deployment = Some(known.to_owned());
             Ok(())
         };
-        self.change("the deployment is noted", store).await
+        self.change("the deployment is stored", store).await
     }
 
     async fn replace_deployment(&mut self, _: &str, _: &str, _: &[String]) -> Result<()> {
-        Err(Error::bug("simulation: there is one deployment"))
+        Err(Error::bug("simulation: there is only one deployment"))
     }
 }
 
 impl SimulatedConnection {
+    /// Stores the chunks of a collection, with its start positions.
     async fn plan(
         &self,
         collection: &str,
@@ -195,6 +199,10 @@ impl SimulatedConnection {
             Ok(())
         };
         let from = start.first().map(|stored| &stored.position);
-        self.change(&format!("c{name} is planned from {from:?}, in place: {replaces}"), plan).await
+        self.change(
+            &format!("the chunks of c{name} are planned from {from:?}, replacing rows: {replaces}"),
+            plan,
+        )
+        .await
     }
 }

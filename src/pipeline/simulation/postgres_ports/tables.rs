@@ -1,4 +1,4 @@
-//! Tables and their rows.
+//! The tables, and scans of their rows.
 
 use std::collections::HashMap;
 
@@ -31,7 +31,7 @@ use crate::{
 #[async_trait]
 impl TableSession for SimulatedConnection {
     async fn change_tables(&mut self, record: &Mapping, tables: &[Table]) -> Result<()> {
-        self.lock()?;
+        self.lock_table()?;
         let change = |world: &mut SimulatedWorld, pg: &mut DatabaseContents| {
             let name = name_of(&record.collection);
             let mut record = record.clone();
@@ -42,7 +42,8 @@ impl TableSession for SimulatedConnection {
             }
             Ok(())
         };
-        self.change(&format!("{} has version {}", record.collection, record.version), change).await
+        self.change(&format!("{} has version {} of its mapping", record.collection, record.version), change)
+            .await
     }
 
     async fn relations(&self) -> Result<Vec<String>> {
@@ -50,7 +51,7 @@ impl TableSession for SimulatedConnection {
             let tables = pg.mapped.values().flat_map(|mapped| &mapped.tables);
             tables.map(|table| table.name.clone()).collect()
         };
-        self.ask(|_, pg| tables(pg)).await
+        self.query(|_, pg| tables(pg)).await
     }
 
     async fn columns(&self, tables: &[Table]) -> Result<Vec<(String, String)>> {
@@ -63,7 +64,7 @@ impl TableSession for SimulatedConnection {
             };
             there.flat_map(columns).collect()
         };
-        self.ask(|_, pg| of(pg)).await
+        self.query(|_, pg| of(pg)).await
     }
 
     async fn has_earlier_keys(&self, _: &Table) -> Result<bool> {
@@ -74,16 +75,16 @@ impl TableSession for SimulatedConnection {
         let missing = |pg: &DatabaseContents| {
             tables.iter().filter(|table| !pg.keyed.contains(&table.name)).cloned().collect()
         };
-        self.ask(|_, pg| missing(pg)).await
+        self.query(|_, pg| missing(pg)).await
     }
 
     async fn build_key(&mut self, table: &Table) -> Result<()> {
-        self.lock()?;
+        self.lock_table()?;
         let build = |_: &mut SimulatedWorld, pg: &mut DatabaseContents| {
             pg.keyed.insert(table.name.clone());
             Ok(())
         };
-        self.change(&format!("{} has its key", table.name), build).await
+        self.change(&format!("{} has its primary key", table.name), build).await
     }
 
     async fn add_foreign_keys(&mut self, _: &[Table]) -> Result<()> {
@@ -91,7 +92,7 @@ impl TableSession for SimulatedConnection {
     }
 
     async fn empty_tables(&mut self, collection: &str) -> Result<()> {
-        self.lock()?;
+        self.lock_table()?;
         let name = name_of(collection);
         let empty = |_: &mut SimulatedWorld, pg: &mut DatabaseContents| {
             pg.rows.retain(|(of, _), _| *of != name);
@@ -118,7 +119,7 @@ impl TableSession for SimulatedConnection {
     }
 
     async fn scan(&mut self, wanted: &WantedDocuments) -> Result<Box<dyn KeyPages + '_>> {
-        let root = wanted.root.as_ref().ok_or_else(|| Error::bug("simulation: a scan of nothing"))?;
+        let root = wanted.root.as_ref().ok_or_else(|| Error::bug("simulation: a scan without a table"))?;
         let keys = |_: &SimulatedWorld, pg: &DatabaseContents| {
             let name = pg.name_of_table(&root.name)?;
             let rows = pg.rows.iter().filter(|((of, _), _)| *of == name).map(|(_, row)| &row.columns);
@@ -130,7 +131,7 @@ impl TableSession for SimulatedConnection {
                 found.filter_map(|columns| columns.get(&root.columns.first()?.name).cloned()).collect(),
             )
         };
-        let keys = self.ask(keys).await??;
+        let keys = self.query(keys).await??;
         Ok(Box::new(SimulatedPages { link: self, keys }))
     }
 
