@@ -341,7 +341,7 @@ async fn a_mapping_file_that_would_not_be_applied() {
     // A collection that was copied once is no mistake, even if it no longer exists.
     home.map("orders.toml", &mapping);
     place.collection("orders").drop().await.unwrap();
-    home.finish(&["backfill"]).await.with_code(0).quiet_but(&["is no more in MongoDB"]);
+    home.finish(&["backfill"]).await.with_code(0).quiet_but(&["is gone from MongoDB"]);
 }
 
 /// Relative paths of the configuration are relative to it, wherever docrow is started: otherwise masks would

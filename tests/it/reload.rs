@@ -46,7 +46,7 @@ async fn collections_come_and_go_without_a_restart() {
 
     home.set("source.exclude", vec![people.clone()]);
     hang_up(&mut docrow, "SIGHUP: taken up: source.exclude; ").await;
-    docrow.logs(&format!("{people} is no longer followed, for it is not included")).await;
+    docrow.logs(&format!("{people} is no longer followed, because it is not included")).await;
     place.collection("people").update_many(doc! {}, doc! { "$set": { "n": 1 } }).await.unwrap();
     place.settle(&mut docrow).await;
     let found = home.status().await;

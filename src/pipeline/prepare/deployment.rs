@@ -1,11 +1,13 @@
-//! Whether MongoDB is still the deployment whose changes the stored positions are of.
+//! Whether MongoDB is still the deployment that the stored positions belong to.
 //!
-//! A position is little more than a time, so another deployment behind the same URI goes on from it without a word, and the
-//! rows of both are mixed. So what this one is known by is stored, and compared before anything else is done, above all
-//! before collections that are not there are taken for dropped. To be another one is lost history (G8).
+//! A position is little more than a time, so another deployment behind the same URI would silently continue
+//! from it, and the rows of both would be mixed. So what identifies the deployment is stored, and compared
+//! before anything else is done, above all before missing collections are taken for dropped. Another
+//! deployment means lost history (G8).
 //!
-//! It is stored when it was recognised, and again when the collections are planned: a collection that was replaced in between
-//! would be foreign the next time, and no event would tell.
+//! The identity is stored after the deployment was recognised, and again when the collections are planned:
+//! otherwise a collection that was replaced in between would look foreign the next time, and no event would
+//! explain that.
 
 use super::Preparation;
 use crate::{
@@ -20,14 +22,15 @@ use crate::{
 const SHOWN: usize = 3;
 
 impl Preparation<'_> {
-    /// Compares. Errors: it is another one, and that is to stop the pipeline.
+    /// Compares the deployment with the stored one. Errors: it is another one, and the configuration demands
+    /// to stop then.
     pub(crate) async fn recognise(&mut self) -> Result<()> {
         let Some(stored) = self.session.deployment().await? else { return Ok(()) };
         let before = Deployment::parse(&stored)?;
         let now = self.source.deployment(&self.config.include, &self.config.exclude).await?;
         let asked = self.session.resyncs_asked().await?;
         let mut positions = self.session.positions().await?;
-        // Of what is to be copied anew, what happened before does not matter.
+        // If a collection must be copied again, its past does not matter.
         positions.retain(|stored| {
             let name = &stored.collection;
             let is_included = self.source.includes(&self.config.include, &self.config.exclude, name);
@@ -42,14 +45,14 @@ impl Preparation<'_> {
         }
     }
 
-    /// Notes this pipeline, and says which state directory is its own.
+    /// Registers this pipeline, and returns the id of its state directory.
     pub(super) async fn register(&mut self) -> Result<String> {
         let life = self.session.register(&life()).await?;
         failpoint::reach(Failpoint::PipelineRegistered);
         Ok(life)
     }
 
-    /// Stores what it is known by.
+    /// Stores what identifies the deployment.
     pub(crate) async fn note_deployment(&mut self) -> Result<()> {
         let mut now = self.source.deployment(&self.config.include, &self.config.exclude).await?;
         if let Some(stored) = self.session.deployment().await? {
@@ -80,20 +83,20 @@ impl Preparation<'_> {
     fn another(&self, before: &Deployment) -> Error {
         let names: Vec<&str> = before.collections().take(SHOWN).collect();
         let text = format!(
-            "MongoDB at {} is another deployment than the one that was copied, though it may have collections of the same \
-             names ({}): check that the source URI leads to the right one; if it does, {ANEW}",
+            "MongoDB at {} is not the deployment that was copied, although it may have collections of the same names \
+             ({}): check that the source URI leads to the right one; if it does, {ANEW}",
             self.source.hosts(),
             names.join(", ")
         );
         Error::new(Code::HistoryUnknown, text)
     }
 
-    /// Stops, or has all that was copied copied anew.
+    /// Returns `error`, or requests that everything that was copied is copied again, as configured.
     async fn part_for(&mut self, now: &Deployment, error: Error) -> Result<()> {
         if self.config.on_history_lost != OnHistoryLost::Resync {
             return Err(error);
         }
-        tracing::warn!(code = %error.code(), "{error}: all collections are copied anew, in place (on_history_lost = \"resync\")");
+        tracing::warn!(code = %error.code(), "{error}: all collections are copied again, in place (on_history_lost = \"resync\")");
         self.part(now).await
     }
 
@@ -104,7 +107,7 @@ impl Preparation<'_> {
     }
 }
 
-/// A new id for a state directory.
+/// Returns a new id for a state directory.
 fn life() -> String {
     format!("{:016x}", fastrand::u64(..))
 }

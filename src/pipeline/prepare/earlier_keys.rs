@@ -1,9 +1,10 @@
 //! Keys that an earlier docrow wrote in another form.
 //!
-//! An `_id` has one key, whatever its bytes. Where an earlier docrow had several for equal ones, rows would be left behind
-//! under a key that nothing leads to any more. So a collection that has such rows is copied anew, in place, once: rows of
-//! keys that no document has are swept away then. Dead letters get their names anew; and as a document may have been
-//! another partition's, all partitions begin at the least position.
+//! An `_id` has one key, whatever its bytes. If an earlier docrow had several keys for equal `_id`s, rows
+//! would be left behind under a key that nothing leads to any more. So a collection that has such rows is
+//! copied again, in place, once: that sweeps the rows whose keys no document has. Dead letters are
+//! renamed; and as a document may have belonged to another partition, all partitions start at the least
+//! position.
 
 use super::Preparation;
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
 };
 
 impl Preparation<'_> {
-    /// Sees to what is left of an earlier form.
+    /// Replaces what is left of an earlier form.
     pub(super) async fn renew_keys(&mut self) -> Result<()> {
         let earlier = self.session.with_earlier_keys().await?;
         if earlier.is_empty() {

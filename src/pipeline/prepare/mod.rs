@@ -1,13 +1,14 @@
-//! Brings every collection to the phase where it can be copied: a mapping, tables, a start position, a chunk plan.
+//! Brings every collection to the phase where it can be copied: a mapping, tables, a start position, a chunk
+//! plan.
 //!
-//! The order of the writes makes a crash between any two of them harmless: the mapping and its tables come in one
-//! transaction, then the plan and the start position in one. A collection counts as planned only with the latter; until
-//! then it is prepared again, with the mapping that is stored.
+//! The order of the writes makes a crash between any two of them harmless: the mapping and its tables come in
+//! one transaction, then the plan and the start position in another. A collection counts as planned only
+//! after the latter; until then it is prepared again, with the stored mapping.
 //!
-//! Here, too, is dealt with what happened to whole collections, as it is written down in `docrow.resyncs`: a collection
-//! that is to be copied anew gets a new start position and a plan whose chunks replace the rows that are there. What
-//! happened before the new start position is of no interest any more. A request is forgotten in the transaction that
-//! stores the plan. ([`whole_collections`])
+//! What happened to whole collections, as recorded in `docrow.resyncs`, is handled here, too: a collection
+//! that must be copied again gets a new start position and a plan whose chunks replace the existing rows.
+//! What happened before the new start position no longer matters. A request is deleted in the transaction
+//! that stores the plan. ([`whole_collections`])
 
 mod deployment;
 mod earlier_keys;
@@ -47,13 +48,13 @@ use crate::{
     source::{CHUNK_BYTES, Chunk, Source},
 };
 
-/// The collections, with their tables and plans made, and the mappings they have.
+/// The collections, with their tables and plans made, and their mappings.
 pub(super) struct Prepared {
     pub(super) collections: Arc<[Collection]>,
     pub(super) mappings: PreparedMappings,
-    /// Collections that are gone, whose tables another session has locked.
+    /// Collections that are gone, but whose tables another session has locked.
     pub(super) parting: Vec<String>,
-    /// Those that are complete: their changes can be applied.
+    /// The complete collections: their changes can be applied.
     pub(super) live: Vec<CollectionId>,
 }
 
@@ -70,7 +71,7 @@ impl<'a> Preparation<'a> {
         Self { pipeline, config: &pipeline.config, source: &*pipeline.ports.source, session }
     }
 
-    /// Everything up to the point where documents can be copied.
+    /// Does everything up to the point where documents can be copied.
     pub(super) async fn run(mut self) -> Result<Prepared> {
         self.recognise().await?;
         let life = self.register().await?;
@@ -84,7 +85,7 @@ impl<'a> Preparation<'a> {
 }
 
 impl Preparation<'_> {
-    /// Writes down in PostgreSQL what happened to whole collections.
+    /// Records in PostgreSQL what happened to whole collections.
     async fn write_down(&mut self) -> Result<()> {
         let anew = self.pipeline.signals.tailer_events.borrow().anew.clone();
         for (namespace, reason) in &anew {
@@ -100,17 +101,17 @@ impl Preparation<'_> {
         Ok(())
     }
 
-    /// All collections with their mappings. Those that were new, or are to be copied anew, have got their tables and
-    /// their plan; those whose mapping file was changed, their new tables and columns.
+    /// Returns all collections with their mappings. Those that are new or must be copied again now have their
+    /// tables and their plan; those whose mapping file was changed, their new tables and columns.
     async fn prepare(&mut self) -> Result<Prepared> {
         let post = self.pipeline.monitor.reporter.vitals().post(Part::Attempt);
-        post.at("looks which collections there are");
+        post.at("lists the collections");
         self.pipeline.monitor.refused.hide();
         self.renew_keys().await?;
         let found = self.source.collections_now(&self.config.include, &self.config.exclude).await?;
         let stored = self.session.mappings().await?;
         let (stored, parting) = self.part_from_gone(stored, &found).await?;
-        // As they are now: one for a collection that is new may be new as well.
+        // As they are now: the file for a new collection may be new as well.
         let files = mapping_files::read(&self.config.mapping_dir)?;
         let mut mappings = Mappings::load(&stored, self.config, &files)?;
         let asked = self.session.resyncs_asked().await?;
@@ -125,7 +126,7 @@ impl Preparation<'_> {
             let name = info.namespace.to_string();
             let reason = reason_for(&name, &asked);
             let made = match self.map_collection(&mut mappings, info, reason).await {
-                // What stands in the way of one collection is not in the way of the others.
+                // What prevents the tables of one collection does not affect the others.
                 Err(error) if matches!(error.code(), Code::TableInTheWay | Code::TableInUse) => {
                     refused.push((name, error));
                     continue;
@@ -146,7 +147,7 @@ impl Preparation<'_> {
             collections.push(if evolves { collection.evolving() } else { collection });
             in_force.push(made.in_force);
         }
-        post.at("plans what is to be copied");
+        post.at("plans what must be copied");
         self.refuse(refused, collections.len()).await?;
         let keys = self.session.dead_keys().await?;
         collections.iter().for_each(|collection| collection.show_dead(keys.count(collection.name())));
@@ -161,8 +162,8 @@ impl Preparation<'_> {
         })
     }
 
-    /// Why a collection is stopped, if it was already when this process began its last turn. A process that only starts
-    /// tries them all.
+    /// Returns why a collection is stopped, if it already was when this process began its last turn. A
+    /// process that has only just started tries all of them.
     fn still_stopped<'a>(&self, stored: &'a [mapping_versions::Mapping], name: &str) -> Option<&'a str> {
         if self.pipeline.signals.apply_state.borrow().attempt == 0 {
             return None;
@@ -170,7 +171,7 @@ impl Preparation<'_> {
         stored.iter().find(|mapping| mapping.collection == name)?.stopped.as_deref()
     }
 
-    /// Plans what has no plan, or is to be copied anew, and says which collections are complete.
+    /// Plans the collections that have no plan or must be copied again, and returns which ones are complete.
     async fn plan_all(
         &mut self,
         collections: &[Collection],
@@ -178,7 +179,7 @@ impl Preparation<'_> {
     ) -> Result<Vec<CollectionId>> {
         let namespaces: Vec<Namespace> = collections.iter().map(|c| c.namespace().clone()).collect();
         let mut live = Vec::new();
-        // One for all that are new: taking it asks every collection.
+        // One for all of them: taking it queries every collection.
         let mut start = None;
         for (id, collection) in (0..).map(CollectionId).zip(collections) {
             if collection.stopped().is_none() {
@@ -237,14 +238,15 @@ impl Preparation<'_> {
                 self.forget_vanished(collection, start.cluster_time()).await?;
                 self.session.replace_chunks(name, &stored, &positions).await?;
                 metrics::RESYNCS.add_to(reason.label(), 1);
-                tracing::info!("{name}: about {documents} documents to copy anew, in place: {reason}");
+                tracing::info!("{name}: about {documents} documents to copy again, in place: {reason}");
             }
         }
         Ok(())
     }
 
-    /// The chunks of a collection: those that were cut before a crash, for on a large collection that takes long. Old
-    /// chunks are as good as new ones: they cover all keys there can be.
+    /// Returns the chunks of a collection. A first copy uses those that were cut before a crash, because
+    /// cutting a large collection takes long. Old chunks are as good as new ones: they cover all possible
+    /// keys.
     async fn cut(&self, collection: &Collection, purpose: Purpose) -> Result<Vec<Chunk>> {
         let namespace = collection.namespace();
         if purpose == Purpose::Copy
@@ -262,9 +264,9 @@ impl Preparation<'_> {
             .save_plan(namespace.clone(), encode(&chunks).into_bytes())
             .await
         {
-            // It spares a restart the cutting, no more, and what goes on from here may free space.
+            // This only spares a restart the cutting, and what continues from here may free space.
             Err(error) if error.kind() == Kind::StateFull => {
-                tracing::debug!("{error}: how {namespace} is cut is not kept");
+                tracing::debug!("{error}: the chunk plan of {namespace} is not saved");
             }
             saved => saved?,
         }
@@ -273,7 +275,7 @@ impl Preparation<'_> {
     }
 }
 
-/// Where a collection stands, by what PostgreSQL says.
+/// Returns the phase of a collection, according to PostgreSQL.
 pub(super) async fn stored_phase(session: &dyn TargetSession, collection: &Collection) -> Result<Phase> {
     let plan = session.chunks(collection.name()).await?;
     let mapping = collection.mapping().await;
@@ -291,11 +293,11 @@ pub(super) async fn stored_phase(session: &dyn TargetSession, collection: &Colle
 enum Purpose {
     /// There are no rows yet.
     Copy,
-    /// There are rows, which are to be replaced.
+    /// There are rows, which must be replaced.
     Replace(Reason),
 }
 
-/// Why a collection is to be copied anew, if it is.
+/// Returns why a collection must be copied again, if it must.
 fn reason_for(name: &str, asked: &[(String, Reason)]) -> Option<Reason> {
     asked.iter().find(|(asked, _)| asked == name).map(|(_, reason)| *reason)
 }

@@ -1,4 +1,4 @@
-//! Makes the tables of a collection what its mapping wants.
+//! Makes the tables of a collection match its mapping.
 
 use super::Preparation;
 use crate::{
@@ -15,17 +15,17 @@ use crate::{
     source::CollectionInfo,
 };
 
-/// What a collection's tables were made for.
+/// The mappings that a collection's tables were made for.
 pub(super) struct PreparedTables {
-    /// The mapping that is stored.
+    /// The stored mapping.
     pub(super) in_force: ActiveMapping,
     pub(super) mapping: Mapping,
-    /// What its file adds, if that must wait for somebody's lock.
+    /// What its file adds, if another session's lock delays that.
     pub(super) later: Option<ActiveMapping>,
 }
 
 impl Preparation<'_> {
-    /// The mapping of a collection, with its tables made.
+    /// Determines the mapping of a collection, and makes its tables.
     pub(super) async fn map_collection(
         &mut self,
         mappings: &mut Mappings,
@@ -47,8 +47,8 @@ impl Preparation<'_> {
         Ok(made)
     }
 
-    /// Makes or changes the tables of a collection, as far as they can follow what its mapping file adds to the `stored`
-    /// one, and stores the mapping.
+    /// Makes or changes the tables of a collection, as far as they can follow what its mapping file adds to
+    /// the `stored` mapping, and stores the mapping.
     async fn make_tables(
         &mut self,
         mut wanted: ActiveMapping,
@@ -78,8 +78,9 @@ impl Preparation<'_> {
         }
     }
 
-    /// Makes a collection's tables what its mapping wants. Where somebody's lock keeps that from being done, the mapping that is
-    /// stored goes on, for which nothing need be done: false. If there is none, the lock is waited for, for some seconds.
+    /// Makes a collection's tables match its mapping. If another session's lock prevents that, the stored
+    /// mapping stays in force, which requires no change: false. If there is none, waits for the lock for some
+    /// seconds.
     async fn change_tables(
         &mut self,
         wanted: &ActiveMapping,
@@ -91,7 +92,7 @@ impl Preparation<'_> {
         loop {
             match self.session.change_tables(&record, tables).await {
                 Err(error) if tries.outwait(&error) => {
-                    let what = format!("{}: changes of its tables", record.collection);
+                    let what = format!("{}: changes to its tables", record.collection);
                     tries.make_way(self.session, &what, error, tables).await?;
                     if stored.is_some() {
                         return Ok(false);

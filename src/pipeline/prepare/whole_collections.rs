@@ -1,8 +1,8 @@
-//! What happened to whole collections, dealt with while everything is prepared: one is gone, one has been replaced by
-//! documents that its tables can't take, one can't have its tables.
+//! Handles, during preparation, what happened to whole collections: one is gone, one was replaced by
+//! documents that its tables can't hold, one can't get its tables.
 //!
-//! One collection's trouble never decides for another: what can't be done for a collection is said, with what to do, and the
-//! others go on.
+//! One collection's trouble never affects another: what can't be done for a collection is logged, with what
+//! to do, and the others continue.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -38,8 +38,9 @@ pub(crate) enum Parted {
 }
 
 impl Preparation<'_> {
-    /// Does what the configuration says about collections that are gone, and notes which are not replicated any more. Returns
-    /// the mappings that are left, and the collections whose tables are locked: docrow parts from those later.
+    /// Does what the configuration says about collections that are gone, and records which ones are no longer
+    /// replicated. Returns the mappings that are left, and the collections whose tables are locked: those are
+    /// handled later.
     pub(super) async fn part_from_gone(
         &mut self,
         stored: Vec<mapping_versions::Mapping>,
@@ -61,7 +62,7 @@ impl Preparation<'_> {
             if !is_known || self.config.on_drop == OnDrop::Drop {
                 match self.part_from(&name).await {
                     Err(error) if error.code() == Code::TargetLocked => {
-                        tracing::warn!(code = %error.code(), "{name} is no more in MongoDB, but its tables wait: {error}");
+                        tracing::warn!(code = %error.code(), "{name} is gone from MongoDB, but its tables are locked: {error}");
                         parting.push(name.clone());
                     }
                     Ok(Parted::Forgotten) => continue,
@@ -73,25 +74,26 @@ impl Preparation<'_> {
         }
         for name in self.session.set_absent(&dropped, &excluded).await? {
             tracing::info!(
-                "{name} is no longer followed, for it is not included: its rows stay as they are, until docrow forget '{name}' \
-                 --drop removes them"
+                "{name} is no longer followed, because it is not included: its rows stay as they are until docrow forget \
+                 '{name}' --drop removes them"
             );
         }
         Ok((left, parting))
     }
 
-    /// Does it for one. Errors: [`Code::TargetLocked`] if another session has a lock on one of its tables.
+    /// Does this for one collection. Errors: [`Code::TargetLocked`] if another session has a lock on one of
+    /// its tables.
     pub(crate) async fn part_from(&mut self, name: &str) -> Result<Parted> {
         match self.config.on_drop {
             OnDrop::Drop => match self.session.drop_tables(name).await {
-                // Whoever made the view does not know of the other collections.
+                // The view's owner knows nothing of the other collections: they continue.
                 Err(error) if error.code() == Code::TableInUse => {
-                    tracing::warn!(code = %error.code(), "{name} is no more in MongoDB, and its tables stay for now: {error}");
+                    tracing::warn!(code = %error.code(), "{name} is gone from MongoDB, and its tables stay for now: {error}");
                 }
                 done => {
                     done?;
                     tracing::warn!(
-                        "{name} is no more in MongoDB: its tables are dropped (on_drop = \"drop\")"
+                        "{name} is gone from MongoDB: its tables are dropped (on_drop = \"drop\")"
                     );
                     return Ok(Parted::Forgotten);
                 }
@@ -99,19 +101,19 @@ impl Preparation<'_> {
             OnDrop::Truncate => {
                 self.session.empty_tables(name).await?;
                 tracing::warn!(
-                    "{name} is no more in MongoDB: its tables are emptied (on_drop = \"truncate\")"
+                    "{name} is gone from MongoDB: its tables are emptied (on_drop = \"truncate\")"
                 );
             }
             OnDrop::Keep => {
-                tracing::warn!("{name} is no more in MongoDB: its rows are kept (on_drop = \"keep\")");
+                tracing::warn!("{name} is gone from MongoDB: its rows are kept (on_drop = \"keep\")");
             }
         }
-        // Should it come back, it is another collection of that name.
+        // If it comes back, it is another collection of that name.
         self.session.ask_for_resync(&[name.to_owned()], Reason::Recreated).await?;
         Ok(Parted::Left)
     }
 
-    /// Leaves the collections alone that can't have their tables, and says so. Error: no other is left.
+    /// Skips the collections that can't get their tables, and logs that. Error: no other is left.
     pub(super) async fn refuse(&mut self, refused: Vec<(String, Error)>, others: usize) -> Result<()> {
         let mut now = BTreeMap::new();
         for (name, error) in refused {
@@ -122,7 +124,7 @@ impl Preparation<'_> {
             if self.pipeline.monitor.refused.lock().get(&name) != Some(&reason) {
                 tracing::error!(
                     code = %error.code(),
-                    "{name} is stopped, other collections go on: {reason}: then start docrow again"
+                    "{name} is stopped, other collections continue: {reason}: then start docrow again"
                 );
             }
             self.session.set_stopped(&name, Some(&reason)).await?;
@@ -133,9 +135,9 @@ impl Preparation<'_> {
         Ok(())
     }
 
-    /// Whether a collection that is to be copied anew can have the keys that it is mapped with. One that took another's
-    /// place may have other keys altogether; where it is what it was, a few that do not fit are no reason to make its table
-    /// again.
+    /// Whether a collection that must be copied again can keep the keys that it is mapped with. A collection
+    /// that took another's place may have entirely different keys; if it is still the same one, a few keys
+    /// that do not fit are no reason to recreate its table.
     pub(super) async fn takes_its_keys(
         &self,
         mappings: &Mappings,
@@ -162,24 +164,25 @@ impl Preparation<'_> {
         Ok(mappings.inferred(&sample, collection).key().ty == spec.key().ty)
     }
 
-    /// Drops a collection's tables, with all that is known of it, so that it is mapped and copied as a new one.
+    /// Drops a collection's tables, and all that is stored about it, so that it is mapped and copied as a new
+    /// one.
     pub(super) async fn begin_again(&mut self, collection: &Namespace) -> Result<()> {
         let mut tries = Tries::patient();
         while let Err(error) = self.session.drop_tables(&collection.to_string()).await {
             if !tries.outwait(&error) {
-                let doing = "has other keys than its tables take, which must be made again";
+                let doing = "has keys that its tables can't hold, so they must be created again";
                 return Err(error.within(format!("{collection} {doing}")));
             }
             tries.again().await;
         }
         tracing::warn!(
-            "{collection} has got other keys than its tables take: they are made again, and are empty until it is copied"
+            "{collection} has keys that its tables can't hold: they are created again, and are empty until it is copied"
         );
         Ok(())
     }
 
-    /// Removes the dead letters of documents that are gone at `after` or later, when a collection is about to be copied
-    /// anew: they have no event any more that could. One that comes back afterwards has.
+    /// Removes the dead letters of documents that are gone at `after` or later, before a collection is copied
+    /// again: no event would remove them any more. A document that comes back afterwards has one.
     pub(super) async fn forget_vanished(&mut self, collection: &Collection, after: Timestamp) -> Result<()> {
         let name = collection.name();
         let mut last = 0;
@@ -206,7 +209,7 @@ impl Preparation<'_> {
             if !vanished.is_empty() {
                 self.session.forget_dead_letters(&vanished).await?;
                 tracing::info!(
-                    "{name}: dead letters of {} documents that are gone are removed",
+                    "{name}: removed the dead letters of {} documents that are gone",
                     vanished.len()
                 );
             }

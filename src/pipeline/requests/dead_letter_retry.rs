@@ -1,7 +1,8 @@
-//! Dead letters that are to be tried again.
+//! Retries of dead letters.
 //!
-//! A letter is tried by giving its document to its worker as if it had been updated just now: the worker looks up its
-//! current state, as for any update, and writes it, or its dead letter anew. So a retry can't take a row backwards (G3).
+//! A letter is retried by giving its document to its worker as if it had just been updated: the worker looks
+//! up its current state, as for any update, and writes that, or its dead letter again. So a retry can't take
+//! a row backwards (G3).
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -26,11 +27,12 @@ use crate::{
 /// Hands dead letters to the workers.
 pub(crate) struct Retries {
     ids: HashMap<String, CollectionId>,
-    /// Those that are paused: their letters wait.
+    /// The collections that are paused: their letters wait.
     paused: HashSet<CollectionId>,
-    /// Letters that a worker has, by their ids and when they were asked for, which they are until it is done.
+    /// Letters that a worker has, by their ids and the time of the request, which stays until the retry is
+    /// done.
     given: HashSet<(i64, SystemTime)>,
-    /// Where each partition stood at the start: a letter brings no position of its own.
+    /// Where each partition stood at the start: a letter has no position of its own.
     stored: Arc<HashMap<(Partition, CollectionId), Position>>,
 }
 
@@ -45,7 +47,7 @@ impl Retries {
         Self { ids, paused, given: HashSet::new(), stored }
     }
 
-    /// Of the letters that are asked for, what is not under way yet, by partition.
+    /// Returns the requested letters that are not in progress yet, by partition.
     pub(super) async fn take(
         &mut self,
         session: &mut dyn TargetSession,
@@ -68,7 +70,7 @@ impl Retries {
                 changes.entry(partition).or_default().push(change);
             }
         }
-        // Those of a collection that is no longer included stay dead, and do not keep the others waiting.
+        // Letters of a collection that is no longer included stay dead, and do not hold up the others.
         if !unknown.is_empty() {
             session.letters_answered(&unknown).await?;
             failpoint::reach(Failpoint::LettersAnswered);
@@ -76,12 +78,12 @@ impl Retries {
         Ok(changes)
     }
 
-    /// The number of a collection.
+    /// Returns the number of a collection.
     pub(super) fn collection(&self, name: &str) -> Option<CollectionId> {
         self.ids.get(name).copied()
     }
 
-    /// That a document was updated just now, and whose it is.
+    /// Returns a change that says that a document was just updated, and the partition that it belongs to.
     pub(super) fn update(
         &self,
         collection: CollectionId,

@@ -1,7 +1,8 @@
-//! Looks for requests while the pipeline runs: another try of dead letters, repairs, a resync, a pause, a throttle; for
-//! collections that are new; and for a moment to part from those that are no more, if another session had their tables locked.
+//! Looks for requests while the pipeline runs: retries of dead letters, repairs, a resync, a pause, a
+//! throttle; for new collections; and for a moment to handle collections that are gone, if another session
+//! had their tables locked.
 //!
-//! This is a task of its own: to hand something to a worker takes as long as that is busy.
+//! This is a task of its own, because handing something to a worker takes as long as the worker is busy.
 
 pub(super) mod dead_letter_retry;
 pub(super) mod row_repair;
@@ -41,13 +42,14 @@ pub(super) struct RequestWatch {
     pub(super) collections: Arc<[Collection]>,
     pub(super) workers: Arc<Workers>,
     pub(super) retries: Retries,
-    /// Collections that are no more, and are still to be parted from.
+    /// Collections that are gone, and have not been handled yet.
     pub(super) parting: Vec<String>,
     pub(super) stop: Shutdown,
 }
 
 impl RequestWatch {
-    /// Looks until there is something that takes a new turn. It stops between two looks only: what it has taken up, it hands on.
+    /// Looks until something requires a new turn. It stops only between two looks: whatever it has taken up,
+    /// it hands on.
     pub(super) async fn run(mut self) -> Result<TaskOutcome> {
         let post = self.pipeline.monitor.reporter.vitals().post(Part::Requests);
         let mut session = self.pipeline.ports.target.connect().await?;
@@ -89,7 +91,7 @@ impl RequestWatch {
         }
     }
 
-    /// Hands the workers what they are asked to try again, and to repair.
+    /// Hands the workers what they are requested to retry and to repair.
     async fn hand_on(
         &mut self,
         session: &mut dyn TargetSession,
@@ -113,7 +115,7 @@ impl RequestWatch {
     }
 }
 
-/// The collections that are not complete yet: repairs of them wait.
+/// Returns the collections that are not complete yet: their repairs wait.
 fn incomplete<'a>(pipeline: &Pipeline, collections: &'a [Collection]) -> Vec<&'a str> {
     let ready = pipeline.signals.apply_state.borrow().ready.clone();
     let incomplete = (0..).map(CollectionId).zip(collections).filter(|(id, _)| !ready.contains_key(id));

@@ -1,14 +1,16 @@
-//! Rows that `docrow verify --repair` found different, or that docrow did not write, written anew.
+//! Rewrites rows that `docrow verify --repair` found different, or that docrow did not write.
 //!
-//! # Why no row goes backwards, and nobody else writes (G3, G9)
+//! # Why no row goes backwards, and no one else writes (G3, G9)
 //!
-//! While a process runs the pipeline, it is asked (`docrow.repairs`), and gives each document to its worker as if it had been
-//! updated just now, as [`dead_letter_retry`](super::dead_letter_retry) do: the worker looks up its present state, as for any update, and writes
-//! that, in the order of all it writes of this document. While nobody runs it, [`repair`] takes the pipeline, which makes it the
-//! one writer, and writes the present states by a [`BatchWriter`]; it stores no position, but, before, up to when rows show
-//! states then, so that the next run looks up again whatever the stream still has of that time.
+//! While a process runs the pipeline, it receives a request (`docrow.repairs`), and gives each document to
+//! its worker as if it had just been updated, as [`dead_letter_retry`](super::dead_letter_retry) does: the
+//! worker looks up its current state, as for any update, and writes that, in order with everything else that
+//! it writes of this document. While no process runs the pipeline, [`repair`] takes it, which makes it the
+//! only writer, and writes the current states with a [`BatchWriter`]; it stores no position, but records
+//! beforehand up to when rows then show states, so that the next run looks up again whatever the stream still
+//! has of that time.
 //!
-//! Of a key that no document can have, rows are deleted: there is no worker that could ever write any.
+//! The rows of a key that no document can have are deleted: there is no worker that could ever write any.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -47,12 +49,13 @@ use crate::{
     source::{CollectionInfo, Source},
 };
 
-/// Documents that are looked up at a time, and about how many bytes of them are written at a time.
+/// How many documents are looked up at a time, and about how many bytes of them are written at a time.
 const TOGETHER: usize = 500;
 const BYTES: usize = 8 << 20;
 
 impl RequestWatch {
-    /// Takes up repairs: the changes they amount to, by partition. Those of collections that are not included are forgotten.
+    /// Takes up repairs, and returns the changes that they amount to, by partition. Repairs of collections
+    /// that are not included are dropped.
     pub(super) async fn repairs(
         &self,
         session: &dyn TargetSession,
@@ -63,7 +66,7 @@ impl RequestWatch {
             let Some(id) = self.retries.collection(&name) else { continue };
             let Some(collection) = self.collections.get(id.0) else { continue };
             let count = documents.len() + keys.count;
-            tracing::info!("{name}: writing anew what was found different: {count} documents");
+            tracing::info!("{name}: rewriting {count} documents that were found different");
             find_dead(session, collection, &documents).await?;
             for document_key in documents {
                 if let Some((partition, change)) =
@@ -73,7 +76,8 @@ impl RequestWatch {
                 }
             }
             if !keys.is_empty() {
-                // No document can have them, so that it is nothing to them what the mapping becomes meanwhile.
+                // No document can have these keys, so it does not matter to them how the mapping changes
+                // meanwhile.
                 let (target, mapping) = (&*self.pipeline.ports.target, collection.mapping().await);
                 delete(target, &mapping, &keys, &mut Tries::until(self.stop.clone())).await?;
             }
@@ -82,7 +86,7 @@ impl RequestWatch {
     }
 }
 
-/// Notes which of these documents have dead letters that are not known of, so that they heal.
+/// Notes which of these documents have dead letters that are not known yet, so that they heal.
 async fn find_dead(
     session: &dyn TargetSession,
     collection: &Collection,
@@ -98,7 +102,7 @@ async fn find_dead(
     Ok(())
 }
 
-/// Deletes the rows with these keys, once nobody has them locked.
+/// Deletes the rows with these keys, once no one has them locked.
 async fn delete(target: &dyn RowTarget, mapping: &Mapping, keys: &Keys, tries: &mut Tries) -> Result<()> {
     let mut applier = target.applier_in_haste().await?;
     let (rows, none) = (Rows::new(mapping.tables().len()), Keys::default());
@@ -113,8 +117,9 @@ async fn delete(target: &dyn RowTarget, mapping: &Mapping, keys: &Keys, tries: &
     tries.apply(&mut *applier, &batch, "rows that no document can have").await.map(drop)
 }
 
-/// Writes documents of a collection anew, and deletes rows of keys that no document can have. Errors:
-/// [`Kind::Fenced`](crate::error::Kind) if a process runs the pipeline, which is to be asked then.
+/// Rewrites documents of a collection, and deletes the rows of keys that no document can have. Errors:
+/// [`Kind::Fenced`](crate::error::Kind) if a process runs the pipeline: then that process must be asked
+/// instead.
 pub async fn repair(
     config: &Config,
     source: &Source,
@@ -131,7 +136,7 @@ pub async fn repair(
     }
 }
 
-/// The mapping in force of a collection.
+/// Returns the mapping in force of a collection.
 async fn mapping_of(config: &Config, session: &dyn TargetSession, name: &str) -> Result<Mapping> {
     let stored = session.mappings().await?;
     let stored = stored.into_iter().find(|mapping| mapping.collection == name);
@@ -139,7 +144,7 @@ async fn mapping_of(config: &Config, session: &dyn TargetSession, name: &str) ->
     config.compile(&MappingSpec::parse(&stored.text, "docrow.schemas")?)
 }
 
-/// Repairs, while the pipeline is this process's.
+/// Repairs rows while this process holds the pipeline.
 struct Repairing<'a> {
     config: &'a Config,
     source: &'a dyn DocumentSource,

@@ -118,7 +118,7 @@ async fn the_main_path_with_the_least_privileges() {
     let orders = format!("{}.orders", place.name);
     home.finish(&["resync", &orders]).await.with_code(0).quiet();
     let done = "SELECT count(*) FROM docrow.chunks WHERE replaces AND copied_at IS NOT NULL";
-    docrow.until("it is copied anew", async || place.number(done).await == Some(1)).await;
+    docrow.until("it is copied again", async || place.number(done).await == Some(1)).await;
     place.settle(&mut docrow).await;
     home.finish(&["plan"]).await.with_code(0).quiet();
     let report = check(home, 0).await;

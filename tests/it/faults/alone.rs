@@ -130,7 +130,7 @@ async fn history_lost_of_a_stopped_collection_with_resync() {
     let mut docrow = left_behind(&place, &mut home).await;
     another(&place, &mut docrow).await;
     let ended = docrow.stop().await.quiet_but(&[STOPPED, "dead letter"]);
-    assert!(!ended.log.contains("copy anew"), "{}", ended.log);
+    assert!(!ended.log.contains("copy again"), "{}", ended.log);
 
     let mut docrow = home.run();
     docrow.logs(&format!("bad {STOPPED}")).await;
@@ -144,7 +144,7 @@ async fn history_lost_of_a_stopped_collection_with_resync() {
         })
         .await;
     let ended = docrow.stop().await.quiet_but(&[STOPPED, "no longer holds", "dead letter"]);
-    assert_eq!(ended.log.matches("to copy anew").count(), 1, "{}", ended.log);
+    assert_eq!(ended.log.matches("to copy again").count(), 1, "{}", ended.log);
     assert!(ended.log.contains("bad: about") && !ended.log.contains("things: about"), "{}", ended.log);
 
     place.collection("bad").delete_many(doc! { "_id": { "$type": "string" } }).await.unwrap();
@@ -237,7 +237,7 @@ async fn a_view_on_a_table_that_is_to_be_dropped() {
     let session = place.postgres().await;
     session.batch_execute("CREATE VIEW numbers AS SELECT n FROM orders").await.unwrap();
     place.collection("orders").drop().await.unwrap();
-    docrow.logs("orders is no more in MongoDB, and its tables stay for now").await;
+    docrow.logs("orders is gone from MongoDB, and its tables stay for now").await;
     change(&place, "things").await;
     place.settle(&mut docrow).await;
     assert_eq!(place.number("SELECT count(*) FROM numbers").await, Some(50));

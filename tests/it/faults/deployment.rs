@@ -96,11 +96,7 @@ async fn another_deployment_is_refused(test: &str, known: Known) {
     home.set("source.on_drop", "drop");
     for _ in 0..2 {
         let ended = home.finish(&["run"]).await.with_code(5);
-        assert!(
-            ended.error().contains("is another deployment than the one that was copied"),
-            "{}",
-            ended.log
-        );
+        assert!(ended.error().contains("is not the deployment that was copied"), "{}", ended.log);
         ended.coded(Code::HistoryUnknown);
     }
     let rows = "SELECT count(*) FROM orders WHERE _id < 1000 AND to_regclass('more') IS NULL \
@@ -118,7 +114,7 @@ async fn another_deployment_is_refused(test: &str, known: Known) {
     there.mongodb_uri = other.uri();
     let ended = converges(&there, &home, home.run()).await;
     ended
-        .quiet_but(&["is another deployment", "state directory was made for another"])
+        .quiet_but(&["is not the deployment", "state directory was made for another"])
         .coded(Code::HistoryUnknown);
 }
 
@@ -177,10 +173,10 @@ async fn the_same_deployment_is_known_again() {
         }
         place.add_sentinels().await;
         deployment.fill(&place.name, &["orders"], 100).await;
-        again(home.run()).await.quiet_but(&["is no more in MongoDB"]);
+        again(home.run()).await.quiet_but(&["is gone from MongoDB"]);
         place.database().drop().await.unwrap();
         deployment.fill(&place.name, &["orders"], 200).await;
         place.add_sentinels().await;
-        again(home.run()).await.quiet_but(&["is no more in MongoDB"]);
+        again(home.run()).await.quiet_but(&["is gone from MongoDB"]);
     }
 }

@@ -111,7 +111,7 @@ async fn resync_asked_for_during_a_fill() {
     let mut filling = Filling::begin("fill_resync").await;
     let asked = Instant::now();
     filling.home.finish(&["resync", "*.other"]).await.with_code(0);
-    filling.docrow.logs("to copy anew, in place").await;
+    filling.docrow.logs("to copy again, in place").await;
     assert!(asked.elapsed() < SOON, "{:?}\n{}", asked.elapsed(), filling.docrow.log());
     assert_eq!(filling.place.number(UNFILLED).await, Some(1));
     filling.converges(&[]).await;
@@ -135,12 +135,12 @@ async fn collection_dropped_during_a_fill() {
     let mut filling = Filling::begin("fill_dropped").await;
     let asked = Instant::now();
     filling.place.collection("other").drop().await.unwrap();
-    filling.docrow.logs("other is no more in MongoDB").await;
+    filling.docrow.logs("other is gone from MongoDB").await;
     assert!(asked.elapsed() < SOON, "{:?}\n{}", asked.elapsed(), filling.docrow.log());
     assert_eq!(filling.place.number(UNFILLED).await, Some(1));
     // Its rows are kept, and differ.
     filling.place.collection("other").insert_one(doc! { "_id": 1, "a": 0 }).await.unwrap();
-    filling.converges(&["is no more in MongoDB"]).await;
+    filling.converges(&["is gone from MongoDB"]).await;
 }
 
 #[tokio::test]
@@ -156,7 +156,7 @@ async fn collection_renamed_during_a_fill() {
     assert!(asked.elapsed() < 2 * SOON, "{:?}\n{}", asked.elapsed(), filling.docrow.log());
     assert_eq!(filling.place.number(UNFILLED).await, Some(1));
     filling.place.postgres().await.batch_execute("DELETE FROM other").await.unwrap();
-    filling.converges(&["is no more in MongoDB"]).await;
+    filling.converges(&["is gone from MongoDB"]).await;
 }
 
 /// Retries go to the workers while these wait for the portion that is being filled.
@@ -362,7 +362,7 @@ async fn readers_lock_while_a_collection_is_dropped() {
     let holder = place.postgres().await;
     holder.batch_execute("BEGIN; SELECT count(*) FROM things").await.unwrap();
     place.collection("things").drop().await.unwrap();
-    docrow.logs("things is no more in MongoDB, but its tables wait").await;
+    docrow.logs("things is gone from MongoDB, but its tables are locked").await;
     goes_on(&place, &mut docrow, "other").await;
     assert_eq!(place.number("SELECT count(*) FROM things").await, Some(50));
     holder.batch_execute("COMMIT").await.unwrap();
@@ -371,5 +371,5 @@ async fn readers_lock_while_a_collection_is_dropped() {
         .await;
     place.settle(&mut docrow).await;
     place.assert_same(&home).await;
-    docrow.stop().await.quiet_but(&["is no more in MongoDB"]);
+    docrow.stop().await.quiet_but(&["is gone from MongoDB"]);
 }

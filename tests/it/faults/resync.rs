@@ -109,7 +109,7 @@ async fn asked_for_during_the_snapshot() {
     let mut docrow = home.run();
     gate.reached(&mut docrow, 1).await;
     home.finish(&["resync", &format!("{}.large", place.name)]).await.with_code(0).quiet();
-    docrow.logs("to copy anew").await;
+    docrow.logs("to copy again").await;
     gate.open().await;
     place.collection("large").delete_many(doc! { "_id": { "$lt": 5 } }).await.unwrap();
     docrow.logs("large: copied anew").await;

@@ -34,7 +34,7 @@ async fn assert_converges(place: &Place, home: &Home, mut docrow: Docrow, expect
     docrow.stop().await.quiet_but(expected);
 }
 
-const GONE: &str = "is no more in MongoDB";
+const GONE: &str = "is gone from MongoDB";
 
 /// `on_drop = "keep"`, the default: rows stay when the collection is dropped; when it exists again, they are
 /// its rows.
@@ -45,7 +45,7 @@ async fn drop_and_create_during_the_stream_keeping() {
     let home = Home::new(&place);
     let mut docrow = followed(&place, &home).await;
     place.collection("orders").drop().await.unwrap();
-    docrow.logs("orders is no more in MongoDB: its rows are kept").await;
+    docrow.logs("orders is gone from MongoDB: its rows are kept").await;
     assert_eq!(place.number("SELECT count(*) FROM orders").await, Some(MANY.into()));
     // A collection that can't be continued does not count as behind.
     place.settle(&mut docrow).await;
@@ -180,7 +180,7 @@ async fn out_with_keys_of_another_type_during_the_stream() {
     let keys = "SELECT count(*) FROM orders WHERE length(_id::text) = 24";
     docrow.until("they are copied", async || place.number(keys).await == Some(MANY.into())).await;
     place.collection("orders").update_many(doc! {}, doc! { "$inc": { "n": 1 } }).await.unwrap();
-    let again = "has got other keys than its tables take";
+    let again = "has keys that its tables can't hold";
     assert_converges(&place, &home, docrow, &[again]).await;
     assert_eq!(place.number("SELECT count(*) FROM orders_list").await, Some(MANY.into()));
     assert_eq!(place.number("SELECT count(*) FROM docrow.dead_letters").await, Some(0));

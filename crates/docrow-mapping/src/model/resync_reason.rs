@@ -45,7 +45,7 @@ impl Reason {
     }
 }
 
-/// For the log: "copied anew because …".
+/// For the log: "to copy again, in place: …".
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
