@@ -13,19 +13,19 @@ use indicatif::HumanCount;
 pub struct Summary {
     /// Documents copied by the snapshot.
     pub documents: u64,
-    /// Rows they became.
+    /// Rows that they became.
     pub rows: u64,
-    /// Documents that were copied anew, in place of what there was of them.
+    /// Documents that were copied again, replacing their existing rows.
     pub replaced: u64,
-    /// Rows that were changed for it: those that were as they should be were not.
+    /// Rows that changed because of that; rows that were already correct were not written.
     pub rewritten: u64,
     /// Events of the change stream that were applied.
     pub changes: u64,
     /// Documents that became dead letters.
     pub dead_letters: u64,
-    /// Documents of the collections that were followed that are dead letters at the end, whenever they became one.
+    /// Documents of the followed collections that are dead letters at the end, whenever they became one.
     pub dead_letters_left: u64,
-    /// Collections that were stopped because too much of them can't be written.
+    /// Collections that were stopped.
     pub stopped: u64,
     /// How long it took.
     pub elapsed: Duration,
@@ -49,7 +49,7 @@ impl fmt::Display for Summary {
         }
         if replaced > 0 {
             let (replaced, rewritten) = (HumanCount(replaced), HumanCount(rewritten));
-            write!(f, "{replaced} documents copied anew, {rewritten} rows changed by that, ")?;
+            write!(f, "{replaced} documents copied again, {rewritten} rows changed, ")?;
         }
         write!(f, "{} changes applied, in {:.1}s", HumanCount(changes), elapsed.as_secs_f64())?;
         if dead_letters > 0 {
@@ -66,7 +66,7 @@ impl fmt::Display for Summary {
     }
 }
 
-/// The same, while it is being counted.
+/// A summary in progress.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     pub(super) documents: AtomicU64,
@@ -84,7 +84,7 @@ impl Counts {
         counter.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// Grows with all that is written.
+    /// Returns a number that grows with everything that is written.
     pub(super) fn written(&self) -> u64 {
         [&self.documents, &self.replaced, &self.changes]
             .map(|counter| counter.load(Ordering::Relaxed))

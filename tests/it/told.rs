@@ -102,8 +102,8 @@ async fn the_log_begins_with_what_is_done() {
     // Resynced, and no row had to be changed.
     home.finish(&["resync", &format!("{}.orders", place.name)]).await.with_code(0);
     let ended = home.backfill().await;
-    assert!(ended.log.contains("done: 50 documents copied anew, 0 rows changed by that, "), "{}", ended.log);
-    assert!(ended.log.contains(".orders: copied anew, 0 rows changed by that, in "), "{}", ended.log);
+    assert!(ended.log.contains("done: 50 documents copied again, 0 rows changed, "), "{}", ended.log);
+    assert!(ended.log.contains(".orders: copied again, 0 rows changed, in "), "{}", ended.log);
 }
 
 /// On a slow network a chunk takes long: every figure shows its progress.

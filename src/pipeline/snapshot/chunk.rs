@@ -1,4 +1,4 @@
-//! A chunk that is left to be copied, and its trace.
+//! A chunk that must still be copied, and its trace.
 
 use std::sync::Arc;
 
@@ -7,17 +7,17 @@ use crate::{
     error::Result, model::change::CollectionId, pipeline::collection::Collection, source::Chunk, trace::Span,
 };
 
-/// A chunk to be copied.
+/// A chunk that must be copied.
 pub(super) struct ChunkWork {
     pub(super) collection: CollectionId,
     pub(super) number: u32,
     pub(super) chunk: Chunk,
-    /// Whether its documents may have rows already.
+    /// Whether its documents may already have rows.
     pub(super) replaces: bool,
     pub(super) copying: Arc<Copying>,
 }
 
-/// Begins that of a chunk.
+/// Begins the trace span of a chunk.
 pub(super) fn begin_span(work: &ChunkWork, collection: &Collection) -> Span {
     let mut span = Span::root("chunk");
     span.name("docrow.collection", collection.name());
@@ -25,7 +25,7 @@ pub(super) fn begin_span(work: &ChunkWork, collection: &Collection) -> Span {
     span
 }
 
-/// Ends that of a chunk with what it held. `None`: its collection is stopped.
+/// Ends the trace span of a chunk with what the chunk held. `None`: its collection is stopped.
 pub(super) fn end_span(mut span: Span, copied: &Result<Option<CopiedChunk>>) {
     let outcome = if let Ok(Some(CopiedChunk { documents, bytes, rows, .. })) = copied {
         span.count("docrow.documents", *documents);

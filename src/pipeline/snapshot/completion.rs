@@ -16,7 +16,7 @@ use crate::{
     process_status::Part,
 };
 
-/// Completes the collections that are not.
+/// Completes the collections that are not complete yet.
 pub(crate) async fn complete(
     pipeline: Pipeline,
     collections: Arc<[Collection]>,
@@ -25,7 +25,7 @@ pub(crate) async fn complete(
     let post = pipeline.monitor.reporter.vitals().post(Part::Completion);
     let mut session = pipeline.ports.target.connect().await?;
     post.at("copies");
-    // Rows are replaced by their keys.
+    // Rows are replaced by key, so the keys must exist.
     table_keys::build_keys_of_replaced(&pipeline, &mut *session, &collections).await?;
     tokio::select! {
         biased;
@@ -34,7 +34,7 @@ pub(crate) async fn complete(
     }
     pipeline.enter(Phase::Indexing, &collections);
     pipeline.note_ahead(&mut *session, &collections).await?;
-    post.at("waits for mappings to take up what was found");
+    post.at("waits for mappings to take up discoveries");
     keepers.settle().await;
     post.at("builds keys");
     table_keys::build_keys(&pipeline, &mut *session, &collections).await?;

@@ -1,8 +1,9 @@
-//! The snapshot: copies the chunks that are left, several at once, each in one transaction with its mark (G5).
+//! The snapshot: copies the chunks that are left, several at once, each in one transaction with its mark
+//! (G5).
 //!
-//! A chunk whose rows PostgreSQL refuses is copied again document by document, each behind a savepoint, so that only
-//! the documents that are refused become dead letters (G10).
-//! Chunks that replace rows are for [`resync`].
+//! A chunk whose rows PostgreSQL refuses is copied again document by document, each behind a savepoint, so
+//! that only the refused documents become dead letters (G10). [`resync`] handles the chunks that replace
+//! rows.
 
 mod chunk;
 pub(super) mod completion;
@@ -42,15 +43,16 @@ use crate::{
     source::Chunk,
 };
 
-/// Rows are sent when a chunk's buffers hold this many bytes for each of its tables, so that a COPY is worth its round trip,
-/// or this many in all, however large its documents are (G11). Of larger ones the allocator keeps more the longer it is
-/// copied.
+/// Rows are sent when a chunk's buffers hold this many bytes for each of its tables, so that a COPY is worth
+/// its round trip, or this many in total, however large its documents are (G11). With larger buffers, the
+/// allocator keeps more and more memory while copying.
 const TABLE_BYTES: usize = 1 << 20;
 const BUFFER_BYTES: usize = 8 << 20;
 
 type Queue = Arc<Mutex<VecDeque<ChunkWork>>>;
 
-/// Copies the chunks that are not marked as copied. One that is cut off is rolled back, and left.
+/// Copies the chunks that are not marked as copied. A chunk that is cut off is rolled back, and remains to be
+/// copied.
 pub(super) async fn copy(
     pipeline: &Pipeline,
     session: &dyn TargetSession,
@@ -80,7 +82,7 @@ pub(super) async fn copy(
         running.spawn(worker.run(copier));
     }
     while let Some(ended) = running.join_next().await {
-        ended.map_err(|e| Error::caused(Kind::Bug, "copying broke off", e))??;
+        ended.map_err(|e| Error::caused(Kind::Bug, "copying ended unexpectedly", e))??;
     }
     Ok(())
 }
@@ -105,7 +107,7 @@ async fn chunks_left(
         estimated.set(metrics::figure(copied.max(collection.info.documents)));
         let left: Vec<_> = plan.iter().filter(|chunk| chunk.copied.is_none()).collect();
         if left.len() < plan.len() {
-            tracing::info!("{name}: going on, {} of {} chunks are left", left.len(), plan.len());
+            tracing::info!("{name}: continuing, {} of {} chunks are left", left.len(), plan.len());
         }
         let vitals = pipeline.monitor.reporter.vitals().clone();
         vitals.copying(&name, collection.info.documents, copied);
@@ -142,12 +144,12 @@ struct ChunkWorker {
     pub(super) after: Timestamp,
     pub(super) counts: Arc<Counts>,
     pub(super) throttle: Arc<SnapshotThrottle>,
-    /// How many there are of it.
+    /// How many workers copy.
     copiers: usize,
     pub(super) shutdown: Shutdown,
 }
 
-/// One collection's encoder and buffers, reused from chunk to chunk as long as its mapping stays.
+/// One collection's encoder and buffers, reused from chunk to chunk as long as its mapping stays the same.
 struct ChunkEncoder<'a> {
     collection: &'a Collection,
     mapping: Arc<Mapping>,
@@ -192,7 +194,7 @@ impl ChunkWorker {
         Ok(())
     }
 
-    /// Copies a chunk, and says what it held. `None`: its collection is stopped.
+    /// Copies a chunk, and returns what it held. `None`: its collection is stopped.
     async fn copy(
         &self,
         work: &ChunkWork,
@@ -234,7 +236,7 @@ impl ChunkWorker {
         self.source.read_chunk(collection.namespace(), &work.chunk, self.after, documents).await
     }
 
-    /// Copies a chunk in one transaction. `None`: its collection is stopped, the chunk is rolled back.
+    /// Copies a chunk in one transaction. `None`: its collection is stopped, and the chunk is rolled back.
     async fn attempt<'a>(
         &self,
         work: &'a ChunkWork,
@@ -300,8 +302,8 @@ impl<'a> ChunkEncoder<'a> {
         Ok(())
     }
 
-    /// Makes a document a dead letter. One too many, and the collection stops: this chunk's are not stored then, but they
-    /// come again with the next run, unless its mapping is mended.
+    /// Makes a document a dead letter. One too many stops the collection: then this chunk's dead letters are
+    /// not stored, but the next run meets them again, unless the mapping is fixed.
     fn dead_letter(
         &self,
         document: &RawDocument,

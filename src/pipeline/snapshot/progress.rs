@@ -1,4 +1,4 @@
-//! How far the copying of a collection is, as it is shown.
+//! Shows how far the copying of a collection is.
 
 use std::sync::{
     Arc,
@@ -22,7 +22,7 @@ pub(super) struct Copying {
 }
 
 impl Copying {
-    /// Begins to show how far a chunk is.
+    /// Starts to show how far a chunk is.
     pub(super) fn chunk(&self) -> ChunkUnderWay<'_> {
         ChunkUnderWay { copying: self, documents: 0, bytes: 0 }
     }
@@ -38,8 +38,8 @@ pub(super) struct CopiedChunk {
     pub(super) letters: Vec<DeadLetter>,
 }
 
-/// How much of a chunk is written, which is shown as it is written. Dropped without [`committed`](Self::committed), it is
-/// taken back: so is what was written.
+/// How much of a chunk is written, shown as it is written. If dropped without [`committed`](Self::committed),
+/// it is taken back from what is shown: the writes themselves are rolled back.
 pub(super) struct ChunkUnderWay<'a> {
     pub(super) copying: &'a Copying,
     pub(super) documents: u64,
@@ -47,7 +47,7 @@ pub(super) struct ChunkUnderWay<'a> {
 }
 
 impl ChunkUnderWay<'_> {
-    /// Shows that so many of its documents are written by now, and so many bytes of BSON.
+    /// Shows that this many of its documents are written by now, and this many bytes of BSON.
     pub(super) fn written(&mut self, documents: u64, bytes: u64) {
         let Copying { bar, vitals, name, done, .. } = self.copying;
         let (more, more_bytes) = (documents.saturating_sub(self.documents), bytes.saturating_sub(self.bytes));
@@ -64,7 +64,7 @@ impl ChunkUnderWay<'_> {
         let Copying { bar, name, rows, chunks_left, replaces, .. } = self.copying;
         let rows = rows.fetch_add(copied.rows, Ordering::Relaxed) + copied.rows;
         if chunks_left.fetch_sub(1, Ordering::Relaxed) == 1 {
-            let (how, which) = if *replaces { ("copied anew", " changed by that") } else { ("copied", "") };
+            let (how, which) = if *replaces { ("copied again", " changed") } else { ("copied", "") };
             tracing::info!("{name}: {how}, {} rows{which}, in {:.1?}", HumanCount(rows), bar.elapsed());
             bar.finish_and_clear();
         }

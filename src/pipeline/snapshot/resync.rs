@@ -1,11 +1,11 @@
-//! Copying a collection anew, in place (G8): its documents replace the rows that are there, chunk by chunk, then the rows
-//! of documents that are no more are swept away. Readers never see an empty table.
+//! Copies a collection again, in place (G8): its documents replace the existing rows, chunk by chunk, then
+//! the rows of documents that no longer exist are swept. Readers never see an empty table.
 //!
-//! The documents of a chunk are written like changes, and the chunk is marked when all of them are: to write some of
-//! them twice does no harm. To sweep, the `_id`s of all documents are read, and rows whose key is not among them are
-//! deleted, as if the document had been. A document that came or went while that is done has an event, which waits in the
-//! spool and is applied afterwards. So nothing is lost if a row is swept too early or too late, and a sweep that is cut
-//! off is done again: it is over when the plan says so.
+//! The documents of a chunk are written like changes, and the chunk is marked once all of them are written:
+//! writing some of them twice does no harm. For the sweep, the `_id`s of all documents are read, and rows
+//! whose key is not among them are deleted, as if the document had been deleted. A document that came or went
+//! meanwhile has an event, which waits in the spool and is applied afterwards. So nothing is lost if a row is
+//! swept too early or too late, and a sweep that is cut off is repeated: it is over when the plan says so.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -35,7 +35,7 @@ use crate::{
     },
 };
 
-/// Documents that are replaced in one transaction, at most.
+/// The maximum number of documents that are replaced in one transaction.
 const TOGETHER: usize = 2_000;
 
 /// How many keys are sent at a time.
@@ -48,7 +48,7 @@ impl ChunkWorker {
         BatchWriter::start(&*self.target, Partition(0), collections, 0, &HashMap::new(), counts).await
     }
 
-    /// Writes a chunk's documents in place of what there is of them.
+    /// Writes a chunk's documents in place of their existing rows.
     pub(super) async fn replace(
         &self,
         work: &ChunkWork,
@@ -99,7 +99,7 @@ impl ChunkWorker {
     }
 }
 
-/// Sweeps the collections that were copied anew.
+/// Sweeps the collections that were copied again.
 pub(super) async fn sweep(
     pipeline: &Pipeline,
     session: &mut dyn TargetSession,
@@ -118,7 +118,7 @@ pub(super) async fn sweep(
         failpoint::reach(Failpoint::SweptNoted);
         let name = collection.name();
         tracing::info!(
-            "{name}: copied anew; rows of {} documents that are no more are swept away",
+            "{name}: copied again; swept the rows of {} documents that are gone",
             HumanCount(swept)
         );
     }
@@ -129,7 +129,7 @@ async fn sweep_one(pipeline: &Pipeline, collection: &Collection, mapping: &Arc<M
     let Some(root) = mapping.tables().first() else { return Ok(0) };
     let mut reader = pipeline.ports.target.reader().await?;
     reader.forget_seen(root).await?;
-    let label = format!("{}: looking for what is no more", collection.name());
+    let label = format!("{}: looking for documents that are gone", collection.name());
     let bar = pipeline.monitor.reporter.bar(label, collection.info.documents, 0, "documents");
     let mut encoder = collection.encoder(mapping, Framing::Composite);
     let after = pipeline.ports.source.operation_time().await?;
@@ -138,7 +138,7 @@ async fn sweep_one(pipeline: &Pipeline, collection: &Collection, mapping: &Arc<M
     while let Some(documents) = ids.next().await? {
         for document in documents.iter()? {
             key.clear();
-            // What can't have a key has no rows.
+            // A document that can't have a key has no rows.
             if encoder.encode_key(document?, &mut key).is_ok() {
                 keys.push(&key);
             }
@@ -179,13 +179,13 @@ async fn delete_unseen(
                 deleted: &unseen,
             };
             let batch = Batch { collections: vec![change], ..Batch::default() };
-            // If this is cut off it must not happen later: it may be a document's again then.
+            // If this is cut off it must not happen later: the row may be a document's again by then.
             tries
-                .apply(&mut *applier, &batch, &format!("{}: rows that are no more", collection.name()))
+                .apply(&mut *applier, &batch, &format!("{}: rows without a document", collection.name()))
                 .await?;
             swept += u64::try_from(unseen.count).unwrap_or(0);
         }
     }
-    tracing::debug!("{}: {swept} documents are swept away", collection.name());
+    tracing::debug!("{}: swept {swept} documents", collection.name());
     Ok(swept)
 }

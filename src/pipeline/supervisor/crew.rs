@@ -1,4 +1,4 @@
-//! The tasks of a turn, and their end. See [`supervisor`](super) for why it comes.
+//! The tasks of a turn, and how they end. [`supervisor`](super) says why a turn ends.
 
 use std::sync::Arc;
 
@@ -10,20 +10,21 @@ use crate::{
     shutdown::Shutdown,
 };
 
-/// All tasks of a turn. Dropped as a whole, it begins with the workers: once nobody applies changes any more, it does no
-/// harm that a keeper's last transaction ends at some time.
+/// All tasks of a turn. When it is dropped, the workers are dropped first: once no one applies changes any
+/// more, it does no harm that a keeper's last transaction ends some time later.
 pub(super) struct Crew {
     pub(super) running: JoinSet<Result<()>>,
     pub(super) workers: Arc<Workers>,
     pub(super) others: JoinSet<Result<TaskOutcome>>,
     pub(super) completing: AbortHandle,
-    /// Asks those to stop that hand changes to the workers on their own.
+    /// Asks the tasks that hand changes to the workers on their own to stop.
     pub(super) asking: Shutdown,
     pub(super) evolution: Evolution,
 }
 
 impl Crew {
-    /// Has everybody end well. If the run is over by itself, all mappings take up what was discovered before.
+    /// Ends all tasks in an orderly way. If the run ends by itself, all mappings take up what was discovered
+    /// before.
     pub(super) async fn end(&mut self, finish: bool, shutdown: &Shutdown) -> Result<()> {
         self.completing.abort();
         self.asking.request();
@@ -51,15 +52,15 @@ impl Crew {
     }
 
     async fn end_workers(&mut self) -> Result<()> {
-        // Not only by dropping the senders: the tailer may be held up with one.
+        // Dropping the senders is not enough: the tailer may be held up with one.
         self.workers.ending.end();
         while let Some(ended) = self.running.join_next().await {
-            ended.map_err(|e| Error::caused(Kind::Bug, "a partition's worker broke off", e))??;
+            ended.map_err(|e| Error::caused(Kind::Bug, "a partition's worker ended unexpectedly", e))??;
         }
         Ok(())
     }
 
-    /// Cuts off everybody.
+    /// Cuts off all tasks.
     pub(super) async fn abort(mut self) {
         self.evolution.stop();
         self.running.shutdown().await;
@@ -67,7 +68,7 @@ impl Crew {
     }
 }
 
-/// What a task has come to.
+/// Returns how a task ended.
 pub(super) fn came(ended: Result<Result<TaskOutcome>, JoinError>) -> Result<TaskOutcome> {
-    ended.map_err(|e| Error::caused(Kind::Bug, "a task of the pipeline broke off", e))?
+    ended.map_err(|e| Error::caused(Kind::Bug, "a task of the pipeline ended unexpectedly", e))?
 }

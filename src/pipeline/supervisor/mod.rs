@@ -1,22 +1,27 @@
-//! The side of PostgreSQL: completes the collections that are not, while workers apply the changes of those that are.
+//! The PostgreSQL side: completes the collections that are not complete, while workers apply the changes of
+//! those that are.
 //!
-//! It says to the [`tailer`](super::stream::tailer) what it can take, and deals with what happens to whole collections: that is
-//! written down in PostgreSQL, and dealt with at the beginning of the next turn ([`prepare`](super::prepare)), for which this one ends.
+//! It informs the [`tailer`](super::stream::tailer) of the changes that it can take. What happens to whole
+//! collections is recorded in PostgreSQL, and handled at the beginning of the next turn
+//! ([`prepare`](super::prepare)), for which the present turn ends.
 //!
 //! # Why a turn ends
 //!
-//! Whatever may hold a collection's mapping, or wait for it or for a worker, is a task of its own: the workers, the
-//! [keepers](super::mappings::evolution) of the mappings, what completes collections, and what looks for [requests](super::requests).
-//! So each of them always goes on, whatever the others wait for, and the turn itself, which only waits for tasks and
-//! for events, holds nothing that any of them needs. A mapping is held for as long as a transaction takes, and nobody
-//! who holds one waits for another task. So everybody who waits for a mapping gets it.
+//! Whatever may hold a collection's mapping, or wait for it or for a worker, is a task of its own: the
+//! workers, the [keepers](super::mappings::evolution) of the mappings, the task that completes collections,
+//! and the task that looks for [requests](super::requests). So each of them always continues, whatever the
+//! others wait for, and the turn itself, which only waits for tasks and for events, holds nothing that any of
+//! them needs. A mapping is held for as long as a transaction takes, and no task that holds one waits for
+//! another task. So every task that waits for a mapping gets it.
 //!
-//! A turn that ends well cuts off what completes collections: what it has under way is rolled back, and it begins nothing
-//! any more; the next turn does it again. Everybody else is asked to stop, and does when what he is about is
-//! done, which is short: a worker writes the batch at hand, and what was [requested](super::requests) of it, a keeper ends before the
-//! next page, or the next try for a lock. Changes of the stream that wait for a worker are left: they may take minutes, and are
-//! read again from the stored positions, by the next turn or the next process. (Where a run ends by itself, once everything is
-//! applied, workers write all that they have been sent.) All of them are joined before the turn is over. A turn that fails cuts off everybody, the workers first ([`crew`]).
+//! A turn that ends well cuts off the task that completes collections: its work in progress is rolled back,
+//! and it begins nothing more; the next turn does it again. All other tasks are asked to stop, and do so once
+//! their present step is done, which is short: a worker writes the batch at hand, and what was
+//! [requested](super::requests) of it; a keeper ends before the next page, or the next try for a lock.
+//! Changes of the stream that wait for a worker are left: they may take minutes, and are read again from the
+//! stored positions, by the next turn or the next process. (If a run ends by itself, once everything is
+//! applied, workers write everything that they have been sent.) All tasks are joined before the turn is over.
+//! A turn that fails cuts off all tasks, the workers first ([`crew`]).
 
 pub(super) mod crew;
 
@@ -68,29 +73,30 @@ use crate::{
     source::Source,
 };
 
-/// Replies of the stream that wait for a worker. A reply has at most 16 MB for all partitions together, so this many
-/// times that is the most that waits (G11).
+/// How many replies of the stream may wait for a worker. A reply has at most 16 MB for all partitions
+/// together, so this many times that is the most that waits (G11).
 const WAITING: usize = 2;
 
 /// Why a turn ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RoundEnd {
-    /// All is done, or it was told to stop.
+    /// Everything is done, or it was asked to stop.
     Done,
-    /// There is something to prepare: a new collection, one that is to be copied anew, a changed configuration.
+    /// There is something to prepare: a new collection, one that must be copied again, a changed
+    /// configuration.
     Again,
 }
 
-/// The positions that are stored.
+/// The stored positions.
 pub(super) struct Stored {
     pub(super) positions: Arc<HashMap<(Partition, CollectionId), Position>>,
-    /// Of the stream that new ones will be of.
+    /// The fingerprint of the stream that new positions will belong to.
     fingerprint: i64,
 }
 
 impl Pipeline {
-    /// Applies changes, and completes what is not complete, until told to stop, or until everything that was written
-    /// before it was complete is applied.
+    /// Applies changes, and completes what is not complete, until asked to stop, or until everything is
+    /// applied that was written before it was complete.
     pub(super) async fn follow(
         &self,
         session: &mut dyn TargetSession,
@@ -103,7 +109,7 @@ impl Pipeline {
         let mut crew = self.start(session, prepared, stored).await?;
         let mut turn = self.attend(session, &mut crew, until).await;
         let post = self.monitor.reporter.vitals().post(Part::Attempt);
-        post.at("waits for all tasks to be done");
+        post.at("waits for all tasks to end");
         self.take_no_more();
         if let Ok(ended) = turn {
             let finish =
@@ -153,7 +159,7 @@ impl Pipeline {
         Ok(Crew { running, workers, others, completing, asking, evolution })
     }
 
-    /// Waits for what ends the turn.
+    /// Waits for an event that ends the turn.
     async fn attend(
         &self,
         session: &mut dyn TargetSession,
@@ -178,7 +184,7 @@ impl Pipeline {
                 Ok(()) = settings.changed() => return Ok(RoundEnd::Again),
                 lost = happened.wait_for(|n| n.attempt == attempt && (n.is_lost || !n.anew.is_empty())) => {
                     if lost.is_ok_and(|events| events.is_lost) {
-                        return Err(Error::new(Code::SpoolLost, "follow: what had been read ahead is lost"));
+                        return Err(Error::new(Code::SpoolLost, "follow: the changes read ahead are lost"));
                     }
                     return Ok(RoundEnd::Again);
                 }
@@ -199,8 +205,9 @@ impl Pipeline {
         }
     }
 
-    /// Up to when the rows of live collections may be ahead of the stored positions: if it is not stored, up to now.
-    /// In the order of commits rows and positions are of one time, and since when is stored.
+    /// Returns the time up to which the rows of live collections may be ahead of the stored positions: the
+    /// stored time, or else the present. In commit order, rows and positions are of one time, and since when
+    /// is stored.
     async fn ahead(&self, session: &mut dyn TargetSession) -> Result<Timestamp> {
         let now = self.ports.source.operation_time().await?;
         if self.config.order == Order::Document {
@@ -214,7 +221,7 @@ impl Pipeline {
         Ok(now)
     }
 
-    /// Lets the workers have the changes of all collections.
+    /// Releases the changes of all collections to the workers.
     async fn all_are_ready(
         &self,
         session: &mut dyn TargetSession,
@@ -235,13 +242,14 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Tells the tailer that nobody takes changes any more.
+    /// Informs the tailer that no one takes changes any more.
     pub(super) fn take_no_more(&self) {
         self.signals.apply_state.send_modify(|apply_state| apply_state.workers = None);
     }
 
-    /// The stored position of each partition in each collection, which from now on is where the tailer reads from. Where
-    /// they were stored by another number of partitions, every partition begins at the least of them.
+    /// Returns the stored position of each partition in each collection, which from now on is where the
+    /// tailer reads from. If they were stored with another number of partitions, every partition starts at
+    /// the least of them.
     pub(super) async fn positions(
         &self,
         session: &mut dyn TargetSession,
@@ -260,9 +268,10 @@ impl Pipeline {
             session.reset_positions(&stored).await?;
         }
         stored.retain(|position| ids.contains_key(&position.collection));
-        // The server may not find a position in a stream of other collections, and takes that for lost history (error
-        // 280): the stream is to begin at the position's time then. What comes twice is dropped.
-        // Those of a collection that is stopped stay as they are, and it reads none.
+        // The server may not find a position in a stream of other collections, and takes that for lost
+        // history (error 280): then the stream must start at the position's time. Changes that come twice are
+        // dropped. The positions of a stopped collection stay as they are, and the stream is not read from
+        // them.
         let is_read = |name: &str| {
             ids.get(name).and_then(|id| collections.get(id.0)).is_some_and(|c| c.stopped().is_none())
         };
@@ -346,11 +355,11 @@ impl Pipeline {
     }
 }
 
-/// A worker never ends by itself while the stream goes on.
+/// Returns why a worker ended, which never happens by itself while the stream continues.
 fn why(ended: Result<Result<()>, JoinError>) -> Error {
     match ended {
         Ok(Ok(())) => Error::bug("a partition's worker ended early"),
         Ok(Err(error)) => error,
-        Err(error) => Error::caused(Kind::Bug, "a partition's worker broke off", error),
+        Err(error) => Error::caused(Kind::Bug, "a partition's worker ended unexpectedly", error),
     }
 }

@@ -111,7 +111,7 @@ async fn history_lost_of_a_stopped_collection() {
 
     place.collection("bad").delete_many(doc! { "_id": { "$type": "string" } }).await.unwrap();
     home.finish(&["resync", &format!("{}.bad", place.name)]).await.with_code(0).quiet();
-    docrow.logs("bad: copied anew").await;
+    docrow.logs("bad: copied again").await;
     assert!(!docrow.log().contains("things: about"), "{}", docrow.log());
     change(&place, "bad").await;
     place.settle(&mut docrow).await;
@@ -149,7 +149,7 @@ async fn history_lost_of_a_stopped_collection_with_resync() {
 
     place.collection("bad").delete_many(doc! { "_id": { "$type": "string" } }).await.unwrap();
     let mut docrow = home.run();
-    docrow.logs("bad: copied anew").await;
+    docrow.logs("bad: copied again").await;
     place.settle(&mut docrow).await;
     place.assert_same(&home).await;
     docrow.stop().await.quiet_but(&["no longer holds"]);
@@ -181,7 +181,7 @@ async fn history_lost_of_a_collection_that_was_left_out() {
     docrow.stop().await.coded(Code::CollectionHistoryLost).quiet_but(&["bad is stopped"]);
     home.set("source.on_history_lost", "resync");
     let mut docrow = home.run();
-    docrow.logs("bad: copied anew").await;
+    docrow.logs("bad: copied again").await;
     place.settle(&mut docrow).await;
     place.assert_same(&home).await;
     let ended = docrow.stop().await.quiet_but(&["no longer holds"]);

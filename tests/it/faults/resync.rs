@@ -50,7 +50,7 @@ async fn asked_for_during_the_stream_under_live_writes() {
     assert!(asked["runner"].as_str().unwrap().starts_with("docrow process "), "{asked}");
     let reader = place.postgres().await;
     let (mut fewest, mut n) = (i64::MAX, 0);
-    while !docrow.log().contains("large: copied anew") {
+    while !docrow.log().contains("large: copied again") {
         n += 1;
         writer.write_times(5).await.unwrap();
         place
@@ -92,7 +92,7 @@ async fn docrow_killed_during_a_resync() {
     let mut docrow = home.run();
     docrow.logs("chunks are left").await;
     gate.open().await;
-    docrow.logs("large: copied anew").await;
+    docrow.logs("large: copied again").await;
     place.settle(&mut docrow).await;
     place.assert_same(&home).await;
     docrow.stop().await.quiet();
@@ -112,7 +112,7 @@ async fn asked_for_during_the_snapshot() {
     docrow.logs("to copy again").await;
     gate.open().await;
     place.collection("large").delete_many(doc! { "_id": { "$lt": 5 } }).await.unwrap();
-    docrow.logs("large: copied anew").await;
+    docrow.logs("large: copied again").await;
     place.settle(&mut docrow).await;
     place.assert_same(&home).await;
     docrow.stop().await.quiet_but(&["trying again"]);
@@ -148,7 +148,7 @@ async fn dead_letters_of_vanished_documents_during_a_resync() {
     orders.insert_many((2..40).map(order)).await.unwrap();
     bad(10, 12).await;
     let mut docrow = home.run();
-    docrow.logs("orders: copied anew").await;
+    docrow.logs("orders: copied again").await;
     place.settle(&mut docrow).await;
     assert_eq!(place.number(letters).await, Some(2));
     orders.update_many(doc! {}, doc! { "$set": { "kind": "good" } }).await.unwrap();

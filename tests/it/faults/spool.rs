@@ -133,7 +133,7 @@ async fn history_lost_while_docrow_was_stopped() {
     assert!(ended.error().contains("no longer holds the position"), "{}", ended.log);
     home.set("source.on_history_lost", "resync");
     let mut docrow = home.run();
-    docrow.logs("things: copied anew").await;
+    docrow.logs("things: copied again").await;
     change(&place, 2).await;
     place.settle(&mut docrow).await;
     place.assert_same(&home).await;
@@ -154,7 +154,7 @@ async fn history_lost_mended_by_a_resync_that_is_asked_for() {
     home.finish(&["resync", "*.*"]).await.with_code(0).quiet();
     let mut docrow = home.run();
     change(&place, 2).await;
-    docrow.logs("others: copied anew").await;
+    docrow.logs("others: copied again").await;
     place.settle(&mut docrow).await;
     place.assert_same(&home).await;
     docrow.stop().await.quiet();
@@ -172,7 +172,7 @@ async fn history_lost_during_the_stream() {
     change(&place, 1).await;
     forget(&place).await;
     docrow.signal("CONT").await;
-    docrow.logs("things: copied anew").await;
+    docrow.logs("things: copied again").await;
     change(&place, 2).await;
     place.settle(&mut docrow).await;
     place.assert_same(&home).await;

@@ -62,7 +62,7 @@ async fn drop_and_create_during_the_stream_keeping() {
     let docrow = home.run();
     fill(&place, "orders", 200).await;
     let mut docrow = docrow;
-    docrow.logs("orders: copied anew").await;
+    docrow.logs("orders: copied again").await;
     place.collection("orders").update_many(doc! {}, doc! { "$inc": { "n": 1 } }).await.unwrap();
     assert_converges(&place, &home, docrow, &[GONE]).await;
     assert_eq!(place.number("SELECT min(_id) FROM orders").await, Some(200));
@@ -77,7 +77,7 @@ async fn drop_and_create_at_once_during_the_stream() {
     let mut docrow = followed(&place, &home).await;
     place.collection("orders").drop().await.unwrap();
     fill(&place, "orders", 250).await;
-    docrow.logs("orders: copied anew").await;
+    docrow.logs("orders: copied again").await;
     assert_converges(&place, &home, docrow, &[GONE]).await;
     assert_eq!(place.number("SELECT min(_id) FROM orders").await, Some(250));
 }
@@ -121,7 +121,7 @@ async fn drop_database_during_the_stream() {
     docrow.logs_times(GONE, 2).await;
     fill(&place, "orders", 100).await;
     place.add_sentinels().await;
-    docrow.logs("sentinels: copied anew").await;
+    docrow.logs("sentinels: copied again").await;
     docrow
         .until("orders are there again", async || {
             place.number("SELECT min(_id) FROM orders").await == Some(100)
@@ -230,7 +230,7 @@ async fn drop_and_create_during_the_snapshot() {
     place.collection("orders").drop().await.unwrap();
     fill(&place, "orders", 200).await;
     gate.open().await;
-    docrow.logs("orders: copied anew").await;
+    docrow.logs("orders: copied again").await;
     assert_converges(&place, &home, docrow, &[GONE]).await;
     assert_eq!(place.number("SELECT min(_id) FROM orders").await, Some(200));
 }
@@ -249,7 +249,7 @@ async fn rename_over_it_during_the_hand_over() {
     fill(&place, "other", 500).await;
     rename(&place, "other", "orders").await;
     keys.open().await;
-    docrow.logs("orders: copied anew").await;
+    docrow.logs("orders: copied again").await;
     assert_converges(&place, &home, docrow, &[]).await;
     assert_eq!(place.number("SELECT min(_id) FROM orders").await, Some(500));
 }

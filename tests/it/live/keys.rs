@@ -223,7 +223,7 @@ async fn an_id_changes_its_bytes(test: &str, mode: &str) {
         compared().await;
     }
     home.finish(&["resync", &format!("{}.things", place.name)]).await.with_code(0);
-    docrow.logs("copied anew").await;
+    docrow.logs("copied again").await;
     place.settle(&mut docrow).await;
     compared().await;
     things.delete_one(doc! { "_id": &forms[3] }).await.unwrap();
@@ -342,7 +342,7 @@ async fn keys_of_an_earlier_docrow_are_renewed() {
     }
     things.insert_one(thing(7_i64.into())).await.unwrap();
     let mut docrow = home.run();
-    docrow.logs("copied anew").await;
+    docrow.logs("copied again").await;
     place.settle(&mut docrow).await;
     place.assert_same(&home).await;
     let log = docrow.stop().await.quiet().log;
@@ -350,5 +350,5 @@ async fn keys_of_an_earlier_docrow_are_renewed() {
     // Only once.
     let docrow = start(&place, &home).await;
     let log = docrow.stop().await.quiet().log;
-    assert!(!log.contains("copied anew"), "{log}");
+    assert!(!log.contains("copied again"), "{log}");
 }

@@ -27,7 +27,7 @@ async fn what_was_dropped_is_made_again() {
         let ended = home.finish(&["verify", "--repair"]).await.with_code(1).quiet();
         assert!(ended.out.contains("docrow run now starts a resync"), "{}", ended.out);
         let mut docrow = home.run();
-        docrow.logs("copied anew").await;
+        docrow.logs("copied again").await;
         place.settle(&mut docrow).await;
         docrow.stop().await.quiet();
         place.assert_same(&home).await;
