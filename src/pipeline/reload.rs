@@ -1,8 +1,9 @@
-//! Taking up what has changed in the configuration, the mapping files and the secrets, while the pipeline runs.
+//! Reloads the configuration, the mapping files and the secrets while the pipeline runs.
 //!
-//! What is read is looked at as at a start, before anything of it counts: patterns, mapping files against the stored mappings,
-//! logins. What would end a run at its start is said, and all goes on as it was. What is right is what the next turn
-//! begins with, and the present one ends for that.
+//! New settings are checked as at a start, before any of them takes effect: patterns, mapping files against
+//! the stored mappings, logins. An error that would end a run at its start is logged, and the pipeline
+//! continues as before. Otherwise the next turn starts with the new settings, and the present turn ends for
+//! that.
 
 use std::{convert::Infallible, future, sync::Arc};
 
@@ -23,26 +24,26 @@ use crate::{
     source::Source,
 };
 
-/// When the configuration is to be read again, and how.
+/// When the configuration is read again, and how.
 pub struct Reload(Option<(Signal, Load)>);
 
 /// Reads the configuration.
 type Load = Box<dyn Fn() -> Result<Config> + Send + Sync>;
 
 impl Reload {
-    /// Not at all.
+    /// Never.
     pub fn never() -> Self {
         Self(None)
     }
 
-    /// Whenever the process gets SIGHUP, which ends it no longer.
+    /// Whenever the process gets SIGHUP, which no longer ends it.
     pub fn on_hangup(load: impl Fn() -> Result<Config> + Send + Sync + 'static) -> Result<Self> {
         let hangups = signal(SignalKind::hangup());
         let hangups = hangups.map_err(|e| Error::caused(Kind::Bug, "listen for SIGHUP", e))?;
         Ok(Self(Some((hangups, Box::new(load)))))
     }
 
-    /// The configuration, the next time that it is to be read.
+    /// Waits until the configuration must be read again, and reads it.
     async fn asked(&mut self) -> Result<Config> {
         let Some((hangups, load)) = &mut self.0 else { return future::pending().await };
         match hangups.recv().await {
@@ -52,16 +53,17 @@ impl Reload {
     }
 }
 
-/// Takes up what has changed.
+/// Puts changed settings into force.
 pub(super) struct Reloader {
-    /// Logged in to again.
+    /// Logged in to again on a reload.
     pub(super) source: Source,
+    /// Logged in to again on a reload.
     pub(super) target: Target,
     pub(super) settings: watch::Sender<Arc<TurnSettings>>,
 }
 
 impl Reloader {
-    /// Takes up what has changed, whenever it is to be read.
+    /// Puts changed settings into force, whenever they must be read again.
     pub(super) async fn run(&self, mut reload: Reload) -> Infallible {
         loop {
             let wanted = reload.asked().await;
@@ -71,17 +73,17 @@ impl Reloader {
                 Ok(None) => {}
                 Err(error) => tracing::error!(
                     code = %error.code(),
-                    "SIGHUP: the configuration is not taken up, and all goes on as it was: {error}"
+                    "SIGHUP: the configuration is rejected, and docrow continues as before: {error}"
                 ),
             }
         }
     }
 
-    /// What a turn is to go by from now on; `None`: by the same as before. Says so.
+    /// Returns the settings for the turns from now on; `None`: the same as before. Logs which it is.
     async fn take_up(&self, wanted: Result<Config>, current: &TurnSettings) -> Result<Option<TurnSettings>> {
         let ConfigChange { config, taken_up, waits } = current.config.changed_to(wanted?);
         let files = mapping_files::read(&config.mapping_dir)?;
-        // Also where the URIs are the same: the certificates that they name may be new.
+        // Even if the URIs are the same: the certificates that they name may be new.
         self.source.log_in_again(config.source.expose()).await?;
         self.target.log_in_again(config.target.expose()).await?;
         self.look_through(&config, &files, &current.config).await?;
@@ -91,23 +93,20 @@ impl Reloader {
             news.push(format!("mapping files ({})", changed.join(", ")));
         }
         if !waits.is_empty() {
-            tracing::warn!(
-                "SIGHUP: changed, but in force only when docrow is started again: {}",
-                waits.join(", ")
-            );
+            tracing::warn!("SIGHUP: changed, but needs a restart: {}", waits.join(", "));
         }
-        let read = "passwords and certificates are read again";
+        let read = "passwords and certificates were read again";
         if news.is_empty() {
-            tracing::info!("SIGHUP: there is nothing new to take up; {read}");
+            tracing::info!("SIGHUP: there is nothing to reload; {read}");
             return Ok(None);
         }
-        tracing::info!("SIGHUP: taken up: {}; {read}", news.join(", "));
+        tracing::info!("SIGHUP: reloaded: {}; {read}", news.join(", "));
         Ok(Some(TurnSettings { config: Arc::new(config), files }))
     }
 
-    /// Errors: those with which a run would end at its start.
+    /// Checks new settings. Errors: those that would end a run at its start.
     async fn look_through(&self, config: &Config, files: &MappingFiles, current: &Config) -> Result<()> {
-        // Who runs has something to replicate, or waits for it by what was there before.
+        // A running pipeline has something to replicate, or waits for it, with the previous patterns.
         if (&config.include, &config.exclude) != (&current.include, &current.exclude) {
             self.source.collections(&config.include, &config.exclude).await?;
         }
@@ -119,7 +118,7 @@ impl Reloader {
     }
 }
 
-/// The names of the files that say something else than before, are new or are gone.
+/// Returns the names of the files whose content has changed, that are new or that are gone.
 fn changed_files(before: &MappingFiles, now: &MappingFiles) -> Vec<String> {
     let differs = |one: &MappingFiles, other: &MappingFiles| {
         let files = one.iter().filter(|(name, file)| other.get(*name) != Some(file));

@@ -1,5 +1,6 @@
-//! Keys of tables: primary keys are built once all is copied, several at once, then the foreign keys are added. A table that
-//! somebody has a lock on is tried again and again, so that nobody waits behind docrow.
+//! Keys of tables: the primary keys are built once everything is copied, several at once, then the foreign
+//! keys are added. If another session has a lock on a table, docrow tries again and again, so that no one
+//! waits behind it.
 
 use std::{
     collections::VecDeque,
@@ -14,7 +15,7 @@ use crate::{
     model::table::Table,
 };
 
-/// Builds the primary keys of tables whose rows are to be replaced: their first copy was cut off.
+/// Builds the primary keys of tables whose rows must be replaced: their first copy was cut off.
 pub(super) async fn build_keys_of_replaced(
     pipeline: &Pipeline,
     session: &mut dyn TargetSession,
@@ -31,7 +32,7 @@ pub(super) async fn build_keys_of_replaced(
     build_primary_keys(pipeline, tables).await
 }
 
-/// Builds the primary keys that are missing, several at once, then the foreign keys.
+/// Builds the missing primary keys, several at once, then adds the foreign keys.
 pub(super) async fn build_keys(
     pipeline: &Pipeline,
     session: &mut dyn TargetSession,
@@ -53,7 +54,7 @@ pub(super) async fn build_keys(
     Ok(())
 }
 
-/// Adds the foreign keys of a collection once nobody has a lock on its tables.
+/// Adds the foreign keys of a collection once no other session has a lock on its tables.
 pub(super) async fn add_foreign_keys(
     session: &mut dyn TargetSession,
     collection: &Collection,
@@ -92,14 +93,14 @@ async fn build_primary_keys(pipeline: &Pipeline, tables: VecDeque<Table>) -> Res
         });
     }
     while let Some(ended) = running.join_next().await {
-        ended.map_err(|e| Error::caused(Kind::Bug, "building keys broke off", e))??;
+        ended.map_err(|e| Error::caused(Kind::Bug, "building keys ended unexpectedly", e))??;
     }
     bar.finish_and_clear();
     tracing::info!("primary keys built in {:.1?}", bar.elapsed());
     Ok(())
 }
 
-/// Builds a primary key once nobody has a lock on the table.
+/// Builds a primary key once no other session has a lock on the table.
 async fn build_key(session: &mut dyn TargetSession, table: &Table) -> Result<()> {
     let mut tries = Tries::endless();
     loop {

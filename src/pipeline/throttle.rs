@@ -1,9 +1,10 @@
-//! How fast snapshots may read: as the configuration says, or, from one second to the next, as `docrow throttle` does; and not
-//! at all, but for a reply a minute, while MongoDB's secondaries are behind, for what reads the source slows down what
-//! replicates it. Changes are never held up: they are what a replica is for.
+//! How fast snapshots may read: as configured, or, from one second to the next, as `docrow throttle` says.
+//! While MongoDB's secondaries are behind, snapshots do not read at all, except for one reply a minute,
+//! because whatever reads the source slows down its replication. Changes are never held up: they are what a
+//! replica is for.
 //!
-//! The limit is paid after each reply, inside the chunk's transaction, so that a chunk takes as long as the limit says, and none
-//! is read twice.
+//! The limit applies after each reply, inside the chunk's transaction, so that a chunk takes as long as the
+//! limit demands, and none is read twice.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -18,14 +19,15 @@ use crate::{
     sink::metadata::throttles::Throttle,
 };
 
-/// How often the secondaries are looked at, and how long MongoDB may take to answer.
+/// How often the secondaries are checked, and how long MongoDB may take to answer.
 const LOOKING: Duration = Duration::from_secs(2);
-/// Secondaries are behind if they are by more than this: heartbeats alone take seconds.
+/// Secondaries count as behind if they are behind by more than this: heartbeats alone take seconds.
 const BEHIND: Duration = Duration::from_secs(10);
-/// After how long another reply is read all the same: the server forgets a cursor that is not read for ten minutes.
+/// After this time another reply is read all the same: the server forgets a cursor that is not read for ten
+/// minutes.
 const SPARING: Duration = Duration::from_secs(60);
 
-/// Slows snapshots down.
+/// Limits the rate of snapshots.
 pub(crate) struct SnapshotThrottle {
     configured: Option<Rate>,
     pace: Pace<Rate>,
@@ -34,17 +36,17 @@ pub(crate) struct SnapshotThrottle {
 }
 
 impl SnapshotThrottle {
-    /// As the configuration says.
+    /// With the configured limit.
     pub(crate) fn new(configured: Option<Rate>) -> Self {
         Self { configured, pace: Pace::new(configured), lag: watch::Sender::new(None) }
     }
 
-    /// Takes over what is asked for. Shows it.
+    /// Applies the requested limit, and shows it.
     pub(crate) fn set(&self, asked: &Throttle, vitals: &Vitals) {
         let limit = match asked {
             Throttle::AsConfigured => self.configured,
             Throttle::Off => None,
-            // What a later docrow wrote counts for nothing.
+            // What only a later docrow understands is ignored.
             Throttle::AtMost(text) => text.parse().ok().or(self.configured),
         };
         if self.pace.set(limit) {
@@ -60,7 +62,8 @@ impl SnapshotThrottle {
         vitals.limit((!words.is_empty()).then_some(words));
     }
 
-    /// How many documents a reply has, so that they come evenly: at most `most`, by so many copiers.
+    /// Returns how many documents a reply has, so that they come evenly: at most `most`, with this many
+    /// copiers.
     pub(super) fn documents_per_reply(&self, most: u32, copiers: usize) -> u32 {
         match self.pace.limit() {
             Some(Rate::Documents(_)) => {
@@ -71,7 +74,7 @@ impl SnapshotThrottle {
         }
     }
 
-    /// Waits until more may be read than this reply.
+    /// Waits until more than this reply may be read.
     pub(super) async fn read(&self, documents: u64, bytes: usize, shutdown: &Shutdown) {
         match self.pace.limit() {
             Some(Rate::Documents(_)) => {
@@ -82,7 +85,7 @@ impl SnapshotThrottle {
         }
         let mut lag = self.lag.subscribe();
         let caught_up = async {
-            // It can't be gone while it is borrowed.
+            // The sender can't be gone while it is borrowed.
             let _ = lag.wait_for(Option::is_none).await;
         };
         tokio::select! {
@@ -92,7 +95,8 @@ impl SnapshotThrottle {
         }
     }
 
-    /// Looks whether MongoDB's secondaries are behind, for as long as it is polled. What can't be told holds nothing up.
+    /// Watches whether MongoDB's secondaries are behind, for as long as it is polled. An unknown lag holds
+    /// nothing up.
     pub(crate) async fn heed_secondaries(&self, source: &dyn DocumentSource) -> Infallible {
         let _spared = Spared(&self.lag);
         loop {
@@ -105,7 +109,7 @@ impl SnapshotThrottle {
                     lag.as_secs()
                 ),
                 (Some(_), None) => {
-                    tracing::info!("MongoDB's secondaries have caught up: the snapshot goes on")
+                    tracing::info!("MongoDB's secondaries have caught up: the snapshot continues")
                 }
                 _ => {}
             }
@@ -114,7 +118,7 @@ impl SnapshotThrottle {
     }
 }
 
-/// Whoever looks no more knows nothing.
+/// Clears the lag when no one watches it any more.
 struct Spared<'a>(&'a watch::Sender<Option<Duration>>);
 
 impl Drop for Spared<'_> {

@@ -45,7 +45,7 @@ async fn collections_come_and_go_without_a_restart() {
     assert!(refused.error().contains("remove it from include"), "{}", refused.log);
 
     home.set("source.exclude", vec![people.clone()]);
-    hang_up(&mut docrow, "SIGHUP: taken up: source.exclude; ").await;
+    hang_up(&mut docrow, "SIGHUP: reloaded: source.exclude; ").await;
     docrow.logs(&format!("{people} is no longer followed, because it is not included")).await;
     place.collection("people").update_many(doc! {}, doc! { "$set": { "n": 1 } }).await.unwrap();
     place.settle(&mut docrow).await;
@@ -60,14 +60,14 @@ async fn collections_come_and_go_without_a_restart() {
 
     // It resumes where it was: nothing is copied again.
     home.unset("source.exclude");
-    hang_up(&mut docrow, "SIGHUP: taken up: source.exclude; ").await;
+    hang_up(&mut docrow, "SIGHUP: reloaded: source.exclude; ").await;
     let applied = "SELECT count(*) FROM people WHERE n = 1";
     docrow.until("its changes are applied", async || place.number(applied).await == Some(20)).await;
     assert_eq!(docrow.log().matches("people: about 20 documents to copy").count(), 1, "{}", docrow.log());
 
     // Forgotten, its tables no longer belong to docrow; dropped, it is new.
     home.set("source.exclude", vec![people.clone()]);
-    hang_up(&mut docrow, "SIGHUP: taken up: source.exclude; ").await;
+    hang_up(&mut docrow, "SIGHUP: reloaded: source.exclude; ").await;
     docrow.logs_times("people is no longer followed", 2).await;
     let said = home.finish(&["forget", "*.people", "--drop"]).await.with_code(0).quiet().out;
     assert!(said.contains(&format!("forgotten: {people}")) && said.contains("dropped"), "{said}");
@@ -78,7 +78,7 @@ async fn collections_come_and_go_without_a_restart() {
         + (SELECT count(*) FROM docrow.progress WHERE collection LIKE '%people')";
     assert_eq!(place.number(stored).await, Some(0));
     home.unset("source.exclude");
-    hang_up(&mut docrow, "SIGHUP: taken up: source.exclude; ").await;
+    hang_up(&mut docrow, "SIGHUP: reloaded: source.exclude; ").await;
     docrow.until("it is copied", async || place.number(applied).await == Some(20)).await;
     assert_eq!(docrow.pid(), pid);
     place.settle(&mut docrow).await;
@@ -117,21 +117,21 @@ async fn mapping_files_and_limits_are_taken_up() {
     home.map("people.toml", &mapping);
     let mut docrow = home.run();
     place.settle(&mut docrow).await;
-    hang_up(&mut docrow, "SIGHUP: there is nothing new to take up").await;
+    hang_up(&mut docrow, "SIGHUP: there is nothing to reload").await;
 
     home.map("people.toml", &format!("{mapping}mail = {{ path = 'mail', type = 'text' }}\n"));
     home.set("stream.batch_rows", 10);
     home.set("stream.partitions", 7);
     home.set("name", "other");
     docrow.signal("HUP").await;
-    docrow.logs("in force only when docrow is started again: name, stream.partitions").await;
-    docrow.logs("SIGHUP: taken up: stream.batch_rows, mapping files (schemas/people.toml)").await;
+    docrow.logs("changed, but needs a restart: name, stream.partitions").await;
+    docrow.logs("SIGHUP: reloaded: stream.batch_rows, mapping files (schemas/people.toml)").await;
     let filled = "SELECT count(*) FROM people WHERE mail = 'ada@example.org'";
     docrow.until("the new column is filled", async || place.number(filled).await == Some(20)).await;
     home.unset("name");
     place.settle(&mut docrow).await;
     place.assert_same(&home).await;
-    docrow.stop().await.quiet_but(&["in force only when docrow is started again"]);
+    docrow.stop().await.quiet_but(&["changed, but needs a restart"]);
 }
 
 /// What a start would refuse is refused, with the reason, and everything continues as before.
@@ -147,7 +147,7 @@ async fn what_is_wrong_is_not_taken_up() {
     home.map("people.toml", &mapping);
     let mut docrow = home.run();
     place.settle(&mut docrow).await;
-    let refused = "the configuration is not taken up, and all goes on as it was: ";
+    let refused = "the configuration is rejected, and docrow continues as before: ";
     let file = home.path().join("docrow.toml");
     let right = fs::read_to_string(&file).unwrap();
     fs::write(&file, "name = ").unwrap();
@@ -168,7 +168,7 @@ async fn what_is_wrong_is_not_taken_up() {
         docrow.logs_times(said, times + 1).await;
     }
     home.map("people.toml", &mapping);
-    hang_up(&mut docrow, "SIGHUP: there is nothing new to take up").await;
+    hang_up(&mut docrow, "SIGHUP: there is nothing to reload").await;
     place.collection("people").update_many(doc! {}, doc! { "$set": { "n": 1 } }).await.unwrap();
     place.settle(&mut docrow).await;
     // The independent comparison knows no masks.
@@ -199,7 +199,7 @@ async fn new_passwords_are_taken_up() {
     place.settle(&mut docrow).await;
     // A wrong one is not reloaded.
     fs::write(&secret, "mistaken\n").unwrap();
-    hang_up(&mut docrow, "the configuration is not taken up, and all goes on as it was: ").await;
+    hang_up(&mut docrow, "the configuration is rejected, and docrow continues as before: ").await;
 
     let user = place.mongodb_uri.split("//").nth(1).unwrap().split(':').next().unwrap();
     let change = doc! { "updateUser": user, "pwd": "after" };
@@ -207,7 +207,7 @@ async fn new_passwords_are_taken_up() {
     let session = place.postgres().await;
     session.batch_execute("ALTER ROLE CURRENT_USER PASSWORD 'after'").await.unwrap();
     fs::write(&secret, "after\n").unwrap();
-    hang_up(&mut docrow, "SIGHUP: taken up: the login to MongoDB, the login to PostgreSQL").await;
+    hang_up(&mut docrow, "SIGHUP: reloaded: the login to MongoDB, the login to PostgreSQL").await;
     // All connections are opened again: the old password would be refused, and end docrow.
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'docrow%'";
     session.batch_execute(end).await.unwrap();

@@ -50,7 +50,7 @@ async fn pause(place: &Place, home: &Home) {
 
 async fn resume(place: &Place, home: &Home, docrow: &mut Docrow) {
     home.finish(&["resume", &format!("{}.orders", place.name)]).await.with_code(0).quiet();
-    docrow.logs("orders goes on").await;
+    docrow.logs("orders continues").await;
 }
 
 /// Issue: its changes wait in the spool within its budget; the others are not affected; it survives restarts;
