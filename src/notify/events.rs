@@ -229,7 +229,7 @@ mod tests {
         stopped.messages = vec![Message {
             at: stopped.at,
             level: crate::process_status::MessageLevel::Error,
-            text: "[DRW-1305] shop.orders is stopped, other collections go on: why".to_owned(),
+            text: "[DRW-1305] shop.orders is stopped, other collections continue: why".to_owned(),
             count: 1,
         }];
         let events = observer.see(stopped.clone());

@@ -1,14 +1,15 @@
-//! A replicated collection: what is known of it, its mapping in force, and whether it is stopped.
+//! A replicated collection: what is known about it, its mapping in force, and whether it is stopped.
 //!
-//! The mapping in force may change while documents are written ([`evolution`](super::mappings::evolution)). Whoever writes holds it,
-//! from the encoding of a transaction's first document to its commit; the one task that changes it waits until nobody does.
-//! So the rows of a transaction are of one mapping, and it is still in force when they are committed.
+//! The mapping in force may change while documents are written ([`evolution`](super::mappings::evolution)).
+//! Every writer holds it, from the encoding of a transaction's first document to its commit; the one task
+//! that changes it waits until no writer holds it. So all rows of a transaction belong to one mapping, which
+//! is still in force when they are committed.
 //!
-//! A collection that is [paused](super::requests::pausing) is not written to, either, for as long as somebody wants that.
+//! A collection that is [paused](super::pausing) is not written to, either, until it is resumed.
 //!
-//! A collection that is stopped is written to no more in this run: its positions stay where they are, so that the next
-//! run, with a mended mapping, goes on from there, if the oplog still reaches back so far; if not, it needs a resync. Other
-//! collections do not notice.
+//! If a collection is stopped, nothing more is written to it in this run: its positions stay where they are,
+//! so that the next run, with a corrected mapping, continues from there, if the oplog still reaches back that
+//! far; if not, the collection needs a resync. Other collections are not affected.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -29,29 +30,30 @@ use crate::{
     source::CollectionInfo,
 };
 
-/// A collection. Its place in the list is its [`CollectionId`](crate::model::change::CollectionId).
+/// A collection. Its index in the list is its [`CollectionId`](crate::model::change::CollectionId).
 #[derive(Debug)]
 pub(super) struct Collection {
     pub(super) info: CollectionInfo,
     name: String,
     in_force: Arc<RwLock<Arc<Mapping>>>,
     evidence: Option<Evidence>,
-    /// The documents of all collections that have a dead letter, and how many of this one may.
+    /// The documents, of all collections, that have a dead letter.
     dead: Arc<Mutex<DeadKeys>>,
+    /// How many documents of this collection may have one.
     most_dead: usize,
     stopped: OnceLock<String>,
     is_paused: bool,
-    /// Whether there are misfits that were not counted yet.
+    /// Whether there are misfits that have not been counted yet.
     uncounted: AtomicBool,
-    /// Whether it was stopped for so long that the oplog no longer holds its changes.
+    /// Whether it has been stopped for so long that the oplog no longer holds its changes.
     is_left_behind: AtomicBool,
 }
 
-/// What documents have shown that the mapping does not know.
+/// What documents contain that the mapping does not cover.
 #[derive(Debug)]
 struct Evidence {
     sample: Mutex<Sample>,
-    /// Columns of whole numbers that lack fractions, with their tables.
+    /// Columns of whole numbers that lack fractions, each with its table.
     narrow: Mutex<Vec<(String, String)>>,
     is_fresh: AtomicBool,
     /// Notified of every discovery.
@@ -59,7 +61,7 @@ struct Evidence {
 }
 
 impl Collection {
-    /// A collection with a mapping that stays as it is. More than `most_dead` dead letters stop it.
+    /// A collection whose mapping does not evolve. More than `most_dead` dead letters stop it.
     pub(super) fn new(
         info: CollectionInfo,
         mapping: Mapping,
@@ -87,14 +89,14 @@ impl Collection {
         }
     }
 
-    /// The same, paused for this turn.
+    /// The same collection, paused for this turn.
     pub(super) fn paused(mut self) -> Self {
         self.is_paused = true;
         metrics::set_phase(&self.name, "paused");
         self
     }
 
-    /// The same, with a mapping that evolves.
+    /// The same collection, with a mapping that evolves.
     pub(super) fn evolving(mut self) -> Self {
         let (sample, narrow) = (Mutex::default(), Mutex::default());
         let (is_fresh, wake) = (AtomicBool::new(false), Notify::new());
@@ -111,29 +113,31 @@ impl Collection {
         &self.name
     }
 
-    /// The mapping in force, which stays so until the guard is dropped.
+    /// Returns the mapping in force, which stays in force until the guard is dropped.
     pub(super) async fn hold(&self) -> Held {
         self.in_force.clone().read_owned().await
     }
 
-    /// The mapping in force at present, for what need not be of one mapping with what others write.
+    /// Returns the mapping that is in force now, for uses that need not share one mapping with what others
+    /// write.
     pub(super) async fn mapping(&self) -> Arc<Mapping> {
         self.in_force.read().await.clone()
     }
 
-    /// The mapping in force, to be changed: waits until nobody holds it. Meanwhile nobody else gets hold of it, so that only
-    /// the collection's own task may wait here, and not for long ([`Tries`](super::tries::Tries)).
+    /// Returns the mapping in force, to change it: waits until no one holds it. Meanwhile no one else can get
+    /// it, so only the collection's own task may wait here, and not for long
+    /// ([`Tries`](super::tries::Tries)).
     pub(super) async fn change(&self) -> Changing {
         self.in_force.clone().write_owned().await
     }
 
-    /// Who holds the mapping in force, or waits for it.
+    /// Returns the lock on the mapping in force.
     #[cfg(test)]
     pub(super) fn in_force(&self) -> Arc<RwLock<Arc<Mapping>>> {
         self.in_force.clone()
     }
 
-    /// An encoder for `mapping`, which must be held.
+    /// Returns an encoder for `mapping`, which the caller must hold.
     pub(super) fn encoder(&self, mapping: &Arc<Mapping>, framing: Framing) -> Encoder {
         let mut encoder = Encoder::new(mapping.clone(), framing);
         if self.evidence.is_some() {
@@ -142,7 +146,7 @@ impl Collection {
         encoder
     }
 
-    /// Notes a document that has something that the mapping does not know.
+    /// Notes a document that contains something that the mapping does not cover.
     pub(super) fn discovered(&self, document: &RawDocument) {
         if let Some(evidence) = &self.evidence {
             self.observe(document);
@@ -158,7 +162,8 @@ impl Collection {
         }
     }
 
-    /// Notes that a column of whole numbers, named with its table, lacks fractions. Each is told once.
+    /// Notes that a column of whole numbers, given with its table, lacks fractions. Each column is noted
+    /// once.
     pub(super) fn is_narrow(&self, column: (String, String)) {
         let Some(evidence) = &self.evidence else { return };
         let mut narrow = evidence.narrow.lock().unwrap_or_else(PoisonError::into_inner);
@@ -169,18 +174,19 @@ impl Collection {
         }
     }
 
-    /// `spec`, in which those columns are wide. `None`: they are.
+    /// Returns `spec` with the columns that lack fractions widened. `None`: they are wide already.
     pub(super) fn widened(&self, spec: &MappingSpec) -> Option<MappingSpec> {
         let narrow = self.evidence.as_ref()?.narrow.lock().unwrap_or_else(PoisonError::into_inner);
         spec.with_fractions(&narrow)
     }
 
-    /// Whether it evolves.
+    /// Whether its mapping evolves.
     pub(super) fn evolves(&self) -> bool {
         self.evidence.is_some()
     }
 
-    /// Notes that values did not fit their columns; they are counted sometime.
+    /// Notes that this many values did not fit their columns, which are counted some time later. Returns
+    /// their number.
     pub(super) fn count_misfits(&self, values: u64) -> u64 {
         if values > 0 {
             self.uncounted.store(true, Ordering::Release);
@@ -188,23 +194,23 @@ impl Collection {
         values
     }
 
-    /// Has misfits counted again.
+    /// Requests that misfits are counted again.
     pub(super) fn recount(&self) {
         self.uncounted.store(true, Ordering::Release);
     }
 
-    /// Whether there may be misfits that were not there when this was last asked.
+    /// Whether there may be misfits that did not exist at the last call.
     pub(super) fn take_uncounted(&self) -> bool {
         self.uncounted.swap(false, Ordering::AcqRel)
     }
 
-    /// Gives the evidence to `weigh`, if there is any that it has not seen.
+    /// Passes the sample to `weigh`, if the mapping evolves.
     pub(super) fn weigh<T>(&self, weigh: impl FnOnce(&Sample) -> Option<T>) -> Option<T> {
         let sample = self.evidence.as_ref()?.sample.lock().ok()?;
         weigh(&sample)
     }
 
-    /// Returns once there are discoveries that nobody has taken.
+    /// Waits until there are discoveries that have not been taken.
     pub(super) async fn discoveries(&self) {
         let Some(evidence) = &self.evidence else { return std::future::pending().await };
         while !self.has_discoveries() {
@@ -212,17 +218,17 @@ impl Collection {
         }
     }
 
-    /// Whether there are discoveries that nobody has taken.
+    /// Whether there are discoveries that have not been taken.
     pub(super) fn has_discoveries(&self) -> bool {
         self.evidence.as_ref().is_some_and(|evidence| evidence.is_fresh.load(Ordering::Acquire))
     }
 
-    /// Whether there were discoveries since this was last asked.
+    /// Takes the discoveries. Returns whether there were any since the last call.
     pub(super) fn take_discoveries(&self) -> bool {
         self.evidence.as_ref().is_some_and(|evidence| evidence.is_fresh.swap(false, Ordering::AcqRel))
     }
 
-    /// Asks to be weighed again: it could not be acted on what was found.
+    /// Puts taken discoveries back, because they could not be acted on.
     pub(super) fn keep_discoveries(&self) {
         if let Some(evidence) = &self.evidence {
             evidence.is_fresh.store(true, Ordering::Release);
@@ -246,12 +252,12 @@ impl Collection {
         }
     }
 
-    /// Whether `letters` more would stop it.
+    /// Whether this many more dead letters would stop it.
     pub(super) fn would_stop(&self, letters: usize) -> bool {
         letters > 0 && self.dead().count(&self.name).saturating_add(letters) > self.most_dead
     }
 
-    /// Stops it because of too many dead letters, the last of which has this reason.
+    /// Stops it because of too many dead letters; `reason` is that of the last one.
     pub(super) fn stop_for_letters(&self, reason: &str) {
         self.stop(&format!(
             "more than {} documents can't be written (mapping.max_dead_letters), the last because: {reason}",
@@ -259,7 +265,7 @@ impl Collection {
         ));
     }
 
-    /// The key of a document, if it has a dead letter.
+    /// Returns the key of a document, if the document has a dead letter.
     pub(super) fn dead_key(&self, document_key: &RawDocument) -> Result<Option<DeadKey>> {
         let dead = self.dead();
         if dead.count(&self.name) == 0 {
@@ -269,12 +275,12 @@ impl Collection {
         Ok(dead.contains(&key.collection, &key.key).then_some(key))
     }
 
-    /// Notes that a document was found to have a dead letter.
+    /// Notes that a document turned out to have a dead letter.
     pub(super) fn found_dead(&self, key: DeadKey) {
         self.dead().insert(key);
     }
 
-    /// Notes that a dead letter is none any more.
+    /// Notes that a document no longer has a dead letter.
     pub(super) fn healed(&self, key: &DeadKey) {
         let mut dead = self.dead();
         dead.remove(key);
@@ -288,7 +294,7 @@ impl Collection {
             .set(metrics::figure(u64::try_from(count).unwrap_or(0)));
     }
 
-    /// Shows the phase that it is in.
+    /// Shows its phase, unless it is stopped or paused.
     pub(super) fn enter(&self, phase: Phase) {
         if !self.rests() {
             metrics::set_phase(&self.name, phase.label());
@@ -301,7 +307,7 @@ impl Collection {
 
     /// Stops it for this run.
     pub(super) fn stop(&self, reason: &str) {
-        let advice = "mend its mapping file (what is more than an addition takes another pipeline name and schema) or the \
+        let advice = "fix its mapping file (anything but additions needs another pipeline name and schema) or the \
             documents, then start docrow again";
         self.stop_by(Code::CollectionStopped, reason, &format!(": {advice}"));
     }
@@ -311,7 +317,7 @@ impl Collection {
         self.stop_by(Code::CollectionHistoryLost, &self.history_lost(), "");
     }
 
-    /// That its history is lost, and what to do.
+    /// Says that its history is lost, and what to do.
     fn history_lost(&self) -> String {
         format!(
             "the oplog no longer holds its changes: copy it again, in place: docrow resync '{}'",
@@ -321,11 +327,11 @@ impl Collection {
 
     fn stop_by(&self, code: Code, reason: &str, advice: &str) {
         if self.stay_stopped(reason) {
-            tracing::error!(code = %code, "{} is stopped, other collections go on: {reason}{advice}", self.name);
+            tracing::error!(code = %code, "{} is stopped, other collections continue: {reason}{advice}", self.name);
         }
     }
 
-    /// Leaves it stopped, as it was before. Whether that is news.
+    /// Keeps it stopped, as it was before. Returns whether that is news.
     pub(super) fn stay_stopped(&self, reason: &str) -> bool {
         let is_news = self.stopped.set(reason.to_owned()).is_ok();
         if is_news {
@@ -334,30 +340,31 @@ impl Collection {
         is_news
     }
 
-    /// Stops it because it is paused, and what waits of it is given up for the others' sake.
+    /// Stops it because it is paused: its spooled changes are discarded, so that the other collections can
+    /// continue.
     pub(super) fn stop_for_space(&self) {
         let reason = format!(
-            "it is paused, and the spool is full: what waited of it is given up, so that the others go on: docrow resume \
-             '{}' goes on from the oplog, if that still reaches back to where its rows are",
+            "it is paused, and the spool is full: its spooled changes are discarded, so that the others can continue: \
+             docrow resume '{}' continues from the oplog, if that still reaches back to its position",
             self.name
         );
         self.stop_by(Code::PausedGivenUp, &reason, "");
     }
 
-    /// Notes that the oplog has gone past a collection that is stopped. Says so once.
+    /// Notes that the oplog has moved past a collection that is stopped. Logs it once.
     pub(super) fn history_goes_by(&self) {
         if !self.is_left_behind.swap(true, Ordering::Relaxed) {
             let (name, lost) = (&self.name, self.history_lost());
-            tracing::warn!(code = %Code::CollectionHistoryLost, "{name} is stopped, and by now {lost}, when it is mended");
+            tracing::warn!(code = %Code::CollectionHistoryLost, "{name} is stopped, and by now fixing it is not enough: {lost}");
         }
     }
 
-    /// Whether somebody has paused it.
+    /// Whether an operator has paused it.
     pub(super) fn is_paused(&self) -> bool {
         self.is_paused
     }
 
-    /// Whether nothing is written to it: it is stopped, or paused.
+    /// Whether nothing is written to it: it is stopped or paused.
     pub(super) fn rests(&self) -> bool {
         self.is_paused || self.stopped().is_some()
     }
@@ -371,10 +378,10 @@ impl Collection {
 /// A mapping that is held.
 pub(super) type Held = OwnedRwLockReadGuard<Arc<Mapping>>;
 
-/// A mapping that is being changed, or whose rows are: nobody else holds it.
+/// A mapping that is being changed, or whose rows are: no one else holds it.
 pub(super) type Changing = OwnedRwLockWriteGuard<Arc<Mapping>>;
 
-/// The dead letter of a document that `mapping` hides parts of, if it says so.
+/// Returns a document's dead letter, without the parts of the document that `mapping` hides, if any.
 pub(super) fn dead_letter_of(
     collection: &Collection,
     mapping: &Mapping,

@@ -25,16 +25,16 @@ use crate::{
     telemetry::Reporter,
 };
 
-/// When a run is over.
+/// When a run ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
-    /// When it is told to stop.
+    /// When it is asked to stop.
     Stopped,
-    /// When everything that was written before the end of the snapshot is in the target.
+    /// Once everything that was written before the end of the snapshot is in the target.
     CaughtUp,
 }
 
-/// What a task of a turn has come to.
+/// How a task of a turn ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TaskOutcome {
     /// All collections are complete.
@@ -45,15 +45,16 @@ pub(super) enum TaskOutcome {
     Stopped,
 }
 
-/// What a turn goes by.
+/// The settings of a turn.
 #[derive(Debug)]
 pub(super) struct TurnSettings {
     pub(super) config: Arc<Config>,
-    /// As they were when that was read, to see which have changed. A turn reads them again.
+    /// The mapping files as they were when the configuration was read, to detect which have changed. A turn
+    /// reads them again.
     pub(super) files: MappingFiles,
 }
 
-/// What a pipeline speaks to.
+/// What a pipeline reads from and writes to.
 #[derive(Clone)]
 pub(super) struct Ports {
     pub(super) source: Arc<dyn DocumentSource>,
@@ -69,17 +70,18 @@ pub(super) struct Takeover {
     pub(super) on_held: OnHeld,
 }
 
-/// What the tasks of a run tell each other.
+/// The signals between the tasks of a run.
 #[derive(Clone)]
 pub(super) struct Signals {
-    /// To the tailer, and from it.
+    /// To the tailer.
     pub(super) apply_state: watch::Sender<ApplyState>,
+    /// From the tailer.
     pub(super) tailer_events: Arc<watch::Sender<TailerEvents>>,
     pub(super) alarm: Arc<Alarm>,
     pub(super) shutdown: Shutdown,
 }
 
-/// Where a run shows its state.
+/// Where a run publishes its state.
 #[derive(Clone)]
 pub(super) struct Monitor {
     pub(super) counts: Arc<Counts>,
@@ -92,8 +94,9 @@ pub(super) struct Monitor {
 /// What all parts of a run share. Clones share it, too.
 #[derive(Clone)]
 pub(super) struct Pipeline {
-    /// What this turn goes by, and what the next one will.
+    /// The configuration of this turn.
     pub(super) config: Arc<Config>,
+    /// The settings of the next turn.
     pub(super) settings: watch::Receiver<Arc<TurnSettings>>,
     pub(super) ports: Ports,
     pub(super) takeover: Takeover,
@@ -141,8 +144,9 @@ impl Pipeline {
         all.filter(|(id, _)| !ready.contains_key(id)).for_each(|(_, collection)| collection.enter(phase));
     }
 
-    /// The rows of collections that were not complete may be ahead of the stored positions up to now. In the order of
-    /// commits that is to be stored before they count as complete.
+    /// Returns the present time, up to which the rows of collections that were not complete may be ahead of
+    /// the stored positions. Stores it in commit order, where it must be stored before they count as
+    /// complete.
     pub(super) async fn note_ahead(
         &self,
         session: &mut dyn TargetSession,

@@ -1,4 +1,4 @@
-//! The collections that can't have their tables.
+//! Collections that can't get their tables.
 
 use std::{
     collections::BTreeMap,
@@ -7,7 +7,7 @@ use std::{
 
 use crate::metrics;
 
-/// The collections that can't have their tables, by name, each with the reason: nothing of them is read.
+/// The collections that can't get their tables, by name, each with the reason: their documents are not read.
 #[derive(Debug, Default)]
 pub(crate) struct RefusedCollections(Mutex<BTreeMap<String, String>>);
 
@@ -16,14 +16,14 @@ impl RefusedCollections {
         self.lock().contains_key(name)
     }
 
-    /// Shows them as stopped. How many there are.
+    /// Shows them as stopped. Returns how many there are.
     pub(crate) fn show(&self) -> usize {
         let refused = self.lock();
         refused.keys().for_each(|name| metrics::set_phase(name, "stopped"));
         refused.len()
     }
 
-    /// Shows nothing of them any more: they are about to be tried again, or are gone.
+    /// Removes them from the metrics: they are about to be tried again, or are gone.
     pub(crate) fn hide(&self) {
         self.lock().keys().for_each(|name| metrics::forget(name));
     }

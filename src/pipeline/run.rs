@@ -1,4 +1,4 @@
-//! The order of things: from the start of a run, through its attempts and their turns, to its end.
+//! The order of steps: from the start of a run, through its attempts and their turns, to its end.
 
 use std::{
     convert::Infallible,
@@ -45,17 +45,17 @@ use crate::{
     telemetry::Reporter,
 };
 
-/// The task of a run.
+/// The parameters of a run.
 pub struct Job<'a> {
-    /// What it begins with.
+    /// The configuration at its start.
     pub config: &'a Config,
-    /// What `config` says of PostgreSQL; its clones log in anew with it.
+    /// The PostgreSQL that `config` names; when it logs in again, so do its clones.
     pub target: Target,
-    /// When it is over.
+    /// When it ends.
     pub until: Until,
-    /// Whether it waits while another process has the pipeline.
+    /// Whether it waits while another process holds the pipeline.
     pub on_held: OnHeld,
-    /// When it is to take up a changed configuration.
+    /// When it reloads the configuration.
     pub reload: Reload,
     /// For how long, at the start, it waits for states of the servers that pass by themselves.
     pub wait: Duration,
@@ -63,8 +63,8 @@ pub struct Job<'a> {
 
 /// Replicates until `until`, or until `shutdown` is requested; then what was taken up is committed.
 ///
-/// Errors: as [`Kind`] says. What can't be right at the start (a host, a password, a privilege) is
-/// an error at once, before anything is written; later on, what may pass is tried again.
+/// Errors: as [`Kind`] says. What can't be right at the start (a host, a password, a privilege) is an error
+/// at once, before anything is written; later, an error that may pass leads to another try.
 pub async fn run(job: Job<'_>, reporter: Reporter, shutdown: Shutdown) -> Result<Summary> {
     let (started, Job { config, target, until, on_held, reload, wait }) = (Instant::now(), job);
     tracing::info!("docrow {}: pipeline {}", env!("CARGO_PKG_VERSION"), shown::name(&config.name));
@@ -92,7 +92,7 @@ pub async fn run(job: Job<'_>, reporter: Reporter, shutdown: Shutdown) -> Result
     let mut watching = JoinSet::new();
     watching.spawn(pipeline.stall_watch(target.clone()).run());
     if on_held == OnHeld::Refuse {
-        // What is wrong with the state directory is said before anything is written to the target.
+        // Problems of the state directory are reported before anything is written to the target.
         pipeline.ports.spool.open()?;
     }
     let vitals = pipeline.monitor.reporter.vitals().clone();
@@ -112,7 +112,7 @@ pub async fn run(job: Job<'_>, reporter: Reporter, shutdown: Shutdown) -> Result
     Ok(pipeline.monitor.counts.summary(started.elapsed()))
 }
 
-/// Sees that the target will do, and that no mapping file is for nothing.
+/// Checks that the target is usable, and that no mapping file lacks a collection.
 async fn look_over(config: &Config, files: &MappingFiles, source: &Source, target: &Target) -> Result<()> {
     let session = target.connect().await?;
     let there = sink::preflight(&session, target, sink::Intent::Write).await?;
@@ -122,8 +122,8 @@ async fn look_over(config: &Config, files: &MappingFiles, source: &Source, targe
     require_collections(config, files, source, &stored).await
 }
 
-/// Sees that there is something to replicate. A service also waits for the first collection of an empty database; a slip in a
-/// glob is an error all the same.
+/// Checks that there is something to replicate. A service also waits for the first collection of an empty
+/// database; a typo in a glob is an error all the same.
 async fn wait_or_have_some(config: &Config, source: &Source, until: Until) -> Result<()> {
     let (include, exclude) = (&config.include, &config.exclude);
     match source.collections(include, exclude).await {
@@ -140,7 +140,7 @@ async fn wait_or_have_some(config: &Config, source: &Source, until: Until) -> Re
 }
 
 impl Pipeline {
-    /// Reads the stream, and applies it, until all is done or something is wrong.
+    /// Reads and applies the stream, until everything is done or an error occurs.
     pub(super) async fn replicate(&self, until: Until) -> Result<()> {
         let apply_state = self.signals.apply_state.subscribe();
         tokio::select! {
@@ -175,7 +175,8 @@ impl Pipeline {
         }
     }
 
-    /// Reads the stream. Where all has come to a standstill, the tailer, which may be why, is replaced.
+    /// Reads the stream. If the pipeline has come to a standstill, the tailer, which may be the cause, is
+    /// replaced.
     async fn take_in(&self, apply_state: &watch::Receiver<ApplyState>) -> Result<Infallible> {
         loop {
             let post = self.monitor.reporter.vitals().post(Part::Intake);
@@ -194,7 +195,7 @@ impl Pipeline {
         }
     }
 
-    /// Attempts until one succeeds, or fails for good.
+    /// Makes attempts until one succeeds, or fails for good.
     async fn until_done(&self, until: Until) -> Result<()> {
         metrics::LEADER.of(&[self.ports.target.pipeline()]).set(0.0);
         let mut retry = Retry::new();
@@ -205,7 +206,7 @@ impl Pipeline {
             self.monitor.reporter.clear();
             let error = match attempted {
                 Err(error) if error.kind().disposition() == Disposition::Retry => error,
-                // Another process has taken over; then this is the standby now.
+                // Another process has taken over: this one is the standby now.
                 Err(error) if self.takeover.on_held == OnHeld::StandBy && error.kind() == Kind::Fenced => {
                     error
                 }
@@ -229,7 +230,7 @@ impl Pipeline {
         }
     }
 
-    /// Everything, from what PostgreSQL says to the end.
+    /// Does everything, from what PostgreSQL says to the end.
     async fn attempt(&self, until: Until) -> Result<()> {
         if self.takeover.on_held == OnHeld::StandBy {
             self.monitor.reporter.vitals().enter(Stage::StandingBy, None);
@@ -241,7 +242,7 @@ impl Pipeline {
         };
         let _leading = Leading::begin(self.ports.target.pipeline());
         failpoint::reach(Failpoint::FenceTaken);
-        // The same, with a target that can be written to.
+        // The same pipeline, with a target that can be written to.
         let held = Self { ports: Ports { target: fence.target(), ..self.ports.clone() }, ..self.clone() };
         held.monitor.reports.write_to(fence.target());
         self.monitor.reporter.vitals().hear_target(fence.answered());
@@ -261,19 +262,19 @@ impl Pipeline {
         Ok(())
     }
 
-    /// The same, by what is configured now.
+    /// Returns the same pipeline, with the present settings.
     fn as_configured(&self) -> Self {
         let mut settings = self.settings.clone();
         let config = settings.borrow_and_update().config.clone();
         Self { config, settings, ..self.clone() }
     }
 
-    /// Everything, until there is something new to prepare.
+    /// Does everything, until there is something new to prepare.
     async fn turn(&self, until: Until) -> Result<RoundEnd> {
         let mut session = self.ports.target.connect().await?;
         let prepared = tokio::select! {
             biased;
-            // What this cuts off is rolled back, and done again by the next run.
+            // What this cuts off is rolled back, and the next run does it again.
             () = self.signals.shutdown.requested() => return Ok(RoundEnd::Done),
             prepared = Preparation::new(self, &mut *session).run() => prepared?,
         };

@@ -1,4 +1,4 @@
-//! What PostgreSQL says of stopped collections and of dead letters.
+//! What PostgreSQL stores about stopped collections and dead letters.
 
 use std::sync::atomic::Ordering;
 
@@ -34,7 +34,7 @@ pub(super) async fn record_stopped(
     Ok(())
 }
 
-/// Shows how many dead letters there are: somebody may have discarded some.
+/// Shows how many dead letters there are: an operator may have discarded some.
 pub(super) async fn show_dead_letters(
     pipeline: &Pipeline,
     session: &dyn TargetSession,

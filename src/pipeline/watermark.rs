@@ -12,18 +12,18 @@ use crate::model::{
 pub(crate) struct Watermark(BTreeMap<(CollectionId, Partition), Position>);
 
 impl Watermark {
-    /// What is stored at the start.
+    /// With the positions that are stored at the start.
     pub(crate) fn new(stored: impl IntoIterator<Item = ((Partition, CollectionId), Position)>) -> Self {
         Self(stored.into_iter().map(|((partition, id), position)| ((id, partition), position)).collect())
     }
 
-    /// Notes a stored position. A partition never goes back. Whether it gets further by that.
+    /// Notes a stored position. A partition never goes back. Returns whether this one gets further.
     pub(crate) fn advance(&mut self, partition: Partition, id: CollectionId, position: &Position) -> bool {
         let reached = self.0.get_mut(&(id, partition)).filter(|reached| **reached < *position);
         reached.map(|reached| *reached = position.clone()).is_some()
     }
 
-    /// Of these collections, the least of each partition.
+    /// Returns the least position of each partition in these collections.
     pub(crate) fn by_partition(&self, ids: &BTreeSet<CollectionId>) -> BTreeMap<Partition, &Position> {
         let mut least: BTreeMap<Partition, &Position> = BTreeMap::new();
         for ((_, partition), position) in self.0.iter().filter(|((id, _), _)| ids.contains(id)) {
@@ -33,7 +33,7 @@ impl Watermark {
         least
     }
 
-    /// Everything of the collection up to and including this is durable.
+    /// Returns the position up to and including which all of the collection's changes are durable.
     pub(crate) fn least(&self, id: CollectionId) -> Option<&Position> {
         let partitions = (id, Partition(0))..=(id, Partition(u16::MAX));
         self.0.range(partitions).map(|(_, position)| position).min()

@@ -103,7 +103,7 @@ async fn history_lost_of_a_stopped_collection() {
     docrow.stop().await.coded(Code::CollectionHistoryLost).quiet_but(&[STOPPED, "dead letter"]);
 
     let mut docrow = home.run();
-    docrow.logs("bad is stopped, other collections go on: the oplog no longer holds its changes").await;
+    docrow.logs("bad is stopped, other collections continue: the oplog no longer holds its changes").await;
     change(&place, "things").await;
     place.settle(&mut docrow).await;
     assert_eq!(place.number("SELECT count(*) FROM things WHERE n = 3").await, Some(50));
@@ -175,7 +175,7 @@ async fn history_lost_of_a_collection_that_was_left_out() {
     docrow.stop().await.quiet();
     home.unset("source.exclude");
     let mut docrow = home.run();
-    docrow.logs("bad is stopped, other collections go on: the oplog no longer holds its changes").await;
+    docrow.logs("bad is stopped, other collections continue: the oplog no longer holds its changes").await;
     change(&place, "things").await;
     place.settle(&mut docrow).await;
     docrow.stop().await.coded(Code::CollectionHistoryLost).quiet_but(&["bad is stopped"]);
@@ -200,7 +200,7 @@ async fn a_table_in_the_way_of_a_new_collection() {
     let theirs = "CREATE TABLE later (note text); INSERT INTO later VALUES ('mine')";
     place.postgres().await.batch_execute(theirs).await.unwrap();
     fill(&place, "later").await;
-    docrow.logs(&format!("later {STOPPED}other collections go on")).await;
+    docrow.logs(&format!("later {STOPPED}other collections continue")).await;
     change(&place, "things").await;
     place.settle(&mut docrow).await;
     docrow.until("the status has it", async || !stopped(&status(&home, "later").await).is_empty()).await;
@@ -210,7 +210,7 @@ async fn a_table_in_the_way_of_a_new_collection() {
     let ended = docrow.stop().await.coded(Code::TableInTheWay).quiet_but(&[STOPPED]);
     assert_eq!(ended.log.matches(STOPPED).count(), 1, "{}", ended.log);
     let mut docrow = home.run();
-    docrow.logs(&format!("later {STOPPED}other collections go on")).await;
+    docrow.logs(&format!("later {STOPPED}other collections continue")).await;
     place.settle(&mut docrow).await;
     docrow.stop().await.quiet_but(&[STOPPED]);
 
@@ -270,7 +270,7 @@ async fn a_view_on_a_table_that_is_to_be_made_again() {
         doc! { "$out": "orders" },
     ];
     place.collection("things").aggregate(strings).await.unwrap();
-    docrow.logs(&format!("orders {STOPPED}other collections go on")).await;
+    docrow.logs(&format!("orders {STOPPED}other collections continue")).await;
     change(&place, "things").await;
     place.settle(&mut docrow).await;
     assert_eq!(place.number("SELECT count(*) FROM numbers").await, Some(50));

@@ -223,7 +223,7 @@ async fn row_level_security_forced_during_stream() {
     assert_eq!(place.number("SELECT count(*) FROM things WHERE _id = 7").await, Some(1));
     // Not before it starts, either: it must see what it copies and verifies. Other collections continue.
     let mut refused = home.run();
-    refused.logs("things is stopped, other collections go on").await;
+    refused.logs("things is stopped, other collections continue").await;
     let refused = refused.stop().await;
     assert!(refused.log.contains("row-level security"), "{}", refused.log);
     assert!(home.finish(&["verify"]).await.with_code(4).error().starts_with("[DRW-3210]"));
