@@ -19,7 +19,7 @@ pub(crate) struct Acknowledge {
 }
 
 impl Acknowledge {
-    /// Notes which positions a partition has stored.
+    /// Records which positions a partition has stored.
     pub(super) fn stored(&self, partition: Partition, positions: &[(CollectionId, Position)]) {
         let mut watermark = self.watermark.lock().unwrap_or_else(PoisonError::into_inner);
         for (id, position) in positions {
@@ -27,7 +27,7 @@ impl Acknowledge {
         }
     }
 
-    /// Notes how far a partition has committed, for people.
+    /// Records how far a partition has committed, for display.
     pub(super) fn committed(&self, partition: Partition, positions: &Positions) {
         self.gauges.committed(partition, positions);
     }

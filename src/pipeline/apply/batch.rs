@@ -1,7 +1,8 @@
-//! What one transaction of a worker will change: the last event of each document, and the positions reached. Pure.
+//! What one transaction of a worker will change: the last event of each document, and the positions reached.
+//! Pure.
 //!
-//! A document that changed many times is written once, as it was last (and a row is never hit twice in one statement,
-//! which PostgreSQL refuses with SQLSTATE 21000).
+//! A document that changed many times is written once, in its last state. (So no statement hits a row twice,
+//! which PostgreSQL refuses with SQLSTATE 21000.)
 
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
@@ -19,7 +20,7 @@ use crate::{
     pipeline::planted::{self, Bug},
 };
 
-/// A batch's documents may hold this many bytes; beyond, it is full (G11).
+/// A batch whose documents hold this many bytes is full (G11).
 const MOST_BYTES: usize = 8 << 20;
 
 /// Changes, folded to the last one of each document.
@@ -30,7 +31,7 @@ pub struct ChangeBatch {
     events: u64,
     bytes: usize,
     positions: Positions,
-    /// The time of its last change.
+    /// The time of its latest change.
     latest: Timestamp,
 }
 
@@ -66,7 +67,7 @@ impl ChangeBatch {
                 if let Some(earlier) = self.changes.get_mut(*place.get()) {
                     self.bytes -= size(earlier);
                     earlier.op = fold(mem::replace(&mut earlier.op, Op::Update), change.op);
-                    // A document that is tried again comes with a position of the past.
+                    // A retried document comes with an earlier position.
                     if earlier.position < change.position {
                         earlier.position = change.position;
                     }
@@ -76,7 +77,7 @@ impl ChangeBatch {
         }
     }
 
-    /// Notes that a collection has reached `position` without a further change for this worker.
+    /// Records that a collection has reached `position`, without a further change for this worker.
     pub(crate) fn reach(&mut self, collection: CollectionId, position: &Position) {
         match self.positions.get_mut(&collection) {
             Some(reached) if *reached < *position => *reached = position.clone(),
@@ -85,27 +86,27 @@ impl ChangeBatch {
         }
     }
 
-    /// Whether it should be written now, `most` documents being the limit.
+    /// Whether it should be written now; `most` is the maximum number of documents.
     pub fn is_full(&self, most: usize) -> bool {
         self.changes.len() >= most || self.bytes >= MOST_BYTES
     }
 
-    /// Whether all its changes are from before `time`.
+    /// Whether all its changes are earlier than `time`.
     pub(crate) fn ends_before(&self, time: Timestamp) -> bool {
         self.latest < time
     }
 
-    /// Whether there is no change in it (it may have a position all the same).
+    /// Whether it contains no changes; it may have positions all the same.
     pub(crate) fn is_empty(&self) -> bool {
         self.changes.is_empty()
     }
 
-    /// How many events went in.
+    /// The number of events added.
     pub(crate) fn events(&self) -> u64 {
         self.events
     }
 
-    /// The documents' last changes, and the positions that are reached once they are durable.
+    /// Takes out the documents' last changes, and the positions that are reached once these are durable.
     pub fn take(&mut self) -> (Vec<Change>, Positions) {
         let mut places = mem::take(&mut self.places);
         places.clear();
@@ -114,7 +115,7 @@ impl ChangeBatch {
     }
 }
 
-/// Two changes of one document, as one.
+/// Folds two changes of one document into one.
 fn fold(earlier: Op, later: Op) -> Op {
     match (earlier, later) {
         (Op::Patch(earlier), Op::Patch(later)) => earlier.then(&later).map_or(Op::Update, Op::Patch),
@@ -171,7 +172,7 @@ mod tests {
         assert!(batch.is_empty() && batch.events() == 0);
     }
 
-    /// What an update says of some fields is believed together with what an earlier one said, and with nothing else.
+    /// A patch is combined with an earlier patch, and with nothing else.
     #[test]
     fn patches_are_folded_into_patches_only() {
         let patch = |field: &str| {
@@ -194,7 +195,7 @@ mod tests {
         assert!(matches!(folded(patch("a"), Op::Update), Op::Update));
     }
 
-    /// G3: a document that is tried again does not make the change before it an older one.
+    /// G3: a retried document does not make the change before it an older one.
     #[test]
     fn a_change_never_becomes_older() {
         let mut batch = ChangeBatch::default();
@@ -205,7 +206,7 @@ mod tests {
         assert!(matches!(changes[0].op, Op::Update));
     }
 
-    /// G2: a document that is tried again brings no position of its own.
+    /// G2: a retried document brings no position of its own.
     #[test]
     fn a_position_never_goes_back() {
         let mut batch = ChangeBatch::default();
@@ -238,6 +239,6 @@ mod tests {
         batch.push(change(1, Op::Whole(large), 1));
         assert!(batch.is_full(1000));
         batch.push(change(1, Op::Delete, 2));
-        assert!(!batch.is_full(1000), "what was folded away no longer counts");
+        assert!(!batch.is_full(1000), "a document that was folded away no longer counts");
     }
 }

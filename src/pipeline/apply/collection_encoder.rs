@@ -1,4 +1,4 @@
-//! One collection's part of what a partition writes: its encoder and buffers.
+//! One collection's part of a partition's writes: its encoder and buffers.
 
 use std::sync::Arc;
 
@@ -18,14 +18,14 @@ use crate::{
     sink::{Keys, metadata::dead_letters::DeadLetter, rows::upsert::CollectionBatch},
 };
 
-/// What the target has refused of a document, and why.
+/// What the target has refused for a document, and why.
 #[derive(Debug)]
 pub(super) enum Refusal {
     /// Nothing.
     Not,
-    /// The rows that it should have. Those it has are removed.
+    /// The rows that it should have. Its existing rows are removed.
     Rows(String),
-    /// That its rows are removed: they stay, perhaps because a foreign key of the user's own refers to them.
+    /// The removal of its rows: they stay, perhaps because a foreign key of the user's own refers to them.
     Removal(String),
 }
 
@@ -38,7 +38,7 @@ impl Refusal {
     }
 }
 
-/// One collection's encoder and buffers, reused from batch to batch as long as its mapping stays.
+/// One collection's encoder and buffers, reused from batch to batch until its mapping changes.
 pub(super) struct CollectionEncoder {
     collections: Arc<[Collection]>,
     pub(super) id: CollectionId,
@@ -51,8 +51,8 @@ pub(super) struct CollectionEncoder {
     counted: ::metrics::Counter,
     misfits: ::metrics::Counter,
     key: BytesMut,
-    /// The position that is stored. After a restart it may be further on than the stream, which begins at the least of
-    /// all; it is left alone until the stream has come there.
+    /// The stored position. After a restart it may be ahead of the stream, which begins at the least of all
+    /// positions; then it stays as it is until the stream has reached it.
     pub(super) stored: Option<Position>,
 }
 
@@ -91,17 +91,17 @@ impl CollectionEncoder {
         collection_of(&self.collections, self.id)
     }
 
-    /// Whether `position` is to be stored: that of a stopped collection stays where it is.
+    /// Whether to store `position`: the position of a stopped collection stays where it is.
     pub(super) fn may_reach(&self, position: &Position) -> bool {
         self.collection().stopped().is_none() && self.stored.as_ref().is_none_or(|stored| stored < position)
     }
 
-    /// Whether `position` is what is stored.
+    /// Whether `position` is the stored one.
     pub(super) fn is_at(&self, position: &Position) -> bool {
         self.collection().stopped().is_none() && self.stored.as_ref() == Some(position)
     }
 
-    /// Encodes by `mapping` from now on, which must be held.
+    /// Encodes with `mapping` from now on; the caller must hold it.
     pub(super) fn follow(&mut self, mapping: &Arc<Mapping>) {
         if !Arc::ptr_eq(&self.mapping, mapping) && !planted::has(Bug::MappingCached) {
             self.encoder = self.collection().encoder(mapping, Framing::Composite);
@@ -111,7 +111,7 @@ impl CollectionEncoder {
         }
     }
 
-    /// Counts what was written since it was cleared.
+    /// Counts what was written since the last [`Self::clear`].
     pub(super) fn count(&mut self) {
         let documents = self.upserted.count + self.deleted.count + self.parts.documents();
         if documents > 0 {
@@ -130,10 +130,11 @@ impl CollectionEncoder {
         self.deleted.clear();
     }
 
-    /// Encodes one write. A document that can't have rows loses those it has, and its dead letter is returned: what can't
-    /// be brought up to date is not left standing as if it were, unless the target refuses that, too.
+    /// Encodes one write. A document that can't have rows loses its existing rows, and its dead letter is
+    /// returned: rows that can't be brought up to date do not stay as if they were, unless the target refuses
+    /// their removal, too.
     pub(super) fn add(&mut self, write: &DocumentWrite, refused: &Refusal) -> Result<Option<DeadLetter>> {
-        // Of a document that is gone there is only the key left.
+        // Only the key is left of a document that is gone.
         let whole = write.document.as_ref().unwrap_or(&write.document_key);
         if let Refusal::Removal(reason) = refused {
             return self.letter(whole, "", reason).map(Some);
@@ -153,7 +154,7 @@ impl CollectionEncoder {
         Ok(letter)
     }
 
-    /// Encodes some fields of a document. False: it must be written whole, as one that has no rows.
+    /// Encodes some fields of a document. `false`: it must be written whole, for example if it has no rows.
     pub(super) fn add_part(
         &mut self,
         key: &RawDocument,
@@ -188,7 +189,7 @@ impl CollectionEncoder {
         dead_letter_of(self.collection(), &self.mapping, document, path, reason)
     }
 
-    /// What there is to apply, if anything.
+    /// The batch to apply, if there is one.
     pub(super) fn batch(&self) -> Option<CollectionBatch<'_>> {
         let Self { id, mapping, rows, upserted, deleted, .. } = self;
         (!upserted.is_empty() || !deleted.is_empty()).then_some(CollectionBatch {

@@ -1,25 +1,25 @@
-//! What is to become of one document's rows.
+//! What happens to one document's rows.
 
 use mongodb::bson::{RawDocumentBuf, Timestamp};
 
 use crate::model::change::CollectionId;
 
-/// What a document is to be.
+/// The state in which a document is written, or its deletion.
 #[derive(Clone, Debug)]
 pub(crate) struct DocumentWrite {
     pub(crate) collection: CollectionId,
     /// The event's `documentKey`.
     pub(crate) document_key: RawDocumentBuf,
-    /// `None`: gone.
+    /// `None`: the document is gone.
     pub(crate) document: Option<RawDocumentBuf>,
-    /// The only fields that are in `document` and are to be written, unless that is all of it.
+    /// The only fields that are in `document` and are written; `None`: all of it.
     pub(crate) fields: Option<Vec<Box<str>>>,
     /// When it changed.
     pub(crate) at: Timestamp,
 }
 
 impl DocumentWrite {
-    /// How many bytes of documents it holds.
+    /// The size of its document in bytes.
     pub(crate) fn byte_len(&self) -> usize {
         self.document.as_ref().map_or(0, |document| document.as_bytes().len())
     }

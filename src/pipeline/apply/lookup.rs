@@ -1,4 +1,4 @@
-//! Looking up the documents of events that do not carry them, or that may be older than the row.
+//! Lookups of documents whose events do not carry them, or may be older than the row.
 
 use std::{collections::HashMap, time::Instant};
 
@@ -25,8 +25,9 @@ use crate::{
 };
 
 impl Worker {
-    /// Adds the current documents; one that is gone is to be deleted. What is too much to be held is written on the way,
-    /// without a position: whatever comes after it, this is only what a replay would write again.
+    /// Adds the current documents to `writes`; a document that is gone is added as a deletion. Documents
+    /// beyond what may be held are written on the way, without a position: whatever happens afterwards, a
+    /// replay would only write them again.
     pub(super) async fn look_up(
         &mut self,
         collection: CollectionId,
@@ -61,7 +62,7 @@ impl Worker {
                 found.push(DocumentWrite { collection, document_key, document: Some(document), fields, at });
             }
             drop(documents);
-            // A reply has up to 16 MB, so this is looked at often enough.
+            // A reply has up to 16 MB, so this is checked often enough.
             if self.order == Order::Document && byte_len(&found) >= HELD_BYTES {
                 self.write_whole(&mut found).await?;
             }
@@ -70,7 +71,7 @@ impl Worker {
         metrics::LOOKUPS_MISSING.add(u64::try_from(missing.len()).unwrap_or(0));
         span.count("docrow.missing", missing.len());
         if self.order == Order::Commit && !is_past {
-            // Noted before it is true.
+            // Stored before it becomes true.
             self.writer.note_ahead(lookup.operation_time()).await?;
             self.ahead.raise(lookup.operation_time());
         }
@@ -85,12 +86,14 @@ impl Worker {
         Ok(())
     }
 
-    /// The documents as they are now; in the order of commits as they were at the last of their collection's changes, so
-    /// that what is written together is of one time, and what is tried again is not of the past. (Of another collection that may be another time: up to the batch's end there is no
-    /// change after it, unless this one comes out of the spool, and is behind.) Where rows may be ahead of that, as they
-    /// were at the time up to which all may be, so that none goes back (G3), and none gets further ahead: once the stream
-    /// is there, all rows are of one time. If the server does not reach back so far any more, then as they are now, which
-    /// is said by `false`: rows are ahead up to the present.
+    /// Begins to look documents up, as they are now. In the order of commits: as they were at the last of
+    /// their collection's changes, so that all documents written together are of one time, and retried ones
+    /// are not of the past. (Another collection may have another such time: it has no change between that and
+    /// the batch's end, unless this collection comes out of the spool, and is behind.) Where rows may be
+    /// ahead of that time: as they were at the time up to which all rows may be ahead, so that no row goes
+    /// back (G3), and none gets further ahead; once the stream has reached that time, all rows are of one
+    /// time. If the server no longer reaches back that far: as they are now, and `false` is returned, because
+    /// rows are then ahead up to the present.
     async fn begin_to_look_up(
         &mut self,
         collection: CollectionId,

@@ -1,7 +1,7 @@
-//! The parts of a collection's mapping that updates ask for: one for each set of fields that changed together.
+//! The parts of a collection's mapping that updates need: one for each set of fields that changed together.
 //!
-//! There are few such sets in practice, and each costs prepared statements, so their number is limited; an update beyond
-//! that is written as a whole document.
+//! There are few such sets in practice, and each costs prepared statements, so their number is limited; an
+//! update beyond the limit is written as a whole document.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -15,7 +15,7 @@ use crate::{
     sink::{Keys, rows::upsert::PartBatch},
 };
 
-/// How many there are of one collection.
+/// The maximum number of parts of one collection.
 const MOST: usize = 32;
 
 /// The parts of one mapping.
@@ -25,7 +25,7 @@ pub(super) struct PartialEncoders {
     numbers: HashMap<Vec<Box<str>>, usize>,
 }
 
-/// A part, and the batch that it is used for.
+/// A part, and its current batch.
 struct PartialEncoder {
     fields: Vec<Box<str>>,
     mapping: Arc<Mapping>,
@@ -35,8 +35,8 @@ struct PartialEncoder {
 }
 
 impl PartialEncoders {
-    /// Adds the `fields` of a document, whose encoded key is `key`. False: that can't be done in parts, and nothing is
-    /// added.
+    /// Adds the `fields` of a document whose encoded key is `key`. `false`: they can't be written as a part,
+    /// and nothing is added.
     pub(super) fn add(
         &mut self,
         collection: &Collection,
@@ -78,12 +78,12 @@ impl PartialEncoders {
         self.parts.get_mut(number)
     }
 
-    /// How many documents there are.
+    /// The number of documents added.
     pub(super) fn documents(&self) -> usize {
         self.parts.iter().map(|part| part.keys.count).sum()
     }
 
-    /// How many values did not fit since this was last asked.
+    /// Returns how many values did not fit since the last call.
     pub(super) fn take_misfits(&mut self) -> u64 {
         self.parts.iter_mut().map(|part| part.encoder.take_misfits()).sum()
     }
@@ -95,7 +95,7 @@ impl PartialEncoders {
         }
     }
 
-    /// What there is to apply.
+    /// The batches to apply.
     pub(super) fn batches(&self, collection: CollectionId) -> impl Iterator<Item = PartBatch<'_>> {
         let used = self.parts.iter().enumerate().filter(|(_, part)| !part.keys.is_empty());
         used.map(move |(number, part)| PartBatch {

@@ -1,4 +1,4 @@
-//! What the spans of batches and lookups say.
+//! The contents of the spans of batches and lookups.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use crate::{
     trace::Span,
 };
 
-/// Begins that of a batch. Positions alone are not traced.
+/// Begins the span of a batch. Positions alone are not traced.
 pub(crate) fn batch(partition: Partition, events: u64) -> Span {
     let mut span = if events > 0 { Span::root("batch") } else { Span::default() };
     span.count("docrow.partition", partition.0);
@@ -17,7 +17,7 @@ pub(crate) fn batch(partition: Partition, events: u64) -> Span {
     span
 }
 
-/// Says what a batch writes.
+/// Records what a batch writes.
 pub(crate) fn writes(span: &mut Span, writes: &[DocumentWrite], collections: &[Collection]) {
     if !span.is_on() {
         return;
@@ -28,7 +28,7 @@ pub(crate) fn writes(span: &mut Span, writes: &[DocumentWrite], collections: &[C
     span.count("docrow.bytes", writes.iter().map(DocumentWrite::byte_len).sum::<usize>());
 }
 
-/// Begins that of a lookup for a batch.
+/// Begins the span of a lookup for a batch.
 pub(crate) fn lookup(batch: &Span, collections: &[Collection], id: CollectionId, documents: usize) -> Span {
     let mut span = batch.child("lookup");
     span.name("docrow.collection", name(collections, id));

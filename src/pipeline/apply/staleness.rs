@@ -1,32 +1,35 @@
-//! Which documents the target may already show in a newer state than the event at hand. Pure.
+//! Which documents the target may already show in a newer state than the current event. Pure.
 //!
-//! A lookup reads a document as it is now, which is later than the event that asked for it. Were an older insert,
-//! replace or delete of the same document applied afterwards as it stands, the row would go backwards (G3). So: an
-//! event may be applied as it stands only if it is newer than anything the row may show. Otherwise the document is
-//! looked up again, which always gives a newer state, and which makes a replay after a restart harmless too.
+//! A lookup reads a document as it is now, which is later than the event that asked for it. If an older
+//! insert, replace or delete of the same document were then applied unchanged, the row would go backwards
+//! (G3). So an event may be applied unchanged only if it is newer than anything the row may show. Otherwise
+//! the document is looked up again, which always gives a newer state, and which also makes a replay after a
+//! restart harmless.
 //!
-//! A row may be ahead of the stream for two reasons. Before this process started (or reconnected), by whatever was
-//! written then: how far that goes is stored with the positions, in each transaction that writes rows (or before it, where
-//! it stores no position), and every event up to there counts as behind. Since then, by a lookup: so the
-//! hashes of the documents that were looked up are remembered, in Bloom filters of fixed size, until the stream has
-//! passed the time of their lookup. A false positive costs one lookup and nothing else.
+//! A row may be ahead of the stream for two reasons. It may have been written before this process started (or
+//! reconnected): how far such rows may be ahead is stored with the positions, in each transaction that writes
+//! rows (or before it, if it stores no position), and every event up to there counts as behind. Or a lookup
+//! has put it ahead since then: so the hashes of the documents that were looked up are remembered, in Bloom
+//! filters of fixed size, until the stream has passed the time of their lookup. A false positive costs one
+//! lookup and nothing else.
 //!
-//! There are two filters. While updates go on there is always a lookup that the stream has not passed yet, so a single
-//! one would never be emptied, and fill up. New lookups go into the younger; once the stream has passed all of the older
-//! one, that is emptied, and they change places.
+//! There are two filters. While updates continue, there is always a lookup that the stream has not passed
+//! yet, so a single filter would never be emptied, and would fill up. New lookups go into the younger filter.
+//! Once the stream has passed all lookups in the older one, it is emptied, and the two change places.
 
 use mongodb::bson::Timestamp;
 
 use crate::model::document_key::DocumentKey;
 
-/// 1 Mbit, 128 KiB: at 10,000 documents ahead of the stream about one event in 2,700 is looked up needlessly.
+/// 1 Mbit, 128 KiB: with 10,000 documents ahead of the stream, about one event in 2,700 is looked up
+/// needlessly.
 const BITS: u64 = 1 << 20;
 const WORDS: usize = 1 << 14;
 
 /// What one worker knows about rows that may be ahead of its stream.
 #[derive(Debug)]
 pub(crate) struct Ahead {
-    /// Up to here every document may be ahead.
+    /// Up to here, every document may be ahead.
     all_until: Timestamp,
     noted: Timestamp,
     older: LookedUp,
@@ -36,30 +39,30 @@ pub(crate) struct Ahead {
 /// Documents that were looked up.
 #[derive(Debug)]
 struct LookedUp {
-    /// Up to here they may be ahead.
+    /// Up to here, they may be ahead.
     until: Timestamp,
     filter: Vec<u64>,
 }
 
 impl Ahead {
-    /// Rows may show states up to `shown`: what was stored of that, or else the present.
+    /// Begins with rows that may show states up to `shown`: the stored value, or else the present.
     pub(crate) fn new(shown: Timestamp) -> Self {
         let none = || LookedUp { until: shown, filter: vec![0; WORDS] };
         Self { all_until: shown, noted: shown, older: none(), younger: none() }
     }
 
-    /// Notes that every row may show a state as of `time`.
+    /// Records that every row may show a state as of `time`.
     pub(crate) fn raise(&mut self, time: Timestamp) {
         self.all_until = time.max(self.all_until);
         self.noted = time.max(self.noted);
     }
 
-    /// Up to when rows may be ahead, as it was told: what the stream has passed since does not count.
+    /// Up to when rows may be ahead, as recorded: where the stream has passed since does not count.
     pub(crate) fn noted(&self) -> Timestamp {
         self.noted
     }
 
-    /// The latest state that any row may show, apart from what the stream brought.
+    /// The latest state that any row may show, apart from states that the stream brought.
     pub(crate) fn latest(&self) -> Timestamp {
         self.noted.max(self.older.until).max(self.younger.until)
     }
@@ -74,7 +77,7 @@ impl Ahead {
         self.all_may_be(time) || self.older.may_be(key, time) || self.younger.may_be(key, time)
     }
 
-    /// Notes that the row of `key` is about to show a state as of `read_at` at the latest.
+    /// Records that the row of `key` is about to show a state as of `read_at` at the latest.
     pub(crate) fn looked_up(&mut self, key: &DocumentKey, read_at: Timestamp) {
         let LookedUp { until, filter } = &mut self.younger;
         *until = read_at.max(*until);
@@ -85,11 +88,12 @@ impl Ahead {
         }
     }
 
-    /// Notes that the stream has passed `time`: what was looked up before it is ahead no more.
+    /// Records that the stream has passed `time`: documents that were looked up before it are no longer
+    /// ahead.
     pub(crate) fn passed(&mut self, time: Timestamp) {
         let Self { all_until, older, younger, .. } = self;
         if time > older.until && younger.until > *all_until {
-            // No event up to there is to come; should one come, it is looked up.
+            // No more events up to there should come; if one comes, its document is looked up.
             *all_until = older.until.max(*all_until);
             std::mem::swap(older, younger);
             younger.until = *all_until;
@@ -129,7 +133,7 @@ mod tests {
         DocumentKey::of(Id::of(&rawdoc! { "_id": id }).unwrap())
     }
 
-    /// G3: before the start nothing is known, so nothing is applied as it stands.
+    /// G3: nothing is known about the time before the start, so no event from then is applied unchanged.
     #[test]
     fn everything_may_be_ahead_until_the_start() {
         let ahead = Ahead::new(at(10));
@@ -137,7 +141,7 @@ mod tests {
         assert!(!ahead.may_be(&key(1), at(11)));
     }
 
-    /// G3: rows that were copied while the stream went on are ahead of it.
+    /// G3: rows that were copied while the stream continued are ahead of it.
     #[test]
     fn everything_may_be_ahead_until_its_copy_was_complete() {
         let mut ahead = Ahead::new(at(10));
@@ -160,7 +164,7 @@ mod tests {
         assert!(!ahead.may_be(&key(1), at(22)));
     }
 
-    /// Updates that never end do not make every other event a lookup.
+    /// Updates that never end do not turn every other event into a lookup.
     #[test]
     fn a_document_is_forgotten_while_others_are_looked_up() {
         let mut ahead = Ahead::new(at(10));
@@ -172,11 +176,11 @@ mod tests {
             assert!(ahead.may_be(&key(2), at(time + 5)), "{time}");
         }
         assert!(!ahead.may_be(&key(1), at(40)));
-        assert!(ahead.may_be(&key(3), at(20)), "what the stream has passed stays behind");
+        assert!(ahead.may_be(&key(3), at(20)), "events up to where the stream has passed stay behind");
     }
 
     proptest::proptest! {
-        /// G3: whatever the order, no event that a row is ahead of is taken for news.
+        /// G3: whatever the order, an event is never taken for newer than a row that is ahead of it.
         #[test]
         fn no_document_that_is_ahead_is_forgotten(steps in proptest::collection::vec((0..8i32, 0..30u32, 0..5u32), 1..60)) {
             let (mut ahead, mut stream, mut shows) = (Ahead::new(at(0)), 0, std::collections::HashMap::new());

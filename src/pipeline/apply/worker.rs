@@ -1,10 +1,12 @@
 //! One partition's worker: takes its share of the stream, folds it into batches, and makes them durable.
 //!
-//! The order of one batch: fold; look up the documents of events that don't carry them, or that may be older than what
-//! the row shows ([`Ahead`]); encode; write rows and position in one transaction; only then report the position as
-//! durable. Transactions do not wait for PostgreSQL's disk (`synchronous_commit = off`), but for one now and then, and positions
-//! are reported after that: then everything before it is on the disk, too. What PostgreSQL forgets when it crashes, rows and
-//! positions alike, has not been reported, and is read again. A document that PostgreSQL refuses is found by halving the batch, and becomes a dead letter (G10).
+//! The order of one batch: fold; look up the documents of events that don't carry them, or that may be older
+//! than what the row shows ([`Ahead`]); encode; write rows and position in one transaction; only then report
+//! the position as durable. Transactions do not wait for PostgreSQL's disk (`synchronous_commit = off`),
+//! except for one now and then, and positions are reported after such a transaction: by then, everything
+//! before it is on the disk, too. Rows and positions that PostgreSQL loses in a crash have not been reported,
+//! and are read again. A document that PostgreSQL refuses is found by halving the batch, and becomes a dead
+//! letter (G10).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -49,33 +51,35 @@ use crate::{
     trace::Span,
 };
 
-/// How long the position of a partition may go without being stored for collections that don't change. Without it an
-/// idle collection's position would age out of the oplog.
+/// How long a partition's position may remain unstored for collections that don't change. Without this limit,
+/// an idle collection's position would age out of the oplog.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// How often a transaction waits for PostgreSQL's disk while there is always something to write. Then changes wait, too.
+/// How often a transaction waits for PostgreSQL's disk while there is always something to write. Changes then
+/// wait, too.
 const LASTING: Duration = Duration::from_secs(5);
 
-/// The most that a worker holds of documents that were looked up, besides the reply that they come in (G11).
+/// The maximum size of the looked-up documents that a worker holds, besides the reply that contains them
+/// (G11).
 pub(super) const HELD_BYTES: usize = 8 << 20;
 
-/// Where the changed fields of a document are larger, it is written whole.
+/// A document whose changed fields are larger is written whole.
 pub(super) const PART_BYTES: usize = 64 << 10;
 
-/// What a batch is limited by.
+/// The limits of a batch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) rows: usize,
     pub(crate) age: Duration,
 }
 
-/// A document that is to be looked up.
+/// A document to look up.
 pub(super) struct PendingLookup {
     pub(super) key: DocumentKey,
     pub(super) document_key: RawDocumentBuf,
     /// When it changed.
     pub(super) at: Timestamp,
-    /// What changed, if not all of it may have.
+    /// What changed, unless all of the document may have.
     pub(super) patch: Option<Patch>,
 }
 
@@ -91,7 +95,7 @@ pub(crate) struct Worker {
     pub(crate) order: Order,
     pub(crate) limits: Limits,
     pub(crate) incoming: mpsc::Receiver<WorkerMessage>,
-    /// Has it end.
+    /// Tells the worker to end.
     pub(crate) ending: Ending,
     pub(crate) acknowledge: Acknowledge,
     pub(crate) counts: Arc<Counts>,
@@ -99,21 +103,21 @@ pub(crate) struct Worker {
     pub(crate) post: Post,
     /// When the position was last stored for every collection.
     pub(crate) stored_for_all: Instant,
-    /// When what is written was last known to be on PostgreSQL's disk.
+    /// When everything written was last known to be on PostgreSQL's disk.
     pub(crate) lasting: Instant,
-    /// How long it took to write the last batch. A change waits for others about as long: hardly at all where there is
-    /// little to do, and where there is much, transactions are large.
+    /// How long the last batch took to write. A change waits for others about as long: hardly at all where
+    /// there is little to do; where there is much, this makes transactions large.
     pub(crate) took: Duration,
-    /// What is stored and may not yet be on PostgreSQL's disk.
+    /// The positions that are stored but may not be on PostgreSQL's disk yet.
     pub(crate) unacknowledged: BTreeMap<CollectionId, Position>,
-    /// When the oldest change of the batch at hand happened.
+    /// When the oldest change of the current batch happened.
     pub(crate) oldest: Option<DateTime>,
-    /// In the order of commits, when each collection last changed.
+    /// In the order of commits: when each collection last changed.
     pub(crate) changed: HashMap<CollectionId, Timestamp>,
 }
 
 impl Worker {
-    /// Works until the stream ends, then writes what is left, or until it is to leave that.
+    /// Works until the stream ends, then writes the rest; or until it must leave the rest.
     pub(crate) async fn run(mut self) -> Result<()> {
         let mut batch = ChangeBatch::default();
         let mut due = Instant::now() + HEARTBEAT;
@@ -136,7 +140,7 @@ impl Worker {
                 due = Instant::now() + HEARTBEAT;
                 continue;
             };
-            // What was asked for comes without a position, and nobody would read it again.
+            // Requested changes come without a position, and would not be read again.
             let is_of_stream = reached.is_some();
             if is_of_stream && self.leaves() {
                 continue;
@@ -169,11 +173,11 @@ impl Worker {
             }
         }
         self.flush(&mut batch).await?;
-        // The positions that are left, and makes all durable.
+        // Stores the remaining positions, and makes everything durable.
         self.flush(&mut batch).await
     }
 
-    /// Whether what the stream has sent and is in no batch yet is left.
+    /// Whether to leave changes that the stream has sent and that are not in a batch yet.
     fn leaves(&self) -> bool {
         self.ending.leaves()
     }
@@ -182,7 +186,7 @@ impl Worker {
     fn may_end(&self, batch: &ChangeBatch, next: &Change) -> bool {
         match self.order {
             Order::Document => true,
-            // All changes of a transaction of MongoDB bear one time.
+            // All changes of a MongoDB transaction have one time.
             Order::Commit => batch.ends_before(next.position.cluster_time()),
         }
     }
@@ -232,11 +236,12 @@ impl Worker {
         if reach == PositionScope::Lasting {
             self.lasting = now;
         } else {
-            // They are stored, again perhaps, with a later batch, or when nothing comes: the spool waits for them.
+            // These are stored, perhaps again, with a later batch, or when nothing comes: the spool waits for
+            // them.
             positions.iter().for_each(|(id, position)| batch.reach(*id, position));
         }
         if events > 0 {
-            // One that took long by chance does not count in full.
+            // A batch that happened to take long does not count in full.
             self.took = (now - began).min(2 * self.took + Duration::from_millis(1));
         }
         self.ahead.passed(latest);
@@ -265,7 +270,8 @@ impl Worker {
         metrics::EVENTS_APPLIED.add(events);
     }
 
-    /// What changed documents are to be, where the event says it, and those that must be looked up.
+    /// Returns the new states of changed documents where the event contains them, and the documents that must
+    /// be looked up.
     fn sort(&mut self, changes: Vec<Change>) -> (Vec<DocumentWrite>, Unknown) {
         let mut writes = Vec::with_capacity(changes.len());
         let mut unknown = Unknown::new();
@@ -300,15 +306,16 @@ impl Worker {
         (writes, unknown)
     }
 
-    /// Writes, without a position, and takes out, what is not a part of a document: parts are small.
+    /// Writes all documents that are not just parts, without a position, and takes them out of `found`. Parts
+    /// are small.
     pub(super) async fn write_whole(&mut self, found: &mut Vec<DocumentWrite>) -> Result<()> {
         let whole: Vec<_> = found.extract_if(.., |write| write.fields.is_none()).collect();
         let shown = whole.iter().map(|write| write.at).max().and_then(|latest| self.shown(latest));
         self.writer.write(&whole, None, shown).await.map(drop)
     }
 
-    /// Up to when rows will show states, once events up to `latest` and what was looked up are written. In the order of
-    /// commits that is noted before it is true.
+    /// Up to when rows will show states, once events up to `latest` and the documents looked up are written.
+    /// `None` in the order of commits, where this is stored before it becomes true.
     fn shown(&self, latest: Timestamp) -> Option<Timestamp> {
         let is_bound = !planted::has(Bug::ShownNotRaised);
         let looked_up = if is_bound { self.ahead.latest() } else { latest };
@@ -320,7 +327,7 @@ impl Worker {
     }
 }
 
-/// Takes writes out of the list, as documents to be looked up, and written whole.
+/// Takes writes out of the list: their documents are looked up, and written whole.
 fn take(writes: &mut Vec<DocumentWrite>, numbers: &[usize]) -> Result<Unknown> {
     let mut unknown = Unknown::new();
     for number in numbers.iter().rev() {

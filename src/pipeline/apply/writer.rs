@@ -1,4 +1,4 @@
-//! Writes changed documents through one partition's session: encodes them, and finds the one that is refused.
+//! Writes changed documents through one partition's session: encodes them, and finds those that are refused.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -35,23 +35,24 @@ use crate::{
     },
 };
 
-/// What became of writes.
+/// The result of a write.
 #[derive(Debug)]
 pub(crate) enum Written {
-    /// They are durable, and these positions are stored.
+    /// The writes are durable, and these positions are stored.
     All(Vec<(CollectionId, Position)>),
-    /// Nothing is written: these, of which there are only some fields, must be written whole.
+    /// Nothing is written: these writes have only some fields of their documents, which must be written
+    /// whole.
     WholeOnly(Vec<usize>),
 }
 
-/// For which collections a position is stored.
+/// The collections for which a position is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PositionScope {
     /// Those that the batch changes.
     Touched,
     /// All.
     All,
-    /// All, and these and what was written before are to be on PostgreSQL's disk.
+    /// All; they, and everything written before, must be on PostgreSQL's disk afterwards.
     Lasting,
 }
 
@@ -59,13 +60,13 @@ pub(crate) enum PositionScope {
 pub(crate) struct BatchWriter {
     applier: Box<dyn RowApplier>,
     encoders: Vec<CollectionEncoder>,
-    /// The collections that were written to since a position was stored.
+    /// The collections written to since a position was last stored.
     touched: BTreeSet<CollectionId>,
     counts: Arc<Counts>,
     is_forgettable: bool,
-    /// Up to when rows may show states, as was stored without a position.
+    /// Up to when rows may show states, as stored without a position.
     noted: Timestamp,
-    /// Rows that were written.
+    /// The number of rows written.
     written: u64,
 }
 
@@ -77,8 +78,8 @@ struct Letters {
 }
 
 impl BatchWriter {
-    /// A writer with a session of its own. `stored` is how far all partitions have come, and the fingerprint of the stream
-    /// that further positions are of.
+    /// A writer with a session of its own. `stored` says how far all partitions have come; `fingerprint` is
+    /// that of the stream to which further positions belong.
     pub(crate) async fn start(
         target: &dyn RowTarget,
         partition: Partition,
@@ -109,20 +110,21 @@ impl BatchWriter {
         self.applier.note_ahead(time).await
     }
 
-    /// Whether a crash of the server may undo what was written last.
+    /// Whether a crash of the server may undo the last write.
     pub(super) fn is_forgettable(&self) -> bool {
         self.is_forgettable
     }
 
-    /// How many rows were written since this was last asked.
+    /// Returns the number of rows written since the last call.
     pub(crate) fn take_written(&mut self) -> u64 {
         std::mem::take(&mut self.written)
     }
 
-    /// Makes `writes`, at most one per document, and the positions that are reached with them durable. They come in one
-    /// transaction, unless one of them is refused: then in halves, the position with the last of them, until the
-    /// refused ones are alone and become dead letters. Each try of a lone document asks less of the target, so that there
-    /// is a last one. Where there are only some fields of documents, that is tried first, and nothing else.
+    /// Makes `writes`, at most one per document, and the positions that are reached with them durable. This
+    /// takes one transaction, unless a document is refused: then the writes are halved until the refused
+    /// documents are alone and become dead letters; the last part stores the position. Each try of a lone
+    /// document asks less of the target, so there is a last one. If some writes have only some fields of
+    /// their documents, this is tried first, and nothing else.
     ///
     /// `shown`: up to when rows show states afterwards; `None` in the order of commits.
     pub(crate) async fn write(
@@ -174,8 +176,8 @@ impl BatchWriter {
         Ok(stored)
     }
 
-    /// Holds the mappings of these collections, and brings their encoders up to date with them. In the order of the
-    /// collections, so that two workers can't wait for each other.
+    /// Holds these collections' mappings, and brings their encoders up to date with them. This is done in the
+    /// order of the collections, so that two workers can't wait for each other.
     async fn hold(&mut self, concerned: &BTreeSet<CollectionId>) -> Vec<Held> {
         let mut held = Vec::with_capacity(concerned.len());
         for id in concerned {
@@ -188,7 +190,7 @@ impl BatchWriter {
         held
     }
 
-    /// One transaction. `refused` is of the only document in `writes`.
+    /// Runs one transaction. `refused` belongs to the only document in `writes`.
     async fn apply(
         &mut self,
         writes: &[DocumentWrite],
@@ -202,7 +204,7 @@ impl BatchWriter {
             return Ok(Written::WholeOnly(whole_only));
         }
         let is_durable = matches!(reached, Some((_, PositionScope::Lasting)));
-        // A position that is stored again makes a transaction of it, which brings all before it to the disk.
+        // Storing a position again makes this a transaction, which brings everything before it to the disk.
         let again = is_durable && self.is_forgettable;
         let moved: Vec<(CollectionId, Position)> = reached.map_or_else(Vec::new, |(positions, reach)| {
             let concerned = |id| reach != PositionScope::Touched || self.touched.contains(&id);
@@ -250,8 +252,8 @@ impl BatchWriter {
         Ok(Written::All(moved))
     }
 
-    /// Notes how far rows are about to be ahead of their positions; in the order of commits that is `at`, since when their
-    /// documents have not changed.
+    /// Stores how far rows are about to be ahead of their positions. In the order of commits that is `at`,
+    /// since when their documents have not changed.
     async fn note(&mut self, shown: Option<Timestamp>, at: Timestamp) -> Result<()> {
         let until = shown.unwrap_or(at);
         if until <= self.noted || planted::has(Bug::PartNotNoted) {
@@ -265,8 +267,8 @@ impl BatchWriter {
         Ok(())
     }
 
-    /// Encodes the writes into their encoders, and says which can't be written unless they are whole. What belongs to a
-    /// collection that is stopped, or is stopped by this, is left out.
+    /// Encodes the writes into their encoders, and returns which can't be written unless they are whole.
+    /// Writes to a collection that is stopped, or that this stops, are left out.
     fn encode(&mut self, writes: &[DocumentWrite], refused: &Refusal) -> Result<(Letters, Vec<usize>)> {
         let (mut letters, mut whole_only) = (Letters::default(), Vec::new());
         for (number, write) in writes.iter().enumerate() {
@@ -295,7 +297,7 @@ impl BatchWriter {
         Ok((letters, whole_only))
     }
 
-    /// Notes what was written of dead letters. Too many stop their collection.
+    /// Records the changes of dead letters that were written. Too many letters stop their collection.
     fn count(&self, Letters { new, healed }: &Letters) {
         Counts::add(&self.counts.dead_letters, u64::try_from(new.len()).unwrap_or(0));
         let of =
