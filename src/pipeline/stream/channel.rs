@@ -1,4 +1,4 @@
-//! What goes between the stream, the workers and the side of PostgreSQL.
+//! What passes between the stream, the workers and PostgreSQL's side.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,7 +19,7 @@ use crate::{
     shutdown::Shutdown,
 };
 
-/// What the side of PostgreSQL has and wants.
+/// What PostgreSQL's side has and wants.
 #[derive(Clone, Default)]
 pub(crate) struct ApplyState {
     /// Counts how often positions were read.
@@ -27,13 +27,14 @@ pub(crate) struct ApplyState {
     pub(crate) collections: Arc<[Collection]>,
     /// The positions that were read.
     pub(crate) stored: Arc<HashMap<(Partition, CollectionId), Position>>,
-    /// Whether they may be of another stream, which had other collections: the server may not find them in this one.
+    /// Whether they may belong to another stream, which had other collections: the server may not find them
+    /// in this one.
     pub(crate) foreign: bool,
-    /// `None`: nobody takes changes.
+    /// `None`: there are no workers to take changes.
     pub(crate) workers: Option<Arc<Workers>>,
     /// The collections whose changes can be applied, and up to when their rows may be ahead of the stream.
     pub(crate) ready: Arc<BTreeMap<CollectionId, Timestamp>>,
-    /// Notice is to be given when everything up to then is handed out.
+    /// The tailer gives notice once everything up to then is handed out.
     pub(crate) until: Option<Timestamp>,
 }
 
@@ -49,22 +50,22 @@ impl ApplyState {
 /// The workers of an attempt.
 pub(crate) struct Workers {
     pub(crate) senders: Vec<mpsc::Sender<WorkerMessage>>,
-    /// Has them end.
+    /// Tells them to end.
     pub(crate) ending: Ending,
     pub(crate) router: Router,
     pub(crate) watermark: Arc<Mutex<Watermark>>,
 }
 
-/// What the tailer has to say.
+/// What the tailer reports.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TailerEvents {
-    /// The [`ApplyState::attempt`] that it is said to.
+    /// The [`ApplyState::attempt`] that the report is for.
     pub(crate) attempt: u64,
-    /// Collections that must be copied anew.
+    /// Collections that must be copied again.
     pub(crate) anew: BTreeMap<Namespace, Reason>,
-    /// Everything up to [`ApplyState::until`] is handed out.
+    /// Whether everything up to [`ApplyState::until`] is handed out.
     pub(crate) arrived: bool,
-    /// The spool is lost: the attempt is to end.
+    /// Whether the spool is lost: then the attempt must end.
     pub(crate) is_lost: bool,
     /// The collections that go direct, and up to where their changes are not taken from the stream again.
     #[cfg(test)]
@@ -76,13 +77,13 @@ pub(crate) struct TailerEvents {
 pub(crate) struct WorkerMessage {
     /// In order.
     pub(crate) changes: Vec<Change>,
-    /// What is reached with them.
+    /// The position that is reached with them.
     pub(crate) reached: Option<ReachedPosition>,
-    /// When the oldest of them happened, if that is known.
+    /// When the oldest of them happened, if known.
     pub(crate) oldest: Option<DateTime>,
 }
 
-/// How far some collections are.
+/// How far some collections have come.
 #[derive(Clone, Debug)]
 pub(crate) struct ReachedPosition {
     pub(crate) collections: Arc<[CollectionId]>,
@@ -91,7 +92,7 @@ pub(crate) struct ReachedPosition {
     pub(crate) ahead_until: Timestamp,
 }
 
-/// How far the end of a turn has come for its workers.
+/// How far the end of a turn has progressed, for its workers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ending {
     leaves: Shutdown,
@@ -99,23 +100,23 @@ pub(crate) struct Ending {
 }
 
 impl Ending {
-    /// Has them leave what the stream has sent and they have not begun: it is read again from the stored positions.
-    /// Requests may still come.
+    /// Tells the workers to leave changes from the stream that they have not begun: these are read again from
+    /// the stored positions. Requests may still come.
     pub(crate) fn leave(&self) {
         self.leaves.request();
     }
 
-    /// Whether they leave it.
+    /// Whether the workers leave those changes.
     pub(crate) fn leaves(&self) -> bool {
         self.leaves.is_requested()
     }
 
-    /// Says that nothing comes any more: they end, once they have done what they do not leave.
+    /// Says that nothing more comes: the workers end, once they have done what they do not leave.
     pub(crate) fn end(&self) {
         self.last.request();
     }
 
-    /// Waits until nothing comes any more.
+    /// Waits until nothing more comes.
     pub(crate) async fn ends(&self) {
         self.last.requested().await;
     }

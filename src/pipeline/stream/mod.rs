@@ -1,8 +1,9 @@
 //! The change stream, from MongoDB to the workers.
 //!
-//! The `tailer` reads it, puts into the spool what can't be applied yet, and takes it out again; which way each collection's
-//! changes take is decided by `route`, which worker they go to by the `partitioner`, and where each worker begins once their
-//! number has changed by `repartition`. What the tailer, the workers and the supervisor say to each other is in `channel`.
+//! The `tailer` reads it, puts changes that can't be applied yet into the spool, and takes them out again.
+//! `route` decides which way each collection's changes take, the `partitioner` which worker they go to, and
+//! `repartition` where each worker begins once the number of workers has changed. `channel` contains the
+//! messages between the tailer, the workers and the supervisor.
 
 pub(super) mod channel;
 pub mod partitioner;

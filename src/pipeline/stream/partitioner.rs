@@ -1,6 +1,6 @@
 //! Which worker a change goes to. Pure.
 //!
-//! A document's changes all go to one partition, so their order is kept without any locking. A change that its
+//! All changes of a document go to one partition, so their order is kept without locks. A change that its
 //! partition has already made durable, before a restart, is dropped here (G2).
 
 use std::collections::HashMap;
@@ -11,7 +11,7 @@ use crate::model::{
     partition::Partition,
 };
 
-/// Routes changes by document, and drops those that are durable already.
+/// Routes changes by document, and drops those that are already durable.
 #[derive(Debug)]
 pub struct Router {
     partitions: u16,
@@ -19,12 +19,12 @@ pub struct Router {
 }
 
 impl Router {
-    /// A router over `partitions` workers, of which each has reached what `durable` says.
+    /// A router over `partitions` workers, each of which has reached what `durable` says.
     pub fn new(partitions: u16, durable: HashMap<(Partition, CollectionId), Position>) -> Self {
         Self { partitions, durable }
     }
 
-    /// Spreads a batch of the stream over the partitions, each keeping the stream's order.
+    /// Spreads a batch of the stream over the partitions; each keeps the stream's order.
     pub fn route(&self, changes: impl IntoIterator<Item = Change>) -> Vec<Vec<Change>> {
         let mut routed: Vec<Vec<Change>> =
             std::iter::repeat_with(Vec::new).take(self.partitions.into()).collect();
@@ -40,7 +40,7 @@ impl Router {
         routed
     }
 
-    /// The worker of a document.
+    /// The partition of a document.
     pub(crate) fn partition(&self, key: &DocumentKey) -> Partition {
         let partition = key.hash64() % u64::from(self.partitions.max(1));
         Partition(u16::try_from(partition).unwrap_or(0))
@@ -74,7 +74,7 @@ mod tests {
     }
 
     proptest! {
-        /// G3: a document's changes meet in one partition, in the stream's order; none is lost.
+        /// G3: all changes of a document meet in one partition, in the stream's order; none is lost.
         #[test]
         fn keeps_each_documents_order(ids in prop::collection::vec(0..20i32, 0..200), partitions in 1..8u16) {
             let router = Router::new(partitions, HashMap::new());
@@ -91,7 +91,7 @@ mod tests {
         }
     }
 
-    /// G2: what a partition has made durable is not given to it again.
+    /// G2: a partition is not given changes again that it has made durable.
     #[test]
     fn drops_what_is_durable() {
         let durable = HashMap::from([((Partition(0), CollectionId(0)), position(5))]);

@@ -1,7 +1,8 @@
-//! Stored positions when the number of partitions has changed. Pure.
+//! Stored positions after the number of partitions has changed. Pure.
 //!
-//! A document's partition depends on how many there are, so after a change nothing is known of a partition by itself.
-//! What all partitions of a collection had reached together still holds for every one of the new ones.
+//! A document's partition depends on how many there are, so after such a change nothing is known about a
+//! partition by itself. What all partitions of a collection had reached together still holds for each of the
+//! new ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +17,7 @@ pub(crate) fn are_of(stored: &[StoredPosition], partitions: u16) -> bool {
     by_collection.values().all(|found| found.iter().copied().eq(0..partitions))
 }
 
-/// The least position of each collection, for every one of `partitions`.
+/// The least position of each collection, for each of `partitions`.
 pub(crate) fn spread(stored: &[StoredPosition], partitions: u16) -> Vec<StoredPosition> {
     let mut least: BTreeMap<&str, &StoredPosition> = BTreeMap::new();
     for position in stored {

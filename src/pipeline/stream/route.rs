@@ -2,23 +2,28 @@
 //!
 //! # The argument (G2, G6)
 //!
-//! Of every collection there is a position `known`: its changes up to there are applied, handed to the workers, or in
-//! the spool, and are not taken from the stream again. The stream is read from the least `known` of all that are followed. So nothing is left out as long
-//! as every `known` is true, in memory and, after a crash, as it is rebuilt from what is durable:
+//! Each collection has a position `known`: its changes up to there are applied, handed to the workers, or in
+//! the spool, and are not taken from the stream again. The stream is read from the least `known` of all
+//! collections that are followed. So nothing is left out as long as every `known` is true, both in memory and
+//! when it is rebuilt, after a crash, from what is durable:
 //!
-//! - PostgreSQL says what is *applied* (the least position of the collection's partitions), and is always right.
-//! - The spool says, by a [`SpoolSpan`], that it holds every change in `(from, to]`. If what is applied lies in there, then
-//!   `known` is `to`, and the spool is drained from what is applied on. If not (the state directory is older, or
-//!   PostgreSQL was taken back to an earlier time), the span is worth nothing: `known` is what is applied.
+//! - PostgreSQL says what is *applied* (the least position of the collection's partitions), and is always
+//!   right.
+//! - The spool says, by a [`SpoolSpan`], that it holds every change in `(from, to]`. If the applied position
+//!   lies in there, then `known` is `to`, and the spool is drained from the applied position on. If not (the
+//!   state directory is older, or PostgreSQL was taken back to an earlier time), the span is worthless:
+//!   `known` is the applied position.
 //!
-//! A span is open (`to` is the stored token) as long as its changes go into the spool, and every reply of the stream that
-//! moves the token has put its changes into the same write. When its beginning is trimmed away, `from` moves along.
+//! A span is open (`to` is the stored token) as long as the collection's changes go into the spool, and every
+//! reply of the stream that moves the token has put its changes into the same write. When its beginning is
+//! trimmed away, `from` moves along.
 //!
-//! A collection goes direct when all that waited has been handed to the workers, in order; what follows goes through the
-//! same channels, so the order of a document's changes is kept (G3). What waited is not durable by that, and the oplog may
-//! have forgotten it long ago. So its span stays, and stays true: what goes direct goes into the spool as well, until
-//! what waited is durable, and the span is forgotten. When the workers are gone, whatever was handed to them counts
-//! for nothing: everything is rebuilt from what is durable ([`Flow::resume`]), as after a crash.
+//! A collection goes direct once all its spooled changes have been handed to the workers, in order; later
+//! changes go through the same channels, so the order of a document's changes is kept (G3). This does not
+//! make the spooled changes durable, and the oplog may have lost them long ago. So their span stays, and
+//! stays true: changes that go direct go into the spool as well, until the spooled ones are durable, and the
+//! span is forgotten. When the workers are gone, whatever was handed to them counts for nothing: everything
+//! is rebuilt from what is durable ([`Flow::resume`]), as after a crash.
 
 use crate::{
     checkpoint::SpoolSpan,
@@ -26,40 +31,43 @@ use crate::{
     pipeline::planted::{self, Bug},
 };
 
-/// The ways of all collections.
+/// The routes of all collections.
 #[derive(Clone, Debug)]
 pub(crate) struct Flow(Vec<CollectionRoute>);
 
-/// One collection's way.
+/// One collection's route.
 #[derive(Clone, Debug)]
 struct CollectionRoute {
     way: Route,
-    /// Not taken from the stream again, up to here.
+    /// Changes up to here are not taken from the stream again.
     known: Position,
-    /// Handed to the workers, up to here. Where it goes direct: out of the spool.
+    /// Changes up to here were handed to the workers; if the collection goes direct: those out of the spool.
     given: Position,
     span: Option<SpoolSpan>,
-    /// Whether the span is not stored yet.
+    /// Whether the span still has to be stored.
     begun: bool,
 }
 
-/// Where changes go that come from the stream.
+/// Where changes from the stream go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
-    /// Into the spool; nobody takes them out. Entered at every start, until the collection's tables are complete.
+    /// Into the spool; nothing takes them out. Entered at every start, until the collection's tables are
+    /// complete.
     Held,
-    /// Into the spool, out of which the workers get them. Left when nothing waits any more.
+    /// Into the spool, from which the workers get them. Left when no more changes wait.
     Draining,
-    /// To the workers, and into the spool, too, where there is a span. Left when they have no room, or are gone.
+    /// To the workers, and into the spool, too, if there is a span. Left when the workers have no room, or
+    /// are gone.
     Direct,
-    /// Nowhere: the collection is stopped, or is to be copied anew. Left when everything begins anew, from what is applied.
+    /// Nowhere: the collection is stopped, or must be copied again. Left when everything starts over, from
+    /// what is applied.
     Nowhere,
 }
 
-/// A change of a stored span. `None`: it is forgotten, with all that waits.
+/// A change to a stored span. `None`: the span is forgotten, with all changes that wait in it.
 pub(crate) type Saved = (CollectionId, Option<SpoolSpan>);
 
-/// What is not needed in the spool any more.
+/// What the spool no longer needs to hold.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Trim {
     /// Changes up to here.
@@ -69,8 +77,8 @@ pub(crate) enum Trim {
 }
 
 impl Flow {
-    /// Everything is held, with what is applied of each collection, and the spans and the token that are stored. Also
-    /// the spans that are worth nothing, to be forgotten.
+    /// Rebuilds the routes, with every collection held, from each collection's applied position, and the
+    /// stored spans and token. Also returns the spans that are worthless, and must be forgotten.
     pub(crate) fn resume(
         collections: impl IntoIterator<Item = (Position, Option<SpoolSpan>)>,
         token: Option<&Position>,
@@ -96,13 +104,14 @@ impl Flow {
         (Self(routes), worthless)
     }
 
-    /// The collections whose changes do not go by.
+    /// The collections whose changes are not ignored.
     pub(crate) fn followed(&self) -> impl Iterator<Item = CollectionId> {
         let ids = (0..).map(CollectionId).zip(&self.0);
         ids.filter(|(_, route)| route.way != Route::Nowhere).map(|(id, _)| id)
     }
 
-    /// The stream is to be read from here. `None`: nobody needs it. A collection whose changes go by does not hold it back.
+    /// Where the stream must be read from. `None`: no collection needs it. A collection whose changes are
+    /// ignored does not hold it back.
     pub(crate) fn start(&self) -> Option<&Position> {
         self.followed().filter_map(|id| self.known(id)).min()
     }
@@ -116,12 +125,12 @@ impl Flow {
         self.0.get(id.0).is_some_and(|route| *position > route.known)
     }
 
-    /// Up to where everything of a collection is in the spool or handed out.
+    /// Up to where all changes of a collection are in the spool or handed out.
     pub(crate) fn known(&self, id: CollectionId) -> Option<&Position> {
         self.0.get(id.0).map(|route| &route.known)
     }
 
-    /// The collections that go this way.
+    /// The collections on this route.
     pub(crate) fn on(&self, way: Route) -> impl Iterator<Item = CollectionId> {
         let ids = (0..).map(CollectionId).zip(&self.0);
         ids.filter(move |(_, route)| route.way == way).map(|(id, _)| id)
@@ -138,9 +147,9 @@ impl Flow {
         }
     }
 
-    /// Lets a collection's changes go by from the reply at hand on: something in it happened to the whole collection, which
-    /// is to be met again after a restart, unless it is written down by then. So its span ends before. Gives what is to
-    /// be stored before the token moves.
+    /// Ignores a collection's changes from the current reply on: something in the reply happened to the whole
+    /// collection. A restart must meet that again, unless it is recorded by then, so the span ends before it.
+    /// Returns what must be stored before the token moves.
     pub(crate) fn hold(&mut self, id: CollectionId) -> Option<Saved> {
         let route = self.0.get_mut(id.0).filter(|route| route.way != Route::Nowhere)?;
         route.way = Route::Nowhere;
@@ -152,7 +161,7 @@ impl Flow {
         Some((id, Some(span.clone())))
     }
 
-    /// Lets a collection's changes go by. Its span, if there is one, is to be forgotten before the token moves.
+    /// Ignores a collection's changes. Its span, if there is one, must be forgotten before the token moves.
     pub(crate) fn abandon(&mut self, id: CollectionId) -> Option<Saved> {
         let route = self.0.get_mut(id.0).filter(|route| route.way != Route::Nowhere)?;
         route.way = Route::Nowhere;
@@ -165,19 +174,19 @@ impl Flow {
         if let Some(route) = self.0.get_mut(id.0).filter(|route| route.way == Route::Direct) {
             route.way = Route::Draining;
             route.give(&route.known.clone());
-            // What was handed out and not spooled is in no span: this is the beginning of a new one. One that found no space yet
-            // is still to be stored.
+            // Changes that were handed out and not spooled are in no span: here a new one begins. One that
+            // found no space yet must still be stored.
             route.begun |= route.span.is_none();
             route.span.get_or_insert(SpoolSpan { from: route.known.clone(), to: None });
         }
     }
 
-    /// Whether the changes of a collection go into the spool.
+    /// Whether a collection's changes go into the spool.
     pub(crate) fn is_spooled(&self, id: CollectionId) -> bool {
         self.0.get(id.0).is_some_and(CollectionRoute::is_spooled)
     }
 
-    /// Whether a span is to be stored, though nothing may come.
+    /// Whether a span must be stored, even if no changes come.
     pub(crate) fn has_begun(&self) -> bool {
         self.0.iter().any(|route| route.begun)
     }
@@ -186,8 +195,9 @@ impl Flow {
         self.0.iter().any(CollectionRoute::is_spooled)
     }
 
-    /// Notes that a reply that reaches `position` goes into the spool, as far as its changes are of collections that are
-    /// spooled and [`Self::is_new`] was true. Gives the spans to be stored in the same write.
+    /// Records that a reply that reaches `position` goes into the spool, as far as its changes belong to
+    /// collections that are spooled, and [`Self::is_new`] was true for them. Returns the spans to store in
+    /// the same write.
     pub(crate) fn spool(&mut self, position: &Position) -> Vec<Saved> {
         let mut changed = Vec::new();
         for (id, route) in (0..).map(CollectionId).zip(&mut self.0) {
@@ -202,7 +212,7 @@ impl Flow {
                 changed.push((id, Some(open.clone())));
             }
             (route.span, route.begun) = (Some(open), false);
-            // What goes direct is known once it is handed out.
+            // Changes that go direct are known once they are handed out.
             if is_new && route.way != Route::Direct {
                 route.known = position.clone();
             }
@@ -210,20 +220,20 @@ impl Flow {
         changed
     }
 
-    /// Where the draining of a collection goes on; `None`: there is nothing in the spool.
+    /// Where draining a collection continues; `None`: it has nothing in the spool.
     pub(crate) fn given(&self, id: CollectionId) -> Option<&Position> {
         let stored = self.0.get(id.0).filter(|route| route.span.is_some() && !route.begun);
         stored.map(|route| &route.given)
     }
 
-    /// Notes that what waited up to `position` is handed to the workers.
+    /// Records that the spooled changes up to `position` are handed to the workers.
     pub(crate) fn give(&mut self, id: CollectionId, position: &Position) {
         if let Some(route) = self.0.get_mut(id.0) {
             route.give(position);
         }
     }
 
-    /// Notes that all that waited is handed to the workers: the collection goes direct.
+    /// Records that all spooled changes are handed to the workers: the collection goes direct.
     pub(crate) fn drained(&mut self, id: CollectionId) {
         if let Some(route) = self.0.get_mut(id.0) {
             route.way = Route::Direct;
@@ -231,13 +241,14 @@ impl Flow {
         }
     }
 
-    /// The collections that go direct, of which a reply that reaches `position` has all changes up to there.
+    /// The collections that go direct, and of which a reply that reaches `position` has all changes up to
+    /// there.
     pub(crate) fn reached(&self, position: &Position) -> impl Iterator<Item = CollectionId> {
         self.on(Route::Direct)
             .filter(move |id| self.0.get(id.0).is_some_and(|route| route.known <= *position))
     }
 
-    /// Notes that such a reply is handed to the workers.
+    /// Records that such a reply is handed to the workers.
     pub(crate) fn pass(&mut self, position: &Position) {
         for route in self.0.iter_mut().filter(|route| route.way == Route::Direct) {
             if *position > route.known {
@@ -246,7 +257,7 @@ impl Flow {
         }
     }
 
-    /// Notes that a collection is durable up to `applied`, and says what that makes superfluous.
+    /// Records that a collection is durable up to `applied`, and returns what that makes superfluous.
     pub(crate) fn trim(&mut self, id: CollectionId, applied: &Position) -> Option<Trim> {
         let route = self.0.get_mut(id.0)?;
         let span = route.span.as_mut()?;
@@ -254,7 +265,7 @@ impl Flow {
             (route.span, route.begun) = (None, false);
             return Some(Trim::All);
         }
-        // What is beyond was not handed out by way of the spool.
+        // Changes beyond `given` were not handed out by way of the spool.
         if route.begun || *applied <= span.from || *applied > route.given {
             return None;
         }
@@ -264,8 +275,8 @@ impl Flow {
 }
 
 impl CollectionRoute {
-    /// It may have been further already: those that are drained together begin at different positions, and there may be more in
-    /// the spool than is known, if the token has gone back since.
+    /// `given` may be further already: collections that are drained together begin at different positions,
+    /// and the spool may hold more than is known, if the token has gone back since.
     fn give(&mut self, position: &Position) {
         if self.given < *position {
             self.given = position.clone();

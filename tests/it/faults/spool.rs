@@ -93,7 +93,7 @@ async fn the_oplog_rolled_over_during_the_snapshot() {
     place.settle(&mut docrow).await;
     place.assert_same(&home).await;
     let ended = docrow.stop().await.quiet();
-    assert!(ended.log.contains("changes had waited"), "{}", ended.log);
+    assert!(ended.log.contains("changes out of the spool"), "{}", ended.log);
 }
 
 /// G6: PostgreSQL is down for longer than the oplog reaches back.
@@ -115,7 +115,7 @@ async fn the_oplog_rolled_over_during_an_outage_of_postgres() {
     place.settle(&mut docrow).await;
     place.assert_same(&home).await;
     let ended = docrow.stop().await.quiet_but(&[RETRIES]);
-    assert!(ended.log.contains("changes had waited"), "{}", ended.log);
+    assert!(ended.log.contains("changes out of the spool"), "{}", ended.log);
 }
 
 /// G8: the oplog was not read for too long. That is reported, with its own exit code; and, if so configured,

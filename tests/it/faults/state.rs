@@ -379,9 +379,9 @@ async fn state_damaged_during_draining() {
     docrow.until("there is a table file", async || has_table(&home)).await;
     damage_tables(&home.state().join("db"));
     gate.open().await;
-    docrow.logs("what it held is read again").await;
+    docrow.logs("the changes it held are read again").await;
     let ended = converges(&place, &home, docrow).await;
-    ended.quiet_but(&[CORRUPT, "what it held is read again", RETRIES]).coded(Code::StateRebuilt);
+    ended.quiet_but(&[CORRUPT, "the changes it held are read again", RETRIES]).coded(Code::StateRebuilt);
     assert!(home.state().join("db.corrupt").exists());
 }
 

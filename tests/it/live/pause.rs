@@ -110,7 +110,7 @@ async fn a_paused_collection_waits_in_the_spool_and_the_others_go_on() {
     place.settle(&mut docrow).await;
     place.assert_same(&home).await;
     let ended = docrow.stop().await.quiet();
-    assert!(ended.log.contains("changes had waited"), "{}", ended.log);
+    assert!(ended.log.contains("changes out of the spool"), "{}", ended.log);
 }
 
 /// A snapshot is paused too, and the others are completed and live meanwhile.

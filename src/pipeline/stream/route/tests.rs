@@ -19,16 +19,16 @@ fn start(flow: &Flow) -> Position {
     flow.start().unwrap().clone()
 }
 
-/// G6: what the spool holds is not read again, for the oplog may have lost it.
+/// G6: changes that the spool holds are not read again, because the oplog may have lost them.
 #[test]
-fn goes_on_after_what_the_spool_holds() {
+fn continues_after_what_the_spool_holds() {
     let (flow, worthless) = Flow::resume([(at(3), span(2, None)), (at(8), None)], Some(&at(9)));
     assert_eq!((start(&flow), worthless), (at(8), vec![]));
     assert!(!flow.is_new(ONE, &at(9)) && flow.is_new(TWO, &at(9)));
     assert_eq!(flow.given(ONE), Some(&at(3)));
 }
 
-/// G7: a spool that does not begin where PostgreSQL is, or ends before it, is not believed.
+/// G7: a span that begins after PostgreSQL's position, or does not reach beyond it, is not believed.
 #[test]
 fn a_span_beside_what_is_applied_is_worthless() {
     for (applied, stored, token) in [(3, span(4, None), 9), (3, span(1, Some(2)), 9), (9, span(1, None), 9)] {
@@ -47,7 +47,7 @@ fn a_collection_is_spooled_drained_and_goes_direct() {
     assert_eq!(flow.spool(&at(7)), []);
     assert_eq!(flow.trim(ONE, &at(4)), Some(Trim::Until(at(4))));
     flow.drained(ONE);
-    assert!(flow.is_spooled(ONE), "what was handed out is not durable");
+    assert!(flow.is_spooled(ONE), "the changes handed out are not durable");
     assert_eq!(flow.spool(&at(8)), []);
     flow.pass(&at(8));
     assert_eq!(flow.trim(ONE, &at(6)), Some(Trim::Until(at(6))));
@@ -55,7 +55,7 @@ fn a_collection_is_spooled_drained_and_goes_direct() {
     assert_eq!((flow.trim(ONE, &at(9)), flow.spool(&at(9))), (None, vec![]));
 }
 
-/// G6: what waited may be older than the oplog, so its span does not end before it is durable.
+/// G6: spooled changes may be older than the oplog, so their span does not end before they are durable.
 #[test]
 fn a_collection_that_is_turned_away_at_once_keeps_its_span() {
     let (mut flow, _) = Flow::resume([(at(1), None)], None);
@@ -69,7 +69,7 @@ fn a_collection_that_is_turned_away_at_once_keeps_its_span() {
     assert_eq!(flow.trim(ONE, &at(3)), Some(Trim::Until(at(3))));
 }
 
-/// What a span does not hold is not asked for.
+/// Changes that a span does not hold are not asked for.
 #[test]
 fn what_is_given_out_never_goes_back() {
     let (mut flow, _) = Flow::resume([(at(3), span(2, None)), (at(5), span(5, None))], Some(&at(9)));
@@ -77,7 +77,7 @@ fn what_is_given_out_never_goes_back() {
     assert_eq!((flow.given(ONE), flow.given(TWO)), (Some(&at(4)), Some(&at(5))));
 }
 
-/// G2: of a stopped collection nothing is claimed to be known.
+/// G2: nothing is claimed to be known of a stopped collection.
 #[test]
 fn a_stopped_collection_has_no_span() {
     let (mut flow, _) = Flow::resume([(at(1), None), (at(1), None)], None);
@@ -90,7 +90,7 @@ fn a_stopped_collection_has_no_span() {
     assert_eq!(flow.way(ONE), Route::Nowhere);
 }
 
-/// One collection's trouble never decides for another: where it stopped is not where the stream begins.
+/// One collection's trouble never affects another: where it stopped is not where the stream begins.
 #[test]
 fn a_stopped_collection_does_not_hold_the_stream_back() {
     let (mut flow, _) = Flow::resume([(at(1), None), (at(5), None)], None);
@@ -101,9 +101,9 @@ fn a_stopped_collection_does_not_hold_the_stream_back() {
     assert_eq!(flow.start(), None);
 }
 
-/// G2: what was handed out directly is in no span.
+/// G2: changes that were handed out directly are in no span.
 #[test]
-fn a_span_that_is_begun_anew_leaves_out_what_went_direct() {
+fn a_new_span_leaves_out_what_went_direct() {
     let (mut flow, _) = Flow::resume([(at(1), None), (at(1), None)], None);
     flow.spool(&at(5));
     flow.release(ONE);
@@ -111,14 +111,18 @@ fn a_span_that_is_begun_anew_leaves_out_what_went_direct() {
     flow.trim(ONE, &at(5));
     flow.pass(&at(7));
     flow.turn_away(ONE);
-    assert_eq!(flow.trim(ONE, &at(6)), None, "that is not of this span");
-    assert_eq!(flow.spool(&at(7)), [(ONE, span(7, None))], "it is stored, though nothing is new");
+    assert_eq!(flow.trim(ONE, &at(6)), None, "this position is not in the span");
+    assert_eq!(
+        flow.spool(&at(7)),
+        [(ONE, span(7, None))],
+        "the span is stored, though there are no new changes"
+    );
     assert_eq!(flow.spool(&at(10)), []);
 }
 
-/// G6: a span that found no space is stored later, whatever becomes of its collection meanwhile.
+/// G6: a span that found no space is stored later, whatever happens to its collection meanwhile.
 #[test]
-fn a_span_that_found_no_space_is_still_to_be_stored() {
+fn a_span_that_found_no_space_is_stored_later() {
     let (mut flow, _) = Flow::resume([(at(1), None)], None);
     flow.release(ONE);
     flow.drained(ONE);

@@ -1,4 +1,4 @@
-//! Taking changes out of the spool, and handing them to the workers, in the order of the stream.
+//! Takes changes out of the spool, and hands them to the workers, in the stream's order.
 
 use std::{sync::Arc, time::Duration};
 
@@ -35,7 +35,7 @@ impl Tailer {
         }
     }
 
-    /// Of one collection, each in its turn.
+    /// Drains one collection; each has its turn.
     async fn drain_one(&mut self, permits: Vec<mpsc::OwnedPermit<WorkerMessage>>) -> Result<()> {
         let draining: Vec<_> = self.flow.on(Route::Draining).collect();
         let next = draining.iter().find(|id| **id > self.spool.last).or(draining.first());
@@ -55,8 +55,8 @@ impl Tailer {
         Ok(())
     }
 
-    /// Of all collections, in the order of the stream, and only whole transactions: those before the time up to which all
-    /// of them are known.
+    /// Drains all collections, in the stream's order, and only whole transactions: those before the time up
+    /// to which all collections are known.
     async fn drain_all(&mut self, permits: Vec<mpsc::OwnedPermit<WorkerMessage>>) -> Result<()> {
         let draining: Vec<_> = self.flow.on(Route::Draining).collect();
         let mut most = WINDOW;
@@ -84,12 +84,13 @@ impl Tailer {
                     return Ok(());
                 }
                 if all {
-                    // The rest of the last transaction is still to come: it must be read, however full the spool is.
+                    // The rest of the last transaction is still to come: it must be read, however full the
+                    // spool is.
                     self.spool.tenths = self.spool.tenths.min(9);
                     sleep(Duration::from_millis(10)).await;
                     return Ok(());
                 }
-                // A transaction that is larger than the window.
+                // A transaction larger than the window.
                 most = most.saturating_mul(2);
                 continue;
             };
@@ -106,7 +107,7 @@ impl Tailer {
         }
     }
 
-    /// The next changes of a collection that wait, and whether there are no more.
+    /// The next changes of a collection that wait, and whether these are all.
     pub(super) async fn waiting(&self, id: CollectionId, most: usize) -> Result<(Vec<Change>, bool)> {
         let collection = self.now.collections.get(id.0);
         let (Some(collection), Some(given)) = (collection, self.flow.given(id)) else {
@@ -127,14 +128,14 @@ impl Tailer {
             self.flow.drained(*id);
             let taken = self.spool.taken.remove(id).unwrap_or(0);
             if let (1.., Some(collection)) = (taken, self.now.collections.get(id.0)) {
-                tracing::info!("{}: {} changes had waited", collection.name(), HumanCount(taken));
+                tracing::info!("{}: took {} changes out of the spool", collection.name(), HumanCount(taken));
             }
         }
         failpoint::reach(Failpoint::SpoolDrained);
     }
 }
 
-/// When the first of them happened, to the second.
+/// When the first of these changes happened, to the second.
 fn oldest(changes: &[Change]) -> Option<DateTime> {
     let seconds = i64::from(changes.first()?.position.cluster_time().time);
     Some(DateTime::from_millis(seconds * 1000))

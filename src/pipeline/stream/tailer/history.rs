@@ -1,8 +1,9 @@
-//! What is done when the oplog no longer holds what the stream is to go on from (G8).
+//! What happens when the oplog no longer holds the position from which the stream must continue (G8).
 //!
-//! The stream begins where the collection needs it that is furthest behind, so its failure says nothing of the others. The
-//! server is asked where it could begin instead: positions are in the order of the oplog, so those before some point are
-//! lost, and those from there on are not. What is lost concerns its own collection; the stream goes on for the others.
+//! The stream begins where the collection that is furthest behind needs it, so its failure says nothing about
+//! the others. The server is asked where the stream could begin instead: positions are in the order of the
+//! oplog, so those before some point are lost, and those from there on are not. A lost position concerns only
+//! its own collection; the stream continues for the others.
 
 use std::time::Duration;
 
@@ -15,19 +16,20 @@ use crate::{
     model::{change::CollectionId, resync_reason::Reason},
 };
 
-/// How long to wait before the server is asked again, if it does not answer.
+/// How long to wait before asking the server again, if it does not answer.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How many collections the log names.
 const NAMED: usize = 10;
 
 impl Tailer {
-    /// Finds out whose history is lost. Each of these collections is copied again, or stops; the stream goes on for the
-    /// others. Errors: none is left that it could go on for, and history lost is to stop them.
+    /// Finds out whose history is lost. Each of these collections is copied again, or stops; the stream
+    /// continues for the others. Errors: no collection is left for which it could continue, and lost history
+    /// must stop them.
     pub(super) async fn lose_history(&mut self, error: Error) -> Result<()> {
         let lost = match self.lost().await {
-            // The stream finds out once more, when there is an answer.
+            // The stream runs into this again, once there is an answer.
             Err(error) if error.kind().disposition() == Disposition::Retry => {
-                tracing::debug!("{error}: asking again whose history is lost");
+                tracing::debug!("{error}: asking again which collections have lost their history");
                 sleep(AGAIN).await;
                 self.read_on();
                 return Ok(());
@@ -37,8 +39,8 @@ impl Tailer {
         let collections = self.now.collections.clone();
         match self.on_history_lost {
             OnHistoryLost::Resync => {
-                let names = self.named_shortly(&lost);
-                tracing::warn!(code = %error.code(), "{error}: copied again, in place (on_history_lost = \"resync\"): {names}");
+                let names = self.abbreviated_names(&lost);
+                tracing::warn!(code = %error.code(), "{error}: these collections are copied again, in place (on_history_lost = \"resync\"): {names}");
                 for collection in lost.iter().filter_map(|id| collections.get(id.0)) {
                     self.must_be_copied_anew(collection.namespace().clone(), Reason::HistoryLost);
                 }
@@ -58,8 +60,8 @@ impl Tailer {
         Ok(())
     }
 
-    /// The collections whose changes can't be read on. All that are followed, if the server refuses none of their positions
-    /// by itself.
+    /// The collections whose changes can't be read any more; all that are followed, if the server refuses
+    /// none of their positions on its own.
     async fn lost(&self) -> Result<Vec<CollectionId>> {
         let mut followed: Vec<_> = self.flow.followed().collect();
         followed.sort_by(|a, b| self.flow.known(*a).cmp(&self.flow.known(*b)));
@@ -79,7 +81,7 @@ impl Tailer {
         Ok(followed)
     }
 
-    fn named_shortly(&self, ids: &[CollectionId]) -> String {
+    fn abbreviated_names(&self, ids: &[CollectionId]) -> String {
         let names = ids.iter().filter_map(|id| self.now.collections.get(id.0)).take(NAMED);
         let names: Vec<_> = names.map(|collection| collection.name()).collect();
         match ids.len().saturating_sub(NAMED) {

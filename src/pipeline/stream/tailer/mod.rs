@@ -1,18 +1,21 @@
-//! The tailer: reads the change stream for as long as the run lasts, whatever becomes of PostgreSQL (G6).
+//! The tailer: reads the change stream for as long as the run lasts, whatever happens to PostgreSQL (G6).
 //!
-//! Changes go straight to the workers, or into the spool and from there to the workers; which way, and why nothing is left out or
-//! taken twice, is decided in [`route`](super::route). This file does what is decided there: it owns the stream, is the only
-//! one to write to the spool, and hands changes out.
+//! Changes go straight to the workers, or into the spool and from there to the workers.
+//! [`route`](super::route) decides which way they take, and argues why nothing is left out or taken twice.
+//! This file carries out what is decided there: it owns the stream, is the only one to write to the spool,
+//! and hands changes out.
 //!
-//! The other side, an attempt at PostgreSQL, says by a [`ApplyState`] what it has and wants; it is replaced as a whole and
-//! looked at between two steps, so that an attempt may fail at any time. What happens to whole collections, which is the
-//! other side's to deal with, goes back by [`TailerEvents`].
+//! The other side, an attempt at PostgreSQL, says in an [`ApplyState`] what it has and wants. That is
+//! replaced as a whole and read between two steps, so an attempt may fail at any time. Events of whole
+//! collections, which the other side must handle, go back in [`TailerEvents`].
 //!
-//! What waits in the spool is not what documents became, but which documents changed. They are looked up when they are
-//! taken out. So the spool stays small, and a document that changed a thousand times meanwhile is written once.
+//! The spool does not hold what documents became, but which documents changed. They are looked up when they
+//! are taken out. So the spool stays small, and a document that changed a thousand times meanwhile is written
+//! once.
 //!
-//! Where the spool's disk is full, only reading on stops: the reply that finds no space is held, and tried again. All else goes
-//! on, for handing out, trimming and forgetting are what gives space back. So no step may wait for space.
+//! If the spool's disk is full, only reading stops: the reply that finds no space is held, and tried again.
+//! Everything else continues, because handing out, trimming and forgetting are what frees space. So no step
+//! may wait for space.
 
 mod draining;
 mod history;
@@ -53,11 +56,11 @@ use crate::{
     source::{Source, StreamBatch, StreamStart},
 };
 
-/// How long the workers may have no room before changes go into the spool: longer than a few large batches take, for what
-/// comes out of the spool is looked up once more.
+/// How long the workers may have no room before changes go into the spool: longer than a few large batches
+/// take, because changes that come out of the spool are looked up once more.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Reads the stream.
+/// Reads the change stream.
 pub(crate) struct Tailer {
     source: Arc<dyn DocumentSource>,
     log: Arc<LazySpool>,
@@ -68,35 +71,36 @@ pub(crate) struct Tailer {
     events: Arc<watch::Sender<TailerEvents>>,
     gauges: Arc<Gauges>,
     post: Post,
-    /// What was last seen of `apply_state`.
+    /// The `apply_state` that was last seen.
     now: ApplyState,
     /// The attempt whose workers were found to be gone.
     gone: Option<u64>,
-    /// It is to begin anew, from what is applied of each collection.
+    /// Set if it must start over, from each collection's applied position.
     resumes: Option<Vec<Position>>,
-    /// Of the stream.
+    /// The stream's fingerprint.
     fingerprint: i64,
-    /// The names of its collections, by their numbers.
+    /// The names of the stream's collections, by their numbers.
     names: Arc<[Namespace]>,
-    /// Whether what is known of a collection is of another stream, in which this one may not find it.
+    /// Whether the positions known of a collection belong to another stream, so that this one may not find
+    /// them.
     is_foreign: bool,
     flow: Flow,
     stream: Option<Box<dyn ChangeCursor>>,
     start: Option<Position>,
-    /// When it began to read from there.
+    /// When it began to read from `start`.
     since: Instant,
     /// In the order of commits: changes of a transaction of which more may come.
     tail: Vec<Change>,
-    /// A reply that the spool has no space for. Nothing is read before it is passed on.
+    /// A reply for which the spool has no space. Nothing is read before it is passed on.
     held: Option<PendingReply>,
-    /// When the first change of the reply at hand, or of `tail`, happened.
+    /// When the first change of the current reply, or of `tail`, happened.
     oldest: Option<DateTime>,
     spool: TailerSpool,
-    /// Whether it took something out of the spool since it last read a reply.
+    /// Whether it took changes out of the spool since it last read a reply.
     has_drained: bool,
 }
 
-/// What the tailer speaks to.
+/// What the tailer talks to.
 pub(crate) struct TailerPorts {
     pub(crate) source: Arc<dyn DocumentSource>,
     pub(crate) log: Arc<LazySpool>,
@@ -104,7 +108,7 @@ pub(crate) struct TailerPorts {
     pub(crate) events: Arc<watch::Sender<TailerEvents>>,
 }
 
-/// A reply of the stream, with the tail of the one before.
+/// A reply of the stream, with the tail of the previous one.
 struct PendingReply {
     changes: Vec<Change>,
     position: Position,
@@ -121,7 +125,8 @@ enum WorkerRoom {
 }
 
 impl Tailer {
-    /// It begins with the next attempt: how far the present one is, only its workers know.
+    /// A tailer that begins with the next attempt: only the workers of the present attempt know how far it
+    /// is.
     pub(crate) fn new(
         config: &Config,
         TailerPorts { source, log, apply_state, events }: TailerPorts,
@@ -157,15 +162,15 @@ impl Tailer {
         }
     }
 
-    /// Reads for as long as it is polled. Ends with an error only: the source refuses, or the history of all collections is
-    /// lost and that is to stop the pipeline.
+    /// Reads for as long as it is polled. Ends only with an error: the source refuses, or the history of all
+    /// collections is lost and that must stop the pipeline.
     pub(crate) async fn run(mut self) -> Result<Infallible> {
         let mut tending = interval(TENDING);
         tending.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             match self.step(&mut tending).await {
-                Err(error) if error.kind() == Kind::StateRebuilt => self.begin_anew(&error),
-                // The spool can't even be opened, so that there is nothing to be handed out.
+                Err(error) if error.kind() == Kind::StateRebuilt => self.start_over(&error),
+                // The spool can't even be opened, so there is nothing to hand out.
                 Err(error) if error.kind() == Kind::StateFull => {
                     self.lack_space(&error);
                     sleep(FULL).await;
@@ -187,14 +192,14 @@ impl Tailer {
         let workers = self.now.workers.clone().filter(|_| self.flow.any_on(Route::Draining));
         #[cfg(test)]
         self.show_direct();
-        self.post.rests("waits for the stream, or for workers that it can hand changes to");
+        self.post.rests("waits for the stream, or for workers to hand changes to");
         // Neither the stream nor the spool may keep the other waiting: they take turns.
         let (is_draining, drains_first) = (workers.is_some(), !self.has_drained);
         let workers = workers.as_deref();
         tokio::select! {
             biased;
             changed = self.apply_state.changed() => {
-                changed.map_err(|_| Error::bug("read the stream: nobody wants it"))
+                changed.map_err(|_| Error::bug("read the stream: its reader is gone"))
             }
             _ = tending.tick() => self.trim_and_measure().await,
             room = room(workers), if is_draining && drains_first => self.drain_into(room).await,
@@ -236,14 +241,15 @@ impl Tailer {
         }
     }
 
-    /// Whether there is room for more; for the rest of a transaction there always is, for it is what the workers wait for.
-    /// Workers that are about to come are waited for: what goes to them directly need not be looked up.
+    /// Whether there is room for more. There always is for the rest of a transaction, because the workers
+    /// wait for it. Reading waits for workers that are about to start: changes that go to them directly need
+    /// not be looked up.
     fn reads_on(&self) -> bool {
         let for_somebody = self.now.workers.is_some() || self.since.elapsed() >= PATIENCE;
         self.held.is_none() && (for_somebody && self.spool.tenths < 10 || !self.tail.is_empty())
     }
 
-    /// Takes over what was demanded since the last time.
+    /// Takes over the latest demands of the other side.
     fn apply_demand(&mut self) {
         let mut apply_state = self.apply_state.borrow_and_update().clone();
         if self.gone == Some(apply_state.attempt) {
@@ -261,10 +267,10 @@ impl Tailer {
         }
     }
 
-    /// Begins anew: the spool is lost. What the workers have been given was given for good, so that they are replaced,
-    /// too.
-    fn begin_anew(&mut self, error: &Error) {
-        tracing::warn!(code = %error.code(), "{error}: what it held is read again");
+    /// Starts over, because the spool is lost. Changes can't be taken back from the workers, so these are
+    /// replaced, too.
+    fn start_over(&mut self, error: &Error) {
+        tracing::warn!(code = %error.code(), "{error}: the changes it held are read again");
         metrics::retried(error.kind());
         let attempt = self.now.attempt;
         self.events.send_modify(|events| (events.attempt, events.is_lost) = (attempt, true));
@@ -274,7 +280,7 @@ impl Tailer {
         self.resumes = Some(applied);
     }
 
-    /// Begins anew: the workers are gone, and what was handed to them counts for nothing.
+    /// Starts over, because the workers are gone: what was handed to them counts for nothing.
     fn rewind(&mut self) {
         if let Some(workers) = self.now.workers.take() {
             self.gone = Some(self.now.attempt);
@@ -286,7 +292,7 @@ impl Tailer {
 
     /// Begins from what is durable: in PostgreSQL, as `applied` says, and in the spool.
     async fn resume(&mut self, applied: Vec<Position>) -> Result<()> {
-        self.post.at("looks up what the spool holds");
+        self.post.at("reads what the spool holds");
         self.names = self.now.collections.iter().map(|collection| collection.namespace().clone()).collect();
         if applied.len() != self.names.len() {
             return Err(Error::bug("read the stream: a collection has no position"));
@@ -298,14 +304,14 @@ impl Tailer {
             applied.into_iter().zip(self.names.iter().map(|name| spans.remove(name))).collect();
         let (flow, worthless) = Flow::resume(known, token.as_ref());
         self.flow = flow;
-        // An open span of a collection whose changes do not come any more would claim to hold them.
+        // An open span of a collection whose changes no longer come would claim to hold them.
         self.spool.owed = spans.into_keys().map(|name| (name, None)).collect();
         self.owe(worthless);
         self.abandon_stopped();
         self.held = None;
         self.pay().await?;
         let attempt = self.now.attempt;
-        // What is still to be dealt with is met again on the way from there.
+        // Events that still must be handled are met again on the way from there.
         self.events.send_if_modified(|events| {
             let is_new = events.attempt != attempt;
             if is_new {
@@ -320,7 +326,7 @@ impl Tailer {
         Ok(())
     }
 
-    /// Opens the stream where the collections that are followed need it.
+    /// Opens the stream where the followed collections need it.
     fn read_on(&mut self) {
         self.tail.clear();
         self.since = Instant::now();
@@ -336,7 +342,7 @@ impl Tailer {
         }
     }
 
-    /// Lets the changes of collections that are stopped go by.
+    /// Ignores the changes of stopped collections.
     fn abandon_stopped(&mut self) {
         let collections = self.now.collections.clone();
         let stopped = (0..).map(CollectionId).zip(collections.iter()).filter(|(_, c)| c.stopped().is_some());
@@ -344,7 +350,7 @@ impl Tailer {
         self.owe(saved);
     }
 
-    /// Waits for room for one more reply. Where nothing goes direct, none is needed.
+    /// Waits for room for one more reply. If nothing goes direct, none is needed.
     async fn room(&mut self) -> WorkerRoom {
         let Some(workers) = self.now.workers.clone().filter(|_| self.flow.any_on(Route::Direct)) else {
             return WorkerRoom::Yes(Vec::new());
@@ -356,7 +362,7 @@ impl Tailer {
     }
 }
 
-/// Room for something for every worker.
+/// Waits for room for one message to every worker.
 async fn room(workers: Option<&Workers>) -> WorkerRoom {
     let Some(workers) = workers else { return std::future::pending().await };
     match try_join_all(workers.senders.iter().map(|sender| sender.clone().reserve_owned())).await {

@@ -1,4 +1,4 @@
-//! Passing replies of the stream on: into the spool, and to the workers.
+//! Passes replies of the stream on: into the spool, and to the workers.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use crate::{
 };
 
 impl Tailer {
-    /// A reply of the stream.
+    /// Takes a reply of the stream.
     pub(super) async fn take(&mut self, batch: StreamBatch) -> Result<()> {
         let StreamBatch { events, position, at_end, unknown, oldest, .. } = batch;
         if self.tail.is_empty() {
@@ -43,7 +43,7 @@ impl Tailer {
         self.pass_on(PendingReply { changes, position, at_end }).await
     }
 
-    /// Passes a reply on, into the spool and to the workers, or holds it, if the spool has no space for it.
+    /// Passes a reply on, into the spool and to the workers; or holds it, if the spool has no space for it.
     pub(super) async fn pass_on(&mut self, mut reply: PendingReply) -> Result<()> {
         self.abandon_stopped();
         self.post.at("waits for room at the workers");
@@ -54,7 +54,9 @@ impl Tailer {
                 return Ok(());
             }
             WorkerRoom::No => {
-                tracing::info!("PostgreSQL does not keep up: the stream goes on into the state directory");
+                tracing::info!(
+                    "PostgreSQL does not keep up: changes now go into the spool, in the state directory"
+                );
                 let direct: Vec<_> = self.flow.on(Route::Direct).collect();
                 direct.into_iter().for_each(|id| self.flow.turn_away(id));
                 Vec::new()
@@ -77,11 +79,11 @@ impl Tailer {
         let PendingReply { mut changes, position, at_end } = reply;
         changes.retain(|change| self.flow.way(change.collection) == Route::Direct);
         self.hand_out(changes, permits, &position, at_end);
-        self.tell_arrival(&position, at_end);
+        self.report_arrival(&position, at_end);
         Ok(())
     }
 
-    /// Hands changes to the workers, and how far the collections that go direct are.
+    /// Hands changes to the workers, and how far the collections that go direct have come.
     fn hand_out(
         &mut self,
         mut changes: Vec<Change>,
@@ -91,7 +93,7 @@ impl Tailer {
     ) {
         let mut position = position.clone();
         if self.order == Order::Commit && !at_end {
-            // More may come of the transaction at the end, whose changes all bear one time.
+            // More of the transaction at the end may come; all its changes have one time.
             let time = position.cluster_time();
             let complete = changes.partition_point(|change| change.position.cluster_time() < time);
             self.tail = changes.split_off(complete);
@@ -124,7 +126,7 @@ impl Tailer {
         }
     }
 
-    fn tell_arrival(&self, position: &Position, at_end: bool) {
+    fn report_arrival(&self, position: &Position, at_end: bool) {
         let Some(until) = self.now.until else { return };
         // The start position itself says nothing about the events of its time.
         let is_new = self.start.as_ref().is_some_and(|start| position > start);
@@ -136,7 +138,8 @@ impl Tailer {
         }
     }
 
-    /// Something that happened to a whole collection. Its changes from here on go by: it is to be copied anew.
+    /// Handles something that happened to a whole collection. Its changes from here on are ignored: it must
+    /// be copied again.
     fn notice(&mut self, event: &Event) {
         let (happened, position) = match event {
             Event::Dropped { collection, position } => (vec![(*collection, Reason::Dropped)], position),

@@ -1,8 +1,8 @@
-//! Putting changes into the spool, trimming it, and watching how full it is.
+//! Puts changes into the spool, trims it, and watches how full it is.
 //!
-//! A span that ends, or is worth nothing, is *owed*: it is stored with whatever is written next, and the token never moves
-//! before that, so that it does not matter when that is. Nothing is waited for: where the disk is full, a write is tried again by
-//! a later step.
+//! A span that ends, or is worthless, is *owed*: it is stored with whatever is written next. The token never
+//! moves before that, so it does not matter when that is. No step waits: if the disk is full, a later step
+//! tries the write again.
 
 use std::{
     sync::{Arc, PoisonError},
@@ -29,12 +29,12 @@ use crate::{
     },
 };
 
-/// How long MongoDB may take to say what the oplog leaves.
+/// How long MongoDB may take to say how far the oplog reaches back.
 const BRIEF: Duration = Duration::from_secs(1);
 
 impl Tailer {
-    /// Puts changes into the spool. If there are none, the token moves now and then. `false`: there is no space for them, and
-    /// nothing has changed.
+    /// Puts changes into the spool. If there are none, the token moves now and then. `false`: there is no
+    /// space for them, and nothing has changed.
     pub(super) async fn put(&mut self, changes: Vec<Change>, position: &Position) -> Result<bool> {
         let is_due = self.flow.has_begun() || self.spool.written.elapsed() >= TENDING;
         let is_idle = changes.is_empty();
@@ -61,9 +61,10 @@ impl Tailer {
             life: self.spool.life,
         };
         if !self.store(update).await? {
-            // It may be written all the same, and then there are spans that nobody here goes on with.
+            // The write may have been carried out all the same, and then it stored spans that are not
+            // continued here.
             self.owe(new.into_iter().map(|(id, _)| (id, None)).collect());
-            // Without changes there is nothing to hold up: the token moves later.
+            // Without changes nothing is held up: the token moves later.
             return Ok(is_idle);
         }
         failpoint::reach(Failpoint::SpoolWritten);
@@ -76,9 +77,9 @@ impl Tailer {
         Ok(true)
     }
 
-    /// Gives back what the spool need not hold any more, and looks how full it is.
+    /// Gives back what the spool no longer needs to hold, and measures how full it is.
     pub(super) async fn trim_and_measure(&mut self) -> Result<()> {
-        self.post.at("looks after the spool");
+        self.post.at("trims and measures the spool");
         self.show_where_it_resumes();
         self.gauges.stalled(self.stream.as_ref().and_then(|stream| stream.trouble()));
         let Some(workers) = self.now.workers.clone() else {
@@ -87,7 +88,7 @@ impl Tailer {
         };
         let mut closes = false;
         for (id, collection) in (0..).map(CollectionId).zip(self.now.collections.clone().iter()) {
-            // A span that is owed says where it begins: it is not to begin later by then.
+            // An owed span says where it begins: that must not become later before it is stored.
             if self.spool.owed.iter().any(|(name, _)| name == collection.namespace()) {
                 continue;
             }
@@ -115,7 +116,7 @@ impl Tailer {
         self.measure().await
     }
 
-    /// Shows where the stream would be read from after a restart: what is in the spool is not read again.
+    /// Shows where the stream would be read from after a restart: changes in the spool are not read again.
     fn show_where_it_resumes(&self) {
         let watermark = self.now.workers.as_ref().map(|workers| &workers.watermark);
         let watermark = watermark.map(|watermark| watermark.lock().unwrap_or_else(PoisonError::into_inner));
@@ -127,8 +128,8 @@ impl Tailer {
         self.gauges.resumes_from(least.map(Position::cluster_time));
     }
 
-    /// Says how full the spool is, each time that it is a tenth fuller. A full one is not filled further: then the stream
-    /// waits in the oplog.
+    /// Reports how full the spool is, each time it is another tenth fuller. A full one is not filled further:
+    /// then the stream waits in the oplog.
     pub(super) async fn measure(&mut self) -> Result<()> {
         let Some(log) = self.log.get() else { return Ok(()) };
         let (bytes, entries) = log.size().await?;
@@ -142,7 +143,7 @@ impl Tailer {
         let before = std::mem::replace(&mut self.spool.tenths, tenths);
         if tenths <= before || !self.flow.any_is_spooled() {
             if before >= 10 && tenths < 10 {
-                tracing::info!("the spool has room again: the stream is read on");
+                tracing::info!("the spool has room again: reading the stream continues");
             }
             return Ok(());
         }
@@ -154,13 +155,13 @@ impl Tailer {
             }
             10.. => tracing::error!(
                 code = %Code::SpoolFull,
-                "the spool is full ({budget}, state.max_spool): the stream is not read on until some of it is applied{headroom}"
+                "the spool is full ({budget}, state.max_spool): the stream is not read further until some of the spool is applied{headroom}"
             ),
         }
         Ok(())
     }
 
-    /// Gives up what waits of collections that are paused, so that the others, if there are any, go on.
+    /// Gives up the waiting changes of paused collections, so that the others, if there are any, continue.
     async fn give_up_paused(&mut self) -> Result<()> {
         let collections = self.now.collections.clone();
         if collections.iter().all(Collection::rests) {
@@ -183,12 +184,12 @@ impl Tailer {
         self.pay().await
     }
 
-    /// How much time the oplog leaves, for people.
+    /// How much time the oplog leaves, for the log.
     async fn headroom(&self) -> String {
         match (timeout(BRIEF, self.source.oplog_start()).await, self.flow.start()) {
             (Ok(Ok(Some(oldest))), Some(position)) => {
                 let left = position.cluster_time().time.saturating_sub(oldest.time);
-                format!("; the oplog reaches back {left} s before what is read")
+                format!("; the oplog reaches back {left} s before the stream's position")
             }
             _ => String::new(),
         }
@@ -199,7 +200,7 @@ impl Tailer {
         spans.into_iter().filter_map(|(id, span)| Some((name(id)?, span))).collect()
     }
 
-    /// Notes spans that are to be stored with the next write.
+    /// Records spans to store with the next write.
     pub(super) fn owe(&mut self, spans: Vec<Saved>) {
         for span in self.named(spans) {
             if self.spool.owed.last() != Some(&span) {
@@ -208,7 +209,7 @@ impl Tailer {
         }
     }
 
-    /// Stores them, if there is space.
+    /// Stores the owed spans, if there is space.
     pub(super) async fn pay(&mut self) -> Result<()> {
         if self.spool.owed.is_empty() {
             return Ok(());
@@ -231,7 +232,7 @@ impl Tailer {
         }
     }
 
-    /// Notes that there is no space, and when it is looked for next.
+    /// Records that there is no space, and when to look for it next.
     pub(super) fn lack_space(&mut self, error: &Error) {
         metrics::retried(error.kind());
         self.spool.again = Instant::now() + FULL;
@@ -241,10 +242,10 @@ impl Tailer {
         }
     }
 
-    /// Notes that there is enough for what was read.
+    /// Records that there is enough space for what was read.
     fn have_space(&mut self) {
         if self.spool.owed.is_empty() && std::mem::take(&mut self.spool.is_lacking) {
-            tracing::info!("the state directory has space again: going on");
+            tracing::info!("the state directory has space again: continuing");
             self.gauges.lacks_space(None);
         }
     }
