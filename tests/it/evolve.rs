@@ -451,7 +451,7 @@ async fn field_names_of_any_length_and_number_become_columns() {
     let mut many: Document = many.collect();
     many.insert("_id", 2000);
     people.insert_one(many).await.unwrap();
-    docrow.logs("mapped anew (version 3)").await;
+    docrow.logs("remapped (version 3)").await;
     let filled = "SELECT count(*) FROM docrow.schemas WHERE NOT filled";
     docrow.until("all is filled", async || place.number(filled).await == Some(0)).await;
     place.settle(&mut docrow).await;

@@ -1,8 +1,8 @@
-//! Which mapping a collection gets: the one in force, what its mapping file adds to that, the mapping file's, or an
-//! automatic one.
+//! Which mapping a collection gets: the one in force, that one with what its mapping file adds, the mapping
+//! file's, or an automatic one.
 //!
-//! The mapping in force is stored in `docrow.schemas`, by versions, so that a restart never guesses anew. All tables of a
-//! pipeline share one schema, so their names are unique across its collections.
+//! The mapping in force is stored in `docrow.schemas`, by version, so that a restart never guesses again. All
+//! tables of a pipeline share one schema, so their names are unique across its collections.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ use crate::{
     source::{SAMPLE_SIZE, Source},
 };
 
-/// The first line of an automatic mapping as it is stored: it may evolve, one that somebody wrote does not.
+/// The first line of an automatic mapping as it is stored: it may evolve; one that a user wrote does not.
 const AUTOMATIC: &str = "# Mapped automatically.\n";
 
 /// Whether docrow made the mapping that is stored as `text`.
@@ -26,40 +26,40 @@ pub fn is_automatic(text: &str) -> bool {
     text.starts_with(AUTOMATIC)
 }
 
-/// A mapping that is in force, or is to be.
+/// A mapping that is in force, or about to be.
 #[derive(Clone, Debug)]
 pub(crate) struct ActiveMapping {
     pub(crate) spec: MappingSpec,
     pub(crate) version: u16,
     /// Whether docrow made it.
     pub(crate) is_automatic: bool,
-    /// What its tables have not got yet out of `extra`.
+    /// The values that its tables have not yet taken out of `extra`.
     pub(crate) unfilled: Option<Unfilled>,
-    /// The stored one, if this one is to come after it: what to go on with if the tables can't follow.
+    /// The stored mapping, if this one comes after it: what to continue with if the tables can't follow.
     pub(crate) before: Option<Box<ActiveMapping>>,
 }
 
-/// The mappings of the collections that are prepared.
+/// The mappings of the prepared collections.
 pub(crate) struct PreparedMappings {
     /// In the order of the collections.
     pub(crate) in_force: Vec<ActiveMapping>,
-    /// What is put in force once no session has a lock on the tables, by the collection's name.
+    /// Mappings to put in force once no session has a lock on the tables, by the collection's name.
     pub(crate) pending: HashMap<String, ActiveMapping>,
     /// The names of all tables.
     pub(crate) tables: Names,
 }
 
-/// Values that a column or table exists for, and that are still in `extra` where they were before it did.
+/// Values for which a column or table exists, but which are still in `extra`, where they were before it did.
 #[derive(Clone, Debug)]
 pub(crate) enum Unfilled {
     /// Those of these fields.
     Fields(Vec<FieldPath>),
-    /// It is not known of which.
+    /// Those of unknown fields.
     All,
 }
 
 impl ActiveMapping {
-    /// The version as it is stored, which is `compiled`.
+    /// The version as it is stored; `compiled` is its compiled mapping.
     pub(crate) fn record(&self, compiled: &Mapping) -> mapping_versions::Mapping {
         let head = if self.is_automatic { AUTOMATIC } else { "" };
         mapping_versions::Mapping {
@@ -97,14 +97,14 @@ impl ActiveMapping {
         next.map_err(|differences| {
             Error::new(Code::MappingChanged, format!(
                 "the mapping file of {} differs from the mapping that its tables were made with by more than new columns, \
-                 new tables and wider types: restore it, or copy anew under another pipeline name and schema: {}",
+                 new tables and wider types: restore it, or copy again under another pipeline name and schema: {}",
                 self.spec.collection(),
                 differences.join("; ")
             ))
         })
     }
 
-    /// The version after this one. Errors: all in which it does more than add.
+    /// The version after this one. Errors: every way in which it does more than add.
     pub(super) fn next(&self, spec: MappingSpec, is_automatic: bool) -> Result<Self, Vec<String>> {
         let added = additions(&self.spec, &spec)?;
         let unfilled = match self.unfilled {
@@ -117,8 +117,9 @@ impl ActiveMapping {
     }
 }
 
-/// Sees that every mapping file is for a collection that is included, or that the pipeline has a mapping of already: a slip in
-/// its name would leave masks away in silence. Errors: one is for none, and not optional.
+/// Checks that every mapping file is for a collection that is included, or of which the pipeline already has
+/// a mapping: a slip in its name would silently leave masks out. Errors: a file is for no such collection,
+/// and not optional.
 pub(crate) async fn require_collections(
     config: &Config,
     files: &MappingFiles,
@@ -142,10 +143,10 @@ pub(crate) async fn require_collections(
 
 /// The mappings of a pipeline.
 pub(crate) struct Mappings {
-    /// Those that are stored, with what their files have got since.
+    /// The stored mappings, with what their files have added since.
     in_force: HashMap<String, ActiveMapping>,
     files: HashMap<String, MappingSpec>,
-    /// Those that were made from samples.
+    /// The mappings made from samples.
     sampled: HashMap<String, ActiveMapping>,
     /// The names of all tables.
     pub(crate) tables: Names,
@@ -153,10 +154,10 @@ pub(crate) struct Mappings {
 }
 
 impl Mappings {
-    /// Brings the stored mappings and the mapping files together.
+    /// Combines the stored mappings and the mapping files.
     ///
-    /// Errors: a file does more than add to the mapping in force; two collections want one table; values were masked by
-    /// another key.
+    /// Errors: a file does more than add to the mapping in force; two collections want one table; values were
+    /// masked with another key.
     pub(crate) fn load(
         stored: &[mapping_versions::Mapping],
         config: &Config,
@@ -192,8 +193,8 @@ impl Mappings {
         Ok(Self { in_force, files, sampled, tables, default })
     }
 
-    /// Takes over what `earlier` has made from samples, for the collections that still have no mapping: what was shown to
-    /// somebody is what is made then.
+    /// Takes over the mappings that `earlier` has made from samples, for collections that still have none:
+    /// what the user was shown is then what is made.
     pub(super) fn take_samples(&mut self, earlier: Self) {
         for (name, mapping) in earlier.sampled {
             let is_mapped = self.in_force.contains_key(&name) || self.files.contains_key(&name);
@@ -203,13 +204,13 @@ impl Mappings {
         }
     }
 
-    /// The mapping of a collection as it is stored, if it is.
+    /// A collection's stored mapping, if there is one.
     pub(crate) fn stored(&self, collection: &str) -> Option<&ActiveMapping> {
         let in_force = self.in_force.get(collection)?;
         Some(in_force.before.as_deref().unwrap_or(in_force))
     }
 
-    /// The mapping of a collection, made from a sample of its documents if nobody wrote one.
+    /// A collection's mapping, made from a sample of its documents if there is none yet.
     pub(crate) async fn mapping_for(
         &mut self,
         source: &dyn DocumentSource,
@@ -239,12 +240,12 @@ impl Mappings {
         Ok(mapping)
     }
 
-    /// The mapping that a collection would get by itself, if no name were taken.
+    /// The mapping that docrow would make for a collection, if no name were taken.
     pub(crate) fn inferred(&self, sample: &Sample, collection: &Namespace) -> MappingSpec {
         infer(self.default, sample, collection, &mut Names::new())
     }
 
-    /// Forgets the mapping in force of a collection, and the names of its tables: it is new.
+    /// Forgets a collection's mapping in force, and the names of its tables: the collection is new.
     pub(crate) fn forget(&mut self, collection: &Namespace) {
         if let Some(forgotten) = self.in_force.remove(&collection.to_string()) {
             table_names(&forgotten.spec).for_each(|name| self.tables.release(name));

@@ -1,11 +1,13 @@
-//! Takes values out of `extra` for which columns and tables were made since, and out of columns for which wider ones were.
+//! Takes values out of `extra` for which columns and tables have been made since, and out of columns for
+//! which wider ones have been made.
 //!
-//! Each document is rebuilt from its rows by the mapping in force, which reads those written by an earlier version too,
-//! and encoded by it again: what had been noted lands in its column. So there is no second way in which a value could
-//! get into a column. It is done for some hundred documents at a time while nobody else writes to the collection, so
-//! that no row goes backwards (G3); which documents these are is found beforehand, while others write. Where a row or a
-//! table is locked by another session, the mapping is released, and the documents are taken again later. Rows that make no
-//! document are not docrow's: see [`foreign_rows`](super::foreign_rows).
+//! Each document is rebuilt from its rows with the mapping in force, which also reads rows written by an
+//! earlier version, and is encoded with it again: values that had been noted land in their columns. So there
+//! is no second way for a value to get into a column. This is done for some hundred documents at a time,
+//! while nothing else writes to the collection, so that no row goes backwards (G3); which documents these are
+//! is found beforehand, while others write. If another session has locked a row or a table, the mapping is
+//! released, and the documents are taken again later. Rows that make no document are not docrow's: see
+//! [`foreign_rows`](super::foreign_rows).
 
 use std::collections::BTreeSet;
 
@@ -40,11 +42,13 @@ use crate::{
     },
 };
 
-/// Documents that are filled at a time: first a few, then as many as have about so many bytes of rows (G11).
+/// How many documents are filled at a time: first a few, then as many as have about this many bytes of rows
+/// (G11).
 const FIRST_PAGE: u16 = 10;
 const LARGEST_PAGE: u16 = 500;
 const PAGE_BYTES: usize = (8 << 20) / FILLING;
-/// What is read of documents of which one may be much larger than those before: more, and they are taken in halves.
+/// The most that is read of several documents, because one may be much larger than those before; if there is
+/// more, they are taken in halves.
 const MOST_BYTES: usize = 2 * PAGE_BYTES;
 
 /// How far a collection was filled.
@@ -59,7 +63,7 @@ pub(super) enum Filled {
 }
 
 impl KeeperContext {
-    /// Fills the tables of a collection, which must be complete. `session` is for looking what there is to be filled.
+    /// Fills the tables of a collection, which must be complete. `session` finds the documents to fill.
     pub(super) async fn fill(
         &self,
         collection: &Collection,
@@ -105,7 +109,7 @@ impl KeeperContext {
         }
         if refused > 0 {
             tracing::warn!(
-                "{name}: PostgreSQL refuses to have new columns filled in {} documents: their values stay in extra",
+                "{name}: PostgreSQL refuses to fill new columns in {} documents: their values stay in extra",
                 HumanCount(refused)
             );
         }
@@ -113,28 +117,28 @@ impl KeeperContext {
     }
 }
 
-/// How many documents to take next, after `documents` had `bytes` bytes of rows.
+/// Returns how many documents to take next, after `documents` had `bytes` bytes of rows.
 fn next_page(documents: usize, bytes: usize) -> u16 {
     let fitting = PAGE_BYTES * documents.max(1) / bytes.max(1);
     u16::try_from(fitting).unwrap_or(u16::MAX).clamp(1, LARGEST_PAGE)
 }
 
-/// Fills some documents at a time.
+/// Fills documents, some at a time.
 struct Filler<'a> {
     reader: Box<dyn RowReader>,
     applier: Box<dyn RowApplier>,
-    /// Held while one document is filled, which may be large.
+    /// Held while a single document is filled, which may be large.
     alone: &'a Mutex<()>,
     filled: u64,
     refused: u64,
     foreign: Foreign,
 }
 
-/// What came of some documents.
+/// The result for some documents.
 enum PageOutcome {
-    /// They are filled; their rows had so many bytes.
+    /// They are filled; their rows had this many bytes.
     Done(usize),
-    /// They are too much to be read at once: nothing was done.
+    /// They are too large to be read at once: nothing was done.
     TooMuch,
     /// Writers hold the mapping: nothing was done.
     NotNow,
@@ -144,13 +148,14 @@ enum PageOutcome {
 type Keyed = (Vec<u8>, RawDocumentBuf);
 
 impl<'a> Filler<'a> {
-    /// Its sessions wait for no lock longer than a moment: workers wait for them meanwhile.
+    /// Opens sessions that wait for a lock no longer than a moment, because workers wait for them meanwhile.
     async fn start(target: &dyn RowTarget, alone: &'a Mutex<()>) -> Result<Self> {
         let (reader, applier) = (target.reader_in_haste().await?, target.applier_in_haste().await?);
         Ok(Self { reader, applier, alone, filled: 0, refused: 0, foreign: Foreign::default() })
     }
 
-    /// Reads the documents with these keys, and writes them anew. How many to take next; `None`: the turn ends.
+    /// Reads the documents with these keys, and writes them again. Returns how many to take next; `None`: the
+    /// turn ends.
     async fn fill(&mut self, collection: &Collection, keys: Keys, tries: &mut Tries) -> Result<Option<u16>> {
         let (mut parts, mut page) = (vec![keys], LARGEST_PAGE);
         while let Some(part) = parts.pop() {
@@ -178,7 +183,7 @@ impl<'a> Filler<'a> {
         Ok(Some(page))
     }
 
-    /// The same for some of them.
+    /// Does the same for some of these keys.
     async fn fill_part(
         &mut self,
         collection: &Collection,
@@ -205,7 +210,7 @@ impl<'a> Filler<'a> {
                 Ok(document) if encoder.encode_key(&document, &mut again).is_ok() && *again == *key => {
                     documents.push((key, document));
                 }
-                Ok(_) => self.foreign.note(&mapping, &key, "the _id that they tell is another"),
+                Ok(_) => self.foreign.note(&mapping, &key, "they have another _id than their key"),
                 Err(corrupt) => self.foreign.note(&mapping, &key, corrupt),
             }
         }
@@ -215,7 +220,8 @@ impl<'a> Filler<'a> {
         Ok(PageOutcome::Done(bytes))
     }
 
-    /// Writes documents; in halves, where one of them is refused, until that is alone. How many are filled, and refused.
+    /// Writes documents; if one is refused, in halves, until it is alone. Returns how many are filled, and
+    /// how many refused.
     async fn write(
         &mut self,
         mapping: &Mapping,
@@ -255,7 +261,7 @@ impl<'a> Filler<'a> {
     }
 }
 
-/// Whether there is a document to these rows: it may have been deleted meanwhile, or be marked so.
+/// Whether these rows have a document: it may have been deleted meanwhile, or be marked as deleted.
 fn exists(mapping: &Mapping, rows: &Rows) -> bool {
     let root = mapping.tables().first().zip(rows.tables.first());
     root.is_some_and(|(table, rows)| {
@@ -264,9 +270,9 @@ fn exists(mapping: &Mapping, rows: &Rows) -> bool {
     })
 }
 
-/// The first steps of the keys of `extra` whose values may belong to one of these fields: to a field itself, to
-/// something around it, or in it. They find too many documents, but never too few, and how many names there are and
-/// what is in them does not matter to PostgreSQL.
+/// The first steps of the keys of `extra` whose values may belong to one of these fields: to the field
+/// itself, to something around it, or to something in it. They find too many documents, but never too few,
+/// and it does not matter to PostgreSQL how many names there are and what is in them.
 fn first_steps(fields: &[FieldPath]) -> Vec<String> {
     let names = fields.iter().filter_map(|field| field.segments().first());
     let names: BTreeSet<_> = names.map(Segment::in_extra).collect();

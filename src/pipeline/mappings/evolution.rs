@@ -1,31 +1,34 @@
 //! Mappings that follow their documents: new fields become columns and tables while the pipeline runs.
 //!
-//! Encoders notice what their mapping does not know; the documents are shown to their [`Collection`], and wake its
-//! [`Keeper`], the one task that changes its mapping. So two workers that meet the same field at once are no race: whoever
-//! tells second finds it known. The keeper decides by all it has seen, a sample of the collection included, what the mapping
-//! becomes ([`evolve`]); changes the tables and stores the new version in one transaction; and puts the new mapping in
-//! force, all while nobody writes to the collection. Rows written before hold the new fields' values in `extra`, and
-//! [`backfill`] takes them out from there. Nothing of this is needed for exactness: old rows and new ones both tell their
-//! document.
+//! Encoders notice what their mapping does not know; the documents are shown to their [`Collection`], and
+//! wake its [`Keeper`], the one task that changes its mapping. So two workers that meet the same field at
+//! once do not race: the second one's discovery is already known. From everything it has seen, including a
+//! sample of the collection, the keeper decides what the mapping becomes ([`evolve`]); it changes the tables
+//! and stores the new version in one transaction; and it puts the new mapping in force; all this while
+//! nothing writes to the collection. Rows written before hold the new fields' values in `extra`, and
+//! [`backfill`] takes them out from there. Exactness needs none of this: old rows and new ones both yield
+//! their document.
 //!
-//! Tables are filled once the collection is complete. A crash before the end is made up for at the next start, because
-//! the version is stored as not filled.
+//! Tables are filled once the collection is complete. After a crash before the end, the next start makes up
+//! for it, because the version is stored as not filled.
 //!
-//! # Why nobody waits for one who does not go on
+//! # Why nothing waits for a task that is stuck
 //!
-//! A mapping is a lock: writers share it, a keeper has it alone, while it changes the tables and while it fills some rows.
-//! A future that has a lock, or waits in the line for it, and is not polled stops everybody else for good. So a keeper is
-//! a task of its own, which always goes on, and nobody else ever asks for a mapping alone. What it does then is short:
-//! locks in PostgreSQL are asked for by short tries, and a mapping is let go between two of them ([`tries`](crate::pipeline::tries)).
+//! A mapping is a lock: writers share it; a keeper has it alone, while it changes the tables and while it
+//! fills some rows. A future that has a lock, or waits in line for it, and is not polled, stops all others
+//! for good. So a keeper is a task of its own, which always continues, and no other task ever asks for a
+//! mapping for itself alone. What the keeper does then is short: it asks for locks in PostgreSQL by short
+//! tries, and releases the mapping between two of them ([`tries`](crate::pipeline::tries)).
 //!
-//! Nor is a keeper cut off while it has the mapping: what it has sent might be committed later than what a worker writes
-//! next. It is asked to stop, and does so before it would begin with anything; the rest can be dropped at any time. Once it
-//! is asked it takes no mapping any more, so that one whose task is aborted, because the turn failed, can't begin with
-//! anything while a worker's last transaction may still be under way.
+//! Nor is a keeper cut off while it has the mapping: what it has sent might be committed later than what a
+//! worker writes next. It is asked to stop, and does so before it begins anything else; the rest can be
+//! dropped at any time. Once it is asked, it takes no mapping any more. So a keeper whose task is aborted,
+//! because the turn failed, can't begin anything while a worker's last transaction may still be under way.
 //!
-//! Keepers have nothing in common but that one at a time changes tables, which is short, and what bounds them all: how many
-//! sample a collection and how many fill rows at once, for memory's and the servers' sake. So whatever holds up one, a long
-//! fill or somebody's lock on a table, is nothing to the others.
+//! Keepers have only two things in common: one at a time changes tables, which is short; and the number of
+//! those that sample a collection or fill rows at once is limited, for the sake of memory and the servers. So
+//! whatever holds up one keeper, a long fill or another session's lock on a table, does not affect the
+//! others.
 //!
 //! [`evolve`]: crate::schema::evolve
 //! [`backfill`]: super::backfill
@@ -49,23 +52,23 @@ use crate::{
     shutdown::Shutdown,
 };
 
-/// The keepers of all collections' mappings. Dropping it has them begin with nothing more, and aborts them.
+/// The keepers of all collections' mappings. When this is dropped, they begin nothing more, and are aborted.
 pub(crate) struct Evolution {
     keepers: JoinSet<Result<()>>,
     orders: KeeperOrders,
     stop: Shutdown,
 }
 
-/// Where keepers are told what they can't know.
+/// Tells keepers what they can't know.
 #[derive(Clone)]
 pub(crate) struct KeeperOrders {
     all: Arc<[mpsc::Sender<KeeperOrder>]>,
-    /// The places of those whose collections are not complete.
+    /// The numbers of the keepers whose collections are not complete.
     incomplete: Arc<[usize]>,
 }
 
 impl Evolution {
-    /// Begins to evolve the mappings of the collections that are prepared.
+    /// Starts to evolve the mappings of the prepared collections.
     pub(crate) fn start(
         pipeline: &Pipeline,
         collections: Arc<[Collection]>,
@@ -77,11 +80,11 @@ impl Evolution {
         let shared = Arc::new(KeeperContext::new(pipeline.clone(), collections, tables));
         let (mut keepers, mut all) = (JoinSet::new(), Vec::new());
         for (id, in_force) in in_force.into_iter().enumerate() {
-            // There is one who gives orders, one at a time.
+            // One task gives orders, one at a time.
             let (sender, orders) = mpsc::channel(1);
             let name = in_force.spec.collection().to_string();
             let is_paused = shared.collections.get(id).is_some_and(Collection::is_paused);
-            // The next turn has it again.
+            // The next turn gets it again.
             let pending = pending.remove(&name).filter(|_| !is_paused);
             let keeper = Keeper::new(shared.clone(), id, in_force, pending, orders, stop.clone());
             let is_complete = live.contains(&CollectionId(id));
@@ -106,12 +109,12 @@ impl Evolution {
         }
     }
 
-    /// Asks all keepers to end once they have done what they are about.
+    /// Asks all keepers to end once they have finished what they are doing.
     pub(crate) fn stop(&self) {
         self.stop.request();
     }
 
-    /// Has them end so.
+    /// Asks them to, and waits until all have ended.
     pub(crate) async fn end(&mut self) -> Result<()> {
         self.stop();
         while let Some(ended) = self.keepers.join_next().await {
@@ -128,11 +131,12 @@ impl Drop for Evolution {
 }
 
 fn why(ended: Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
-    ended.map_err(|e| Error::caused(Kind::Bug, "a mapping's keeper broke off", e))?
+    ended.map_err(|e| Error::caused(Kind::Bug, "run a mapping's keeper", e))?
 }
 
 impl KeeperOrders {
-    /// Has the mappings of collections that are not complete take up what was discovered, and stay as they are then.
+    /// Makes the mappings of collections that are not complete take up what was discovered, then stay as they
+    /// are.
     pub(crate) async fn settle(&self) {
         self.ask(self.incomplete.iter(), KeeperOrder::Settle).await;
     }
@@ -144,12 +148,13 @@ impl KeeperOrders {
         }
     }
 
-    /// Has all mappings take up what was discovered, and all columns filled: no more will come.
+    /// Makes all mappings take up what was discovered, and fills all columns: no more discoveries will come.
     pub(crate) async fn finish(&self) {
         self.ask(&(0..self.all.len()).collect::<Vec<_>>(), KeeperOrder::Finish).await;
     }
 
-    /// A keeper that is gone has failed, which [`Evolution::failed`] says: that ends the turn, and this with it.
+    /// Gives an order to these keepers, and waits until they have carried it out. A keeper that is gone has
+    /// failed, which [`Evolution::failed`] reports: that ends the turn, and this future with it.
     async fn ask(
         &self,
         ids: impl IntoIterator<Item = &usize>,

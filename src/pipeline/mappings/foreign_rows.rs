@@ -1,8 +1,9 @@
-//! Rows that docrow reads back, and that it did not write: somebody edited them.
+//! Rows that docrow reads back but did not write: they have been edited.
 //!
-//! What they tell is worth nothing, what MongoDB has is. So each costs its document a repair, as if `docrow verify --repair`
-//! had found it: it is asked for here, and its worker looks the document up and writes it whole, when it comes to that.
-//! Until then its rows stay as they are. Rows of a key that no document can have are deleted.
+//! What they say is worthless; only MongoDB's content counts. So each of them costs its document a repair, as
+//! if `docrow verify --repair` had found it: the repair is requested here, and in its turn the document's
+//! worker looks the document up and writes it whole. Until then its rows stay as they are. Rows with a key
+//! that no document can have are deleted.
 
 use std::fmt::Display;
 
@@ -15,7 +16,7 @@ use crate::{
     sink::metadata::repair_requests::Repairs,
 };
 
-/// How many are asked for together.
+/// How many repairs are requested together.
 const TOGETHER: usize = 1000;
 
 /// Such rows of one collection.
@@ -28,7 +29,7 @@ pub(super) struct Foreign {
 }
 
 impl Foreign {
-    /// Notes that docrow did not write the rows with this key.
+    /// Records that docrow did not write the rows with this key.
     pub(super) fn note(&mut self, mapping: &Mapping, key: &[u8], why: impl Display) {
         if self.documents == 0 {
             self.why = why.to_string();
@@ -40,7 +41,7 @@ impl Foreign {
         }
     }
 
-    /// Asks for repairs, if there are many.
+    /// Requests repairs, if there are many.
     pub(super) async fn ask_for_many(
         &mut self,
         target: &dyn RowTarget,
@@ -50,7 +51,7 @@ impl Foreign {
         if count >= TOGETHER { self.ask(target, collection).await } else { Ok(()) }
     }
 
-    /// Asks for the repairs that are left, and says what was found. Whether there was any.
+    /// Requests the remaining repairs, and reports what was found. Returns whether there was anything.
     pub(super) async fn finish(mut self, target: &dyn RowTarget, collection: &Collection) -> Result<bool> {
         if self.documents > 0 {
             self.ask(target, collection).await?;

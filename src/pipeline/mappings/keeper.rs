@@ -1,4 +1,5 @@
-//! The keeper of one collection's mapping: the one task that changes it, and fills what it has added. See [`evolution`](super::evolution).
+//! The keeper of one collection's mapping: the one task that changes the mapping, and fills what it has
+//! added. See [`evolution`](super::evolution).
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,64 +33,64 @@ use crate::{
 
 /// How long to wait for more discoveries, which mostly come together.
 const GATHERING: Duration = Duration::from_millis(200);
-/// How many times longer than it took to leave a mapping alone afterwards: where names of fields never cease to be new,
-/// tables must not be filled all the time.
+/// A mapping is left alone for this many times as long as its change took: if names of fields never stop
+/// being new, tables must not be filled all the time.
 const REST: u32 = 10;
-/// How long the end of a backfill is held up by somebody's lock on a table.
+/// How long another session's lock on a table holds up the end of a backfill.
 const LAST: Duration = Duration::from_secs(5);
 
-/// What a keeper is told.
+/// An order to a keeper.
 pub(super) enum KeeperOrder {
-    /// Act on all that was discovered, then leave the mapping as it is until the collection is complete.
+    /// Act on all that was discovered, then leave the mapping unchanged until the collection is complete.
     Settle(oneshot::Sender<()>),
-    /// The collection is complete: its tables have their keys and no other rows than they should.
+    /// The collection is complete: its tables have their keys, and no other rows than they should have.
     Complete,
     /// Act on all that was discovered: no more will come.
     Finish(oneshot::Sender<()>),
 }
 
-/// Keeps one collection's mapping up to date: the only one to change it.
+/// Keeps one collection's mapping up to date; nothing else changes it.
 pub(super) struct Keeper {
     shared: Arc<KeeperContext>,
     id: usize,
     in_force: ActiveMapping,
-    /// What its file has added, and could not be put in force yet.
+    /// What its file has added, but could not be put in force yet.
     pending: Option<ActiveMapping>,
     /// Whether the evidence holds a sample of the collection.
     is_sampled: bool,
     /// Whether the collection is copied, has its keys, and is swept: then it can be filled.
     is_complete: bool,
-    /// Whether the mapping is left as it is until the collection is complete.
+    /// Whether the mapping is left unchanged until the collection is complete.
     is_settled: bool,
-    /// Whether wide columns wait for somebody's lock to take the places of narrow ones.
+    /// Whether wide columns wait for another session's lock before they can replace narrow ones.
     is_replacing: bool,
     orders: mpsc::Receiver<KeeperOrder>,
     tries: Tries,
-    /// How long the present change has taken, but for waiting.
+    /// How long the current change has taken, not counting waits.
     worked: Duration,
     rests_until: Instant,
 }
 
-/// What came of a discovery.
+/// The result of a discovery.
 enum Evolved {
-    /// Nothing that the mapping takes up, or the turn ends.
+    /// The mapping takes up nothing, or the turn ends.
     Not,
     /// A new version is in force.
     Yes,
-    /// Writers hold the mapping, or somebody has a lock on a table.
+    /// Writers hold the mapping, or another session has a lock on a table.
     NotNow(Option<Error>),
 }
 
 /// A collection whose mapping changes.
 struct MappingChange<'a> {
     collection: &'a Collection,
-    /// The mapping until then.
+    /// The mapping before the change.
     before: &'a Mapping,
     held: &'a mut Option<Changing>,
 }
 
 impl Keeper {
-    /// A keeper of the collection with this number.
+    /// The keeper of the collection with this number.
     pub(super) fn new(
         shared: Arc<KeeperContext>,
         id: usize,
@@ -114,7 +115,7 @@ impl Keeper {
         }
     }
 
-    /// Works until the turn ends. The tables of a complete collection are filled.
+    /// Works until the turn ends. Fills the tables of a collection that is complete.
     pub(super) async fn run(mut self, is_complete: bool) -> Result<()> {
         self.is_complete = is_complete;
         let shared = self.shared.clone();
@@ -158,7 +159,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Acts on what was discovered until now.
+    /// Acts on what has been discovered so far.
     async fn act(&mut self, collection: &Collection) -> Result<()> {
         self.worked = Duration::ZERO;
         match self.evolve(collection).await? {
@@ -182,7 +183,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Acts on all that was discovered: somebody's lock is waited for, for a while.
+    /// Acts on all that was discovered, and waits a while for another session's lock.
     async fn finish(&mut self, collection: &Collection) -> Result<()> {
         let deadline = Instant::now() + LAST;
         self.act(collection).await?;
@@ -195,7 +196,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Gives the mapping the places that what was discovered needs, or that its file has added.
+    /// Gives the mapping the places that the discoveries need, or that its file has added.
     async fn evolve(&mut self, collection: &Collection) -> Result<Evolved> {
         if collection.rests() || self.pending.is_none() && !collection.take_discoveries() {
             return Ok(Evolved::Not);
@@ -218,8 +219,9 @@ impl Keeper {
             };
             self.worked += began.elapsed();
             match evolved {
-                // Only those who copy the collection hold it then. They do so for as long as a chunk takes, and nobody else
-                // waits for it; so it is waited for, but not while others wait for their turn to change tables.
+                // Then only the copying of the collection holds the mapping. It does so for as long as a
+                // chunk takes, and nothing else waits for the mapping; so the keeper waits, but not while
+                // others wait for their turn to change tables.
                 Evolved::NotNow(None) if !self.is_complete && held.is_none() && !self.tries.is_over() => {
                     drop(tables);
                     held = self.tries.unless_stopped(collection.change()).await;
@@ -237,7 +239,7 @@ impl Keeper {
         Ok(Evolved::NotNow(None))
     }
 
-    /// Makes tables that are new refer to the root, if they shall.
+    /// Makes new tables refer to the root, if they should.
     async fn refer(&self, collection: &Collection, session: &mut dyn TargetSession) -> Result<()> {
         let mapping = collection.mapping().await;
         if self.is_complete && mapping.foreign_keys() {
@@ -247,7 +249,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Puts in force what could not be when the turn began.
+    /// Puts in force the mapping that could not be put in force when the turn began.
     async fn catch_up(
         &mut self,
         mut place: MappingChange<'_>,
@@ -275,7 +277,7 @@ impl Keeper {
         Ok(Evolved::Yes)
     }
 
-    /// Gives the mapping the places that what was discovered needs.
+    /// Gives the mapping the places that the discoveries need.
     async fn take_up(
         &mut self,
         mut place: MappingChange<'_>,
@@ -287,7 +289,7 @@ impl Keeper {
         for name in session.relations().await? {
             names.reserve(name);
         }
-        // Columns that somebody has added keep their values.
+        // Columns that a user has added keep their values.
         let there = session.columns(place.before.tables()).await?;
         let evolved = collection.weigh(|sample| evolve(&self.in_force.spec, sample, &mut names, &there));
         let wider = collection.widened(evolved.as_ref().unwrap_or(&self.in_force.spec));
@@ -304,13 +306,14 @@ impl Keeper {
                 Ok(Evolved::Yes) => {
                     metrics::MAPPING_CHANGES.of(&[collection.name()]).increment(1);
                     let (name, version) = (collection.name(), next.version);
-                    tracing::info!("{name}: mapped anew (version {version}): {}", listed(&fields));
+                    tracing::info!("{name}: remapped (version {version}): {}", listed(&fields));
                     self.in_force = ActiveMapping { before: None, ..next };
                     *tables = names;
                     return Ok(Evolved::Yes);
                 }
                 Ok(other) => return Ok(other),
-                // A table that is large, or has values that a wider column would not tell exactly, gets another column.
+                // A table that is large, or has values that a wider column would not represent exactly, gets
+                // another column.
                 Err(error) if error.kind() == Kind::TargetRefused => {
                     match self.in_force.spec.less_than(&next.spec) {
                         Some(less) => spec = less,
@@ -325,7 +328,7 @@ impl Keeper {
         }
     }
 
-    /// Changes the tables, stores the version, and lets everyone write by it.
+    /// Changes the tables, stores the version, and makes all writers use it.
     async fn put_in_force(
         &self,
         session: &mut dyn TargetSession,
@@ -351,7 +354,7 @@ impl Keeper {
         Ok(Evolved::Yes)
     }
 
-    /// Takes out of `extra` what there are columns and tables for now; then wide columns take the places of narrow ones.
+    /// Takes out of `extra` what now has columns and tables; then wide columns replace narrow ones.
     async fn fill(&mut self, collection: &Collection) -> Result<()> {
         self.is_replacing = false;
         if !self.is_complete || collection.rests() {
@@ -371,7 +374,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Takes out of `extra` what there are columns and tables for now. False if some of it is still there.
+    /// Takes out of `extra` what now has columns and tables. `false`: some of it is still there.
     async fn take_out(&mut self, collection: &Collection) -> Result<bool> {
         let Some(unfilled) = &self.in_force.unfilled else { return Ok(true) };
         let pipeline = &self.shared.pipeline;

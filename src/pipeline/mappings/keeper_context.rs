@@ -20,12 +20,12 @@ pub(super) const FILLING: usize = 4;
 pub(super) struct KeeperContext {
     pub(super) pipeline: Pipeline,
     pub(super) collections: Arc<[Collection]>,
-    /// The names of all tables. Held while some are changed: PostgreSQL lets docrow do that one after the other, and who has
-    /// its mapping must not wait for another's turn.
+    /// The names of all tables. Held while some tables are changed: PostgreSQL lets docrow do that one after
+    /// the other, and a keeper that has its mapping must not wait for another's turn.
     tables: Arc<Mutex<Names>>,
     sampling: Semaphore,
     pub(super) filling: Semaphore,
-    /// Held while a document is filled that may be large (G11).
+    /// Held while a document that may be large is filled (G11).
     pub(super) alone: Mutex<()>,
 }
 
@@ -48,10 +48,10 @@ impl KeeperContext {
         source.sample_documents(collection.namespace(), SAMPLE_SIZE, &mut |d| collection.observe(d)).await
     }
 
-    /// What it takes to change tables: that nobody else does, and a session.
+    /// Waits until no other keeper changes tables. Returns a session for changing them, and their names.
     pub(super) async fn make_ready(&self) -> Result<(Box<dyn TargetSession>, OwnedMutexGuard<Names>)> {
         let tables = self.tables.clone().lock_owned().await;
-        // Other pipelines change tables as well.
+        // Other pipelines change tables, too.
         Ok((self.pipeline.ports.target.connect_in_haste().await?, tables))
     }
 }

@@ -1,9 +1,10 @@
-//! Counts, now and then, the values that do not fit their columns ([`misfits`](crate::sink::metadata::misfits)), for `docrow status` and whoever else
-//! asks: in SQL a sum over such a column is wrong, and nothing else says so. What is counted is what the rows say, so
-//! values that were mended are no longer counted, however that came about.
+//! Counts, now and then, the values that do not fit their columns
+//! ([`misfits`](crate::sink::metadata::misfits)), for `docrow status` and other readers: in SQL a sum over
+//! such a column is wrong, and nothing else says so. The rows are what is counted, so values that were
+//! corrected are no longer counted, however that happened.
 //!
-//! It also finds columns of whole numbers that lack fractions which no encoder of this process has met: of an
-//! automatic mapping they are widened ([`evolution`](crate::pipeline::mappings::evolution)).
+//! It also finds columns of whole numbers that lack fractions which no encoder of this process has met; in an
+//! automatic mapping, these columns are widened ([`evolution`](crate::pipeline::mappings::evolution)).
 
 use std::{
     convert::Infallible,
@@ -25,9 +26,9 @@ use crate::{
 
 /// How long to wait for more: misfits mostly come together.
 const GATHERING: Duration = Duration::from_secs(2);
-/// How many times longer than it took nothing is counted afterwards: it reads whole tables.
+/// Nothing is counted afterwards for this many times as long as the count took: it reads whole tables.
 const REST: u32 = 20;
-/// A count is made again after so long, for misfits may be gone.
+/// A count is repeated after this long, because misfits may be gone.
 const STALE: Duration = Duration::from_secs(3600);
 
 /// Counts misfits.
@@ -37,7 +38,7 @@ pub(crate) struct MisfitCounter {
 }
 
 impl MisfitCounter {
-    /// Counts for as long as it is polled. What goes wrong is of no consequence: there is another time.
+    /// Counts for as long as it is polled. Errors do no harm: it tries again later.
     pub(crate) async fn run(&self, collections: &[Collection]) -> Infallible {
         let mut counted = vec![None; collections.len()];
         loop {
@@ -59,11 +60,12 @@ impl MisfitCounter {
         let is_ready = |id: CollectionId| ready.contains_key(&id);
         let each = || (0..).map(CollectionId).zip(collections);
         if counted.iter().any(Option::is_none) && each().any(|(id, _)| is_ready(id)) {
-            // Times of the server's clock and of this one's are near enough to each other.
+            // The server's clock and this machine's are close enough to each other.
             let session = self.target.connect().await?;
             let known = session.misfits().await?;
             for (at, collection) in counted.iter_mut().zip(collections) {
-                // What lacks values is counted at once: what kept it from being widened may be gone.
+                // A collection that lacks values is counted at once: what kept it from being widened may be
+                // gone.
                 let known = known.get(collection.name()).filter(|count| count.found.is_empty());
                 *at = at.or(known.map(|count| count.at));
             }

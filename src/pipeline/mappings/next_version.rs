@@ -1,4 +1,4 @@
-//! The version of a mapping that comes after the one in force.
+//! The version of a mapping after the one in force.
 
 use super::active::ActiveMapping;
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
 /// How many new fields the log names.
 const LISTED: usize = 20;
 
-/// The version after `in_force`, and the fields that it has places for.
+/// The version after `in_force`, and the fields for which it adds places.
 pub(super) fn next_version(
     in_force: &ActiveMapping,
     spec: MappingSpec,
@@ -21,7 +21,7 @@ pub(super) fn next_version(
     Ok((next, fields.iter().map(ToString::to_string).collect()))
 }
 
-/// Names for the log: not all of them where they are many.
+/// Names for the log; only some of them, if there are many.
 pub(super) fn listed(fields: &[String]) -> String {
     let names: Vec<_> = fields.iter().take(LISTED).map(|name| shown::name(name)).collect();
     let more = fields.len().saturating_sub(LISTED);

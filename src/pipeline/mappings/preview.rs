@@ -1,4 +1,4 @@
-//! What a run would do to the tables of the included collections, and doing just that.
+//! Shows what a run would do to the tables of the included collections, and does just that if asked.
 
 use std::sync::Arc;
 
@@ -23,8 +23,8 @@ use crate::{
     source::{CollectionInfo, Source},
 };
 
-/// The plan of every included collection. With `apply` it is carried out, and the mappings are stored, if nothing stands
-/// in the way of any of them; a run goes on from there. Without it nothing is written.
+/// The plan of every included collection. With `apply`, the plans are carried out, and the mappings are
+/// stored, if none of them meets an obstacle; a run continues from there. Without it, nothing is written.
 ///
 /// Errors: those of [`pipeline::run`](crate::pipeline::run()) before it copies anything.
 pub async fn plan(config: &Config, apply: bool) -> Result<Vec<(Namespace, Plan)>> {
@@ -56,7 +56,7 @@ pub async fn plan(config: &Config, apply: bool) -> Result<Vec<(Namespace, Plan)>
     Ok(plans)
 }
 
-/// What a plan is made between.
+/// The sides between which a plan is made.
 struct Sides<'a> {
     config: &'a Config,
     files: &'a MappingFiles,
@@ -66,13 +66,13 @@ struct Sides<'a> {
 /// What was found.
 struct Looked {
     plans: Vec<(Namespace, Plan)>,
-    /// What is to be stored when they are carried out.
+    /// What to store when the plans are carried out.
     changes: Vec<(mapping_versions::Mapping, Mapping)>,
-    /// What was sampled for them.
+    /// The mappings, with what was sampled for them.
     mappings: Mappings,
 }
 
-/// Makes the plans; what was sampled `earlier` is not sampled again.
+/// Makes the plans. Collections that were sampled `earlier` are not sampled again.
 async fn look(
     Sides { config, files, source }: &Sides<'_>,
     found: &[CollectionInfo],
@@ -95,7 +95,7 @@ async fn look(
     Ok(Looked { plans, changes, mappings })
 }
 
-/// What a run would make of a collection.
+/// What a run would do with a collection.
 #[derive(Debug)]
 pub struct Preview {
     /// The mapping that it would have.
@@ -106,10 +106,10 @@ pub struct Preview {
     pub plan: Option<Result<Plan>>,
 }
 
-/// What a run would make of each of these collections; without a target, of those that have none in force yet. Writes
-/// nothing, and what is wrong with one collection does not hide the others.
+/// What a run would do with each of these collections; without a target, as if none had a mapping in force
+/// yet. Writes nothing, and a problem with one collection does not hide the others.
 ///
-/// Errors: mappings can't be read at all, or contradict each other.
+/// Errors: the mappings can't be read at all, or contradict each other.
 pub async fn preview(
     config: &Config,
     files: &MappingFiles,

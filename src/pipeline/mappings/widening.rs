@@ -1,24 +1,28 @@
 //! Columns become wider while their tables are read and written.
 //!
-//! Where a type can be changed in place, that is one short statement, and [`evolution`](super::evolution) does it. A large
-//! table can't be rewritten while everybody waits; and most types read back as other BSON types, so that every document
-//! must be written again. Then a column passes through three versions of its collection's mapping:
+//! Where a type can be changed in place, that is one short statement, and [`evolution`](super::evolution)
+//! does it. But a large table can't be rewritten while everything waits; and most types read back as other
+//! BSON types, so that every document must be written again. Then a column passes through three versions of
+//! its collection's mapping:
 //!
-//! 1. `price bigint`. What does not fit is in `extra`.
-//! 2. `price_widened_by_docrow double precision` beside `price bigint`: added, NULL, in the transaction that stores the
-//!    version. From then on both are written; who reads `price` sees what was always there. ([`backfill`](super::backfill) writes
-//!    every document again that has a value in the narrow column alone, or in `extra`.)
-//! 3. `price double precision`: one short transaction drops the narrow column, gives the wide one its name, and stores
-//!    the version.
+//! 1. `price bigint`. Values that do not fit are in `extra`.
+//! 2. `price_widened_by_docrow double precision` beside `price bigint`: added, NULL, in the transaction that
+//!    stores the version. From then on both are written; readers of `price` see what was always there.
+//!    ([`backfill`](super::backfill) writes every document again that has a value in the narrow column alone,
+//!    or in `extra`.)
+//! 3. `price double precision`: one short transaction drops the narrow column, gives the wide one its name,
+//!    and stores the version.
 //!
-//! Rows of versions 1 and 2 both tell their documents exactly in version 2 ([`schema`](crate::schema) says why), so no
-//! reader and no verification waits for anything. Version 3 comes only when all rows are of version 2: whoever writes
-//! holds the mapping in force, which is version 2 from before the first row is filled, and version 2 is stored as filled
-//! only if no document was refused. Everything is in the stored version, so a crash anywhere goes on from there: before
-//! the end of the filling with filling, which finds what is left; afterwards with the third step.
+//! Rows of versions 1 and 2 both yield their documents exactly in version 2 ([`schema`](crate::schema) says
+//! why), so no reader and no verification waits for anything. Version 3 comes only when all rows are of
+//! version 2: every writer holds the mapping in force, which is version 2 from before the first row is
+//! filled, and version 2 is stored as filled only if no document was refused. The stored version contains
+//! everything, so docrow continues from it after a crash anywhere: before the end of the filling with
+//! filling, which finds what is left; afterwards with the third step.
 //!
-//! A column on which something else depends is not replaced, for that would go with it ([`sink::tables::widen`]). Nor is one of
-//! a mapping that keeps the rows of deleted documents: they can't be written again.
+//! A column on which something else depends is not replaced, because that would be dropped with it
+//! ([`sink::tables::widen`]). Nor is a column of a mapping that keeps the rows of deleted documents: these
+//! can't be written again.
 //!
 //! [`sink::tables::widen`]: crate::sink::tables::widen
 
@@ -46,7 +50,8 @@ use crate::{
 };
 
 impl ActiveMapping {
-    /// What to go on with where the tables can't follow: less, down to the version that is stored. `None`: this is it.
+    /// What to continue with where the tables can't follow: less, down to the stored version. `None`: this is
+    /// that version.
     pub(crate) fn less(&self) -> Option<Self> {
         let before = self.before.as_deref()?;
         let less = before.spec.less_than(&self.spec);
@@ -54,14 +59,15 @@ impl ActiveMapping {
         Some(less.unwrap_or_else(|| Self { is_automatic: self.is_automatic, ..before.clone() }))
     }
 
-    /// The columns that are to take others' places from this version on.
+    /// The columns that replace others from this version on.
     fn begun(&self) -> Vec<Replacement> {
         let before = self.before.iter().flat_map(|before| before.spec.replacements()).collect::<Vec<_>>();
         self.spec.replacements().into_iter().filter(|replacement| !before.contains(replacement)).collect()
     }
 }
 
-/// The version without the columns that can't be replaced, which stay as they are, and why they can't.
+/// Returns the version without the columns that can't be replaced, which stay unchanged, and why they can't
+/// be.
 pub(crate) async fn possible(
     session: &dyn TargetSession,
     next: ActiveMapping,
@@ -84,7 +90,7 @@ pub(crate) async fn possible(
     Ok((less, Some(why)))
 }
 
-/// What is to be done for a collection, with as much of what its mapping file adds as its tables can follow.
+/// Plans what to do for a collection, with as much of what its mapping file adds as its tables can follow.
 pub(super) async fn plan(
     config: &Config,
     target: &Target,
@@ -111,7 +117,8 @@ pub(crate) fn warn(kept: Option<&Error>) {
     }
 }
 
-/// Lets columns take others' places whose rows are all written. False if that must wait for somebody's lock.
+/// Makes columns whose rows are all written replace the narrow ones. `false`: this must wait for another
+/// session's lock.
 pub(super) async fn replace_columns(
     pipeline: &Pipeline,
     collection: &Collection,
@@ -154,7 +161,7 @@ pub(super) async fn replace_columns(
     *held = mapping;
     *in_force = next;
     for Replacement { table, narrow, ty, .. } in &replacements {
-        tracing::info!("{name}: column {narrow} of {table} is {ty} now");
+        tracing::info!("{name}: column {narrow} of {table} is now {ty}");
     }
     Ok(true)
 }
