@@ -1,19 +1,21 @@
-//! How far rows are behind MongoDB: the one place where lag is reckoned. Pure: what the clock says is passed in.
+//! How far rows are behind MongoDB: the one place where lag is calculated. Pure: the clock's time is passed
+//! in.
 //!
-//! A replica set's time moves only when something is written; if nothing is, then by a sign of life every ten seconds,
-//! ten seconds at once. So the difference between two of its times is no lag: rows of an idle set would be ten seconds
-//! behind each time, until the sign of life has passed through. What counts is for how long there has been something
-//! that is not applied: since the first look at the set's clock that showed a later time than the rows'. From there on
-//! lag grows by this machine's own clock, whether or not MongoDB goes on writing, and whatever wall clocks say.
+//! A replica set's time moves only when something is written; if nothing is, a sign of life every ten seconds
+//! moves it, by ten seconds at once. So the difference between two of its times is not the lag: the rows of
+//! an idle set would be ten seconds behind each time, until the sign of life has passed through. What counts
+//! is for how long there has been something that is not applied: since the first look at the set's clock that
+//! showed a later time than the rows'. From there on lag grows by this machine's own clock, whether or not
+//! MongoDB keeps writing, and whatever wall clocks say.
 
 use std::{collections::VecDeque, time::Duration};
 
 use mongodb::bson::Timestamp;
 use tokio::time::Instant;
 
-/// Looks that follow each other within so long leave nothing open between them.
+/// Looks that follow each other within this time leave nothing open between them.
 const PROMPT: Duration = Duration::from_secs(2);
-/// How many times of the set are remembered. When there are more, every second one is forgotten.
+/// How many of the set's times are remembered. If there are more, every second one is forgotten.
 const MOST: usize = 4096;
 
 /// What was seen of the set's clock, and when.
@@ -30,7 +32,7 @@ struct Seen {
 }
 
 impl Timeline {
-    /// Notes what the set's clock shows now. It never goes back.
+    /// Records what the set's clock shows now. It never goes back.
     pub(super) fn saw(&mut self, time: Timestamp, now: Instant) {
         match self.0.back_mut() {
             Some(seen) if seen.time.time >= time.time => seen.last = now,
@@ -53,7 +55,7 @@ impl Timeline {
         let Some(later) = self.0.get(number) else { return Some(Duration::ZERO) };
         let most = Duration::from_secs(later.time.time.saturating_sub(applied.time).into());
         let before = number.checked_sub(1).and_then(|number| self.0.get(number));
-        // What the set wrote between two looks it may have written right after the first of them.
+        // Whatever the set wrote between two looks, it may have written right after the first of them.
         let open = before.map_or(most, |before| {
             let gap = later.first.saturating_duration_since(before.last);
             if gap <= PROMPT { Duration::ZERO } else { gap.min(most) }
@@ -86,7 +88,8 @@ mod tests {
         assert_eq!(Timeline::default().behind(time(1), Instant::now()), None);
     }
 
-    /// The sign of life of an idle set, every ten seconds, is passed on within a second: that is no lag of ten.
+    /// An idle set's sign of life, every ten seconds, is passed on within a second: that is not a lag of ten
+    /// seconds.
     #[test]
     fn an_idle_set_is_never_ten_seconds_ahead() {
         let (mut timeline, began) = (Timeline::default(), Instant::now());
@@ -105,7 +108,7 @@ mod tests {
         let now = seen(&mut timeline, began, 1000..1060);
         assert_eq!(timeline.behind(time(1059), now), Some(Duration::ZERO));
         assert_eq!(timeline.behind(time(1019), now), Some(39 * SECOND));
-        // What was there before the first look counts by the set's own clock.
+        // Time before the first look counts by the set's own clock.
         assert_eq!(timeline.behind(time(900), now), Some(100 * SECOND + 59 * SECOND));
     }
 
@@ -118,9 +121,9 @@ mod tests {
         assert_eq!(timeline.behind(time(1000), now + 60 * SECOND), Some(61 * SECOND));
     }
 
-    /// MongoDB did not answer for half a minute, and meanwhile it was written to.
+    /// MongoDB did not answer for half a minute, and was written to meanwhile.
     #[test]
-    fn what_nobody_looked_at_counts_in_full() {
+    fn time_between_looks_counts_in_full() {
         let (mut timeline, began) = (Timeline::default(), Instant::now());
         timeline.saw(time(1000), began);
         let now = began + 30 * SECOND;
@@ -128,7 +131,7 @@ mod tests {
         assert_eq!(timeline.behind(time(1000), now), Some(29 * SECOND));
     }
 
-    /// Days of an outage take no more memory, and are still told about right.
+    /// Days of an outage take no more memory, and their lag is still about right.
     #[test]
     fn a_long_outage_is_remembered_in_a_bounded_way() {
         let (mut timeline, began) = (Timeline::default(), Instant::now());

@@ -1,11 +1,12 @@
 //! How far a run is, as its gauges show it: looked at once a second, by the cluster's clock.
 //!
-//! The stages say here what they have reached, when they reach it; nothing is decided by it. Lag is for how long the
-//! cluster's time has been past the time up to which all of a collection's partitions have committed ([`lag`](super::lag)).
-//! The cluster's time moves with every write to it, replicated or not, and so do the stream's positions, also with empty
-//! replies: so while nothing is written the two stay together, and when PostgreSQL is away the one moves on without the
-//! other. It is the time of the set's newest operation, and not only what the member that is asked has come to, which may
-//! be behind the others. While MongoDB does not answer, lag is not known, and nothing says that it is small.
+//! The stages report here what they have reached, when they reach it; no decision depends on it. Lag is for
+//! how long the cluster's time has been past the time up to which all of a collection's partitions have
+//! committed ([`lag`]). The cluster's time moves with every write to it, replicated or not, and so do the
+//! stream's positions, also with empty replies. So while nothing is written, the two stay together; when
+//! PostgreSQL is away, the cluster's time moves on without the positions. It is the time of the set's newest
+//! operation, and not only what the member that is asked has reached, which may be behind the others. While
+//! MongoDB does not answer, lag is unknown, and nothing says that it is small.
 
 mod lag;
 
@@ -33,12 +34,12 @@ use crate::{
     source::Source,
 };
 
-/// How often they are looked at.
+/// How often the gauges are updated.
 const LOOKING: Duration = Duration::from_secs(1);
-/// After how many of these the oplog's beginning is looked at.
+/// The oplog's beginning is looked up once in this many updates.
 const SELDOM: u32 = 10;
-/// How long an answer of the source is waited for: longer than the driver looks for a server, so that it says itself why
-/// there is none.
+/// How long to wait for an answer of the source: longer than the driver looks for a server, so that the
+/// driver itself says why there is none.
 const PATIENCE: Duration = Duration::from_secs(8);
 
 /// What the stages have reached.
@@ -50,7 +51,7 @@ struct GaugeState {
     collections: Arc<[Collection]>,
     /// What is committed, whether or not it is known to be on PostgreSQL's disk.
     committed: Watermark,
-    /// How often a partition has got further.
+    /// How often a partition has advanced.
     advances: u64,
     /// Where the stream would be read from after a restart.
     resumes: Option<Timestamp>,
@@ -58,16 +59,16 @@ struct GaugeState {
     spool: Spool,
     contact: Contact,
     timeline: Timeline,
-    /// Why nothing comes of the change stream.
+    /// Why the change stream brings nothing.
     stalled: Option<String>,
 }
 
-/// What is heard of the source.
+/// The contact with the source.
 struct Contact {
-    /// When it last answered.
+    /// When the source last answered.
     heard: Instant,
     heard_at: Moment,
-    /// Why it has not since, if that is known.
+    /// Why it has not answered since, if that is known.
     problem: Option<String>,
 }
 
@@ -84,25 +85,26 @@ impl Contact {
 }
 
 impl Gauges {
-    /// Begins anew, from what is stored.
+    /// Starts over, from what is stored.
     pub(crate) fn begin(&self, collections: &Arc<[Collection]>, stored: Watermark) {
         let mut state = self.state();
         let known =
             |collections: &[Collection], name: &str| collections.iter().any(|known| known.name() == name);
         let (before, now) = (&state.collections, collections);
         before.iter().map(Collection::name).filter(|name| !known(now, name)).for_each(metrics::forget);
-        // It is known with the next look. Of the others it stays as it was, so that no alert begins anew.
+        // A new collection's lag is known with the next look. The others keep theirs, so that no alert starts
+        // over.
         let new = now.iter().map(Collection::name).filter(|name| !known(before, name));
         new.for_each(|name| metrics::LAG.of(&[name]).set(f64::NAN));
         (state.collections, state.committed) = (collections.clone(), stored);
     }
 
-    /// Shows no collection any more: another process has them.
+    /// No longer shows any collection: another process has them.
     pub(crate) fn end(&self) {
         self.begin(&Arc::default(), Watermark::default());
     }
 
-    /// Notes how far a partition has committed.
+    /// Records how far a partition has committed.
     pub(crate) fn committed<'a>(
         &self,
         partition: Partition,
@@ -110,7 +112,7 @@ impl Gauges {
     ) {
         let GaugeState { collections, committed, advances, .. } = &mut *self.state();
         for (id, position) in positions {
-            // Nothing more is written of one that is stopped.
+            // Nothing more is written to a stopped collection.
             if collections.get(id.0).is_some_and(|collection| collection.stopped().is_none())
                 && committed.advance(partition, *id, position)
             {
@@ -119,12 +121,12 @@ impl Gauges {
         }
     }
 
-    /// Notes where the stream would be read from after a restart.
+    /// Records where the stream would be read from after a restart.
     pub(crate) fn resumes_from(&self, position: Option<Timestamp>) {
         self.state().resumes = position;
     }
 
-    /// Whether the oplog no longer reaches back to where a collection is, as far as that is known.
+    /// Whether the oplog no longer reaches back to a collection's position, as far as that is known.
     pub(crate) fn is_left_behind(&self, name: &str) -> bool {
         let state = self.state();
         let mut named = (0..).map(CollectionId).zip(state.collections.iter());
@@ -133,18 +135,18 @@ impl Gauges {
         reached.zip(state.oplog_start).is_some_and(|(reached, start)| reached < start)
     }
 
-    /// Notes how much of the disk the spool takes.
+    /// Records how much of the disk the spool takes.
     pub(crate) fn spooled(&self, bytes: u64) {
         self.state().spool.bytes = bytes;
     }
 
-    /// Notes why nothing can be put into the spool, if that is so.
+    /// Records why nothing can be put into the spool; `None`: changes can be.
     pub(crate) fn lacks_space(&self, problem: Option<String>) {
         metrics::STATE_FULL.set(if problem.is_some() { 1.0 } else { 0.0 });
         self.state().spool.problem = problem;
     }
 
-    /// Notes why nothing comes of the change stream, if that is so.
+    /// Records why the change stream brings nothing; `None`: it does bring changes.
     pub(crate) fn stalled(&self, why: Option<String>) {
         self.state().stalled = why;
     }
@@ -175,7 +177,7 @@ impl Gauges {
         live.iter().filter_map(|id| state.behind(state.committed.least(*id)?)).max()
     }
 
-    /// Reckons the lag, for people, and shows it as a metric: the same to everybody who asks.
+    /// Calculates the lag, for display, and sets the metric: both show the same.
     pub(super) fn lag(&self, live: &[CollectionId]) -> Lag {
         let live: BTreeSet<_> = live.iter().copied().collect();
         let state = self.state();
@@ -198,18 +200,18 @@ impl Gauges {
         Lag { seconds, behind, partitions, applied }
     }
 
-    /// Where the stream would be read from, and the spool, for people.
+    /// Where the stream would be read from, and the spool, for display.
     pub(super) fn stream(&self) -> (Option<Moment>, Spool) {
         let state = self.state();
         (state.resumes.map(Moment::from), state.spool.clone())
     }
 
-    /// How often a partition has got further in a collection.
+    /// How often a partition has advanced in a collection.
     pub(super) fn advances(&self) -> u64 {
         self.state().advances
     }
 
-    /// Shows all this for as long as it is polled.
+    /// Updates all gauges for as long as it is polled.
     pub(crate) async fn show(&self, source: &Source) -> Infallible {
         self.state().contact = Contact::default();
         tokio::join!(self.ask(source), async {
@@ -224,7 +226,7 @@ impl Gauges {
         .0
     }
 
-    /// Asks the source for its time, again and again.
+    /// Asks the source for its time again and again.
     async fn ask(&self, source: &Source) -> Infallible {
         let mut looking = interval(LOOKING);
         looking.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -246,7 +248,7 @@ impl Gauges {
     }
 }
 
-/// Shows that the pipeline is this process's, until it is dropped.
+/// Shows that this process has the pipeline, until it is dropped.
 pub(crate) struct Leading(::metrics::Gauge);
 
 impl Leading {
@@ -264,7 +266,8 @@ impl Drop for Leading {
 }
 
 impl GaugeState {
-    /// Notes an answer; `None`: it did not come in time. The set's time may be later than that of the member that is asked.
+    /// Records an answer; `None`: it did not come in time. The set's time may be later than that of the
+    /// member that was asked.
     fn answered(&mut self, answer: Option<Result<Timestamp>>, newest: Timestamp) {
         match answer {
             Some(Ok(_)) => {
@@ -272,12 +275,12 @@ impl GaugeState {
                 self.timeline.saw(newest, Instant::now());
             }
             Some(Err(error)) => self.contact.problem = Some(error.to_string()),
-            // Why it does not answer is known already, or nobody knows.
+            // Why it does not answer is either known already, or unknown.
             None => {}
         }
     }
 
-    /// How long what is after this position has waited; `None`: that is not known.
+    /// How long the changes after this position have waited; `None`: that is not known.
     fn behind(&self, position: &Position) -> Option<Duration> {
         if self.contact.is_silent() {
             return None;
@@ -291,7 +294,7 @@ impl GaugeState {
     }
 }
 
-/// How many seconds before `now` that was; NaN, if it is not known.
+/// How many seconds `then` was before `now`; NaN, if it is not known.
 fn age(then: Option<Timestamp>, now: Timestamp) -> f64 {
     then.map_or(f64::NAN, |then| f64::from(now.time.saturating_sub(then.time)))
 }

@@ -1,9 +1,9 @@
-//! Tells how the run goes: once a second to this process's [vital signs](crate::process_status), and every other second, and when
-//! a stage begins, to PostgreSQL, for whoever asks from elsewhere.
+//! Reports the run's status: once a second to this process's [vital signs](crate::process_status); and every
+//! other second, and when a stage begins, to PostgreSQL, for readers elsewhere.
 //!
-//! It runs beside everything else, on a connection of its own, and nothing waits for it: what it can't write now it leaves
-//! out, and tries again. A report is written as everything is, by the pipeline's epoch: a process that lost the
-//! pipeline can't speak for it.
+//! It runs beside everything else, on a connection of its own, and nothing waits for it: what it can't write
+//! now it leaves out, and tries again. A report is written like everything else, under the pipeline's epoch:
+//! a process that lost the pipeline can't speak for it.
 
 use std::{
     convert::Infallible,
@@ -34,13 +34,13 @@ const EACH: Duration = Duration::from_secs(1);
 const REPORTING: Duration = Duration::from_secs(2);
 /// How long a report may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long the end is held up by the last one.
+/// How long the last report may hold up the end.
 const LAST: Duration = Duration::from_secs(2);
 
-/// Where reports go, and that they do.
+/// Where reports go, and how many were tried.
 #[derive(Default)]
 pub(crate) struct ProcessReports {
-    /// The target, with what was held last, to be written to as long as nobody else holds it.
+    /// The target as it was last held, to be written to as long as no other process holds it.
     held: Mutex<Option<Arc<dyn RowTarget>>>,
     /// Counts reports that were written, or could not be.
     attempts: watch::Sender<u64>,
@@ -56,12 +56,12 @@ impl ProcessReports {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Enters a stage, and has that reported before anything else is connected: where a role may have few connections, the
-    /// reports have one, and can say that there is none for the rest.
+    /// Enters a stage, and waits for its report before anything else connects: if a role may have only few
+    /// connections, the reports have one, and can say that there is none for the rest.
     pub(crate) async fn report_first(&self, stage: Stage, vitals: &Vitals) {
         let mut attempts = self.attempts.subscribe();
         vitals.enter(stage, None);
-        // What can't be reported holds up nothing.
+        // A stage that can't be reported holds up nothing.
         let _ = timeout(LAST, attempts.changed()).await;
     }
 }
@@ -83,7 +83,7 @@ impl StateReporter {
         tokio::join!(self.read(), self.write()).0
     }
 
-    /// As long as this goes on, so does the task that everything runs in.
+    /// As long as this continues, so does the task that runs everything.
     async fn read(&self) -> Infallible {
         let vitals = &self.vitals;
         let mut ticks = interval(EACH);
@@ -126,7 +126,7 @@ impl StateReporter {
         }
     }
 
-    /// Writes a report, and those details that have changed since.
+    /// Writes a report, and its details, if these have changed.
     async fn report(&self, session: &mut dyn TargetSession, told: &mut Option<Details>) -> Result<()> {
         let (report, details) = self.vitals.report();
         let changed = (told.as_ref() != Some(&details)).then(|| json(&details)).transpose()?;

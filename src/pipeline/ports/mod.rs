@@ -1,9 +1,9 @@
-//! What the pipeline speaks to: documents and their changes, the spool, and the rows. Each trait has two
-//! implementations: the servers' own, here, and that of the simulation.
+//! What the pipeline talks to: documents and their changes, the spool, and the rows. Each trait has two
+//! implementations: the servers' own, here, and the simulation's.
 //!
-//! An implementation may answer late, with an error, or never, and may have done what it does not answer to: what
-//! the traits say is all that the pipeline relies on. Each call is a round trip or more, so a call through a table
-//! of functions costs nothing that could be measured.
+//! An implementation may answer late, with an error, or never, and may have carried out a call without
+//! answering it: the pipeline relies only on what the traits say. Each call is a round trip or more, so
+//! calling it through a table of functions costs nothing measurable.
 
 mod postgres;
 mod postgres_session;

@@ -1,4 +1,4 @@
-//! PostgreSQL's side of the target's ports: each method is a function of [`sink`](crate::sink).
+//! PostgreSQL's side of the target's ports: each method calls a function of [`sink`](crate::sink).
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -56,7 +56,7 @@ impl RowTarget for Target {
     }
 
     async fn applier_in_haste(&self) -> Result<Box<dyn RowApplier>> {
-        // It stores no position.
+        // It stores no positions.
         Ok(Box::new(Applier::new(self.connect_in_haste().await?, self, Partition(0), 0).await?))
     }
 

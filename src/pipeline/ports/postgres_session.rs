@@ -1,4 +1,4 @@
-//! PostgreSQL's side of a session: each method is a function of [`sink`](crate::sink).
+//! PostgreSQL's side of a session: each method calls a function of [`sink`](crate::sink).
 
 use std::{
     borrow::BorrowMut,
@@ -33,13 +33,13 @@ use crate::{
     },
 };
 
-/// A session, and the target that it is of.
+/// A session, and its target.
 pub(super) struct PostgresSession<S> {
     pub(super) session: S,
     pub(super) target: Target,
 }
 
-/// A session that is open already, as the pipeline sees it.
+/// A session that is already open, as the pipeline sees it.
 pub(crate) fn of_postgres(session: &mut Session, target: &Target) -> impl TargetSession {
     PostgresSession { session, target: target.clone() }
 }

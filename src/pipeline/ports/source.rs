@@ -1,4 +1,4 @@
-//! Documents and their changes, as MongoDB gives them.
+//! Documents and their changes, as MongoDB provides them.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -67,7 +67,7 @@ pub(crate) trait DocumentSource: Send + Sync {
 /// Documents, reply by reply.
 #[async_trait]
 pub(crate) trait DocumentCursor: Send {
-    /// `None`: that was all.
+    /// `None`: there are no more.
     async fn next(&mut self) -> Result<Option<Documents>>;
 }
 

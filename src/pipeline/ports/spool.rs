@@ -1,4 +1,4 @@
-//! The state directory: the spool, and what else outlives a crash there.
+//! The state directory: the spool, and what else survives a crash there.
 
 use std::{
     collections::HashMap,
@@ -15,10 +15,10 @@ use crate::{
     model::change::{Change, Namespace, Position},
 };
 
-/// What is to be written to the spool at once. See [`SpoolWrite`].
+/// What is written to the spool at once. See [`SpoolWrite`].
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SpoolUpdate {
-    /// The names of the collections that the changes are of, by their numbers.
+    /// The names of the changes' collections, by their numbers.
     pub(crate) names: Arc<[Namespace]>,
     pub(crate) changes: Vec<Change>,
     pub(crate) token: Option<Position>,
@@ -27,7 +27,7 @@ pub(crate) struct SpoolUpdate {
     pub(crate) life: Option<i64>,
 }
 
-/// What the spool says of itself.
+/// What the spool says about itself.
 #[derive(Clone, Debug)]
 pub(crate) struct SpoolState {
     pub(crate) life: i64,
@@ -51,7 +51,7 @@ pub(crate) trait SpoolLog: Send + Sync {
     async fn size(&self) -> Result<(u64, u64)>;
 }
 
-/// A state directory that is opened when it is first needed: before that, it may be another process's.
+/// A state directory that is opened when it is first needed: before that, it may belong to another process.
 pub(crate) struct LazySpool {
     open: Box<dyn Fn() -> Result<Arc<dyn SpoolLog>> + Send + Sync>,
     opened: OnceLock<Arc<dyn SpoolLog>>,
@@ -68,7 +68,7 @@ impl LazySpool {
         Self { open: Box::new(open), opened: OnceLock::new() }
     }
 
-    /// It, opened now at the latest. Errors: as [`Checkpoint::open`].
+    /// Opens it, unless it is open. Errors: as [`Checkpoint::open`].
     pub(crate) fn open(&self) -> Result<Arc<dyn SpoolLog>> {
         if let Some(open) = self.opened.get() {
             return Ok(open.clone());
@@ -77,13 +77,13 @@ impl LazySpool {
         Ok(self.opened.get_or_init(|| opened).clone())
     }
 
-    /// It, if it is open.
+    /// Returns it, if it is open.
     pub(crate) fn get(&self) -> Option<Arc<dyn SpoolLog>> {
         self.opened.get().cloned()
     }
 }
 
-/// RocksDB waits for the disk, so it is asked on a thread where that holds up nothing.
+/// Uses RocksDB, which waits for the disk, on a thread where that holds up nothing.
 async fn on_disk<T: Send + 'static>(
     checkpoint: &Arc<Checkpoint>,
     work: impl FnOnce(&Checkpoint) -> Result<T> + Send + 'static,

@@ -1,4 +1,4 @@
-//! Rows, and what is known of them. The server's side is in [`postgres`](super::postgres).
+//! Rows, and what is known about them. The server's side is in [`postgres`](super::postgres).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -30,7 +30,8 @@ use crate::{
     },
 };
 
-/// Where rows go. See [`Target`](crate::sink::Target); sessions of a target that a [`Hold`] gives can write to the pipeline.
+/// Where rows go. See [`Target`](crate::sink::Target); sessions of a target that a [`Hold`] provides can
+/// write to the pipeline.
 #[async_trait]
 pub(crate) trait RowTarget: Send + Sync {
     fn pipeline(&self) -> &str;
@@ -53,13 +54,13 @@ pub(crate) trait Hold: Send {
     async fn lost(&mut self) -> Error;
 }
 
-/// A session that knows what is stored, and changes it. Each method is one transaction, or one question. See the
+/// A session that reads what is stored, and changes it. Each method is one transaction, or one query. See the
 /// function of [`sink`](crate::sink) that it calls.
 pub(crate) trait TargetSession: StateSession + TableSession + RequestSession {
     fn is_closed(&self) -> bool;
 }
 
-/// What is stored of the pipeline and its collections.
+/// What is stored about the pipeline and its collections.
 #[async_trait]
 pub(crate) trait StateSession: Send + Sync {
     // Positions.
@@ -86,7 +87,7 @@ pub(crate) trait StateSession: Send + Sync {
     ) -> Result<()>;
     async fn set_swept(&mut self, collection: &str) -> Result<()>;
 
-    // Mappings, and what is known of whole collections.
+    // Mappings, and what is known about whole collections.
     async fn mappings(&self) -> Result<Vec<Mapping>>;
     async fn set_filled(&mut self, collection: &str, version: u16) -> Result<()>;
     async fn set_stopped(&mut self, collection: &str, reason: Option<&str>) -> Result<()>;
@@ -128,7 +129,7 @@ pub(crate) trait TableSession: Send + Sync {
     async fn store_misfits(&mut self, collection: &str, found: &[Misfits]) -> Result<()>;
 }
 
-/// Dead letters, and what people ask for.
+/// Dead letters, and operators' requests.
 #[async_trait]
 pub(crate) trait RequestSession: Send + Sync {
     // Dead letters.
@@ -170,7 +171,7 @@ pub(crate) trait RowCopier: Send {
     ) -> Result<Box<dyn ChunkTransaction + 'a>>;
 }
 
-/// An open chunk. Dropped, it is rolled back. See [`ChunkWriter`](crate::sink::rows::copy::ChunkWriter).
+/// An open chunk. Dropping it rolls it back. See [`ChunkWriter`](crate::sink::rows::copy::ChunkWriter).
 #[async_trait]
 pub(crate) trait ChunkTransaction: Send {
     async fn write(&mut self, rows: &mut Rows) -> Result<u64>;
@@ -195,7 +196,7 @@ pub(crate) trait RowReader: Send {
     async fn unseen<'a>(&'a mut self, root: &Table, table: &Table) -> Result<Box<dyn KeyPages + 'a>>;
 }
 
-/// Keys, page by page; none: that was all.
+/// Keys, page by page; an empty page: there are no more.
 #[async_trait]
 pub(crate) trait KeyPages: Send {
     async fn next(&mut self, most: u16) -> Result<Keys>;

@@ -1,8 +1,10 @@
-//! Decides whether all has come to a standstill. Pure: it is told what is seen, and how much time has passed.
+//! Decides whether everything has come to a standstill. Pure: what is seen, and how much time has passed, are
+//! passed in.
 //!
-//! Nothing is held up as long as rows are about as MongoDB is, however long nothing moves: then there is nothing to do. And
-//! what is seen once may be a moment between two moments, so PostgreSQL is asked again and again before it counts.
-//! Whatever was wrongly taken for a standstill gets twice the time when it is tried again, for else it would never be done.
+//! Nothing is held up as long as rows are about as current as MongoDB, however long nothing moves: then there
+//! is nothing to do. And a single look may fall between two statements, so PostgreSQL is asked again and
+//! again before it counts. Whatever was wrongly taken for a standstill gets twice the time when it is tried
+//! again, because otherwise it would never finish.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,31 +12,31 @@ use crate::process_status::Part;
 
 /// Rows that are behind by less are up to date.
 const CLOSE: Duration = Duration::from_secs(10);
-/// How many times as long there may be no progress where no collection is live yet: what is done then has long steps.
+/// How many times as long there may be no progress while no collection is live yet: steps are long then.
 const UNTIL_LIVE: u32 = 10;
-/// How often in a row PostgreSQL must have nothing to do for this process.
+/// How many times in a row PostgreSQL must have nothing to do for this process.
 const ASKED: u32 = 3;
-/// The most time that anything gets.
+/// The most time that any step gets.
 const LONGEST: Duration = Duration::from_secs(3600);
-/// What passes between two looks is no more than this: if it was more, nobody was running.
+/// The time between two looks counts for no more than this: if it was longer, the process was not running.
 const MOST: Duration = Duration::from_secs(2);
 
 /// What is seen.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Look {
-    /// Since the last one.
+    /// The time since the last look.
     pub(super) passed: Duration,
     /// Whether this process has the pipeline, an attempt is under way, and MongoDB answers.
     pub(super) is_under_way: bool,
-    /// Grows with all that is applied.
+    /// Grows with everything that is applied.
     pub(super) applied: u64,
-    /// Grows with all else that is done.
+    /// Grows with everything else that is done.
     pub(super) steps: u64,
     /// How far the live collections are behind; `None`: there are none.
     pub(super) behind: Option<Duration>,
-    /// How often each part that has something to do has begun something.
+    /// How many activities each part that has work has started.
     pub(super) busy: BTreeMap<Part, u64>,
-    /// Whether the stream can't be read on, because there is no room for it.
+    /// Whether the stream can't be read further, because there is no room for it.
     pub(super) is_full: bool,
 }
 
@@ -43,7 +45,7 @@ pub(super) struct Look {
 pub(super) enum Answer {
     /// Nothing.
     Away,
-    /// It carries out something for this process.
+    /// It does something for this process.
     Works,
     /// Another session holds a lock that this process waits for.
     Locked,
@@ -51,30 +53,30 @@ pub(super) enum Answer {
     Idle,
 }
 
-/// What is decided.
+/// The decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum StallVerdict {
-    /// There is nothing to be said.
+    /// There is nothing to report.
     Fine,
-    /// It has come to a standstill, for so long.
+    /// The pipeline has stood still for this long.
     Stalled(Duration),
 }
 
-/// What was seen so far.
+/// What has been seen so far.
 #[derive(Debug)]
 pub(super) struct Judge {
     patience: Duration,
     /// What was applied, and what else was done.
     progress: (u64, u64),
-    /// Something was applied, or there is nothing to do.
+    /// Whether something was applied, or there is nothing to do.
     moves: bool,
-    /// For how long there was no progress, though there was something to do.
+    /// How long there has been no progress, though there was something to do.
     still: Duration,
-    /// For how long each part has been where it is, by its steps.
+    /// The number of activities that each part has started, and how long it has been at the last of them.
     stuck: BTreeMap<Part, (u64, Duration)>,
     /// How often PostgreSQL had nothing to do.
     idle: u32,
-    /// How often it stood still lately, and how long ago that was.
+    /// How many standstills there were lately, and how long ago the last one was.
     stalls: u32,
     calm: Duration,
 }
@@ -93,7 +95,7 @@ impl Judge {
         }
     }
 
-    /// Whether PostgreSQL is to be asked, for it looks like a standstill.
+    /// Whether to ask PostgreSQL, because this looks like a standstill.
     pub(super) fn look(&mut self, look: &Look) -> bool {
         let passed = look.passed.min(MOST);
         let limit = self.limit();
@@ -121,7 +123,7 @@ impl Judge {
             .collect();
         let is_suspicious = match look.behind {
             None => self.still >= UNTIL_LIVE * limit,
-            // Where there is no room, everybody may rest, except for those who make room.
+            // If there is no room, all parts may rest, except those that make room.
             Some(_) if look.is_full && look.busy.is_empty() => false,
             Some(_) => self.still >= limit || self.longest() >= limit,
         };
@@ -131,7 +133,7 @@ impl Judge {
         is_suspicious
     }
 
-    /// What it means.
+    /// Decides what the answer means.
     pub(super) fn judge(&mut self, answer: Answer) -> StallVerdict {
         match answer {
             Answer::Idle => self.idle += 1,
@@ -147,8 +149,8 @@ impl Judge {
         StallVerdict::Stalled(still)
     }
 
-    /// Whether all is well: something was applied since the last look, or there is nothing to do, and nobody is where he was for
-    /// long.
+    /// Whether all is well: something was applied since the last look, or there is nothing to do; and no part
+    /// has been at one activity for long.
     pub(super) fn moves(&self) -> bool {
         self.moves && self.longest() < self.patience
     }
@@ -174,11 +176,11 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    /// A pipeline that is behind, with a worker and an tailer that rest.
+    /// A pipeline that is behind, with a worker and a tailer that rest.
     struct Scene {
         judge: Judge,
         look: Look,
-        /// What PostgreSQL says if it is asked.
+        /// What PostgreSQL answers if it is asked.
         answer: Answer,
     }
 
@@ -193,7 +195,8 @@ mod tests {
             Self { judge: Judge::new(PATIENCE), look, answer: Answer::Idle }
         }
 
-        /// The first verdict within so many seconds that is not that all is fine, and after how many.
+        /// The first verdict within this many seconds that is not `Fine`, and after how many seconds it
+        /// comes.
         fn within(&mut self, seconds: u64, mut each: impl FnMut(&mut Look)) -> Option<(u64, StallVerdict)> {
             (1..=seconds).find_map(|second| {
                 each(&mut self.look);
@@ -220,13 +223,13 @@ mod tests {
     fn a_quiet_source_is_no_standstill() {
         let mut scene = Scene::new();
         scene.never(|look| look.behind = Some(SECOND));
-        // After hours in which there was nothing to do, it has its time as well.
+        // After hours with nothing to do, the pipeline gets its full time as well.
         let found = scene.within(100, |look| look.behind = Some(Duration::from_secs(9000)));
         assert!(matches!(found, Some((60.., _))), "{found:?}");
     }
 
     #[test]
-    fn whoever_moves_does_not_stand_still_however_far_behind() {
+    fn progress_is_no_standstill_however_far_behind() {
         Scene::new().never(|look| look.applied += 1);
         // One document in 50 seconds, or a chunk.
         let mut seconds = 0;
@@ -236,7 +239,7 @@ mod tests {
         });
     }
 
-    /// The others go on: it is the one that is behind that matters.
+    /// The others continue: the part that is stuck is the one that matters.
     #[test]
     fn a_part_that_is_stuck_is_noticed_among_others_that_go_on() {
         let mut scene = Scene::new();
@@ -245,7 +248,7 @@ mod tests {
             look.busy = [(Part::Worker(0), look.applied), (Part::Worker(1), 7)].into();
         });
         assert!(matches!(found, Some((60..=65, StallVerdict::Stalled(_)))), "{found:?}");
-        // One that begins something now and then is not.
+        // A part that begins something now and then is not stuck.
         Scene::new().never(|look| {
             look.applied += 1;
             look.busy = [(Part::Worker(1), look.applied / 50)].into();
@@ -253,12 +256,12 @@ mod tests {
     }
 
     #[test]
-    fn postgres_that_is_away_or_works_or_waits_for_somebody_is_no_standstill() {
+    fn postgres_that_is_away_or_works_or_is_locked_is_no_standstill() {
         for answer in [Answer::Away, Answer::Works, Answer::Locked] {
             let mut scene = Scene { answer, ..Scene::new() };
             scene.never(|_| {});
         }
-        // Nor is a moment between two statements.
+        // Nor is a moment between two statements a standstill.
         let mut scene = Scene::new();
         for second in 0..1000 {
             let answer = if second % 3 == 0 { Answer::Works } else { Answer::Idle };
@@ -266,7 +269,7 @@ mod tests {
         }
     }
 
-    /// Who goes on after a standstill is seen to.
+    /// It is noticed when a pipeline continues after a standstill.
     #[test]
     fn what_is_applied_again_moves() {
         let mut scene = Scene { answer: Answer::Locked, ..Scene::new() };
@@ -278,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_spool_excuses_those_who_rest() {
+    fn a_full_spool_excuses_parts_that_rest() {
         Scene::new().never(|look| look.is_full = true);
         let mut scene = Scene::new();
         let found = scene.within(100, |look| {
@@ -288,7 +291,7 @@ mod tests {
         assert!(found.is_some(), "a worker that has something to do makes room");
     }
 
-    /// SIGSTOP, a suspended machine: what passed meanwhile counts for no more than a moment.
+    /// SIGSTOP, a suspended machine: the time meanwhile counts for no more than a moment.
     #[test]
     fn a_machine_that_was_paused_is_no_standstill() {
         let mut scene = Scene::new();
@@ -299,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_expected_of_whoever_has_no_pipeline_or_tries_again() {
+    fn nothing_is_expected_without_a_pipeline_or_before_another_try() {
         Scene::new().never(|look| look.is_under_way = false);
     }
 
@@ -312,7 +315,7 @@ mod tests {
         Scene::new().never(|look| (look.behind, look.steps) = (None, look.steps + 1));
     }
 
-    /// What only takes long is done at last.
+    /// A step that only takes long is finished in the end.
     #[test]
     fn each_time_it_gets_twice_as_long_until_all_was_well_for_a_while() {
         let mut scene = Scene::new();

@@ -1,11 +1,13 @@
-//! Watches whether all goes on. What waits for somebody's lock is said within seconds, with whose it is: docrow can do nothing
-//! else about it. The rest is the net below everything that was thought of: what looks like a standstill, and
-//! is none of the kinds that have words of their own (PostgreSQL or MongoDB away, somebody's lock, no room), is said, with
-//! where each part is; and the attempt is ended as by an error that may pass, together with the tailer. So whatever was held is let
-//! go: locks, connections, futures that nobody polled. The next attempt begins from what PostgreSQL says, as always.
+//! Watches for standstills. If a part waits for another session's lock, this is reported within seconds, with
+//! whose lock it is: docrow can do nothing else about it. The rest is the net below everything that was
+//! thought of. What looks like a standstill, and is none of the kinds that have messages of their own
+//! (PostgreSQL or MongoDB away, another session's lock, no room), is reported, with where each part is; and
+//! the attempt is ended as by an error that may pass, together with the tailer. So whatever was held is
+//! released: locks, connections, futures that nothing polled. The next attempt begins from what PostgreSQL
+//! says, as always.
 //!
-//! It runs in a task of its own, so that it also says so when the pipeline's own task is what does not go on. The decision is
-//! made in [`judge`].
+//! It runs in a task of its own, so that it also reports when the pipeline's own task is what stands still.
+//! [`judge`] makes the decision.
 
 mod judge;
 
@@ -29,22 +31,23 @@ use crate::{
 };
 
 const LOOKING: Duration = Duration::from_secs(1);
-/// What takes longer may wait for somebody's lock: then PostgreSQL is asked, every so many looks.
+/// An activity that takes longer may wait for another session's lock: then PostgreSQL is asked, once in so
+/// many looks.
 const WAITING: Duration = Duration::from_secs(3);
 const SELDOM: u32 = 3;
-/// How long PostgreSQL may take to say what it does.
+/// How long PostgreSQL may take to say what it is doing.
 const BRIEF: Duration = Duration::from_secs(5);
 
-/// Ends what stands still.
+/// Ends an attempt that stands still.
 #[derive(Debug, Default)]
 pub(crate) struct Alarm(watch::Sender<Option<String>>);
 
 impl Alarm {
-    /// Returns once all that goes on now is to be ended, with the reason.
+    /// Returns once everything that runs now must end, with the reason.
     pub(crate) async fn raised(&self) -> Error {
         let mut alarm = self.0.subscribe();
         alarm.mark_unchanged();
-        // It can't be gone while it is borrowed.
+        // The sender can't be gone while it is borrowed.
         let _ = alarm.changed().await;
         let words = alarm.borrow().clone().unwrap_or_default();
         Error::new(Code::Stalled, words)
@@ -55,7 +58,7 @@ impl Alarm {
     }
 }
 
-/// Looks on.
+/// Watches for standstills.
 pub(crate) struct StallWatch {
     pub(crate) patience: Duration,
     pub(crate) max_spool: u64,
@@ -94,7 +97,7 @@ impl StallWatch {
         std::future::pending().await
     }
 
-    /// Whether somebody has been about something for so long that it may wait for a lock.
+    /// Whether a part has been at one activity for so long that it may wait for a lock.
     fn waits(&self) -> bool {
         let places = self.vitals.places().all();
         // The tailer has nothing to do with PostgreSQL.
@@ -121,7 +124,8 @@ impl StallWatch {
         }
     }
 
-    /// Asks PostgreSQL what it does, and says whose lock on a table it waits for, and if it `tells_all`, of any other lock, too.
+    /// Asks PostgreSQL what it is doing, and reports whose lock on a table it waits for; if `tells_all`, any
+    /// other lock, too.
     async fn ask(&self, session: &mut Option<Session>, tells_all: bool) -> Answer {
         let asked = timeout(BRIEF, async {
             let open = match &mut *session {
@@ -167,7 +171,7 @@ impl StallWatch {
             still.as_secs()
         );
         let words = format!("{still}; {places}");
-        tracing::error!(code = %Code::Stalled, "{words}: whatever is held is let go, and all begins again");
+        tracing::error!(code = %Code::Stalled, "{words}: everything held is released, and the next attempt begins");
         metrics::STALLS.add(1);
         self.vitals.hinder(Some(Hindrance::Standstill(words)));
         self.alarm.raise(still);
