@@ -1,6 +1,6 @@
 //! A configuration that changes while docrow runs: which keys are reloaded, and which need a restart.
 //!
-//! [`keys`] says it of each key. Taken up is what every turn of the pipeline looks up anew, and how docrow
+//! [`keys`] says it of each key. Reloaded is what every turn of the pipeline looks up again, and how docrow
 //! logs in to its servers. What names the pipeline or its servers, and what is set up once (the spool, the
 //! partitions, the address of the dashboard), is not.
 
@@ -125,7 +125,7 @@ impl KeyChanges<'_> {
         }
     }
 
-    /// Notes what has changed; whether that is to be taken up.
+    /// Notes what has changed; returns whether that is reloaded.
     fn takes_up(&mut self, key: ConfigKey, has_changed: bool) -> bool {
         let at_once = key.takes_effect == TakesEffect::AtOnce;
         if has_changed {

@@ -364,10 +364,8 @@ impl Keeper {
         if !is_filled || self.in_force.spec.replacements().is_empty() {
             return Ok(());
         }
-        let pipeline = &self.shared.pipeline;
-        let replaced =
-            widening::replace_columns(pipeline, collection, &mut self.in_force, &mut self.tries).await?;
-        if !replaced {
+        let Self { shared, in_force, tries, .. } = self;
+        if !widening::replace_columns(&shared.pipeline, collection, in_force, tries).await? {
             self.is_replacing = true;
             self.rests_until = Instant::now() + self.tries.failed();
         }
@@ -388,9 +386,9 @@ impl Keeper {
         let filled = self.shared.fill(collection, unfilled, &mut *session, &mut self.tries).await?;
         self.worked += began.elapsed().saturating_sub(self.tries.take_waited());
         match filled {
-            Filled::CutOff => return Ok(false),
-            Filled::ButSome if !self.in_force.spec.replacements().is_empty() => return Ok(false),
-            Filled::All | Filled::ButSome => {}
+            Filled::ButSome if self.in_force.spec.replacements().is_empty() => {}
+            Filled::CutOff | Filled::ButSome => return Ok(false),
+            Filled::All => {}
         }
         failpoint::reach(Failpoint::FilledBeforeNoted);
         session.set_filled(collection.name(), self.in_force.version).await?;

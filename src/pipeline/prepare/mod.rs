@@ -87,17 +87,17 @@ impl<'a> Preparation<'a> {
 impl Preparation<'_> {
     /// Records in PostgreSQL what happened to whole collections.
     async fn write_down(&mut self) -> Result<()> {
-        let anew = self.pipeline.signals.tailer_events.borrow().anew.clone();
-        for (namespace, reason) in &anew {
+        let resyncs = self.pipeline.signals.tailer_events.borrow().resyncs.clone();
+        for (namespace, reason) in &resyncs {
             self.session.ask_for_resync(&[namespace.to_string()], *reason).await?;
         }
-        if !anew.is_empty() {
+        if !resyncs.is_empty() {
             failpoint::reach(Failpoint::ResyncNoted);
         }
         self.pipeline
             .signals
             .tailer_events
-            .send_modify(|events| events.anew.retain(|namespace, _| !anew.contains_key(namespace)));
+            .send_modify(|events| events.resyncs.retain(|namespace, _| !resyncs.contains_key(namespace)));
         Ok(())
     }
 

@@ -62,7 +62,7 @@ pub(crate) struct TailerEvents {
     /// The [`ApplyState::attempt`] that the report is for.
     pub(crate) attempt: u64,
     /// Collections that must be copied again.
-    pub(crate) anew: BTreeMap<Namespace, Reason>,
+    pub(crate) resyncs: BTreeMap<Namespace, Reason>,
     /// Whether everything up to [`ApplyState::until`] is handed out.
     pub(crate) arrived: bool,
     /// Whether the spool is lost: then the attempt must end.

@@ -182,7 +182,7 @@ impl Pipeline {
                 Some(ended) = crew.running.join_next() => return Err(why(ended)),
                 error = crew.evolution.failed() => return Err(error),
                 Ok(()) = settings.changed() => return Ok(RoundEnd::Again),
-                lost = happened.wait_for(|n| n.attempt == attempt && (n.is_lost || !n.anew.is_empty())) => {
+                lost = happened.wait_for(|n| n.attempt == attempt && (n.is_lost || !n.resyncs.is_empty())) => {
                     if lost.is_ok_and(|events| events.is_lost) {
                         return Err(Error::new(Code::SpoolLost, "follow: the changes read ahead are lost"));
                     }

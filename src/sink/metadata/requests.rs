@@ -35,7 +35,7 @@ impl Requests {
     }
 }
 
-/// What somebody has asked for of the speed of snapshots.
+/// The limit of the speed of snapshots that an operator has requested.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Throttle {
     /// None: the configuration applies.

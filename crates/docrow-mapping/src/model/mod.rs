@@ -3,7 +3,7 @@
 //! A [`Change`](change::Change) happened to the document with a [`DocumentKey`](document_key::DocumentKey), at a
 //! [`Position`](change::Position) in the stream; an update's [`Patch`](partial_update::Patch) says to which fields.
 //! Documents are divided into [`Partition`](partition::Partition)s; a collection is in a [`Phase`](phase::Phase), and may be
-//! copied anew for a [`Reason`](resync_reason::Reason). What it becomes has the shape of [`Table`](table::Table)s, whose
+//! copied again for a [`Reason`](resync_reason::Reason). What it becomes has the shape of [`Table`](table::Table)s, whose
 //! columns have a [`ColumnType`](column_type::ColumnType).
 //!
 //! # Positions

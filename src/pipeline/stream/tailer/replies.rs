@@ -165,7 +165,7 @@ impl Tailer {
 
     pub(super) fn must_be_copied_anew(&self, namespace: Namespace, reason: Reason) {
         self.events.send_modify(|events| {
-            events.anew.insert(namespace, reason);
+            events.resyncs.insert(namespace, reason);
         });
     }
 }
