@@ -1,5 +1,6 @@
-//! docrow ("documents to rows") replicates MongoDB into PostgreSQL: a snapshot by parallel binary `COPY`, then the
-//! change stream, applied in batches by workers partitioned by document, with the position in the rows' transaction.
+//! docrow ("documents to rows") replicates MongoDB into PostgreSQL: a snapshot by parallel binary `COPY`,
+//! then the change stream, applied in batches by workers partitioned by document, with the position in the
+//! rows' transaction.
 //!
 //! ```text
 //!            find(min, max, hint _id)           binary COPY, one chunk = one transaction
@@ -11,9 +12,10 @@
 //!                        spool (RocksDB): while a snapshot runs, or PostgreSQL is away or slow
 //! ```
 //!
-//! Data flows one way, `source → model → mapping → sink`, and only `pipeline` connects them: `source` does not know
-//! that PostgreSQL exists, `sink` does not know MongoDB. `model`, `mapping` and `schema` do no I/O: they are a crate of
-//! their own, `docrow-mapping`, with [`error`] and [`shown`]. `crates/tidy` holds the imports to it.
+//! Data flows one way, `source → model → mapping → sink`, and only `pipeline` connects them: `source` does
+//! not know that PostgreSQL exists, `sink` does not know MongoDB. `model`, `mapping` and `schema` do no I/O:
+//! they are a crate of their own, `docrow-mapping`, with [`error`] and [`shown`]. `crates/tidy` holds the
+//! imports to it.
 //!
 //! # Reading order
 //!
@@ -27,11 +29,12 @@
 //!    workers, or through the spool), `phase` (a collection's phase),
 //!    [`partitioner`](pipeline::stream::partitioner) (which worker), [`batch`](pipeline::apply::batch)
 //!    (folding), `staleness` (when an event may be applied as it is), `watermark` (how far everything is
-//!    applied). `ports` are what the pipeline speaks to the servers by; `simulation` runs all of it behind them,
-//!    with thousands of crashes.
+//!    applied). `ports` are what the pipeline speaks to the servers by; `simulation` runs all of it behind
+//!    them, with thousands of crashes.
 //! 3. [`source`]: reads MongoDB: chunks, change stream, lookups.
-//! 4. [`schema`] and [`mapping`]: mapping files, inference and growth; the compiled mapping, which walks a raw document
-//!    once and encodes its rows in PostgreSQL's binary format, and the way back from rows to the document.
+//! 4. [`schema`] and [`mapping`]: mapping files, inference and growth; the compiled mapping, which walks a
+//!    raw document once and encodes its rows in PostgreSQL's binary format, and the way back from rows to the
+//!    document.
 //! 5. [`sink`]: writes PostgreSQL: tables, chunks, batches, positions; and keeps a second writer out.
 //! 6. [`checkpoint`]: the state directory, with the spool. [`mapping_files`]: the folder of mapping files.
 //!    [`verify`]: compares documents with rows. [`process_status`]: what only the running process knows;
@@ -54,15 +57,15 @@
 //! - The start position is proven and stored before the first page of a snapshot is read.
 //! - All changes of a document pass through one partition, in order. An event is applied as it is only if it
 //!   is newer than anything its row may show; otherwise the document's current state is looked up.
-//! - Every value lands in its column, or exactly in `_extra`, so that the document can be rebuilt from its rows; a
-//!   document that can't have rows becomes a dead letter.
+//! - Every value lands in its column, or exactly in `_extra`, so that the document can be rebuilt from its
+//!   rows; a document that can't have rows becomes a dead letter.
 //! - The rows of a transaction belong to one mapping, and a mapping only ever grows.
 //! - No log line and no error contains a document's values or a password.
 //!
 //! # Deliberately absent
 //!
-//! No ORM, no query builder, no SQL text with values in it, no intermediate document structs on the hot path, no
-//! cache of documents, no second place that decides whether an error is worth a retry.
+//! No ORM, no query builder, no SQL text with values in it, no intermediate document structs on the hot path,
+//! no cache of documents, no second place that decides whether an error is worth a retry.
 
 pub mod check;
 pub mod checkpoint;

@@ -1,5 +1,5 @@
-//! How long to wait before trying again: exponential, jittered, without an end. What is worth another try is not
-//! decided here but by [`Kind::disposition`](crate::error::Kind::disposition).
+//! How long to wait before trying again: exponential, jittered, without an end. What is worth another try is
+//! not decided here but by [`Kind::disposition`](crate::error::Kind::disposition).
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! The figures that count, and the bars that docrow is to meet. Pure.
 //!
-//! A bar is missed if the median of the rounds is beyond its limit, and missed for sure if it is beyond by more than the
-//! run's own noise: half of the spread between its rounds, (high - low) / 2.
+//! A bar is missed if the median of the rounds is beyond its limit, and missed for sure if it is beyond by
+//! more than the run's own noise: half of the spread between its rounds, (high - low) / 2.
 
 /// The bar for a figure.
 #[derive(Clone, Copy, Debug)]

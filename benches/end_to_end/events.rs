@@ -161,7 +161,8 @@ pub(crate) async fn drain(stage: &Stage, token: RawDocumentBuf, count: i32) -> D
     Drained { wall: started.elapsed(), last: last.unwrap() }
 }
 
-/// The stream that docrow follows. Not docrow's own command, so that the ceiling stays where it is if that changes.
+/// The stream that docrow follows. Not docrow's own command, so that the ceiling stays where it is if that
+/// changes.
 async fn open(stage: &Stage, after: Option<RawDocumentBuf>) -> mongodb::raw_batch_cursor::RawBatchCursor {
     let mut stream = RawDocumentBuf::new();
     if let Some(token) = after {

@@ -1,4 +1,5 @@
-//! Flat documents of about 300 B: an ObjectId and eight typed fields, as in an application's event or order log.
+//! Flat documents of about 300 B: an ObjectId and eight typed fields, as in an application's event or order
+//! log.
 
 use mongodb::{
     Collection,

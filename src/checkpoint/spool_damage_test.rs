@@ -47,7 +47,8 @@ fn damage(rng: &mut Rng, database: &Path, older: &Path) -> String {
         |file: &PathBuf| !["LOG", "OPTIONS"].iter().any(|name| file.to_str().unwrap().contains(name));
     files.retain(|file| fs::metadata(file).unwrap().len() > 0 && matters(file));
     files.sort();
-    // A cut manifest is the worst: RocksDB takes it for a shorter one, and what it deletes by that is a gap in the middle.
+    // A cut manifest is the worst: RocksDB takes it for a shorter one, and what it deletes by that is a gap
+    // in the middle.
     let manifest = files.iter().find(|file| file.to_str().unwrap().contains("MANIFEST"));
     let (file, kind) = match manifest {
         Some(manifest) if rng.u8(..3) == 0 => (manifest, 2),

@@ -58,13 +58,15 @@ pub struct SpoolWrite<'a> {
     /// How far the stream was read; all changes of open spans up to there are in this write or an earlier
     /// one. A token older than the stored one is ignored, unless `spans` opens a span before that.
     pub token: Option<&'a Position>,
-    /// Spans to open (`to: None`), to close, or to forget with all their changes (`None`), one after the other and before
-    /// `changes`. A span can't begin before the one that is there, nor where that one does not reach: it is to be
-    /// forgotten first. Where it begins later, the beginning stays: only [`Checkpoint::trim`](super::Checkpoint::trim) moves it.
+    /// Spans to open (`to: None`), to close, or to forget with all their changes (`None`), one after the
+    /// other and before `changes`. A span can't begin before the one that is there, nor where that one does
+    /// not reach: it is to be forgotten first. Where it begins later, the beginning stays: only
+    /// [`Checkpoint::trim`](super::Checkpoint::trim) moves it.
     pub spans: Vec<(&'a Namespace, Option<SpoolSpan>)>,
     /// The fingerprint of the stream that `token` belongs to; stored with it.
     pub fingerprint: Option<i64>,
-    /// What [`Checkpoint::life`](super::Checkpoint::life) was when the spans were read that this goes on from.
+    /// What [`Checkpoint::life`](super::Checkpoint::life) was when the spans were read that this goes on
+    /// from.
     pub life: Option<i64>,
 }
 

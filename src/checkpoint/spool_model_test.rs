@@ -231,7 +231,8 @@ impl SpoolWorld {
         self.write(Vec::new(), None, vec![(c, Some(span))]);
     }
 
-    /// What the next process does: it forgets what does not continue PostgreSQL's positions, and reads from the least.
+    /// What the next process does: it forgets what does not continue PostgreSQL's positions, and reads from
+    /// the least.
     fn restart(&mut self) {
         self.spool = None;
         self.spool = Some(Checkpoint::open(self.dir.path(), "p").unwrap());

@@ -72,7 +72,8 @@ struct GlobalOptions {
     /// PostgreSQL's connection string, e.g. postgres://user@host/warehouse
     #[arg(long, global = true, value_name = "URI", env = DOCROW_TARGET, hide_env_values = true)]
     target: Option<Secret>,
-    /// Collections to replicate, as database.collection, globs allowed; repeatable [default: all of the URI's database]
+    /// Collections to replicate, as database.collection, globs allowed; repeatable [default: all of the URI's
+    /// database]
     #[arg(long, global = true, value_name = "NS", env = DOCROW_INCLUDE)]
     include: Vec<String>,
     /// State directory [default: docrow-state]

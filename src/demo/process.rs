@@ -1,8 +1,9 @@
 //! Server processes and folders that end with docrow, however docrow ends.
 //!
 //! Two mechanisms, because a process killed by SIGKILL runs no destructor:
-//! - A server is started through `setpriv --pdeathsig`, so the kernel signals it when its parent ends. The kernel means
-//!   the parent *thread*, so one thread that lives as long as the process starts them all ([`spawn`]).
+//! - A server is started through `setpriv --pdeathsig`, so the kernel signals it when its parent ends. The
+//!   kernel means the parent *thread*, so one thread that lives as long as the process starts them all
+//!   ([`spawn`]).
 //! - A [`ScratchFolder`] is removed by a small shell that waits for the other end of its pipe to close.
 //!
 //! [`super::servers`] defines what the servers are, and when they are ready.
@@ -277,8 +278,8 @@ pub(super) fn spawn(command: Command) -> io::Result<Child> {
 
 /// A port of the loopback interface that nothing listens on.
 ///
-/// Below the ephemeral range (32768 and up), because a client that retries a port of that range while its server is
-/// down may be given that very port as its own and connect to itself.
+/// Below the ephemeral range (32768 and up), because a client that retries a port of that range while its
+/// server is down may be given that very port as its own and connect to itself.
 pub fn free_port() -> io::Result<u16> {
     let mut tries = 100;
     loop {

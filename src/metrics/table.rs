@@ -2,8 +2,8 @@
 
 use super::{Counter, Gauge, Histogram, Metric, MetricLabel, MetricUnit, RegisteredMetric};
 
-/// Bucket bounds of histograms in seconds: from a few milliseconds, a change's normal latency, to hours, after an
-/// outage.
+/// Bucket bounds of histograms in seconds: from a few milliseconds, a change's normal latency, to hours,
+/// after an outage.
 pub(super) const SECONDS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0,
     7200.0,

@@ -2,10 +2,10 @@
 //! live, it stopped, there is an error, history is about to be lost, the first dead letters, a mapping that
 //! grew, a column that lacks values.
 //!
-//! What happened is found in the [status document](crate::status), looked at every other second: so a notice never says
-//! anything else than status and page do ([`events`], pure). It runs beside the pipeline, and the pipeline waits for
-//! none of it: a [`NoticeCourier`] of its own delivers, one notice after the other, and tries again for a while; what there is no more
-//! room for is dropped, which is said and counted.
+//! What happened is found in the [status document](crate::status), looked at every other second: so a notice
+//! never says anything else than status and page do ([`events`], pure). It runs beside the pipeline, and the
+//! pipeline waits for none of it: a [`NoticeCourier`] of its own delivers, one notice after the other, and
+//! tries again for a while; what there is no more room for is dropped, which is said and counted.
 //!
 //! A notification names pipeline, phase, event, code and collection, and has a text for people. It contains
 //! no document's values and no password (G12).

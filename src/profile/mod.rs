@@ -133,7 +133,8 @@ impl ResourceUsage {
     /// The resources that this process has used so far; nothing without `/proc`.
     fn now() -> Self {
         let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-        // The fields after the program's name; the 12th and 13th are user and system time in hundredths of a second.
+        // The fields after the program's name; the 12th and 13th are user and system time in hundredths of a
+        // second.
         let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11);
         let mut time = || {
             Duration::from_millis(10)

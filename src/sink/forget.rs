@@ -52,8 +52,8 @@ impl ForgetSession {
         rows.iter().map(known).collect::<Result<_, _>>().map_err(fail)
     }
 
-    /// Forgets a collection, and returns the names of its tables. Errors: it is still followed; an object that is
-    /// not docrow's depends on a table to be dropped, or another session has a lock on one
+    /// Forgets a collection, and returns the names of its tables. Errors: it is still followed; an object
+    /// that is not docrow's depends on a table to be dropped, or another session has a lock on one
     /// ([`Code::TargetLocked`]): retry.
     pub async fn forget(&mut self, collection: &str, tables: TableFate) -> Result<Vec<String>> {
         let doing = format!("forget {collection}");

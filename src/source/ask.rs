@@ -4,18 +4,20 @@
 //!
 //! # Silent or slow
 //!
-//! No answer within half of the [`Patience`] may mean that the server has much to do: a sample of a huge collection, a
-//! stream that is opened far back in the oplog. So then it is asked, over another connection, whether it works at this
-//! (each request bears a comment, which its `getMore`s inherit; a user may always see its own operations). If it does, it
-//! is waited for, and asked again after another half. If it does not, or gives no answer to that either, there is the other half
-//! for an answer that is on its way, and then the connection is given up: [`SilenceCause`].
+//! No answer within half of the [`Patience`] may mean that the server has much to do: a sample of a huge
+//! collection, a stream that is opened far back in the oplog. So then it is asked, over another connection,
+//! whether it works at this (each request bears a comment, which its `getMore`s inherit; a user may always
+//! see its own operations). If it does, it is waited for, and asked again after another half. If it does not,
+//! or gives no answer to that either, there is the other half for an answer that is on its way, and then the
+//! connection is given up: [`SilenceCause`].
 //!
 //! A majority read also "works" while it waits for a majority that is not there. So docrow also looks at the
 //! time up to which a majority has everything: if that does not move from one check to the next, although
 //! there is more to replicate, docrow gives the request up.
 //!
-//! The deadline is one for each reply, not for a scan: as long as replies come, it may take all day. It is kept in the
-//! [`ReplyCursor`], not in a future, so that whoever drops `next()` every second and calls it again does not wait for ever.
+//! The deadline is one for each reply, not for a scan: as long as replies come, it may take all day. It is
+//! kept in the [`ReplyCursor`], not in a future, so that whoever drops `next()` every second and calls it
+//! again does not wait for ever.
 
 use std::{future::Future, pin::pin, time::Duration};
 

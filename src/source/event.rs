@@ -43,7 +43,8 @@ pub enum Event {
         /// The event's position in the stream.
         position: Position,
     },
-    /// The stream's database was dropped and the server ended the stream. It is opened again after this event.
+    /// The stream's database was dropped and the server ended the stream. It is opened again after this
+    /// event.
     Invalidated {
         /// The event's position in the stream.
         position: Position,

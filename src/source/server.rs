@@ -142,8 +142,8 @@ impl Source {
         Ok(rawdoc! { "level": "majority", "afterClusterTime": after })
     }
 
-    /// Whether the members are one shard of a sharded cluster, or can become one; `false` also if the user may
-    /// not ask.
+    /// Whether the members are one shard of a sharded cluster, or can become one; `false` also if the user
+    /// may not ask.
     pub async fn is_shard(&self) -> bool {
         let request = self.request("read how mongod was started", None);
         let answer = self.command(&request, "admin", doc! { "getCmdLineOpts": 1 }).await;

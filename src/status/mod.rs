@@ -1,8 +1,8 @@
 //! The state of a pipeline, as one JSON document: that of `docrow status --json` and of `/status`.
 //!
 //! This file is its form, a contract that scripts rely on: fields are added, never renamed or taken away, and
-//! `docs/status.md` describes them. [`document`] fills it in, [`health`] judges it, both pure; [`StatusGatherer`] asks the
-//! servers.
+//! `docs/status.md` describes them. [`document`] fills it in, [`health`] judges it, both pure;
+//! [`StatusGatherer`] asks the servers.
 //!
 //! PostgreSQL has the phase and the position of each collection, so the document is the same for every
 //! reader, and whether or not a process runs the pipeline. What only that process knows is as it last

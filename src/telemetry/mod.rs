@@ -146,8 +146,8 @@ impl Reporter {
         }
     }
 
-    /// Starts logging. Errors are ignored: a second call in one process changes nothing. What is left to be written when
-    /// the process ends, [`FlushGuard`] writes.
+    /// Starts logging. Errors are ignored: a second call in one process changes nothing. What is left to be
+    /// written when the process ends, [`FlushGuard`] writes.
     pub fn start_logging(&self, format: LogFormat) -> FlushGuard {
         let flush = FlushGuard::at_the_end();
         let lines = tracing_subscriber::fmt::layer().with_writer(self.clone()).with_target(false);

@@ -1,7 +1,7 @@
 //! The documents of the users workload: of about 6 KB, they become rows of 15 tables (`schemas/users.toml`).
 //!
-//! A document follows from its seed and `_id` alone, so that anyone can make it again. The people in it are invented.
-//! The bench and the fuzz target of the mapping share this file, so it needs nothing of docrow.
+//! A document follows from its seed and `_id` alone, so that anyone can make it again. The people in it are
+//! invented. The bench and the fuzz target of the mapping share this file, so it needs nothing of docrow.
 
 use std::{iter, ops::Range};
 

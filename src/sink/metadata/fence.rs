@@ -13,19 +13,21 @@
 //! server that lags, can undo the last raise, but only together with everything that was written with it,
 //! which came later.
 //!
-//! [`Session::enter`](crate::sink::Session) is the one way to such a transaction; statements that are sent together with it
-//! do nothing unless the pipeline was entered ([`ENTERED`](crate::sink::connection::session::ENTERED)).
+//! [`Session::enter`](crate::sink::Session) is the one way to such a transaction; statements that are sent
+//! together with it do nothing unless the pipeline was entered
+//! ([`ENTERED`](crate::sink::connection::session::ENTERED)).
 //!
 //! # Which process may take it
 //!
-//! This decides only for how long nobody writes, and keeps two processes from taking the pipeline from each other in
-//! turns. The holder has the *holder's lock*, for the life of its session, on a connection that does nothing else but
-//! ask for the epoch about every second. If the process dies, the server frees the lock. If it is stopped, or its
-//! machine or network is gone, its connection stays; then `pg_stat_activity` shows that it is asked for nothing, and
-//! after [`SILENCE`](super::runner) seconds the next one ends it. This takes no heartbeat that is written, which would leave a dead row
-//! each second for `docrow.enter` to read past, and there is no moment at which the lock is new and its heartbeat old:
-//! who gets the lock asks for it. A server that is slow leaves the connection *active*, which is not silence. A server
-//! whose clock jumps makes everybody silent, so whoever wants the pipeline watches the silence for a while by its own.
+//! This decides only for how long nobody writes, and keeps two processes from taking the pipeline from each
+//! other in turns. The holder has the *holder's lock*, for the life of its session, on a connection that does
+//! nothing else but ask for the epoch about every second. If the process dies, the server frees the lock. If
+//! it is stopped, or its machine or network is gone, its connection stays; then `pg_stat_activity` shows that
+//! it is asked for nothing, and after [`SILENCE`](super::runner) seconds the next one ends it. This takes no
+//! heartbeat that is written, which would leave a dead row each second for `docrow.enter` to read past, and
+//! there is no moment at which the lock is new and its heartbeat old: who gets the lock asks for it. A server
+//! that is slow leaves the connection *active*, which is not silence. A server whose clock jumps makes
+//! everybody silent, so whoever wants the pipeline watches the silence for a while by its own.
 //!
 //! A process whose own connection broke recognizes the old one by its name, which contains a random number,
 //! and terminates it at once. Transactions that are open when the holder's lock is free get [`GRACE`] to end;

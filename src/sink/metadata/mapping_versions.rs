@@ -187,7 +187,8 @@ pub(crate) async fn is_stored(
     Ok(client.query_opt(question, &[&pipeline, &mapping.collection, &version]).await?.is_some())
 }
 
-/// Stores a mapping, with the tables that it writes, and those of them that docrow was given. Changes nothing where this version is stored already.
+/// Stores a mapping, with the tables that it writes, and those of them that docrow was given. Changes nothing
+/// where this version is stored already.
 pub(crate) async fn insert(
     client: &impl GenericClient,
     pipeline: &str,

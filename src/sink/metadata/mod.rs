@@ -1,9 +1,10 @@
 //! docrow's metadata in PostgreSQL: the schema `docrow`.
 //!
-//! `schema` creates it. What is written belongs to `positions`, `chunks`, `mapping_versions`, `dead_letters` and
-//! `deployment`; `fence` keeps a second process out, `runner` tells which is the first. What people ask for waits in tables that `requests` looks at:
-//! `resync_requests`, `repair_requests`, `pauses`, `throttles`. `process_reports`, `verifications` and `misfits` say how it
-//! goes, and `overview` reads what a status is made of. `dead_letter_admin` is what people do with dead letters.
+//! `schema` creates it. What is written belongs to `positions`, `chunks`, `mapping_versions`, `dead_letters`
+//! and `deployment`; `fence` keeps a second process out, `runner` tells which is the first. What people ask
+//! for waits in tables that `requests` looks at: `resync_requests`, `repair_requests`, `pauses`, `throttles`.
+//! `process_reports`, `verifications` and `misfits` say how it goes, and `overview` reads what a status is
+//! made of. `dead_letter_admin` is what people do with dead letters.
 
 pub mod chunks;
 pub mod dead_letter_admin;

@@ -132,10 +132,11 @@ const LATER: [(&str, &str, &str); 18] = [
     ("docrow.chunks", "replaces", "boolean NOT NULL DEFAULT false"),
 ];
 
-/// Lets a transaction write to a pipeline, or makes it fail: `fence` has the argument. Every statement of a volatile
-/// function sees what was committed before it, so the epoch is read as it is once the lock is granted. What is set at
-/// the end is undone with the transaction; statements that write look for it ([`ENTERED`](crate::sink::connection::session::ENTERED)). Should
-/// it ever have to do something else, it gets another name: those of two docrow may be used at once.
+/// Lets a transaction write to a pipeline, or makes it fail: `fence` has the argument. Every statement of a
+/// volatile function sees what was committed before it, so the epoch is read as it is once the lock is
+/// granted. What is set at the end is undone with the transaction; statements that write look for it
+/// ([`ENTERED`](crate::sink::connection::session::ENTERED)). Should it ever have to do something else, it
+/// gets another name: those of two docrow may be used at once.
 const ENTER: &str =
     "CREATE FUNCTION docrow.enter(of_pipeline text, of_epoch bigint, lock bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

@@ -54,7 +54,8 @@ impl Reader {
         self.select(table, "true", keys).await
     }
 
-    /// As [`Self::rows`], without the rows of deleted documents. `root` is the first of the collection's tables.
+    /// As [`Self::rows`], without the rows of deleted documents. `root` is the first of the collection's
+    /// tables.
     pub async fn live_rows(&mut self, root: &Table, table: &Table, keys: &Keys) -> Result<Vec<Row>> {
         self.select(table, &sql::is_live(&self.schema, root, table), keys).await
     }

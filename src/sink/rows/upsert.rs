@@ -65,7 +65,8 @@ pub struct CollectionBatch<'a> {
     pub collection: CollectionId,
     /// The tables that its mapping writes, root first.
     pub tables: &'a [Table],
-    /// The rows of all upserted documents in [`Framing::Composite`](crate::mapping::Framing::Composite), a buffer per table.
+    /// The rows of all upserted documents in [`Framing::Composite`](crate::mapping::Framing::Composite), a
+    /// buffer per table.
     pub rows: &'a Rows,
     /// The keys of the documents that `rows` are of.
     pub upserted: &'a Keys,

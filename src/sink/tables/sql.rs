@@ -1,4 +1,5 @@
-//! The text of the SQL statements that read and write rows of user tables. Pure. Names reach SQL through [`quote`] alone.
+//! The text of the SQL statements that read and write rows of user tables. Pure. Names reach SQL through
+//! [`quote`] alone.
 
 pub use crate::sink::identifiers::{qualified, quote};
 use crate::{
