@@ -52,6 +52,11 @@ impl Default for MongodOptions {
     }
 }
 
+/// There is no secondary to take over, so a shutdown needs no 15 seconds of grace.
+const NO_GRACE: &str = "--setParameter=shutdownTimeoutMillisForSignaledShutdown=100";
+/// The same for 4.4, which does not know that.
+const NO_GRACE_ON_4_4: &str = "--setParameter=waitForStepDownOnNonCommandShutdown=false";
+
 /// A running mongod.
 #[derive(Debug)]
 pub struct Mongod {
@@ -65,16 +70,19 @@ impl Mongod {
     /// log.
     pub async fn start(options: MongodOptions) -> Result<Self> {
         let program = find_mongod()?;
-        let mut tries = 1;
+        let (mut tries, mut no_grace) = (1, NO_GRACE);
         loop {
-            match Self::try_start(&program, &options).await {
+            match Self::try_start(&program, &options, no_grace).await {
+                Err(e) if no_grace == NO_GRACE && e.to_string().contains("shutdownTimeoutMillis") => {
+                    no_grace = NO_GRACE_ON_4_4;
+                }
                 Err(_) if tries < TRIES => tries += 1,
                 outcome => return outcome,
             }
         }
     }
 
-    async fn try_start(path: &Path, options: &MongodOptions) -> Result<Self> {
+    async fn try_start(path: &Path, options: &MongodOptions, no_grace: &str) -> Result<Self> {
         let caused = |e| Error::caused(Kind::SourceAway, "prepare a folder and a port for mongod", e);
         let folder = ScratchFolder::new("mongod", None).map_err(caused)?;
         let port = free_port().map_err(caused)?;
@@ -89,7 +97,7 @@ impl Mongod {
             name: "mongod",
             kind: Kind::SourceAway,
             path: path.to_owned(),
-            arguments: mongod_arguments(options, port, &data, &key),
+            arguments: [mongod_arguments(options, port, &data, &key), vec![no_grace.to_owned()]].concat(),
             account: None,
             end_signal: "KILL",
         };
@@ -171,7 +179,20 @@ impl Mongod {
             let created = admin.run_command(create).await;
             created.map_err(|e| Error::caused(Kind::SourceAway, "create mongod's user", e))?;
         }
+        if self.options.replica_set {
+            self.acknowledge_what_is_durable().await?;
+        }
         Ok(())
+    }
+
+    /// Has every write wait until a kill can't undo it, as is the default since 5.0.
+    async fn acknowledge_what_is_durable(&self) -> Result<()> {
+        let majority = || doc! { "w": "majority" };
+        let default =
+            doc! { "setDefaultRWConcern": 1, "defaultWriteConcern": majority(), "writeConcern": majority() };
+        let caused = |e| Error::caused(Kind::SourceAway, "set mongod's write concern", e);
+        let client = Client::with_uri_str(self.uri()).await.map_err(caused)?;
+        client.database("admin").run_command(default).await.map(drop).map_err(caused)
     }
 
     async fn wait_until_primary(&self, client: &Client) -> Result<()> {
@@ -206,8 +227,6 @@ fn mongod_arguments(options: &MongodOptions, port: u16, data: &Path, key: &Path)
         "--setParameter=diagnosticDataCollectionEnabled=false".to_owned(),
         // Tests make the server fail on purpose (`configureFailPoint`).
         "--setParameter=enableTestCommands=1".to_owned(),
-        // There is no secondary to take over, so a shutdown needs no 15 seconds of grace.
-        "--setParameter=shutdownTimeoutMillisForSignaledShutdown=100".to_owned(),
         // How soon a stream's position passes the last write if nothing more is written; by default 10
         // seconds.
         "--setParameter=periodicNoopIntervalSecs=1".to_owned(),

@@ -50,7 +50,7 @@ impl Postgres {
         let folder = ScratchFolder::new("postgres", account).map_err(caused)?;
         let port = free_port().map_err(caused)?;
         let mut initdb = vec!["--pgdata=data", "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8"];
-        initdb.extend(["--no-sync", "--no-instructions"]);
+        initdb.push("--no-sync");
         if let Some(password) = &options.password {
             let file = folder.path().join("password");
             fs::write(&file, password).map_err(caused)?;
@@ -160,6 +160,8 @@ fn postgres_arguments(options: &PostgresOptions, port: u16, folder: &Path) -> Ve
         "max_wal_size=4GB".to_owned(),
         "timezone=UTC".to_owned(),
         "log_timezone=UTC".to_owned(),
+        // The default since 14.
+        "password_encryption=scram-sha-256".to_owned(),
     ];
     settings.extend(options.settings.iter().cloned());
     let settings = settings.into_iter().map(|setting| format!("--{setting}"));
