@@ -13,7 +13,7 @@ use std::{
 use super::{
     diagnosis::{NOT_A_MEMBER, NOT_INITIATED, ServerRole, diagnose, join, role_of},
     error::{SourceRequest, is_of_login},
-    server::{BEGINNING, Source},
+    server::{BEGINNING, Source, Version},
     silence::Patience,
     tls,
 };
@@ -29,8 +29,8 @@ use mongodb::{
 const SELECTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// The driver's own default is 10, fewer than the cursors that a wide snapshot holds at once.
 const CONNECTIONS: u32 = 100;
-/// The oldest supported server.
-const OLDEST: (u32, u32) = (4, 4);
+/// The oldest supported server: the first that knows `hello`.
+const OLDEST: Version = (4, 4, 2);
 
 impl Source {
     /// Connects to the deployment that `uri` names, with the URI's options for TLS and authentication, and
@@ -83,7 +83,7 @@ impl Source {
 
     /// Asks for the server's version, as text and as numbers, and its `hello`; also checks that it is new
     /// enough and accepts this user.
-    async fn hello(&self, request: &SourceRequest) -> Result<(String, (u32, u32), Document), ConnectRefusal> {
+    async fn hello(&self, request: &SourceRequest) -> Result<(String, Version, Document), ConnectRefusal> {
         let ask = async |command: Document| {
             self.command(request, "admin", command).await.map_err(|error| match *error.kind {
                 ErrorKind::ServerSelection { .. } => ConnectRefusal::NothingFound,
@@ -94,8 +94,9 @@ impl Source {
         let build = ask(doc! { "buildInfo": 1 }).await?;
         let said = build.get_str("version").unwrap_or_default();
         let Some(version) = version(said).filter(|version| *version >= OLDEST) else {
+            let (major, minor, patch) = OLDEST;
             let text =
-                format!("is version {said}: docrow needs {}.{} or newer; upgrade it", OLDEST.0, OLDEST.1);
+                format!("is version {said}: docrow needs {major}.{minor}.{patch} or newer; upgrade it");
             return Err(ConnectRefusal::Said(request.refused(Code::SourceTooOld, &text)));
         };
         let hello = ask(doc! { "hello": 1 }).await?;
@@ -181,10 +182,10 @@ fn has_ports(rest: &str) -> bool {
     ports.into_iter().all(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Major and minor version, from `buildInfo`.
-fn version(text: &str) -> Option<(u32, u32)> {
-    let mut parts = text.split('.').map_while(|part| part.parse().ok());
-    Some((parts.next()?, parts.next()?))
+/// From `buildInfo`.
+fn version(text: &str) -> Option<Version> {
+    let mut parts = text.split(['.', '-']).map_while(|part| part.parse().ok());
+    Some((parts.next()?, parts.next()?, parts.next().unwrap_or_default()))
 }
 
 #[cfg(test)]
@@ -193,10 +194,10 @@ mod tests {
 
     #[test]
     fn knows_which_versions_are_new_enough() {
-        for text in ["4.4.0", "4.4.29-rc0", "5.0.1", "6.0.5", "7.0", "10.0.0"] {
+        for text in ["4.4.2", "4.4.29-rc0", "5.0.1", "6.0.5", "7.0", "10.0.0"] {
             assert!(version(text).is_some_and(|version| version >= OLDEST), "{text}");
         }
-        for text in ["", "4", "4.2.24", "3.6.8", "x.y", "mongodb"] {
+        for text in ["", "4", "4.2.24", "4.4.1", "3.6.8", "x.y", "mongodb"] {
             assert!(version(text).is_none_or(|version| version < OLDEST), "{text}");
         }
     }

@@ -36,7 +36,7 @@ use super::{
     ask::ReplyCursor,
     error::{self, SourceRequest},
     reply::{DOCUMENTS_PER_REPLY, Documents},
-    server::{Source, no_operation_time},
+    server::{Source, Version, no_operation_time},
 };
 use crate::{
     error::{Code, Error, Kind, Result},
@@ -107,7 +107,7 @@ impl Source {
 
     /// Whether [`Self::lookup_at`] can work at all. Error of [`Kind::SourceRefused`]: the server is too old.
     pub fn require_states_of_the_past(&self) -> Result<()> {
-        let (major, minor) = self.version;
+        let (major, minor, _) = self.version;
         if self.version >= STATES_OF_THE_PAST {
             return Ok(());
         }
@@ -121,7 +121,7 @@ impl Source {
 }
 
 /// The oldest server that reads at a point in time outside of a transaction.
-const STATES_OF_THE_PAST: (u32, u32) = (5, 0);
+const STATES_OF_THE_PAST: Version = (5, 0, 0);
 
 impl Lookup {
     /// The next documents that exist, at most 16 MB of them, in no particular order. `None`: those not

@@ -21,6 +21,9 @@ use crate::{
     model::change::Namespace,
 };
 
+/// A server's version: major, minor, patch.
+pub(super) type Version = (u32, u32, u32);
+
 /// A MongoDB deployment: connected, checked, and cheap to clone.
 #[derive(Clone)]
 pub struct Source {
@@ -29,8 +32,8 @@ pub struct Source {
     /// For messages: `host:port`, with commas.
     pub(super) hosts: Arc<str>,
     pub(super) default_database: Option<String>,
-    /// The server's version at the time of the connection: major, minor.
-    pub(super) version: (u32, u32),
+    /// The server's version at the time of the connection.
+    pub(super) version: Version,
     pub(super) sharded: bool,
     /// Its description, for people.
     pub(super) words: Arc<str>,

@@ -3,7 +3,7 @@
 
 use super::{
     collections::{CollectionInfo, CollectionKind, ListingScope},
-    server::Source,
+    server::{Source, Version},
 };
 use crate::{
     error::{Error, Result},
@@ -12,7 +12,7 @@ use crate::{
 
 /// From this version on, the server logs in the oplog what it removes from a capped collection (SERVER-56344;
 /// observed on 6.0.5).
-const CAPPED_DELETES_TOLD: (u32, u32) = (5, 0);
+const CAPPED_DELETES_TOLD: Version = (5, 0, 0);
 
 /// The result.
 #[derive(Debug, Default)]
