@@ -17,7 +17,7 @@ use docrow::{
 use mongodb::bson::{doc, oid::ObjectId, rawdoc};
 use serde_json::{Value, json};
 
-use crate::support::{Code, Home, Place};
+use crate::support::{Capability, Code, Home, Place, lacks};
 
 /// Three orders have an `_id` that is no number; the source is then no longer needed.
 async fn place(test: &str) -> (Place, Home) {
@@ -326,6 +326,9 @@ async fn who_asks_for_a_stopped_collection_is_told_at_once() {
 /// run began.
 #[tokio::test]
 async fn a_retry_in_the_order_of_commits_brings_nothing_of_the_past() {
+    if lacks(Capability::StatesOfThePast).await {
+        return;
+    }
     let place = Place::shared("dead_commit").await;
     place.add_sentinels().await;
     let orders = place.collection("orders");

@@ -8,7 +8,7 @@ use mongodb::{
 use serde_json::json;
 
 use super::{about, check, of, only};
-use crate::support::{Home, Place};
+use crate::support::{Capability, Home, Place, lack, lacks};
 
 async fn place(test: &str) -> (Place, Home) {
     let place = Place::shared(&format!("check_{test}")).await;
@@ -16,6 +16,17 @@ async fn place(test: &str) -> (Place, Home) {
     place.collection("orders").insert_many((0..20).map(order)).await.unwrap();
     let home = Home::new(&place);
     (place, home)
+}
+
+/// The servers' own words.
+async fn mongodb(place: &Place) -> String {
+    let said = place.client.database("admin").run_command(doc! { "buildInfo": 1 }).await.unwrap();
+    format!("MongoDB {}", said.get_str("version").unwrap())
+}
+
+async fn postgresql(place: &Place) -> String {
+    let said = place.postgres().await.query_one("SHOW server_version", &[]).await.unwrap();
+    format!("PostgreSQL {}", said.get::<_, String>(0))
 }
 
 /// "Nothing is written", on either side.
@@ -31,8 +42,8 @@ async fn all_is_well_and_said_so() {
     let report = check(&home, 0).await;
     assert_eq!(of(&report, "note").len(), 0, "{report:#}");
     let orders = format!("{}.orders", place.name);
-    about(&report, "ok", "connection", "MongoDB 6.0.5, replica set docrow");
-    about(&report, "ok", "connection", "PostgreSQL 15");
+    about(&report, "ok", "connection", &format!("{}, replica set docrow", mongodb(&place).await));
+    about(&report, "ok", "connection", &postgresql(&place).await);
     about(&report, "ok", "collections", "1 collection in");
     about(&report, "ok", "change stream", "opened");
     about(
@@ -46,7 +57,8 @@ async fn all_is_well_and_said_so() {
     about(&report, "ok", "spool", "free at docrow-state, max_spool 10.0 GiB");
     assert_untouched(&place, &home).await;
     let text = home.finish(&["check"]).await.with_code(0).quiet().out;
-    assert!(text.starts_with("source\n  ok      connection         MongoDB 6.0.5"), "{text}");
+    let first = format!("source\n  ok      connection         {}", mongodb(&place).await);
+    assert!(text.starts_with(&first), "{text}");
     assert!(text.ends_with("\n\nno problems, no notes\n"), "{text}");
     assert!(!text.contains(['\u{1b}', '✓']) && text.lines().all(|line| line.chars().count() < 130), "{text}");
     // After a run, too, and while there are tables.
@@ -86,7 +98,7 @@ async fn one_side_away_hides_nothing_of_the_other() {
     let report = check(&home, 1).await;
     let problem = only(&report, "problem");
     assert!(problem["what"].as_str().unwrap().contains("check host and port"), "{problem}");
-    about(&report, "ok", "connection", "PostgreSQL 15");
+    about(&report, "ok", "connection", &postgresql(&place).await);
     about(&report, "ok", "mapping files", "0 in schemas");
 
     home.set("target.uri", "mysql://user:s3cret@db/x");
@@ -171,7 +183,7 @@ async fn mapping_files_are_all_looked_at() {
     about(&report, "problem", "mapping files", "did you mean \"table\"?");
     let meant = format!("does not exist: is {}.orders meant?", place.name);
     about(&report, "problem", "mapping files", &meant);
-    about(&report, "ok", "connection", "PostgreSQL 15");
+    about(&report, "ok", "connection", &postgresql(&place).await);
     assert_untouched(&place, &home).await;
 }
 
@@ -181,15 +193,10 @@ async fn what_cannot_be_replicated_is_said() {
     let (place, mut home) = place("kinds").await;
     let database = place.database();
     database.create_collection("a_view").view_on("orders".to_owned()).pipeline(Vec::new()).await.unwrap();
-    let series = TimeseriesOptions::builder().time_field("at".to_owned()).build();
-    database.create_collection("a_series").timeseries(series).await.unwrap();
-    database.create_collection("ring").capped(true).size(4096).max(2).await.unwrap();
     let named = |name: &str| format!("{}.{name}", place.name);
     let report = check(&home, 0).await;
     about(&report, "note", &named("a_view"), "left out: a view, which has no change stream");
-    about(&report, "note", &named("a_series"), "left out: a time-series collection");
-    assert!(!report.to_string().contains("capped"), "{report:#}");
-    about(&report, "ok", "collections", "2 collections in");
+    about(&report, "ok", "collections", "1 collection in");
     home.set("source.include", vec![named("orders"), named("a_view")]);
     let report = check(&home, 1).await;
     let refused = about(&report, "problem", &named("a_view"), "a view, which has no change stream");
@@ -197,9 +204,54 @@ async fn what_cannot_be_replicated_is_said() {
     home.finish(&["backfill"]).await.with_code(2);
 }
 
-/// A note about capped collections is only for servers before 5.0: this one reports what it removes.
+/// A server that reports what it removes from a capped collection is one that needs no note.
+#[tokio::test]
+async fn rows_that_a_capped_collection_would_leave_are_noted() {
+    let (place, home) = place("ring").await;
+    place.database().create_collection("ring").capped(true).size(4096).max(2).await.unwrap();
+    let report = check(&home, 0).await;
+    let stays = lack(Capability::CappedDeletes).await.is_some();
+    assert_eq!(report.to_string().contains("capped"), stays, "{report:#}");
+}
+
+/// Before `run` does.
+#[tokio::test]
+async fn a_server_that_cannot_read_the_past_is_no_source_in_the_order_of_commits() {
+    let (place, mut home) = place("past").await;
+    home.set("stream.order", "commit");
+    let refused = lack(Capability::StatesOfThePast).await.is_some();
+    let report = check(&home, i32::from(refused)).await;
+    if refused {
+        about(&report, "problem", "stream.order", "set [stream] order = \"document\"");
+    }
+    let ended = home.finish(&["backfill"]).await.with_code(if refused { 3 } else { 0 });
+    assert_eq!(
+        ended.log.contains("read several documents as they were at one time"),
+        refused,
+        "{}",
+        ended.log
+    );
+    drop(place);
+}
+
+#[tokio::test]
+async fn a_time_series_is_left_out_and_that_is_said() {
+    if lacks(Capability::TimeSeries).await {
+        return;
+    }
+    let (place, home) = place("series").await;
+    let series = TimeseriesOptions::builder().time_field("at".to_owned()).build();
+    place.database().create_collection("a_series").timeseries(series).await.unwrap();
+    let report = check(&home, 0).await;
+    about(&report, "note", &format!("{}.a_series", place.name), "left out: a time-series collection");
+    about(&report, "ok", "collections", "1 collection in");
+}
+
 #[tokio::test]
 async fn a_capped_collection_loses_its_rows() {
+    if lacks(Capability::CappedDeletes).await {
+        return;
+    }
     let (place, home) = place("capped").await;
     place.add_sentinels().await;
     place.database().create_collection("ring").capped(true).size(4096).max(2).await.unwrap();

@@ -6,7 +6,7 @@ use mongodb::bson::doc;
 use serde_json::Value;
 
 use super::state::SmallDisk;
-use crate::support::{Code, Docrow, Home, Place, RETRIES, http::get};
+use crate::support::{Capability, Code, Docrow, Home, Place, RETRIES, http::get, lacks};
 
 /// The log line while there is no space.
 const WAITS: &str = "waiting until there is space";
@@ -85,5 +85,8 @@ async fn state_disk_full_of_large_changes_during_an_outage_of_postgres() {
 /// G6: the same, where changes of all collections are applied together.
 #[tokio::test]
 async fn state_disk_full_during_an_outage_of_postgres_in_the_order_of_commits() {
+    if lacks(Capability::StatesOfThePast).await {
+        return;
+    }
     full_during_an_outage("full_commit", 1000, "commit").await;
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use mongodb::bson::doc;
 
-use crate::support::{Home, Place};
+use crate::support::{Capability, Home, Place, lacks};
 
 /// Accounts in two collections.
 const ACCOUNTS: i32 = 40;
@@ -61,6 +61,9 @@ async fn transfer(place: &Place, seed: u64, done: &AtomicBool) -> u64 {
 /// A reader under load that always sees the total.
 #[tokio::test]
 async fn no_part_of_a_transaction_is_seen_during_the_stream() {
+    if lacks(Capability::StatesOfThePast).await {
+        return;
+    }
     let place = Place::shared("order_commit").await;
     let mut home = open(&place).await;
     home.set("stream.batch_rows", 7);
@@ -91,6 +94,9 @@ async fn no_part_of_a_transaction_is_seen_during_the_stream() {
 /// Killed under load: a reader sees only whole transactions afterwards, too.
 #[tokio::test]
 async fn docrow_killed_during_the_stream_in_the_order_of_commits() {
+    if lacks(Capability::StatesOfThePast).await {
+        return;
+    }
     let place = Place::shared("order_killed").await;
     let home = open(&place).await;
     let mut docrow = home.run();

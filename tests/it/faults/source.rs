@@ -149,6 +149,10 @@ async fn kill_stream(place: &Place) -> bool {
         let operation = found.deserialize_current().unwrap();
         cursors.push(operation.get_document("cursor").unwrap().get_i64("cursorId").unwrap());
     }
+    // An empty list is an error for 4.4.
+    if cursors.is_empty() {
+        return false;
+    }
     let kill = doc! { "killCursors": "$cmd.aggregate", "cursors": cursors };
     let killed = place.database().run_command(kill).await.unwrap();
     !killed.get_array("cursorsKilled").unwrap().is_empty()

@@ -58,8 +58,9 @@ async fn lock_held_by_a_migration_during_stream() {
     let migration = place.postgres().await;
     migration.batch_execute("BEGIN; LOCK TABLE things IN ACCESS EXCLUSIVE MODE").await.unwrap();
     change(&place, 1).await;
-    let waits = format!("{} AND now() - waitstart > '6s'", waits_for("things"));
-    docrow.until("docrow has waited for long", async || place.number(&waits).await > Some(0)).await;
+    let waits = "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) \
+        WHERE NOT granted AND relation = 'things'::regclass AND now() - query_start > '6s'";
+    docrow.until("docrow has waited for long", async || place.number(waits).await > Some(0)).await;
     change(&place, 2).await;
     migration
         .batch_execute("ALTER TABLE things ADD COLUMN by_migration text DEFAULT 'x'; COMMIT")

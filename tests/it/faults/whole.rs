@@ -279,7 +279,6 @@ async fn coll_mod_and_unknown_events_during_the_stream() {
     for command in [
         doc! { "collMod": "orders", "validator": { "n": { "$exists": true } }, "validationLevel": "moderate" },
         doc! { "createIndexes": "orders", "indexes": [{ "key": { "n": 1 }, "name": "n" }] },
-        doc! { "collMod": "orders", "changeStreamPreAndPostImages": { "enabled": true } },
         doc! { "dropIndexes": "orders", "index": "n" },
     ] {
         database.run_command(command).await.unwrap();

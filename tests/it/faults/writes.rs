@@ -8,7 +8,7 @@ use mongodb::{
 };
 
 use super::{Phase, Scene};
-use crate::support::{Home, Place};
+use crate::support::{Capability, Home, Place, lacks};
 
 /// The largest possible document.
 const MAX: usize = 16 << 20;
@@ -127,21 +127,11 @@ async fn documents_of_16_mb_during_stream() {
     documents_of_16_mb("huge_stream", Phase::Stream).await;
 }
 
-/// Indexes, validators, views and the like do not concern docrow: it does not even notice them.
-async fn changes_of_no_document(test: &str, phase: Phase) {
+/// What does not concern docrow: it does not even notice.
+async fn changes_of_no_document(test: &str, phase: Phase, commands: fn(round: i32) -> Vec<Document>) {
     let mut scene = held(Place::shared(test).await, phase).await;
     for round in 0..2 {
-        let name = format!("by_name_{round}");
-        let index = doc! { "key": { "name": 1, "n": 1 }, "name": &name };
-        for command in [
-            doc! { "createIndexes": "things", "indexes": [index] },
-            doc! { "collMod": "things", "index": { "name": &name, "hidden": true } },
-            doc! { "collMod": "things", "validator": { "n": { "$exists": true } }, "validationAction": "warn" },
-            doc! { "collMod": "z_last", "changeStreamPreAndPostImages": { "enabled": round == 0 } },
-            doc! { "dropIndexes": "things", "index": &name },
-            doc! { "create": format!("view_{round}"), "viewOn": "things", "pipeline": [] },
-            doc! { "compact": "things", "force": true },
-        ] {
+        for command in commands(round) {
             scene.place.database().run_command(command).await.unwrap();
         }
         scene.change().await;
@@ -150,12 +140,45 @@ async fn changes_of_no_document(test: &str, phase: Phase) {
     scene.converges(&[]).await;
 }
 
-#[tokio::test]
-async fn changes_of_no_document_during_snapshot() {
-    changes_of_no_document("no_document_snapshot", Phase::Snapshot).await;
+fn indexes_validators_and_views(round: i32) -> Vec<Document> {
+    let name = format!("by_name_{round}");
+    let index = doc! { "key": { "name": 1, "n": 1 }, "name": &name };
+    vec![
+        doc! { "createIndexes": "things", "indexes": [index] },
+        doc! { "collMod": "things", "index": { "name": &name, "hidden": true } },
+        doc! { "collMod": "things", "validator": { "n": { "$exists": true } }, "validationAction": "warn" },
+        doc! { "dropIndexes": "things", "index": &name },
+        doc! { "create": format!("view_{round}"), "viewOn": "things", "pipeline": [] },
+        doc! { "compact": "things", "force": true },
+    ]
 }
 
 #[tokio::test]
-async fn changes_of_no_document_during_stream() {
-    changes_of_no_document("no_document_stream", Phase::Stream).await;
+async fn indexes_validators_and_views_during_snapshot() {
+    changes_of_no_document("no_document_snapshot", Phase::Snapshot, indexes_validators_and_views).await;
+}
+
+#[tokio::test]
+async fn indexes_validators_and_views_during_stream() {
+    changes_of_no_document("no_document_stream", Phase::Stream, indexes_validators_and_views).await;
+}
+
+fn post_images(round: i32) -> Vec<Document> {
+    vec![doc! { "collMod": "z_last", "changeStreamPreAndPostImages": { "enabled": round == 0 } }]
+}
+
+#[tokio::test]
+async fn post_images_enabled_during_snapshot() {
+    if lacks(Capability::PostImages).await {
+        return;
+    }
+    changes_of_no_document("post_images_snapshot", Phase::Snapshot, post_images).await;
+}
+
+#[tokio::test]
+async fn post_images_enabled_during_stream() {
+    if lacks(Capability::PostImages).await {
+        return;
+    }
+    changes_of_no_document("post_images_stream", Phase::Stream, post_images).await;
 }

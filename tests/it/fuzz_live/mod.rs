@@ -38,6 +38,7 @@ use self::{
     plan::{Plan, Step},
     world::World,
 };
+use crate::support::lacks_for;
 
 /// How long shrinking a failing seed may take.
 const SHRINKING: Duration = Duration::from_secs(150);
@@ -83,6 +84,11 @@ pub(crate) async fn run(seeds: Range<u64>, jobs: usize) -> u64 {
 /// Runs a seed, logs the result, and shrinks it if it failed.
 async fn one(plan: Plan, figures: Rc<Figures>) {
     let (began, seed) = (Instant::now(), plan.seed);
+    for capability in plan.needs() {
+        if lacks_for(&format!("seed {seed}"), capability).await {
+            return println!("seed {seed}: not applicable, for want of {capability:?}; {}", plan.setup);
+        }
+    }
     let outcome = attempt(&plan, 0, &figures).await;
     let (seconds, steps) = (began.elapsed().as_secs_f64(), plan.steps.len());
     let Err(failure) = outcome else {

@@ -15,6 +15,7 @@ use super::{
     survivable::survivable,
     updates,
 };
+use crate::support::Capability;
 
 /// The collections that random writes go to.
 pub(super) const COLLECTIONS: [&str; 4] = ["people", "orders", "things", "odd"];
@@ -31,6 +32,15 @@ pub(super) struct Plan {
     pub(super) steps: Vec<Step>,
     /// Whether each step is logged before it is executed.
     pub(super) aloud: bool,
+}
+
+impl Plan {
+    /// What it needs that not every MongoDB has.
+    pub(super) fn needs(&self) -> Vec<Capability> {
+        let past = (self.setup.order == "commit").then_some(Capability::StatesOfThePast);
+        let clustered = (self.setup.scenario == Scenario::Clustered).then_some(Capability::Clustered);
+        past.into_iter().chain(clustered).collect()
+    }
 }
 
 /// How docrow is configured.

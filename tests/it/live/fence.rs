@@ -60,9 +60,8 @@ async fn until(place: &Place, question: &str, future: &mut Pin<&mut impl Future>
 const WAITED_FOR: &str = "SELECT count(*) > 0 FROM pg_locks l JOIN pg_database d ON d.oid = l.database \
     WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND NOT granted AND datname = current_database()";
 
-const WAITS_SINCE: &str = "SELECT waitstart::text FROM pg_locks l JOIN pg_database d ON d.oid = l.database \
-    WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND NOT granted AND datname = current_database() \
-    AND waitstart IS NOT NULL";
+const WAITS_SINCE: &str = "SELECT query_start::text FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
+    WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND NOT granted AND datname = current_database()";
 
 const EPOCH: &str = "SELECT epoch FROM docrow.pipelines WHERE pipeline = 'p'";
 

@@ -9,6 +9,7 @@ mod gate;
 pub(crate) mod http;
 mod ids;
 mod members;
+mod needs;
 mod oplog;
 mod proxy;
 pub(crate) mod same;
@@ -19,7 +20,7 @@ use mongodb::{Client, Collection, bson::Document};
 use tokio::sync::OnceCell;
 use tokio_postgres::NoTls;
 
-pub(crate) use self::{docrow::*, gate::*, ids::*, members::*, oplog::*, proxy::*};
+pub(crate) use self::{docrow::*, gate::*, ids::*, members::*, needs::*, oplog::*, proxy::*};
 
 /// The servers that tests share unless they stop or break them: those of `DOCROW_TEST_MONGODB_URI` and
 /// `DOCROW_TEST_POSTGRES_URI` (a user who may create databases), or ones that are started here once and end

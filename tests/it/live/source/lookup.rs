@@ -7,6 +7,7 @@ use std::{
 
 use docrow::{
     demo::servers::{Mongod, MongodOptions},
+    error::Kind,
     model::change::{Namespace, Op},
     source::{Lookup, Source, StreamStart},
 };
@@ -18,6 +19,7 @@ use mongodb::{
 use tokio::time::timeout;
 
 use super::{DEADLINE, Server, change, follow_events, id_of, load_ids_of_all_types, sorted};
+use crate::support::{Capability, lacks};
 
 /// Everything that a lookup finds, and the time that it reports.
 async fn found(lookup: docrow::error::Result<Lookup>) -> (Vec<RawDocumentBuf>, Timestamp) {
@@ -127,6 +129,9 @@ async fn documents_with_long_ids_are_looked_up() {
     let (read, time) = found(server.source.lookup(&namespace, keys_again(), now).await).await;
     assert!(time >= now);
     assert_eq!(sorted(read), sorted(keys.clone()));
+    if lacks(Capability::StatesOfThePast).await {
+        return;
+    }
     let lookup = server.source.lookup_at(&namespace, keys_again(), now).await;
     let (read, time) = found(lookup.map(Option::unwrap)).await;
     assert_eq!(time, now);
@@ -137,6 +142,9 @@ async fn documents_with_long_ids_are_looked_up() {
 /// although transactions never stop, and at no other time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lookup_at_one_time_shows_whole_transactions() {
+    if lacks(Capability::StatesOfThePast).await {
+        return;
+    }
     const ACCOUNTS: i32 = 20;
     let server = Server::new("lookup_at").await;
     let namespaces = [server.namespace("a"), server.namespace("b")];
@@ -187,9 +195,33 @@ async fn a_lookup_at_one_time_shows_whole_transactions() {
     tokio::join!(writer, reader);
 }
 
+/// What breaks off is no end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lookup_at_one_time_that_breaks_off_is_no_end() {
+    if lacks(Capability::StatesOfThePast).await {
+        return;
+    }
+    let server = Server::new("lookup_at_breaks_off").await;
+    let namespace = server.namespace("c");
+    // More than fits into a reply.
+    let ids = (0..3_500).map(|n| doc! { "_id": format!("{n:0>6000}") });
+    server.collection("c").insert_many(ids.clone()).await.unwrap();
+    let keys: Vec<_> = ids.map(|id| RawDocumentBuf::try_from(&id).unwrap()).collect();
+    let now = server.source.operation_time().await.unwrap();
+    let lookup = server.source.lookup_at(&namespace, keys.iter().map(|key| &**key), now).await;
+    let mut lookup = lookup.unwrap().unwrap();
+    assert!(lookup.next().await.unwrap().is_some());
+    let fail = doc! { "failCommands": ["getMore"], "namespace": namespace.to_string(), "errorCode": 43 };
+    let _guard = server.fail(1, fail).await;
+    assert_eq!(lookup.next().await.unwrap_err().kind(), Kind::SourceAway);
+}
+
 /// A state that the server no longer has is no error: the caller then uses the current one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_state_that_is_gone_is_told_apart() {
+    if lacks(Capability::StatesOfThePast).await {
+        return;
+    }
     let options = MongodOptions {
         parameters: vec!["minSnapshotHistoryWindowInSeconds=1".to_owned()],
         ..Default::default()
