@@ -13,7 +13,7 @@ export ROCKSDB_STATIC ?= 1
 # Tests mostly wait for servers.
 export RUST_TEST_THREADS ?= 4
 
-.PHONY: setup demo check test quick chaos golden bench bench-check fuzz fuzz-live screenshots lint release
+.PHONY: setup demo check test quick matrix chaos golden bench bench-check fuzz fuzz-live screenshots lint release
 
 setup:
 	@.ci/setup
@@ -41,6 +41,12 @@ test: setup
 # Tests that need no servers: unit tests, and the simulation.
 quick: setup
 	@cargo test --workspace --features failpoints --no-fail-fast --lib -- $(T) 2>&1 | $(SUM)
+
+# The tests that meet servers, on pairs of their versions (.ci/matrix): a few hours. MONGO=4.4 PG=18 is one pair, in a few minutes.
+MONGO ?=
+PG ?=
+matrix: setup
+	@.ci/matrix "$(MONGO)" "$(PG)"
 
 # Kills docrow, mongod and PostgreSQL in turn under live writes, and compares after each round. The same seed makes the
 # same schedule: which fault hits which process after which time; what the programs are doing then always differs.
