@@ -23,14 +23,14 @@
 //!    [`DocumentKey`](model::document_key::DocumentKey), at a [`Position`](model::change::Position) in the
 //!    stream; an update's [`Patch`](model::partial_update::Patch) says which fields it changed.
 //! 2. [`pipeline`]: how everything works together, and the arguments for why nothing is lost: `run` starts
-//!    attempts; each `prepare`s its collections and has a `supervisor` for its tasks. Rooms: `snapshot`,
-//!    [`stream`](pipeline::stream), [`apply`](pipeline::apply), `mappings` (which change while all that
-//!    runs), operators' `requests`, `observe`. Its pure parts decide: `stream::route` (straight to the
-//!    workers, or through the spool), `phase` (a collection's phase),
-//!    [`partitioner`](pipeline::stream::partitioner) (which worker), [`batch`](pipeline::apply::batch)
-//!    (folding), `staleness` (when an event may be applied as it is), `watermark` (how far everything is
-//!    applied). `ports` are what the pipeline speaks to the servers by; `simulation` runs all of it behind
-//!    them, with thousands of crashes.
+//!    attempts; in each, `prepare` brings the collections to where they can be copied, and the `supervisor`
+//!    starts the tasks, which share a `context`. Rooms: `snapshot`, [`stream`](pipeline::stream),
+//!    [`apply`](pipeline::apply), `mappings` (which change while all that runs), operators' `requests`,
+//!    `observe`. Its pure parts decide: `stream::route` (straight to the workers, or through the spool),
+//!    `phase` (a collection's phase), [`partitioner`](pipeline::stream::partitioner) (which worker),
+//!    [`batch`](pipeline::apply::batch) (folding), `staleness` (when an event may be applied as it is),
+//!    `watermark` (how far everything is applied). Through `ports` the pipeline reaches the servers and the
+//!    spool; `simulation` runs all of it behind them, with thousands of crashes.
 //! 3. [`source`]: reads MongoDB: chunks, change stream, lookups.
 //! 4. [`schema`] and [`mapping`]: mapping files, inference and growth; the compiled mapping, which walks a
 //!    raw document once and encodes its rows in PostgreSQL's binary format, and the way back from rows to the
