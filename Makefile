@@ -42,11 +42,11 @@ test: setup
 quick: setup
 	@cargo test --workspace --features failpoints --no-fail-fast --lib -- $(T) 2>&1 | $(SUM)
 
-# The tests that meet servers, on pairs of their versions (.ci/matrix): a few hours. MONGO=4.4 PG=18 is one pair, in a few minutes.
+# The tests that meet servers, on pairs of their versions (.ci/matrix): a few hours. MONGO=4.4 PG=18 is one pair, T=walk:: some tests.
 MONGO ?=
 PG ?=
 matrix: setup
-	@.ci/matrix "$(MONGO)" "$(PG)"
+	@.ci/matrix "$(MONGO)" "$(PG)" $(T)
 
 # Kills docrow, mongod and PostgreSQL in turn under live writes, and compares after each round. The same seed makes the
 # same schedule: which fault hits which process after which time; what the programs are doing then always differs.
