@@ -54,6 +54,7 @@ pub(super) struct TargetFacts {
     pub(super) version_name: String,
     pub(super) encoding: String,
     pub(super) read_only: bool,
+    pub(super) is_standby: bool,
     pub(super) user: String,
     pub(super) database: String,
     pub(super) may_create_schema: bool,
@@ -72,14 +73,15 @@ impl TargetFacts {
             version_name: row.try_get(1)?,
             encoding: row.try_get(2)?,
             read_only: row.try_get(3)?,
-            user: row.try_get(4)?,
-            database: row.try_get(5)?,
-            may_create_schema: row.try_get(6)?,
-            may_create_temporary: row.try_get(7)?,
-            docrow: row.try_get(8)?,
-            schema: row.try_get(9)?,
-            bookkeeping: row.try_get(10)?,
-            functions: row.try_get(11)?,
+            is_standby: row.try_get(4)?,
+            user: row.try_get(5)?,
+            database: row.try_get(6)?,
+            may_create_schema: row.try_get(7)?,
+            may_create_temporary: row.try_get(8)?,
+            docrow: row.try_get(9)?,
+            schema: row.try_get(10)?,
+            bookkeeping: row.try_get(11)?,
+            functions: row.try_get(12)?,
         })
     }
 
@@ -87,11 +89,16 @@ impl TargetFacts {
     pub(super) fn judge(&self, schema: &str) -> Vec<TargetObjection> {
         let mut objections = self.judge_server();
         if self.read_only {
-            objections.push(TargetObjection::new(
-                Code::TargetReadOnly,
-                "the target is read-only",
-                "point the target URI at the primary",
-            ));
+            let (what, remedy) = if self.is_standby {
+                ("the target is read-only: it is a standby", "point the target URI at the primary")
+            } else {
+                (
+                    "the target is read-only by default (default_transaction_read_only)",
+                    "reset that for docrow's role, ALTER ROLE … SET default_transaction_read_only = off; \
+                     a service may have set it because its disk is full",
+                )
+            };
+            objections.push(TargetObjection::new(Code::TargetReadOnly, what, remedy));
         }
         self.judge_privileges(schema, &mut objections);
         objections
@@ -170,6 +177,7 @@ mod tests {
             version_name: "15.10".into(),
             encoding: "UTF8".into(),
             read_only: false,
+            is_standby: false,
             user: "u".into(),
             database: "d".into(),
             may_create_schema: true,
@@ -220,7 +228,8 @@ mod tests {
 
     #[test]
     fn a_target_that_cannot_hold_the_rows_is_refused() {
-        assert_refused(TargetFacts { read_only: true, ..good() }, "primary");
+        assert_refused(TargetFacts { read_only: true, is_standby: true, ..good() }, "primary");
+        assert_refused(TargetFacts { read_only: true, ..good() }, "default_transaction_read_only");
         assert_refused(TargetFacts { encoding: "LATIN1".into(), ..good() }, "UTF8");
     }
 

@@ -25,7 +25,7 @@ use crate::{
 /// was revoked.
 const QUESTION: &str = "SELECT current_setting('server_version_num')::int, current_setting('server_version'), \
     current_setting('server_encoding'), current_setting('transaction_read_only')::bool, \
-    current_user::text, current_database()::text, \
+    pg_is_in_recovery(), current_user::text, current_database()::text, \
     has_database_privilege(current_database(), 'CREATE'), has_database_privilege(current_database(), 'TEMP'), \
     (SELECT has_schema_privilege(oid, 'USAGE') AND has_schema_privilege(oid, 'CREATE') \
      FROM pg_namespace WHERE nspname = 'docrow'), \

@@ -43,6 +43,7 @@ mod rules;
 mod security;
 mod serve;
 mod servers;
+mod services;
 mod startup;
 mod states;
 mod status;

@@ -56,6 +56,7 @@ async fn start() -> Servers {
 }
 
 /// A test's own empty database on each of two servers.
+#[derive(Clone)]
 pub(crate) struct Place {
     /// The name of both databases.
     pub(crate) name: String,
