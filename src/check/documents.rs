@@ -14,7 +14,7 @@ use super::{
 use crate::{
     config::Config,
     error::Result,
-    mapping::{Encoder, Framing, Left, Mapping, Rows, Trial, Tried},
+    mapping::{DryRun, DryRunResult, Encoder, Framing, Mapping, NotInColumn, Rows},
     mapping_files::{self, MappingFiles},
     pipeline::Preview,
     sink::tables::ddl_plan::{Obstacle, Plan},
@@ -87,11 +87,11 @@ pub(super) async fn check(
         }
         let mapped =
             MappedAs { grows: is_automatic && config.evolve, is_automatic, tables: mapping.tables().len() };
-        let mut trial = Trial::new(mapping);
+        let mut dry_run = DryRun::new(mapping);
         let sampled =
-            found.source.sample_documents(&info.namespace, size, |document| trial.observe(document)).await;
+            found.source.sample_documents(&info.namespace, size, |document| dry_run.observe(document)).await;
         if found.unless(&mut findings, &name, sampled).is_some() {
-            tell(&mut findings, config, info, &mapped, &trial.tried());
+            tell(&mut findings, config, info, &mapped, &dry_run.result());
         }
     }
     let Some((info, mapping)) = largest else { return (findings, None) };
@@ -123,7 +123,7 @@ fn tell(
     config: &Config,
     info: &CollectionInfo,
     mapped: &MappedAs,
-    tried: &Tried,
+    tried: &DryRunResult,
 ) {
     let name = info.namespace.to_string();
     if tried.documents == 0 {
@@ -169,13 +169,13 @@ fn tell(
 }
 
 /// How many dead letters the whole collection would have.
-fn expected(tried: &Tried, info: &CollectionInfo) -> u64 {
+fn expected(tried: &DryRunResult, info: &CollectionInfo) -> u64 {
     let all = u128::from(info.documents.max(tried.documents));
     let expected = u128::from(tried.dead) * all / u128::from(tried.documents.max(1));
     u64::try_from(expected).unwrap_or(u64::MAX)
 }
 
-fn misfits(tried: &Tried, grows: bool) -> Vec<PathMisfits> {
+fn misfits(tried: &DryRunResult, grows: bool) -> Vec<PathMisfits> {
     let mut misfits = Vec::new();
     for (path, reason, count) in tried.refused.counts() {
         misfits.push(PathMisfits {
@@ -187,9 +187,9 @@ fn misfits(tried: &Tried, grows: bool) -> Vec<PathMisfits> {
     }
     for (path, left, count) in tried.left.counts() {
         let (ty, fate) = match left {
-            Left::Misfit(ty) => (ty, "does not fit: to _extra"),
-            Left::Unmapped(ty) if grows => (ty, "no column yet: gets one when it arrives"),
-            Left::Unmapped(ty) => (ty, "no column: to _extra"),
+            NotInColumn::Misfit(ty) => (ty, "does not fit: to _extra"),
+            NotInColumn::Unmapped(ty) if grows => (ty, "no column yet: gets one when it arrives"),
+            NotInColumn::Unmapped(ty) => (ty, "no column: to _extra"),
         };
         misfits.push(PathMisfits { path: path.to_owned(), ty: Some(ty), count, fate: fate.to_owned() });
     }

@@ -318,8 +318,8 @@ mod tests {
                 50,
                 &with(&[
                     "[libc.so.6]",
-                    "docrow_mapping::mapping::walk::Walk::close",
-                    "docrow_mapping::mapping::walk::Walk::close",
+                    "docrow_mapping::mapping::walk::DocumentWalk::close",
+                    "docrow_mapping::mapping::walk::DocumentWalk::close",
                 ]),
             ),
             stack(
@@ -350,10 +350,10 @@ mod tests {
             "| applied | 5,000 events of the change stream: 2,500 events/s over the whole time |",
             "| cost | 20.0 µs of docrow's CPU per document or event |",
             "| peak memory | 100 MB, about 40 MB of it for the profiler |",
-            "| 50.0 % | encode | `[libc.so.6]` for `docrow_mapping::mapping::walk::Walk::close` |",
+            "| 50.0 % | encode | `[libc.so.6]` for `docrow_mapping::mapping::walk::DocumentWalk::close` |",
             "| 25.0 % | read | `__libc_recv` for `mongodb::cursor::next<[u8; 4]>` |",
             // Once per stack, even if it calls itself.
-            "| 50.0 % | `docrow_mapping::mapping::walk::Walk::close` |",
+            "| 50.0 % | `docrow_mapping::mapping::walk::DocumentWalk::close` |",
             "| 25.0 % | `docrow::source::snapshot::read` |",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
@@ -387,12 +387,12 @@ mod tests {
     fn the_flame_graph_stands_on_the_stages() {
         let lines: Vec<_> = stacks().iter().map(line).collect();
         let expected = [
-            "encode;docrow_mapping::mapping::walk::Walk::close;docrow_mapping::mapping::walk::Walk::close;[libc.so.6] 50",
+            "encode;docrow_mapping::mapping::walk::DocumentWalk::close;docrow_mapping::mapping::walk::DocumentWalk::close;[libc.so.6] 50",
             "read;docrow::source::snapshot::read;mongodb::cursor::next<[u8, 4]>;__libc_recv 25",
             "runtime;std::sys::thread::start;tokio::runtime::task::harness::Harness<T,S>::poll 20",
             "allocation;_rjem_malloc 5",
         ];
         assert_eq!(lines, expected);
-        assert!(svg(&stacks()).contains("docrow_mapping::mapping::walk::Walk::close (50 samples"));
+        assert!(svg(&stacks()).contains("docrow_mapping::mapping::walk::DocumentWalk::close (50 samples"));
     }
 }

@@ -108,7 +108,7 @@ const BY_PREFIX: &[(&str, Option<ProfileStage>)] = &[
     ("docrow_mapping::mapping::trail", Some(ProfileStage::Encode)),
     ("docrow_mapping::mapping::value", Some(ProfileStage::Encode)),
     // A row is encoded when it is complete.
-    ("docrow_mapping::mapping::walk::Walk::close", Some(ProfileStage::Encode)),
+    ("docrow_mapping::mapping::walk::DocumentWalk::close", Some(ProfileStage::Encode)),
     ("docrow_mapping::mapping::walk::begin_row", Some(ProfileStage::Encode)),
     ("docrow_mapping::mapping::walk::end_column", Some(ProfileStage::Encode)),
     ("docrow_mapping::model::bson_number", Some(ProfileStage::Encode)),
@@ -229,7 +229,7 @@ mod tests {
             ProfileStage::Map,
             &[
                 "core::slice::cmp::memcmp",
-                "docrow_mapping::mapping::walk::Walk::object",
+                "docrow_mapping::mapping::walk::DocumentWalk::object",
                 "docrow_mapping::mapping::encode::Encoder::encode",
                 "docrow::pipeline::snapshot::ChunkWorker::attempt",
             ],
@@ -239,7 +239,7 @@ mod tests {
             &[
                 "[libc.so.6]",
                 "bytes::bytes_mut::BytesMut::put_slice",
-                "docrow_mapping::mapping::walk::Walk::close",
+                "docrow_mapping::mapping::walk::DocumentWalk::close",
             ],
         ),
         (
@@ -298,7 +298,7 @@ mod tests {
         let grows = [
             "_rjem_je_large_ralloc",
             "alloc::raw_vec::finish_grow",
-            "docrow_mapping::mapping::walk::Walk::close",
+            "docrow_mapping::mapping::walk::DocumentWalk::close",
         ];
         assert_eq!(stage(grows), ProfileStage::Allocation);
         assert_eq!(
@@ -355,6 +355,6 @@ mod tests {
             assert!(is_of_the_source(prefix), "docrow has no {prefix}");
         }
         assert!(!is_of_the_source("docrow_mapping::mapping::nowhere"));
-        assert!(!is_of_the_source("docrow_mapping::mapping::walk::Walk::nothing"));
+        assert!(!is_of_the_source("docrow_mapping::mapping::walk::DocumentWalk::nothing"));
     }
 }

@@ -11,7 +11,7 @@ use tokio_postgres::{Client, Error as PgError, Row, types::ToSql};
 
 use crate::{
     error::Result,
-    mapping::{Mapping, Places, Step},
+    mapping::{ExtraPathStep, Mapping, MisfitPlaces},
     model::table::Column,
     sink::{
         Session,
@@ -77,24 +77,24 @@ pub async fn count(session: &Session, schema: &str, mapping: &Mapping) -> Result
     Ok(found)
 }
 
-fn fields(places: &Places) -> impl Iterator<Item = &str> {
+fn fields(places: &MisfitPlaces) -> impl Iterator<Item = &str> {
     places.steps.iter().filter_map(|step| match step {
-        Step::Field(name) => Some(&**name),
-        Step::Ordinal(_) => None,
+        ExtraPathStep::Field(name) => Some(&**name),
+        ExtraPathStep::Ordinal(_) => None,
     })
 }
 
 /// Two numbers for each column. `$1`: the names on the path to the table, then the rest of the path to each
 /// column: names from data are not part of the statement.
-fn question(places: &Places, columns: &[(Column, String)], rows: &str, extra: &str) -> String {
+fn question(places: &MisfitPlaces, columns: &[(Column, String)], rows: &str, extra: &str) -> String {
     let (mut way, mut number) = (String::new(), 0);
     for step in &places.steps {
         let step = match step {
-            Step::Field(_) => {
+            ExtraPathStep::Field(_) => {
                 number += 1;
                 format!("($1::text[])[{number}]")
             }
-            Step::Ordinal(column) => format!("c.{}", quote(column)),
+            ExtraPathStep::Ordinal(column) => format!("c.{}", quote(column)),
         };
         way.push_str(&format!("{step} || '.' || "));
     }
@@ -212,10 +212,10 @@ mod tests {
     /// Names from data are parameters.
     #[test]
     fn a_question_holds_no_name_of_a_field() {
-        let steps = vec![Step::Field("it's".into()), Step::Ordinal("n".into())];
+        let steps = vec![ExtraPathStep::Field("it's".into()), ExtraPathStep::Ordinal("n".into())];
         let column = Column { name: "c".into(), ty: ColumnType::scalar(Scalar::Bigint) };
         let places =
-            Places { table: "t".into(), key: "k".into(), steps, columns: vec![(column, "o.p".into())] };
+            MisfitPlaces { table: "t".into(), key: "k".into(), steps, columns: vec![(column, "o.p".into())] };
         let question = question(&places, &places.columns, "rows", "x");
         let value = "x -> (($1::text[])[1] || '.' || c.\"n\" || '.' || ($1::text[])[2])";
         assert!(

@@ -4,6 +4,8 @@
 //! Offsets are into the whole document, so that a type and one offset identify a value. The specification is
 //! <https://bsonspec.org/spec.html>.
 
+use std::ops::Range;
+
 /// Why a document can't have rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EncodeFault {
@@ -39,7 +41,7 @@ impl EncodeFault {
     }
 }
 
-pub(super) type Read<T> = Result<T, EncodeFault>;
+pub(super) type EncodeResult<T> = Result<T, EncodeFault>;
 
 pub(super) const DOUBLE: u8 = 0x01;
 pub(super) const STRING: u8 = 0x02;
@@ -92,7 +94,7 @@ pub(super) fn type_name(kind: u8) -> &'static str {
 
 /// The offset after the value at `at`, within `bytes`.
 #[inline]
-pub(super) fn end_of(kind: u8, bytes: &[u8], at: usize) -> Read<usize> {
+pub(super) fn end_of(kind: u8, bytes: &[u8], at: usize) -> EncodeResult<usize> {
     let size = match kind {
         DOUBLE | DATE | TIMESTAMP | INT64 => 8,
         STRING | CODE | SYMBOL => 4 + length(bytes, at, 1)?,
@@ -117,40 +119,40 @@ pub(super) fn end_of(kind: u8, bytes: &[u8], at: usize) -> Read<usize> {
 
 /// The length at `at`, if it is at least `least`.
 #[inline]
-fn length(bytes: &[u8], at: usize, least: usize) -> Read<usize> {
+fn length(bytes: &[u8], at: usize, least: usize) -> EncodeResult<usize> {
     let length = usize::try_from(int32(bytes, at)?).map_err(|_| EncodeFault::Malformed)?;
     if length >= least { Ok(length) } else { Err(EncodeFault::Malformed) }
 }
 
 /// The offset of the NUL that ends the text at `at`.
 #[inline]
-pub(super) fn c_string_end(bytes: &[u8], at: usize) -> Read<usize> {
+pub(super) fn c_string_end(bytes: &[u8], at: usize) -> EncodeResult<usize> {
     let rest = bytes.get(at..).ok_or(EncodeFault::Malformed)?;
     rest.iter().position(|&byte| byte == 0).map(|length| at + length).ok_or(EncodeFault::Malformed)
 }
 
 #[inline]
-pub(super) fn array_at<const N: usize>(bytes: &[u8], at: usize) -> Read<[u8; N]> {
+pub(super) fn array_at<const N: usize>(bytes: &[u8], at: usize) -> EncodeResult<[u8; N]> {
     bytes.get(at..).and_then(<[u8]>::first_chunk).copied().ok_or(EncodeFault::Malformed)
 }
 
 #[inline]
-pub(super) fn int32(bytes: &[u8], at: usize) -> Read<i32> {
+pub(super) fn int32(bytes: &[u8], at: usize) -> EncodeResult<i32> {
     array_at(bytes, at).map(i32::from_le_bytes)
 }
 
 #[inline]
-pub(super) fn int64(bytes: &[u8], at: usize) -> Read<i64> {
+pub(super) fn int64(bytes: &[u8], at: usize) -> EncodeResult<i64> {
     array_at(bytes, at).map(i64::from_le_bytes)
 }
 
 #[inline]
-pub(super) fn double(bytes: &[u8], at: usize) -> Read<f64> {
+pub(super) fn double(bytes: &[u8], at: usize) -> EncodeResult<f64> {
     array_at(bytes, at).map(f64::from_le_bytes)
 }
 
 #[inline]
-pub(super) fn boolean(bytes: &[u8], at: usize) -> Read<bool> {
+pub(super) fn boolean(bytes: &[u8], at: usize) -> EncodeResult<bool> {
     match bytes.get(at) {
         Some(0) => Ok(false),
         Some(1) => Ok(true),
@@ -160,7 +162,7 @@ pub(super) fn boolean(bytes: &[u8], at: usize) -> Read<bool> {
 
 /// The bytes of a string, code or symbol, in whatever encoding they are.
 #[inline]
-pub(super) fn text(bytes: &[u8], at: usize) -> Read<&[u8]> {
+pub(super) fn text(bytes: &[u8], at: usize) -> EncodeResult<&[u8]> {
     let start = at + 4;
     let end = start + length(bytes, at, 1)?;
     match bytes.get(start..end) {
@@ -170,7 +172,7 @@ pub(super) fn text(bytes: &[u8], at: usize) -> Read<&[u8]> {
 }
 
 /// A binary's subtype and bytes.
-pub(super) fn binary(bytes: &[u8], at: usize) -> Read<(u8, &[u8])> {
+pub(super) fn binary(bytes: &[u8], at: usize) -> EncodeResult<(u8, &[u8])> {
     let start = at + 5;
     let content = bytes.get(start..start + length(bytes, at, 0)?).ok_or(EncodeFault::Malformed)?;
     Ok((*bytes.get(at + 4).ok_or(EncodeFault::Malformed)?, content))
@@ -193,11 +195,25 @@ pub(super) struct ValueAt<'a> {
     pub(super) at: usize,
 }
 
+/// A value that was found, by type and offset. Type 0: none.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ValueSlot {
+    pub(super) kind: u8,
+    pub(super) at: usize,
+}
+
+impl ValueSlot {
+    pub(super) fn in_document(self, doc: &[u8]) -> ValueAt<'_> {
+        let Self { kind, at } = self;
+        ValueAt { doc, kind, at }
+    }
+}
+
 /// One element of a document or array.
 pub(super) struct BsonElement {
     pub(super) kind: u8,
-    /// Where the name starts, and its NUL.
-    pub(super) name: (usize, usize),
+    /// Where the name is, without its NUL.
+    pub(super) name: Range<usize>,
     /// Where the value starts.
     pub(super) at: usize,
 }
@@ -213,7 +229,7 @@ pub(super) struct BsonElements {
 impl BsonElements {
     /// The elements of the document or array at `at`.
     #[inline]
-    pub(super) fn at(bytes: &[u8], at: usize) -> Read<Self> {
+    pub(super) fn at(bytes: &[u8], at: usize) -> EncodeResult<Self> {
         let end = at + length(bytes, at, 5)? - 1;
         match bytes.get(end) {
             Some(0) => Ok(Self { next: at + 4, end }),
@@ -227,25 +243,25 @@ impl BsonElements {
     }
 
     #[inline]
-    pub(super) fn advance(&mut self, bytes: &[u8]) -> Read<Option<BsonElement>> {
+    pub(super) fn advance(&mut self, bytes: &[u8]) -> EncodeResult<Option<BsonElement>> {
         if self.is_empty() {
             return Ok(None);
         }
         let bytes = bytes.get(..self.end).ok_or(EncodeFault::Malformed)?;
         let kind = *bytes.get(self.next).ok_or(EncodeFault::Malformed)?;
-        let name = (self.next + 1, c_string_end(bytes, self.next + 1)?);
-        let at = name.1 + 1;
+        let name = self.next + 1..c_string_end(bytes, self.next + 1)?;
+        let at = name.end + 1;
         self.next = end_of(kind, bytes, at)?;
         Ok(Some(BsonElement { kind, name, at }))
     }
 }
 
-/// The type and offset of the document's `_id`: mostly its first field.
-pub(super) fn first_key(doc: &[u8]) -> Read<(u8, usize)> {
+/// The document's `_id`: mostly its first field.
+pub(super) fn first_key(doc: &[u8]) -> EncodeResult<ValueSlot> {
     let mut elements = BsonElements::at(doc, 0)?;
     while let Some(element) = elements.advance(doc)? {
-        if doc.get(element.name.0..element.name.1) == Some(b"_id") {
-            return Ok((element.kind, element.at));
+        if doc.get(element.name) == Some(b"_id") {
+            return Ok(ValueSlot { kind: element.kind, at: element.at });
         }
     }
     Err(EncodeFault::NoKey)
@@ -253,7 +269,7 @@ pub(super) fn first_key(doc: &[u8]) -> Read<(u8, usize)> {
 
 /// What was appended for a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Parsed {
+pub(super) enum ParsedField {
     /// A value of this type.
     Value(u8),
     /// The mapping withholds the value.
@@ -286,15 +302,15 @@ pub(super) fn begin(out: &mut Vec<u8>) -> usize {
 pub(super) fn element(
     out: &mut Vec<u8>,
     name: &[u8],
-    write: impl FnOnce(&mut Vec<u8>) -> Option<Parsed>,
-) -> Option<Parsed> {
+    write: impl FnOnce(&mut Vec<u8>) -> Option<ParsedField>,
+) -> Option<ParsedField> {
     let start = out.len();
     out.push(0);
     out.extend_from_slice(name);
     out.push(0);
     let told = write(out)?;
     match (told, out.get_mut(start)) {
-        (Parsed::Value(kind), Some(place)) => *place = kind,
+        (ParsedField::Value(kind), Some(place)) => *place = kind,
         _ => out.truncate(start),
     }
     Some(told)
@@ -326,7 +342,7 @@ mod tests {
         let mut elements = BsonElements::at(bytes, 0).unwrap();
         let mut seen = Vec::new();
         while let Some(element) = elements.advance(bytes).unwrap() {
-            seen.push((element.kind, &bytes[element.name.0..element.name.1]));
+            seen.push((element.kind, &bytes[element.name]));
         }
         assert_eq!(seen, [(INT32, &b"a"[..]), (STRING, b"bc"), (DOCUMENT, b"d")]);
     }

@@ -5,7 +5,8 @@ use ::bson::{Bson, RawDocumentBuf};
 
 use super::{
     bson::{
-        self, ARRAY, BINARY, BOOLEAN, DATE, DECIMAL, DOUBLE, INT32, INT64, NULL, OBJECT_ID, Parsed, STRING,
+        self, ARRAY, BINARY, BOOLEAN, DATE, DECIMAL, DOUBLE, INT32, INT64, NULL, OBJECT_ID, ParsedField,
+        STRING,
     },
     extended_json_parse, numeric, tuples,
     value::{self, OBJECT_ID_BYTES},
@@ -16,11 +17,11 @@ use crate::model::{
 };
 
 /// Appends the bytes of the BSON value in a column of type `ty`.
-pub(super) fn read(out: &mut Vec<u8>, ty: ColumnType, bytes: &[u8]) -> Option<Parsed> {
-    if ty.array { array(out, ty, bytes).map(Parsed::Value) } else { scalar(out, ty, bytes) }
+pub(super) fn read(out: &mut Vec<u8>, ty: ColumnType, bytes: &[u8]) -> Option<ParsedField> {
+    if ty.array { array(out, ty, bytes).map(ParsedField::Value) } else { scalar(out, ty, bytes) }
 }
 
-fn scalar(out: &mut Vec<u8>, ty: ColumnType, bytes: &[u8]) -> Option<Parsed> {
+fn scalar(out: &mut Vec<u8>, ty: ColumnType, bytes: &[u8]) -> Option<ParsedField> {
     let kind = match ty.scalar {
         Scalar::Boolean => put(out, BOOLEAN, &[u8::from(*array_of::<1>(bytes)? != [0])]),
         Scalar::Integer => integer(out, ty.reading, i32::from_be_bytes(*array_of(bytes)?).into()),
@@ -37,7 +38,7 @@ fn scalar(out: &mut Vec<u8>, ty: ColumnType, bytes: &[u8]) -> Option<Parsed> {
         }
         Scalar::Jsonb => return extended_json_parse::value(out, &extended_json_parse::jsonb(bytes)?),
     };
-    Some(Parsed::Value(kind))
+    Some(ParsedField::Value(kind))
 }
 
 /// A column's value for people: in relaxed Extended JSON, `jsonb` unchanged; bytes that docrow does not write
@@ -56,7 +57,7 @@ pub fn value_text(ty: ColumnType, bytes: &[u8]) -> String {
 /// A document with one field, whose value `write` appends.
 pub(super) fn single(
     name: &[u8],
-    write: impl FnOnce(&mut Vec<u8>) -> Option<Parsed>,
+    write: impl FnOnce(&mut Vec<u8>) -> Option<ParsedField>,
 ) -> Option<RawDocumentBuf> {
     let mut out = Vec::new();
     let start = bson::begin(&mut out);
@@ -71,7 +72,7 @@ fn array(out: &mut Vec<u8>, ty: ColumnType, bytes: &[u8]) -> Option<u8> {
         let mut name = itoa::Buffer::new();
         bson::element(out, name.format(index).as_bytes(), |out| match element? {
             Some(element) => scalar(out, ty, element),
-            None => Some(Parsed::Value(NULL)),
+            None => Some(ParsedField::Value(NULL)),
         })?;
     }
     bson::end(out, start)?;

@@ -6,7 +6,7 @@
 use bytes::BytesMut;
 
 use super::{
-    bson::{ARRAY, BsonElements, DOCUMENT, NULL, Read},
+    bson::{ARRAY, BsonElements, DOCUMENT, EncodeResult, NULL},
     mask_key::MaskKey,
     trail::render,
 };
@@ -331,13 +331,13 @@ impl MappedObject {
     }
 
     /// Whether the object at `at` contains only hidden fields.
-    pub(super) fn is_bare(&self, doc: &[u8], at: usize) -> Read<bool> {
+    pub(super) fn is_bare(&self, doc: &[u8], at: usize) -> EncodeResult<bool> {
         let mut elements = BsonElements::at(doc, at)?;
         if !self.guarded {
             return Ok(elements.is_empty());
         }
         while let Some(element) = elements.advance(doc)? {
-            let found = self.find(doc.get(element.name.0..=element.name.1).unwrap_or_default());
+            let found = self.find(doc.get(element.name.start..=element.name.end).unwrap_or_default());
             if !found.is_some_and(|(_, field)| field.hidden) {
                 return Ok(false);
             }
@@ -373,7 +373,7 @@ impl MappedNode {
     }
 
     /// Whether a value where an object or an array is expected says nothing but that it is there.
-    pub(super) fn is_bare(&self, doc: &[u8], kind: u8, at: usize) -> Read<bool> {
+    pub(super) fn is_bare(&self, doc: &[u8], kind: u8, at: usize) -> EncodeResult<bool> {
         Ok(match self {
             _ if kind == NULL => true,
             MappedNode::Object(object) if kind == DOCUMENT => object.is_bare(doc, at)?,

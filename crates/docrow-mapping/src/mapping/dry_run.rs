@@ -12,12 +12,12 @@ use ::bson::RawDocument;
 use bytes::BytesMut;
 
 use super::{
-    bson::{ARRAY, BsonElements, DOCUMENT, EncodeFault, NULL, Read, ValueAt, type_name},
+    bson::{ARRAY, BsonElements, DOCUMENT, EncodeFault, EncodeResult, NULL, ValueAt, type_name},
     compile::{MappedField, MappedNode, MappedObject, Mapping, PlannedColumn},
     encode::Encoder,
     extended_json_write::JsonWriter,
     rows::{Framing, Rows},
-    value::{self, Fit},
+    value::{self, ValueFit},
 };
 use crate::shown;
 
@@ -26,17 +26,17 @@ const MAX_PATHS: usize = 300;
 
 /// Tests documents. Holds at most one document's rows.
 #[derive(Debug)]
-pub struct Trial {
+pub struct DryRun {
     mapping: Arc<Mapping>,
     encoder: Encoder,
     rows: Rows,
     counter: LeftCounter,
-    tried: Tried,
+    result: DryRunResult,
 }
 
 /// The result.
 #[derive(Clone, Debug, Default)]
-pub struct Tried {
+pub struct DryRunResult {
     /// How many documents were tested.
     pub documents: u64,
     /// About how many bytes their rows have.
@@ -48,14 +48,14 @@ pub struct Tried {
     /// Whether the first of these would stop the collection instead.
     pub stops: bool,
     /// The values that do not fit, and those without a mapping, by path and type.
-    pub left: Tally<Left>,
+    pub left: PathTally<NotInColumn>,
     /// Why documents can't have rows, by path and reason.
-    pub refused: Tally<&'static str>,
+    pub refused: PathTally<&'static str>,
 }
 
 /// Why a value is not in a column, and its BSON type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Left {
+pub enum NotInColumn {
     /// It does not fit its column, or is no object or array although there are tables for one.
     Misfit(&'static str),
     /// No column and no table is mapped to its field.
@@ -64,19 +64,19 @@ pub enum Left {
 
 /// Counts by path. An array's elements have the path `lines[]`.
 #[derive(Clone, Debug)]
-pub struct Tally<T> {
+pub struct PathTally<T> {
     counts: BTreeMap<(String, T), u64>,
     /// How many more there were, at other paths.
     pub others: u64,
 }
 
-impl<T> Default for Tally<T> {
+impl<T> Default for PathTally<T> {
     fn default() -> Self {
         Self { counts: BTreeMap::new(), others: 0 }
     }
 }
 
-impl<T: Ord + Copy> Tally<T> {
+impl<T: Ord + Copy> PathTally<T> {
     /// The counts, the largest first.
     pub fn counts(&self) -> Vec<(&str, T, u64)> {
         let mut counts: Vec<_> =
@@ -98,26 +98,26 @@ impl<T: Ord + Copy> Tally<T> {
     }
 }
 
-impl Trial {
+impl DryRun {
     /// A dry run of `mapping`.
     pub fn new(mapping: Arc<Mapping>) -> Self {
         let encoder = Encoder::new(mapping.clone(), Framing::Copy);
         let rows = Rows::new(mapping.tables().len());
-        Self { mapping, encoder, rows, counter: LeftCounter::default(), tried: Tried::default() }
+        Self { mapping, encoder, rows, counter: LeftCounter::default(), result: DryRunResult::default() }
     }
 
     /// Tests one document.
     pub fn observe(&mut self, document: &RawDocument) {
-        let Self { mapping, encoder, rows, counter, tried } = self;
-        tried.documents += 1;
+        let Self { mapping, encoder, rows, counter, result } = self;
+        result.documents += 1;
         rows.clear();
         if let Err(unfit) = encoder.encode(document, rows) {
-            tried.dead += 1;
-            tried.stops |= unfit.stops;
-            tried.refused.add(&unfit.path, unfit.reason);
+            result.dead += 1;
+            result.stops |= unfit.stops;
+            result.refused.add(&unfit.path, unfit.reason);
             return;
         }
-        tried.row_bytes += u64::try_from(rows.byte_len()).unwrap_or(0);
+        result.row_bytes += u64::try_from(rows.byte_len()).unwrap_or(0);
         counter.left.clear();
         counter.path.clear();
         // In document mode the whole document is in one column.
@@ -126,33 +126,39 @@ impl Trial {
             None => counter.object(mapping, &mapping.root, document.as_bytes(), 0),
         };
         if walked.is_ok() && counter.left.is_empty() {
-            tried.whole += 1;
+            result.whole += 1;
         }
         for (path, why) in counter.left.drain(..) {
-            tried.left.add(&path, why);
+            result.left.add(&path, why);
         }
     }
 
     /// The result.
-    pub fn tried(self) -> Tried {
-        self.tried
+    pub fn result(self) -> DryRunResult {
+        self.result
     }
 }
 
 /// Finds the values of one document that are not in a column.
 #[derive(Debug, Default)]
 struct LeftCounter {
-    left: Vec<(String, Left)>,
+    left: Vec<(String, NotInColumn)>,
     path: String,
     column: BytesMut,
     json: JsonWriter,
 }
 
 impl LeftCounter {
-    fn object(&mut self, mapping: &Mapping, object: &MappedObject, doc: &[u8], at: usize) -> Read<()> {
+    fn object(
+        &mut self,
+        mapping: &Mapping,
+        object: &MappedObject,
+        doc: &[u8],
+        at: usize,
+    ) -> EncodeResult<()> {
         let mut elements = BsonElements::at(doc, at)?;
         while let Some(element) = elements.advance(doc)? {
-            let name = doc.get(element.name.0..=element.name.1).ok_or(EncodeFault::Malformed)?;
+            let name = doc.get(element.name.start..=element.name.end).ok_or(EncodeFault::Malformed)?;
             let before = self.path.len();
             if before > 0 {
                 self.path.push('.');
@@ -168,7 +174,7 @@ impl LeftCounter {
         Ok(())
     }
 
-    fn field(&mut self, mapping: &Mapping, field: &MappedField, value: ValueAt<'_>) -> Read<()> {
+    fn field(&mut self, mapping: &Mapping, field: &MappedField, value: ValueAt<'_>) -> EncodeResult<()> {
         match &field.node {
             // A masked or omitted value goes nowhere else.
             _ if field.hidden => Ok(()),
@@ -181,17 +187,17 @@ impl LeftCounter {
         }
     }
 
-    fn column(&mut self, column: &PlannedColumn, value: ValueAt<'_>) -> Read<()> {
+    fn column(&mut self, column: &PlannedColumn, value: ValueAt<'_>) -> EncodeResult<()> {
         self.column.clear();
         if value.kind != NULL
-            && value::column(&mut self.column, column.ty, value, &mut self.json)? == Fit::Misfit
+            && value::column(&mut self.column, column.ty, value, &mut self.json)? == ValueFit::Misfit
         {
-            self.left.push((self.path.clone(), Left::Misfit(type_name(value.kind))));
+            self.left.push((self.path.clone(), NotInColumn::Misfit(type_name(value.kind))));
         }
         Ok(())
     }
 
-    fn node(&mut self, mapping: &Mapping, node: &MappedNode, value: ValueAt<'_>) -> Read<()> {
+    fn node(&mut self, mapping: &Mapping, node: &MappedNode, value: ValueAt<'_>) -> EncodeResult<()> {
         let ValueAt { doc, kind, at } = value;
         match node {
             MappedNode::Key | MappedNode::Column | MappedNode::Omitted => Ok(()),
@@ -209,21 +215,21 @@ impl LeftCounter {
             }
             node if node.is_bare(doc, kind, at)? => Ok(()),
             _ => {
-                self.left.push((self.path.clone(), Left::Misfit(type_name(kind))));
+                self.left.push((self.path.clone(), NotInColumn::Misfit(type_name(kind))));
                 Ok(())
             }
         }
     }
 
     /// Null, and empty values, have no place of their own anyway.
-    fn unmapped(&mut self, ValueAt { doc, kind, at }: ValueAt<'_>) -> Read<()> {
+    fn unmapped(&mut self, ValueAt { doc, kind, at }: ValueAt<'_>) -> EncodeResult<()> {
         let telling = match kind {
             NULL => false,
             DOCUMENT | ARRAY => !BsonElements::at(doc, at)?.is_empty(),
             _ => true,
         };
         if telling {
-            self.left.push((self.path.clone(), Left::Unmapped(type_name(kind))));
+            self.left.push((self.path.clone(), NotInColumn::Unmapped(type_name(kind))));
         }
         Ok(())
     }
@@ -242,19 +248,19 @@ mod tests {
         [[tables]]\ntable = 'lines'\npath = 'lines[]'\nparent = 'id'\nordinals = ['line']\n\
         columns = { qty = { path = 'qty', type = 'bigint' } }\n";
 
-    fn tried(mapping: &str, documents: &[Document]) -> Tried {
+    fn dry_run(mapping: &str, documents: &[Document]) -> DryRunResult {
         let spec = MappingSpec::parse(mapping, "orders.toml").unwrap();
-        let mut trial = Trial::new(Arc::new(Mapping::compile(&spec)));
+        let mut dry_run = DryRun::new(Arc::new(Mapping::compile(&spec)));
         for document in documents {
-            trial.observe(&RawDocumentBuf::try_from(document).unwrap());
+            dry_run.observe(&RawDocumentBuf::try_from(document).unwrap());
         }
-        trial.tried()
+        dry_run.result()
     }
 
     #[test]
     fn misfits_are_counted_by_path_and_type() {
         let lines = |qty: &str| doc! { "_id": 1, "lines": [{ "qty": 1 }, { "qty": qty }, "x", null] };
-        let found = tried(
+        let found = dry_run(
             MAPPING,
             &[
                 doc! { "_id": 1, "n": 1, "address": { "city": "Turin" }, "mail": 7, "secret": "s", "lines": [] },
@@ -269,13 +275,13 @@ mod tests {
         let counts = found.left.counts();
         let count =
             |path, why| counts.iter().find(|(at, is, _)| (*at, *is) == (path, why)).map(|found| found.2);
-        assert_eq!(count("n", Left::Misfit("string")), Some(1));
-        assert_eq!(count("n", Left::Misfit("double")), Some(1));
-        assert_eq!(count("address", Left::Misfit("string")), Some(1));
-        assert_eq!(count("address.zip", Left::Unmapped("int")), Some(1));
-        assert_eq!(count("lines[].qty", Left::Misfit("string")), Some(2));
-        assert_eq!(count("lines[]", Left::Misfit("string")), Some(2));
-        assert_eq!(count("new", Left::Unmapped("string")), Some(1));
+        assert_eq!(count("n", NotInColumn::Misfit("string")), Some(1));
+        assert_eq!(count("n", NotInColumn::Misfit("double")), Some(1));
+        assert_eq!(count("address", NotInColumn::Misfit("string")), Some(1));
+        assert_eq!(count("address.zip", NotInColumn::Unmapped("int")), Some(1));
+        assert_eq!(count("lines[].qty", NotInColumn::Misfit("string")), Some(2));
+        assert_eq!(count("lines[]", NotInColumn::Misfit("string")), Some(2));
+        assert_eq!(count("new", NotInColumn::Unmapped("string")), Some(1));
         assert_eq!(counts.len(), 7, "{counts:?}");
         assert!(found.row_bytes > 0);
     }
@@ -283,7 +289,7 @@ mod tests {
     #[test]
     fn dead_letters_are_counted_by_path_and_reason() {
         let strict = MAPPING.replace("extra = '_extra'", "extra = '_extra'\non_unfit = 'dead_letter'");
-        let found = tried(
+        let found = dry_run(
             &strict,
             &[
                 doc! { "_id": "x" },
@@ -304,7 +310,7 @@ mod tests {
     #[test]
     fn paths_are_bounded() {
         let many: Document = (0..2000).map(|i| (format!("f{i}"), i.into())).collect();
-        let found = tried(MAPPING, &[doc! { "_id": 1 }.into_iter().chain(many).collect()]);
+        let found = dry_run(MAPPING, &[doc! { "_id": 1 }.into_iter().chain(many).collect()]);
         assert_eq!((found.left.counts().len(), found.left.others), (MAX_PATHS, 2000 - MAX_PATHS as u64));
     }
 }

@@ -7,7 +7,7 @@ use ::bson::RawDocument;
 use bytes::BytesMut;
 
 use super::{
-    bson::{EncodeFault, ValueAt, first_key},
+    bson::{EncodeFault, ValueAt, ValueSlot, first_key},
     compile::Mapping,
     key_column,
     rows::{Framing, Rows},
@@ -108,7 +108,7 @@ impl Encoder {
     pub fn encode_key(&mut self, document: &RawDocument, out: &mut BytesMut) -> Result<(), EncodeError> {
         let (doc, json) = (document.as_bytes(), &mut self.scratch.json);
         let start = out.len();
-        let encoded = first_key(doc).and_then(|(kind, at)| {
+        let encoded = first_key(doc).and_then(|ValueSlot { kind, at }| {
             key_column::key(out, self.mapping.key_type(), ValueAt { doc, kind, at }, json)
         });
         encoded.map(|_| ()).map_err(|fault| {

@@ -13,7 +13,8 @@ use serde_json::{Map, Number, Value};
 use super::{
     bson::{
         self, ARRAY, BINARY, BOOLEAN, CODE, CODE_WITH_SCOPE, DATE, DB_POINTER, DECIMAL, DOCUMENT, DOUBLE,
-        INT32, INT64, MAX_KEY, MIN_KEY, NULL, OBJECT_ID, Parsed, REGEX, STRING, SYMBOL, TIMESTAMP, UNDEFINED,
+        INT32, INT64, MAX_KEY, MIN_KEY, NULL, OBJECT_ID, ParsedField, REGEX, STRING, SYMBOL, TIMESTAMP,
+        UNDEFINED,
     },
     extended_json_write::is_reserved,
 };
@@ -58,7 +59,7 @@ fn depth(text: &[u8]) -> usize {
 }
 
 /// Appends the bytes of the BSON value that `json` means; nothing for one that is withheld.
-pub(super) fn value(out: &mut Vec<u8>, json: &Value) -> Option<Parsed> {
+pub(super) fn value(out: &mut Vec<u8>, json: &Value) -> Option<ParsedField> {
     let kind = match json {
         Value::Null => NULL,
         Value::Bool(value) => put(out, BOOLEAN, [u8::from(*value)]),
@@ -70,7 +71,7 @@ pub(super) fn value(out: &mut Vec<u8>, json: &Value) -> Option<Parsed> {
             for element in elements {
                 let mut name = itoa::Buffer::new();
                 let told = bson::element(out, name.format(index).as_bytes(), |out| value(out, element))?;
-                index += usize::from(told != Parsed::Withheld);
+                index += usize::from(told != ParsedField::Withheld);
             }
             bson::end(out, start)?;
             ARRAY
@@ -80,7 +81,7 @@ pub(super) fn value(out: &mut Vec<u8>, json: &Value) -> Option<Parsed> {
         }
         Value::Object(fields) => document(out, fields)?,
     };
-    Some(Parsed::Value(kind))
+    Some(ParsedField::Value(kind))
 }
 
 fn document(out: &mut Vec<u8>, fields: &Map<String, Value>) -> Option<u8> {
@@ -112,7 +113,7 @@ fn string(out: &mut Vec<u8>, kind: u8, text: &[u8]) -> Option<u8> {
 }
 
 /// An object that stands for something else.
-fn wrapped(out: &mut Vec<u8>, fields: &Map<String, Value>) -> Option<Parsed> {
+fn wrapped(out: &mut Vec<u8>, fields: &Map<String, Value>) -> Option<ParsedField> {
     if fields.len() == 2 {
         return code_with_scope(out, fields);
     }
@@ -153,18 +154,18 @@ fn wrapped(out: &mut Vec<u8>, fields: &Map<String, Value>) -> Option<Parsed> {
         }
         _ => return None,
     };
-    Some(Parsed::Value(kind))
+    Some(ParsedField::Value(kind))
 }
 
 /// One of docrow's own forms.
-fn own(out: &mut Vec<u8>, fields: &Map<String, Value>) -> Option<Parsed> {
+fn own(out: &mut Vec<u8>, fields: &Map<String, Value>) -> Option<ParsedField> {
     let (name, json) = only(fields)?;
     if name == "withheld" {
-        return Some(Parsed::Withheld);
+        return Some(ParsedField::Withheld);
     }
     let bytes = base64(json)?;
     let kind = match name {
-        "string" => return string(out, STRING, &bytes).map(Parsed::Value),
+        "string" => return string(out, STRING, &bytes).map(ParsedField::Value),
         "double" => DOUBLE,
         "decimal" => DECIMAL,
         "binary" => BINARY,
@@ -172,16 +173,16 @@ fn own(out: &mut Vec<u8>, fields: &Map<String, Value>) -> Option<Parsed> {
         _ => return None,
     };
     out.extend_from_slice(&bytes);
-    (bson::end_of(kind, &bytes, 0) == Ok(bytes.len())).then_some(Parsed::Value(kind))
+    (bson::end_of(kind, &bytes, 0) == Ok(bytes.len())).then_some(ParsedField::Value(kind))
 }
 
-fn code_with_scope(out: &mut Vec<u8>, fields: &Map<String, Value>) -> Option<Parsed> {
+fn code_with_scope(out: &mut Vec<u8>, fields: &Map<String, Value>) -> Option<ParsedField> {
     let [code, scope] = all(fields, ["$code", "$scope"])?;
     let start = bson::begin(out);
     string(out, CODE, &text(code)?)?;
     let told = value(out, scope)?;
     bson::fill_in(out, start)?;
-    (told == Parsed::Value(DOCUMENT)).then_some(Parsed::Value(CODE_WITH_SCOPE))
+    (told == ParsedField::Value(DOCUMENT)).then_some(ParsedField::Value(CODE_WITH_SCOPE))
 }
 
 fn binary(out: &mut Vec<u8>, fields: &Map<String, Value>) -> Option<u8> {
@@ -245,14 +246,14 @@ fn all<'a, const N: usize>(fields: &'a Map<String, Value>, names: [&str; N]) -> 
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Option<(Parsed, Vec<u8>)> {
+    fn read(text: &str) -> Option<(ParsedField, Vec<u8>)> {
         let mut out = Vec::new();
         let told = value(&mut out, &json(text.as_bytes())?)?;
         Some((told, out))
     }
 
     fn reads(text: &str, kind: u8, bytes: &[u8]) {
-        assert_eq!(read(text), Some((Parsed::Value(kind), bytes.to_vec())), "{text}");
+        assert_eq!(read(text), Some((ParsedField::Value(kind), bytes.to_vec())), "{text}");
     }
 
     #[test]
@@ -278,7 +279,7 @@ mod tests {
     #[test]
     fn what_is_withheld_is_left_out() {
         let withheld = r#"{"$docrow":{"withheld":true}}"#;
-        assert_eq!(read(withheld), Some((Parsed::Withheld, vec![])));
+        assert_eq!(read(withheld), Some((ParsedField::Withheld, vec![])));
         let (_, bytes) = read(&format!(r#"{{"a":{withheld},"b":[{withheld},1]}}"#)).unwrap();
         assert_eq!(bytes, ::bson::rawdoc! { "b": [1] }.as_bytes());
     }

@@ -17,7 +17,7 @@ use std::fmt::Write;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::BytesMut;
 
-use super::bson::{self, EncodeFault, Read};
+use super::bson::{self, EncodeFault, EncodeResult};
 use crate::model::bson_number::Decimal;
 
 /// The form of a value that a mapping withholds.
@@ -212,7 +212,7 @@ pub(super) fn timestamp(out: &mut BytesMut, [i0, i1, i2, i3, t0, t1, t2, t3]: [u
 }
 
 /// Appends the binary at `at`. The old subtype 2 has a second length, which the standard's form leaves out.
-pub(super) fn binary(out: &mut BytesMut, doc: &[u8], at: usize) -> Read<()> {
+pub(super) fn binary(out: &mut BytesMut, doc: &[u8], at: usize) -> EncodeResult<()> {
     let (subtype, mut bytes) = bson::binary(doc, at)?;
     if subtype == 2 {
         match bytes.split_first_chunk() {
@@ -234,7 +234,7 @@ pub(super) fn binary(out: &mut BytesMut, doc: &[u8], at: usize) -> Read<()> {
     Ok(())
 }
 
-pub(super) fn regex(out: &mut BytesMut, doc: &[u8], at: usize) -> Read<()> {
+pub(super) fn regex(out: &mut BytesMut, doc: &[u8], at: usize) -> EncodeResult<()> {
     let pattern_end = bson::c_string_end(doc, at)?;
     let options_end = bson::c_string_end(doc, pattern_end + 1)?;
     out.extend_from_slice(b"{\"$regularExpression\":{\"pattern\":");
@@ -245,7 +245,7 @@ pub(super) fn regex(out: &mut BytesMut, doc: &[u8], at: usize) -> Read<()> {
     Ok(())
 }
 
-pub(super) fn db_pointer(out: &mut BytesMut, doc: &[u8], at: usize) -> Read<()> {
+pub(super) fn db_pointer(out: &mut BytesMut, doc: &[u8], at: usize) -> EncodeResult<()> {
     let namespace = bson::text(doc, at)?;
     out.extend_from_slice(b"{\"$dbPointer\":{\"$ref\":");
     string(out, namespace);

@@ -15,8 +15,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{
     bson::{
         self, ARRAY, BINARY, BOOLEAN, BsonElements, CODE, CODE_WITH_SCOPE, DATE, DB_POINTER, DECIMAL,
-        DOCUMENT, DOUBLE, EncodeFault, INT32, INT64, MAX_KEY, MIN_KEY, NULL, OBJECT_ID, REGEX, Read, STRING,
-        SYMBOL, TIMESTAMP, UNDEFINED,
+        DOCUMENT, DOUBLE, EncodeFault, EncodeResult, INT32, INT64, MAX_KEY, MIN_KEY, NULL, OBJECT_ID, REGEX,
+        STRING, SYMBOL, TIMESTAMP, UNDEFINED,
     },
     extended_json_values,
     reclaim::clear,
@@ -64,7 +64,7 @@ struct Value {
 
 impl JsonWriter {
     /// Appends the value of type `kind` at `at`, in canonical form.
-    pub(super) fn write(&mut self, out: &mut BytesMut, doc: &[u8], kind: u8, at: usize) -> Read<()> {
+    pub(super) fn write(&mut self, out: &mut BytesMut, doc: &[u8], kind: u8, at: usize) -> EncodeResult<()> {
         self.run(out, doc, Value { kind, at, relaxed: false }, &mut |_, _, _| {})
     }
 
@@ -75,7 +75,7 @@ impl JsonWriter {
         out: &mut BytesMut,
         doc: &[u8],
         inexact: &mut dyn FnMut(&[TrailStep], u8, usize),
-    ) -> Read<()> {
+    ) -> EncodeResult<()> {
         self.run(out, doc, Value { kind: DOCUMENT, at: 0, relaxed: true }, inexact)
     }
 
@@ -85,7 +85,7 @@ impl JsonWriter {
         doc: &[u8],
         value: Value,
         inexact: &mut dyn FnMut(&[TrailStep], u8, usize),
-    ) -> Read<()> {
+    ) -> EncodeResult<()> {
         clear(&mut self.open);
         clear(&mut self.trail);
         self.value(out, doc, value)?;
@@ -103,12 +103,10 @@ impl JsonWriter {
             let step = if open.array {
                 TrailStep::Element(open.count)
             } else {
-                extended_json_values::quoted(
-                    out,
-                    doc.get(element.name.0..element.name.1).ok_or(EncodeFault::Malformed)?,
-                );
+                let step = TrailStep::Field(element.name.start, element.name.end);
+                extended_json_values::quoted(out, doc.get(element.name).ok_or(EncodeFault::Malformed)?);
                 out.extend_from_slice(b":");
-                TrailStep::Field(element.name.0, element.name.1)
+                step
             };
             open.count += 1;
             let value = Value { kind: element.kind, at: element.at, relaxed: open.relaxed };
@@ -125,11 +123,11 @@ impl JsonWriter {
     }
 
     /// Appends a value; for a document or array only the beginning.
-    fn value(&mut self, out: &mut BytesMut, doc: &[u8], value: Value) -> Read<()> {
+    fn value(&mut self, out: &mut BytesMut, doc: &[u8], value: Value) -> EncodeResult<()> {
         let Value { kind, at, relaxed } = value;
         match kind {
-            DOCUMENT => self.open(out, doc, value, (b"{", b"}"))?,
-            ARRAY => self.open(out, doc, value, (b"[", b"]"))?,
+            DOCUMENT => self.open(out, doc, value, b"{", b"}")?,
+            ARRAY => self.open(out, doc, value, b"[", b"]")?,
             STRING => extended_json_values::string(out, bson::text(doc, at)?),
             INT32 if relaxed => extended_json_values::integer(out, bson::int32(doc, at)?.into()),
             INT32 => extended_json_values::int(out, bson::int32(doc, at)?),
@@ -162,7 +160,7 @@ impl JsonWriter {
                 out.extend_from_slice(b"{\"$code\":");
                 extended_json_values::string(out, code);
                 out.extend_from_slice(b",\"$scope\":");
-                self.open(out, doc, scope, (b"{", b"}}"))?;
+                self.open(out, doc, scope, b"{", b"}}")?;
             }
             _ => return Err(EncodeFault::Malformed),
         }
@@ -174,8 +172,9 @@ impl JsonWriter {
         out: &mut BytesMut,
         doc: &[u8],
         Value { at, relaxed, .. }: Value,
-        (head, tail): (&'static [u8], &'static [u8]),
-    ) -> Read<()> {
+        head: &'static [u8],
+        tail: &'static [u8],
+    ) -> EncodeResult<()> {
         let BsonElements { next, end } = BsonElements::at(doc, at)?;
         let array = head == b"[";
         if !array && !self.is_plain(doc, at)? {
@@ -190,11 +189,11 @@ impl JsonWriter {
     }
 
     /// Whether JSON represents the names of the document's fields completely.
-    fn is_plain(&mut self, doc: &[u8], at: usize) -> Read<bool> {
+    fn is_plain(&mut self, doc: &[u8], at: usize) -> EncodeResult<bool> {
         clear(&mut self.names);
         let mut elements = BsonElements::at(doc, at)?;
         while let Some(element) = elements.advance(doc)? {
-            let name = doc.get(element.name.0..element.name.1).ok_or(EncodeFault::Malformed)?;
+            let name = doc.get(element.name).ok_or(EncodeFault::Malformed)?;
             if is_reserved(name) || std::str::from_utf8(name).is_err() {
                 return Ok(false);
             }
@@ -212,7 +211,7 @@ pub(super) fn is_reserved(name: &[u8]) -> bool {
 }
 
 /// Whether the relaxed form of a value without fields reads back as the value.
-fn reads_back(doc: &[u8], Value { kind, at, .. }: Value) -> Read<bool> {
+fn reads_back(doc: &[u8], Value { kind, at, .. }: Value) -> EncodeResult<bool> {
     Ok(match kind {
         INT64 => i32::try_from(bson::int64(doc, at)?).is_err(),
         // Numbers in jsonb have no negative zero.

@@ -21,11 +21,11 @@ use bytes::BytesMut;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
-    bson::{EncodeFault, Read, ValueAt},
+    bson::{EncodeFault, EncodeResult, ValueAt},
     compile::MappedNode,
     extended_json_values,
     extended_json_write::JsonWriter,
-    mask::{Remainder, censored},
+    mask::{ValueRemainder, censored},
     reclaim::{clear, clear_bytes},
     trail::{TrailStep, render_trail},
 };
@@ -60,14 +60,14 @@ struct ExtraNote {
     place: NotePlace,
     kind: u8,
     at: usize,
-    occurrence: Occurrence,
+    occurrence: FieldOccurrence,
     /// The number of the occurrence, if it is not the one that counts; for that, 0.
     copy: usize,
 }
 
 /// Which of several fields of one name a value belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Occurrence {
+pub(super) enum FieldOccurrence {
     /// The one that counts, unless it is noted again.
     Plain,
     /// A later one counts.
@@ -84,7 +84,7 @@ pub(super) struct NotedValue<'a> {
     pub(super) inner: &'a [u8],
     pub(super) kind: u8,
     pub(super) at: usize,
-    pub(super) occurrence: Occurrence,
+    pub(super) occurrence: FieldOccurrence,
 }
 
 impl ExtraNotes {
@@ -99,19 +99,26 @@ impl ExtraNotes {
         self.notes.is_empty()
     }
 
-    pub(super) fn add(&mut self, doc: &[u8], noted: NotedValue<'_>) -> Read<()> {
+    pub(super) fn add(&mut self, doc: &[u8], noted: NotedValue<'_>) -> EncodeResult<()> {
         self.push(doc, noted, NotePlace::Document)
     }
 
     /// Adds a value where the mapping has `node`, without its hidden parts.
-    pub(super) fn add_censored(&mut self, doc: &[u8], noted: NotedValue<'_>, node: &MappedNode) -> Read<()> {
+    pub(super) fn add_censored(
+        &mut self,
+        doc: &[u8],
+        noted: NotedValue<'_>,
+        node: &MappedNode,
+    ) -> EncodeResult<()> {
         let at = self.censored.len();
         let value = ValueAt { doc, kind: noted.kind, at: noted.at };
         match censored(node, value, &mut self.censored)? {
             // For a value without fields, nothing was appended.
-            Remainder::Everything if self.censored.len() == at => self.push(doc, noted, NotePlace::Document),
-            Remainder::Everything => self.push(doc, NotedValue { at, ..noted }, NotePlace::Censored),
-            Remainder::Parts | Remainder::Nothing => {
+            ValueRemainder::Everything if self.censored.len() == at => {
+                self.push(doc, noted, NotePlace::Document)
+            }
+            ValueRemainder::Everything => self.push(doc, NotedValue { at, ..noted }, NotePlace::Censored),
+            ValueRemainder::Parts | ValueRemainder::Nothing => {
                 self.censored.truncate(at);
                 self.push(doc, noted, NotePlace::Withheld)
             }
@@ -119,12 +126,12 @@ impl ExtraNotes {
     }
 
     /// Adds that an occurrence of a field is withheld, of which a later one counts.
-    pub(super) fn withhold(&mut self, doc: &[u8], trail: &[TrailStep]) -> Read<()> {
-        let noted = NotedValue { trail, inner: b"", kind: 0, at: 0, occurrence: Occurrence::Early };
+    pub(super) fn withhold(&mut self, doc: &[u8], trail: &[TrailStep]) -> EncodeResult<()> {
+        let noted = NotedValue { trail, inner: b"", kind: 0, at: 0, occurrence: FieldOccurrence::Early };
         self.push(doc, noted, NotePlace::Withheld)
     }
 
-    fn push(&mut self, doc: &[u8], noted: NotedValue<'_>, place: NotePlace) -> Read<()> {
+    fn push(&mut self, doc: &[u8], noted: NotedValue<'_>, place: NotePlace) -> EncodeResult<()> {
         let NotedValue { trail, inner, kind, at, occurrence } = noted;
         let start = self.paths.len();
         render_trail(&mut self.paths, doc, trail);
@@ -144,7 +151,12 @@ impl ExtraNotes {
     }
 
     /// Appends the JSON object of all notes.
-    pub(super) fn write(&mut self, out: &mut BytesMut, doc: &[u8], json: &mut JsonWriter) -> Read<()> {
+    pub(super) fn write(
+        &mut self,
+        out: &mut BytesMut,
+        doc: &[u8],
+        json: &mut JsonWriter,
+    ) -> EncodeResult<()> {
         self.number_copies();
         let start = out.len();
         out.extend_from_slice(b"{");
@@ -171,7 +183,7 @@ impl ExtraNotes {
 
     /// Finds notes of one path, and numbers those that do not count.
     fn number_copies(&mut self) {
-        if self.notes.len() < 2 && self.notes.iter().all(|note| note.occurrence == Occurrence::Plain) {
+        if self.notes.len() < 2 && self.notes.iter().all(|note| note.occurrence == FieldOccurrence::Plain) {
             return;
         }
         let Self { paths, notes, order, .. } = self;
@@ -185,12 +197,12 @@ impl ExtraNotes {
             let next = order.get(i + 1).and_then(|&next| notes.get(next));
             let Some(note) = notes.get(at) else { continue };
             let next = next.filter(|next| next.hash == note.hash && path(next) == path(note));
-            if number == 0 && note.occurrence == Occurrence::Late {
+            if number == 0 && note.occurrence == FieldOccurrence::Late {
                 // The one that counts is the first, and not noted.
                 number = 1;
             }
             number += 1;
-            let plain = |note: &ExtraNote| note.occurrence == Occurrence::Plain;
+            let plain = |note: &ExtraNote| note.occurrence == FieldOccurrence::Plain;
             let copy = if plain(note) && !next.is_some_and(plain) { 0 } else { number };
             if next.is_none() {
                 number = 0;

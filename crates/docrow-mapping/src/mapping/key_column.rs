@@ -21,17 +21,17 @@ use bytes::BytesMut;
 
 use super::{
     bson::{
-        self, ARRAY, BsonElements, CODE_WITH_SCOPE, DECIMAL, DOCUMENT, DOUBLE, EncodeFault, INT32, INT64,
-        OBJECT_ID, Parsed, Read, STRING, SYMBOL, ValueAt,
+        self, ARRAY, BsonElements, CODE_WITH_SCOPE, DECIMAL, DOCUMENT, DOUBLE, EncodeFault, EncodeResult,
+        INT32, INT64, OBJECT_ID, ParsedField, STRING, SYMBOL, ValueAt, ValueSlot,
     },
     column,
     compile::Mapping,
     extended_json_parse, extended_json_values,
     extended_json_write::JsonWriter,
-    value::{self, Fit},
+    value::{self, ValueFit},
 };
 use crate::model::{
-    bson_number::{Decimal, Number},
+    bson_number::{CanonicalNumber, Decimal},
     document_key::Id,
     table::{ColumnType, Scalar},
 };
@@ -45,30 +45,30 @@ pub(super) fn key(
     ty: ColumnType,
     value: ValueAt<'_>,
     json: &mut JsonWriter,
-) -> Read<Fit> {
+) -> EncodeResult<ValueFit> {
     let start = out.len();
     let fit = match ty.scalar {
         Scalar::Text => text(out, value, json)?,
         Scalar::Bytea => match value::column(out, ty, value, json)? {
             // It would be an ObjectId's key.
-            Fit::Equal => Fit::Misfit,
+            ValueFit::Equal => ValueFit::Misfit,
             fit => fit,
         },
         Scalar::Integer | Scalar::Bigint | Scalar::Uuid => value::column(out, ty, value, json)?,
         // No mapping has such a key.
         Scalar::Boolean | Scalar::Double | Scalar::Numeric | Scalar::Timestamptz | Scalar::Jsonb => {
-            Fit::Misfit
+            ValueFit::Misfit
         }
     };
     match fit {
-        Fit::Misfit => Err(EncodeFault::KeyMisfit),
+        ValueFit::Misfit => Err(EncodeFault::KeyMisfit),
         _ if out.len() - start > MAX_LENGTH => Err(EncodeFault::KeyTooLong),
         fit => Ok(fit),
     }
 }
 
 /// Appends the bytes of the `_id` in a key column, unless it is noted otherwise.
-pub(super) fn read(out: &mut Vec<u8>, ty: ColumnType, bytes: &[u8]) -> Option<Parsed> {
+pub(super) fn read(out: &mut Vec<u8>, ty: ColumnType, bytes: &[u8]) -> Option<ParsedField> {
     match (ty.scalar, bytes) {
         (Scalar::Text, [b'{' | b'[' | b'"', ..] | b"null" | b"true" | b"false") => {
             extended_json_parse::value(out, &extended_json_parse::json(bytes)?)
@@ -84,28 +84,33 @@ impl Mapping {
         let ty = self.key_type();
         let document = column::single(b"_id", |out| read(out, ty, bytes))?;
         let (mut again, mut json) = (BytesMut::new(), JsonWriter::default());
-        let (kind, at) = bson::first_key(document.as_bytes()).ok()?;
+        let ValueSlot { kind, at } = bson::first_key(document.as_bytes()).ok()?;
         key(&mut again, ty, ValueAt { doc: document.as_bytes(), kind, at }, &mut json).ok()?;
         (*again == *bytes).then_some(document)
     }
 }
 
-fn text(out: &mut BytesMut, ValueAt { doc, kind, at }: ValueAt<'_>, json: &mut JsonWriter) -> Read<Fit> {
+fn text(
+    out: &mut BytesMut,
+    ValueAt { doc, kind, at }: ValueAt<'_>,
+    json: &mut JsonWriter,
+) -> EncodeResult<ValueFit> {
     match kind {
         OBJECT_ID => extended_json_values::hex(out, &bson::array_at::<12>(doc, at)?),
         STRING => string(out, bson::text(doc, at)?),
         SYMBOL => {
             string(out, bson::text(doc, at)?);
-            return Ok(Fit::Equal);
+            return Ok(ValueFit::Equal);
         }
         INT64 => extended_json_values::long(out, bson::int64(doc, at)?),
         INT32 => {
             extended_json_values::long(out, bson::int32(doc, at)?.into());
-            return Ok(Fit::Equal);
+            return Ok(ValueFit::Equal);
         }
         DOUBLE => {
             let value = bson::double(doc, at)?;
-            let same = |form| matches!(form, Number::Double(form) if form.to_bits() == value.to_bits());
+            let same =
+                |form| matches!(form, CanonicalNumber::Double(form) if form.to_bits() == value.to_bits());
             return Ok(number(out, value.into(), same));
         }
         DECIMAL => {
@@ -115,17 +120,17 @@ fn text(out: &mut BytesMut, ValueAt { doc, kind, at }: ValueAt<'_>, json: &mut J
         DOCUMENT | ARRAY | CODE_WITH_SCOPE => {
             if let Some((kind, bytes)) = canonical(doc, kind, at)? {
                 json.write(out, &bytes, kind as u8, 0)?;
-                return Ok(Fit::Equal);
+                return Ok(ValueFit::Equal);
             }
             json.write(out, doc, kind, at)?;
         }
         _ => json.write(out, doc, kind, at)?,
     }
-    Ok(Fit::Exact)
+    Ok(ValueFit::Exact)
 }
 
 /// The canonical one of all that are equal to this one, if it differs.
-fn canonical(doc: &[u8], kind: u8, at: usize) -> Read<Option<(ElementType, Vec<u8>)>> {
+fn canonical(doc: &[u8], kind: u8, at: usize) -> EncodeResult<Option<(ElementType, Vec<u8>)>> {
     let bytes = doc.get(at..bson::end_of(kind, doc, at)?).ok_or(EncodeFault::Malformed)?;
     let kind = ElementType::from(kind).ok_or(EncodeFault::Malformed)?;
     Ok(Id { kind, bytes }.canonical())
@@ -156,7 +161,7 @@ pub(super) fn in_order(out: &mut Vec<u8>, kind: u8, key: &[u8], values: &[u8]) -
                 DOCUMENT | ARRAY | CODE_WITH_SCOPE if kind == own => in_order(out, kind, key, values)?,
                 _ => out.extend_from_slice(values),
             }
-            Some(Parsed::Value(kind))
+            Some(ParsedField::Value(kind))
         })?;
     }
     bson::end(out, scope)?;
@@ -170,27 +175,27 @@ type NamedValues<'a> = Vec<(&'a [u8], u8, &'a [u8])>;
 fn all(bytes: &[u8], at: usize) -> Option<NamedValues<'_>> {
     let (mut elements, mut all) = (BsonElements::at(bytes, at).ok()?, Vec::new());
     while let Some(element) = elements.advance(bytes).ok()? {
-        let name = bytes.get(element.name.0..element.name.1)?;
+        let name = bytes.get(element.name)?;
         all.push((name, element.kind, bytes.get(element.at..elements.next)?));
     }
     Some(all)
 }
 
 /// Whether the canonical form of `value` represents it completely.
-fn same(form: Number, value: Decimal) -> bool {
-    let Number::Decimal { negative, coefficient, exponent } = form else { return false };
+fn same(form: CanonicalNumber, value: Decimal) -> bool {
+    let CanonicalNumber::Decimal { negative, coefficient, exponent } = form else { return false };
     value == Decimal::Finite { negative, coefficient, exponent }
 }
 
-fn number(out: &mut BytesMut, form: Number, exact: impl Fn(Number) -> bool) -> Fit {
+fn number(out: &mut BytesMut, form: CanonicalNumber, exact: impl Fn(CanonicalNumber) -> bool) -> ValueFit {
     match form {
-        Number::Int(value) => extended_json_values::long(out, value),
-        Number::Double(value) => extended_json_values::double(out, value),
-        Number::Decimal { negative, coefficient, exponent } => {
+        CanonicalNumber::Int(value) => extended_json_values::long(out, value),
+        CanonicalNumber::Double(value) => extended_json_values::double(out, value),
+        CanonicalNumber::Decimal { negative, coefficient, exponent } => {
             extended_json_values::decimal(out, Decimal::Finite { negative, coefficient, exponent });
         }
     }
-    if exact(form) { Fit::Exact } else { Fit::Equal }
+    if exact(form) { ValueFit::Exact } else { ValueFit::Equal }
 }
 
 fn string(out: &mut BytesMut, text: &[u8]) {

@@ -13,14 +13,15 @@ use bytes::BytesMut;
 
 use super::{
     bson::{
-        self, ARRAY, BsonElement, BsonElements, DOCUMENT, EncodeFault, NULL, OBJECT_ID, Read, STRING, ValueAt,
+        self, ARRAY, BsonElement, BsonElements, DOCUMENT, EncodeFault, EncodeResult, NULL, OBJECT_ID, STRING,
+        ValueAt,
     },
     compile::{MappedNode, MappedObject, Mapping, PlannedColumn},
     extended_json_values,
     extended_json_write::JsonWriter,
     mask_key::MaskKey,
     reclaim::clear_bytes,
-    value::Fit,
+    value::ValueFit,
 };
 use crate::{model::table::Scalar, schema::Mask};
 
@@ -32,11 +33,11 @@ const WITHHELD: &[u8] = b"\x1e\0\0\0\x03$docrow\0\x10\0\0\0\x08withheld\0\x01\0\
 
 /// Memory for the text of a value that is hashed.
 #[derive(Debug, Default)]
-pub(super) struct Masker {
+pub(super) struct ValueMasker {
     text: BytesMut,
 }
 
-impl Masker {
+impl ValueMasker {
     /// Appends the bytes of a masked column, or reports that it is NULL.
     pub(super) fn column(
         &mut self,
@@ -45,10 +46,10 @@ impl Masker {
         key: Option<&MaskKey>,
         ValueAt { doc, kind, at }: ValueAt<'_>,
         json: &mut JsonWriter,
-    ) -> Read<Fit> {
+    ) -> EncodeResult<ValueFit> {
         let text = column.ty.scalar == Scalar::Text && !column.ty.array;
         if !text || kind == NULL {
-            return Ok(Fit::Misfit);
+            return Ok(ValueFit::Misfit);
         }
         match (column.mask, key) {
             (Some(Mask::Redact), _) => out.extend_from_slice(REDACTED),
@@ -65,9 +66,9 @@ impl Masker {
                     clear_bytes(&mut self.text);
                 }
             },
-            (Some(Mask::Sha256), None) | (None, _) => return Ok(Fit::Misfit),
+            (Some(Mask::Sha256), None) | (None, _) => return Ok(ValueFit::Misfit),
         }
-        Ok(Fit::Exact)
+        Ok(ValueFit::Exact)
     }
 }
 
@@ -86,7 +87,7 @@ impl Mapping {
 
 /// What remained of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Remainder {
+pub(super) enum ValueRemainder {
     /// Everything that is not hidden.
     Everything,
     /// Parts of it were withheld.
@@ -96,15 +97,19 @@ pub(super) enum Remainder {
 }
 
 /// Appends a value without its hidden parts; a document that reports it, if they can't be separated.
-pub(super) fn censored(node: &MappedNode, value: ValueAt<'_>, out: &mut Vec<u8>) -> Read<Remainder> {
+pub(super) fn censored(
+    node: &MappedNode,
+    value: ValueAt<'_>,
+    out: &mut Vec<u8>,
+) -> EncodeResult<ValueRemainder> {
     let ValueAt { doc, kind, at } = value;
     match node {
-        _ if kind == NULL => Ok(Remainder::Everything),
+        _ if kind == NULL => Ok(ValueRemainder::Everything),
         MappedNode::Object(object) if kind == DOCUMENT => censored_object(object, doc, at, out),
         MappedNode::Array(element) if kind == ARRAY => members(doc, at, out, |_| MemberAction::Open(element)),
         _ => {
             out.extend_from_slice(WITHHELD);
-            Ok(Remainder::Nothing)
+            Ok(ValueRemainder::Nothing)
         }
     }
 }
@@ -115,7 +120,7 @@ pub(super) fn censored_object(
     doc: &[u8],
     at: usize,
     out: &mut Vec<u8>,
-) -> Read<Remainder> {
+) -> EncodeResult<ValueRemainder> {
     members(doc, at, out, |name| match object.find(name) {
         Some((_, field)) if field.hidden => MemberAction::Drop,
         Some((_, field)) if field.node.is_guarded() => MemberAction::Open(&field.node),
@@ -135,13 +140,13 @@ fn members<'a>(
     at: usize,
     out: &mut Vec<u8>,
     action: impl Fn(&[u8]) -> MemberAction<'a>,
-) -> Read<Remainder> {
+) -> EncodeResult<ValueRemainder> {
     let mut elements = BsonElements::at(doc, at)?;
-    let mut whole = Remainder::Everything;
+    let mut whole = ValueRemainder::Everything;
     let start = out.len();
     out.extend_from_slice(&[0; 4]);
     while let Some(BsonElement { kind, name, at }) = elements.advance(doc)? {
-        let name = doc.get(name.0..=name.1).ok_or(EncodeFault::Malformed)?;
+        let name = doc.get(name.start..=name.end).ok_or(EncodeFault::Malformed)?;
         let action = action(name);
         if matches!(action, MemberAction::Drop) {
             continue;
@@ -154,15 +159,15 @@ fn members<'a>(
             continue;
         };
         match censored(node, ValueAt { doc, kind, at }, out)? {
-            Remainder::Everything => continue,
-            Remainder::Parts => {}
-            Remainder::Nothing => {
+            ValueRemainder::Everything => continue,
+            ValueRemainder::Parts => {}
+            ValueRemainder::Nothing => {
                 if let Some(kind) = out.get_mut(kind_at) {
                     *kind = DOCUMENT;
                 }
             }
         }
-        whole = Remainder::Parts;
+        whole = ValueRemainder::Parts;
     }
     out.push(0);
     let length = i32::try_from(out.len() - start).map_err(|_| EncodeFault::TooLong)?;

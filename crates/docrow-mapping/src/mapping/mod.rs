@@ -46,12 +46,12 @@ mod tests;
 pub use self::{
     column::value_text,
     compile::Mapping,
-    dry_run::{Left, Tally, Trial, Tried},
+    dry_run::{DryRun, DryRunResult, NotInColumn, PathTally},
     encode::{EncodeError, Encoder},
     extended_json_write::document_json,
     mask_key::MaskKey,
-    places::{Places, Replacement, Step},
-    rebuild::{Corrupt, Rebuilder},
+    places::{ExtraPathStep, MisfitPlaces, Replacement},
+    rebuild::{CorruptRow, Rebuilder},
     rows::{Framing, Rows, TableRows},
     tuples::{Tuple, TupleColumns, Tuples, same_value},
 };

@@ -25,20 +25,20 @@ pub struct Replacement {
 
 /// Where the misfits of a table's columns are in `extra`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Places {
+pub struct MisfitPlaces {
     /// The table.
     pub table: String,
     /// Its column with the document's key.
     pub key: String,
     /// The path from the document to the object of a row.
-    pub steps: Vec<Step>,
+    pub steps: Vec<ExtraPathStep>,
     /// The columns that are not masked, each with the rest of the path, in the form of a key of `extra`.
     pub columns: Vec<(Column, String)>,
 }
 
 /// A step of that path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum ExtraPathStep {
     /// Into a field, whose name is in the form of a key of `extra`.
     Field(String),
     /// Into the element with the number in this column.
@@ -52,15 +52,15 @@ impl Mapping {
     }
 
     /// Where misfits are in `extra`, for each table.
-    pub fn places(&self) -> Vec<Places> {
+    pub fn places(&self) -> Vec<MisfitPlaces> {
         let step = |segment: &Segment, ordinals: &mut std::slice::Iter<'_, String>| {
-            let ordinals = ordinals.by_ref().take(segment.arrays).cloned().map(Step::Ordinal);
-            std::iter::once(Step::Field(segment.in_extra())).chain(ordinals).collect::<Vec<_>>()
+            let ordinals = ordinals.by_ref().take(segment.arrays).cloned().map(ExtraPathStep::Ordinal);
+            std::iter::once(ExtraPathStep::Field(segment.in_extra())).chain(ordinals).collect::<Vec<_>>()
         };
         let places = |table: &TableSpec| {
             let mut ordinals = table.ordinals.iter();
             let plain = table.columns.iter().filter(|column| column.mask.is_none());
-            Places {
+            MisfitPlaces {
                 table: table.table.clone(),
                 key: table.parent.clone(),
                 steps: table

@@ -26,7 +26,7 @@ use crate::model::table::{Column, Table};
 
 /// What is wrong with rows that can't be rebuilt. Never a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Corrupt {
+pub struct CorruptRow {
     /// The table.
     pub table: String,
     /// The column, if the error is in one column; else empty.
@@ -35,7 +35,7 @@ pub struct Corrupt {
     pub reason: &'static str,
 }
 
-impl fmt::Display for Corrupt {
+impl fmt::Display for CorruptRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { table, column, reason } = self;
         if column.is_empty() {
@@ -46,7 +46,7 @@ impl fmt::Display for Corrupt {
     }
 }
 
-impl std::error::Error for Corrupt {}
+impl std::error::Error for CorruptRow {}
 
 const NOT_OURS: &str = "holds what docrow does not write";
 const NO_PLACE: &str = "holds what has no place in the document";
@@ -101,7 +101,7 @@ impl<'a> Rebuilder<'a> {
     }
 
     /// The document whose rows are `rows`, laid out by [`super::Framing::Copy`].
-    pub fn document(&self, rows: &Rows) -> Result<RawDocumentBuf, Corrupt> {
+    pub fn document(&self, rows: &Rows) -> Result<RawDocumentBuf, CorruptRow> {
         let mut tables = self.mapping.tables().iter().zip(&rows.tables).zip(&self.places);
         let Some(((table, root_rows), place)) = tables.next() else { return Err(missing_root(&[])) };
         let Some(row) = root_rows.tuples().next() else { return Err(missing_root(self.mapping.tables())) };
@@ -147,9 +147,9 @@ impl<'a> Rebuilder<'a> {
     }
 }
 
-fn missing_root(tables: &[Table]) -> Corrupt {
+fn missing_root(tables: &[Table]) -> CorruptRow {
     let table = tables.first().map_or_else(String::new, |table| table.name.clone());
-    Corrupt { table, column: String::new(), reason: "has no row for the document" }
+    CorruptRow { table, column: String::new(), reason: "has no row for the document" }
 }
 
 /// Finds the places of the tables and columns in `object`, which is at `way`; the first `base` steps lead to
@@ -208,13 +208,13 @@ impl<'a> RowValues<'a> {
         Self { table, values: tuple.columns().collect() }
     }
 
-    fn fault(&self, reason: &'static str) -> Corrupt {
-        Corrupt { table: self.table.name.clone(), column: String::new(), reason }
+    fn fault(&self, reason: &'static str) -> CorruptRow {
+        CorruptRow { table: self.table.name.clone(), column: String::new(), reason }
     }
 
-    fn corrupt(&self, column: usize, reason: &'static str) -> Corrupt {
+    fn corrupt(&self, column: usize, reason: &'static str) -> CorruptRow {
         let column = self.table.columns.get(column).map_or_else(String::new, |column| column.name.clone());
-        Corrupt { column, ..self.fault(reason) }
+        CorruptRow { column, ..self.fault(reason) }
     }
 
     fn value(&self, column: usize) -> Option<(&'a Column, &'a [u8])> {
@@ -222,7 +222,7 @@ impl<'a> RowValues<'a> {
     }
 
     /// The document that a `jsonb` column holds.
-    fn whole(&self, column: usize) -> Result<DocumentTree, Corrupt> {
+    fn whole(&self, column: usize) -> Result<DocumentTree, CorruptRow> {
         let tree = self
             .value(column)
             .and_then(|(_, bytes)| DocumentTree::from_json(&extended_json_parse::jsonb(bytes)?));
@@ -231,7 +231,7 @@ impl<'a> RowValues<'a> {
 
     /// Sets the `_id`, unless it is set already. For a document, the key column then determines the order of
     /// fields.
-    fn key(&self, tree: &mut DocumentTree) -> Result<(), Corrupt> {
+    fn key(&self, tree: &mut DocumentTree) -> Result<(), CorruptRow> {
         let Some(field) = tree.field(b"_id") else { return Ok(()) };
         let key = self
             .value(0)
@@ -243,7 +243,7 @@ impl<'a> RowValues<'a> {
     }
 
     /// Adds a child's row.
-    fn put(&self, place: &TablePlace<'_>, mut tree: &mut DocumentTree) -> Result<(), Corrupt> {
+    fn put(&self, place: &TablePlace<'_>, mut tree: &mut DocumentTree) -> Result<(), CorruptRow> {
         let mut ordinal = 0;
         for step in &place.steps {
             let next = match step {
@@ -262,7 +262,7 @@ impl<'a> RowValues<'a> {
     }
 
     /// Adds the mapped columns to the row's own object.
-    fn columns(&self, place: &TablePlace<'_>, tree: &mut DocumentTree) -> Result<(), Corrupt> {
+    fn columns(&self, place: &TablePlace<'_>, tree: &mut DocumentTree) -> Result<(), CorruptRow> {
         if !tree.is_object() {
             return Err(self.fault(NO_PLACE));
         }

@@ -3,11 +3,11 @@
 use bytes::BytesMut;
 
 use super::{
-    bson::ValueAt,
+    bson::ValueSlot,
     compile::Mapping,
     extended_json_write::JsonWriter,
     extra::ExtraNotes,
-    mask::Masker,
+    mask::ValueMasker,
     reclaim::{clear, clear_bytes},
     trail::TrailStep,
     unknown_fields::FieldWatch,
@@ -17,7 +17,7 @@ use super::{
 #[derive(Debug, Default)]
 pub(super) struct EncoderMemory {
     /// The slots of each table's open row.
-    pub(super) slots: Vec<Vec<Slot>>,
+    pub(super) slots: Vec<Vec<ValueSlot>>,
     /// The path from the document to the current place of the walk.
     pub(super) trail: Vec<TrailStep>,
     /// The rest of the path to the faulty value, if it is in a column.
@@ -30,7 +30,7 @@ pub(super) struct EncoderMemory {
     pub(super) watch: Option<FieldWatch>,
     /// How many values did not fit, and are noted; of all documents, until they are fetched.
     pub(super) misfits: u64,
-    pub(super) masker: Masker,
+    pub(super) masker: ValueMasker,
     pub(super) json: JsonWriter,
     /// In document mode, the document without its omitted fields.
     pub(super) whole: Vec<u8>,
@@ -38,7 +38,7 @@ pub(super) struct EncoderMemory {
 
 impl EncoderMemory {
     pub(super) fn new(mapping: &Mapping) -> Self {
-        let slots = mapping.plans.iter().map(|plan| vec![Slot::default(); plan.slots]).collect();
+        let slots = mapping.plans.iter().map(|plan| vec![ValueSlot::default(); plan.slots]).collect();
         Self { slots, ..Self::default() }
     }
 
@@ -51,19 +51,5 @@ impl EncoderMemory {
         if let Some(watch) = &mut self.watch {
             watch.discovered = false;
         }
-    }
-}
-
-/// A value that was found, by type and offset. Type 0: none.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Slot {
-    pub(super) kind: u8,
-    pub(super) at: usize,
-}
-
-impl Slot {
-    pub(super) fn in_document(self, doc: &[u8]) -> ValueAt<'_> {
-        let Self { kind, at } = self;
-        ValueAt { doc, kind, at }
     }
 }

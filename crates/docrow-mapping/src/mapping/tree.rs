@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value as Json;
 
 use super::{
-    bson::{self, ARRAY, CODE_WITH_SCOPE, DOCUMENT, Parsed},
+    bson::{self, ARRAY, CODE_WITH_SCOPE, DOCUMENT, ParsedField},
     compile::{MappedNode, MappedObject},
     extended_json_parse,
     extended_json_write::is_reserved,
@@ -71,11 +71,11 @@ impl<'a> MappedShape<'a> {
 
 impl DocumentTree {
     /// What `read` appends and returns.
-    pub(super) fn read(read: impl FnOnce(&mut Vec<u8>) -> Option<Parsed>) -> Option<Self> {
+    pub(super) fn read(read: impl FnOnce(&mut Vec<u8>) -> Option<ParsedField>) -> Option<Self> {
         let mut bytes = Vec::new();
         Some(match read(&mut bytes)? {
-            Parsed::Value(kind) => Self::Value(kind, bytes),
-            Parsed::Withheld => Self::Withheld,
+            ParsedField::Value(kind) => Self::Value(kind, bytes),
+            ParsedField::Withheld => Self::Withheld,
         })
     }
 
@@ -193,10 +193,10 @@ impl DocumentTree {
         Some(out)
     }
 
-    fn write(&self, out: &mut Vec<u8>) -> Option<Parsed> {
+    fn write(&self, out: &mut Vec<u8>) -> Option<ParsedField> {
         let start = out.len();
-        Some(Parsed::Value(match self {
-            Self::Missing | Self::Withheld => return Some(Parsed::Withheld),
+        Some(ParsedField::Value(match self {
+            Self::Missing | Self::Withheld => return Some(ParsedField::Withheld),
             Self::Value(kind, bytes) => {
                 out.extend_from_slice(bytes);
                 *kind
@@ -218,7 +218,7 @@ impl DocumentTree {
                     }
                     let mut name = itoa::Buffer::new();
                     let told = bson::element(out, name.format(count).as_bytes(), |out| element.write(out))?;
-                    count += usize::from(told != Parsed::Withheld);
+                    count += usize::from(told != ParsedField::Withheld);
                 }
                 bson::end(out, start)?;
                 ARRAY

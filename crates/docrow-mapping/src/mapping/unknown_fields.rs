@@ -5,7 +5,7 @@
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{
-    bson::{ARRAY, BsonElements, DOCUMENT, DOUBLE, NULL, Read, ValueAt},
+    bson::{ARRAY, BsonElements, DOCUMENT, DOUBLE, EncodeResult, NULL, ValueAt},
     compile::PlannedColumn,
 };
 use crate::model::table::Scalar;
@@ -30,7 +30,7 @@ impl FieldWatch {
         object: u32,
         name: &[u8],
         ValueAt { doc, kind, at }: ValueAt<'_>,
-    ) -> Read<()> {
+    ) -> EncodeResult<()> {
         let telling = match kind {
             NULL => false,
             DOCUMENT | ARRAY => !BsonElements::at(doc, at)?.is_empty(),

@@ -13,21 +13,21 @@ use bytes::{BufMut, BytesMut};
 
 use super::{
     bson::{
-        self, ARRAY, BINARY, BOOLEAN, BsonElements, DATE, DECIMAL, DOUBLE, EncodeFault, INT32, INT64, NULL,
-        OBJECT_ID, Read, STRING, ValueAt,
+        self, ARRAY, BINARY, BOOLEAN, BsonElements, DATE, DECIMAL, DOUBLE, EncodeFault, EncodeResult, INT32,
+        INT64, NULL, OBJECT_ID, STRING, ValueAt,
     },
     extended_json_values,
     extended_json_write::JsonWriter,
     numeric,
 };
 use crate::model::{
-    bson_number::{self, Decimal, Number},
+    bson_number::{self, CanonicalNumber, Decimal},
     table::{ColumnType, Reading, Scalar},
 };
 
 /// How a value relates to what its column holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fit {
+pub(super) enum ValueFit {
     /// The column represents the value completely.
     Exact,
     /// The column holds an equal value; the value itself must be noted, too.
@@ -45,7 +45,7 @@ pub(super) fn column(
     ty: ColumnType,
     value: ValueAt<'_>,
     json: &mut JsonWriter,
-) -> Read<Fit> {
+) -> EncodeResult<ValueFit> {
     if ty.array { array(out, ty, value, json) } else { scalar(out, ty, value, json) }
 }
 
@@ -54,25 +54,25 @@ fn scalar(
     ty: ColumnType,
     ValueAt { doc, kind, at }: ValueAt<'_>,
     json: &mut JsonWriter,
-) -> Read<Fit> {
+) -> EncodeResult<ValueFit> {
     match ty.scalar {
         Scalar::Boolean => match kind {
             BOOLEAN => out.put_u8(bson::boolean(doc, at)?.into()),
-            _ => return Ok(Fit::Misfit),
+            _ => return Ok(ValueFit::Misfit),
         },
         Scalar::Integer => {
-            let Some((value, fit)) = integer(ty.reading, doc, kind, at)? else { return Ok(Fit::Misfit) };
-            let Ok(value) = i32::try_from(value) else { return Ok(Fit::Misfit) };
+            let Some((value, fit)) = integer(ty.reading, doc, kind, at)? else { return Ok(ValueFit::Misfit) };
+            let Ok(value) = i32::try_from(value) else { return Ok(ValueFit::Misfit) };
             out.put_i32(value);
             return Ok(fit);
         }
         Scalar::Bigint => {
-            let Some((value, fit)) = integer(ty.reading, doc, kind, at)? else { return Ok(Fit::Misfit) };
+            let Some((value, fit)) = integer(ty.reading, doc, kind, at)? else { return Ok(ValueFit::Misfit) };
             out.put_i64(value);
             return Ok(fit);
         }
         Scalar::Double => {
-            let Some((value, fit)) = double(ty.reading, doc, kind, at)? else { return Ok(Fit::Misfit) };
+            let Some((value, fit)) = double(ty.reading, doc, kind, at)? else { return Ok(ValueFit::Misfit) };
             out.put_f64(value);
             return Ok(fit);
         }
@@ -81,43 +81,43 @@ fn scalar(
             STRING => {
                 let text = bson::text(doc, at)?;
                 if !bson::is_text(text) {
-                    return Ok(Fit::Misfit);
+                    return Ok(ValueFit::Misfit);
                 }
                 out.extend_from_slice(text);
                 return Ok(exact_if(!is_object_id(text)));
             }
             OBJECT_ID => extended_json_values::hex(out, &bson::array_at::<12>(doc, at)?),
-            _ => return Ok(Fit::Misfit),
+            _ => return Ok(ValueFit::Misfit),
         },
         Scalar::Bytea => match kind {
             OBJECT_ID => out.extend_from_slice(&bson::array_at::<12>(doc, at)?),
             BINARY => {
-                let (0, bytes) = bson::binary(doc, at)? else { return Ok(Fit::Misfit) };
+                let (0, bytes) = bson::binary(doc, at)? else { return Ok(ValueFit::Misfit) };
                 out.extend_from_slice(bytes);
                 return Ok(exact_if(bytes.len() != OBJECT_ID_BYTES));
             }
-            _ => return Ok(Fit::Misfit),
+            _ => return Ok(ValueFit::Misfit),
         },
         Scalar::Uuid => match kind {
             BINARY => match bson::binary(doc, at)? {
                 (4, bytes) if bytes.len() == 16 => out.extend_from_slice(bytes),
-                _ => return Ok(Fit::Misfit),
+                _ => return Ok(ValueFit::Misfit),
             },
-            _ => return Ok(Fit::Misfit),
+            _ => return Ok(ValueFit::Misfit),
         },
         Scalar::Timestamptz => match kind {
             DATE => match postgres_micros(bson::int64(doc, at)?) {
                 Some(micros) => out.put_i64(micros),
-                None => return Ok(Fit::Misfit),
+                None => return Ok(ValueFit::Misfit),
             },
-            _ => return Ok(Fit::Misfit),
+            _ => return Ok(ValueFit::Misfit),
         },
         Scalar::Jsonb => {
             out.put_u8(1);
             json.write(out, doc, kind, at)?;
         }
     }
-    Ok(Fit::Exact)
+    Ok(ValueFit::Exact)
 }
 
 /// PostgreSQL's binary array: dimensions, whether there are nulls, the elements' type, count and lower bound,
@@ -127,9 +127,9 @@ fn array(
     ty: ColumnType,
     ValueAt { doc, kind, at }: ValueAt<'_>,
     json: &mut JsonWriter,
-) -> Read<Fit> {
+) -> EncodeResult<ValueFit> {
     if kind != ARRAY {
-        return Ok(Fit::Misfit);
+        return Ok(ValueFit::Misfit);
     }
     let mut elements = BsonElements::at(doc, at)?;
     out.put_i32(i32::from(!elements.is_empty()));
@@ -137,12 +137,12 @@ fn array(
     out.put_i32(0);
     out.put_u32(ty.scalar.oid());
     if elements.is_empty() {
-        return Ok(Fit::Exact);
+        return Ok(ValueFit::Exact);
     }
     let count_at = out.len();
     out.put_i32(0);
     out.put_i32(1);
-    let (mut count, mut nulls, mut whole) = (0_i32, 0_i32, Fit::Exact);
+    let (mut count, mut nulls, mut whole) = (0_i32, 0_i32, ValueFit::Exact);
     while let Some(element) = elements.advance(doc)? {
         count += 1;
         if element.kind == NULL && ty.scalar != Scalar::Jsonb {
@@ -152,9 +152,9 @@ fn array(
         }
         let start = begin(out);
         match scalar(out, ty, ValueAt { doc, kind: element.kind, at: element.at }, json)? {
-            Fit::Exact => {}
-            Fit::Equal => whole = Fit::Equal,
-            Fit::Misfit => return Ok(Fit::Misfit),
+            ValueFit::Exact => {}
+            ValueFit::Equal => whole = ValueFit::Equal,
+            ValueFit::Misfit => return Ok(ValueFit::Misfit),
         }
         end(out, start)?;
     }
@@ -174,7 +174,7 @@ pub(super) fn begin(out: &mut BytesMut) -> usize {
 
 /// Fills in the length for which [`begin`] left room.
 #[inline]
-pub(super) fn end(out: &mut BytesMut, at: usize) -> Read<()> {
+pub(super) fn end(out: &mut BytesMut, at: usize) -> EncodeResult<()> {
     let length = i32::try_from(out.len() - at - 4).map_err(|_| EncodeFault::TooLong)?;
     put_i32_at(out, at, length);
     Ok(())
@@ -203,8 +203,8 @@ pub(super) fn unix_millis(postgres_micros: i64) -> Option<i64> {
 }
 
 #[inline]
-fn exact_if(exact: bool) -> Fit {
-    if exact { Fit::Exact } else { Fit::Equal }
+fn exact_if(exact: bool) -> ValueFit {
+    if exact { ValueFit::Exact } else { ValueFit::Equal }
 }
 
 /// Whether `text` has the form of an ObjectId in a text column.
@@ -213,11 +213,11 @@ pub(super) fn is_object_id(text: &[u8]) -> bool {
     text.len() == 2 * OBJECT_ID_BYTES && text.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-fn decimal(doc: &[u8], at: usize) -> Read<Decimal> {
+fn decimal(doc: &[u8], at: usize) -> EncodeResult<Decimal> {
     bson::array_at(doc, at).map(Decimal::from_bytes)
 }
 
-fn integer(reading: Reading, doc: &[u8], kind: u8, at: usize) -> Read<Option<(i64, Fit)>> {
+fn integer(reading: Reading, doc: &[u8], kind: u8, at: usize) -> EncodeResult<Option<(i64, ValueFit)>> {
     let long = reading == Reading::Long;
     Ok(match kind {
         INT32 => Some((bson::int32(doc, at)?.into(), exact_if(!long))),
@@ -225,16 +225,16 @@ fn integer(reading: Reading, doc: &[u8], kind: u8, at: usize) -> Read<Option<(i6
             let value = bson::int64(doc, at)?;
             Some((value, exact_if(long || i32::try_from(value).is_err())))
         }
-        DOUBLE => bson_number::integer(bson::double(doc, at)?).map(|value| (value, Fit::Equal)),
+        DOUBLE => bson_number::integer(bson::double(doc, at)?).map(|value| (value, ValueFit::Equal)),
         DECIMAL => match decimal(doc, at)?.into() {
-            Number::Int(value) => Some((value, Fit::Equal)),
+            CanonicalNumber::Int(value) => Some((value, ValueFit::Equal)),
             _ => None,
         },
         _ => None,
     })
 }
 
-fn double(reading: Reading, doc: &[u8], kind: u8, at: usize) -> Read<Option<(f64, Fit)>> {
+fn double(reading: Reading, doc: &[u8], kind: u8, at: usize) -> EncodeResult<Option<(f64, ValueFit)>> {
     let number = reading == Reading::Number;
     Ok(match kind {
         DOUBLE => {
@@ -242,20 +242,20 @@ fn double(reading: Reading, doc: &[u8], kind: u8, at: usize) -> Read<Option<(f64
             Some((value, exact_if(!number || bson_number::int32(value).is_none())))
         }
         INT32 => Some((bson::int32(doc, at)?.into(), exact_if(number))),
-        INT64 => bson_number::double(bson::int64(doc, at)?).map(|value| (value, Fit::Equal)),
+        INT64 => bson_number::double(bson::int64(doc, at)?).map(|value| (value, ValueFit::Equal)),
         DECIMAL => match decimal(doc, at)?.into() {
-            Number::Int(value) => bson_number::double(value).map(|value| (value, Fit::Equal)),
-            Number::Double(value) => Some((value, Fit::Equal)),
-            Number::Decimal { .. } => None,
+            CanonicalNumber::Int(value) => bson_number::double(value).map(|value| (value, ValueFit::Equal)),
+            CanonicalNumber::Double(value) => Some((value, ValueFit::Equal)),
+            CanonicalNumber::Decimal { .. } => None,
         },
         _ => None,
     })
 }
 
-fn numeric(out: &mut BytesMut, doc: &[u8], kind: u8, at: usize) -> Read<Fit> {
+fn numeric(out: &mut BytesMut, doc: &[u8], kind: u8, at: usize) -> EncodeResult<ValueFit> {
     let whole = |out: &mut BytesMut, value: i64| {
         numeric::finite(out, value < 0, value.unsigned_abs().into(), 0);
-        Ok(Fit::Equal)
+        Ok(ValueFit::Equal)
     };
     match kind {
         INT32 => whole(out, bson::int32(doc, at)?.into()),
@@ -272,7 +272,7 @@ fn numeric(out: &mut BytesMut, doc: &[u8], kind: u8, at: usize) -> Read<Fit> {
                     numeric::nan(out);
                     false
                 }
-                Decimal::Infinite { .. } => return Ok(Fit::Misfit),
+                Decimal::Infinite { .. } => return Ok(ValueFit::Misfit),
             };
             Ok(exact_if(!lossy && value.to_bytes() == bytes))
         }
@@ -281,10 +281,10 @@ fn numeric(out: &mut BytesMut, doc: &[u8], kind: u8, at: usize) -> Read<Fit> {
             match bson_number::decimal(value) {
                 Some((coefficient, exponent)) => numeric::finite(out, value < 0.0, coefficient, exponent),
                 None if value.is_nan() => numeric::nan(out),
-                None => return Ok(Fit::Misfit),
+                None => return Ok(ValueFit::Misfit),
             }
-            Ok(Fit::Equal)
+            Ok(ValueFit::Equal)
         }
-        _ => Ok(Fit::Misfit),
+        _ => Ok(ValueFit::Misfit),
     }
 }

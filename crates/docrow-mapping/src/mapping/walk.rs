@@ -9,20 +9,22 @@
 //! mapping; or the document has a fault. Without an `extra` column, null and empty are equivalent to missing,
 //! and equal to exact.
 
+use std::ops::Range;
+
 use bytes::{BufMut, BytesMut};
 
 use super::{
-    bson::{self, ARRAY, BsonElements, DOCUMENT, EncodeFault, NULL, Read, ValueAt},
+    bson::{self, ARRAY, BsonElements, DOCUMENT, EncodeFault, EncodeResult, NULL, ValueAt, ValueSlot},
     compile::{MappedField, MappedNode, MappedObject, Mapping, SlotId},
     extended_json_write::JsonWriter,
-    extra::{ExtraNotes, NotedValue, Occurrence},
+    extra::{ExtraNotes, FieldOccurrence, NotedValue},
     key_column,
     mask::censored_object,
     reclaim::clear,
     rows::{Framing, Rows, TableRows},
-    scratch::{EncoderMemory, Slot},
+    scratch::EncoderMemory,
     trail::TrailStep,
-    value::{self, Fit},
+    value::{self, ValueFit},
 };
 use crate::{
     model::table::Scalar,
@@ -36,57 +38,57 @@ pub(super) fn walk(
     doc: &[u8],
     scratch: &mut EncoderMemory,
     rows: &mut Rows,
-) -> Read<()> {
+) -> EncodeResult<()> {
     scratch.clear();
     if mapping.document().is_none() || !mapping.root.guarded {
         let id = bson::first_key(doc)?;
-        return Walk { mapping, framing, doc, id, scratch, rows }.document();
+        return DocumentWalk { mapping, framing, doc, id, scratch, rows }.document();
     }
     let mut whole = std::mem::take(&mut scratch.whole);
     clear(&mut whole);
     let walked = censored_object(&mapping.root, doc, 0, &mut whole).and_then(|_| {
         let id = bson::first_key(&whole)?;
-        Walk { mapping, framing, doc: &whole, id, scratch, rows }.document()
+        DocumentWalk { mapping, framing, doc: &whole, id, scratch, rows }.document()
     });
     scratch.whole = whole;
     walked
 }
 
-struct Walk<'a> {
+struct DocumentWalk<'a> {
     mapping: &'a Mapping,
     framing: Framing,
     doc: &'a [u8],
-    /// The type and offset of the `_id`.
-    id: (u8, usize),
+    /// The `_id`.
+    id: ValueSlot,
     scratch: &'a mut EncoderMemory,
     rows: &'a mut Rows,
 }
 
-impl<'a> Walk<'a> {
-    fn document(mut self) -> Read<()> {
-        let (kind, at) = self.id;
+impl<'a> DocumentWalk<'a> {
+    fn document(mut self) -> EncodeResult<()> {
+        let ValueSlot { kind, at } = self.id;
         let EncoderMemory { key, json, .. } = &mut *self.scratch;
         let fit = key_column::key(key, self.mapping.key_type(), ValueAt { doc: self.doc, kind, at }, json)?;
         if self.mapping.document().is_some() {
             // The whole document contains its key.
             return self.close(0);
         }
-        if fit == Fit::Equal && self.mapping.extra {
-            self.note(b"_id", Slot { kind, at }, Occurrence::Plain)?;
+        if fit == ValueFit::Equal && self.mapping.extra {
+            self.note(b"_id", self.id, FieldOccurrence::Plain)?;
         }
         self.row(0, &self.mapping.root, 0)
     }
 
     /// Reads the object at `at` into a row of `table`.
-    fn row(&mut self, table: usize, object: &'a MappedObject, at: usize) -> Read<()> {
+    fn row(&mut self, table: usize, object: &'a MappedObject, at: usize) -> EncodeResult<()> {
         if let Some(slots) = self.scratch.slots.get_mut(table) {
-            slots.fill(Slot::default());
+            slots.fill(ValueSlot::default());
         }
         self.object(object, at)?;
         self.close(table)
     }
 
-    fn object(&mut self, object: &'a MappedObject, at: usize) -> Read<()> {
+    fn object(&mut self, object: &'a MappedObject, at: usize) -> EncodeResult<()> {
         let BsonElements { mut next, end } = BsonElements::at(self.doc, at)?;
         let bytes = self.doc.get(..end).ok_or(EncodeFault::Malformed)?;
         let mut expected = 0;
@@ -107,55 +109,59 @@ impl<'a> Walk<'a> {
                     (found.map(|(_, field)| field), name_end)
                 }
             };
-            let value = Slot { kind, at: name_end + 1 };
+            let value = ValueSlot { kind, at: name_end + 1 };
             next = bson::end_of(kind, bytes, value.at)?;
             self.scratch.trail.push(TrailStep::Field(name, name_end));
             match field {
                 Some(field) => self.field(field, value)?,
-                None => self.unknown(object, (name, name_end), value)?,
+                None => self.unknown(object, name..name_end, value)?,
             }
             self.scratch.trail.pop();
         }
         Ok(())
     }
 
-    fn field(&mut self, field: &'a MappedField, value: Slot) -> Read<()> {
+    fn field(&mut self, field: &'a MappedField, value: ValueSlot) -> EncodeResult<()> {
         match &field.node {
             MappedNode::Column => match self.fill(field.slot, value) {
                 earlier if earlier.kind == 0 => Ok(()),
                 _ if field.hidden => self.withhold(),
-                earlier => self.note(b"", earlier, Occurrence::Early),
+                earlier => self.note(b"", earlier, FieldOccurrence::Early),
             },
             MappedNode::Omitted => Ok(()),
-            MappedNode::Key if value.at == self.id.1 => Ok(()),
-            MappedNode::Key => self.note(b"", value, Occurrence::Late),
+            MappedNode::Key if value.at == self.id.at => Ok(()),
+            MappedNode::Key => self.note(b"", value, FieldOccurrence::Late),
             node => {
                 if self.fill(field.slot, value).kind != 0 {
-                    return self.left(node, value, Occurrence::Late);
+                    return self.left(node, value, FieldOccurrence::Late);
                 }
-                if self.unfold(node, value)? { Ok(()) } else { self.left(node, value, Occurrence::Plain) }
+                if self.unfold(node, value)? {
+                    Ok(())
+                } else {
+                    self.left(node, value, FieldOccurrence::Plain)
+                }
             }
         }
     }
 
     /// A field without a mapping.
-    fn unknown(&mut self, object: &MappedObject, name: (usize, usize), value: Slot) -> Read<()> {
+    fn unknown(&mut self, object: &MappedObject, name: Range<usize>, value: ValueSlot) -> EncodeResult<()> {
         if let Some(watch) = &mut self.scratch.watch {
-            let name = self.doc.get(name.0..name.1).unwrap_or_default();
+            let name = self.doc.get(name).unwrap_or_default();
             watch.field(object.id, name, value.in_document(self.doc))?;
         }
-        self.note(b"", value, Occurrence::Plain)
+        self.note(b"", value, FieldOccurrence::Plain)
     }
 
     /// Puts a value into a slot, and returns the previous one.
-    fn fill(&mut self, SlotId { table, slot }: SlotId, value: Slot) -> Slot {
+    fn fill(&mut self, SlotId { table, slot }: SlotId, value: ValueSlot) -> ValueSlot {
         let slot = self.scratch.slots.get_mut(table).and_then(|slots| slots.get_mut(slot));
-        slot.map_or_else(Slot::default, |slot| std::mem::replace(slot, value))
+        slot.map_or_else(ValueSlot::default, |slot| std::mem::replace(slot, value))
     }
 
     /// Reads the mapped fields in an object or array; false if the value is something else, or no column and
     /// no row represents its existence.
-    fn unfold(&mut self, node: &'a MappedNode, Slot { kind, at }: Slot) -> Read<bool> {
+    fn unfold(&mut self, node: &'a MappedNode, ValueSlot { kind, at }: ValueSlot) -> EncodeResult<bool> {
         match node {
             MappedNode::Object(object) if kind == DOCUMENT => match object.table {
                 Some(table) => self.row(table, object, at)?,
@@ -176,15 +182,15 @@ impl<'a> Walk<'a> {
         Ok(true)
     }
 
-    fn elements(&mut self, node: &'a MappedNode, at: usize) -> Read<()> {
+    fn elements(&mut self, node: &'a MappedNode, at: usize) -> EncodeResult<()> {
         let mut elements = BsonElements::at(self.doc, at)?;
         let mut index = 0;
         while let Some(element) = elements.advance(self.doc)? {
-            let value = Slot { kind: element.kind, at: element.at };
+            let value = ValueSlot { kind: element.kind, at: element.at };
             self.scratch.trail.push(TrailStep::Element(index));
             self.scratch.ordinals.push(i64::try_from(index).unwrap_or(i64::MAX));
             if !self.unfold(node, value)? {
-                self.left(node, value, Occurrence::Plain)?;
+                self.left(node, value, FieldOccurrence::Plain)?;
             }
             self.scratch.ordinals.pop();
             self.scratch.trail.pop();
@@ -194,9 +200,9 @@ impl<'a> Walk<'a> {
     }
 
     /// Notes a value that was not unnested: of an unexpected type, bare, or not the first of its name.
-    fn left(&mut self, node: &MappedNode, value: Slot, occurrence: Occurrence) -> Read<()> {
-        let Slot { kind, at } = value;
-        let counts = occurrence == Occurrence::Plain;
+    fn left(&mut self, node: &MappedNode, value: ValueSlot, occurrence: FieldOccurrence) -> EncodeResult<()> {
+        let ValueSlot { kind, at } = value;
+        let counts = occurrence == FieldOccurrence::Plain;
         let bare = node.is_bare(self.doc, kind, at)?;
         if counts && !bare && node.is_mapped() {
             if self.mapping.on_unfit != OnUnfit::Extra {
@@ -215,7 +221,12 @@ impl<'a> Walk<'a> {
     }
 
     /// Notes a value at the end of the trail and `inner`, a rendered path.
-    fn note(&mut self, inner: &[u8], Slot { kind, at }: Slot, occurrence: Occurrence) -> Read<()> {
+    fn note(
+        &mut self,
+        inner: &[u8],
+        ValueSlot { kind, at }: ValueSlot,
+        occurrence: FieldOccurrence,
+    ) -> EncodeResult<()> {
         if !self.mapping.extra {
             return Err(EncodeFault::Unmapped);
         }
@@ -225,13 +236,13 @@ impl<'a> Walk<'a> {
 
     /// Notes that a hidden field of the document occurred before, and nothing of its value: an update of the
     /// field does not determine its column alone.
-    fn withhold(&mut self) -> Read<()> {
+    fn withhold(&mut self) -> EncodeResult<()> {
         let EncoderMemory { trail, notes, .. } = &mut *self.scratch;
         if self.mapping.extra && trail.len() == 1 { notes.withhold(self.doc, trail) } else { Ok(()) }
     }
 
     /// Encodes the open row of `table`.
-    fn close(&mut self, table: usize) -> Read<()> {
+    fn close(&mut self, table: usize) -> EncodeResult<()> {
         let Self { mapping, framing, doc, scratch, rows, .. } = self;
         let EncoderMemory {
             slots, trail, culprit, ordinals, key, notes, watch, misfits, masker, json, ..
@@ -248,19 +259,19 @@ impl<'a> Walk<'a> {
             out.put_i64(*ordinal);
         }
         for (column, &slot) in plan.columns.iter().zip(slots) {
-            let Slot { kind, at } = slot;
+            let ValueSlot { kind, at } = slot;
             framing.header(out, column.oid);
             let start = value::begin(out);
             let value = slot.in_document(doc);
             let fit = match kind {
-                0 => Fit::Misfit,
+                0 => ValueFit::Misfit,
                 _ if column.mask.is_some() => {
                     masker.column(out, column, mapping.mask_key.as_ref(), value, json)?
                 }
                 _ => value::column(out, column.ty, value, json)?,
             };
-            if fit != Fit::Exact && kind != 0 && column.mask.is_none() {
-                if fit == Fit::Misfit && kind != NULL {
+            if fit != ValueFit::Exact && kind != 0 && column.mask.is_none() {
+                if fit == ValueFit::Misfit && kind != NULL {
                     if let Some(watch) = watch {
                         watch.misfit(table, column, kind);
                     }
@@ -271,7 +282,7 @@ impl<'a> Walk<'a> {
                     *misfits += 1;
                 }
                 if mapping.extra {
-                    let occurrence = Occurrence::Plain;
+                    let occurrence = FieldOccurrence::Plain;
                     notes.add(doc, NotedValue { trail, inner: &column.path, kind, at, occurrence })?;
                 }
             }
@@ -279,7 +290,7 @@ impl<'a> Walk<'a> {
             if let Some(was) = column.was {
                 framing.header(out, was.oid());
                 let start = value::begin(out);
-                let fit = if kind == 0 { Fit::Misfit } else { value::column(out, was, value, json)? };
+                let fit = if kind == 0 { ValueFit::Misfit } else { value::column(out, was, value, json)? };
                 end_column(out, start, fit)?;
             }
         }
@@ -302,7 +313,7 @@ fn special(
     notes: &mut ExtraNotes,
     json: &mut JsonWriter,
     out: &mut BytesMut,
-) -> Read<()> {
+) -> EncodeResult<()> {
     if let Some(form) = mapping.document() {
         framing.header(out, Scalar::Jsonb.oid());
         let start = value::begin(out);
@@ -312,7 +323,7 @@ fn special(
             JsonForm::Canonical => json.write(out, doc, DOCUMENT, 0)?,
             JsonForm::Relaxed => json.relaxed(out, doc, &mut |trail, kind, at| {
                 if mapping.extra && noted.is_ok() {
-                    let occurrence = Occurrence::Plain;
+                    let occurrence = FieldOccurrence::Plain;
                     noted = notes.add(doc, NotedValue { trail, inner: b"", kind, at, occurrence });
                 }
             })?,
@@ -323,8 +334,8 @@ fn special(
     if mapping.extra {
         framing.header(out, Scalar::Jsonb.oid());
         let start = value::begin(out);
-        let fit = if notes.is_empty() { Fit::Misfit } else { Fit::Exact };
-        if fit == Fit::Exact {
+        let fit = if notes.is_empty() { ValueFit::Misfit } else { ValueFit::Exact };
+        if fit == ValueFit::Exact {
             out.put_u8(1);
             notes.write(out, doc, json)?;
         }
@@ -361,8 +372,8 @@ fn begin_row(out: &mut BytesMut, framing: Framing, width: u16) -> usize {
 
 /// Fills in the length of a column, or makes it NULL.
 #[inline]
-fn end_column(out: &mut BytesMut, start: usize, fit: Fit) -> Read<()> {
-    if fit == Fit::Misfit {
+fn end_column(out: &mut BytesMut, start: usize, fit: ValueFit) -> EncodeResult<()> {
+    if fit == ValueFit::Misfit {
         out.truncate(start);
         out.put_i32(-1);
         return Ok(());

@@ -55,7 +55,7 @@ impl Decimal {
 /// A number in canonical form: two numbers are equal in MongoDB exactly when their canonical forms are
 /// identical, bit by bit.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Number {
+pub(crate) enum CanonicalNumber {
     /// Every integer within `i64`, and both zeros.
     Int(i64),
     /// Every other value that a double has: the one NaN, the infinities, fractions, large integers.
@@ -64,7 +64,7 @@ pub(crate) enum Number {
     Decimal { negative: bool, coefficient: u128, exponent: i32 },
 }
 
-impl From<f64> for Number {
+impl From<f64> for CanonicalNumber {
     fn from(value: f64) -> Self {
         match integer(value) {
             Some(integer) => Self::Int(integer),
@@ -74,7 +74,7 @@ impl From<f64> for Number {
     }
 }
 
-impl From<Decimal> for Number {
+impl From<Decimal> for CanonicalNumber {
     fn from(decimal: Decimal) -> Self {
         let (negative, mut coefficient, mut exponent) = match decimal {
             Decimal::Finite { coefficient: 0, .. } => return Self::Int(0),
@@ -198,29 +198,38 @@ mod tests {
     #[test]
     fn equal_numbers_have_one_form() {
         for (text, form) in [
-            ("1.0", Number::Int(1)),
-            ("100E-2", Number::Int(1)),
-            ("-0E+3", Number::Int(0)),
-            ("9223372036854775807", Number::Int(i64::MAX)),
-            ("-9223372036854775808", Number::Int(i64::MIN)),
-            ("9223372036854775808", Number::Double(9_223_372_036_854_775_808.0)),
-            ("0.5", Number::Double(0.5)),
-            ("-2.250", Number::Double(-2.25)),
-            ("1E+22", Number::Double(1e22)),
-            ("0.1", Number::Decimal { negative: false, coefficient: 1, exponent: -1 }),
-            ("1E+23", Number::Decimal { negative: false, coefficient: 1, exponent: 23 }),
+            ("1.0", CanonicalNumber::Int(1)),
+            ("100E-2", CanonicalNumber::Int(1)),
+            ("-0E+3", CanonicalNumber::Int(0)),
+            ("9223372036854775807", CanonicalNumber::Int(i64::MAX)),
+            ("-9223372036854775808", CanonicalNumber::Int(i64::MIN)),
+            ("9223372036854775808", CanonicalNumber::Double(9_223_372_036_854_775_808.0)),
+            ("0.5", CanonicalNumber::Double(0.5)),
+            ("-2.250", CanonicalNumber::Double(-2.25)),
+            ("1E+22", CanonicalNumber::Double(1e22)),
+            ("0.1", CanonicalNumber::Decimal { negative: false, coefficient: 1, exponent: -1 }),
+            ("1E+23", CanonicalNumber::Decimal { negative: false, coefficient: 1, exponent: 23 }),
             (
                 "9223372036854775809",
-                Number::Decimal { negative: false, coefficient: 9_223_372_036_854_775_809, exponent: 0 },
+                CanonicalNumber::Decimal {
+                    negative: false,
+                    coefficient: 9_223_372_036_854_775_809,
+                    exponent: 0,
+                },
             ),
-            ("1E+400", Number::Decimal { negative: false, coefficient: 1, exponent: 400 }),
-            ("Infinity", Number::Double(f64::INFINITY)),
+            ("1E+400", CanonicalNumber::Decimal { negative: false, coefficient: 1, exponent: 400 }),
+            ("Infinity", CanonicalNumber::Double(f64::INFINITY)),
         ] {
-            assert_eq!(Number::from(decimal(text)), form, "{text}");
+            assert_eq!(CanonicalNumber::from(decimal(text)), form, "{text}");
         }
-        assert_eq!(Number::from(-0.0), Number::Int(0));
-        assert_eq!(Number::from(9_223_372_036_854_775_808.0), Number::Double(9_223_372_036_854_775_808.0));
-        assert!(matches!(Number::from(decimal("NaN")), Number::Double(nan) if nan.is_nan()));
+        assert_eq!(CanonicalNumber::from(-0.0), CanonicalNumber::Int(0));
+        assert_eq!(
+            CanonicalNumber::from(9_223_372_036_854_775_808.0),
+            CanonicalNumber::Double(9_223_372_036_854_775_808.0)
+        );
+        assert!(
+            matches!(CanonicalNumber::from(decimal("NaN")), CanonicalNumber::Double(nan) if nan.is_nan())
+        );
     }
 
     #[test]
@@ -252,14 +261,14 @@ mod tests {
             let coefficient = u128::from(units.unsigned_abs()) * 5_u128.pow(halvings.unsigned_abs());
             prop_assume!(coefficient <= MAX_COEFFICIENT);
             let same = Decimal::Finite { negative: units < 0, coefficient, exponent: -halvings };
-            prop_assert_eq!(Number::from(same), Number::from(value));
+            prop_assert_eq!(CanonicalNumber::from(same), CanonicalNumber::from(value));
         }
 
         #[test]
         fn a_decimal_is_its_integer(value in any::<i64>(), zeros in 0_u32..15) {
             let coefficient = u128::from(value.unsigned_abs()) * 10_u128.pow(zeros);
             let exponent = -i32::try_from(zeros).unwrap();
-            prop_assert_eq!(Number::from(Decimal::Finite { negative: value < 0, coefficient, exponent }), Number::Int(value));
+            prop_assert_eq!(CanonicalNumber::from(Decimal::Finite { negative: value < 0, coefficient, exponent }), CanonicalNumber::Int(value));
         }
     }
 }

@@ -47,9 +47,9 @@ pub struct CollectionId(pub usize);
 
 /// A position in the change stream: everything up to and including it has been seen.
 #[derive(Clone)]
-pub struct Position(Arc<Token>);
+pub struct Position(Arc<ResumeToken>);
 
-struct Token {
+struct ResumeToken {
     raw: RawDocumentBuf,
     data: String,
     cluster_time: Timestamp,
@@ -62,7 +62,7 @@ impl Position {
         let malformed = || Error::bug("read a resume token: not of the form {_data: \"82…\"}");
         let data = token.get_str("_data").map_err(|_| malformed())?;
         let cluster_time = cluster_time_of(data).ok_or_else(malformed)?;
-        Ok(Self(Arc::new(Token { raw: token.to_owned(), data: data.to_owned(), cluster_time })))
+        Ok(Self(Arc::new(ResumeToken { raw: token.to_owned(), data: data.to_owned(), cluster_time })))
     }
 
     /// Reads the bytes that [`Self::as_bytes`] returned.

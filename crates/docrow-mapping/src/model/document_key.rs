@@ -9,7 +9,7 @@
 use bson::{Bson, RawDocument, RawDocumentBuf, doc, spec::ElementType};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::bson_number::Number;
+use super::bson_number::CanonicalNumber;
 pub use super::id::Id;
 use crate::error::Result;
 
@@ -54,11 +54,11 @@ impl DocumentKey {
         Self(bytes.into_boxed_slice())
     }
 
-    fn number(number: Number) -> Self {
+    fn number(number: CanonicalNumber) -> Self {
         match number {
-            Number::Int(value) => Self::new(ElementType::Int64, &value.to_be_bytes()),
-            Number::Double(value) => Self::new(ElementType::Double, &value.to_bits().to_be_bytes()),
-            Number::Decimal { negative, coefficient, exponent } => {
+            CanonicalNumber::Int(value) => Self::new(ElementType::Int64, &value.to_be_bytes()),
+            CanonicalNumber::Double(value) => Self::new(ElementType::Double, &value.to_bits().to_be_bytes()),
+            CanonicalNumber::Decimal { negative, coefficient, exponent } => {
                 let (exponent, coefficient) = (exponent.to_be_bytes(), coefficient.to_be_bytes());
                 Self::new(
                     ElementType::Decimal128,

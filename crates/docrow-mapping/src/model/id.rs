@@ -2,7 +2,7 @@
 
 use bson::{RawDocument, RawDocumentBuf, raw::RawIter, spec::ElementType};
 
-use super::bson_number::{Decimal, Number};
+use super::bson_number::{CanonicalNumber, Decimal};
 use crate::error::{Error, Kind, Result};
 
 /// An `_id` as stored in a document, in whatever encoding its text is.
@@ -70,10 +70,10 @@ impl<'a> Id<'a> {
         }
     }
 
-    pub(super) fn number(&self) -> Option<Number> {
+    pub(super) fn number(&self) -> Option<CanonicalNumber> {
         Some(match self.kind {
-            ElementType::Int32 => Number::Int(i32::from_le_bytes(self.array()).into()),
-            ElementType::Int64 => Number::Int(i64::from_le_bytes(self.array())),
+            ElementType::Int32 => CanonicalNumber::Int(i32::from_le_bytes(self.array()).into()),
+            ElementType::Int64 => CanonicalNumber::Int(i64::from_le_bytes(self.array())),
             ElementType::Double => f64::from_le_bytes(self.array()).into(),
             ElementType::Decimal128 => Decimal::from_bytes(self.array()).into(),
             _ => return None,
@@ -174,10 +174,10 @@ impl<'a> CanonicalForm<'a> {
         Some(())
     }
 
-    fn number(&mut self, number: Number) -> ElementType {
+    fn number(&mut self, number: CanonicalNumber) -> ElementType {
         let mut put = |bytes: &[u8]| self.out.extend_from_slice(bytes);
         match number {
-            Number::Int(value) => match i32::try_from(value) {
+            CanonicalNumber::Int(value) => match i32::try_from(value) {
                 Ok(value) => {
                     put(&value.to_le_bytes());
                     ElementType::Int32
@@ -187,11 +187,11 @@ impl<'a> CanonicalForm<'a> {
                     ElementType::Int64
                 }
             },
-            Number::Double(value) => {
+            CanonicalNumber::Double(value) => {
                 put(&value.to_le_bytes());
                 ElementType::Double
             }
-            Number::Decimal { negative, coefficient, exponent } => {
+            CanonicalNumber::Decimal { negative, coefficient, exponent } => {
                 put(&Decimal::Finite { negative, coefficient, exponent }.to_bytes());
                 ElementType::Decimal128
             }

@@ -37,7 +37,7 @@ impl Patch {
     /// little is known, or nothing.
     pub fn of_event(description: &RawDocument, document_key: &RawDocument) -> Option<Self> {
         let mut patch = Self { fields: Vec::new(), document: RawDocumentBuf::new(), is_complete: true };
-        let mut document = Fields::with_id_of(document_key)?;
+        let mut document = PartialDocument::with_id_of(document_key)?;
         for element in description.iter_elements() {
             let element = element.ok()?;
             match element.key().as_str() {
@@ -85,7 +85,7 @@ impl Patch {
 
     /// Both, one after the other. `None`: too many fields.
     pub fn then(mut self, later: &Self) -> Option<Self> {
-        let mut document = Fields::with_id_of(&self.document)?;
+        let mut document = PartialDocument::with_id_of(&self.document)?;
         for element in elements(&self.document).skip(1) {
             let (name, bytes) = element?;
             if !later.has(name) {
@@ -103,7 +103,7 @@ impl Patch {
     /// The patched fields as they are in `document`. `None`: a field's name has a dot, or may have had one,
     /// or occurs twice.
     pub fn of_document(&self, document: &RawDocument) -> Option<RawDocumentBuf> {
-        let mut fields = Fields::with_id_of(document)?;
+        let mut fields = PartialDocument::with_id_of(document)?;
         let mut found = vec![false; self.fields.len()];
         for element in elements(document) {
             let (name, bytes) = element?;
@@ -128,9 +128,9 @@ impl Patch {
 }
 
 /// A document of `_id` and some fields, copied byte by byte.
-struct Fields(Vec<u8>);
+struct PartialDocument(Vec<u8>);
 
-impl Fields {
+impl PartialDocument {
     /// `None`: there is no `_id`.
     fn with_id_of(document: &RawDocument) -> Option<Self> {
         let id = elements(document).find_map(|element| element.filter(|(name, _)| *name == "_id"))?;

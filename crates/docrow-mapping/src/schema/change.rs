@@ -12,15 +12,15 @@ use crate::{
 
 /// How a mapping differs from the previous one, if it only adds to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Additions {
+pub struct MappingAdditions {
     /// The fields that now have a column or a table, or a wider column: their values must be moved
     /// out of `extra`.
     pub fields: Vec<FieldPath>,
 }
 
 /// What `new` adds to `old`. Errors: everything that is not an addition, one line each.
-pub fn additions(old: &MappingSpec, new: &MappingSpec) -> Result<Additions, Vec<String>> {
-    let mut change = Differences::default();
+pub fn additions(old: &MappingSpec, new: &MappingSpec) -> Result<MappingAdditions, Vec<String>> {
+    let mut change = MappingDifferences::default();
     change.goes_on(old, new);
     let (old, new) = (&old.settled(), &new.settled());
     change.same("extra", &old.extra(), &new.extra());
@@ -54,12 +54,12 @@ pub fn additions(old: &MappingSpec, new: &MappingSpec) -> Result<Additions, Vec<
 }
 
 #[derive(Default)]
-struct Differences {
-    added: Additions,
+struct MappingDifferences {
+    added: MappingAdditions,
     refused: Vec<String>,
 }
 
-impl Differences {
+impl MappingDifferences {
     fn same<T: PartialEq>(&mut self, what: &str, old: &T, new: &T) {
         if old != new {
             self.refused.push(format!("{what} differs"));
@@ -176,7 +176,7 @@ mod tests {
     fn what_is_being_widened_is_not_widened_once_more() {
         let wide = |ty: &str| spec(&A.replace("integer", ty));
         let under_way = spec(A).beside(&wide("numeric"));
-        assert_eq!(additions(&under_way, &wide("numeric")), Ok(Additions::default()));
+        assert_eq!(additions(&under_way, &wide("numeric")), Ok(MappingAdditions::default()));
         let refused = additions(&under_way, &wide("double precision")).unwrap_err().join("; ");
         assert!(refused.starts_with("column t.a is currently becoming numeric"), "{refused}");
     }

@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::{
     ColumnSpec, DocumentSpec, FieldPath, JsonForm, KeySpec, MAX_NAME, MappingSpec, Mask, Names, OnDelete,
-    OnUnfit, TableSpec, Was, nearest,
+    OnUnfit, ReplacedColumn, TableSpec, nearest,
     path_conflicts::PathLayout,
     toml_error::{place, toml_error},
 };
@@ -257,10 +257,13 @@ impl SpecReader<'_> {
         raw.into_iter().map(column).collect()
     }
 
-    fn was(&self, raw: &RawKey, key: &str, names: &mut Names) -> Result<Was> {
+    fn was(&self, raw: &RawKey, key: &str, names: &mut Names) -> Result<ReplacedColumn> {
         let name = self.name(&raw.column, key, names)?;
         let ty = self.column_type(&raw.ty, key)?;
-        Ok(Was { name, ty: ColumnType { reading: self.reading(raw.bson.as_ref(), key, ty)?, ..ty } })
+        Ok(ReplacedColumn {
+            name,
+            ty: ColumnType { reading: self.reading(raw.bson.as_ref(), key, ty)?, ..ty },
+        })
     }
 
     fn omitted(&self, raw: &Spanned<String>, layout: &mut PathLayout) -> Result<FieldPath> {

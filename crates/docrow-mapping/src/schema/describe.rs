@@ -13,7 +13,7 @@ use super::{
     ColumnSpec, FieldPath, MappingSpec, Names, Segment, TableSpec,
     evolve::{MAX_COLUMNS, MAX_TABLES, columns_of},
     infer::FieldShape,
-    phrases::{IN_EXTRA, Phrases, PhrasesUsed, fate, grouped, map_of, shares, types},
+    phrases::{FieldComment, IN_EXTRA, PhrasesUsed, fate, grouped, map_of, shares, types},
     sample::{KEY, KindSet, KindTally, MAX_DEPTH, Sample, SampledObjects, SampledValues, ValueKind},
     toml_comments::{FileRemarks, RemarkedLine, TableRemarks},
 };
@@ -140,7 +140,7 @@ impl TableDescription<'_> {
     /// The remark on the array whose elements are the rows; the last one on the path counts.
     fn array(&mut self, rows: usize, seen: &SampledValues, elements: &SampledValues) {
         let arrays = seen.kinds.count(ValueKind::Array);
-        let mut said = Phrases::default();
+        let mut said = FieldComment::default();
         said.presence(seen, rows);
         said.types(types(&seen.kinds, |kind| if kind == ValueKind::Array { "" } else { IN_EXTRA }));
         said.say(format!(
@@ -204,7 +204,7 @@ impl TableDescription<'_> {
 
     /// The remark beside a column.
     fn column(&mut self, seen: &SampledValues, ty: ColumnType) -> String {
-        let mut said = Phrases::default();
+        let mut said = FieldComment::default();
         said.presence(seen, self.rows);
         match &seen.elements {
             _ if ty.scalar == Scalar::Jsonb => said.types(map_of(seen)),
@@ -220,7 +220,7 @@ impl TableDescription<'_> {
 
     /// A line for a field without a column.
     fn proposal(&mut self, path: FieldPath, seen: &SampledValues) {
-        let mut said = Phrases::default();
+        let mut said = FieldComment::default();
         let only = seen.kinds.kinds();
         said.presence(seen, self.rows);
         let ty = match &seen.elements {

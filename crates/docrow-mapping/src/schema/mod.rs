@@ -23,14 +23,15 @@ mod widening;
 mod write;
 
 pub use self::{
-    change::{Additions, additions},
+    change::{MappingAdditions, additions},
     check::WrittenMapping,
     evolve::evolve,
     naming::{MAX_NAME, Names},
     path::{FieldPath, Segment},
     sample::Sample,
     spec::{
-        ColumnSpec, DocumentSpec, JsonForm, KeySpec, MappingSpec, Mask, OnDelete, OnUnfit, TableSpec, Was,
+        ColumnSpec, DocumentSpec, JsonForm, KeySpec, MappingSpec, Mask, OnDelete, OnUnfit, ReplacedColumn,
+        TableSpec,
     },
     toml_error::{nearest, toml_error},
 };

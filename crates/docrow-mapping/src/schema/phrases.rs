@@ -35,12 +35,12 @@ pub(super) struct PhrasesUsed {
 
 /// The parts of one comment.
 #[derive(Default)]
-pub(super) struct Phrases {
+pub(super) struct FieldComment {
     parts: Vec<String>,
     share: bool,
 }
 
-impl Phrases {
+impl FieldComment {
     pub(super) fn say(&mut self, part: String) {
         self.parts.push(part);
     }

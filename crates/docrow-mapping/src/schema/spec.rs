@@ -110,12 +110,12 @@ pub struct ColumnSpec {
     /// How its values are masked.
     pub mask: Option<Mask>,
     /// The narrower column that it replaces once it is filled ([`super::widening`]).
-    pub was: Option<Was>,
+    pub was: Option<ReplacedColumn>,
 }
 
 /// A column that is written beside its replacement.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Was {
+pub struct ReplacedColumn {
     /// Its name, which the replacement gets in the end.
     pub name: String,
     /// Its type.

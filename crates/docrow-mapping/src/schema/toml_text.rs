@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{ColumnSpec, Mask, Was};
+use super::{ColumnSpec, Mask, ReplacedColumn};
 
 /// A column's line in three pieces: `name`, `{ path = "…",` and `type = "…" }`.
 pub(super) fn pieces(column: &ColumnSpec) -> [String; 3] {
@@ -16,7 +16,7 @@ pub(super) fn pieces(column: &ColumnSpec) -> [String; 3] {
         Some(Mask::Sha256) => rest.push_str(", mask = \"sha256\""),
         Some(Mask::Redact) => rest.push_str(", mask = \"redact\""),
     }
-    if let Some(Was { name, ty }) = was {
+    if let Some(ReplacedColumn { name, ty }) = was {
         let bson = ty.reading.word().map_or_else(String::new, |word| format!(", bson = {}", text(word)));
         let _ = write!(rest, ", was = {{ column = {}, type = {}{bson} }}", text(name), text(ty.sql()));
     }

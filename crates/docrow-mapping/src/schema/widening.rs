@@ -12,7 +12,7 @@
 //! This needs no rule about which type is wider than which; [`change`](super::change) decides which changes
 //! are allowed.
 
-use super::{ColumnSpec, MappingSpec, TableSpec, Was, change::keeps_rows, evolve::columns_of};
+use super::{ColumnSpec, MappingSpec, ReplacedColumn, TableSpec, change::keeps_rows, evolve::columns_of};
 use crate::{
     mapping::Replacement,
     model::table::{ColumnType, Reading, Scalar},
@@ -97,7 +97,7 @@ impl MappingSpec {
                     {
                         let wide = names.claim([&*column.name, "widened by docrow"]);
                         let name = std::mem::replace(&mut column.name, wide);
-                        column.was = Some(Was { name, ty: before.ty });
+                        column.was = Some(ReplacedColumn { name, ty: before.ty });
                     }
                     _ => {}
                 }

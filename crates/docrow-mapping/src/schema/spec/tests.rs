@@ -281,8 +281,10 @@ fn any_spec() -> impl Strategy<Value = MappingSpec> {
                     name: format!("{i}{name}"),
                     path: path(&[(&format!("{i}{field}"), 0), ("x", 0)]),
                     ty,
-                    was: (mask.is_none() && i % 2 == 1)
-                        .then(|| Was { name: format!("w{i}"), ty: ColumnType::scalar(Scalar::Bigint) }),
+                    was: (mask.is_none() && i % 2 == 1).then(|| ReplacedColumn {
+                        name: format!("w{i}"),
+                        ty: ColumnType::scalar(Scalar::Bigint),
+                    }),
                     mask,
                 };
                 fields.into_iter().enumerate().map(column).collect::<Vec<_>>()
