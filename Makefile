@@ -19,7 +19,9 @@ setup:
 	@.ci/setup
 	@.ci/rocksdb
 
-demo: setup
+demo:
+	@.ci/setup demo
+	@.ci/rocksdb
 	@cargo build --release
 	@"$(CARGO_TARGET_DIR)/release/docrow" demo
 
