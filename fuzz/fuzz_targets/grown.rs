@@ -1,5 +1,5 @@
-//! Documents grown from arbitrary bytes: well-formed, but for strings and names of any bytes. A few bytes more or less
-//! make another document, so that a fuzzer gets far by small steps.
+//! Documents grown from arbitrary bytes: well-formed, but for strings and names of any bytes. A few bytes
+//! more or less make another document, so that a fuzzer gets far by small steps.
 
 use crate::framed;
 

@@ -1,5 +1,5 @@
-//! Any bytes under mappings of every kind. The first byte chooses the mapping, and whether the rest is a document's bytes
-//! or what [`grown`] grows one from.
+//! Any bytes under mappings of every kind. The first byte chooses the mapping, and whether the rest is a
+//! document's bytes or what [`grown`] grows one from.
 
 #![no_main]
 #[path = "../../tests/it/mapping/any_bytes.rs"]

@@ -148,8 +148,8 @@ async fn docrow_killed_between_snapshot_and_stream() {
     assert!(ended.log.contains("stopped: 0 documents copied"), "{}", ended.log);
 }
 
-/// G2, G3: a batch is sent, but not committed, when docrow is killed. It commits later, beside the next process, which has
-/// read the same changes again.
+/// G2, G3: a batch is sent, but not committed, when docrow is killed. It commits later, beside the next
+/// process, which has read the same changes again.
 #[tokio::test]
 async fn docrow_killed_during_a_batch_that_commits_later() {
     let place = Place::shared("crash_batch").await;

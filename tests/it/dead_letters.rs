@@ -1,5 +1,5 @@
-//! `docrow dead-letters`. G10: a bad document goes whole to `docrow.dead_letters` with key, path and reason, and can be
-//! retried.
+//! `docrow dead-letters`. G10: a bad document goes whole to `docrow.dead_letters` with key, path and reason,
+//! and can be retried.
 
 use std::time::{Duration, Instant};
 

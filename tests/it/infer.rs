@@ -17,8 +17,8 @@ fn files(home: &Home) -> BTreeMap<String, String> {
     entries.map(|entry| file(entry.unwrap().path())).collect()
 }
 
-/// Acceptance: `docrow infer` on the users workload yields a file that, used unchanged, passes the equality test. G1,
-/// and the mapping in force is the file's.
+/// Acceptance: `docrow infer` on the users workload yields a file that, used unchanged, passes the equality
+/// test. G1, and the mapping in force is the file's.
 #[tokio::test]
 async fn the_file_of_the_users_is_used_unchanged() {
     let place = Place::shared("infer_users").await;

@@ -151,7 +151,8 @@ fn notifying(place: &Place, receiver: &Receiver) -> Home {
     home
 }
 
-/// Issue: live, stopped, error, dead letters begin, a mapping grew, a column misfits; signed by HMAC; retries; no values.
+/// Issue: live, stopped, error, dead letters begin, a mapping grew, a column misfits; signed by HMAC;
+/// retries; no values.
 #[tokio::test]
 async fn everything_is_told_signed_and_tried_again() {
     let place = Place::shared("notify").await;

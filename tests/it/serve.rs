@@ -24,7 +24,8 @@ async fn ready(docrow: &mut Docrow, address: &str) {
     docrow.until("it is ready", async || get(address, "/readyz").await.code == 200).await;
 }
 
-/// Contract: `/` dashboard, `/healthz`, `/readyz`, `/status` JSON; loopback by default, where no token is needed.
+/// Contract: `/` dashboard, `/healthz`, `/readyz`, `/status` JSON; loopback by default, where no token is
+/// needed.
 #[tokio::test]
 async fn everything_is_there() {
     let (_, home) = place("routes").await;
@@ -56,7 +57,8 @@ async fn everything_is_there() {
     assert!(ask(&address, "/healthz", &[]).await.is_none());
 }
 
-/// Contract: `[serve] token`, sent as `Authorization: Bearer`, or once as `?token=` for a cookie; the probes are open.
+/// Contract: `[serve] token`, sent as `Authorization: Bearer`, or once as `?token=` for a cookie; the probes
+/// are open.
 #[tokio::test]
 async fn a_token_is_asked_for() {
     let (_, mut home) = place("token").await;

@@ -50,7 +50,8 @@ fn fields(value: &Value) -> BTreeSet<String> {
     found
 }
 
-/// Issue: `/status` is the same JSON document as `docrow status --json`; it works without the running process.
+/// Issue: `/status` is the same JSON document as `docrow status --json`; it works without the running
+/// process.
 #[tokio::test]
 async fn one_document_with_and_without_the_process() {
     let (place, home) = served("status_document").await;

@@ -1,5 +1,5 @@
-//! How fast the mapping is: documents of the users workload, one core, no servers. Throughput is in bytes of BSON; of one
-//! document, in documents.
+//! How fast the mapping is: documents of the users workload, one core, no servers. Throughput is in bytes of
+//! BSON; of one document, in documents.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark may fail loudly")]
 

@@ -1,7 +1,7 @@
 //! docrow's value layer: from a document's bytes to the bytes of its rows, and back.
 //!
-//! It knows BSON, mapping files and PostgreSQL's formats, and does no I/O: it compiles, is tested, measured and
-//! fuzzed without RocksDB, tokio or servers. `docrow` re-exports all of it.
+//! It knows BSON, mapping files and PostgreSQL's formats, and does no I/O: it compiles, is tested, measured
+//! and fuzzed without RocksDB, tokio or servers. `docrow` re-exports all of it.
 //!
 //! - [`model`]: what everything is about: changes, positions, keys, numbers, tables.
 //! - [`schema`]: what a mapping says: read, written, checked, inferred, evolved.

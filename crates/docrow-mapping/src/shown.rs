@@ -49,7 +49,8 @@ fn cut(text: &str, width: usize) -> String {
     }
 }
 
-/// Controls; marks and overrides of direction; separators; what is invisible. Not the joiners that emoji are made with.
+/// Controls; marks and overrides of direction; separators; what is invisible. Not the joiners that emoji are
+/// made with.
 fn acts(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')

@@ -1,6 +1,6 @@
-//! Checks what no compiler does: the direction of imports, circles of them, the purity of the pure modules, the
-//! length of files and functions, names that two types have, and that the value layer depends on nothing that
-//! does I/O. [`rules`] holds what is allowed. `cargo run -p tidy` prints what it finds.
+//! Checks what no compiler does: the direction of imports, circles of them, the purity of the pure modules,
+//! the length of files and functions, names that two types have, and that the value layer depends on nothing
+//! that does I/O. [`rules`] holds what is allowed. `cargo run -p tidy` prints what it finds.
 
 mod circles;
 mod rules;
@@ -222,8 +222,8 @@ fn untidy() -> Vec<String> {
     unexcused(found, NOT_YET)
 }
 
-/// The packages that do I/O and that the value layer depends on: its compile, its tests and its fuzzing need neither
-/// RocksDB nor servers.
+/// The packages that do I/O and that the value layer depends on: its compile, its tests and its fuzzing need
+/// neither RocksDB nor servers.
 fn io_in_the_value_layer() -> Vec<String> {
     let tree = Command::new(env!("CARGO"))
         .args(["tree", "--offline", "--package=docrow-mapping", "--edges=normal", "--prefix=none"])
@@ -334,6 +334,7 @@ fn what_is_untidy_between_files_is_found() {
         ("src/a.rs", line.repeat(401), "has 401 lines, more than 400"),
         ("tests/it/a.rs", line.repeat(801), "has 801 lines, more than 800"),
         ("src/a.rs", function(79), "the function f has 81 lines, more than 80"),
+        ("src/a.rs", format!("{}// {}", " ".repeat(8), "x".repeat(100)), "the comment on line 1 is wider"),
     ] {
         let found = shape::too_long(path, &text);
         assert!(found.len() == 1 && found[0].contains(message), "{path}: {found:?}");

@@ -7,6 +7,9 @@ use super::{Sources, code_of};
 /// Most lines of a file of `src/`; of tests and benches.
 const MAX_LINES: (usize, usize) = (400, 800);
 
+/// Most characters of a line with a comment, so that prose reads well.
+const MAX_WIDTH: usize = 110;
+
 /// Most lines of a function of `src/`.
 const MAX_FUNCTION: usize = 80;
 
@@ -19,7 +22,12 @@ pub(super) fn too_long(path: &str, text: &str) -> Vec<String> {
     let functions = long.map(|(name, lines)| {
         format!("{path}: the function {name} has {lines} lines, more than {MAX_FUNCTION}")
     });
-    file.into_iter().chain(functions).collect()
+    let is_wide = |line: &&str| line.trim_start().starts_with("//") && line.chars().count() > MAX_WIDTH;
+    let wide = text.lines().enumerate().filter(|(_, line)| is_wide(line));
+    let wide = wide.map(|(at, _)| {
+        format!("{path}: the comment on line {} is wider than {MAX_WIDTH} characters", at + 1)
+    });
+    file.into_iter().chain(functions).chain(wide).collect()
 }
 
 /// The functions of a file as rustfmt lays it out, each with its lines.

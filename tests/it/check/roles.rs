@@ -81,8 +81,8 @@ fn as_docrow(uri: &str, login: &str) -> String {
     uri.replace("postgres:of-the-admin@", &format!("{login}@"))
 }
 
-/// G1, G2, under "least-privilege roles for both servers … tested by running the suite's main path under exactly those
-/// roles".
+/// G1, G2, under "least-privilege roles for both servers … tested by running the suite's main path under
+/// exactly those roles".
 #[tokio::test]
 async fn the_main_path_with_the_least_privileges() {
     let guarded = Guarded::new("roles", "## MongoDB").await;

@@ -63,8 +63,8 @@ async fn peak(test: &str, documents: i32, document: fn(i32) -> Document) -> u64 
     peaks[3].max(peak_of_verify(&place, &home, documents).await)
 }
 
-/// The most memory that `docrow verify` takes: of documents that are equal, and of some that are not, whose rows are read
-/// in detail.
+/// The most memory that `docrow verify` takes: of documents that are equal, and of some that are not, whose
+/// rows are read in detail.
 async fn peak_of_verify(place: &Place, home: &Home, documents: i32) -> u64 {
     let mut peaks = Vec::new();
     for (different, code) in [(0, 0), (documents.min(20), 1)] {

@@ -1,4 +1,5 @@
-//! `order = "commit"`: a reader of PostgreSQL never sees a part of a transaction of MongoDB (G3 for many documents).
+//! `order = "commit"`: a reader of PostgreSQL never sees a part of a transaction of MongoDB (G3 for many
+//! documents).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -432,7 +432,8 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// G7: the state directory of another pipeline, or of this one with another target, is not taken for this one's.
+/// G7: the state directory of another pipeline, or of this one with another target, is not taken for this
+/// one's.
 #[tokio::test]
 async fn state_of_another_pipeline_during_start() {
     let (place, other) = (Place::shared("state_other").await, Place::shared("state_target").await);

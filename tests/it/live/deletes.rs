@@ -86,7 +86,8 @@ async fn a_soft_delete_marks_the_root_until_the_document_is_written_again() {
     assert_eq!(place.query("SELECT user_id FROM messages ORDER BY 1").await, ["1", "1", "3", "3"]);
 }
 
-/// A document deleted and written in one batch with others; children go before the root they refer to, and come after.
+/// A document deleted and written in one batch with others; children go before the root they refer to, and
+/// come after.
 #[tokio::test]
 async fn tables_that_refer_to_each_other_are_written_in_order() {
     for (name, tables) in [("foreign_keys", users()), ("foreign_keys_soft", soft_users())] {

@@ -244,8 +244,8 @@ async fn without_the_pipeline_nothing_is_written() {
     assert_eq!(error.kind(), Kind::Bug);
 }
 
-/// A batch's statements are sent together: if the first of them, which begins the transaction, is cancelled, the rest
-/// runs without one, each by itself. None of them does anything then.
+/// A batch's statements are sent together: if the first of them, which begins the transaction, is cancelled,
+/// the rest runs without one, each by itself. None of them does anything then.
 #[tokio::test]
 async fn statements_outside_of_their_transaction_do_nothing() {
     let place = Place::with_users("fence_begin", &users()).await;

@@ -238,7 +238,8 @@ async fn a_field_that_is_there_twice_is_written_whole() {
         vec![doc! { "$set": { "a": 7 } }, doc! { "$set": { "b": 8 } }],
         vec![doc! { "$unset": { "a": 1 } }, doc! { "$unset": { "a": 1 } }],
     ];
-    // No updates by pipelines: of such a document they end mongod 6.0.5, which compares it by the names of its fields.
+    // No updates by pipelines: of such a document they end mongod 6.0.5, which compares it by the names of
+    // its fields.
     let place = Place::shared("patches_twice").await;
     place.add_sentinels().await;
     let twice = || raw(&[("a", 1.into()), ("a", 2.into())]);

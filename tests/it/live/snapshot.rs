@@ -74,8 +74,9 @@ async fn flags_are_enough() {
     assert_eq!(place.number("SELECT count(*) FROM others").await, None);
 }
 
-/// Traps: `_id` ranges that follow types lose documents; 1 and "1" and an ObjectId's digits are different. Acceptance:
-/// all types of `_id` arrive, in a snapshot of several chunks, and when they are inserted, updated and deleted later.
+/// Traps: `_id` ranges that follow types lose documents; 1 and "1" and an ObjectId's digits are different.
+/// Acceptance: all types of `_id` arrive, in a snapshot of several chunks, and when they are inserted,
+/// updated and deleted later.
 #[tokio::test]
 async fn ids_of_all_types_arrive() {
     let place = Place::shared("snapshot_ids").await;
@@ -123,7 +124,8 @@ async fn ids_of_all_types_arrive() {
     docrow.stop().await.quiet();
 }
 
-/// Trap: a collection named `x"; DROP TABLE y; --` is just a name, and so are its fields. Empty ones have tables, too.
+/// Trap: a collection named `x"; DROP TABLE y; --` is just a name, and so are its fields. Empty ones have
+/// tables, too.
 #[tokio::test]
 async fn names_are_just_names() {
     let place = Place::shared("snapshot_names").await;

@@ -25,8 +25,8 @@ async fn assert_followed(place: &Place, home: &Home, docrow: &mut Docrow) {
     place.assert_same(home).await;
 }
 
-/// G1, acceptance 2: insert, update, replace, delete, array push and pull, unset, rename, upsert, bulk writes and
-/// transactions, each followed by a comparison.
+/// G1, acceptance 2: insert, update, replace, delete, array push and pull, unset, rename, upsert, bulk writes
+/// and transactions, each followed by a comparison.
 #[tokio::test]
 async fn every_kind_of_change_is_followed() {
     let place = Place::shared("stream_kinds").await;
@@ -183,7 +183,8 @@ async fn random_changes_are_followed() {
     docrow.stop().await.quiet();
 }
 
-/// Trap: `ON CONFLICT` hits one row twice in a statement. Many changes of one document are one write, and the last wins.
+/// Trap: `ON CONFLICT` hits one row twice in a statement. Many changes of one document are one write, and the
+/// last wins.
 #[tokio::test]
 async fn changes_of_one_document_are_folded() {
     let place = Place::shared("stream_fold").await;

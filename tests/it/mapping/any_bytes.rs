@@ -65,8 +65,8 @@ fn automatic() -> MappingSpec {
     sample.spec(&Namespace::new("a", "t"), &mut Names::new())
 }
 
-/// Columns `f0`, `f1` … of every type and reading; every third has `hidden` beside its type. Objects with and without a
-/// table, arrays in arrays, arrays in objects in arrays.
+/// Columns `f0`, `f1` … of every type and reading; every third has `hidden` beside its type. Objects with and
+/// without a table, arrays in arrays, arrays in objects in arrays.
 fn tables(options: &str, key: &str, hidden: &str) -> String {
     let mut text = format!(
         "collection = 'a.b'\ntable = 't'\n{options}key = {{ column = '_id', type = '{key}' }}\n[columns]\n"

@@ -1,4 +1,5 @@
-//! Arbitrary documents, down to what no driver writes but MongoDB may hold: fields of one name, invalid UTF-8, odd bits.
+//! Arbitrary documents, down to what no driver writes but MongoDB may hold: fields of one name, invalid
+//! UTF-8, odd bits.
 
 use mongodb::bson::{Decimal128, RawDocumentBuf};
 use proptest::{collection::vec, prelude::*, sample::select};
@@ -252,7 +253,8 @@ fn value() -> impl Strategy<Value = Value> {
     })
 }
 
-/// A field that is what its name promises, so that mappings take it apart; or anything. `columns` are more names.
+/// A field that is what its name promises, so that mappings take it apart; or anything. `columns` are more
+/// names.
 fn field(columns: &[&str]) -> impl Strategy<Value = Field> + use<> {
     let object = vec((name(), value()), 0..4).prop_map(Value::Document).boxed();
     let nested = (vec(object.clone(), 0..3), object.clone(), scalar()).prop_map(|(k, o, x)| {

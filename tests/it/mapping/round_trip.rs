@@ -13,8 +13,8 @@ use proptest::prelude::*;
 use super::{compile, documents::any_document, encode, rebuild};
 use crate::support::same::difference;
 
-/// Every type, every reading, scalar and array; objects with and without tables, arrays in arrays, arrays in objects in
-/// arrays. The fields of the columns are called like their types.
+/// Every type, every reading, scalar and array; objects with and without tables, arrays in arrays, arrays in
+/// objects in arrays. The fields of the columns are called like their types.
 pub(super) fn everything(key: &str) -> String {
     let mut text = format!(
         "collection = \"a.b\"\ntable = \"t\"\nextra = \"_extra\"\n[key]\ncolumn = \"_id\"\ntype = \"{key}\"\n[columns]\n"
@@ -214,8 +214,8 @@ fn without(text: &str, dropped: &[prop::sample::Index]) -> String {
     format!("{head}[columns]\n{}\n{tables}", columns.join("\n"))
 }
 
-/// Rows as they are read after columns and tables were added, and columns made `double precision`; none if one of these
-/// holds an int64, for then it is not changed.
+/// Rows as they are read after columns and tables were added, and columns made `double precision`; none if
+/// one of these holds an int64, for then it is not changed.
 fn lifted(old: &Mapping, rows: &Rows, new: &Mapping) -> Option<Rows> {
     let mut lifted = Rows::new(new.tables().len());
     for (table, target) in new.tables().iter().zip(&mut lifted.tables) {

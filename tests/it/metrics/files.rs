@@ -127,7 +127,8 @@ fn the_dashboard_is_laid_out() {
     assert!(panels.len() > 20, "{}", panels.len());
 }
 
-/// What Prometheus's own tool says: that of the system, or the one that `make setup` fetched. A test that needs it fails without it.
+/// What Prometheus's own tool says: that of the system, or the one that `make setup` fetched. A test that
+/// needs it fails without it.
 pub(super) fn promtool(arguments: &[&str], stdin: &str) -> (bool, String) {
     use std::io::Write;
     let folder = path("docker/prometheus");

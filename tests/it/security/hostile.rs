@@ -5,8 +5,8 @@ use mongodb::bson::doc;
 
 use crate::support::{Home, Place};
 
-/// Twins of PostgreSQL's functions, operators and types, which count that they are run. A search path that has `public`
-/// first finds them before PostgreSQL's own.
+/// Twins of PostgreSQL's functions, operators and types, which count that they are run. A search path that
+/// has `public` first finds them before PostgreSQL's own.
 const TWINS: &str = r#"
 CREATE SEQUENCE public.hijacked;
 DO $make$
@@ -68,8 +68,8 @@ async fn is_hijacked(place: &Place) -> bool {
     asked.unwrap().get(0)
 }
 
-/// Every command, by a URI that asks for `public` first: its functions, operators, casts and views are there, and none
-/// runs.
+/// Every command, by a URI that asks for `public` first: its functions, operators, casts and views are there,
+/// and none runs.
 #[tokio::test]
 async fn functions_operators_and_types_in_public_never_run() {
     let place = Place::shared("hostile").await;

@@ -34,8 +34,8 @@ const ENCODED: &str = "geheim%2Fp%40ss%3Aw%3Frd%25%23%5B%26%3D%24%C3%BC";
 /// How long a server may take to read its configuration again.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Both servers, that speak TLS, and whose clients need certificates. MongoDB's own certificate is for 127.0.0.1,
-/// PostgreSQL's for localhost.
+/// Both servers, that speak TLS, and whose clients need certificates. MongoDB's own certificate is for
+/// 127.0.0.1, PostgreSQL's for localhost.
 struct Servers {
     authority: Authority,
     /// Of whom the servers know nothing.

@@ -15,7 +15,8 @@ async fn open(uri: &str) -> docrow::error::Result<Session> {
     Target::parse(uri, "public", "p")?.connect().await
 }
 
-/// What PostgreSQL says of the connections of this user: whether they are encrypted, and by which certificate.
+/// What PostgreSQL says of the connections of this user: whether they are encrypted, and by which
+/// certificate.
 async fn seen(servers: &Servers, user: &str) -> Vec<(bool, Option<String>)> {
     let question = "SELECT s.ssl, s.client_dn FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid) WHERE a.usename = $1";
     let rows = connect(&servers.postgres.uri("postgres")).await.query(question, &[&user]).await.unwrap();

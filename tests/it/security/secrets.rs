@@ -220,7 +220,8 @@ async fn what_is_wrong_with_a_secret_is_said() {
     refused(&stage.home, &["DOCROW_MASK_KEY_FILE", "No such file"]).await;
 }
 
-/// Every configuration in docs/security.md is one, with the files that it names; and every variable there is read.
+/// Every configuration in docs/security.md is one, with the files that it names; and every variable there is
+/// read.
 #[tokio::test]
 async fn the_documentation_holds() {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/security.md")).unwrap();

@@ -38,7 +38,8 @@ const POLL: Duration = Duration::from_millis(20);
 /// What an error that passes says.
 pub(crate) const RETRIES: &str = "trying again";
 
-/// A folder with what one pipeline needs: its configuration, mapping files, state directory. docrow is started there.
+/// A folder with what one pipeline needs: its configuration, mapping files, state directory. docrow is
+/// started there.
 pub(crate) struct Home {
     folder: TempDir,
     keys: BTreeMap<String, toml::Value>,
@@ -312,8 +313,8 @@ impl Ended {
         self
     }
 
-    /// The message of its only error, with its code. It must be the last line but for the way to its explanation, and of
-    /// the exit code that it ended with.
+    /// The message of its only error, with its code. It must be the last line but for the way to its
+    /// explanation, and of the exit code that it ended with.
     #[track_caller]
     pub(crate) fn error(&self) -> &str {
         let mut lines = self.log.lines().filter(|line| is_alarming(line));
@@ -344,8 +345,9 @@ impl Place {
         self.database().collection::<Document>("sentinels").insert_many(sentinels).await.unwrap();
     }
 
-    /// Waits until everything is copied, and everything that was written before is applied: changes all sentinels, and waits for them. Every
-    /// partition applies its changes in order, over all collections, and every partition has sentinels.
+    /// Waits until everything is copied, and everything that was written before is applied: changes all
+    /// sentinels, and waits for them. Every partition applies its changes in order, over all collections, and
+    /// every partition has sentinels.
     pub(crate) async fn settle(&self, docrow: &mut Docrow) {
         static ROUND: AtomicI64 = AtomicI64::new(1);
         // A sentinel that is changed before it is copied proves nothing.
@@ -369,19 +371,21 @@ impl Place {
         docrow.until("all chunks are copied", async || self.number(left).await == Some(0)).await;
     }
 
-    /// The number that `question` asks for; `None` if it can't be asked, because a table or the server is not there yet.
+    /// The number that `question` asks for; `None` if it can't be asked, because a table or the server is not
+    /// there yet.
     pub(crate) async fn number(&self, question: &str) -> Option<i64> {
         self.try_postgres().await?.query_one(question, &[]).await.ok()?.try_get(0).ok()
     }
 
-    /// Asserts that every collection equals its tables, three times: by an independent comparison of what is said, by
-    /// rebuilding every document, and by `docrow verify`. Dead letters are documents without rows.
+    /// Asserts that every collection equals its tables, three times: by an independent comparison of what is
+    /// said, by rebuilding every document, and by `docrow verify`. Dead letters are documents without rows.
     pub(crate) async fn assert_same(&self, home: &Home) -> Ended {
         none(&self.differences().await);
         home.finish(&["verify", "--allow-dead-letters"]).await.with_code(0).quiet()
     }
 
-    /// Asserts that every document is rebuilt from its rows as it is, byte by byte but for the order of its fields.
+    /// Asserts that every document is rebuilt from its rows as it is, byte by byte but for the order of its
+    /// fields.
     pub(crate) async fn assert_exact(&self) {
         none(&self.steady(async || self.rebuilt().await).await);
     }
@@ -393,8 +397,8 @@ impl Place {
         found
     }
 
-    /// What is found wrong. Mappings may evolve meanwhile, and a collection whose changes had to wait may be behind the
-    /// others: then it is looked again, for a while.
+    /// What is found wrong. Mappings may evolve meanwhile, and a collection whose changes had to wait may be
+    /// behind the others: then it is looked again, for a while.
     async fn steady(&self, differences: impl AsyncFn() -> Vec<String>) -> Vec<String> {
         let deadline = Instant::now() + DEADLINE / 3;
         loop {

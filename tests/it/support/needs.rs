@@ -1,5 +1,5 @@
-//! What some servers lack that docrow can use. A test that needs such a thing says so, and does not apply to a server
-//! without it; `.ci/matrix` counts these.
+//! What some servers lack that docrow can use. A test that needs such a thing says so, and does not apply to
+//! a server without it; `.ci/matrix` counts these.
 
 use std::{fs::OpenOptions, io::Write};
 
@@ -11,7 +11,8 @@ use mongodb::{
 
 use super::servers;
 
-/// What a test may need of MongoDB. The server itself is asked, since a version says little about compatible services.
+/// What a test may need of MongoDB. The server itself is asked, since a version says little about compatible
+/// services.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Capability {
     /// Reads at a point in time outside of transactions, for `order = "commit"`.
@@ -73,8 +74,8 @@ pub(crate) async fn lacks(capability: Capability) -> bool {
     lacks_for(&test, capability).await
 }
 
-/// The same for a test's part. What is not applicable is written down for the matrix to count. Outside of it, the server
-/// is one that has everything.
+/// The same for a test's part. What is not applicable is written down for the matrix to count. Outside of it,
+/// the server is one that has everything.
 pub(crate) async fn lacks_for(part: &str, capability: Capability) -> bool {
     let Some(said) = lack(capability).await else { return false };
     let Ok(file) = std::env::var("DOCROW_NOT_APPLICABLE") else {

@@ -52,7 +52,8 @@ pub(crate) enum Trap {
     },
     /// The client, over all connections, has sent this many bytes.
     Bytes(usize),
-    /// A message of the client's: its connection is not cut, but nothing passes there any more, neither that nor anything else.
+    /// A message of the client's: its connection is not cut, but nothing passes there any more, neither that
+    /// nor anything else.
     Frozen(&'static [u8]),
 }
 

@@ -1,5 +1,5 @@
-//! Raw BSON: in place, where a value ends and what it holds; and put together. Every read is checked; bytes that are no
-//! BSON are an [`EncodeFault`], never a panic.
+//! Raw BSON: in place, where a value ends and what it holds; and put together. Every read is checked; bytes
+//! that are no BSON are an [`EncodeFault`], never a panic.
 //!
 //! Offsets are into the whole document, so that a type and one offset identify a value. The specification is
 //! <https://bsonspec.org/spec.html>.

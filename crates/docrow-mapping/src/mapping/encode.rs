@@ -103,8 +103,9 @@ impl Encoder {
         })
     }
 
-    /// Appends the key column's bytes for the `_id` of a document, or of an event's `documentKey`, to `out`, without a
-    /// length, in PostgreSQL's binary form of [`Mapping::key_type`]. On an error nothing is appended.
+    /// Appends the key column's bytes for the `_id` of a document, or of an event's `documentKey`, to `out`,
+    /// without a length, in PostgreSQL's binary form of [`Mapping::key_type`]. On an error nothing is
+    /// appended.
     pub fn encode_key(&mut self, document: &RawDocument, out: &mut BytesMut) -> Result<(), EncodeError> {
         let (doc, json) = (document.as_bytes(), &mut self.scratch.json);
         let start = out.len();

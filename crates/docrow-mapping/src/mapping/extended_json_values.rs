@@ -9,7 +9,7 @@
 //! | a double that is a NaN of unusual bits | `{"$docrow":{"double":"<its 8 bytes>"}}` |
 //! | a Decimal128 of unusual bits | `{"$docrow":{"decimal":"<its 16 bytes>"}}` |
 //! | a binary of subtype 2 whose two lengths do not agree | `{"$docrow":{"binary":"<the value's bytes>"}}` |
-//! | a document that JSON can't say (see [`super::extended_json_write`](super::extended_json_write)) | `{"$docrow":{"document":"<its BSON>"}}` |
+//! | a document that JSON can't say ([`why`](super::extended_json_write)) | `{"$docrow":{"document":"<its BSON>"}}` |
 //! | what a mapping withholds | `{"$docrow":{"withheld":true}}` |
 
 use std::fmt::Write;
@@ -188,8 +188,8 @@ pub(super) fn relaxed_date(out: &mut BytesMut, millis: i64) {
     let _ = if milli == 0 { out.write_str("Z\"}") } else { write!(out, ".{milli:03}Z\"}}") };
 }
 
-/// The year, month and day of a number of days after 1970, in the Gregorian calendar. Years are counted from March
-/// here, so that the leap day is the last one, and the lengths of months follow one line.
+/// The year, month and day of a number of days after 1970, in the Gregorian calendar. Years are counted from
+/// March here, so that the leap day is the last one, and the lengths of months follow one line.
 pub(super) fn civil(days: i64) -> (i64, i64, i64) {
     const TO_YEAR_0: i64 = 719_468;
     let (era, day) = ((days + TO_YEAR_0) / 146_097, (days + TO_YEAR_0) % 146_097);

@@ -5,11 +5,12 @@ use bytes::BytesMut;
 /// The byte layout of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// Tuples of `COPY … WITH (FORMAT binary)`: an `i16` count of columns, then for each its `i32` length (-1: NULL)
-    /// and its bytes. Without the file's header and trailer.
+    /// Tuples of `COPY … WITH (FORMAT binary)`: an `i16` count of columns, then for each its `i32` length
+    /// (-1: NULL) and its bytes. Without the file's header and trailer.
     Copy,
-    /// Elements of a binary array of a composite type: the `i32` length of the element, an `i32` count of columns,
-    /// then for each its type's `u32` OID, its `i32` length (-1: NULL) and its bytes. Without the array's header.
+    /// Elements of a binary array of a composite type: the `i32` length of the element, an `i32` count of
+    /// columns, then for each its type's `u32` OID, its `i32` length (-1: NULL) and its bytes. Without the
+    /// array's header.
     Composite,
 }
 

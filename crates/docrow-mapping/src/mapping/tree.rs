@@ -176,7 +176,8 @@ impl DocumentTree {
         if rest.is_empty() { Some(TreeSpot::Field(field)) } else { field.value.at(rest, shape.field(name)) }
     }
 
-    /// The bytes of the document, its `_id` first; `None` if elements of an array are missing, or it is too long.
+    /// The bytes of the document, its `_id` first; `None` if elements of an array are missing, or it is too
+    /// long.
     pub(super) fn document(self) -> Option<Vec<u8>> {
         let mut fields = match self {
             Self::Object(fields) => fields,
@@ -241,8 +242,8 @@ impl SameNamed {
     }
 }
 
-/// Takes a note's path apart: its steps, and the number of the field among those of its name, 0 for the one that
-/// counts. The other direction of [`super::trail::render`], after JSON's own escapes.
+/// Takes a note's path apart: its steps, and the number of the field among those of its name, 0 for the one
+/// that counts. The other direction of [`super::trail::render`], after JSON's own escapes.
 pub(super) fn steps(path: &str) -> Option<(Vec<Vec<u8>>, usize)> {
     let mut steps = vec![Vec::new()];
     let mut rest = path.as_bytes();

@@ -75,8 +75,8 @@ impl TableRows {
         Tuples::in_rows(&self.bytes)
     }
 
-    /// Appends a row in [`super::Framing::Copy`]: the bytes of its columns, `None` for NULL. False, and nothing
-    /// appended, if there are more columns than a table has or more bytes than a value has.
+    /// Appends a row in [`super::Framing::Copy`]: the bytes of its columns, `None` for NULL. False, and
+    /// nothing appended, if there are more columns than a table has or more bytes than a value has.
     pub fn push(&mut self, columns: &[Option<&[u8]>]) -> bool {
         let lengths = columns.iter().flatten().all(|column| i32::try_from(column.len()).is_ok());
         let (Ok(count), true) = (i16::try_from(columns.len()), lengths) else { return false };

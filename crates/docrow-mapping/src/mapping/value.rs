@@ -5,7 +5,8 @@
 //! clamped or truncated.
 //!
 //! Which values those are, and of which a column says all, is in the table of types
-//! ([`column_type`](crate::model::column_type)), and so in docs/mapping.md. An array takes an array of such values and nulls.
+//! ([`column_type`](crate::model::column_type)), and so in docs/mapping.md. An array takes an array of such
+//! values and nulls.
 //!
 //! [`super::column`] reads them back.
 

@@ -100,7 +100,8 @@ impl Position {
     }
 }
 
-/// The keystring of every token begins with 0x82 (a timestamp) and eight big-endian bytes: seconds, increment.
+/// The keystring of every token begins with 0x82 (a timestamp) and eight big-endian bytes: seconds,
+/// increment.
 fn cluster_time_of(data: &str) -> Option<Timestamp> {
     let hex = |range| u32::from_str_radix(data.get(range)?, 16).ok();
     (data.get(0..2)? == "82").then_some(())?;

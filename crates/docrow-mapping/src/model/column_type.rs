@@ -1,9 +1,10 @@
 //! The types of columns, in one table: whatever is known of each that is data is there, and nowhere else.
 //!
-//! To add a type, add an entry. Then the compiler names each `match` that has to say something about it: how a value
-//! becomes its bytes (`mapping::value`; as a key `mapping::key_column`), how they are read back (`mapping::column`),
-//! for which values docrow makes such a column by itself (`schema::infer`), and what is said beside it
-//! (`schema::phrases`). `make golden` rewrites what docs/mapping.md and testdata/types.txt show of it.
+//! To add a type, add an entry. Then the compiler names each `match` that has to say something about it: how
+//! a value becomes its bytes (`mapping::value`; as a key `mapping::key_column`), how they are read back
+//! (`mapping::column`), for which values docrow makes such a column by itself (`schema::infer`), and what is
+//! said beside it (`schema::phrases`). `make golden` rewrites what docs/mapping.md and testdata/types.txt
+//! show of it.
 
 /// A column's type: a scalar, or an array of one scalar type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,14 +21,15 @@ pub struct ColumnType {
 /// another type is also noted in `extra`, so that it reads back as its own type.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reading {
-    /// `integer` and `bigint`: an int32 if it is one, else an int64. `double precision`: a double. `numeric`: a
-    /// Decimal128. `text`: an ObjectId if it is 24 hexadecimal digits in lower case, else a string. `bytea`: an
-    /// ObjectId if it has 12 bytes, else a binary of subtype 0.
+    /// `integer` and `bigint`: an int32 if it is one, else an int64. `double precision`: a double. `numeric`:
+    /// a Decimal128. `text`: an ObjectId if it is 24 hexadecimal digits in lower case, else a string.
+    /// `bytea`: an ObjectId if it has 12 bytes, else a binary of subtype 0.
     #[default]
     Usual,
     /// `integer` and `bigint`: an int64.
     Long,
-    /// `double precision`, as JavaScript's drivers write numbers: an int32 if it is one (not -0), else a double.
+    /// `double precision`, as JavaScript's drivers write numbers: an int32 if it is one (not -0), else a
+    /// double.
     Number,
 }
 

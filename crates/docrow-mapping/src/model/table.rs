@@ -7,8 +7,8 @@ pub use super::column_type::{ColumnType, Reading, Scalar};
 pub struct Table {
     /// The table's name, unquoted, at most 63 bytes.
     pub name: String,
-    /// All columns in the order in which rows are encoded. In the root: the key, the mapped columns, `extra`. In a
-    /// child: the parent's key, one `bigint` ordinal per array on the path, the mapped columns.
+    /// All columns in the order in which rows are encoded. In the root: the key, the mapped columns, `extra`.
+    /// In a child: the parent's key, one `bigint` ordinal per array on the path, the mapped columns.
     pub columns: Vec<Column>,
     /// How many leading columns make the primary key.
     pub key_columns: usize,

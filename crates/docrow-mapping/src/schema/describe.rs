@@ -23,8 +23,8 @@ use crate::model::{
 };
 
 impl Sample {
-    /// The mapping of [`Sample::spec`], and the text of a mapping file for it. The collection has about `documents`
-    /// documents.
+    /// The mapping of [`Sample::spec`], and the text of a mapping file for it. The collection has about
+    /// `documents` documents.
     pub fn mapping_file(
         &self,
         collection: &Namespace,

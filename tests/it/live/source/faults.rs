@@ -18,7 +18,8 @@ use crate::support::{roll_over, small_oplog};
 
 use super::{DEADLINE, Server, change, follow_events, ids};
 
-/// Writes 300 documents while the stream is read, and calls `disturb` after a hundred: all come, in order, once.
+/// Writes 300 documents while the stream is read, and calls `disturb` after a hundred: all come, in order,
+/// once.
 async fn nothing_is_lost_by<T>(server: &Server, disturb: impl AsyncFn() -> T) {
     let mut held = None;
     let orders = server.collection("orders");
@@ -143,7 +144,8 @@ async fn lost_history_is_recognised() {
     }
 }
 
-/// G8: the oplog rolls over, for real, past the position of a stream that is not read, with and without an open cursor.
+/// G8: the oplog rolls over, for real, past the position of a stream that is not read, with and without an
+/// open cursor.
 #[tokio::test(flavor = "multi_thread")]
 async fn history_is_lost_when_the_oplog_rolls_over() {
     let mongod = Mongod::start(small_oplog()).await.unwrap();

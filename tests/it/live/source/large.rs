@@ -67,9 +67,10 @@ async fn documents_of_16_mb_are_followed() {
     large.drop().await.unwrap();
 }
 
-/// Trap: events over 16 MB kill the stream. With an `_id` of this length, the event of a document is too large
-/// (BSONObjectTooLarge), or just the reply that it is in (the server cuts the connection). It is passed without its
-/// document, which is looked up; the events around it come as ever. Returns how often the stream was lost.
+/// Trap: events over 16 MB kill the stream. With an `_id` of this length, the event of a document is too
+/// large (BSONObjectTooLarge), or just the reply that it is in (the server cuts the connection). It is passed
+/// without its document, which is looked up; the events around it come as ever. Returns how often the stream
+/// was lost.
 async fn is_passed(test: &str, id: usize, size: usize) -> u64 {
     let server = Server::new(test).await;
     let namespaces = [server.namespace("large")];
@@ -87,7 +88,8 @@ async fn is_passed(test: &str, id: usize, size: usize) -> u64 {
 
     large.insert_one(doc! { "_id": 3 }).await.unwrap();
     events.extend(follow_events(&mut stream, 1).await);
-    // While a cursor is open: with documents, then it is lost once more, or still without, if nothing came since.
+    // While a cursor is open: with documents, then it is lost once more, or still without, if nothing came
+    // since.
     large.replace_one(doc! { "_id": &id }, document(doc! { "_id": &id, "a": 1 }, size)).await.unwrap();
     events.extend(follow_events(&mut stream, 1).await);
     large.update_one(doc! { "_id": &id }, doc! { "$set": { "a": 2 } }).await.unwrap();
@@ -113,8 +115,8 @@ async fn an_event_that_is_too_large_is_passed() {
     assert!(is_passed("event_too_large", 1_000_000, 14_000_000).await > 0);
 }
 
-/// The reply holds two tokens: the event's, and its own. That is the event's, too, unless the server has seen something
-/// later by then, which is no event of this stream: then it is short, and the reply fits.
+/// The reply holds two tokens: the event's, and its own. That is the event's, too, unless the server has seen
+/// something later by then, which is no event of this stream: then it is short, and the reply fits.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_whose_reply_is_too_large_is_passed() {
     is_passed("reply_too_large", 5_000, MAX - 1_000).await;
