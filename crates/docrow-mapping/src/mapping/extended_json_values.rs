@@ -9,7 +9,7 @@
 //! | a double that is a NaN of unusual bits | `{"$docrow":{"double":"<its 8 bytes>"}}` |
 //! | a Decimal128 of unusual bits | `{"$docrow":{"decimal":"<its 16 bytes>"}}` |
 //! | a binary of subtype 2 whose two lengths do not agree | `{"$docrow":{"binary":"<the value's bytes>"}}` |
-//! | a document that JSON can't say ([`why`](super::extended_json_write)) | `{"$docrow":{"document":"<its BSON>"}}` |
+//! | a document that JSON can't say (`extended_json_write`) | `{"$docrow":{"document":"<its BSON>"}}` |
 //! | what a mapping withholds | `{"$docrow":{"withheld":true}}` |
 
 use std::fmt::Write;
