@@ -171,9 +171,10 @@ fn the_image_compiles_dependencies_apart() {
     let (stubs, build) = step.strip_prefix("RUN ").unwrap().rsplit_once("&&").unwrap();
     assert_eq!(build.trim(), "cargo build --release --locked --bin docrow");
     let folder = tempdir().unwrap();
-    fs::create_dir_all(folder.path().join("crates/docrow-mapping")).unwrap();
-    for file in ["Cargo.toml", "Cargo.lock", "crates/docrow-mapping/Cargo.toml"] {
-        fs::copy(root().join(file), folder.path().join(file)).unwrap();
+    for file in ["Cargo.toml", "Cargo.lock", "crates/docrow-mapping/Cargo.toml", "crates/tidy/Cargo.toml"] {
+        let copy = folder.path().join(file);
+        fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        fs::copy(root().join(file), copy).unwrap();
     }
     let metadata =
         shell(&format!("{stubs} && cargo metadata --no-deps --offline --format-version 1"), folder.path());

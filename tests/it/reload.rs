@@ -180,7 +180,7 @@ async fn what_is_wrong_is_not_taken_up() {
 /// on.
 #[tokio::test]
 async fn new_passwords_are_taken_up() {
-    let password = || Some("before".to_owned());
+    let password = || Some("former".to_owned());
     let mongod = Mongod::start(MongodOptions { password: password(), ..Default::default() }).await.unwrap();
     let postgres =
         Postgres::start(PostgresOptions { password: password(), ..Default::default() }).await.unwrap();
@@ -188,10 +188,10 @@ async fn new_passwords_are_taken_up() {
     fill(&place).await;
     let mut home = Home::new(&place);
     for (key, uri) in [("source.uri", &place.mongodb_uri), ("target.uri", &place.postgres_uri)] {
-        home.set(key, uri.replace(":before@", "@"));
+        home.set(key, uri.replace(":former@", "@"));
     }
     let secret = home.path().join("password");
-    fs::write(&secret, "before\n").unwrap();
+    fs::write(&secret, "former\n").unwrap();
     for side in ["SOURCE", "TARGET"] {
         home.env(&format!("DOCROW_{side}_PASSWORD_FILE"), secret.to_str().unwrap());
     }
@@ -218,7 +218,7 @@ async fn new_passwords_are_taken_up() {
     docrow.until("changes are applied", async || count().await == 20).await;
     let ended = docrow.stop().await;
     assert!(!ended.log.contains("28P01"), "{}", ended.log);
-    for password in ["before", "after", "mistaken"] {
+    for password in ["former", "after", "mistaken"] {
         assert!(!ended.log.contains(password), "{}", ended.log);
     }
 }
