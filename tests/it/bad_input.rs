@@ -139,7 +139,9 @@ async fn a_missing_target_database() {
 #[tokio::test]
 async fn no_privilege_to_create() {
     let place = place("privilege").await;
-    let role = "DROP ROLE IF EXISTS docrow_bad_privilege; CREATE ROLE docrow_bad_privilege LOGIN";
+    // Without what everyone may do before 15.
+    let role = "DROP ROLE IF EXISTS docrow_bad_privilege; CREATE ROLE docrow_bad_privilege LOGIN; \
+        REVOKE CREATE ON SCHEMA public FROM PUBLIC";
     place.postgres().await.batch_execute(role).await.unwrap();
     let mut home = Home::new(&place);
     home.set("target.uri", place.postgres_uri.replace("//postgres@", "//docrow_bad_privilege@"));

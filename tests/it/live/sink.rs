@@ -317,6 +317,8 @@ async fn a_missing_database_and_a_missing_privilege_are_named() {
     assert!(error.to_string().contains("CREATE DATABASE"), "{error}");
 
     place.query("DROP ROLE IF EXISTS docrow_poor; CREATE ROLE docrow_poor LOGIN PASSWORD 'x'").await;
+    // Without what everyone may do before 15.
+    place.query("REVOKE CREATE ON SCHEMA public FROM PUBLIC").await;
     let (_, server) = place.uri.rsplit_once('@').unwrap();
     let poor = Target::parse(&format!("postgresql://docrow_poor:x@{server}"), "public", "p").unwrap();
     let error = preflight(&poor.connect().await.unwrap(), &poor, Intent::Write).await.unwrap_err();
