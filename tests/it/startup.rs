@@ -48,8 +48,8 @@ async fn a_set_without_a_primary_is_an_error_after_the_wait() {
     let home = Home::new(&place);
     step_down(&place, 120).await;
     let began = Instant::now();
-    let ended = home.finish(&["backfill", "--wait", "1s"]).await.with_code(3).coded(Code::SourceNoPrimary);
-    assert!(ended.error().contains("waited for 1 s (--wait)"), "{}", ended.log);
+    let ended = home.finish(&["backfill", "--wait", "8s"]).await.with_code(3).coded(Code::SourceNoPrimary);
+    assert!(ended.error().contains("waited for 8 s (--wait)"), "{}", ended.log);
     assert!(began.elapsed() < Duration::from_secs(40), "{:?}", began.elapsed());
 }
 
@@ -91,6 +91,7 @@ async fn a_stop_ends_the_wait() {
 #[tokio::test]
 async fn a_wrong_port_is_not_waited_for() {
     let place = Place::shared("startup_port").await;
+    place.add_sentinels().await;
     let mut home = Home::new(&place);
     home.set("target.uri", "postgresql://postgres@127.0.0.1:1/postgres");
     let began = Instant::now();

@@ -63,7 +63,7 @@ macro_rules! mongodb {
             "The set that answers has another name than `replicaSet` in the URI."
             "Correct `replicaSet` in the URI, or the host."
         2206 SourceTooOld(SourceRefused) "MongoDB is too old."
-            "docrow needs MongoDB 4.4 or newer."
+            "docrow needs MongoDB 4.4.2 or newer."
             "Upgrade MongoDB."
         2207 SourceWithoutPast(SourceRefused) "MongoDB is too old for `order = \"commit\"`."
             "To make a transaction visible at once, docrow reads its documents as of one time, which MongoDB supports since 5.0."
