@@ -109,7 +109,7 @@ impl Tries {
     ) -> Result<bool> {
         loop {
             match applier.apply(batch).await {
-                Err(error) if self.outwait(&error) => self.tell(what, &error),
+                Err(error) if self.outwait(&error) => self.warn_once(what, &error),
                 applied => return applied.map(|_| true),
             }
             if !self.again().await {
@@ -129,7 +129,7 @@ impl Tries {
     ) -> Result<()> {
         let made = self.unless_stopped(session.make_way(error, tables)).await.transpose()?;
         if let Some(error) = made {
-            self.tell(what, &error);
+            self.warn_once(what, &error);
         }
         Ok(())
     }
@@ -140,7 +140,7 @@ impl Tries {
     }
 
     /// Logs what waits, and why: once, however many tries it takes.
-    pub(super) fn tell(&mut self, what: &str, error: &Error) {
+    pub(super) fn warn_once(&mut self, what: &str, error: &Error) {
         if self.retry.failures() >= TOLD && !std::mem::replace(&mut self.is_told, true) {
             tracing::warn!(code = %error.code(), "{what} wait: {error}");
         }

@@ -170,7 +170,7 @@ impl<'a> Filler<'a> {
                 }
                 Ok(PageOutcome::NotNow) if tries.again().await => parts.push(part),
                 Err(error) if error.code() == Code::TargetLocked => {
-                    tries.tell(&format!("{}: values of new columns", collection.name()), &error);
+                    tries.warn_once(&format!("{}: values of new columns", collection.name()), &error);
                     parts.push(part);
                     if !tries.again().await {
                         return Ok(None);

@@ -42,7 +42,7 @@ impl Tailer {
                 let names = self.abbreviated_names(&lost);
                 tracing::warn!(code = %error.code(), "{error}: these collections are copied again, in place (on_history_lost = \"resync\"): {names}");
                 for collection in lost.iter().filter_map(|id| collections.get(id.0)) {
-                    self.must_be_copied_anew(collection.namespace().clone(), Reason::HistoryLost);
+                    self.require_resync(collection.namespace().clone(), Reason::HistoryLost);
                 }
             }
             OnHistoryLost::Stop => {

@@ -157,13 +157,13 @@ impl Tailer {
             {
                 let namespace = collection.namespace().clone();
                 saved.extend(self.flow.hold(id));
-                self.must_be_copied_anew(namespace, reason);
+                self.require_resync(namespace, reason);
             }
         }
         self.owe(saved);
     }
 
-    pub(super) fn must_be_copied_anew(&self, namespace: Namespace, reason: Reason) {
+    pub(super) fn require_resync(&self, namespace: Namespace, reason: Reason) {
         self.events.send_modify(|events| {
             events.resyncs.insert(namespace, reason);
         });
