@@ -40,16 +40,20 @@ use crate::error::{Code, Error, Result};
 /// statement fails instead. And commits are on the server's disk, whatever the settings of role, database or
 /// server, unless a transaction itself says that they need not be.
 ///
-/// Limits that suit an application's short statements would cancel a replicator's long ones. And when docrow
-/// dies, alone or with its machine, its connections and their locks must not outlive it by more than a
-/// minute. Not all servers know all of these settings, hence the form.
-const SETTINGS: &str = "SET search_path = pg_catalog, pg_temp; SET row_security = off; \
+/// Limits that suit an application's short statements would cancel a replicator's long ones, and even the
+/// look into `pg_settings`, so they are lifted first. And when docrow dies, alone or with its machine, its
+/// connections and their locks must not outlive it by more than a minute. Not all servers know all of these
+/// settings, hence the form.
+const SETTINGS: &str = "SET statement_timeout = 0; SET lock_timeout = 0; \
+    SET idle_in_transaction_session_timeout = 0; \
+    SELECT pg_catalog.set_config('transaction_timeout', '0', false) \
+        WHERE pg_catalog.current_setting('transaction_timeout', true) IS NOT NULL; \
+    SET search_path = pg_catalog, pg_temp; SET row_security = off; \
     SET default_transaction_isolation = 'read committed'; SET client_min_messages = 'error'; \
     SELECT set_config(name, CASE WHEN setting = 'off' THEN 'on' ELSE setting END, false) \
         FROM pg_settings WHERE name = 'synchronous_commit'; \
     SELECT set_config(name, value, false) FROM pg_settings JOIN (VALUES \
-        ('statement_timeout', '0'), ('lock_timeout', '0'), ('idle_in_transaction_session_timeout', '0'), \
-        ('idle_session_timeout', '0'), ('transaction_timeout', '0'), ('client_connection_check_interval', '5s'), \
+        ('idle_session_timeout', '0'), ('client_connection_check_interval', '5s'), \
         ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '10'), ('tcp_keepalives_count', '3') \
     ) AS wanted (name, value) USING (name)";
 
