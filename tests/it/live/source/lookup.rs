@@ -203,7 +203,7 @@ async fn a_lookup_at_one_time_that_breaks_off_is_no_end() {
     }
     let server = Server::new("lookup_at_breaks_off").await;
     let namespace = server.namespace("c");
-    // More than fits into a reply.
+    // More than fits into a request, and into a reply.
     let ids = (0..3_500).map(|n| doc! { "_id": format!("{n:0>6000}") });
     server.collection("c").insert_many(ids.clone()).await.unwrap();
     let keys: Vec<_> = ids.map(|id| RawDocumentBuf::try_from(&id).unwrap()).collect();
@@ -211,7 +211,8 @@ async fn a_lookup_at_one_time_that_breaks_off_is_no_end() {
     let lookup = server.source.lookup_at(&namespace, keys.iter().map(|key| &**key), now).await;
     let mut lookup = lookup.unwrap().unwrap();
     assert!(lookup.next().await.unwrap().is_some());
-    let fail = doc! { "failCommands": ["getMore"], "namespace": namespace.to_string(), "errorCode": 43 };
+    let fail =
+        doc! { "failCommands": ["find", "getMore"], "namespace": namespace.to_string(), "errorCode": 43 };
     let _guard = server.fail(1, fail).await;
     assert_eq!(lookup.next().await.unwrap_err().kind(), Kind::SourceAway);
 }
