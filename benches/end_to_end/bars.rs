@@ -59,6 +59,19 @@ pub(crate) const WORST: &str = "latency: worst, ms";
 pub(crate) const WRITES: &str = "latency: writes/s acknowledged";
 pub(crate) const GROWTH: &str = "growth: time for 10 x the documents";
 pub(crate) const GROWTH_MEMORY: &str = "growth: memory for 10 x the documents";
+pub(crate) const NEAR_BACKFILL: &str = "5 ms: backfill / without delay";
+pub(crate) const NEAR_UPDATES: &str = "5 ms: scalar updates / without delay";
+pub(crate) const NEAR_P50: &str = "5 ms: latency, p50, ms";
+pub(crate) const FAR_BACKFILL: &str = "20 ms: backfill / without delay";
+pub(crate) const FAR_UPDATES: &str = "20 ms: scalar updates / without delay";
+pub(crate) const FAR_ONE: &str = "20 ms: one document, s";
+pub(crate) const FAR_MANY: &str = "20 ms: 60 collections, s";
+pub(crate) const FAR_AGAIN: &str = "20 ms: 60 collections, nothing to do, s";
+pub(crate) const COLLECTIONS_LIVE: &str = "1,000 collections: live, s";
+pub(crate) const COLLECTIONS_AGAIN: &str = "1,000 collections: restart, s";
+pub(crate) const ONE_MORE: &str = "1,000 collections: one more, s";
+pub(crate) const OTHERS_WAIT: &str = "1,000 collections: others wait, ms";
+pub(crate) const COLLECTIONS_PROOF: &str = "1,000 collections: verify, s";
 pub(crate) const PEAK: &str = "peak memory of any docrow, MB";
 
 /// In the order in which they are printed.
@@ -84,6 +97,20 @@ pub(crate) const BARS: &[Bar] = &[
     // What starting costs is not ten times as much: less than ten times the time is no fault.
     bar(GROWTH, Limit::AtMost(11.0), None),
     bar(GROWTH_MEMORY, Limit::AtMost(1.1), None),
+    bar(NEAR_BACKFILL, Limit::AtLeast(0.9), None),
+    bar(NEAR_UPDATES, Limit::AtLeast(0.8), None),
+    // Four round trips, and 5 ms.
+    bar(NEAR_P50, Limit::AtMost(25.0), None),
+    bar(FAR_BACKFILL, Limit::AtLeast(0.75), None),
+    bar(FAR_UPDATES, Limit::AtLeast(0.6), None),
+    bar(FAR_ONE, Limit::AtMost(1.0), None),
+    bar(FAR_MANY, Limit::AtMost(6.0), None),
+    bar(FAR_AGAIN, Limit::AtMost(1.5), None),
+    bar(COLLECTIONS_LIVE, Limit::AtMost(20.0), None),
+    bar(COLLECTIONS_AGAIN, Limit::AtMost(3.0), None),
+    bar(ONE_MORE, Limit::AtMost(1.0), None),
+    bar(OTHERS_WAIT, Limit::AtMost(200.0), None),
+    bar(COLLECTIONS_PROOF, Limit::AtMost(30.0), None),
     bar(PEAK, Limit::AtMost(250.0), None),
 ];
 

@@ -43,7 +43,7 @@ const POLL: Duration = Duration::from_millis(1);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What one round gave, in milliseconds.
-struct Measured {
+pub(crate) struct Measured {
     sorted: Vec<f64>,
     per_second: f64,
 }
@@ -68,8 +68,8 @@ pub(crate) async fn run(report: &mut Report) {
         let before = stage.servers();
         let docrow = Docrow::start(&stage.config(TARGET, "users", Mapping::Files), "run");
         // Docrow is live when it has ended.
-        measure(&stage, &docrow, warm_up, 2 * round).await;
-        let measured = measure(&stage, &docrow, &ids[..writes as usize], 2 * round + 1).await;
+        measure(&stage, TARGET, &docrow, warm_up, 2 * round).await;
+        let measured = measure(&stage, TARGET, &docrow, &ids[..writes as usize], 2 * round + 1).await;
         let cost = docrow.stop().await;
         let servers = stage.servers() - before;
 
@@ -90,14 +90,20 @@ pub(crate) async fn run(report: &mut Report) {
 }
 
 impl Measured {
-    fn quantile(&self, share: f64) -> f64 {
+    pub(crate) fn quantile(&self, share: f64) -> f64 {
         let last = self.sorted.len() - 1;
         self.sorted[(last as f64 * share).round() as usize]
     }
 }
 
 /// Writes once to each of the users `ids`, and waits until all of it is seen.
-async fn measure(stage: &Stage, docrow: &Docrow, ids: &[i32], series: i32) -> Measured {
+pub(crate) async fn measure(
+    stage: &Stage,
+    target: &str,
+    docrow: &Docrow,
+    ids: &[i32],
+    series: i32,
+) -> Measured {
     let (pending, written) = (Pending::default(), AtomicBool::new(false));
     let start = Instant::now();
     let writers =
@@ -107,7 +113,8 @@ async fn measure(stage: &Stage, docrow: &Docrow, ids: &[i32], series: i32) -> Me
         written.store(true, Ordering::Release);
         start.elapsed()
     };
-    let (took, mut sorted) = tokio::join!(write, read(stage, docrow, &pending, &written));
+    let uri = stage.uri(target);
+    let (took, mut sorted) = tokio::join!(write, read(&uri, docrow, &pending, &written));
     assert_eq!(sorted.len(), ids.len());
     sorted.sort_by(f64::total_cmp);
     Measured { sorted, per_second: ids.len() as f64 / took.as_secs_f64() }
@@ -134,8 +141,8 @@ async fn write(
 }
 
 /// The latencies, in milliseconds, of all that is written.
-async fn read(stage: &Stage, docrow: &Docrow, pending: &Pending, written: &AtomicBool) -> Vec<f64> {
-    let (client, connection) = tokio_postgres::connect(&stage.uri(TARGET), NoTls).await.unwrap();
+async fn read(uri: &str, docrow: &Docrow, pending: &Pending, written: &AtomicBool) -> Vec<f64> {
+    let (client, connection) = tokio_postgres::connect(uri, NoTls).await.unwrap();
     let mut session = JoinSet::new();
     session.spawn(connection);
     let question = client.prepare("SELECT id, age FROM users WHERE id = ANY ($1)").await.unwrap();

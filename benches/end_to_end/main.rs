@@ -3,7 +3,8 @@
 //!
 //! Workloads, each on its own throwaway servers; those named on the command line, or all: `users`, `flat`,
 //! `document` (a backfill compared with `psql`'s reload of the same rows, the floor), `stream` (changes
-//! applied, compared with the bare drain of the change stream, the ceiling), `latency`, `growth`.
+//! applied, compared with the bare drain of the change stream, the ceiling), `latency`, `growth`, `network`
+//! (the same work with a network between docrow and its servers), `collections` (a thousand of them).
 //!
 //! The compared programs alternate for three rounds. Only the ratios count: their median and spread. The bars
 //! are those of [`bars`]. With `--check`, the run fails if a bar is missed by more than the measured noise,
@@ -24,12 +25,16 @@
 
 mod backfill;
 mod bars;
+mod collections;
 mod cost;
 mod events;
 mod flat;
 mod floor;
 mod growth;
 mod latency;
+#[path = "../../tests/it/support/link.rs"]
+mod link;
+mod network;
 mod process;
 mod report;
 mod stage;
@@ -42,7 +47,8 @@ use report::Report;
 /// Rounds of every comparison.
 const ROUNDS: i32 = 3;
 
-const WORKLOADS: [&str; 6] = ["users", "flat", "document", "stream", "latency", "growth"];
+const WORKLOADS: [&str; 8] =
+    ["users", "flat", "document", "stream", "latency", "growth", "network", "collections"];
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -64,6 +70,8 @@ async fn main() -> ExitCode {
                 "document" => backfill::document(&mut report).await,
                 "stream" => stream::run(&mut report).await,
                 "latency" => latency::run(&mut report).await,
+                "network" => network::run(&mut report).await,
+                "collections" => collections::run(&mut report).await,
                 _ => growth::run(&mut report).await,
             }
         }

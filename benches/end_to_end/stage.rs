@@ -21,6 +21,7 @@ use tokio::process::Command;
 
 use super::{
     cost::Servers,
+    link::{Link, Pace},
     process::{Cost, Docrow},
 };
 
@@ -46,6 +47,8 @@ pub(crate) struct Stage {
     mongod: Mongod,
     postgres: Postgres,
     folder: tempfile::TempDir,
+    /// Between docrow and the servers, if there is one.
+    links: Option<[Link; 2]>,
     pub(crate) client: Client,
 }
 
@@ -64,7 +67,12 @@ impl Stage {
         let mut options = ClientOptions::parse(mongod.uri()).await.unwrap();
         options.max_pool_size = Some(CONNECTIONS);
         let client = Client::with_options(options).unwrap();
-        Self { mongod, postgres, folder, client }
+        Self { mongod, postgres, folder, links: None, client }
+    }
+
+    /// From now on, docrow reaches both servers over a network. Everything else reaches them directly.
+    pub(crate) fn put_apart(&mut self, pace: Pace) {
+        self.links = Some([self.mongod.port(), self.postgres.port()].map(|port| Link::to(port, pace)));
     }
 
     pub(crate) fn database(&self) -> Database {
@@ -81,6 +89,17 @@ impl Stage {
 
     pub(crate) fn uri(&self, target: &str) -> String {
         self.postgres.uri(target)
+    }
+
+    fn source_uri(&self) -> String {
+        let Some([link, _]) = &self.links else { return self.mongod.uri() };
+        link.mongodb_uri()
+    }
+
+    fn target_uri(&self, target: &str) -> String {
+        let direct = self.postgres.uri(target);
+        let Some([_, link]) = &self.links else { return direct };
+        direct.replace(&format!(":{}/", self.postgres.port()), &format!(":{}/", link.port()))
     }
 
     /// Inserts users.
@@ -102,7 +121,7 @@ impl Stage {
 
     /// Removes it, and docrow's state.
     pub(crate) async fn drop(&self, target: &str) {
-        self.psql("postgres", &format!("DROP DATABASE {target}")).await;
+        self.psql("postgres", &format!("DROP DATABASE {target} WITH (FORCE)")).await;
         fs::remove_dir_all(self.folder().join(target)).unwrap();
     }
 
@@ -124,8 +143,8 @@ impl Stage {
         let config = format!(
             "source = {{ uri = '{}', include = ['{DATABASE}.{collection}'] }}\ntarget.uri = '{}'\n\
              mapping = {{ {mapping} }}\nstate.dir = '{}'\n",
-            self.mongod.uri(),
-            self.postgres.uri(target),
+            self.source_uri(),
+            self.target_uri(target),
             self.folder().join(target).display()
         );
         fs::write(&file, config).unwrap();
@@ -137,6 +156,11 @@ impl Stage {
         self.create(target).await;
         let config = self.config(target, collection, mapping);
         self.finish(&config, "backfill").await
+    }
+
+    /// The same once more, when there is nothing left to do.
+    pub(crate) async fn again(&self, target: &str) -> (Cost, Servers) {
+        self.finish(&self.folder().join(format!("{target}.toml")), "backfill").await
     }
 
     /// The same for `docrow verify` of the copied documents, which must be equal.

@@ -86,7 +86,7 @@ async fn measure(
     stage.settle().await;
     let servers = stage.servers();
     let docrow = Docrow::start(&config, "run");
-    let applied = until_applied(stage, &docrow, &drained.last).await;
+    let applied = until_applied(stage, TARGET, &docrow, &drained.last).await;
     let cost = docrow.stop().await;
     let servers = stage.servers() - servers;
 
@@ -109,8 +109,8 @@ async fn measure(
 
 /// Waits until everything up to the event `last` is in PostgreSQL, and returns the time since docrow was
 /// started.
-async fn until_applied(stage: &Stage, docrow: &Docrow, last: &str) -> Duration {
-    let (client, connection) = tokio_postgres::connect(&stage.uri(TARGET), NoTls).await.unwrap();
+pub(crate) async fn until_applied(stage: &Stage, target: &str, docrow: &Docrow, last: &str) -> Duration {
+    let (client, connection) = tokio_postgres::connect(&stage.uri(target), NoTls).await.unwrap();
     let mut session = tokio::task::JoinSet::new();
     session.spawn(connection);
     let question = "SELECT bool_and(position >= $1) FROM docrow.progress WHERE collection = $2";

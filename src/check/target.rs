@@ -22,15 +22,15 @@ pub(super) async fn check(config: &Config) -> (PartFindings, Option<(Target, Ses
     let mut findings = PartFindings::new(FindingPart::Target);
     let parsed = Target::parse(config.target.expose(), &config.schema, &config.name);
     let Some(target) = findings.unless("connection", parsed) else { return (findings, None) };
-    let session = match target.connect().await {
-        Ok(session) => session,
+    let (session, other) = match target.connect_twice().await {
+        Ok(sessions) => sessions,
         Err(refusal) => {
             findings.problem("connection", refusal.to_string()).statement =
                 preflight::grant_to_connect(&target, &refusal);
             return (findings, None);
         }
     };
-    let inspected: Result<TargetInspection> = preflight::inspect(&session, &target).await;
+    let inspected: Result<TargetInspection> = preflight::inspect(&session, other, &target).await;
     let Some(inspection) = findings.unless("connection", inspected) else { return (findings, None) };
     let TargetInspection { version, user, database, objections, is_known, runner, sessions_left } =
         inspection;

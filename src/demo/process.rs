@@ -155,6 +155,17 @@ impl ServerProcess {
         self.folder.path()
     }
 
+    /// From the next start on.
+    pub(super) fn replace_program(&mut self, path: PathBuf) {
+        self.program.path = path;
+    }
+
+    /// From the next start on. Does nothing if it has no such argument.
+    pub(super) fn replace_argument(&mut self, old: &str, new: &str) {
+        let old = self.program.arguments.iter_mut().find(|argument| *argument == old);
+        old.into_iter().for_each(|old| new.clone_into(old));
+    }
+
     /// The process's id while it runs.
     pub(super) fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)

@@ -19,6 +19,7 @@ use std::sync::{
 use mongodb::bson::RawDocument;
 use tokio::sync::{Notify, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
+use super::misfits_due::MisfitsDue;
 use crate::{
     error::{Code, Result},
     mapping::{Encoder, Framing, Mapping},
@@ -43,8 +44,7 @@ pub(super) struct Collection {
     most_dead: usize,
     stopped: OnceLock<String>,
     is_paused: bool,
-    /// Whether there are misfits that have not been counted yet.
-    uncounted: AtomicBool,
+    pub(super) misfits: MisfitsDue,
     /// Whether it has been stopped for so long that the oplog no longer holds its changes.
     is_left_behind: AtomicBool,
 }
@@ -72,21 +72,10 @@ impl Collection {
         let in_force = Arc::new(RwLock::new(Arc::new(mapping)));
         let stopped = OnceLock::new();
         metrics::begin(&name);
-        let (uncounted, is_left_behind) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (misfits, is_left_behind) = (MisfitsDue::default(), AtomicBool::new(false));
         let is_paused = false;
         let evidence = None;
-        Self {
-            info,
-            name,
-            in_force,
-            evidence,
-            dead,
-            most_dead,
-            stopped,
-            is_paused,
-            uncounted,
-            is_left_behind,
-        }
+        Self { info, name, in_force, evidence, dead, most_dead, stopped, is_paused, misfits, is_left_behind }
     }
 
     /// The same collection, paused for this turn.
@@ -183,25 +172,6 @@ impl Collection {
     /// Whether its mapping evolves.
     pub(super) fn evolves(&self) -> bool {
         self.evidence.is_some()
-    }
-
-    /// Notes that this many values did not fit their columns, which are counted some time later. Returns
-    /// their number.
-    pub(super) fn count_misfits(&self, values: u64) -> u64 {
-        if values > 0 {
-            self.uncounted.store(true, Ordering::Release);
-        }
-        values
-    }
-
-    /// Requests that misfits are counted again.
-    pub(super) fn recount(&self) {
-        self.uncounted.store(true, Ordering::Release);
-    }
-
-    /// Whether there may be misfits that did not exist at the last call.
-    pub(super) fn take_uncounted(&self) -> bool {
-        self.uncounted.swap(false, Ordering::AcqRel)
     }
 
     /// Passes the sample to `weigh`, if the mapping evolves.

@@ -48,6 +48,7 @@ mod context;
 mod counts;
 mod gauges;
 mod mappings;
+mod misfits_due;
 mod observe;
 mod pausing;
 mod planted;

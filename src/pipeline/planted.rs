@@ -37,6 +37,8 @@ pub(super) enum Bug {
     LockNotPolled,
     /// Documents are encoded by the old mapping even after it has changed.
     MappingCached,
+    /// A repair is handed out without the time up to which rows may show states.
+    RepairUnbound,
     /// The request to retry a dead letter is answered when the letter is handed out, not when it is done.
     RetryAnsweredEarly,
     /// A backfill reads and writes rows while others may write them.

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::try_join;
 use tokio::{sync::watch, task::JoinSet};
 
 use super::{
@@ -31,8 +32,7 @@ use crate::{
     config::{Config, Order},
     error::{Code, Disposition, Error, Kind, Result},
     failpoint::{self, Failpoint},
-    mapping_files::{self, MappingFiles},
-    metrics,
+    mapping_files, metrics,
     process_status::{Part, Stage},
     retry::Retry,
     shown,
@@ -72,12 +72,20 @@ pub async fn run(job: Job<'_>, reporter: Reporter, shutdown: Shutdown) -> Result
     metrics::SPOOL_LIMIT.set(metrics::figure(config.max_spool));
     let files = mapping_files::read(&config.mapping_dir)?;
     let connect = async || {
-        let source = Source::connect(config.source.expose()).await?;
-        wait_or_have_some(config, &source, until).await?;
-        if config.order == Order::Commit {
-            source.require_states_of_the_past()?;
-        }
-        look_over(config, &files, &source, &target).await?;
+        let source = async {
+            let source = Source::connect(config.source.expose()).await?;
+            wait_or_have_some(config, &source, until).await?;
+            if config.order == Order::Commit {
+                source.require_states_of_the_past()?;
+            }
+            Ok(source)
+        };
+        // What is wrong with the source is reported first.
+        let (source, found) = try_join!(source, async { Ok::<_, Error>(look_over(&target).await) })?;
+        let (there, stored) = found?;
+        let (here, hosts, schema) = (source.words(), source.hosts(), shown::name(target.schema()));
+        tracing::info!("from {here}, at {hosts}, to {there}, schema {schema}");
+        require_collections(config, &files, &source, &stored).await?;
         Ok(source)
     };
     let connected = startup::outlast(wait, reporter.vitals(), &shutdown, connect).await?;
@@ -112,21 +120,19 @@ pub async fn run(job: Job<'_>, reporter: Reporter, shutdown: Shutdown) -> Result
     Ok(pipeline.monitor.counts.summary(started.elapsed()))
 }
 
-/// Checks that the target is usable, and that no mapping file lacks a collection.
-async fn look_over(config: &Config, files: &MappingFiles, source: &Source, target: &Target) -> Result<()> {
-    let session = target.connect().await?;
-    let there = sink::preflight(&session, target, sink::Intent::Write).await?;
-    let (here, hosts, schema) = (source.words(), source.hosts(), shown::name(target.schema()));
-    tracing::info!("from {here}, at {hosts}, to {there}, schema {schema}");
-    let stored = mapping_versions::load(&session, target.pipeline()).await?;
-    require_collections(config, files, source, &stored).await
+/// Checks that the target is usable. Returns what it is, for people, and the mappings that it stores.
+async fn look_over(target: &Target) -> Result<(String, Vec<mapping_versions::Mapping>)> {
+    let (session, other) = target.connect_twice().await?;
+    // The search for poolers needs the session for itself.
+    let there = sink::preflight(&session, other, target, sink::Intent::Write).await?;
+    Ok((there, mapping_versions::load(&session, target.pipeline()).await?))
 }
 
 /// Checks that there is something to replicate. A service also waits for the first collection of an empty
 /// database; a typo in a glob is an error all the same.
 async fn wait_or_have_some(config: &Config, source: &Source, until: Until) -> Result<()> {
     let (include, exclude) = (&config.include, &config.exclude);
-    match source.collections(include, exclude).await {
+    match source.require_any(include, exclude).await {
         Err(error)
             if until == Until::Stopped
                 && error.code() == Code::NothingMatched
@@ -135,7 +141,7 @@ async fn wait_or_have_some(config: &Config, source: &Source, until: Until) -> Re
             tracing::warn!(code = %error.code(), "{error}: waiting until there is one");
             Ok(())
         }
-        found => found.map(drop),
+        found => found,
     }
 }
 
@@ -159,6 +165,7 @@ impl Pipeline {
             counts: self.monitor.counts.clone(),
             apply_state: self.signals.apply_state.subscribe(),
             max_spool: self.config.max_spool,
+            connection: tokio::sync::Mutex::default(),
         }
     }
 

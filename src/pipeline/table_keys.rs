@@ -3,16 +3,18 @@
 //! waits behind it.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
 };
 
+use indicatif::ProgressBar;
 use tokio::task::JoinSet;
 
 use super::{collection::Collection, context::Pipeline, ports::TargetSession, tries::Tries};
 use crate::{
     error::{Code, Error, Kind, Result},
     model::table::Table,
+    sink::metadata::chunks::Extent,
 };
 
 /// Builds the primary keys of tables whose rows must be replaced: their first copy was cut off.
@@ -20,16 +22,27 @@ pub(super) async fn build_keys_of_replaced(
     pipeline: &Pipeline,
     session: &mut dyn TargetSession,
     collections: &[Collection],
+    extents: &HashMap<String, Extent>,
 ) -> Result<()> {
-    let mut tables = VecDeque::new();
-    for collection in collections.iter().filter(|collection| !collection.is_paused()) {
-        let plan = session.chunks(collection.name()).await?;
-        if plan.iter().any(|chunk| chunk.replaces) {
-            let mapping = collection.mapping().await;
-            tables.extend(session.keys_missing(mapping.tables()).await?);
-        }
+    let is_replaced = |name: &str| extents.get(name).is_some_and(|extent| extent.replaces);
+    let replaced: Vec<_> = collections.iter().filter(|c| !c.is_paused() && is_replaced(c.name())).collect();
+    let tables = keys_missing(session, &replaced).await?;
+    build_primary_keys(pipeline, session, tables).await
+}
+
+/// The tables of these collections that have no primary key, the largest first.
+pub(super) async fn keys_missing(
+    session: &dyn TargetSession,
+    collections: &[&Collection],
+) -> Result<VecDeque<Table>> {
+    let mut tables = Vec::new();
+    for collection in collections {
+        tables.extend_from_slice(collection.mapping().await.tables());
     }
-    build_primary_keys(pipeline, tables).await
+    if tables.is_empty() {
+        return Ok(VecDeque::new());
+    }
+    session.keys_missing(&tables).await.map(VecDeque::from)
 }
 
 /// Builds the missing primary keys, several at once, then adds the foreign keys.
@@ -38,14 +51,10 @@ pub(super) async fn build_keys(
     session: &mut dyn TargetSession,
     collections: &[Collection],
 ) -> Result<()> {
-    let mut tables = VecDeque::new();
-    let complete = || collections.iter().filter(|collection| !collection.rests());
-    for collection in complete() {
-        let mapping = collection.mapping().await;
-        tables.extend(session.keys_missing(mapping.tables()).await?);
-    }
-    build_primary_keys(pipeline, tables).await?;
-    for collection in complete() {
+    let complete: Vec<_> = collections.iter().filter(|collection| !collection.rests()).collect();
+    let tables = keys_missing(session, &complete).await?;
+    build_primary_keys(pipeline, session, tables).await?;
+    for collection in complete {
         let mapping = collection.mapping().await;
         if mapping.foreign_keys() {
             add_foreign_keys(session, collection, mapping.tables()).await?;
@@ -73,30 +82,43 @@ pub(super) async fn add_foreign_keys(
     }
 }
 
-async fn build_primary_keys(pipeline: &Pipeline, tables: VecDeque<Table>) -> Result<()> {
+/// Builds them over `session`, and over others if there are several.
+async fn build_primary_keys(
+    pipeline: &Pipeline,
+    session: &mut dyn TargetSession,
+    tables: VecDeque<Table>,
+) -> Result<()> {
     if tables.is_empty() {
         return Ok(());
     }
     let total = u64::try_from(tables.len()).unwrap_or(0);
     let bar = pipeline.monitor.reporter.bar("building keys".to_owned(), total, 0, "tables");
+    let others = pipeline.config.parallelism.min(tables.len()) - 1;
     let queue = Arc::new(Mutex::new(tables));
     let mut running = JoinSet::new();
-    for _ in 0..pipeline.config.parallelism {
-        let (queue, bar) = (queue.clone(), bar.clone());
-        let mut session = pipeline.ports.target.connect().await?;
-        running.spawn(async move {
-            while let Some(table) = next(&queue) {
-                build_key(&mut *session, &table).await?;
-                bar.inc(1);
-            }
-            Ok::<_, Error>(())
-        });
+    for _ in 0..others {
+        let (queue, bar, target) = (queue.clone(), bar.clone(), pipeline.ports.target.clone());
+        running.spawn(async move { build_all(&mut *target.connect().await?, &queue, &bar).await });
     }
+    build_all(session, &queue, &bar).await?;
     while let Some(ended) = running.join_next().await {
         ended.map_err(|e| Error::caused(Kind::Bug, "building keys ended unexpectedly", e))??;
     }
     bar.finish_and_clear();
     tracing::info!("primary keys built in {:.1?}", bar.elapsed());
+    Ok(())
+}
+
+/// Builds keys until none is left to build.
+async fn build_all(
+    session: &mut dyn TargetSession,
+    queue: &Mutex<VecDeque<Table>>,
+    bar: &ProgressBar,
+) -> Result<()> {
+    while let Some(table) = next(queue) {
+        build_key(session, &table).await?;
+        bar.inc(1);
+    }
     Ok(())
 }
 

@@ -5,12 +5,12 @@
 //! no longer follows the collection, and so writes nothing for it, which is checked in the same transaction.
 //! If the collection is included again later, it is new.
 
-use tokio_postgres::Transaction;
-
 use super::{
     connection::{
+        round_trip::OneRoundTrip,
         session::{Session, Target},
         sqlstate,
+        transaction::WriteTransaction,
     },
     metadata::schema,
     tables::ddl::{self, TableFate},
@@ -45,7 +45,7 @@ impl ForgetSession {
         let fail = |e| sqlstate::error("look for the pipeline's collections", &e);
         let question = "SELECT DISTINCT ON (collection) collection, absent IS NULL FROM docrow.schemas \
             WHERE pipeline = $1 ORDER BY collection, version DESC";
-        let rows = self.session.client.query(question, &[&self.target.pipeline()]).await.map_err(fail)?;
+        let rows = self.session.client.fetch(question, &[&self.target.pipeline()]).await.map_err(fail)?;
         let known = |row: &tokio_postgres::Row| {
             Ok(ForgettableCollection { name: row.try_get(0)?, is_followed: row.try_get(1)? })
         };
@@ -58,7 +58,7 @@ impl ForgetSession {
     pub async fn forget(&mut self, collection: &str, tables: TableFate) -> Result<Vec<String>> {
         let doing = format!("forget {collection}");
         let fail = |e| sqlstate::error(&*doing, &e);
-        let transaction = self.session.client.transaction().await.map_err(fail)?;
+        let transaction = self.session.enter_if_fenced(&doing).await?;
         require_unfollowed(&transaction, &self.target, collection).await?;
         let named = ddl::part(&transaction, &self.target, &doing, collection, tables).await?;
         transaction.commit().await.map_err(fail)?;
@@ -68,11 +68,15 @@ impl ForgetSession {
 
 /// The process that runs the pipeline records that it follows a collection again before it writes anything
 /// for it, and then waits for this transaction.
-async fn require_unfollowed(transaction: &Transaction<'_>, target: &Target, collection: &str) -> Result<()> {
+async fn require_unfollowed(
+    transaction: &WriteTransaction<'_>,
+    target: &Target,
+    collection: &str,
+) -> Result<()> {
     let fail = |e| sqlstate::error(format!("forget {collection}"), &e);
     let question =
         "SELECT absent IS NULL FROM docrow.schemas WHERE pipeline = $1 AND collection = $2 FOR UPDATE";
-    let rows = transaction.query(question, &[&target.pipeline(), &collection]).await.map_err(fail)?;
+    let rows = transaction.fetch(question, &[&target.pipeline(), &collection]).await.map_err(fail)?;
     for row in &rows {
         if row.try_get(0).map_err(fail)? {
             return Err(still_followed(collection));

@@ -3,6 +3,7 @@
 //! [`preflight`] is for a run, and reports the first problem; [`inspect`] is for the check, and reports all
 //! of them. Both run the same query, so that they agree.
 
+use futures_util::join;
 use tokio_postgres::{Error as PgError, SimpleQueryMessage, error::SqlState};
 
 use super::objections::TargetFacts;
@@ -12,7 +13,7 @@ use crate::{
     roles,
     sink::{
         Session, Target,
-        connection::sqlstate,
+        connection::{round_trip::OneRoundTrip, sqlstate},
         identifiers::quote,
         metadata::{
             runner::{self, PipelineRunner},
@@ -70,8 +71,15 @@ pub enum Intent {
 /// be written to, and the privileges to create what docrow creates. Errors of
 /// [`Kind::TargetRefused`](crate::error::Kind), with what to do, and with the exact GRANT if one is missing.
 /// Writes nothing. Returns a description for people: `PostgreSQL 16.2 at db:5432, database warehouse`.
-pub async fn preflight(session: &Session, target: &Target, intent: Intent) -> Result<String> {
-    let found = found(session, target).await?;
+///
+/// `other` is a second session, if there is one left: see [`Target::connect_twice`].
+pub async fn preflight(
+    session: &Session,
+    other: Option<Session>,
+    target: &Target,
+    intent: Intent,
+) -> Result<String> {
+    let found = found(session, other, target).await?;
     let objections = match intent {
         Intent::Write => found.judge(target.schema()),
         Intent::Look => found.judge_server(),
@@ -88,8 +96,8 @@ pub async fn preflight(session: &Session, target: &Target, intent: Intent) -> Re
 }
 
 /// The same, with all obstacles at once.
-pub async fn inspect(session: &Session, target: &Target) -> Result<TargetInspection> {
-    let found = found(session, target).await?;
+pub async fn inspect(session: &Session, other: Option<Session>, target: &Target) -> Result<TargetInspection> {
+    let found = found(session, other, target).await?;
     let objections = found.judge(target.schema());
     // Without the privilege to look, the result is an error.
     let is_known = match found.docrow {
@@ -135,42 +143,55 @@ async fn sessions_left(session: &Session) -> Result<i64> {
                 - (SELECT count(*) FROM pg_stat_activity WHERE usesysid = r.oid) END)::bigint \
         FROM pg_roles r, pg_database d WHERE rolname = current_user AND datname = current_database()";
     let fail = |e| sqlstate::error("count the sessions of the target", &e);
-    session.client.query_one(question, &[]).await.map_err(fail)?.try_get(0).map_err(fail)
+    session.client.fetch_one(question, &[]).await.map_err(fail)?.try_get(0).map_err(fail)
 }
 
-async fn found(session: &Session, target: &Target) -> Result<TargetFacts> {
+async fn found(session: &Session, other: Option<Session>, target: &Target) -> Result<TargetFacts> {
     let fail = |e| sqlstate::error("check the target", &e);
+    let facts = async { session.client.fetch_one(QUESTION, &[&target.schema()]).await };
+    let (pooled, facts) = is_pooled(session, other, facts).await.map_err(fail)?;
     // This comes first, because with a pooler even a query with a parameter may fail.
-    if is_pooled(session, target).await.map_err(fail)? {
+    if pooled {
         let (address, advice) = (target.address(), sqlstate::POOLED);
         let what = format!("a pooler at {address} gives docrow's statements to different sessions");
         return Err(Error::new(Code::Pooled, format!("{what}: {advice}")));
     }
-    let row = session.client.query_one(QUESTION, &[&target.schema()]).await.map_err(fail)?;
-    TargetFacts::read(&row).map_err(fail)
+    TargetFacts::read(&facts.map_err(fail)?).map_err(fail)
 }
 
 /// Whether several server processes execute the statements of one session, or one process those of two: a
-/// pool in transaction or statement mode, whatever it is called. Another session occupies a process
-/// meanwhile: a pool that always assigns the last process, or the next one in turn, must then assign a second
-/// one.
-async fn is_pooled(session: &Session, target: &Target) -> Result<bool, PgError> {
+/// pool in transaction or statement mode, whatever it is called. A pool that assigns the next process in turn
+/// gives `session` another one when it asks again. One that assigns the process that was released last gives
+/// `other` the same one, or, if that is busy, a second one, which is the last when `other` has ended its
+/// transaction; by then `session` must execute nothing else. Also returns what was asked `along`.
+async fn is_pooled<T>(
+    session: &Session,
+    other: Option<Session>,
+    along: impl Future<Output = T>,
+) -> Result<(bool, T), PgError> {
     const ASK: &str = "SELECT pg_catalog.pg_backend_pid()";
     let first = process(session, ASK).await?;
-    let mut seen = vec![process(session, ASK).await?];
-    // If no second session is available, another check reports that.
-    if let Ok(other) = target.connect().await {
-        let taken = match process(&other, &format!("BEGIN; {ASK}")).await {
-            // In statement mode there are no transactions.
-            Err(error) if error.code() == Some(&SqlState::PROTOCOL_VIOLATION) => return Ok(true),
-            taken => taken?,
-        };
-        if taken == first {
-            return Ok(true);
+    let begin = format!("BEGIN; {ASK}");
+    let taking = async {
+        match &other {
+            Some(other) => process(other, &begin).await,
+            // Another check reports that no second session is available.
+            None => Ok(None),
         }
-        seen.push(process(session, ASK).await?);
+    };
+    let (again, taken, along) = join!(process(session, ASK), taking, along);
+    let taken = match taken {
+        // In statement mode there are no transactions.
+        Err(error) if error.code() == Some(&SqlState::PROTOCOL_VIOLATION) => return Ok((true, along)),
+        taken => taken?,
+    };
+    if again? != first || taken == first {
+        return Ok((true, along));
     }
-    Ok(seen.iter().any(|process| *process != first))
+    if let Some(other) = other {
+        other.client.batch_execute("ROLLBACK").await?;
+    }
+    Ok((process(session, ASK).await? != first, along))
 }
 
 /// The id of the server process that executes `statement`, which is not prepared.

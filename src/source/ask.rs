@@ -228,7 +228,7 @@ impl Source {
         ServerLook::Working(hello.ok().and_then(|hello| majority_behind(&hello)))
     }
 
-    async fn ask_where_reads_go(&self, command: Document) -> DriverResult<Document> {
+    pub(super) async fn ask_where_reads_go(&self, command: Document) -> DriverResult<Document> {
         let admin = self.client().database("admin");
         match self.reads_from() {
             Some(criteria) => admin.run_command(command).selection_criteria(criteria).await,
@@ -238,7 +238,7 @@ impl Source {
 }
 
 /// Up to when a majority has everything, if that is not everything.
-fn majority_behind(hello: &Document) -> Option<Timestamp> {
+pub(super) fn majority_behind(hello: &Document) -> Option<Timestamp> {
     let written = hello.get_document("lastWrite").ok()?;
     let time = |of: &str| written.get_document(of).ok()?.get_timestamp("ts").ok();
     let (all, majority) = (time("opTime")?, time("majorityOpTime")?);

@@ -19,7 +19,7 @@
 
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt, TryStreamExt, future::BoxFuture, stream, try_join};
 use mongodb::{
     bson::{DateTime, RawDocument, Timestamp},
     error::{Error as DriverError, Result as DriverResult},
@@ -29,11 +29,13 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     ask::{ReplyCursor, ReplyOptions},
+    collections::AT_ONCE,
     error::{self, SourceRequest},
     event::{self, Event, IncludedCollections, ReadEvent},
     reply::{documents, malformed_reply},
     scope::{EVENTS_PER_REPLY, StreamEvents, StreamScope, StreamStart},
     server::{Source, no_operation_time},
+    split::Chunk,
 };
 use crate::{
     error::{Code, Disposition, Error, Kind, Result},
@@ -113,15 +115,29 @@ impl Source {
     ///
     /// It is proven: the server accepts it, and everything before it has reached a majority. (Otherwise a
     /// failover could roll that back, and later writes could lie before the position.) This also proves that
-    /// every collection is readable.
+    /// every collection is readable, and that the server accepts how docrow reads.
     pub async fn start_position(&self, namespaces: &[Namespace]) -> Result<Position> {
+        self.start_of_copies(namespaces, namespaces).await
+    }
+
+    /// The same, when only the collections `copied` are about to be read: a question to each of them.
+    pub async fn start_of_copies(&self, namespaces: &[Namespace], copied: &[Namespace]) -> Result<Position> {
         let watch = StreamWatch::new(self.clone(), namespaces);
         let first = watch.first_reply(None).await?;
         let position = watch.read(&first)?.position;
-        watch.first_reply(Some(&StreamStart::After(position.clone()))).await?;
-        for namespace in namespaces {
-            self.lookup(namespace, [], position.cluster_time()).await?;
-        }
+        let start = StreamStart::After(position.clone());
+        let resumed = watch.first_reply(Some(&start));
+        let chunk = async {
+            match copied.first() {
+                Some(first) => self.read_chunk(first, &Chunk::whole(), self.latest(), 1).await.map(drop),
+                None => Ok(()),
+            }
+        };
+        // Later than anything that was heard of the cluster, which all members can reach.
+        let reads: Vec<_> =
+            copied.iter().map(|namespace| self.lookup(namespace, [], self.latest()).boxed()).collect();
+        let reads = stream::iter(reads).buffer_unordered(AT_ONCE).try_for_each(|_| async { Ok(()) });
+        try_join!(resumed, chunk, reads)?;
         Ok(position)
     }
 
@@ -306,7 +322,7 @@ impl StreamWatch {
     }
 
     fn read(&self, reply: &RawBatch) -> Result<StreamBatch> {
-        let position = position_of(reply.as_raw_document())?;
+        let position = position_of(&self.request, reply.as_raw_document())?;
         let operation_time = reply.as_raw_document().get_timestamp("operationTime");
         let operation_time = operation_time.map_err(|_| no_operation_time(&self.request))?;
         self.source.saw(operation_time);
@@ -354,8 +370,15 @@ fn happened(event: &RawDocument, position: &Position) -> DateTime {
     event.get_datetime("wallTime").unwrap_or_else(|_| DateTime::from_millis(seconds * 1000))
 }
 
-/// The position that a reply reaches.
-pub(super) fn position_of(reply: &RawDocument) -> Result<Position> {
+/// The position that a reply reaches. Errors: a compatible service has none, or one that tells no time.
+pub(super) fn position_of(request: &SourceRequest, reply: &RawDocument) -> Result<Position> {
     let token = reply.get_document("cursor").and_then(|cursor| cursor.get_document("postBatchResumeToken"));
-    Position::from_token(token.map_err(|_| malformed_reply())?)
+    let position = token.ok().and_then(|token| Position::from_token(token).ok());
+    position.ok_or_else(|| {
+        let SourceRequest { what, hosts, .. } = request;
+        let text = format!(
+            "{what}: the answer of {hosts} has no postBatchResumeToken of MongoDB's form: docrow can't do without it"
+        );
+        Error::new(Code::SourceLacks, text)
+    })
 }

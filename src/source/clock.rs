@@ -12,8 +12,17 @@ use std::{
 use mongodb::bson::{DateTime, Timestamp, doc};
 use tokio::time::Instant;
 
-use super::server::Source;
+use super::{ask::majority_behind, server::Source};
 use crate::error::Result;
+
+/// What a look at the clock shows.
+#[derive(Clone, Copy, Debug)]
+pub struct ClockLook {
+    /// The cluster's current time.
+    pub now: Timestamp,
+    /// Up to when a majority of the replica set has everything, if that is not everything.
+    pub majority: Option<Timestamp>,
+}
 
 /// A request that takes longer says too little about the clock.
 const PROMPT: Duration = Duration::from_millis(100);
@@ -21,7 +30,7 @@ const PROMPT: Duration = Duration::from_millis(100);
 impl Source {
     /// Asks for the cluster's current time, and measures its clock at the same time. Errors: the source is
     /// away.
-    pub async fn look_at_clock(&self) -> Result<Timestamp> {
+    pub async fn look_at_clock(&self) -> Result<ClockLook> {
         let request = self.request("ask for the time", None);
         let (began, before) = (Instant::now(), DateTime::now().timestamp_millis());
         let reply = self.command(&request, "admin", doc! { "hello": 1 }).await;
@@ -36,7 +45,8 @@ impl Source {
             let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
             *newest = gossip.get_timestamp("clusterTime").map_or(*newest, |time| time.max(*newest));
         }
-        Ok(reply.get_timestamp("operationTime").map_or_else(|_| self.latest(), |time| self.saw(time)))
+        let now = reply.get_timestamp("operationTime").map_or_else(|_| self.latest(), |time| self.saw(time));
+        Ok(ClockLook { now, majority: majority_behind(&reply) })
     }
 
     /// The time of the set's newest operation, to compute how far behind its rows are: a member that does not

@@ -1,6 +1,7 @@
 //! Which collections are replicated: globs over `database.collection`, the existing collections, and their
 //! sizes.
 
+use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use mongodb::bson::{Bson, Document, doc, rawdoc};
 
 use super::{
@@ -14,6 +15,9 @@ use crate::{
     error::{Code, Error, Result},
     model::change::Namespace,
 };
+
+/// How many collections are asked about at once.
+pub(super) const AT_ONCE: usize = 16;
 
 /// The server's own databases.
 const SYSTEM_DATABASES: [&str; 3] = ["admin", "config", "local"];
@@ -53,6 +57,17 @@ impl Source {
     /// [`Kind::Usage`](crate::error::Kind): a glob is malformed, nothing matches, or an exact name is of
     /// something that can't be replicated.
     pub async fn collections(&self, include: &[String], exclude: &[String]) -> Result<Vec<CollectionInfo>> {
+        let selected = self.selected(include, exclude).await?;
+        let stored = selected.into_iter().filter(ListedCollection::is_stored);
+        self.measured(stored.map(ListedCollection::unmeasured).collect()).await
+    }
+
+    /// Whether there are any, with the same errors.
+    pub async fn require_any(&self, include: &[String], exclude: &[String]) -> Result<()> {
+        self.selected(include, exclude).await.map(drop)
+    }
+
+    async fn selected(&self, include: &[String], exclude: &[String]) -> Result<Vec<ListedCollection>> {
         let choice = self.choice(include, exclude)?;
         let found = self.find(&choice, ListingScope::Whole).await?;
         for ListedCollection { namespace, kind, .. } in &found.chosen {
@@ -74,17 +89,21 @@ impl Source {
             // If other globs match, this is more often a mistake than intended.
             tracing::warn!("include {pattern}: matches no collection");
         }
-        self.measured(found.chosen).await
+        Ok(found.chosen)
     }
 
-    /// The same collections later in the run: there may be none, or none for a while, and nothing is logged.
+    /// The same collections later in the run, sorted by name: there may be none, or none for a while, and
+    /// nothing is logged. Their sizes are still 0: see [`Self::measured`].
     pub async fn collections_now(
         &self,
         include: &[String],
         exclude: &[String],
     ) -> Result<Vec<CollectionInfo>> {
         let found = self.find(&self.choice(include, exclude)?, ListingScope::Whole).await?;
-        self.measured(found.chosen).await
+        let stored = found.chosen.into_iter().filter(ListedCollection::is_stored);
+        let mut collections: Vec<_> = stored.map(ListedCollection::unmeasured).collect();
+        collections.sort_by(|a, b| a.namespace.cmp(&b.namespace));
+        Ok(collections)
     }
 
     /// Whether the databases in question contain no collection at all: then a mistake in a glob is not the
@@ -110,34 +129,33 @@ impl Source {
         Ok(self.find(&self.choice(include, exclude)?, ListingScope::Names).await?.others)
     }
 
-    /// Whether a collection of this name would be among them.
-    pub fn includes(&self, include: &[String], exclude: &[String], name: &str) -> Result<bool> {
-        Ok(self.choice(include, exclude)?.matches(name))
-    }
-
-    pub(super) fn choice(&self, include: &[String], exclude: &[String]) -> Result<CollectionChoice> {
+    /// What these globs select. Errors: one of them is malformed.
+    pub fn choice(&self, include: &[String], exclude: &[String]) -> Result<CollectionChoice> {
         let exclude = exclude.iter().map(|pattern| NamespacePattern::new("exclude", pattern));
         Ok(CollectionChoice { include: self.include(include)?, exclude: exclude.collect::<Result<_>>()? })
     }
 
-    async fn find(&self, choice: &CollectionChoice, listing: ListingScope) -> Result<FoundCollections> {
+    pub(super) async fn find(
+        &self,
+        choice: &CollectionChoice,
+        listing: ListingScope,
+    ) -> Result<FoundCollections> {
         let mut found = FoundCollections { chosen: Vec::new(), others: Vec::new() };
-        let mut elsewhere = Vec::new();
-        for database in self.databases(choice).await? {
-            if !choice.may_match_in(&database) {
-                elsewhere.push(format!("{database}.*"));
-                continue;
-            }
-            for listed in self.listed(&database, listing).await? {
-                let name = listed.namespace.to_string();
-                if choice.matches(&name) {
-                    found.chosen.push(listed);
-                } else {
-                    found.others.push(name);
-                }
+        let databases = self.databases(choice).await?;
+        let (searched, elsewhere): (Vec<_>, Vec<_>) =
+            databases.iter().partition(|database| choice.may_match_in(database));
+        let listed: Vec<_> =
+            searched.into_iter().map(|database| self.listed(database, listing).boxed()).collect();
+        let listed: Vec<_> = stream::iter(listed).buffered(AT_ONCE).try_collect().await?;
+        for listed in listed.into_iter().flatten() {
+            let name = listed.namespace.to_string();
+            if choice.matches(&name) {
+                found.chosen.push(listed);
+            } else {
+                found.others.push(name);
             }
         }
-        found.others.append(&mut elsewhere);
+        found.others.extend(elsewhere.into_iter().map(|database| format!("{database}.*")));
         Ok(found)
     }
 
@@ -186,19 +204,20 @@ impl Source {
         Ok(listed.iter().filter_map(|entry| ListedCollection::new(database, entry)).collect())
     }
 
-    /// The sizes of those that can be replicated, sorted by name.
-    async fn measured(&self, listed: Vec<ListedCollection>) -> Result<Vec<CollectionInfo>> {
-        let mut collections = Vec::with_capacity(listed.len());
-        for listed in listed.into_iter().filter(ListedCollection::is_stored) {
-            collections.extend(self.measure(listed).await?);
-        }
+    /// The collections, sorted by name, with their sizes, which takes a question for each. Those that were
+    /// dropped meanwhile are left out.
+    pub async fn measured(&self, listed: Vec<CollectionInfo>) -> Result<Vec<CollectionInfo>> {
+        let listed = listed.into_iter().map(|listed| self.measure(listed));
+        let measured = stream::iter(listed).buffer_unordered(AT_ONCE);
+        let measured: Vec<Option<CollectionInfo>> = measured.try_collect().await?;
+        let mut collections: Vec<_> = measured.into_iter().flatten().collect();
         collections.sort_by(|a, b| a.namespace.cmp(&b.namespace));
         Ok(collections)
     }
 
     /// `None`: it was dropped after it was listed.
-    pub(super) async fn measure(&self, listed: ListedCollection) -> Result<Option<CollectionInfo>> {
-        let ListedCollection { namespace, collated, .. } = listed;
+    pub(super) async fn measure(&self, listed: CollectionInfo) -> Result<Option<CollectionInfo>> {
+        let CollectionInfo { namespace, collated, .. } = listed;
         let request = self.request_on("measure", &namespace);
         let command = rawdoc! {
             "aggregate": namespace.collection.as_str(),
@@ -232,22 +251,28 @@ pub(super) enum ListingScope {
 }
 
 /// The result of a listing.
-struct FoundCollections {
+pub(super) struct FoundCollections {
     /// What the globs match, of every kind.
-    chosen: Vec<ListedCollection>,
+    pub(super) chosen: Vec<ListedCollection>,
     /// What they don't match, for the error that nothing matches: names, or `database.*` where nothing was
     /// searched.
     others: Vec<String>,
 }
 
 /// The globs that select what is replicated.
-pub(super) struct CollectionChoice {
+pub struct CollectionChoice {
     include: Vec<NamespacePattern>,
     exclude: Vec<NamespacePattern>,
 }
 
 impl CollectionChoice {
-    pub(super) fn matches(&self, namespace: &str) -> bool {
+    #[cfg(test)]
+    pub(crate) fn everything() -> Result<Self> {
+        Ok(Self { include: vec![NamespacePattern::new("include", "*.*")?], exclude: Vec::new() })
+    }
+
+    /// Whether they select a collection, `database.collection`.
+    pub fn matches(&self, namespace: &str) -> bool {
         let any = |patterns: &[NamespacePattern]| patterns.iter().any(|pattern| pattern.matches(namespace));
         any(&self.include) && !any(&self.exclude)
     }
@@ -290,6 +315,10 @@ pub(super) enum CollectionKind {
 impl ListedCollection {
     fn is_stored(&self) -> bool {
         matches!(self.kind, CollectionKind::Stored)
+    }
+
+    pub(super) fn unmeasured(self) -> CollectionInfo {
+        CollectionInfo { namespace: self.namespace, documents: 0, bytes: 0, collated: self.collated }
     }
 
     /// `None` for the server's own.

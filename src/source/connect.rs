@@ -18,6 +18,7 @@ use super::{
     tls,
 };
 use crate::error::{Code, Error, Result};
+use futures_util::try_join;
 use mongodb::{
     Client,
     bson::{Document, doc},
@@ -91,6 +92,7 @@ impl Source {
                 _ => ConnectRefusal::Said(request.failed(&error)),
             })
         };
+        // Alone: when a login is refused, the driver gives up other requests as well, without a reason.
         let build = ask(doc! { "buildInfo": 1 }).await?;
         let said = build.get_str("version").unwrap_or_default();
         let Some(version) = version(said).filter(|version| *version >= OLDEST) else {
@@ -99,8 +101,14 @@ impl Source {
                 format!("is version {said}: docrow needs {major}.{minor}.{patch} or newer; upgrade it");
             return Err(ConnectRefusal::Said(request.refused(Code::SourceTooOld, &text)));
         };
-        let hello = ask(doc! { "hello": 1 }).await?;
-        ask(doc! { "listDatabases": 1, "nameOnly": true, "authorizedDatabases": true }).await?;
+        let listed = ask(doc! { "listDatabases": 1, "nameOnly": true, "authorizedDatabases": true });
+        let (hello, _) = try_join!(ask(doc! { "hello": 1 }), listed)?;
+        if self.reads_from().is_some()
+            && let Err(error) = self.ask_where_reads_go(doc! { "ping": 1 }).await
+            && matches!(*error.kind, ErrorKind::ServerSelection { .. })
+        {
+            return Err(ConnectRefusal::NothingFound);
+        }
         Ok((said.to_owned(), version, hello))
     }
 }

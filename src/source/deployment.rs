@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures_util::try_join;
 use mongodb::bson::{Bson, Document, RawDocument, RawDocumentBuf, Timestamp, cstr, doc, rawdoc};
 use serde::{Deserialize, Serialize};
 
@@ -25,9 +26,6 @@ use crate::{
     error::{Code, Error, Result},
     model::change::Namespace,
 };
-
-/// Unauthorized, CommandNotFound, CommandNotSupported, and the code of Atlas for what a tier lacks.
-const NOT_TOLD: [i32; 4] = [error::UNAUTHORIZED, 59, 115, 8000];
 
 /// What identifies a deployment, stored beside positions in its stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,15 +92,10 @@ impl Source {
     /// The identity of this deployment, with the collections that `include` and `exclude` select.
     pub async fn deployment(&self, include: &[String], exclude: &[String]) -> Result<Deployment> {
         let choice = self.choice(include, exclude)?;
-        let mut collections = BTreeMap::new();
-        for database in self.databases(&choice).await? {
-            if choice.may_match_in(&database) {
-                let listed = self.listed(&database, ListingScope::Whole).await?.into_iter();
-                let named = listed.filter_map(|listed| Some((listed.namespace.to_string(), listed.uuid?)));
-                collections.extend(named.filter(|(name, _)| choice.matches(name)));
-            }
-        }
-        Ok(Deployment { id: self.deployment_id().await?, collections })
+        let (found, id) = try_join!(self.find(&choice, ListingScope::Whole), self.deployment_id())?;
+        let named =
+            found.chosen.into_iter().filter_map(|listed| Some((listed.namespace.to_string(), listed.uuid?)));
+        Ok(Deployment { id, collections: named.collect() })
     }
 
     async fn deployment_id(&self) -> Result<Option<String>> {
@@ -113,9 +106,7 @@ impl Source {
             ("admin", doc! { "replSetGetConfig": 1 })
         };
         let reply = match self.command(&request, database, command).await {
-            Err(error) if error::code_of(&error).is_some_and(|code| NOT_TOLD.contains(&code)) => {
-                return Ok(None);
-            }
+            Err(error) if error::is_withheld(&error) => return Ok(None),
             reply => reply.map_err(|e| request.failed(&e))?,
         };
         Ok(id_in(&reply))
@@ -140,7 +131,7 @@ impl Source {
             for event in documents(&reply)? {
                 strike(&mut left, event?);
             }
-            reached = position_of(reply.as_raw_document())?.cluster_time();
+            reached = position_of(&request, reply.as_raw_document())?.cluster_time();
         }
         Ok(left.is_empty())
     }

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use mongodb::{
     bson::{Bson, Document},
     error::ErrorKind,
-    options::{ClientOptions, ServerAddress},
+    options::{ClientOptions, ReadPreference, SelectionCriteria, ServerAddress},
 };
 use tokio::{net::TcpStream, time::timeout};
 
@@ -69,12 +69,11 @@ pub(super) async fn diagnose(options: &ClientOptions, request: &SourceRequest) -
 
 /// The most informative of the findings, for people.
 fn conclude(findings: &[HostFinding], options: &ClientOptions, request: &SourceRequest) -> Error {
-    let wanted = options.repl_set_name.as_deref();
     let (mut refused, mut closed, mut mute) = (None, None, "no answer");
     for finding in findings {
         match finding {
             HostFinding::Answers(hello) => match role_of(hello) {
-                ServerRole::Member => return of_member(hello, wanted, request),
+                ServerRole::Member => return of_member(hello, options, request),
                 ServerRole::Uninitiated => refused = Some((Code::SourceUninitiated, NOT_INITIATED)),
                 ServerRole::Standalone => refused = Some((Code::SourceStandalone, NOT_A_MEMBER)),
                 ServerRole::Router => {}
@@ -110,9 +109,9 @@ fn conclude(findings: &[HostFinding], options: &ClientOptions, request: &SourceR
 }
 
 /// Why a member that answers could not be used.
-fn of_member(hello: &Document, wanted: Option<&str>, request: &SourceRequest) -> Error {
+fn of_member(hello: &Document, options: &ClientOptions, request: &SourceRequest) -> Error {
     let set = hello.get_str("setName").unwrap_or_default();
-    if let Some(wanted) = wanted.filter(|wanted| *wanted != set) {
+    if let Some(wanted) = options.repl_set_name.as_deref().filter(|wanted| *wanted != set) {
         return request.refused(
             Code::SourceOtherSet,
             &format!("is the replica set {set}, not {wanted}: correct replicaSet in the URI"),
@@ -125,11 +124,37 @@ fn of_member(hello: &Document, wanted: Option<&str>, request: &SourceRequest) ->
             format!("the replica set {set} ({members}) has no primary: it elects one, or lacks a majority");
         return request.unreachable(Code::SourceNoPrimary, &wrong);
     }
+    if let Some(preference) = preference_without_primary(options) {
+        let wrong = format!(
+            "of the members of the replica set {set} ({members}), none that can be reached is one that {preference} \
+             selects: correct that in the source URI, or the members' tags, or bring such a member back"
+        );
+        return request.unreachable(Code::SourceUnmatched, &wrong);
+    }
     request.unreachable(Code::SourceMembers, &format!(
         "it answers, but the replica set {set} has no primary that can be reached by the names it gives its members \
          ({members}): make these names resolve from here (with directConnection=true, docrow would read this member \
          alone, however far it is behind, and follow no failover)"
     ))
+}
+
+/// The URI's read preference, as it is written there, if it may exclude the primary.
+fn preference_without_primary(options: &ClientOptions) -> Option<String> {
+    let Some(SelectionCriteria::ReadPreference(preference)) = &options.selection_criteria else {
+        return None;
+    };
+    let (name, options) = match preference {
+        ReadPreference::Secondary { options } => ("secondary", options.as_ref()),
+        ReadPreference::Nearest { options } => ("nearest", options.as_ref()),
+        _ => return None,
+    };
+    let sets = options.and_then(|options| options.tag_sets.as_ref()).into_iter().flatten();
+    let tags = sets.map(|set| {
+        let mut tags: Vec<_> = set.iter().map(|(name, value)| format!("{name}:{value}")).collect();
+        tags.sort_unstable();
+        format!("&readPreferenceTags={}", tags.join(","))
+    });
+    Some(format!("readPreference={name}{}", tags.collect::<String>()))
 }
 
 async fn examine(options: &ClientOptions, host: &ServerAddress) -> HostFinding {
@@ -164,7 +189,9 @@ pub(super) fn join<T>(items: &[T], name: impl Fn(&T) -> String) -> String {
 
 #[cfg(test)]
 mod tests {
-    use mongodb::bson::doc;
+    use std::collections::HashMap;
+
+    use mongodb::{bson::doc, options::ReadPreferenceOptions};
 
     use super::*;
 
@@ -174,6 +201,25 @@ mod tests {
         assert_eq!(role_of(&doc! { "setName": "rs0", "secondary": true }), ServerRole::Member);
         assert_eq!(role_of(&doc! { "isreplicaset": true }), ServerRole::Uninitiated);
         assert_eq!(role_of(&doc! { "isWritablePrimary": true }), ServerRole::Standalone);
+    }
+
+    #[test]
+    fn names_a_read_preference_as_it_is_written() {
+        let shown = |preference: ReadPreference| {
+            let criteria = SelectionCriteria::ReadPreference(preference);
+            preference_without_primary(&ClientOptions::builder().selection_criteria(criteria).build())
+        };
+        let tags = |pairs: &[(&str, &str)]| {
+            let set = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            let sets = vec![set.collect(), HashMap::new()];
+            Some(ReadPreferenceOptions::builder().tag_sets(sets).build())
+        };
+        assert_eq!(shown(ReadPreference::Primary), None);
+        assert_eq!(shown(ReadPreference::SecondaryPreferred { options: None }), None);
+        assert_eq!(
+            shown(ReadPreference::Secondary { options: tags(&[("rack", "1"), ("dc", "ny")]) }).as_deref(),
+            Some("readPreference=secondary&readPreferenceTags=dc:ny,rack:1&readPreferenceTags=")
+        );
     }
 
     #[test]

@@ -19,9 +19,16 @@ const HISTORY_LOST: [i32; 3] = [286, 280, 464];
 /// opened.
 const HISTORY_LOST_AT_OPEN: [i32; 2] = [260, 50811];
 /// Unauthorized.
-pub(super) const UNAUTHORIZED: i32 = 13;
+const UNAUTHORIZED: i32 = 13;
 /// UserNotFound, AuthenticationFailed, and Atlas's "bad auth".
 const BAD_CREDENTIALS: [i32; 3] = [11, 18, 8000];
+/// CommandNotFound, CommandNotSupported, NotImplemented, what DocumentDB says of a feature that it lacks, an
+/// unknown field, and an unknown stage of a pipeline: a service that is compatible with MongoDB lacks this.
+const LACKING: [i32; 6] = [59, 115, 238, 303, 40_415, 40_324];
+/// BadValue and FailedToParse: the request is never accepted, whenever it comes.
+const NEVER_ACCEPTED: [i32; 2] = [2, 9];
+/// How Atlas refuses, besides credentials, what its smaller tiers lack.
+const ATLAS: i32 = 8000;
 /// "The $changeStream stage is only supported on replica sets".
 const NOT_A_REPLICA_SET: i32 = 40573;
 
@@ -96,6 +103,7 @@ impl SourceRequest {
                 format!(": name a user in the URI and grant it the role {role}")
             }
             (Some(NOT_A_REPLICA_SET), _) => ": start mongod with --replSet and run rs.initiate()".to_owned(),
+            (Some(code), _) if LACKING.contains(&code) => ": docrow can't do without it".to_owned(),
             (Some(code), _) if !BAD_CREDENTIALS.contains(&code) => String::new(),
             (Some(_), _) | (None, ErrorKind::Authentication { .. }) => {
                 ": check user, password and authSource in the URI".to_owned()
@@ -118,6 +126,8 @@ fn meaning_of(error: &DriverError, opening: bool) -> Code {
         (Some(code), _) if BAD_CREDENTIALS.contains(&code) => Code::SourceCredentials,
         (Some(UNAUTHORIZED), _) => Code::SourcePrivilege,
         (Some(NOT_A_REPLICA_SET), _) => Code::SourceStandalone,
+        (Some(code), _) if LACKING.contains(&code) => Code::SourceLacks,
+        (Some(code), _) if NEVER_ACCEPTED.contains(&code) => Code::SourceRefused,
         (Some(code), _) if RESTARTING.contains(&code) => Code::SourceRestarting,
         (Some(_), _) => Code::SourceSays,
         (None, ErrorKind::Authentication { .. }) => Code::SourceCredentials,
@@ -138,6 +148,11 @@ pub(super) fn is_of_login(error: &DriverError) -> bool {
         (Some(code), _) => BAD_CREDENTIALS.contains(&code),
         (None, kind) => matches!(kind, ErrorKind::Authentication { .. }),
     }
+}
+
+/// Whether the server does not answer such a request: this user may not ask, or it has no such command.
+pub(super) fn is_withheld(error: &DriverError) -> bool {
+    code_of(error).is_some_and(|code| [UNAUTHORIZED, ATLAS].contains(&code) || LACKING.contains(&code))
 }
 
 /// The server's code, of the error or of the first of its causes that has one.

@@ -34,7 +34,8 @@ mod tls;
 pub use self::{
     change_stream::{ChangeStream, StreamBatch},
     chosen::chosen,
-    collections::CollectionInfo,
+    clock::ClockLook,
+    collections::{CollectionChoice, CollectionInfo},
     connect::name,
     deployment::{Deployment, Kinship},
     error::ANEW,

@@ -57,7 +57,7 @@ impl Source {
         };
         let measured = self.all(&request, "local", measure, ReplyOptions::default()).await;
         let size = match measured {
-            Err(error) if error::code_of(&error) == Some(error::UNAUTHORIZED) => None,
+            Err(error) if error::is_withheld(&error) => None,
             measured => measured.map_err(|e| request.failed(&e))?.first().and_then(|stats| {
                 let get = |key| u64::try_from(stats.get_i64(key).ok()?).ok();
                 Some(OplogSize { entries: get("entries")?, bytes: get("bytes")?, most: get("most")? })

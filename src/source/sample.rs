@@ -1,5 +1,6 @@
 //! A random sample of a collection's documents, for its mapping.
 
+use futures_util::try_join;
 use mongodb::bson::{RawDocument, RawDocumentBuf, rawdoc};
 
 use super::{reply::Documents, server::Source};
@@ -14,7 +15,7 @@ pub const SAMPLE_SIZE: u32 = 2_000;
 impl Source {
     /// Passes `size` documents to `observe`, or all if there are fewer. The first are those with the least
     /// and the greatest `_id`: an index is ordered by type, so they show whether the `_id`s are of several
-    /// types. One reply at a time is held in memory.
+    /// types. Two of them, and one reply at a time, are held in memory.
     pub async fn sample_documents(
         &self,
         namespace: &Namespace,
@@ -31,11 +32,12 @@ impl Source {
             // A sample of more than a twentieth of the collection is sorted, which takes memory.
             "allowDiskUse": true,
         };
+        let open = |command| self.cursor(&request, &namespace.database, command);
+        let opened = try_join!(open(outermost(1)), open(outermost(-1)), open(random));
+        let (least, greatest, random) = opened.map_err(|e| request.failed(&e))?;
         let (mut read, mut left) = (0, size);
         let mut first: Vec<RawDocumentBuf> = Vec::new();
-        for (command, few) in [(outermost(1), true), (outermost(-1), true), (random, false)] {
-            let cursor = self.cursor(&request, &namespace.database, command).await;
-            let mut cursor = cursor.map_err(|e| request.failed(&e))?;
+        for (mut cursor, few) in [(least, true), (greatest, true), (random, false)] {
             while read < BYTES_AT_MOST {
                 let Some(batch) = cursor.next().await else { break };
                 let documents = Documents::of(batch.map_err(|e| request.failed(&e))?);

@@ -22,7 +22,7 @@ impl Source {
         }
         let request = self.request("ask how far the secondaries are", None);
         let status = match self.command(&request, "admin", doc! { "replSetGetStatus": 1 }).await {
-            Err(error) if error::code_of(&error) == Some(error::UNAUTHORIZED) => {
+            Err(error) if error::is_withheld(&error) => {
                 let hello = self.command(&request, "admin", doc! { "hello": 1 }).await;
                 return Ok(majority_lag(&hello.map_err(|e| request.failed(&e))?));
             }

@@ -113,13 +113,12 @@ impl Source {
             doc! { "find": "oplog.rs", "sort": { "$natural": 1 }, "limit": 1, "projection": { "ts": 1 } };
         loop {
             let reply = self.command(&request, "local", find.clone()).await;
-            let code = reply.as_ref().err().and_then(error::code_of);
-            let first = match (reply, code) {
-                (Ok(reply), _) => reply,
-                (Err(_), Some(error::UNAUTHORIZED)) => return Ok(None),
+            let first = match reply {
+                Ok(reply) => reply,
+                Err(error) if error::is_withheld(&error) => return Ok(None),
                 // The first entry was removed while it was read; there is another one now.
-                (Err(_), Some(error::CAPPED_POSITION_LOST)) => continue,
-                (Err(error), _) => return Err(request.failed(&error)),
+                Err(error) if error::code_of(&error) == Some(error::CAPPED_POSITION_LOST) => continue,
+                Err(error) => return Err(request.failed(&error)),
             };
             let first = first.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
             let entry = first.map_err(|_| malformed_reply())?.first().and_then(Bson::as_document);

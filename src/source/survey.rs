@@ -1,8 +1,12 @@
 //! What there is to replicate, for a user who asks in advance: like [`Source::collections`], but an error
 //! with one database or collection does not hide the others, and what is left out is reported.
 
+use std::pin::pin;
+
+use futures_util::{StreamExt, stream};
+
 use super::{
-    collections::{CollectionInfo, CollectionKind, ListingScope},
+    collections::{AT_ONCE, CollectionInfo, CollectionKind, ListingScope},
     server::{Source, Version},
 };
 use crate::{
@@ -67,6 +71,7 @@ impl Source {
             listed.into_iter().partition(|listed| choice.matches(&listed.namespace.to_string()));
         survey.others.extend(others.into_iter().map(|listed| listed.namespace.to_string()));
         survey.idle = choice.idle(&chosen).map(str::to_owned).collect();
+        let mut stored = Vec::new();
         for listed in chosen {
             let namespace = listed.namespace.clone();
             if let CollectionKind::Other(kind) = listed.kind {
@@ -78,7 +83,12 @@ impl Source {
             if listed.capped && self.version < CAPPED_DELETES_TOLD {
                 survey.capped.push(namespace);
             }
-            match self.measure(listed).await {
+            stored.push(listed.unmeasured());
+        }
+        let measured = stream::iter(stored.into_iter().map(|listed| self.measure(listed)));
+        let mut measured = pin!(measured.buffer_unordered(AT_ONCE));
+        while let Some(measured) = measured.next().await {
+            match measured {
                 Ok(measured) => survey.collections.extend(measured),
                 Err(error) => survey.failures.push(error),
             }

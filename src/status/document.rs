@@ -100,7 +100,11 @@ impl PipelineFacts<'_> {
             process: ProcessStatus { running, holder, reported_at, ..process(told, running == Some(true)) },
             source: SourceStatus {
                 name: None,
-                answers: clock.as_ref().map(|clock| clock.problem.is_none()),
+                // A process that hears from it may still have a problem with it.
+                answers: clock.as_ref().map(|clock| match self.is_told {
+                    true => clock.silent_since.is_none(),
+                    false => clock.problem.is_none(),
+                }),
                 silent_since: clock.as_ref().and_then(|clock| clock.silent_since),
                 problem: clock.and_then(|clock| clock.problem),
                 time: known.time,

@@ -65,7 +65,11 @@ fn servers(status: &Status, problem: &mut impl FnMut(HealthLevel, String)) {
     }
     if let Some(why) = &status.source.problem {
         let since = status.source.silent_since.map_or_else(String::new, |since| format!(" since {since}"));
-        problem(HealthLevel::Error, format!("MongoDB does not answer{since}: {why}"));
+        let words = match status.source.answers {
+            Some(true) => "MongoDB sends no changes".to_owned(),
+            _ => format!("MongoDB does not answer{since}"),
+        };
+        problem(HealthLevel::Error, format!("{words}: {why}"));
     }
 }
 

@@ -51,11 +51,16 @@ pub(super) struct Verification<'a> {
 
 impl Verification<'_> {
     /// Compares everything; once more, if columns that it was reading were replaced meanwhile.
-    pub(super) async fn run(&self) -> Result<ComparedCollection> {
+    pub(super) async fn run(self) -> Result<ComparedCollection> {
+        let config = Arc::new(self.config.clone());
         loop {
-            let before = self.version().await?;
-            match self.attempt().await {
-                Err(error) if error.kind() == Kind::TargetRefused && self.version().await? != before => {
+            let name = self.info.namespace.to_string();
+            let ledger = PipelineState::open(config.clone(), self.target, name).await?;
+            let before = ledger.in_force().version();
+            match self.attempt(ledger).await {
+                Err(error)
+                    if error.kind() == Kind::TargetRefused && self.version().await? != Some(before) =>
+                {
                     let name = &self.info.namespace;
                     tracing::info!("{name}: compared again: its columns have changed meanwhile");
                 }
@@ -67,15 +72,13 @@ impl Verification<'_> {
     /// The version of the mapping in force.
     async fn version(&self) -> Result<Option<u16>> {
         let (session, name) = (self.target.connect().await?, self.info.namespace.to_string());
-        let stored = mapping_versions::load(&session, self.target.pipeline()).await?;
-        Ok(stored.iter().find(|mapping| mapping.collection == name).map(|mapping| mapping.version))
+        let stored = mapping_versions::load_one(&session, self.target.pipeline(), &name).await?;
+        Ok(stored.map(|mapping| mapping.version))
     }
 
-    async fn attempt(&self) -> Result<ComparedCollection> {
-        let (began, name) = (Instant::now(), self.info.namespace.to_string());
+    async fn attempt(&self, mut ledger: PipelineState) -> Result<ComparedCollection> {
+        let began = Instant::now();
         let mut compared = ComparedCollection::new(self.info.namespace.clone());
-        let config = Arc::new(self.config.clone());
-        let mut ledger = PipelineState::open(config, self.target, name.clone()).await?;
         let standing = ledger.look().await?;
         if let Some(reason) = &standing.stopped {
             compared.remark(format!("it is stopped: {reason}"));
@@ -123,7 +126,8 @@ impl Verification<'_> {
     async fn compare(&self, ledger: PipelineState, compared: &mut ComparedCollection) -> Result<()> {
         let name = self.info.namespace.to_string();
         let choice = self.options.sample.and_then(|sample| sample.choice(self.info.documents));
-        let (in_force, dead) = (ledger.in_force(), ledger.dead().await?);
+        let (in_force, watch, dead) = (ledger.in_force(), ledger.watch(), ledger.dead().await?);
+        let ledger = Arc::new(Mutex::new(ledger));
         let mut seen = Reader::new(self.target.connect().await?, self.target);
         if let Some(root) = in_force.mapping.tables().first() {
             seen.forget_seen(root).await?;
@@ -137,8 +141,8 @@ impl Verification<'_> {
             name: name.clone(),
             workers: self.config.parallelism.max(1),
             choice,
-            in_force: ledger.watch(),
-            ledger: Mutex::new(ledger.again(self.target).await?),
+            in_force: watch,
+            ledger: ledger.clone(),
             dead,
             met: PlainMutex::new(DeadKeys::default()),
             seen: Mutex::new(seen),
@@ -153,7 +157,7 @@ impl Verification<'_> {
                 source: self.source,
                 target: self.target,
                 info: self.info,
-                reader: Reader::new(self.target.connect().await?, self.target),
+                reader: None,
                 window: EventWindow::new(self.source, &self.info.namespace),
                 telling: DiffOptions { most: self.options.limit, values: self.options.values },
                 patience: self.options.patience,
@@ -240,7 +244,7 @@ impl SecondPass<'_> {
         self.compared.rechecked += u64::try_from(suspects.len()).unwrap_or(0);
         let SettledSuspects { mut found, open, why } = self.rechecker.settle(suspects).await?;
         self.leave_open(open.len(), why);
-        let is_paused = self.mender.is_some() && self.rechecker.ledger.look().await?.is_paused;
+        let is_paused = self.mender.is_some() && self.rechecker.ledger.lock().await.look().await?.is_paused;
         if is_paused && !found.is_empty() {
             self.compared.remark("it is paused: nothing is repaired until docrow resume");
         } else if let Some(mender) = self.mender.as_mut().filter(|_| !found.is_empty()) {

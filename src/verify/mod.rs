@@ -68,6 +68,7 @@ mod window;
 
 use std::{collections::HashSet, sync::Arc};
 
+use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use tokio::time::Instant;
 
 use self::collection::Verification;
@@ -84,7 +85,7 @@ use crate::{
     rate_limit::Pace,
     shutdown::Shutdown,
     sink::Target,
-    source::{self, CollectionInfo, Source},
+    source::{self, CHUNK_BYTES, CollectionInfo, Source},
     telemetry::Reporter,
 };
 
@@ -103,23 +104,30 @@ pub async fn run(
     let found = narrowed(&options.collections, found)?;
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
     let pace = Arc::new(Pace::new(options.max_rate));
+    let verification = |info| Verification {
+        config,
+        options,
+        source: &source,
+        target: &target,
+        info,
+        pace: &pace,
+        reporter,
+        shutdown,
+    };
+    // A worker compares a chunk at a time: small collections, which are one, are compared side by side.
+    let (small, large): (Vec<_>, Vec<_>) = found.iter().partition(|info| info.bytes <= CHUNK_BYTES);
     let mut collections = Vec::with_capacity(found.len());
-    for info in &found {
-        let verification = Verification {
-            config,
-            options,
-            source: &source,
-            target: &target,
-            info,
-            pace: &pace,
-            reporter,
-            shutdown,
+    // Without a running process, each repair takes the pipeline.
+    let at_once = if options.repair { 1 } else { config.parallelism.max(1) };
+    for (together, infos) in [(at_once, small), (1, large)] {
+        let compare = async |info| {
+            if shutdown.is_requested() { Ok(None) } else { verification(info).run().await.map(Some) }
         };
-        collections.push(verification.run().await?);
-        if shutdown.is_requested() {
-            break;
-        }
+        let compared: Vec<_> = infos.into_iter().map(|info| compare(info).boxed()).collect();
+        let compared: Vec<_> = stream::iter(compared).buffered(together).try_collect().await?;
+        collections.extend(compared.into_iter().flatten());
     }
+    collections.sort_by(|a, b| a.namespace.cmp(&b.namespace));
     Ok(VerifyReport {
         pipeline: config.name.clone(),
         collections,

@@ -22,7 +22,7 @@ const REMEMBERED: usize = 4_000_000;
 impl SecondPass<'_> {
     /// Finds rows without a document.
     pub(super) async fn sweep(&mut self, scan: &CollectionScan) -> Result<()> {
-        let mapping = self.rechecker.ledger.in_force().mapping.clone();
+        let mapping = self.rechecker.ledger.lock().await.in_force().mapping.clone();
         let Some(root) = mapping.tables().first() else { return Ok(()) };
         let mut seen = scan.seen.lock().await;
         let mut known = HashSet::new();
@@ -55,7 +55,7 @@ impl SecondPass<'_> {
     async fn sweep_dead_letters(&mut self, scan: &CollectionScan) -> Result<()> {
         let mut after = 0;
         loop {
-            let page = self.rechecker.ledger.dead_documents(after).await?;
+            let page = self.rechecker.ledger.lock().await.dead_documents(after).await?;
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = *last;
             let mut suspects = Vec::new();

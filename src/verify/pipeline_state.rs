@@ -38,6 +38,10 @@ pub(super) struct InForce {
 }
 
 impl InForce {
+    pub(super) fn version(&self) -> u16 {
+        self.stored.version
+    }
+
     fn is(&self, stored: &mapping_versions::Mapping) -> bool {
         let own = &self.stored;
         (own.version, own.filled, &own.text) == (stored.version, stored.filled, &stored.text)
@@ -77,17 +81,6 @@ impl PipelineState {
         Ok(Self { config, session, collection, in_force, unfilled: None })
     }
 
-    /// Another one, with its own session.
-    pub(super) async fn again(&self, target: &Target) -> Result<Self> {
-        Ok(Self {
-            config: self.config.clone(),
-            session: target.connect().await?,
-            collection: self.collection.clone(),
-            in_force: self.in_force.clone(),
-            unfilled: self.unfilled,
-        })
-    }
-
     /// The mapping in force, as last read.
     pub(super) fn in_force(&self) -> Arc<InForce> {
         self.in_force.borrow().clone()
@@ -122,9 +115,8 @@ impl PipelineState {
             tracing::info!("{name}: compared with version {} of its mapping from now on", stored.version);
             self.in_force.send_replace(Arc::new(compile(&self.config, stored)?));
         }
-        let positions = positions::load(&self.session, pipeline).await?;
-        let own = positions.into_iter().filter(|stored| stored.collection == self.collection);
-        let position = own.map(|stored| stored.position).min();
+        let positions = positions::load_of(&self.session, pipeline, &self.collection).await?;
+        let position = positions.into_iter().map(|stored| stored.position).min();
         let extent = chunks::extent(&self.session, pipeline, &self.collection).await?;
         let paused = pauses::all(&self.session, pipeline).await?;
         let is_paused = paused.iter().any(|pause| pause.collection == self.collection);
@@ -141,9 +133,9 @@ impl PipelineState {
         runner::holder(&self.session, &self.config.name).await
     }
 
-    /// The documents, of all collections, that have a dead letter.
+    /// The documents of the collection that have a dead letter.
     pub(super) async fn dead(&self) -> Result<DeadKeys> {
-        dead_letters::keys(&self.session, &self.config.name).await
+        dead_letters::keys_of(&self.session, &self.config.name, &self.collection).await
     }
 
     /// Which of these documents have one.
@@ -179,8 +171,8 @@ impl PipelineState {
 }
 
 async fn stored(session: &Session, pipeline: &str, collection: &str) -> Result<mapping_versions::Mapping> {
-    let stored = mapping_versions::load(session, pipeline).await?;
-    stored.into_iter().find(|mapping| mapping.collection == collection).ok_or_else(|| {
+    let stored = mapping_versions::load_one(session, pipeline, collection).await?;
+    stored.ok_or_else(|| {
         let advice = "copy it with docrow run or backfill, or name the collections with --include";
         let missing = format!("{collection} has not been copied by pipeline {pipeline}: {advice}");
         Error::new(Code::NotCopied, missing)

@@ -7,7 +7,10 @@ use std::{
 
 use indicatif::{HumanCount, ProgressBar};
 use mongodb::bson::Timestamp;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep},
+};
 
 use super::{
     diff::{DiffOptions, DocumentDifferences},
@@ -60,8 +63,9 @@ pub(super) struct Rechecker<'a> {
     pub(super) source: &'a Source,
     pub(super) target: &'a Target,
     pub(super) info: &'a CollectionInfo,
-    pub(super) ledger: PipelineState,
-    pub(super) reader: Reader,
+    pub(super) ledger: Arc<Mutex<PipelineState>>,
+    /// Connects when there is a suspect.
+    pub(super) reader: Option<Reader>,
     pub(super) window: EventWindow,
     pub(super) telling: DiffOptions,
     pub(super) patience: Duration,
@@ -163,7 +167,7 @@ impl Rechecker<'_> {
             if began.elapsed() >= LONG && !std::mem::replace(&mut is_said, true) {
                 tracing::info!("{}: {words}", self.info.namespace);
             }
-            let CollectionState { position, is_paused, .. } = self.ledger.look().await?;
+            let CollectionState { position, is_paused, .. } = self.ledger.lock().await.look().await?;
             if is_paused {
                 return Ok(Some(OpenReason::Paused));
             }
@@ -171,7 +175,7 @@ impl Rechecker<'_> {
             if position.is_some_and(|position| position.cluster_time() >= until) && began.elapsed() >= pause {
                 return Ok(None);
             }
-            if self.ledger.runner().await?.is_none() {
+            if self.ledger.lock().await.runner().await?.is_none() {
                 // One more recheck: it may have ended just now, after writing.
                 self.given_up = Some(OpenReason::NotApplied);
                 return Ok(None);
@@ -196,27 +200,31 @@ impl Rechecker<'_> {
         part: &[SuspectEntry],
         past: Option<Timestamp>,
     ) -> Result<Option<(Vec<SuspectVerdict>, Timestamp)>> {
-        let standing = self.ledger.look().await?;
+        let standing = self.ledger.lock().await.look().await?;
         let mapping = standing.in_force.mapping.clone();
         let suspects = part.iter().map(|entry| &entry.suspect);
         let telling = (self.info.namespace.to_string(), self.telling);
         let mut case = RecheckBatch::new(&standing.in_force, telling, suspects)?;
         let most = if part.len() > 1 { MOST_BYTES } else { usize::MAX };
-        case.rows = match self.reader.live_documents(mapping.tables(), &case.keys, most).await {
+        let reader = match &mut self.reader {
+            Some(reader) => reader,
+            none => none.insert(Reader::new(self.target.connect().await?, self.target)),
+        };
+        case.rows = match reader.live_documents(mapping.tables(), &case.keys, most).await {
             Ok(Some(rows)) => rows,
             Ok(None) => return Ok(None),
             // The tables may belong to another mapping by now.
             Err(error) if error.kind() == Kind::TargetRefused => {
-                if !self.ledger.has_changed(&standing.in_force).await? {
+                if !self.ledger.lock().await.has_changed(&standing.in_force).await? {
                     return Err(error);
                 }
-                self.reader = Reader::new(self.target.connect().await?, self.target);
+                self.reader = None;
                 let open = part.iter().map(|_| SuspectVerdict::Open(OpenReason::Behind)).collect();
                 return Ok(Some((open, self.source.operation_time().await?)));
             }
             Err(error) => return Err(error),
         };
-        case.dead = self.ledger.dead_among(&case.texts()).await?;
+        case.dead = self.ledger.lock().await.dead_among(&case.texts()).await?;
         let until = self.read_documents(&mut case).await?;
         let differences = case.differences();
         let verdicts = if differences.iter().all(|differences| differences.count == 0) {
@@ -256,11 +264,11 @@ impl Rechecker<'_> {
         if matches!(self.given_up, Some(OpenReason::HistoryLost | OpenReason::Paused)) {
             return Ok(self.given_up);
         }
-        let now = self.ledger.look().await?;
+        let now = self.ledger.lock().await.look().await?;
         if !Arc::ptr_eq(&now.in_force, &standing.in_force) {
             return Ok(Some(OpenReason::Behind));
         }
-        let is_run = self.ledger.runner().await?.is_some();
+        let is_run = self.ledger.lock().await.runner().await?.is_some();
         if is_run && !now.extent.is_complete() {
             return Ok(Some(OpenReason::Copying));
         }

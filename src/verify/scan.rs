@@ -59,8 +59,8 @@ pub(super) struct CollectionScan {
     pub(super) choice: Option<SampleChoice>,
     pub(super) in_force: watch::Receiver<Arc<InForce>>,
     /// To read the mapping in force if the tables do not match it.
-    pub(super) ledger: Mutex<PipelineState>,
-    /// The documents that had a dead letter at the beginning, of all collections.
+    pub(super) ledger: Arc<Mutex<PipelineState>>,
+    /// The documents that had a dead letter at the beginning.
     pub(super) dead: DeadKeys,
     /// Those of them that were read.
     pub(super) met: PlainMutex<DeadKeys>,
@@ -84,10 +84,15 @@ impl CollectionScan {
     /// Compares everything once, and passes suspects to the rechecker. Ends early if it is stopped.
     pub(super) async fn run(self: Arc<Self>, rechecker: mpsc::Sender<Vec<Suspect>>) -> Result<()> {
         let after = self.source.operation_time().await?;
+        let chunks = match self.choice {
+            Some(_) => None,
+            None => Some(self.source.split(&self.info, CHUNK_BYTES).await?),
+        };
+        let workers = chunks.as_ref().map_or(self.workers, |chunks| self.workers.min(chunks.len()));
         let (sender, receiver) = mpsc::channel(2 * self.workers);
         let work = Arc::new(Mutex::new(receiver));
         let mut running = JoinSet::new();
-        for _ in 0..self.workers {
+        for _ in 0..workers {
             let worker = ScanWorker {
                 scan: self.clone(),
                 reader: Reader::by_index(self.target.connect().await?, &self.target).await?,
@@ -106,13 +111,18 @@ impl CollectionScan {
             }
             Ok(())
         };
-        tokio::try_join!(self.deal(sender, after), working).map(|((), ())| ())
+        tokio::try_join!(self.deal(sender, chunks, after), working).map(|((), ())| ())
     }
 
     /// Gives the workers the parts to compare.
-    async fn deal(&self, work: mpsc::Sender<ScanWork>, after: Timestamp) -> Result<()> {
+    async fn deal(
+        &self,
+        work: mpsc::Sender<ScanWork>,
+        chunks: Option<Vec<Chunk>>,
+        after: Timestamp,
+    ) -> Result<()> {
         let Some(choice) = &self.choice else {
-            for chunk in self.source.split(&self.info, CHUNK_BYTES).await? {
+            for chunk in chunks.unwrap_or_default() {
                 if self.shutdown.is_requested() || work.send(ScanWork::Chunk(chunk)).await.is_err() {
                     break;
                 }

@@ -300,7 +300,11 @@ async fn docrow_interrupted_during_the_snapshot() {
     let home = home_of(&place);
     let gate = Gate::close(&place, Before::Update("docrow.chunks", &held())).await;
     let keys = Gate::close(&place, Before::Statement("ALTER TABLE")).await;
-    for (sessions, start, command, code) in [(1, 0, "backfill", 1), (2, 5, "run", 0)] {
+    let version = place.number("SELECT current_setting('server_version_num')::bigint").await;
+    // What the first one waits for there is cancelled (`sink::connection::cancellation`); elsewhere it still
+    // waits for a while.
+    let waiting = if version < Some(140_000) { 1 } else { 2 };
+    for (sessions, start, command, code) in [(1, 0, "backfill", 1), (waiting, 5, "run", 0)] {
         let mut docrow = home.start(&[command]);
         gate.reached(&mut docrow, sessions).await;
         let copied = Copied::now(&place).await;

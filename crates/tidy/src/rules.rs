@@ -91,6 +91,7 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "refused_collections throttle tries watermark",
             "counts planted",
             "collection ports",
+            "misfits_due",
         ],
     ),
 ];

@@ -1,6 +1,11 @@
 //! A MongoDB server.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Instant};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use mongodb::{
     Client,
@@ -19,9 +24,12 @@ use crate::{
 /// How to start a [`Mongod`].
 #[derive(Clone, Debug)]
 pub struct MongodOptions {
+    /// The program; `None`: the one that is found, see [`Mongod::start`].
+    pub program: Option<PathBuf>,
     /// Whether it is a replica set of one member, as change streams require, or a standalone server.
     pub replica_set: bool,
-    /// Whether its replica set is initiated; without that it is no primary, and accepts no writes.
+    /// Whether its replica set is initiated, with it alone. Without that it accepts no writes, and is ready
+    /// when it accepts connections.
     pub initiated: bool,
     /// WiredTiger's cache, in GB, at least 0.25; `None`: half the memory, the server's default.
     pub cache_gb: Option<f32>,
@@ -40,6 +48,7 @@ pub struct MongodOptions {
 impl Default for MongodOptions {
     fn default() -> Self {
         Self {
+            program: None,
             replica_set: true,
             initiated: true,
             cache_gb: Some(0.5),
@@ -66,23 +75,21 @@ pub struct Mongod {
 }
 
 impl Mongod {
-    /// Starts a new mongod. Errors: there is no program, or it does not get ready; then with the end of its
-    /// log.
+    /// Starts a new mongod: the program of the options, or `$DOCROW_MONGOD`, or the one that `make setup`
+    /// unpacks, or the one on the `PATH`. Errors: there is none, or it does not get ready; then with the end
+    /// of its log.
     pub async fn start(options: MongodOptions) -> Result<Self> {
-        let program = find_mongod()?;
-        let (mut tries, mut no_grace) = (1, NO_GRACE);
+        let program = options.program.clone().map_or_else(find_mongod, Ok)?;
+        let mut tries = 1;
         loop {
-            match Self::try_start(&program, &options, no_grace).await {
-                Err(e) if no_grace == NO_GRACE && e.to_string().contains("shutdownTimeoutMillis") => {
-                    no_grace = NO_GRACE_ON_4_4;
-                }
+            match Self::try_start(&program, &options).await {
                 Err(_) if tries < TRIES => tries += 1,
                 outcome => return outcome,
             }
         }
     }
 
-    async fn try_start(path: &Path, options: &MongodOptions, no_grace: &str) -> Result<Self> {
+    async fn try_start(path: &Path, options: &MongodOptions) -> Result<Self> {
         let caused = |e| Error::caused(Kind::SourceAway, "prepare a folder and a port for mongod", e);
         let folder = ScratchFolder::new("mongod", None).map_err(caused)?;
         let port = free_port().map_err(caused)?;
@@ -97,14 +104,25 @@ impl Mongod {
             name: "mongod",
             kind: Kind::SourceAway,
             path: path.to_owned(),
-            arguments: [mongod_arguments(options, port, &data, &key), vec![no_grace.to_owned()]].concat(),
+            arguments: mongod_arguments(options, port, &data, &key),
             account: None,
             end_signal: "KILL",
         };
         let mut mongod = Self { server: ServerProcess::new(program, folder), port, options: options.clone() };
-        mongod.server.start(port).await?;
+        mongod.run().await?;
         mongod.set_up().await?;
         Ok(mongod)
+    }
+
+    /// Starts the process.
+    async fn run(&mut self) -> Result<()> {
+        match self.server.start(self.port).await {
+            Err(unknown) if unknown.to_string().contains("shutdownTimeoutMillis") => {
+                self.server.replace_argument(NO_GRACE, NO_GRACE_ON_4_4);
+                self.server.start(self.port).await
+            }
+            outcome => outcome,
+        }
     }
 
     /// The URI to reach it, as its superuser.
@@ -155,8 +173,19 @@ impl Mongod {
     /// Starts it again, on its port and its data, and waits until it is ready. Stops it first if it runs.
     pub async fn restart(&mut self) -> Result<()> {
         self.stop().await?;
-        self.server.start(self.port).await?;
+        self.run().await?;
+        if !self.options.initiated {
+            return Ok(());
+        }
         self.wait_until_primary(&self.direct_client().await?).await
+    }
+
+    /// The same, with another version's program from now on.
+    pub async fn restart_as(&mut self, program: PathBuf) -> Result<()> {
+        self.stop().await?;
+        self.server.replace_argument(NO_GRACE_ON_4_4, NO_GRACE);
+        self.server.replace_program(program);
+        self.restart().await
     }
 
     /// Configures a new server according to the options; without a user yet, the localhost exception permits
@@ -234,6 +263,7 @@ fn mongod_arguments(options: &MongodOptions, port: u16, data: &Path, key: &Path)
         // How soon a stream's position passes the last write if nothing more is written; by default 10
         // seconds.
         "--setParameter=periodicNoopIntervalSecs=1".to_owned(),
+        NO_GRACE.to_owned(),
     ];
     arguments.extend(options.cache_gb.map(|size| format!("--wiredTigerCacheSizeGB={size}")));
     arguments.extend(options.replica_set.then(|| "--replSet=docrow".to_owned()));

@@ -117,7 +117,7 @@ impl CollectionEncoder {
         if documents > 0 {
             self.counted.increment(u64::try_from(documents).unwrap_or(0));
             let misfits = self.encoder.take_misfits() + self.parts.take_misfits();
-            self.misfits.increment(self.collection().count_misfits(misfits));
+            self.misfits.increment(self.collection().misfits.note(misfits));
         }
     }
 

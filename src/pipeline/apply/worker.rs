@@ -135,7 +135,7 @@ impl Worker {
                     None => break,
                 },
             };
-            let Some(WorkerMessage { changes, reached, oldest }) = routed else {
+            let Some(WorkerMessage { changes, reached, oldest, ahead_until }) = routed else {
                 self.flush(&mut batch).await?;
                 due = Instant::now() + HEARTBEAT;
                 continue;
@@ -145,10 +145,8 @@ impl Worker {
             if is_of_stream && self.leaves() {
                 continue;
             }
-            if let Some(reached) = &reached
-                && !planted::has(Bug::AheadNotRaised)
-            {
-                self.ahead.raise(reached.ahead_until);
+            if !planted::has(Bug::AheadNotRaised) {
+                self.ahead.raise(ahead_until);
             }
             for change in changes {
                 if batch.is_full(self.limits.rows) && self.may_end(&batch, &change) {

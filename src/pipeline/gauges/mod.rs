@@ -22,7 +22,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use self::lag::Timeline;
 use crate::{
-    error::Result,
+    error::{Code, Result},
     metrics,
     model::{
         change::{CollectionId, Position},
@@ -31,7 +31,7 @@ use crate::{
     moment::Moment,
     pipeline::{collection::Collection, ports::DocumentSource, watermark::Watermark},
     process_status::{ANSWERS_WITHIN, Applied, Clock, Lag, Spool},
-    source::Source,
+    source::{ClockLook, Source},
 };
 
 /// How often the gauges are updated.
@@ -41,6 +41,9 @@ const SELDOM: u32 = 10;
 /// How long to wait for an answer of the source: longer than the driver looks for a server, so that the
 /// driver itself says why there is none.
 const PATIENCE: Duration = Duration::from_secs(8);
+
+/// A majority that confirms nothing for this long is missing.
+const ELECTING: Duration = Duration::from_secs(10);
 
 /// What the stages have reached.
 #[derive(Default)]
@@ -61,6 +64,9 @@ struct GaugeState {
     timeline: Timeline,
     /// Why the change stream brings nothing.
     stalled: Option<String>,
+    /// Up to when a majority of the replica set has everything, and since when that has not moved although
+    /// there is more.
+    majority: Option<(Timestamp, Instant)>,
 }
 
 /// The contact with the source.
@@ -159,16 +165,17 @@ impl Gauges {
         let no_answer = || format!("no answer from MongoDB at {}", source.hosts());
         let problem = is_silent.then(|| state.contact.problem.clone().unwrap_or_else(no_answer));
         Clock {
-            problem: problem.or_else(|| state.stalled.clone()),
+            problem: problem.or_else(|| state.without_majority()).or_else(|| state.stalled.clone()),
             silent_since: is_silent.then_some(state.contact.heard_at),
             time: time.map(Moment::from),
             oplog_start: state.oplog_start.map(Moment::from),
         }
     }
 
-    /// Whether MongoDB does not answer.
-    pub(super) fn is_silent(&self) -> bool {
-        self.state().contact.is_silent()
+    /// Whether MongoDB is why nothing comes: it does not answer, or has no majority that confirms writes.
+    pub(super) fn is_held_up(&self) -> bool {
+        let state = self.state();
+        state.contact.is_silent() || state.without_majority().is_some()
     }
 
     /// How far behind the `live` collections are; `None`: there are none, or it is not known.
@@ -230,10 +237,21 @@ impl Gauges {
     async fn ask(&self, source: &Source) -> Infallible {
         let mut looking = interval(LOOKING);
         looking.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut is_missed = false;
         for round in (0..SELDOM).cycle() {
             looking.tick().await;
             let looked = timeout(PATIENCE, source.look_at_clock()).await;
-            self.state().answered(looked.ok(), source.newest());
+            let without = {
+                let mut state = self.state();
+                state.answered(looked.ok(), source.newest());
+                state.without_majority()
+            };
+            match (&without, is_missed) {
+                (Some(why), false) => tracing::warn!(code = %Code::SourceWithoutMajority, "{why}"),
+                (None, true) => tracing::info!("a majority of the replica set confirms writes again"),
+                _ => {}
+            }
+            is_missed = without.is_some();
             if round == 0
                 && let Ok(Ok(start)) = timeout(LOOKING, source.oplog_start()).await
             {
@@ -268,16 +286,28 @@ impl Drop for Leading {
 impl GaugeState {
     /// Records an answer; `None`: it did not come in time. The set's time may be later than that of the
     /// member that was asked.
-    fn answered(&mut self, answer: Option<Result<Timestamp>>, newest: Timestamp) {
+    fn answered(&mut self, answer: Option<Result<ClockLook>>, newest: Timestamp) {
         match answer {
-            Some(Ok(_)) => {
+            Some(Ok(look)) => {
                 self.contact = Contact::default();
                 self.timeline.saw(newest, Instant::now());
+                let before = self.majority.filter(|(time, _)| Some(*time) == look.majority);
+                self.majority = before.or_else(|| Some((look.majority?, Instant::now())));
             }
             Some(Err(error)) => self.contact.problem = Some(error.to_string()),
             // Why it does not answer is either known already, or unknown.
             None => {}
         }
+    }
+
+    /// That no majority of the replica set confirms writes, in words, if that is so.
+    fn without_majority(&self) -> Option<String> {
+        let (_, since) = self.majority.filter(|(_, since)| since.elapsed() >= ELECTING)?;
+        let seconds = since.elapsed().as_secs();
+        Some(format!(
+            "MongoDB has had no majority of its replica set that confirms writes for {seconds} s: docrow waits for \
+             it, since anything else could be rolled back; see rs.status()"
+        ))
     }
 
     /// How long the changes after this position have waited; `None`: that is not known.

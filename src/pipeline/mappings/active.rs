@@ -4,7 +4,9 @@
 //! The mapping in force is stored in `docrow.schemas`, by version, so that a restart never guesses again. All
 //! tables of a pipeline share one schema, so their names are unique across its collections.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, pin::pin};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::{
     config::{Config, DefaultMapping},
@@ -17,6 +19,9 @@ use crate::{
     sink::metadata::mapping_versions,
     source::{SAMPLE_SIZE, Source},
 };
+
+/// How many collections are sampled at once.
+const SAMPLED_AT_ONCE: usize = 8;
 
 /// The first line of an automatic mapping as it is stored: it may evolve; one that a user wrote does not.
 const AUTOMATIC: &str = "# Mapped automatically.\n";
@@ -210,6 +215,11 @@ impl Mappings {
         Some(in_force.before.as_deref().unwrap_or(in_force))
     }
 
+    /// A collection's stored mapping, if nothing comes after it.
+    pub(crate) fn unchanged(&self, collection: &str) -> Option<&ActiveMapping> {
+        self.in_force.get(collection).filter(|mapping| mapping.before.is_none())
+    }
+
     /// A collection's mapping, made from a sample of its documents if there is none yet.
     pub(crate) async fn mapping_for(
         &mut self,
@@ -220,24 +230,48 @@ impl Mappings {
         if let Some(mapping) = self.in_force.get(&name).or_else(|| self.sampled.get(&name)) {
             return Ok(mapping.clone());
         }
-        let new = |spec, is_automatic| ActiveMapping {
-            spec,
-            version: 1,
-            is_automatic,
-            unfilled: None,
-            before: None,
-        };
         if let Some(spec) = self.files.get(&name) {
-            return Ok(new(spec.clone(), false));
+            let (spec, is_automatic) = (spec.clone(), false);
+            return Ok(ActiveMapping { spec, version: 1, is_automatic, unfilled: None, before: None });
         }
-        let mut sample = Sample::new();
-        source.sample_documents(collection, SAMPLE_SIZE, &mut |document| sample.observe(document)).await?;
-        let spec = infer(self.default, &sample, collection, &mut self.tables);
+        let sample = sample(source, collection).await?;
+        Ok(self.infer(collection, &sample))
+    }
+
+    /// Whether a collection has no stored mapping.
+    pub(crate) fn is_new(&self, collection: &str) -> bool {
+        !self.in_force.contains_key(collection)
+    }
+
+    /// Makes mappings from samples for those of these collections that have none, of which several are
+    /// sampled at once.
+    pub(crate) async fn sample_all(
+        &mut self,
+        source: &dyn DocumentSource,
+        collections: &[Namespace],
+    ) -> Result<()> {
+        let has_one = |name: &String| {
+            [&self.in_force, &self.sampled].iter().any(|known| known.contains_key(name))
+                || self.files.contains_key(name)
+        };
+        let without: Vec<_> = collections.iter().filter(|name| !has_one(&name.to_string())).collect();
+        let samples = without.into_iter().map(async |name| Ok((name, sample(source, name).await?)));
+        let mut samples = pin!(stream::iter(samples).buffered(SAMPLED_AT_ONCE));
+        while let Some((name, sample)) = samples.try_next().await? {
+            self.infer(name, &sample);
+        }
+        Ok(())
+    }
+
+    /// Makes a collection's mapping from a sample of its documents.
+    fn infer(&mut self, collection: &Namespace, sample: &Sample) -> ActiveMapping {
+        let (name, spec) =
+            (collection.to_string(), infer(self.default, sample, collection, &mut self.tables));
         let tables: Vec<_> = table_names(&spec).collect();
         tracing::info!("{name}: mapped automatically to {}", tables.join(", "));
-        let mapping = new(spec, true);
+        let mapping = ActiveMapping { spec, version: 1, is_automatic: true, unfilled: None, before: None };
         self.sampled.insert(name, mapping.clone());
-        Ok(mapping)
+        mapping
     }
 
     /// The mapping that docrow would make for a collection, if no name were taken.
@@ -251,6 +285,12 @@ impl Mappings {
             table_names(&forgotten.spec).for_each(|name| self.tables.release(name));
         }
     }
+}
+
+async fn sample(source: &dyn DocumentSource, collection: &Namespace) -> Result<Sample> {
+    let mut sample = Sample::new();
+    source.sample_documents(collection, SAMPLE_SIZE, &mut |document| sample.observe(document)).await?;
+    Ok(sample)
 }
 
 fn infer(

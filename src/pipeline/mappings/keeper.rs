@@ -1,5 +1,5 @@
-//! The keeper of one collection's mapping: the one task that changes the mapping, and fills what it has
-//! added. See [`evolution`](super::evolution).
+//! The one task that changes a collection's mapping, and fills what it has added. See
+//! [`evolution`](super::evolution).
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,8 +33,7 @@ use crate::{
 
 /// How long to wait for more discoveries, which mostly come together.
 const GATHERING: Duration = Duration::from_millis(200);
-/// A mapping is left alone for this many times as long as its change took: if names of fields never stop
-/// being new, tables must not be filled all the time.
+/// A mapping rests for this many times as long as its change took, even if names never stop being new.
 const REST: u32 = 10;
 /// How long another session's lock on a table holds up the end of a backfill.
 const LAST: Duration = Duration::from_secs(5);
@@ -120,6 +119,7 @@ impl Keeper {
         self.is_complete = is_complete;
         let shared = self.shared.clone();
         let Some(collection) = shared.collections.get(self.id) else { return Ok(()) };
+        collection.misfits.set_unfilled(self.in_force.unfilled.is_some());
         self.fill(collection).await?;
         while !self.tries.is_over() {
             let (is_settled, rests_until) = (self.is_settled, self.rests_until);
@@ -163,8 +163,8 @@ impl Keeper {
     async fn act(&mut self, collection: &Collection) -> Result<()> {
         self.worked = Duration::ZERO;
         match self.evolve(collection).await? {
-            Evolved::Not if !self.is_replacing => {}
-            Evolved::Not => self.fill(collection).await?,
+            Evolved::Not if self.is_replacing => self.fill(collection).await?,
+            Evolved::Not => {}
             Evolved::Yes => {
                 self.tries.succeeded();
                 self.fill(collection).await?;
@@ -206,8 +206,7 @@ impl Keeper {
             let sampled = self.tries.unless_stopped(shared.sample(collection)).await.transpose()?;
             self.is_sampled = sampled.is_some();
         }
-        let before = collection.mapping().await;
-        let mut held = None;
+        let (before, mut held) = (collection.mapping().await, None);
         let (evolved, mut session) = loop {
             let ready = self.tries.unless_stopped(shared.make_ready()).await.transpose()?;
             let Some((mut session, mut tables)) = ready else { return Ok(Evolved::Not) };
@@ -350,6 +349,7 @@ impl Keeper {
             changed => drop(changed?),
         }
         failpoint::reach(Failpoint::VersionCommitted);
+        place.collection.misfits.set_unfilled(next.unfilled.is_some());
         **held = mapping;
         Ok(Evolved::Yes)
     }
@@ -394,7 +394,7 @@ impl Keeper {
         session.set_filled(collection.name(), self.in_force.version).await?;
         failpoint::reach(Failpoint::FilledNoted);
         self.in_force.unfilled = None;
-        collection.recount();
+        collection.misfits.filled();
         Ok(true)
     }
 }

@@ -1,7 +1,8 @@
 //! Counts, now and then, the values that do not fit their columns
 //! ([`misfits`](crate::sink::metadata::misfits)), for `docrow status` and other readers: in SQL a sum over
 //! such a column is wrong, and nothing else says so. The rows are what is counted, so values that were
-//! corrected are no longer counted, however that happened.
+//! corrected are no longer counted, however that happened. Values that a new column has yet to take over are
+//! no misfits: nothing is counted before.
 //!
 //! It also finds columns of whole numbers that lack fractions which no encoder of this process has met; in an
 //! automatic mapping, these columns are widened ([`evolution`](crate::pipeline::mappings::evolution)).
@@ -72,16 +73,22 @@ impl MisfitCounter {
         }
         for ((id, collection), at) in each().zip(counted) {
             let stale = at.is_none_or(|at| at.elapsed().is_ok_and(|age| age > STALE));
-            if is_ready(id) && (collection.take_uncounted() || stale) {
-                self.count_in(collection).await?;
-                *at = Some(SystemTime::now());
+            if is_ready(id)
+                && !collection.misfits.is_unfilled()
+                && (collection.misfits.take_uncounted() || stale)
+            {
+                *at = self.count_in(collection).await?.then(SystemTime::now);
             }
         }
         Ok(())
     }
 
-    async fn count_in(&self, collection: &Collection) -> Result<()> {
+    /// `false`: the mapping has changed meanwhile.
+    async fn count_in(&self, collection: &Collection) -> Result<bool> {
         let mapping = collection.mapping().await;
+        if collection.misfits.is_unfilled() {
+            return Ok(false);
+        }
         let mut session = self.target.connect().await?;
         let found = session.count_misfits(&mapping).await?;
         session.store_misfits(collection.name(), &found).await?;
@@ -91,6 +98,6 @@ impl MisfitCounter {
                 collection.is_narrow((table, column));
             }
         }
-        Ok(())
+        Ok(true)
     }
 }

@@ -31,9 +31,9 @@ pub async fn plan(config: &Config, apply: bool) -> Result<Vec<(Namespace, Plan)>
     let source = Source::connect(config.source.expose()).await?;
     let found = source.collections(&config.include, &config.exclude).await?;
     let target = Target::parse(config.target.expose(), &config.schema, &config.name)?;
-    let mut session = target.connect().await?;
+    let (mut session, other) = target.connect_twice().await?;
     let intent = if apply { sink::Intent::Write } else { sink::Intent::Look };
-    sink::preflight(&session, &target, intent).await?;
+    sink::preflight(&session, other, &target, intent).await?;
     let files = mapping_files::read(&config.mapping_dir)?;
     require_collections(config, &files, &source, &mapping_versions::load(&session, target.pipeline()).await?)
         .await?;

@@ -75,6 +75,14 @@ pub(crate) struct StateReporter {
     pub(crate) counts: Arc<Counts>,
     pub(crate) apply_state: watch::Receiver<ApplyState>,
     pub(crate) max_spool: u64,
+    /// The reports' own.
+    pub(crate) connection: tokio::sync::Mutex<Option<ReportConnection>>,
+}
+
+pub(crate) struct ReportConnection {
+    session: Box<dyn TargetSession>,
+    /// The details that were written last over it.
+    told: Option<Details>,
 }
 
 impl StateReporter {
@@ -104,45 +112,51 @@ impl StateReporter {
     }
 
     async fn write(&self) -> Infallible {
-        let (mut session, mut told) = (None, None);
         loop {
             tokio::select! {
                 biased;
                 () = self.vitals.news() => {}
                 () = sleep(REPORTING) => {}
             }
-            let Some(target) = self.reports.held() else { continue };
-            let done = timeout(PATIENCE, async {
-                let session = match &mut session {
-                    Some(session) => session,
-                    none => none.insert(target.connect().await?),
-                };
-                self.report(&mut **session, &mut told).await
-            });
-            if !matches!(done.await, Ok(Ok(()))) {
-                (session, told) = (None, None);
+            if self.report().await.is_some() {
+                self.reports.attempts.send_modify(|attempts| *attempts = attempts.wrapping_add(1));
             }
-            self.reports.attempts.send_modify(|attempts| *attempts = attempts.wrapping_add(1));
         }
     }
 
-    /// Writes a report, and its details, if these have changed.
-    async fn report(&self, session: &mut dyn TargetSession, told: &mut Option<Details>) -> Result<()> {
-        let (report, details) = self.vitals.report();
-        let changed = (told.as_ref() != Some(&details)).then(|| json(&details)).transpose()?;
-        session.store_report(&json(&report)?, changed.as_deref()).await?;
-        *told = Some(details);
-        Ok(())
+    /// Writes a report, and its details, if these have changed. `None`: no pipeline is held.
+    async fn report(&self) -> Option<Result<()>> {
+        let target = self.reports.held()?;
+        let mut connection = self.connection.lock().await;
+        let written = timeout(PATIENCE, async {
+            let ReportConnection { session, told } = match &mut *connection {
+                Some(connection) => connection,
+                none => none.insert(ReportConnection { session: target.connect().await?, told: None }),
+            };
+            let (report, details) = self.vitals.report();
+            let changed = (told.as_ref() != Some(&details)).then(|| json(&details)).transpose()?;
+            session.store_report(&json(&report)?, changed.as_deref()).await?;
+            *told = Some(details);
+            Ok(())
+        });
+        let written =
+            written.await.unwrap_or_else(|_| Err(Error::new(Kind::TargetAway, "report: no answer")));
+        if written.is_err() {
+            *connection = None;
+        }
+        Some(written)
     }
 
     /// Writes the last report, unless another process holds the pipeline.
     pub(crate) async fn report_last(&self) {
-        let Some(target) = self.reports.held() else { return };
-        let said = timeout(LAST, async {
-            let mut session = target.connect().await?;
-            self.report(&mut *session, &mut None).await
+        let reported = timeout(LAST, async {
+            match self.report().await {
+                // The connection may have ended since the report before.
+                Some(Err(_)) => self.report().await,
+                reported => reported,
+            }
         });
-        if let Ok(Err(error)) = said.await {
+        if let Ok(Some(Err(error))) = reported.await {
             tracing::debug!("{error}: the end is not reported");
         }
     }

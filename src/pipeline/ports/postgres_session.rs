@@ -16,7 +16,7 @@ use crate::{
     sink::{
         Session, Target,
         metadata::{
-            chunks::{self, StoredChunk},
+            chunks::{self, Extent, SnapshotPlan, StoredChunk},
             dead_letters::{self, Asked, DeadKeys},
             deployment,
             mapping_versions::{self, Mapping},
@@ -29,7 +29,7 @@ use crate::{
             resync_requests,
         },
         rows::scan_extra::{self, Scan},
-        tables::{ddl, locks, widen},
+        tables::{ddl, ddl_batch, locks, widen},
     },
 };
 
@@ -86,17 +86,16 @@ impl<S: BorrowMut<Session> + Send + Sync> StateSession for PostgresSession<S> {
         positions::shown(self.session(), self.pipeline()).await
     }
 
-    async fn chunks(&self, collection: &str) -> Result<Vec<StoredChunk>> {
-        chunks::load(self.session(), self.pipeline(), collection).await
+    async fn chunks(&self, collections: &[&str]) -> Result<HashMap<String, Vec<StoredChunk>>> {
+        chunks::load_all(self.session(), self.pipeline(), collections).await
     }
 
-    async fn store_chunks(
-        &mut self,
-        collection: &str,
-        chunks: &[StoredChunk],
-        start: &[StoredPosition],
-    ) -> Result<()> {
-        chunks::store(self.session.borrow_mut(), self.target.pipeline(), collection, chunks, start).await
+    async fn extents(&self) -> Result<HashMap<String, Extent>> {
+        chunks::extents(self.session(), self.pipeline()).await
+    }
+
+    async fn store_chunks(&mut self, plans: &[SnapshotPlan], start: &[StoredPosition]) -> Result<()> {
+        chunks::store(self.session.borrow_mut(), self.target.pipeline(), plans, start).await
     }
 
     async fn replace_chunks(
@@ -165,6 +164,14 @@ impl<S: BorrowMut<Session> + Send + Sync> StateSession for PostgresSession<S> {
 
 #[async_trait]
 impl<S: BorrowMut<Session> + Send + Sync> TableSession for PostgresSession<S> {
+    async fn as_wanted(&self, wanted: &[(&str, &[Table])]) -> Result<Vec<bool>> {
+        ddl_batch::as_wanted(self.session(), &self.target, wanted).await
+    }
+
+    async fn create_tables(&mut self, wanted: &[(&Mapping, &[Table])]) -> Result<bool> {
+        ddl_batch::create_tables(self.session.borrow_mut(), &self.target, wanted).await
+    }
+
     async fn change_tables(&mut self, mapping: &Mapping, tables: &[Table]) -> Result<()> {
         ddl::change_tables(self.session.borrow_mut(), &self.target, mapping, tables).await.map(drop)
     }

@@ -9,8 +9,8 @@ use crate::{
     error::Result,
     model::change::{Namespace, Position},
     source::{
-        ChangeStream, Chunk, ChunkReader, CollectionInfo, Deployment, Documents, Lookup, Source, StreamBatch,
-        StreamStart,
+        ChangeStream, Chunk, ChunkReader, CollectionChoice, CollectionInfo, Deployment, Documents, Lookup,
+        Source, StreamBatch, StreamStart,
     },
 };
 
@@ -20,7 +20,7 @@ pub(crate) trait DocumentSource: Send + Sync {
     fn hosts(&self) -> &str;
     fn newest(&self) -> Timestamp;
     fn elapsed_since(&self, then: DateTime) -> Duration;
-    fn includes(&self, include: &[String], exclude: &[String], name: &str) -> Result<bool>;
+    fn choice(&self, include: &[String], exclude: &[String]) -> Result<CollectionChoice>;
 
     async fn operation_time(&self) -> Result<Timestamp>;
     async fn oplog_start(&self) -> Result<Option<Timestamp>>;
@@ -28,10 +28,11 @@ pub(crate) trait DocumentSource: Send + Sync {
 
     async fn names(&self, include: &[String], exclude: &[String]) -> Result<Vec<Namespace>>;
     async fn collections_now(&self, include: &[String], exclude: &[String]) -> Result<Vec<CollectionInfo>>;
+    async fn measured(&self, listed: Vec<CollectionInfo>) -> Result<Vec<CollectionInfo>>;
     async fn deployment(&self, include: &[String], exclude: &[String]) -> Result<Deployment>;
     async fn says_what_became_of(&self, names: &BTreeSet<String>, since: Timestamp) -> Result<bool>;
 
-    async fn start_position(&self, namespaces: &[Namespace]) -> Result<Position>;
+    async fn start_of_copies(&self, namespaces: &[Namespace], copied: &[Namespace]) -> Result<Position>;
     async fn holds(&self, namespaces: &[Namespace], start: &StreamStart) -> Result<bool>;
     fn change_stream(&self, namespaces: &[Namespace], start: StreamStart) -> Box<dyn ChangeCursor>;
 
@@ -98,8 +99,8 @@ impl DocumentSource for Source {
         self.elapsed_since(then)
     }
 
-    fn includes(&self, include: &[String], exclude: &[String], name: &str) -> Result<bool> {
-        self.includes(include, exclude, name)
+    fn choice(&self, include: &[String], exclude: &[String]) -> Result<CollectionChoice> {
+        self.choice(include, exclude)
     }
 
     async fn operation_time(&self) -> Result<Timestamp> {
@@ -122,6 +123,10 @@ impl DocumentSource for Source {
         self.collections_now(include, exclude).await
     }
 
+    async fn measured(&self, listed: Vec<CollectionInfo>) -> Result<Vec<CollectionInfo>> {
+        self.measured(listed).await
+    }
+
     async fn deployment(&self, include: &[String], exclude: &[String]) -> Result<Deployment> {
         self.deployment(include, exclude).await
     }
@@ -130,8 +135,8 @@ impl DocumentSource for Source {
         self.says_what_became_of(names, since).await
     }
 
-    async fn start_position(&self, namespaces: &[Namespace]) -> Result<Position> {
-        self.start_position(namespaces).await
+    async fn start_of_copies(&self, namespaces: &[Namespace], copied: &[Namespace]) -> Result<Position> {
+        self.start_of_copies(namespaces, copied).await
     }
 
     async fn holds(&self, namespaces: &[Namespace], start: &StreamStart) -> Result<bool> {

@@ -16,7 +16,7 @@ use crate::{
     sink::{
         Keys,
         metadata::{
-            chunks::{Marker, StoredChunk},
+            chunks::{Extent, Marker, SnapshotPlan, StoredChunk},
             dead_letters::{Asked, DeadKeys, DeadLetter},
             fence::{Holder, OnHeld},
             mapping_versions::Mapping,
@@ -72,13 +72,9 @@ pub(crate) trait StateSession: Send + Sync {
     async fn shown(&self) -> Result<Option<Timestamp>>;
 
     // Chunks.
-    async fn chunks(&self, collection: &str) -> Result<Vec<StoredChunk>>;
-    async fn store_chunks(
-        &mut self,
-        collection: &str,
-        chunks: &[StoredChunk],
-        start: &[StoredPosition],
-    ) -> Result<()>;
+    async fn chunks(&self, collections: &[&str]) -> Result<HashMap<String, Vec<StoredChunk>>>;
+    async fn extents(&self) -> Result<HashMap<String, Extent>>;
+    async fn store_chunks(&mut self, plans: &[SnapshotPlan], start: &[StoredPosition]) -> Result<()>;
     async fn replace_chunks(
         &mut self,
         collection: &str,
@@ -104,6 +100,8 @@ pub(crate) trait StateSession: Send + Sync {
 /// Tables and their rows.
 #[async_trait]
 pub(crate) trait TableSession: Send + Sync {
+    async fn as_wanted(&self, wanted: &[(&str, &[Table])]) -> Result<Vec<bool>>;
+    async fn create_tables(&mut self, wanted: &[(&Mapping, &[Table])]) -> Result<bool>;
     async fn change_tables(&mut self, mapping: &Mapping, tables: &[Table]) -> Result<()>;
     async fn relations(&self) -> Result<Vec<String>>;
     async fn columns(&self, tables: &[Table]) -> Result<Vec<(String, String)>>;

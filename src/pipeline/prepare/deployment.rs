@@ -9,6 +9,10 @@
 //! otherwise a collection that was replaced in between would look foreign the next time, and no event would
 //! explain that.
 
+use std::collections::HashSet;
+
+use futures_util::try_join;
+
 use super::Preparation;
 use crate::{
     config::OnHistoryLost,
@@ -22,53 +26,67 @@ use crate::{
 const SHOWN: usize = 3;
 
 impl Preparation<'_> {
-    /// Compares the deployment with the stored one. Errors: it is another one, and the configuration demands
-    /// to stop then.
-    pub(crate) async fn recognise(&mut self) -> Result<()> {
-        let Some(stored) = self.session.deployment().await? else { return Ok(()) };
-        let before = Deployment::parse(&stored)?;
-        let now = self.source.deployment(&self.config.include, &self.config.exclude).await?;
-        let asked = self.session.resyncs_asked().await?;
-        let mut positions = self.session.positions().await?;
+    /// Registers the pipeline, and compares the deployment with the stored one. Errors: it is another one,
+    /// and the configuration demands to stop then.
+    pub(super) async fn recognise(&mut self) -> Result<Recognised> {
+        let (session, new) = (&*self.session, new_life());
+        let (life, deployment, earlier_keys) =
+            try_join!(session.register(&new), session.deployment(), session.with_earlier_keys())?;
+        failpoint::reach(Failpoint::PipelineRegistered);
+        let mut known = Recognised { life, deployment, earlier_keys };
+        self.compare(&mut known).await?;
+        Ok(known)
+    }
+
+    async fn compare(&mut self, known: &mut Recognised) -> Result<()> {
+        let Some(stored) = &known.deployment else { return Ok(()) };
+        let before = Deployment::parse(stored)?;
+        let (now, asked, mut positions) = try_join!(
+            self.source.deployment(&self.config.include, &self.config.exclude),
+            self.session.resyncs_asked(),
+            self.session.positions()
+        )?;
         // If a collection must be copied again, its past does not matter.
-        positions.retain(|stored| {
-            let name = &stored.collection;
-            let is_included = self.source.includes(&self.config.include, &self.config.exclude, name);
-            is_included.unwrap_or(false) && !asked.iter().any(|(asked, _)| asked == name)
-        });
-        match self.is_same(&before, &now, &positions).await {
-            Ok(true) => self.session.store_deployment(&now.as_before(&before).to_text()?).await,
-            Ok(false) if positions.is_empty() => self.part(&now).await,
-            Ok(false) => self.part_for(&now, self.another(&before)).await,
-            Err(error) if error.kind() == Kind::HistoryLost => self.part_for(&now, error).await,
+        let choice = self.source.choice(&self.config.include, &self.config.exclude)?;
+        let names = positions.iter().map(|stored| stored.collection.clone());
+        let counts: HashSet<_> = names
+            .filter(|name| choice.matches(name) && !asked.iter().any(|(asked, _)| asked == name))
+            .collect();
+        positions.retain(|stored| counts.contains(&stored.collection));
+        match self.is_same(&before, &now, &counts, &positions).await {
+            Ok(true) => {
+                let now = now.as_before(&before).to_text()?;
+                if now != *stored {
+                    self.session.store_deployment(&now).await?;
+                }
+                known.deployment = Some(now);
+                Ok(())
+            }
+            Ok(false) if positions.is_empty() => self.part(&now, known).await,
+            Ok(false) => self.part_for(&now, known, self.another(&before)).await,
+            Err(error) if error.kind() == Kind::HistoryLost => self.part_for(&now, known, error).await,
             Err(error) => Err(error),
         }
     }
 
-    /// Registers this pipeline, and returns the id of its state directory.
-    pub(super) async fn register(&mut self) -> Result<String> {
-        let life = self.session.register(&life()).await?;
-        failpoint::reach(Failpoint::PipelineRegistered);
-        Ok(life)
-    }
-
-    /// Stores what identifies the deployment.
-    pub(crate) async fn note_deployment(&mut self) -> Result<()> {
+    /// Stores what identifies the deployment, unless it is what is stored.
+    pub(super) async fn note_deployment(&mut self, stored: Option<String>) -> Result<()> {
         let mut now = self.source.deployment(&self.config.include, &self.config.exclude).await?;
-        if let Some(stored) = self.session.deployment().await? {
-            now = now.as_before(&Deployment::parse(&stored)?);
+        if let Some(stored) = &stored {
+            now = now.as_before(&Deployment::parse(stored)?);
         }
-        self.session.store_deployment(&now.to_text()?).await
+        let now = now.to_text()?;
+        if stored.as_ref() == Some(&now) { Ok(()) } else { self.session.store_deployment(&now).await }
     }
 
     async fn is_same(
         &self,
         before: &Deployment,
         now: &Deployment,
+        counts: &HashSet<String>,
         positions: &[StoredPosition],
     ) -> Result<bool> {
-        let counts = |name: &str| positions.iter().any(|stored| stored.collection == name);
-        let names = match before.compare(now, counts) {
+        let names = match before.compare(now, |name| counts.contains(name)) {
             Kinship::Same => return Ok(true),
             Kinship::Other => return Ok(false),
             Kinship::Unless(names) => names,
@@ -92,22 +110,35 @@ impl Preparation<'_> {
     }
 
     /// Returns `error`, or requests that everything that was copied is copied again, as configured.
-    async fn part_for(&mut self, now: &Deployment, error: Error) -> Result<()> {
+    async fn part_for(&mut self, now: &Deployment, known: &mut Recognised, error: Error) -> Result<()> {
         if self.config.on_history_lost != OnHistoryLost::Resync {
             return Err(error);
         }
         tracing::warn!(code = %error.code(), "{error}: all collections are copied again, in place (on_history_lost = \"resync\")");
-        self.part(now).await
+        self.part(now, known).await
     }
 
-    async fn part(&mut self, now: &Deployment) -> Result<()> {
+    async fn part(&mut self, now: &Deployment, known: &mut Recognised) -> Result<()> {
         let stored = self.session.mappings().await?;
         let collections: Vec<String> = stored.into_iter().map(|mapping| mapping.collection).collect();
-        self.session.replace_deployment(&now.to_text()?, &life(), &collections).await
+        let (now, life) = (now.to_text()?, new_life());
+        self.session.replace_deployment(&now, &life, &collections).await?;
+        (known.life, known.deployment) = (life, Some(now));
+        Ok(())
     }
 }
 
+/// What is stored about the pipeline and its deployment.
+pub(super) struct Recognised {
+    /// The id of the state directory.
+    pub(super) life: String,
+    /// What identifies the deployment. `None`: nothing is stored yet.
+    pub(super) deployment: Option<String>,
+    /// The collections whose keys may be in an earlier form.
+    pub(super) earlier_keys: HashSet<String>,
+}
+
 /// Returns a new id for a state directory.
-fn life() -> String {
+fn new_life() -> String {
     format!("{:016x}", fastrand::u64(..))
 }

@@ -6,6 +6,8 @@
 //! renamed; and as a document may have belonged to another partition, all partitions start at the least
 //! position.
 
+use std::collections::HashSet;
+
 use super::Preparation;
 use crate::{
     error::Result,
@@ -15,9 +17,8 @@ use crate::{
 };
 
 impl Preparation<'_> {
-    /// Replaces what is left of an earlier form.
-    pub(super) async fn renew_keys(&mut self) -> Result<()> {
-        let earlier = self.session.with_earlier_keys().await?;
+    /// Replaces what is left of an earlier form in these collections.
+    pub(super) async fn renew_keys(&mut self, earlier: HashSet<String>) -> Result<()> {
         if earlier.is_empty() {
             return Ok(());
         }

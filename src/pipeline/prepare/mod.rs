@@ -10,18 +10,19 @@
 //! What happened before the new start position no longer matters. A request is deleted in the transaction
 //! that stores the plan. ([`whole_collections`])
 
+mod chunk_plan;
 mod deployment;
 mod earlier_keys;
 mod tables;
 mod whole_collections;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
+use futures_util::{FutureExt, StreamExt, TryStreamExt, stream, try_join};
 use indicatif::HumanCount;
-use mongodb::bson::{RawArrayBuf, RawDocument, RawDocumentBuf, cstr};
 
 use super::{
     collection::Collection,
@@ -29,10 +30,11 @@ use super::{
     mappings::active::{Mappings, PreparedMappings},
     pausing,
     ports::{DocumentSource, TargetSession},
+    table_keys::keys_missing,
 };
 use crate::{
     config::Config,
-    error::{Code, Error, Kind, Result},
+    error::{Code, Result},
     failpoint::{self, Failpoint},
     mapping_files, metrics,
     model::{
@@ -43,10 +45,16 @@ use crate::{
     },
     process_status::Part,
     sink::metadata::{
-        chunks::StoredChunk, dead_letters::DeadKeys, mapping_versions, positions::StoredPosition,
+        chunks::{Extent, SnapshotPlan},
+        dead_letters::DeadKeys,
+        mapping_versions,
+        positions::StoredPosition,
     },
-    source::{CHUNK_BYTES, Chunk, Source},
+    source::{Chunk, CollectionInfo, Source},
 };
+
+/// How many collections are cut into chunks at once.
+const CUT_AT_ONCE: usize = 16;
 
 /// The collections, with their tables and plans made, and their mappings.
 pub(super) struct Prepared {
@@ -56,6 +64,8 @@ pub(super) struct Prepared {
     pub(super) parting: Vec<String>,
     /// The complete collections: their changes can be applied.
     pub(super) live: Vec<CollectionId>,
+    /// How much of each collection is copied.
+    pub(super) extents: HashMap<String, Extent>,
 }
 
 /// Prepares the collections, over a session that can write.
@@ -73,14 +83,11 @@ impl<'a> Preparation<'a> {
 
     /// Does everything up to the point where documents can be copied.
     pub(super) async fn run(mut self) -> Result<Prepared> {
-        self.recognise().await?;
-        let life = self.register().await?;
-        self.pipeline.ports.spool.open()?.reconcile(life).await?;
+        let known = self.recognise().await?;
+        self.pipeline.ports.spool.open()?.reconcile(known.life).await?;
         failpoint::reach(Failpoint::StateReconciled);
         self.write_down().await?;
-        let prepared = self.prepare().await?;
-        self.note_deployment().await?;
-        Ok(prepared)
+        self.prepare(known.deployment, known.earlier_keys).await
     }
 }
 
@@ -103,29 +110,44 @@ impl Preparation<'_> {
 
     /// Returns all collections with their mappings. Those that are new or must be copied again now have their
     /// tables and their plan; those whose mapping file was changed, their new tables and columns.
-    async fn prepare(&mut self) -> Result<Prepared> {
+    async fn prepare(
+        &mut self,
+        deployment: Option<String>,
+        earlier_keys: HashSet<String>,
+    ) -> Result<Prepared> {
         let post = self.pipeline.monitor.reporter.vitals().post(Part::Attempt);
         post.at("lists the collections");
         self.pipeline.monitor.refused.hide();
-        self.renew_keys().await?;
-        let found = self.source.collections_now(&self.config.include, &self.config.exclude).await?;
-        let stored = self.session.mappings().await?;
-        let (stored, parting) = self.part_from_gone(stored, &found).await?;
+        self.renew_keys(earlier_keys).await?;
+        let session = &*self.session;
+        let (found, stored, asked, paused, extents) = try_join!(
+            self.source.collections_now(&self.config.include, &self.config.exclude),
+            session.mappings(),
+            session.resyncs_asked(),
+            pausing::paused(session),
+            session.extents()
+        )?;
+        let found = self.with_sizes(found, &extents, &asked).await?;
+        let (stored, parting) = self.part_from_gone(stored, &found, &asked).await?;
         // As they are now: the file for a new collection may be new as well.
         let files = mapping_files::read(&self.config.mapping_dir)?;
         let mut mappings = Mappings::load(&stored, self.config, &files)?;
-        let asked = self.session.resyncs_asked().await?;
-        let paused = pausing::paused(self.session).await?;
         let dead = Arc::<Mutex<DeadKeys>>::default();
         let most_dead = usize::try_from(self.config.max_dead_letters).unwrap_or(usize::MAX);
         let (mut collections, mut in_force) =
             (Vec::with_capacity(found.len()), Vec::with_capacity(found.len()));
         let (mut pending, mut refused) = (HashMap::new(), Vec::new());
+        let mut prepared = self.unchanged(&mappings, &stored, &found, &asked).await?;
+        prepared.extend(self.create_tables(&mut mappings, &found, &asked, &post).await?);
         for info in &found {
             post.at(format!("prepares the tables of {}", info.namespace));
             let name = info.namespace.to_string();
             let reason = reason_for(&name, &asked);
-            let made = match self.map_collection(&mut mappings, info, reason).await {
+            let made = match prepared.remove(&name) {
+                Some(made) => Ok(made),
+                None => self.map_collection(&mut mappings, info, reason).await,
+            };
+            let made = match made {
                 // What prevents the tables of one collection does not affect the others.
                 Err(error) if matches!(error.code(), Code::TableInTheWay | Code::TableInUse) => {
                     refused.push((name, error));
@@ -149,17 +171,41 @@ impl Preparation<'_> {
         }
         post.at("plans what must be copied");
         self.refuse(refused, collections.len()).await?;
-        let keys = self.session.dead_keys().await?;
+        let (keys, (mut extents, phases)) =
+            try_join!(self.session.dead_keys(), stored_phases(&*self.session, &collections))?;
         collections.iter().for_each(|collection| collection.show_dead(keys.count(collection.name())));
         *dead.lock().unwrap_or_else(PoisonError::into_inner) = keys;
-        let live = self.plan_all(&collections, &asked).await?;
+        let live = self.plan_all(&collections, phases, &stored, &asked, &mut extents).await?;
+        self.note_deployment(deployment).await?;
         pausing::note_paused(self.pipeline, self.session, &collections).await?;
         Ok(Prepared {
             collections: collections.into(),
             mappings: PreparedMappings { in_force, pending, tables: mappings.tables },
             parting,
             live,
+            extents,
         })
+    }
+
+    /// Measures the collections of which something is left to be copied: nothing depends on the sizes of the
+    /// others.
+    async fn with_sizes(
+        &self,
+        found: Vec<CollectionInfo>,
+        extents: &HashMap<String, Extent>,
+        asked: &[(String, Reason)],
+    ) -> Result<Vec<CollectionInfo>> {
+        let is_copied = |info: &CollectionInfo| {
+            let name = info.namespace.to_string();
+            extents.get(&name).is_some_and(|extent| extent.is_complete())
+                && reason_for(&name, asked).is_none()
+        };
+        let (mut found, left): (Vec<_>, Vec<_>) = found.into_iter().partition(is_copied);
+        if !left.is_empty() {
+            found.extend(self.source.measured(left).await?);
+            found.sort_by(|a, b| a.namespace.cmp(&b.namespace));
+        }
+        Ok(found)
     }
 
     /// Returns why a collection is stopped, if it already was when this process began its last turn. A
@@ -175,117 +221,101 @@ impl Preparation<'_> {
     async fn plan_all(
         &mut self,
         collections: &[Collection],
+        phases: Vec<Phase>,
+        stored: &[mapping_versions::Mapping],
         asked: &[(String, Reason)],
+        extents: &mut HashMap<String, Extent>,
     ) -> Result<Vec<CollectionId>> {
+        let was_stopped: HashSet<&str> = stored
+            .iter()
+            .filter(|mapping| mapping.stopped.is_some())
+            .map(|mapping| &*mapping.collection)
+            .collect();
         let namespaces: Vec<Namespace> = collections.iter().map(|c| c.namespace().clone()).collect();
-        let mut live = Vec::new();
-        // One for all of them: taking it queries every collection.
-        let mut start = None;
-        for (id, collection) in (0..).map(CollectionId).zip(collections) {
-            if collection.stopped().is_none() {
+        let (mut live, mut purposes) = (Vec::new(), Vec::new());
+        for ((id, collection), phase) in (0..).map(CollectionId).zip(collections).zip(phases) {
+            if collection.stopped().is_none() && was_stopped.contains(collection.name()) {
                 self.session.set_stopped(collection.name(), None).await?;
             }
-            let reason = reason_for(collection.name(), asked);
-            let phase = stored_phase(self.session, collection).await?;
             collection.enter(phase);
-            let purpose = match (phase, reason) {
-                (Phase::New, _) => Purpose::Copy,
-                (_, Some(reason)) => Purpose::Replace(reason),
-                (Phase::Live, None) => {
-                    live.push(id);
-                    continue;
+            match (phase, reason_for(collection.name(), asked)) {
+                (Phase::New, _) => purposes.push((collection, Purpose::Copy)),
+                (_, Some(reason)) => purposes.push((collection, Purpose::Replace(reason))),
+                (Phase::Live, None) => live.push(id),
+                (Phase::Copying | Phase::Indexing | Phase::Sweeping, None) => {}
+            }
+        }
+        if purposes.is_empty() {
+            return Ok(live);
+        }
+        // One for all of them: taking it queries each.
+        let copied: Vec<_> = purposes.iter().map(|(collection, _)| collection.namespace().clone()).collect();
+        let taken = self.source.start_of_copies(&namespaces, &copied).await?;
+        failpoint::reach(Failpoint::StartTaken);
+        let cuts: Vec<_> =
+            purposes.iter().map(|(collection, purpose)| self.cut(collection, *purpose).boxed()).collect();
+        let cuts: Vec<Vec<Chunk>> = stream::iter(cuts).buffered(CUT_AT_ONCE).try_collect().await?;
+        let (mut plans, mut positions) = (Vec::new(), Vec::new());
+        for ((collection, purpose), chunks) in purposes.into_iter().zip(cuts) {
+            let name = collection.name();
+            let chunks = Self::stored_form(&chunks);
+            let own = self.start_of(name, &taken, Source::fingerprint(&namespaces));
+            let documents = HumanCount(collection.info.documents);
+            let replaces = matches!(purpose, Purpose::Replace(_));
+            extents.insert(name.to_owned(), Extent::of_new(chunks.len(), replaces));
+            match purpose {
+                Purpose::Copy => {
+                    tracing::info!("{name}: about {documents} documents to copy (chunks: {})", chunks.len());
+                    plans.push(SnapshotPlan::new(name, chunks));
+                    positions.extend(own);
                 }
-                (Phase::Copying | Phase::Indexing | Phase::Sweeping, None) => continue,
-            };
-            let taken = match start.take() {
-                Some(taken) => taken,
-                None => self.source.start_position(&namespaces).await?,
-            };
-            failpoint::reach(Failpoint::StartTaken);
-            let fingerprint = Source::fingerprint(&namespaces);
-            self.plan(collection, purpose, &taken, fingerprint).await?;
+                Purpose::Replace(reason) => {
+                    self.forget_vanished(collection, taken.cluster_time()).await?;
+                    self.session.replace_chunks(name, &chunks, &own).await?;
+                    metrics::RESYNCS.add_to(reason.label(), 1);
+                    tracing::info!("{name}: about {documents} documents to copy again, in place: {reason}");
+                }
+            }
             collection.enter(Phase::Copying);
-            start = Some(taken);
+        }
+        if !plans.is_empty() {
+            self.session.store_chunks(&plans, &positions).await?;
         }
         Ok(live)
     }
 
-    /// Cuts the collection into chunks, then stores them with the start position, which was taken before.
-    async fn plan(
-        &mut self,
-        collection: &Collection,
-        purpose: Purpose,
-        start: &Position,
-        fingerprint: i64,
-    ) -> Result<()> {
-        let (name, chunks) = (collection.name(), self.cut(collection, purpose).await?);
-        let stored: Vec<_> = (0..).zip(&chunks).map(|(number, chunk)| to_stored(number, chunk)).collect();
-        let positions: Vec<_> = (0..self.config.partitions)
-            .map(|number| StoredPosition {
-                partition: Partition(number),
-                collection: name.to_owned(),
-                position: start.clone(),
-                fingerprint: Some(fingerprint),
-            })
-            .collect();
-        let documents = HumanCount(collection.info.documents);
-        match purpose {
-            Purpose::Copy => {
-                self.session.store_chunks(name, &stored, &positions).await?;
-                tracing::info!("{name}: about {documents} documents to copy (chunks: {})", chunks.len());
-            }
-            Purpose::Replace(reason) => {
-                self.forget_vanished(collection, start.cluster_time()).await?;
-                self.session.replace_chunks(name, &stored, &positions).await?;
-                metrics::RESYNCS.add_to(reason.label(), 1);
-                tracing::info!("{name}: about {documents} documents to copy again, in place: {reason}");
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns the chunks of a collection. A first copy uses those that were cut before a crash, because
-    /// cutting a large collection takes long. Old chunks are as good as new ones: they cover all possible
-    /// keys.
-    async fn cut(&self, collection: &Collection, purpose: Purpose) -> Result<Vec<Chunk>> {
-        let namespace = collection.namespace();
-        if purpose == Purpose::Copy
-            && let Some(plan) = self.pipeline.ports.spool.open()?.plan(namespace.clone()).await?
-            && let Ok(chunks) = decode(&plan)
-        {
-            return Ok(chunks);
-        }
-        let chunks = self.source.split(&collection.info, CHUNK_BYTES).await?;
-        match self
-            .pipeline
-            .ports
-            .spool
-            .open()?
-            .save_plan(namespace.clone(), encode(&chunks).into_bytes())
-            .await
-        {
-            // This only spares a restart the cutting, and what continues from here may free space.
-            Err(error) if error.kind() == Kind::StateFull => {
-                tracing::debug!("{error}: the chunk plan of {namespace} is not saved");
-            }
-            saved => saved?,
-        }
-        failpoint::reach(Failpoint::CutSaved);
-        Ok(chunks)
+    /// Returns the positions of a collection's partitions at the start.
+    fn start_of(&self, collection: &str, start: &Position, fingerprint: i64) -> Vec<StoredPosition> {
+        let position = |number| StoredPosition {
+            partition: Partition(number),
+            collection: collection.to_owned(),
+            position: start.clone(),
+            fingerprint: Some(fingerprint),
+        };
+        (0..self.config.partitions).map(position).collect()
     }
 }
 
-/// Returns the phase of a collection, according to PostgreSQL.
-pub(super) async fn stored_phase(session: &dyn TargetSession, collection: &Collection) -> Result<Phase> {
-    let plan = session.chunks(collection.name()).await?;
-    let mapping = collection.mapping().await;
-    let missing = session.keys_missing(mapping.tables()).await?;
-    Ok(Phase::of(Evidence {
-        planned: !plan.is_empty(),
-        chunks_left: plan.iter().filter(|chunk| chunk.copied.is_none()).count(),
-        replaces: plan.iter().any(|chunk| chunk.replaces),
-        keys_missing: missing.len(),
-    }))
+/// Returns the phases of the collections, according to PostgreSQL, which is asked about all of them at once.
+pub(super) async fn stored_phases(
+    session: &dyn TargetSession,
+    collections: &[Collection],
+) -> Result<(HashMap<String, Extent>, Vec<Phase>)> {
+    let all: Vec<_> = collections.iter().collect();
+    let (extents, missing) = try_join!(session.extents(), keys_missing(session, &all))?;
+    let missing: HashSet<&str> = missing.iter().map(|table| &*table.name).collect();
+    let mut phases = Vec::with_capacity(collections.len());
+    for collection in collections {
+        let extent = extents.get(collection.name());
+        let mapping = collection.mapping().await;
+        phases.push(Phase::of(Evidence {
+            planned: extent.is_some(),
+            chunks_left: extent.is_some_and(|extent| extent.copied < extent.chunks).into(),
+            replaces: extent.is_some_and(|extent| extent.replaces),
+            keys_missing: mapping.tables().iter().filter(|table| missing.contains(&*table.name)).count(),
+        }));
+    }
+    Ok((extents, phases))
 }
 
 /// What a plan is for.
@@ -300,56 +330,4 @@ enum Purpose {
 /// Returns why a collection must be copied again, if it must.
 fn reason_for(name: &str, asked: &[(String, Reason)]) -> Option<Reason> {
     asked.iter().find(|(asked, _)| asked == name).map(|(_, reason)| *reason)
-}
-
-fn to_stored(number: u32, chunk: &Chunk) -> StoredChunk {
-    let bytes = |bound: &Option<RawDocumentBuf>| bound.as_ref().map(|bound| bound.as_bytes().to_vec());
-    StoredChunk { number, min: bytes(&chunk.min), max: bytes(&chunk.max), copied: None, replaces: false }
-}
-
-/// `{bounds: […]}`: where one chunk ends and the next begins.
-fn encode(chunks: &[Chunk]) -> RawDocumentBuf {
-    let mut bounds = RawArrayBuf::new();
-    for bound in chunks.iter().filter_map(|chunk| chunk.max.clone()) {
-        bounds.push(bound);
-    }
-    let mut plan = RawDocumentBuf::new();
-    plan.append(cstr!("bounds"), bounds);
-    plan
-}
-
-fn decode(plan: &[u8]) -> Result<Vec<Chunk>> {
-    let corrupt =
-        |e: bson::error::Error| Error::caused(Code::StoredUnreadable, "read a stored chunk plan", e);
-    let plan = RawDocument::from_bytes(plan).map_err(corrupt)?;
-    let bounds = plan.get_array("bounds").map_err(corrupt)?;
-    let mut chunks = Vec::new();
-    let mut min: Option<Vec<u8>> = None;
-    for bound in bounds {
-        let bound = bound.map_err(corrupt)?;
-        let max = bound.as_document().map(|bound| bound.as_bytes().to_vec());
-        chunks.push(Chunk::from_bytes(min.as_deref(), max.as_deref())?);
-        min = max;
-    }
-    chunks.push(Chunk::from_bytes(min.as_deref(), None)?);
-    Ok(chunks)
-}
-
-#[cfg(test)]
-mod tests {
-    use mongodb::bson::rawdoc;
-
-    use super::*;
-
-    #[test]
-    fn a_plan_reads_back() {
-        let bound = |id: i32| Some(rawdoc! { "_id": id });
-        let chunks = vec![
-            Chunk { min: None, max: bound(1) },
-            Chunk { min: bound(1), max: bound(5) },
-            Chunk { min: bound(5), max: None },
-        ];
-        assert_eq!(decode(encode(&chunks).as_bytes()).unwrap(), chunks);
-        assert_eq!(decode(encode(&[Chunk::whole()]).as_bytes()).unwrap(), [Chunk::whole()]);
-    }
 }

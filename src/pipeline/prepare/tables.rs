@@ -1,5 +1,7 @@
 //! Makes the tables of a collection match its mapping.
 
+use std::collections::{HashMap, HashSet};
+
 use super::Preparation;
 use crate::{
     error::{Kind, Result},
@@ -12,8 +14,13 @@ use crate::{
         },
         tries::Tries,
     },
+    process_status::Post,
+    sink::metadata::mapping_versions,
     source::CollectionInfo,
 };
+
+/// How many collections get their tables in one transaction, which needs a lock on the server for each.
+const TOGETHER: usize = 50;
 
 /// The mappings that a collection's tables were made for.
 pub(super) struct PreparedTables {
@@ -25,6 +32,70 @@ pub(super) struct PreparedTables {
 }
 
 impl Preparation<'_> {
+    /// Returns the collections, by their names, whose mappings and tables are as they are stored: there is
+    /// nothing to change, which is found out for all of them together.
+    pub(super) async fn unchanged(
+        &self,
+        mappings: &Mappings,
+        stored: &[mapping_versions::Mapping],
+        found: &[CollectionInfo],
+        asked: &[(String, Reason)],
+    ) -> Result<HashMap<String, PreparedTables>> {
+        let found: HashSet<String> = found.iter().map(|info| info.namespace.to_string()).collect();
+        let mut made = Vec::new();
+        for stored in stored.iter().filter(|stored| found.contains(&stored.collection)) {
+            let name = &stored.collection;
+            let Some(in_force) =
+                mappings.unchanged(name).filter(|_| super::reason_for(name, asked).is_none())
+            else {
+                continue;
+            };
+            let mapping = self.config.compile(&in_force.spec)?;
+            // Otherwise it is still to be noted.
+            if stored.masked_by.is_some() || mapping.masked_by().is_none() {
+                let made_before = PreparedTables { in_force: in_force.clone(), mapping, later: None };
+                made.push((name.clone(), made_before));
+            }
+        }
+        let wanted: Vec<_> = made.iter().map(|(name, made)| (&**name, made.mapping.tables())).collect();
+        if wanted.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let as_wanted = self.session.as_wanted(&wanted).await?;
+        Ok(made.into_iter().zip(as_wanted).filter(|(_, is)| *is).map(|(made, _)| made).collect())
+    }
+
+    /// Makes the tables of new collections, many at once, and returns these collections by their names. What
+    /// is in the way of some of them is left to be found when each is tried alone.
+    pub(super) async fn create_tables(
+        &mut self,
+        mappings: &mut Mappings,
+        found: &[CollectionInfo],
+        asked: &[(String, Reason)],
+        post: &Post,
+    ) -> Result<HashMap<String, PreparedTables>> {
+        let is_new = |name: &str| mappings.is_new(name) && super::reason_for(name, asked).is_none();
+        let new = found.iter().map(|info| &info.namespace).filter(|new| is_new(&new.to_string()));
+        let new: Vec<_> = new.cloned().collect();
+        let mut prepared = HashMap::new();
+        for (done, together) in (0..).step_by(TOGETHER).zip(new.chunks(TOGETHER)) {
+            post.at(format!("samples new collections, and creates their tables: {done} of {}", new.len()));
+            mappings.sample_all(self.source, together).await?;
+            let mut made = Vec::with_capacity(together.len());
+            for namespace in together {
+                let in_force = mappings.mapping_for(self.source, namespace).await?;
+                let mapping = self.config.compile(&in_force.spec)?;
+                let record = in_force.record(&mapping);
+                made.push((record, PreparedTables { in_force, mapping, later: None }));
+            }
+            let wanted: Vec<_> = made.iter().map(|(record, made)| (record, made.mapping.tables())).collect();
+            if self.session.create_tables(&wanted).await? {
+                prepared.extend(made.into_iter().map(|(record, made)| (record.collection, made)));
+            }
+        }
+        Ok(prepared)
+    }
+
     /// Determines the mapping of a collection, and makes its tables.
     pub(super) async fn map_collection(
         &mut self,

@@ -45,15 +45,19 @@ impl Preparation<'_> {
         &mut self,
         stored: Vec<mapping_versions::Mapping>,
         found: &[CollectionInfo],
+        asked: &[(String, Reason)],
     ) -> Result<(Vec<mapping_versions::Mapping>, Vec<String>)> {
-        let asked = self.session.resyncs_asked().await?;
+        if stored.is_empty() {
+            return Ok((stored, Vec::new()));
+        }
+        let choice = self.source.choice(&self.config.include, &self.config.exclude)?;
+        let found: HashSet<_> = found.iter().map(|info| info.namespace.to_string()).collect();
         let (mut left, mut parting) = (Vec::with_capacity(stored.len()), Vec::new());
         let (mut dropped, mut excluded) = (Vec::new(), Vec::new());
         for mapping in stored {
             let name = mapping.collection.clone();
-            let is_there = found.iter().any(|info| info.namespace.to_string() == name);
-            let is_included = self.source.includes(&self.config.include, &self.config.exclude, &name)?;
-            if is_there || !is_included {
+            let is_included = choice.matches(&name);
+            if found.contains(&name) || !is_included {
                 excluded.extend((!is_included).then_some(name));
                 left.push(mapping);
                 continue;

@@ -7,7 +7,7 @@
 pub(super) mod dead_letter_retry;
 pub(super) mod row_repair;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -33,8 +33,14 @@ use crate::{
 /// How often to look for requests.
 const ASKING: Duration = Duration::from_secs(1);
 
-/// How often to look for new collections.
-const LISTING: Duration = Duration::from_secs(10);
+/// How often to look for new collections at most, and at least. In between, it may take one part in so many
+/// of the time, because thousands of databases take theirs. (In the simulation, they come by the second.)
+const LISTING_MOST_OFTEN: Duration = Duration::from_secs(if cfg!(test) { 10 } else { 1 });
+const LISTING_LEAST_OFTEN: Duration = Duration::from_secs(10);
+const LISTING_SHARE: u32 = 20;
+
+/// How often to count dead letters, and to look again at collections that are gone.
+const REVIEWING: Duration = Duration::from_secs(10);
 
 /// Looks for requests.
 pub(super) struct RequestWatch {
@@ -55,7 +61,7 @@ impl RequestWatch {
         let mut session = self.pipeline.ports.target.connect().await?;
         let mut asking = interval(ASKING);
         asking.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut listed = Instant::now();
+        let (mut reviewed, mut list_at) = (Instant::now(), Instant::now() + LISTING_MOST_OFTEN);
         loop {
             post.rests("waits for requests");
             tokio::select! {
@@ -75,8 +81,8 @@ impl RequestWatch {
             {
                 return Ok(TaskOutcome::Asked);
             }
-            if listed.elapsed() >= LISTING {
-                listed = Instant::now();
+            if reviewed.elapsed() >= REVIEWING {
+                reviewed = Instant::now();
                 for name in std::mem::take(&mut self.parting) {
                     match Preparation::new(pipeline, &mut *session).part_from(&name).await {
                         Err(error) if error.code() == Code::TargetLocked => self.parting.push(name),
@@ -84,9 +90,14 @@ impl RequestWatch {
                     }
                 }
                 show_dead_letters(pipeline, &*session, collections).await?;
+            }
+            let began = Instant::now();
+            if began >= list_at {
                 if is_anything_new(pipeline, collections).await? {
                     return Ok(TaskOutcome::Asked);
                 }
+                let pause = began.elapsed() * LISTING_SHARE;
+                list_at = Instant::now() + pause.clamp(LISTING_MOST_OFTEN, LISTING_LEAST_OFTEN);
             }
         }
     }
@@ -106,10 +117,14 @@ impl RequestWatch {
         let letters = self.retries.take(session, letters, &self.workers.router).await?;
         let repairs = if requested.repairs { session.take_repairs(waiting).await? } else { Vec::new() };
         let repairs = self.repairs(&*session, repairs).await?;
+        // The worker may not have heard from the tailer yet that a collection was completed.
+        let apply_state = self.pipeline.signals.apply_state.borrow().clone();
         for (partition, changes) in letters.into_iter().chain(repairs) {
             let Some(sender) = self.workers.senders.get(usize::from(partition.0)) else { continue };
             // A worker that is gone has ended with an error, which ends the turn.
-            let _ = sender.send(WorkerMessage { changes, reached: None, oldest: None }).await;
+            let own = changes.iter().map(|change| &change.collection);
+            let ahead_until = apply_state.ahead_until(own.filter(|_| !planted::has(Bug::RepairUnbound)));
+            let _ = sender.send(WorkerMessage { changes, reached: None, oldest: None, ahead_until }).await;
         }
         Ok(())
     }
@@ -136,9 +151,8 @@ async fn is_anything_new(pipeline: &Pipeline, collections: &[Collection]) -> Res
         Err(error) if error.kind().disposition() == Disposition::Retry => return Ok(false),
         names => names?,
     };
-    let is_known = |name: &Namespace| {
-        collections.iter().any(|collection| collection.namespace() == name)
-            || pipeline.monitor.refused.contains(&name.to_string())
-    };
+    let known: HashSet<_> = collections.iter().map(Collection::namespace).collect();
+    let is_known =
+        |name: &Namespace| known.contains(name) || pipeline.monitor.refused.contains(&name.to_string());
     Ok(!names.iter().all(is_known))
 }

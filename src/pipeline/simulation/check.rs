@@ -174,7 +174,11 @@ impl SimulatedWorld {
     fn check_commits(&self, next: &mut DatabaseContents) -> Result<(), String> {
         let is_followed = |name: &CollectionName| {
             let start = next.plans.get(name).map(|plan| &plan.start);
-            self.source.exists(*name) && self.source.last_drop_or_replacement(*name) <= start
+            // A collection with too many is stopped before that is stored.
+            let dead = next.letters.keys().filter(|(own, _)| own == name).count();
+            self.source.exists(*name)
+                && self.source.last_drop_or_replacement(*name) <= start
+                && u64::try_from(dead).is_ok_and(|dead| dead <= self.settings.most_dead)
         };
         let names: Vec<CollectionName> = next.plans.keys().copied().filter(is_followed).collect();
         if !next.settled {

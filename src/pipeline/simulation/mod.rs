@@ -36,6 +36,7 @@ mod document;
 mod faults;
 mod mongo;
 mod mongo_ports;
+mod planted_bugs;
 mod postgres;
 mod postgres_ports;
 mod process;

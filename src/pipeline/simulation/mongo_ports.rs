@@ -15,7 +15,7 @@ use crate::{
     error::{Code, Error, Result},
     model::change::{Namespace, Position},
     pipeline::ports::{ChangeCursor, DocumentCursor, DocumentSource, LookupCursor},
-    source::{Chunk, CollectionInfo, Deployment, Documents, StreamBatch, StreamStart},
+    source::{Chunk, CollectionChoice, CollectionInfo, Deployment, Documents, StreamBatch, StreamStart},
 };
 
 /// How long the server waits for events before it replies without any.
@@ -46,8 +46,8 @@ impl DocumentSource for SimulatedSource {
         Duration::ZERO
     }
 
-    fn includes(&self, _: &[String], _: &[String], _: &str) -> Result<bool> {
-        Ok(true)
+    fn choice(&self, _: &[String], _: &[String]) -> Result<CollectionChoice> {
+        CollectionChoice::everything()
     }
 
     async fn operation_time(&self) -> Result<Timestamp> {
@@ -76,6 +76,11 @@ impl DocumentSource for SimulatedSource {
         Ok(names.into_iter().map(|namespace| CollectionInfo::simulated(namespace, 1)).collect())
     }
 
+    async fn measured(&self, listed: Vec<CollectionInfo>) -> Result<Vec<CollectionInfo>> {
+        self.0.pass().await;
+        Ok(listed)
+    }
+
     async fn deployment(&self, _: &[String], _: &[String]) -> Result<Deployment> {
         self.0.pass().await;
         Deployment::parse(r#"{"id": "simulation"}"#)
@@ -86,7 +91,7 @@ impl DocumentSource for SimulatedSource {
         Ok(true)
     }
 
-    async fn start_position(&self, _: &[Namespace]) -> Result<Position> {
+    async fn start_of_copies(&self, _: &[Namespace], _: &[Namespace]) -> Result<Position> {
         self.0.pass().await;
         let mut world = self.0.lock();
         let SimulatedWorld { rng, source, .. } = &mut *world;

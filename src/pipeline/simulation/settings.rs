@@ -15,6 +15,8 @@ pub(super) enum FaultFocus {
     StateDirectory,
     /// MongoDB loses history; collections are dropped and replaced; documents are refused.
     Mongo,
+    /// Operators request repairs, retries and resyncs, while little else happens.
+    Requests,
     /// A bit of everything.
     Everything,
 }
@@ -67,7 +69,8 @@ impl FaultRates {
         };
         let (docrow, postgres, state, source) =
             (FaultFocus::Docrow, FaultFocus::Postgres, FaultFocus::StateDirectory, FaultFocus::Mongo);
-        faults.kill = rate(&[docrow, postgres, state, source], 24);
+        let requests = FaultFocus::Requests;
+        faults.kill = rate(&[docrow, postgres, state, source, requests], 24);
         faults.stop = rate(&[docrow, state], 24);
         faults.down = rate(&[docrow, postgres], 20);
         faults.crash = rate(&[docrow, postgres], 20);
@@ -78,10 +81,10 @@ impl FaultRates {
         faults.exchange = rate(&[state], 1000);
         faults.lose_history = rate(&[source], 20);
         faults.drop_or_replace = rate(&[source], 40);
-        faults.remove_row = rate(&[docrow, postgres], 12);
-        faults.repair = rate(&[docrow, postgres], 12);
-        faults.retry = rate(&[docrow, postgres, source], 24);
-        faults.resync = rate(&[docrow, source], 12);
+        faults.remove_row = rate(&[docrow, postgres, requests], 12);
+        faults.repair = rate(&[docrow, postgres, requests], if focus == requests { 100 } else { 12 });
+        faults.retry = rate(&[docrow, postgres, source, requests], 24);
+        faults.resync = rate(&[docrow, source, requests], if focus == requests { 50 } else { 12 });
         faults.full_disk = rate(&[postgres, state], 24);
         faults.bad_moment = if faults.kill > 0 && rng.bool() { 700 } else { faults.kill };
         faults
@@ -140,7 +143,7 @@ impl ScheduleSettings {
             refused: if refuses { rng.i32(3..=20) } else { 0 },
             most_dead: if rng.u8(..4) == 0 { rng.u64(..=2) } else { 100 },
             steps: if are_rare { rng.usize(50..=250) } else { rng.usize(15..=150) },
-            writes: rng.u32(50..=400),
+            writes: if focus == FaultFocus::Requests { rng.u32(5..=50) } else { rng.u32(50..=400) },
             step: if rng.bool() { 100 } else { 1_000 },
             answer: [1, 20, 200][rng.usize(..3)],
             faults: FaultRates::draw(rng, focus, are_rare),

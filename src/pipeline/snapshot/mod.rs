@@ -18,6 +18,7 @@ use std::{
     },
 };
 
+use futures_util::{future::try_join_all, try_join};
 use mongodb::bson::{RawDocument, Timestamp};
 use tokio::task::JoinSet;
 
@@ -39,7 +40,7 @@ use crate::{
     model::change::CollectionId,
     shown,
     shutdown::Shutdown,
-    sink::metadata::chunks::Marker,
+    sink::metadata::chunks::{Extent, Marker},
     source::Chunk,
 };
 
@@ -56,18 +57,19 @@ type Queue = Arc<Mutex<VecDeque<ChunkWork>>>;
 pub(super) async fn copy(
     pipeline: &Pipeline,
     session: &dyn TargetSession,
+    copiers: Vec<Box<dyn RowCopier>>,
     collections: &Arc<[Collection]>,
+    extents: &HashMap<String, Extent>,
 ) -> Result<()> {
-    let queue = chunks_left(pipeline, session, collections).await?;
-    if queue.is_empty() {
-        return Ok(());
+    let queue = chunks_left(pipeline, session, collections, extents);
+    let number = copiers.len();
+    if number == 0 {
+        return queue.await.map(drop);
     }
-    let copiers = pipeline.config.parallelism.min(queue.len());
-    let after = pipeline.ports.source.operation_time().await?;
+    let (queue, after) = try_join!(queue, pipeline.ports.source.operation_time())?;
     let queue = Arc::new(Mutex::new(queue));
     let mut running = JoinSet::new();
-    for _ in 0..copiers {
-        let copier = pipeline.ports.target.copier().await?;
+    for copier in copiers {
         let worker = ChunkWorker {
             source: pipeline.ports.source.clone(),
             target: pipeline.ports.target.clone(),
@@ -76,7 +78,7 @@ pub(super) async fn copy(
             after,
             counts: pipeline.monitor.counts.clone(),
             throttle: pipeline.throttle.clone(),
-            copiers,
+            copiers: number,
             shutdown: pipeline.signals.shutdown.clone(),
         };
         running.spawn(worker.run(copier));
@@ -87,23 +89,42 @@ pub(super) async fn copy(
     Ok(())
 }
 
+impl Pipeline {
+    /// Connects for copying: once for each chunk that is left, up to the limit.
+    pub(super) async fn copiers(
+        &self,
+        collections: &[Collection],
+        extents: &HashMap<String, Extent>,
+    ) -> Result<Vec<Box<dyn RowCopier>>> {
+        let left = collections.iter().filter(|c| !c.is_paused()).filter_map(|c| extents.get(c.name()));
+        let left: i64 = left.map(|extent| extent.chunks - extent.copied).sum();
+        let copiers = usize::try_from(left).unwrap_or(0).min(self.config.parallelism);
+        try_join_all((0..copiers).map(|_| self.ports.target.copier())).await
+    }
+}
+
 async fn chunks_left(
     pipeline: &Pipeline,
     session: &dyn TargetSession,
     collections: &[Collection],
+    extents: &HashMap<String, Extent>,
 ) -> Result<VecDeque<ChunkWork>> {
     let mut queue = VecDeque::new();
+    let is_left = |name: &str| extents.get(name).is_some_and(|extent| extent.copied < extent.chunks);
+    let names: Vec<&str> =
+        collections.iter().filter(|c| !c.is_paused() && is_left(c.name())).map(Collection::name).collect();
+    let mut plans = if names.is_empty() { HashMap::new() } else { session.chunks(&names).await? };
     for (id, collection) in collections.iter().enumerate().filter(|(_, c)| !c.is_paused()) {
         let name = collection.name().to_owned();
-        let plan = session.chunks(&name).await?;
-        let copied = plan.iter().filter_map(|chunk| chunk.copied).sum();
+        let extent = extents.get(&name);
+        let copied = extent.map_or(0, |extent| extent.documents.unsigned_abs());
         let done = metrics::SNAPSHOT_DONE.of(&[&name]);
         done.set(metrics::figure(copied));
         let estimated = metrics::SNAPSHOT_ESTIMATED.of(&[&name]);
-        if plan.iter().all(|chunk| chunk.copied.is_some()) {
+        let Some(plan) = plans.remove(&name) else {
             estimated.set(metrics::figure(copied));
             continue;
-        }
+        };
         estimated.set(metrics::figure(copied.max(collection.info.documents)));
         let left: Vec<_> = plan.iter().filter(|chunk| chunk.copied.is_none()).collect();
         if left.len() < plan.len() {
@@ -218,9 +239,7 @@ impl ChunkWorker {
         encoder.collection.record_dead_letters(&copied.letters);
         let name = [encoder.collection.name()];
         metrics::DOCUMENTS_COPIED.of(&name).increment(copied.documents);
-        metrics::MISFITS
-            .of(&name)
-            .increment(encoder.collection.count_misfits(encoder.encoder.take_misfits()));
+        metrics::MISFITS.of(&name).increment(encoder.collection.misfits.note(encoder.encoder.take_misfits()));
         under_way.committed(&copied);
         Ok(Some(copied))
     }
@@ -252,8 +271,8 @@ impl ChunkWorker {
         if collection.stopped().is_some() {
             return Ok(None);
         }
-        let mut reader = self.read(work, collection).await?;
-        let mut writer = copier.begin(work.collection, mapping.tables()).await?;
+        let (mut reader, mut writer) =
+            try_join!(self.read(work, collection), copier.begin(work.collection, mapping.tables()))?;
         while let Some(documents) = reader.next().await? {
             let before = copied.documents;
             for document in documents.iter()? {

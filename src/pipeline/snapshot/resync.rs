@@ -25,7 +25,7 @@ use crate::{
         context::Pipeline,
         counts::Counts,
         ports::{RowCopier, RowReader, TargetSession},
-        prepare::stored_phase,
+        prepare::stored_phases,
         tries::Tries,
     },
     sink::{
@@ -105,8 +105,9 @@ pub(super) async fn sweep(
     session: &mut dyn TargetSession,
     collections: &[Collection],
 ) -> Result<()> {
-    for collection in collections {
-        if collection.rests() || stored_phase(session, collection).await? != Phase::Sweeping {
+    let (_, phases) = stored_phases(session, collections).await?;
+    for (collection, phase) in collections.iter().zip(phases) {
+        if collection.rests() || phase != Phase::Sweeping {
             continue;
         }
         collection.enter(Phase::Sweeping);

@@ -45,6 +45,15 @@ impl ApplyState {
         let live = collections.filter(|(id, c)| self.ready.contains_key(id) && c.stopped().is_none());
         live.map(|(id, _)| id).collect()
     }
+
+    /// Up to when the rows of these collections may be ahead of their positions.
+    pub(crate) fn ahead_until<'a>(
+        &self,
+        collections: impl IntoIterator<Item = &'a CollectionId>,
+    ) -> Timestamp {
+        let times = collections.into_iter().filter_map(|id| self.ready.get(id));
+        times.max().copied().unwrap_or(Timestamp { time: 0, increment: 0 })
+    }
 }
 
 /// The workers of an attempt.
@@ -81,6 +90,8 @@ pub(crate) struct WorkerMessage {
     pub(crate) reached: Option<ReachedPosition>,
     /// When the oldest of them happened, if known.
     pub(crate) oldest: Option<DateTime>,
+    /// The rows of their collections may show states up to here.
+    pub(crate) ahead_until: Timestamp,
 }
 
 /// How far some collections have come.
@@ -88,8 +99,6 @@ pub(crate) struct WorkerMessage {
 pub(crate) struct ReachedPosition {
     pub(crate) collections: Arc<[CollectionId]>,
     pub(crate) position: Position,
-    /// Their rows may show states up to here.
-    pub(crate) ahead_until: Timestamp,
 }
 
 /// How far the end of a turn has progressed, for its workers.

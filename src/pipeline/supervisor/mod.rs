@@ -31,6 +31,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{future::try_join_all, try_join};
 use mongodb::bson::Timestamp;
 use tokio::{
     sync::mpsc,
@@ -52,7 +53,7 @@ use super::{
     ports::TargetSession,
     prepare::Prepared,
     requests::{RequestWatch, dead_letter_retry::Retries},
-    snapshot::completion::complete,
+    snapshot::completion::Completion,
     stream::{
         channel::{ApplyState, Ending, Workers},
         partitioner::Router,
@@ -129,9 +130,22 @@ impl Pipeline {
         prepared: Prepared,
         stored: Stored,
     ) -> Result<Crew> {
-        let Prepared { collections, mappings, parting, live } = prepared;
+        let Prepared { collections, mappings, parting, live, extents } = prepared;
+        let partitions = (0..self.config.partitions).map(Partition);
+        let writers = try_join_all(partitions.map(|partition| self.writer(partition, &collections, &stored)));
+        let (writers, completing, copiers) =
+            try_join!(writers, self.ports.target.connect(), self.copiers(&collections, &extents))?;
+        // This asks over the session that found everything prepared. If it still answers, the server was not
+        // set back before the other sessions were open.
         let ahead = self.ahead(session).await?;
-        let (workers, running) = self.start_workers(&collections, &stored, ahead).await?;
+        let (workers, running) = self.start_workers(writers, &collections, &stored, ahead);
+        let completing = Completion {
+            pipeline: self.clone(),
+            session: completing,
+            copiers,
+            collections: collections.clone(),
+            extents,
+        };
         let workers = Arc::new(workers);
         let is_left = |(id, c): (CollectionId, &Collection)| !c.is_paused() && !live.contains(&id);
         if (0..).map(CollectionId).zip(collections.iter()).any(is_left) {
@@ -146,7 +160,7 @@ impl Pipeline {
         });
 
         let (mut others, asking) = (JoinSet::new(), Shutdown::default());
-        let completing = others.spawn(complete(self.clone(), collections.clone(), evolution.orders()));
+        let completing = others.spawn(completing.run(evolution.orders()));
         let requests = RequestWatch {
             retries: Retries::new(&collections, stored.positions),
             pipeline: self.clone(),
@@ -209,12 +223,15 @@ impl Pipeline {
     /// stored time, or else the present. In commit order, rows and positions are of one time, and since when
     /// is stored.
     async fn ahead(&self, session: &mut dyn TargetSession) -> Result<Timestamp> {
-        let now = self.ports.source.operation_time().await?;
+        let (now, ahead, shown) =
+            try_join!(self.ports.source.operation_time(), session.ahead(), session.shown())?;
         if self.config.order == Order::Document {
-            session.set_ahead(None).await?;
-            return Ok(session.shown().await?.unwrap_or(now));
+            if ahead.is_some() {
+                session.set_ahead(None).await?;
+            }
+            return Ok(shown.unwrap_or(now));
         }
-        if let Some(ahead) = session.ahead().await? {
+        if let Some(ahead) = ahead {
             return Ok(ahead);
         }
         session.set_ahead(Some(now)).await?;
@@ -291,12 +308,13 @@ impl Pipeline {
         Ok(Stored { positions, fingerprint })
     }
 
-    async fn start_workers(
+    fn start_workers(
         &self,
+        writers: Vec<BatchWriter>,
         collections: &Arc<[Collection]>,
         stored: &Stored,
         ahead: Timestamp,
-    ) -> Result<(Workers, JoinSet<Result<()>>)> {
+    ) -> (Workers, JoinSet<Result<()>>) {
         let positions = &stored.positions;
         let known = positions.iter().map(|(place, position)| (*place, position.clone()));
         self.monitor.gauges.begin(collections, Watermark::new(known.clone()));
@@ -304,13 +322,13 @@ impl Pipeline {
         let counter = self.monitor.reporter.counter("following, changes applied".to_owned());
         let (mut workers, ending) = (JoinSet::new(), Ending::default());
         let mut senders = Vec::new();
-        for partition in (0..self.config.partitions).map(Partition) {
+        for (partition, writer) in (0..).map(Partition).zip(writers) {
             let (sender, incoming) = mpsc::channel(WAITING);
             let worker = Worker {
                 partition,
                 source: self.ports.source.clone(),
                 collections: collections.clone(),
-                writer: self.writer(partition, collections, stored).await?,
+                writer,
                 ahead: Ahead::new(ahead),
                 order: self.config.order,
                 limits: Limits { rows: self.config.batch_rows, age: self.config.batch_age },
@@ -334,7 +352,7 @@ impl Pipeline {
             senders.push(sender);
         }
         let router = Router::new(self.config.partitions, HashMap::clone(positions));
-        Ok((Workers { senders, ending, router, watermark }, workers))
+        (Workers { senders, ending, router, watermark }, workers)
     }
 
     async fn writer(

@@ -13,60 +13,31 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
+use futures_util::{
+    future::{BoxFuture, join},
+    join,
+};
 use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
-use tokio_postgres::{
-    Client, Config, Connection, Error as PgError, GenericClient, Statement, Transaction, tls::TlsStream,
-};
+use tokio_postgres::{Client, Config, Connection, Error as PgError, Row, tls::TlsStream};
 use tokio_postgres_rustls::MakeRustlsConnect;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     cancellation::{Cancellation, Cancellations},
+    fence_entry::{ENTERED, FenceEntry},
     pulse::{Pulse, SilenceListener},
+    round_trip::{OneRoundTrip, Parameter},
+    settings::{IN_HASTE, SETTINGS},
     sqlstate, tls,
+    transaction::WriteTransaction,
     uri::{self, PATIENCE, TargetUri},
 };
 use crate::error::{Code, Error, Result};
 
-/// The settings of every session, made before anything else. docrow never runs with another search path:
-/// otherwise a function or an operator of another user, for example in `public`, could be a better match than
-/// PostgreSQL's own and run with docrow's privileges. So everything that is not PostgreSQL's is qualified
-/// with its schema. (`SET` itself looks nothing up; a pooler may refuse the same as a startup option.) If
-/// row-level security would hide rows from docrow, which it then could neither change nor delete, the
-/// statement fails instead. And commits are on the server's disk, whatever the settings of role, database or
-/// server, unless a transaction itself says that they need not be.
-///
-/// Limits that suit an application's short statements would cancel a replicator's long ones, and even the
-/// look into `pg_settings`, so they are lifted first. And when docrow dies, alone or with its machine, its
-/// connections and their locks must not outlive it by more than a minute. Not all servers know all of these
-/// settings, hence the form.
-const SETTINGS: &str = "SET statement_timeout = 0; SET lock_timeout = 0; \
-    SET idle_in_transaction_session_timeout = 0; \
-    SELECT pg_catalog.set_config('transaction_timeout', '0', false) \
-        WHERE pg_catalog.current_setting('transaction_timeout', true) IS NOT NULL; \
-    SET search_path = pg_catalog, pg_temp; SET row_security = off; \
-    SET default_transaction_isolation = 'read committed'; SET client_min_messages = 'error'; \
-    SELECT set_config(name, CASE WHEN setting = 'off' THEN 'on' ELSE setting END, false) \
-        FROM pg_settings WHERE name = 'synchronous_commit'; \
-    SELECT set_config(name, value, false) FROM pg_settings JOIN (VALUES \
-        ('idle_session_timeout', '0'), ('client_connection_check_interval', '5s'), \
-        ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '10'), ('tcp_keepalives_count', '3') \
-    ) AS wanted (name, value) USING (name)";
-
-/// A condition that holds only in a transaction that has entered the pipeline (`docrow.enter`, see `fence`).
-/// Of statements that are sent together, each would run separately if the one that begins their transaction
-/// failed; with this condition they then do nothing.
-pub(crate) const ENTERED: &str = "current_setting('docrow.entered', true) <> ''";
-
 /// What the connection that listens for silence is called, in `pg_stat_activity`.
 const PULSE: &str = "docrow pulse";
-
-/// For a session that workers wait for.
-const IN_HASTE: &str = "SET lock_timeout = '150ms'";
 
 /// How to connect.
 #[derive(Clone)]
@@ -201,6 +172,15 @@ impl Target {
         Ok(session)
     }
 
+    /// Opens two sessions at once; the second is missing if the server has none left. Errors: as
+    /// [`Self::connect`].
+    pub async fn connect_twice(&self) -> Result<(Session, Option<Session>)> {
+        match join!(self.connect(), self.connect()) {
+            (Ok(one), other) => Ok((one, other.ok())),
+            (Err(error), other) => other.map(|other| (other, None)).map_err(|_| error),
+        }
+    }
+
     /// Connects. Errors: of [`Kind::TargetAway`](crate::error::Kind) if there is no answer, of
     /// `TargetRefused` if the server refuses.
     pub async fn connect(&self) -> Result<Session> {
@@ -225,9 +205,16 @@ impl Target {
         let cancellation = Cancellation::needed(&client, &connection, tls, &self.cancellations);
         let mut session = Session::start(client, connection, self);
         session.cancellation = cancellation;
-        session.client.batch_execute(SETTINGS).await?;
-        if let Some(epoch) = self.epoch {
-            session.entry = Some(FenceEntry::prepare(&session.client, &self.pipeline, epoch).await?);
+        let settings = session.client.batch_execute(SETTINGS);
+        match self.epoch {
+            None => settings.await?,
+            Some(epoch) => {
+                // In one round trip, and in this order.
+                let entry = FenceEntry::prepare(&session.client, &self.pipeline, epoch);
+                let (set, entry) = join(settings, entry).await;
+                set?;
+                session.entry = Some(entry?);
+            }
         }
         Ok(session)
     }
@@ -247,34 +234,6 @@ pub struct Session {
     connection: JoinSet<()>,
     entry: Option<FenceEntry>,
     cancellation: Option<Cancellation>,
-}
-
-/// The prepared statement that lets a transaction write to the pipeline, or makes it fail.
-#[derive(Clone, Debug)]
-pub(crate) struct FenceEntry {
-    statement: Statement,
-    pipeline: String,
-    epoch: i64,
-    lock: i64,
-}
-
-impl FenceEntry {
-    async fn prepare(client: &Client, pipeline: &str, epoch: i64) -> Result<Self, PgError> {
-        let statement = client.prepare("SELECT docrow.enter($1, $2, $3)").await?;
-        let lock = lock_of_writers(pipeline);
-        Ok(Self { statement, pipeline: pipeline.to_owned(), epoch, lock })
-    }
-
-    /// The first statement of a transaction.
-    pub(crate) async fn enter(&self, client: &impl GenericClient) -> Result<u64, PgError> {
-        client.execute(&self.statement, &[&self.pipeline, &self.epoch, &self.lock]).await
-    }
-}
-
-/// The lock that transactions of a pipeline take shared, and a process that raises its epoch takes
-/// exclusively.
-pub(crate) fn lock_of_writers(pipeline: &str) -> i64 {
-    xxh3_64(format!("docrow writers of pipeline {pipeline}").as_bytes()).cast_signed()
 }
 
 impl Session {
@@ -312,18 +271,60 @@ impl Session {
 
     /// Begins a transaction that writes to the pipeline. Errors: [`Kind::Fenced`](crate::error::Kind) if
     /// another process has taken it.
-    pub(crate) async fn enter(&mut self, doing: &str) -> Result<Transaction<'_>> {
+    pub(crate) async fn enter(&mut self, doing: &str) -> Result<WriteTransaction<'_>> {
         let entry = self.entry()?.clone();
-        let transaction = self.client.transaction().await.map_err(|e| sqlstate::error(doing, &e))?;
-        entry.enter(&transaction).await.map_err(|e| sqlstate::error(doing, &e))?;
+        let transaction = WriteTransaction::of(&self.client);
+        // Both are on their way before the first answer: they are sent when they are polled first.
+        let (begun, entered) = join(transaction.begin(), entry.enter(&self.client)).await;
+        begun.and(entered).map_err(|e| sqlstate::error(doing, &e))?;
         Ok(transaction)
     }
 
+    /// The same, with what `along` asks in the same round trip. Should it write, it must do nothing unless
+    /// the pipeline was [`ENTERED`].
+    pub(crate) async fn enter_along<'a, T>(
+        &'a mut self,
+        doing: &str,
+        along: impl AsyncFnOnce(&'a Client) -> Result<T>,
+    ) -> Result<(WriteTransaction<'a>, T)> {
+        let (entry, client) = (self.entry()?, &self.client);
+        let transaction = WriteTransaction::of(client);
+        let (begun, entered, along) = join!(transaction.begin(), entry.enter(client), along(client));
+        begun.and(entered).map_err(|e| sqlstate::error(doing, &e))?;
+        Ok((transaction, along?))
+    }
+
+    /// Runs a statement in a transaction of its own that writes to the pipeline, all in one round trip. It
+    /// must do nothing unless the pipeline was [`ENTERED`]. Returns the rows that it returns. Errors: as of
+    /// [`Self::enter`], and those of the statement.
+    pub(crate) async fn write(
+        &mut self,
+        doing: &str,
+        statement: &str,
+        parameters: &[&dyn Parameter],
+    ) -> Result<Vec<Row>> {
+        debug_assert!(statement.contains(ENTERED), "{statement}");
+        let (entry, client) = (self.entry()?, &self.client);
+        // All are sent when they are polled first.
+        let (begun, entered, written, committed) = join!(
+            client.batch_execute("START TRANSACTION"),
+            entry.enter(client),
+            client.fetch(statement, parameters),
+            client.batch_execute("COMMIT")
+        );
+        // If one of them fails, COMMIT rolls back.
+        begun.and(entered).and(committed).and(written).map_err(|e| sqlstate::error(doing, &e))
+    }
+
     /// As [`Self::enter`], or, for a caller that does not hold the pipeline, without entering it.
-    pub(crate) async fn enter_if_fenced(&mut self, doing: &str) -> Result<Transaction<'_>> {
+    pub(crate) async fn enter_if_fenced(&mut self, doing: &str) -> Result<WriteTransaction<'_>> {
         match self.entry {
             Some(_) => self.enter(doing).await,
-            None => self.client.transaction().await.map_err(|e| sqlstate::error(doing, &e)),
+            None => {
+                let transaction = WriteTransaction::of(&self.client);
+                transaction.begin().await.map_err(|e| sqlstate::error(doing, &e))?;
+                Ok(transaction)
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! What the server is doing for docrow: it works, waits for another session's lock, or waits for docrow.
 
-use super::sqlstate;
+use super::{round_trip::OneRoundTrip, sqlstate};
 use crate::{error::Result, sink::Session};
 
 /// Of all of docrow's sessions together.
@@ -57,7 +57,7 @@ const QUESTION: &str = "SELECT \
 pub async fn look(session: &Session) -> Result<Standing> {
     let fail = |e| sqlstate::error("ask what PostgreSQL does", &e);
     let mut standing = Standing::Idle;
-    for row in session.client.query(QUESTION, &[]).await.map_err(fail)? {
+    for row in session.client.fetch(QUESTION, &[]).await.map_err(fail)? {
         let words: Option<String> = row.try_get(1).map_err(fail)?;
         let remedy: Option<String> = row.try_get(2).map_err(fail)?;
         if let Some((words, remedy)) = words.zip(remedy) {

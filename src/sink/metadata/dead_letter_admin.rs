@@ -6,7 +6,10 @@ use tokio_postgres::Row;
 use super::{requests::Requests, runner::PipelineRunner};
 use crate::{
     error::Result,
-    sink::{Target, connection::sqlstate},
+    sink::{
+        Target,
+        connection::{round_trip::OneRoundTrip, sqlstate},
+    },
 };
 
 /// The maximum number of groups.
@@ -101,7 +104,7 @@ impl DeadLetterAdmin {
         let (ids, collection) = which.parameters();
         let limit = i64::from(limit);
         let rows =
-            self.0.session.client.query(&question, &[&self.0.pipeline, &ids, &collection, &limit]).await;
+            self.0.session.client.fetch(&question, &[&self.0.pipeline, &ids, &collection, &limit]).await;
         let rows = rows.map_err(fail)?;
         rows.iter().map(letter).collect::<Result<_, _>>().map_err(fail)
     }
@@ -114,7 +117,7 @@ impl DeadLetterAdmin {
              WHERE {CONDITION} GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2 LIMIT {GROUPS}"
         );
         let (ids, collection) = which.parameters();
-        let rows = self.0.session.client.query(&question, &[&self.0.pipeline, &ids, &collection]).await;
+        let rows = self.0.session.client.fetch(&question, &[&self.0.pipeline, &ids, &collection]).await;
         let (mut groups, mut total) = (Vec::new(), 0);
         for row in &rows.map_err(fail)? {
             let get = |column| row.try_get(column).map_err(fail);
@@ -133,7 +136,7 @@ impl DeadLetterAdmin {
         let fail = |e| sqlstate::error(format!("read dead letter {id}"), &e);
         let question =
             format!("SELECT {LETTER}, document FROM docrow.dead_letters WHERE pipeline = $1 AND id = $2");
-        let row = self.0.session.client.query_opt(&question, &[&self.0.pipeline, &id]).await.map_err(fail)?;
+        let row = self.0.session.client.fetch_opt(&question, &[&self.0.pipeline, &id]).await.map_err(fail)?;
         row.map(|row| Ok((letter(&row)?, row.try_get(7)?))).transpose().map_err(fail)
     }
 
@@ -143,7 +146,7 @@ impl DeadLetterAdmin {
         let statement =
             format!("UPDATE docrow.dead_letters SET retry_at = now() WHERE {CONDITION} RETURNING id");
         let (ids, collection) = which.parameters();
-        let rows = self.0.session.client.query(&statement, &[&self.0.pipeline, &ids, &collection]).await;
+        let rows = self.0.session.client.fetch(&statement, &[&self.0.pipeline, &ids, &collection]).await;
         rows.map_err(fail)?.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fail)
     }
 
@@ -159,7 +162,7 @@ impl DeadLetterAdmin {
              FROM docrow.dead_letters l WHERE {CONDITION} AND retry_at IS NOT NULL) AS waiting"
         );
         let (ids, collection) = which.parameters();
-        let row = self.0.session.client.query_one(&question, &[&self.0.pipeline, &ids, &collection]).await;
+        let row = self.0.session.client.fetch_one(&question, &[&self.0.pipeline, &ids, &collection]).await;
         let row = row.map_err(fail)?;
         Ok(WaitingLetters { live: row.try_get(0).map_err(fail)?, stopped: row.try_get(1).map_err(fail)? })
     }
@@ -168,7 +171,7 @@ impl DeadLetterAdmin {
     pub async fn existing(&self, ids: &[i64]) -> Result<Vec<i64>> {
         let fail = |e| sqlstate::error("look for dead letters", &e);
         let question = "SELECT id FROM docrow.dead_letters WHERE pipeline = $1 AND id = ANY($2)";
-        let rows = self.0.session.client.query(question, &[&self.0.pipeline, &ids]).await.map_err(fail)?;
+        let rows = self.0.session.client.fetch(question, &[&self.0.pipeline, &ids]).await.map_err(fail)?;
         rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fail)
     }
 
@@ -177,7 +180,7 @@ impl DeadLetterAdmin {
         let fail = |e| sqlstate::error("discard dead letters", &e);
         let (ids, collection) = which.parameters();
         let statement = format!("DELETE FROM docrow.dead_letters WHERE {CONDITION}");
-        self.0.session.client.execute(&statement, &[&self.0.pipeline, &ids, &collection]).await.map_err(fail)
+        self.0.session.client.perform(&statement, &[&self.0.pipeline, &ids, &collection]).await.map_err(fail)
     }
 
     /// The process that runs the pipeline.

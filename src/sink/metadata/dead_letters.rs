@@ -10,7 +10,7 @@ use std::{
 };
 
 use mongodb::bson::{RawDocument, RawDocumentBuf};
-use tokio_postgres::{Error as PgError, GenericClient, Statement, ToStatement, types::ToSql};
+use tokio_postgres::{Client, Error as PgError, Statement, ToStatement, types::ToSql};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     model::document_key::{Id, id_text},
     sink::{
         RawValue, Session,
-        connection::{session::ENTERED, sqlstate},
+        connection::{fence_entry::ENTERED, round_trip::OneRoundTrip, sqlstate},
     },
 };
 
@@ -88,9 +88,19 @@ impl DeadKeys {
 
 /// The keys of all documents of a pipeline that have a dead letter.
 pub async fn keys(session: &Session, pipeline: &str) -> Result<DeadKeys> {
+    dead_keys(session, pipeline, None).await
+}
+
+/// Those of one collection.
+pub async fn keys_of(session: &Session, pipeline: &str, collection: &str) -> Result<DeadKeys> {
+    dead_keys(session, pipeline, Some(collection)).await
+}
+
+async fn dead_keys(session: &Session, pipeline: &str, collection: Option<&str>) -> Result<DeadKeys> {
     let fail = |e| sqlstate::error("load the keys of dead letters", &e);
-    let question = "SELECT collection, key_hash FROM docrow.dead_letters WHERE pipeline = $1";
-    let rows = session.client.query(question, &[&pipeline]).await.map_err(fail)?;
+    let question = "SELECT collection, key_hash FROM docrow.dead_letters \
+        WHERE pipeline = $1 AND ($2 IS NULL OR collection = $2)";
+    let rows = session.client.fetch(question, &[&pipeline, &collection]).await.map_err(fail)?;
     let mut keys = DeadKeys::default();
     for row in &rows {
         let hash: RawValue<'_> = row.try_get(1).map_err(fail)?;
@@ -107,7 +117,7 @@ pub async fn among(session: &Session, pipeline: &str, collection: &str, keys: &[
     let hashes: Vec<&[u8]> = hashes.iter().map(<[u8; 16]>::as_slice).collect();
     let question = "SELECT key_hash FROM docrow.dead_letters JOIN unnest($3::bytea[]) AS h \
         ON key_hash = encode(h, 'hex')::uuid WHERE pipeline = $1 AND collection = $2";
-    let rows = session.client.query(question, &[&pipeline, &collection, &hashes]).await.map_err(fail)?;
+    let rows = session.client.fetch(question, &[&pipeline, &collection, &hashes]).await.map_err(fail)?;
     let mut found = DeadKeys::default();
     for row in &rows {
         let hash: RawValue<'_> = row.try_get(0).map_err(fail)?;
@@ -128,7 +138,7 @@ pub async fn document_keys(
     let question = "SELECT id, coalesce(document_key, document) FROM docrow.dead_letters \
         WHERE pipeline = $1 AND collection = $2 AND id > $3 \
         AND coalesce(document_key, document) IS NOT NULL ORDER BY id LIMIT 1000";
-    let rows = session.client.query(question, &[&pipeline, &collection, &after]).await.map_err(fail)?;
+    let rows = session.client.fetch(question, &[&pipeline, &collection, &after]).await.map_err(fail)?;
     let mut keys = Vec::with_capacity(rows.len());
     for row in &rows {
         let bytes: &[u8] = row.try_get(1).map_err(fail)?;
@@ -158,10 +168,10 @@ pub async fn rename(session: &mut Session, pipeline: &str, collection: &str) -> 
     let fail = |e| sqlstate::error(doing, &e);
     let transaction = session.enter(doing).await?;
     let delete = "DELETE FROM docrow.dead_letters WHERE id = ANY ($1)";
-    transaction.execute(delete, &[&superseded]).await.map_err(fail)?;
+    transaction.perform(delete, &[&superseded]).await.map_err(fail)?;
     let update = "UPDATE docrow.dead_letters d SET key = k, key_hash = encode(h, 'hex')::uuid \
         FROM unnest($1::bigint[], $2::text[], $3::bytea[]) AS l (i, k, h) WHERE d.id = i AND d.key <> k";
-    transaction.execute(update, &[&ids, &keys, &hashes]).await.map_err(fail)?;
+    transaction.perform(update, &[&ids, &keys, &hashes]).await.map_err(fail)?;
     transaction.commit().await.map_err(fail)
 }
 
@@ -188,7 +198,7 @@ pub(crate) fn remove_statement() -> String {
 
 /// Runs [`insert_statement`], given as text or prepared. No document may be among the letters twice.
 pub(crate) async fn insert<S: ToStatement + Sync + Send + ?Sized>(
-    client: &impl GenericClient,
+    client: &Client,
     statement: &S,
     pipeline: &str,
     letters: &[DeadLetter],
@@ -208,7 +218,7 @@ pub(crate) async fn insert<S: ToStatement + Sync + Send + ?Sized>(
 
 /// Runs [`remove_statement`], prepared.
 pub(crate) async fn remove(
-    client: &impl GenericClient,
+    client: &Client,
     statement: &Statement,
     pipeline: &str,
     keys: &[DeadKey],
@@ -245,7 +255,7 @@ pub async fn asked(session: &Session, pipeline: &str) -> Result<Vec<Asked>> {
     let question = "SELECT id, collection, coalesce(document_key, document), retry_at FROM docrow.dead_letters \
         WHERE pipeline = $1 AND retry_at IS NOT NULL AND coalesce(document_key, document) IS NOT NULL \
         ORDER BY retry_at, id LIMIT 1000";
-    let rows = session.client.query(question, &[&pipeline]).await.map_err(fail)?;
+    let rows = session.client.fetch(question, &[&pipeline]).await.map_err(fail)?;
     let mut asked = Vec::with_capacity(rows.len());
     for row in &rows {
         let bytes: &[u8] = row.try_get(2).map_err(fail)?;
@@ -263,7 +273,7 @@ pub async fn asked(session: &Session, pipeline: &str) -> Result<Vec<Asked>> {
 pub async fn counts(session: &Session, pipeline: &str) -> Result<HashMap<String, u64>> {
     let fail = |e| sqlstate::error("count dead letters", &e);
     let question = "SELECT collection, count(*) FROM docrow.dead_letters WHERE pipeline = $1 GROUP BY 1";
-    let rows = session.client.query(question, &[&pipeline]).await.map_err(fail)?;
+    let rows = session.client.fetch(question, &[&pipeline]).await.map_err(fail)?;
     let mut counts = HashMap::with_capacity(rows.len());
     for row in &rows {
         let count: i64 = row.try_get(1).map_err(fail)?;
@@ -275,19 +285,16 @@ pub async fn counts(session: &Session, pipeline: &str) -> Result<HashMap<String,
 /// Removes the letters with these numbers.
 pub async fn forget(session: &mut Session, pipeline: &str, ids: &[i64]) -> Result<()> {
     let doing = "remove dead letters of documents that no longer exist";
-    let fail = |e| sqlstate::error(doing, &e);
-    let transaction = session.enter(doing).await?;
-    let statement = "DELETE FROM docrow.dead_letters WHERE pipeline = $1 AND id = ANY($2)";
-    transaction.execute(statement, &[&pipeline, &ids]).await.map_err(fail)?;
-    transaction.commit().await.map_err(fail)
+    let statement =
+        format!("DELETE FROM docrow.dead_letters WHERE pipeline = $1 AND id = ANY($2) AND {ENTERED}");
+    session.write(doing, &statement, &[&pipeline, &ids]).await.map(drop)
 }
 
 /// Records that these letters have been retried, and stay.
 pub async fn answered(session: &mut Session, pipeline: &str, ids: &[i64]) -> Result<()> {
     let doing = "record that dead letters were retried";
-    let fail = |e| sqlstate::error(doing, &e);
-    let transaction = session.enter(doing).await?;
-    let statement = "UPDATE docrow.dead_letters SET retry_at = NULL WHERE pipeline = $1 AND id = ANY($2)";
-    transaction.execute(statement, &[&pipeline, &ids]).await.map_err(fail)?;
-    transaction.commit().await.map_err(fail)
+    let statement = format!(
+        "UPDATE docrow.dead_letters SET retry_at = NULL WHERE pipeline = $1 AND id = ANY($2) AND {ENTERED}"
+    );
+    session.write(doing, &statement, &[&pipeline, &ids]).await.map(drop)
 }

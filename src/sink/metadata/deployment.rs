@@ -3,25 +3,27 @@
 use super::resync_requests;
 use crate::{
     error::Result,
-    sink::{Session, connection::sqlstate},
+    sink::{
+        Session,
+        connection::{fence_entry::ENTERED, round_trip::OneRoundTrip, sqlstate},
+    },
 };
 
 /// The stored one; `None`: nothing yet, for example by an earlier docrow.
 pub async fn load(session: &Session, pipeline: &str) -> Result<Option<String>> {
     let fail = |e| sqlstate::error("look which MongoDB was copied", &e);
     let select = "SELECT source FROM docrow.pipelines WHERE pipeline = $1";
-    let row = session.client.query_opt(select, &[&pipeline]).await.map_err(fail)?;
+    let row = session.client.fetch_opt(select, &[&pipeline]).await.map_err(fail)?;
     Ok(row.map(|row| row.try_get::<_, Option<String>>(0)).transpose().map_err(fail)?.flatten())
 }
 
 /// Stores it.
 pub async fn store(session: &mut Session, pipeline: &str, source: &str) -> Result<()> {
-    let doing = "note which MongoDB is copied";
-    let fail = |e| sqlstate::error(doing, &e);
-    let transaction = session.enter(doing).await?;
-    let update = "UPDATE docrow.pipelines SET source = $2 WHERE pipeline = $1 AND source IS DISTINCT FROM $2";
-    transaction.execute(update, &[&pipeline, &source]).await.map_err(fail)?;
-    transaction.commit().await.map_err(fail)
+    let update = format!(
+        "UPDATE docrow.pipelines SET source = $2 \
+         WHERE pipeline = $1 AND source IS DISTINCT FROM $2 AND {ENTERED}"
+    );
+    session.write("note which MongoDB is copied", &update, &[&pipeline, &source]).await.map(drop)
 }
 
 /// Replaces the stored one: everything must be copied again, and the state directory's content, identified by
@@ -37,7 +39,7 @@ pub async fn replace(
     let fail = |e| sqlstate::error(doing, &e);
     let transaction = session.enter(doing).await?;
     let update = "UPDATE docrow.pipelines SET source = $2, state_id = $3 WHERE pipeline = $1";
-    transaction.execute(update, &[&pipeline, &source, &state_id]).await.map_err(fail)?;
+    transaction.perform(update, &[&pipeline, &source, &state_id]).await.map_err(fail)?;
     resync_requests::insert(
         &transaction,
         pipeline,

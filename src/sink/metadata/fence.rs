@@ -15,7 +15,7 @@
 //!
 //! [`Session::enter`](crate::sink::Session) is the one way to such a transaction; statements that are sent
 //! together with it do nothing unless the pipeline was entered
-//! ([`ENTERED`](crate::sink::connection::session::ENTERED)).
+//! ([`ENTERED`](crate::sink::connection::fence_entry::ENTERED)).
 //!
 //! # Which process may take it
 //!
@@ -35,12 +35,13 @@
 
 use std::{fs, time::Duration};
 
+use futures_util::join;
 use tokio::{
     sync::watch,
     task::JoinSet,
     time::{Instant, sleep},
 };
-use tokio_postgres::{Error as PgError, Statement, error::SqlState};
+use tokio_postgres::{Error as PgError, error::SqlState};
 
 use super::{
     runner::{HolderSighting, IS_LOCK, lock_of_holder, look},
@@ -50,7 +51,13 @@ use crate::{
     error::{Code, Disposition, Error, Kind, Result},
     sink::{
         Session, Target,
-        connection::{pulse::SilenceListener, session::lock_of_writers, sqlstate},
+        connection::{
+            fence_entry::lock_of_writers,
+            pulse::SilenceListener,
+            round_trip::{OneRoundTrip, Parameter},
+            sqlstate,
+            transaction::WriteTransaction,
+        },
     },
 };
 
@@ -175,7 +182,6 @@ struct HolderSession {
     session: Session,
     pipeline: String,
     epoch: i64,
-    beat: Statement,
     answers: watch::Sender<Instant>,
 }
 
@@ -209,9 +215,10 @@ impl HolderSession {
         let (client, pipeline) = (&self.session.client, &self.pipeline);
         if note {
             let seen = "UPDATE docrow.pipelines SET seen_at = now() WHERE pipeline = $1 AND epoch = $2";
-            client.execute(seen, &[pipeline, &self.epoch]).await?;
+            client.perform(seen, &[pipeline, &self.epoch]).await?;
         }
-        client.query_opt(&self.beat, &[pipeline]).await?.map(|row| row.try_get(0)).transpose()
+        let question = "SELECT epoch FROM docrow.pipelines WHERE pipeline = $1";
+        client.fetch_opt(question, &[pipeline]).await?.map(|row| row.try_get(0)).transpose()
     }
 }
 
@@ -242,11 +249,8 @@ impl FenceClaim<'_> {
             tracing::info!("taking pipeline {} over", self.target.pipeline());
         }
         let epoch = self.raise(&mut session).await?;
-        let question = "SELECT epoch FROM docrow.pipelines WHERE pipeline = $1";
-        let beat = session.client.prepare(question).await.map_err(|e| self.failed(&e))?;
         let (answers, answered) = watch::channel(Instant::now());
-        let heart =
-            HolderSession { session, pipeline: self.target.pipeline().to_owned(), epoch, beat, answers };
+        let heart = HolderSession { session, pipeline: self.target.pipeline().to_owned(), epoch, answers };
         let target = self.target.at(epoch);
         let mut fence = Fence { listening: target.listen(), target, heart: JoinSet::new(), answered };
         fence.heart.spawn(heart.run());
@@ -264,7 +268,7 @@ impl FenceClaim<'_> {
                 self.away = look(session, self.target.pipeline()).await?.is_none();
                 sleep(STANDBY_POLL).await;
             }
-            let tried = session.client.query_one("SELECT pg_try_advisory_lock($1)", &[&lock]).await;
+            let tried = session.client.fetch_one("SELECT pg_try_advisory_lock($1)", &[&lock]).await;
             if tried.and_then(|row| row.try_get(0)).map_err(|e| self.failed(&e))? {
                 return Ok(());
             }
@@ -336,7 +340,7 @@ impl FenceClaim<'_> {
             "SELECT count(pg_terminate_backend(l.pid)) FROM pg_locks l \
              WHERE {IS_LOCK} AND l.pid <> pg_backend_pid() AND l.pid = coalesce($2, l.pid)"
         );
-        let ended = session.client.query_one(&statement, &[&lock, &pid]).await;
+        let ended = session.client.fetch_one(&statement, &[&lock, &pid]).await;
         match ended.and_then(|row| row.try_get::<_, i64>(0)) {
             Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
                 let advice = "run both as one PostgreSQL user, or GRANT pg_signal_backend to this one";
@@ -371,18 +375,18 @@ impl FenceClaim<'_> {
     }
 
     async fn try_raise(&self, session: &mut Session, lock: i64) -> Result<i64, PgError> {
-        let transaction = session.client.transaction().await?;
-        transaction.batch_execute(&format!("SET LOCAL lock_timeout = '{GRACE}'")).await?;
-        transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&lock]).await?;
+        let transaction = WriteTransaction::of(&session.client);
+        let lock = format!("SET LOCAL lock_timeout = '{GRACE}'; SELECT pg_advisory_xact_lock({lock})");
+        transaction.begin_with(&lock).await?;
         let raise = "INSERT INTO docrow.pipelines AS p (pipeline, state_id, epoch, holder, seen_at) \
             VALUES ($1, $2, 1, $3, now()) ON CONFLICT (pipeline) DO UPDATE SET \
             epoch = p.epoch + 1, holder = EXCLUDED.holder, seen_at = EXCLUDED.seen_at RETURNING epoch";
         let state_id = format!("{:016x}", fastrand::u64(..));
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
-            [&self.target.pipeline(), &state_id, &self.holder.words];
-        let epoch = transaction.query_one(raise, &parameters).await?.try_get(0)?;
-        transaction.commit().await?;
-        Ok(epoch)
+        let parameters: [&dyn Parameter; 3] = [&self.target.pipeline(), &state_id, &self.holder.words];
+        // If the first fails, COMMIT rolls back.
+        let (raised, committed) = join!(session.client.fetch_one(raise, &parameters), transaction.commit());
+        let epoch = raised?.try_get(0)?;
+        committed.map(|()| epoch)
     }
 
     fn failed(&self, error: &PgError) -> Error {

@@ -3,11 +3,18 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use tokio_postgres::{Error as PgError, GenericClient, Row, types::ToSql};
+use tokio_postgres::{Client, Error as PgError, Row, error::SqlState};
 
 use crate::{
     error::{Code, Error, Result},
-    sink::{Session, connection::sqlstate},
+    sink::{
+        Session,
+        connection::{
+            fence_entry::ENTERED,
+            round_trip::{OneRoundTrip, Parameter},
+            sqlstate,
+        },
+    },
 };
 
 /// The form in which keys are written: if an earlier docrow wrote them in another form, a lower number is
@@ -56,17 +63,25 @@ impl Mapping {
 /// The mapping in force of each of the pipeline's collections; none in a database that docrow has never
 /// written to. Errors: an earlier docrow wrote them, whose rows do not determine every value's type.
 pub async fn load(session: &Session, pipeline: &str) -> Result<Vec<Mapping>> {
+    in_force(session, pipeline, None).await
+}
+
+/// As [`load`], of one collection; `None` if it has never had one.
+pub async fn load_one(session: &Session, pipeline: &str, collection: &str) -> Result<Option<Mapping>> {
+    Ok(in_force(session, pipeline, Some(collection)).await?.pop())
+}
+
+async fn in_force(session: &Session, pipeline: &str, collection: Option<&str>) -> Result<Vec<Mapping>> {
     let fail = |e| sqlstate::error("load the mappings in force", &e);
-    let later = match form(&session.client).await.map_err(fail)? {
-        SchemaForm::Missing => return Ok(Vec::new()),
-        SchemaForm::Earlier => "true, NULL::text, true",
-        SchemaForm::Complete => "filled, stopped, tables IS NULL",
+    // An earlier docrow's table lacks the columns that are read as those of its JSON.
+    let question = "SELECT DISTINCT ON (collection) collection, version, mapping, \
+            coalesce((j->>'filled')::boolean, true), j->>'stopped', j->>'tables' IS NULL, j->>'masked_by' \
+        FROM docrow.schemas s, to_jsonb(s) AS j WHERE pipeline = $1 AND ($2 IS NULL OR collection = $2) \
+        ORDER BY collection, version DESC";
+    let rows = match session.client.fetch(question, &[&pipeline, &collection]).await {
+        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => return Ok(Vec::new()),
+        rows => rows.map_err(fail)?,
     };
-    let question = format!(
-        "SELECT DISTINCT ON (collection) collection, version, mapping, {later}, to_jsonb(s)->>'masked_by' \
-         FROM docrow.schemas s WHERE pipeline = $1 ORDER BY collection, version DESC"
-    );
-    let rows = session.client.query(&question, &[&pipeline]).await.map_err(fail)?;
     let mut mappings = Vec::with_capacity(rows.len());
     for row in &rows {
         let version: i32 = row.try_get(1).map_err(fail)?;
@@ -94,12 +109,11 @@ fn earlier(collection: &str) -> Error {
 /// Records that all rows of a collection are written with this version of its mapping.
 pub async fn set_filled(session: &mut Session, pipeline: &str, collection: &str, version: u16) -> Result<()> {
     let doing = format!("record that {collection} is filled");
-    let fail = |e| sqlstate::error(&*doing, &e);
-    let transaction = session.enter(&doing).await?;
-    let statement = "UPDATE docrow.schemas SET filled = true \
-        WHERE pipeline = $1 AND collection = $2 AND version <= $3 AND NOT filled";
-    transaction.execute(statement, &[&pipeline, &collection, &i32::from(version)]).await.map_err(fail)?;
-    transaction.commit().await.map_err(fail)
+    let statement = format!(
+        "UPDATE docrow.schemas SET filled = true \
+         WHERE pipeline = $1 AND collection = $2 AND version <= $3 AND NOT filled AND {ENTERED}"
+    );
+    session.write(&doing, &statement, &[&pipeline, &collection, &i32::from(version)]).await.map(drop)
 }
 
 /// Records why a collection is stopped, or that it resumes, possibly with a later version of its mapping than
@@ -111,15 +125,14 @@ pub async fn set_stopped(
     reason: Option<&str>,
 ) -> Result<()> {
     let doing = format!("record whether {collection} is stopped");
-    let fail = |e| sqlstate::error(&*doing, &e);
-    let transaction = session.enter(&doing).await?;
-    let statement = "UPDATE docrow.schemas SET stopped = $3 WHERE pipeline = $1 AND collection = $2 \
-        AND ($3::text IS NULL OR version = \
+    let statement = format!(
+        "UPDATE docrow.schemas SET stopped = $3 WHERE pipeline = $1 AND collection = $2 \
+         AND ($3::text IS NULL OR version = \
             (SELECT max(version) FROM docrow.schemas WHERE pipeline = $1 AND collection = $2)) \
-        AND stopped IS DISTINCT FROM $3";
+         AND stopped IS DISTINCT FROM $3 AND {ENTERED}"
+    );
     let reason = reason.map(|reason| reason.replace('\0', ""));
-    transaction.execute(statement, &[&pipeline, &collection, &reason]).await.map_err(fail)?;
-    transaction.commit().await.map_err(fail)
+    session.write(&doing, &statement, &[&pipeline, &collection, &reason]).await.map(drop)
 }
 
 /// Records which of the pipeline's collections are no longer replicated: dropped in MongoDB, or not included.
@@ -132,17 +145,15 @@ pub async fn set_absent(
 ) -> Result<Vec<String>> {
     let doing = "record which collections are no longer replicated";
     let fail = |e| sqlstate::error(doing, &e);
-    let transaction = session.enter(doing).await?;
     let wanted =
         "CASE WHEN collection = ANY($2) THEN 'dropped' WHEN collection = ANY($3) THEN 'excluded' END";
     let statement = format!(
         "UPDATE docrow.schemas SET absent = {wanted} WHERE pipeline = $1 AND absent IS DISTINCT FROM {wanted} \
-         RETURNING collection"
+         AND {ENTERED} RETURNING collection"
     );
-    let rows = transaction.query(&statement, &[&pipeline, &dropped, &excluded]).await.map_err(fail)?;
+    let rows = session.write(doing, &statement, &[&pipeline, &dropped, &excluded]).await?;
     let changed: BTreeSet<String> =
         rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fail)?;
-    transaction.commit().await.map_err(fail)?;
     Ok(changed.into_iter().filter(|name| excluded.contains(name)).collect())
 }
 
@@ -150,47 +161,41 @@ pub async fn set_absent(
 pub async fn note_mask_key(session: &mut Session, pipeline: &str, mapping: &Mapping) -> Result<()> {
     let Mapping { collection, masked_by: Some(masked_by), .. } = mapping else { return Ok(()) };
     let doing = format!("record the mask key of {collection}");
-    let fail = |e| sqlstate::error(&*doing, &e);
-    let transaction = session.enter(&doing).await?;
-    let statement = "UPDATE docrow.schemas SET masked_by = $3 \
-        WHERE pipeline = $1 AND collection = $2 AND masked_by IS NULL";
-    transaction.execute(statement, &[&pipeline, collection, masked_by]).await.map_err(fail)?;
-    transaction.commit().await.map_err(fail)
+    let statement = format!(
+        "UPDATE docrow.schemas SET masked_by = $3 \
+         WHERE pipeline = $1 AND collection = $2 AND masked_by IS NULL AND {ENTERED}"
+    );
+    session.write(&doing, &statement, &[&pipeline, collection, masked_by]).await.map(drop)
 }
 
 /// The collections whose keys may be in an earlier form.
 pub async fn with_earlier_keys(session: &Session, pipeline: &str) -> Result<HashSet<String>> {
     let fail = |e| sqlstate::error("look for keys of an earlier form", &e);
     let question = "SELECT DISTINCT collection FROM docrow.schemas WHERE pipeline = $1 AND key_form < $2";
-    let rows = session.client.query(question, &[&pipeline, &KEY_FORM]).await.map_err(fail)?;
+    let rows = session.client.fetch(question, &[&pipeline, &KEY_FORM]).await.map_err(fail)?;
     rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fail)
 }
 
 /// Records that no key of a collection is in an earlier form, or will not be.
 pub async fn set_keys_renewed(session: &mut Session, pipeline: &str, collection: &str) -> Result<()> {
     let doing = format!("record the form of the keys of {collection}");
-    let fail = |e| sqlstate::error(&*doing, &e);
-    let transaction = session.enter(&doing).await?;
-    let statement = "UPDATE docrow.schemas SET key_form = $3 WHERE pipeline = $1 AND collection = $2";
-    transaction.execute(statement, &[&pipeline, &collection, &KEY_FORM]).await.map_err(fail)?;
-    transaction.commit().await.map_err(fail)
+    let statement = format!(
+        "UPDATE docrow.schemas SET key_form = $3 WHERE pipeline = $1 AND collection = $2 AND {ENTERED}"
+    );
+    session.write(&doing, &statement, &[&pipeline, &collection, &KEY_FORM]).await.map(drop)
 }
 
 /// Whether this version of a mapping is stored.
-pub(crate) async fn is_stored(
-    client: &impl GenericClient,
-    pipeline: &str,
-    mapping: &Mapping,
-) -> Result<bool, PgError> {
+pub(crate) async fn is_stored(client: &Client, pipeline: &str, mapping: &Mapping) -> Result<bool, PgError> {
     let question = "SELECT 1 FROM docrow.schemas WHERE pipeline = $1 AND collection = $2 AND version = $3";
     let version = i32::from(mapping.version);
-    Ok(client.query_opt(question, &[&pipeline, &mapping.collection, &version]).await?.is_some())
+    Ok(client.fetch_opt(question, &[&pipeline, &mapping.collection, &version]).await?.is_some())
 }
 
 /// Stores a mapping, with the tables that it writes, and those of them that docrow was given. Changes nothing
 /// where this version is stored already.
 pub(crate) async fn insert(
-    client: &impl GenericClient,
+    client: &Client,
     pipeline: &str,
     mapping: &Mapping,
     tables: Vec<&str>,
@@ -201,35 +206,31 @@ pub(crate) async fn insert(
             (pipeline, collection, version, mapping, filled, stopped, tables, adopted, masked_by, key_form) \
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING";
     let version = i32::from(*version);
-    let parameters: &[&(dyn ToSql + Sync)] =
+    let parameters: &[&dyn Parameter] =
         &[&pipeline, collection, &version, text, filled, stopped, &tables, &adopted, masked_by, &KEY_FORM];
-    client.execute(statement, parameters).await.map(drop)
+    client.perform(statement, parameters).await.map(drop)
 }
 
 /// Stores the version after the one in force, with the same tables.
-pub(crate) async fn insert_next(
-    client: &impl GenericClient,
-    pipeline: &str,
-    next: &Mapping,
-) -> Result<(), PgError> {
+pub(crate) async fn insert_next(client: &Client, pipeline: &str, next: &Mapping) -> Result<(), PgError> {
     let Mapping { collection, version, text, filled, masked_by, .. } = next;
     let statement = "INSERT INTO docrow.schemas \
             (pipeline, collection, version, mapping, filled, stopped, tables, adopted, masked_by) \
         SELECT pipeline, collection, $3, $4, $5, stopped, tables, adopted, $6 FROM docrow.schemas \
         WHERE pipeline = $1 AND collection = $2 ORDER BY version DESC LIMIT 1";
     let version = i32::from(*version);
-    client.execute(statement, &[&pipeline, collection, &version, text, filled, masked_by]).await.map(drop)
+    client.perform(statement, &[&pipeline, collection, &version, text, filled, masked_by]).await.map(drop)
 }
 
 /// All existing tables of a collection, named with their schema: created ones and adopted ones.
 pub(crate) async fn tables(
-    client: &impl GenericClient,
+    client: &Client,
     pipeline: &str,
     collection: &str,
 ) -> Result<(Vec<String>, Vec<String>), PgError> {
     let question = "SELECT t, bool_or(t = ANY (adopted)) FROM docrow.schemas, unnest(tables) AS t \
         WHERE pipeline = $1 AND collection = $2 AND to_regclass(t) IS NOT NULL GROUP BY t ORDER BY t";
-    let rows = client.query(question, &[&pipeline, &collection]).await?;
+    let rows = client.fetch(question, &[&pipeline, &collection]).await?;
     let (mut made, mut given) = (Vec::new(), Vec::new());
     for row in &rows {
         if row.try_get(1)? { given.push(row.try_get(0)?) } else { made.push(row.try_get(0)?) }
@@ -258,23 +259,25 @@ struct TableOwner {
     tables: Option<Vec<String>>,
 }
 
-/// Reads who owns which of `tables`, named with their schema, and what else a collection of a pipeline owns.
+/// Reads who owns which of `tables`, named with their schema, and what else these collections of a pipeline
+/// own.
 pub(crate) async fn owners(
-    client: &impl GenericClient,
+    form: SchemaForm,
+    client: &Client,
     pipeline: &str,
-    collection: &str,
+    collections: &[&str],
     tables: &[String],
 ) -> Result<TableOwners, PgError> {
-    let (owned, condition) = match form(client).await? {
+    let (owned, condition) = match form {
         SchemaForm::Missing => return Ok(TableOwners(Vec::new())),
         SchemaForm::Earlier => ("NULL::text[]", "$3::text[] IS NULL"),
         SchemaForm::Complete => ("tables", "tables && $3::text[]"),
     };
     let question = format!(
         "SELECT pipeline, collection, {owned} FROM docrow.schemas \
-         WHERE pipeline = $1 AND collection = $2 OR {condition} ORDER BY version"
+         WHERE pipeline = $1 AND collection = ANY ($2::text[]) OR {condition} ORDER BY version"
     );
-    let rows = client.query(&question, &[&pipeline, &collection, &tables]).await?;
+    let rows = client.fetch(&question, &[&pipeline, &collections, &tables]).await?;
     let owner = |row: &Row| {
         Ok(TableOwner { pipeline: row.try_get(0)?, collection: row.try_get(1)?, tables: row.try_get(2)? })
     };
@@ -312,20 +315,22 @@ impl TableOwners {
     }
 }
 
-/// The form of an existing `docrow.schemas`.
-enum SchemaForm {
+/// The form of `docrow.schemas`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SchemaForm {
     /// None: docrow has never written to this database.
     Missing,
     /// The form of an earlier docrow.
     Earlier,
-    /// With all its columns.
+    /// With all its columns, as for the process that holds the pipeline.
     Complete,
 }
 
-async fn form(client: &impl GenericClient) -> Result<SchemaForm, PgError> {
+/// Asks for the form of `docrow.schemas`.
+pub(crate) async fn form(client: &Client) -> Result<SchemaForm, PgError> {
     let question = "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = t AND attname = 'tables') \
         FROM to_regclass('docrow.schemas') AS t WHERE t IS NOT NULL";
-    Ok(match client.query_opt(question, &[]).await? {
+    Ok(match client.fetch_opt(question, &[]).await? {
         None => SchemaForm::Missing,
         Some(row) if row.try_get(0)? => SchemaForm::Complete,
         Some(_) => SchemaForm::Earlier,

@@ -7,7 +7,7 @@
 
 use std::{collections::HashMap, time::SystemTime};
 
-use tokio_postgres::{Client, Error as PgError, Row, types::ToSql};
+use tokio_postgres::{Client, Error as PgError, Row};
 
 use crate::{
     error::Result,
@@ -15,7 +15,10 @@ use crate::{
     model::table::Column,
     sink::{
         Session,
-        connection::sqlstate,
+        connection::{
+            round_trip::{OneRoundTrip, Parameter},
+            sqlstate,
+        },
         identifiers::{qualified, quote},
     },
 };
@@ -63,7 +66,7 @@ pub async fn count(session: &Session, schema: &str, mapping: &Mapping) -> Result
         for columns in places.columns.chunks(AT_ONCE) {
             let question = question(&places, columns, &rows, &extra);
             let paths: Vec<&str> = fields(&places).chain(columns.iter().map(|(_, path)| &**path)).collect();
-            let row = session.client.query_one(&question, &[&paths]).await.map_err(fail)?;
+            let row = session.client.fetch_one(&question, &[&paths]).await.map_err(fail)?;
             for (at, (column, _)) in columns.iter().enumerate() {
                 let number = |n: usize| row.try_get::<_, i64>(n).map(|n| u64::try_from(n).unwrap_or(0));
                 let (values, numbers) = (number(2 * at).map_err(fail)?, number(2 * at + 1).map_err(fail)?);
@@ -117,7 +120,7 @@ pub async fn fits_double(session: &Session, schema: &str, table: &str, column: &
     let fail = |e| sqlstate::error(format!("look for the largest values of {table}"), &e);
     let beyond = format!("{column} NOT BETWEEN -9007199254740992 AND 9007199254740992");
     let question = format!("SELECT NOT EXISTS (SELECT FROM {table} WHERE {beyond})");
-    session.client.query_one(&question, &[]).await.and_then(|row| row.try_get(0)).map_err(fail)
+    session.client.fetch_one(&question, &[]).await.and_then(|row| row.try_get(0)).map_err(fail)
 }
 
 /// Stores the count of a collection.
@@ -134,13 +137,13 @@ pub async fn store(session: &mut Session, pipeline: &str, collection: &str, foun
     let transaction = session.enter(&doing).await?;
     let forget = "DELETE FROM docrow.misfits m WHERE pipeline = $1 AND collection = $2 AND NOT EXISTS ( \
         SELECT FROM unnest($3::text[], $4::text[]) AS f (t, c) WHERE m.table_name = t AND m.column_name = c)";
-    transaction.execute(forget, &[&pipeline, &collection, &tables, &columns]).await.map_err(fail)?;
+    transaction.perform(forget, &[&pipeline, &collection, &tables, &columns]).await.map_err(fail)?;
     let insert = "INSERT INTO docrow.misfits AS m (pipeline, collection, table_name, column_name, \"values\", numbers) \
         SELECT $1, $2, * FROM unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[]) \
         ON CONFLICT (pipeline, collection, table_name, column_name) \
         DO UPDATE SET \"values\" = EXCLUDED.\"values\", numbers = EXCLUDED.numbers, counted_at = now()";
-    let parameters: [&(dyn ToSql + Sync); 6] = [&pipeline, &collection, &tables, &columns, &values, &numbers];
-    transaction.execute(insert, &parameters).await.map_err(fail)?;
+    let parameters: [&dyn Parameter; 6] = [&pipeline, &collection, &tables, &columns, &values, &numbers];
+    transaction.perform(insert, &parameters).await.map_err(fail)?;
     transaction.commit().await.map_err(fail)
 }
 
@@ -152,13 +155,13 @@ pub async fn load(session: &Session, pipeline: &str) -> Result<HashMap<String, M
 
 /// The same.
 pub(super) async fn read(client: &Client, pipeline: &str) -> Result<HashMap<String, MisfitCount>, PgError> {
-    if client.query_one("SELECT to_regclass('docrow.misfits') IS NULL", &[]).await?.try_get(0)? {
+    if client.fetch_one("SELECT to_regclass('docrow.misfits') IS NULL", &[]).await?.try_get(0)? {
         return Ok(HashMap::new());
     }
     let question = "SELECT collection, table_name, column_name, \"values\", numbers, since, counted_at \
         FROM docrow.misfits WHERE pipeline = $1 ORDER BY 1, 2, 3";
     let mut counts: HashMap<String, MisfitCount> = HashMap::new();
-    for row in &client.query(question, &[&pipeline]).await? {
+    for row in &client.fetch(question, &[&pipeline]).await? {
         let at = row.try_get(6)?;
         let count = counts.entry(row.try_get(0)?).or_insert_with(|| MisfitCount { at, found: Vec::new() });
         let found = misfits(row)?;

@@ -13,7 +13,10 @@ use super::{
 };
 use crate::{
     error::Result,
-    sink::{Session, Target, connection::sqlstate},
+    sink::{
+        Session, Target,
+        connection::{round_trip::OneRoundTrip, sqlstate},
+    },
 };
 
 /// The maximum number of groups of dead letters.
@@ -138,7 +141,7 @@ impl OverviewReader {
 async fn report(client: &Client, pipeline: &str) -> Result<(SystemTime, Option<StoredReport>), PgError> {
     let question = "SELECT clock_timestamp(), report::text, details::text, reported_at \
         FROM (VALUES ($1::text)) AS p (pipeline) LEFT JOIN docrow.reports USING (pipeline)";
-    let row = client.query_one(question, &[&pipeline]).await?;
+    let row = client.fetch_one(question, &[&pipeline]).await?;
     let stored = match row.try_get(1)? {
         Some(report) => Some(StoredReport { report, details: row.try_get(2)?, at: row.try_get(3)? }),
         None => None,
@@ -162,7 +165,7 @@ async fn collections(client: &Client, pipeline: &str) -> Result<Vec<CollectionSu
             LEFT JOIN docrow.pauses AS p ON p.pipeline = $1 AND p.collection = s.collection \
             LEFT JOIN docrow.resyncs AS r ON r.pipeline = $1 AND r.collection = s.collection \
         ORDER BY 1";
-    let rows = client.query(question, &[&pipeline]).await?;
+    let rows = client.fetch(question, &[&pipeline]).await?;
     let surveyed = |row: &Row| {
         let version: i32 = row.try_get(1)?;
         Ok(CollectionSurvey {
@@ -188,7 +191,7 @@ async fn collections(client: &Client, pipeline: &str) -> Result<Vec<CollectionSu
 async fn positions(client: &Client, pipeline: &str) -> Result<Vec<PartitionReach>, PgError> {
     let question = "SELECT partition, collection, cluster_time, updated_at FROM docrow.progress \
         WHERE pipeline = $1 ORDER BY 1, 2";
-    let rows = client.query(question, &[&pipeline]).await?;
+    let rows = client.fetch(question, &[&pipeline]).await?;
     let reached = |row: &Row| {
         let partition: i32 = row.try_get(0)?;
         Ok(PartitionReach {
@@ -207,7 +210,7 @@ async fn letters(client: &Client, pipeline: &str) -> Result<Vec<LetterCount>, Pg
         "SELECT collection, path, reason, count(*), max(at) FROM docrow.dead_letters \
          WHERE pipeline = $1 GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3 LIMIT {GROUPS}"
     );
-    let rows = client.query(&question, &[&pipeline]).await?;
+    let rows = client.fetch(&question, &[&pipeline]).await?;
     let group = |row: &Row| {
         Ok(LetterCount {
             collection: row.try_get(0)?,

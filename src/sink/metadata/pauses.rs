@@ -8,7 +8,10 @@ use std::time::SystemTime;
 use super::requests::Requests;
 use crate::{
     error::Result,
-    sink::{Session, connection::sqlstate},
+    sink::{
+        Session,
+        connection::{fence_entry::ENTERED, round_trip::OneRoundTrip, sqlstate},
+    },
 };
 
 /// A collection that is paused.
@@ -28,7 +31,7 @@ pub async fn all(session: &Session, pipeline: &str) -> Result<Vec<PauseRequest>>
     let fail = |e| sqlstate::error("look for collections that are paused", &e);
     let question =
         "SELECT collection, paused_at, held_at IS NOT NULL FROM docrow.pauses WHERE pipeline = $1 ORDER BY 1";
-    let rows = session.client.query(question, &[&pipeline]).await.map_err(fail)?;
+    let rows = session.client.fetch(question, &[&pipeline]).await.map_err(fail)?;
     let pause = |row: &tokio_postgres::Row| {
         Ok(PauseRequest { collection: row.try_get(0)?, since: row.try_get(1)?, is_held: row.try_get(2)? })
     };
@@ -38,12 +41,11 @@ pub async fn all(session: &Session, pipeline: &str) -> Result<Vec<PauseRequest>>
 /// Records that nothing more is written to these collections.
 pub async fn hold(session: &mut Session, pipeline: &str, collections: &[&str]) -> Result<()> {
     let doing = "record which collections are paused";
-    let fail = |e| sqlstate::error(doing, &e);
-    let transaction = session.enter(doing).await?;
-    let statement = "UPDATE docrow.pauses SET held_at = now() \
-        WHERE pipeline = $1 AND collection = ANY($2) AND held_at IS NULL";
-    transaction.execute(statement, &[&pipeline, &collections]).await.map_err(fail)?;
-    transaction.commit().await.map_err(fail)
+    let statement = format!(
+        "UPDATE docrow.pauses SET held_at = now() \
+         WHERE pipeline = $1 AND collection = ANY($2) AND held_at IS NULL AND {ENTERED}"
+    );
+    session.write(doing, &statement, &[&pipeline, &collections]).await.map(drop)
 }
 
 impl Requests {
@@ -56,14 +58,14 @@ impl Requests {
     pub async fn pause(&self, collections: &[String]) -> Result<()> {
         let statement = "INSERT INTO docrow.pauses (pipeline, collection) SELECT $1, c FROM unnest($2::text[]) AS a (c) \
             ON CONFLICT (pipeline, collection) DO NOTHING";
-        let done = self.session.client.execute(statement, &[&self.pipeline, &collections]).await;
+        let done = self.session.client.perform(statement, &[&self.pipeline, &collections]).await;
         done.map(drop).map_err(|e| sqlstate::error("pause collections", &e))
     }
 
     /// Resumes these collections.
     pub async fn resume(&self, collections: &[String]) -> Result<()> {
         let statement = "DELETE FROM docrow.pauses WHERE pipeline = $1 AND collection = ANY($2)";
-        let done = self.session.client.execute(statement, &[&self.pipeline, &collections]).await;
+        let done = self.session.client.perform(statement, &[&self.pipeline, &collections]).await;
         done.map(drop).map_err(|e| sqlstate::error("resume collections", &e))
     }
 }

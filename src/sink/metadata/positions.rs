@@ -7,11 +7,9 @@
 //! With a position, docrow stores how far rows may be ahead of it; and the fingerprint of the stream that its
 //! token comes from: in another stream the server may not find it.
 
+use futures_util::try_join;
 use mongodb::bson::Timestamp;
-use tokio_postgres::{
-    Client, Error as PgError, GenericClient, Statement,
-    types::{ToSql, Type},
-};
+use tokio_postgres::{Client, Error as PgError, Statement, types::Type};
 
 use crate::{
     error::{Code, Error, Result},
@@ -19,7 +17,11 @@ use crate::{
     model::{change::Position, partition::Partition},
     sink::{
         Session,
-        connection::{session::ENTERED, sqlstate},
+        connection::{
+            fence_entry::ENTERED,
+            round_trip::{OneRoundTrip, Parameter},
+            sqlstate,
+        },
     },
 };
 
@@ -50,16 +52,20 @@ pub struct Reached<'a> {
 pub async fn register(session: &Session, pipeline: &str, state_id: &str) -> Result<String> {
     let fail = |e| sqlstate::error(format!("register pipeline {pipeline}"), &e);
     let insert = "INSERT INTO docrow.pipelines (pipeline, state_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-    session.client.execute(insert, &[&pipeline, &state_id]).await.map_err(fail)?;
     let select = "SELECT state_id FROM docrow.pipelines WHERE pipeline = $1";
-    session.client.query_one(select, &[&pipeline]).await.and_then(|row| row.try_get(0)).map_err(fail)
+    let (inserted, stored): ([&dyn Parameter; 2], [&dyn Parameter; 1]) =
+        ([&pipeline, &state_id], [&pipeline]);
+    let (client, stored) = (&session.client, &stored);
+    let (_, row) =
+        try_join!(client.perform(insert, &inserted), client.fetch_one(select, stored)).map_err(fail)?;
+    row.try_get(0).map_err(fail)
 }
 
 /// Up to which cluster time rows may show states that the stored positions have not reached. `None`: unknown.
 pub async fn ahead(session: &Session, pipeline: &str) -> Result<Option<Timestamp>> {
     let fail = |e| sqlstate::error("read how far rows may be ahead", &e);
     let select = "SELECT ahead FROM docrow.pipelines WHERE pipeline = $1";
-    let row = session.client.query_opt(select, &[&pipeline]).await.map_err(fail)?;
+    let row = session.client.fetch_opt(select, &[&pipeline]).await.map_err(fail)?;
     let ahead = row.map(|row| row.try_get::<_, Option<i64>>(0)).transpose().map_err(fail)?.flatten();
     Ok(ahead.map(timestamp))
 }
@@ -79,36 +85,43 @@ pub async fn shown(session: &Session, pipeline: &str) -> Result<Option<Timestamp
     let select = "SELECT CASE WHEN bool_and(shown IS NOT NULL) THEN \
             greatest(max(shown), (SELECT shown FROM docrow.pipelines WHERE pipeline = $1)) END \
         FROM docrow.progress WHERE pipeline = $1";
-    let row = session.client.query_one(select, &[&pipeline]).await.map_err(fail)?;
+    let row = session.client.fetch_one(select, &[&pipeline]).await.map_err(fail)?;
     Ok(row.try_get::<_, Option<i64>>(0).map_err(fail)?.map(timestamp))
 }
 
+const NOTING: &str = "record how far rows may be ahead";
+
 /// Stores, for [`shown`], the time of what is about to be written without a position.
 pub(crate) async fn note_shown(session: &mut Session, pipeline: &str, shown: Timestamp) -> Result<()> {
-    let doing = "record how far rows may be ahead";
-    let fail = |e| sqlstate::error(doing, &e);
-    let transaction = session.enter(doing).await?;
-    let update = "UPDATE docrow.pipelines SET shown = greatest(shown, $2) WHERE pipeline = $1";
-    transaction.execute(update, &[&pipeline, &both_halves(shown)]).await.map_err(fail)?;
-    transaction.commit().await.map_err(fail)
+    let update =
+        format!("UPDATE docrow.pipelines SET shown = greatest(shown, $2) WHERE pipeline = $1 AND {ENTERED}");
+    session.write(NOTING, &update, &[&pipeline, &both_halves(shown)]).await.map(drop)
 }
 
 /// Stores the value that [`ahead`] returns, unless the stored one is later.
 pub async fn set_ahead(session: &mut Session, pipeline: &str, ahead: Option<Timestamp>) -> Result<()> {
-    let doing = "record how far rows may be ahead";
-    let fail = |e| sqlstate::error(doing, &e);
-    let transaction = session.enter(doing).await?;
-    let update = "UPDATE docrow.pipelines SET ahead = CASE WHEN $2::bigint IS NOT NULL THEN greatest(ahead, $2) END \
-        WHERE pipeline = $1 AND ahead IS DISTINCT FROM $2";
-    transaction.execute(update, &[&pipeline, &ahead.map(both_halves)]).await.map_err(fail)?;
-    transaction.commit().await.map_err(fail)
+    let update = format!(
+        "UPDATE docrow.pipelines SET ahead = CASE WHEN $2::bigint IS NOT NULL THEN greatest(ahead, $2) END \
+        WHERE pipeline = $1 AND ahead IS DISTINCT FROM $2 AND {ENTERED}"
+    );
+    session.write(NOTING, &update, &[&pipeline, &ahead.map(both_halves)]).await.map(drop)
 }
 
 /// All positions of a pipeline.
 pub async fn load(session: &Session, pipeline: &str) -> Result<Vec<StoredPosition>> {
+    stored(session, pipeline, None).await
+}
+
+/// Those of one collection.
+pub async fn load_of(session: &Session, pipeline: &str, collection: &str) -> Result<Vec<StoredPosition>> {
+    stored(session, pipeline, Some(collection)).await
+}
+
+async fn stored(session: &Session, pipeline: &str, collection: Option<&str>) -> Result<Vec<StoredPosition>> {
     let fail = |e| sqlstate::error("load the stored positions", &e);
-    let question = "SELECT partition, collection, token, fingerprint FROM docrow.progress WHERE pipeline = $1 ORDER BY 1, 2";
-    let rows = session.client.query(question, &[&pipeline]).await.map_err(fail)?;
+    let question = "SELECT partition, collection, token, fingerprint FROM docrow.progress \
+        WHERE pipeline = $1 AND ($2 IS NULL OR collection = $2) ORDER BY 1, 2";
+    let rows = session.client.fetch(question, &[&pipeline, &collection]).await.map_err(fail)?;
     let mut positions = Vec::with_capacity(rows.len());
     for row in &rows {
         let partition: i32 = row.try_get(0).map_err(fail)?;
@@ -133,7 +146,7 @@ pub async fn reset(session: &mut Session, pipeline: &str, positions: &[StoredPos
     let fail = |e| sqlstate::error(doing, &e);
     let transaction = session.enter(doing).await?;
     let delete = "DELETE FROM docrow.progress WHERE pipeline = $1";
-    transaction.execute(delete, &[&pipeline]).await.map_err(fail)?;
+    transaction.perform(delete, &[&pipeline]).await.map_err(fail)?;
     insert(&transaction, pipeline, positions).await.map_err(fail)?;
     failpoint::reach(Failpoint::PositionsBeforeReset);
     transaction.commit().await.map_err(fail)?;
@@ -141,9 +154,9 @@ pub async fn reset(session: &mut Session, pipeline: &str, positions: &[StoredPos
     Ok(())
 }
 
-/// Adds positions.
+/// Adds positions, but none unless the pipeline was entered.
 pub(super) async fn insert(
-    client: &impl GenericClient,
+    client: &Client,
     pipeline: &str,
     positions: &[StoredPosition],
 ) -> Result<u64, PgError> {
@@ -151,15 +164,17 @@ pub(super) async fn insert(
     let fingerprints: Vec<Option<i64>> = positions.iter().map(|stored| stored.fingerprint).collect();
     let columns =
         PositionColumns::new(positions.iter().map(|stored| (stored.collection.as_str(), &stored.position)));
-    let statement = "INSERT INTO docrow.progress \
+    let statement = format!(
+        "INSERT INTO docrow.progress \
             (pipeline, partition, collection, position, token, cluster_time, fingerprint) \
         SELECT $1, p, c, d, t, to_timestamp(s), f \
         FROM unnest($2::int[], $3::text[], $4::text[], $5::bytea[], $6::float8[], $7::bigint[]) \
-            AS r (p, c, d, t, s, f)";
+            AS r (p, c, d, t, s, f) WHERE {ENTERED}"
+    );
     let PositionColumns { collections, data, tokens, seconds } = &columns;
-    let parameters: &[&(dyn ToSql + Sync)] =
+    let parameters: &[&dyn Parameter] =
         &[&pipeline, &partitions, collections, data, tokens, seconds, &fingerprints];
-    client.execute(statement, parameters).await
+    client.perform(&statement, parameters).await
 }
 
 /// Writes, in a batch's transaction, the positions that it reaches.

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use crate::{
     error::Result,
-    sink::{Session, connection::sqlstate},
+    sink::{Session, connection::fence_entry::ENTERED},
 };
 
 /// A stored report. Its texts are JSON, which only their writer interprets.
@@ -25,14 +25,12 @@ pub struct StoredReport {
 
 /// Stores a report, `details` only if there are any. It need not survive a crash of the server.
 pub async fn store(session: &mut Session, pipeline: &str, report: &str, details: Option<&str>) -> Result<()> {
-    let doing = "report";
-    let fail = |e| sqlstate::error(doing, &e);
-    let transaction = session.enter(doing).await?;
-    transaction.batch_execute("SET LOCAL synchronous_commit = off").await.map_err(fail)?;
-    let statement = "INSERT INTO docrow.reports AS r (pipeline, reported_at, report, details) \
-        VALUES ($1, clock_timestamp(), $2::text::jsonb, coalesce($3::text::jsonb, '{}')) \
-        ON CONFLICT (pipeline) DO UPDATE SET reported_at = EXCLUDED.reported_at, report = EXCLUDED.report, \
-            details = CASE WHEN $3::text IS NULL THEN r.details ELSE EXCLUDED.details END";
-    transaction.execute(statement, &[&pipeline, &report, &details]).await.map_err(fail)?;
-    transaction.commit().await.map_err(fail)
+    let statement = format!(
+        "INSERT INTO docrow.reports AS r (pipeline, reported_at, report, details) \
+         SELECT $1, clock_timestamp(), $2::text::jsonb, coalesce($3::text::jsonb, '{{}}') \
+         FROM set_config('synchronous_commit', 'off', true) WHERE {ENTERED} \
+         ON CONFLICT (pipeline) DO UPDATE SET reported_at = EXCLUDED.reported_at, report = EXCLUDED.report, \
+            details = CASE WHEN $3::text IS NULL THEN r.details ELSE EXCLUDED.details END"
+    );
+    session.write("report", &statement, &[&pipeline, &report, &details]).await.map(drop)
 }

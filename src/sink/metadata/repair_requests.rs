@@ -11,7 +11,14 @@ use super::requests::Requests;
 use crate::{
     error::Result,
     model::document_key::Id,
-    sink::{Keys, Session, connection::sqlstate},
+    sink::{
+        Keys, Session,
+        connection::{
+            fence_entry::ENTERED,
+            round_trip::{OneRoundTrip, Parameter},
+            sqlstate,
+        },
+    },
 };
 
 /// How many are taken at a time.
@@ -37,12 +44,12 @@ impl Repairs {
 pub async fn take(session: &mut Session, pipeline: &str, later: &[&str]) -> Result<Vec<(String, Repairs)>> {
     let doing = "take rows to be repaired";
     let fail = |e| sqlstate::error(doing, &e);
-    let transaction = session.enter(doing).await?;
-    let delete = "DELETE FROM docrow.repairs WHERE id IN \
-        (SELECT id FROM docrow.repairs WHERE pipeline = $1 AND collection <> ALL ($2) ORDER BY id LIMIT $3) \
-        RETURNING collection, document_key, key";
-    let rows = transaction.query(delete, &[&pipeline, &later, &AT_ONCE]).await.map_err(fail)?;
-    transaction.commit().await.map_err(fail)?;
+    let delete = format!(
+        "DELETE FROM docrow.repairs WHERE id IN \
+            (SELECT id FROM docrow.repairs WHERE pipeline = $1 AND collection <> ALL ($2) ORDER BY id LIMIT $3) \
+         AND {ENTERED} RETURNING collection, document_key, key"
+    );
+    let rows = session.write(doing, &delete, &[&pipeline, &later, &AT_ONCE]).await?;
     let mut taken: Vec<(String, Repairs)> = Vec::new();
     for row in &rows {
         let collection: &str = row.try_get(0).map_err(fail)?;
@@ -68,16 +75,15 @@ impl Requests {
         let insert = "INSERT INTO docrow.repairs (pipeline, collection, document_key, key) \
             SELECT $1, $2, d, NULL FROM unnest($3::bytea[]) AS a (d) \
             UNION ALL SELECT $1, $2, NULL, k FROM unnest($4::bytea[]) AS a (k)";
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
-            [&self.pipeline, &collection, &documents, &keys];
-        self.session.client.execute(insert, &parameters).await.map(drop).map_err(fail)
+        let parameters: [&dyn Parameter; 4] = [&self.pipeline, &collection, &documents, &keys];
+        self.session.client.perform(insert, &parameters).await.map(drop).map_err(fail)
     }
 
     /// How many requests have not been taken yet.
     pub async fn repairs_left(&self, collection: &str) -> Result<i64> {
         let fail = |e| sqlstate::error("count the repairs that are left", &e);
         let question = "SELECT count(*) FROM docrow.repairs WHERE pipeline = $1 AND collection = $2";
-        let row = self.session.client.query_one(question, &[&self.pipeline, &collection]).await;
+        let row = self.session.client.fetch_one(question, &[&self.pipeline, &collection]).await;
         row.and_then(|row| row.try_get(0)).map_err(fail)
     }
 
@@ -85,6 +91,6 @@ impl Requests {
     pub async fn take_back_repairs(&self, collection: &str) -> Result<()> {
         let fail = |e| sqlstate::error("withdraw repairs", &e);
         let delete = "DELETE FROM docrow.repairs WHERE pipeline = $1 AND collection = $2";
-        self.session.client.execute(delete, &[&self.pipeline, &collection]).await.map(drop).map_err(fail)
+        self.session.client.perform(delete, &[&self.pipeline, &collection]).await.map(drop).map_err(fail)
     }
 }

@@ -4,15 +4,16 @@
 //! This file has what they share: the session for making requests, and the one statement with which the
 //! process that runs the pipeline checks, each second, whether there are any.
 
-use tokio_postgres::types::{ToSql, Type};
-
 use super::{
     runner::{self, PipelineRunner},
     schema,
 };
 use crate::{
     error::Result,
-    sink::{Session, Target, connection::sqlstate},
+    sink::{
+        Session, Target,
+        connection::{round_trip::OneRoundTrip, sqlstate},
+    },
 };
 
 /// A session to make requests.
@@ -81,9 +82,7 @@ pub async fn look(session: &Session, pipeline: &str, later: &[&str]) -> Result<R
         EXISTS (SELECT FROM docrow.repairs WHERE pipeline = $1 AND collection <> ALL ($2)), \
         EXISTS (SELECT FROM docrow.dead_letters WHERE pipeline = $1 AND retry_at IS NOT NULL) \
         FROM (VALUES (1)) AS one LEFT JOIN docrow.throttles t ON t.pipeline = $1";
-    // With types given, it need not be prepared, which would be another round trip.
-    let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&pipeline, Type::TEXT), (&later, Type::TEXT_ARRAY)];
-    let row = session.client.query_typed_one(question, &parameters).await.map_err(fail)?;
+    let row = session.client.fetch_one(question, &[&pipeline, &later]).await.map_err(fail)?;
     let names = |column| row.try_get(column).map_err(fail);
     let throttle = if row.try_get(0).map_err(fail)? {
         Throttle::asked(row.try_get(1).map_err(fail)?)

@@ -5,13 +5,16 @@
 //!
 //! [`chunks::replace`]: super::chunks::replace
 
-use tokio_postgres::{Error as PgError, GenericClient};
+use tokio_postgres::{Client, Error as PgError};
 
 use super::requests::Requests;
 use crate::{
     error::Result,
     model::resync_reason::Reason,
-    sink::{Session, connection::sqlstate},
+    sink::{
+        Session,
+        connection::{round_trip::OneRoundTrip, sqlstate},
+    },
 };
 
 /// Requests a resync of these collections, for this reason from now on.
@@ -31,7 +34,7 @@ pub async fn ask(
 
 /// The same, in a transaction.
 pub(super) async fn insert(
-    client: &impl GenericClient,
+    client: &Client,
     pipeline: &str,
     collections: &[impl AsRef<str> + Sync],
     reason: Reason,
@@ -40,14 +43,14 @@ pub(super) async fn insert(
     let statement = "INSERT INTO docrow.resyncs (pipeline, collection, reason) \
         SELECT $1, c, $3 FROM unnest($2::text[]) AS a (c) \
         ON CONFLICT (pipeline, collection) DO UPDATE SET reason = EXCLUDED.reason";
-    client.execute(statement, &[&pipeline, &collections, &reason.text()]).await
+    client.perform(statement, &[&pipeline, &collections, &reason.text()]).await
 }
 
 /// The current requests.
 pub async fn asked(session: &Session, pipeline: &str) -> Result<Vec<(String, Reason)>> {
     let fail = |e| sqlstate::error("look for requested resyncs", &e);
     let question = "SELECT collection, reason FROM docrow.resyncs WHERE pipeline = $1 ORDER BY collection";
-    let rows = session.client.query(question, &[&pipeline]).await.map_err(fail)?;
+    let rows = session.client.fetch(question, &[&pipeline]).await.map_err(fail)?;
     rows.iter()
         .map(|row| Ok((row.try_get(0)?, Reason::from_text(row.try_get(1)?))))
         .collect::<Result<_, _>>()
@@ -55,13 +58,9 @@ pub async fn asked(session: &Session, pipeline: &str) -> Result<Vec<(String, Rea
 }
 
 /// Whether a resync of this collection is requested.
-pub(crate) async fn is_asked(
-    client: &impl GenericClient,
-    pipeline: &str,
-    collection: &str,
-) -> Result<bool, PgError> {
+pub(crate) async fn is_asked(client: &Client, pipeline: &str, collection: &str) -> Result<bool, PgError> {
     let question = "SELECT FROM docrow.resyncs WHERE pipeline = $1 AND collection = $2";
-    Ok(client.query_opt(question, &[&pipeline, &collection]).await?.is_some())
+    Ok(client.fetch_opt(question, &[&pipeline, &collection]).await?.is_some())
 }
 
 impl Requests {
@@ -69,7 +68,7 @@ impl Requests {
     pub async fn collections(&self) -> Result<Vec<String>> {
         let fail = |e| sqlstate::error("look for the pipeline's collections", &e);
         let question = "SELECT DISTINCT collection FROM docrow.chunks WHERE pipeline = $1 ORDER BY 1";
-        let rows = self.session.client.query(question, &[&self.pipeline]).await.map_err(fail)?;
+        let rows = self.session.client.fetch(question, &[&self.pipeline]).await.map_err(fail)?;
         rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fail)
     }
 

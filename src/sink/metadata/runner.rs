@@ -4,7 +4,10 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     error::Result,
-    sink::{Session, connection::sqlstate},
+    sink::{
+        Session,
+        connection::{round_trip::OneRoundTrip, sqlstate},
+    },
 };
 
 /// The silence after which a holder is taken for dead, in seconds of the server's clock.
@@ -63,7 +66,7 @@ pub async fn runner(session: &Session, pipeline: &str) -> Result<PipelineRunner>
          WHERE pipeline = $1 AND report->>'stage' IS DISTINCT FROM 'ended'"
     );
     let fail = |e| sqlstate::error(format!("ask who runs pipeline {pipeline}"), &e);
-    let Some(row) = session.client.query_opt(&question, &[&pipeline]).await.map_err(fail)? else {
+    let Some(row) = session.client.fetch_opt(&question, &[&pipeline]).await.map_err(fail)? else {
         return Ok(PipelineRunner::Nobody);
     };
     let holder: Option<String> = row.try_get(0).map_err(fail)?;
@@ -102,7 +105,7 @@ pub(super) async fn look(session: &Session, pipeline: &str) -> Result<Option<Hol
         FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid) WHERE {IS_LOCK}"
     );
     let lock = lock_of_holder(pipeline);
-    let Some(row) = session.client.query_opt(&question, &[&lock, &pipeline]).await.map_err(fail)? else {
+    let Some(row) = session.client.fetch_opt(&question, &[&lock, &pipeline]).await.map_err(fail)? else {
         return Ok(None);
     };
     let get = |column| row.try_get(column).map_err(fail);

@@ -4,10 +4,21 @@
 //! Everything here can be repeated: what exists is left alone, and the tables of an earlier docrow get
 //! missing columns.
 
+use futures_util::{join, try_join};
+use tokio_postgres::{Client, Error as PgError};
+
 use crate::{
     error::Result,
     failpoint::{self, Failpoint},
-    sink::{Session, Target, connection::sqlstate, identifiers::quote},
+    sink::{
+        Session, Target,
+        connection::{
+            round_trip::{OneRoundTrip, Parameter},
+            sqlstate,
+            transaction::WriteTransaction,
+        },
+        identifiers::quote,
+    },
 };
 
 /// Held while the schema `docrow` is created, and while tables change: `IF NOT EXISTS` does not protect
@@ -135,7 +146,7 @@ const LATER: [(&str, &str, &str); 18] = [
 /// Lets a transaction write to a pipeline, or makes it fail: `fence` has the argument. Every statement of a
 /// volatile function sees what was committed before it, so the epoch is read as it is once the lock is
 /// granted. What is set at the end is undone with the transaction; statements that write look for it
-/// ([`ENTERED`](crate::sink::connection::session::ENTERED)). Should it ever have to do something else, it
+/// ([`ENTERED`](crate::sink::connection::fence_entry::ENTERED)). Should it ever have to do something else, it
 /// gets another name: those of two docrow may be used at once.
 const ENTER: &str =
     "CREATE FUNCTION docrow.enter(of_pipeline text, of_epoch bigint, lock bigint) RETURNS void
@@ -181,7 +192,7 @@ pub(crate) async fn extent(session: &Session) -> Result<SchemaState> {
         to_regprocedure('docrow.enter(text, bigint, bigint)') IS NOT NULL AND bool_and(EXISTS ( \
             SELECT FROM pg_attribute WHERE attrelid = to_regclass(t) AND attname = c AND NOT attisdropped)) \
         FROM unnest($1::text[], $2::text[]) AS wanted (t, c)";
-    let row = session.client.query_one(question, &[&tables, &columns]).await.map_err(fail)?;
+    let row = session.client.fetch_one(question, &[&tables, &columns]).await.map_err(fail)?;
     Ok(match (row.try_get(0).map_err(fail)?, row.try_get(1).map_err(fail)?) {
         (false, _) => SchemaState::Missing,
         (true, false) => SchemaState::Earlier,
@@ -203,45 +214,66 @@ pub(crate) async fn open(target: &Target) -> Result<Option<Session>> {
 /// Creates the schema `docrow`, and the user tables' schema if it is missing.
 pub async fn create(session: &mut Session, schema: &str) -> Result<()> {
     let fail = |e| sqlstate::error("create the schema docrow", &e);
-    // `CREATE SCHEMA IF NOT EXISTS` requires the privilege to create it even if it exists.
-    let schema_exists = "SELECT FROM pg_namespace WHERE nspname = $1";
     // Waiting for the lock could mean waiting for a process that is frozen.
-    if extent(session).await? == SchemaState::Complete
-        && session.client.query_opt(schema_exists, &[&schema]).await.map_err(fail)?.is_some()
-    {
+    let missing = async { missing_schemas(&session.client, schema).await.map_err(fail) };
+    let (state, missing) = try_join!(extent(session), missing)?;
+    if state == SchemaState::Complete && missing.is_empty() {
         return Ok(());
     }
-    let transaction = session.client.transaction().await.map_err(fail)?;
-    transaction.batch_execute(LOCK).await.map_err(fail)?;
-    for schema in ["docrow", schema] {
-        if transaction.query_opt(schema_exists, &[&schema]).await.map_err(fail)?.is_none() {
-            let create = format!("CREATE SCHEMA {}", quote(schema));
-            transaction.batch_execute(&create).await.map_err(fail)?;
-        }
-    }
-    transaction.batch_execute(TABLES).await.map_err(fail)?;
-    for (table, column, definition) in LATER {
-        // `ADD COLUMN IF NOT EXISTS` locks everyone else out even if there is nothing to add.
-        let exists = "SELECT FROM pg_attribute \
-            WHERE attrelid = $1::text::regclass AND attname = $2 AND NOT attisdropped";
-        if transaction.query_opt(exists, &[&table, &column]).await.map_err(fail)?.is_none() {
-            let add = format!("ALTER TABLE {table} ADD COLUMN {column} {definition}");
-            transaction.batch_execute(&add).await.map_err(fail)?;
-        }
-    }
+    let transaction = WriteTransaction::of(&session.client);
+    // In one round trip: what is missing is looked for once the lock is granted.
+    let (locked, missing, changes) =
+        join!(transaction.begin_with(LOCK), missing_schemas(&transaction, schema), changes(&transaction));
+    locked.map_err(fail)?;
+    let mut statements: Vec<String> =
+        missing.map_err(fail)?.iter().map(|schema| format!("CREATE SCHEMA {}", quote(schema))).collect();
+    statements.push(TABLES.to_owned());
+    statements.extend(changes.map_err(fail)?);
+    let statements = statements.join("; ");
+    // If they fail, COMMIT rolls back.
+    let (created, committed) = join!(session.client.batch_execute(&statements), transaction.commit());
+    created.and(committed).map_err(fail)?;
+    failpoint::reach(Failpoint::BookkeepingCreated);
+    Ok(())
+}
+
+/// Which of the two schemas do not exist. (`CREATE SCHEMA IF NOT EXISTS` requires the privilege to create
+/// one even if it exists.)
+async fn missing_schemas(client: &Client, schema: &str) -> Result<Vec<String>, PgError> {
+    let question = "SELECT DISTINCT wanted FROM unnest($1::text[]) AS wanted \
+        WHERE NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = wanted)";
+    let rows = client.fetch(question, &[&vec!["docrow", schema]]).await?;
+    rows.iter().map(|row| row.try_get(0)).collect()
+}
+
+/// What the tables and the function of an earlier docrow lack, after [`TABLES`].
+async fn changes(client: &Client) -> Result<Vec<String>, PgError> {
+    // `ADD COLUMN IF NOT EXISTS` locks everyone else out even if there is nothing to add.
+    let question = "SELECT n::int FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS later (t, c, n) \
+        WHERE to_regclass(t) IS NOT NULL AND NOT EXISTS \
+            (SELECT FROM pg_attribute WHERE attrelid = to_regclass(t) AND attname = c AND NOT attisdropped)";
+    let (tables, columns): (Vec<_>, Vec<_>) =
+        LATER.iter().map(|(table, column, _)| (*table, *column)).unzip();
     // An earlier docrow created it without its own search path. Only its owner may change that.
     let exists = "SELECT proconfig IS NULL AND pg_has_role(proowner, 'USAGE') FROM pg_proc \
         WHERE oid = to_regprocedure('docrow.enter(text, bigint, bigint)')";
-    match transaction.query_opt(exists, &[]).await.map_err(fail)? {
-        None => transaction.batch_execute(ENTER).await.map_err(fail)?,
-        Some(row) if row.try_get(0).map_err(fail)? => {
-            let pin =
-                "ALTER FUNCTION docrow.enter(text, bigint, bigint) SET search_path = pg_catalog, pg_temp";
-            transaction.batch_execute(pin).await.map_err(fail)?;
-        }
+    let later: [&dyn Parameter; 2] = [&tables, &columns];
+    let (missing, function) = try_join!(client.fetch(question, &later), client.fetch_opt(exists, &[]))?;
+    let mut changes = Vec::new();
+    for row in &missing {
+        let number: i32 = row.try_get(0)?;
+        let later = usize::try_from(number - 1).ok().and_then(|at| LATER.get(at));
+        changes.extend(later.map(|(table, column, definition)| {
+            format!("ALTER TABLE {table} ADD COLUMN {column} {definition}")
+        }));
+    }
+    match function {
+        None => changes.push(ENTER.to_owned()),
+        Some(row) if row.try_get(0)? => changes.push(
+            "ALTER FUNCTION docrow.enter(text, bigint, bigint) SET search_path = pg_catalog, pg_temp"
+                .to_owned(),
+        ),
         Some(_) => {}
     }
-    transaction.commit().await.map_err(fail)?;
-    failpoint::reach(Failpoint::BookkeepingCreated);
-    Ok(())
+    Ok(changes)
 }

@@ -8,7 +8,10 @@ use tokio_postgres::{Client, Error as PgError};
 
 use crate::{
     error::Result,
-    sink::{Session, connection::sqlstate},
+    sink::{
+        Session,
+        connection::{round_trip::OneRoundTrip, sqlstate},
+    },
 };
 
 /// A stored result.
@@ -28,7 +31,7 @@ pub async fn store(session: &mut Session, pipeline: &str, result: &str) -> Resul
     let statement = "INSERT INTO docrow.verifications (pipeline, verified_at, result) \
         VALUES ($1, clock_timestamp(), $2::text::jsonb) \
         ON CONFLICT (pipeline) DO UPDATE SET verified_at = EXCLUDED.verified_at, result = EXCLUDED.result";
-    transaction.execute(statement, &[&pipeline, &result]).await.map_err(fail)?;
+    transaction.perform(statement, &[&pipeline, &result]).await.map_err(fail)?;
     transaction.commit().await.map_err(fail)
 }
 
@@ -42,7 +45,7 @@ pub async fn amend(
     let fail = |e| sqlstate::error("update the result of a verification", &e);
     let statement = "UPDATE docrow.verifications SET result = $3::text::jsonb \
         WHERE pipeline = $1 AND verified_at = $2";
-    session.client.execute(statement, &[&pipeline, &stored.at, &result]).await.map(drop).map_err(fail)
+    session.client.perform(statement, &[&pipeline, &stored.at, &result]).await.map(drop).map_err(fail)
 }
 
 /// The last result.
@@ -52,6 +55,6 @@ pub async fn last(session: &Session, pipeline: &str) -> Result<Option<StoredVeri
 
 pub(super) async fn read(client: &Client, pipeline: &str) -> Result<Option<StoredVerification>, PgError> {
     let question = "SELECT verified_at, result::text FROM docrow.verifications WHERE pipeline = $1";
-    let row = client.query_opt(question, &[&pipeline]).await?;
+    let row = client.fetch_opt(question, &[&pipeline]).await?;
     row.map(|row| Ok(StoredVerification { at: row.try_get(0)?, result: row.try_get(1)? })).transpose()
 }

@@ -9,8 +9,8 @@
 use std::{collections::HashMap, pin::pin};
 
 use bytes::Bytes;
-use futures_util::SinkExt;
-use tokio_postgres::{Error as PgError, Statement, Transaction};
+use futures_util::{SinkExt, future::try_join_all, try_join};
+use tokio_postgres::{Client, Error as PgError, Statement};
 
 use crate::{
     error::{Code, Error, Result},
@@ -20,7 +20,7 @@ use crate::{
     model::{change::CollectionId, table::Table},
     sink::{
         Session, Target,
-        connection::sqlstate,
+        connection::{round_trip::OneRoundTrip, sqlstate, transaction::WriteTransaction},
         metadata::{
             chunks::{self, Marker},
             dead_letters::{self, DeadLetter},
@@ -62,23 +62,26 @@ impl Copier {
     /// Begins the transaction of a chunk of `collection`, whose mapping writes `tables`.
     pub async fn begin(&mut self, collection: CollectionId, tables: &[Table]) -> Result<ChunkWriter<'_>> {
         let Self { session, schema, pipeline, plans } = self;
-        let plan = match plans.remove(&collection) {
-            Some(plan) if plan.tables == tables => plan,
-            _ => CopyPlan::prepare(session, schema, tables).await?,
+        let doing = "begin to copy a chunk";
+        let (transaction, plan) = match plans.remove(&collection) {
+            Some(plan) if plan.tables == tables => (session.enter(doing).await?, plan),
+            _ => {
+                let prepare = async |client: &_| CopyPlan::prepare(client, schema, tables).await;
+                session.enter_along(doing, prepare).await?
+            }
         };
         let plan = plans.entry(collection).insert_entry(plan).into_mut();
-        let transaction = session.enter("begin to copy a chunk").await?;
         Ok(ChunkWriter { transaction, plan, pipeline, sent: SentAmount::default() })
     }
 }
 
 impl CopyPlan {
-    async fn prepare(session: &Session, schema: &str, tables: &[Table]) -> Result<Self> {
-        let mut statements = Vec::with_capacity(tables.len());
-        for table in tables {
-            let prepared = session.client.prepare(&sql::copy_in(schema, table)).await;
-            statements.push(prepared.map_err(|e| sqlstate::error(copying(table), &e))?);
-        }
+    async fn prepare(client: &Client, schema: &str, tables: &[Table]) -> Result<Self> {
+        let prepare = async |table: &Table| {
+            let prepared = client.prepare(&sql::copy_in(schema, table)).await;
+            prepared.map_err(|e| sqlstate::error(copying(table), &e))
+        };
+        let statements = try_join_all(tables.iter().map(prepare)).await?;
         Ok(Self { schema: schema.to_owned(), tables: tables.to_vec(), statements })
     }
 }
@@ -89,7 +92,7 @@ fn copying(table: &Table) -> String {
 
 /// An open chunk. Dropping it without [`Self::commit`] rolls it back.
 pub struct ChunkWriter<'a> {
-    transaction: Transaction<'a>,
+    transaction: WriteTransaction<'a>,
     plan: &'a CopyPlan,
     pipeline: &'a str,
     sent: SentAmount,
@@ -147,6 +150,9 @@ impl ChunkWriter<'_> {
 
     /// Stores dead letters with the chunk, no document twice.
     pub async fn dead_letters(&mut self, letters: &[DeadLetter]) -> Result<()> {
+        if letters.is_empty() {
+            return Ok(());
+        }
         let statement = dead_letters::insert_statement();
         let stored = dead_letters::insert(&self.transaction, &statement, self.pipeline, letters).await;
         stored.map(drop).map_err(|e| sqlstate::error("store dead letters", &e))
@@ -157,8 +163,9 @@ impl ChunkWriter<'_> {
     /// marker is already set is refused (see [`chunks`]): nothing is copied twice.
     pub async fn commit(self, marker: Marker<'_>) -> Result<()> {
         let doing = || format!("commit chunk {} of {}", marker.number, marker.collection);
-        self.check_types().await.map_err(|e| e.within(doing()))?;
-        chunks::mark(&self.transaction, self.pipeline, marker).await.map_err(|e| e.within(doing()))?;
+        // In one round trip.
+        let marked = chunks::mark(&self.transaction, self.pipeline, marker);
+        try_join!(self.check_types(), marked).map_err(|e| e.within(doing()))?;
         failpoint::reach(Failpoint::ChunkBeforeCommit);
         // The marker was set, so the transaction is sound, and COMMIT can't mean ROLLBACK.
         self.transaction.commit().await.map_err(|e| sqlstate::row_error(doing(), &e))?;
@@ -182,7 +189,7 @@ impl ChunkWriter<'_> {
             FROM unnest($1::text[], $2::text[], $3::oid[]) AS wanted (t, c, o) \
             JOIN pg_attribute a ON attrelid = to_regclass(t) AND attname = c WHERE atttypid <> o LIMIT 1";
         let fail = |e| sqlstate::error("check the types of columns", &e);
-        match self.transaction.query_opt(question, &[&names, &attributes, &types]).await.map_err(fail)? {
+        match self.transaction.fetch_opt(question, &[&names, &attributes, &types]).await.map_err(fail)? {
             None => Ok(()),
             Some(row) => {
                 let found: String = row.try_get(0).map_err(fail)?;
@@ -198,7 +205,7 @@ impl ChunkWriter<'_> {
 }
 
 async fn copy(
-    transaction: &Transaction<'_>,
+    transaction: &WriteTransaction<'_>,
     statement: &Statement,
     mut bytes: Bytes,
 ) -> Result<u64, PgError> {

@@ -15,6 +15,7 @@
 
 use std::collections::HashMap;
 
+use futures_util::try_join;
 use mongodb::bson::Timestamp;
 use tokio_postgres::{Client, Statement};
 
@@ -28,7 +29,7 @@ use crate::{
     sink::{
         Keys, Session, Target,
         composite_array::CompositeArray,
-        connection::{session::FenceEntry, sqlstate},
+        connection::{fence_entry::FenceEntry, sqlstate},
         metadata::{
             dead_letters::{self, DeadKey, DeadLetter},
             positions::{self, PartitionPositions, Reached},
@@ -145,13 +146,16 @@ impl Applier {
         // Every statement finds its rows by key: no plan is better than the index, and none needs to be
         // planned again each time.
         let settings = "SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan; SET jit = off; SET work_mem = '64MB'";
-        client.batch_execute(settings).await.map_err(fail)?;
-        let bookkeeping = BookkeepingStatements {
-            entry: session.entry()?.clone(),
-            reach: positions::prepare(client).await.map_err(fail)?,
-            bury: client.prepare(&dead_letters::insert_statement()).await.map_err(fail)?,
-            heal: client.prepare(&dead_letters::remove_statement()).await.map_err(fail)?,
-        };
+        let (insert, remove) = (dead_letters::insert_statement(), dead_letters::remove_statement());
+        // In one round trip.
+        let ((), reach, bury, heal) = try_join!(
+            client.batch_execute(settings),
+            positions::prepare(client),
+            client.prepare(&insert),
+            client.prepare(&remove)
+        )
+        .map_err(fail)?;
+        let bookkeeping = BookkeepingStatements { entry: session.entry()?.clone(), reach, bury, heal };
         let (schema, pipeline) = (target.schema().to_owned(), target.pipeline().to_owned());
         let (plans, parts, row_types) = (HashMap::new(), HashMap::new(), 0);
         Ok(Self { session, schema, pipeline, partition, fingerprint, plans, parts, bookkeeping, row_types })

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use tokio_postgres::{Error as PgError, GenericClient, Row};
+use futures_util::try_join;
+use tokio_postgres::{Client, Error as PgError, Row};
 
 use super::{
     ddl_plan::REWRITTEN,
@@ -17,7 +18,8 @@ use crate::{
     roles,
     sink::{
         Target,
-        metadata::mapping_versions::{self, TableOwnership},
+        connection::round_trip::{OneRoundTrip, Parameter},
+        metadata::mapping_versions::{self, SchemaForm, TableOwnership},
     },
 };
 
@@ -53,59 +55,113 @@ const KEYS: &str = "SELECT i.indrelid, NOT i.indimmediate, \
 /// The existing state of a collection's tables. For columns that would be widened, and for tables that docrow
 /// does not own, the rows are checked, too.
 pub(super) async fn look(
-    client: &impl GenericClient,
+    client: &Client,
     target: &Target,
     collection: &str,
     tables: &[Table],
 ) -> Result<FoundTables, PgError> {
-    let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
-    let mine = (target.pipeline(), collection);
-    let full: Vec<String> = names.iter().map(|name| qualified(target.schema(), name)).collect();
-    let owners = mapping_versions::owners(client, target.pipeline(), collection, &full).await?;
-    let relations = client.query(RELATIONS, &[&target.schema(), &names]).await?;
-    let oids = relations.iter().map(|row| row.try_get(0)).collect::<Result<Vec<u32>, _>>()?;
-    let mut columns = group(client.query(COLUMNS, &[&oids]).await?, attribute)?;
-    let mut keys = group(client.query(KEYS, &[&oids]).await?, primary_key)?;
-    let mut found = FoundTables::default();
-    for (row, oid) in relations.iter().zip(&oids) {
-        let mut relation = relation(row, target.schema())?;
-        relation.columns = columns.remove(oid).unwrap_or_default();
-        relation.key = keys.remove(oid).and_then(|mut keys| keys.pop());
-        relation.whose = owners.ownership(&qualified(target.schema(), &relation.name), mine);
+    let form = mapping_versions::form(client).await?;
+    let mut found = look_all(form, client, target, &[(collection, tables)]).await?.pop().unwrap_or_default();
+    for relation in &mut found.relations {
         if let Some(table) = tables.iter().find(|table| table.name == relation.name) {
-            look_at_rows(client, target.schema(), table, &mut relation).await?;
+            look_at_rows(client, target.schema(), table, relation).await?;
         }
-        found.relations.push(relation);
-    }
-    let own = owners.tables(mine);
-    let there =
-        client.query("SELECT to_regclass(t) IS NOT NULL FROM unnest($1::text[]) AS o (t)", &[&own]).await?;
-    for (name, row) in own.into_iter().zip(&there) {
-        found.own.push(OwnTable { name, exists: row.try_get(0)? });
-    }
-    if let Some(root) = tables.first() {
-        found.references = references(client, target.schema(), root).await?;
     }
     Ok(found)
 }
 
+/// The existing state of several collections' tables, in a few round trips. The rows are not checked.
+pub(super) async fn look_all(
+    form: SchemaForm,
+    client: &Client,
+    target: &Target,
+    wanted: &[(&str, &[Table])],
+) -> Result<Vec<FoundTables>, PgError> {
+    let schema = target.schema();
+    let collections: Vec<&str> = wanted.iter().map(|(collection, _)| *collection).collect();
+    let tables = || wanted.iter().flat_map(|(_, tables)| tables.iter().map(|table| &*table.name));
+    let (names, full): (Vec<&str>, Vec<String>) =
+        tables().map(|name| (name, qualified(schema, name))).unzip();
+    let roots: Vec<&str> = wanted.iter().filter_map(|(_, tables)| Some(&*tables.first()?.name)).collect();
+    let owners = mapping_versions::owners(form, client, target.pipeline(), &collections, &full);
+    let relations = async {
+        let relations = client.fetch(RELATIONS, &[&schema, &names]).await?;
+        let oids = relations.iter().map(|row| row.try_get(0)).collect::<Result<Vec<u32>, _>>()?;
+        if oids.is_empty() {
+            return Ok((relations, oids, Vec::new(), Vec::new()));
+        }
+        let parameters: [&dyn Parameter; 1] = [&oids];
+        let (columns, keys) = try_join!(client.fetch(COLUMNS, &parameters), client.fetch(KEYS, &parameters))?;
+        Ok((relations, oids, columns, keys))
+    };
+    let references = references_of(client, schema, &roots);
+    let (owners, (rows, oids, columns, keys), mut references) = try_join!(owners, relations, references)?;
+    let (mut columns, mut keys) = (group(columns, attribute)?, group(keys, primary_key)?);
+    let mut relations = HashMap::with_capacity(rows.len());
+    for (row, oid) in rows.iter().zip(&oids) {
+        let mut relation = relation(row, schema)?;
+        relation.columns = columns.remove(oid).unwrap_or_default();
+        relation.key = keys.remove(oid).and_then(|mut keys| keys.pop());
+        relations.insert(relation.name.clone(), relation);
+    }
+    let mut all = Vec::with_capacity(wanted.len());
+    for (collection, tables) in wanted {
+        let mine = (target.pipeline(), *collection);
+        let mut found = FoundTables::default();
+        for table in *tables {
+            if let Some(mut relation) = relations.remove(&table.name) {
+                relation.whose = owners.ownership(&qualified(schema, &relation.name), mine);
+                found.relations.push(relation);
+            }
+        }
+        found.relations.sort_by(|a, b| a.name.cmp(&b.name));
+        found.own = owners.tables(mine).into_iter().map(|name| OwnTable { name, exists: false }).collect();
+        let root = tables.first().map(|root| &*root.name);
+        found.references = root.and_then(|root| references.remove(root)).unwrap_or_default();
+        all.push(found);
+    }
+    let own: Vec<String> = all.iter().flat_map(|found| &found.own).map(|own| own.name.clone()).collect();
+    if !own.is_empty() {
+        let exist = "SELECT to_regclass(t) IS NOT NULL FROM unnest($1::text[]) WITH ORDINALITY AS o (t, n) ORDER BY n";
+        let there = client.fetch(exist, &[&own]).await?;
+        for (own, row) in all.iter_mut().flat_map(|found| &mut found.own).zip(&there) {
+            own.exists = row.try_get(0)?;
+        }
+    }
+    Ok(all)
+}
+
 /// The tables of the same schema that refer to a table by one column.
 pub(super) async fn references(
-    client: &impl GenericClient,
+    client: &Client,
     schema: &str,
     root: &Table,
 ) -> Result<Vec<ForeignKey>, PgError> {
-    let question = "SELECT c.relname::text, a.attname::text FROM pg_constraint f \
+    let mut references = references_of(client, schema, &[&root.name]).await?;
+    Ok(references.remove(&root.name).unwrap_or_default())
+}
+
+/// The same for several tables, by their names.
+async fn references_of(
+    client: &Client,
+    schema: &str,
+    roots: &[&str],
+) -> Result<HashMap<String, Vec<ForeignKey>>, PgError> {
+    let question = "SELECT r.relname::text, c.relname::text, a.attname::text FROM pg_constraint f \
         JOIN pg_class r ON r.oid = f.confrelid JOIN pg_namespace n ON n.oid = r.relnamespace \
         JOIN pg_class c ON c.oid = f.conrelid AND c.relnamespace = r.relnamespace \
         JOIN pg_attribute a ON a.attrelid = f.conrelid AND a.attnum = f.conkey[1] \
-        WHERE f.contype = 'f' AND cardinality(f.conkey) = 1 AND n.nspname = $1 AND r.relname = $2";
-    let rows = client.query(question, &[&schema, &root.name]).await?;
-    rows.iter().map(|row| Ok(ForeignKey { table: row.try_get(0)?, column: row.try_get(1)? })).collect()
+        WHERE f.contype = 'f' AND cardinality(f.conkey) = 1 AND n.nspname = $1 AND r.relname = ANY ($2::text[])";
+    let mut references: HashMap<String, Vec<ForeignKey>> = HashMap::new();
+    for row in client.fetch(question, &[&schema, &roots]).await? {
+        let reference = ForeignKey { table: row.try_get(1)?, column: row.try_get(2)? };
+        references.entry(row.try_get(0)?).or_default().push(reference);
+    }
+    Ok(references)
 }
 
 async fn look_at_rows(
-    client: &impl GenericClient,
+    client: &Client,
     schema: &str,
     table: &Table,
     relation: &mut FoundRelation,
@@ -116,7 +172,7 @@ async fn look_at_rows(
     }
     if relation.whose == TableOwnership::Nobody {
         let question = format!("SELECT EXISTS (SELECT FROM {name})");
-        relation.has_rows = client.query_one(&question, &[]).await?.try_get(0)?;
+        relation.has_rows = client.fetch_one(&question, &[]).await?.try_get(0)?;
     }
     if relation.whose == TableOwnership::Own && relation.bytes <= REWRITTEN {
         for column in &mut relation.columns {
@@ -124,7 +180,7 @@ async fn look_at_rows(
             if wanted.and_then(|wanted| widening(wanted.ty, column)) == Some(ColumnWidening::IfSmall) {
                 let beyond = format!("{} NOT BETWEEN -2147483648 AND 2147483647", quote(&column.name));
                 let question = format!("SELECT EXISTS (SELECT FROM {name} WHERE {beyond})");
-                column.beyond_int4 = client.query_one(&question, &[]).await?.try_get(0)?;
+                column.beyond_int4 = client.fetch_one(&question, &[]).await?.try_get(0)?;
             }
         }
     }

@@ -3,7 +3,8 @@
 //! They are created without keys and get their primary keys after the snapshot, which makes both faster.
 //! Everything here can be repeated: what exists is left alone, and what is already gone is no error.
 
-use tokio_postgres::{Error as PgError, GenericClient, Transaction};
+use futures_util::{join, try_join};
+use tokio_postgres::{Client, Error as PgError, Row};
 
 use super::{
     catalog,
@@ -18,7 +19,11 @@ use crate::{
     model::table::Table,
     sink::{
         Session, Target,
-        connection::sqlstate,
+        connection::{
+            round_trip::{OneRoundTrip, Parameter},
+            sqlstate,
+            transaction::WriteTransaction,
+        },
         metadata::{
             chunks,
             mapping_versions::{self, Mapping},
@@ -51,7 +56,7 @@ pub async fn plan(
     let fail = |e| sqlstate::error(format!("look for the tables of {collection}"), &e);
     let transaction = session.client.transaction().await.map_err(fail)?;
     transaction.batch_execute(LOCK_TIMEOUT).await.map_err(fail)?;
-    let found = catalog::look(&transaction, target, collection, wanted.tables).await.map_err(fail)?;
+    let found = catalog::look(transaction.client(), target, collection, wanted.tables).await.map_err(fail)?;
     Ok(Plan::of(target.schema(), wanted, &found))
 }
 
@@ -72,8 +77,7 @@ pub async fn change_tables(
     let fail = |e| sqlstate::error(doing(), &e);
     let wanted = Wanted { tables, foreign_keys: false };
     let transaction = session.enter(&doing()).await?;
-    transaction.batch_execute(LOCK).await.map_err(fail)?;
-    transaction.batch_execute(locks::BRIEFLY).await.map_err(fail)?;
+    transaction.batch_execute(&format!("{LOCK}; {}", locks::BRIEFLY)).await.map_err(fail)?;
     let look = async || {
         let found = catalog::look(&transaction, target, &mapping.collection, tables).await.map_err(fail)?;
         Ok(Plan::of(target.schema(), wanted, &found))
@@ -99,14 +103,13 @@ pub async fn change_tables(
     {
         return Err(dropped(&doing(), &mapping.collection, lost));
     }
-    for step in plan.steps(When::AtOnce) {
-        transaction.batch_execute(&step.sql).await.map_err(fail)?;
-    }
+    let steps: Vec<&str> = plan.steps(When::AtOnce).map(|step| &*step.sql).collect();
     let names = plan.tables.iter().map(|table| &*table.name).collect();
     let adopted = plan.tables.iter().filter(|table| table.origin == Origin::Adopted);
     let adopted = adopted.map(|table| &*table.name).collect();
     let stored = mapping_versions::insert(&transaction, target.pipeline(), mapping, names, adopted);
-    stored.await.map_err(fail)?;
+    let steps = steps.join("; ");
+    try_join!(transaction.batch_execute(&steps), stored).map_err(fail)?;
     failpoint::reach(Failpoint::TablesBeforeCommit);
     transaction.commit().await.map_err(fail)?;
     failpoint::reach(Failpoint::TablesCommitted);
@@ -148,7 +151,7 @@ pub async fn relations(session: &Session, schema: &str) -> Result<Vec<String>> {
     let fail = |e| sqlstate::error(format!("look at schema {}", quote(schema)), &e);
     let question = "SELECT relname::text FROM pg_class \
         WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)";
-    let rows = session.client.query(question, &[&schema]).await.map_err(fail)?;
+    let rows = session.client.fetch(question, &[&schema]).await.map_err(fail)?;
     rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fail)
 }
 
@@ -159,7 +162,7 @@ pub async fn columns(session: &Session, schema: &str, tables: &[Table]) -> Resul
     let question = "SELECT relname::text, attname::text FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid \
         WHERE relname = ANY($2::text[]) AND attnum > 0 AND NOT attisdropped \
         AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)";
-    let rows = session.client.query(question, &[&schema, &names]).await.map_err(fail)?;
+    let rows = session.client.fetch(question, &[&schema, &names]).await.map_err(fail)?;
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, _>>().map_err(fail)
 }
 
@@ -173,7 +176,7 @@ pub async fn has_earlier_keys(session: &Session, schema: &str, root: &Table) -> 
         AND (t.{key} LIKE '{{"$docrow":{{"document":%' OR substr(t.{key}, 4) ~ '"[$](number(Long|Double|Decimal)|symbol|docrow)"'))"#,
         sql::qualified(schema, &root.name)
     );
-    let row = session.client.query_one(&question, &[]).await.map_err(fail)?;
+    let row = session.client.fetch_one(&question, &[]).await.map_err(fail)?;
     row.try_get(0).map_err(fail)
 }
 
@@ -185,29 +188,23 @@ pub async fn keys_missing<'a>(
     tables: &'a [Table],
 ) -> Result<Vec<&'a Table>> {
     let fail = |e| sqlstate::error(format!("look for the keys of schema {}", quote(schema)), &e);
-    let keyed = keyed(&session.client, schema, tables).await.map_err(fail)?;
-    let missing: Vec<&Table> = tables.iter().filter(|table| !keyed.contains(&table.name)).collect();
-    if missing.len() < 2 {
-        return Ok(missing);
-    }
-    let names: Vec<&str> = missing.iter().map(|table| table.name.as_str()).collect();
-    let question = "SELECT coalesce(pg_relation_size(to_regclass(quote_ident($1) || '.' || quote_ident(name))), 0) \
-        FROM unnest($2::text[]) WITH ORDINALITY AS t (name, n) ORDER BY n";
-    let sizes = session.client.query(question, &[&schema, &names]).await.map_err(fail)?;
-    let sizes: Vec<i64> = sizes.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fail)?;
-    let mut missing: Vec<_> = missing.into_iter().zip(sizes).collect();
-    missing.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
-    Ok(missing.into_iter().map(|(table, _)| table).collect())
+    let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
+    let question = format!(
+        "SELECT n::int - 1 FROM unnest($2::text[]) WITH ORDINALITY AS t (name, n) \
+         WHERE name NOT IN ({KEYED}) ORDER BY coalesce( \
+            pg_relation_size(to_regclass(quote_ident($1) || '.' || quote_ident(name))), 0) DESC, n"
+    );
+    let rows = session.client.fetch(&question, &[&schema, &names]).await.map_err(fail)?;
+    let missing = |row: &Row| {
+        Ok::<_, PgError>(usize::try_from(row.try_get::<_, i32>(0)?).ok().and_then(|at| tables.get(at)))
+    };
+    Ok(rows.iter().map(missing).collect::<Result<Vec<_>, _>>().map_err(fail)?.into_iter().flatten().collect())
 }
 
-/// The names of those that have one.
-async fn keyed(client: &impl GenericClient, schema: &str, tables: &[Table]) -> Result<Vec<String>, PgError> {
-    let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
-    let question = "SELECT relname::text FROM pg_class JOIN pg_index ON indrelid = pg_class.oid \
-        WHERE indisprimary AND relname = ANY($2::text[]) \
-        AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)";
-    client.query(question, &[&schema, &names]).await?.iter().map(|row| row.try_get(0)).collect()
-}
+/// The names of the tables `$2` of the schema `$1` that have a primary key.
+const KEYED: &str = "SELECT relname::text FROM pg_class JOIN pg_index ON indrelid = pg_class.oid \
+    WHERE indisprimary AND relname = ANY($2::text[]) \
+    AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)";
 
 /// Builds a table's primary key if it has none, then gathers its statistics. For several tables, run it over
 /// several sessions. Errors: [`Code::TargetLocked`] if another session has a lock on the table: retry.
@@ -215,18 +212,28 @@ pub async fn build_key(session: &mut Session, schema: &str, table: &Table) -> Re
     let name = sql::qualified(schema, &table.name);
     let doing = format!("build the primary key of {name}");
     let fail = |e| sqlstate::error(&*doing, &e);
-    let transaction = session.enter(&doing).await?;
     // From then on no one can add or drop a key; only the statement itself makes readers wait, for as short a
     // time as possible.
-    locks::against_writers(&transaction, &[&name]).await.map_err(|e| e.within(&doing))?;
-    if keyed(&transaction, schema, std::slice::from_ref(table)).await.map_err(fail)?.is_empty() {
-        transaction.batch_execute("SET LOCAL maintenance_work_mem = '256MB'").await.map_err(fail)?;
-        transaction.batch_execute(&ddl_sql::add_primary_key(schema, table)).await.map_err(fail)?;
+    let lock = async |client: &_| {
+        let names = [&*table.name];
+        let parameters: [&dyn Parameter; 2] = [&schema, &names.as_slice()];
+        let table = [&*name];
+        let locked = locks::against_writers(client, &table);
+        let (locked, keyed) = join!(locked, Client::fetch(client, KEYED, &parameters));
+        locked.map_err(|e| e.within(&doing))?;
+        keyed.map_err(fail)
+    };
+    let (transaction, keyed) = session.enter_along(&doing, lock).await?;
+    if keyed.is_empty() {
+        let add = ddl_sql::add_primary_key(schema, table);
+        let add = format!("SET LOCAL maintenance_work_mem = '256MB'; {add}");
+        transaction.batch_execute(&add).await.map_err(fail)?;
     }
     failpoint::reach(Failpoint::KeyBeforeCommit);
-    transaction.commit().await.map_err(fail)?;
+    let analyze = ddl_sql::analyze(schema, table);
+    transaction.commit_and(&analyze).await.map_err(fail)?;
     failpoint::reach(Failpoint::KeyCommitted);
-    session.client.batch_execute(&ddl_sql::analyze(schema, table)).await.map_err(fail)
+    Ok(())
 }
 
 /// Adds the missing foreign keys from the child tables to the root table, the first of `tables`. Their
@@ -276,7 +283,7 @@ pub async fn empty_tables(session: &mut Session, target: &Target, collection: &s
     }
     // Their documents no longer exist, either.
     let delete = "DELETE FROM docrow.dead_letters WHERE pipeline = $1 AND collection = $2";
-    transaction.execute(delete, &[&target.pipeline(), &collection]).await.map_err(fail)?;
+    transaction.perform(delete, &[&target.pipeline(), &collection]).await.map_err(fail)?;
     transaction.commit().await.map_err(fail)
 }
 
@@ -295,7 +302,7 @@ pub async fn drop_tables(session: &mut Session, target: &Target, collection: &st
 /// Deletes everything stored about a collection, and keeps, empties or drops its tables as requested. Returns
 /// their names. Errors: as [`drop_tables`].
 pub(crate) async fn part(
-    transaction: &Transaction<'_>,
+    transaction: &WriteTransaction<'_>,
     target: &Target,
     doing: &str,
     collection: &str,
@@ -313,14 +320,14 @@ pub(crate) async fn part(
         ["docrow.schemas", "docrow.dead_letters", "docrow.misfits", "docrow.repairs", "docrow.pauses"]
     {
         let delete = format!("DELETE FROM {table} WHERE pipeline = $1 AND collection = $2");
-        transaction.execute(&delete, &[&pipeline, &collection]).await.map_err(fail)?;
+        transaction.perform(&delete, &[&pipeline, &collection]).await.map_err(fail)?;
     }
     chunks::forget(transaction, pipeline, collection).await.map_err(fail)?;
     Ok(named)
 }
 
 async fn drop_all(
-    transaction: &Transaction<'_>,
+    transaction: &WriteTransaction<'_>,
     doing: &str,
     made: Vec<String>,
     given: Vec<String>,
@@ -334,7 +341,7 @@ async fn drop_all(
     // Adopted tables may refer to created ones.
     let references = "SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname) FROM pg_constraint \
         WHERE contype = 'f' AND conrelid = ANY ($1::text[]::regclass[]) AND confrelid = ANY ($2::text[]::regclass[])";
-    for row in transaction.query(references, &[&given, &made]).await.map_err(fail)? {
+    for row in transaction.fetch(references, &[&given, &made]).await.map_err(fail)? {
         transaction.batch_execute(row.try_get(0).map_err(fail)?).await.map_err(fail)?;
     }
     // All at once, because they may refer to each other.

@@ -9,11 +9,15 @@
 //! `deadlock_timeout`. So that autovacuum gives way to docrow, too, [`make_way`] requests, for longer, a lock
 //! that blocks neither readers nor writers.
 
-use tokio_postgres::{Error as PgError, Transaction, error::SqlState};
+use futures_util::try_join;
+use tokio_postgres::{Client, Error as PgError, error::SqlState};
 
 use crate::{
     error::{Code, Error, Result},
-    sink::{Session, connection::sqlstate},
+    sink::{
+        Session,
+        connection::{round_trip::OneRoundTrip, sqlstate, transaction::WriteTransaction},
+    },
 };
 
 /// For a transaction.
@@ -25,16 +29,16 @@ const NAMED: i64 = 3;
 /// Locks tables, named with their schemas, in ACCESS EXCLUSIVE mode. The rest of the transaction waits for no
 /// lock longer than a try. Errors: [`Code::TargetLocked`] if another session holds a lock on one of them for
 /// longer than a try, which is the limit for all of them together.
-pub(super) async fn against_all(transaction: &Transaction<'_>, tables: &[&str]) -> Result<()> {
+pub(super) async fn against_all(transaction: &WriteTransaction<'_>, tables: &[&str]) -> Result<()> {
     lock(transaction, tables, "ACCESS EXCLUSIVE").await
 }
 
 /// As [`against_all`], but only against sessions that write to them, or change them.
-pub(super) async fn against_writers(transaction: &Transaction<'_>, tables: &[&str]) -> Result<()> {
+pub(super) async fn against_writers(transaction: &Client, tables: &[&str]) -> Result<()> {
     lock(transaction, tables, "SHARE ROW EXCLUSIVE").await
 }
 
-async fn lock(transaction: &Transaction<'_>, tables: &[&str], mode: &str) -> Result<()> {
+async fn lock(transaction: &Client, tables: &[&str], mode: &str) -> Result<()> {
     let fail = |e: PgError| {
         let error = sqlstate::error(format!("lock {}", shown(tables)), &e);
         // The limit below applies.
@@ -43,10 +47,12 @@ async fn lock(transaction: &Transaction<'_>, tables: &[&str], mode: &str) -> Res
     };
     // The first limit is per table, the second per statement.
     let limits = format!("{BRIEFLY}; SET LOCAL statement_timeout = '200ms'");
-    transaction.batch_execute(&limits).await.map_err(fail)?;
     let lock = format!("LOCK TABLE {} IN {mode} MODE", tables.join(", "));
-    transaction.batch_execute(&lock).await.map_err(fail)?;
-    transaction.batch_execute("SET LOCAL statement_timeout = 0").await.map_err(fail)
+    // Not one message: its limit would be that of all statements in it, as it was when it came.
+    let limited = async { transaction.batch_execute(&limits).await };
+    let locked = async { transaction.batch_execute(&lock).await };
+    let lifted = async { transaction.batch_execute("SET LOCAL statement_timeout = 0").await };
+    try_join!(limited, locked, lifted).map(drop).map_err(fail)
 }
 
 /// After a try, finds out which sessions held a lock on one of these tables, and makes autovacuum give way to
@@ -58,10 +64,10 @@ pub async fn make_way(session: &mut Session, error: Error, tables: &[String]) ->
     let transaction = session.client.transaction().await.map_err(fail)?;
     let patience = "SELECT set_config('lock_timeout', (setting::bigint + 1000)::text, true) \
         FROM pg_settings WHERE name = 'deadlock_timeout'";
-    transaction.execute(patience, &[]).await.map_err(fail)?;
+    transaction.perform(patience, &[]).await.map_err(fail)?;
     let lock = "SELECT format('LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE', string_agg(t, ', ' ORDER BY t)) \
         FROM unnest($1::text[]) AS t WHERE to_regclass(t) IS NOT NULL HAVING count(*) > 0";
-    if let Some(row) = transaction.query_opt(lock, &[&tables]).await.map_err(fail)? {
+    if let Some(row) = transaction.fetch_opt(lock, &[&tables]).await.map_err(fail)? {
         // If the lock is not available, the next try reports why.
         let _ = transaction.batch_execute(row.try_get(0).map_err(fail)?).await;
     }
@@ -80,7 +86,7 @@ async fn holders(session: &Session, tables: &[String]) -> Result<String, PgError
             AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
             AND relation IN (SELECT to_regclass(t) FROM unnest($1::text[]) AS t) \
         GROUP BY pid ORDER BY min(xact_start), pid LIMIT $2";
-    let rows = session.client.query(question, &[&tables, &NAMED]).await?;
+    let rows = session.client.fetch(question, &[&tables, &NAMED]).await?;
     let words: Vec<String> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
     Ok(words.join(", "))
 }

@@ -4,7 +4,7 @@
 pub use crate::sink::identifiers::{qualified, quote};
 use crate::{
     model::table::{Column, DELETED_AT, Scalar, Table},
-    sink::connection::session::ENTERED,
+    sink::connection::fence_entry::ENTERED,
 };
 
 /// A column's name and type.

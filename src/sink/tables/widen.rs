@@ -1,6 +1,6 @@
 //! Replaces narrow columns by wide ones, once every row has its value in both (`schema::widening`).
 
-use tokio_postgres::{Error as PgError, GenericClient, types::ToSql};
+use tokio_postgres::{Client, Error as PgError};
 
 use super::{
     locks,
@@ -12,7 +12,10 @@ use crate::{
     mapping::Replacement,
     sink::{
         Session, Target,
-        connection::sqlstate,
+        connection::{
+            round_trip::{OneRoundTrip, Parameter},
+            sqlstate,
+        },
         metadata::mapping_versions::{self, Mapping},
     },
 };
@@ -47,7 +50,7 @@ pub async fn irreplaceable(
 }
 
 async fn look(
-    client: &impl GenericClient,
+    client: &Client,
     target: &Target,
     collection: &str,
     replacements: &[Replacement],
@@ -55,8 +58,8 @@ async fn look(
     let fail = |e| sqlstate::error(doing(collection), &e);
     let tables: Vec<String> = replacements.iter().map(|r| qualified(target.schema(), &r.table)).collect();
     let columns: Vec<&str> = replacements.iter().map(|r| &*r.narrow).collect();
-    let parameters: [&(dyn ToSql + Sync); 4] = [&tables, &columns, &target.pipeline(), &collection];
-    let rows = client.query(IN_THE_WAY, &parameters).await.map_err(fail)?;
+    let parameters: [&dyn Parameter; 4] = [&tables, &columns, &target.pipeline(), &collection];
+    let rows = client.fetch(IN_THE_WAY, &parameters).await.map_err(fail)?;
     let (mut kept, mut why) = (Vec::new(), Vec::new());
     for row in &rows {
         let (at, what): (i64, String) = (row.try_get(0).map_err(fail)?, row.try_get(1).map_err(fail)?);
@@ -122,14 +125,9 @@ pub async fn replace_columns(
 }
 
 /// The statement that copies the narrow column's comment to the wide one, if it has one.
-async fn comment(
-    client: &impl GenericClient,
-    table: &str,
-    narrow: &str,
-    wide: &str,
-) -> Result<Option<String>, PgError> {
+async fn comment(client: &Client, table: &str, narrow: &str, wide: &str) -> Result<Option<String>, PgError> {
     let question = "SELECT format('COMMENT ON COLUMN %s.%I IS %L', $1::text, $3::text, col_description(attrelid, attnum)) \
         FROM pg_attribute WHERE attrelid = to_regclass($1) AND attname = $2 \
         AND col_description(attrelid, attnum) IS NOT NULL";
-    client.query_opt(question, &[&table, &narrow, &wide]).await?.map(|row| row.try_get(0)).transpose()
+    client.fetch_opt(question, &[&table, &narrow, &wide]).await?.map(|row| row.try_get(0)).transpose()
 }

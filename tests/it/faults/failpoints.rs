@@ -41,6 +41,9 @@ fn scenario(point: Failpoint) -> (Scenario, u32) {
         | F::BookkeepingCreated
         | F::PipelineRegistered
         | F::StateReconciled
+        | F::StartTaken
+        | F::PlanBeforeCommit
+        | F::PlanCommitted
         | F::ForeignKeyBeforeCommit
         | F::ForeignKeyCommitted
         | F::VersionCommitted
@@ -49,10 +52,7 @@ fn scenario(point: Failpoint) -> (Scenario, u32) {
         // When some are through, and others are not.
         F::TablesBeforeCommit
         | F::TablesCommitted
-        | F::StartTaken
         | F::CutSaved
-        | F::PlanBeforeCommit
-        | F::PlanCommitted
         | F::ChunkBeforeCommit
         | F::ChunkCommitted
         | F::KeyBeforeCommit

@@ -23,7 +23,7 @@ async fn check_and_verify_end_without_a_majority() {
     home.backfill().await;
     home.set("source.uri", format!("{}&{PATIENCE}", directly(&pair.first)));
     pair.hold_back().await;
-    pair.insert(&place.name, "things", vec![doc! { "_id": 1 }]).await;
+    pair.insert_unconfirmed(&place.name, "things").await;
     let ended = home.finish(&["check", "--json"]).await.with_code(1);
     assert!(ended.out.contains("has had no majority of its replica set"), "{}{}", ended.out, ended.log);
     let ended = home.finish(&["verify", "--patience", "5"]).await.with_code(3);

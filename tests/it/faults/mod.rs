@@ -3,6 +3,7 @@
 mod alone;
 mod deployment;
 mod disk;
+mod distant;
 mod evolution;
 #[cfg(feature = "failpoints")]
 mod failpoints;
@@ -13,6 +14,7 @@ mod members;
 mod memory;
 mod order;
 mod quiet;
+mod replica_set;
 mod restored;
 mod resync;
 mod silence;

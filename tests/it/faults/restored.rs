@@ -1,9 +1,12 @@
 //! PostgreSQL goes back in time: restored from a backup, or failed over to a standby that lags. docrow's
 //! state directory then knows more than PostgreSQL, which is still the truth; missing changes are read again.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, net::SocketAddr, path::PathBuf, process::Command};
 
-use docrow::demo::servers::{Postgres, PostgresOptions};
+use docrow::demo::{
+    free_port,
+    servers::{Postgres, PostgresOptions},
+};
 use tempfile::TempDir;
 
 use super::{Phase, Scene, change, converges, fill};
@@ -189,6 +192,36 @@ async fn failed_over(test: &str, phase: Phase) {
         scene.place.settle(&mut scene.docrow).await;
     }
     pair.fail_over(&scene.place).await;
+    scene.converges(&[RETRIES]).await;
+}
+
+/// As managed services do it: the server's name leads to another address from now on.
+#[tokio::test]
+async fn failover_by_name_during_stream() {
+    const NAME: &str = "db.docrow.test";
+    let mut pair = Pair::start().await;
+    let shared = Place::shared("failover_name").await;
+    let place = Place::on(&shared.mongodb_uri, &pair.primary.uri("postgres"), "failover_name").await;
+    let port = free_port().unwrap();
+    let at = |last| SocketAddr::from(([127, 0, 0, last], port));
+    let _former = Proxy::at(at(2), pair.primary.port()).await;
+    let _later = Proxy::at(at(3), pair.standby.port()).await;
+    let hosts = tempfile::NamedTempFile::new().unwrap();
+    let lead_to = |last| fs::write(hosts.path(), format!("127.0.0.{last} {NAME}\n")).unwrap();
+    lead_to(2);
+    let mut home = Home::new(&place);
+    home.resolve_by(hosts.path().to_owned());
+    home.set("target.uri", format!("postgresql://postgres@{NAME}:{port}/{}", place.name));
+    let mut scene = Scene::held(place, home, Phase::Stream).await;
+    pair.stop_replication(&scene.place).await;
+    scene.open().await;
+    for _ in 0..2 {
+        scene.change().await;
+        scene.place.settle(&mut scene.docrow).await;
+    }
+    pair.fail_over(&scene.place).await;
+    lead_to(3);
+    scene.place.postgres_uri = pair.standby.uri(&scene.place.name);
     scene.converges(&[RETRIES]).await;
 }
 

@@ -41,6 +41,12 @@ fn signal(signal: &str, processes: &[String]) {
     Command::new("kill").arg("-s").arg(signal).args(processes).status().unwrap();
 }
 
+/// Waits until docrow asks whether the server answers: a session of its own does that, soon after the others.
+async fn is_listened_to(place: &Place, docrow: &mut Docrow) {
+    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'docrow pulse'";
+    docrow.until("the server is listened to", async || place.number(sessions).await > Some(0)).await;
+}
+
 async fn is_said(docrow: &mut Docrow) {
     docrow.logs(SILENT).await;
     docrow.logs(RETRIES).await;
@@ -52,8 +58,7 @@ async fn stopped(test: &str, phase: Phase) {
     let mut scene = Scene::held(place, home, phase).await;
     let address = scene.docrow.address().await;
     let Scene { place, docrow, .. } = &mut scene;
-    let asks = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'docrow pulse'";
-    docrow.until("the server is listened to", async || place.number(asks).await > Some(0)).await;
+    is_listened_to(place, docrow).await;
     let mut all = processes(&postgres, "");
     all.push(postgres.pid().unwrap().to_string());
     signal("STOP", &all);
@@ -83,6 +88,8 @@ async fn sessions_stopped_during_stream() {
     super::fill(&place).await;
     let mut docrow = home.run();
     place.settle(&mut docrow).await;
+    // Otherwise it would be asked over a new session, which answers.
+    is_listened_to(&place, &mut docrow).await;
     let sessions = processes(&postgres, &place.name);
     signal("STOP", &sessions);
     is_said(&mut docrow).await;
@@ -109,10 +116,9 @@ async fn silence_during_verify() {
     let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'sentinels'::regclass";
     docrow.until("it waits for the lock", async || place.number(waits).await > Some(0)).await;
     // Longer than it would wait for a dead server, which it checks meanwhile.
-    let (asks, began) =
-        ("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'docrow pulse'", Instant::now());
-    let is_asked = async || place.number(asks).await > Some(0) && began.elapsed() > Duration::from_secs(4);
-    docrow.until("it has waited for long", is_asked).await;
+    is_listened_to(&place, &mut docrow).await;
+    let began = Instant::now();
+    docrow.until("it has waited for long", async || began.elapsed() > Duration::from_secs(4)).await;
     proxy.stall(true);
     let ended = docrow.ended().await.with_code(4);
     assert!(ended.log.contains(SILENT), "{}", ended.log);

@@ -18,7 +18,7 @@ use docrow::{
     sink::{
         Session, Target,
         metadata::{
-            chunks::{self, Marker, StoredChunk},
+            chunks::{self, Marker, SnapshotPlan, StoredChunk},
             dead_letters,
             fence::{Fence, Holder, OnHeld},
             mapping_versions,
@@ -188,7 +188,7 @@ async fn a_fenced_off_process_can_not_write() {
     apply(&mut applier, &rows, (&keys([1]), &none), 1).await.unwrap();
     let chunk = [StoredChunk { number: 0, min: None, max: None, copied: None, replaces: false }];
     let mut session = place.session().await;
-    chunks::store(&mut session, "p", NS, &chunk, &[]).await.unwrap();
+    chunks::store(&mut session, "p", &[SnapshotPlan::new(NS, chunk.to_vec())], &[]).await.unwrap();
     let mut copier = Copier::new(place.session().await, &place.target);
     let dump = async || {
         let all = "SELECT json_agg(t) FROM (SELECT (SELECT json_agg(u) FROM users u), (SELECT json_agg(m) FROM messages m), \
@@ -215,7 +215,10 @@ async fn a_fenced_off_process_can_not_write() {
     };
     let second = mapping().next("second");
     outcomes.push(("reset", positions::reset(s, "p", &[stored]).await.unwrap_err()));
-    outcomes.push(("store", chunks::store(s, "p", "shop.more", &chunk, &[]).await.unwrap_err()));
+    outcomes.push((
+        "store",
+        chunks::store(s, "p", &[SnapshotPlan::new("shop.more", chunk.to_vec())], &[]).await.unwrap_err(),
+    ));
     outcomes.push(("replace", chunks::replace(s, "p", NS, &chunk, &[]).await.unwrap_err()));
     outcomes.push(("filled", mapping_versions::set_filled(s, "p", NS, 1).await.unwrap_err()));
     outcomes.push(("stopped", mapping_versions::set_stopped(s, "p", NS, Some("x")).await.unwrap_err()));
@@ -277,7 +280,7 @@ async fn a_chunk_that_is_under_way_is_committed_before_the_pipeline_passes_on() 
     let (free, first) = place.freed();
     let (target, mut session) = deposed(first).await;
     let chunk = [StoredChunk { number: 0, min: None, max: None, copied: None, replaces: false }];
-    chunks::store(&mut session, "p", NS, &chunk, &[]).await.unwrap();
+    chunks::store(&mut session, "p", &[SnapshotPlan::new(NS, chunk.to_vec())], &[]).await.unwrap();
     let (mut copier, tables, standby) = (Copier::new(session, &target), users(), Holder::new());
     let mut writer = copier.begin(USERS, &tables).await.unwrap();
     writer.write(&mut documents(Framing::Copy, &[1], "n", 1)).await.unwrap();
@@ -298,7 +301,7 @@ async fn a_chunk_that_does_not_end_is_rolled_back_before_the_pipeline_passes_on(
     let (free, first) = place.freed();
     let (target, mut session) = deposed(first).await;
     let chunk = [StoredChunk { number: 0, min: None, max: None, copied: None, replaces: false }];
-    chunks::store(&mut session, "p", NS, &chunk, &[]).await.unwrap();
+    chunks::store(&mut session, "p", &[SnapshotPlan::new(NS, chunk.to_vec())], &[]).await.unwrap();
     let (mut copier, tables) = (Copier::new(session, &target), users());
     let mut writer = copier.begin(USERS, &tables).await.unwrap();
     writer.write(&mut documents(Framing::Copy, &[1], "n", 1)).await.unwrap();

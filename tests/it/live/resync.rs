@@ -13,7 +13,7 @@ use docrow::{
     sink::{
         Target,
         metadata::{
-            chunks::{self, StoredChunk},
+            chunks::{self, SnapshotPlan, StoredChunk},
             dead_letters, mapping_versions,
             positions::{self, StoredPosition},
             resync_requests,
@@ -68,7 +68,14 @@ async fn a_resync_replaces_the_plan_and_the_positions() {
     let mut session = place.session().await;
     for collection in [NS, OTHER] {
         let positions = [start(collection, 0, 100), start(collection, 1, 100)];
-        chunks::store(&mut session, "p", collection, &[chunk(0), chunk(1)], &positions).await.unwrap();
+        chunks::store(
+            &mut session,
+            "p",
+            &[SnapshotPlan::new(collection, vec![chunk(0), chunk(1)])],
+            &positions,
+        )
+        .await
+        .unwrap();
     }
     place.query("UPDATE docrow.chunks SET copied_at = now(), documents = 2").await;
     let rows = documents(Framing::Composite, &[1, 2], "n", 2);
@@ -151,8 +158,12 @@ async fn a_dropped_collection_leaves_nothing_but_what_was_given() {
     ddl::change_tables(&mut session, &place.target, &second, &tables).await.unwrap();
     place.build_keys(&tables).await;
     ddl::add_foreign_keys(&mut session, "public", &tables).await.unwrap();
-    chunks::store(&mut session, "p", NS, &[chunk(0)], &[start(NS, 0, 1)]).await.unwrap();
-    chunks::store(&mut session, "p", OTHER, &[chunk(0)], &[start(OTHER, 0, 1)]).await.unwrap();
+    chunks::store(&mut session, "p", &[SnapshotPlan::new(NS, vec![chunk(0)])], &[start(NS, 0, 1)])
+        .await
+        .unwrap();
+    chunks::store(&mut session, "p", &[SnapshotPlan::new(OTHER, vec![chunk(0)])], &[start(OTHER, 0, 1)])
+        .await
+        .unwrap();
     let rows = documents(Framing::Composite, &[1], "n", 2);
     apply(&mut place.applier().await, &rows, (&keys([1]), &keys([])), 2).await.unwrap();
     resync_requests::ask(&mut session, "p", &[NS, OTHER], Reason::Dropped).await.unwrap();

@@ -2,7 +2,7 @@
 
 use bytes::BufMut;
 use docrow::{
-    error::{Disposition, Kind},
+    error::{Disposition, Error, Kind},
     mapping::{Framing, Rows},
     model::{
         change::{CollectionId, Position},
@@ -12,7 +12,7 @@ use docrow::{
     sink::{
         Intent, Keys, Session, Target,
         metadata::{
-            chunks::{self, Marker, StoredChunk},
+            chunks::{self, Marker, SnapshotPlan, StoredChunk},
             dead_letters::{self, DeadKey, DeadLetter},
             fence::{Fence, Holder, OnHeld},
             mapping_versions::{self, Mapping},
@@ -321,16 +321,16 @@ async fn a_missing_database_and_a_missing_privilege_are_named() {
     place.query("REVOKE CREATE ON SCHEMA public FROM PUBLIC").await;
     let (_, server) = place.uri.rsplit_once('@').unwrap();
     let poor = Target::parse(&format!("postgresql://docrow_poor:x@{server}"), "public", "p").unwrap();
-    let error = preflight(&poor.connect().await.unwrap(), &poor, Intent::Write).await.unwrap_err();
+    let error = inspected(&poor).await.unwrap_err();
     assert_eq!(error.kind(), Kind::TargetRefused);
     let grant = r#"CREATE SCHEMA "docrow" AUTHORIZATION "docrow_poor""#;
     assert!(error.to_string().contains(grant), "{error}");
     place.query(grant).await;
-    let error = preflight(&poor.connect().await.unwrap(), &poor, Intent::Write).await.unwrap_err();
+    let error = inspected(&poor).await.unwrap_err();
     let grant = r#"GRANT USAGE, CREATE ON SCHEMA "public" TO "docrow_poor""#;
     assert!(error.to_string().contains(grant), "{error}");
     place.query(grant).await;
-    preflight(&poor.connect().await.unwrap(), &poor, Intent::Write).await.unwrap();
+    inspected(&poor).await.unwrap();
     assert_eq!(
         place.query("SELECT relname FROM pg_class WHERE relnamespace = 'docrow'::regnamespace").await,
         [""; 0]
@@ -424,9 +424,11 @@ async fn a_chunk_is_copied_whole_and_once() {
             replaces: false,
         })
         .collect();
-    chunks::store(&mut session, "p", NS, &plan, &[stored(0, 1), stored(1, 1)]).await.unwrap();
+    chunks::store(&mut session, "p", &[SnapshotPlan::new(NS, plan.to_vec())], &[stored(0, 1), stored(1, 1)])
+        .await
+        .unwrap();
     assert_eq!(chunks::load(&session, "p", NS).await.unwrap(), plan);
-    assert!(chunks::store(&mut session, "p", NS, &plan, &[]).await.is_err());
+    assert!(chunks::store(&mut session, "p", &[SnapshotPlan::new(NS, plan.to_vec())], &[]).await.is_err());
 
     let mut copier = Copier::new(place.session().await, &place.target);
     let marker = Marker { collection: NS, number: 1, documents: 4 };
@@ -470,7 +472,7 @@ async fn a_refused_document_leaves_the_rest_of_its_chunk() {
     place.query("ALTER TABLE messages ADD CONSTRAINT polite CHECK (body <> 'rude')").await;
     let (tables, mut session) = (users(), place.session().await);
     let plan = [StoredChunk { number: 0, min: None, max: None, copied: None, replaces: false }];
-    chunks::store(&mut session, "p", NS, &plan, &[]).await.unwrap();
+    chunks::store(&mut session, "p", &[SnapshotPlan::new(NS, plan.to_vec())], &[]).await.unwrap();
     let mut copier = Copier::new(session, &place.target);
     let mut writer = copier.begin(USERS, &tables).await.unwrap();
     for (id, name) in [(1, "kind"), (2, "rude"), (3, "kind")] {
@@ -675,7 +677,9 @@ async fn hostile_names_are_names() {
     tables[1].columns[2].name = "$1 'ü' %s {}".into();
     let place = Place::with_users("names", &tables).await;
     let plan = [StoredChunk { number: 0, min: None, max: None, copied: None, replaces: false }];
-    chunks::store(&mut place.session().await, "p", NS, &plan, &[]).await.unwrap();
+    chunks::store(&mut place.session().await, "p", &[SnapshotPlan::new(NS, plan.to_vec())], &[])
+        .await
+        .unwrap();
     let mut copier = Copier::new(place.session().await, &place.target);
     let mut writer = copier.begin(USERS, &tables).await.unwrap();
     writer.write(&mut documents(Framing::Copy, &[1], "n", 1)).await.unwrap();
@@ -750,13 +754,18 @@ async fn a_dropped_apply_leaves_the_session_usable() {
     assert_eq!(position_of(&place.session().await).await, position(3));
 }
 
+async fn inspected(target: &Target) -> Result<String, Error> {
+    let (session, other) = target.connect_twice().await.unwrap();
+    preflight(&session, other, target, Intent::Write).await
+}
+
 #[tokio::test]
 async fn a_read_only_target_is_refused_at_first_and_waited_for_later() {
     let place = Place::with_users("readonly", &users()).await;
     place.build_keys(&users()).await;
     let mut applier = place.applier().await;
     place.query("ALTER DATABASE docrow_test_sink_readonly SET default_transaction_read_only = on").await;
-    let error = preflight(&place.session().await, &place.target, Intent::Write).await.unwrap_err();
+    let error = inspected(&place.target).await.unwrap_err();
     assert_eq!(error.kind(), Kind::TargetRefused);
     assert!(error.to_string().contains("default_transaction_read_only"), "{error}");
     let rows = documents(Framing::Composite, &[1], "n", 1);

@@ -8,7 +8,7 @@ use docrow::{
     model::table::{Scalar, Table},
     sink::{
         metadata::{
-            chunks::{self, Marker, StoredChunk},
+            chunks::{self, Marker, SnapshotPlan, StoredChunk},
             mapping_versions::{self, Mapping},
             resync_requests, schema,
         },
@@ -401,7 +401,7 @@ async fn what_is_dropped_or_changed_meanwhile_is_said() {
 
     let chunk = StoredChunk { number: 0, min: None, max: None, copied: None, replaces: false };
     let mut session = place.session().await;
-    chunks::store(&mut session, "p", NS, &[chunk], &[]).await.unwrap();
+    chunks::store(&mut session, "p", &[SnapshotPlan::new(NS, vec![chunk])], &[]).await.unwrap();
     let mut copier = Copier::new(session, &place.target);
     let tables = users();
     drop(copier.begin(USERS, &tables).await.unwrap());

@@ -9,7 +9,7 @@ use docrow::{
     sink::{
         Keys, Target,
         metadata::{
-            chunks::{self, Marker, StoredChunk},
+            chunks::{self, Marker, SnapshotPlan, StoredChunk},
             fence::{Fence, Holder, OnHeld},
         },
         rows::{
@@ -111,7 +111,7 @@ fn encode(mapping: &Arc<Mapping>, framing: Framing, documents: &[&RawDocument]) 
 async fn copy(target: &Target, schema: &str, mapping: &Arc<Mapping>, documents: &[&RawDocument]) {
     let mut session = target.connect().await.unwrap();
     let chunk = StoredChunk { number: 0, min: None, max: None, copied: None, replaces: false };
-    chunks::store(&mut session, "p", schema, &[chunk], &[]).await.unwrap();
+    chunks::store(&mut session, "p", &[SnapshotPlan::new(schema, vec![chunk])], &[]).await.unwrap();
     let mut copier = Copier::new(session, target);
     let mut writer = copier.begin(CollectionId(0), mapping.tables()).await.unwrap();
     writer.write(&mut encode(mapping, Framing::Copy, documents)).await.unwrap();

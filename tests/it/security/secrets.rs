@@ -86,7 +86,7 @@ impl Stage {
         let in_ps = String::from_utf8_lossy(&shown).contains("geheim");
         assert_eq!(in_ps, arguments.iter().any(|argument| argument.contains("geheim")), "{shown:?}");
         let question = "SELECT count(*) FROM pg_stat_activity WHERE query || application_name LIKE '%geheim%' \
-            AND pid <> pg_backend_pid()";
+            AND datname = current_database() AND pid <> pg_backend_pid()";
         assert_eq!(self.place.number(question).await, Some(0));
         let ended = docrow.stop().await;
         // Neither a password nor what SCRAM makes of it: how its messages begin, as they are and in base64.

@@ -6,7 +6,10 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::Stdio,
-    sync::atomic::{AtomicI64, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
@@ -27,7 +30,7 @@ use ::docrow::{
 use super::{
     Place,
     compare::{self, Mapping},
-    exact,
+    exact, try_connect,
 };
 
 /// How long anything that is waited for may take, on a machine with much else to do.
@@ -44,6 +47,7 @@ pub(crate) struct Home {
     folder: TempDir,
     keys: BTreeMap<String, toml::Value>,
     environment: BTreeMap<String, String>,
+    hosts: Option<PathBuf>,
 }
 
 impl Home {
@@ -52,7 +56,7 @@ impl Home {
         // Passwords may be in it.
         let private = fs::Permissions::from_mode(0o700);
         let folder = tempfile::Builder::new().prefix("docrow-home-").permissions(private).tempdir().unwrap();
-        Self { folder, keys: BTreeMap::new(), environment: BTreeMap::new() }
+        Self { folder, keys: BTreeMap::new(), environment: BTreeMap::new(), hosts: None }
     }
 
     /// Replicates all of the place's database.
@@ -98,6 +102,11 @@ impl Home {
         self.environment.remove(name);
     }
 
+    /// Lets docrow see this file as `/etc/hosts`. What is written into it later takes effect.
+    pub(crate) fn resolve_by(&mut self, hosts: PathBuf) {
+        self.hosts = Some(hosts);
+    }
+
     /// Adds a mapping file.
     pub(crate) fn map(&self, file: &str, text: &str) {
         let dir = self.folder.path().join("schemas");
@@ -130,10 +139,12 @@ impl Home {
 
     fn spawn(&self, arguments: &[&str], out: Stdio, err: Stdio) -> Child {
         let mut command = Command::new("setpriv");
-        command
-            .env("RUST_BACKTRACE", "1")
-            .args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_docrow")])
-            .args(arguments);
+        command.env("RUST_BACKTRACE", "1").args(["--pdeathsig", "KILL"]);
+        if let Some(hosts) = &self.hosts {
+            let script = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+            command.args(["unshare", "--map-root-user", "--mount", "sh", "-c", script]).arg(hosts);
+        }
+        command.arg(env!("CARGO_BIN_EXE_docrow")).args(arguments);
         for name in ["DOCROW_SOURCE", "DOCROW_TARGET", "DOCROW_MASK_KEY", "DOCROW_NOTIFY_KEY"] {
             for what in ["", "_FILE", "_PASSWORD", "_PASSWORD_FILE"] {
                 command.env_remove(format!("{name}{what}"));
@@ -338,6 +349,10 @@ fn is_alarming(line: &str) -> bool {
 /// How many sentinels there are: enough for every partition to have some.
 pub(crate) const SENTINELS: i64 = 64;
 
+/// What [`Place::number`] asks over, by URI: of a whole run of the tests, a third was spent on connecting for
+/// each question. They are closed with their test's runtime.
+static ASKING: Mutex<BTreeMap<String, tokio_postgres::Client>> = Mutex::new(BTreeMap::new());
+
 impl Place {
     /// Adds the collection of sentinels, documents that are all changed by [`Self::settle`].
     pub(crate) async fn add_sentinels(&self) {
@@ -374,7 +389,14 @@ impl Place {
     /// The number that `question` asks for; `None` if it can't be asked, because a table or the server is not
     /// there yet.
     pub(crate) async fn number(&self, question: &str) -> Option<i64> {
-        self.try_postgres().await?.query_one(question, &[]).await.ok()?.try_get(0).ok()
+        let kept = ASKING.lock().unwrap().remove(&self.postgres_uri).filter(|client| !client.is_closed());
+        let client = match kept {
+            Some(client) => client,
+            None => try_connect(&self.postgres_uri).await.ok()?,
+        };
+        let found = client.query_one(question, &[]).await;
+        ASKING.lock().unwrap().insert(self.postgres_uri.clone(), client);
+        found.ok()?.try_get(0).ok()
     }
 
     /// Asserts that every collection equals its tables, three times: by an independent comparison of what is

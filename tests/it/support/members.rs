@@ -67,6 +67,23 @@ impl Pair {
     }
 }
 
+impl Pair {
+    /// Inserts documents until one is confirmed by no majority: one that is on its way when the second member
+    /// is held back still may be.
+    pub(crate) async fn insert_unconfirmed(&self, database: &str, collection: &str) {
+        for id in 0.. {
+            self.insert(database, collection, vec![doc! { "_id": id }]).await;
+            sleep(Duration::from_millis(500)).await;
+            let hello = hello(&direct(&self.first).await).await;
+            let written = hello.get_document("lastWrite").unwrap();
+            let time = |of: &str| written.get_document(of).unwrap().get_timestamp("ts").unwrap();
+            if time("majorityOpTime") < time("opTime") {
+                return;
+            }
+        }
+    }
+}
+
 /// A URI that leads only to this member.
 pub(crate) fn directly(mongod: &Mongod) -> String {
     format!("mongodb://127.0.0.1:{}/?directConnection=true", mongod.port())

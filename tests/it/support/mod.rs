@@ -3,15 +3,18 @@
 #[allow(dead_code, reason = "the pictures need more of it than the tests")]
 pub(crate) mod browser;
 pub(crate) mod compare;
+mod compatible_service;
 mod docrow;
 pub(crate) mod exact;
 mod gate;
 pub(crate) mod http;
 mod ids;
+mod link;
 mod members;
 mod needs;
 mod oplog;
 mod proxy;
+mod replica_set;
 pub(crate) mod same;
 pub(crate) mod status;
 
@@ -20,7 +23,10 @@ use mongodb::{Client, Collection, bson::Document};
 use tokio::sync::OnceCell;
 use tokio_postgres::NoTls;
 
-pub(crate) use self::{docrow::*, gate::*, ids::*, members::*, needs::*, oplog::*, proxy::*};
+pub(crate) use self::{
+    compatible_service::*, docrow::*, gate::*, ids::*, link::*, members::*, needs::*, oplog::*, proxy::*,
+    replica_set::*,
+};
 
 /// The servers that tests share unless they stop or break them: those of `DOCROW_TEST_MONGODB_URI` and
 /// `DOCROW_TEST_POSTGRES_URI` (a user who may create databases), or ones that are started here once and end
@@ -96,11 +102,6 @@ impl Place {
     /// A collection of the database.
     pub(crate) fn collection(&self, name: &str) -> Collection<Document> {
         self.database().collection(name)
-    }
-
-    /// The same, if the server is running.
-    async fn try_postgres(&self) -> Option<tokio_postgres::Client> {
-        try_connect(&self.postgres_uri).await.ok()
     }
 
     /// A new connection to the database in PostgreSQL.

@@ -4,7 +4,7 @@
 //! to its own are swallowed, then the connection is cut on both sides.
 
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering},
@@ -26,7 +26,7 @@ const COMMIT: (&[u8], &[u8]) = (b"Q\0\0\0\x0bCOMMIT\0", b"C\0\0\0\x0bCOMMIT\0");
 
 /// A proxy. Dropping it ends all connections.
 pub(crate) struct Proxy {
-    port: u16,
+    address: SocketAddr,
     shared: Arc<Shared>,
     _accepting: JoinSet<()>,
 }
@@ -39,6 +39,7 @@ struct Shared {
     stalled: watch::Sender<bool>,
     trap: Mutex<Option<Trap>>,
     sprung: AtomicUsize,
+    round_trips: AtomicUsize,
 }
 
 /// A condition that cuts a connection, once.
@@ -101,7 +102,12 @@ enum Passing {
 impl Proxy {
     /// A proxy for the server that listens on `port` of this machine.
     pub(crate) async fn to(port: u16) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        Self::at((Ipv4Addr::LOCALHOST, 0).into(), port).await
+    }
+
+    /// The same, which listens at an address of this machine.
+    pub(crate) async fn at(address: SocketAddr, port: u16) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let shared = Arc::new(Shared {
             server: AtomicU16::new(port),
             refuses: AtomicBool::new(false),
@@ -109,11 +115,12 @@ impl Proxy {
             stalled: watch::Sender::new(false),
             trap: Mutex::new(None),
             sprung: AtomicUsize::new(0),
+            round_trips: AtomicUsize::new(0),
         });
         let mut accepting = JoinSet::new();
-        let port = listener.local_addr().unwrap().port();
+        let address = listener.local_addr().unwrap();
         accepting.spawn(accept(listener, shared.clone()));
-        Self { port, shared, _accepting: accepting }
+        Self { address, shared, _accepting: accepting }
     }
 
     /// A proxy for the server that `uri` names.
@@ -121,14 +128,19 @@ impl Proxy {
         Self::to(port_of(uri).parse().unwrap()).await
     }
 
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// `uri` through this proxy.
     pub(crate) fn uri(&self, uri: &str) -> String {
-        uri.replacen(&format!(":{}", port_of(uri)), &format!(":{}", self.port), 1)
+        uri.replacen(&format!(":{}", port_of(uri)), &format!(":{}", self.address.port()), 1)
     }
 
     /// The one mongod behind this proxy, for a client that must not look for its replica set beside it.
     pub(crate) fn mongodb_uri(&self) -> String {
-        format!("mongodb://127.0.0.1:{}/?directConnection=true", self.port)
+        format!("mongodb://{}/?directConnection=true", self.address())
     }
 
     /// From now on, new connections go to the server on `port`.
@@ -156,6 +168,11 @@ impl Proxy {
         *self.shared.trap.lock().unwrap() = Some(trap);
     }
 
+    /// How often the client has sent something after an answer, or first, over all connections.
+    pub(crate) fn round_trips(&self) -> usize {
+        self.shared.round_trips.load(Ordering::SeqCst)
+    }
+
     /// How often a trap has cut a connection, or frozen it.
     pub(crate) fn sprung(&self) -> usize {
         self.shared.sprung.load(Ordering::SeqCst)
@@ -179,7 +196,7 @@ impl Shared {
 }
 
 /// The port in a URI that names one host.
-fn port_of(uri: &str) -> &str {
+pub(crate) fn port_of(uri: &str) -> &str {
     let (_, rest) = uri.split_once("://").unwrap();
     let host = rest.split('/').next().unwrap().rsplit('@').next().unwrap();
     host.rsplit_once(':').unwrap().1
@@ -212,9 +229,10 @@ async fn carry(client: TcpStream, shared: &Shared) {
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     let (swallow, swallowing) = watch::channel(None);
+    let is_answered = AtomicBool::new(true);
     tokio::select! {
-        () = forth(from_client, to_server, swallow, shared) => {}
-        () = back(from_server, to_client, swallowing, shared) => {}
+        () = forth(from_client, to_server, swallow, shared, &is_answered) => {}
+        () = back(from_server, to_client, swallowing, shared, &is_answered) => {}
     }
 }
 
@@ -224,10 +242,14 @@ async fn forth(
     mut to: OwnedWriteHalf,
     swallow: watch::Sender<Option<&'static [u8]>>,
     shared: &Shared,
+    is_answered: &AtomicBool,
 ) {
     let mut seen = Vec::new();
     let mut buffer = vec![0; 64 << 10];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        if is_answered.swap(false, Ordering::SeqCst) {
+            shared.round_trips.fetch_add(1, Ordering::SeqCst);
+        }
         flowing(shared).await;
         let before = seen.len();
         seen.extend_from_slice(&buffer[..count]);
@@ -257,10 +279,12 @@ async fn back(
     mut to: OwnedWriteHalf,
     swallowing: watch::Receiver<Option<&'static [u8]>>,
     shared: &Shared,
+    is_answered: &AtomicBool,
 ) {
     let mut seen = Vec::new();
     let mut buffer = vec![0; 64 << 10];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        is_answered.store(true, Ordering::SeqCst);
         flowing(shared).await;
         if let Some(answer) = *swallowing.borrow() {
             seen.extend_from_slice(&buffer[..count]);

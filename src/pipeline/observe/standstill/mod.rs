@@ -114,7 +114,7 @@ impl StallWatch {
             |(part, place): &(&Part, &Place)| !place.rests && matches!(part, Part::Intake | Part::Worker(_));
         Look {
             passed,
-            is_under_way: !self.gauges.is_silent()
+            is_under_way: !self.gauges.is_held_up()
                 && matches!(self.vitals.stage().0, Stage::Preparing | Stage::Copying | Stage::Live),
             applied: self.counts.written().wrapping_add(self.gauges.advances()),
             steps: steps(&Part::Completion).wrapping_add(steps(&Part::Attempt)),

@@ -1,6 +1,6 @@
 //! The stored state of the pipeline and its collections.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use async_trait::async_trait;
 use mongodb::bson::Timestamp;
@@ -9,7 +9,7 @@ use super::{
     super::{
         check::is_unfilled,
         mongo::{CollectionName, name_of, namespace},
-        postgres::{DatabaseContents, MappedCollection},
+        postgres::{DatabaseContents, MappedCollection, PlannedChunks},
         world::SimulatedWorld,
     },
     connection::SimulatedConnection,
@@ -18,7 +18,11 @@ use crate::{
     error::{Error, Result},
     model::partition::Partition,
     pipeline::ports::{StateSession, TargetSession},
-    sink::metadata::{chunks::StoredChunk, mapping_versions::Mapping, positions::StoredPosition},
+    sink::metadata::{
+        chunks::{Extent, SnapshotPlan, StoredChunk},
+        mapping_versions::Mapping,
+        positions::StoredPosition,
+    },
 };
 
 /// A collection, by its namespace.
@@ -85,18 +89,32 @@ impl StateSession for SimulatedConnection {
         self.query(|_, pg| pg.shown()).await
     }
 
-    async fn chunks(&self, collection: &str) -> Result<Vec<StoredChunk>> {
-        let name = name_of(collection);
-        self.query(|_, pg| pg.plans.get(&name).map_or_else(Vec::new, |plan| plan.chunks.clone())).await
+    async fn chunks(&self, collections: &[&str]) -> Result<HashMap<String, Vec<StoredChunk>>> {
+        let plan = |pg: &DatabaseContents, name: &str| {
+            Some((name.to_owned(), pg.plans.get(&name_of(name))?.chunks.clone()))
+        };
+        self.query(|_, pg| collections.iter().filter_map(|name| plan(pg, name)).collect()).await
     }
 
-    async fn store_chunks(
-        &mut self,
-        collection: &str,
-        chunks: &[StoredChunk],
-        start: &[StoredPosition],
-    ) -> Result<()> {
-        self.plan(collection, chunks, start, false).await
+    async fn extents(&self) -> Result<HashMap<String, Extent>> {
+        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        let extent = |plan: &PlannedChunks| {
+            let copied = || plan.chunks.iter().filter_map(|chunk| chunk.copied);
+            Extent {
+                chunks: count(plan.chunks.len()),
+                copied: count(copied().count()),
+                documents: i64::try_from(copied().sum::<u64>()).unwrap_or(i64::MAX),
+                replaces: plan.replaces(),
+            }
+        };
+        let all = |pg: &DatabaseContents| {
+            pg.plans.iter().map(|(name, plan)| (namespace(*name).to_string(), extent(plan))).collect()
+        };
+        self.query(|_, pg| all(pg)).await
+    }
+
+    async fn store_chunks(&mut self, plans: &[SnapshotPlan], start: &[StoredPosition]) -> Result<()> {
+        self.plan(plans, start, false).await
     }
 
     async fn replace_chunks(
@@ -105,7 +123,8 @@ impl StateSession for SimulatedConnection {
         chunks: &[StoredChunk],
         start: &[StoredPosition],
     ) -> Result<()> {
-        self.plan(collection, chunks, start, true).await
+        let plan = SnapshotPlan::new(collection, chunks.to_vec());
+        self.plan(&[plan], start, true).await
     }
 
     async fn set_swept(&mut self, collection: &str) -> Result<()> {
@@ -185,22 +204,21 @@ impl StateSession for SimulatedConnection {
 
 impl SimulatedConnection {
     /// Stores the chunks of a collection, with its start positions.
-    async fn plan(
-        &self,
-        collection: &str,
-        chunks: &[StoredChunk],
-        start: &[StoredPosition],
-        replaces: bool,
-    ) -> Result<()> {
-        let name = name_of(collection);
-        let chunks: Vec<_> = chunks.iter().map(|chunk| StoredChunk { replaces, ..chunk.clone() }).collect();
+    async fn plan(&self, plans: &[SnapshotPlan], start: &[StoredPosition], replaces: bool) -> Result<()> {
         let plan = |_: &mut SimulatedWorld, pg: &mut DatabaseContents| {
-            pg.plan(name, &chunks, start);
+            for SnapshotPlan { collection, chunks } in plans {
+                let of = |chunk: &StoredChunk| StoredChunk { replaces, ..chunk.clone() };
+                let chunks: Vec<_> = chunks.iter().map(of).collect();
+                let own = start.iter().filter(|stored| stored.collection == *collection).cloned();
+                pg.plan(name_of(collection), &chunks, &own.collect::<Vec<_>>());
+            }
             Ok(())
         };
         let from = start.first().map(|stored| &stored.position);
+        let names: Vec<&str> = plans.iter().map(|plan| &*plan.collection).collect();
+        let names = names.join(", ");
         self.change(
-            &format!("the chunks of c{name} are planned from {from:?}, replacing rows: {replaces}"),
+            &format!("the chunks of {names} are planned from {from:?}, replacing rows: {replaces}"),
             plan,
         )
         .await

@@ -30,6 +30,28 @@ use crate::{
 
 #[async_trait]
 impl TableSession for SimulatedConnection {
+    async fn as_wanted(&self, wanted: &[(&str, &[Table])]) -> Result<Vec<bool>> {
+        let is_wanted = |pg: &DatabaseContents, (collection, tables): &(&str, &[Table])| {
+            pg.mapped.get(&name_of(collection)).is_some_and(|mapped| mapped.tables == *tables)
+        };
+        self.query(|_, pg| wanted.iter().map(|wanted| is_wanted(pg, wanted)).collect()).await
+    }
+
+    async fn create_tables(&mut self, wanted: &[(&Mapping, &[Table])]) -> Result<bool> {
+        let create = |world: &mut SimulatedWorld, pg: &mut DatabaseContents| {
+            if wanted.iter().any(|(record, _)| pg.mapped.contains_key(&name_of(&record.collection))) {
+                return Ok(false);
+            }
+            for (record, tables) in wanted {
+                let (record, tables) = (Mapping::clone(record), tables.to_vec());
+                let (name, mapping) = (name_of(&record.collection), world.compile(&record.text)?);
+                pg.mapped.insert(name, MappedCollection { record, tables, mapping });
+            }
+            Ok(true)
+        };
+        self.change("new collections have their mappings", create).await
+    }
+
     async fn change_tables(&mut self, record: &Mapping, tables: &[Table]) -> Result<()> {
         self.lock_table()?;
         let change = |world: &mut SimulatedWorld, pg: &mut DatabaseContents| {

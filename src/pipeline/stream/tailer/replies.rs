@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mongodb::bson::{DateTime, Timestamp};
+use mongodb::bson::DateTime;
 use tokio::sync::mpsc;
 
 use super::{PendingReply, Tailer, WorkerRoom};
@@ -118,11 +118,10 @@ impl Tailer {
         oldest: Option<DateTime>,
     ) {
         let Some(workers) = &self.now.workers else { return };
-        let times = collections.iter().filter_map(|id| self.now.ready.get(id));
-        let ahead_until = times.max().copied().unwrap_or(Timestamp { time: 0, increment: 0 });
-        let reached = ReachedPosition { collections, position: position.clone(), ahead_until };
+        let ahead_until = self.now.ahead_until(&*collections);
+        let reached = ReachedPosition { collections, position: position.clone() };
         for (permit, changes) in permits.into_iter().zip(workers.router.route(changes)) {
-            permit.send(WorkerMessage { changes, reached: Some(reached.clone()), oldest });
+            permit.send(WorkerMessage { changes, reached: Some(reached.clone()), oldest, ahead_until });
         }
     }
 

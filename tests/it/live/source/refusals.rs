@@ -57,6 +57,19 @@ async fn another_replica_set_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_read_preference_that_no_member_matches_is_said() {
+    let server = Server::new("preference").await;
+    for preference in ["readPreference=secondary", "readPreference=nearest&readPreferenceTags=dc:ny,disk:ssd"]
+    {
+        let (kind, text) = refused(&with_option(&server.uri, preference)).await;
+        assert_eq!(kind, Kind::SourceAway);
+        let said = preference.replace("dc:ny,disk:ssd", "dc:ny,disk:ssd selects");
+        assert!(text.contains("none that can be reached is one that readPreference="), "{text}");
+        assert!(text.contains(&said), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_standalone_server_is_refused() {
     let mongod = Mongod::start(MongodOptions { replica_set: false, ..Default::default() }).await.unwrap();
     let (kind, text) = refused(&mongod.uri()).await;

@@ -32,7 +32,7 @@ macro_rules! mongodb {
             "If it persists, look up the server's code, which is in the message, and see MongoDB's log."
         2108 SourceMalformed(SourceAway) "A response from MongoDB can't be read."
             "It violates the protocol. Something in between may not be MongoDB, or only be compatible with it."
-            "Check where the URI leads; compatible services that are not MongoDB are not supported."
+            "Check where the URI leads."
         2110 SourceSilent(SourceAway) "MongoDB does not respond, and the connection stays open."
             "Nothing is refused and nothing arrives: packets are dropped in between, or the server is frozen. If the server can be asked, it is not working on the request."
             "Check the network between docrow and MongoDB, including firewalls and NAT, and the server. If large responses take long on a slow line, set `socketTimeoutMS` in the source URI to more than 60000."
@@ -45,6 +45,9 @@ macro_rules! mongodb {
         2113 SourceRestarting(SourceAway) "The member of MongoDB that was asked shuts down, steps down or recovers."
             "It was restarted, or another one becomes the primary."
             "Do nothing: docrow waits for it."
+        2114 SourceUnmatched(SourceAway) "No member of the replica set matches `readPreference`."
+            "The set has a primary, but the members that `readPreference` and `readPreferenceTags` in the source URI select are down, or there are none."
+            "Bring such a member back, or correct the options in the URI or the members' tags; `secondaryPreferred` falls back to the primary."
 
         // 22xx: MongoDB refuses.
         2201 SourceCredentials(SourceRefused) "MongoDB refuses the user or the password."
@@ -74,6 +77,9 @@ macro_rules! mongodb {
         2209 SourceTls(SourceRefused) "The TLS settings of docrow and MongoDB do not match."
             "The server's certificate comes from an unknown authority, is for another host or has expired; or the server requires a client certificate."
             "Name the authorities with `tlsCAFile` and docrow's certificate with `tlsCertificateKeyFile` in the URI; docs/security.md has examples."
+        2210 SourceLacks(SourceRefused) "The server lacks a feature of MongoDB that docrow needs."
+            "It is a service that is compatible with only a part of MongoDB, or this feature is switched off."
+            "The message says which. docrow needs change streams with MongoDB's own resume tokens, reads after a given time (`afterClusterTime`) by majority, and reads with a `hint`; `docrow check` tries them."
 
         // 29xx: the demonstration's servers.
         2901 DemoMongod(SourceAway) "The demonstration can't find mongod."
