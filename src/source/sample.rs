@@ -24,13 +24,20 @@ impl Source {
     ) -> Result<()> {
         let request = self.request_on("sample", namespace);
         let collection = namespace.collection.as_str();
-        let outermost = |order: i32| rawdoc! { "find": collection, "sort": { "_id": order }, "limit": 1 };
+        // As the copies, without what is rolled back, and without what a shard no longer owns.
+        let majority = || rawdoc! { "level": "majority" };
+        let outermost = |order: i32| {
+            rawdoc! {
+                "find": collection, "sort": { "_id": order }, "limit": 1, "readConcern": majority(),
+            }
+        };
         let random = rawdoc! {
             "aggregate": collection,
             "pipeline": [{ "$sample": { "size": i64::from(size) } }],
             "cursor": {},
             // A sample of more than a twentieth of the collection is sorted, which takes memory.
             "allowDiskUse": true,
+            "readConcern": majority(),
         };
         let open = |command| self.cursor(&request, &namespace.database, command);
         let opened = try_join!(open(outermost(1)), open(outermost(-1)), open(random));

@@ -37,11 +37,13 @@ pub(crate) enum Absent {
     ServerParameters,
     /// `hint` by a key pattern.
     Hint,
+    MajorityReads,
     /// `replSetGetConfig`, `replSetGetStatus`, and the database `local`.
     Members,
     CurrentOp,
     /// It is the router of a sharded cluster: the members and their oplogs are behind it, `splitVector` is
-    /// not served, and change events have the shard key in `documentKey`.
+    /// not served, and change events have the shard key in `documentKey`. Documents are served for `majority`
+    /// reads alone: with the level `available`, a router also gives those that a shard no longer owns.
     ReplicaSet,
 }
 
@@ -49,7 +51,8 @@ impl Absent {
     /// The code and the words of a refusal.
     fn refusal(self, command: &Document) -> Option<(i32, &'static str)> {
         let name = command.keys().next().map_or("", String::as_str);
-        let of_local = command.get_str("$db").is_ok_and(|name| name == "local");
+        let database = command.get_str("$db").unwrap_or_default();
+        let (of_local, of_users) = (database == "local", !["admin", "config", "local"].contains(&database));
         let stage = |name: &str| {
             let stages = command.get_array("pipeline").into_iter().flatten();
             stages.filter_map(Bson::as_document).find_map(|stage| stage.get(name).cloned())
@@ -68,6 +71,12 @@ impl Absent {
             }
             Self::Hint if command.contains_key("hint") => Some((2, "hint is not supported")),
             Self::ReplicaSet if name == "splitVector" => Some((59, "no such command")),
+            Self::MajorityReads if is_majority_read(command) => {
+                Some((148, "Majority read concern requested, but it is not supported"))
+            }
+            Self::ReplicaSet if name == "find" && of_users && !is_majority_read(command) => {
+                Some((72, "a read that may give documents which a shard no longer owns"))
+            }
             Self::Members | Self::ReplicaSet if name.starts_with("replSet") || of_local => {
                 Some((59, "no such command"))
             }
@@ -94,6 +103,10 @@ impl Absent {
         }
         reply
     }
+}
+
+fn is_majority_read(command: &Document) -> bool {
+    command.get_document("readConcern").is_ok_and(|concern| concern.get_str("level").ok() == Some("majority"))
 }
 
 /// Puts the shard key into change events.

@@ -378,11 +378,15 @@ impl Place {
         docrow
             .until("all changes are applied", async || self.number(&question).await == Some(SENTINELS))
             .await;
+        // They may have been copied again, as part of what was not finished yet.
+        self.copied(docrow).await;
     }
 
-    /// Waits until all chunks are copied. Whatever is written later comes by the stream.
+    /// Waits until all chunks are copied, and replaced rows are swept. Whatever is written later comes by the
+    /// stream.
     pub(crate) async fn copied(&self, docrow: &mut Docrow) {
-        let left = "SELECT CASE WHEN count(*) > 0 THEN count(*) - count(copied_at) END FROM docrow.chunks";
+        let left = "SELECT CASE WHEN count(*) > 0 THEN count(*) FILTER (WHERE copied_at IS NULL OR replaces) END \
+            FROM docrow.chunks";
         docrow.until("all chunks are copied", async || self.number(left).await == Some(0)).await;
     }
 

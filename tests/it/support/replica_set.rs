@@ -91,29 +91,22 @@ impl ReplicaSet {
 
     /// The same, once it is not this one.
     pub(crate) async fn primary_but(&self, former: Option<usize>) -> usize {
-        let elected = async {
-            loop {
-                for at in 0..self.members.len() {
-                    if Some(at) != former && self.is(at, "isWritablePrimary").await {
-                        return at;
-                    }
+        let elected = async || {
+            for at in (0..self.members.len()).filter(|at| Some(*at) != former) {
+                if self.is(at, "isWritablePrimary").await {
+                    return Some(at);
                 }
-                sleep(POLL).await;
             }
+            None
         };
-        timeout(DEADLINE, elected).await.expect("a primary is elected")
+        first("a primary is elected", elected).await
     }
 
     /// Waits until there is no primary.
     pub(crate) async fn leaderless(&self) {
-        let steps_down = async {
-            for at in 0..self.members.len() {
-                while self.is(at, "isWritablePrimary").await {
-                    sleep(POLL).await;
-                }
-            }
-        };
-        timeout(DEADLINE, steps_down).await.expect("the primary steps down");
+        for at in 0..self.members.len() {
+            until("the primary steps down", async || !self.is(at, "isWritablePrimary").await).await;
+        }
     }
 
     /// Enables the features of a version, and waits until all members have noted that.
@@ -125,12 +118,7 @@ impl ReplicaSet {
                 let found = self.command(at, question.clone()).await;
                 *found.get_document("featureCompatibilityVersion").unwrap() == doc! { "version": version }
             };
-            let noted = async {
-                while !is_noted().await {
-                    sleep(POLL).await;
-                }
-            };
-            timeout(DEADLINE, noted).await.expect("the member has the version");
+            until("the member has the version", is_noted).await;
         }
     }
 
@@ -150,12 +138,7 @@ impl ReplicaSet {
 
     /// Waits until a member follows the primary.
     pub(crate) async fn follows(&self, at: usize) {
-        let follows = async {
-            while !self.is(at, "secondary").await {
-                sleep(POLL).await;
-            }
-        };
-        timeout(DEADLINE, follows).await.expect("the member follows the primary");
+        until("the member follows the primary", async || self.is(at, "secondary").await).await;
     }
 
     /// Starts a member that was killed, or stopped, and waits until it follows the primary.
@@ -183,17 +166,13 @@ impl ReplicaSet {
 
     /// Waits until writes are accepted, and returns a client that no former primary still keeps waiting.
     pub(crate) async fn writable(&self) -> Client {
-        let accepted = async {
-            loop {
-                let client = Client::with_uri_str(self.uri()).await.unwrap();
-                let probe = client.database("probe").collection::<Document>("probe");
-                if let Ok(Ok(_)) = timeout(2 * ANSWER, probe.insert_one(doc! {})).await {
-                    return client;
-                }
-                sleep(POLL).await;
-            }
+        let accepted = async || {
+            let client = Client::with_uri_str(self.uri()).await.unwrap();
+            let probe = client.database("probe").collection::<Document>("probe");
+            let answer = timeout(2 * ANSWER, probe.insert_one(doc! {})).await;
+            matches!(answer, Ok(Ok(_))).then_some(client)
         };
-        timeout(DEADLINE, accepted).await.expect("writes are accepted")
+        first("writes are accepted", accepted).await
     }
 
     /// What a member says of itself: `isWritablePrimary`, `secondary`.
@@ -205,6 +184,23 @@ impl ReplicaSet {
         let hello = timeout(ANSWER, answer).await.ok().flatten();
         hello.is_some_and(|hello| hello.get_bool(what).unwrap_or(false))
     }
+}
+
+/// The first thing that is found.
+async fn first<T>(what: &str, mut find: impl AsyncFnMut() -> Option<T>) -> T {
+    let found = async {
+        loop {
+            if let Some(found) = find().await {
+                return found;
+            }
+            sleep(POLL).await;
+        }
+    };
+    timeout(DEADLINE, found).await.expect(what)
+}
+
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    first(what, async || holds().await.then_some(())).await;
 }
 
 async fn direct(mongod: &Mongod) -> Client {

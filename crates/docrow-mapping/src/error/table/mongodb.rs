@@ -79,7 +79,7 @@ macro_rules! mongodb {
             "Name the authorities with `tlsCAFile` and docrow's certificate with `tlsCertificateKeyFile` in the URI; docs/security.md has examples."
         2210 SourceLacks(SourceRefused) "The server lacks a feature of MongoDB that docrow needs."
             "It is a service that is compatible with only a part of MongoDB, or this feature is switched off."
-            "The message says which. docrow needs change streams with MongoDB's own resume tokens, reads after a given time (`afterClusterTime`) by majority, and reads with a `hint`; `docrow check` tries them."
+            "The message says which. docrow needs change streams with MongoDB's own resume tokens, and majority reads after a given time (`afterClusterTime`); `docrow check` tries them."
 
         // 29xx: the demonstration's servers.
         2901 DemoMongod(SourceAway) "The demonstration can't find mongod."
