@@ -22,9 +22,9 @@ const HISTORY_LOST_AT_OPEN: [i32; 2] = [260, 50811];
 const UNAUTHORIZED: i32 = 13;
 /// UserNotFound, AuthenticationFailed, and Atlas's "bad auth".
 const BAD_CREDENTIALS: [i32; 3] = [11, 18, 8000];
-/// CommandNotFound, CommandNotSupported, ReadConcernMajorityNotEnabled, NotImplemented, what DocumentDB says of
-/// a feature that it lacks, an unknown field, and an unknown stage of a pipeline: a service that is compatible
-/// with MongoDB lacks this.
+/// CommandNotFound, CommandNotSupported, ReadConcernMajorityNotEnabled, NotImplemented, what DocumentDB says
+/// of a feature that it lacks, an unknown field, and an unknown stage of a pipeline: a service that is
+/// compatible with MongoDB lacks this.
 const LACKING: [i32; 7] = [59, 115, 148, 238, 303, 40_415, 40_324];
 /// BadValue and FailedToParse: the request is never accepted, whenever it comes.
 const NEVER_ACCEPTED: [i32; 2] = [2, 9];

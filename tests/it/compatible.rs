@@ -89,8 +89,8 @@ async fn operations_in_progress_are_done_without() {
     is_done_without(Absent::CurrentOp).await.quiet();
 }
 
-/// A collection that is added can only be followed from a given time on: docrow ends, each time it is started,
-/// until the collection is left out.
+/// A collection that is added can only be followed from a given time on: docrow ends, each time it is
+/// started, until the collection is left out.
 #[tokio::test]
 async fn a_start_at_a_time_is_missed_where_a_collection_is_added() {
     let (place, mut home, _service) = place_without("added_without", Absent::StartAtOperationTime).await;
@@ -115,8 +115,8 @@ async fn a_start_at_a_time_is_missed_where_a_collection_is_added() {
     place.assert_same(&home).await;
 }
 
-/// A router is known by its `hello`, and documents by their `_id`, whatever else is in `documentKey`. Documents
-/// are only read in the way that leaves out those that a shard no longer owns.
+/// A router is known by its `hello`, and documents by their `_id`, whatever else is in `documentKey`.
+/// Documents are only read in the way that leaves out those that a shard no longer owns.
 #[tokio::test]
 async fn a_router_is_read() {
     is_done_without(Absent::ReplicaSet).await.quiet();
