@@ -212,7 +212,8 @@ fn login_advice(code: &str, message: &str) -> Option<&'static str> {
             "name a certificate with sslcert and sslkey in the target URI: from an authority that the server \
              trusts, for this user (its CN, or as mapped by pg_ident.conf)",
         )
-    } else if message.contains("no encryption") {
+    } else if ["no encryption", "SSL off"].iter().any(|words| message.contains(words)) {
+        // The latter up to PostgreSQL 13.
         Some("the server requires TLS: set sslmode=require or stronger in the target URI")
     } else {
         None

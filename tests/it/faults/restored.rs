@@ -10,7 +10,7 @@ use docrow::demo::{
 use tempfile::TempDir;
 
 use super::{Phase, Scene, change, converges, fill};
-use crate::support::{Home, Place, Proxy, RETRIES, connect};
+use crate::support::{Home, Place, Proxy, RETRIES, connect, until};
 
 /// A PostgreSQL server whose data can be saved and restored.
 struct Server {
@@ -139,6 +139,12 @@ impl Pair {
         base_backup.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--pgdata"]).arg(&data);
         base_backup.arg("--dbname").arg(replication.uri(&primary.uri("postgres")));
         assert!(base_backup.status().await.unwrap().success());
+        // What it writes down are the options of its own version, which an older server does not know.
+        let conninfo = format!(
+            "primary_conninfo = 'host=127.0.0.1 port={} user=postgres'\n",
+            replication.address().port()
+        );
+        fs::write(data.join("postgresql.auto.conf"), conninfo).unwrap();
         // It was written by this process's user.
         let mut own = Command::new("chown");
         own.arg("-R").arg("--reference").arg(standby.socket_folder()).arg(&data);
@@ -155,9 +161,8 @@ impl Pair {
             primary.query_one("SELECT pg_current_wal_lsn()::text", &[]).await.unwrap().get(0);
         let standby = connect(&self.standby.uri("postgres")).await;
         let question = format!("SELECT pg_last_wal_replay_lsn() >= '{position}'");
-        while !standby.query_one(&question, &[]).await.unwrap().get::<_, bool>(0) {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
+        let has_all = async || standby.query_one(&question, &[]).await.unwrap().get::<_, bool>(0);
+        until("the standby has everything", has_all).await;
         self.replication.refuse(true);
         self.replication.cut();
     }

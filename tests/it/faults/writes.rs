@@ -1,11 +1,14 @@
 //! Everything that applications may write to MongoDB, at any moment: large transactions, large documents; and
 //! changes to its collections that change no document.
 
+use std::time::Duration;
+
 use mongodb::{
     ClientSession, Collection,
     bson::{Document, doc},
     error::TRANSIENT_TRANSACTION_ERROR,
 };
+use tokio::{sync::Mutex, time::sleep};
 
 use super::{Phase, Scene};
 use crate::support::{Capability, Home, Place, lacks};
@@ -40,10 +43,35 @@ async fn change_in(
     Ok(())
 }
 
+/// Begins a transaction, and makes its changes. The server aborts those that it has no room for, and says
+/// that they may be retried.
+async fn begin(session: &mut ClientSession, collections: &[Collection<Document>], round: i32) {
+    loop {
+        session.start_transaction().await.unwrap();
+        match change_in(session, collections, round).await {
+            Err(error) if error.contains_label(TRANSIENT_TRANSACTION_ERROR) => {
+                let _ = session.abort_transaction().await;
+                sleep(Duration::from_millis(500)).await;
+            }
+            done => return done.unwrap(),
+        }
+    }
+}
+
+async fn commit(session: &mut ClientSession, collections: &[Collection<Document>], round: i32) {
+    while let Err(error) = session.commit_transaction().await {
+        assert!(error.contains_label(TRANSIENT_TRANSACTION_ERROR), "{error}");
+        begin(session, collections, round).await;
+    }
+}
+
 /// 5,000 documents of two collections in one transaction of more than 16 MB, so that it spans several oplog
 /// entries; one that is aborted and leaves nothing; and one that begins before docrow continues, and commits
 /// after that.
 async fn transactions(test: &str, phase: Phase) {
+    // What is not committed yet stays in the shared server's small cache, which has no room for more of it.
+    static ALONE: Mutex<()> = Mutex::const_new(());
+    let _alone = ALONE.lock().await;
     let mut scene = held(Place::shared(test).await, phase).await;
     let place = &scene.place;
     let collections = ["things", "z_last"].map(|name| place.collection(name));
@@ -51,25 +79,16 @@ async fn transactions(test: &str, phase: Phase) {
     let mut late = place.client.start_session().await.unwrap();
     for round in 0..3 {
         let session = if round == 2 { &mut late } else { &mut session };
-        loop {
-            session.start_transaction().await.unwrap();
-            match change_in(session, &collections, round).await {
-                // The server aborts transactions that it has no room for, and says that they may be retried.
-                Err(error) if error.contains_label(TRANSIENT_TRANSACTION_ERROR) => {
-                    let _ = session.abort_transaction().await;
-                }
-                done => break done.unwrap(),
-            }
-        }
+        begin(session, &collections, round).await;
         match round {
-            0 => session.commit_transaction().await.unwrap(),
+            0 => commit(session, &collections, round).await,
             1 => session.abort_transaction().await.unwrap(),
             _ => {}
         }
     }
     scene.open().await;
     scene.change().await;
-    late.commit_transaction().await.unwrap();
+    commit(&mut late, &collections, 2).await;
     let of_aborted = doc! { "_id": { "$gte": 30_000, "$lt": 40_000 } };
     let things = scene.place.collection("things");
     assert_eq!(things.count_documents(of_aborted).await.unwrap(), 0);

@@ -1,7 +1,7 @@
 //! A real headless Chromium, controlled by its DevTools protocol over two pipes
 //! (<https://chromedevtools.github.io/devtools-protocol/>).
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{path::Path, process::Stdio};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
@@ -12,9 +12,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-/// How long anything may take, on a busy machine.
-const DEADLINE: Duration = Duration::from_secs(90);
-const POLL: Duration = Duration::from_millis(50);
+use super::waiting::{DEADLINE, POLL};
 
 /// The device that displays a page.
 #[derive(Clone, Copy, Debug)]

@@ -10,7 +10,6 @@ use std::{
         Mutex,
         atomic::{AtomicI64, Ordering},
     },
-    time::Duration,
 };
 
 use mongodb::bson::{Document, doc};
@@ -31,12 +30,8 @@ use super::{
     Place,
     compare::{self, Mapping},
     exact, try_connect,
+    waiting::{DEADLINE, POLL},
 };
-
-/// How long anything that is waited for may take, on a machine with much else to do.
-const DEADLINE: Duration = Duration::from_secs(90);
-/// How often a condition is checked.
-const POLL: Duration = Duration::from_millis(20);
 
 /// What an error that passes says.
 pub(crate) const RETRIES: &str = "trying again";

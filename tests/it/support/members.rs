@@ -7,10 +7,9 @@ use mongodb::{
     Client,
     bson::{Bson, Document, doc},
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-const DEADLINE: Duration = Duration::from_secs(60);
-const POLL: Duration = Duration::from_millis(20);
+use super::until;
 
 /// The set. The first member is the primary.
 pub(crate) struct Pair {
@@ -34,12 +33,8 @@ impl Pair {
         admin.run_command(doc! { "replSetReconfig": config }).await.unwrap();
         let pair = Self { first, second };
         let client = direct(&pair.second).await;
-        let follows = async {
-            while !hello(&client).await.get_bool("secondary").unwrap_or(false) {
-                sleep(POLL).await;
-            }
-        };
-        timeout(DEADLINE, follows).await.expect("the second member follows the first");
+        let follows = async || hello(&client).await.get_bool("secondary").unwrap_or(false);
+        until("the second member follows the first", follows).await;
         pair
     }
 

@@ -17,6 +17,7 @@ mod proxy;
 mod replica_set;
 pub(crate) mod same;
 pub(crate) mod status;
+mod waiting;
 
 use ::docrow::demo::servers::{Mongod, MongodOptions, Postgres, PostgresOptions};
 use mongodb::{Client, Collection, bson::Document};
@@ -24,8 +25,17 @@ use tokio::sync::OnceCell;
 use tokio_postgres::NoTls;
 
 pub(crate) use self::{
-    compatible_service::*, docrow::*, gate::*, ids::*, link::*, members::*, needs::*, oplog::*, proxy::*,
+    compatible_service::*,
+    docrow::*,
+    gate::*,
+    ids::*,
+    link::*,
+    members::*,
+    needs::*,
+    oplog::*,
+    proxy::*,
     replica_set::*,
+    waiting::{first, until},
 };
 
 /// The servers that tests share unless they stop or break them: those of `DOCROW_TEST_MONGODB_URI` and

@@ -9,7 +9,8 @@ use mongodb::{
 };
 use tokio::time::{sleep, timeout};
 
-const DEADLINE: Duration = Duration::from_secs(90);
+use super::waiting::DEADLINE;
+
 /// How often some padding is written: the server's next checkpoint, once a second, removes the oplog's
 /// beginning, and until then the disk need not fill.
 const PACE: Duration = Duration::from_millis(10);

@@ -8,12 +8,10 @@ use mongodb::{
     bson::{Bson, Document, doc},
     options::ClientOptions,
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
-use super::{Proxy, directly};
+use super::{Proxy, directly, first, until, waiting::DEADLINE};
 
-const DEADLINE: Duration = Duration::from_secs(90);
-const POLL: Duration = Duration::from_millis(50);
 /// How long a member that is frozen or cut off is given to answer.
 const ANSWER: Duration = Duration::from_secs(1);
 
@@ -184,23 +182,6 @@ impl ReplicaSet {
         let hello = timeout(ANSWER, answer).await.ok().flatten();
         hello.is_some_and(|hello| hello.get_bool(what).unwrap_or(false))
     }
-}
-
-/// The first thing that is found.
-async fn first<T>(what: &str, mut find: impl AsyncFnMut() -> Option<T>) -> T {
-    let found = async {
-        loop {
-            if let Some(found) = find().await {
-                return found;
-            }
-            sleep(POLL).await;
-        }
-    };
-    timeout(DEADLINE, found).await.expect(what)
-}
-
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    first(what, async || holds().await.then_some(())).await;
 }
 
 async fn direct(mongod: &Mongod) -> Client {
