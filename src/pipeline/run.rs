@@ -81,7 +81,7 @@ pub async fn run(job: Job<'_>, reporter: Reporter, shutdown: Shutdown) -> Result
             Ok(source)
         };
         // What is wrong with the source is reported first.
-        let (source, found) = try_join!(source, async { Ok::<_, Error>(look_over(&target).await) })?;
+        let (source, found) = try_join!(source, async { Ok::<_, Error>(look_over(config, &target).await) })?;
         let (there, stored) = found?;
         let (here, hosts, schema) = (source.words(), source.hosts(), shown::name(target.schema()));
         tracing::info!("from {here}, at {hosts}, to {there}, schema {schema}");
@@ -120,12 +120,18 @@ pub async fn run(job: Job<'_>, reporter: Reporter, shutdown: Shutdown) -> Result
     Ok(pipeline.monitor.counts.summary(started.elapsed()))
 }
 
+/// Besides one for each partition: to hold the pipeline, to report, to prepare, to complete what is not
+/// complete, to look for requests, and to count misfits.
+const SESSIONS: usize = 6;
+
 /// Checks that the target is usable. Returns what it is, for people, and the mappings that it stores.
-async fn look_over(target: &Target) -> Result<(String, Vec<mapping_versions::Mapping>)> {
+async fn look_over(config: &Config, target: &Target) -> Result<(String, Vec<mapping_versions::Mapping>)> {
     let (session, other) = target.connect_twice().await?;
     // The search for poolers needs the session for itself.
     let there = sink::preflight(&session, other, target, sink::Intent::Write).await?;
-    Ok((there, mapping_versions::load(&session, target.pipeline()).await?))
+    let stored = mapping_versions::load(&session, target.pipeline()).await?;
+    target.connect_ahead(session, usize::from(config.partitions) + SESSIONS - 1).await;
+    Ok((there, stored))
 }
 
 /// Checks that there is something to replicate. A service also waits for the first collection of an empty

@@ -1,11 +1,14 @@
 //! How many round trips docrow needs, counted by proxies before both servers: with a network between, these
 //! are what a start takes.
 
-use std::io::Write;
+use std::{
+    io::Write,
+    time::{Duration, Instant},
+};
 
 use mongodb::bson::doc;
 
-use crate::support::{Home, Place, Proxy};
+use crate::support::{Home, Pace, Place, Proxy};
 
 /// Round trips to MongoDB, and to PostgreSQL, including those that connect.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +64,21 @@ async fn one_document() {
     let RoundTrips { source, target } = counted.backfill().await;
     say(format_args!("one document: {source} to MongoDB, {target} to PostgreSQL"));
     assert!(source <= 55 && target <= 95, "{source}, {target}");
+}
+
+/// What counts is how many of them come one after the other.
+#[tokio::test]
+async fn one_document_at_a_distance() {
+    let counted = Counted::of("distance").await;
+    counted.place.collection("things").insert_one(doc! { "_id": 1 }).await.unwrap();
+    let pace = Pace { round_trip: Duration::from_millis(20), megabits_per_second: 1_000.0 };
+    let mut home = Home::new(&counted.place);
+    let _links = home.move_away_from(&counted.place, pace);
+    let began = Instant::now();
+    home.backfill().await;
+    let took = began.elapsed();
+    say(format_args!("one document: {:.0} of 20 ms, one after the other", took.as_secs_f64() / 0.02));
+    assert!(took < 100 * pace.round_trip, "{took:?}");
 }
 
 /// A restart with nothing to do asks as much for many collections as for a few.

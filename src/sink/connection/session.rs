@@ -30,6 +30,7 @@ use super::{
     pulse::{Pulse, SilenceListener},
     round_trip::{OneRoundTrip, Parameter},
     settings::{IN_HASTE, SETTINGS},
+    spare::SpareSessions,
     sqlstate, tls,
     transaction::WriteTransaction,
     uri::{self, PATIENCE, TargetUri},
@@ -59,6 +60,7 @@ pub struct Target {
     /// Ends sessions when the server is silent. `None`: the callers have their own limits.
     pulse: Option<Arc<Pulse>>,
     cancellations: Cancellations,
+    spares: Arc<SpareSessions<Session>>,
 }
 
 impl Target {
@@ -70,8 +72,8 @@ impl Target {
         let (schema, pipeline) = (schema.to_owned(), pipeline.to_owned());
         let pulse = Some(Arc::new(Pulse::new(patience)));
         let login = Arc::new(RwLock::new(ServerLogin { config, tls }));
-        let cancellations = Cancellations::default();
-        Ok(Self { login, address, schema, pipeline, epoch: None, pulse, cancellations })
+        let (cancellations, spares) = Default::default();
+        Ok(Self { login, address, schema, pipeline, epoch: None, pulse, cancellations, spares })
     }
 
     fn login(&self) -> ServerLogin {
@@ -115,15 +117,45 @@ impl Target {
     }
 
     /// The same, with sessions that write in `epoch`.
-    pub(crate) fn at(&self, epoch: i64) -> Self {
-        Self { epoch: Some(epoch), ..self.clone() }
+    pub(crate) async fn at(&self, epoch: i64) -> Self {
+        let pipeline = self.pipeline.clone();
+        let spares = self.spares.prepared(move |mut session: Session| {
+            let pipeline = pipeline.clone();
+            async move {
+                let entry = FenceEntry::prepare(&session.client, &pipeline, epoch).await;
+                session.entry = Some(entry.map_err(|e| sqlstate::error("prepare a session", &e))?);
+                Ok(session)
+            }
+        });
+        Self { epoch: Some(epoch), spares: Arc::new(spares.await), ..self.clone() }
     }
 
     /// The same, with sessions that are not ended when the server is silent: each use of them has its own
     /// limit.
     #[must_use]
     pub fn unattended(&self) -> Self {
-        Self { pulse: None, ..self.clone() }
+        Self { pulse: None, spares: Arc::default(), ..self.clone() }
+    }
+
+    /// Opens sessions for those who will connect within the next seconds, and gives them `open`, too.
+    pub(crate) async fn connect_ahead(&self, open: Session, more: usize) {
+        self.spares.add(std::iter::once(future::ready(Ok(open)))).await;
+        let target = Self { spares: Arc::default(), ..self.clone() };
+        let connect = |_| {
+            let target = target.clone();
+            async move { target.connect().await }
+        };
+        self.spares.add((0..more).map(connect)).await;
+    }
+
+    /// A session that is open already.
+    async fn spare(&self) -> Option<Session> {
+        loop {
+            let session = self.spares.take().await?;
+            if !session.is_closed() {
+                return Some(session);
+            }
+        }
     }
 
     /// Monitors from now on whether the server still answers, as all sessions do.
@@ -159,6 +191,12 @@ impl Target {
 
     /// Connects under a name that is visible in `pg_stat_activity`.
     pub(crate) async fn connect_as(&self, name: &str) -> Result<Session> {
+        if let Some(session) = self.spare().await {
+            let named = "SELECT set_config('application_name', $1, false)";
+            if session.client.fetch_one(named, &[&name]).await.is_ok() {
+                return Ok(session);
+            }
+        }
         let mut login = self.login();
         login.config.application_name(name);
         self.connect_by(login).await
@@ -184,7 +222,10 @@ impl Target {
     /// Connects. Errors: of [`Kind::TargetAway`](crate::error::Kind) if there is no answer, of
     /// `TargetRefused` if the server refuses.
     pub async fn connect(&self) -> Result<Session> {
-        self.connect_by(self.login()).await
+        match self.spare().await {
+            Some(session) => Ok(session),
+            None => self.connect_by(self.login()).await,
+        }
     }
 
     async fn connect_by(&self, login: ServerLogin) -> Result<Session> {
@@ -343,37 +384,10 @@ impl Session {
 mod tests {
     use super::*;
 
-    fn refusal(uri: &str) -> String {
-        Target::parse(uri, "public", "p").unwrap_err().to_string()
-    }
-
     #[test]
-    fn a_uri_is_read_without_repeating_its_password() {
+    fn a_target_does_not_show_its_password() {
         let target = Target::parse("postgresql://u:secret@db:5433/x?connect_timeout=3", "s", "p").unwrap();
         assert_eq!(target.address(), "db:5433");
         assert!(!format!("{target:?}").contains("secret"));
-        for uri in [
-            "mysql://u:secret@db/x",
-            "postgresql://u:secret@db:port/x",
-            "postgresql://u:sec@secret@db/x",
-            "postgresql://u:secret@db/x?sslmode=sometimes",
-            "postgresql://u:secret@db/x?nonsense=1",
-            "postgresql:///x",
-            "postgresql://u:secret@db",
-        ] {
-            assert!(!refusal(uri).contains("secret"), "{}", refusal(uri));
-        }
-        assert!(refusal("postgresql://u@db/x?nonsense=1").contains("nonsense"));
-    }
-
-    /// libpq would use the database with the same name as the user.
-    #[test]
-    fn a_uri_without_a_database_is_refused() {
-        for uri in ["postgresql://u@db", "postgres://u:p@db:5433/", "postgresql://u@db/?sslmode=disable"] {
-            assert!(refusal(uri).contains("names no database"), "{uri}: {}", refusal(uri));
-        }
-        for uri in ["postgresql://u@db/x", "postgresql://u@db?dbname=x", "postgresql:///x?host=/run/p"] {
-            Target::parse(uri, "public", "p").unwrap();
-        }
     }
 }

@@ -324,4 +324,33 @@ mod tests {
         let parsed = parse("postgres://u@%2Frun%2Fpostgresql/d?sslmode=require").unwrap();
         assert_eq!(parsed.config.get_ssl_mode(), SslMode::Disable);
     }
+
+    /// libpq would use the database with the same name as the user.
+    #[test]
+    fn a_uri_without_a_database_is_refused() {
+        for uri in ["postgresql://u@db", "postgres://u:p@db:5433/", "postgresql://u@db/?sslmode=disable"] {
+            let refusal = parse(uri).err().unwrap().to_string();
+            assert!(refusal.contains("names no database"), "{uri}: {refusal}");
+        }
+        for uri in ["postgresql://u@db/x", "postgresql://u@db?dbname=x", "postgresql:///x?host=/run/p"] {
+            parse(uri).unwrap();
+        }
+    }
+
+    #[test]
+    fn no_error_repeats_the_password() {
+        for uri in [
+            "mysql://u:secret@db/x",
+            "postgresql://u:secret@db:port/x",
+            "postgresql://u:sec@secret@db/x",
+            "postgresql://u:secret@db/x?sslmode=sometimes",
+            "postgresql://u:secret@db/x?nonsense=1",
+            "postgresql:///x",
+            "postgresql://u:secret@db",
+        ] {
+            let refusal = parse(uri).err().unwrap().to_string();
+            assert!(!refusal.contains("secret"), "{refusal}");
+            assert_eq!(refusal.contains("nonsense"), uri.contains("nonsense"), "{refusal}");
+        }
+    }
 }

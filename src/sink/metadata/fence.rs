@@ -251,7 +251,7 @@ impl FenceClaim<'_> {
         let epoch = self.raise(&mut session).await?;
         let (answers, answered) = watch::channel(Instant::now());
         let heart = HolderSession { session, pipeline: self.target.pipeline().to_owned(), epoch, answers };
-        let target = self.target.at(epoch);
+        let target = self.target.at(epoch).await;
         let mut fence = Fence { listening: target.listen(), target, heart: JoinSet::new(), answered };
         fence.heart.spawn(heart.run());
         Ok(fence)

@@ -3,17 +3,13 @@
 use std::time::Duration;
 
 use super::{Phase, Scene};
-use crate::support::{Home, Link, Pace, Place, port_of};
+use crate::support::{Home, Pace, Place};
 
 async fn distant(test: &str, phase: Phase) {
     let place = Place::shared(test).await;
     let pace = Pace { round_trip: Duration::from_millis(150), megabits_per_second: 100.0 };
-    let [source, target] =
-        [&place.mongodb_uri, &place.postgres_uri].map(|uri| Link::to(port_of(uri).parse().unwrap(), pace));
     let mut home = Home::new(&place);
-    home.set("source.uri", source.mongodb_uri());
-    let direct = format!(":{}/", port_of(&place.postgres_uri));
-    home.set("target.uri", place.postgres_uri.replace(&direct, &format!(":{}/", target.port())));
+    let _links = home.move_away_from(&place, pace);
     Scene::held(place, home, phase).await.converges(&[]).await;
 }
 

@@ -27,9 +27,9 @@ use ::docrow::{
 };
 
 use super::{
-    Place,
+    Link, Pace, Place,
     compare::{self, Mapping},
-    exact, try_connect,
+    exact, port_of, try_connect,
     waiting::{DEADLINE, POLL},
 };
 
@@ -162,6 +162,16 @@ impl Home {
     /// Runs docrow to its end.
     pub(crate) async fn finish(&self, arguments: &[&str]) -> Ended {
         self.start(arguments).ended().await
+    }
+
+    /// Puts a network between docrow and the servers of `place`.
+    pub(crate) fn move_away_from(&mut self, place: &Place, pace: Pace) -> [Link; 2] {
+        let links = [&place.mongodb_uri, &place.postgres_uri]
+            .map(|uri| Link::to(port_of(uri).parse().unwrap(), pace));
+        self.set("source.uri", links[0].mongodb_uri());
+        let direct = format!(":{}/", port_of(&place.postgres_uri));
+        self.set("target.uri", place.postgres_uri.replace(&direct, &format!(":{}/", links[1].port())));
+        links
     }
 
     /// Runs `docrow backfill`, which must succeed without a warning.
